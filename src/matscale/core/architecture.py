@@ -1,0 +1,162 @@
+"""What a plugin says about a family of models: one small frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from matscale.core.config import Config
+from matscale.core.data.graph import Graph
+from matscale.core.errors import ConfigError, did_you_mean
+
+CLAIMS = {
+    "permutation": "renumbering the atoms renumbers the forces and changes nothing else",
+    "translation": "moving all atoms together changes nothing",
+    "periodic": "moving one atom by a lattice vector, or choosing another cell of the same crystal, changes nothing",
+    "rotation": "energy is invariant; forces and stress turn with the structure",
+    "reflection": "the same for mirror images",
+    "extensive": "a supercell has energy in proportion to its size",
+    "smooth": "energy and forces are continuous as neighbours enter and leave",
+    "conservative": "forces and stress are derivatives of the energy",
+}
+"""Symmetries and properties that an architecture may claim; `matscale plugins check` tests exactly what is claimed."""
+
+
+class ArchitectureConfig(Config):
+    """Base of every architecture's configuration: a string under a field is its help text, with the unit."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model may know of its data when it is built. Part of the run record: the same info rebuilds the same model."""
+
+    elements: tuple[int, ...] = tuple(range(1, 119))
+    """Atomic numbers that occur in training."""
+    mean_atoms: float = 20.0
+    """Mean number of atoms of a structure."""
+    mean_degree: float = 40.0
+    """Mean number of neighbours of an atom in this architecture's graph; 0 without a graph."""
+
+    @classmethod
+    def any(cls) -> DatasetInfo:
+        """All elements, ordinary sizes: for building a model without data."""
+        return cls()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {"elements": list(self.elements), "mean_atoms": self.mean_atoms, "mean_degree": self.mean_degree}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> DatasetInfo:
+        """The inverse of `plain`."""
+        return cls(tuple(values["elements"]), float(values["mean_atoms"]), float(values["mean_degree"]))
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The sizes on which the cost of a step depends."""
+
+    n_structures: int
+    n_atoms: int
+    n_edges: int
+    sum_atoms_squared: int
+    """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models. Returned by the hook `register_architectures`."""
+
+    name: str
+    """What a user types: `--arch schnet`."""
+    summary: str
+    """One line."""
+    reference: str
+    """DOI or arXiv id of the paper."""
+    config: type[ArchitectureConfig]
+    build: Callable[[Any, DatasetInfo], nn.Module]
+    """(config, info) -> module whose forward maps an AtomicBatch to Outputs. Pure; draws its weights from torch's
+    global generator, which the core seeds (`Architecture.model`)."""
+    ladder: Callable[[int], Any]
+    """Wanted number of parameters -> the config of this family that comes closest, varying one documented dial."""
+    dial: str
+    """What the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
+    claims: frozenset[str] = frozenset()
+    forces: Literal["direct", "gradient", "both"] = "direct"
+    """`both`: the config has a field `forces` that says which."""
+    graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
+    """config -> the neighbours that the model needs."""
+    sizes: Mapping[str, ArchitectureConfig] = field(default_factory=dict)
+    """Published configurations by name."""
+    step_flops: Callable[[Any, BatchShape], float] | None = None
+    """(config, shape) -> FLOPs of one optimiser step; None: counted by running it."""
+    max_atomic_number: int = 118
+
+    def __post_init__(self) -> None:
+        unknown = self.claims - set(CLAIMS)
+        if unknown:
+            raise ConfigError(
+                f"Architecture {self.name!r} claims {sorted(unknown)}. {did_you_mean(min(unknown), CLAIMS)}"
+            )
+
+    def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:
+        """The claims that hold for this config: `conservative` only where forces are gradients."""
+        return self.claims if self.derives_forces(config) else self.claims - {"conservative"}
+
+    def derives_forces(self, config: ArchitectureConfig) -> bool:
+        """Whether the core derives forces and stress from the energy."""
+        if self.forces == "both":
+            return bool(config.forces == "gradient")  # type: ignore[attr-defined]
+        return self.forces == "gradient"
+
+    def size(self, name: str) -> ArchitectureConfig:
+        """The published configuration called `name`. Raises ConfigError with the nearest name."""
+        if name not in self.sizes:
+            raise ConfigError(f"{self.name} has no size {name!r}. {did_you_mean(name, self.sizes)}")
+        return self.sizes[name]
+
+    def model(self, config: ArchitectureConfig, info: DatasetInfo, seed: int) -> nn.Module:
+        """Build with weights that depend on nothing but (config, info, seed); the caller's random state is untouched."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build(config, info)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by one rule for all architectures: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
+
+    An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`.
+    """
+    total = sum(p.numel() for p in model.parameters())
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    embedding = sum(tables.values())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "total": total,
+        "trainable": trainable,
+        "embedding": embedding,
+        "non_embedding": total - embedding,
+    }
+
+
+def closest(n_params: int, make: Callable[[int], Any], build: Callable[[Any, DatasetInfo], nn.Module]) -> Any:
+    """The config `make(width)`, width = 1, 2, ..., whose model has the total parameter count nearest to `n_params`.
+
+    The count must not fall as the width grows. Models are built on torch's `meta` device: nothing is allocated.
+    """
+
+    def count(width: int) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(make(width), DatasetInfo.any()).parameters())
+
+    low, high = 1, 2
+    while count(high) < n_params:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < n_params else (low, middle)
+    return make(min((low, high), key=lambda width: abs(count(width) - n_params)))

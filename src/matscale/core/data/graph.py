@@ -1,0 +1,68 @@
+"""Which atoms are neighbours: the rule that an architecture declares, and the edges that follow from it.
+
+An edge j -> i runs from the neighbour (source) to the centre (target); `shift` counts the lattice vectors by which
+the neighbour is displaced: edge_vec = positions[j] − positions[i] + shift @ cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from matscale.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A neighbour rule. Make one with `none`, `dense`, `radius` or `nearest`."""
+
+    kind: Literal["none", "dense", "radius", "nearest"]
+    cutoff: float = 0.0
+    """Å"""
+    n_neighbors: int = 0
+    """Of `nearest`: how many."""
+    strict: bool = True
+    """Of `nearest`: exactly the n nearest; otherwise EquiformerV2's rule (see `nearest`)."""
+
+    @classmethod
+    def none(cls) -> Graph:
+        """Atoms on their own."""
+        return cls("none")
+
+    @classmethod
+    def dense(cls) -> Graph:
+        """Every atom of a structure sees every other: no edges are made, models use `AtomicBatch.dense()`."""
+        return cls("dense")
+
+    @classmethod
+    def radius(cls, cutoff: float) -> Graph:
+        """All periodic images within `cutoff` Å."""
+        if not cutoff > 0:
+            raise ConfigError(f"cutoff = {cutoff} Å: must be positive.")
+        return cls("radius", float(cutoff))
+
+    @classmethod
+    def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
+        """Of the images within `cutoff` Å, the nearest to each centre.
+
+        Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise the rule of the OMat24
+        EquiformerV2 models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus
+        0.01 Å², so that neighbours at equal distances stay or go together.
+        """
+        if not cutoff > 0 or n_neighbors < 1:
+            raise ConfigError(f"cutoff = {cutoff} Å, n_neighbors = {n_neighbors}: both must be positive.")
+        return cls("nearest", float(cutoff), int(n_neighbors), bool(strict))
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether batches carry `edge_index` and `edge_shift`."""
+        return self.kind in ("radius", "nearest")
+
+    @property
+    def key(self) -> str:
+        """Name of a cache of these edges."""
+        if self.kind == "radius":
+            return f"radius-{self.cutoff:g}"
+        if self.kind == "nearest":
+            return f"nearest-{self.cutoff:g}-{self.n_neighbors}-{'strict' if self.strict else 'ties'}"
+        return self.kind

@@ -1,0 +1,100 @@
+"""One structure as it is read from a file and before it is packed: plain NumPy, eV and Å."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Voigt order xx yy zz yz xz xy, as (row, column) of the 3×3 tensor."""
+
+
+def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
+    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3]."""
+    v = np.asarray(voigt, dtype=np.float64)
+    return v[..., [[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+
+
+def full_to_voigt(full: Any) -> NDArray[np.float64]:
+    """[..., 3, 3] -> [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged."""
+    s = np.asarray(full, dtype=np.float64)
+    return np.stack([0.5 * (s[..., a, b] + s[..., b, a]) for a, b in VOIGT], axis=-1)
+
+
+@dataclass
+class Structure:
+    """A crystal, molecule or cluster with its labels, if it has any."""
+
+    atomic_numbers: NDArray[np.int64]
+    """[n_atoms]"""
+    positions: NDArray[np.float64]
+    """[n_atoms, 3] Å; not necessarily inside the cell."""
+    cell: NDArray[np.float64]
+    """[3, 3] Å, rows are lattice vectors; zeros where there is none."""
+    pbc: NDArray[np.bool_]
+    """[3]"""
+    energy: float | None = None
+    """eV, total."""
+    forces: NDArray[np.float64] | None = None
+    """[n_atoms, 3] eV/Å"""
+    stress: NDArray[np.float64] | None = None
+    """[3, 3] eV/Å³, +(1/V) dE/dε: tension is positive."""
+    trajectory: str | None = None
+    """Name of the trajectory or parent it was taken from; structures of one trajectory never part in a split."""
+    source: str = ""
+    """File and position in it, for messages."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the file said of it; not packed."""
+
+    def __len__(self) -> int:
+        return len(self.atomic_numbers)
+
+    @property
+    def formula(self) -> str:
+        """Reduced formula, elements in alphabetical order: `Al2O3`."""
+        from ase.formula import Formula
+
+        return str(Formula.from_list(_symbols(self.atomic_numbers)).reduce()[0].format("abc"))
+
+    @property
+    def group(self) -> str:
+        """What a split keeps together: the trajectory where one is named, else the reduced formula."""
+        return self.trajectory or self.formula
+
+    def to_ase(self) -> Any:
+        """As ase.Atoms with a SinglePointCalculator that holds the labels."""
+        from ase import Atoms
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        atoms = Atoms(numbers=self.atomic_numbers, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        labels: dict[str, Any] = {}
+        if self.energy is not None:
+            labels["energy"] = self.energy
+        if self.forces is not None:
+            labels["forces"] = self.forces
+        if self.stress is not None:
+            labels["stress"] = full_to_voigt(self.stress)
+        if labels:
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info.update(self.info)
+        return atoms
+
+    @classmethod
+    def from_ase(cls, atoms: Any, source: str = "") -> Structure:
+        """Geometry of an ase.Atoms; its labels are the business of `matscale.core.data.labels`."""
+        return cls(
+            atomic_numbers=atoms.get_atomic_numbers().astype(np.int64),
+            positions=np.array(atoms.get_positions(), dtype=np.float64),
+            cell=np.array(atoms.cell.array, dtype=np.float64),
+            pbc=np.array(atoms.pbc, dtype=bool),
+            source=source,
+        )
+
+
+def _symbols(atomic_numbers: NDArray[np.int64]) -> list[str]:
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[z] for z in atomic_numbers]

@@ -1,0 +1,57 @@
+"""Errors that are the user's to mend: each names what, where, what was given and what to do next.
+
+`exit_code` is what the command line ends with (DESIGN: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite
+loss, 5 stopped early and saved).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MatscaleError(Exception):
+    """Base of all errors that matscale raises for its users."""
+
+    exit_code = 1
+
+
+class ConfigError(MatscaleError):
+    """An option, a name or a configuration key is wrong."""
+
+    exit_code = 2
+
+
+class PluginError(MatscaleError):
+    """A plugin that was asked for cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(MatscaleError):
+    """The data cannot be used as they are."""
+
+    exit_code = 3
+
+
+class NonFiniteLossError(MatscaleError):
+    """The loss became NaN or infinite; the optimizer was not stepped."""
+
+    exit_code = 4
+
+
+class StoppedEarly(MatscaleError):
+    """The run was asked to stop; it saved and can be resumed."""
+
+    exit_code = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence for error messages: the nearest known name, and all of them when they are few."""
+    known = sorted(set(known))
+    if not known:
+        return "None is known."
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    shown = ", ".join(known[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+    return f"{hint}Known: {shown}."

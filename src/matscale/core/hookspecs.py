@@ -1,0 +1,97 @@
+"""Every extension point of matscale, on one page: the place to start reading.
+
+A plugin is an importable module named by an entry point in the group `matscale`:
+
+    [project.entry-points.matscale]
+    mymodel = "matscale_mymodel"
+
+and implements any of the functions below, marked with `@matscale.hookimpl`. Hooks return values (the core joins the
+lists), so that a test can call one without a host. Listing plugins reads entry-point names only; the module is
+imported when its name, or something that only it can provide, is asked for. No hook is called inside a forward.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
+    from matscale.core.data.formats import Reader
+    from matscale.core.data.labelers import Labeler
+    from matscale.core.train.record import Run
+    from matscale.core.train.loss import Loss
+
+hookspec = pluggy.HookspecMarker("matscale")
+hookimpl = pluggy.HookimplMarker("matscale")
+
+
+# What a plugin can supply -------------------------------------------------------------------------------------------
+
+
+@hookspec
+def register_architectures() -> list[Architecture]:  # type: ignore[empty-body]
+    """Families of models: see `matscale.core.architecture.Architecture`."""
+
+
+@hookspec
+def register_readers() -> list[Reader]:  # type: ignore[empty-body]
+    """File formats: a reader says which paths are its own and yields structures from them, one at a time."""
+
+
+@hookspec
+def register_labelers() -> list[Labeler]:  # type: ignore[empty-body]
+    """Potentials that can label structures with energy, forces and stress (`matscale data make --labeler`)."""
+
+
+@hookspec
+def register_losses() -> list[Loss]:  # type: ignore[empty-body]
+    """Ways to turn a residual into a loss, chosen per term by name (`--set loss.forces.kind=huber`)."""
+
+
+@hookspec
+def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
+    """Further commands of the command line, found by the name of the entry point."""
+
+
+# What a plugin can know better than the core ------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
+    """FLOPs of one optimiser step (forward, loss, backward) on a batch of `shape`.
+
+    `shape` has `n_structures`, `n_atoms`, `n_edges` and `sum_atoms_squared`. Return None to have the core count the
+    step by running it. A multiply-add is two FLOPs; table look-ups are none.
+    """
+
+
+# What a plugin can watch: observers. One that raises is switched off for the rest of the run, with one warning -------
+
+
+@hookspec
+def run_started(run: Run) -> None:
+    """The run folder exists and its configuration is resolved; nothing has been trained."""
+
+
+@hookspec
+def step_ended(run: Run, metrics: dict[str, float]) -> None:
+    """A row of training metrics was written (every log point, not every step)."""
+
+
+@hookspec
+def evaluated(run: Run, metrics: dict[str, float]) -> None:
+    """A row of validation metrics was written."""
+
+
+@hookspec
+def checkpoint_saved(run: Run, step: int) -> None:
+    """A checkpoint is complete on disk."""
+
+
+@hookspec
+def run_ended(run: Run, status: str) -> None:
+    """The run is over: `completed`, `stopped`, `failed`."""

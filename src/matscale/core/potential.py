@@ -1,0 +1,109 @@
+"""`Potential`: an architecture's model together with what turns its numbers into physics.
+
+A model works with numbers of order one. The potential adds the element reference energies, multiplies by the scales
+that were measured on the training set, and derives forces and stress where the model leaves them out:
+
+    energy = energy_scale · model energy + Σ_atoms reference(Z)                       [eV]
+    forces = forces_scale · model forces          or  −d energy / d positions         [eV/Å]
+    stress = stress_scale · model stress          or  (1/V) d energy / d strain       [eV/Å³]
+
+It is what the trainer trains, a checkpoint stores, `matscale.load` returns and the ASE calculator drives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import DataError
+from matscale.core.outputs import Outputs, predict
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Units of a model's outputs. For gradient models only the energy scale acts."""
+
+    energy: float = 1.0
+    """eV"""
+    forces: float = 1.0
+    """eV/Å"""
+    stress: float = 1.0
+    """eV/Å³"""
+
+
+class Potential(nn.Module):
+    """Maps an AtomicBatch to Outputs in physical units, forces and stress included."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        derive: bool,
+        elements: tuple[int, ...],
+        references: Tensor | None = None,
+        scales: Scales | None = None,
+    ) -> None:
+        """`references` [119] eV per atom by atomic number (0 for elements without one)."""
+        super().__init__()
+        self.model = model
+        self.derive = derive
+        self.elements = elements
+        scales = scales or Scales()
+        self.register_buffer("references", torch.zeros(119, dtype=torch.float64) if references is None else references.double())
+        self.register_buffer("scales", torch.tensor([scales.energy, scales.forces, scales.stress], dtype=torch.float64))
+        known = torch.zeros(119, dtype=torch.bool)
+        known[list(elements)] = True
+        self.register_buffer("known", known, persistent=False)
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        config: ArchitectureConfig,
+        info: DatasetInfo,
+        seed: int,
+        references: Tensor | None = None,
+        scales: Scales | None = None,
+    ) -> Potential:
+        """Build an architecture's model and wrap it."""
+        return cls(
+            architecture.model(config, info, seed),
+            derive=architecture.derives_forces(config),
+            elements=info.elements,
+            references=references,
+            scales=scales,
+        )
+
+    def check_elements(self, batch: AtomicBatch) -> None:
+        """Raises DataError that names the elements which were not in the training data."""
+        unseen = batch.atomic_numbers[~self.known[batch.atomic_numbers]].unique().tolist()
+        if unseen:
+            from ase.data import chemical_symbols
+
+            names = ", ".join(f"{chemical_symbols[z]} (Z = {z})" for z in unseen)
+            raise DataError(
+                f"The model was not trained on {names}; its predictions for structures with these elements would be "
+                f"meaningless. It knows: {', '.join(chemical_symbols[z] for z in self.elements)}."
+            )
+
+    def forward(self, batch: AtomicBatch) -> Outputs:
+        """In training mode the outputs of a gradient model keep their graph (double backward); in evaluation not."""
+        if self.derive:
+            raw = predict(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
+        else:
+            raw = self.model(batch)
+        energy_scale, forces_scale, stress_scale = self.scales.to(batch.positions.dtype)
+        if self.derive:
+            forces_scale = stress_scale = energy_scale
+        reference = torch.zeros(batch.n_structures, dtype=torch.float64, device=batch.positions.device)
+        reference.index_add_(0, batch.batch, self.references[batch.atomic_numbers])
+        return replace(
+            raw,
+            energy=raw.energy.double() * self.scales[0] + reference,
+            forces=None if raw.forces is None else raw.forces * forces_scale,
+            stress=None if raw.stress is None else raw.stress * stress_scale,
+        )

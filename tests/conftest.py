@@ -1,0 +1,29 @@
+"""Fixtures that several parts share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference material that lies beside the checkout: first-principles data, golden outputs of other programs."""
+    if not SHARED.is_dir():
+        pytest.skip("no folder `shared` beside the checkout: comparisons with outside material are left out")
+    return SHARED

@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 API_VERSION = (1, 0)
-"""Plugin interface. A plugin's module may state its own `API_VERSION`; the major number must be equal and the minor not larger."""
+"""Plugin interface. A plugin's module may state the one it was written for: equal major, minor not above this one."""

@@ -32,7 +32,7 @@ class ArchitectureConfig(Config):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a model may know of its data when it is built. Part of the run record: the same info rebuilds the same model."""
+    """What a model may know of its data when it is built; kept in the run record, to rebuild the same model."""
 
     elements: tuple[int, ...] = tuple(range(1, 119))
     """Atomic numbers that occur in training."""
@@ -120,14 +120,14 @@ class Architecture:
         return self.sizes[name]
 
     def model(self, config: ArchitectureConfig, info: DatasetInfo, seed: int) -> nn.Module:
-        """Build with weights that depend on nothing but (config, info, seed); the caller's random state is untouched."""
+        """Build with weights that depend on (config, info, seed) alone; the caller's random state is untouched."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.build(config, info)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters by one rule for all architectures: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
+    """Parameters by one rule for all: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
 
     An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`.
     """

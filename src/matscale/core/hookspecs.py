@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
-    from matscale.core.train.record import Run
     from matscale.core.train.loss import Loss
+    from matscale.core.train.record import Run
 
 hookspec = pluggy.HookspecMarker("matscale")
 hookimpl = pluggy.HookimplMarker("matscale")

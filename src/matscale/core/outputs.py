@@ -29,8 +29,12 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same values without their history."""
-        cut = lambda x: None if x is None else x.detach()  # noqa: E731
-        return Outputs(self.energy.detach(), cut(self.forces), cut(self.stress), {k: v.detach() for k, v in self.extras.items()})
+        return Outputs(
+            energy=self.energy.detach(),
+            forces=None if self.forces is None else self.forces.detach(),
+            stress=None if self.stress is None else self.stress.detach(),
+            extras={name: value.detach() for name, value in self.extras.items()},
+        )
 
 
 def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:

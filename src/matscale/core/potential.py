@@ -38,6 +38,10 @@ class Scales:
 class Potential(nn.Module):
     """Maps an AtomicBatch to Outputs in physical units, forces and stress included."""
 
+    references: Tensor
+    scales: Tensor
+    known: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -53,7 +57,8 @@ class Potential(nn.Module):
         self.derive = derive
         self.elements = elements
         scales = scales or Scales()
-        self.register_buffer("references", torch.zeros(119, dtype=torch.float64) if references is None else references.double())
+        references = torch.zeros(119) if references is None else references
+        self.register_buffer("references", references.double())
         self.register_buffer("scales", torch.tensor([scales.energy, scales.forces, scales.stress], dtype=torch.float64))
         known = torch.zeros(119, dtype=torch.bool)
         known[list(elements)] = True

@@ -103,7 +103,7 @@ class AtomicBatch:
     def fractional(self) -> Tensor:
         """[n_atoms, 3] positions in units of the lattice vectors; 0 for structures without a full cell."""
         has_cell = torch.linalg.det(self.cell).abs() > 1e-9
-        safe = torch.where(has_cell[:, None, None], self.cell, torch.eye(3, dtype=self.cell.dtype, device=self.cell.device))
+        safe = torch.where(has_cell[:, None, None], self.cell, torch.eye(3).to(self.cell))
         inverse = torch.linalg.inv(safe) * has_cell[:, None, None]
         return torch.einsum("na,nab->nb", self.positions, inverse[self.batch])
 
@@ -157,7 +157,8 @@ class AtomicBatch:
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> AtomicBatch:
-        return AtomicBatch(**{f.name: None if (x := getattr(self, f.name)) is None else function(x) for f in fields(self)})
+        moved = {f.name: function(x) for f in fields(self) if (x := getattr(self, f.name)) is not None}
+        return replace(self, **moved)
 
     def split(self) -> list[AtomicBatch]:
         """Each structure as a batch of its own; the inverse of `AtomicBatch.join`."""
@@ -205,7 +206,7 @@ class AtomicBatch:
         return cls(**values)
 
     def to_pyg(self) -> Any:
-        """As a torch_geometric Batch with the names that PyG models use (pos, z, edge_index, edge_vec, y, force, ...)."""
+        """As a torch_geometric Batch under the names that PyG models use: pos, z, edge_index, edge_vec, y, force."""
         from torch_geometric.data import Batch, Data
 
         def data(m: AtomicBatch) -> Data:

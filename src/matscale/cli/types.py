@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
+from matscale.core.train.units import parse_count
+
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
 
-_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9}
-
 
 class ParameterCount(click.ParamType):
-    """`1M`, `30k`, `1.5B`, `2.5e6`, `12_000`: a number of parameters."""
+    """`1M`, `30k`, `1.5B`, `2.5e6`, `12000`: a number of parameters."""
 
     name = "count"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"([\d_]+\.?\d*(?:e\+?\d+)?|\.\d+)([kmbg]?)", str(value).strip().lower())
         try:
-            count = round(float(match.group(1)) * _SUFFIX[match.group(2)]) if match else 0
-        except (ValueError, OverflowError):  # 1__0, 1e999
+            count = round(parse_count(value))
+        except (ValueError, OverflowError):  # no number; 1e999
             count = 0
         if count < 1:
             self.fail(f"{value!r} is no number of parameters. Write for example 30k, 1M, 2.5e6 or 12000.", param, ctx)

@@ -1,0 +1,95 @@
+"""Training and validation parts: by group, seeded, nested.
+
+Structures of one group (a trajectory, or a reduced formula) never part, so that validation asks about materials that
+were not in training. Smaller training sets are subsets of larger ones, and validation is the same for all of them:
+otherwise a loss against dataset size would compare different questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.errors import ConfigError, DataError
+
+
+class Grouped(Protocol):
+    """What a split needs to know of a dataset."""
+
+    @property
+    def groups(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into a dataset; the two parts are disjoint and cover it."""
+
+    train: NDArray[np.int64]
+    """In the seeded order from which `take` cuts: each prefix is a training set."""
+    validation: NDArray[np.int64]
+    """Ascending."""
+
+    def take(self, fraction: float | None = None, count: int | None = None) -> NDArray[np.int64]:
+        """A training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
+
+        A smaller subset is contained in a larger one. Raises ConfigError if it would be empty or too large.
+        """
+        if fraction is not None and count is not None:
+            raise ConfigError("Give a fraction or a count of training structures, not both.")
+        if fraction is not None:
+            if not 0 < fraction <= 1:
+                raise ConfigError(f"fraction = {fraction}: must be above 0 and at most 1.")
+            count = max(1, round(fraction * len(self.train)))
+        count = len(self.train) if count is None else count
+        if not 0 < count <= len(self.train):
+            raise ConfigError(f"count = {count}: the training part has {len(self.train)} structures.")
+        return np.sort(self.train[:count])
+
+
+def split(dataset: Grouped, validation: float, seed: int, by: Literal["group", "structure"] = "group") -> Split:
+    """Put a fraction of about `validation` of the structures aside; by groups, or one by one.
+
+    A pure function of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if
+    the dataset is too small, or is a single group.
+    """
+    if not 0 < validation < 1:
+        raise ConfigError(f"validation = {validation}: must be between 0 and 1, such as 0.1.")
+    if by not in ("group", "structure"):
+        raise ConfigError(f"split by {by!r}: must be 'group' or 'structure'.")
+    n = len(dataset)
+    if n < 2:
+        raise DataError(f"A dataset of {n} structures cannot be split into training and validation.")
+    rng = np.random.default_rng([seed, 0x5917])
+    order = rng.permutation(n)
+    wanted = min(max(1, round(validation * n)), n - 1)
+    if by == "structure":
+        aside = np.zeros(n, dtype=bool)
+        aside[order[:wanted]] = True
+    else:
+        aside = _whole_groups(dataset.groups, wanted, rng)
+    return Split(train=order[~aside[order]], validation=np.flatnonzero(aside))
+
+
+def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """[n] True for groups drawn at random that hold at most `wanted` structures together, and as many as fit."""
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise DataError(
+            "All structures are of one group (one trajectory or formula): a split by group would leave training or "
+            "validation empty. Split by structure (`--set data.by=structure`), knowing that the two parts are related."
+        )
+    chosen, room = np.zeros(len(sizes), dtype=bool), wanted
+    for group in rng.permutation(len(sizes)):
+        if sizes[group] <= room:
+            chosen[group] = True
+            room -= sizes[group]
+            if not room:
+                break
+    if not chosen.any():  # every group is larger than the part that was asked for: the smallest comes closest
+        chosen[np.argmin(sizes)] = True
+    return chosen[member]

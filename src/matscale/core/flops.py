@@ -67,7 +67,7 @@ class Cost:
     prediction_share: float
     """A prediction costs this share of a step."""
     counted_by: str
-    """`plugin hook`, `architecture's formula` or `fit to counted steps`."""
+    """`formula` (of the plugin) or `fit` (to counted steps)."""
     error: float
     """Largest relative deviation from a count, over the batches that were run."""
 
@@ -76,8 +76,8 @@ class Cost:
         return self.prediction_share * self.step(shape)
 
 
-def cost_of(potential: Potential, batches: Sequence[AtomicBatch], formulas: dict[str, Formula]) -> Cost:
-    """The first of `formulas` (name -> formula) that answers, else a fit to `batches`; both checked against counts.
+def cost_of(potential: Potential, batches: Sequence[AtomicBatch], formula: Formula) -> Cost:
+    """By `formula` if it answers, else by a fit to `batches`; both are checked against the counts of these.
 
     `batches` should differ in number and size of their structures; three or four are enough. Raises ValueError if
     there is none.
@@ -86,10 +86,8 @@ def cost_of(potential: Potential, batches: Sequence[AtomicBatch], formulas: dict
         raise ValueError("cost_of needs at least one batch to count.")
     shapes, counts = [batch.shape for batch in batches], [count_step(potential, batch) for batch in batches]
     share = count_prediction(potential, batches[0]) / counts[0] if counts[0] else 0.0
-    name, step = next(
-        ((name, formula) for name, formula in formulas.items() if formula(shapes[0]) is not None),
-        ("fit to counted steps", fit(shapes, counts)),
-    )
+    known = formula(shapes[0]) is not None
+    step: Formula = formula if known else fit(shapes, counts)
 
     def steps(shape: BatchShape) -> float:
         flops = step(shape)
@@ -97,7 +95,7 @@ def cost_of(potential: Potential, batches: Sequence[AtomicBatch], formulas: dict
         return float(flops)
 
     error = max(abs(steps(s) - n) / n if n else 0.0 for s, n in zip(shapes, counts))
-    return Cost(steps, share, name, error)
+    return Cost(steps, share, "formula" if known else "fit", error)
 
 
 def fit(shapes: Sequence[BatchShape], counts: Sequence[float]) -> Callable[[BatchShape], float]:

@@ -86,6 +86,7 @@ class Architecture:
     dial: str
     """What the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
     claims: frozenset[str] = frozenset()
+    """What holds for every config of the family, unless `claims_for` says otherwise for one."""
     forces: Literal["direct", "gradient", "both"] = "direct"
     """`both`: the config has a field `forces` that says which."""
     graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
@@ -95,6 +96,8 @@ class Architecture:
     step_flops: Callable[[Any, BatchShape], float] | None = None
     """(config, shape) -> FLOPs of one optimiser step; None: counted by running it."""
     max_atomic_number: int = 118
+    claims_for: Callable[[Any], frozenset[str]] | None = None
+    """config -> its claims, for a family in which a symmetry depends on an option."""
 
     def __post_init__(self) -> None:
         unknown = self.claims - set(CLAIMS)
@@ -105,7 +108,8 @@ class Architecture:
 
     def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:
         """The claims that hold for this config: `conservative` only where forces are gradients."""
-        return self.claims if self.derives_forces(config) else self.claims - {"conservative"}
+        claims = self.claims if self.claims_for is None else self.claims_for(config)
+        return claims if self.derives_forces(config) else claims - {"conservative"}
 
     def derives_forces(self, config: ArchitectureConfig) -> bool:
         """Whether the core derives forces and stress from the energy."""
@@ -143,20 +147,47 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def closest(n_params: int, make: Callable[[int], Any], build: Callable[[Any, DatasetInfo], nn.Module]) -> Any:
-    """The config `make(width)`, width = 1, 2, ..., whose model has the total parameter count nearest to `n_params`.
+def graded(dial: int) -> int:
+    """A width for every dial position 1, 2, 3, ...: each number up to 128, then in steps of 2, from 256 of 4, ...
 
-    The count must not fall as the width grows. Models are built on torch's `meta` device: nothing is allocated.
+    From 64 on, neighbouring widths differ by at most 1/64, and wide layers get widths that a GPU likes.
+    """
+    octave, rest = divmod(max(dial - 64, 0), 64)
+    return (64 + rest) << octave if dial >= 64 else dial
+
+
+def closest(
+    n_params: int,
+    make: Callable[[int], Any],
+    build: Callable[[Any, DatasetInfo], nn.Module],
+    fine: Callable[[Any, int], Any] | None = None,
+) -> Any:
+    """The config `make(dial)`, dial = 1, 2, ..., whose model has the total parameter count nearest to `n_params`.
+
+    Small models change a lot from one width to the next: where the nearest is more than 2 % away, `fine(config, dial)`
+    turns a second, finer dial of that config. Neither count may fall as its dial grows. Models are built on torch's
+    `meta` device: nothing is allocated.
     """
 
-    def count(width: int) -> int:
+    def count(config: Any) -> int:
         with torch.device("meta"):
-            return sum(p.numel() for p in build(make(width), DatasetInfo.any()).parameters())
+            return sum(p.numel() for p in build(config, DatasetInfo.any()).parameters())
 
+    config = _nearest(n_params, make, count)
+    if fine is None or abs(count(config) / n_params - 1) <= 0.02:
+        return config
+    coarse = config
+    return min(
+        coarse, _nearest(n_params, lambda dial: fine(coarse, dial), count), key=lambda c: abs(count(c) - n_params)
+    )
+
+
+def _nearest(n_params: int, make: Callable[[int], Any], count: Callable[[Any], int]) -> Any:
+    """Bisection for the dial at which a growing count passes `n_params`."""
     low, high = 1, 2
-    while count(high) < n_params:
+    while count(make(high)) < n_params:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < n_params else (low, middle)
-    return make(min((low, high), key=lambda width: abs(count(width) - n_params)))
+        low, high = (middle, high) if count(make(middle)) < n_params else (low, middle)
+    return make(min((low, high), key=lambda dial: abs(count(make(dial)) - n_params)))

@@ -1,0 +1,48 @@
+"""`matscale baselines`: what a model has to beat on a dataset."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from matscale.cli.errors_table import errors_json, errors_table
+
+
+@click.command()
+@click.option("--data", "data", default="emt", show_default=True, help="Packed dataset: a path or a name.")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the structures that is held out.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
+@click.option(
+    "--by",
+    type=click.Choice(["group", "structure"]),
+    default="group",
+    show_default=True,
+    help="What the split keeps together: a formula or trajectory, or nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by baseline.")
+def baselines(data: str, validation: float, seed: int, by: Literal["group", "structure"], as_json: bool) -> None:
+    """Print the errors of four predictors that know next to nothing.
+
+    They are fitted on the training part and measured on the validation part of one seeded split: the same split that
+    `matscale train` makes with the same share and seed. zero predicts 0; mean the means per atom; composition a sum of
+    element energies; nearest looks up an atom's element and that of its nearest neighbour.
+    """
+    from matscale.core.baselines import evaluate_baselines, fit_baselines, passes
+    from matscale.core.data.catalog import resolve
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.split import split
+
+    dataset = PackedDataset.open(resolve(data))
+    parts = split(dataset, validation, seed, by=by)
+    click.echo(
+        f"{dataset.path}: fitted on {len(parts.train):,} structures, measured on {len(parts.validation):,}.", err=True
+    )
+    models = evaluate_baselines(fit_baselines(dataset, parts.train), passes(dataset, parts.validation))
+    click.echo(errors_json(models) if as_json else errors_table(models))

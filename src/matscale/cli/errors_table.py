@@ -1,0 +1,39 @@
+"""The table of errors that people are shown: meV/atom, meV/Å, meV/Å³ and GPa, one row per model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+GPA = 160.2176634
+"""GPa in 1 eV/Å³."""
+
+COLUMNS = {
+    "loss": ("loss", 1.0, "{:.3f}"),
+    "energy [meV/atom]": ("energy_mae", 1e3, "{:.1f}"),
+    "forces [meV/Å]": ("forces_mae", 1e3, "{:.1f}"),
+    "stress [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
+    "stress [GPa]": ("stress_mae", GPA, "{:.3f}"),
+}
+"""Heading -> (key of the metrics in eV units, factor, format). All but the loss are mean absolute errors."""
+
+
+def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
+    """`models` {name: metrics in eV units} -> aligned text; a metric that was not measured is a dash."""
+    rows = [["model", *COLUMNS]]
+    for name, metrics in models.items():
+        rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths))) for r in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
+    """`models` {name: metrics in eV units} as JSON; what was not measured is null, since JSON knows no NaN."""
+    finite = {n: {k: v if math.isfinite(v) else None for k, v in m.items()} for n, m in models.items()}
+    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _cell(value: float | None, factor: float, form: str) -> str:
+    return "-" if value is None or not math.isfinite(value) else form.format(value * factor)

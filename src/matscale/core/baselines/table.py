@@ -1,0 +1,57 @@
+"""All baselines together: fit them, measure them as models are measured, keep them as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.baselines.base import Baseline
+from matscale.core.baselines.nearest import NearestBaseline
+from matscale.core.baselines.simple import CompositionBaseline, MeanBaseline, ZeroBaseline
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.train.loss import LossConfig
+
+BASELINES: dict[str, type[Baseline]] = {
+    baseline.name: baseline for baseline in (ZeroBaseline, MeanBaseline, CompositionBaseline, NearestBaseline)
+}
+"""By name, from the one that knows least."""
+
+
+def fit_baselines(dataset: PackedDataset, indices: NDArray[np.int64]) -> dict[str, Baseline]:
+    """Every baseline, fitted on the structures `indices`. Raises DataError if there are none."""
+    if len(indices) == 0:
+        raise DataError(
+            f"{dataset.path}: the training part is empty, so no baseline can be fitted. Use a smaller validation share."
+        )
+    return {name: baseline.fit(dataset, indices) for name, baseline in BASELINES.items()}
+
+
+def evaluate_baselines(
+    baselines: Mapping[str, Baseline],
+    batches: Callable[[], Iterable[AtomicBatch]],
+    loss: LossConfig | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metrics of `matscale.core.evaluation.evaluate` by baseline; `batches()` starts a pass over the data anew."""
+    from matscale.core.evaluation import evaluate
+
+    return {name: evaluate(baseline, batches(), loss) for name, baseline in baselines.items()}
+
+
+def plain_baselines(baselines: Mapping[str, Baseline]) -> dict[str, Any]:
+    """As JSON-ready values."""
+    return {name: baseline.plain() for name, baseline in baselines.items()}
+
+
+def parse_baselines(values: Mapping[str, Any]) -> dict[str, Baseline]:
+    """The inverse of `plain_baselines`. Raises DataError on an unknown name."""
+    for name in values:
+        if name not in BASELINES:
+            raise DataError(f"No baseline is called {name!r}. {did_you_mean(name, BASELINES)}")
+    return {name: BASELINES[name].parse(state) for name, state in values.items()}

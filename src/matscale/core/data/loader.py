@@ -1,0 +1,243 @@
+"""Batches of an epoch, filled to a budget, in an order that is a pure function of (seed, epoch).
+
+Batch k of epoch e is the same whether it is reached by iterating or asked for first, so that a resumed run goes on
+where it stopped. The plan of an epoch is one array: where each batch begins in the order. The order is never stored.
+"""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.order import Permutation, rotations, uniforms
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import ConfigError
+
+_WINDOW = 1 << 17
+"""Structures that are ordered and measured at once: 1 MB an array, whatever the size of the dataset."""
+_ORDER, _ROTATE, _REFLECT = 1, 2, 3
+"""Streams of random numbers that must not be each other's copies."""
+
+
+class Batched(Protocol):
+    """What a loader needs of a dataset; `PackedDataset` is one."""
+
+    @property
+    def n_atoms(self) -> NDArray[np.integer]: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: NDArray[np.int64], graph: Graph = ..., dtype: torch.dtype = ...) -> AtomicBatch: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a batch may hold; at least one limit. The first limit that is reached ends a batch."""
+
+    structures: int | None = None
+    atoms: int | None = None
+    edges: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if not given:
+            raise ConfigError("an empty budget: limit a batch by structures, atoms or edges (or several of them).")
+        for name, limit in given.items():
+            if limit < 1:
+                raise ConfigError(f"budget: {name} = {limit}. A batch holds at least 1.")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random orientation of each structure: positions, cell, forces and stress turn together."""
+
+    rotate: bool = False
+    """Haar-uniform rotations."""
+    reflect: bool = False
+    """Inversion of every second structure, on average; with `rotate`, uniform over all of O(3)."""
+
+    def matrices(self, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.float64]:
+        """[len(indices), 3, 3]: a pure function of (seed, epoch, index)."""
+        matrix = np.broadcast_to(np.eye(3), (len(indices), 3, 3))
+        if self.rotate:
+            matrix = rotations(indices, _ROTATE, seed, epoch)
+        if self.reflect:
+            inverted = uniforms(indices, 1, _REFLECT, seed, epoch) < 0.5
+            matrix = np.where(inverted[:, :, None], -matrix, matrix)
+        return matrix
+
+
+class Loader:
+    """Batches of the structures `indices` of a dataset.
+
+    `shuffle=True` draws a new order each epoch; `shuffle=False` keeps theirs. Every structure comes once an epoch. With
+    several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that all ranks get equally
+    many. Where even batches of one structure do not come out even, training leaves the last few structures of the
+    epoch's order out (others the next time) and `shuffle=False` gives the first ranks one batch more.
+
+    A budget of edges needs the number of edges of every structure: a graph cache is built if there is none.
+    """
+
+    def __init__(
+        self,
+        dataset: Batched,
+        indices: NDArray[np.integer] | range,
+        graph: Graph,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        augmentation: Augmentation | None = None,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        assert 0 <= rank < world_size
+        if not len(indices):
+            raise ConfigError("no structures to load: the selection is empty. Take a larger part of the dataset.")
+        if budget.edges and not graph.has_edges and not (budget.structures or budget.atoms):
+            raise ConfigError("a budget of edges for a model without edges: limit its batches by structures or atoms.")
+        if shuffle and len(indices) < world_size:
+            raise ConfigError(f"{len(indices)} structures cannot be shared by {world_size} ranks. Use fewer ranks.")
+        self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype
+        self.seed, self.shuffle, self.augmentation = seed, shuffle, augmentation
+        self.rank, self.world_size = rank, world_size
+        self._indices = indices
+        self._plan: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._window: tuple[int, int, NDArray[np.int64]] = (-1, 0, np.zeros(0, np.int64))
+        self._n_edges: NDArray[np.integer] | None = None
+        self._warned = False
+
+    def n_batches(self, epoch: int) -> int:
+        """How many batches this rank gets in `epoch`."""
+        return len(range(self.rank, len(self._boundaries(epoch)) - 1, self.world_size))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[AtomicBatch]:
+        """This rank's batches of `epoch` from batch `start` on; those before are not made."""
+        for k in range(start, self.n_batches(epoch)):
+            yield self.batch(epoch, k)
+
+    def batch(self, epoch: int, k: int) -> AtomicBatch:
+        """This rank's batch k of `epoch`."""
+        indices = self.members(epoch, k)
+        batch = self.dataset.batch(indices, self.graph, self.dtype)
+        if self.augmentation and (self.augmentation.rotate or self.augmentation.reflect):
+            batch = batch.transformed(torch.from_numpy(self.augmentation.matrices(indices, self.seed, epoch)))
+        return batch
+
+    def members(self, epoch: int, k: int) -> NDArray[np.int64]:
+        """Rows of the dataset in this rank's batch k of `epoch`."""
+        boundaries = self._boundaries(epoch)
+        place = self.rank + k * self.world_size
+        return self._ordered(epoch, int(boundaries[place]), int(boundaries[place + 1]))
+
+    def _ordered(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
+        """Rows of the dataset at places first ... last − 1 of the epoch's order."""
+        of, begin, rows = self._window
+        if of != epoch or first < begin or last > begin + len(rows):
+            begin, end = first, min(max(last, first + _WINDOW), len(self._indices))
+            places = np.arange(begin, end)
+            if self.shuffle:
+                places = Permutation(len(self._indices), _ORDER, self.seed, epoch)(places)
+            rows = _take(self._indices, places)
+            self._window = (epoch, begin, rows)
+        return rows[first - begin : last - begin]
+
+    def _boundaries(self, epoch: int) -> NDArray[np.int64]:
+        """[batches + 1]: where each batch of all ranks begins in the order of `epoch`, and its end."""
+        of = epoch if self.shuffle else 0
+        if self._plan[0] != of:
+            self._plan = (of, _divisible(self._filled(epoch), self.world_size, drop=self.shuffle))
+        return self._plan[1]
+
+    def _filled(self, epoch: int) -> NDArray[np.int64]:
+        """Boundaries of batches that each take in structures until the next one would exceed the budget."""
+        n, limits = len(self._indices), self._limits()
+        if not limits:
+            assert self.budget.structures
+            return np.append(np.arange(0, n, self.budget.structures), n)
+        boundaries, first = [0], 0
+        while first < n:
+            last = min(first + _WINDOW, n)
+            rows = self._ordered(epoch, first, last)
+            sums = {name: _cumulated(sizes[rows]) for name, (sizes, _) in limits.items()}
+            self._warn_of_giants(rows, limits)
+            at = 0
+            while at < last - first:
+                end = last - first
+                for name, (_, limit) in limits.items():
+                    end = min(end, bisect_right(sums[name], sums[name][at] + limit, lo=at) - 1)
+                end = max(end, at + 1)
+                if self.budget.structures:
+                    end = min(end, at + self.budget.structures)
+                if end == last - first and last < n and at > 0:
+                    break  # the batch may go on in the next window: begin that one here
+                boundaries.append(first + end)
+                at = end
+            first += at
+        return np.array(boundaries, dtype=np.int64)
+
+    def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
+        """What is limited -> (how much of it every structure of the dataset has, how much a batch may hold)."""
+        limits: dict[str, tuple[NDArray[np.integer], int]] = {}
+        if self.budget.atoms:
+            limits["atoms"] = (self.dataset.n_atoms, self.budget.atoms)
+        if self.budget.edges and self.graph.has_edges:
+            if self._n_edges is None:
+                self._n_edges = count_edges(self.dataset, self.graph)
+            limits["edges"] = (self._n_edges, self.budget.edges)
+        return limits
+
+    def _warn_of_giants(self, rows: NDArray[np.int64], limits: dict[str, tuple[NDArray[np.integer], int]]) -> None:
+        for name, (sizes, limit) in limits.items():
+            giants = rows[sizes[rows] > limit]
+            if giants.size and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"structure {giants[0]} has {sizes[giants[0]]} {name}, more than a batch may hold ({limit}). It is "
+                    "a batch of its own, and so is every other of that size. If memory runs out, leave them out.",
+                    stacklevel=2,
+                )
+
+
+def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
+    """[n_structures] of a dataset: how many edges each has; from its graph cache, built now if there is none."""
+    if isinstance(dataset, PackedDataset):
+        return build_cache(dataset, graph).n_edges
+    counts = np.zeros(len(dataset), np.int64)
+    for start in range(0, len(dataset), 256):
+        rows = np.arange(start, min(start + 256, len(dataset)))
+        batch = dataset.batch(rows, graph)
+        counts[rows] = np.bincount(batch.batch[batch.edges()[1]].numpy(), minlength=len(rows))
+    return counts
+
+
+def _take(indices: NDArray[np.integer] | range, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    if isinstance(indices, range):  # a part that is a run of rows costs no memory
+        return indices.start + indices.step * places
+    return np.asarray(indices[places], dtype=np.int64)
+
+
+def _cumulated(sizes: NDArray[np.integer]) -> list[int]:
+    return [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+
+
+def _divisible(boundaries: NDArray[np.int64], world_size: int, drop: bool) -> NDArray[np.int64]:
+    """Halve the largest batches (the last of them first) until their number is a multiple of `world_size`."""
+    while (len(boundaries) - 1) % world_size:
+        sizes = np.diff(boundaries)
+        largest = len(sizes) - 1 - int(np.argmax(sizes[::-1]))
+        if sizes[largest] == 1:
+            return boundaries[: len(boundaries) - (len(sizes) % world_size)] if drop else boundaries
+        boundaries = np.insert(boundaries, largest + 1, boundaries[largest] + sizes[largest] // 2)
+    return boundaries

@@ -1,0 +1,190 @@
+"""Neighbour lists: the edges that a `Graph` rule asks for, always found in float64, always in one order.
+
+The search is vesin's. A vesin object must not be shared by threads (it corrupts the heap), so each thread keeps its
+own. Edges come sorted by centre i, then neighbour j, then shift, whatever order the search met them in: models that
+sum over edges then give the same bits for the same structure.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from vesin import NeighborList
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.structure import Structure
+from matscale.core.errors import DataError
+
+TIE = 0.01
+"""Å². Width of the shell that the non-strict nearest rule keeps together."""
+COINCIDENT = 1e-4
+"""Å². Squared distance up to which the non-strict nearest rule takes two atoms for one and sees no edge."""
+_RESOLUTION = 6
+"""Decimals of a distance in Å that the strict rule looks at: rounding noise must not decide between equal shells."""
+_THINNEST = 1e-2
+"""Å. Lattice planes closer than this are a broken cell, and a search would visit millions of images."""
+
+_searches = threading.local()
+
+Edges = tuple[NDArray[np.int64], NDArray[np.int32]]
+
+
+def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Graph) -> Edges:
+    """The edges of one structure: (edge_index [2, n_edges], edge_shift [n_edges, 3]).
+
+    `positions` [n_atoms, 3] Å, in the cell or not; `cell` [3, 3] Å, of which only the rows of periodic axes are read;
+    `pbc` [3]. Row 0 of edge_index is the neighbour j, row 1 the centre i, and an edge spans positions[j] − positions[i]
+    + edge_shift @ cell. Neighbours are nearer than the cutoff, not at it. A graph without edges gives none.
+
+    Raises DataError for values that are not finite, for a periodic cell without volume, and for two atoms in one place.
+    """
+    positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
+    periodic = np.asarray(pbc, dtype=bool).reshape(3)
+    # Rows of open axes may hold anything (zeros, a vacuum, a copy of another row); none of it matters.
+    box = np.where(periodic[:, None], np.asarray(cell, dtype=np.float64).reshape(3, 3), 0.0)
+    if not graph.has_edges or not len(positions):
+        return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
+    _check(positions, box, periodic)
+    if graph.kind == "radius":
+        i, j, shift, _ = _within(graph.cutoff, positions, box, periodic)
+    else:
+        i, j, shift, distance = _enough(graph, positions, box, periodic)
+        keep = _nearest(graph, i, j, shift, distance, len(positions))
+        i, j, shift = i[keep], j[keep], shift[keep]
+    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, i))
+    return np.stack([j[order], i[order]]), shift[order]
+
+
+def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
+    if not (np.isfinite(positions).all() and np.isfinite(box).all()):
+        raise DataError("positions or cell hold NaN or infinite values: such a structure has no neighbours. Remove it.")
+    if periodic.any():
+        rows = box[periodic]
+        volume = np.sqrt(max(np.linalg.det(rows @ rows.T), 0.0))
+        # The distance of lattice planes along a row: volume over the area that the other rows span.
+        others = [np.delete(rows, k, axis=0) for k in range(len(rows))]
+        thinnest = min(volume / max(np.sqrt(max(np.linalg.det(o @ o.T), 0.0)), 1e-300) for o in others)
+        if not thinnest > _THINNEST:
+            raise DataError(
+                f"cell {box.tolist()} Å with pbc {periodic.tolist()}: its periodic axes have lattice planes only "
+                f"{thinnest:.3g} Å apart. Give each periodic axis its lattice vector, or make the axis non-periodic."
+            )
+
+
+def _within(
+    radius: float, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """All (i, j, shift, distance) with distance < radius, in no particular order."""
+    known: dict[float, NeighborList] = _searches.__dict__.setdefault("by_radius", {})
+    if radius not in known:
+        if len(known) > 32:  # `_enough` asks for a radius per density
+            known.clear()
+        known[radius] = NeighborList(cutoff=radius, full_list=True, sorted=False, n_threads=1)
+    i, j, shift, distance = known[radius].compute(positions, box, periodic, "ijSd")
+    i, j = i.astype(np.int64), j.astype(np.int64)
+    if (same := np.flatnonzero(distance < 1e-9)).size:
+        a, b = sorted((int(i[same[0]]), int(j[same[0]])))
+        raise DataError(
+            f"atoms {a} and {b} are in one place, {positions[a].tolist()} Å (counted from 0, up to lattice vectors). "
+            "Remove one of them."
+        )
+    return i, j, shift, distance
+
+
+def _enough(
+    graph: Graph, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """As `_within`, with at least those neighbours inside the cutoff that a nearest rule has to choose from.
+
+    A few neighbours lie far inside a long cutoff (of 460 within 12 Å in a metal, 20 are wanted): the search starts
+    with a radius that holds about three times as many as are wanted and widens until every atom has enough.
+    """
+    radius = graph.cutoff
+    if periodic.all():
+        volume_per_atom = abs(np.linalg.det(box)) / len(positions)
+        wanted = (3 * (graph.n_neighbors + 1) * volume_per_atom * 3 / (4 * np.pi)) ** (1 / 3)
+        radius = min(graph.cutoff, float(np.ceil(4 * wanted) / 4))  # quarters of an Å: few distinct searches
+    while True:
+        found = _within(radius, positions, box, periodic)
+        if radius >= graph.cutoff:
+            return found
+        i, distance = found[0], found[3]
+        safe = distance**2 + TIE < radius**2
+        if np.bincount(i[safe], minlength=len(positions)).min() > graph.n_neighbors:
+            return found
+        radius = min(graph.cutoff, 1.5 * radius)
+
+
+def _nearest(
+    graph: Graph,
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    shift: NDArray[np.int32],
+    distance: NDArray[np.float64],
+    n_atoms: int,
+) -> NDArray[np.int64]:
+    """Which edges a nearest rule keeps: `Graph.nearest` says how the two rules choose."""
+    if graph.strict:
+        seen = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, np.round(distance, _RESOLUTION), i))
+    else:
+        apart = np.flatnonzero(distance**2 > COINCIDENT)
+        seen = apart[np.lexsort((distance[apart], i[apart]))]
+    count = np.bincount(i[seen], minlength=n_atoms)
+    first = np.cumsum(count) - count
+    if graph.strict:
+        rank = np.arange(len(seen)) - first[i[seen]]
+        return seen[rank < graph.n_neighbors]
+    limit = np.full(n_atoms, np.inf)  # Å², per centre
+    full = count > graph.n_neighbors
+    limit[full] = distance[seen[first[full] + graph.n_neighbors]] ** 2 + TIE
+    return seen[distance[seen] ** 2 <= limit[i[seen]]]
+
+
+def collate(
+    structures: Sequence[Structure], graph: Graph = Graph.none(), dtype: torch.dtype = torch.float32
+) -> AtomicBatch:
+    """A batch of structures that come from anywhere but a packed dataset.
+
+    Floating tensors get `dtype`, except energies, which stay float64: a total of −1000 eV leaves float32 only 0.1 meV.
+    Missing labels are NaN. Raises DataError that names the structure whose neighbours cannot be found.
+    """
+    if not structures:
+        raise DataError("a batch of no structures: give at least one.")
+    counts = [len(s) for s in structures]
+
+    def floats(parts: list[NDArray[np.float64]]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.float64)).to(dtype)
+
+    edge_index, edge_shift = _edges_of(structures, graph) if graph.has_edges else (None, None)
+    return AtomicBatch(
+        positions=floats([s.positions.reshape(-1, 3) for s in structures]),
+        atomic_numbers=torch.from_numpy(np.concatenate([s.atomic_numbers for s in structures]).astype(np.int64)),
+        cell=floats([s.cell.reshape(1, 3, 3) for s in structures]),
+        pbc=torch.from_numpy(np.stack([np.asarray(s.pbc, dtype=bool) for s in structures])),
+        batch=torch.from_numpy(np.repeat(np.arange(len(structures)), counts)),
+        atoms_per_structure=torch.tensor(counts),
+        edge_index=edge_index,
+        edge_shift=edge_shift,
+        energy=torch.tensor([np.nan if s.energy is None else s.energy for s in structures], dtype=torch.float64),
+        forces=floats([np.full((len(s), 3), np.nan) if s.forces is None else s.forces for s in structures]),
+        stress=floats([np.full((1, 3, 3), np.nan) if s.stress is None else s.stress[None] for s in structures]),
+        index=torch.full((len(structures),), -1),
+    )
+
+
+def _edges_of(structures: Sequence[Structure], graph: Graph) -> tuple[torch.Tensor, torch.Tensor]:
+    indices, shifts, n_atoms = [], [], 0
+    for position, structure in enumerate(structures):
+        try:
+            index, shift = neighbors(structure.positions, structure.cell, structure.pbc, graph)
+        except DataError as error:
+            raise DataError(f"{structure.source or f'structure {position}'}: {error}") from None
+        indices.append(index + n_atoms)
+        shifts.append(shift)
+        n_atoms += len(structure)
+    return torch.from_numpy(np.concatenate(indices, axis=1)), torch.from_numpy(np.concatenate(shifts))

@@ -1,0 +1,127 @@
+"""Which plugins are installed, told from the metadata of distributions: nothing of theirs is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+GROUP = "matscale"
+"""The group of entry points that plugins are declared in."""
+BUILTIN = "matscale"
+"""The distribution whose plugins are the built-in ones."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a distribution's entry points: where a plugin is, and whose it is."""
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+    """`module` or `module:attribute`."""
+    requires: tuple[str, ...] = ()
+    """What its distribution says it needs, extras included."""
+    fault: str = ""
+    """Why the line cannot be used, where the metadata themselves are damaged."""
+
+    @property
+    def builtin(self) -> bool:
+        return canonical(self.distribution) == BUILTIN
+
+    @property
+    def qualified(self) -> str:
+        """`distribution:name`: means this plugin and no other, whoever else took the name."""
+        return f"{self.distribution}:{self.name}"
+
+    @property
+    def module(self) -> str:
+        return self.value.partition(":")[0].strip()
+
+
+def canonical(distribution: str) -> str:
+    """The form in which two spellings of one distribution's name are equal (PyPA, "Names and normalization")."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def discover(path: list[str] | None = None) -> list[Entry]:
+    """All plugins on `path` (default: sys.path), built-in ones first, then by distribution and name.
+
+    A distribution that is there twice (an editable install over a released one, the remains of a failed upgrade)
+    counts once: the first copy on the path with readable metadata.
+    """
+    copies: dict[str, list[tuple[bool, list[Entry]]]] = {}
+    for distribution in distributions(path=path) if path is not None else distributions():
+        text = distribution.read_text("entry_points.txt") or ""
+        if not re.search(rf"^\s*\[\s*{GROUP}\s*\]", text, re.MULTILINE):
+            continue  # parsing only what concerns us keeps the listing fast, and other packages' faults out of it
+        name, version, complete = _identity(distribution)
+        copies.setdefault(canonical(name), []).append((complete, _entries(distribution, name, version)))
+    chosen = [max(found, key=lambda copy: copy[0])[1] for found in copies.values()]  # max keeps the first of equals
+    return sorted((entry for entries in chosen for entry in entries), key=_order)
+
+
+def _order(entry: Entry) -> tuple[bool, str, str]:
+    return (not entry.builtin, canonical(entry.distribution), entry.name)
+
+
+def _identity(distribution: Distribution) -> tuple[str, str, bool]:
+    """(name, version, whether the metadata say so); without them, the name of the folder has to do."""
+    try:
+        metadata = distribution.metadata.json
+        name, version = str(metadata.get("name", "")), str(metadata.get("version", ""))
+    except Exception:  # a missing METADATA file: importlib.metadata raises differently from version to version
+        name = version = ""
+    if name and version:
+        return name, version, True
+    folder = Path(str(getattr(distribution, "_path", "unknown"))).stem
+    guessed, _, rest = folder.partition("-")
+    return guessed.lstrip("~") or "unknown", rest or "unknown", False
+
+
+def _entries(distribution: Distribution, name: str, version: str) -> list[Entry]:
+    try:
+        lines: Iterable[EntryPoint] = [e for e in distribution.entry_points if e.group == GROUP]
+        requires = tuple(distribution.requires or ())
+    except Exception as error:
+        fault = f"its entry_points.txt cannot be read ({type(error).__name__}: {error}); reinstall {name}"
+        return [Entry(name, name, version, "", fault=fault)]
+    unique = {e.name: Entry(e.name, name, version, e.value, requires) for e in lines}
+    return list(unique.values())
+
+
+_HOOK = re.compile(r"^@(?:\w+\.)?hookimpl\b[^\n]*\n(?:async )?def (\w+)", re.MULTILINE)
+
+
+def declared_hooks(entry: Entry) -> list[str] | None:
+    """Names of the hooks that the source of a plugin's module marks, read as text; None if that cannot be told.
+
+    For shell completion and listing, which must not import.
+    """
+    try:
+        spec = _spec(entry.module)
+        origin = Path(spec.origin) if spec and spec.origin else None
+        if origin is None or origin.suffix != ".py":
+            return None
+        hooks = _HOOK.findall(origin.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ImportError):
+        return None
+    return hooks or ([] if origin.name != "__init__.py" else None)  # a package may take its hooks from within
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Find a module as import would, without importing its parents."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    name = top
+    for part in rest:
+        if spec is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations or ()))
+    return spec

@@ -1,0 +1,197 @@
+"""Import one plugin, inside a guard: whatever it does, the answer is a status with a reason.
+
+Each plugin lives in a pluggy manager of its own. One that fails half-way therefore leaves nothing behind, and a hook
+can be called for one plugin without the others.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, Literal
+
+import pluggy
+
+from matscale.core import hookspecs
+from matscale.core.errors import PluginError, did_you_mean
+from matscale.core.hosting.catalogue import GROUP, Entry, canonical, declared_hooks
+from matscale.core.hosting.provided import collect
+from matscale.version import API_VERSION, __version__
+
+Status = Literal["not loaded", "ok", "failed", "incompatible", "blocked", "clash"]
+
+
+class IncompatiblePluginError(PluginError):
+    """A plugin was written for another version of the plugin interface."""
+
+
+@dataclass
+class Plugin:
+    """A plugin and what became of it."""
+
+    entry: Entry
+    state: Literal["not loaded", "ok", "failed", "incompatible", "blocked"] = "not loaded"
+    trouble: str = ""
+    """Why it cannot be used."""
+    clash: str = ""
+    """Why its plain name does not mean it; it can be used all the same, as `distribution:name`."""
+    error: BaseException | None = None
+    """What it raised, with its traceback."""
+    api: tuple[int, int] | None = None
+    """The interface that it states; None: it states none, or is not loaded."""
+    implements: list[str] = field(default_factory=list)
+    provides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """kind -> name -> value"""
+    hook: Any = None
+    """pluggy's callers of its hooks, once it is loaded."""
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def status(self) -> Status:
+        return "clash" if self.clash and self.state in ("ok", "not loaded") else self.state
+
+    @property
+    def reason(self) -> str:
+        return self.trouble or self.clash
+
+    @property
+    def hooks(self) -> list[str]:
+        """The hooks that it implements; before it is loaded, those that its source marks."""
+        return self.implements or declared_hooks(self.entry) or []
+
+    @property
+    def asked(self) -> str:
+        """The name that means this plugin: the plain one where it can be."""
+        return self.entry.qualified if self.clash else self.name
+
+    def describe(self) -> str:
+        """For messages: whose it is."""
+        return f"{self.name!r} ({self.entry.distribution} {self.entry.version})"
+
+    def load(self) -> Plugin:
+        """Import, check and ask it for what it supplies, if that was not done. Only KeyboardInterrupt escapes."""
+        if self.state == "not loaded":
+            try:
+                with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in a command's results
+                    self._load()
+                self.state = "ok"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit too: no plugin ends our process
+                self.state = "incompatible" if isinstance(error, IncompatiblePluginError) else "failed"
+                self.trouble, self.error = explain(error, self.entry), error
+                self.implements, self.provides, self.hook = [], {}, None
+        return self
+
+    def _load(self) -> None:
+        if self.entry.fault:
+            raise PluginError(self.entry.fault)
+        plugin = EntryPoint(self.entry.name, self.entry.value, GROUP).load()
+        self.api = stated_api(plugin, self.entry)
+        manager = pluggy.PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        known = set(vars(manager.hook))
+        manager.register(plugin, self.entry.qualified)
+        self.implements = sorted(caller.name for caller in manager.get_hookcallers(plugin) or ())
+        refuse_unknown_hooks(manager, known)
+        self.hook = manager.hook
+        self.provides = collect(manager.hook, self.implements)
+
+    def require(self) -> Plugin:
+        """Load it because it was asked for. Raises PluginError with its own error and what to do."""
+        self.load()
+        if self.state == "ok":
+            return self
+        advice = f" `matscale plugins check {self.asked}` shows the traceback." if self.state == "failed" else ""
+        raise PluginError(self.complaint() + advice) from self.error
+
+    def complaint(self) -> str:
+        """Why it cannot be used, and what to do."""
+        verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
+        return f"Plugin {self.describe()} {verb}: {self.trouble}"
+
+
+def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
+    """The API_VERSION that a plugin states. Raises IncompatiblePluginError if this host does not serve it."""
+    stated = getattr(plugin, "API_VERSION", getattr(sys.modules.get(entry.module), "API_VERSION", None))
+    if stated is None:
+        return None
+    ours = "{}.{}".format(*API_VERSION)
+    if not (isinstance(stated, (tuple, list)) and len(stated) == 2 and all(type(part) is int for part in stated)):
+        raise IncompatiblePluginError(f"it states API_VERSION = {stated!r}, which is not a pair such as {API_VERSION}.")
+    major, minor = stated
+    if major == API_VERSION[0] and minor <= API_VERSION[1]:
+        return major, minor
+    newer = (major, minor) > API_VERSION
+    cure = "upgrade matscale" if newer else f"look for a newer {entry.distribution}"
+    raise IncompatiblePluginError(
+        f"it was written for plugin interface {major}.{minor}; matscale {__version__} has {ours}. "
+        f"Either {cure}, or install a version of {entry.distribution} that was made for {ours}."
+    )
+
+
+def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None:
+    """pluggy's `check_pending`, with the nearest right name; and no wrappers, which would have nothing to wrap."""
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        unknown = sorted(set(vars(manager.hook)) - known)
+        if not unknown:
+            raise
+        raise PluginError(
+            f"it implements an unknown hook, {unknown[0]!r}. {did_you_mean(unknown[0], known)}"
+        ) from error
+    for caller in vars(manager.hook).values():
+        if any(impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls()):
+            raise PluginError(
+                f"its {caller.name} is a hook wrapper, but plugins are asked one at a time. Return a value instead."
+            )
+
+
+def explain(error: BaseException, entry: Entry) -> str:
+    """One or two sentences: what a plugin raised, where, and what to install if something is missing."""
+    if isinstance(error, PluginError):
+        return str(error)
+    text = " ".join(str(error).split())
+    raised = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{raised}. {install_hint(error.name, entry)}"
+    where = "".join(f" at {f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-1:])
+    return f"it raised {raised}{where if '<frozen' not in where else ''}."
+
+
+def install_hint(missing: str, entry: Entry) -> str:
+    """What to install for a module that is missing."""
+    if f"{entry.module}.".startswith(f"{missing}."):
+        return f"The installation of {entry.distribution} is incomplete or out of date: install it again."
+    for requirement in entry.requires:
+        name = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"""extra\s*==\s*['"]([\w.-]+)['"]""", requirement)
+        if name and canonical(name.group()) == canonical(missing.partition(".")[0]):
+            wanted = f"{entry.distribution}[{extra.group(1)}]" if extra else requirement.partition(";")[0].strip()
+            return f'Install what it needs: pip install "{wanted}".'
+    return f"Install what it needs: pip install {missing.partition('.')[0]} (or see the page of {entry.distribution})."
+
+
+def plugin_traceback(error: BaseException) -> str:
+    """The traceback from the plugin's first own line on; our frames and importlib's say nothing to its author."""
+    tb = error.__traceback__
+    while tb is not None and _is_machinery(Path(tb.tb_frame.f_code.co_filename)):
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(error), error, tb))
+
+
+def _is_machinery(file: Path) -> bool:
+    return (
+        file.parent == Path(__file__).parent
+        or "<frozen" in str(file)
+        or not {"importlib", "pluggy"}.isdisjoint(file.parts)
+    )

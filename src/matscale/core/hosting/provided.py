@@ -1,0 +1,93 @@
+"""What the `register_*` hooks of a plugin return: the kinds of it, and whether a value is what its hook promises."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from matscale.core.errors import PluginError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of thing that plugins supply."""
+
+    word: str
+    """As it is called in messages: `architecture`."""
+    hook: str
+    type: str
+    """`module:Class` of its values."""
+
+
+KINDS = {
+    kind.word: kind
+    for kind in (
+        Kind("architecture", "register_architectures", "matscale.core.architecture:Architecture"),
+        Kind("reader", "register_readers", "matscale.core.data.formats:Reader"),
+        Kind("labeler", "register_labelers", "matscale.core.data.labelers:Labeler"),
+        Kind("loss", "register_losses", "matscale.core.train.loss:Loss"),
+        Kind("command", "register_commands", "click:Command"),
+    )
+}
+
+
+def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
+    """Ask one plugin for everything that it supplies: kind -> name -> value.
+
+    Raises PluginError that says which hook returned what, if it is not what the hook promises.
+    """
+    return {
+        word: _by_name(kind, getattr(hook, kind.hook)()) for word, kind in KINDS.items() if kind.hook in implemented
+    }
+
+
+def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
+    """`results` is pluggy's list of what each implementation returned; None is left out of it."""
+    values = results[0] if results else None
+    if not isinstance(values, (list, tuple)):
+        raise PluginError(f"{kind.hook} returned {_shown(values)}; it must return a list.")
+    named: dict[str, Any] = {}
+    for value in values:
+        _check(kind, value)
+        if value.name in named:
+            raise PluginError(f"{kind.hook} returned two of the name {value.name!r}; each needs its own.")
+        named[value.name] = value
+    return named
+
+
+def _check(kind: Kind, value: Any) -> None:
+    module, _, attribute = kind.type.partition(":")
+    # Whoever made a value of the type has imported its module: nothing need be imported here, click least of all.
+    expected = getattr(sys.modules.get(module), attribute, None)
+    if expected is None or not isinstance(value, expected):
+        raise PluginError(f"{kind.hook} returned a list with {_shown(value)} in it; each must be a {kind.type}.")
+    if not isinstance(value.name, str) or not _NAME.fullmatch(value.name):
+        raise PluginError(
+            f"{kind.hook} returned one with the name {value.name!r}; a name is letters, digits and _ . + -, because "
+            "people type it."
+        )
+    if kind.word == "architecture":
+        _check_architecture(value)
+
+
+def _check_architecture(value: Any) -> None:
+    """What the type of a frozen dataclass alone does not see to."""
+    from matscale.core.architecture import ArchitectureConfig
+
+    if not isinstance(value.config, type) or not issubclass(value.config, ArchitectureConfig):
+        raise PluginError(f"architecture {value.name!r}: config is {_shown(value.config)}, not an ArchitectureConfig.")
+    for field in ("build", "ladder", "graph"):
+        if not callable(getattr(value, field)):
+            raise PluginError(f"architecture {value.name!r}: {field} is {_shown(getattr(value, field))}, no function.")
+    for size, config in value.sizes.items():
+        if not isinstance(config, value.config):
+            raise PluginError(f"architecture {value.name!r}: size {size!r} is not a {value.config.__name__}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,194 @@
+"""Checkpoints: data, never code, and either whole or not there.
+
+    checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
+                        ema.safetensors         the same with averaged weights, if there is an average
+                        optimizer.safetensors   AdamW's moments, `<parameter>.<moment>`
+                        state.json              everything else that a resumed run continues from
+                        manifest.json           sizes and SHA-256 of the others; written last
+    checkpoints/last, best                      a step each
+
+A folder is made under a temporary name, every file flushed to the disk, then renamed. What is damaged later (cut off,
+flipped, missing) is found by its digest, and the checkpoint before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from matscale.core.errors import MatscaleError
+from matscale.core.train.files import TEMPORARY, flush, write_text
+
+FORMAT_VERSION = 1
+_FOLDER = re.compile(r"step_(\d+)")
+Tensors = Mapping[str, Tensor]
+
+
+class DamagedCheckpoint(MatscaleError):
+    """A checkpoint on disk is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, in memory."""
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"step_{step}"
+
+
+def steps(root: Path) -> list[int]:
+    """Steps with a checkpoint folder under `root`, ascending."""
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _FOLDER.fullmatch(name)))
+
+
+def pointer(root: Path, name: str) -> int | None:
+    """The step that `last` or `best` names."""
+    try:
+        return int((root / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def save(root: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and have `last` name it. Raises MatscaleError (disk full, not writable); the others stay."""
+    final = folder_of(root, checkpoint.step)
+    temporary = root / f".{final.name}{TEMPORARY}-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write(temporary, checkpoint)
+        _move(temporary, final)
+        write_text(root / "last", f"{checkpoint.step}\n")
+    except OSError as error:
+        raise MatscaleError(
+            f"{final}: the checkpoint could not be written ({error}). Free space or mend the folder's permissions, "
+            "then go on with --resume from the checkpoint before."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    from safetensors.torch import save_file
+
+    groups = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer}
+    for name, tensors in groups.items():
+        if tensors is not None:
+            # Copies, since safetensors refuses tensors that share memory (tied weights).
+            plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+            save_file(plain, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps({"step": checkpoint.step, **checkpoint.state}), encoding="utf-8")
+    files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(folder.iterdir())}
+    manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        flush(path)
+
+
+def _move(temporary: Path, final: Path) -> None:
+    """Rename; what had the name (a run that came by here before it was killed) steps aside first."""
+    if final.exists():
+        remove(final)
+    os.rename(temporary, final)
+    flush(final.parent)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest, if every file is as it was written; else raises DamagedCheckpoint that says which is not."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        version, files = manifest["format_version"], dict(manifest["files"])
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{folder}: manifest.json cannot be read ({error}).") from None
+    if version > FORMAT_VERSION:
+        raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")
+    if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(expected):
+        raise DamagedCheckpoint(f"{folder}: manifest.json does not list the files of a checkpoint.")
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise DamagedCheckpoint(f"{folder}: {name} is missing.")
+        if path.stat().st_size != size:
+            raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, {size} were written.")
+        if _digest(path) != digest:
+            raise DamagedCheckpoint(f"{path}: its content is not what was written (SHA-256 differs).")
+    return manifest
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read one checkpoint. Raises DamagedCheckpoint if it is not whole."""
+    files = verify(folder)["files"]
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    ema = _tensors(folder / "ema.safetensors") if "ema.safetensors" in files else None
+    model, optimizer = _tensors(folder / "model.safetensors"), _tensors(folder / "optimizer.safetensors")
+    return Checkpoint(int(state.pop("step")), model, ema, optimizer, state)
+
+
+def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
+    """State of the Potential, after verification: averaged weights where there are, unless `averaged` is False."""
+    files = verify(folder)["files"]
+    name = "ema.safetensors" if averaged and "ema.safetensors" in files else "model.safetensors"
+    return _tensors(folder / name)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
+
+
+def load_latest(root: Path) -> Checkpoint | None:
+    """The newest sound checkpoint, with a warning for each damaged one that was passed over; None if there is none."""
+    for step in reversed(steps(root)):
+        try:
+            return load(folder_of(root, step))
+        except DamagedCheckpoint as error:
+            warnings.warn(f"{error} The checkpoint before it is used.", stacklevel=2)
+    return None
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint. It is renamed first, so that a kill on the way does not leave half of one."""
+    doomed = folder.with_name(f".{folder.name}{TEMPORARY}-{os.getpid()}-old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def prune(root: Path, keep: int) -> None:
+    """Delete all but the `keep` latest checkpoints and the best, and what killed processes left half-written."""
+    spared = {*steps(root)[-keep:], pointer(root, "best"), pointer(root, "last")}
+    for step in steps(root):
+        if step not in spared:
+            remove(folder_of(root, step))
+    own = f"-{os.getpid()}"
+    for leftover in root.glob(f".*{TEMPORARY}-*"):
+        if own not in leftover.name and leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)

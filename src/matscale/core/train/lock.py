@@ -1,0 +1,42 @@
+"""One process per run folder: an advisory lock that the kernel drops when its holder dies, so it is never stale."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+from matscale.core.errors import ConfigError
+
+
+class FolderLock:
+    """`with FolderLock(folder):` — raises ConfigError, naming the holder, if another process is inside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self.file: IO[str] | None = None
+
+    def __enter__(self) -> FolderLock:
+        import fcntl  # not on Windows, where a run folder is not guarded elsewhere either
+
+        file = self.path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise ConfigError(
+                f"{self.path.parent}: {holder} is training into this folder. Wait for it, or choose another with -o."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self.file = file
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.file is not None:
+            self.file.close()  # closing releases; the file stays, so that nobody locks a deleted one
+            self.file = None

@@ -1,0 +1,105 @@
+"""Errors in physical units and the loss that is compared, as exact sums and counts.
+
+A mean over a dataset is (Σ over items) / (number of items), whatever the batches were: sums and counts are added in
+float64 and divided once. Sums of several processes are added likewise.
+
+| key | unit | mean over |
+|---|---|---|
+| energy_mae, energy_rmse | eV/atom | structures |
+| forces_mae, forces_rmse | eV/Å | components |
+| forces_l2 | eV/Å | atoms: length of the error |
+| forces_cos | | atoms: cosine between prediction and label |
+| stress_mae, stress_isotropic_mae, stress_anisotropic_mae | eV/Å³ | structures, over six Voigt slots |
+| loss_energy, loss_forces, loss_stress_isotropic, loss_stress_anisotropic | | OMat24's weight × the term |
+| loss | | their sum: the loss that is compared, the same for every architecture |
+
+Keys without labels are absent; `loss` is then the sum of the terms there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.outputs import Outputs
+from matscale.core.train.loss import LossConfig, Masks, residuals
+
+_SUMS = (
+    "energy_mae",
+    "energy_rmse",
+    "forces_mae",
+    "forces_rmse",
+    "forces_l2",
+    "forces_cos",
+    "stress_mae",
+    "stress_isotropic_mae",
+    "stress_anisotropic_mae",
+)
+_COMPARED = {
+    "energy": "energy_mae",
+    "forces": "forces_l2",
+    "stress_isotropic": "stress_isotropic_mae",
+    "stress_anisotropic": "stress_anisotropic_mae",
+}
+"""Term of the compared loss -> the mean that it weighs; the weights are the defaults of `LossConfig`."""
+
+
+class Metrics:
+    """Running sums. `update` with every batch, `values` at the end."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(len(_SUMS), 2, dtype=torch.float64, device=device)
+        """[metric, (sum, count)]"""
+
+    @torch.no_grad()
+    def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
+        """Add a batch. Structures and atoms without a label are left out."""
+        found = residuals(outputs, batch)
+        zero = self.sums.new_zeros(())
+        rows: list[tuple[Tensor, int]] = [(zero, 0)] * len(_SUMS)
+        if found.energy is not None:
+            e, n = found.energy.double(), len(found.energy)
+            rows[0:2] = [(e.abs().sum(), n), (e.square().sum(), n)]
+        if found.forces is not None:
+            f, n = found.forces.double(), len(found.forces)
+            cosine = self._cosine(outputs, batch)
+            rows[2:4] = [(f.abs().sum(), 3 * n), (f.square().sum(), 3 * n)]
+            rows[4:6] = [(torch.linalg.vector_norm(f, dim=1).sum(), n), (cosine, n)]
+        if found.stress_isotropic is not None and found.stress_anisotropic is not None:
+            iso, aniso = found.stress_isotropic.double(), found.stress_anisotropic.double()
+            rows[6:9] = [(part.abs().mean(dim=1).sum(), len(iso)) for part in (iso + aniso, iso, aniso)]
+        counts = torch.tensor([float(n) for _, n in rows], dtype=torch.float64)
+        sums = torch.stack([value for value, _ in rows])
+        self.sums += torch.stack([sums, counts.to(sums.device)], dim=1)
+
+    @staticmethod
+    def _cosine(outputs: Outputs, batch: AtomicBatch) -> Tensor:
+        mask = Masks.of(batch).forces
+        assert mask is not None
+        assert outputs.forces is not None
+        assert batch.forces is not None
+        predicted, label = outputs.forces[mask].double(), batch.forces[mask].double()
+        return torch.nn.functional.cosine_similarity(predicted, label, dim=1).sum()
+
+    def values(self) -> dict[str, float]:
+        """Means by key; see the table at the top of this module."""
+        pairs = zip(_SUMS, self.sums.tolist())
+        means = {name: total / count for name, (total, count) in pairs if count > 0}
+        for name in means:
+            if name.endswith("_rmse"):
+                means[name] = means[name] ** 0.5
+        weights = LossConfig()
+        terms = {f"loss_{t}": weights.term(t).weight * means[key] for t, key in _COMPARED.items() if key in means}
+        return {**({"loss": sum(terms.values())} if terms else {}), **terms, **means}
+
+    def state(self) -> list[list[float]]:
+        """As JSON-ready numbers, exact."""
+        rows: list[list[float]] = self.sums.tolist()
+        return rows
+
+    def load(self, state: Sequence[Sequence[float]]) -> None:
+        """The inverse of `state`."""
+        self.sums.copy_(torch.tensor(state, dtype=torch.float64))

@@ -1,0 +1,134 @@
+"""A run on disk: one folder that says what was trained, how, and what came of it. DESIGN §6.
+
+config.toml              the resolved configuration; `matscale train --config` of it repeats the run
+run.json                 identity and totals, see `RunInfo`
+metrics.jsonl            a row per log point and per validation
+samples.json, .jsonl     a few validation structures, and their predictions at every validation
+references.json          element reference energies [eV]
+checkpoints/step_<n>/    see `matscale.core.train.checkpoint`; `checkpoints/last` and `best` name a step
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from matscale.core.config import read_toml, to_toml
+from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.train import checkpoint
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.files import write_json, write_text
+from matscale.core.train.lock import FolderLock
+from matscale.core.train.rows import Rows
+
+FORMAT_VERSION = 1
+CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
+
+TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "mfu", "memory_bytes"})
+"""Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
+
+
+class Run:
+    """A run folder. Make one with `Run.create`, read one with `Run.open`.
+
+    `info` is run.json: `name`, `status` (running, completed, stopped, failed), `architecture` {name, distribution,
+    version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
+    validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
+    `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
+    `validation_flops`, `flops_counted_by`, `wall_s`, `best` and `last` (validation rows).
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.info = info
+
+    @classmethod
+    def create(cls, path: str | Path, config: TrainConfig) -> Run:
+        """Make the folder. Raises ConfigError if there is a run, or anything else, in it already."""
+        path = Path(path)
+        if (path / CONFIG).exists():
+            raise ConfigError(
+                f"{path}: there is a run already. Add --resume to go on with it, or choose another folder with -o."
+            )
+        if path.exists() and (not path.is_dir() or any(not p.name.startswith(".") for p in path.iterdir())):
+            raise ConfigError(f"{path}: is in the way (not an empty folder). Choose another folder with -o.")
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, config, {"format_version": FORMAT_VERSION, "name": path.name, "status": "running"})
+        run.save_info()
+        write_text(path / CONFIG, to_toml(config.plain()))  # last: a folder with it is a run
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Read a run folder. Raises ConfigError if it is none."""
+        path = Path(path)
+        if not (path / CONFIG).exists():
+            raise ConfigError(f"{path}: is not a run folder (no {CONFIG} in it). `matscale train -o {path}` makes one.")
+        config = TrainConfig.parse(read_toml(path / CONFIG), str(path / CONFIG))
+        try:
+            info = json.loads((path / INFO).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise MatscaleError(
+                f"{path / INFO}: cannot be read ({error}). Restore it from a copy of the run."
+            ) from None
+        if info.get("format_version", 0) > FORMAT_VERSION:
+            raise MatscaleError(
+                f"{path}: written by a newer matscale (format {info['format_version']}). Update matscale."
+            )
+        return cls(path, config, info)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def rows(self) -> Rows:
+        """metrics.jsonl, to append to."""
+        return Rows(self.path / METRICS)
+
+    @property
+    def samples(self) -> Rows:
+        """samples.jsonl, to append to."""
+        return Rows(self.path / SAMPLES)
+
+    def metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last is passed over."""
+        return (row for row in self.rows if split is None or row.get("split") == split)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoints(self) -> list[int]:
+        """Steps of which there is a checkpoint, ascending; whether one is sound is known when it is loaded."""
+        return checkpoint.steps(self.checkpoint_folder)
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best validation, if there has been one."""
+        return checkpoint.pointer(self.checkpoint_folder, "best")
+
+    @property
+    def last(self) -> int | None:
+        """Step of the latest checkpoint."""
+        return checkpoint.pointer(self.checkpoint_folder, "last")
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set keys of run.json and write it."""
+        self.info.update(values)
+        self.save_info()
+
+    def save_info(self) -> None:
+        write_json(self.path / INFO, self.info)
+
+    def save_config(self, config: TrainConfig) -> None:
+        """Replace the configuration, when a resumed run was given other limits."""
+        self.config = config
+        write_text(self.path / CONFIG, to_toml(config.plain()))
+
+    def lock(self) -> FolderLock:
+        """A context in which no other process can train into this folder."""
+        return FolderLock(self.path)

@@ -1,0 +1,29 @@
+"""Numbers as people write them: `1M` parameters, `2e15` FLOPs, `90s`, `30m`, `2h`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*")
+
+
+def parse_count(value: Any) -> Any:
+    """`1.5M` -> 1500000.0; a number is returned as it is. Raises ValueError with the known suffixes."""
+    return _parse(value, _COUNTS, "a count such as 30k, 1M or 2e15")
+
+
+def parse_seconds(value: Any) -> Any:
+    """`30m` -> 1800.0; a number is seconds. Raises ValueError with the known suffixes."""
+    return _parse(value, _SECONDS, "a time such as 90, 90s, 30m or 2h")
+
+
+def _parse(value: Any, suffixes: dict[str, float], wanted: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    match = _NUMBER.fullmatch(value)
+    if match is None or match[2] not in suffixes:
+        raise ValueError(f"expected {wanted}")
+    return float(match[1]) * suffixes[match[2]]

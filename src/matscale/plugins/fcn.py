@@ -1,0 +1,124 @@
+r"""A network that looks at one atom at a time: the lower end of what an architecture can know.
+
+    x⁰ = P (a(Z) ⊕ r) + p                            [n_atoms, H]
+    xⁿ⁺¹ = xⁿ + LeakyReLU(LayerNorm(Q xⁿ + q))       depth times
+    energy, forces, stress: three heads, see `core.layers.heads`
+
+a is an embedding, r the Cartesian position [Å] as it stands in the file. Atoms do not see one another and r depends on
+the origin, the orientation and the choice of cell, so all that this model can claim is that the order of the atoms does
+not matter. What it learns is composition, and whatever the coordinates give away.
+
+The network of arXiv:2509.21811's code, with its seven published shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from matscale import hookimpl
+from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.layers.heads import DirectHeads, head_widths
+from matscale.core.outputs import Outputs
+
+
+class FCNConfig(ArchitectureConfig):
+    """Configuration of the per-atom network."""
+
+    embedding: int = Field(default=60, ge=1)
+    """Channels of an element."""
+    hidden: int = Field(default=108, ge=1)
+    """Channels H of an atom."""
+    depth: int = Field(default=8, ge=1)
+    """Residual blocks."""
+    head_width: int = Field(default=128, ge=1)
+    """Channels of the last hidden layer of each head."""
+    head_layers: Literal[2, 3] = 3
+    """Linear layers of each head: hidden → head_width → out, with one more hidden → hidden in front for 3."""
+
+
+class Block(nn.Module):
+    """x + LeakyReLU(LayerNorm(Linear(x)))"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.activation = nn.LeakyReLU(0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.activation(self.norm(self.linear(x)))
+
+
+class FCN(nn.Module):
+    """Energy, forces and stress from each atom's element and position, apart from all others."""
+
+    def __init__(self, config: FCNConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(119, config.embedding)  # row 0 is no element
+        self.project = nn.Linear(config.embedding + 3, config.hidden)
+        self.blocks = nn.Sequential(*(Block(config.hidden) for _ in range(config.depth)))
+        self.heads = DirectHeads(head_widths(config.hidden, config.head_width, config.head_layers))
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        x = torch.cat([self.embedding(data.atomic_numbers), data.positions], dim=-1)
+        return self.heads(self.blocks(self.project(x)), data)
+
+
+def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:
+    """The data have no say in it."""
+    return FCN(config)
+
+
+def ladder(n_params: int) -> FCNConfig:
+    """Four blocks, embedding half as wide as hidden, heads as wide (up to 128); it takes up the remainder."""
+    return closest(
+        n_params,
+        lambda dial: _shape(graded(dial), (graded(dial) + 1) // 2),
+        build,
+        fine=lambda config, embedding: _shape(config.hidden, embedding),
+    )
+
+
+def _shape(hidden: int, embedding: int) -> FCNConfig:
+    return FCNConfig(embedding=embedding, hidden=hidden, depth=4, head_width=min(hidden, 128))
+
+
+def step_flops(config: FCNConfig, shape: BatchShape) -> float:
+    """Three times the forward: every matrix product has a weight gradient and an input gradient of the same size."""
+    hidden = config.hidden
+    forward = (config.embedding + 3) * hidden + config.depth * hidden * hidden
+    forward += DirectHeads.multiply_adds(head_widths(hidden, config.head_width, config.head_layers))
+    return 6.0 * shape.n_atoms * forward
+
+
+SIZES = {
+    f"ladder-{k:02}": FCNConfig(embedding=embedding, hidden=hidden, depth=depth)
+    for k, (embedding, hidden, depth) in enumerate(
+        [(8, 16, 2), (24, 48, 4), (60, 108, 8), (96, 192, 12), (128, 256, 15), (256, 512, 16), (384, 768, 18)], 1
+    )
+}
+"""Non-embedding parameters: 9,434 · 38,298 · 181,278 · 655,050 · 1,325,706 · 5,338,250 · 13,024,650."""
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="fcn",
+            summary="Per-atom network on element and coordinates; atoms do not interact.",
+            reference="arXiv:2509.21811",
+            config=FCNConfig,
+            build=build,
+            ladder=ladder,
+            dial="hidden channels (embedding half as many), 4 blocks",
+            claims=frozenset({"permutation"}),
+            forces="direct",
+            sizes=SIZES,
+            step_flops=step_flops,
+        )
+    ]

@@ -1,0 +1,43 @@
+"""The built-in ways to turn a residual into a loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from matscale import hookimpl
+from matscale.core.train.loss import Loss
+
+HUBER_DELTA = 0.01
+"""Where huber turns from square to linear, in the unit of its term: eV/atom, eV/Å, eV/Å³ (as MACE has it)."""
+
+
+def mae(residual: Tensor) -> Tensor:
+    """[n, k] -> [n]: mean over components of |r|."""
+    return residual.abs().mean(dim=1)
+
+
+def mse(residual: Tensor) -> Tensor:
+    """[n, k] -> [n]: mean over components of r²."""
+    return residual.square().mean(dim=1)
+
+
+def huber(residual: Tensor) -> Tensor:
+    """[n, k] -> [n]: mean over components of r²/2 for |r| ≤ δ, δ (|r| − δ/2) beyond."""
+    zeros = torch.zeros_like(residual)
+    return torch.nn.functional.huber_loss(residual, zeros, reduction="none", delta=HUBER_DELTA).mean(dim=1)
+
+
+def l2(residual: Tensor) -> Tensor:
+    """[n, k] -> [n]: length of the residual vector."""
+    return torch.linalg.vector_norm(residual, dim=1)
+
+
+@hookimpl
+def register_losses() -> list[Loss]:
+    return [
+        Loss("mae", "mean absolute error over components", mae),
+        Loss("mse", "mean squared error over components", mse),
+        Loss("huber", f"square below {HUBER_DELTA}, linear above", huber),
+        Loss("l2", "length of the residual vector (forces: OMat24's term)", l2),
+    ]

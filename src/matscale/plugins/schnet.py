@@ -1,0 +1,198 @@
+r"""SchNet: continuous-filter convolutions, here over all periodic images within a cutoff.
+
+    h⁰_i     = a(Z_i)                                                                           [n_atoms, H]
+    W_ij     = f_c(d_ij) · L2 σ(L1 g(d_ij))                                                     [n_edges, F]
+    hⁿ⁺¹_i   = hⁿ_i + A σ(B Σ_{j -> i} W_ij ∘ C hⁿ_j)                                            [n_atoms, H]
+    E_s      = Σ_{i in s} r2 σ(r1 h_i)                                                          [n_structures]
+
+a is an embedding, g are Gaussians of the distance, f_c the cosine cutoff, σ the shifted softplus; A, B, r and L have
+biases, C has none. f_c and its slope vanish at the cutoff, so energy and forces are continuous. Forces and stress are
+the derivatives that the core takes.
+
+Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Their
+OC20 models keep the 50 nearest neighbours of an atom (`max_neighbors`). A neighbour that is pushed out takes a finite
+part of the energy with it, and of neighbours at one distance the numbering decides which stay, so that such a config
+claims little; by default all within the cutoff count.
+
+Shapes: n_edges directed edges j -> i, R Gaussians, H hidden channels, F filters.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from matscale import hookimpl
+from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.errors import ConfigError
+from matscale.core.layers.heads import sum_by_structure
+from matscale.core.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff
+from matscale.core.outputs import Outputs
+
+
+class SchNetConfig(ArchitectureConfig):
+    """Configuration of SchNet."""
+
+    hidden: int = Field(default=128, ge=1)
+    """Channels H of an atom."""
+    filters: int = Field(default=128, ge=1)
+    """Channels F of a message."""
+    n_layers: int = Field(default=3, ge=1)
+    """Interaction blocks."""
+    n_radial: int = Field(default=50, ge=1)
+    """Gaussians R in the distance expansion."""
+    cutoff: float = Field(default=6.0, gt=0)
+    """Interaction radius [Å]."""
+    max_neighbors: int | None = Field(default=None, ge=1)
+    """Keep only so many nearest neighbours of an atom; without it all within the cutoff."""
+    max_atomic_number: int = Field(default=118, ge=1)
+    """Heaviest element with a row in the embedding; 99 in the OC20 models."""
+
+
+class Interaction(nn.Module):
+    """What the neighbours add to the channels of an atom."""
+
+    def __init__(self, config: SchNetConfig) -> None:
+        super().__init__()
+        hidden, filters = config.hidden, config.filters
+        self.filter = nn.Sequential(nn.Linear(config.n_radial, filters), ShiftedSoftplus(), nn.Linear(filters, filters))
+        self.source = nn.Linear(hidden, filters, bias=False)
+        self.target = nn.Sequential(nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden))
+
+    def forward(self, h: Tensor, edges: tuple[Tensor, Tensor], basis: Tensor, envelope: Tensor) -> Tensor:
+        """`h` [n_atoms, H], `basis` [n_edges, R], `envelope` [n_edges, 1] -> [n_atoms, H]"""
+        j, i = edges
+        weight = self.filter(basis) * envelope  # [n_edges, F]
+        x = self.source(h)  # [n_atoms, F]
+        message = x.index_select(0, j) * weight  # [n_edges, F]
+        return self.target(torch.zeros_like(x).index_add(0, i, message))
+
+
+class SchNet(nn.Module):
+    """Energy of a batch from distances alone."""
+
+    def __init__(self, config: SchNetConfig) -> None:
+        super().__init__()
+        self.cutoff = config.cutoff
+        self.embedding = nn.Embedding(config.max_atomic_number + 1, config.hidden)  # row 0 is no element
+        self.basis = GaussianBasis(config.cutoff, config.n_radial)
+        self.interactions = nn.ModuleList(Interaction(config) for _ in range(config.n_layers))
+        half = max(1, config.hidden // 2)
+        self.readout = nn.Sequential(nn.Linear(config.hidden, half), ShiftedSoftplus(), nn.Linear(half, 1))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Glorot for every matrix, zero for every bias, as in SchNet; a last layer that starts near zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        last = self.readout[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.normal_(last.weight, std=0.01)
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        edges = data.edges()
+        d = data.edge_distance()  # [n_edges]
+        basis = self.basis(d)  # [n_edges, R], shared by the interactions as is the envelope
+        envelope = cosine_cutoff(d, self.cutoff)[:, None]
+        h = self.embedding(data.atomic_numbers)  # [n_atoms, H]
+        for interaction in self.interactions:
+            h = h + interaction(h, edges, basis, envelope)
+        return Outputs(energy=sum_by_structure(self.readout(h).squeeze(-1), data))
+
+
+def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
+    """Raises ConfigError if the data hold an element that the embedding has no row for."""
+    heaviest = max(info.elements)
+    if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
+        raise ConfigError(
+            f"schnet: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
+            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
+        )
+    return SchNet(config)
+
+
+def ladder(n_params: int) -> SchNetConfig:
+    """Three interactions with as many filters as hidden channels; the filters take up the remainder in small models."""
+    return closest(
+        n_params,
+        lambda dial: SchNetConfig(hidden=graded(dial), filters=graded(dial)),
+        build,
+        fine=lambda config, filters: SchNetConfig(hidden=config.hidden, filters=filters),
+    )
+
+
+def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
+    """Matrix products of one step with gradient forces and stress (2 FLOPs a multiply-add).
+
+    A product of features that depend on positions is done six times: forward, its input gradient (the forces), and
+    in the second backward the input and weight gradients of both. What depends on elements alone (`source` of the
+    first interaction) is done three times: it has no part in the forces. The last row of the readout is done five
+    times: what comes into its first backward is constant. Edge vectors (about 80 FLOPs each) are left out.
+    """
+    hidden, filters, half = config.hidden, config.filters, max(1, config.hidden // 2)
+    per_edge = config.n_layers * (config.n_radial + filters) * filters
+    per_atom = config.n_layers * (filters * hidden + hidden * hidden) + (config.n_layers - 1) * hidden * filters
+    products = 6 * shape.n_edges * per_edge + shape.n_atoms * (
+        6 * (per_atom + hidden * half) + 3 * hidden * filters + 5 * half
+    )
+    return 2.0 * products
+
+
+def graph(config: SchNetConfig) -> Graph:
+    """All within the cutoff, or the nearest of them."""
+    if config.max_neighbors is None:
+        return Graph.radius(config.cutoff)
+    return Graph.nearest(config.cutoff, config.max_neighbors)
+
+
+def claims_for(config: SchNetConfig) -> frozenset[str]:
+    """Choosing among neighbours at one distance breaks every symmetry that exchanges them."""
+    return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
+
+
+def _oc20(n_layers: int) -> SchNetConfig:
+    return SchNetConfig(
+        hidden=1024, filters=256, n_layers=n_layers, n_radial=200, cutoff=6.0, max_neighbors=50, max_atomic_number=99
+    )
+
+
+SIZES = {
+    "oc20-200k": _oc20(n_layers=3),
+    "oc20-all": _oc20(n_layers=5),
+    "ladder-01": SchNetConfig(hidden=64, filters=64, n_layers=3, n_radial=50, cutoff=5.0, max_atomic_number=99),
+    "ladder-02": SchNetConfig(hidden=128, filters=128, n_layers=6, n_radial=50, cutoff=5.0, max_atomic_number=99),
+    "ladder-03": SchNetConfig(hidden=256, filters=256, n_layers=8, n_radial=50, cutoff=5.0, max_atomic_number=99),
+}
+"""OC20: fairchem's configurations, 5,704,193 and 9,088,513 parameters. Ladder: the three shapes of
+arXiv:2509.21811's code, whose models also had a stress head and no h + ...: the counts differ from theirs."""
+
+CLAIMS = frozenset(
+    {"permutation", "translation", "periodic", "rotation", "reflection", "extensive", "smooth", "conservative"}
+)
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="schnet",
+            summary="Continuous-filter convolutions over periodic neighbours; energy conserving.",
+            reference="arXiv:1706.08566",
+            config=SchNetConfig,
+            build=build,
+            ladder=ladder,
+            dial="hidden channels (filters alike), 3 interactions",
+            claims=CLAIMS,
+            claims_for=claims_for,
+            forces="gradient",
+            graph=graph,
+            sizes=SIZES,
+            step_flops=step_flops,
+        )
+    ]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from matscale.core.data.graph import Graph
+from matscale.core.data.loader import Augmentation, Budget, Loader
+from matscale.core.data.neighbors import collate
+from matscale.core.data.structure import Structure
+from matscale.core.errors import ConfigError
+
+
+class Listed:
+    """The least that a loader needs of a dataset."""
+
+    def __init__(self, structures):
+        self.structures, self.asked = structures, []
+        self.n_atoms = np.array([len(s) for s in structures])
+
+    def __len__(self):
+        return len(self.structures)
+
+    def batch(self, indices, graph=Graph.none(), dtype=torch.float32):
+        self.asked.append(np.asarray(indices).tolist())
+        batch = collate([self.structures[i] for i in indices], graph, dtype)
+        return replace(batch, index=torch.as_tensor(np.asarray(indices)))
+
+
+def crystal(rng, n_atoms):
+    stress = rng.normal(size=(3, 3))
+    return Structure(
+        atomic_numbers=rng.integers(1, 90, n_atoms),
+        positions=rng.uniform(0, 8, (n_atoms, 3)),
+        cell=8 * np.eye(3) + rng.uniform(-1, 1, (3, 3)),
+        pbc=np.ones(3, bool),
+        energy=rng.normal(),
+        forces=rng.normal(size=(n_atoms, 3)),
+        stress=stress + stress.T,
+    )
+
+
+@pytest.fixture
+def dataset(rng):
+    return Listed([crystal(rng, n) for n in rng.integers(1, 12, 100)])
+
+
+def rows(loader, epoch, start=0):
+    return [batch.index.tolist() for batch in loader.epoch(epoch, start)]
+
+
+def seen(loader, epoch):
+    return [i for batch in rows(loader, epoch) for i in batch]
+
+
+BUDGETS = [Budget(structures=7), Budget(atoms=40), Budget(structures=7, atoms=40), Budget(edges=500)]
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_an_epoch_visits_every_chosen_structure_once_and_no_other(dataset, budget):
+    chosen = np.arange(3, 95, 2)
+    loader = Loader(dataset, chosen, Graph.radius(4.0), budget)
+    for epoch in (0, 1, 7):
+        assert sorted(seen(loader, epoch)) == chosen.tolist()
+        assert loader.n_batches(epoch) == len(rows(loader, epoch))
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_a_batch_is_full_and_not_over_its_budget(dataset, budget):
+    loader = Loader(dataset, np.arange(100), Graph.radius(4.0), budget)
+    batches = list(loader.epoch(0))
+    firsts = [batch.split()[0] for batch in batches[1:]]
+    for batch, following in zip(batches, [*firsts, None]):
+        amounts = {"structures": (batch.n_structures, 1)}
+        amounts["atoms"] = (batch.n_atoms, following.n_atoms if following else 0)
+        amounts["edges"] = (batch.n_edges, following.n_edges if following else 0)
+        limits = {name: getattr(budget, name) for name in amounts if getattr(budget, name)}
+        assert all(amounts[name][0] <= limit for name, limit in limits.items())
+        if following:
+            assert any(sum(amounts[name]) > limit for name, limit in limits.items())
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch(dataset):
+    def order(seed, epoch):
+        return rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40), seed=seed), epoch)
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3)
+    assert order(1, 2) != order(2, 2)
+    assert order(1, 2) != order(2, 1)
+
+
+def test_batch_k_is_reached_without_making_those_before(dataset):
+    whole = rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40)), 3)
+    fresh = Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40))
+    dataset.asked.clear()
+    assert rows(fresh, 3, start=5) == whole[5:]
+    assert dataset.asked == whole[5:]
+
+
+def test_the_plan_does_not_depend_on_how_much_of_it_is_made_at_once(dataset, monkeypatch):
+    whole = rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40)), 0)
+    monkeypatch.setattr("matscale.core.data.loader._WINDOW", 13)
+    assert rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40)), 0) == whole
+
+
+def test_validation_keeps_the_given_order_in_every_epoch(dataset):
+    chosen = np.array([5, 3, 99, 0, 42])
+    loader = Loader(dataset, chosen, Graph.none(), Budget(structures=2), shuffle=False)
+    assert rows(loader, 0) == rows(loader, 8) == [[5, 3], [99, 0], [42]]
+
+
+def test_a_range_of_rows_serves_as_well_as_an_array(dataset):
+    by_range = Loader(dataset, range(10, 60, 2), Graph.none(), Budget(structures=4))
+    assert rows(by_range, 1) == rows(Loader(dataset, np.arange(10, 60, 2), Graph.none(), Budget(structures=4)), 1)
+
+
+def test_a_structure_over_the_budget_is_a_batch_of_its_own_with_one_warning(rng):
+    dataset = Listed([crystal(rng, n) for n in (2, 30, 2, 2, 40, 2)])
+    loader = Loader(dataset, np.arange(6), Graph.none(), Budget(atoms=10), shuffle=False)
+    with pytest.warns(UserWarning, match=r"structure 1 has 30 atoms, more than a batch may hold \(10\)") as caught:
+        assert rows(loader, 0) == [[0], [1], [2, 3], [4], [5]]
+    assert len(caught) == 1
+    assert seen(loader, 1) == list(range(6))  # a second warning would be an error here
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("budget", [Budget(structures=7), Budget(atoms=40)], ids=str)
+def test_ranks_share_an_epoch_in_equal_numbers_of_batches(dataset, world_size, budget):
+    ranks = [
+        Loader(dataset, np.arange(100), Graph.none(), budget, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for epoch in (0, 1):
+        assert len({loader.n_batches(epoch) for loader in ranks}) == 1
+        assert sorted(i for loader in ranks for i in seen(loader, epoch)) == list(range(100))
+
+
+def test_training_leaves_out_what_cannot_be_shared_and_validation_nothing(dataset):
+    def ranks(shuffle):
+        return [
+            Loader(dataset, np.arange(10), Graph.none(), Budget(structures=1), shuffle=shuffle, rank=r, world_size=4)
+            for r in range(4)
+        ]
+
+    assert [loader.n_batches(0) for loader in ranks(True)] == [2, 2, 2, 2]
+    assert [loader.n_batches(0) for loader in ranks(False)] == [3, 3, 2, 2]
+    assert sorted(i for loader in ranks(False) for i in seen(loader, 0)) == list(range(10))
+    left_out = [set(range(10)) - {i for loader in ranks(True) for i in seen(loader, e)} for e in range(8)]
+    assert len(set.union(*left_out)) > 2  # not always the same two
+
+
+def test_augmentation_turns_positions_cell_forces_and_stress_together(dataset):
+    plain = Loader(dataset, np.arange(100), Graph.radius(4.0), Budget(structures=9), dtype=torch.float64)
+    turned = Loader(
+        dataset,
+        np.arange(100),
+        Graph.radius(4.0),
+        Budget(structures=9),
+        dtype=torch.float64,
+        augmentation=Augmentation(rotate=True, reflect=True),
+    )
+    determinants = []
+    for before, after in zip(plain.epoch(0), turned.epoch(0)):
+        for one, other in zip(before.split(), after.split()):
+            matrix = torch.linalg.solve(one.cell[0], other.cell[0]).T
+            determinants.append(torch.linalg.det(matrix).item())
+            torch.testing.assert_close(matrix @ matrix.T, torch.eye(3, dtype=torch.float64))
+            torch.testing.assert_close(other.positions, one.positions @ matrix.T)
+            torch.testing.assert_close(other.forces, one.forces @ matrix.T)
+            torch.testing.assert_close(other.stress[0], matrix @ one.stress[0] @ matrix.T)
+            torch.testing.assert_close(other.energy, one.energy)
+            assert (other.edge_index == one.edge_index).all()
+            assert not torch.allclose(matrix.abs(), torch.eye(3, dtype=torch.float64), atol=1e-3)
+    signs = np.sign(np.round(determinants))
+    assert 30 < (signs < 0).sum() < 70
+
+
+def test_the_turn_of_a_structure_depends_on_seed_epoch_and_row_alone():
+    augmentation = Augmentation(rotate=True)
+    some = augmentation.matrices(np.array([4, 9, 2]), seed=1, epoch=5)
+    assert (augmentation.matrices(np.array([2, 8, 4]), seed=1, epoch=5)[[2, 0]] == some[[0, 2]]).all()
+    for other in ((1, 6), (2, 5), (5, 1)):
+        angles = Rotation.from_matrix(augmentation.matrices(np.array([4, 9, 2]), *other) @ some.transpose(0, 2, 1))
+        assert (angles.magnitude() > 1e-3).all()
+
+
+def test_reflection_alone_inverts_about_half():
+    matrix = Augmentation(reflect=True).matrices(np.arange(1000), 0, 0)
+    inverted = (matrix == -np.eye(3)).all((1, 2))
+    assert ((matrix == np.eye(3)).all((1, 2)) | inverted).all()
+    assert 420 < inverted.sum() < 580
+
+
+@pytest.mark.parametrize("limits", [{}, {"atoms": 0}, {"structures": -1}])
+def test_a_budget_that_holds_nothing_is_refused(limits):
+    with pytest.raises(ConfigError, match="budget"):
+        Budget(**limits)
+
+
+def test_a_budget_of_edges_alone_needs_a_model_with_edges(dataset):
+    with pytest.raises(ConfigError, match="without edges"):
+        Loader(dataset, np.arange(100), Graph.dense(), Budget(edges=100))
+
+
+def test_an_empty_selection_is_refused(dataset):
+    with pytest.raises(ConfigError, match="selection is empty"):
+        Loader(dataset, np.arange(0), Graph.none(), Budget(atoms=100))
+
+
+def test_fewer_structures_than_ranks_are_refused_for_training(dataset):
+    with pytest.raises(ConfigError, match="2 structures cannot be shared by 3 ranks"):
+        Loader(dataset, np.arange(2), Graph.none(), Budget(atoms=100), world_size=3)

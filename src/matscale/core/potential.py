@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
 from matscale.core.errors import DataError
 from matscale.core.outputs import Outputs, predict
 
@@ -52,11 +53,16 @@ class Potential(nn.Module):
         elements: tuple[int, ...],
         references: Tensor | None = None,
         scales: Scales | None = None,
+        graph: Graph | None = None,
     ) -> None:
-        """`references` [119] eV per atom by atomic number (0 for elements without one)."""
+        """`references` [119] eV per atom by atomic number (0 for elements without one).
+
+        `graph`: which edges the batches must carry that it is given; none by default.
+        """
         super().__init__()
         self.model = model
         self.derive = derive
+        self.graph = graph or Graph.none()
         self.elements = elements
         scales = scales or Scales()
         references = torch.zeros(119) if references is None else references
@@ -90,6 +96,7 @@ class Potential(nn.Module):
             elements=info.elements,
             references=references,
             scales=scales,
+            graph=architecture.graph(config),
         )
 
     def check_elements(self, batch: AtomicBatch) -> None:

@@ -127,7 +127,7 @@ def predict(
     for item in skipped:
         click.echo(f"Left out structure {item.position} (counted from 0): {item.reason}", err=True)
     left_out = f", {len(skipped):,} left out" if skipped else ""
-    click.echo(f"{target}: {written:,} structures{left_out}")
+    click.echo(f"{target}: {written:,} {'structure' if written == 1 else 'structures'}{left_out}")
 
 
 def _counter() -> Callable[[int], None] | None:

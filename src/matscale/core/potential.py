@@ -12,7 +12,9 @@ It is what the trainer trains, a checkpoint stores, `matscale.load` returns and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,13 @@ class Potential(nn.Module):
         known = torch.zeros(119, dtype=torch.bool)
         known[list(elements)] = True
         self.register_buffer("known", known, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """References and scales move with the model but stay float64, whatever type the model is given."""
+        exact = self.references, self.scales
+        super()._apply(fn, recurse)
+        self.references, self.scales = (x.to(y.device) for x, y in zip(exact, (self.references, self.scales)))
+        return self
 
     @classmethod
     def of(

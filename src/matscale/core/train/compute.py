@@ -1,0 +1,76 @@
+"""Device and arithmetic of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from matscale.core.errors import ConfigError
+from matscale.core.train.config import ComputeConfig
+from matscale.core.train.distributed import World
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def device_of(config: ComputeConfig, world: World) -> torch.device:
+    """`auto` takes a GPU if there is one, each process its own. Raises ConfigError for one that is not there."""
+    if config.device == "auto":
+        return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        raise ConfigError(f"compute.device = {config.device!r}: expected auto, cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"compute.device = {config.device!r}: torch sees {torch.cuda.device_count()} GPUs here. "
+            "Use --device cpu, or install a torch that was built for your GPU."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"compute.device = {config.device!r}: expected auto, cpu, cuda or cuda:1.")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """For people: `cpu (2 threads)`, `cuda:0 (NVIDIA H100)`."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def autocast(config: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Around a model's forward: matrix products in half precision, if that was chosen."""
+    dtype = _AUTOCAST.get(config.precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScaler:
+    """Keeps small fp16 gradients from vanishing; does nothing for other precisions."""
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+
+
+@contextmanager
+def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
+    """Threads, tf32 and random generators of torch as the run needs them, and as they were afterwards."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Highest memory use so far: of the GPU, or resident of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

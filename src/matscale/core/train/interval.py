@@ -1,0 +1,71 @@
+"""What is summed up between two rows of training metrics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from matscale.core.train.distributed import World
+from matscale.core.train.learner import Gradient
+from matscale.core.train.metrics import Metrics
+
+
+@dataclass
+class Interval:
+    """Sums over the steps since the last row."""
+
+    metrics: Metrics
+    objective: float = 0.0
+    gradient_norm: float = 0.0
+    steps: int = 0
+    # The machine's share, which depends on its mood and is no part of a checkpoint:
+    seconds: float = 0.0
+    waited: float = 0.0
+    atoms: float = 0.0
+    flops: float = 0.0
+
+    def learned(self, gradient: Gradient) -> None:
+        """A step whose gradient was used."""
+        for outputs, batch in gradient.seen:
+            self.metrics.update(outputs, batch)
+        self.objective += gradient.objective
+        self.gradient_norm += gradient.norm if math.isfinite(gradient.norm) else 0.0
+        self.steps += 1
+
+    def spent(self, seconds: float, waited: float, atoms: float, flops: float) -> None:
+        """What a step took."""
+        self.seconds += seconds
+        self.waited += waited
+        self.atoms += atoms
+        self.flops += flops
+
+    def means(self, world: World) -> dict[str, float]:
+        """Errors and objective over the steps, over all processes."""
+        world.sum(self.metrics.sums)
+        steps = max(self.steps, 1)
+        return {
+            **self.metrics.values(),
+            "objective": self.objective / steps,
+            "gradient_norm": self.gradient_norm / steps,
+        }
+
+    def speed(self, peak: float | None) -> dict[str, float | None]:
+        """`mfu`: the share of `peak` FLOP/s of all devices that was used; None where the peak is not known."""
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "atoms_per_s": self.atoms / seconds,
+            "data_wait": self.waited / seconds,
+            "mfu": self.flops / seconds / peak if peak else None,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """As JSON-ready numbers."""
+        sums = {"objective": self.objective, "gradient_norm": self.gradient_norm, "steps": self.steps}
+        return {"metrics": self.metrics.state(), **sums}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.metrics.load(state["metrics"])
+        self.objective, self.gradient_norm = state["objective"], state["gradient_norm"]
+        self.steps = state["steps"]

@@ -1,0 +1,151 @@
+"""One optimizer step: forward, objective, backward, clip, AdamW, average; and the tensors that make up its state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential
+from matscale.core.train.checkpoint import Checkpoint
+from matscale.core.train.compute import autocast, scaler_of
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.distributed import World
+from matscale.core.train.loss import Objective
+from matscale.core.train.optim import Average, adamw, load_optimizer_tensors, optimizer_tensors, set_lr
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What forward and backward of a global batch gave; the gradient itself is in the parameters."""
+
+    objective: float
+    norm: float
+    is_finite: bool
+    seen: list[tuple[Outputs, AtomicBatch]]
+    """Predictions and batches of this process."""
+
+
+class Learner:
+    """A potential and what changes its weights."""
+
+    def __init__(
+        self, potential: Potential, config: TrainConfig, objective: Objective, device: torch.device, world: World
+    ) -> None:
+        self.config, self.objective, self.device, self.world = config, objective, device, world
+        self.potential = potential.to(device).train()
+        world.share(potential)
+        self.parameters = [p for p in potential.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise ConfigError(f"{config.architecture.name}: the model has no parameters that can be trained.")
+        self.optimizer = adamw(potential, config.optimizer)
+        self.average = Average(potential, config.optimizer.ema) if config.optimizer.ema else None
+        self.scaler = scaler_of(config.compute, device)
+        if config.compute.compile:
+            self._compile()
+
+    def _compile(self) -> None:
+        if self.potential.derive:
+            raise ConfigError(
+                "compute.compile = true: torch cannot compile the double backward that forces by derivative need. "
+                "Leave it out for this architecture."
+            )
+        self.potential.model.compile(dynamic=True)  # in place: the names of the weights stay
+
+    # A step -----------------------------------------------------------------------------------------------------------
+
+    def gradient(self, batches: Sequence[AtomicBatch], counts: Mapping[str, float]) -> Gradient:
+        """Of the objective over a global batch, of which `batches` are this process's part.
+
+        `counts` are the labelled items of the whole global batch by term.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        objective, seen = torch.zeros((), dtype=torch.float64, device=self.device), []
+        for batch in batches:
+            outputs = self.predict(batch)
+            sums = self.objective.sums(outputs, batch)
+            if sums:  # not if no structure of the batch has a label
+                part = self.objective.total(sums, counts)
+                self.scaler.scale(part).backward()
+                objective += part.detach()
+            seen.append((outputs.detach(), batch))
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        self.world.sum_gradients(self.potential)
+        norm = self._norm()
+        value = float(self.world.sum(objective))
+        # An fp16 gradient may overflow: the scaler then leaves the step out by itself and scales less.
+        finite = math.isfinite(value) and (math.isfinite(norm) or self.scaler.is_enabled())
+        return Gradient(value, norm, finite, seen)
+
+    def _norm(self) -> float:
+        return float(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+
+    def update(self, gradient: Gradient, lr: float, step: int) -> None:
+        """Change the weights by the gradient; `step` counts from 1."""
+        if self.config.optimizer.clip:
+            norm = torch.tensor(gradient.norm, device=self.device)
+            clip_grads_with_norm_(self.parameters, self.config.optimizer.clip, norm)
+        set_lr(self.optimizer, lr)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.potential, step)
+
+    def leave_out(self) -> None:
+        """Forget the gradient: the weights stay as they are."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+
+    def predict(self, batch: AtomicBatch) -> Outputs:
+        """The potential in the run's arithmetic."""
+        with autocast(self.config.compute, self.device):
+            outputs: Outputs = self.potential(batch)
+        return outputs
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Callable[[AtomicBatch], Outputs]]:
+        """Without dropout and with averaged weights where there are: a predictor that takes batches from anywhere."""
+        swapped = nullcontext() if self.average is None else self.average.swapped(self.potential)
+        self.potential.eval()
+        try:
+            with swapped, torch.no_grad():
+                yield lambda batch: self.predict(batch.to(self.device))
+        finally:
+            self.potential.train()
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
+        """Everything that `restore` needs."""
+        return Checkpoint(
+            step,
+            self.potential.state_dict(),
+            None if self.average is None else self.average.state(self.potential),
+            optimizer_tensors(self.potential, self.optimizer),
+            {**state, "scaler": self.scaler.state_dict()},
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Raises MatscaleError if the checkpoint is one of another model."""
+        try:
+            self.potential.load_state_dict(checkpoint.model)
+            if self.average is not None:
+                self.average.load(checkpoint.ema or {})
+        except (RuntimeError, KeyError) as error:
+            raise MatscaleError(
+                f"The checkpoint of step {checkpoint.step} is not of this model ({error}). If the plugin "
+                f"{self.config.architecture.name} has changed since, install the version that run.json names."
+            ) from None
+        load_optimizer_tensors(self.potential, self.optimizer, checkpoint.optimizer)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint.state["scaler"])

@@ -1,0 +1,110 @@
+"""AdamW with decay only where it belongs, its state as named tensors, and the moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.errors import MatscaleError
+from matscale.core.train.config import OptimizerConfig
+
+
+def decays(model: nn.Module) -> dict[str, bool]:
+    """Parameter name -> whether weight decay acts on it: weight matrices yes; biases, norms and embeddings no.
+
+    A norm is a module whose class is named so (LayerNorm, RMSNorm, EquivariantLayerNorm, ...); besides, parameters
+    with fewer than two dimensions (biases, gains, scalars) are spared wherever they are.
+    """
+    spared: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) or "Norm" in type(module).__name__:
+            spared |= {id(p) for p in module.parameters(recurse=False)}
+    return {name: p.ndim >= 2 and id(p) not in spared for name, p in model.named_parameters()}
+
+
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """One group that decays and one that does not."""
+    decay = decays(model)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if decay[name]], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in trained if not decay[name]], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The same for all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`<parameter>.<moment>` -> tensor; the rest of the optimizer follows from the configuration."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {f"{names[id(p)]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
+
+
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`. Raises MatscaleError for tensors that belong to no parameter."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, moment = key.rpartition(".")
+        if name not in parameters:
+            raise MatscaleError(f"The checkpoint's optimizer state has {key!r}, which the model does not have.")
+        parameter = parameters[name]
+        # AdamW keeps its step counts on the CPU in their own type; the moments go where the parameter is.
+        moved = value.clone() if moment == "step" else value.to(parameter, copy=True)
+        optimizer.state[parameter][moment] = moved
+
+
+class Average:
+    """Exponential moving average of the parameters; buffers are taken as they are.
+
+    average <- d average + (1 − d) weights, with d = min(decay, (1 + t) / (10 + t)) in step t.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """After optimizer step number `step`, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in model.named_parameters():
+            self.weights[name].lerp_(parameter, 1 - decay)
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The model's whole state with the averaged weights in it."""
+        return {**model.state_dict(), **self.weights}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        for name, weight in self.weights.items():
+            weight.copy_(state[name])
+
+    def swapped(self, model: nn.Module) -> _Swapped:
+        """A context in which the model has the averaged weights."""
+        return _Swapped(self, model)
+
+
+class _Swapped:
+    def __init__(self, average: Average, model: nn.Module) -> None:
+        self.average, self.model = average, model
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *exception: object) -> None:
+        self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average.weights[name])
+            self.average.weights[name].copy_(kept)

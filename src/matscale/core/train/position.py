@@ -1,0 +1,74 @@
+"""Where a run is: everything besides tensors that a resumed run continues from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+MASK = (1 << 63) - 1
+
+
+@dataclass
+class Position:
+    """Counts since the start of the run, over all sessions and processes. Plain numbers, kept exactly in JSON."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """Epochs completed."""
+    batch: int = 0
+    """Batches of the current epoch that are used, on each process."""
+    structures: int = 0
+    atoms: int = 0
+    edges: int = 0
+    """Seen in training, each counted every time."""
+    flops: float = 0.0
+    """Of training."""
+    validation_flops: float = 0.0
+    wall_s: float = 0.0
+    skipped: int = 0
+    """Steps left out because something was not finite."""
+    best: dict[str, Any] | None = None
+    """The row of the best validation."""
+    validated: dict[str, Any] | None = None
+    """The row of the latest validation."""
+    since_best: int = 0
+    """Validations since the best one."""
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def seen(self, totals: dict[str, float]) -> None:
+        """Count the global batch of a step."""
+        self.structures += int(totals["structures"])
+        self.atoms += int(totals["atoms"])
+        self.edges += int(totals["edges"])
+
+    def advance(self, n_batches: int, n_batches_of_epoch: int) -> None:
+        """One more step, of `n_batches` batches."""
+        self.step += 1
+        self.batch += n_batches
+        if self.batch >= n_batches_of_epoch:
+            self.epoch, self.batch = self.epoch + 1, 0
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make dropout and the like in a step a pure function of (seed, step, rank).
+
+    So no state of a random generator has to be saved, and none can be lost: a resumed step draws what it would have.
+    """
+    torch.manual_seed(mix((seed, step, rank)))
+
+
+def mix(parts: Iterable[int]) -> int:
+    """A 63-bit number from a few integers; close inputs give unrelated outputs (the finaliser of SplitMix64)."""
+    value = 0
+    for part in parts:
+        value = (value + part + 0x9E3779B97F4A7C15) & ((1 << 64) - 1)
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
+        value ^= value >> 31
+    return value & MASK

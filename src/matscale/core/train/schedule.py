@@ -1,0 +1,64 @@
+"""The learning rate as a pure function of how far a run is.
+
+Progress runs from 0 to 1 and is the largest share used of any budget (steps, time, FLOPs), so that a schedule is
+always annealed when its run ends, whichever budget ends it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from matscale.core.train.config import BudgetConfig, ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much may be spent; None is no limit. At least one is given."""
+
+    steps: int | None = None
+    max_time: float | None = None
+    max_flops: float | None = None
+
+    @classmethod
+    def of(cls, config: BudgetConfig, steps_of_epochs: int | None) -> Budget:
+        """`steps_of_epochs`: optimizer steps in `config.epochs` epochs, if epochs are limited."""
+        limits = [n for n in (config.steps, steps_of_epochs) if n is not None]
+        return cls(min(limits) if limits else None, config.max_time, config.max_flops)
+
+    def progress(self, step: int, seconds: float, flops: float) -> float:
+        """Share used of the budget that is used most; 1 or more: the run is over."""
+        pairs = ((step, self.steps), (seconds, self.max_time), (flops, self.max_flops))
+        return max(used / limit for used, limit in pairs if limit is not None)
+
+    def warmup(self, share: float) -> float:
+        """The warm-up as a share of the run: of counted steps a whole number, rounded down (OMat24's rule)."""
+        if self.steps is None:
+            return share
+        return int(share * self.steps) / self.steps
+
+
+def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
+    """Learning rate as a share of the highest, at `progress` in [0, 1].
+
+    Linear from `warmup_factor` to 1 over `warmup` (none if that is 0); then cosine, stable–decay, or constant. The
+    cosine is OMat24's: 0.01 + 0.99 (1 + cos(π progress)) / 2, counted from the start of the run, not from the end of
+    the warm-up, so that it begins a little below 1.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if warmup > 0 and progress <= warmup:
+        risen = progress / warmup
+        return config.warmup_factor * (1 - risen) + risen
+    if config.kind == "cosine":
+        return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    if config.kind == "wsd":
+        return config.floor + (1 - config.floor) * _decayed(progress, config)
+    return 1.0
+
+
+def _decayed(progress: float, config: ScheduleConfig) -> float:
+    """1 in the stable part, then down to 0 at the end of the run. 1 − √x: Hägele et al., arXiv:2405.18392."""
+    if config.decay == 0 or progress <= 1 - config.decay:
+        return 1.0
+    x = (progress - (1 - config.decay)) / config.decay
+    return 1 - math.sqrt(x) if config.decay_shape == "1-sqrt" else 1 - x

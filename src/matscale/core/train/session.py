@@ -1,0 +1,189 @@
+"""`train`: make or reopen a run folder, prepare, train, and leave a record of how it ended."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from matscale.core.architecture import Architecture, count_parameters
+from matscale.core.errors import ConfigError, StoppedEarly
+from matscale.core.flops import Cost, cost_of, probes
+from matscale.core.manager import host
+from matscale.core.potential import Potential
+from matscale.core.train import checkpoint
+from matscale.core.train.compute import configured, describe, device_of
+from matscale.core.train.config import RESUMABLE, TrainConfig, differences
+from matscale.core.train.distributed import World
+from matscale.core.train.files import write_text
+from matscale.core.train.loss import Objective
+from matscale.core.train.progress import Progress
+from matscale.core.train.record import Run
+from matscale.core.train.setup import Setup, prepare, resolved
+from matscale.core.train.stop import StopRequest
+from matscale.core.train.trainer import Trainer
+from matscale.version import __version__
+
+
+def train(
+    config: TrainConfig,
+    path: str | Path,
+    *,
+    resume: bool = False,
+    architecture: Architecture | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train one model into the folder `path` and return its record.
+
+    `architecture` is looked up by its name if it is not given. With `resume`, a run that is in `path` goes on from its
+    last sound checkpoint; its configuration must be `config`, up to what `RESUMABLE` lists. A run that is complete is
+    returned as it is. Raises ConfigError if there is a run in `path` and `resume` is not given, StoppedEarly if it was
+    asked to stop, NonFiniteLossError; see `matscale.core.errors` for the rest.
+    """
+    architecture = architecture or host().architecture(config.architecture.name)
+    config = resolved(config, architecture)
+    world = World.from_environment()
+    device = device_of(config.compute, world)
+    with configured(config.compute, device), world.connected(device):
+        if world.is_main:
+            run = reopened(path, config) if resume else Run.create(path, config)
+        world.barrier()
+        run = run if world.is_main else Run.open(path)
+        if run.info["status"] == "completed":
+            return run
+        with ExitStack() as stack:
+            if world.is_main:
+                stack.enter_context(run.lock())
+            stack.enter_context(_recorded(run, world, progress or Progress()))
+            _session(run, architecture, device, world, progress or Progress())
+    return run
+
+
+def reopened(path: str | Path, config: TrainConfig) -> Run:
+    """The run in `path`, to go on with `config`. Raises ConfigError if that would change what is computed."""
+    run = Run.open(path)
+    changed = differences(run.config.plain(), config.plain())
+    fixed = {k: v for k, v in changed.items() if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)}
+    if fixed:
+        listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
+        raise ConfigError(
+            f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out, or start "
+            f"another run with -o. What may change: {', '.join(RESUMABLE)}."
+        )
+    if changed:
+        run.save_config(config)
+    return run
+
+
+@contextmanager
+def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
+    """However the session ends, run.json says so."""
+    if world.is_main:
+        run.update({"status": "running", "error": None})
+    status, error = "failed", None
+    try:
+        yield
+        status = "completed"
+    except StoppedEarly:
+        status = "stopped"
+        raise
+    except BaseException as exception:
+        error = f"{type(exception).__name__}: {exception}"
+        raise
+    finally:
+        if world.is_main:
+            run.update({"status": status, "error": error, "ended": _now()})
+        progress.ended(run, status)
+
+
+def _session(run: Run, architecture: Architecture, device: torch.device, world: World, progress: Progress) -> None:
+    config = run.config
+    objective = Objective(config.loss, host().loss)
+    setup = prepare(config, architecture, progress.caching if world.is_main else None)
+    potential = setup.potential().to(device)
+    cost = _cost(setup, potential, world, device)
+    observers = host().observers(config.plugins if world.is_main else ())
+    trainer = Trainer(setup, potential, cost, objective, run, device, world, observers, progress)
+    saved = checkpoint.load_latest(run.checkpoint_folder)
+    step = saved.step if saved else 0
+    if world.is_main:
+        # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
+        run.rows.cut_after(step)
+        run.samples.cut_after(step)
+        write_text(run.path / "references.json", setup.references.to_json() + "\n")
+        run.update(_facts(setup, potential, cost, device, world))
+    if saved:
+        trainer.restore(saved)
+    world.barrier()
+    progress.started(run, {**run.info, "resumed_from": saved.step if saved else None, "budget": trainer.budget})
+    observers.run_started(run=run)
+    status = "failed"
+    try:
+        with StopRequest() as stop:
+            trainer.fit(stop)
+        status = "completed"
+    except StoppedEarly:
+        status = "stopped"
+        raise
+    finally:
+        if world.is_main:
+            run.update(trainer.totals())
+        observers.run_ended(run=run, status=status)
+
+
+def _cost(setup: Setup, potential: Potential, world: World, device: torch.device) -> Cost:
+    """Counted on parts of the first batch; the same on all processes, since all count the first one's."""
+    loader = setup.training_loader(replace_rank(world))
+    batches = [batch.to(device) for batch in probes(loader.batch(0, 0))]
+    return cost_of(potential, batches, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
+
+
+def _facts(setup: Setup, potential: Potential, cost: Cost, device: torch.device, world: World) -> dict[str, Any]:
+    """What is known of a run before its first step."""
+    config = setup.config
+    distribution, version = _origin(setup.architecture)
+    return {
+        "architecture": {"name": setup.architecture.name, "distribution": distribution, "version": version},
+        "parameters": count_parameters(potential.model),
+        "dataset": setup.dataset_facts(),
+        "dataset_info": setup.info.plain(),
+        "scales": {"energy": setup.scales.energy, "forces": setup.scales.forces, "stress": setup.scales.stress},
+        "claims": sorted(setup.architecture.claims_of(setup.model_config)),
+        "seed": config.seed,
+        "device": describe(device),
+        "precision": config.compute.precision,
+        "world_size": world.size,
+        "global_batch": {k: v * world.size * config.batch.accumulate for k, v in _batch_limits(config).items()},
+        "flops_counted_by": cost.counted_by,
+        "flops_deviation": cost.error,
+        "versions": {"matscale": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "host": platform.node(),
+        "started": _now(),
+    }
+
+
+def _batch_limits(config: TrainConfig) -> dict[str, int]:
+    return {k: v for k, v in config.batch.plain().items() if k != "accumulate"}
+
+
+def _origin(architecture: Architecture) -> tuple[str | None, str | None]:
+    """(distribution, version); nobody's for an architecture that was handed over rather than looked up."""
+    try:
+        found = host().architecture(architecture.name)
+        return host().origin(architecture.name) if found is architecture else (None, None)
+    except ConfigError:
+        return None, None
+
+
+def replace_rank(world: World) -> World:
+    """The first process's view."""
+    return World(0, world.size, world.local_rank)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,178 @@
+"""From a configuration to everything that training needs: data, split, references, scales, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.data.catalog import resolve as locate
+from matscale.core.data.graph import Graph
+from matscale.core.data.loader import Augmentation, Budget, Loader
+from matscale.core.data.packed import PackedDataset
+from matscale.core.data.references import References, fit_references, scales
+from matscale.core.data.split import split
+from matscale.core.errors import ConfigError
+from matscale.core.potential import Potential, Scales
+from matscale.core.train.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
+from matscale.core.train.distributed import World
+
+DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 20, 16
+_DEGREE_SAMPLE = 128
+"""Structures on whose graphs the mean number of neighbours is measured."""
+
+
+def resolved(
+    config: TrainConfig, architecture: Architecture, size: str | None = None, n_params: float | None = None
+) -> TrainConfig:
+    """Every key written out: the architecture's whole configuration, the budget, the batch, the dataset's path.
+
+    `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config` go
+    above either. Raises ConfigError for keys that the architecture does not know.
+    """
+    if size is not None and n_params is not None:
+        raise ConfigError("--size and --params are two ways to choose a configuration: give one of them.")
+    base = architecture.size(size) if size else architecture.ladder(int(n_params)) if n_params else None
+    given = merged(base.plain() if base else {}, config.architecture.config)
+    full = architecture.config.parse(given, f"architecture.config of {architecture.name}").plain()
+    budget, batch = config.budget, config.batch
+    if not budget.plain():
+        budget = BudgetConfig(epochs=DEFAULT_EPOCHS)
+    if batch.structures is batch.atoms is batch.edges is None:
+        batch = BatchConfig(structures=DEFAULT_STRUCTURES, accumulate=batch.accumulate)
+    path = Path(config.data.path)
+    data = config.data.model_copy(update={"path": str(path.resolve()) if path.exists() else config.data.path})
+    choice = ArchitectureChoice(name=config.architecture.name, config=full)
+    return config.model_copy(update={"architecture": choice, "budget": budget, "batch": batch, "data": data})
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of before it starts. The same configuration gives the same, bit for bit."""
+
+    config: TrainConfig
+    architecture: Architecture
+    model_config: ArchitectureConfig
+    dataset: PackedDataset
+    train: NDArray[np.int64]
+    """Rows of the dataset."""
+    validation: NDArray[np.int64]
+    graph: Graph
+    references: References
+    scales: Scales
+    info: DatasetInfo
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the batches."""
+        return torch.float64 if self.config.compute.precision == "fp64" else torch.float32
+
+    def potential(self) -> Potential:
+        """A new one, with weights that depend on the seed."""
+        references = torch.from_numpy(self.references.values)
+        potential = Potential.of(
+            self.architecture, self.model_config, self.info, self.config.seed, references, self.scales
+        )
+        return potential.double() if self.dtype == torch.float64 else potential
+
+    def training_loader(self, world: World) -> Loader:
+        """Shuffled batches of the training part, this process's share."""
+        config, batch = self.config, self.config.batch
+        return Loader(
+            self.dataset,
+            self.train,
+            self.graph,
+            Budget(batch.structures, batch.atoms, batch.edges),
+            seed=config.seed,
+            augmentation=Augmentation(config.augmentation.rotate, config.augmentation.reflect),
+            dtype=self.dtype,
+            rank=world.rank,
+            world_size=world.size,
+        )
+
+    def validation_loader(self, world: World) -> Loader:
+        """The validation part in a fixed order, each structure once, over all processes."""
+        budget = Budget(structures=self.config.evaluation.structures)
+        return Loader(
+            self.dataset,
+            self.validation,
+            self.graph,
+            budget,
+            shuffle=False,
+            dtype=self.dtype,
+            rank=world.rank,
+            world_size=world.size,
+        )
+
+    def dataset_facts(self) -> dict[str, Any]:
+        """For run.json."""
+        dataset = self.dataset
+        return {
+            "path": self.config.data.path,
+            "hash": dataset.hash,
+            "structures": len(dataset),
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "train_atoms": int(dataset.n_atoms[self.train].sum()),
+            "elements": list(self.info.elements),
+            "labels_by": dataset.manifest.labels_by,
+        }
+
+
+def prepare(config: TrainConfig, architecture: Architecture) -> Setup:
+    """Open the data and measure what the model must know of them. `config` is resolved.
+
+    Raises DataError if a label with a weight in the loss is missing from the whole training or validation part.
+    """
+    model_config = architecture.config.parse(config.architecture.config, "architecture.config")
+    graph = architecture.graph(model_config)
+    dataset = PackedDataset.open(locate(config.data.path), in_memory=config.data.in_memory)
+    train, validation = parts(dataset, config)
+    references = fit_references(dataset, train)
+    return Setup(
+        config,
+        architecture,
+        model_config,
+        dataset,
+        train,
+        validation,
+        graph,
+        references,
+        _scales(dataset, train, references, architecture.derives_forces(model_config)),
+        _info(dataset, train, graph, references),
+    )
+
+
+def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(training, validation) rows; the same few structures for both in an overfit check."""
+    data = config.data
+    both = split(dataset, data.validation, config.seed, by=data.split_by)
+    if data.overfit:
+        few = np.sort(both.train[: data.overfit])
+        return few, few
+    return both.take(fraction=data.fraction, count=data.count), both.validation
+
+
+def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: References, derives: bool) -> Scales:
+    """Direct models: the spread of the referenced energy per atom, rms of forces and stress. Gradient models have one
+    scale, in eV: that which makes derived forces right, forces rms × 1 Å (as NequIP does, arXiv:2101.03164)."""
+    measured = scales(dataset, train, references)
+    has_forces = bool(dataset.has("forces")[train].any())
+    energy = measured["forces"] if derives and has_forces else measured["energy_per_atom"]
+    return Scales(energy, measured["forces"], measured["stress"])
+
+
+def _info(dataset: PackedDataset, train: NDArray[np.int64], graph: Graph, references: References) -> DatasetInfo:
+    composition = dataset.composition(train).sum(axis=0)
+    elements = tuple(int(z) for z in np.flatnonzero(composition))
+    degree = 0.0
+    if graph.has_edges:
+        rows = train[np.unique(np.linspace(0, len(train) - 1, _DEGREE_SAMPLE).astype(int))]
+        sample = dataset.batch(rows, graph)
+        degree = sample.n_edges / sample.n_atoms
+    return DatasetInfo(elements, float(dataset.n_atoms[train].mean()), degree)

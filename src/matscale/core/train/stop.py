@@ -1,0 +1,49 @@
+"""Being asked to stop: signals, and the end of a Slurm job's time.
+
+The first SIGINT, SIGTERM or SIGUSR1 has the run save at the next step boundary and end with exit 5; the second leaves
+at once, as if there were no handler.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+SLURM_MARGIN = 120.0
+"""Seconds before the end of a Slurm job at which a run saves and stops."""
+
+
+class StopRequest:
+    """A context that turns signals into `reason`; None as long as nobody asked."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        self.deadline = float(end) - SLURM_MARGIN if end.isdigit() else None
+
+    def __enter__(self) -> StopRequest:
+        self.previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            self.previous = {number: signal.signal(number, self._asked) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.reason = signal.Signals(number).name
+
+    def asked(self) -> bool:
+        """Whether to stop at this step boundary."""
+        if self.reason is None and self.deadline is not None and time.time() > self.deadline:
+            self.reason = "the end of the Slurm job"
+        return self.reason is not None

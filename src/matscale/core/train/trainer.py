@@ -1,0 +1,293 @@
+"""The one training loop: what every architecture is trained by.
+
+Everything that a step does is a pure function of the configuration and the step's number, so that a run which is
+stopped and resumed, however often, computes the same numbers as one that is not. Sums are divided by the counts of the
+whole global batch, so that accumulation and several processes give the gradient of one large batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import NonFiniteLossError, StoppedEarly
+from matscale.core.evaluation import tally
+from matscale.core.flops import Cost, peak_flops
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential
+from matscale.core.train import checkpoint
+from matscale.core.train.compute import memory_bytes
+from matscale.core.train.distributed import World
+from matscale.core.train.feed import Feed, Group
+from matscale.core.train.files import write_text
+from matscale.core.train.interval import Interval
+from matscale.core.train.learner import Gradient, Learner
+from matscale.core.train.loss import Objective
+from matscale.core.train.metrics import Metrics
+from matscale.core.train.nonfinite import named, suspects
+from matscale.core.train.position import Position, seed_step
+from matscale.core.train.progress import Progress, StepStatus
+from matscale.core.train.record import Run
+from matscale.core.train.samples import Samples
+from matscale.core.train.schedule import Budget, lr_factor
+from matscale.core.train.setup import Setup
+from matscale.core.train.stop import StopRequest
+
+
+class Trainer:
+    """Trains the potential of a `Setup` into a `Run`, in one process of a `World`."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        potential: Potential,
+        cost: Cost,
+        objective: Objective,
+        run: Run,
+        device: torch.device,
+        world: World,
+        observers: Any,
+        progress: Progress,
+    ) -> None:
+        self.setup, self.config, self.run, self.cost = setup, setup.config, run, cost
+        self.device, self.world, self.observers, self.progress = device, world, observers, progress
+        self.learner = Learner(potential, self.config, objective, device, world)
+        self.feed = Feed(setup.training_loader(world), self.config.batch.accumulate, device, objective)
+        self.samples = Samples(setup, run)
+        peak = peak_flops(device, self.config.compute.precision)
+        self.peak = None if peak is None else peak * world.size
+        epochs = self.config.budget.epochs
+        steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
+        self.budget = Budget.of(self.config.budget, steps)
+        self.position = Position()
+        self.interval = Interval(Metrics(device))
+        self.began = time.perf_counter()
+        self.saved: int | None = None
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def fit(self, stop: StopRequest) -> None:
+        """Train until a budget is used up. Raises StoppedEarly or NonFiniteLossError, both after saving."""
+        self.began = time.perf_counter() - self.position.wall_s
+        if self.world.is_main:
+            self.samples.write_structures()
+        groups = self.feed.groups(self.position.epoch, self.position.batch)
+        while not self._lost_patience():
+            group = next(groups)
+            totals = self._totals(group, stop)
+            if totals["stop"]:
+                self._save()
+                raise StoppedEarly(
+                    f"Stopped by {stop.reason or 'another process'} after step {self.position.step}, and saved. "
+                    f"Go on with: matscale train --resume -o {self.run.path}"
+                )
+            if self._is_over(totals):
+                break
+            began = time.perf_counter()
+            self._step(group, totals)
+            self._report(group, totals, time.perf_counter() - began + group.waited)
+            self._at_boundary()
+        self._finish()
+
+    def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
+        """What a step must know before it runs, summed over the processes, so that all decide alike."""
+        own = {
+            "structures": float(sum(s.n_structures for s in group.shapes)),
+            "atoms": float(sum(s.n_atoms for s in group.shapes)),
+            "edges": float(sum(s.n_edges for s in group.shapes)),
+            "flops": sum(self.cost.step(s) for s in group.shapes),
+            "stop": float(stop.asked()),
+            "seconds": self._elapsed() if self.world.is_main else 0.0,
+        }
+        return self.world.sums({**own, **{f"labelled {k}": v for k, v in group.labelled.items()}}, self.device)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    def _is_over(self, totals: dict[str, float]) -> bool:
+        """A budget is used up, or what is left of the FLOPs does not pay for another step."""
+        p, limit = self.position, self.budget.max_flops
+        too_dear = limit is not None and p.flops + totals["flops"] > limit
+        return too_dear or self.budget.progress(p.step, totals["seconds"], p.flops) >= 1
+
+    def _lost_patience(self) -> bool:
+        patience = self.config.evaluation.patience
+        lost = patience is not None and self.position.since_best >= patience
+        if lost:
+            self.progress.said(f"No better validation loss in {patience} validations: the run ends here.")
+        return lost
+
+    # A step -----------------------------------------------------------------------------------------------------------
+
+    def _step(self, group: Group, totals: dict[str, float]) -> None:
+        p = self.position
+        seed_step(self.config.seed, p.step, self.world.rank)
+        counts = {name: totals[f"labelled {name}"] for name in group.labelled}
+        gradient = self.learner.gradient(group.batches, counts)
+        if gradient.is_finite:
+            self.learner.update(gradient, self._learning_rate(totals), p.step + 1)
+            self.interval.learned(gradient)
+            p.seen(totals)
+        else:
+            self._left_out(gradient)
+        p.flops += totals["flops"]
+        p.advance(len(group.batches), self.feed.loader.n_batches(p.epoch))
+
+    def _learning_rate(self, totals: dict[str, float]) -> float:
+        schedule = self.config.schedule
+        done = self.budget.progress(self.position.step, totals["seconds"], self.position.flops)
+        return self.config.optimizer.lr * lr_factor(done, schedule, self.budget.warmup(schedule.warmup))
+
+    def _left_out(self, gradient: Gradient) -> None:
+        """Say what was not finite and where; end the run, saved as it was before the step, if that is too often."""
+        self.learner.leave_out()
+        rows = [row for outputs, batch in gradient.seen for row in suspects(outputs, batch)]
+        everyone = [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()]
+        told = (
+            f"Step {self.position.step + 1}: the loss is {gradient.objective:g} and the norm of its gradient "
+            f"{gradient.norm:g}; the optimizer was not stepped. {'Not finite' if rows else 'In the batch'}: "
+            f"{named(self.setup.dataset, rows or everyone)}."
+        )
+        allowed = self.config.skip_nonfinite
+        if self.position.skipped < allowed:
+            self.position.skipped += 1
+            self.progress.said(f"{told} Left out ({self.position.skipped} of {allowed} allowed).")
+            return
+        self._save()
+        raise NonFiniteLossError(
+            f"{told} The run is saved as it was before. Look at these structures or lower optimizer.lr; to leave out "
+            f"one step more: matscale train --resume -o {self.run.path} --set skip_nonfinite={allowed + 1}"
+        )
+
+    def _report(self, group: Group, totals: dict[str, float], seconds: float) -> None:
+        p = self.position
+        self.interval.spent(seconds, group.waited, totals["atoms"], totals["flops"])
+        done = min(self.budget.progress(p.step, self._elapsed(), p.flops), 1.0)
+        n_batches = self.feed.loader.n_batches(p.epoch)
+        n_atoms = int(totals["atoms"])
+        self.progress.stepped(StepStatus(p.step, p.epoch, p.batch, n_batches, done, n_atoms, seconds, group.waited))
+
+    # Between steps ----------------------------------------------------------------------------------------------------
+
+    def _at_boundary(self) -> None:
+        """What is due after this step: a row, a validation, a checkpoint; in this order, so that a checkpoint of a
+        step comes after all rows of that step."""
+        p, config = self.position, self.config
+        if p.step % config.log_every == 0:
+            self._log()
+        if config.evaluation.every is not None:
+            due = p.step % config.evaluation.every == 0
+        else:
+            due = p.batch == 0 and p.epoch % config.evaluation.every_epochs == 0
+        is_best = due and self._validate()
+        every = config.checkpoint.every
+        if is_best or (due if every is None else p.step % every == 0):
+            self._save()
+
+    def _finish(self) -> None:
+        self._log()
+        if self.position.validated is None or self.position.validated["step"] != self.position.step:
+            self._validate()
+        self._save()
+
+    def _log(self) -> None:
+        """Write a row of the training metrics since the last one."""
+        if not self.interval.steps:
+            return
+        means = self.interval.means(self.world)
+        lr = {"lr": self.learner.optimizer.param_groups[0]["lr"]}
+        row = {**self._place("train"), **means, **lr, **self._spent(), **self.interval.speed(self.peak)}
+        self.interval = Interval(Metrics(self.device))
+        if self.world.is_main:
+            self.run.rows.append(row)
+            self.observers.step_ended(run=self.run, metrics=row)
+            self.progress.logged(row)
+
+    def _validate(self) -> bool:
+        """Measure and write a row; whether it is the best so far."""
+        p = self.position
+        with self.learner.evaluating() as predictor:
+            row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
+            if self.world.is_main:
+                self.samples.record(p.step, predictor)
+        loss = row.get("loss", row["objective"])
+        is_best = math.isfinite(loss) and (p.best is None or loss < p.best.get("loss", p.best["objective"]))
+        p.validated = row
+        p.best, p.since_best = (row, 0) if is_best else (p.best, p.since_best + 1)
+        if self.world.is_main:
+            self.run.rows.append(row)
+            self.observers.evaluated(run=self.run, metrics=row)
+            self.progress.validated(row, is_best)
+        return is_best
+
+    def _errors(self, predictor: Any) -> dict[str, float]:
+        """Over all validation structures, each once, over all processes; counts what it costs."""
+        spent = [0.0]
+
+        def counted(batch: AtomicBatch) -> Outputs:
+            spent[0] += self.cost.prediction(batch.shape)
+            outputs: Outputs = predictor(batch)
+            return outputs
+
+        batches = (batch.to(self.device) for batch in self.setup.validation_loader(self.world).epoch(0))
+        result = tally(counted, batches, self.learner.objective).over(self.world, self.device)
+        self.position.validation_flops += self.world.sums({"flops": spent[0]}, self.device)["flops"]
+        return result.values()
+
+    def _place(self, split: str) -> dict[str, Any]:
+        p = self.position
+        return {"step": p.step, "epoch": p.epoch + p.batch / self.feed.loader.n_batches(p.epoch), "split": split}
+
+    def _spent(self) -> dict[str, Any]:
+        p = self.position
+        counts = {"structures": p.structures, "atoms": p.atoms, "edges": p.edges}
+        flops = {"flops": p.flops, "validation_flops": p.validation_flops}
+        machine = {"wall_s": self._elapsed(), "time": time.time(), "memory_bytes": memory_bytes(self.device)}
+        return {**flops, **counts, **machine}
+
+    # On disk ----------------------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, Any]:
+        """For run.json."""
+        p = self.position
+        counts = {"steps": p.step, "epochs": p.epoch, "skipped": p.skipped, "wall_s": self._elapsed()}
+        seen = {"structures": p.structures, "atoms": p.atoms, "edges": p.edges}
+        flops = {"flops": p.flops, "validation_flops": p.validation_flops}
+        return {**counts, **seen, **flops, "best": p.best, "last": p.validated}
+
+    def _save(self) -> None:
+        """A checkpoint of this step, unless there is one of it already."""
+        p = self.position
+        if self.saved == p.step:
+            return
+        self.saved = p.step
+        means = self.interval
+        if self.world.size > 1:  # the sums so far of all processes, kept by the first
+            means = Interval(Metrics(self.device))
+            means.load(self.interval.state())
+            self.world.sum(means.metrics.sums)
+        if self.world.is_main:
+            p.wall_s = self._elapsed()
+            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed}
+            root = self.run.checkpoint_folder
+            checkpoint.save(root, self.learner.checkpoint(p.step, state))
+            if p.best is not None:
+                write_text(root / "best", f"{p.best['step']}\n")
+            checkpoint.prune(root, self.config.checkpoint.keep)
+            self.run.update(self.totals())
+            self.observers.checkpoint_saved(run=self.run, step=p.step)
+        self.world.barrier()
+
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        self.learner.restore(saved)
+        self.position = Position(**saved.state["position"])
+        if self.world.is_main:  # the other processes' sums were added to the first one's
+            self.interval.load(saved.state["interval"])
+        else:
+            self.interval.load({**saved.state["interval"], "metrics": self.interval.metrics.state()})
+        self.saved = saved.step

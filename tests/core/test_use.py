@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -13,11 +12,9 @@ from torch.testing import assert_close
 import matscale
 from matscale.core.data.neighbors import collate
 from matscale.core.data.packed import PackedDataset
-from matscale.core.data.split import split
-from matscale.core.errors import ConfigError, DataError, MatscaleError, PluginError
+from matscale.core.errors import ConfigError, MatscaleError, PluginError
 from matscale.core.train import checkpoint
 from matscale.core.train.record import Run
-from matscale.core.use import evaluate_potential, parts, training_part
 
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}
 MakeRun = Callable[..., Run]
@@ -127,47 +124,3 @@ def test_a_run_in_double_precision_stays_so(make_run: MakeRun) -> None:
 def test_an_unknown_precision_is_refused(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match="float32, float64"):
         matscale.load(make_run("schnet", **TINY), dtype="float16")
-
-
-def test_a_run_is_measured_on_its_own_validation_part(make_run: MakeRun, alloys: PackedDataset) -> None:
-    run = make_run("schnet", **TINY)
-    expected = split(alloys, 0.25, 0)
-    chosen = parts(run, alloys)
-    assert chosen.measured.tolist() == expected.validation.tolist()
-    assert sorted(chosen.trained_on.tolist()) == sorted(expected.train.tolist())
-    assert parts(run, alloys, "train").measured.tolist() == chosen.trained_on.tolist()
-    assert len(parts(run, alloys, "all").measured) == len(alloys)
-    assert training_part(run)[1].tolist() == chosen.trained_on.tolist()
-
-
-def test_another_dataset_is_measured_whole_and_has_no_validation_part(make_run: MakeRun, alloys: PackedDataset) -> None:
-    run = make_run("schnet", **TINY)
-    run.info["dataset"]["hash"] = "that of other data"
-    chosen = parts(run, alloys)
-    assert len(chosen.measured) == len(alloys)
-    assert chosen.trained_on is None
-    with pytest.raises(ConfigError, match="no validation part"):
-        parts(run, alloys, "validation")
-    with pytest.raises(DataError, match="not the dataset any more"):
-        training_part(run)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "config"), [("schnet", TINY), ("fcn", {"hidden": 8, "embedding": 8, "depth": 1})]
-)
-def test_errors_do_not_depend_on_the_batch_size(
-    architecture: str, config: dict[str, int], make_run: MakeRun, alloys: PackedDataset
-) -> None:
-    potential = matscale.load(make_run(architecture, **config), dtype="float64")
-    some = np.arange(7)
-    one, all_at_once = (evaluate_potential(potential, alloys, some, batch) for batch in (1, 7))
-    assert one["forces_mae"] > 1e-3
-    assert one == pytest.approx(all_at_once, rel=1e-10)
-
-
-def test_an_element_that_was_not_in_training_stops_the_evaluation(make_run: MakeRun, alloys: PackedDataset) -> None:
-    run = make_run("schnet", **TINY)
-    run.info["dataset_info"]["elements"] = [13, 29]
-    potential = matscale.load(run)
-    with pytest.raises(DataError, match=r"Ni \(Z = 28\)"):
-        evaluate_potential(potential, alloys, np.arange(len(alloys)))

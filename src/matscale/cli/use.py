@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from matscale.cli.errors_table import errors_json, errors_table
+from matscale.cli.stages import Stages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -72,7 +70,8 @@ def evaluate(
     from matscale.core.use import load
 
     record = Run.open(run)
-    dataset = PackedDataset.open(resolve(data or record.config.data.path))
+    with Stages() as stages:
+        dataset = PackedDataset.open(resolve(data or record.config.data.path, stages))
     rows = rows_of(record, dataset, which)
     click.echo(f"{dataset.path}: measured on {len(rows):,} of {len(dataset):,} structures.", err=True)
     potential = load(record, checkpoint, device=device, dtype=dtype)
@@ -124,17 +123,16 @@ def predict(
     from matscale.core.use import load
 
     potential = load(run, checkpoint, device=device, dtype=dtype)
-    written, skipped = predict_file(
-        potential, source, target, batch=batch, skip_invalid=skip_invalid, progress=_counter()
-    )
+    with Stages() as stages:
+        written, skipped = predict_file(
+            potential,
+            source,
+            target,
+            batch=batch,
+            skip_invalid=skip_invalid,
+            progress=lambda done: stages("Structures predicted", done, 0),
+        )
     for item in skipped:
         click.echo(f"Left out structure {item.position} (counted from 0): {item.reason}", err=True)
     left_out = f", {len(skipped):,} left out" if skipped else ""
     click.echo(f"{target}: {written:,} {'structure' if written == 1 else 'structures'}{left_out}")
-
-
-def _counter() -> Callable[[int], None] | None:
-    """A running count on a terminal."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda done: click.echo(f"\r{done:,} structures", nl=False, err=True)

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
+from matscale.core.data.graph_cache import build_cache
 from matscale.core.data.order import Permutation, rotations, uniforms
+from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError
 
 _WINDOW = 1 << 17
@@ -208,8 +210,10 @@ class Loader:
                 )
 
 
-def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.int64]:
-    """[n_structures] of a dataset: how many edges each has."""
+def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
+    """[n_structures] of a dataset: how many edges each has; from its graph cache, built now if there is none."""
+    if isinstance(dataset, PackedDataset):
+        return build_cache(dataset, graph).n_edges
     counts = np.zeros(len(dataset), np.int64)
     for start in range(0, len(dataset), 256):
         rows = np.arange(start, min(start + 256, len(dataset)))

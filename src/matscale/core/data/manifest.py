@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from matscale.core.data.shard import sync_folder
+from matscale.core.data.arrays import sync_folder
 from matscale.core.errors import DataError
 
 FORMAT_VERSION = 1

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from matscale.core.data.arrays import Arrays, sha256
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.manifest import Manifest, SourceRecord
-from matscale.core.data.shard import LABELS, Arrays, map_shard, sha256
+from matscale.core.data.shard import LABELS, map_shard
 from matscale.core.data.structure import Structure
 from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import DataError, did_you_mean

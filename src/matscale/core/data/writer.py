@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matscale.core.data.arrays import Arrays, n_bytes, sha256
 from matscale.core.data.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash, write_text
-from matscale.core.data.shard import LABELS, Arrays, arrays_of, map_shard, n_bytes, narrowed, sha256, write_shard
+from matscale.core.data.shard import LABELS, arrays_of, map_shard, narrowed, write_shard
 from matscale.core.data.statistics import Tally, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError

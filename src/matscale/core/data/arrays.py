@@ -1,0 +1,108 @@
+"""Named flat arrays in one file, written piece by piece and read by mapping: the safetensors layout.
+
+The layout (8 bytes of header length, a JSON header, the arrays one after another) is that of
+https://github.com/huggingface/safetensors, so that any safetensors library opens a file. It is written here by hand
+because a file is put together from pieces that need not be in memory at once, and mapped by hand because batches are
+gathered from plain NumPy views. Arrays of wide items come first: every one is aligned to its item size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_TYPES = {
+    "<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32", "<u4": "U32", "<i2": "I16", "<u2": "U16", "|i1": "I8",
+    "|u1": "U8",
+}  # fmt: skip
+_DTYPES = {name: np.dtype(code) for code, name in _TYPES.items()}
+_MAX_HEADER = 1 << 20
+
+
+def n_bytes(arrays: Arrays) -> int:
+    """Size of these arrays on disk."""
+    return sum(a.nbytes for a in arrays.values())
+
+
+def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> str:
+    """Write arrays, each the pieces of its column one after another, as one file; return its SHA-256.
+
+    A column has the dtype that holds those of all its pieces. The file appears under its name only when it is complete
+    and on the disk. Pieces may be mapped files: they are copied one by one, so that memory does not grow with the file.
+    """
+    dtypes = {name: np.result_type(*(piece.dtype for piece in pieces)) for name, pieces in columns.items()}
+    names = sorted(columns, key=lambda name: (-dtypes[name].itemsize, name))
+    header, start = {}, 0
+    for name in names:
+        shape = [sum(len(piece) for piece in columns[name]), *columns[name][0].shape[1:]]
+        end = start + dtypes[name].itemsize * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": _TYPES[dtypes[name].str], "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary, digest = path.with_name(f".{path.name}.{os.getpid()}.tmp"), hashlib.sha256()
+    try:
+        with open(temporary, "wb") as file:
+            for block in (len(text).to_bytes(8, "little"), text):
+                digest.update(block)
+                file.write(block)
+            for name in names:
+                for piece in columns[name]:
+                    view = np.ascontiguousarray(piece, dtype=dtypes[name]).reshape(-1).view(np.uint8).data
+                    digest.update(view)
+                    file.write(view)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read-only views of a file's arrays; nothing but the header is read. Raises OSError or ValueError."""
+    with open(path, "rb") as file:
+        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    size = int.from_bytes(buffer[:8], "little")
+    if not 0 < size <= min(_MAX_HEADER, len(buffer) - 8):
+        raise ValueError(f"a header of {size} bytes in a file of {len(buffer)}")
+    header = json.loads(buffer[8 : 8 + size])
+    try:
+        return {name: _view(buffer, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a header that says {error}") from None
+
+
+def _view(buffer: mmap.mmap, offset: int, entry: dict[str, Any]) -> NDArray[Any]:
+    start, end = entry["data_offsets"]
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(int(k) for k in entry["shape"])
+    count = int(np.prod(shape, dtype=np.int64))
+    if end - start != count * dtype.itemsize or start < 0 or offset + end > len(buffer):
+        raise ValueError(f"array at bytes {start} to {end} does not fit the file of {len(buffer)} bytes")
+    return np.frombuffer(buffer, dtype, count, offset + start).reshape(shape)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,287 @@
+"""Edges kept beside a dataset, so that training does not search for neighbours again in every epoch.
+
+    <dataset>/graphs/<graph.key>/edges-00000.safetensors, ...   one file per shard of the dataset
+    <dataset>/graphs/<graph.key>/manifest.json                  the graph, and the hash of the dataset they belong to
+
+| array | dtype and shape | |
+|---|---|---|
+| atom_ptr | int64 [n + 1] | as in the dataset's shard |
+| edge_ptr | int64 [n + 1] | edges of structure s are edge_ptr[s] .. edge_ptr[s + 1], in the order of `neighbors` |
+| neighbor | uint8, uint16 or uint32 [E] | j, counted from the first atom of its structure |
+| shift | int8, int16 or int32 [E, 3] | |
+| degree | uint8, uint16 or uint32 [N] | edges of each centre i; i itself is not stored |
+
+An edge takes 4 bytes in the usual case, 28 in a batch. Building can be interrupted: finished pieces are kept in a
+hidden folder and used again. A cache whose dataset has changed is never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.data.arrays import Arrays, map_arrays, write_arrays
+from matscale.core.data.graph import Graph
+from matscale.core.data.manifest import write_text
+from matscale.core.data.neighbors import neighbors
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import DataError
+
+FORMAT_VERSION = 1
+PIECE = 4096
+"""Structures whose edges are found and written at once: a second or so of work, some tens of MB."""
+
+Progress = Callable[[int, int], None]
+"""(structures done, structures in all)"""
+
+
+class EdgeCache:
+    """The edges of every structure of a dataset, mapped from disk. Get one from `open_cache` or `build_cache`."""
+
+    def __init__(self, folder: Path, files: list[str], sizes: list[int]) -> None:
+        self.folder, self._files = folder, files
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._maps: dict[int, Arrays] = {}
+
+    def _arrays(self, number: int) -> Arrays:
+        if number not in self._maps:
+            path = self.folder / self._files[number]
+            try:
+                self._maps[number] = arrays = map_arrays(path)
+                found = len(arrays["edge_ptr"]) - 1, int(arrays["edge_ptr"][-1]), int(arrays["atom_ptr"][-1])
+                expected = int(np.diff(self._starts)[number]), len(arrays["neighbor"]), len(arrays["degree"])
+                if found != expected:
+                    raise ValueError(f"pointers say {found}, contents {expected}")
+            except (OSError, ValueError, KeyError) as error:
+                raise DataError(
+                    f"{path}: is not a whole file of edges ({error}). Delete {self.folder}; it will be built again."
+                ) from None
+        return self._maps[number]
+
+    @cached_property
+    def n_edges(self) -> NDArray[np.int32]:
+        """[n] edges of each structure. Read when it is first asked for."""
+        counts = [np.diff(self._arrays(k)["edge_ptr"]).astype(np.int32) for k in range(len(self._files))]
+        return np.concatenate(counts)
+
+    def gather(
+        self, indices: NDArray[np.int64], first_atoms: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(edge_index [2, n_edges], edge_shift [n_edges, 3]) of a batch of the structures at `indices`.
+
+        `first_atoms` [len(indices)]: where the atoms of each begin in the batch.
+        """
+        n = len(indices)
+        neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
+        n_edges = np.zeros(n, np.int64)
+        owners = np.searchsorted(self._starts, indices, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == owner)
+            rows, arrays = indices[places] - self._starts[owner], self._arrays(owner)
+            atoms, edges = _spans(arrays["atom_ptr"], rows), _spans(arrays["edge_ptr"], rows)
+            n_edges[places] = edges[1] - edges[0]
+            all_neighbors, all_shifts, all_degrees = arrays["neighbor"], arrays["shift"], arrays["degree"]
+            for place, a, b, e, f in zip(places.tolist(), *atoms.tolist(), *edges.tolist()):
+                neighbor[place], shift[place], degree[place] = all_neighbors[e:f], all_shifts[e:f], all_degrees[a:b]
+        if not n:
+            return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
+        edge_index = np.empty((2, int(n_edges.sum())), np.int64)
+        np.concatenate(neighbor, out=edge_index[0], casting="unsafe")  # widened on the way
+        edge_index[0] += np.repeat(first_atoms, n_edges)
+        degrees = np.concatenate(degree)
+        edge_index[1] = np.repeat(np.arange(len(degrees)), degrees)
+        return edge_index, np.concatenate(shift, dtype=np.int32)
+
+
+_NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
+
+
+def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[2, len(rows)]: where each row begins and ends."""
+    return np.stack([pointer[rows], pointer[rows + 1]])
+
+
+def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
+    """The cache of these edges, or None if there is none.
+
+    One that belongs to other data (the dataset was packed again) or to another rule is left alone with a warning.
+    """
+    manifest = _folder(dataset, graph) / "manifest.json"
+    if not graph.has_edges or not manifest.is_file():
+        return None
+    try:
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        if values["identity"] == _identity(dataset, graph):
+            return EdgeCache(manifest.parent, [f["file"] for f in values["files"]], _sizes(dataset))
+        reason = "belongs to other data or another rule"
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"is damaged ({error})"
+    warnings.warn(f"{manifest}: {reason}; these edges are not used. Building the cache replaces them.", stacklevel=2)
+    return None
+
+
+def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Progress | None = None) -> EdgeCache:
+    """Find the edges of every structure and keep them beside the dataset; a valid cache is returned as it is.
+
+    `workers` > 1 searches in that many processes. Several builders at once (the ranks of one run) wait for the first.
+    Raises DataError that names the structure whose neighbours cannot be found, or if the folder cannot be written.
+    """
+    if not graph.has_edges:
+        raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
+    folder = _folder(dataset, graph)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / ".lock"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a cache of other data: replaced in a moment
+                cache = open_cache(dataset, graph)
+            if cache is None:
+                _build(dataset, graph, folder, workers, progress)
+                cache = open_cache(dataset, graph)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: edges cannot be kept there ({error}). Copy the dataset to a disk with room."
+        ) from None
+    assert cache is not None
+    dataset.forget_graphs()
+    return cache
+
+
+def _build(dataset: PackedDataset, graph: Graph, folder: Path, workers: int, progress: Progress | None) -> None:
+    (folder / "manifest.json").unlink(missing_ok=True)
+    identity = _identity(dataset, graph)
+    parts = folder / f".parts-{identity['dataset'][:16]}-{graph.cutoff!r}"
+    for other in folder.glob(".parts-*"):
+        if other != parts:  # pieces of other data
+            shutil.rmtree(other)
+    parts.mkdir(exist_ok=True)
+    pieces = list(_pieces(_sizes(dataset)))
+    done = 0
+    for n in _searched(dataset, graph, [(a, b, parts / _name(a, b)) for _, a, b in pieces], workers):
+        done += n
+        if progress is not None:
+            progress(done, len(dataset))
+    files: list[dict[str, Any]] = []
+    for shard in range(len(dataset.manifest.shards)):
+        members = [map_arrays(parts / _name(a, b)) for owner, a, b in pieces if owner == shard]
+        path = folder / f"edges-{shard:05d}.safetensors"
+        digest = write_arrays(path, _joined(members)) if members else None
+        files.append({"file": path.name, "sha256": digest, "n_edges": sum(len(m["neighbor"]) for m in members)})
+    manifest = {"identity": identity, "n_edges": sum(f["n_edges"] for f in files), "files": files}
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+    shutil.rmtree(parts)
+
+
+def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, Path]], workers: int) -> Iterator[int]:
+    """Do the tasks (first, last, file) in any order; yield how many structures each had."""
+    if workers <= 1 or len(tasks) == 1:
+        for first, last, path in tasks:
+            yield _search(dataset, graph, first, last, path)
+        return
+    # Fresh processes: a fork would copy torch's threads in whatever state they are.
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_search, dataset, graph, *task) for task in tasks]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
+    """Write the edges of structures first ... last − 1 to `path`, unless they are there."""
+    if path.is_file():
+        return last - first
+    indices, shifts, degrees, n_atoms = [], [], [], []
+    for row in range(first, last):
+        s = dataset.structure(row)
+        try:
+            index, shift = neighbors(s.positions, s.cell, s.pbc, graph)
+        except DataError as error:
+            raise DataError(f"{dataset.path}: structure {row}: {error}") from None
+        indices.append(index[0])
+        shifts.append(shift)
+        degrees.append(np.bincount(index[1], minlength=len(s)))
+        n_atoms.append(len(s))
+    arrays = {
+        "atom_ptr": _pointer(n_atoms),
+        "edge_ptr": _pointer([len(i) for i in indices]),
+        "neighbor": _narrow(np.concatenate(indices)),
+        "shift": _narrow(np.concatenate(shifts)),
+        "degree": _narrow(np.concatenate(degrees)),
+    }
+    write_arrays(path, {name: [array] for name, array in arrays.items()})
+    return last - first
+
+
+def _joined(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, list[NDArray[Any]]]:
+    """The columns of one file."""
+    columns = {name: [piece[name] for piece in pieces] for name in ("neighbor", "shift", "degree")}
+    for name in ("atom_ptr", "edge_ptr"):
+        columns[name] = [_pointer(np.concatenate([np.diff(piece[name]) for piece in pieces]))]
+    return columns
+
+
+def _pointer(counts: list[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _narrow(x: NDArray[Any]) -> NDArray[Any]:
+    """In the narrowest integers that hold all of it: signed if any is negative or it is a shift."""
+    kinds = (np.int8, np.int16, np.int32) if x.ndim == 2 else (np.uint8, np.uint16, np.uint32)
+    for kind in kinds:
+        if not x.size or (x.min() >= np.iinfo(kind).min and x.max() <= np.iinfo(kind).max):
+            return x.astype(kind)
+    raise AssertionError("vesin counts shifts and atoms in 32 bits")
+
+
+def _pieces(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
+    """(shard, first, last): pieces that do not cross shards."""
+    start = 0
+    for shard, size in enumerate(sizes):
+        for first in range(start, start + size, PIECE):
+            yield shard, first, min(first + PIECE, start + size)
+        start += size
+
+
+def _name(first: int, last: int) -> str:
+    return f"{first:012d}-{last:012d}.safetensors"
+
+
+def _sizes(dataset: PackedDataset) -> list[int]:
+    return [shard.n_structures for shard in dataset.manifest.shards]
+
+
+def _folder(dataset: PackedDataset, graph: Graph) -> Path:
+    return dataset.path / "graphs" / graph.key
+
+
+def _identity(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
+    """What must be equal for edges to be the right ones; `key` alone rounds the cutoff."""
+    return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": asdict(graph)}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time, and let go by the system if that process dies."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

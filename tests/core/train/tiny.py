@@ -1,6 +1,6 @@
 """A dataset and two architectures small enough to train in a blink; also a script, for tests that kill it.
 
-    python tiny.py FOLDER DATA [--resume] [KEY=VALUE ...]
+python tiny.py FOLDER DATA [--resume] [KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from matscale.core.architecture import Architecture, ArchitectureConfig, Dataset
 from matscale.core.config import override
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
+from matscale.core.data.neighbors import collate
 from matscale.core.data.packed import PackedDataset, ShardWriter
 from matscale.core.data.structure import Structure
 from matscale.core.errors import MatscaleError
-from matscale.core.outputs import Outputs
+from matscale.core.outputs import Outputs, strained
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.session import train
@@ -117,19 +118,15 @@ def make_dataset(path: Path, n: int = 40, seed: int = 0, stress: bool = True) ->
 
 
 def _springs(s: Structure) -> tuple[float, np.ndarray, np.ndarray]:
-    from matscale.core.data.neighbors import collate
-
     batch = collate([s], Graph.radius(4.0), torch.float64)
     positions, strain = batch.positions.requires_grad_(), torch.zeros(1, 3, 3, dtype=torch.float64, requires_grad=True)
-    from matscale.core.outputs import strained
-
     d: Tensor = strained(batch, strain).edge_distance()
     pairs = ((d - 2.9) ** 2 * (1 - d / 4) ** 2).sum()
     weights = torch.tensor([0.0 if z == 29 else 0.3 for z in s.atomic_numbers], dtype=torch.float64).sum()
     energy = pairs - 3.0 * len(s) - weights
     dr, de = torch.autograd.grad(pairs, (positions, strain))
     volume = float(batch.volume()[0])
-    return float(energy), -dr.numpy(), (0.5 * (de + de.transpose(1, 2)) / volume)[0].detach().numpy()
+    return float(energy.detach()), -dr.numpy(), (0.5 * (de + de.transpose(1, 2)) / volume)[0].detach().numpy()
 
 
 def configured(data: Path, *assignments: str, name: str = "springs") -> TrainConfig:

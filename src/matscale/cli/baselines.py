@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 
 from matscale.cli.errors_table import errors_json, errors_table
@@ -25,7 +27,7 @@ from matscale.cli.errors_table import errors_json, errors_table
     help="What the split keeps together: a formula or trajectory, or nothing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by baseline.")
-def baselines(data: str, validation: float, seed: int, by: str, as_json: bool) -> None:
+def baselines(data: str, validation: float, seed: int, by: Literal["group", "structure"], as_json: bool) -> None:
     """Print the errors of four predictors that know next to nothing.
 
     They are fitted on the training part and measured on the validation part of one seeded split: the same split that

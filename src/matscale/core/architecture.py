@@ -150,7 +150,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def graded(dial: int) -> int:
     """A width for every dial position 1, 2, 3, ...: each number up to 128, then in steps of 2, from 256 of 4, ...
 
-    Two neighbouring widths never differ by more than 1/64, and wide layers get widths that a GPU likes.
+    From 64 on, neighbouring widths differ by at most 1/64, and wide layers get widths that a GPU likes.
     """
     octave, rest = divmod(max(dial - 64, 0), 64)
     return (64 + rest) << octave if dial >= 64 else dial

@@ -12,13 +12,16 @@ It is what the trainer trains, a checkpoint stores, `matscale.load` returns and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
 from matscale.core.errors import DataError
 from matscale.core.outputs import Outputs, predict
 
@@ -50,11 +53,16 @@ class Potential(nn.Module):
         elements: tuple[int, ...],
         references: Tensor | None = None,
         scales: Scales | None = None,
+        graph: Graph | None = None,
     ) -> None:
-        """`references` [119] eV per atom by atomic number (0 for elements without one)."""
+        """`references` [119] eV per atom by atomic number (0 for elements without one).
+
+        `graph`: which edges the batches must carry that it is given; none by default.
+        """
         super().__init__()
         self.model = model
         self.derive = derive
+        self.graph = graph or Graph.none()
         self.elements = elements
         scales = scales or Scales()
         references = torch.zeros(119) if references is None else references
@@ -63,6 +71,13 @@ class Potential(nn.Module):
         known = torch.zeros(119, dtype=torch.bool)
         known[list(elements)] = True
         self.register_buffer("known", known, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """References and scales move with the model but stay float64, whatever type the model is given."""
+        exact = self.references, self.scales
+        super()._apply(fn, recurse)
+        self.references, self.scales = (x.to(y.device) for x, y in zip(exact, (self.references, self.scales)))
+        return self
 
     @classmethod
     def of(
@@ -81,6 +96,7 @@ class Potential(nn.Module):
             elements=info.elements,
             references=references,
             scales=scales,
+            graph=architecture.graph(config),
         )
 
     def check_elements(self, batch: AtomicBatch) -> None:

@@ -10,7 +10,9 @@ biases, C has none. f_c and its slope vanish at the cutoff, so energy and forces
 the derivatives that the core takes.
 
 Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Their
-graph keeps at most 50 neighbours of an atom, which lets forces jump; here all within the cutoff count.
+OC20 models keep the 50 nearest neighbours of an atom (`max_neighbors`). A neighbour that is pushed out takes a finite
+part of the energy with it, and of neighbours at one distance the numbering decides which stay, so that such a config
+claims little; by default all within the cutoff count.
 
 Shapes: n_edges directed edges j -> i, R Gaussians, H hidden channels, F filters.
 """
@@ -44,6 +46,8 @@ class SchNetConfig(ArchitectureConfig):
     """Gaussians R in the distance expansion."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
+    max_neighbors: int | None = Field(default=None, ge=1)
+    """Keep only so many nearest neighbours of an atom; without it all within the cutoff."""
     max_atomic_number: int = Field(default=118, ge=1)
     """Heaviest element with a row in the embedding; 99 in the OC20 models."""
 
@@ -129,7 +133,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     A product of features that depend on positions is done six times: forward, its input gradient (the forces), and
     in the second backward the input and weight gradients of both. What depends on elements alone (`source` of the
     first interaction) is done three times: it has no part in the forces. The last row of the readout is done five
-    times: what comes into its first backward is constant. Edge vectors (about 80 FLOPs each) are left out.
+    times: what comes into its first backward is constant. The geometry (90 FLOPs an edge) is left out.
     """
     hidden, filters, half = config.hidden, config.filters, max(1, config.hidden // 2)
     per_edge = config.n_layers * (config.n_radial + filters) * filters
@@ -140,9 +144,27 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     return 2.0 * products
 
 
+def graph(config: SchNetConfig) -> Graph:
+    """All within the cutoff, or the nearest of them."""
+    if config.max_neighbors is None:
+        return Graph.radius(config.cutoff)
+    return Graph.nearest(config.cutoff, config.max_neighbors)
+
+
+def claims_for(config: SchNetConfig) -> frozenset[str]:
+    """Choosing among neighbours at one distance breaks every symmetry that exchanges them."""
+    return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
+
+
+def _oc20(n_layers: int) -> SchNetConfig:
+    return SchNetConfig(
+        hidden=1024, filters=256, n_layers=n_layers, n_radial=200, cutoff=6.0, max_neighbors=50, max_atomic_number=99
+    )
+
+
 SIZES = {
-    "oc20-200k": SchNetConfig(hidden=1024, filters=256, n_layers=3, n_radial=200, cutoff=6.0, max_atomic_number=99),
-    "oc20-all": SchNetConfig(hidden=1024, filters=256, n_layers=5, n_radial=200, cutoff=6.0, max_atomic_number=99),
+    "oc20-200k": _oc20(n_layers=3),
+    "oc20-all": _oc20(n_layers=5),
     "ladder-01": SchNetConfig(hidden=64, filters=64, n_layers=3, n_radial=50, cutoff=5.0, max_atomic_number=99),
     "ladder-02": SchNetConfig(hidden=128, filters=128, n_layers=6, n_radial=50, cutoff=5.0, max_atomic_number=99),
     "ladder-03": SchNetConfig(hidden=256, filters=256, n_layers=8, n_radial=50, cutoff=5.0, max_atomic_number=99),
@@ -167,8 +189,9 @@ def register_architectures() -> list[Architecture]:
             ladder=ladder,
             dial="hidden channels (filters alike), 3 interactions",
             claims=CLAIMS,
+            claims_for=claims_for,
             forces="gradient",
-            graph=lambda config: Graph.radius(config.cutoff),
+            graph=graph,
             sizes=SIZES,
             step_flops=step_flops,
         )

@@ -96,14 +96,14 @@ class NearestBaseline(Baseline):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        shape = {"dtype": torch.float64}
-        table = cls(*(torch.zeros(*s, **shape) for s in ((N_Z**2,), (N_Z**2, 3), (N_Z**2, 9), (3, N_Z**2))))
+        shapes = ((N_Z**2,), (N_Z**2, 3), (N_Z**2, 9), (3, N_Z**2))
+        table = cls(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
         for name, entry in values.items():
             key = _key_of(name)
             table.energy[key] = entry["energy"]
-            table.forces[key] = torch.tensor(entry["forces"], **shape)
-            table.stress[key] = torch.tensor(entry["stress"], **shape)
-            table.counts[:, key] = torch.tensor(entry["counts"], **shape)
+            for target, field in ((table.forces[key], "forces"), (table.stress[key], "stress")):
+                target.copy_(torch.tensor(entry[field], dtype=torch.float64))
+            table.counts[:, key] = torch.tensor(entry["counts"], dtype=torch.float64)
         return table
 
 

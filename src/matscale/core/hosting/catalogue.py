@@ -99,17 +99,19 @@ _HOOK = re.compile(r"^@(?:\w+\.)?hookimpl\b[^\n]*\n(?:async )?def (\w+)", re.MUL
 
 
 def declared_hooks(entry: Entry) -> list[str] | None:
-    """Names of the hooks that the source of a plugin's module marks, read as text; None if there is no such file.
+    """Names of the hooks that the source of a plugin's module marks, read as text; None if that cannot be told.
 
-    For shell completion and listing, which must not import. Hooks that a module takes over from another one are not
-    seen.
+    For shell completion and listing, which must not import.
     """
     try:
         spec = _spec(entry.module)
         origin = Path(spec.origin) if spec and spec.origin else None
-        return _HOOK.findall(origin.read_text(encoding="utf-8")) if origin and origin.suffix == ".py" else None
+        if origin is None or origin.suffix != ".py":
+            return None
+        hooks = _HOOK.findall(origin.read_text(encoding="utf-8"))
     except (OSError, ValueError, ImportError):
         return None
+    return hooks or ([] if origin.name != "__init__.py" else None)  # a package may take its hooks from within
 
 
 def _spec(module: str) -> ModuleSpec | None:

@@ -110,9 +110,13 @@ class Plugin:
         self.load()
         if self.state == "ok":
             return self
-        verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
         advice = f" `matscale plugins check {self.asked}` shows the traceback." if self.state == "failed" else ""
-        raise PluginError(f"Plugin {self.describe()} {verb}: {self.trouble}{advice}") from self.error
+        raise PluginError(self.complaint() + advice) from self.error
+
+    def complaint(self) -> str:
+        """Why it cannot be used, and what to do."""
+        verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
+        return f"Plugin {self.describe()} {verb}: {self.trouble}"
 
 
 def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
@@ -180,10 +184,14 @@ def install_hint(missing: str, entry: Entry) -> str:
 def plugin_traceback(error: BaseException) -> str:
     """The traceback from the plugin's first own line on; our frames and importlib's say nothing to its author."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_next is not None and _is_machinery(Path(tb.tb_frame.f_code.co_filename)):
+    while tb is not None and _is_machinery(Path(tb.tb_frame.f_code.co_filename)):
         tb = tb.tb_next
     return "".join(traceback.format_exception(type(error), error, tb))
 
 
 def _is_machinery(file: Path) -> bool:
-    return file.parent == Path(__file__).parent or file.parent.name in ("importlib", "pluggy") or "<frozen" in str(file)
+    return (
+        file.parent == Path(__file__).parent
+        or "<frozen" in str(file)
+        or not {"importlib", "pluggy"}.isdisjoint(file.parts)
+    )

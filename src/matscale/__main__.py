@@ -1,0 +1,5 @@
+"""`python -m matscale`."""
+
+from matscale.cli import main
+
+main(prog_name="matscale")

@@ -1,0 +1,141 @@
+"""`matscale plugins`: which plugins there are, whether one does what it must, and how to begin a new one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matscale.cli.table import aligned
+from matscale.cli.types import PluginName
+
+if TYPE_CHECKING:
+    from matscale.core.architecture import Architecture
+    from matscale.core.hosting.loading import Plugin
+
+COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
+
+
+@click.group()
+def plugins() -> None:
+    """The plugins: list them, check one, begin a new one.
+
+    MATSCALE_BLOCK_PLUGINS=NAME,... leaves plugins out; MATSCALE_NO_PLUGINS=1 leaves all but the built-in ones out.
+    """
+
+
+@plugins.command("list")
+@click.option("--load", is_flag=True, help="Import each plugin, to know its API and whether it works.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_plugins(load: bool, as_json: bool) -> None:
+    """List all installed plugins with status and reason.
+
+    Without --load nothing is imported: status is `blocked` or `clash` where the metadata tell so, else `not loaded`,
+    and the hooks are those that the source marks. With --load it is `ok`, `failed`, `incompatible`, `blocked` or
+    `clash` (works, under the name distribution:name).
+    """
+    from matscale.core.manager import BLOCK, host
+
+    if load:
+        host().load_all()
+    for name in host().unknown_blocks:
+        click.echo(f"Warning: {BLOCK} names {name!r}, and no plugin is called so.", err=True)
+    rows = [_row(plugin) for plugin in host().plugins]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    click.echo(aligned([["NAME", "DISTRIBUTION", "VERSION", "API", "HOOKS", "STATUS", "REASON"], *cells]))
+
+
+@plugins.command()
+@click.argument("name", type=PluginName())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: what was checked, by architecture.")
+@click.pass_context
+def check(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Check the plugin NAME: import it, then run the contract on each of its architectures.
+
+    A plugin that cannot be imported ends this with its own traceback and code 2; a broken promise with code 1. What
+    the contract tests is what the architecture claims: see `matscale models show`.
+    """
+    from matscale.core.errors import PluginError
+    from matscale.core.hosting.loading import plugin_traceback
+    from matscale.core.manager import host
+
+    plugin = host().plugin(name).load()
+    if plugin.error is not None:
+        click.echo(plugin_traceback(plugin.error), err=True)
+    if plugin.state != "ok":
+        raise PluginError(plugin.complaint())
+    if not as_json:
+        click.echo(_summary(plugin))
+    reports = {a.name: _contract(a, quiet=as_json) for a in plugin.provides.get("architecture", {}).values()}
+    if as_json:
+        click.echo(json.dumps(_row(plugin) | {"contract": reports}, indent=2, ensure_ascii=False))
+    if any(result["status"] == "failed" for results in reports.values() for result in results):
+        ctx.exit(1)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to make. [default: NAME]")
+def new(name: str, output: Path | None) -> None:
+    """Write a complete package for an architecture NAME: model, test, pyproject.toml.
+
+    It works as it is: a small learned pair potential, which passes the contract and can be trained.
+    """
+    from matscale.cli.scaffold import names, write
+    from matscale.core.manager import host
+
+    values = names(name, taken={plugin.name for plugin in host().plugins})
+    folder = output or Path(name)
+    for path in write(folder, values):
+        click.echo(path)
+    # `./name`, so that pip cannot take the folder for a package on the index.
+    where = folder if folder.is_absolute() else f"./{folder}"
+    click.echo(f"\nNext:\n  pip install -e {where}\n  matscale plugins check {name}\n  matscale train --arch {name}")
+
+
+def _row(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "distribution": plugin.entry.distribution,
+        "version": plugin.entry.version,
+        "api": "{}.{}".format(*plugin.api) if plugin.api else None,
+        "hooks": plugin.hooks,
+        "status": plugin.status,
+        "reason": plugin.reason,
+    }
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(value) or "-" if isinstance(value, list) else str(value or "-")
+
+
+def _summary(plugin: Plugin) -> str:
+    supplies = [f"{kind} {', '.join(values)}" for kind, values in plugin.provides.items() if values]
+    facts = {
+        "from": f"{plugin.entry.distribution} {plugin.entry.version}, {plugin.entry.value}",
+        "API": _cell(_row(plugin)["api"]),
+        "hooks": _cell(plugin.hooks),
+        "supplies": "; ".join(supplies) or "-",
+        "status": f"{plugin.status}: {plugin.reason}" if plugin.reason else plugin.status,
+    }
+    return "\n".join([plugin.name, aligned([[f"  {key}", value] for key, value in facts.items()])])
+
+
+def _contract(architecture: Architecture, quiet: bool) -> list[dict[str, str]]:
+    """Run the battery on one architecture; print a line for each check unless `quiet`."""
+    from matscale.testing import run_contract
+
+    click.echo(f"Checking architecture {architecture.name} ...", err=True)
+    results = [{"name": r.name, "status": r.status, "detail": r.detail} for r in run_contract(architecture)]
+    if not quiet:
+        lines = aligned([[f"  {r['status']}", r["name"], " ".join(r["detail"].split())] for r in results]).splitlines()
+        for line, result in zip(lines, results):
+            click.secho(line, fg=COLOURS[result["status"]])
+        counts = [f"{sum(r['status'] == status for r in results)} {status}" for status in COLOURS]
+        click.echo(f"{architecture.name}: {', '.join(counts)}")
+    return results

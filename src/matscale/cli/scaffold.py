@@ -1,0 +1,64 @@
+"""The package that `matscale plugins new` writes: the files in `template/` with names filled in."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Collection
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from matscale.core.errors import ConfigError
+from matscale.version import API_VERSION, __version__
+
+FILES = {
+    "pyproject.toml": "pyproject.toml.txt",
+    "README.md": "README.md.txt",
+    "$module.py": "module.py.txt",
+    "tests/test_$module.py": "tests/test_module.py.txt",
+}
+"""Path in the package -> template."""
+
+
+def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
+    """What fills the templates. Raises ConfigError for a name that cannot be one, or that is taken."""
+    if not re.fullmatch(r"[a-z](?:[a-z0-9]|[_-](?=[a-z0-9]))*", name) or keyword.iskeyword(name):
+        raise ConfigError(
+            f"{name!r} cannot be the name of a plugin: use small letters, digits and single _ or - between them, "
+            "starting with a letter, and no word of Python's own. For example: mymodel."
+        )
+    if name in taken:
+        raise ConfigError(f"There is a plugin {name!r} already (`matscale plugins list`). Choose another name.")
+    return {
+        "name": name,
+        "distribution": f"matscale-{name.replace('_', '-')}",
+        "module": f"matscale_{name.replace('-', '_')}",
+        "title": "".join(part.capitalize() for part in re.split("[_-]", name)),
+        "matscale": __version__,
+        "api": repr(API_VERSION),
+    }
+
+
+def write(folder: Path, values: dict[str, str]) -> list[Path]:
+    """Write the package into a folder that must not exist. Raises ConfigError if it does or cannot be made."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(
+            f"{folder} exists already: nothing was written. Remove it, or name another folder with -o."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{folder}: the folder cannot be made ({error}). Name another with -o.") from None
+    written = []
+    for target, source in FILES.items():
+        path = folder / Template(target).substitute(values)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(_filled(source, values), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _filled(source: str, values: dict[str, str]) -> str:
+    template = files("matscale.cli").joinpath("template").joinpath(source).read_text(encoding="utf-8")
+    return Template(template).substitute(values)

@@ -1,0 +1,52 @@
+"""Types of command-line values: counts as people write them, and names that complete without importing torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from matscale.core.train.units import parse_count
+
+if TYPE_CHECKING:
+    from matscale.core.hosting.loading import Plugin
+
+
+class ParameterCount(click.ParamType):
+    """`1M`, `30k`, `1.5B`, `2.5e6`, `12000`: a number of parameters."""
+
+    name = "count"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            count = round(parse_count(value))
+        except (ValueError, OverflowError):  # no number; 1e999
+            count = 0
+        if count < 1:
+            self.fail(f"{value!r} is no number of parameters. Write for example 30k, 1M, 2.5e6 or 12000.", param, ctx)
+        return count
+
+
+class PluginName(click.ParamType):
+    """A name that plugins supply; completed from metadata and source text alone, as no completion waits for torch."""
+
+    def __init__(self, hook: str = "", metavar: str = "name") -> None:
+        """`hook`: complete only plugins which mark this hook; all plugins if it is empty."""
+        self.hook = hook
+        self.name = metavar
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from matscale.core.hosting.catalogue import declared_hooks
+        from matscale.core.manager import host
+
+        def offers(plugin: Plugin) -> bool:
+            hooks = declared_hooks(plugin.entry)
+            return not self.hook or hooks is None or self.hook in hooks
+
+        plugins = [p for p in host().plugins if p.state != "blocked" and p.asked.startswith(incomplete) and offers(p)]
+        return [CompletionItem(plugin.asked, help=plugin.entry.distribution) for plugin in plugins]
+
+
+ArchitectureName = PluginName("register_architectures", "architecture")
+"""For `--arch` and the NAME of an architecture."""

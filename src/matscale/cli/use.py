@@ -1,0 +1,137 @@
+"""`matscale evaluate` and `matscale predict`: what a trained model is worth, and what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from matscale.cli.errors_table import errors_json, errors_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.train.record import Run
+    from matscale.core.use import Parts
+
+run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+checkpoint_option = click.option(
+    "--checkpoint",
+    default="best",
+    show_default=True,
+    metavar="best|last|STEP",
+    help="Which weights; averaged ones where the run kept an average.",
+)
+device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+dtype_option = click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Arithmetic of the model.  [default: as trained]"
+)
+
+
+@click.command()
+@run_argument
+@click.option("--data", "data", help="Packed dataset: a path or a name.  [default: that of the run]")
+@click.option(
+    "--split",
+    "which",
+    type=click.Choice(["auto", "validation", "train", "all"]),
+    default="auto",
+    show_default=True,
+    help="What to measure on; auto: the run's validation part of its own dataset, all of any other.",
+)
+@checkpoint_option
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
+@device_option
+@dtype_option
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the baselines beside it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by model.")
+def evaluate(
+    run: Path,
+    data: str | None,
+    which: Literal["auto", "validation", "train", "all"],
+    checkpoint: str,
+    batch: int,
+    device: str,
+    dtype: str | None,
+    baselines: bool,
+    as_json: bool,
+) -> None:
+    """Print the errors of the model that was trained in folder RUN.
+
+    Baselines learn from the training part of the run, like the model.
+    """
+    from matscale.core.data.catalog import resolve
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.train.record import Run
+    from matscale.core.use import evaluate_potential, load, parts
+
+    record = Run.open(run)
+    dataset = PackedDataset.open(resolve(data or record.config.data.path))
+    chosen = parts(record, dataset, which)
+    potential = load(record, checkpoint, device=device, dtype=dtype)
+    click.echo(f"{dataset.path}: measured on {len(chosen.measured):,} of {len(dataset):,} structures.", err=True)
+    models = {record.config.architecture.name: evaluate_potential(potential, dataset, chosen.measured, batch)}
+    if baselines:
+        models |= _baselines(record, dataset, chosen)
+    click.echo(errors_json(models) if as_json else errors_table(models))
+
+
+def _baselines(run: Run, dataset: PackedDataset, chosen: Parts) -> dict[str, dict[str, float]]:
+    """Errors of the baselines, fitted on the run's training structures, where these can still be had."""
+    from matscale.core.baselines import evaluate_baselines, fit_baselines, passes
+    from matscale.core.errors import MatscaleError
+    from matscale.core.use import training_part
+
+    try:
+        source, trained_on = (dataset, chosen.trained_on) if chosen.trained_on is not None else training_part(run)
+    except MatscaleError as error:
+        click.echo(f"No baselines: the run's own training data cannot be had. {error}", err=True)
+        return {}
+    return evaluate_baselines(fit_baselines(source, trained_on), passes(dataset, chosen.measured))
+
+
+@click.command()
+@run_argument
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="extxyz file to write.")
+@checkpoint_option
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
+@device_option
+@dtype_option
+@click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that cannot be predicted.")
+def predict(
+    run: Path,
+    source: Path,
+    target: Path,
+    checkpoint: str,
+    batch: int,
+    device: str,
+    dtype: str | None,
+    skip_invalid: bool,
+) -> None:
+    """Predict energy, forces and stress of the structures in FILE (anything that ASE reads) with the model in RUN.
+
+    They are written in order, with what FILE says of them, as the labels energy, forces and stress, which replace
+    labels of these names.
+    """
+    from matscale.core.predict import predict_file
+    from matscale.core.use import load
+
+    potential = load(run, checkpoint, device=device, dtype=dtype)
+    written, skipped = predict_file(
+        potential, source, target, batch=batch, skip_invalid=skip_invalid, progress=_counter()
+    )
+    for item in skipped:
+        click.echo(f"Left out structure {item.position} (counted from 0): {item.reason}", err=True)
+    left_out = f", {len(skipped):,} left out" if skipped else ""
+    click.echo(f"{target}: {written:,} structures{left_out}")
+
+
+def _counter() -> Callable[[int], None] | None:
+    """A running count on a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done: click.echo(f"\r{done:,} structures", nl=False, err=True)

@@ -1,0 +1,55 @@
+"""A trained Potential as an ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+from matscale.core.data.structure import Structure, full_to_voigt
+from matscale.core.potential import Potential
+from matscale.core.predict import Prediction, predict_batch, prepare
+
+
+class PotentialCalculator(Calculator):
+    """Energy [eV] (the same as free_energy), forces [eV/Å], stress [eV/Å³, Voigt xx yy zz yz xz xy].
+
+    Neighbours are searched anew for every geometry. A stress is missing for models that do not predict one and for
+    structures without a cell volume: asking for it then raises ASE's PropertyNotImplementedError. An element that was
+    not in the training data raises DataError.
+    """
+
+    def __init__(self, potential: Potential, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.potential = potential.eval()
+        self.has_stress = potential.derive or self._predicts_stress()
+        self.implemented_properties = ["energy", "free_energy", "forces", *(["stress"] if self.has_stress else [])]
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results` with everything that the model gives; see ASE's Calculator."""
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        found = self._predict(Structure.from_ase(self.atoms, source="atoms"))
+        self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
+        if found.stress is not None:
+            self.results["stress"] = full_to_voigt(found.stress)
+        elif "stress" in properties:
+            raise PropertyNotImplementedError(
+                "stress: it is defined only for structures with three lattice vectors. Set a cell with a volume."
+            )
+
+    def _predict(self, structure: Structure) -> Prediction:
+        return predict_batch(self.potential, [prepare(self.potential, structure)])[0]
+
+    def _predicts_stress(self) -> bool:
+        """Whether a model that derives nothing gives a stress: found out with a single atom."""
+        number = np.array([self.potential.elements[0]])
+        return self._predict(Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))).stress is not None

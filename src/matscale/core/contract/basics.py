@@ -1,0 +1,238 @@
+"""What every architecture must do, whatever it claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from matscale.core.architecture import DatasetInfo
+from matscale.core.contract.check import register
+from matscale.core.contract.structures import (
+    atom,
+    crystal,
+    distant_pair,
+    metal,
+    molecule,
+    slab,
+    structure,
+    supercell,
+    with_positions,
+)
+from matscale.core.contract.subject import Subject, require, require_equal
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import DataError
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential
+
+
+@register("shapes-and-dtypes")
+def shapes_and_dtypes(subject: Subject) -> None:
+    """Energy, forces and stress have the right shapes, are finite, and keep the precision of the batch."""
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        batch = subject.batch(crystal(), metal(), slab(), dtype=dtype)
+        potential = subject.perturbed().to(dtype)
+        outputs = potential(batch)
+        _well_formed(outputs, batch)
+        raw = potential.model(batch)
+        require(
+            raw.energy.dtype in (dtype, torch.float64),
+            f"the model makes an energy of type {raw.energy.dtype} from a batch of type {dtype}.",
+        )
+        results[dtype] = outputs.detach()
+    single = results[torch.float32]
+    in_double = Outputs(single.energy.double(), _double(single.forces), _double(single.stress))
+    subject.require_same(in_double, results[torch.float64], "float32 against float64", 1e-2)
+
+
+def _double(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.double()
+
+
+def _well_formed(outputs: Outputs, batch: AtomicBatch) -> None:
+    wanted = {"energy": (batch.n_structures,), "forces": (batch.n_atoms, 3), "stress": (batch.n_structures, 3, 3)}
+    for name, shape in wanted.items():
+        value = getattr(outputs, name)
+        if value is None:
+            require(name == "stress", f"the potential gives no {name}: a direct model must predict them.")
+            continue
+        require(value.shape == shape, f"{name} has shape {tuple(value.shape)}, expected {shape}.")
+        require(value.isfinite().all(), f"{name} of an ordinary crystal is not finite.")
+        if name != "energy":
+            kind = batch.positions.dtype
+            require(value.dtype == kind, f"{name} has type {value.dtype}, the batch has {kind}.")
+    if outputs.stress is not None:
+        require_equal(outputs.stress, outputs.stress.transpose(1, 2), 1e-4, "stress against its transpose")
+
+
+@register("responds")
+def responds(subject: Subject) -> None:
+    """Energy, forces and stress depend on elements and positions: a model of zeros or constants does not pass."""
+    original = crystal()
+    swapped = replace(original, atomic_numbers=original.atomic_numbers[::-1].copy())
+    here = subject.predict(original)
+    assert here.forces is not None
+    require(here.forces.norm(dim=-1).mean() > 1e-6, "the forces on the atoms of a rattled crystal are zero.")
+    for other, what in ((crystal(1), "moving the atoms"), (swapped, "exchanging the elements")):
+        there = subject.predict(other)
+        for name in ("energy", "forces", "stress"):
+            a, b = getattr(here, name), getattr(there, name)
+            if a is not None:
+                require((a - b).abs().max() > 1e-9 * a.abs().max(), f"{what} does not change the {name}.")
+
+
+@register("batch-equals-members")
+def batch_equals_members(subject: Subject) -> None:
+    """A structure has the same energy, forces and stress alone and in company, in whatever order."""
+    batch = subject.batch(slab(), crystal(), metal(), molecule(), crystal(3))
+    together = _parts(subject.evaluate(batch), batch)
+    for k, member in enumerate(batch.split()):
+        subject.require_same(together[k], subject.evaluate(member), f"structure {k} in a batch and alone")
+    backwards = AtomicBatch.join(batch.split()[::-1])
+    for k, found in enumerate(_parts(subject.evaluate(backwards), backwards)[::-1]):
+        subject.require_same(found, together[k], f"structure {k} in another order of the batch")
+
+
+def _parts(outputs: Outputs, batch: AtomicBatch) -> list[Outputs]:
+    forces = outputs.forces
+    assert forces is not None
+    per_structure = forces.split(batch.atoms_per_structure.tolist())
+    return [
+        Outputs(
+            outputs.energy[k : k + 1], per_structure[k], None if outputs.stress is None else outputs.stress[k : k + 1]
+        )
+        for k in range(batch.n_structures)
+    ]
+
+
+@register("padded-equals-ragged")
+def padded_equals_ragged(subject: Subject) -> None:
+    """A large neighbour in the batch, for whose size others may be padded, changes nothing."""
+    large = supercell(crystal(), (2, 2, 2))
+    batch = subject.batch(metal(), large, crystal(2))
+    for k, found in enumerate(_parts(subject.evaluate(batch), batch)):
+        alone = subject.evaluate(batch.split()[k])
+        subject.require_same(found, alone, f"structure {k} beside a cell of {len(large)} atoms")
+
+
+@register("few-atoms")
+def few_atoms(subject: Subject) -> None:
+    """One atom, two atoms and atoms without neighbours have finite energy, forces and training gradients."""
+    close_pair = structure([14, 8], [[0, 0, 0], [1.6, 0, 0]])
+    wide = structure([29], [[1.0, 2, 3]], [[60.0, 0, 0], [0, 60, 0], [0, 0, 60]])
+    cases = {
+        "one atom": [atom()],
+        "two atoms": [close_pair],
+        "two distant atoms": [distant_pair()],
+        "a wide cell": [wide],
+    }
+    for what, structures in (cases | {"all of these": [s for case in cases.values() for s in case]}).items():
+        potential = subject.perturbed().train()
+        outputs = potential(subject.batch(*structures))
+        assert outputs.forces is not None
+        require(outputs.energy.isfinite().all() and outputs.forces.isfinite().all(), f"{what}: not finite.")
+        _objective(outputs).backward()
+        for name, parameter in potential.named_parameters():
+            finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
+            require(finite, f"{what}: the gradient of {name} is not finite.")
+
+
+@register("unseen-element")
+def unseen_element(subject: Subject) -> None:
+    """An element that was not in the training data is refused by name."""
+    potential = subject.fresh(info=DatasetInfo(elements=(8, 13, 14)))
+    potential.check_elements(subject.batch(slab()))
+    try:
+        potential.check_elements(subject.batch(crystal()))
+    except DataError as refusal:
+        require("Cu" in str(refusal), f"the refusal does not name the element Cu: {refusal}")
+        return
+    require(False, "copper was accepted by a model of Al, O and Si.")
+
+
+@register("gradients-reach-all")
+def gradients_reach_all(subject: Subject) -> None:
+    """A loss on energy, forces and stress has a finite gradient, not zero, for every trainable parameter."""
+    potential = subject.perturbed().train()
+    batch = subject.batch(crystal(), metal(), slab(), crystal(4), molecule())
+    _objective(potential(batch)).backward()
+    for name, parameter in potential.named_parameters():
+        if parameter.requires_grad:
+            require(parameter.grad is not None, f"{name} takes no part in the loss.")
+            assert parameter.grad is not None
+            require(parameter.grad.isfinite().all(), f"the gradient of {name} is not finite.")
+            require(parameter.grad.abs().max() > 0, f"the gradient of {name} is zero throughout.")
+
+
+def _objective(outputs: Outputs) -> Tensor:
+    """Any smooth function of all outputs; stress counts where it is defined."""
+    assert outputs.forces is not None
+    loss = (outputs.energy - 1.3).square().sum() + (outputs.forces - 0.7).square().sum()
+    if outputs.stress is not None:
+        loss = loss + (outputs.stress[outputs.stress.isfinite()] - 0.2).square().sum()
+    return loss
+
+
+@register("same-seed-same-weights")
+def same_seed_same_weights(subject: Subject) -> None:
+    """One configuration and one seed give one set of weights, whatever was built before; another seed gives others."""
+    settings = subject.config.plain()
+    first = subject.fresh(seed=3).state_dict()
+    other = subject.architecture.ladder(20_000)
+    subject.architecture.model(other, DatasetInfo.any(), 11)
+    torch.rand(7)
+    second = subject.fresh(seed=3).state_dict()
+    require(subject.config.plain() == settings, "building a model changed its configuration.")
+    require(first.keys() == second.keys(), "the second model has other tensors than the first.")
+    for name, tensor in first.items():
+        require(torch.equal(tensor, second[name]), f"{name} differs between two models of one seed.")
+    third = subject.fresh(seed=4).state_dict()
+    require(any(not torch.equal(first[name], third[name]) for name in first), "the weights do not depend on the seed.")
+
+
+@register("state-round-trip")
+def state_round_trip(subject: Subject) -> None:
+    """A state saved as safetensors and loaded into another model gives the same outputs to the last bit."""
+    batch = subject.batch(crystal(), metal(), slab())
+    trained = subject.potential
+    state = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
+    loaded = subject.fresh(seed=9).double().eval()
+    loaded.load_state_dict(load(save(state)), strict=True)
+    with torch.no_grad():
+        before, again, after = (p(batch) for p in (trained, trained, loaded))
+    for name in ("energy", "forces", "stress"):
+        a, b, c = (getattr(outputs, name) for outputs in (before, again, after))
+        if a is not None:
+            require(torch.equal(a, b), f"{name}: two evaluations of one batch differ.")
+            require(
+                torch.equal(a, c), f"{name} differs after a round trip: something it depends on is not in the state."
+            )
+
+
+@register("flops", lambda s: None if s.architecture.step_flops else "gives no formula: FLOPs are counted by running")
+def flops(subject: Subject) -> None:
+    """`step_flops` agrees within 1 % with the FLOPs counted in a training step, for two batches."""
+    formula = subject.architecture.step_flops
+    assert formula is not None
+    small = [crystal(seed) for seed in range(3)]
+    large = [with_positions(big := supercell(crystal(), (2, 1, 1)), big.positions + 0.1 * k) for k in range(2)]
+    for structures in (small, large):  # of one size: FLOPs spent on padding are no work
+        batch = subject.batch(*structures, dtype=torch.float32)
+        counted = _count(subject.fresh().train(), batch)
+        stated = formula(subject.config, batch.shape)
+        require(
+            abs(stated - counted) <= 0.01 * counted,
+            f"step_flops says {stated:,.0f}, counted were {counted:,.0f} for {batch.shape}.",
+        )
+
+
+def _count(potential: Potential, batch: AtomicBatch) -> float:
+    """Matrix products of forward, loss and backward. Fused attention of the CPU is unknown to torch's counter."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        _objective(potential(batch)).backward()
+    return float(counter.get_total_flops())

@@ -1,0 +1,110 @@
+"""What a check is, the list of all, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from matscale.core.architecture import Architecture, ArchitectureConfig
+from matscale.core.contract.subject import ContractError, Subject
+
+Condition = Callable[[Subject], str | None]
+"""Why a check does not apply to a subject; None if it does."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that an architecture must do."""
+
+    name: str
+    promise: str
+    """What holds when it passes."""
+    run: Callable[[Subject], None]
+    """Raises ContractError with what was found."""
+    skip: Condition
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What became of a check."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    detail: str
+    """What was found, or why the check does not apply."""
+
+
+@dataclass(frozen=True)
+class BoundCheck:
+    """A check of one architecture, to be called by a test: returns or raises."""
+
+    check: Check
+    subject: Subject
+
+    def __call__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.check.run(self.subject)
+
+    def __str__(self) -> str:
+        return f"{self.subject.architecture.name}-{self.check.name}"
+
+
+_CHECKS: list[Check] = []
+
+
+def register(name: str, skip: Condition = lambda subject: None) -> Callable[[Callable[[Subject], None]], Check]:
+    """Put a function into the list of checks; the first line of its docstring is the promise."""
+
+    def add(run: Callable[[Subject], None]) -> Check:
+        assert run.__doc__
+        check = Check(name, run.__doc__.strip().splitlines()[0], run, skip)
+        _CHECKS.append(check)
+        return check
+
+    return add
+
+
+def claiming(claim: str) -> Condition:
+    """Only for architectures that claim it."""
+    return lambda subject: None if claim in subject.claims else f"does not claim {claim}"
+
+
+def all_checks() -> list[Check]:
+    """Every check there is, in the order in which they are best read."""
+    return list(_CHECKS)
+
+
+def checks(
+    architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
+) -> list[BoundCheck]:
+    """The checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
+
+    `config`: the one to check; by default that of the ladder with about 10,000 parameters. `tolerance`: largest
+    relative error of a symmetry in float64; more for models that keep one only approximately (grids on a sphere).
+    """
+    subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
+    return [BoundCheck(check, subject) for check in _CHECKS if check.skip(subject) is None]
+
+
+def run_contract(
+    architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
+) -> list[CheckResult]:
+    """Run every check, whatever the others did. Arguments as for `checks`."""
+    subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
+    return [_result(check, subject) for check in _CHECKS]
+
+
+def _result(check: Check, subject: Subject) -> CheckResult:
+    if reason := check.skip(subject):
+        return CheckResult(check.name, "skipped", reason)
+    try:
+        BoundCheck(check, subject)()
+    except ContractError as found:
+        return CheckResult(check.name, "failed", str(found))
+    except Exception as error:  # whatever a plugin's model raises is a finding about it, not the end of the battery
+        return CheckResult(check.name, "failed", f"{type(error).__name__}: {error}")
+    return CheckResult(check.name, "passed", check.promise)

@@ -1,0 +1,73 @@
+"""Forces and stress of gradient models against finite differences of the energy, which share no code with autograd.
+
+Central differences, edges held fixed: f' = (f(h) − f(−h)) / 2h. The step is short, because a neighbour that passes the
+cutoff within it adds an error of the first order in h: second derivatives may jump there in a model that claims
+to be smooth. In float64 rounding still leaves nine digits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from matscale.core.contract.check import register
+from matscale.core.contract.structures import crystal, metal, molecule, slab
+from matscale.core.contract.subject import Subject, require, require_equal
+from matscale.core.data.batch import AtomicBatch
+
+STEP = 1e-5
+"""Å for positions, dimensionless for strain."""
+STENCIL = {-1: -0.5, 1: 0.5}
+"""Point in units of the step -> weight."""
+
+
+def _only_gradient_models(subject: Subject) -> str | None:
+    return None if subject.derives else "predicts forces directly"
+
+
+@register("forces-are-gradients", _only_gradient_models)
+def forces_are_gradients(subject: Subject) -> None:
+    """Forces are minus the derivative of the energy, in eV/Å."""
+    for structure in (crystal(), slab(), molecule()):
+        batch = subject.batch(structure)
+        forces = subject.evaluate(batch).forces
+        assert forces is not None
+        directions = torch.randn(6, batch.n_atoms, 3, dtype=torch.float64)
+        slopes = _slopes(subject, [_displaced(batch, k * STEP * u) for u in directions for k in STENCIL])
+        along = torch.einsum("kna,na->k", directions, forces)
+        require_equal(along, -slopes, 1e-5, f"forces on {structure.formula} along random displacements")
+
+
+@register("stress-is-a-gradient", _only_gradient_models)
+def stress_is_a_gradient(subject: Subject) -> None:
+    """Stress is +(1/V) dE/dε, in eV/Å³, and symmetric."""
+    for structure in (crystal(), metal(), slab()):
+        batch = subject.batch(structure)
+        stress = subject.evaluate(batch).stress
+        if stress is None:
+            return
+        require_equal(stress, stress.transpose(1, 2), 1e-9, f"stress of {structure.formula} against its transpose")
+        pairs = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+        slopes = _slopes(subject, [_deformed(batch, k * STEP, a, b) for a, b in pairs for k in STENCIL])
+        found = torch.stack([stress[0, a, b] for a, b in pairs])
+        require_equal(found, slopes / batch.volume(), 1e-5, f"stress of {structure.formula} (xx yy zz yz xz xy)")
+
+
+def _displaced(batch: AtomicBatch, by: Tensor) -> AtomicBatch:
+    return batch.with_geometry(batch.positions + by, batch.cell)
+
+
+def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
+    """Symmetric strain of component (a, b), written out apart from `core.outputs`."""
+    deformation = torch.eye(3, dtype=torch.float64)
+    deformation[a, b] += 0.5 * h
+    deformation[b, a] += 0.5 * h
+    return batch.with_geometry(batch.positions @ deformation, batch.cell @ deformation)
+
+
+def _slopes(subject: Subject, members: list[AtomicBatch]) -> Tensor:
+    """dE/dh at 0 of curves that are given by one structure per point of the stencil; all energies in one forward."""
+    energies = subject.evaluate(AtomicBatch.join(members)).energy.double()
+    require(energies.isfinite().all(), "energies of displaced atoms are not finite.")
+    weights = torch.tensor(list(STENCIL.values()), dtype=torch.float64)
+    return energies.unflatten(0, (-1, len(STENCIL))) @ weights / STEP

@@ -1,0 +1,119 @@
+"""The architecture under test, with a model whose every weight has been moved off its initial value.
+
+Models are checked with perturbed weights, so that a layer that starts at zero cannot hide what it does wrong later,
+inside a potential whose scales are not one, so that a forgotten scale shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.contract.structures import crystal
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.neighbors import collate
+from matscale.core.data.structure import Structure
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential, Scales
+
+
+class ContractError(AssertionError):
+    """An architecture does not do what it must, or what it claims."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a check is given."""
+
+    architecture: Architecture
+    config: ArchitectureConfig
+    tolerance: float = 1e-6
+    """Largest relative error of what ought to be equal in float64."""
+
+    @property
+    def claims(self) -> frozenset[str]:
+        return self.architecture.claims_of(self.config)
+
+    @property
+    def derives(self) -> bool:
+        """Whether forces and stress are derivatives that the core takes."""
+        return self.architecture.derives_forces(self.config)
+
+    def fresh(self, seed: int = 0, info: DatasetInfo | None = None) -> Potential:
+        """A potential as training would start with it."""
+        scales = Scales(energy=1.7, forces=2.3, stress=0.4)
+        return Potential.of(self.architecture, self.config, info or DatasetInfo.any(), seed, scales=scales)
+
+    def perturbed(self, seed: int = 0) -> Potential:
+        """A potential whose parameters are all moved by noise; float64, in evaluation mode."""
+        potential = self.fresh(seed).double().eval()
+        generator = torch.Generator().manual_seed(1 + seed)
+        with torch.no_grad():
+            for parameter in potential.parameters():
+                noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+                parameter.add_(noise * _amplitude(parameter))
+        return potential
+
+    @cached_property
+    def potential(self) -> Potential:
+        """The one that most checks share; they must not change it."""
+        return self.perturbed()
+
+    def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:
+        """Structures with the edges that this architecture asks for."""
+        return collate(structures, self.architecture.graph(self.config), dtype)
+
+    def predict(self, *structures: Structure) -> Outputs:
+        """Of the shared potential, without history."""
+        return self.evaluate(self.batch(*structures))
+
+    @cached_property
+    def sizes(self) -> dict[str, float]:
+        """How large energy, forces and stress of an ordinary crystal are."""
+        ordinary = self.predict(crystal())
+        values = {"energy": ordinary.energy, "forces": ordinary.forces, "stress": ordinary.stress}
+        return {name: value.abs().max().item() for name, value in values.items() if value is not None}
+
+    def require_same(self, found: Outputs, expected: Outputs, what: str, tolerance: float | None = None) -> None:
+        """Raise ContractError if energy, forces or stress differ by more than the tolerance."""
+        for name, size in self.sizes.items():
+            a, b = getattr(found, name), getattr(expected, name)
+            limit = self.tolerance if tolerance is None else tolerance
+            require_equal(a, b, limit, f"{what}: {name}", max(size, 1e-6))
+
+    def evaluate(self, batch: AtomicBatch) -> Outputs:
+        """As `predict`, for a batch."""
+        with torch.no_grad():
+            return self.potential(batch).detach()
+
+
+def _amplitude(parameter: Tensor) -> float:
+    """A fifth of what is there, and something where nothing is: of order 1/√fan-in for matrices."""
+    rms = float(parameter.square().mean().sqrt())
+    return 0.2 * rms + (0.3 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1)
+
+
+def require(condition: bool | Tensor, message: str) -> None:
+    """Raise ContractError unless the condition holds."""
+    if not bool(condition):
+        raise ContractError(message)
+
+
+def require_equal(found: Tensor, expected: Tensor, tolerance: float, what: str, size: float = 1e-6) -> None:
+    """Raise ContractError if the largest difference is more than `tolerance` times the largest expected value.
+
+    `size`: what to take instead where all that is expected is smaller, as the forces in a perfect crystal are.
+    """
+    require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}.")
+    # NaN (a stress without a volume) equals NaN and nothing else.
+    require(torch.equal(found.isnan(), expected.isnan()), f"{what}: NaN on one side only.")
+    difference = (found - expected).nan_to_num().abs().max().item()
+    size = max(expected.nan_to_num().abs().max().item(), size)
+    require(
+        difference <= tolerance * size,
+        f"{what}: differ by {difference:.3g}, values are up to {size:.3g} (allowed: {tolerance:g} of that).",
+    )

@@ -1,0 +1,50 @@
+"""Every registered architecture keeps the contract; every ladder reaches what is asked of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo, count_parameters
+from matscale.core.manager import host
+from matscale.testing import checks
+
+ARCHITECTURES = host().architectures()
+
+
+def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
+    """Configs that behave differently from those of the ladder."""
+    if architecture.name == "transformer":
+        return [architecture.ladder(10_000).model_copy(update={"inputs": "concatenated"})]
+    return []
+
+
+@pytest.mark.parametrize("check", [c for a in ARCHITECTURES for c in checks(a)], ids=str)
+def test_every_architecture_keeps_the_contract(check) -> None:
+    check()
+
+
+@pytest.mark.parametrize("check", [c for a in ARCHITECTURES for f in _other_forms(a) for c in checks(a, f)], ids=str)
+def test_other_forms_keep_the_contract(check) -> None:
+    check()
+
+
+@pytest.mark.parametrize("n_params", [3_000, 4_200, 10_000, 123_456, 1_000_000, 100_000_000])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_the_ladder_reaches_any_size_within_five_per_cent(architecture: Architecture, n_params: int) -> None:
+    config = architecture.ladder(n_params)
+    with torch.device("meta"):
+        found = count_parameters(architecture.build(config, DatasetInfo.any()))["total"]
+    assert found == pytest.approx(n_params, rel=0.05)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_a_config_survives_the_way_through_a_file(architecture: Architecture) -> None:
+    for config in (architecture.ladder(10_000), *architecture.sizes.values()):
+        assert architecture.config.parse(config.plain()) == config
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_every_option_is_explained(architecture: Architecture) -> None:
+    undocumented = [name for name, field in architecture.config.model_fields.items() if not field.description]
+    assert undocumented == []

@@ -1,0 +1,114 @@
+"""The transformer encoder: what its two input forms know, its attention, its published sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from matscale.core.architecture import Architecture, DatasetInfo, count_parameters
+from matscale.core.config import Config
+from matscale.core.contract import structures
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.neighbors import collate
+from matscale.core.errors import ConfigError
+from matscale.plugins.transformer import SIZES, Transformer, TransformerConfig, atom_number_encoding, build
+from matscale.plugins.transformer import register_architectures as register
+
+COUNTS = [17_770, 155_146, 205_130, 432_810, 942_730, 2_509_386, 2_954_250, 5_200_010, 9_309_514]
+
+
+@pytest.fixture
+def architecture() -> Architecture:
+    return register()[0]
+
+
+@pytest.fixture
+def batch() -> AtomicBatch:
+    return collate([structures.crystal(), structures.metal(), structures.slab()], dtype=torch.float64)
+
+
+def small(**options: object) -> TransformerConfig:
+    return TransformerConfig.parse({"width": 16, "n_heads": 2, "n_layers": 2, "feedforward": 32, **options})
+
+
+def model_of(config: Config) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(config).double().eval()
+    for head in (model.heads.energy, model.heads.forces, model.heads.stress):
+        torch.nn.init.normal_(head[-1].weight)  # off their start near zero
+    return model
+
+
+@pytest.mark.parametrize(("name", "n_params"), list(zip(SIZES, COUNTS)))
+def test_published_shapes_have_the_recomputed_parameter_counts(name: str, n_params: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(build(SIZES[name], DatasetInfo.any()))["total"] == n_params
+
+
+def test_claims_depend_on_how_positions_enter(architecture: Architecture) -> None:
+    assert architecture.claims_of(small(inputs="summed")) == frozenset()
+    assert architecture.claims_of(small(inputs="concatenated")) == {"permutation"}
+
+
+@pytest.mark.parametrize(("inputs", "depends"), [("summed", True), ("concatenated", False)])
+def test_only_summed_inputs_depend_on_the_order_of_the_atoms(inputs: str, depends: bool) -> None:
+    model = model_of(small(inputs=inputs))
+    crystal = structures.crystal()
+    order = [2, 0, 3, 1]
+    renumbered = structures.structure(crystal.atomic_numbers[order], crystal.positions[order], crystal.cell)
+    a, b = (model(collate([s], dtype=torch.float64)).energy for s in (crystal, renumbered))
+    assert bool((a - b).abs() > 1e-3 * a.abs()) is depends
+
+
+def test_attention_is_a_distribution_over_the_atoms_of_the_structure(batch: AtomicBatch) -> None:
+    model = model_of(small())
+    weights = model.with_attention(batch).extras["attention"]
+    assert weights.shape == (2, 3, 2, 4, 4)
+    mask = batch.dense().mask  # [n_structures, max_atoms]
+    torch.testing.assert_close(weights.sum(-1), mask[None, :, None, :].expand(2, 3, 2, 4).double())
+    assert (weights[..., ~mask[1]][:, 1] == 0).all()  # the one-atom cell: nobody attends to its padding
+    assert (weights[:, 1, :, 0, 0] == 1).all()
+    assert weights[:, 0].std() > 0
+
+
+def test_predictions_come_from_the_attention_that_is_shown(batch: AtomicBatch) -> None:
+    model = model_of(small())
+    plain, shown = model(batch), model.with_attention(batch)
+    for name in ("energy", "forces", "stress"):
+        torch.testing.assert_close(getattr(shown, name), getattr(plain, name), rtol=1e-12, atol=1e-12)
+
+
+def test_atoms_of_other_structures_are_not_attended_to(batch: AtomicBatch) -> None:
+    model = model_of(small())
+    before = model(batch).energy
+    elsewhere = torch.zeros_like(batch.positions)
+    elsewhere[batch.batch == 2] = 1.0
+    after = model(batch.with_geometry(batch.positions + elsewhere, batch.cell)).energy
+    torch.testing.assert_close(after[:2], before[:2], rtol=1e-13, atol=0)
+    assert (after[2] - before[2]).abs() > 1e-6
+
+
+def test_dropout_acts_in_training_only(batch: AtomicBatch) -> None:
+    model = model_of(small(dropout=0.5))
+    assert torch.equal(model(batch).energy, model(batch).energy)
+    model.train()
+    assert not torch.equal(model(batch).energy, model(batch).energy)
+
+
+@pytest.mark.parametrize("width", [6, 7])
+def test_atom_numbers_are_encoded_apart_and_within_one(width: int) -> None:
+    code = atom_number_encoding(torch.arange(300), width)
+    assert code.shape == (300, width)
+    assert code.abs().max() <= 1
+    distances = torch.cdist(code, code) + torch.eye(300)
+    assert distances.min() > 1e-3
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"width = 16 must be a multiple of n_heads = 3"):
+        small(n_heads=3)
+
+
+def test_concatenated_inputs_need_room_for_the_element() -> None:
+    with pytest.raises(ConfigError, match="width = 3"):
+        small(inputs="concatenated", width=3, n_heads=1)

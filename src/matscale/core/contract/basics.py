@@ -23,6 +23,7 @@ from matscale.core.contract.structures import (
 )
 from matscale.core.contract.subject import Subject, require, require_equal
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.neighbors import collate
 from matscale.core.errors import DataError
 from matscale.core.flops import count_step
 from matscale.core.outputs import Outputs
@@ -143,14 +144,14 @@ def few_atoms(subject: Subject) -> None:
 @register("unseen-element")
 def unseen_element(subject: Subject) -> None:
     """An element that was not in the training data is refused by name."""
-    potential = subject.fresh(info=DatasetInfo(elements=(8, 13, 14)))
-    potential.check_elements(subject.batch(slab()))
+    potential = subject.fresh(info=DatasetInfo(elements=(1, 6)))
+    potential.check_elements(collate([structure([6, 1], [[0, 0, 0], [1.1, 0, 0]])]))
     try:
-        potential.check_elements(subject.batch(crystal()))
+        potential.check_elements(collate([structure([6, 7], [[0, 0, 0], [1.1, 0, 0]])]))
     except DataError as refusal:
-        require("Cu" in str(refusal), f"the refusal does not name the element Cu: {refusal}")
+        require("N (Z = 7)" in str(refusal), f"the refusal does not name the element N: {refusal}")
         return
-    require(False, "copper was accepted by a model of Al, O and Si.")
+    require(False, "nitrogen was accepted by a model of hydrogen and carbon.")
 
 
 @register("gradients-reach-all")

@@ -67,6 +67,7 @@ class Host:
                 plugin.state, plugin.trouble = "blocked", f"by {ONLY_BUILTIN} in the environment."
         names = {name for p in self.plugins for name in (p.name, p.entry.qualified)}
         self.unknown_blocks = [name for name in blocked if name not in names]
+        self._renamed: dict[str, Architecture] = {}
         _mark_clashes(self.plugins)
 
     # By name ----------------------------------------------------------------------------------------------------------
@@ -200,9 +201,12 @@ class Host:
         return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
 
     def _architecture(self, found: Found) -> Architecture:
+        """Under the name that finds it again; the same object each time."""
         architecture: Architecture = found.value
         asked = self._asked("architecture", found)
-        return architecture if asked == architecture.name else replace(architecture, name=asked)
+        if asked == architecture.name:
+            return architecture
+        return self._renamed.setdefault(asked, replace(architecture, name=asked))
 
     def _unknown(self, kind: str, name: str) -> MatscaleError:
         known = [self._asked(kind, found) for found in self._all(kind)]

@@ -412,6 +412,7 @@ def test_only_plugins_that_a_run_names_watch_it(site: Site) -> None:
     host.observers(["cat"]).step_ended(run=None, metrics={"step": 1.0})
     assert sys.modules["my_watcher"].seen == []  # imported in the search for `cat`, and not told of the run
     assert host.observers(["watcher", "watcher"]).names == ["watcher"]
+    assert host.observers(["watcher"], host.architecture("cat")).names == ["watcher", "zoo"]
 
 
 def test_an_observer_that_was_asked_for_and_is_broken_is_an_error(site: Site) -> None:

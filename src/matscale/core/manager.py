@@ -159,14 +159,14 @@ class Host:
             return None
         return _checked_flops(architecture.step_flops(config, shape), f"step_flops of {architecture.name!r}")
 
-    def observers(self, names: Sequence[str]) -> Observers:
-        """Those that watch a run: plugins by name, or by the name of an architecture that they supply.
+    def observers(self, names: Sequence[str], architecture: Architecture | None = None) -> Observers:
+        """Those that watch a run: the plugins in `names`, and the one that supplies the run's architecture.
 
-        Raises ConfigError or PluginError for one that cannot be had: it was asked for.
+        A name may also be that of an architecture. Raises ConfigError or PluginError for one that cannot be had, for
+        it was asked for.
         """
-        return Observers(
-            (self._named(n) or self.find("architecture", n).plugin).require() for n in dict.fromkeys(names)
-        )
+        named = [(self._named(n) or self.find("architecture", n).plugin).require() for n in names]
+        return Observers([*named, *(p for p in self.plugins if architecture and architecture.config in _configs(p))])
 
     # Within -----------------------------------------------------------------------------------------------------------
 

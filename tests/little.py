@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+from click.testing import CliRunner, Result
+
+from matscale.cli import main
+from matscale.core import manager
 from matscale.core.hosting.catalogue import discover
 from matscale.core.manager import Host
 
@@ -43,9 +47,13 @@ class Site:
         """A host that knows this folder only; a distribution called `matscale` plays the built-in one."""
         return Host(discover([str(self.folder)]), blocked=blocked, only_builtin=only_builtin)
 
-    def run(self, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`matscale ARGUMENTS` in a process of its own, which sees this folder beside the real installation."""
-        return self.python("-m", "matscale", *arguments, cwd=cwd, **environment)
+    def run(self, *arguments: str, **environment: str) -> Result:
+        """`matscale ARGUMENTS` with what is installed here (on sys.path: the fixture `site`) beside the built-ins."""
+        manager.host.cache_clear()
+        try:
+            return CliRunner().invoke(main, arguments, env=environment, catch_exceptions=False)
+        finally:
+            manager.host.cache_clear()
 
     def python(self, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         """Python in a process of its own, which sees this folder."""

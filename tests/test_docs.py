@@ -13,7 +13,6 @@ import click
 import pytest
 
 from matscale.cli import main
-from matscale.cli.scaffold import names, write
 from matscale.core.architecture import Architecture
 from matscale.core.manager import host
 
@@ -100,15 +99,6 @@ def test_python_in_the_docs_compiles_and_imports_what_exists(code: str) -> None:
             assert all(hasattr(module, alias.name) for alias in node.names)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "matscale":
             assert hasattr(importlib.import_module("matscale"), node.attr)
-
-
-def test_the_plugin_page_quotes_what_plugins_new_writes(tmp_path: Path) -> None:
-    write(tmp_path / "mymodel", names("mymodel"))
-    written = "\n".join(path.read_text(encoding="utf-8") for path in (tmp_path / "mymodel").glob("*.*"))
-    page = ROOT / "docs" / "plugins.md"
-    quotes = [*fenced(page, "python"), *fenced(page, "toml")]
-    assert len(quotes) >= 4
-    assert [q for q in quotes if q not in written] == []
 
 
 @pytest.mark.parametrize("architecture", host().architectures(), ids=lambda a: a.name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,16 +13,6 @@ from matscale.core.hosting.observers import PluginWarning
 from matscale.version import API_VERSION
 
 SHAPE = BatchShape(n_structures=1, n_atoms=2, n_edges=4, sum_atoms_squared=4)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    folder = tmp_path / "site"
-    monkeypatch.syspath_prepend(str(folder))
-    yield Site(folder)
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
-            del sys.modules[name]
 
 
 def is_imported(name: str) -> bool:

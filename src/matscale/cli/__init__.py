@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -53,6 +54,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        default, warnings.formatwarning = warnings.formatwarning, _format_warning
         try:
             return super().invoke(ctx)
         except MatscaleError as error:
@@ -63,6 +65,17 @@ class LazyGroup(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output left (`| head`): nothing more to say
             ctx.exit(0)
+        finally:
+            warnings.formatwarning = default
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What we tell a user is a sentence; the line of code that says it is no help."""
+    if issubclass(category, UserWarning):
+        return f"Warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,6 +9,7 @@ import click
 
 from matscale.cli.table import aligned
 from matscale.cli.types import ArchitectureName, ParameterCount
+from matscale.core.errors import MatscaleError, PluginError
 
 if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig
@@ -60,8 +61,14 @@ def show(name: str, size: str | None, params: int | None, assignments: tuple[str
     from matscale.core.manager import host
 
     architecture = host().architecture(name)
-    description = describe(architecture, configuration(architecture, size, params, assignments), host())
     distribution, version = host().origin(name)
+    try:
+        description = describe(architecture, configuration(architecture, size, params, assignments), host())
+    except MatscaleError:
+        raise
+    except Exception as error:  # whatever a plugin's model raises: say whose it is
+        text = f"{type(error).__name__}: {error}"
+        raise PluginError(f"{name} ({distribution} {version}) cannot be built: {text}.") from error
     about = {
         "summary": architecture.summary,
         "reference": architecture.reference,

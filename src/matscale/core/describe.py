@@ -83,9 +83,12 @@ def describe(architecture: Architecture, config: ArchitectureConfig, host: Host)
 
 
 def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
-    """Parameter counts, on torch's `meta` device: nothing is allocated, however large the model."""
-    with torch.device("meta"):
-        return count_parameters(architecture.build(config, DatasetInfo.any()))
+    """Parameter counts, on torch's `meta` device where the model can be built there: nothing is allocated."""
+    try:
+        with torch.device("meta"):
+            return count_parameters(architecture.build(config, DatasetInfo.any()))
+    except (NotImplementedError, RuntimeError):  # it looks at values of tensors, which have none there
+        return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))
 
 
 def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:

@@ -73,7 +73,7 @@ class Cost:
 
     def prediction(self, shape: BatchShape) -> float:
         """Of one prediction in evaluation mode."""
-        return self.prediction_share * self.step(shape)
+        return float(round(self.prediction_share * self.step(shape)))
 
 
 def cost_of(potential: Potential, batches: Sequence[AtomicBatch], formula: Formula) -> Cost:
@@ -92,7 +92,7 @@ def cost_of(potential: Potential, batches: Sequence[AtomicBatch], formula: Formu
     def steps(shape: BatchShape) -> float:
         flops = step(shape)
         assert flops is not None
-        return float(flops)
+        return float(round(flops))  # whole numbers add up exactly
 
     error = max(abs(steps(s) - n) / n if n else 0.0 for s, n in zip(shapes, counts))
     return Cost(steps, share, "formula" if known else "fit", error)

@@ -133,7 +133,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     A product of features that depend on positions is done six times: forward, its input gradient (the forces), and
     in the second backward the input and weight gradients of both. What depends on elements alone (`source` of the
     first interaction) is done three times: it has no part in the forces. The last row of the readout is done five
-    times: what comes into its first backward is constant. Edge vectors (about 80 FLOPs each) are left out.
+    times: what comes into its first backward is constant. The geometry (90 FLOPs an edge) is left out.
     """
     hidden, filters, half = config.hidden, config.filters, max(1, config.hidden // 2)
     per_edge = config.n_layers * (config.n_radial + filters) * filters

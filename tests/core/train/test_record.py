@@ -11,6 +11,7 @@ import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.train.config import TrainConfig, differences, merged
+from matscale.core.train.lock import FolderLock
 from matscale.core.train.record import Run
 from matscale.core.train.rows import Rows
 from matscale.core.train.units import parse_count, parse_seconds
@@ -66,9 +67,9 @@ def test_a_half_written_last_row_is_passed_over_and_cut(tmp_path: Path) -> None:
 
 def test_two_processes_cannot_train_into_one_folder(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", CONFIG)
-    with run.lock(), pytest.raises(ConfigError, match=f"process {os.getpid()}"), run.lock():
+    with FolderLock(run.path), pytest.raises(ConfigError, match=f"process {os.getpid()}"), FolderLock(run.path):
         pass
-    with run.lock():  # free again
+    with FolderLock(run.path):  # free again
         pass
 
 
@@ -78,7 +79,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     script += "l=L(Path(sys.argv[1]));l.__enter__();os.kill(os.getpid(),9)"
     assert subprocess.run([sys.executable, "-c", script, str(run.path)], check=False).returncode == -9
     assert "process" in (run.path / ".lock").read_text()
-    with run.lock():
+    with FolderLock(run.path):
         pass
 
 

@@ -23,7 +23,7 @@ from matscale.core.contract.structures import (
     supercell,
     with_positions,
 )
-from matscale.core.contract.subject import Subject, require, require_equal, require_same
+from matscale.core.contract.subject import Subject, require, require_equal
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import DataError
 from matscale.core.outputs import Outputs
@@ -47,7 +47,7 @@ def shapes_and_dtypes(subject: Subject) -> None:
         results[dtype] = outputs.detach()
     single = results[torch.float32]
     in_double = Outputs(single.energy.double(), _double(single.forces), _double(single.stress))
-    require_same(in_double, results[torch.float64], 1e-2, "float32 against float64")
+    subject.require_same(in_double, results[torch.float64], "float32 against float64", 1e-2)
 
 
 def _double(x: Tensor | None) -> Tensor | None:
@@ -92,10 +92,10 @@ def batch_equals_members(subject: Subject) -> None:
     batch = subject.batch(slab(), crystal(), metal(), molecule(), crystal(3))
     together = _parts(subject.evaluate(batch), batch)
     for k, member in enumerate(batch.split()):
-        require_same(together[k], subject.evaluate(member), subject.tolerance, f"structure {k} in a batch and alone")
+        subject.require_same(together[k], subject.evaluate(member), f"structure {k} in a batch and alone")
     backwards = AtomicBatch.join(batch.split()[::-1])
     for k, found in enumerate(_parts(subject.evaluate(backwards), backwards)[::-1]):
-        require_same(found, together[k], subject.tolerance, f"structure {k} in another order of the batch")
+        subject.require_same(found, together[k], f"structure {k} in another order of the batch")
 
 
 def _parts(outputs: Outputs, batch: AtomicBatch) -> list[Outputs]:
@@ -117,7 +117,7 @@ def padded_equals_ragged(subject: Subject) -> None:
     batch = subject.batch(metal(), large, crystal(2))
     for k, found in enumerate(_parts(subject.evaluate(batch), batch)):
         alone = subject.evaluate(batch.split()[k])
-        require_same(found, alone, subject.tolerance, f"structure {k} beside a cell of {len(large)} atoms")
+        subject.require_same(found, alone, f"structure {k} beside a cell of {len(large)} atoms")
 
 
 @register("few-atoms")

@@ -10,7 +10,7 @@ import torch
 
 from matscale.core.contract.check import claiming, register
 from matscale.core.contract.structures import crystal, metal, molecule, slab, supercell, with_positions
-from matscale.core.contract.subject import Subject, require_equal, require_same
+from matscale.core.contract.subject import Subject, require_equal
 from matscale.core.data.structure import Structure
 from matscale.core.outputs import Outputs
 
@@ -33,9 +33,7 @@ def permutation(subject: Subject) -> None:
         expected = subject.predict(original)
         assert expected.forces is not None
         expected = replace(expected, forces=expected.forces[order.tolist()])
-        require_same(
-            subject.predict(renumbered), expected, subject.tolerance, f"atoms of {original.formula} renumbered"
-        )
+        subject.require_same(subject.predict(renumbered), expected, f"atoms of {original.formula} renumbered")
 
 
 @register("translation", claiming("translation"))
@@ -44,7 +42,7 @@ def translation(subject: Subject) -> None:
     for original in _structures():
         moved = with_positions(original, original.positions + np.array([1.37, -0.71, 2.93]))
         what = f"{original.formula} moved as a whole"
-        require_same(subject.predict(moved), subject.predict(original), subject.tolerance, what)
+        subject.require_same(subject.predict(moved), subject.predict(original), what)
 
 
 @register("periodic", claiming("periodic"))
@@ -56,10 +54,10 @@ def periodic(subject: Subject) -> None:
         shift[-1] = np.array([1, -2, 3]) * original.pbc
         moved = with_positions(original, original.positions + shift @ original.cell)
         what = f"one atom of {original.formula} moved by lattice vectors"
-        require_same(subject.predict(moved), expected, subject.tolerance, what)
+        subject.require_same(subject.predict(moved), expected, what)
         other = replace(original, cell=np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]]) @ original.cell)
         what = f"another cell of {original.formula}"
-        require_same(subject.predict(other), expected, subject.tolerance, what)
+        subject.require_same(subject.predict(other), expected, what)
 
 
 @register("rotation", claiming("rotation"))
@@ -87,7 +85,7 @@ def _turned(subject: Subject, matrix: np.ndarray, what: str) -> None:
             forces=still.forces @ m.T,
             stress=None if still.stress is None else m @ still.stress @ m.T,
         )
-        require_same(subject.predict(turned), expected, subject.tolerance, f"{original.formula} {what}")
+        subject.require_same(subject.predict(turned), expected, f"{original.formula} {what}")
 
 
 @register("extensive", claiming("extensive"))
@@ -99,7 +97,7 @@ def extensive(subject: Subject) -> None:
         assert one.forces is not None
         expected = replace(one, energy=copies * one.energy, forces=one.forces.repeat(copies, 1))
         what = f"{'×'.join(map(str, repeats))} supercell of {original.formula}"
-        require_same(many, expected, subject.tolerance, what)
+        subject.require_same(many, expected, what)
 
 
 @register("smooth", claiming("smooth"))

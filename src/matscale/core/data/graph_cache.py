@@ -84,22 +84,34 @@ class EdgeCache:
 
         `first_atoms` [len(indices)]: where the atoms of each begin in the batch.
         """
-        neighbor, shift, degree, n_edges = [], [], [], []
+        n = len(indices)
+        neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
+        n_edges = np.zeros(n, np.int64)
         owners = np.searchsorted(self._starts, indices, side="right") - 1
-        for owner, row in zip(owners.tolist(), (indices - self._starts[owners]).tolist()):
-            arrays = self._arrays(owner)
-            (a, b), (e, f) = arrays["atom_ptr"][row : row + 2].tolist(), arrays["edge_ptr"][row : row + 2].tolist()
-            neighbor.append(arrays["neighbor"][e:f])
-            shift.append(arrays["shift"][e:f])
-            degree.append(arrays["degree"][a:b])
-            n_edges.append(f - e)
-        if not n_edges:
+        for owner in np.unique(owners).tolist():
+            places = np.flatnonzero(owners == owner)
+            rows, arrays = indices[places] - self._starts[owner], self._arrays(owner)
+            atoms, edges = _spans(arrays["atom_ptr"], rows), _spans(arrays["edge_ptr"], rows)
+            n_edges[places] = edges[1] - edges[0]
+            all_neighbors, all_shifts, all_degrees = arrays["neighbor"], arrays["shift"], arrays["degree"]
+            for place, a, b, e, f in zip(places.tolist(), *atoms.tolist(), *edges.tolist()):
+                neighbor[place], shift[place], degree[place] = all_neighbors[e:f], all_shifts[e:f], all_degrees[a:b]
+        if not n:
             return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
-        edge_index = np.empty((2, sum(n_edges)), np.int64)
-        np.add(np.repeat(first_atoms, n_edges), np.concatenate(neighbor), out=edge_index[0])
+        edge_index = np.empty((2, int(n_edges.sum())), np.int64)
+        np.concatenate(neighbor, out=edge_index[0], casting="unsafe")  # widened on the way
+        edge_index[0] += np.repeat(first_atoms, n_edges)
         degrees = np.concatenate(degree)
         edge_index[1] = np.repeat(np.arange(len(degrees)), degrees)
-        return edge_index, np.concatenate(shift).astype(np.int32)
+        return edge_index, np.concatenate(shift, dtype=np.int32)
+
+
+_NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
+
+
+def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[2, len(rows)]: where each row begins and ends."""
+    return np.stack([pointer[rows], pointer[rows + 1]])
 
 
 def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:

@@ -63,17 +63,20 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
 def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
     if not (np.isfinite(positions).all() and np.isfinite(box).all()):
         raise DataError("positions or cell hold NaN or infinite values: such a structure has no neighbours. Remove it.")
-    if periodic.any():
-        rows = box[periodic]
-        volume = np.sqrt(max(np.linalg.det(rows @ rows.T), 0.0))
-        # The distance of lattice planes along a row: volume over the area that the other rows span.
-        others = [np.delete(rows, k, axis=0) for k in range(len(rows))]
-        thinnest = min(volume / max(np.sqrt(max(np.linalg.det(o @ o.T), 0.0)), 1e-300) for o in others)
-        if not thinnest > _THINNEST:
-            raise DataError(
-                f"cell {box.tolist()} Å with pbc {periodic.tolist()}: its periodic axes have lattice planes only "
-                f"{thinnest:.3g} Å apart. Give each periodic axis its lattice vector, or make the axis non-periodic."
-            )
+    if periodic.any() and not (thinnest := _thinnest(box[periodic])) > _THINNEST:
+        raise DataError(
+            f"cell {box.tolist()} Å with pbc {periodic.tolist()}: its periodic axes have lattice planes only "
+            f"{thinnest:.3g} Å apart. Give each periodic axis its lattice vector, or make the axis non-periodic."
+        )
+
+
+def _thinnest(rows: NDArray[np.float64]) -> float:
+    """Smallest distance of lattice planes, Å: from the reciprocal metric, whose diagonal holds 1 / distance²."""
+    try:
+        inverse_squares = np.linalg.inv(rows @ rows.T).diagonal()
+    except np.linalg.LinAlgError:
+        return 0.0
+    return float(inverse_squares.max() ** -0.5) if inverse_squares.min() > 0 else 0.0
 
 
 def _within(

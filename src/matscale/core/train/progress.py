@@ -32,8 +32,8 @@ class StepStatus:
 class Progress:
     """Silent. Subclasses show what they like; none of the methods may change the run."""
 
-    def caching(self, done: int, total: int) -> None:
-        """Neighbour lists are being made: so many structures of so many."""
+    def stage(self, what: str, done: int, total: int) -> None:
+        """Before the run starts: `what` is being done, so much of so much (0 of 0: nobody knows)."""
 
     def started(self, run: Run, facts: Mapping[str, Any]) -> None:
         """`facts` are the keys of run.json that are known before the first step, and `resumed_from` (a step)."""

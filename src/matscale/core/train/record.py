@@ -20,7 +20,6 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.files import write_json, write_text
-from matscale.core.train.lock import FolderLock
 from matscale.core.train.rows import Rows
 
 FORMAT_VERSION = 1
@@ -49,17 +48,25 @@ class Run:
     def create(cls, path: str | Path, config: TrainConfig) -> Run:
         """Make the folder. Raises ConfigError if there is a run, or anything else, in it already."""
         path = Path(path)
-        if (path / CONFIG).exists():
-            raise ConfigError(
-                f"{path}: there is a run already. Add --resume to go on with it, or choose another folder with -o."
-            )
-        if path.exists() and (not path.is_dir() or any(not p.name.startswith(".") for p in path.iterdir())):
-            raise ConfigError(f"{path}: is in the way (not an empty folder). Choose another folder with -o.")
+        cls.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, config, {"format_version": FORMAT_VERSION, "name": path.name, "status": "running"})
         run.save_info()
         write_text(path / CONFIG, to_toml(config.plain()))  # last: a folder with it is a run
         return run
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Raises ConfigError if a new run at `path` would touch anything. What a kill left half-made is nothing."""
+        if (path / CONFIG).exists():
+            raise ConfigError(
+                f"{path}: there is a run already. Add --resume to go on with it, or choose another folder with -o."
+            )
+        ours = {INFO}
+        if path.exists() and (
+            not path.is_dir() or any(not p.name.startswith(".") and p.name not in ours for p in path.iterdir())
+        ):
+            raise ConfigError(f"{path}: is in the way (not an empty folder). Choose another folder with -o.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -128,7 +135,3 @@ class Run:
         """Replace the configuration, when a resumed run was given other limits."""
         self.config = config
         write_text(self.path / CONFIG, to_toml(config.plain()))
-
-    def lock(self) -> FolderLock:
-        """A context in which no other process can train into this folder."""
-        return FolderLock(self.path)

@@ -21,6 +21,7 @@ from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import RESUMABLE, TrainConfig, differences
 from matscale.core.train.distributed import World
 from matscale.core.train.files import write_text
+from matscale.core.train.lock import FolderLock
 from matscale.core.train.loss import Objective
 from matscale.core.train.progress import Progress
 from matscale.core.train.record import Run
@@ -49,19 +50,29 @@ def train(
     config = resolved(config, architecture)
     world = World.from_environment()
     device = device_of(config.compute, world)
-    with configured(config.compute, device), world.connected(device):
+    progress = (progress if world.is_main else None) or Progress()
+    with configured(config.compute, device), world.connected(device), ExitStack() as stack:
         if world.is_main:
-            run = reopened(path, config) if resume else Run.create(path, config)
+            run = stack.enter_context(_claimed(Path(path), config, resume))
         world.barrier()
         run = run if world.is_main else Run.open(path)
         if run.info["status"] == "completed":
             return run
-        with ExitStack() as stack:
-            if world.is_main:
-                stack.enter_context(run.lock())
-            stack.enter_context(_recorded(run, world, progress or Progress()))
-            _session(run, architecture, device, world, progress or Progress())
+        stack.enter_context(_recorded(run, world, progress))
+        _session(run, architecture, device, world, progress)
     return run
+
+
+@contextmanager
+def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
+    """The run folder, made or reopened, with no other process in it."""
+    if resume:
+        Run.open(path)
+    else:
+        Run.check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+    with FolderLock(path):
+        yield reopened(path, config) if resume else Run.create(path, config)
 
 
 def reopened(path: str | Path, config: TrainConfig) -> Run:
@@ -104,7 +115,7 @@ def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
 def _session(run: Run, architecture: Architecture, device: torch.device, world: World, progress: Progress) -> None:
     config = run.config
     objective = Objective(config.loss, host().loss)
-    setup = prepare(config, architecture, progress.caching if world.is_main else None)
+    setup = prepare(config, architecture, progress)
     potential = setup.potential().to(device)
     cost = _cost(setup, potential, world, device)
     observers = host().observers(config.plugins if world.is_main else ())
@@ -138,7 +149,7 @@ def _session(run: Run, architecture: Architecture, device: torch.device, world: 
 
 def _cost(setup: Setup, potential: Potential, world: World, device: torch.device) -> Cost:
     """Counted on parts of the first batch; the same on all processes, since all count the first one's."""
-    loader = setup.training_loader(replace_rank(world))
+    loader = setup.training_loader(World(0, world.size))
     batches = [batch.to(device) for batch in probes(loader.batch(0, 0))]
     return cost_of(potential, batches, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
 
@@ -178,11 +189,6 @@ def _origin(architecture: Architecture) -> tuple[str | None, str | None]:
         return host().origin(architecture.name) if found is architecture else (None, None)
     except ConfigError:
         return None, None
-
-
-def replace_rank(world: World) -> World:
-    """The first process's view."""
-    return World(0, world.size, world.local_rank)
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ from numpy.typing import NDArray
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.catalog import resolve as locate
 from matscale.core.data.graph import Graph
+from matscale.core.data.graph_cache import build_cache
 from matscale.core.data.loader import Augmentation, Budget, Loader
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.references import References, fit_references, scales
 from matscale.core.data.split import split
-from matscale.core.errors import ConfigError
+from matscale.core.errors import ConfigError, DataError
 from matscale.core.potential import Potential, Scales
 from matscale.core.train.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.distributed import World
+from matscale.core.train.loss import LABEL_OF, TERMS
+from matscale.core.train.progress import Progress
 
 DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 20, 16
 _DEGREE_SAMPLE = 128
@@ -33,12 +37,14 @@ def resolved(
     """Every key written out: the architecture's whole configuration, the budget, the batch, the dataset's path.
 
     `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config` go
-    above either. Raises ConfigError for keys that the architecture does not know.
+    above either. An overfit check has no dropout. Raises ConfigError for keys that the architecture does not know.
     """
     if size is not None and n_params is not None:
         raise ConfigError("--size and --params are two ways to choose a configuration: give one of them.")
     base = architecture.size(size) if size else architecture.ladder(int(n_params)) if n_params else None
     given = merged(base.plain() if base else {}, config.architecture.config)
+    if config.data.overfit:
+        given |= {name: 0.0 for name in architecture.config.model_fields if "drop" in name}
     full = architecture.config.parse(given, f"architecture.config of {architecture.name}").plain()
     budget, batch = config.budget, config.batch
     if not budget.plain():
@@ -124,16 +130,20 @@ class Setup:
         }
 
 
-def prepare(config: TrainConfig, architecture: Architecture) -> Setup:
+def prepare(config: TrainConfig, architecture: Architecture, progress: Progress | None = None) -> Setup:
     """Open the data and measure what the model must know of them. `config` is resolved.
 
     Raises DataError if a label with a weight in the loss is missing from the whole training or validation part.
     """
+    progress = progress or Progress()
     model_config = architecture.config.parse(config.architecture.config, "architecture.config")
     graph = architecture.graph(model_config)
-    dataset = PackedDataset.open(locate(config.data.path), in_memory=config.data.in_memory)
+    dataset = PackedDataset.open(locate(config.data.path, progress.stage), in_memory=config.data.in_memory)
     train, validation = parts(dataset, config)
-    references = fit_references(dataset, train)
+    _check_labels(dataset, train, validation, config)
+    if config.data.cache_graphs and graph.has_edges:
+        _cache_edges(dataset, graph, progress)
+    references = _references(dataset, train)
     return Setup(
         config,
         architecture,
@@ -144,7 +154,7 @@ def prepare(config: TrainConfig, architecture: Architecture) -> Setup:
         graph,
         references,
         _scales(dataset, train, references, architecture.derives_forces(model_config)),
-        _info(dataset, train, graph, references),
+        _info(dataset, train, graph),
     )
 
 
@@ -158,6 +168,34 @@ def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64
     return both.take(fraction=data.fraction, count=data.count), both.validation
 
 
+def _check_labels(
+    dataset: PackedDataset, train: NDArray[np.int64], validation: NDArray[np.int64], config: TrainConfig
+) -> None:
+    for name, rows in (("training", train), ("validation", validation)):
+        for label in sorted(config.loss.needs()):
+            if not dataset.has(label)[rows].any():
+                terms = [t for t in TERMS if LABEL_OF[t] == label and config.loss.term(t).weight > 0]
+                off = " ".join(f"--set loss.{term}.weight=0" for term in terms)
+                raise DataError(
+                    f"{dataset.path}: none of the {len(rows)} structures of the {name} part has the label {label!r}, "
+                    f"which the loss weighs. Pack data that have it, or train without: {off}"
+                )
+
+
+def _cache_edges(dataset: PackedDataset, graph: Graph, progress: Progress) -> None:
+    if not os.access(dataset.path, os.W_OK):
+        progress.said(f"{dataset.path} cannot be written to: neighbour lists are made anew for every batch.")
+        return
+    build_cache(dataset, graph, progress=lambda done, total: progress.stage("Neighbour lists", done, total))
+
+
+def _references(dataset: PackedDataset, train: NDArray[np.int64]) -> References:
+    """Zero for data without energies, which train forces or stress alone."""
+    if dataset.has("energy")[train].any():
+        return fit_references(dataset, train)
+    return References(np.zeros(119), (), 0, 0.0, 0)
+
+
 def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: References, derives: bool) -> Scales:
     """Direct models: the spread of the referenced energy per atom, rms of forces and stress. Gradient models have one
     scale, in eV: that which makes derived forces right, forces rms × 1 Å (as NequIP does, arXiv:2101.03164)."""
@@ -167,7 +205,7 @@ def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: Refere
     return Scales(energy, measured["forces"], measured["stress"])
 
 
-def _info(dataset: PackedDataset, train: NDArray[np.int64], graph: Graph, references: References) -> DatasetInfo:
+def _info(dataset: PackedDataset, train: NDArray[np.int64], graph: Graph) -> DatasetInfo:
     composition = dataset.composition(train).sum(axis=0)
     elements = tuple(int(z) for z in np.flatnonzero(composition))
     degree = 0.0

@@ -1,0 +1,111 @@
+"""What makes a structure unusable, whatever the model: one function, one reason each.
+
+| reason | meaning |
+|---|---|
+| no atoms | nothing to learn from |
+| unknown element | atomic number outside 1..118 |
+| non-finite ... | NaN or infinity in positions, cell or a label |
+| wrong number of forces | not one per atom |
+| missing cell | a periodic axis without a lattice vector |
+| absurd volume | a periodic cell that is flat, or below 0.3 or above 1e5 Å³ per atom |
+| overlapping atoms | two atoms (or an atom and its image) closer than 0.1 Å |
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.data.labels import Unusable
+from matscale.core.data.structure import Structure
+
+MIN_DISTANCE = 0.1
+"""Å"""
+MIN_VOLUME, MAX_VOLUME = 0.3, 1e5
+"""Å³ per atom. Metallic hydrogen at 500 GPa has about 1; one atom in a box of 40 Å has 64,000."""
+_ALL_PAIRS = 64
+
+
+def screen(structure: Structure) -> None:
+    """Raises Unusable, with the reason, if the structure cannot be used."""
+    n = len(structure)
+    if n == 0:
+        raise Unusable("no atoms", "0 atoms")
+    z = structure.atomic_numbers
+    if z.min() < 1 or z.max() > 118:
+        raise Unusable("unknown element", f"atomic number {int(z[(z < 1) | (z > 118)][0])}")
+    for name in ("positions", "forces"):
+        value = getattr(structure, name)
+        if value is not None and value.shape != (n, 3):
+            raise Unusable(f"wrong number of {name}", f"shape {value.shape} for {n} atoms")
+    for name in ("positions", "cell", "energy", "forces", "stress"):
+        value = getattr(structure, name)
+        if value is not None and not np.isfinite(value).all():
+            raise Unusable(f"non-finite {name}", f"{int(np.size(value) - np.isfinite(value).sum())} values")
+    frame = _frame(structure)
+    _check_overlaps(structure.positions, frame, structure.pbc)
+
+
+def _frame(structure: Structure) -> NDArray[np.float64]:
+    """[3, 3] the cell, completed by unit vectors along axes that are not periodic; checked on the way."""
+    periodic = structure.pbc
+    if not periodic.any():
+        return np.eye(3)
+    lengths = np.linalg.norm(structure.cell, axis=1)
+    if (lengths[periodic] < 1e-6).any():
+        axis = int(np.flatnonzero(periodic & (lengths < 1e-6))[0])
+        raise Unusable("missing cell", f"axis {'abc'[axis]} is periodic and has no lattice vector")
+    frame = structure.cell if periodic.all() else _completed(structure.cell, periodic)
+    volume = abs(np.linalg.det(frame)) / len(structure)
+    # A determinant of rounding noise: vectors in one plane, whatever their length.
+    flat = abs(np.linalg.det(frame / np.linalg.norm(frame, axis=1, keepdims=True))) < 1e-6
+    if flat or (periodic.all() and not MIN_VOLUME <= volume <= MAX_VOLUME):
+        raise Unusable("absurd volume", f"{0.0 if flat else volume:.3g} Å³ per atom")
+    return frame
+
+
+def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Rows of axes that are not periodic replaced by unit vectors orthogonal to the periodic ones."""
+    frame = cell.copy()
+    normals = np.linalg.svd(cell[periodic])[2][int(periodic.sum()) :]
+    frame[~periodic] = normals
+    return frame
+
+
+def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
+    inverse = np.linalg.inv(frame)
+    heights = 1 / np.linalg.norm(inverse, axis=0)  # between opposite faces
+    # With heights above 2 r, an image closer than r is the one that rounding fractional coordinates finds.
+    if (heights[periodic] < 2 * MIN_DISTANCE).any():
+        raise Unusable("overlapping atoms", f"images {heights[periodic].min():.3g} Å apart")
+    fractional = positions @ inverse
+    i, j = _close_pairs(fractional, periodic, MIN_DISTANCE / heights.min())
+    if len(i) == 0:
+        return
+    difference = fractional[i] - fractional[j]
+    difference -= np.round(difference) * periodic
+    distance = np.linalg.norm(difference @ frame, axis=1)
+    nearest = int(distance.argmin())
+    if distance[nearest] < MIN_DISTANCE:
+        raise Unusable("overlapping atoms", f"atoms {i[nearest]} and {j[nearest]} are {distance[nearest]:.3g} Å apart")
+
+
+def _close_pairs(
+    fractional: NDArray[np.float64], periodic: NDArray[np.bool_], reach: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs i < j that may be within `reach` in every fractional coordinate; more than those if there are few atoms."""
+    n = len(fractional)
+    if n <= _ALL_PAIRS:
+        return _UPPER[n]
+    from scipy.spatial import cKDTree
+
+    box = np.where(periodic, 1.0, 0.0)  # 0 stands for an axis without images
+    wrapped = np.where(periodic, fractional % 1.0, fractional)
+    wrapped[wrapped == 1.0] = 0.0  # −1e-17 % 1.0
+    # Axes without images hold Å rather than fractions: shift them above zero, which the tree asks for.
+    wrapped -= np.where(periodic, 0.0, wrapped.min(axis=0))
+    pairs = cKDTree(wrapped, boxsize=box).query_pairs(reach, p=np.inf, output_type="ndarray")
+    return pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+
+
+_UPPER = [np.triu_indices(n, 1) for n in range(_ALL_PAIRS + 1)]

@@ -1,0 +1,374 @@
+"""The battery passes a healthy model and finds each fault in a broken one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from matscale.core.architecture import CLAIMS, Architecture, ArchitectureConfig, BatchShape, DatasetInfo
+from matscale.core.contract import all_checks
+from matscale.core.contract.subject import ContractError
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.layers.heads import mean_by_structure, sum_by_structure
+from matscale.core.layers.padding import Padding
+from matscale.core.layers.radial import GaussianBasis, cosine_cutoff
+from matscale.core.outputs import Outputs
+from matscale.testing import checks, run_contract
+
+
+class PairConfig(ArchitectureConfig):
+    width: int = 8
+    """Channels."""
+    cutoff: float = 4.0
+    """Å"""
+
+
+class Pair(nn.Module):
+    """A learned pair potential: healthy. The faults below each change one thing about it."""
+
+    def __init__(self, config: PairConfig) -> None:
+        super().__init__()
+        self.cutoff = config.cutoff
+        self.element = nn.Embedding(119, config.width)
+        self.basis = GaussianBasis(config.cutoff, 8)
+        self.radial = nn.Linear(8, config.width, bias=False)
+        self.readout = nn.Sequential(nn.SiLU(), nn.Linear(config.width, 1))
+
+    def envelope(self, d: Tensor) -> Tensor:
+        return cosine_cutoff(d, self.cutoff)
+
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms]"""
+        (j, i), d = data.edges(), data.edge_distance()
+        z = self.element(data.atomic_numbers)
+        pairs = self.readout(self.radial(self.basis(d)) * z[i] * z[j]).squeeze(-1) * self.envelope(d)
+        return z.sum(-1) + torch.zeros_like(data.positions[:, 0]).index_add(0, i, pairs)
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        return Outputs(energy=sum_by_structure(self.atomic_energy(data), data))
+
+
+class Zeros(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return 0.0 * super().atomic_energy(data)
+
+
+class Constant(Pair):
+    def forward(self, data: AtomicBatch) -> Outputs:
+        return Outputs(energy=0 * super().forward(data).energy + self.readout[1].bias)
+
+
+class WithGradients(Pair):
+    """Takes its own derivatives, as a model must not, so that a test can spoil them."""
+
+    forces_factor, stress_factor = 1.0, 1.0
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        with torch.enable_grad():
+            positions = data.positions if data.positions.requires_grad else data.positions.detach().requires_grad_()
+            strain = torch.zeros_like(data.cell, requires_grad=True)
+            moved = positions + torch.einsum("na,nab->nb", positions, strain[data.batch])
+            energy = super().forward(data.with_geometry(moved, data.cell + data.cell @ strain)).energy
+            slope, tension = torch.autograd.grad(energy.sum(), (positions, strain), create_graph=True)
+        volume = data.volume().clamp(min=1e-9)[:, None, None]
+        stress = 0.5 * (tension + tension.transpose(1, 2)) / volume
+        return Outputs(energy, -self.forces_factor * slope, self.stress_factor * stress)
+
+
+class ForcesPointUphill(WithGradients):
+    forces_factor = -1.0
+
+
+class StressInGigapascal(WithGradients):
+    stress_factor = 160.2
+
+
+class StressIsCompression(WithGradients):
+    stress_factor = -1.0
+
+
+class HardCutoff(Pair):
+    def envelope(self, d: Tensor) -> Tensor:
+        return torch.ones_like(d)
+
+
+class LinearCutoff(Pair):
+    def envelope(self, d: Tensor) -> Tensor:
+        return 1 - d / self.cutoff
+
+
+class MeanEnergy(Pair):
+    def forward(self, data: AtomicBatch) -> Outputs:
+        return Outputs(energy=mean_by_structure(self.atomic_energy(data), data))
+
+
+class SeesTheOrigin(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return super().atomic_energy(data) + 0.1 * data.positions.norm(dim=-1)
+
+
+class SeesTheCell(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return super().atomic_energy(data) + 0.1 * data.cell[data.batch].square().sum((1, 2))
+
+
+class SeesAnAxis(Pair):
+    def envelope(self, d: Tensor) -> Tensor:
+        return super().envelope(d)
+
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        (_, i), vec = data.edges(), data.edge_vec()
+        along = vec[:, 2].square() * self.envelope(vec.norm(dim=-1))
+        return super().atomic_energy(data) + torch.zeros_like(data.positions[:, 0]).index_add(0, i, along)
+
+
+class SeesTheHand(Pair):
+    """Three sums over neighbours span a volume whose sign changes in a mirror and not under rotation."""
+
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        (j, i), vec = data.edges(), data.edge_vec()
+        d = vec.norm(dim=-1)
+        z = data.atomic_numbers[j]
+        legs = []
+        for weight in (torch.ones_like(d), torch.sin(z), torch.cos(z) * d):
+            each = vec * (weight * self.envelope(d))[:, None]
+            legs.append(torch.zeros_like(data.positions).index_add(0, i, each))
+        return super().atomic_energy(data) + 0.1 * torch.linalg.det(torch.stack(legs, 1))
+
+
+class SeesTheNumbering(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return super().atomic_energy(data) * (1 + 0.1 * Padding.of(data).rank)
+
+
+class SeesTheBatch(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        energy = super().atomic_energy(data)
+        return energy - 0.1 * energy.mean()
+
+
+class SeesThePadding(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return super().atomic_energy(data) / int(data.atoms_per_structure.max())
+
+
+class OnlyFloat32(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return super().atomic_energy(data).float()
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        energy = self.atomic_energy(data)
+        return Outputs(energy=energy.new_zeros(data.n_structures).index_add(0, data.batch, energy))
+
+
+class DividesByNeighbours(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        degree = torch.bincount(data.edges()[1], minlength=data.n_atoms)
+        return super().atomic_energy(data) / degree
+
+
+class UnusedLayer(Pair):
+    def __init__(self, config: PairConfig) -> None:
+        super().__init__(config)
+        self.spare = nn.Linear(3, 3)
+
+
+class ForgetsItsState(Pair):
+    def __init__(self, config: PairConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("secret", torch.rand(1), persistent=False)
+
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return super().atomic_energy(data) * self.secret
+
+
+class DropsInEvaluation(Pair):
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        return nn.functional.dropout(super().atomic_energy(data), 0.5, training=True)
+
+
+built: list[int] = []
+
+
+class CountsItsSiblings(Pair):
+    """As the research code did: each construction divided the shared means once more."""
+
+    def __init__(self, config: PairConfig) -> None:
+        super().__init__(config)
+        built.append(1)
+        nn.init.constant_(self.readout[1].bias, 1 / len(built))
+
+
+class ShapeOfTheWrongKind(Pair):
+    def forward(self, data: AtomicBatch) -> Outputs:
+        return Outputs(energy=super().forward(data).energy[:, None])
+
+
+class Raises(Pair):
+    def forward(self, data: AtomicBatch) -> Outputs:
+        raise KeyError("no such table")
+
+
+class Direct(Pair):
+    """Forces and stress by numbers that do not turn with the structure."""
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        e = self.atomic_energy(data)
+        axis = torch.tensor([1.0, 0.5, -0.3]).to(e)
+        stress = mean_by_structure(e[:, None, None] * torch.outer(axis, axis), data)
+        return Outputs(sum_by_structure(e, data), e[:, None] * axis, stress)
+
+
+class HalfAPotential(Pair):
+    """Declared direct, but predicts no forces."""
+
+
+def architecture(model: type[nn.Module], **changes: object) -> Architecture:
+    healthy = Architecture(
+        name="pair",
+        summary="Learned pair potential.",
+        reference="none",
+        config=PairConfig,
+        build=lambda config, info: model(config),
+        ladder=lambda n_params: PairConfig(width=max(1, n_params // 128)),
+        dial="channels",
+        claims=frozenset(CLAIMS),
+        forces="gradient",
+        graph=lambda config: Graph.radius(config.cutoff),
+    )
+    return replace(healthy, **changes)  # type: ignore[arg-type]
+
+
+def failures(architecture: Architecture) -> set[str]:
+    return {result.name for result in run_contract(architecture, PairConfig()) if result.status == "failed"}
+
+
+def test_a_healthy_model_passes_all_that_applies() -> None:
+    results = run_contract(architecture(Pair), PairConfig())
+    assert {r.name: r.detail for r in results if r.status == "failed"} == {}
+    assert {r.name for r in results if r.status == "skipped"} == {"flops"}  # it states none
+    assert len(results) == len(all_checks())
+
+
+@pytest.mark.parametrize(
+    ("model", "check"),
+    [
+        (Zeros, "responds"),
+        (Constant, "responds"),
+        (ForcesPointUphill, "forces-are-gradients"),
+        (StressInGigapascal, "stress-is-a-gradient"),
+        (StressIsCompression, "stress-is-a-gradient"),
+        (HardCutoff, "smooth"),
+        (LinearCutoff, "smooth"),
+        (MeanEnergy, "extensive"),
+        (SeesTheOrigin, "translation"),
+        (SeesTheOrigin, "periodic"),
+        (SeesTheCell, "periodic"),
+        (SeesAnAxis, "rotation"),
+        (SeesTheHand, "reflection"),
+        (SeesTheNumbering, "permutation"),
+        (SeesTheBatch, "batch-equals-members"),
+        (SeesThePadding, "padded-equals-ragged"),
+        (OnlyFloat32, "shapes-and-dtypes"),
+        (ShapeOfTheWrongKind, "shapes-and-dtypes"),
+        (DividesByNeighbours, "few-atoms"),
+        (UnusedLayer, "gradients-reach-all"),
+        (ForgetsItsState, "state-round-trip"),
+        (DropsInEvaluation, "state-round-trip"),
+        (CountsItsSiblings, "same-seed-same-weights"),
+    ],
+)
+def test_a_fault_fails_the_check_that_is_meant_for_it(model: type[nn.Module], check: str) -> None:
+    (found,) = [c for c in checks(architecture(model), PairConfig()) if c.check.name == check]
+    with pytest.raises(ContractError):
+        found()
+
+
+@pytest.mark.parametrize(
+    ("model", "only"),
+    [
+        (ForcesPointUphill, {"forces-are-gradients"}),
+        (StressInGigapascal, {"stress-is-a-gradient"}),
+        (HardCutoff, {"smooth"}),
+        (SeesTheHand, {"reflection"}),
+        (UnusedLayer, {"gradients-reach-all"}),
+    ],
+)
+def test_a_fault_is_not_blamed_on_anything_else(model: type[nn.Module], only: set[str]) -> None:
+    assert failures(architecture(model)) == only
+
+
+def test_a_chiral_model_may_claim_rotation_without_reflection() -> None:
+    assert failures(architecture(SeesTheHand, claims=frozenset(CLAIMS) - {"reflection"})) == set()
+
+
+def test_a_direct_model_that_claims_rotation_is_found_out() -> None:
+    direct = architecture(Direct, forces="direct")
+    assert failures(direct) == {"rotation", "reflection"}
+    assert failures(replace(direct, claims=direct.claims - {"rotation", "reflection"})) == set()
+
+
+def test_a_direct_model_has_to_predict_forces() -> None:
+    assert "shapes-and-dtypes" in failures(architecture(HalfAPotential, forces="direct"))
+
+
+def test_a_model_that_raises_fails_and_the_battery_goes_on() -> None:
+    results = run_contract(architecture(Raises), PairConfig())
+    assert len(results) == len(all_checks())
+    details = {r.name: r.detail for r in results if r.status == "failed"}
+    assert details["rotation"] == "KeyError: 'no such table'"
+    assert "same-seed-same-weights" not in details
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, "passed"), (1.05, "failed"), (0.5, "failed")])
+def test_a_flop_formula_is_held_against_the_count(factor: float, status: str) -> None:
+    def formula(config: PairConfig, shape: BatchShape) -> float:
+        geometry = 90 * shape.n_edges + 18 * shape.n_atoms  # not small beside so small a model
+        return factor * (6 * 2 * (8 + 1) * config.width * shape.n_edges + geometry)
+
+    (found,) = [r for r in run_contract(architecture(Pair, step_flops=formula), PairConfig()) if r.name == "flops"]
+    assert found.status == status
+
+
+def test_checks_for_pytest_raise_what_they_found_and_leave_out_what_does_not_apply() -> None:
+    bound = {str(check): check for check in checks(architecture(ForcesPointUphill), PairConfig())}
+    assert "pair-flops" not in bound
+    bound["pair-rotation"]()
+    with pytest.raises(ContractError, match=r"forces on .* differ by"):
+        bound["pair-forces-are-gradients"]()
+
+
+def test_the_callers_random_state_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run_contract(architecture(DropsInEvaluation), PairConfig())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_model_may_be_checked_within_a_looser_tolerance() -> None:
+    class Nearly(Pair):
+        def atomic_energy(self, data: AtomicBatch) -> Tensor:
+            return super().atomic_energy(data) + 1e-5 * data.positions.norm(dim=-1) / (1 + data.positions.norm(dim=-1))
+
+    def translation(tolerance: float) -> str:
+        results = run_contract(architecture(Nearly), PairConfig(), tolerance=tolerance)
+        return next(r.status for r in results if r.name == "translation")
+
+    assert (translation(1e-8), translation(1e-2)) == ("failed", "passed")
+
+
+def test_the_info_that_training_passes_can_be_narrow() -> None:
+    seen: list[DatasetInfo] = []
+
+    def build(config: PairConfig, info: DatasetInfo) -> nn.Module:
+        seen.append(info)
+        return Pair(config)
+
+    assert failures(architecture(Pair, build=build)) == set()
+    assert any(np.size(info.elements) == 3 for info in seen)

@@ -1,0 +1,66 @@
+"""The page of hooks, and what the docs say of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from matscale.cli.scaffold import names, write
+from matscale.core import hookspecs
+from matscale.core.hosting.observers import Observers
+from matscale.core.hosting.provided import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+HOOKS = [name for name, value in vars(hookspecs).items() if hasattr(value, "matscale_spec")]
+
+
+def test_there_is_about_a_dozen_hooks() -> None:
+    assert 8 <= len(HOOKS) <= 14
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_described_where_it_is_and_named_in_the_docs(hook: str) -> None:
+    assert getattr(hookspecs, hook).__doc__
+    assert f"`{hook}`" in (ROOT / "docs" / "plugins.md").read_text()
+
+
+def test_every_hook_is_called_by_the_host() -> None:
+    supplied = {kind.hook for kind in KINDS.values()}
+    observed = {name for name in vars(Observers) if not name.startswith("_")} - {"names"}
+    assert supplied | observed | {"step_flops"} == set(HOOKS)
+
+
+def test_the_example_in_the_docs_is_what_a_new_package_holds(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    write(tmp_path / "mymodel", names("mymodel"))
+    assert example == (tmp_path / "mymodel" / "matscale_mymodel.py").read_text()
+
+
+# Who may import whom ------------------------------------------------------------------------------------------------
+
+FORBIDDEN = {
+    "core": ("matscale.cli", "matscale.plugins", "click", "rich"),
+    "plugins": ("matscale.cli", "click", "rich"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports when it runs, `if TYPE_CHECKING:` left out."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_core_knows_neither_the_command_line_nor_the_plugins_and_plugins_know_only_core(part: str) -> None:
+    files = sorted((ROOT / "src" / "matscale" / part).rglob("*.py"))
+    assert len(files) > 3
+    for file in files:
+        wrong = [name for name in imports(file) if f"{name}.".startswith(tuple(f"{f}." for f in FORBIDDEN[part]))]
+        assert not wrong, f"{file} imports {wrong}"

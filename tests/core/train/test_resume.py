@@ -1,0 +1,182 @@
+"""A run that is stopped, killed or damaged and resumed computes what an unbroken one does, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from matscale.core.config import read_toml
+from matscale.core.errors import ConfigError, StoppedEarly
+from matscale.core.train import checkpoint
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.record import TIMINGS, Run
+from matscale.core.train.session import train
+
+
+def numbers(run: Run) -> list[dict[str, Any]]:
+    """Rows without what depends on the machine's mood."""
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in run.metrics()]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return checkpoint.load_weights(checkpoint.folder_of(run.checkpoint_folder, run.last))
+
+
+def assert_same(run: Run, other: Run) -> None:
+    ours, theirs = numbers(run), numbers(other)
+    assert ours
+    assert ours == theirs
+    assert list(run.samples) == list(other.samples)
+    mine, yours = weights(run), weights(other)
+    assert all(torch.equal(mine[k], yours[k]) for k in mine)
+    for key in ("steps", "structures", "atoms", "edges", "flops", "validation_flops"):
+        assert run.info[key] == other.info[key]
+
+
+@pytest.fixture(scope="module", params=["springs", "columns"])
+def unbroken(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    name = request.param
+    config = tiny.configured(data, name=name)
+    return train(config, tmp_path_factory.mktemp(name) / "run", architecture=tiny.architecture(name))
+
+
+@pytest.mark.parametrize("step", [1, 7, 8, 17])  # between rows, in mid-epoch, at an epoch's end
+def test_a_stopped_run_resumes_bit_for_bit(unbroken: Run, data: Path, tmp_path: Path, step: int) -> None:
+    architecture = tiny.architecture(unbroken.config.architecture.name)
+    with pytest.raises(StoppedEarly, match=rf"SIGTERM after step {step}, and saved.*--resume -o"):
+        train(unbroken.config, tmp_path / "run", architecture=architecture, progress=tiny.StopAt(step))
+    stopped = Run.open(tmp_path / "run")
+    assert stopped.info["status"] == "stopped"
+    assert stopped.last == step
+    resumed = train(unbroken.config, tmp_path / "run", resume=True, architecture=architecture)
+    assert resumed.info["status"] == "completed"
+    assert_same(Run.open(tmp_path / "run"), unbroken)
+
+
+def test_a_run_repeats_from_its_own_config_toml(unbroken: Run, tmp_path: Path) -> None:
+    config = TrainConfig.parse(read_toml(unbroken.path / "config.toml"))
+    again = train(config, tmp_path / "run", architecture=tiny.architecture(config.architecture.name))
+    assert_same(again, unbroken)
+    assert (again.path / "config.toml").read_text() == (unbroken.path / "config.toml").read_text()
+
+
+def test_another_seed_gives_another_run(unbroken: Run, data: Path, tmp_path: Path) -> None:
+    name = unbroken.config.architecture.name
+    other = train(tiny.configured(data, "seed=1", name=name), tmp_path / "run", architecture=tiny.architecture(name))
+    assert numbers(other)[0]["loss"] != numbers(unbroken)[0]["loss"]
+
+
+def test_a_damaged_last_checkpoint_costs_steps_but_no_bit(data: Path, tmp_path: Path, unbroken: Run) -> None:
+    architecture = tiny.architecture(unbroken.config.architecture.name)
+    with pytest.raises(StoppedEarly):
+        train(unbroken.config, tmp_path / "run", architecture=architecture, progress=tiny.StopAt(14))
+    weights_file = tmp_path / "run" / "checkpoints" / "step_14" / "model.safetensors"
+    content = bytearray(weights_file.read_bytes())
+    content[-3] ^= 8
+    weights_file.write_bytes(content)
+    with pytest.warns(UserWarning, match="step_14"):
+        resumed = train(unbroken.config, tmp_path / "run", resume=True, architecture=architecture)
+    assert_same(resumed, unbroken)
+
+
+def test_a_completed_run_is_left_alone(unbroken: Run) -> None:
+    before = (unbroken.path / "run.json").read_text(), (unbroken.path / "metrics.jsonl").read_text()
+    architecture = tiny.architecture(unbroken.config.architecture.name)
+    again = train(unbroken.config, unbroken.path, resume=True, architecture=architecture)
+    assert again.info["status"] == "completed"
+    assert ((unbroken.path / "run.json").read_text(), (unbroken.path / "metrics.jsonl").read_text()) == before
+    with pytest.raises(ConfigError, match="--resume"):
+        train(unbroken.config, unbroken.path, architecture=architecture)
+
+
+def test_resuming_with_another_configuration_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoppedEarly):
+        train(tiny.configured(data), tmp_path / "run", architecture=tiny.architecture(), progress=tiny.StopAt(3))
+    for change in ("optimizer.lr=0.5", "architecture.config.width=9", "seed=3"):
+        with pytest.raises(ConfigError, match=change.partition("=")[0].replace(".", r"\.")):
+            train(tiny.configured(data, change), tmp_path / "run", resume=True, architecture=tiny.architecture())
+    allowed = tiny.configured(data, "budget.max_time=600", "checkpoint.keep=1")
+    assert train(allowed, tmp_path / "run", resume=True, architecture=tiny.architecture()).info["steps"] == 20
+    assert Run.open(tmp_path / "run").config.checkpoint.keep == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_other_signals_save_and_stop_too(data: Path, tmp_path: Path, number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedEarly, match=signal.Signals(number).name):
+        train(tiny.configured(data), tmp_path / "r", architecture=tiny.architecture(), progress=tiny.StopAt(2, number))
+    assert signal.getsignal(number) is before
+    assert Run.open(tmp_path / "r").last == 2
+
+
+def test_the_end_of_a_slurm_job_saves_and_stops(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))
+    with pytest.raises(StoppedEarly, match="Slurm"):
+        train(tiny.configured(data), tmp_path / "run", architecture=tiny.architecture())
+
+
+def script(*arguments: str | Path) -> list[str]:
+    return [sys.executable, str(Path(tiny.__file__)), *map(str, arguments)]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_second_signal_leaves_at_once(data: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(script(tmp_path / "run", data, "budget.steps=100000"), env=ENVIRONMENT)
+    wait_for(tmp_path / "run" / "metrics.jsonl")
+    process.send_signal(signal.SIGSTOP)  # so that both are pending before it can reach a boundary
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(30) in (-signal.SIGTERM, -signal.SIGINT)
+
+
+def test_the_first_signal_ends_the_process_with_exit_5(data: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(script(tmp_path / "run", data, "budget.steps=100000"), env=ENVIRONMENT)
+    wait_for(tmp_path / "run" / "metrics.jsonl")
+    process.terminate()
+    assert process.wait(30) == 5
+
+
+def wait_for(path: Path, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_equals_an_unbroken_one(data: Path, tmp_path: Path) -> None:
+    changes = ("budget.steps=60", "checkpoint.every=2", "log_every=1", "evaluation.every=5")
+    architecture = tiny.architecture()
+    unbroken = train(tiny.configured(data, *changes), tmp_path / "unbroken", architecture=architecture)
+    generator, kills = random.Random(0), 0
+    run_folder = tmp_path / "run"
+    for _ in range(12):
+        resume = ["--resume"] if (run_folder / "config.toml").exists() else []
+        process = subprocess.Popen(script(run_folder, data, *changes, *resume), env=ENVIRONMENT)
+        rows = run_folder / "metrics.jsonl"
+        wait_for(rows)
+        grown = rows.stat().st_mtime_ns
+        while rows.stat().st_mtime_ns == grown and process.poll() is None:
+            time.sleep(0.002)  # until it goes on
+        time.sleep(generator.uniform(0.0, 0.15))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+        Run.open(run_folder)  # readable, whatever moment it was
+    assert kills >= 3
+    resumed = train(tiny.configured(data, *changes), run_folder, resume=True, architecture=architecture)
+    assert_same(resumed, unbroken)

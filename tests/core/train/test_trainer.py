@@ -1,0 +1,274 @@
+"""What the training loop promises: learning, budgets, accumulation, what is not finite, what is counted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.testing import assert_close
+
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import ConfigError, DataError, NonFiniteLossError
+from matscale.core.evaluation import evaluate
+from matscale.core.train import checkpoint
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.distributed import World
+from matscale.core.train.loss import LossConfig, Objective
+from matscale.core.train.record import Run
+from matscale.core.train.session import train
+from matscale.core.train.setup import prepare, resolved
+from matscale.plugins.losses import register_losses
+
+LOSSES = {loss.name: loss for loss in register_losses()}
+
+
+def run_tiny(data: Path, path: Path, *changes: str, name: str = "springs") -> Run:
+    return train(tiny.configured(data, *changes, name=name), path, architecture=tiny.architecture(name))
+
+
+def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
+    run = run_tiny(
+        data,
+        tmp_path / "r",
+        "budget.steps=150",
+        "optimizer.lr=0.01",
+        "architecture.config.dropout=0",
+        "evaluation.every=50",
+    )
+    losses = [row["loss"] for row in run.metrics("validation")]
+    assert losses[-1] < 0.7 * losses[0]
+    assert run.info["best"]["loss"] == min(losses)
+    assert run.best == run.info["best"]["step"]
+
+
+@pytest.mark.parametrize("name", ["springs", "columns"])
+def test_overfitting_a_few_structures_drives_the_loss_towards_zero(data: Path, tmp_path: Path, name: str) -> None:
+    changes = ["data.overfit=2", "budget.steps=400", "optimizer.lr=0.02", "augmentation.rotate=false", "log_every=50"]
+    changes += ["evaluation.every=400", "architecture.config.width=32", "checkpoint.every=400"]
+    run = run_tiny(data, tmp_path / "run", *changes, name=name)
+    rows = list(run.metrics("train"))
+    assert rows[-1]["loss"] < 0.15 * rows[0]["loss"]
+    assert run.config.architecture.config["dropout"] == 0
+    assert run.info["dataset"]["train"] == run.info["dataset"]["validation"] == 2
+
+
+def test_every_row_counts_what_was_spent_so_far(data: Path, tmp_path: Path) -> None:
+    run = run_tiny(data, tmp_path / "run", "batch.structures=5", "log_every=1")
+    dataset = PackedDataset.open(data)
+    rows = list(run.metrics("train"))
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    n_train = run.info["dataset"]["train"]
+    per_epoch = -(-n_train // 5)
+    assert rows[per_epoch - 1]["structures"] == n_train
+    assert rows[per_epoch - 1]["epoch"] == 1
+    train_rows = prepare(run.config, tiny.architecture()).train
+    assert rows[per_epoch - 1]["atoms"] == dataset.n_atoms[train_rows].sum()
+    for key in ("flops", "structures", "atoms", "edges"):
+        assert all(a[key] < b[key] for a, b in itertools.pairwise(rows))
+    validations = list(run.metrics("validation"))
+    assert validations[0]["validation_flops"] > 0
+    assert rows[-1]["flops"] == run.info["flops"]
+
+
+def test_the_validation_rows_agree_with_evaluate(data: Path, tmp_path: Path) -> None:
+    run = run_tiny(data, tmp_path / "run")
+    setup = prepare(run.config, tiny.architecture())
+    potential = setup.potential()
+    potential.load_state_dict(checkpoint.load_weights(checkpoint.folder_of(run.checkpoint_folder, run.last)))
+    potential.train()
+    values = evaluate(potential, setup.validation_loader(World()).epoch(0))
+    assert potential.training  # left as it was
+    last = list(run.metrics("validation"))[-1]
+    assert values["loss"] == last["loss"]
+    assert values["forces_mae"] == last["forces_mae"]
+    assert values["n_structures"] == run.info["dataset"]["validation"]
+
+
+@pytest.mark.parametrize("name", ["springs", "columns"])
+def test_accumulated_gradients_equal_those_of_one_large_batch(data: Path, tmp_path: Path, name: str) -> None:
+    def final(*changes: str) -> dict[str, torch.Tensor]:
+        path = tmp_path / changes[0]
+        run = run_tiny(data, path, "architecture.config.dropout=0", "budget.steps=6", *changes, name=name)
+        return checkpoint.load_weights(checkpoint.folder_of(run.checkpoint_folder, run.last), averaged=False)
+
+    # 32 training structures: the fifth batch of 8, or of 2 × 4, begins the second epoch in the same order.
+    large, accumulated = final("batch.structures=8"), final("batch.accumulate=2")
+    for key in large:
+        assert_close(large[key], accumulated[key], rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_is_that_of_the_whole_batch_where_labels_are_uneven(data: Path) -> None:
+    config = resolved(tiny.configured(data, "architecture.config.dropout=0"), tiny.architecture())
+    setup = prepare(config, tiny.architecture())
+    batch = setup.dataset.batch(setup.train[:6], setup.graph, torch.float64)
+    batch.energy[:2] = torch.nan
+    batch.stress[3] = torch.nan
+    objective, potential = Objective(LossConfig(), LOSSES.__getitem__), setup.potential().train()
+
+    def gradients(parts: list) -> list[torch.Tensor]:
+        potential.zero_grad()
+        counts = {name: sum(objective.counts(p)[name] for p in parts) for name in objective.terms}
+        for part in parts:
+            objective.total(objective.sums(potential(part), part), counts).backward()
+        return [p.grad.clone() for p in potential.parameters()]
+
+    for whole, split in zip(gradients([batch]), gradients(batch.split()), strict=True):
+        assert_close(whole, split, rtol=1e-9, atol=1e-14)
+
+
+def test_a_flop_budget_is_kept_and_anneals_the_learning_rate(data: Path, tmp_path: Path) -> None:
+    config = tiny.configured(data, "log_every=1")
+    values = config.plain()
+    values["budget"] = {"max_flops": 400_000}
+    run = train(TrainConfig.parse(values), tmp_path / "run", architecture=tiny.architecture())
+    rows = list(run.metrics("train"))
+    assert 300_000 < run.info["flops"] <= 400_000
+    assert rows[-1]["lr"] < 0.1 * max(row["lr"] for row in rows)
+    assert run.info["status"] == "completed"
+
+
+def test_a_time_budget_ends_the_run(data: Path, tmp_path: Path) -> None:
+    values = tiny.configured(data).plain()
+    values["budget"] = {"max_time": 1.0}
+    run = train(TrainConfig.parse(values), tmp_path / "run", architecture=tiny.architecture())
+    assert run.info["steps"] > 1
+    assert 1.0 <= run.info["wall_s"] < 10
+    assert list(run.metrics("train"))[-1]["lr"] < 0.5e-3
+
+
+def test_epochs_are_counted_in_steps_and_end_the_run(data: Path, tmp_path: Path) -> None:
+    values = tiny.configured(data, "batch.accumulate=3").plain()
+    values["budget"] = {"epochs": 2}
+    run = train(TrainConfig.parse(values), tmp_path / "run", architecture=tiny.architecture())
+    assert run.info["epochs"] == 2
+    assert run.info["steps"] == 2 * 3  # 8 batches of 4: groups of 3, 3 and 2
+    assert run.info["structures"] == 2 * 32
+    assert len(list(run.metrics("validation"))) == 2
+
+
+def test_patience_ends_a_run_that_no_longer_improves(data: Path, tmp_path: Path) -> None:
+    run = run_tiny(
+        data, tmp_path / "run", "optimizer.lr=1e-30", "evaluation.every=1", "evaluation.patience=3", "budget.steps=50"
+    )
+    assert run.info["steps"] == 4
+    assert run.info["status"] == "completed"
+
+
+POISON = "architecture.config.poison=79"
+
+
+def test_a_loss_that_is_not_finite_names_the_structures_and_does_not_step(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"Step 1: .*structure \d+ \((Au|CuAu|Cu\d*Au)") as caught:
+        run_tiny(data, tmp_path / "run", POISON)
+    assert caught.value.exit_code == 4
+    run = Run.open(tmp_path / "run")
+    assert run.info["status"] == "failed"
+    assert "NonFiniteLossError" in run.info["error"]
+    saved = checkpoint.load_weights(checkpoint.folder_of(run.checkpoint_folder, 0), averaged=False)
+    fresh = prepare(run.config, tiny.architecture()).potential().state_dict()
+    assert all(torch.equal(saved[k], fresh[k]) for k in saved)
+    named = [int(word.split()[0]) for word in str(caught.value).split("structure ")[1:] if word[0].isdigit()]
+    assert named
+    assert all(79 in PackedDataset.open(data).structure(k).atomic_numbers for k in named)
+
+
+def test_steps_that_are_not_finite_can_be_left_out(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="skip_nonfinite=1"):
+        run_tiny(data, tmp_path / "run", POISON, "log_every=1")
+    config = tiny.configured(data, POISON, "log_every=1", "skip_nonfinite=1000")
+    run = train(config, tmp_path / "run", resume=True, architecture=tiny.architecture())
+    assert run.info["skipped"] > 0
+    assert run.info["steps"] == 20
+    trained = list(run.metrics("train"))
+    assert len(trained) == 20 - run.info["skipped"]
+    assert all(np.isfinite(row["objective"]) for row in trained)
+
+
+def test_a_label_that_the_loss_weighs_must_exist(tmp_path: Path) -> None:
+    bare = tiny.make_dataset(tmp_path / "bare", n=12, stress=False).path
+    with pytest.raises(DataError, match=r"'stress'.*--set loss\.stress_anisotropic\.weight=0"):
+        run_tiny(bare, tmp_path / "run")
+    off = ["loss.stress_isotropic.weight=0", "loss.stress_anisotropic.weight=0", "budget.steps=3"]
+    run = run_tiny(bare, tmp_path / "run2", *off)
+    assert "stress_mae" not in run.info["best"]
+
+
+def test_predictions_of_fixed_samples_are_kept_at_every_validation(data: Path, tmp_path: Path) -> None:
+    run = run_tiny(data, tmp_path / "run", "evaluation.every=10", "evaluation.samples=2")
+    structures = json.loads((run.path / "samples.json").read_text())
+    rows = list(run.samples)
+    assert [row["step"] for row in rows] == [10, 20]
+    for row in rows:
+        assert [p["index"] for p in row["predictions"]] == [s["index"] for s in structures]
+        assert all(len(p["forces"]) == len(s["positions"]) for p, s in zip(row["predictions"], structures))
+    assert rows[0]["predictions"] != rows[1]["predictions"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "tf32", "fp64"])
+@pytest.mark.parametrize("name", ["springs", "columns"])
+def test_every_precision_trains_and_leaves_torch_as_it_was(
+    data: Path, tmp_path: Path, precision: str, name: str
+) -> None:
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads(), torch.get_rng_state()
+    changes = [f"compute.precision={precision}", "budget.steps=30", "log_every=30", "optimizer.lr=0.005"]
+    run = run_tiny(data, tmp_path / "run", *changes, "compute.threads=1", "evaluation.every=15", name=name)
+    first, last = run.metrics("validation")
+    assert last["loss"] < first["loss"]
+    assert before[:2] == (torch.get_float32_matmul_precision(), torch.get_num_threads())
+    assert torch.equal(before[2], torch.get_rng_state())
+
+
+def test_compiling_a_double_backward_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="double backward"):
+        run_tiny(data, tmp_path / "run", "compute.compile=true")
+
+
+def test_a_gpu_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sees"):
+        run_tiny(data, tmp_path / "run", "compute.device=cuda:97")
+    with pytest.raises(ConfigError, match="expected auto"):
+        run_tiny(data, tmp_path / "run", "compute.device=abacus")
+
+
+def test_observers_see_the_whole_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Watcher:
+        def __getattr__(self, name: str) -> object:
+            return lambda **arguments: seen.append(name)
+
+    from matscale.core import manager
+
+    real = manager.host()
+    fake = SimpleNamespace(loss=real.loss, step_flops=real.step_flops, architecture=real.architecture)
+    fake.observers = lambda names: Watcher() if tuple(names) == ("watcher",) else None
+    monkeypatch.setattr("matscale.core.train.session.host", lambda: fake)
+    config = tiny.configured(data, 'plugins=["watcher"]', "budget.steps=4", "evaluation.every=4", "checkpoint.every=4")
+    train(config, tmp_path / "run", architecture=tiny.architecture())
+    assert seen == ["run_started", "step_ended", "step_ended", "evaluated", "checkpoint_saved", "run_ended"]
+
+
+def test_a_size_and_a_parameter_count_exclude_each_other(data: Path) -> None:
+    with pytest.raises(ConfigError, match="--params"):
+        resolved(tiny.configured(data), tiny.architecture(), size="S", n_params=100)
+    config = resolved(tiny.configured(data), tiny.architecture(), n_params=1300)
+    assert config.architecture.config == {"width": 10, "dropout": 0.2, "poison": 0}
+
+
+def test_gradient_models_are_scaled_by_their_forces(data: Path) -> None:
+    dataset = PackedDataset.open(data)
+    config = resolved(tiny.configured(data), tiny.architecture())
+    setup = prepare(config, tiny.architecture())
+    forces = np.concatenate([dataset.structure(int(k)).forces.ravel() for k in setup.train])
+    assert setup.scales.energy == pytest.approx(np.sqrt((forces**2).mean()))
+    direct = prepare(
+        resolved(tiny.configured(data, name="columns"), tiny.architecture("columns")), tiny.architecture("columns")
+    )
+    assert direct.scales.energy != setup.scales.energy
+    assert direct.scales.forces == pytest.approx(setup.scales.energy)

@@ -14,6 +14,8 @@ import pytest
 
 from matscale.cli import main
 from matscale.core.architecture import Architecture
+from matscale.core.data.filters import QUANTITIES
+from matscale.core.data.labels import TRAJECTORIES
 from matscale.core.manager import host
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +101,11 @@ def test_python_in_the_docs_compiles_and_imports_what_exists(code: str) -> None:
             assert all(hasattr(module, alias.name) for alias in node.names)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "matscale":
             assert hasattr(importlib.import_module("matscale"), node.attr)
+
+
+def test_the_data_page_names_every_filter_and_trajectory_key() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "data.md").read_text(encoding="utf-8")))
+    assert {*QUANTITIES, *TRAJECTORIES} <= named
 
 
 @pytest.mark.parametrize("architecture", host().architectures(), ids=lambda a: a.name)

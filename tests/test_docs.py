@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -135,3 +137,9 @@ def test_the_ci_script_finds_one_test_command_in_the_readme() -> None:
     assert block[1].count("\n") == 1
     assert "-c constraints.txt" in block[1]
     assert "pytest" in block[1]
+
+
+def test_the_ci_script_is_a_program_without_syntax_errors() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True).stderr == ""

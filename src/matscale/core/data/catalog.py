@@ -1,0 +1,74 @@
+"""Datasets by name: what `--data` takes, a packed folder or one of the names here.
+
+A name wins over a folder of the same name in the working directory; `./emt` is the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from matscale.core.data import cache
+from matscale.core.data.labelers import Labeler
+from matscale.core.data.make import EDITION, make
+from matscale.core.data.manifest import FILE, FORMAT_VERSION
+from matscale.core.data.recipe import Recipe
+from matscale.core.errors import DataError, did_you_mean
+
+Stages = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is): progress of something that may take a while."""
+
+EMBEDDED = {"emt": Recipe()}
+"""Datasets that are made on first use, by the labeler of the same name, without a download."""
+
+
+def resolve(name_or_path: str, stages: Stages | None = None) -> Path:
+    """The folder of a packed dataset: `name_or_path` itself, or what belongs to the name, made if need be.
+
+    `stages` is told what goes on meanwhile. Raises DataError for a file that is not packed yet, and for an unknown
+    name with the nearest one.
+    """
+    if name_or_path in EMBEDDED:
+        return embedded(name_or_path, stages)
+    path = Path(name_or_path)
+    if (path / FILE).is_file():
+        return path
+    if path.exists():
+        packed = path.name.partition(".")[0] + "-packed"
+        raise DataError(f"{path}: is not a packed dataset. Pack it first: matscale data pack {path} -o {packed}")
+    raise DataError(
+        f"There is no dataset {name_or_path!r}, neither a folder nor a name. {did_you_mean(name_or_path, EMBEDDED)}"
+    )
+
+
+def embedded(name: str, stages: Stages | None = None) -> Path:
+    """The folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
+    from matscale.core.manager import host
+
+    labeler = host().labeler(name)
+    recipe = EMBEDDED[name].of(labeler)
+    path = cache.folder() / f"{name}-{_key(recipe, labeler)}"
+    if (path / FILE).is_file():
+        return path
+
+    def waiting() -> None:
+        if stages is not None:
+            stages(f"Waiting for another process that makes the dataset {name!r}", 0, 0)
+
+    def progress(done: int, total: int) -> None:
+        if stages is not None:
+            stages(f"Making the dataset {name!r}", done, total)
+
+    with cache.lock(path, waiting):
+        if not (path / FILE).is_file():
+            make(recipe, labeler, path, workers=min(8, os.cpu_count() or 1), progress=progress)
+    return path
+
+
+def _key(recipe: Recipe, labeler: Labeler) -> str:
+    """Changes when anything does that decides the contents, so that an old cache is never taken for a new one."""
+    text = json.dumps([EDITION, FORMAT_VERSION, labeler.labels_by(), recipe.plain()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

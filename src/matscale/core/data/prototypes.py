@@ -1,0 +1,164 @@
+"""Parent structures from nothing: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells, on any elements.
+
+A parent is a supercell in a random orientation of its lattice, decorated with elements, at the volume that Vegard's
+rule (radii mix linearly) gives from the elements' crystals. Everything is a function of the generator handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import make_supercell
+from ase.data import atomic_numbers, covalent_radii, reference_states
+from ase.geometry import minkowski_reduce
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from matscale.core.errors import ConfigError, did_you_mean
+
+MAX_SPECIES = 4
+"""Elements in one parent, at most."""
+
+_HCP = ((1.0, 0.0, 0.0), (-0.5, np.sqrt(0.75), 0.0), (0.0, 0.0, np.sqrt(8 / 3)))
+_FCC = ((0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0))
+_BCC = ((-0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.5, 0.5, -0.5))
+_CUBE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+# The tetragonal cell of half the fcc cube, with two atoms.
+_TETRAGONAL = ((0.5, 0.5, 0.0), (-0.5, 0.5, 0.0), (0.0, 0.0, 1.0))
+_MIDDLE = (0.5, 0.5, 0.5)
+# The cell itself and its 26 neighbours.
+_IMAGES = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3), axis=-1).reshape(27, 3)
+
+# Name -> (cell, fractional coordinates, which of the species sits where; None: at random, site by site).
+_LATTICES: dict[str, tuple[Any, Any, tuple[int, ...] | None]] = {
+    "fcc": (_FCC, ((0, 0, 0),), None),
+    "bcc": (_BCC, ((0, 0, 0),), None),
+    "hcp": (_HCP, ((0, 0, 0), (1 / 3, 2 / 3, 0.5)), None),
+    "l12": (_CUBE, ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)), (0, 1, 1, 1)),
+    "l10": (_TETRAGONAL, ((0, 0, 0), _MIDDLE), (0, 1)),
+}
+PROTOTYPES = (*_LATTICES, "random")
+"""Names that a recipe may use."""
+
+
+def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
+    """Raises ConfigError for an unknown prototype, or an ordered alloy of fewer than two elements."""
+    for name in prototypes:
+        if name not in PROTOTYPES:
+            raise ConfigError(f"There is no prototype {name!r}. {did_you_mean(name, PROTOTYPES)}")
+        if name in ("l12", "l10") and len(set(elements)) < 2:
+            raise ConfigError(
+                f"The prototype {name!r} orders two elements, but there is only {', '.join(elements)}. "
+                "Give more elements, or other prototypes (--prototypes fcc,hcp,bcc)."
+            )
+
+
+def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
+    """A parent of 1 to `max_atoms` atoms."""
+    if name == "random":
+        return random_cell(elements, max_atoms, rng)
+    cell, sites, species = _LATTICES[name]
+    copies = int(rng.integers(1, max(1, max_atoms // len(sites)) + 1))
+    numbers = np.arange(len(sites)) if species is None else np.array(species)
+    lattice = Atoms(numbers=numbers + 1, scaled_positions=sites, cell=cell, pbc=True)  # numbers are labels as yet
+    atoms = make_supercell(lattice, _compact(copies, lattice.cell.array, rng), wrap=True)
+    chosen = _species(elements, len(atoms), rng) if species is None else rng.permutation(len(elements))[:2]
+    z = np.array([atomic_numbers[symbol] for symbol in elements])[chosen]
+    atoms.set_atomic_numbers(z if species is None else z[atoms.get_atomic_numbers() - 1])
+    return _scaled(atoms, volume(atoms.get_atomic_numbers()))
+
+
+def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
+    """A random 3×3 integer matrix in Hermite normal form: one supercell of `determinant` lattice cells.
+
+    The diagonal is drawn from all factorisations, then the entries below it; every superlattice can come out.
+    """
+    divisors = [d for d in range(1, determinant + 1) if determinant % d == 0]
+    diagonals = [(a, b, determinant // (a * b)) for a in divisors for b in divisors if determinant % (a * b) == 0]
+    a, b, c = diagonals[rng.integers(len(diagonals))]
+    below = rng.integers(0, (b, c, c))
+    return np.array([[a, 0, 0], [below[0], b, 0], [below[1], below[2], c]])
+
+
+def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
+    """A random superlattice in short vectors: of four drawn, the one whose longest vector is shortest."""
+    best, shortest = np.eye(3, dtype=np.int64), np.inf
+    for _ in range(4):
+        matrix = hermite(copies, rng)
+        vectors, change = minkowski_reduce(matrix @ cell)
+        longest = np.linalg.norm(vectors, axis=1).max()
+        if longest < shortest - 1e-6:  # equal ones: the first, whatever the last bits say
+            best, shortest = change @ matrix, longest
+    return best if np.linalg.det(best) > 0 else -best
+
+
+def _species(elements: Sequence[str], n_atoms: int, rng: Generator) -> NDArray[np.int64]:
+    """An index into `elements` for each atom: one to four of them, every one of those at least once."""
+    n_species = int(rng.integers(1, min(MAX_SPECIES, n_atoms, len(elements)) + 1))
+    chosen = rng.permutation(len(elements))[:n_species]
+    return rng.permutation(np.concatenate([chosen, rng.choice(chosen, n_atoms - n_species)]))
+
+
+def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
+    """Atoms thrown one by one into a random triclinic cell, none closer than 0.8 of the sum of the radii.
+
+    That goes for an atom and its own images, too. The cell is looser than the crystal by up to 30 %, and grows when
+    an atom finds no room.
+    """
+    z = np.array([atomic_numbers[symbol] for symbol in elements])[
+        _species(elements, int(rng.integers(1, max_atoms + 1)), rng)
+    ]
+    cell = np.array(_CUBE) + rng.uniform(-0.3, 0.3, (3, 3))
+    looseness = rng.uniform(1.0, 1.3)
+    while True:
+        size = (looseness * volume(z) / np.linalg.det(cell)) ** (1 / 3)
+        positions = _throw(z, size * cell, rng)
+        if positions is not None:
+            return Atoms(numbers=z, positions=positions, cell=size * cell, pbc=True)
+        looseness *= 1.05
+
+
+def _throw(z: NDArray[np.int64], cell: NDArray[np.float64], rng: Generator) -> NDArray[np.float64] | None:
+    """Positions [n, 3] without overlaps, or None if an atom found no room in 50 attempts."""
+    own_images = np.linalg.norm(np.delete(_IMAGES, 13, axis=0) @ cell, axis=-1)  # the 13th is the cell itself
+    if own_images.min() < 1.6 * radii(z).max():
+        return None
+    placed = rng.uniform(size=(1, 3))  # fractional
+    for i in range(1, len(z)):
+        trials = rng.uniform(size=(50, 1, 1, 3))
+        apart = trials - placed[:, None, :] + _IMAGES  # [50, i, 27, 3]
+        distances = np.linalg.norm(apart @ cell, axis=-1).min(axis=-1)  # [50, i]
+        free = (distances > 0.8 * (radii(z[i : i + 1]) + radii(z[:i]))).all(axis=1)
+        if not free.any():
+            return None
+        placed = np.vstack([placed, trials[np.argmax(free), 0]])
+    return placed @ cell
+
+
+def _scaled(atoms: Atoms, volume: float) -> Atoms:
+    atoms.set_cell(atoms.cell * (volume / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
+    return atoms
+
+
+def volume(z: NDArray[np.int64]) -> float:
+    """Å³ of a close-packed alloy of these atoms by Vegard's rule: their radii average."""
+    return float(len(z) * np.mean(radii(z)) ** 3 * np.sqrt(32.0))
+
+
+def radii(z: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[n] Å: half the nearest distance in an fcc crystal of the element at the volume of its own crystal."""
+    return np.array([_radius(int(number)) for number in z])
+
+
+def _radius(number: int) -> float:
+    reference: dict[str, Any] = reference_states[number] or {}
+    a = reference.get("a", 0.0)
+    atomic_volume = {"fcc": a**3 / 4, "bcc": a**3 / 2, "hcp": np.sqrt(0.75) * a**3 * reference.get("c/a", 0.0) / 2}
+    symmetry = reference.get("symmetry")
+    if symmetry in atomic_volume and "basis" not in reference:
+        return float((atomic_volume[symmetry] / np.sqrt(32.0)) ** (1 / 3))
+    # Open, molecular or unknown crystals: spheres a little larger than in a single bond.
+    return 1.1 * float(covalent_radii[number])

@@ -1,0 +1,55 @@
+"""CHGNet as a labeler: surrogate data over the periodic table, from weights that come with the package `chgnet`.
+
+Deng et al., Nat. Mach. Intell. 5, 1031 (2023), arXiv:2302.14231. Version 0.3.0 of the model (412,525 parameters,
+PBE/PBE+U relaxation trajectories of the Materials Project); float32, so that energies resolve about 1e-6 of themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from functools import cache
+from typing import Any
+
+from matscale import hookimpl
+from matscale.core.data.labelers import MPTRJ_ELEMENTS, Labeler, needs
+
+MODEL = "0.3.0"
+
+
+@cache
+def _model() -> Any:
+    with needs("chgnet"):
+        from chgnet.model import CHGNet
+    return CHGNet.load(model_name=MODEL, use_device="cpu", verbose=False)
+
+
+def calculator() -> Any:
+    """A CHGNet calculator on the CPU; the weights are read once per process."""
+    model = _model()
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    class QuietCHGNet(CHGNetCalculator):
+        def calculate(self, *args: Any, **kwargs: Any) -> None:
+            # One warning per graph, of a conversion inside the package.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True", UserWarning)
+                super().calculate(*args, **kwargs)
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints the name of its device
+        return QuietCHGNet(model=model, use_device="cpu", on_isolated_atoms="ignore")
+
+
+@hookimpl
+def register_labelers() -> list[Labeler]:
+    return [
+        Labeler(
+            name="chgnet",
+            summary="CHGNet 0.3.0: 89 elements, surrogate of PBE/PBE+U (pip install 'matscale[labelers]').",
+            reference="arXiv:2302.14231",
+            calculator=calculator,
+            tag=f"chgnet-{MODEL}",
+            elements=MPTRJ_ELEMENTS,
+        )
+    ]

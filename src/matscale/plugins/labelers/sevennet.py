@@ -1,0 +1,42 @@
+"""SevenNet-0 as a labeler: surrogate data over the periodic table, from weights that come with the package `sevenn`.
+
+Park et al., J. Chem. Theory Comput. 20, 4857 (2024), arXiv:2402.03789. The checkpoint of July 2024 ("7net-0"),
+trained on the relaxation trajectories of the Materials Project (PBE/PBE+U); float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+from matscale import hookimpl
+from matscale.core.data.labelers import MPTRJ_ELEMENTS, Labeler, needs
+
+MODEL = "7net-0_11Jul2024"
+
+
+@cache
+def calculator() -> Any:
+    """A SevenNet-0 calculator on the CPU, one per process: it keeps nothing from one structure to the next."""
+    with warnings.catch_warnings():
+        # It recommends GPU kernels, and compiles its activations in a way that torch has deprecated.
+        warnings.filterwarnings("ignore", "No tensor product accelerator", UserWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        with needs("sevenn"):
+            from sevenn.calculator import SevenNetCalculator
+        return SevenNetCalculator(MODEL, device="cpu")
+
+
+@hookimpl
+def register_labelers() -> list[Labeler]:
+    return [
+        Labeler(
+            name="sevennet",
+            summary="SevenNet-0: 89 elements, surrogate of PBE/PBE+U (pip install 'matscale[labelers]').",
+            reference="arXiv:2402.03789",
+            calculator=calculator,
+            tag=MODEL,
+            elements=MPTRJ_ELEMENTS,
+        )
+    ]

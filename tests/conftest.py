@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
 from little import Site
+
+if TYPE_CHECKING:
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.structure import Structure
+    from matscale.core.train.record import Run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -42,3 +48,85 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no folder `shared` beside the checkout: comparisons with outside material are left out")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def alloys(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    """24 rattled and strained cells of Al, Cu and Ni with 2 atoms each, labelled by ASE's EMT."""
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.writer import ShardWriter
+
+    path = tmp_path_factory.mktemp("data") / "alloys"
+    writer, rng = ShardWriter(path, labels_by="surrogate: emt"), np.random.default_rng(1)
+    for k in range(24):
+        writer.append(_alloy(["AlCu", "Al2", "CuNi", "Ni2", "AlNi", "Cu2"][k % 6], rng))
+    writer.finish()
+    return PackedDataset.open(path)
+
+
+def _alloy(formula: str, rng: np.random.Generator) -> Structure:
+    from ase import Atoms
+    from ase.calculators.emt import EMT
+
+    from matscale.core.data.structure import Structure, voigt_to_full
+
+    cell = 3.0 * (np.eye(3) + 0.05 * rng.standard_normal((3, 3)))
+    atoms = Atoms(formula, scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=cell, pbc=True, calculator=EMT())
+    atoms.rattle(0.1, rng=rng)
+    structure = Structure.from_ase(atoms)
+    structure.energy, structure.forces = atoms.get_potential_energy(), atoms.get_forces()
+    structure.stress = voigt_to_full(atoms.get_stress())
+    return structure
+
+
+@pytest.fixture
+def make_run(alloys: PackedDataset, tmp_path: Path) -> Callable[..., Run]:
+    """A run folder as training on `alloys` leaves it, with random weights: make_run("schnet", hidden=8)."""
+    return lambda architecture="schnet", **options: _run(tmp_path, alloys, architecture, **options)
+
+
+def _run(
+    folder: Path,
+    dataset: PackedDataset,
+    architecture: str,
+    *,
+    name: str = "run",
+    steps: tuple[int, ...] = (1,),
+    ema: bool = False,
+    training: dict[str, Any] | None = None,
+    **config: Any,
+) -> Run:
+    from matscale.core.architecture import DatasetInfo
+    from matscale.core.data.references import fit_references
+    from matscale.core.data.split import split
+    from matscale.core.manager import host
+    from matscale.core.potential import Potential, Scales
+    from matscale.core.train import checkpoint
+    from matscale.core.train.config import TrainConfig
+    from matscale.core.train.record import Run
+
+    chosen = {"name": architecture, "config": config}
+    data = {"path": str(dataset.path), "validation": 0.25}
+    run = Run.create(folder / name, TrainConfig.parse({"architecture": chosen, "data": data, **(training or {})}))
+    family = host().architecture(architecture)
+    info = DatasetInfo(elements=(13, 28, 29), mean_atoms=2.0, mean_degree=30.0)
+    train = split(dataset, 0.25, run.config.seed).train
+    references = torch.from_numpy(fit_references(dataset, train).values)
+    run.update(
+        {
+            "architecture": dict(
+                zip(("name", "distribution", "version"), (architecture, *host().origin(architecture)))
+            ),
+            "dataset": {"path": str(dataset.path), "hash": dataset.hash},
+            "dataset_info": info.plain(),
+        }
+    )
+
+    def state(seed: int) -> dict[str, torch.Tensor]:
+        scales = Scales(energy=100.0, forces=0.5, stress=0.1)
+        return Potential.of(family, family.config.parse(config), info, seed, references, scales).state_dict()
+
+    for step in steps:
+        saved = checkpoint.Checkpoint(step, state(step), state(step + 1000) if ema else None, {}, {})
+        checkpoint.save(run.checkpoint_folder, saved)
+    return run

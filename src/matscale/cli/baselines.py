@@ -7,6 +7,7 @@ from typing import Literal
 import click
 
 from matscale.cli.errors_table import errors_json, errors_table
+from matscale.cli.stages import Stages
 
 
 @click.command()
@@ -39,7 +40,8 @@ def baselines(data: str, validation: float, seed: int, by: Literal["group", "str
     from matscale.core.data.packed import PackedDataset
     from matscale.core.data.split import split
 
-    dataset = PackedDataset.open(resolve(data))
+    with Stages() as stages:
+        dataset = PackedDataset.open(resolve(data, stages))
     parts = split(dataset, validation, seed, by=by)
     click.echo(
         f"{dataset.path}: fitted on {len(parts.train):,} structures, measured on {len(parts.validation):,}.", err=True

@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 
+from matscale.cli.table import aligned
+
 GPA = 160.2176634
 """GPa in 1 eV/Å³."""
 
@@ -24,9 +26,7 @@ def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
     rows = [["model", *COLUMNS]]
     for name, metrics in models.items():
         rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(r, widths))) for r in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return aligned(rows, right=range(1, len(rows[0])))
 
 
 def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:

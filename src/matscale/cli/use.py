@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from matscale.cli.errors_table import errors_json, errors_table
+from matscale.cli.stages import Stages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import numpy as np
+    from numpy.typing import NDArray
 
     from matscale.core.data.packed import PackedDataset
     from matscale.core.train.record import Run
-    from matscale.core.use import Parts
 
 run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 checkpoint_option = click.option(
@@ -65,32 +65,34 @@ def evaluate(
     """
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
+    from matscale.core.measure import measure, rows_of
     from matscale.core.train.record import Run
-    from matscale.core.use import evaluate_potential, load, parts
+    from matscale.core.use import load
 
     record = Run.open(run)
-    dataset = PackedDataset.open(resolve(data or record.config.data.path))
-    chosen = parts(record, dataset, which)
+    with Stages() as stages:
+        dataset = PackedDataset.open(resolve(data or record.config.data.path, stages))
+    rows = rows_of(record, dataset, which)
+    click.echo(f"{dataset.path}: measured on {len(rows):,} of {len(dataset):,} structures.", err=True)
     potential = load(record, checkpoint, device=device, dtype=dtype)
-    click.echo(f"{dataset.path}: measured on {len(chosen.measured):,} of {len(dataset):,} structures.", err=True)
-    models = {record.config.architecture.name: evaluate_potential(potential, dataset, chosen.measured, batch)}
+    models = {record.config.architecture.name: measure(potential, dataset, rows, batch)}
     if baselines:
-        models |= _baselines(record, dataset, chosen)
+        models |= _baselines(record, dataset, rows)
     click.echo(errors_json(models) if as_json else errors_table(models))
 
 
-def _baselines(run: Run, dataset: PackedDataset, chosen: Parts) -> dict[str, dict[str, float]]:
-    """Errors of the baselines, fitted on the run's training structures, where these can still be had."""
-    from matscale.core.baselines import evaluate_baselines, fit_baselines, passes
-    from matscale.core.errors import MatscaleError
-    from matscale.core.use import training_part
+def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Errors of the run's baselines; none, and a line that says why, if they cannot be had."""
+    from matscale.core.baselines import evaluate_baselines, passes
+    from matscale.core.errors import DataError
+    from matscale.core.measure import baselines_of
 
     try:
-        source, trained_on = (dataset, chosen.trained_on) if chosen.trained_on is not None else training_part(run)
-    except MatscaleError as error:
+        baselines = baselines_of(run)
+    except DataError as error:
         click.echo(f"No baselines: the run's own training data cannot be had. {error}", err=True)
         return {}
-    return evaluate_baselines(fit_baselines(source, trained_on), passes(dataset, chosen.measured))
+    return evaluate_baselines(baselines, passes(dataset, rows))
 
 
 @click.command()
@@ -121,17 +123,16 @@ def predict(
     from matscale.core.use import load
 
     potential = load(run, checkpoint, device=device, dtype=dtype)
-    written, skipped = predict_file(
-        potential, source, target, batch=batch, skip_invalid=skip_invalid, progress=_counter()
-    )
+    with Stages() as stages:
+        written, skipped = predict_file(
+            potential,
+            source,
+            target,
+            batch=batch,
+            skip_invalid=skip_invalid,
+            progress=lambda done: stages("Structures predicted", done, 0),
+        )
     for item in skipped:
         click.echo(f"Left out structure {item.position} (counted from 0): {item.reason}", err=True)
     left_out = f", {len(skipped):,} left out" if skipped else ""
-    click.echo(f"{target}: {written:,} structures{left_out}")
-
-
-def _counter() -> Callable[[int], None] | None:
-    """A running count on a terminal."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda done: click.echo(f"\r{done:,} structures", nl=False, err=True)
+    click.echo(f"{target}: {written:,} {'structure' if written == 1 else 'structures'}{left_out}")

@@ -1,4 +1,4 @@
-"""Use what was trained: a run folder as a Potential, as an ASE calculator, and against its own validation part.
+"""Use what was trained: a run folder as a Potential or as an ASE calculator.
 
 Nothing in a run is executed: its architecture is looked up by name among the installed plugins, its weights are numbers
 in safetensors files whose digests are checked.
@@ -6,27 +6,20 @@ in safetensors files whose digests are checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from matscale.core.architecture import Architecture, DatasetInfo
-from matscale.core.errors import ConfigError, DataError, MatscaleError, PluginError
+from matscale.core.errors import ConfigError, MatscaleError, PluginError
 from matscale.core.manager import host
 from matscale.core.potential import Potential
-from matscale.core.predict import floating
 from matscale.core.train import checkpoint as checkpoints
 from matscale.core.train.record import Run
 
 if TYPE_CHECKING:
     from matscale.core.calculator import PotentialCalculator
-    from matscale.core.data.batch import AtomicBatch
-    from matscale.core.data.packed import PackedDataset
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -136,74 +129,3 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
         if dtype in (name, known):
             return known
     raise ConfigError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPES)}.")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What of a dataset a run is measured on, and what its baselines may learn from."""
-
-    measured: NDArray[np.int64]
-    trained_on: NDArray[np.int64] | None
-    """Indices of the run's training structures; None where the dataset is not the run's."""
-
-
-def parts(run: Run, dataset: PackedDataset, which: Literal["auto", "validation", "train", "all"] = "auto") -> Parts:
-    """The structures of `dataset` that `which` means for this run.
-
-    `auto`: the run's validation part if this is the run's dataset (by its hash), else all. Raises ConfigError for the
-    `train` or `validation` part of a dataset that the run was not trained on.
-    """
-    everything = np.arange(len(dataset))
-    if run.info.get("dataset", {}).get("hash") != dataset.hash:
-        if which in ("train", "validation"):
-            raise ConfigError(
-                f"{dataset.path}: is not the dataset that {run.path} was trained on, so it has no {which} part of that "
-                "run. Leave out --split to measure on all of it."
-            )
-        return Parts(everything, None)
-    train, validation = run_split(run, dataset)
-    return Parts({"train": train, "all": everything}.get(which, validation), train)
-
-
-def run_split(run: Run, dataset: PackedDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(training, validation) structures of a run, as its configuration gives them."""
-    from matscale.core.data.split import split
-
-    data = run.config.data
-    both = split(dataset, data.validation, run.config.seed, by=data.split_by)
-    train = both.take(data.fraction, data.count)
-    if data.overfit:
-        return train[: data.overfit], train[: data.overfit]
-    return train, both.validation
-
-
-def training_part(run: Run) -> tuple[PackedDataset, NDArray[np.int64]]:
-    """The run's dataset and its training structures. Raises DataError if the dataset is gone or is another one now."""
-    from matscale.core.data.catalog import resolve
-    from matscale.core.data.packed import PackedDataset
-
-    dataset = PackedDataset.open(resolve(run.config.data.path))
-    if dataset.hash != run.info.get("dataset", {}).get("hash"):
-        raise DataError(f"{dataset.path}: is not the dataset any more that {run.path} was trained on.")
-    return dataset, run_split(run, dataset)[0]
-
-
-def evaluate_potential(
-    potential: Potential, dataset: PackedDataset, indices: NDArray[np.int64], batch: int = 32
-) -> dict[str, float]:
-    """Metrics of `matscale.core.evaluation.evaluate` on the structures `indices`, in batches of `batch`.
-
-    Raises DataError that names the elements of these structures that were not in training.
-    """
-    from matscale.core.data.loader import Budget, Loader
-    from matscale.core.evaluation import evaluate
-
-    dtype, device = floating(potential), potential.references.device
-
-    def batches() -> Iterator[AtomicBatch]:
-        loader = Loader(dataset, indices, potential.graph, Budget(structures=batch), shuffle=False, dtype=dtype)
-        for cpu_batch in loader.epoch(0):
-            potential.check_elements(on_device := cpu_batch.to(device))
-            yield on_device
-
-    return evaluate(potential, batches())

@@ -1,0 +1,126 @@
+"""Errors of a trained run on a dataset, beside those of baselines that learned from the same structures.
+
+The baselines of a run are kept in its folder as `baselines.json`, once somebody asked for them: they can then be
+evaluated on any data like the model, whether or not the training data can still be had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.baselines import (
+    Baseline,
+    evaluate_baselines,
+    fit_baselines,
+    parse_baselines,
+    passes,
+    plain_baselines,
+)
+from matscale.core.data.loader import Budget, Loader
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.evaluation import evaluate
+from matscale.core.potential import Potential
+from matscale.core.predict import floating
+from matscale.core.train.files import write_json
+from matscale.core.train.record import Run
+from matscale.core.use import load
+
+if TYPE_CHECKING:
+    from matscale.core.data.batch import AtomicBatch
+    from matscale.core.data.packed import PackedDataset
+
+FILE = "baselines.json"
+Which = Literal["auto", "validation", "train", "all"]
+
+
+def compare(
+    run: Run,
+    dataset: PackedDataset,
+    which: Which = "auto",
+    *,
+    checkpoint: str | int = "best",
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metrics by name: the run's model under the name of its architecture, then its baselines.
+
+    `which` is as for `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
+    """
+    rows = rows_of(run, dataset, which)
+    model = measure(load(run, checkpoint, device=device, dtype=dtype), dataset, rows, batch)
+    return {run.config.architecture.name: model, **evaluate_baselines(baselines_of(run), passes(dataset, rows))}
+
+
+def measure(potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], batch: int = 32) -> dict[str, float]:
+    """Metrics of `matscale.core.evaluation.evaluate` on these rows of the dataset, in batches of `batch` structures.
+
+    Raises DataError that names elements which were not in training.
+    """
+    device, budget = potential.references.device, Budget(structures=batch)
+    loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
+
+    def batches() -> Iterator[AtomicBatch]:
+        for one in loader.epoch(0):
+            moved = one.to(device)
+            potential.check_elements(moved)
+            yield moved
+
+    return evaluate(potential, batches())
+
+
+def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:
+    """The structures of `dataset` that `which` means for this run.
+
+    `auto`: the run's validation part if this is the run's dataset (by its hash), else all. Raises ConfigError for the
+    `train` or `validation` part of a dataset that the run was not trained on.
+    """
+    if which == "all":
+        return np.arange(len(dataset))
+    if is_own(run, dataset):
+        from matscale.core.train.setup import parts
+
+        train, validation = parts(dataset, run.config)
+        return train if which == "train" else validation
+    if which == "auto":
+        return np.arange(len(dataset))
+    raise ConfigError(
+        f"{dataset.path}: is not the dataset that {run.path} was trained on, so it has no {which} part of that run. "
+        "Leave out --split to measure on all of it."
+    )
+
+
+def is_own(run: Run, dataset: PackedDataset) -> bool:
+    """Whether the run was trained on this dataset."""
+    return bool(run.info.get("dataset", {}).get("hash") == dataset.hash)
+
+
+def baselines_of(run: Run) -> dict[str, Baseline]:
+    """The baselines fitted on the run's training part: from its folder, else fitted now and, if possible, kept there.
+
+    Raises DataError if they were never fitted and the dataset is gone, or is another one now.
+    """
+    path = run.path / FILE
+    if path.exists():
+        try:
+            return parse_baselines(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
+    from matscale.core.data.catalog import resolve
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.train.setup import parts
+
+    dataset = PackedDataset.open(resolve(run.config.data.path))
+    if not is_own(run, dataset):
+        raise DataError(f"{dataset.path}: is not the dataset any more that {run.path} was trained on.")
+    fitted = fit_baselines(dataset, parts(dataset, run.config)[0])
+    if os.access(run.path, os.W_OK):
+        write_json(path, plain_baselines(fitted))
+    return fitted

@@ -32,7 +32,7 @@ TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
 """Largest difference [eV, eV/Å, eV/Å³] at which two candidates are the same label, printed with other digits."""
 
 
-class Unusable(Exception):  # noqa: N818 - says what the structure is
+class Unusable(Exception):
     """A structure that has to be left out: `reason` is one of a few words, the text says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -64,7 +64,7 @@ class Keys:
         return cls(**given, group=group)
 
 
-def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:  # noqa: B008 - immutable
+def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
     """Fill energy, forces, stress and trajectory of `structure` from its `info`; returns label -> key used.
 
     Labels that its reader has set already stay. Raises Unusable for a label of the wrong shape, DataError for

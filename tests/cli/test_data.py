@@ -23,40 +23,27 @@ def run():
 
 
 @pytest.fixture
-def packed(run, tmp_path, data_structures):
-    ase_write(tmp_path / "a.extxyz", [s.to_ase() for s in data_structures], format="extxyz")
+def packed(run, tmp_path, structures):
+    ase_write(tmp_path / "a.extxyz", [s.to_ase() for s in structures(40)], format="extxyz")
     result = run("pack", tmp_path / "a.extxyz", "-o", tmp_path / "out", "--workers", 1, "--filter", "n_atoms<=11")
     assert result.exit_code == 0, result.output
     return tmp_path / "out"
 
 
-@pytest.fixture
-def data_structures():
-    import numpy as np
-
-    from matscale.core.data.structure import Structure
-
-    rng = np.random.default_rng(0)
-    made = []
-    for k in range(40):
-        z = np.sort(rng.choice([8, 13, 29], 1 + k % 12))
-        positions = 2.5 * np.arange(3 * len(z)).reshape(-1, 3)
-        forces = rng.normal(size=(len(z), 3))
-        made.append(
-            Structure(z, positions, np.eye(3) * 99.0, np.ones(3, bool), -0.1 * z.sum(), forces, np.eye(3) * 0.01 * k)
-        )
-    return made
+def kept(structures):
+    return [s for s in structures(40) if len(s) <= 11]
 
 
-def test_pack_reports_and_info_says_the_same(run, packed):
+def test_pack_reports_and_info_says_the_same(run, packed, structures):
+    n = len(kept(structures))
     info = run("info", packed, "--verify")
     assert info.exit_code == 0
-    assert "37 structures" in info.stdout
+    assert f"{n} structures" in info.stdout
     assert "as it was packed" in info.stderr
     values = json.loads(run("info", packed, "--json").stdout)
-    assert values["n_structures"] == 37
-    assert values["filtered"] == 3
-    assert values["labels"] == {"energy": 37, "forces": 37, "stress": 37}
+    assert values["n_structures"] == n
+    assert values["filtered"] == 40 - n
+    assert values["labels"] == {"energy": n, "forces": n, "stress": n}
     assert values["sources"][0]["keys"]["energy"] == "energy"
 
 
@@ -77,7 +64,7 @@ def test_verify_finds_a_flipped_byte(run, packed):
     assert "SHA-256" in verified.stderr
 
 
-def test_stats_has_moments_by_source_and_split(run, packed, tmp_path):
+def test_stats_has_moments_by_source_and_split(run, packed, structures, tmp_path):
     result = run("stats", packed, "--html", tmp_path / "f.html", "--validation", "0.2")
     assert result.exit_code == 0, result.output
     assert "validation" in result.stdout
@@ -86,15 +73,16 @@ def test_stats_has_moments_by_source_and_split(run, packed, tmp_path):
     assert "force on an atom" in page
     assert "<script src=" not in page
     parts = json.loads(run("stats", packed, "--json", "--validation", "0.2").stdout)["parts"]
-    assert parts["train"]["n_structures"] + parts["validation"]["n_structures"] == 37
-    assert parts["all"]["stress_component"]["max"] == pytest.approx(0.39)
+    assert parts["train"]["n_structures"] + parts["validation"]["n_structures"] == len(kept(structures))
+    largest = max(s.stress.max() for s in kept(structures))
+    assert parts["all"]["stress_component"]["max"] == pytest.approx(largest)
 
 
 def test_refs_prints_the_fit_and_json_that_can_be_read_again(run, packed):
     fitted = References.from_json(run("refs", packed, "--json").stdout)
     assert fitted.values[29] == pytest.approx(-2.9, abs=1e-9)
     table = run("refs", packed).stdout
-    assert "rank 3 of 3" in table
+    assert "rank 4 of 4" in table
     assert "-2.900000" in table
 
 

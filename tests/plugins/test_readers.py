@@ -67,13 +67,11 @@ def old_rows(structures):
 
 def write_raw(path, values):
     """An LMDB file with these values under ids from 1, and whatever else has a name."""
-    with (
-        lmdb.open(str(path), subdir=False, map_size=1 << 26, lock=False) as environment,
-        environment.begin(True) as txn,
-    ):
+    environment = lmdb.open(str(path), subdir=False, map_size=1 << 26, lock=False)
+    with environment, environment.begin(write=True) as transaction:
         for key, value in values.items():
-            value = value if isinstance(value, bytes) else zlib.compress(json.dumps(value).encode())
-            txn.put(str(key).encode(), value)
+            packed = value if isinstance(value, bytes) else zlib.compress(json.dumps(value).encode())
+            transaction.put(str(key).encode(), packed)
     return path
 
 

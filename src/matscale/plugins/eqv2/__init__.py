@@ -1,0 +1,44 @@
+"""EquiformerV2: see `model` for the equations, `rotation` and `so3` for the geometry, `sizes` for what was published."""
+
+from __future__ import annotations
+
+from matscale import hookimpl
+from matscale.core.architecture import Architecture
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.model import EqV2, build, graph
+from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
+
+__all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures"]
+
+
+def claims(config: EqV2Config) -> frozenset[str]:
+    """No reflection: the convolutions on edges know left from right. The published stress head does not turn."""
+    held = {"permutation", "translation", "periodic", "extensive"}
+    if config.forces == "gradient" or config.stress_head == "equivariant":
+        held.add("rotation")
+    if config.is_smooth:
+        held.add("smooth")
+    if config.forces == "gradient":
+        held.add("conservative")
+    return frozenset(held)
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="eqv2",
+            summary="EquiformerV2: attention between atoms that carry functions on the sphere.",
+            reference="arXiv:2306.12059",
+            config=EqV2Config,
+            build=build,
+            ladder=ladder,
+            dial=DIAL,
+            claims=claims(EqV2Config()),
+            claims_for=claims,
+            forces="both",
+            graph=graph,
+            sizes=SIZES,
+            max_atomic_number=118,
+        )
+    ]

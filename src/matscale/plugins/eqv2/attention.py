@@ -1,0 +1,165 @@
+r"""Graph attention in the frames of the edges.
+
+    m_e   = R_e (x_j ⊕ x_i)                       turned onto the axis, orders |m| ≤ mmax kept     [n_edges, K_r, 2C]
+    a, s, h = SO2(m_e ∘ w(e))                     features of the weight, gates, hidden message
+    v_e   = SO2(S2(h, s))                         values                                           [n_edges, K_r, H·V]
+    α_e   = softmax_{e -> i} (u · leaky(LN(a)))   per head                                         [n_edges, H]
+    x'_i  = P Σ_{e -> i} R_e^T (α_e v_e)                                                           [n_atoms, K, C']
+
+w are radial networks of distance and elements; SO2 mixes degrees and channels of equal |m|, which in the frame of an
+edge is all that equivariance asks (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0.
+EquiformerV2, arXiv:2306.12059.
+
+`EdgeFunction` is what nearly all time goes into, and a unit of its own: coefficients of atoms in, values and features
+of edges out. Whatever computes the same from the same parameters can stand in for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.edges import Edges
+from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
+
+
+class RadialNetwork(nn.Module):
+    """Numbers per edge from its distance and the two elements, which have embeddings of their own in every layer."""
+
+    def __init__(self, config: EqV2Config, n_out: int) -> None:
+        super().__init__()
+        width, rows = config.edge_channels, config.max_atomic_number + 1
+        self.source, self.target = nn.Embedding(rows, width), nn.Embedding(rows, width)  # row 0 is no element
+        self.net = nn.Sequential(
+            nn.Linear(config.n_radial + 2 * width, width),
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            nn.Linear(width, n_out),
+        )
+        for table in (self.source, self.target):
+            nn.init.uniform_(table.weight, -0.001, 0.001)
+
+    def forward(self, edges: Edges) -> Tensor:
+        """-> [n_edges, n_out]"""
+        elements = (self.source(edges.source_element), self.target(edges.target_element))
+        return self.net(torch.cat([edges.basis, *elements], dim=1))
+
+
+class EdgeDegree(nn.Module):
+    """What the mere presence of neighbours says: coefficients m = 0 in the frame of each edge, summed on atoms."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        self.n_degrees, self.mean_degree = config.lmax + 1, config.mean_degree
+        self.radial = RadialNetwork(config, self.n_degrees * config.channels)
+
+    def forward(self, edges: Edges) -> Tensor:
+        """-> [n_atoms, K, C]"""
+        weights = self.radial(edges).unflatten(1, (self.n_degrees, -1))  # [n_edges, lmax+1, C]
+        if edges.envelope is not None:
+            weights = weights * edges.envelope[:, None, None]
+        turned = edges.out_of_frame[:, :, : self.n_degrees] @ weights  # the coefficients m = 0 come first
+        return edges.sum_on_targets(turned) / self.mean_degree
+
+
+class SO2Convolution(nn.Module):
+    """Linear in the channels and degrees of each order |m|: all that commutes with turns about the edge.
+
+    For m > 0 a complex product: y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊.
+    """
+
+    def __init__(self, lmax: int, mmax: int, n_in: int, n_out: int, n_extra: int = 0) -> None:
+        """`n_extra` more scalars come out of m = 0."""
+        super().__init__()
+        self.n_extra, self.n_in, self.n_out = n_extra, n_in, n_out
+        self.n_degrees = [lmax + 1 - m for m in range(mmax + 1)]
+        """Degrees l that have an order m."""
+        self.m0 = nn.Linear(self.n_degrees[0] * n_in, n_extra + self.n_degrees[0] * n_out)
+        self.m = nn.ModuleList(nn.Linear(n * n_in, 2 * n * n_out, bias=False) for n in self.n_degrees[1:])
+        with torch.no_grad():
+            for linear in self.m:
+                assert isinstance(linear, nn.Linear)
+                linear.weight.mul_(0.5**0.5)  # two products are added
+
+    @property
+    def n_weights(self) -> int:
+        """Factors of one edge: per degree and channel, for each |m|."""
+        return sum(self.n_degrees) * self.n_in
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[n_edges, K_r, n_in], [n_edges, n_weights] -> [n_edges, K_r, n_out], [n_edges, n_extra]"""
+        sizes = [self.n_degrees[0], *(2 * n for n in self.n_degrees[1:])]
+        parts = x.split(sizes, dim=1)
+        factors = [None] * len(sizes) if weights is None else weights.split([n * self.n_in for n in self.n_degrees], 1)
+        first = parts[0].flatten(1)
+        first = self.m0(first if factors[0] is None else first * factors[0])
+        out = [first[:, self.n_extra :].unflatten(1, (self.n_degrees[0], self.n_out))]
+        for part, factor, linear, n in zip(parts[1:], factors[1:], self.m, self.n_degrees[1:]):
+            pair = part.unflatten(1, (2, n)).flatten(2)  # [n_edges, ±m, n·n_in]
+            product = linear(pair if factor is None else pair * factor[:, None])  # [n_edges, ±m, (r, i)·n·n_out]
+            (plus_r, plus_i), (minus_r, minus_i) = (p.chunk(2, dim=-1) for p in product.unbind(1))
+            turned = torch.stack([plus_r - minus_i, minus_r + plus_i], dim=1)
+            out.append(turned.reshape(-1, 2 * n, self.n_out))
+        return torch.cat(out, dim=1), first[:, : self.n_extra]
+
+
+def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid) -> Tensor:
+    """SiLU of the function that the coefficients [n, K_r, C] describe; its mean is replaced by SiLU of `gates` [n, C]."""
+    silu = nn.functional.silu
+    curved = grid.coefficients(silu(grid.values(x)))
+    return torch.cat([silu(gates)[:, None], curved[:, 1:]], dim=1)
+
+
+class EdgeFunction(nn.Module):
+    """Values and attention features of every edge from the coefficients of its two atoms: the readable form."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        lmax, mmax, hidden = config.lmax, config.mmax, config.attention_hidden
+        self.n_features = config.n_heads * config.alpha_channels
+        self.conv1 = SO2Convolution(lmax, mmax, 2 * config.channels, hidden, n_extra=self.n_features + hidden)
+        self.conv2 = SO2Convolution(lmax, mmax, hidden, config.n_heads * config.value_channels)
+        self.radial = RadialNetwork(config, self.conv1.n_weights)
+
+    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> tuple[Tensor, Tensor]:
+        """[n_atoms, K, C] -> values [n_edges, K_r, heads·V] in the frames, features [n_edges, heads·A]"""
+        pair = torch.cat([x.index_select(0, edges.source), x.index_select(0, edges.target)], dim=2)
+        message = edges.into_frame @ pair  # [n_edges, K_r, 2C]
+        hidden, extra = self.conv1(message, self.radial(edges))
+        features, gates = extra[:, : self.n_features], extra[:, self.n_features :]
+        values, _ = self.conv2(separable_s2(hidden, gates, grid))
+        return values, features
+
+
+def smooth_leaky(x: Tensor) -> Tensor:
+    """A leaky ReLU of slope 0.2 without its kink: 0.2 x + 0.8 SiLU(x)."""
+    return 0.2 * x + 0.8 * nn.functional.silu(x)
+
+
+class GraphAttention(nn.Module):
+    """What the neighbours add to the coefficients of an atom."""
+
+    def __init__(self, config: EqV2Config, n_out: int, alpha_drop: float) -> None:
+        super().__init__()
+        self.heads, alpha = config.n_heads, config.alpha_channels
+        self.edge_function = EdgeFunction(config)
+        self.alpha_norm = nn.LayerNorm(alpha)
+        self.alpha_dot = nn.Parameter(torch.empty(self.heads, alpha).uniform_(-(alpha**-0.5), alpha**-0.5))
+        self.alpha_drop = nn.Dropout(alpha_drop)
+        self.project = SO3Linear(config.lmax, config.n_heads * config.value_channels, n_out)
+
+    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
+        """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
+        values, features = self.edge_function(x, edges, grid)
+        alpha = self.attention(features, edges)  # [n_edges, heads]
+        weighted = values.unflatten(2, (self.heads, -1)) * self.alpha_drop(alpha)[:, None, :, None]
+        return self.project(edges.sum_on_targets(edges.out_of_frame @ weighted.flatten(2)))
+
+    def attention(self, features: Tensor, edges: Edges) -> Tensor:
+        """Features [n_edges, heads·A] -> weights [n_edges, heads] that sum to 1 on each target."""
+        curved = smooth_leaky(self.alpha_norm(features.unflatten(1, (self.heads, -1))))
+        return edges.softmax((curved * self.alpha_dot).sum(-1))

@@ -1,0 +1,130 @@
+"""The rest of a block: norms of coefficients, the feed-forward network on a grid, and what is dropped in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from matscale.plugins.eqv2.attention import GraphAttention
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.edges import Edges
+from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid, degrees
+
+EPSILON = 1e-5
+"""Added to mean squares before the root is taken."""
+
+
+class ScalarsApartNorm(nn.Module):
+    """`layer_norm_sh`: LayerNorm of the scalars; one common scale for l > 0, every degree counting alike."""
+
+    weight_of: Tensor
+    balance: Tensor
+
+    def __init__(self, lmax: int, channels: int) -> None:
+        super().__init__()
+        self.scalars = nn.LayerNorm(channels, eps=EPSILON)
+        self.weight = nn.Parameter(torch.ones(lmax, channels))
+        degree = np.array(degrees(lmax))[1:]
+        self.register_buffer("weight_of", torch.from_numpy(degree - 1), persistent=False)
+        self.register_buffer("balance", torch.from_numpy(1.0 / ((2 * degree + 1) * lmax)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, K, C] -> [n, K, C]"""
+        scalars, rest = x[:, :1], x[:, 1:]
+        power = torch.einsum("nkc,k->nc", rest.square(), self.balance.to(x.dtype)).mean(-1)
+        scale = (power + EPSILON).rsqrt()[:, None, None]
+        return torch.cat([self.scalars(scalars), rest * scale * self.weight.index_select(0, self.weight_of)], dim=1)
+
+
+class PerDegreeNorm(nn.Module):
+    """`layer_norm`: a scale for each degree, centred for l = 0. `rms_norm_sh`: one scale for all, l = 0 centred."""
+
+    degree: Tensor
+    balance: Tensor
+
+    def __init__(self, lmax: int, channels: int, common: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(lmax + 1, channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        degree = np.array(degrees(lmax))
+        same = np.equal.outer(np.arange(lmax + 1), degree) / (2 * degree + 1)  # [lmax+1, K] averages over m
+        balance = same.mean(0, keepdims=True).repeat(lmax + 1, 0) if common else same
+        self.register_buffer("degree", torch.from_numpy(degree), persistent=False)
+        self.register_buffer("balance", torch.from_numpy(balance), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, K, C] -> [n, K, C]"""
+        x = torch.cat([x[:, :1] - x[:, :1].mean(-1, keepdim=True), x[:, 1:]], dim=1)
+        power = torch.einsum("nkc,lk->nlc", x.square(), self.balance.to(x.dtype)).mean(-1)  # [n, lmax+1]
+        scale = (power + EPSILON).rsqrt()[:, :, None] * self.weight
+        x = x * scale.index_select(1, self.degree)
+        return torch.cat([x[:, :1] + self.bias, x[:, 1:]], dim=1)
+
+
+def make_norm(kind: str, lmax: int, channels: int) -> nn.Module:
+    """The norm that a configuration names."""
+    if kind == "layer_norm_sh":
+        return ScalarsApartNorm(lmax, channels)
+    return PerDegreeNorm(lmax, channels, common=kind == "rms_norm_sh")
+
+
+class FeedForward(nn.Module):
+    """An MLP at every point of a grid on the sphere of each atom; the scalars go a way of their own."""
+
+    def __init__(self, config: EqV2Config, n_out: int) -> None:
+        super().__init__()
+        lmax, channels, hidden = config.lmax, config.channels, config.ffn_hidden
+        self.scalars = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU())
+        self.expand = SO3Linear(lmax, channels, hidden)
+        self.pointwise = nn.Sequential(
+            nn.Linear(hidden, hidden, bias=False),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden, bias=False),
+        )
+        self.contract = SO3Linear(lmax, hidden, n_out)
+
+    def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
+        """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
+        curved = grid.coefficients(self.pointwise(grid.values(self.expand(x))))
+        return self.contract(torch.cat([self.scalars(x[:, :1]), curved[:, 1:]], dim=1))
+
+
+class Drop(nn.Module):
+    """In training, leaves a contribution out: all of it for some structures, whole channels of some atoms."""
+
+    def __init__(self, path: float, channel: float) -> None:
+        super().__init__()
+        self.path, self.channel = path, channel
+
+    def forward(self, x: Tensor, batch: Tensor, n_structures: int) -> Tensor:
+        """`x` [n_atoms, K, C], `batch` [n_atoms]. What stays is scaled up, so that the mean stays."""
+        if self.training and self.channel:
+            kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.channel
+            x = x * (kept / (1 - self.channel)).to(x.dtype)
+        if self.training and self.path:
+            kept = torch.rand(n_structures, device=x.device) >= self.path
+            x = x * (kept / (1 - self.path)).to(x.dtype)[batch][:, None, None]
+        return x
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + feed-forward(norm x)."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        channels = config.channels
+        self.attention_norm = make_norm(config.norm, config.lmax, channels)
+        self.attention = GraphAttention(config, channels, config.alpha_drop)
+        self.feed_forward_norm = make_norm(config.norm, config.lmax, channels)
+        self.feed_forward = FeedForward(config, channels)
+        self.drop = Drop(config.drop_path, config.proj_drop)
+
+    def forward(
+        self, x: Tensor, edges: Edges, edge_grid: SphereGrid, atom_grid: SphereGrid, batch: Tensor, n_structures: int
+    ) -> Tensor:
+        """[n_atoms, K, C] -> [n_atoms, K, C]"""
+        x = x + self.drop(self.attention(self.attention_norm(x), edges, edge_grid), batch, n_structures)
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x), atom_grid), batch, n_structures)

@@ -1,0 +1,109 @@
+"""The options of EquiformerV2, each with the value of the OMat24 models where they have one."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from matscale.core.architecture import ArchitectureConfig
+from matscale.core.errors import ConfigError
+
+MAX_DEGREE = 11
+"""Highest degree l of the spherical harmonics that e3nn provides."""
+
+
+class EqV2Config(ArchitectureConfig):
+    """Configuration of EquiformerV2. `matscale.plugins.eqv2.names` maps fairchem's names of these options."""
+
+    channels: int = Field(default=16, ge=1)
+    """Channels C of each spherical-harmonic coefficient of an atom."""
+    n_layers: int = Field(default=4, ge=1)
+    """Blocks of attention and feed-forward."""
+    lmax: int = Field(default=4, ge=1, le=MAX_DEGREE)
+    """Highest degree of the spherical harmonics; 2 or more for a stress of its own."""
+    mmax: int = Field(default=2, ge=0)
+    """Highest order |m| that messages keep in the frame of their edge; at most lmax."""
+    edge_channels: int = Field(default=16, ge=1)
+    """Width of the radial networks and of the element embeddings that they see."""
+    attention_hidden: int = Field(default=16, ge=1)
+    """Channels of a message between its two convolutions."""
+    n_heads: int = Field(default=1, ge=1)
+    """Attention heads."""
+    alpha_channels: int = Field(default=16, ge=1)
+    """Features per head that decide the attention weight."""
+    value_channels: int = Field(default=4, ge=1)
+    """Channels per head that the weight multiplies."""
+    ffn_hidden: int = Field(default=16, ge=1)
+    """Hidden channels of the feed-forward networks and of the energy head."""
+    n_radial: int = Field(default=600, ge=2)
+    """Gaussians of the distance, each twice as wide as their spacing."""
+    cutoff: float = Field(default=12.0, gt=0)
+    """Interaction radius [Å]."""
+    max_neighbors: int = Field(default=20, ge=0)
+    """Nearest neighbours that send messages; 0: all within the cutoff, each fading out smoothly towards it."""
+    strict_neighbors: bool = False
+    """Keep exactly `max_neighbors`, rather than also those at nearly equal distance."""
+    grid_resolution: int = Field(default=18, ge=2)
+    """Latitudes (and longitudes) of the grids on which activations act; even, at least 2(lmax + 1)."""
+    norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
+    """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""
+    forces: Literal["direct", "gradient"] = "direct"
+    """Heads for forces and stress, or derivatives of the energy (then `max_neighbors` has to be 0)."""
+    stress_head: Literal["equivariant", "rank2"] = "equivariant"
+    """`rank2` is the published head, whose anisotropic part does not turn with the structure. Direct forces only."""
+    alpha_drop: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout of attention weights in the blocks."""
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """Probability that a block's contribution is left out for a structure."""
+    proj_drop: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout of whole channels of an atom in a block's contribution."""
+    weight_init: Literal["uniform", "normal"] = "uniform"
+    """Distribution of the initial weights of linear maps, both of width 1/√inputs."""
+    mean_atoms: float = Field(default=31.17, gt=0)
+    """Divides the energy: the mean number of atoms of a structure in the published models' data."""
+    mean_degree: float = Field(default=61.95, gt=0)
+    """Divides the edge-degree embedding; a constant of the published models, not their mean degree."""
+    max_atomic_number: int = Field(default=95, ge=1, le=118)
+    """Heaviest element with a row in the embeddings."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.mmax > self.lmax:
+            raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
+        needed = 2 * (self.lmax + 1)
+        if self.grid_resolution < needed or self.grid_resolution % 2:
+            raise ValueError(
+                f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the grid has to be even and at "
+                f"least 2(lmax + 1) = {needed}, or a function would not survive the way to it and back."
+            )
+        if self.forces == "direct" and self.lmax < 2:
+            raise ValueError(
+                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, or "
+                "forces = 'gradient'."
+            )
+        if self.forces == "gradient" and self.max_neighbors:
+            raise ValueError(
+                f"forces = 'gradient' with max_neighbors = {self.max_neighbors}: the energy would jump whenever the "
+                "order of the neighbours changes. Set max_neighbors = 0 and a shorter cutoff, for example 6."
+            )
+        return self
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether messages fade out at the cutoff, and no neighbour rule makes them jump."""
+        return self.max_neighbors == 0
+
+    @property
+    def n_coefficients(self) -> int:
+        """Coefficients K of an atom: all (l, m) with l ≤ lmax."""
+        return (self.lmax + 1) ** 2
+
+
+def check_elements(heaviest: int, config: EqV2Config) -> None:
+    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embeddings."""
+    if heaviest > config.max_atomic_number:
+        raise ConfigError(
+            f"eqv2: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
+            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
+        )

@@ -1,0 +1,128 @@
+"""What all layers know of the edges of a batch: made once, read by every block and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import DataError
+from matscale.core.layers.radial import polynomial_cutoff
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.rotation import EdgeRotation
+from matscale.plugins.eqv2.so3 import kept
+
+SHORTEST = 1e-6
+"""Å. An edge shorter than this has no direction."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The directed edges j -> i of a batch. K coefficients of an atom, K_r of them kept in the frame of an edge."""
+
+    source: Tensor
+    """[n_edges] j"""
+    target: Tensor
+    """[n_edges] i"""
+    source_element: Tensor
+    """[n_edges] atomic number of j"""
+    target_element: Tensor
+    """[n_edges] atomic number of i"""
+    vec: Tensor
+    """[n_edges, 3] Å"""
+    basis: Tensor
+    """[n_edges, R] Gaussians of the distance."""
+    envelope: Tensor | None
+    """[n_edges] 1 at distance 0, 0 at the cutoff; None where the neighbour rule is not smooth."""
+    into_frame: Tensor
+    """[n_edges, K_r, K] turns coefficients of an atom (degree-major) into those kept in the edge's frame."""
+    out_of_frame: Tensor
+    """[n_edges, K, K_r] the way back, with what was left out made up for."""
+    n_atoms: int
+
+    def sum_on_targets(self, x: Tensor) -> Tensor:
+        """[n_edges, ...] -> [n_atoms, ...]"""
+        return x.new_zeros(self.n_atoms, *x.shape[1:]).index_add(0, self.target, x)
+
+    def mean_on_targets(self, x: Tensor) -> Tensor:
+        """[n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours."""
+        ones = x.new_ones(x.shape[0], *(1,) * (x.dim() - 1))
+        return self.sum_on_targets(x) / self.sum_on_targets(ones).clamp(min=1.0)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """[n_edges, n_heads] -> weights that sum to 1 over the edges of each target.
+
+        With an envelope f, f² e^a / Σ f e^a: a neighbour that leaves takes its share f with it smoothly, and weighs
+        nothing at the cutoff even if it is the only one left.
+        """
+        top = torch.full((self.n_atoms, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
+        top = top.scatter_reduce(0, self.target[:, None].expand_as(logits), logits.detach(), "amax")
+        share = torch.exp(logits - top.index_select(0, self.target))
+        if self.envelope is not None:
+            share = share * self.envelope[:, None]
+        weights = share / (self.sum_on_targets(share) + 1e-16).index_select(0, self.target)
+        return weights if self.envelope is None else weights * self.envelope[:, None]
+
+
+class WideGaussians(nn.Module):
+    """A distance as `n_radial` Gaussians from 0 to the cutoff, each twice as wide as their spacing."""
+
+    centers: Tensor
+
+    def __init__(self, cutoff: float, n_radial: int) -> None:
+        """`cutoff` in Å."""
+        super().__init__()
+        self.coefficient = -0.5 / (2.0 * cutoff / (n_radial - 1)) ** 2
+        centers = torch.linspace(0.0, cutoff, n_radial, dtype=torch.float64, device="cpu")
+        self.register_buffer("centers", centers, persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """[n_edges] Å -> [n_edges, n_radial]. Below e⁻⁵⁰ it is constant: denormal numbers would cost ten times more."""
+        exponent = self.coefficient * (distance[:, None] - self.centers.to(distance.dtype)).square()
+        return torch.exp(exponent.clamp(min=-50.0))
+
+
+class EdgeFrames(nn.Module):
+    """Makes `Edges` of a batch."""
+
+    rescale: Tensor
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        self.cutoff, self.is_smooth = config.cutoff, config.is_smooth
+        self.gaussians = WideGaussians(config.cutoff, config.n_radial)
+        self.rotation = EdgeRotation(config.lmax, config.mmax)
+        rescale = torch.from_numpy(kept(config.lmax, config.mmax).rescale)
+        self.register_buffer("rescale", rescale, persistent=False)
+
+    def forward(self, data: AtomicBatch) -> Edges:
+        """Raises DataError for an edge of no length."""
+        j, i = data.edges()
+        vec = data.edge_vec()
+        d = torch.linalg.vector_norm(vec, dim=-1)
+        if not torch.compiler.is_compiling():
+            _check_lengths(d, j, i)
+        into_frame = self.rotation(vec)
+        return Edges(
+            source=j,
+            target=i,
+            source_element=data.atomic_numbers.index_select(0, j),
+            target_element=data.atomic_numbers.index_select(0, i),
+            vec=vec,
+            basis=self.gaussians(d),
+            envelope=polynomial_cutoff(d, self.cutoff) if self.is_smooth else None,
+            into_frame=into_frame,
+            out_of_frame=(into_frame * self.rescale.to(vec.dtype)[:, None]).transpose(1, 2),
+            n_atoms=data.n_atoms,
+        )
+
+
+def _check_lengths(distance: Tensor, j: Tensor, i: Tensor) -> None:
+    if distance.numel() and not bool((distance > SHORTEST).all()):
+        e = int(torch.where(distance > SHORTEST, torch.inf, 0.0).argmin())
+        raise DataError(
+            f"eqv2: atoms {int(j[e])} and {int(i[e])} of the batch are {float(distance[e]):.3g} Å apart, less than "
+            f"{SHORTEST:g} Å: such an edge has no direction. Remove one of the atoms."
+        )

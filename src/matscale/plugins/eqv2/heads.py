@@ -1,0 +1,119 @@
+r"""From the coefficients of atoms to energy, forces and stress.
+
+    energy = Σ_atoms FFN(x)_{l=0} / mean_atoms               forces = attention(x)_{l=1}, which is (x, y, z)
+    stress = s₀ 1/√3 + Σ_m s_2m T_m
+
+A symmetric tensor is a scalar, its trace/√3, and five l = 2 components; T_m are unit tensors in e3nn's order: xz, xy,
+(2yy − xx − zz)/√6, yz, (zz − xx)/√2 (each off-diagonal pair as (xz + zx)/√2). That change of basis is orthogonal: the
+Frobenius norm of the stress is the norm of its parts, and it turns as they do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.layers.heads import mean_by_structure, sum_by_structure
+from matscale.plugins.eqv2.attention import GraphAttention
+from matscale.plugins.eqv2.blocks import FeedForward, make_norm
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.edges import Edges
+from matscale.plugins.eqv2.so3 import SphereGrid
+
+_2, _3, _6 = math.sqrt(0.5), math.sqrt(1 / 3), math.sqrt(1 / 6)
+TENSORS = (
+    ((_3, 0, 0), (0, _3, 0), (0, 0, _3)),
+    ((0, 0, _2), (0, 0, 0), (_2, 0, 0)),
+    ((0, _2, 0), (_2, 0, 0), (0, 0, 0)),
+    ((-_6, 0, 0), (0, 2 * _6, 0), (0, 0, -_6)),
+    ((0, 0, 0), (0, 0, _2), (0, _2, 0)),
+    ((-_2, 0, 0), (0, 0, 0), (0, 0, _2)),
+)
+"""The symmetric tensors [6, 3, 3] of the scalar and the five l = 2 components."""
+
+
+def tensor_from_parts(isotropic: Tensor, anisotropic: Tensor) -> Tensor:
+    """[n], [n, 5] -> symmetric [n, 3, 3]"""
+    parts = torch.cat([isotropic[:, None], anisotropic], dim=1)
+    return torch.einsum("np,pab->nab", parts, torch.tensor(TENSORS, dtype=parts.dtype, device=parts.device))
+
+
+def parts_from_tensor(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """[n, 3, 3] -> [n], [n, 5]; the antisymmetric part is dropped."""
+    parts = torch.einsum("nab,pab->np", tensor, torch.tensor(TENSORS, dtype=tensor.dtype, device=tensor.device))
+    return parts[:, 0], parts[:, 1:]
+
+
+class EnergyHead(nn.Module):
+    """Scalars of a feed-forward network, summed over atoms."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        self.feed_forward, self.mean_atoms = FeedForward(config, 1), config.mean_atoms
+
+    def forward(self, x: Tensor, grid: SphereGrid, data: AtomicBatch) -> Tensor:
+        """[n_atoms, K, C] -> [n_structures], float64"""
+        return sum_by_structure(self.feed_forward(x, grid)[:, 0, 0], data) / self.mean_atoms
+
+
+class ForcesHead(nn.Module):
+    """One more attention layer, of which the l = 1 coefficients are vectors."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        self.attention = GraphAttention(config, 1, alpha_drop=0.0)
+
+    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
+        """[n_atoms, K, C] -> [n_atoms, 3]"""
+        return self.attention(x, edges, grid)[:, 1:4, 0]
+
+
+class EquivariantStressHead(nn.Module):
+    """l = 0 and l = 2 coefficients of a feed-forward network, averaged over atoms."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        self.feed_forward = FeedForward(config, 1)
+
+    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
+        """[n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+        mean = mean_by_structure(self.feed_forward(x, grid)[:, :9, 0], data)
+        return mean[:, 0], mean[:, 4:]
+
+
+class Rank2StressHead(nn.Module):
+    """The head of the published models. Its MLP acts on l = 2 components one by one: not equivariant."""
+
+    normalisers: Tensor
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        width = 2 * config.channels
+        self.lmax = config.lmax
+        self.harmonics_norm = make_norm(config.norm, config.lmax, 1)
+        self.edge_norm = nn.LayerNorm(width)
+        self.isotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.anisotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        # Scale and shift of the two parts. Imported models bring theirs: they were trained on parts scaled apart.
+        self.register_buffer("normalisers", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+
+    def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
+        """[n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+        ls = list(range(self.lmax + 1))
+        # Of the vector itself, d^l Y(n): the norm takes out part of the distance only.
+        y = o3.spherical_harmonics(ls, edges.vec, normalize=False, normalization="integral")
+        y = self.harmonics_norm(y[:, :, None])  # [n_edges, K, 1]
+        pair = torch.cat([x.index_select(0, edges.source), x.index_select(0, edges.target)], dim=2)
+        features = self.edge_norm((y * pair).sum(1))  # [n_edges, 2C]
+        isotropic = self.isotropic(edges.mean_on_targets(features)).squeeze(-1)
+        y2 = o3.spherical_harmonics(2, edges.vec, normalize=True, normalization="integral")
+        anisotropic = self.anisotropic(edges.mean_on_targets(y2[:, :, None] * features[:, None])).squeeze(-1)
+        (scale0, shift0), (scale2, shift2) = self.normalisers.to(x.dtype)
+        return (
+            mean_by_structure(isotropic, data) * scale0 + shift0,
+            mean_by_structure(anisotropic, data) * scale2 + shift2,
+        )

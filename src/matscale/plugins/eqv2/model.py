@@ -1,0 +1,122 @@
+r"""EquiformerV2: attention between atoms that carry functions on the sphere.
+
+    x⁰_i   = a(Z_i) Y_00 + Σ_{j -> i} R_e^T r(d_ij, Z_i, Z_j) / mean_degree          element, and degree of the graph
+    x     <- x + Attention(norm x)                                                   n_layers times,
+    x     <- x + FeedForward(norm x)                                                 each in turn
+    E_s    = Σ_{i in s} FeedForward(norm x)_{l=0} / mean_atoms
+    F_i    = Attention(norm x)_{l=1},      σ_s from l = 0 and l = 2                  or derivatives of E (`forces`)
+
+R_e turns the edge e onto the polar axis (`rotation`), where messages keep the orders |m| ≤ mmax (`attention`).
+Activations act on a grid of the sphere; what of them the grid cannot hold is the model's only error of equivariance.
+
+Liao, Wood, Das & Smidt, arXiv:2306.12059; as trained on OMat24, arXiv:2410.12771. With the published models' options
+and weights the numbers are theirs. With `max_neighbors = 0` all neighbours count, each fading out towards the cutoff:
+then energies are smooth, and `forces = "gradient"` gives forces and stress that conserve them.
+
+Shapes: C channels, K = (lmax+1)² coefficients per atom.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.architecture import DatasetInfo
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.errors import DataError
+from matscale.core.outputs import Outputs
+from matscale.plugins.eqv2.attention import EdgeDegree, RadialNetwork
+from matscale.plugins.eqv2.blocks import Block, make_norm
+from matscale.plugins.eqv2.config import EqV2Config, check_elements
+from matscale.plugins.eqv2.edges import EdgeFrames, Edges
+from matscale.plugins.eqv2.heads import (
+    EnergyHead,
+    EquivariantStressHead,
+    ForcesHead,
+    Rank2StressHead,
+    tensor_from_parts,
+)
+from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
+
+
+class EqV2(nn.Module):
+    """Energy, and with direct forces also forces and stress, of a batch."""
+
+    def __init__(self, config: EqV2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.edge_frames = EdgeFrames(config)
+        self.edge_grid = SphereGrid(config.lmax, config.grid_resolution, config.mmax)
+        self.atom_grid = SphereGrid(config.lmax, config.grid_resolution)
+        self.element = nn.Embedding(config.max_atomic_number + 1, config.channels)  # row 0 is no element
+        self.edge_degree = EdgeDegree(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = make_norm(config.norm, config.lmax, config.channels)
+        initialise(self, config.weight_init)
+        self.energy = EnergyHead(config)
+        if config.forces == "direct":
+            self.forces = ForcesHead(config)
+            self.stress = (Rank2StressHead if config.stress_head == "rank2" else EquivariantStressHead)(config)
+        initialise(self, "biases")
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        self._check_elements(data.atomic_numbers)
+        edges = self.edge_frames(data)
+        x = self.embed(data, edges)
+        for block in self.blocks:
+            x = block(x, edges, self.edge_grid, self.atom_grid, data.batch, data.n_structures)
+        return self.read_out(self.norm(x), edges, data)
+
+    def embed(self, data: AtomicBatch, edges: Edges) -> Tensor:
+        """-> [n_atoms, K, C]"""
+        scalars = self.element(data.atomic_numbers)[:, None]
+        return self.edge_degree(edges) + nn.functional.pad(scalars, (0, 0, 0, self.config.n_coefficients - 1))
+
+    def read_out(self, x: Tensor, edges: Edges, data: AtomicBatch) -> Outputs:
+        """[n_atoms, K, C] -> Outputs"""
+        energy = self.energy(x, self.atom_grid, data)
+        if self.config.forces == "gradient":
+            return Outputs(energy=energy)
+        isotropic, anisotropic = self.stress(x, edges, self.atom_grid, data)
+        forces = self.forces(x, edges, self.edge_grid)
+        return Outputs(energy=energy, forces=forces, stress=tensor_from_parts(isotropic, anisotropic))
+
+    def _check_elements(self, numbers: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        heaviest = int(numbers.max())
+        if heaviest > self.config.max_atomic_number:
+            raise DataError(
+                f"eqv2: element {heaviest} in the batch, but the embeddings end at max_atomic_number = "
+                f"{self.config.max_atomic_number}. Leave such structures out, or train a model with a longer table."
+            )
+
+
+def initialise(model: nn.Module, kind: str) -> None:
+    """Zero biases; for "normal" also weights N(0, 1/√inputs) of all linear maps but those in radial networks.
+
+    "uniform", U(±1/√inputs), is how the maps are made. The heads are always uniform.
+    """
+    radial = {id(m) for net in model.modules() if isinstance(net, RadialNetwork) for m in net.modules()}
+    for module in model.modules():
+        if not isinstance(module, nn.Linear | SO3Linear):
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if kind == "normal" and id(module) not in radial:
+            nn.init.normal_(module.weight, std=module.weight.shape[-1] ** -0.5)
+
+
+def graph(config: EqV2Config) -> Graph:
+    """The nearest neighbours by the published rule, or all within the cutoff."""
+    if config.is_smooth:
+        return Graph.radius(config.cutoff)
+    return Graph.nearest(config.cutoff, config.max_neighbors, strict=config.strict_neighbors)
+
+
+def build(config: EqV2Config, info: DatasetInfo) -> nn.Module:
+    """Raises ConfigError if the data hold an element that the embeddings have no row for."""
+    if info != DatasetInfo.any():
+        check_elements(max(info.elements), config)
+    return EqV2(config)

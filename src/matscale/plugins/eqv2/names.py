@@ -1,0 +1,163 @@
+"""The published models' names for the same things: parameters and options of fairchem v1, one to one with ours.
+
+| ours | fairchem v1 |
+|---|---|
+| `element` | `backbone.sphere_embedding` |
+| `edge_degree.radial.{source,target}` | `backbone.edge_degree_embedding.{source,target}_embedding` |
+| `edge_degree.radial.net.N` | `backbone.edge_degree_embedding.rad_func.net.N` |
+| `blocks.i.attention_norm`, `.feed_forward_norm` | `backbone.blocks.i.norm_1`, `.norm_2` |
+| `blocks.i.attention` | `backbone.blocks.i.ga` |
+| `…edge_function.radial.{source,target}` | `….{source,target}_embedding` |
+| `…edge_function.radial.net.N` | `….so2_conv_1.rad_func.net.N` |
+| `…edge_function.convK.m0`, `.m.N` | `….so2_conv_K.fc_m0`, `.so2_m_conv.N.fc` |
+| `…project` | `….proj` |
+| `blocks.i.feed_forward` | `backbone.blocks.i.ffn` |
+| `….expand`, `.contract`, `.scalars.0`, `.pointwise.N` | `….so3_linear_1`, `.so3_linear_2`, `.scalar_mlp.0`, `.grid_mlp.N` |
+| norms: `.scalars`, `.weight`, `.bias` | `.norm_l0`, `.affine_weight`, `.affine_bias` |
+| `energy.feed_forward` | `output_heads.energy.energy_block` |
+| `forces.attention` | `output_heads.forces.force_block` |
+| `stress.{harmonics_norm,edge_norm,isotropic,anisotropic}` | `output_heads.stress.{sphharm_norm,xedge_layer_norm,block.scalar_MLP,block.irrep2_MLP}` |
+
+What fairchem stores beside the parameters (grids, index tables, centres of the Gaussians) follows from the options.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from matscale.core.errors import ConfigError, DataError
+from matscale.plugins.eqv2.config import EqV2Config
+
+_RULES = [
+    (r"^element\.", "backbone.sphere_embedding."),
+    (r"^edge_degree\.radial\.net\.", "backbone.edge_degree_embedding.rad_func.net."),
+    (r"^edge_degree\.radial\.(source|target)\.", r"backbone.edge_degree_embedding.\1_embedding."),
+    (r"^blocks\.", "backbone.blocks."),
+    (r"^norm\.", "backbone.norm."),
+    (r"^energy\.feed_forward\.", "output_heads.energy.energy_block."),
+    (r"^forces\.attention\.", "output_heads.forces.force_block."),
+    (r"^stress\.harmonics_norm\.", "output_heads.stress.sphharm_norm."),
+    (r"^stress\.edge_norm\.", "output_heads.stress.xedge_layer_norm."),
+    (r"^stress\.isotropic\.", "output_heads.stress.block.scalar_MLP."),
+    (r"^stress\.anisotropic\.", "output_heads.stress.block.irrep2_MLP."),
+    (r"^stress\.feed_forward\.", "output_heads.stress.feed_forward."),  # has no counterpart
+    (r"\.(attention_norm|feed_forward_norm|sphharm_norm|backbone\.norm)\.scalars\.", r".\1.norm_l0."),
+    (r"^backbone\.norm\.scalars\.", "backbone.norm.norm_l0."),
+    (r"(attention_norm|feed_forward_norm|sphharm_norm|^backbone\.norm)\.(weight|bias)$", r"\1.affine_\2"),
+    (r"\.attention_norm\.", ".norm_1."),
+    (r"\.feed_forward_norm\.", ".norm_2."),
+    (r"\.attention\.", ".ga."),
+    (r"^(backbone.*)\.feed_forward\.", r"\1.ffn."),
+    (r"\.edge_function\.radial\.(source|target)\.", r".\1_embedding."),
+    (r"\.edge_function\.radial\.net\.", ".so2_conv_1.rad_func.net."),
+    (r"\.edge_function\.conv(\d)\.m0\.", r".so2_conv_\1.fc_m0."),
+    (r"\.edge_function\.conv(\d)\.m\.(\d+)\.", r".so2_conv_\1.so2_m_conv.\2.fc."),
+    (r"\.project\.", ".proj."),
+    (r"\.expand\.", ".so3_linear_1."),
+    (r"\.contract\.", ".so3_linear_2."),
+    (r"\.scalars\.(\d)\.", r".scalar_mlp.\1."),
+    (r"\.pointwise\.", ".grid_mlp."),
+]
+
+
+def fairchem_name(name: str) -> str:
+    """The published name of a parameter."""
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def published_counts(model: nn.Module) -> dict[str, int]:
+    """`total` and `non_embedding` parameters by the rule of arXiv:2509.21811: names with "embedding" are left out.
+
+    Under fairchem's names that leaves out the whole edge-degree embedding, radial network included. Our own rule, the
+    same for all architectures, is `matscale.core.architecture.count_parameters`: only look-up tables are left out.
+    """
+    sizes = {fairchem_name(name): p.numel() for name, p in model.named_parameters()}
+    non_embedding = sum(size for name, size in sizes.items() if "embedding" not in name)
+    return {"total": sum(sizes.values()), "non_embedding": non_embedding}
+
+
+def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy published weights into a model of the same options; tables that follow from the options are passed over.
+
+    Raises DataError that names what is missing or has another shape.
+    """
+    own = {fairchem_name(name): (name, p) for name, p in model.named_parameters()}
+    missing = sorted(set(own) - set(weights))
+    if missing:
+        raise DataError(f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?")
+    for published, (name, parameter) in own.items():
+        if weights[published].shape != parameter.shape:
+            raise DataError(
+                f"{published} has shape {tuple(weights[published].shape)}, {name} needs {tuple(parameter.shape)}: "
+                "the weights are those of a model with other options."
+            )
+        parameter.data.copy_(weights[published])
+
+
+_OPTIONS = {
+    "sphere_channels": "channels",
+    "num_layers": "n_layers",
+    "edge_channels": "edge_channels",
+    "attn_hidden_channels": "attention_hidden",
+    "num_heads": "n_heads",
+    "attn_alpha_channels": "alpha_channels",
+    "attn_value_channels": "value_channels",
+    "ffn_hidden_channels": "ffn_hidden",
+    "grid_resolution": "grid_resolution",
+    "norm_type": "norm",
+    "max_radius": "cutoff",
+    "max_neighbors": "max_neighbors",
+    "enforce_max_neighbors_strictly": "strict_neighbors",
+    "alpha_drop": "alpha_drop",
+    "drop_path_rate": "drop_path",
+    "proj_drop": "proj_drop",
+    "weight_init": "weight_init",
+    "avg_num_nodes": "mean_atoms",
+    "avg_degree": "mean_degree",
+}
+"""Options of the same meaning."""
+
+_FIXED: dict[str, Any] = {
+    "use_atom_edge_embedding": True,
+    "share_atom_edge_embedding": False,
+    "use_m_share_rad": False,
+    "distance_function": "gaussian",
+    "use_attn_renorm": True,
+    "use_s2_act_attn": False,
+    "use_gate_act": False,
+    "use_grid_mlp": True,
+    "use_sep_s2_act": True,
+}
+"""Options that have this value in every OMat24 model; other values are other networks."""
+
+_WITHOUT_EFFECT = {
+    *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
+    *("use_pbc", "use_pbc_single", "otf_graph", "regress_forces", "regress_stress"),
+}
+"""fairchem ignores the first line (always 600 Gaussians, always SiLU); the second is about its graphs and tasks."""
+
+
+def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Config:
+    """Our configuration of a published backbone; `options` are ours. Raises ConfigError that names what differs."""
+    values: dict[str, Any] = {"stress_head": "rank2", **options}
+    for key, value in backbone.items():
+        if key in _OPTIONS:
+            values[_OPTIONS[key]] = value
+        elif key in ("lmax_list", "mmax_list"):
+            if len(value) != 1:
+                raise ConfigError(f"{key} = {value}: only models of one resolution are supported.")
+            values[key.removesuffix("_list")] = value[0]
+        elif key == "max_num_elements":
+            values["max_atomic_number"] = value - 1
+        elif key in _FIXED:
+            if value != _FIXED[key]:
+                raise ConfigError(f"{key} = {value!r}: only {_FIXED[key]!r}, as in the OMat24 models, is supported.")
+        elif key not in _WITHOUT_EFFECT:
+            raise ConfigError(f"unknown option {key} = {value!r} of an EquiformerV2 backbone.")
+    return EqV2Config.parse(values, "backbone")

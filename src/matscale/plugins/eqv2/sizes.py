@@ -1,0 +1,127 @@
+"""Published sizes by name, and the ladder that runs through them: from 3 thousand to 300 million parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.counts import total
+
+
+class Shape(NamedTuple):
+    """What grows along the ladder."""
+
+    ffn_hidden: int
+    edge_channels: int
+    channels: int
+    n_layers: int
+    attention_hidden: int
+    n_heads: int
+    alpha_channels: int
+    value_channels: int
+
+    def config(self, **options: object) -> EqV2Config:
+        """lmax 4, mmax 2 and whatever `options` say."""
+        return EqV2Config.model_validate({**self._asdict(), **options})
+
+
+_LADDER = (
+    Shape(1, 1, 1, 1, 1, 1, 1, 1),
+    Shape(1, 1, 1, 2, 2, 1, 2, 1),
+    Shape(2, 2, 2, 2, 4, 1, 4, 1),
+    Shape(3, 3, 3, 2, 4, 1, 4, 1),
+    Shape(3, 3, 3, 2, 8, 1, 8, 2),
+    Shape(3, 3, 3, 3, 8, 1, 8, 2),
+    Shape(4, 4, 4, 3, 8, 1, 8, 2),
+    Shape(5, 5, 5, 4, 8, 1, 8, 2),
+    Shape(6, 10, 10, 4, 8, 1, 8, 2),
+    Shape(8, 12, 12, 4, 10, 1, 10, 2),
+    Shape(10, 12, 12, 4, 12, 1, 12, 3),
+    Shape(12, 16, 16, 4, 12, 1, 12, 3),
+    Shape(16, 16, 16, 4, 16, 1, 16, 4),
+    Shape(18, 18, 18, 4, 20, 1, 20, 5),
+    Shape(24, 24, 24, 4, 24, 2, 24, 6),
+    Shape(36, 36, 36, 5, 32, 3, 32, 8),
+    Shape(48, 48, 48, 6, 32, 4, 32, 8),
+    Shape(64, 64, 64, 6, 32, 5, 32, 8),
+    Shape(72, 72, 72, 6, 32, 6, 32, 8),
+    Shape(96, 96, 96, 6, 40, 7, 40, 10),
+)
+"""The twenty shapes of arXiv:2509.21811."""
+
+_OMAT24_S = Shape(128, 128, 128, 8, 64, 8, 64, 16)
+_WIDEST = Shape(416, 272, 416, 10, 208, 8, 64, 52)
+"""Our own continuation beyond the S model, at its degrees: wider rather than of higher lmax."""
+
+_OMAT24_M = _OMAT24_S._replace(n_layers=10)
+_OMAT24_L = _OMAT24_S._replace(n_layers=20)
+
+SIZES = {
+    "omat24-S": _OMAT24_S.config(stress_head="rank2"),
+    "omat24-M": _OMAT24_M.config(stress_head="rank2", lmax=6, mmax=4),
+    "omat24-L": _OMAT24_L.config(stress_head="rank2", lmax=6, mmax=3),
+    **{f"ladder-{number:02d}": shape.config(stress_head="rank2") for number, shape in enumerate(_LADDER, start=1)},
+}
+"""OMat24's models (arXiv:2410.12771): 31,207,434, 86,589,068 and 153,769,868 parameters; the ladder of
+arXiv:2509.21811: 3,217 to 11,259,642. All with the published stress head."""
+
+DIAL = "all widths, layers and heads together, along the published ladder at lmax 4; feed-forward width as fine dial"
+
+
+@cache
+def rungs() -> tuple[Shape, ...]:
+    """The published shapes with everything between: one step of one width, number of layers or of heads at a time."""
+    anchors = (*_LADDER, _OMAT24_S, _WIDEST)
+    return (anchors[0], *(shape for a, b in pairwise(anchors) for shape in _between(a, b)))
+
+
+def _between(a: Shape, b: Shape) -> Iterator[Shape]:
+    """From `a` (left out) to `b`, each field at an even pace."""
+    steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
+    shape = list(a)
+    for _, field in steps:
+        shape[field] += 1
+        yield Shape(*shape)
+
+
+@lru_cache(maxsize=4096)
+def _count(shape: Shape) -> int:
+    return total(shape.config())
+
+
+def _split(rung: int) -> int:
+    """The count at which models of `rung` give way to those of the next: half-way, where the next can be that small."""
+    here, above = rungs()[rung], rungs()[rung + 1]
+    return max((_count(here) + _count(above)) // 2, _count(above._replace(ffn_hidden=1)))
+
+
+def ladder(n_params: int) -> EqV2Config:
+    """The configuration whose model comes closest to `n_params`.
+
+    The nearest rung of the ladder; its feed-forward width then takes up what remains. Larger `n_params` never give a
+    smaller model. Below the smallest rung it is that one, beyond the largest that one with wider feed-forwards.
+    """
+    low, high = 0, len(rungs()) - 1  # the rung is among low..high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if n_params < _split(middle) else (middle + 1, high)
+    shape = rungs()[low]
+    smallest = _split(low - 1) if low > 0 else 0
+    largest = _split(low) if low < len(rungs()) - 1 else 10**18
+    return _nearest_width(shape, n_params, smallest, largest).config()
+
+
+def _nearest_width(shape: Shape, n_params: int, smallest: int, largest: int) -> Shape:
+    """`shape` with the feed-forward width that comes nearest, among those with smallest ≤ parameters < largest."""
+    low, high = 0, 2  # count(low) ≤ n_params < count(high)
+    while _count(shape._replace(ffn_hidden=high)) <= n_params:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _count(shape._replace(ffn_hidden=middle)) <= n_params else (low, middle)
+    candidates = [shape._replace(ffn_hidden=width) for width in (low, high) if width > 0]
+    allowed = [c for c in candidates if smallest <= _count(c) < largest]
+    return min(allowed or [shape], key=lambda c: abs(_count(c) - n_params))

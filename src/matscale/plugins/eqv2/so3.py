@@ -1,0 +1,129 @@
+r"""Functions on the sphere by their coefficients: bookkeeping of (l, m), linear maps, and products with a grid.
+
+A function is f(n) = Σ_lm f_lm Y_lm(n) with e3nn's real spherical harmonics: m = −l..l, l = 1 is (x, y, z), and y is
+the polar axis. Two orders of the coefficients occur:
+
+    degree-major   (0,0) (1,−1) (1,0) (1,1) (2,−2) ...            all K = (lmax+1)², on atoms
+    order-major    m = 0 for l = 0..lmax; then +m for l = m..lmax and −m for l = m..lmax, m = 1..mmax:
+                   K_r of them, on edges, where a convolution mixes equal |m|
+
+On a grid of points n_p with weights w_p (Σ w = 1) of equal-angle latitudes and longitudes
+
+    to grid    f_p  = Σ_lm G_p,lm f_lm,     G = Y_lm(n_p) / √((2l+1)(lmax+1))
+    from grid  f_lm = Σ_p H_lm,p f_p,       H = w_p Y_lm(n_p) √((2l+1)(lmax+1))
+
+for Y normalised to a mean square of 2l+1 ("component"). The weights are those of Kostelec & Rockmore, J. Fourier
+Anal. Appl. 14, 145 (2008): exact for degrees below the number of latitudes, hence H G = 1.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from e3nn import o3
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Array = NDArray[np.float64]
+
+
+@cache
+def degrees(lmax: int) -> tuple[int, ...]:
+    """l of each of the K coefficients, degree-major."""
+    return tuple(l for l in range(lmax + 1) for _ in range(2 * l + 1))  # noqa: E741
+
+
+@cache
+def orders(lmax: int) -> tuple[int, ...]:
+    """m of each of the K coefficients, degree-major."""
+    return tuple(m for l in range(lmax + 1) for m in range(-l, l + 1))  # noqa: E741
+
+
+class Kept(NamedTuple):
+    """The coefficients with |m| ≤ mmax, order-major."""
+
+    places: list[int]
+    """[K_r] where each stands among all, degree-major."""
+    degrees: list[int]
+    """[K_r]"""
+    rescale: Array
+    """[K_r] √((2l+1)/(2 mmax+1)) for l > mmax, else 1: makes up for the orders that were left out."""
+
+
+@cache
+def kept(lmax: int, mmax: int) -> Kept:
+    """The order-major layout of a message."""
+    lm = [(l, 0) for l in range(lmax + 1)]  # noqa: E741
+    for m in range(1, mmax + 1):
+        lm += [(l, sign * m) for sign in (1, -1) for l in range(m, lmax + 1)]  # noqa: E741
+    degree = [l for l, _ in lm]  # noqa: E741
+    rescale = np.sqrt([(2 * l + 1) / (2 * mmax + 1) if l > mmax else 1.0 for l in degree])  # noqa: E741
+    return Kept([l * l + l + m for l, m in lm], degree, rescale)  # noqa: E741
+
+
+def spherical_harmonics(lmax: int, points: Array) -> Array:
+    """Y_lm of unit vectors [n, 3] -> [n, K], in float64, normalised to a mean square of 1 per (l, m)·√(2l+1)."""
+    with torch.device("cpu"):  # a model may be built on `meta`
+        x = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
+        return o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component").numpy()
+
+
+@cache
+def sphere_points(resolution: int) -> tuple[Array, Array]:
+    """Points [resolution², 3] of the equal-angle grid, latitude by latitude, and their weights, which sum to 1."""
+    latitude = (np.arange(resolution) + 0.5) * np.pi / resolution
+    longitude = np.arange(resolution) * 2 * np.pi / resolution
+    beta, alpha = (g.ravel() for g in np.meshgrid(latitude, longitude, indexing="ij"))
+    points = np.stack([np.sin(beta) * np.sin(alpha), np.cos(beta), np.sin(beta) * np.cos(alpha)], axis=-1)
+    odd = 2 * np.arange(resolution // 2) + 1  # integrates Σ_k sin((2k+1)β)/(2k+1), the step function of the sphere
+    weights = np.sin(latitude) * (np.sin(np.outer(latitude, odd)) / odd).sum(1)
+    return points, np.repeat(weights / (weights.sum() * resolution), resolution)
+
+
+class SphereGrid(nn.Module):
+    """Values on a grid of the sphere from coefficients, and back."""
+
+    to_grid: Tensor
+    from_grid: Tensor
+
+    def __init__(self, lmax: int, resolution: int, mmax: int | None = None) -> None:
+        """Without `mmax`: all coefficients, degree-major. With it: those kept, order-major and rescaled."""
+        super().__init__()
+        points, weights = sphere_points(resolution)
+        harmonics = spherical_harmonics(lmax, points)
+        norm = np.sqrt((2 * np.array(degrees(lmax)) + 1) * (lmax + 1))
+        to_grid, from_grid = harmonics / norm, (harmonics * norm) * weights[:, None]
+        if mmax is not None:
+            layout = kept(lmax, mmax)
+            to_grid, from_grid = (g[:, layout.places] * layout.rescale for g in (to_grid, from_grid))
+        # Both follow from the configuration, so they are no part of the state.
+        self.register_buffer("to_grid", torch.from_numpy(to_grid), persistent=False)  # [points, K or K_r]
+        self.register_buffer("from_grid", torch.from_numpy(from_grid.T.copy()), persistent=False)  # [K or K_r, points]
+
+    def values(self, x: Tensor) -> Tensor:
+        """Coefficients [n, K, C] -> values [n, points, C]"""
+        return self.to_grid.to(x.dtype) @ x
+
+    def coefficients(self, values: Tensor) -> Tensor:
+        """Values [n, points, C] -> coefficients [n, K, C]"""
+        return self.from_grid.to(values.dtype) @ values
+
+
+class SO3Linear(nn.Module):
+    """A linear map of the channels for each degree l, the same for all its m; scalars get a bias."""
+
+    degree: Tensor
+
+    def __init__(self, lmax: int, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(lmax + 1, n_out, n_in).uniform_(-(n_in**-0.5), n_in**-0.5))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        self.register_buffer("degree", torch.from_numpy(np.array(degrees(lmax))), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, K, n_in] -> [n, K, n_out]"""
+        out = torch.einsum("nki,koi->nko", x, self.weight.index_select(0, self.degree))
+        return torch.cat([out[:, :1] + self.bias, out[:, 1:]], dim=1)

@@ -41,7 +41,7 @@ def wigner(lmax: int, rotation: Array) -> Array:
     scattered = np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3))
     points = scattered / np.linalg.norm(scattered, axis=1, keepdims=True)
     before, after = spherical_harmonics(lmax, points), spherical_harmonics(lmax, points @ rotation.T)
-    d: Array = np.linalg.lstsq(before, after, rcond=None)[0].T
+    d = np.linalg.lstsq(before, after, rcond=None)[0].T.astype(np.float64)
     same_degree = np.equal.outer(degrees(lmax), degrees(lmax))
     return np.where(same_degree & (np.abs(d) > 1e-13), d, 0.0)
 

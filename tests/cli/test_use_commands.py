@@ -116,3 +116,17 @@ def test_predict_ends_with_code_3_at_an_unseen_element_unless_told_to_skip(make_
     assert skipping.exit_code == 0, skipping.output
     assert "Left out structure 1" in skipping.stderr
     assert "1 structure, 1 left out" in skipping.stdout
+
+
+def test_a_model_is_trained_measured_and_used(alloys: PackedDataset, tmp_path: Path) -> None:
+    run, small = tmp_path / "run", "architecture.config={hidden = 8, filters = 8, n_layers = 1, cutoff = 4.0}"
+    line = ("train", "--arch", "schnet", "--data", alloys.path, "--set", small, "--steps", 2, "-q", "-o", run)
+    trained = matscale(*line, "--set", "data.validation=0.25")
+    assert trained.exit_code == 0, trained.output
+    measured = matscale("evaluate", run)
+    assert measured.exit_code == 0, measured.output
+    assert measured.stdout.strip() in trained.stdout  # the table at the end of training is that of `evaluate`
+    write(tmp_path / "in.extxyz", [alloys[k].to_ase() for k in range(3)])
+    used = matscale("predict", run, tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
+    assert used.exit_code == 0, used.output
+    assert read(tmp_path / "out.extxyz").get_potential_energy() != pytest.approx(alloys[0].energy)

@@ -84,6 +84,11 @@ def test_an_unknown_claim_is_refused_with_the_nearest() -> None:
         square(claims=frozenset({"rotations"}))
 
 
+def test_an_unknown_claim_for_one_config_is_refused_too() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'smooth'"):
+        square(claims_for=lambda config: frozenset({"smoth"})).claims_of(SquareConfig())
+
+
 def test_a_family_may_claim_by_config() -> None:
     family = square(
         claims=frozenset({"rotation"}),

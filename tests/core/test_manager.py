@@ -167,6 +167,7 @@ def test_a_built_in_name_is_reserved_and_the_outsider_is_reached_by_its_distribu
     outsider = host.architecture("my-schnet:schnet")
     assert outsider.name == "my-schnet:schnet"  # the name in a run record must find the same one again
     assert host.origin(outsider.name)[0] == "my-schnet"
+    assert host.architecture(outsider.name) is outsider
     clashing = host.plugin("my-schnet:schnet")
     assert (clashing.status, clashing.reason) == (
         "clash",
@@ -268,8 +269,10 @@ def test_a_misspelt_hook_is_refused_by_name_with_the_nearest(site: Site) -> None
 
 def test_a_hook_with_an_unknown_argument_is_refused(site: Site) -> None:
     site.install("my-args", "from matscale import hookimpl\n@hookimpl\ndef run_started(runn):\n    pass\n")
+    host = site.host()
     with pytest.raises(PluginError, match="runn"):
-        site.host().architecture("args")
+        host.architecture("args")
+    assert "pluggy" not in host.plugin("args").reason  # where in our machinery it was noticed helps nobody
 
 
 def test_a_hook_wrapper_is_refused(site: Site) -> None:
@@ -409,6 +412,7 @@ def test_only_plugins_that_a_run_names_watch_it(site: Site) -> None:
     host.observers(["cat"]).step_ended(run=None, metrics={"step": 1.0})
     assert sys.modules["my_watcher"].seen == []  # imported in the search for `cat`, and not told of the run
     assert host.observers(["watcher", "watcher"]).names == ["watcher"]
+    assert host.observers(["watcher"], host.architecture("cat")).names == ["watcher", "zoo"]
 
 
 def test_an_observer_that_was_asked_for_and_is_broken_is_an_error(site: Site) -> None:

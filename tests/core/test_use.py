@@ -124,3 +124,9 @@ def test_a_run_in_double_precision_stays_so(make_run: MakeRun) -> None:
 def test_an_unknown_precision_is_refused(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match="float32, float64"):
         matscale.load(make_run("schnet", **TINY), dtype="float16")
+
+
+@pytest.mark.parametrize("device", ["cdua", "cuda:99", "meta"])
+def test_a_device_that_does_not_exist_is_refused(make_run: MakeRun, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device = '{device}'"):
+        matscale.load(make_run("schnet", **TINY), device=device)

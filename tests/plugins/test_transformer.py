@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from matscale.core.contract import structures
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.errors import ConfigError
+from matscale.core.flops import measure_step_flops
 from matscale.plugins.transformer import SIZES, Transformer, TransformerConfig, atom_number_encoding, build
 from matscale.plugins.transformer import register_architectures as register
 
@@ -102,6 +105,17 @@ def test_atom_numbers_are_encoded_apart_and_within_one(width: int) -> None:
     assert code.abs().max() <= 1
     distances = torch.cdist(code, code) + torch.eye(300)
     assert distances.min() > 1e-3
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_flops_of_attention_are_counted_with_and_without_dropout(architecture: Architecture, dropout: float) -> None:
+    """Without dropout the CPU takes a fused kernel that torch's counter does not know."""
+    crystals = collate([structures.supercell(structures.crystal(seed), (2, 2, 2)) for seed in range(2)])
+    config = small(dropout=dropout, feedforward=4)
+    stated = architecture.step_flops(config, crystals.shape)
+    assert measure_step_flops(architecture, config, crystals) == pytest.approx(stated, rel=0.01)
+    no_attention = architecture.step_flops(config, replace(crystals.shape, sum_atoms_squared=0))
+    assert no_attention < 0.9 * stated
 
 
 def test_a_width_that_the_heads_do_not_divide_is_refused() -> None:

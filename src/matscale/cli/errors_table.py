@@ -13,12 +13,12 @@ GPA = 160.2176634
 
 COLUMNS = {
     "loss": ("loss", 1.0, "{:.3f}"),
-    "energy [meV/atom]": ("energy_mae", 1e3, "{:.1f}"),
-    "forces [meV/Å]": ("forces_mae", 1e3, "{:.1f}"),
-    "stress [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
-    "stress [GPa]": ("stress_mae", GPA, "{:.3f}"),
+    "energy MAE [meV/atom]": ("energy_mae", 1e3, "{:.1f}"),
+    "forces MAE [meV/Å]": ("forces_mae", 1e3, "{:.1f}"),
+    "stress MAE [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
+    "[GPa]": ("stress_mae", GPA, "{:.3f}"),
 }
-"""Heading -> (key of the metrics in eV units, factor, format). All but the loss are mean absolute errors."""
+"""Heading -> (key of the metrics in eV units, factor, format)."""
 
 
 def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:

@@ -25,7 +25,9 @@ checkpoint_option = click.option(
     metavar="best|last|STEP",
     help="Which weights; averaged ones where the run kept an average.",
 )
-device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU if there is one."
+)
 dtype_option = click.option(
     "--dtype", type=click.Choice(["float32", "float64"]), help="Arithmetic of the model.  [default: as trained]"
 )

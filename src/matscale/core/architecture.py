@@ -103,15 +103,20 @@ class Architecture:
     approximately, such as one whose activations act on a grid of the sphere."""
 
     def __post_init__(self) -> None:
-        unknown = self.claims - set(CLAIMS)
+        self._known(self.claims)
+
+    def _known(self, claims: frozenset[str]) -> frozenset[str]:
+        """A misspelt claim would never be checked."""
+        unknown = claims - set(CLAIMS)
         if unknown:
             raise ConfigError(
                 f"Architecture {self.name!r} claims {sorted(unknown)}. {did_you_mean(min(unknown), CLAIMS)}"
             )
+        return claims
 
     def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:
         """The claims that hold for this config: `conservative` only where forces are gradients."""
-        claims = self.claims if self.claims_for is None else self.claims_for(config)
+        claims = self.claims if self.claims_for is None else self._known(self.claims_for(config))
         return claims if self.derives_forces(config) else claims - {"conservative"}
 
     def derives_forces(self, config: ArchitectureConfig) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo
@@ -47,7 +48,11 @@ def _count(potential: Potential, batch: AtomicBatch, training: bool) -> float:
     probe = copy.deepcopy(potential).train(training)
     # A tensor that is not a leaf: the counter's bookkeeping fails when a submodule is given a leaf to differentiate.
     batch = replace(batch, positions=batch.positions + 0)
-    with torch.random.fork_rng(), torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
+    # Attention by plain products: the counter does not know the CPU's fused kernel, and of the GPU's it counts what
+    # their backward computes a second time.
+    unfused = sdpa_kernel(SDPBackend.MATH)
+    counting = FlopCounterMode(display=False)
+    with torch.random.fork_rng(), torch.set_grad_enabled(training), unfused, counting as counter:
         outputs = probe(batch)
         if training:
             parts = (outputs.energy, outputs.forces, outputs.stress)

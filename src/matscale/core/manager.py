@@ -67,6 +67,7 @@ class Host:
                 plugin.state, plugin.trouble = "blocked", f"by {ONLY_BUILTIN} in the environment."
         names = {name for p in self.plugins for name in (p.name, p.entry.qualified)}
         self.unknown_blocks = [name for name in blocked if name not in names]
+        self._renamed: dict[str, Architecture] = {}
         _mark_clashes(self.plugins)
 
     # By name ----------------------------------------------------------------------------------------------------------
@@ -158,14 +159,14 @@ class Host:
             return None
         return _checked_flops(architecture.step_flops(config, shape), f"step_flops of {architecture.name!r}")
 
-    def observers(self, names: Sequence[str]) -> Observers:
-        """Those that watch a run: plugins by name, or by the name of an architecture that they supply.
+    def observers(self, names: Sequence[str], architecture: Architecture | None = None) -> Observers:
+        """Those that watch a run: the plugins in `names`, and the one that supplies the run's architecture.
 
-        Raises ConfigError or PluginError for one that cannot be had: it was asked for.
+        A name may also be that of an architecture. Raises ConfigError or PluginError for one that cannot be had, for
+        it was asked for.
         """
-        return Observers(
-            (self._named(n) or self.find("architecture", n).plugin).require() for n in dict.fromkeys(names)
-        )
+        named = [(self._named(n) or self.find("architecture", n).plugin).require() for n in names]
+        return Observers([*named, *(p for p in self.plugins if architecture and architecture.config in _configs(p))])
 
     # Within -----------------------------------------------------------------------------------------------------------
 
@@ -200,9 +201,12 @@ class Host:
         return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
 
     def _architecture(self, found: Found) -> Architecture:
+        """Under the name that finds it again; the same object each time."""
         architecture: Architecture = found.value
         asked = self._asked("architecture", found)
-        return architecture if asked == architecture.name else replace(architecture, name=asked)
+        if asked == architecture.name:
+            return architecture
+        return self._renamed.setdefault(asked, replace(architecture, name=asked))
 
     def _unknown(self, kind: str, name: str) -> MatscaleError:
         known = [self._asked(kind, found) for found in self._all(kind)]

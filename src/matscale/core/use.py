@@ -16,6 +16,9 @@ from matscale.core.errors import ConfigError, MatscaleError, PluginError
 from matscale.core.manager import host
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint as checkpoints
+from matscale.core.train.compute import device_of
+from matscale.core.train.config import ComputeConfig
+from matscale.core.train.distributed import World
 from matscale.core.train.record import Run
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def load(
     """The trained Potential of a run, in evaluation mode.
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
-    The weights are the moving average where the run kept one. `dtype` float32 or float64; by default that in which the
+    The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`. `dtype` float32 or float64; by default that in which the
     run kept its weights. The Potential says in `graph` which edges its batches need:
 
     ```python
@@ -42,7 +45,7 @@ def load(
     outputs = potential(collate(structures, potential.graph))
     ```
 
-    Raises ConfigError for a folder that is no run or a checkpoint that does not exist, PluginError, with what to
+    Raises ConfigError for a folder that is no run, a checkpoint or a device that does not exist, PluginError, with what to
     install, if the run's architecture cannot be had, MatscaleError if the checkpoint is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
@@ -67,7 +70,8 @@ def load(
     if dtype is not None:
         # References and scales stay float64: only the model computes in `dtype`.
         potential.model.to(_dtype(dtype))
-    return potential.to(device).eval().requires_grad_(False)
+    place = device_of(ComputeConfig(device=str(device)), World.from_environment())
+    return potential.to(place).eval().requires_grad_(False)
 
 
 def calculator(

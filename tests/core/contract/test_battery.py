@@ -408,4 +408,14 @@ def test_the_info_that_training_passes_can_be_narrow() -> None:
         return Pair(config)
 
     assert failures(architecture(Pair, build=build)) == set()
-    assert any(np.size(info.elements) == 3 for info in seen)
+    assert any(np.size(info.elements) == 2 for info in seen)
+
+
+def test_an_architecture_of_few_elements_can_be_checked() -> None:
+    class UpToOxygen(Pair):
+        def __init__(self, config: PairConfig) -> None:
+            super().__init__(config)
+            self.element = nn.Embedding(9, config.width)
+
+    assert "responds" in failures(architecture(UpToOxygen))
+    assert failures(architecture(UpToOxygen, max_atomic_number=8)) == set()

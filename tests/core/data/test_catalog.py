@@ -36,6 +36,13 @@ def test_the_embedded_dataset_is_made_once_and_then_found(small):
     assert len(PackedDataset.open(first)) == 4
 
 
+def test_what_a_killed_process_left_is_cleared_away(small):
+    left = catalog.resolve("emt")
+    left.rename(small / f".{left.name}.12345.making")
+    assert catalog.resolve("emt") == left
+    assert not list(small.glob("*.making"))
+
+
 def test_another_recipe_is_another_folder(small, monkeypatch):
     first = catalog.resolve("emt")
     monkeypatch.setitem(catalog.EMBEDDED, "emt", SMALL.model_copy(update={"seed": 1}))

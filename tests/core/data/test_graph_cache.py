@@ -181,6 +181,12 @@ def test_a_graph_without_edges_has_no_cache(dataset):
     assert open_cache(dataset, Graph.dense()) is None
 
 
+def test_a_dataset_that_cannot_be_written_to_says_what_to_do(dataset):
+    (dataset.path / "graphs").write_text("in the way")
+    with pytest.raises(DataError, match=r"radius-5: edges cannot be kept there .* data\.cache_graphs=false"):
+        build_cache(dataset, Graph.radius(5.0))
+
+
 def _rank(path, queue):
     graph_cache.PIECE = 7
     build_cache(PackedDataset.open(path), Graph.radius(4.0), progress=lambda done, total: queue.put(done))

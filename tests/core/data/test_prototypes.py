@@ -7,7 +7,7 @@ import pytest
 from ase.neighborlist import neighbor_list
 
 from matscale.core.data.distort import overlaps
-from matscale.core.data.prototypes import PROTOTYPES, hermite, parent, radii
+from matscale.core.data.prototypes import PROTOTYPES, hermite, parent, radii, reduced
 
 METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
 
@@ -61,6 +61,18 @@ def test_a_hermite_matrix_has_its_determinant(determinant, rng):
     seen = {tuple(hermite(determinant, rng).ravel()) for _ in range(30)}
     assert {round(np.linalg.det(np.reshape(m, (3, 3)))) for m in seen} == {determinant}
     assert determinant == 1 or len(seen) > 3
+
+
+def test_a_reduced_lattice_is_the_same_lattice_in_shorter_vectors(rng):
+    metric = np.diag([1_000_000, 2_000_000, 3_000_000])
+    for _ in range(20):
+        given = hermite(24, rng)
+        short = reduced(given, metric)
+        assert round(abs(np.linalg.det(short))) == 24
+        change = short @ np.linalg.inv(given)
+        np.testing.assert_allclose(change, np.round(change), atol=1e-9)
+        lengths, before = (np.diag(m @ metric @ m.T) for m in (short, given))
+        assert (lengths <= before).all()
 
 
 def test_every_element_has_a_radius():

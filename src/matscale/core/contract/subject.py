@@ -6,7 +6,7 @@ inside a potential whose scales are not one, so that a forgotten scale shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -64,8 +64,10 @@ class Subject:
         return self.perturbed()
 
     def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """Structures with the edges that this architecture asks for."""
-        return collate(structures, self.architecture.graph(self.config), dtype)
+        """Structures with the edges that this architecture asks for, made of elements that it knows."""
+        heaviest = self.architecture.max_atomic_number
+        known = [replace(s, atomic_numbers=(s.atomic_numbers - 1) % heaviest + 1) for s in structures]
+        return collate(known, self.architecture.graph(self.config), dtype)
 
     def predict(self, *structures: Structure) -> Outputs:
         """Of the shared potential, without history."""

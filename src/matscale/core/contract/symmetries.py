@@ -101,13 +101,15 @@ def extensive(subject: Subject) -> None:
         subject.require_same(many, expected, what)
 
 
-@register("smooth", claiming("smooth"))
+def _no_cutoff(subject: Subject) -> str | None:
+    has_edges = subject.architecture.graph(subject.config).has_edges
+    return claiming("smooth")(subject) or (None if has_edges else "has no cutoff: nobody enters or leaves")
+
+
+@register("smooth", _no_cutoff)
 def smooth(subject: Subject) -> None:
     """Energy and forces do not jump where a neighbour enters or leaves."""
-    graph = subject.architecture.graph(subject.config)
-    if not graph.has_edges:  # nobody enters or leaves
-        return
-    for before, after in _crossings(subject, graph.cutoff):
+    for before, after in _crossings(subject, subject.architecture.graph(subject.config).cutoff):
         a, b = subject.predict(before), subject.predict(after)
         assert a.forces is not None
         assert b.forces is not None

@@ -7,44 +7,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
+import shutil
+from functools import partial
 from pathlib import Path
 
-from matscale.core.data import cache
+from matscale.core.data import cache, fetch
+from matscale.core.data.crew import n_cores
 from matscale.core.data.labelers import Labeler
 from matscale.core.data.make import EDITION, make
 from matscale.core.data.manifest import FILE, FORMAT_VERSION
 from matscale.core.data.recipe import Recipe
+from matscale.core.data.stages import Stages, silent
 from matscale.core.errors import DataError, did_you_mean
-
-Stages = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is): progress of something that may take a while."""
 
 EMBEDDED = {"emt": Recipe()}
 """Datasets that are made on first use, by the labeler of the same name, without a download."""
 
 
-def resolve(name_or_path: str, stages: Stages | None = None) -> Path:
+def resolve(name_or_path: str, stages: Stages = silent) -> Path:
     """The folder of a packed dataset: `name_or_path` itself, or what belongs to the name, made if need be.
 
-    `stages` is told what goes on meanwhile. Raises DataError for a file that is not packed yet, and for an unknown
-    name with the nearest one.
+    A published name (`omat24/rattled-300`) is downloaded. `stages` is told what goes on meanwhile. Raises DataError
+    for a file that is not packed yet, and for an unknown name with the nearest one.
     """
     if name_or_path in EMBEDDED:
         return embedded(name_or_path, stages)
+    if fetch.known(name_or_path) and not Path(name_or_path).exists():
+        return fetch.fetch(name_or_path, stages=stages)
     path = Path(name_or_path)
     if (path / FILE).is_file():
         return path
     if path.exists():
         packed = path.name.partition(".")[0] + "-packed"
         raise DataError(f"{path}: is not a packed dataset. Pack it first: matscale data pack {path} -o {packed}")
-    raise DataError(
-        f"There is no dataset {name_or_path!r}, neither a folder nor a name. {did_you_mean(name_or_path, EMBEDDED)}"
-    )
+    nearest = did_you_mean(name_or_path, [*EMBEDDED, *fetch.ARCHIVES])
+    raise DataError(f"There is no dataset {name_or_path!r}, neither a folder nor a name. {nearest}")
 
 
-def embedded(name: str, stages: Stages | None = None) -> Path:
+def embedded(name: str, stages: Stages = silent) -> Path:
     """The folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
     from matscale.core.manager import host
 
@@ -53,18 +53,12 @@ def embedded(name: str, stages: Stages | None = None) -> Path:
     path = cache.folder() / f"{name}-{_key(recipe, labeler)}"
     if (path / FILE).is_file():
         return path
-
-    def waiting() -> None:
-        if stages is not None:
-            stages(f"Waiting for another process that makes the dataset {name!r}", 0, 0)
-
-    def progress(done: int, total: int) -> None:
-        if stages is not None:
-            stages(f"Making the dataset {name!r}", done, total)
-
-    with cache.lock(path, waiting):
+    with cache.lock(path, lambda: stages(f"Waiting for another process that makes the dataset {name!r}", 0, 0)):
         if not (path / FILE).is_file():
-            make(recipe, labeler, path, workers=min(8, os.cpu_count() or 1), progress=progress)
+            for left in path.parent.glob(f".{path.name}.*.making"):  # of a process that was killed
+                shutil.rmtree(left)
+            progress = partial(stages, f"Making the dataset {name!r}")
+            make(recipe, labeler, path, workers=min(8, n_cores()), progress=progress)
     return path
 
 

@@ -153,7 +153,8 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
                 cache = open_cache(dataset, graph)
     except OSError as error:
         raise DataError(
-            f"{folder}: edges cannot be kept there ({error}). Copy the dataset to a disk with room."
+            f"{folder}: edges cannot be kept there ({error}). Copy the dataset to a disk with room where you may "
+            "write, or find neighbours anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
         ) from None
     assert cache is not None
     dataset.forget_graphs()

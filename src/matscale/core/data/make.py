@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 from matscale.core.config import to_toml
 from matscale.core.data.crew import Crew
 from matscale.core.data.draw import family
+from matscale.core.data.formats import read
 from matscale.core.data.labelers import Labeler
 from matscale.core.data.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.recipe import Recipe
@@ -55,7 +56,7 @@ def make(
 
 
 def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progress: Progress | None) -> Manifest:
-    given = [_named(s, file) for file in recipe.files for s in _read(file)]
+    given = [_named(s, file) for file in recipe.files for s in read(file)]
     labeler.choose(sorted({chemical_symbols[z] for parent in given for z in parent.atomic_numbers}))
     names = recipe.files or recipe.prototypes
     sources = [SourceRecord(path=name, format="file" if recipe.files else "prototype") for name in names]
@@ -69,12 +70,6 @@ def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progres
             progress(done, recipe.n)
     (folder / "recipe.toml").write_text(to_toml(recipe.plain() | {"labeler": labeler.name}), encoding="utf-8")
     return writer.finish()
-
-
-def _read(file: str) -> list[Structure]:
-    from ase.io import iread
-
-    return [Structure.from_ase(atoms) for atoms in iread(file, ":")]
 
 
 def _named(structure: Structure, file: str) -> Structure:

@@ -39,6 +39,9 @@ class SourceRecord(_Part):
     """Label -> key under which it was found, such as energy -> info['REF_energy']."""
     structures: int = 0
     rejected: int = 0
+    """Structures that could not be used."""
+    filtered: int = 0
+    """Structures that a filter left out."""
 
 
 class Manifest(_Part):
@@ -60,7 +63,11 @@ class Manifest(_Part):
     precision: str = "float64"
     shards: list[ShardRecord] = []
     rejected: int = 0
-    """Structures left out; each with its reason in `rejected.jsonl`."""
+    """Structures that could not be used; each with its reason in `rejected.jsonl`."""
+    filtered: int = 0
+    """Structures that a filter left out; listed there as well."""
+    fingerprint: str = ""
+    """Of the files and options that `matscale data pack` was given: tells whether there is anything to do."""
     hash: str = ""
     """Identity of the dataset: depends on the contents of its shards and their order, on nothing else."""
 
@@ -89,7 +96,9 @@ class Manifest(_Part):
 
     def write(self, folder: Path) -> None:
         """Appears whole or not at all; written last, it is what makes a folder a dataset."""
-        write_text(folder / FILE, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
+        values = self.model_dump(mode="json")
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
+        write_text(folder / FILE, f"{{\n{lines}\n}}\n")
 
 
 def dataset_hash(shards: list[ShardRecord]) -> str:

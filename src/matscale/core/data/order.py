@@ -6,6 +6,8 @@ is wanted, without the ones before it and without an array of all of them.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,11 +26,13 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+@lru_cache(maxsize=256)
 def keyed(*words: int) -> NDArray[np.uint64]:
     """[1]: one 64-bit word from several integers; another order of the same integers gives another word."""
     key = np.zeros(1, np.uint64)
     for word in words:
         key = mixed(key ^ mixed(np.array([word % 2**64], np.uint64)))
+    key.flags.writeable = False  # kept, since every batch of an epoch asks for the same
     return key
 
 
@@ -87,13 +91,15 @@ def rotations(indices: NDArray[np.int64], *words: int) -> NDArray[np.float64]:
 
     From uniform unit quaternions: K. Shoemake, "Uniform random rotations", Graphics Gems III (1992).
     """
-    u, v, w = uniforms(indices, 3, *words).T
+    u, angle, other = uniforms(indices, 3, *words).T
+    angle, other = 2 * np.pi * angle, 2 * np.pi * other
     a, b = np.sqrt(1 - u), np.sqrt(u)
-    x, y = a * np.sin(2 * np.pi * v), a * np.cos(2 * np.pi * v)
-    z, r = b * np.sin(2 * np.pi * w), b * np.cos(2 * np.pi * w)
-    matrix = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - r * z), 2 * (x * z + r * y)],
-        [2 * (x * y + r * z), 1 - 2 * (x * x + z * z), 2 * (y * z - r * x)],
-        [2 * (x * z - r * y), 2 * (y * z + r * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(matrix), 2, 0)
+    vector = np.stack([a * np.sin(angle), a * np.cos(angle), b * np.sin(other)], axis=1)
+    scalar = (b * np.cos(other))[:, None, None]
+    across = (vector @ _CROSS).reshape(-1, 3, 3)
+    outer = vector[:, :, None] * vector[:, None, :]
+    return (2 * scalar**2 - 1) * np.eye(3) + 2 * outer + 2 * scalar * across
+
+
+_CROSS = np.array([[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], float)
+"""[3, 9]: v @ _CROSS is the matrix of x -> v × x, row by row."""

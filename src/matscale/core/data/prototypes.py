@@ -13,7 +13,6 @@ import numpy as np
 from ase import Atoms
 from ase.build import make_supercell
 from ase.data import atomic_numbers, covalent_radii, reference_states
-from ase.geometry import minkowski_reduce
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -84,15 +83,29 @@ def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
 
 
 def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
-    """A random superlattice in short vectors: of four drawn, the one whose longest vector is shortest."""
-    best, shortest = np.eye(3, dtype=np.int64), np.inf
-    for _ in range(4):
-        matrix = hermite(copies, rng)
-        vectors, change = minkowski_reduce(matrix @ cell)
-        longest = np.linalg.norm(vectors, axis=1).max()
-        if longest < shortest - 1e-6:  # equal ones: the first, whatever the last bits say
-            best, shortest = change @ matrix, longest
+    """A random superlattice in short vectors: of four drawn, the one whose longest vector is shortest.
+
+    In integers throughout: lattices are full of ties, which the last bits of floats would decide differently on
+    different machines.
+    """
+    metric = np.rint(1e6 * cell @ cell.T).astype(np.int64)
+    drawn = [reduced(hermite(copies, rng), metric) for _ in range(4)]
+    best = min(drawn, key=lambda matrix: int(np.diag(matrix @ metric @ matrix.T).max()))
     return best if np.linalg.det(best) > 0 else -best
+
+
+def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same lattice (rows of `matrix`) in vectors that none of the others can shorten; integers in, integers out."""
+    matrix, shortened = matrix.copy(), True
+    while shortened:
+        shortened = False
+        for i, j in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
+            gram = matrix @ metric @ matrix.T
+            n = (2 * gram[i, j] + gram[j, j]) // (2 * gram[j, j])  # nearest integer to the projection of i on j
+            shorter = matrix[i] - n * matrix[j]
+            if shorter @ metric @ shorter < gram[i, i]:
+                matrix[i], shortened = shorter, True
+    return matrix
 
 
 def _species(elements: Sequence[str], n_atoms: int, rng: Generator) -> NDArray[np.int64]:

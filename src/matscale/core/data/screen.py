@@ -84,10 +84,12 @@ def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], 
         return
     difference = fractional[i] - fractional[j]
     difference -= np.round(difference) * periodic
-    distance = np.linalg.norm(difference @ frame, axis=1)
-    nearest = int(distance.argmin())
-    if distance[nearest] < MIN_DISTANCE:
-        raise Unusable("overlapping atoms", f"atoms {i[nearest]} and {j[nearest]} are {distance[nearest]:.3g} Å apart")
+    vectors = difference @ frame
+    squares = np.einsum("pa,pa->p", vectors, vectors)
+    nearest = int(squares.argmin())
+    if squares[nearest] < MIN_DISTANCE**2:
+        distance = squares[nearest] ** 0.5
+        raise Unusable("overlapping atoms", f"atoms {i[nearest]} and {j[nearest]} are {distance:.3g} Å apart")
 
 
 def _close_pairs(

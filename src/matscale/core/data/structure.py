@@ -55,9 +55,10 @@ class Structure:
     @property
     def formula(self) -> str:
         """Reduced formula, elements in alphabetical order: `Al2O3`."""
-        from ase.formula import Formula
-
-        return str(Formula.from_list(_symbols(self.atomic_numbers)).reduce()[0].format("abc"))
+        numbers, counts = np.unique(self.atomic_numbers, return_counts=True)
+        unit = int(np.gcd.reduce(counts))
+        parts = sorted(zip(_symbols(numbers), (counts // unit).tolist()))
+        return "".join(symbol + (str(count) if count > 1 else "") for symbol, count in parts)
 
     @property
     def group(self) -> str:

@@ -25,6 +25,8 @@ PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30
 """Few large shards: a shuffled batch then touches few files."""
 PARTS = ".parts"
+MAX_LISTED = 32
+"""Up to this number of sources, statistics are kept for each."""
 PRECISIONS = ("float64", "float32")
 
 
@@ -158,7 +160,7 @@ def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRe
             per_source += np.bincount(piece["source"], minlength=len(sources))
             for label in LABELS:
                 labels[label] += int(piece[f"has_{label}"].sum())
-            tally(piece, [s.path for s in sources], total)
+            tally(piece, [s.path for s in sources] if len(sources) <= MAX_LISTED else [], total)
     manifest = Manifest(
         n_structures=sum(s.n_structures for s in shards),
         n_atoms=sum(s.n_atoms for s in shards),

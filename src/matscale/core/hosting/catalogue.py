@@ -41,7 +41,7 @@ class Entry:
 
     @property
     def module(self) -> str:
-        return self.value.partition(":")[0].strip()
+        return self.value.partition(":")[0].partition("[")[0].strip()  # without attribute and extras
 
 
 def canonical(distribution: str) -> str:

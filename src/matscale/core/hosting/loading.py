@@ -164,8 +164,8 @@ def explain(error: BaseException, entry: Entry) -> str:
     raised = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{raised}. {install_hint(error.name, entry)}"
-    where = "".join(f" at {f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-1:])
-    return f"it raised {raised}{where if '<frozen' not in where else ''}."
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_machinery(Path(f.filename))]
+    return f"it raised {raised}" + "".join(f" at {frame.filename}:{frame.lineno}" for frame in frames[-1:]) + "."
 
 
 def install_hint(missing: str, entry: Entry) -> str:

@@ -110,7 +110,7 @@ class BudgetConfig(Config):
     """How long to train. Of several budgets the one that is used up first ends the run, and the schedule with it."""
 
     epochs: Positive | None = None
-    """Passes over the training structures; 20 if no budget is given."""
+    """Passes over the training structures; 10 if no budget is given."""
     steps: Positive | None = None
     """Optimizer steps."""
     max_time: Seconds | None = None

@@ -14,6 +14,7 @@ import torch
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, StoppedEarly
 from matscale.core.flops import Cost, cost_of, probes
+from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
@@ -49,6 +50,7 @@ def train(
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
     world = World.from_environment()
+    observers = host().observers(config.plugins, architecture) if world.is_main else host().observers(())
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
     with configured(config.compute, device), world.connected(device), ExitStack() as stack:
@@ -59,7 +61,7 @@ def train(
         if run.info["status"] == "completed":
             return run
         stack.enter_context(_recorded(run, world, progress))
-        _session(run, architecture, device, world, progress)
+        _session(run, architecture, device, world, observers, progress)
     return run
 
 
@@ -112,13 +114,19 @@ def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
         progress.ended(run, status)
 
 
-def _session(run: Run, architecture: Architecture, device: torch.device, world: World, progress: Progress) -> None:
+def _session(
+    run: Run,
+    architecture: Architecture,
+    device: torch.device,
+    world: World,
+    observers: Observers,
+    progress: Progress,
+) -> None:
     config = run.config
     objective = Objective(config.loss, host().loss)
     setup = prepare(config, architecture, progress)
     potential = setup.potential().to(device)
     cost = _cost(setup, potential, world, device)
-    observers = host().observers(config.plugins if world.is_main else ())
     trainer = Trainer(setup, potential, cost, objective, run, device, world, observers, progress)
     saved = checkpoint.load_latest(run.checkpoint_folder)
     step = saved.step if saved else 0

@@ -26,7 +26,7 @@ from matscale.core.train.distributed import World
 from matscale.core.train.loss import LABEL_OF, TERMS
 from matscale.core.train.progress import Progress
 
-DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 20, 16
+DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 10, 16
 _DEGREE_SAMPLE = 128
 """Structures on whose graphs the mean number of neighbours is measured."""
 
@@ -115,6 +115,12 @@ class Setup:
             world_size=world.size,
         )
 
+    def _coverage(self, label: str) -> dict[str, Any]:
+        """How many structures have a label, and the keys under which their sources had it."""
+        has = self.dataset.has(label)
+        keys = sorted({s.keys[label] for s in self.dataset.manifest.sources if label in s.keys})
+        return {"train": int(has[self.train].sum()), "validation": int(has[self.validation].sum()), "keys": keys}
+
     def dataset_facts(self) -> dict[str, Any]:
         """For run.json."""
         dataset = self.dataset
@@ -126,6 +132,7 @@ class Setup:
             "validation": len(self.validation),
             "train_atoms": int(dataset.n_atoms[self.train].sum()),
             "elements": list(self.info.elements),
+            "labels": {label: self._coverage(label) for label in ("energy", "forces", "stress")},
             "labels_by": dataset.manifest.labels_by,
         }
 

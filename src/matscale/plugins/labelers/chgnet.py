@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -18,11 +19,19 @@ from matscale.core.data.labelers import MPTRJ_ELEMENTS, Labeler, needs
 MODEL = "0.3.0"
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """It prints its size and its device to stdout, where results go."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
 @cache
 def _model() -> Any:
     with needs("chgnet"):
         from chgnet.model import CHGNet
-    return CHGNet.load(model_name=MODEL, use_device="cpu", verbose=False)
+    with _silence():
+        return CHGNet.load(model_name=MODEL, use_device="cpu", verbose=False)
 
 
 def calculator() -> Any:
@@ -37,7 +46,7 @@ def calculator() -> Any:
                 warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True", UserWarning)
                 super().calculate(*args, **kwargs)
 
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints the name of its device
+    with _silence():
         return QuietCHGNet(model=model, use_device="cpu", on_isolated_atoms="ignore")
 
 

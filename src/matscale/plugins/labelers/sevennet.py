@@ -36,7 +36,7 @@ def register_labelers() -> list[Labeler]:
             summary="SevenNet-0: 89 elements, surrogate of PBE/PBE+U (pip install 'matscale[labelers]').",
             reference="arXiv:2402.03789",
             calculator=calculator,
-            tag=MODEL,
+            tag=f"sevennet {MODEL}",
             elements=MPTRJ_ELEMENTS,
         )
     ]

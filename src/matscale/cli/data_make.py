@@ -1,0 +1,106 @@
+"""`matscale data make` and `matscale data fetch`: datasets from nothing, and from the network."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matscale.cli.stages import Stages
+from matscale.cli.types import PluginName
+
+
+class Listed(click.ParamType):
+    """`Cu,Ni`: values with commas between them."""
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of, self.name = of, f"{of.name},..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        return tuple(self.of.convert(part, param, ctx) for part in parts if part)
+
+
+@click.command()
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New folder of the dataset.")
+@click.option("--n", type=click.IntRange(min=1), help="Structures.  [default: 4000]")
+@click.option("--labeler", type=PluginName("register_labelers", "labeler"), default="emt", show_default=True)
+@click.option("--elements", type=Listed(click.STRING), help="Symbols, such as Cu,Ni.  [default: all of the labeler]")
+@click.option(
+    "--prototypes", type=Listed(click.STRING), help="Of fcc,bcc,hcp,l12,l10,random; taken in turn.  [default: all]"
+)
+@click.option(
+    "--from",
+    "files",
+    type=click.Path(exists=True),
+    multiple=True,
+    help="Take the parents from this file instead; may be given again.",
+)
+@click.option("--temperatures", type=Listed(click.FLOAT), help="Of rattling, in K.  [default: 300,500,1000]")
+@click.option("--md-temperatures", type=Listed(click.FLOAT), help="Of dynamics, in K.  [default: 300,1000,3000]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything that is drawn.  [default: 0]")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def make(
+    out: Path, labeler: str, assignments: tuple[str, ...], workers: int | None, as_json: bool, **given: Any
+) -> None:
+    """Make a dataset: parents from prototypes or files, rattled, strained and heated, labelled by a potential.
+
+    The recipe decides the dataset, whatever the number of workers; it is kept in OUT/recipe.toml. Its further keys are
+    max_atoms, per_parent, dynamics, strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
+    """
+    from matscale.core.config import override
+    from matscale.core.data.crew import n_cores
+    from matscale.core.data.make import make as make_dataset
+    from matscale.core.data.recipe import Recipe
+    from matscale.core.manager import host
+
+    keys = {"temperatures": "rattle_temperatures", "md_temperatures": "dynamics_temperatures"}
+    values = {keys.get(key, key): value for key, value in given.items() if value not in (None, ())}
+    recipe = Recipe.parse(override(values, assignments), "recipe")
+    with Stages() as stages:
+        manifest = make_dataset(
+            recipe, host().labeler(labeler), out, workers or n_cores(), partial(stages, f"Making {out}")
+        )
+    _report(out, manifest, as_json)
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Folder of the dataset.  [default: in the cache, by name]"
+)
+@click.option("--keep-archive", is_flag=True, help="Keep the downloaded archive beside the dataset.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that pack.  [default: one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, as_json: bool) -> None:
+    """Download and pack the published dataset NAME: omat24/SUBSET, omat24/val/SUBSET, salex, salex/val.
+
+    An interrupted download goes on when the same command is given again. A dataset in the cache can be used by its
+    name (--data omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
+    """
+    from matscale.core.data import fetch as fetching
+    from matscale.core.data.crew import n_cores
+    from matscale.core.data.manifest import Manifest
+
+    with Stages() as stages:
+        path = fetching.fetch(name, out, stages, workers or n_cores(), keep_archive)
+    _report(path, Manifest.read(path), as_json)
+
+
+def _report(path: Path, manifest: Any, as_json: bool) -> None:
+    if as_json:
+        keys = ("n_structures", "n_atoms", "labels_by", "hash", "rejected")
+        values = {key: getattr(manifest, key) for key in keys}
+        click.echo(json.dumps({"path": str(path), **values, "elements": list(manifest.elements)}))
+        return
+    click.echo(
+        f"{path}: {manifest.n_structures:,} structures, {manifest.n_atoms:,} atoms of {', '.join(manifest.elements)}; "
+        f"labels: {manifest.labels_by or 'as published'}; {manifest.rejected:,} left out."
+    )

@@ -1,0 +1,172 @@
+"""`matscale train`: from options to a configuration, from a configuration to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matscale.cli.types import ArchitectureName, ParameterCount
+from matscale.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matscale.core.architecture import Architecture
+    from matscale.core.train.config import TrainConfig
+
+DEFAULT_PARAMETERS = 30_000
+"""Without --size, --params or a configuration: small enough to learn the default data on two cores in minutes."""
+
+# Option -> where it goes in the configuration.
+OPTIONS = {
+    "data": "data.path",
+    "epochs": "budget.epochs",
+    "steps": "budget.steps",
+    "max_time": "budget.max_time",
+    "max_flops": "budget.max_flops",
+    "lr": "optimizer.lr",
+    "batch": "batch.structures",
+    "seed": "seed",
+    "device": "compute.device",
+    "precision": "compute.precision",
+    "overfit": "data.overfit",
+}
+
+
+@click.command()
+@click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`.")
+@click.option("--size", metavar="NAME", help="A published configuration of it: `matscale models show`.")
+@click.option("--params", type=ParameterCount(), help="Or the rung of its size ladder nearest to 30k, 1M, ...")
+@click.option("--data", help="Packed dataset: a path or a name.  [default: emt]")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML; config.toml of a run repeats it.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]")
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps.")
+@click.option("--max-time", metavar="TIME", help="Wall time: 90s, 30m, 2h.")
+@click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15.")
+@click.option("--lr", type=float, help="Highest learning rate.")
+@click.option("--batch", type=click.IntRange(1), help="Structures in a batch.")
+@click.option("--seed", type=click.IntRange(0), help="Drives split, weights, order and dropout.  [default: 0]")
+@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]")
+@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "fp64"]), help="[default: fp32]")
+@click.option(
+    "--overfit", type=click.IntRange(1), metavar="N", help="Train and validate on N structures: can it learn?"
+)
+@click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
+def train(
+    arch: str | None,
+    size: str | None,
+    params: int | None,
+    file: Path | None,
+    assignments: tuple[str, ...],
+    output: Path | None,
+    resume: bool,
+    quiet: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train one model.
+
+    What counts, from least to most: defaults, --config, options, --set. The run folder holds everything: configuration,
+    metrics, checkpoints. Ctrl-C saves and stops; --resume -o FOLDER goes on.
+    """
+    given = {OPTIONS[name]: value for name, value in options.items() if value is not None}
+    config, architecture = configuration(arch, size, params, file, given, assignments, output if resume else None)
+    if resume and output is None:
+        raise ConfigError("--resume: say which run goes on with -o FOLDER.")
+    if dry_run:
+        from matscale.core.config import to_toml
+
+        click.echo(to_toml(config.plain()), nl=False)
+        return
+    from matscale.cli.train_progress import progress_for
+    from matscale.core.train.session import train as start
+
+    with progress_for(quiet) as progress:
+        run = start(config, output or free_folder(config), resume=resume, architecture=architecture, progress=progress)
+    _conclude(run, quiet)
+
+
+def configuration(
+    arch: str | None,
+    size: str | None,
+    params: int | None,
+    file: Path | None,
+    options: dict[str, Any],
+    assignments: tuple[str, ...],
+    resumed: Path | None,
+) -> tuple[TrainConfig, Architecture]:
+    """The resolved configuration and its architecture. Raises ConfigError for what does not go together."""
+    from matscale.core.config import override, read_toml
+    from matscale.core.manager import get
+    from matscale.core.train.config import TrainConfig, merged
+    from matscale.core.train.record import Run
+    from matscale.core.train.setup import resolved
+
+    values: dict[str, Any] = Run.open(resumed).config.plain() if resumed else {}
+    if file is not None:
+        values = merged(values, read_toml(file))
+    values = _with_options(values, options)
+    chosen = values.get("architecture", {})
+    if arch is not None and arch != chosen.get("name"):
+        chosen = {"name": arch}  # the keys of another architecture mean nothing to this one
+    if "name" not in chosen:
+        raise ConfigError("Say which architecture to train: --arch schnet. `matscale models list` shows all.")
+    if size is not None or params is not None:
+        chosen = {"name": chosen["name"]}  # a size chosen here replaces the file's
+    elif not chosen.get("config"):
+        params = DEFAULT_PARAMETERS
+    values = override({**values, "architecture": chosen}, assignments)
+    config = TrainConfig.parse(values, str(file) if file else "configuration")
+    architecture = get(config.architecture.name)
+    return resolved(config, architecture, size, params), architecture
+
+
+def _with_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    from matscale.core.train.config import merged
+
+    lengths = {"epochs", "steps"}
+    if any(f"budget.{name}" in options for name in lengths):  # one of them replaces the other
+        budget = {key: value for key, value in values.get("budget", {}).items() if key not in lengths}
+        values = {**values, "budget": budget}
+    for key, value in options.items():
+        nested: Any = value
+        for section in reversed(key.split(".")):
+            nested = {section: nested}
+        values = merged(values, nested)
+    return values
+
+
+def free_folder(config: TrainConfig) -> Path:
+    """`runs/<architecture>-<data>-<k>`, the first that does not exist."""
+    data = Path(config.data.path).name
+    name = config.architecture.name.replace(":", "-")
+    k = 1
+    while (path := Path("runs") / f"{name}-{data}-{k}").exists():
+        k += 1
+    return path
+
+
+def _conclude(run: Any, quiet: bool) -> None:
+    """The table against the baselines, and where the run is."""
+    from matscale.cli.errors_table import errors_table
+    from matscale.cli.stages import Stages
+    from matscale.core.data.catalog import resolve
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.measure import compare
+
+    if run.config.data.overfit:
+        first, last = next(run.metrics("train"), None), run.info["last"]
+        click.echo(errors_table({run.config.architecture.name: last}))
+        if first is not None:
+            click.echo(f"Loss on {run.config.data.overfit} structures: {first['loss']:.4g} -> {last['loss']:.4g}")
+    else:
+        dataset = PackedDataset.open(resolve(run.config.data.path))
+        if not quiet:
+            with Stages() as stages:
+                stages("Baselines", 0, 0)
+        click.echo(errors_table(compare(run, dataset, "validation")))
+    click.echo(f"Run: {run.path}")

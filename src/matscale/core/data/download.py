@@ -1,0 +1,163 @@
+"""Downloads that survive a broken connection, now or next time, and archives that are unpacked whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tarfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import DataError
+
+Progress = Callable[[int, int], None]
+"""(bytes here, bytes in all; 0 if the server does not say)"""
+
+RETRIES = 6
+"""Attempts in a row that brought not one byte before giving up."""
+PAUSE = 1.0
+"""Seconds before the second of them; doubled each time."""
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+CHUNK = 1 << 16
+"""Bytes that a broken connection loses at most."""
+REPORT = 0.2
+"""Seconds between reports of progress."""
+
+
+def retrieve(url: str, path: Path, sha256: str | None = None, progress: Progress | None = None) -> Path:
+    """Download `url` to `path`, or find it there. Raises DataError when that is not possible, or if SHA-256 differs.
+
+    What has arrived waits in `<path>.part`: a later call goes on from there.
+    """
+    import pooch
+
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # it would announce the checksum of every file without a published one
+    try:
+        fetched = pooch.retrieve(
+            url,
+            known_hash=None if sha256 is None else f"sha256:{sha256}",
+            fname=path.name,
+            path=path.parent,
+            downloader=Resuming(path.with_name(path.name + ".part"), progress),
+        )
+    except ValueError as error:  # pooch's word for a wrong checksum
+        raise DataError(f"{url}: is not the published file ({error}). Try again; if it stays so, report it.") from None
+    finally:
+        logger.setLevel(level)
+    return Path(fetched)
+
+
+class Resuming:
+    """A downloader for pooch that asks for the rest (HTTP Range) as long as the rest belongs to the same file."""
+
+    def __init__(self, part: Path, progress: Progress | None = None) -> None:
+        self.part, self.progress = part, progress
+        self._mark = part.with_name(part.name + ".etag")
+
+    def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> None:
+        import requests
+
+        failures, error = 0, ""
+        while failures < RETRIES:
+            before = self._size()
+            try:
+                if self._fetch(url):
+                    shutil.move(self.part, output_file)
+                    self._mark.unlink(missing_ok=True)
+                    return
+                error = "the connection ended early"
+            except requests.RequestException as broken:
+                error = str(broken)
+            failures = failures + 1 if self._size() <= before else 0
+            if failures:
+                time.sleep(PAUSE * 2 ** (failures - 1))
+        raise DataError(
+            f"{url}: the download stopped at {self._size():,} bytes ({error}). They are kept in {self.part}: "
+            "run the same command again to go on."
+        )
+
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _fetch(self, url: str) -> bool:
+        """One connection; whether the file is complete after it."""
+        import requests
+
+        have = self._size()
+        headers = {"Accept-Encoding": "identity"}
+        if have and self._mark.exists():
+            headers |= {"Range": f"bytes={have}-", "If-Range": self._mark.read_text(encoding="utf-8")}
+        else:
+            have = 0  # whose beginning it is cannot be told: begin again
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429):
+                answer = f"{response.status_code} {response.reason}"
+                raise DataError(f"{url}: the server answers {answer}. The file may have moved: see the dataset's page.")
+            if response.status_code == 416:  # a part as long as the file or longer: not to be trusted
+                self.part.unlink()
+                return False
+            response.raise_for_status()
+            if response.status_code != 206:
+                have = 0  # no ranges here, or another file by now
+            length = int(response.headers.get("Content-Length", 0))
+            total = have + length if length else 0
+            self._check_space(url, length)
+            self._remember(response.headers.get("ETag") or response.headers.get("Last-Modified"))
+            self._store(response, have, total)
+        return not total or self._size() == total
+
+    def _remember(self, mark: str | None) -> None:
+        if mark and not mark.startswith("W/"):  # a weak one may belong to other bytes
+            self._mark.write_text(mark, encoding="utf-8")
+        else:
+            self._mark.unlink(missing_ok=True)
+
+    def _store(self, response: Any, have: int, total: int) -> None:
+        reported = 0.0
+        with open(self.part, "ab" if have else "wb") as file:
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                if self.progress is not None and (have == total or time.monotonic() > reported + REPORT):
+                    self.progress(have, total)
+                    reported = time.monotonic()
+
+    def _check_space(self, url: str, length: int) -> None:
+        free = shutil.disk_usage(self.part.parent).free
+        if length > free:
+            raise DataError(
+                f"{url}: needs {length / 1e9:.1f} GB more, but {self.part.parent} has {free / 1e9:.1f} GB left. "
+                "Choose a folder on a larger disk (-o)."
+            )
+
+
+def extract(archive: Path, folder: Path) -> Path:
+    """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears when all of it is there.
+
+    Only plain files and folders inside it come out: absolute paths, `..`, links that leave it and devices are refused.
+    Raises DataError for such an archive or a damaged one, which is deleted, so that the next try fetches it anew.
+    """
+    building = folder.with_name(f".{folder.name}.extracting")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(building, filter="data")
+        building.rename(folder)
+    except tarfile.FilterError as error:
+        archive.unlink()
+        raise DataError(
+            f"{archive}: wants to write outside its folder ({error}). It was deleted; do not trust its source."
+        ) from None
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        archive.unlink()
+        raise DataError(f"{archive}: is damaged or cut short ({error}). It was deleted: fetch it again.") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder

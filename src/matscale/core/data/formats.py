@@ -1,0 +1,133 @@
+"""Files that hold structures: which reader is responsible for a path, and what it must supply.
+
+A reader turns a file into structures one at a time and puts whatever else the file says into `Structure.info`
+(results of a calculator under the prefix "calculator:"); the labels are found there by `matscale.core.data.labels`,
+alike for all formats. Readers come from plugins by the hook `register_readers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from matscale.core.data.labels import CALCULATOR, Keys, Unusable, attach
+from matscale.core.data.manifest import FILE
+from matscale.core.data.structure import Structure
+from matscale.core.errors import DataError
+
+Frame = Structure | Unusable
+"""What a reader yields: a structure, or why the one at this place cannot be read."""
+
+_GEOMETRY = ("numbers", "positions")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How to read one format."""
+
+    name: str
+    summary: str
+    matches: Callable[[Path], bool]
+    """Whether a path is of this format; by its name, or by a look into it."""
+    read: Callable[[Path, int, int | None], Iterator[Frame]]
+    """(path, start, stop) -> the structures start, ..., stop − 1 in the order of the file; to its end if stop is None.
+    Lazily: one structure in memory. Raises DataError if the file as a whole cannot be read."""
+    count: Callable[[Path], int | None]
+    """Number of structures, if it can be told without reading them; else None."""
+    is_generic: bool = False
+    """Asked only for paths that no other reader knows."""
+
+
+def from_ase(atoms: Any, source: str) -> Structure:
+    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator."""
+    structure = Structure.from_ase(atoms, source)
+    structure.info = {
+        **atoms.info,
+        **{name: value for name, value in atoms.arrays.items() if name not in _GEOMETRY},
+        **{CALCULATOR + name: value for name, value in (atoms.calc.results if atoms.calc else {}).items()},
+    }
+    return structure
+
+
+def reader(name: str) -> Reader:
+    """The reader called `name`. Raises ConfigError with the nearest name."""
+    from matscale.core.manager import host
+
+    found: Reader = _builtin().get(name) or host().find("reader", name).value
+    return found
+
+
+def reader_of(path: Path) -> Reader:
+    """The reader that is responsible for a path. Raises DataError if none is."""
+    # Outside plugins are imported only for a path that no built-in reader knows by name.
+    for known in (_builtin, _outside):
+        for candidate in known().values():
+            if not candidate.is_generic and candidate.matches(path):
+                return candidate
+    everyone = {**_outside(), **_builtin()}
+    for candidate in everyone.values():
+        if candidate.is_generic and candidate.matches(path):
+            return candidate
+    raise DataError(
+        f"{path}: no reader knows this format. There are readers for: "
+        f"{', '.join(f'{r.name} ({r.summary})' for r in everyone.values())}. A plugin can supply another."
+    )
+
+
+def _builtin() -> dict[str, Reader]:
+    from matscale.core.manager import host
+
+    readers: dict[str, Reader] = host().plugin("readers").require().provides.get("reader", {})
+    return readers
+
+
+@cache
+def _outside() -> dict[str, Reader]:
+    from matscale.core.manager import host
+
+    outside = (plugin for plugin in host().plugins if not plugin.entry.builtin)
+    return {name: value for p in outside for name, value in p.load().provides.get("reader", {}).items()}
+
+
+def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
+    """Files to read, with their readers; a folder stands for the files in it (and below) that a reader knows, by name.
+
+    Raises DataError for a path that does not exist, a file of unknown format, a folder without any known file.
+    """
+    found: list[tuple[Path, Reader]] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder.")
+        found += _files_below(path) if path.is_dir() else [(path, reader_of(path))]
+    return found
+
+
+def _files_below(folder: Path) -> list[tuple[Path, Reader]]:
+    if (folder / FILE).exists() and any(folder.glob("shard-*.safetensors")):
+        raise DataError(f"{folder}: is packed already. Give the files that it was packed from.")
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        try:
+            found.append((path, reader_of(path)))
+        except DataError:  # notes, licences, lock files lie beside the data
+            continue
+    if not found:
+        raise DataError(f"{folder}: holds no file of a known format.")
+    return found
+
+
+def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:
+    """All structures of a file or folder, with their labels. Raises DataError at the first that cannot be read."""
+    for source, responsible in find_sources([path]):
+        for number, frame in zip(count(), responsible.read(source, 0, None)):
+            if isinstance(frame, Unusable):
+                raise DataError(f"{source}: structure {number}: {frame}.")
+            try:
+                attach(frame, keys or Keys())
+            except Unusable as fault:
+                raise DataError(f"{frame.source}: {fault}.") from None
+            yield frame

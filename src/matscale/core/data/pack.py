@@ -1,0 +1,281 @@
+"""`matscale data pack`: files in, a packed dataset out; in parallel, in bounded memory, to be resumed after a kill.
+
+The sources are cut into tasks of some thousand structures, a pure function of the sources. Each task is done by one
+process, which writes its pieces and, last, a small record of them. Whatever has its record is never done again. When
+all are there the pieces are joined into shards, so that the result does not depend on workers or interruptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matscale.core.data import filters
+from matscale.core.data.formats import Reader, find_sources
+from matscale.core.data.labels import NAMES, Keys
+from matscale.core.data.manifest import FILE, Manifest, SourceRecord
+from matscale.core.data.task import Recipe, Result, Span, run_task
+from matscale.core.data.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
+from matscale.core.errors import DataError
+
+TASK = 4096
+"""Structures of a task."""
+SPANS = 64
+"""Sources of a task, when they are small."""
+REJECTED = "rejected.jsonl"
+
+Progress = Callable[[int, int], None]
+"""(structures done, structures in all as far as it is known)"""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` returns."""
+
+    manifest: Manifest
+    was_there: bool
+    """Nothing was done: the folder held this dataset already."""
+
+
+def pack(
+    sources: Iterable[Path | str],
+    out: Path | str,
+    *,
+    filter: Iterable[str] = (),
+    keys: Keys | None = None,
+    workers: int = 1,
+    strict: bool = False,
+    precision: str = "float64",
+    progress: Progress | None = None,
+    task_size: int = TASK,
+    shard_bytes: int = SHARD_BYTES,
+    piece_bytes: int = PIECE_BYTES,
+) -> Packed:
+    """Pack files and folders into `out`. The same call again does nothing, or goes on where it was interrupted.
+
+    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; `strict` makes the
+    first one an error. Raises DataError for that, for labels that contradict each other, if nothing is left, and if
+    `out` holds something else already; ConfigError for a filter that is none.
+    """
+    check_precision(precision)
+    out, found = Path(out), find_sources(sources)
+    texts = tuple(f.text for f in filters.parse(filter))
+    recipe = Recipe(
+        tuple((str(path), responsible.name) for path, responsible in found),
+        texts,
+        keys or Keys(),
+        precision,
+        piece_bytes,
+    )
+    fingerprint = _fingerprint(recipe, task_size, shard_bytes)
+    if (out / FILE).exists():
+        return _already(out, fingerprint, strict)
+    with _claimed(out, fingerprint) as parts:
+        spans, total = _plan(found, parts, task_size)
+        results = _run(recipe, spans, parts, workers, strict, total, progress)
+        records = _records(recipe, results)
+        names = [parts / name for result in results for name in result.pieces]
+        shards = join(names, out, shard_bytes, done=_unlink)
+        _collect_rejected(parts, len(spans), out / REJECTED)
+        manifest = describe(
+            out,
+            shards,
+            records,
+            filters=list(texts),
+            precision=precision,
+            fingerprint=fingerprint,
+            rejected=sum(r.rejected for r in records),
+            filtered=sum(r.filtered for r in records),
+        )
+    shutil.rmtree(parts)
+    return Packed(manifest, was_there=False)
+
+
+def _fingerprint(recipe: Recipe, *cut: int) -> str:
+    """Identity of what is asked for: the files (name, size, time of change) and all options that matter."""
+    files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
+    return hashlib.sha256(json.dumps([files, asdict(recipe), cut]).encode()).hexdigest()
+
+
+def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
+    manifest = Manifest.read(out)
+    if manifest.fingerprint != fingerprint:
+        raise DataError(
+            f"{out}: holds a dataset that was packed from other files, or with other options. "
+            "Choose another folder, or remove this one."
+        )
+    if strict and manifest.rejected:
+        raise DataError(f"{out}: {manifest.rejected} structures were left out; {out / REJECTED} lists them.")
+    return Packed(manifest, was_there=True)
+
+
+@contextmanager
+def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
+    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else."""
+    import fcntl
+
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"{out}: another process is packing into it. Wait for it, or choose another folder."
+            ) from None
+        parts, mark = out / PARTS, out / PARTS / "recipe"
+        if not mark.is_file() or mark.read_text() != fingerprint:
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir()
+            for left in out.glob("shard-*.safetensors"):
+                left.unlink()
+            mark.write_text(fingerprint)
+        for left in [*out.glob(".*.tmp"), *parts.glob(".*.tmp")]:  # of a process that was killed
+            left.unlink()
+        yield parts
+        (out / ".lock").unlink()
+
+
+def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
+    """Tasks, each a list of spans of sources, and the number of structures as far as readers can tell."""
+    plan = parts / "plan.json"
+    if plan.exists():  # counting takes a pass over text files: not twice
+        kept = json.loads(plan.read_text())
+        return [[Span(*span) for span in task] for task in kept["tasks"]], kept["total"]
+    tasks: list[list[Span]] = []
+    room, total = 0, 0
+    for number, (path, responsible) in enumerate(found):
+        n = responsible.count(path)
+        total += n or 0
+        # Ends of sources are left open: the reader sees the end of the file and closes it.
+        starts = range(0, max(n, 1), size) if n is not None else range(1)
+        for start in starts:
+            stop = None if start == starts[-1] else start + size
+            length = size if n is None else min(size, n - start)
+            if length > room or len(tasks[-1]) >= SPANS:
+                tasks.append([])
+                room = size
+            tasks[-1].append(Span(number, start, stop))
+            room -= max(length, 1) if n is not None else size // SPANS
+    plan.write_text(json.dumps({"total": total, "tasks": [[list(asdict(s).values()) for s in t] for t in tasks]}))
+    return tasks, total
+
+
+def _run(
+    recipe: Recipe,
+    tasks: Sequence[list[Span]],
+    parts: Path,
+    workers: int,
+    strict: bool,
+    total: int,
+    progress: Progress | None,
+) -> list[Result]:
+    """Do what has no record yet; results in the order of the tasks."""
+    results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
+    missing = [number for number in range(len(tasks)) if number not in results]
+    done = sum(result.seen for result in results.values())
+
+    def take(number: int, result: Result) -> None:
+        nonlocal done
+        results[number] = result
+        done += result.seen
+        if progress is not None:
+            progress(done, max(total, done))
+
+    if progress is not None:
+        progress(done, max(total, done))
+    for result in results.values():
+        _refuse_rejected(result, strict)
+    if workers <= 1 or len(missing) <= 1:
+        for number in missing:
+            take(number, run_task(recipe, number, tasks[number], parts, strict))
+    else:
+        for number, result in _in_processes(recipe, tasks, missing, parts, min(workers, len(missing)), strict):
+            take(number, result)
+    return [results[number] for number in range(len(tasks))]
+
+
+def _refuse_rejected(result: Result, strict: bool) -> None:
+    if strict and result.first_rejected:
+        raise DataError(f"{result.first_rejected} (--strict)")
+
+
+def _in_processes(
+    recipe: Recipe, tasks: Sequence[list[Span]], missing: list[int], parts: Path, workers: int, strict: bool
+) -> Iterator[tuple[int, Result]]:
+    import multiprocessing
+
+    # Spawned, not forked: a fork copies locks of threads (torch, LMDB) that nobody will release.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+        try:
+            waiting = {pool.submit(run_task, recipe, n, tasks[n], parts, strict): n for n in missing}
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield waiting.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    import multiprocessing
+    import os
+    import threading
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
+    """What the manifest says of each source. Raises DataError if nothing usable was found, or a given key nowhere."""
+    used: list[dict[str, Counter[str]]] = [{label: Counter() for label in NAMES} for _ in recipe.sources]
+    rejected, filtered, reasons = Counter[int](), Counter[int](), Counter[str]()
+    for result in results:
+        rejected.update({int(s): k for s, k in result.rejected.items()})
+        filtered.update({int(s): k for s, k in result.filtered.items()})
+        reasons.update(result.reasons)
+        for source, label, key, n in result.keys:
+            used[source][label][key] += n
+    if not any(result.kept for result in results):
+        why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "there are none in the sources"
+        raise DataError(f"No structure could be packed: {why}.")
+    for label in NAMES:
+        given = getattr(recipe.keys, label)
+        if given is not None and not any(counts[label] for counts in used):
+            raise DataError(f"--key {label}={given}: no structure has a value of this name. Nothing was packed.")
+    return [
+        SourceRecord(
+            path=path,
+            format=form,
+            keys={label: ", ".join(sorted(c)) for label, c in used[number].items() if c},
+            rejected=rejected[number],
+            filtered=filtered[number],
+        )
+        for number, (path, form) in enumerate(recipe.sources)
+    ]
+
+
+def _unlink(pieces: list[Path]) -> None:
+    for piece in pieces:
+        piece.unlink(missing_ok=True)
+
+
+def _collect_rejected(parts: Path, n_tasks: int, out: Path) -> None:
+    with open(out, "wb") as file:
+        for number in range(n_tasks):
+            with open(parts / f"task-{number:08d}.rejected.jsonl", "rb") as part:
+                shutil.copyfileobj(part, file)

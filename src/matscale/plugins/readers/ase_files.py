@@ -1,0 +1,79 @@
+"""ASE databases, and every other file that ASE reads: VASP output, CIF, trajectories, ..."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matscale.core.data.formats import Frame, from_ase
+from matscale.core.data.labels import CALCULATOR
+from matscale.core.errors import DataError
+
+_DATABASES = (".db", ".json")
+_NOT_STRUCTURES = {"castep-md", "dlp4", "gamess-us-in", "gaussian-in", "mustem", "eon"}
+_AMBIGUOUS = {"*.md", "*.log", "*.dat", "*.in", "*.data", "*config*", "*.json", "inp", "34", "*.34", "gradient"}
+"""Patterns of ASE's that are also the names of notes, logs and settings."""
+
+
+def matches_db(path: Path) -> bool:
+    return path.suffix in _DATABASES and not path.name.startswith(("manifest", "package"))
+
+
+def count_db(path: Path) -> int:
+    return int(_connected(path).count())
+
+
+def read_db(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
+    limit = None if stop is None else stop - start
+    for row in _connected(path).select(offset=start, limit=limit):
+        atoms = row.toatoms(add_additional_information=False)
+        structure = from_ase(atoms, f"{path} id {row.id}")
+        results = {k: v for k, v in structure.info.items() if k.startswith(CALCULATOR)}
+        structure.info = {**structure.info, **row.key_value_pairs, **(row.data or {}), **results}
+        yield structure
+
+
+def _connected(path: Path) -> Any:
+    from ase.db import connect
+
+    try:
+        database = connect(str(path), use_lock_file=False)
+        database.count()
+    except Exception as error:  # sqlite3, JSON and ASE errors of many kinds
+        raise DataError(f"{path}: is not an ASE database ({type(error).__name__}: {error}).") from None
+    return database
+
+
+@cache
+def _patterns() -> list[str]:
+    from ase.io.formats import ioformats
+
+    readable = [f for name, f in ioformats.items() if f.can_read and name not in _NOT_STRUCTURES]
+    return [
+        pattern.lower()
+        for form in readable
+        for pattern in [*(f"*.{e}" for e in form.extensions), *(g for g in form.globs if g.strip("*."))]
+        if pattern.lower() not in _AMBIGUOUS
+    ]
+
+
+def matches(path: Path) -> bool:
+    return any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in _patterns())
+
+
+def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
+    from ase.io import iread
+
+    number = start
+    try:
+        for atoms in iread(str(path), index=slice(start, stop), do_not_split_by_at_sign=True):
+            yield from_ase(atoms, f"{path} structure {number}")
+            number += 1
+    except Exception as error:  # ASE's readers raise whatever their parsing meets
+        raise DataError(
+            f"{path}: ASE cannot read structure {number} ({type(error).__name__}: {error}). "
+            "Convert the file with `ase convert`, or leave it out."
+        ) from None

@@ -1,0 +1,116 @@
+"""`.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24. Decoded here, without ase.db.
+
+Two dialects exist: fairchem's until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
+ase-db-backends writes {"__ndarray__": [shape, dtype, flat]} and NaN as such. Both are read. Only one structure's JSON
+is in memory at a time, and it may not grow beyond a limit: a small value that inflates to gigabytes is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.data.formats import Frame
+from matscale.core.data.labels import CALCULATOR, Unusable
+from matscale.core.data.structure import Structure
+from matscale.core.errors import DataError
+
+MAX_JSON = 256 << 20
+"""Bytes of one structure's JSON: some 3 million atoms."""
+_RESULTS = ("energy", "forces", "stress", "free_energy")
+
+
+def matches(path: Path) -> bool:
+    return path.suffix == ".aselmdb"
+
+
+def count(path: Path) -> int:
+    with _transaction(path) as transaction:
+        return len(_ids(transaction, path))
+
+
+def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
+    with _transaction(path) as transaction:
+        for number in _ids(transaction, path)[start:stop].tolist():
+            yield _row(transaction.get(b"%d" % number), f"{path} id {number}")
+
+
+@contextmanager
+def _transaction(path: Path) -> Iterator[Any]:
+    import lmdb
+
+    try:
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=True, meminit=False)
+    except lmdb.Error as error:
+        raise DataError(f"{path}: is not an LMDB file, or is damaged ({error}). Download it again.") from None
+    with environment:
+        # Reading pages beyond the end of a file that was cut off would kill the process.
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if path.stat().st_size < needed:
+            raise DataError(f"{path}: has {path.stat().st_size} of {needed} bytes. Download it again.")
+        with environment.begin() as transaction:
+            yield transaction
+
+
+def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
+    """Ids of the structures, ascending."""
+    following, deleted = (transaction.get(key) for key in (b"nextid", b"deleted_ids"))
+    if following is None:
+        raise DataError(f"{path}: an LMDB file without the key 'nextid': not an ASE database.")
+    try:
+        ids = np.arange(1, int(_decode(following)), dtype=np.int64)
+        return np.setdiff1d(ids, np.array(_decode(deleted), dtype=np.int64)) if deleted is not None else ids
+    except (Unusable, ValueError, TypeError) as error:
+        raise DataError(f"{path}: 'nextid' or 'deleted_ids' is damaged ({error}). Download it again.") from None
+
+
+def _decode(value: bytes) -> Any:
+    """Raises Unusable for what is not zlib-compressed JSON, or inflates beyond the limit."""
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(value, MAX_JSON)
+        if not inflater.eof:
+            what = f"inflates beyond {MAX_JSON >> 20} MiB" if inflater.unconsumed_tail else "is cut off"
+            raise Unusable("unreadable", f"its {len(value)} bytes: {what}")
+        return json.loads(text)
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise Unusable("unreadable", f"not zlib-compressed JSON ({error})") from None
+
+
+def _row(value: bytes | None, source: str) -> Frame:
+    try:
+        if value is None:
+            raise Unusable("unreadable", "no row of this id")
+        row = _decode(value)
+        cell = row["cell"]
+        structure = Structure(
+            atomic_numbers=_array(row["numbers"]).astype(np.int64).reshape(-1),
+            positions=_array(row["positions"]).reshape(-1, 3),
+            cell=_array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
+            pbc=np.broadcast_to(_array(row["pbc"]).astype(bool), 3).copy(),
+            source=source,
+        )
+        structure.info = {CALCULATOR + k: _array(row[k]) for k in _RESULTS if row.get(k) is not None}
+        for extra in ("key_value_pairs", "data"):
+            for key, entry in (row.get(extra) or {}).items():
+                structure.info[key] = _array(entry) if isinstance(entry, dict) and "__ndarray__" in entry else entry
+        return structure
+    except Unusable as fault:
+        return Unusable(fault.reason, f"{source}: {fault.detail}")
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
+
+
+def _array(value: Any) -> NDArray[np.float64]:
+    """Either dialect's array, null as NaN; integers are exact in float64 up to 2^53."""
+    if isinstance(value, dict):
+        shape, _, flat = value["__ndarray__"]
+        return np.array(flat, dtype=np.float64).reshape(shape)
+    return np.array(value, dtype=np.float64)

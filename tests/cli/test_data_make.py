@@ -1,0 +1,57 @@
+"""`matscale data make` and `fetch`, called as commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from matscale.cli.data_make import fetch, make
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import ConfigError, DataError
+
+
+def run(command, *arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_make_writes_the_dataset_that_was_asked_for(tmp_path):
+    options = ["--n", "6", "--elements", "Cu,Ni", "--prototypes", "fcc,l12", "--temperatures", "300", "--seed", "7"]
+    result = run(make, "-o", str(tmp_path / "d"), *options, "--set", "per_parent=3", "--workers", "1", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["n_structures"] == 6
+    assert summary["labels_by"].startswith("surrogate: emt")
+    assert set(summary["elements"]) <= {"Cu", "Ni"}
+    assert summary["hash"] == PackedDataset.open(tmp_path / "d").hash
+    recipe = (tmp_path / "d" / "recipe.toml").read_text(encoding="utf-8")
+    for line in ("seed = 7", "per_parent = 3", 'labeler = "emt"'):
+        assert line in recipe
+    assert "Making" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labeler", "etm"], "emt"),
+        (["--elements", "Fe"], "has no element 'Fe'"),
+        (["--set", "per_parnt=3"], "per_parent"),
+        (["--prototypes", "fccc"], "Did you mean 'fcc'"),
+        (["--set", "strain=-1"], "strain"),
+    ],
+)
+def test_make_answers_a_wrong_option_with_the_right_one(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        run(make, "-o", str(tmp_path / "d"), *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_of_temperatures_must_be_numbers(tmp_path):
+    result = run(make, "-o", str(tmp_path / "d"), "--temperatures", "300,hot")
+    assert result.exit_code == 2
+    assert "hot" in result.stderr
+
+
+def test_fetch_of_an_unknown_name_tells_the_nearest():
+    with pytest.raises(DataError, match="Did you mean 'salex'"):
+        run(fetch, "salx")

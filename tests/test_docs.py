@@ -1,0 +1,145 @@
+"""The README and the docs name only commands, options, files and imports that exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import textwrap
+from pathlib import Path
+
+import click
+import pytest
+
+from matscale.cli import main
+from matscale.core.architecture import Architecture
+from matscale.core.data.filters import QUANTITIES
+from matscale.core.data.labels import TRAJECTORIES
+from matscale.core.manager import host
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fenced(page: Path, language: str) -> list[str]:
+    """The code blocks of `page` in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def shell_commands(page: Path) -> list[list[str]]:
+    """Every `matscale ...` of the bash blocks, as arguments after the program's name."""
+    commands = []
+    for line in "".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
+        for part in line.split("&&"):
+            words = shlex.split(part, comments=True)
+            commands += [words[k + 1 :] for k, w in enumerate(words) if w == "matscale" or w.endswith("/matscale")]
+    return commands
+
+
+def mentions(page: Path) -> list[list[str]]:
+    """Every `matscale ...` in running text, as arguments after the program's name."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [shlex.split(m.replace("\n", " "))[1:] for m in re.findall(r"`(matscale [^`]+)`", text)]
+
+
+def resolve(arguments: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that `arguments` name, and what is left of them."""
+    command: click.Command = main
+    rest = list(arguments)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        sub = command.get_command(click.Context(command), rest[0])
+        assert sub is not None, f"no command {rest[0]!r} in: matscale {' '.join(arguments)}"
+        command, rest = sub, rest[1:]
+    return command, rest
+
+
+def options(command: click.Command) -> set[str]:
+    names = command.get_help_option_names(click.Context(command, help_option_names=["-h", "--help"]))
+    return {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | set(names)
+
+
+def cases(collect: object) -> list[object]:
+    return [
+        pytest.param(arguments, id=f"{page.name}: {' '.join(arguments)}")
+        for page in PAGES
+        for arguments in collect(page)  # type: ignore[operator]
+    ]
+
+
+@pytest.mark.parametrize("arguments", [*cases(shell_commands), *cases(mentions)])
+def test_a_command_in_the_docs_exists_with_its_options(arguments: list[str]) -> None:
+    command, rest = resolve(arguments)
+    unknown = {word.split("=")[0] for word in rest if word.startswith("-")} - options(command)
+    assert not unknown
+
+
+@pytest.mark.parametrize("arguments", cases(shell_commands))
+def test_a_command_in_a_code_block_parses_with_its_arguments(arguments: list[str]) -> None:
+    command, rest = resolve(arguments)
+    assert not isinstance(command, click.Group), "a group does nothing by itself"
+    values, _, _ = command.make_parser(click.Context(command)).parse_args(rest)
+    missing = [p.name for p in command.params if p.required and values.get(p.name) in (None, ())]
+    assert not missing
+
+
+def test_the_docs_show_the_main_commands() -> None:
+    shown = {arguments[0] for page in PAGES for arguments in shell_commands(page)}
+    assert {"train", "evaluate", "predict", "data", "baselines", "plugins"} <= shown
+
+
+@pytest.mark.parametrize(
+    "code", [pytest.param(c, id=f"{p.name}-{k}") for p in PAGES for k, c in enumerate(fenced(p, "python"))]
+)
+def test_python_in_the_docs_compiles_and_imports_what_exists(code: str) -> None:
+    for node in ast.walk(ast.parse(textwrap.dedent(code))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "matscale":
+            assert hasattr(importlib.import_module("matscale"), node.attr)
+
+
+def test_the_data_page_names_every_filter_and_trajectory_key() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "data.md").read_text(encoding="utf-8")))
+    assert {*QUANTITIES, *TRAJECTORIES} <= named
+
+
+@pytest.mark.parametrize("architecture", host().architectures(), ids=lambda a: a.name)
+def test_the_readme_lists_an_architecture_with_its_claims(architecture: Architecture) -> None:
+    if host().origin(architecture.name)[0] != "matscale":
+        pytest.skip("comes from another package")
+    [row] = [
+        line
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith(f"| `{architecture.name}` |")
+    ]
+    _, _, _, forces, claims, _ = (cell.strip() for cell in row.split("|"))
+    assert forces == architecture.forces
+    assert claims == (", ".join(sorted(architecture.claims_of(architecture.config()))) or "none")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_the_docs_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert not [t for t in targets if not (page.parent / t).exists()]
+
+
+def test_the_ci_script_finds_one_test_command_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- test-command -->\n```bash\n(.*?)```\n<!-- /test-command -->", text, flags=re.S)
+    assert block is not None
+    assert block[1].count("\n") == 1
+    assert "-c constraints.txt" in block[1]
+    assert "pytest" in block[1]
+
+
+def test_the_ci_script_is_a_program_without_syntax_errors() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True).stderr == ""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.shard import Arrays
+from matscale.core.data.arrays import Arrays
+from matscale.core.data.shard import windows
+
+if TYPE_CHECKING:
+    from matscale.core.data.packed import PackedDataset
 
 
 @dataclass(frozen=True)
@@ -143,3 +147,19 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     per_atom = ("positions", "forces", "atomic_numbers")
     kept: Mapping[str, Any] = {k: v[atoms if k in per_atom else mask] for k, v in arrays.items() if k != "atom_ptr"}
     return {"atom_ptr": np.concatenate([[0], np.cumsum(counts[mask], dtype=np.int64)]), **kept}
+
+
+def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, Tally]:
+    """Tallies of parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
+    masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
+    for name, indices in parts.items():
+        masks[name][indices] = True
+    tallies = {name: Tally() for name in parts}
+    for first, arrays in dataset.shards():
+        start = first
+        for window in windows(arrays):
+            stop = start + len(window["group"])
+            for name, mask in masks.items():
+                tallies[name].add(take(window, mask[start:stop]))
+            start = stop
+    return tallies

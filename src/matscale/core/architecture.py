@@ -98,6 +98,9 @@ class Architecture:
     max_atomic_number: int = 118
     claims_for: Callable[[Any], frozenset[str]] | None = None
     """config -> its claims, for a family in which a symmetry depends on an option."""
+    rotation_tolerance: float = 1e-6
+    """Largest relative error, in float64, of the claims rotation and reflection; more for a family that keeps them only
+    approximately, such as one whose activations act on a grid of the sphere."""
 
     def __post_init__(self) -> None:
         self._known(self.claims)

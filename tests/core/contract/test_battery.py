@@ -363,6 +363,43 @@ def test_a_model_may_be_checked_within_a_looser_tolerance() -> None:
     assert (translation(1e-8), translation(1e-2)) == ("failed", "passed")
 
 
+def test_an_architecture_may_state_how_nearly_it_keeps_rotations() -> None:
+    class Nearly(Pair):
+        def atomic_energy(self, data: AtomicBatch) -> Tensor:
+            i = data.edges()[1]
+            skew = data.edge_vec()[:, 0] ** 4 * self.envelope(data.edge_distance())
+            return super().atomic_energy(data).index_add(0, i, 1e-5 * skew)
+
+    stated = architecture(Nearly, rotation_tolerance=1e-2)
+    assert failures(stated) == set()
+    assert failures(replace(stated, rotation_tolerance=1e-9)) == {"rotation", "reflection"}
+
+
+def test_a_model_may_name_parameters_that_it_keeps_without_use() -> None:
+    class KeepsOne(Pair):
+        idle = frozenset({"kept"})
+
+        def __init__(self, config: PairConfig) -> None:
+            super().__init__(config)
+            self.kept = nn.Parameter(torch.ones(3))
+
+        def atomic_energy(self, data: AtomicBatch) -> Tensor:
+            return super().atomic_energy(data) + 0.0 * self.kept.sum()
+
+        def idle_parameters(self) -> frozenset[str]:
+            return self.idle
+
+    class NamesOneInUse(KeepsOne):
+        idle = frozenset({"kept", "radial.weight"})
+
+    class NamesNone(KeepsOne):
+        idle = frozenset()
+
+    assert failures(architecture(KeepsOne)) == set()
+    assert failures(architecture(NamesOneInUse)) == {"gradients-reach-all"}
+    assert failures(architecture(NamesNone)) == {"gradients-reach-all"}
+
+
 def test_the_info_that_training_passes_can_be_narrow() -> None:
     seen: list[DatasetInfo] = []
 

@@ -85,7 +85,8 @@ def _turned(subject: Subject, matrix: np.ndarray, what: str) -> None:
             forces=still.forces @ m.T,
             stress=None if still.stress is None else m @ still.stress @ m.T,
         )
-        subject.require_same(subject.predict(turned), expected, f"{original.formula} {what}")
+        tolerance = max(subject.tolerance, subject.architecture.rotation_tolerance)
+        subject.require_same(subject.predict(turned), expected, f"{original.formula} {what}", tolerance)
 
 
 @register("extensive", claiming("extensive"))

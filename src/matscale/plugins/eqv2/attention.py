@@ -108,7 +108,7 @@ class SO2Convolution(nn.Module):
 
 
 def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid) -> Tensor:
-    """SiLU of the function that the coefficients [n, K_r, C] describe; its mean is replaced by SiLU of `gates` [n, C]."""
+    """SiLU of the function with coefficients [n, K_r, C]; SiLU of `gates` [n, C] takes the place of its l = 0 part."""
     silu = nn.functional.silu
     curved = grid.coefficients(silu(grid.values(x)))
     return torch.cat([silu(gates)[:, None], curved[:, 1:]], dim=1)

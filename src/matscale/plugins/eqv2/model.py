@@ -37,6 +37,7 @@ from matscale.plugins.eqv2.heads import (
     Rank2StressHead,
     tensor_from_parts,
 )
+from matscale.plugins.eqv2.idle import idle_parameters
 from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
@@ -81,6 +82,10 @@ class EqV2(nn.Module):
         isotropic, anisotropic = self.stress(x, edges, self.atom_grid, data)
         forces = self.forces(x, edges, self.edge_grid)
         return Outputs(energy=energy, forces=forces, stress=tensor_from_parts(isotropic, anisotropic))
+
+    def idle_parameters(self) -> frozenset[str]:
+        """Names of parameters that no output depends on; see `matscale.plugins.eqv2.idle`."""
+        return idle_parameters(self.config)
 
     def _check_elements(self, numbers: Tensor) -> None:
         if torch.compiler.is_compiling():

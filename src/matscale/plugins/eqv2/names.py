@@ -12,11 +12,13 @@
 | `…edge_function.convK.m0`, `.m.N` | `….so2_conv_K.fc_m0`, `.so2_m_conv.N.fc` |
 | `…project` | `….proj` |
 | `blocks.i.feed_forward` | `backbone.blocks.i.ffn` |
-| `….expand`, `.contract`, `.scalars.0`, `.pointwise.N` | `….so3_linear_1`, `.so3_linear_2`, `.scalar_mlp.0`, `.grid_mlp.N` |
+| `….expand`, `.contract` | `….so3_linear_1`, `.so3_linear_2` |
+| `….scalars.0`, `.pointwise.N` | `….scalar_mlp.0`, `.grid_mlp.N` |
 | norms: `.scalars`, `.weight`, `.bias` | `.norm_l0`, `.affine_weight`, `.affine_bias` |
 | `energy.feed_forward` | `output_heads.energy.energy_block` |
 | `forces.attention` | `output_heads.forces.force_block` |
-| `stress.{harmonics_norm,edge_norm,isotropic,anisotropic}` | `output_heads.stress.{sphharm_norm,xedge_layer_norm,block.scalar_MLP,block.irrep2_MLP}` |
+| `stress.harmonics_norm`, `.edge_norm` | `output_heads.stress.sphharm_norm`, `.xedge_layer_norm` |
+| `stress.isotropic`, `.anisotropic` | `output_heads.stress.block.scalar_MLP`, `.irrep2_MLP` |
 
 What fairchem stores beside the parameters (grids, index tables, centres of the Gaussians) follows from the options.
 """
@@ -90,7 +92,9 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own = {fairchem_name(name): (name, p) for name, p in model.named_parameters()}
     missing = sorted(set(own) - set(weights))
     if missing:
-        raise DataError(f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?")
+        raise DataError(
+            f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?"
+        )
     for published, (name, parameter) in own.items():
         if weights[published].shape != parameter.shape:
             raise DataError(

@@ -38,10 +38,10 @@ _CYCLE = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 
 def wigner(lmax: int, rotation: Array) -> Array:
     """D [K, K] of one rotation matrix [3, 3], from what it does to the spherical harmonics of scattered points."""
-    points = np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    scattered = np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3))
+    points = scattered / np.linalg.norm(scattered, axis=1, keepdims=True)
     before, after = spherical_harmonics(lmax, points), spherical_harmonics(lmax, points @ rotation.T)
-    d: Array = np.linalg.lstsq(before, after, rcond=None)[0].T
+    d = np.linalg.lstsq(before, after, rcond=None)[0].T.astype(np.float64)
     same_degree = np.equal.outer(degrees(lmax), degrees(lmax))
     return np.where(same_degree & (np.abs(d) > 1e-13), d, 0.0)
 
@@ -51,7 +51,7 @@ def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
     """B and its column-flipped twin as functions of (cos mβ, m = 0..lmax; sin mβ, m = 1..lmax): [2, 2lmax+1, K_r, K];
     and D(P) [K, K]."""
     j, m = wigner(lmax, _SWAP), np.array(orders(lmax))
-    flip = np.array([l * l + l - m for l, m in zip(degrees(lmax), orders(lmax))])  # noqa: E741
+    flip = np.array([degree * (degree + 1) - order for degree, order in zip(degrees(lmax), orders(lmax))])
     rows = kept(lmax, mmax).places
     cosines = [j[rows] @ np.diag(1.0 * (np.abs(m) == t)) @ j for t in range(lmax + 1)]
     # D(Y(−β))_{m,−m} = sin mβ: the sine of the multiple |m|, with the sign of m.

@@ -53,8 +53,9 @@ _LADDER = (
 """The twenty shapes of arXiv:2509.21811."""
 
 _OMAT24_S = Shape(128, 128, 128, 8, 64, 8, 64, 16)
+_SMALLEST = Shape(1, 2, 2, 1, 1, 1, 2, 1)
 _WIDEST = Shape(416, 272, 416, 10, 208, 8, 64, 52)
-"""Our own continuation beyond the S model, at its degrees: wider rather than of higher lmax."""
+"""Our own ends of the ladder. Beyond the S model it keeps lmax 4: wider rather than of higher degree."""
 
 _OMAT24_M = _OMAT24_S._replace(n_layers=10)
 _OMAT24_L = _OMAT24_S._replace(n_layers=20)
@@ -68,13 +69,20 @@ SIZES = {
 """OMat24's models (arXiv:2410.12771): 31,207,434, 86,589,068 and 153,769,868 parameters; the ladder of
 arXiv:2509.21811: 3,217 to 11,259,642. All with the published stress head."""
 
-DIAL = "all widths, layers and heads together, along the published ladder at lmax 4; feed-forward width as fine dial"
+DIAL = (
+    "all widths, layers and heads together, along the published ladder at lmax 4; feed-forward width as fine dial; "
+    "fewer Gaussians below 6,500 parameters"
+)
 
 
 @cache
 def rungs() -> tuple[Shape, ...]:
-    """The published shapes with everything between: one step of one width, number of layers or of heads at a time."""
-    anchors = (*_LADDER, _OMAT24_S, _WIDEST)
+    """The published shapes from the third on, with everything between: one step of one field at a time.
+
+    The first two have one channel. A LayerNorm over one channel is a constant: the energy of these models is the same
+    for every structure of as many atoms, whatever its elements and positions. The ladder starts with two channels.
+    """
+    anchors = (_SMALLEST, *_LADDER[2:], _OMAT24_S, _WIDEST)
     return (anchors[0], *(shape for a, b in pairwise(anchors) for shape in _between(a, b)))
 
 
@@ -102,8 +110,10 @@ def ladder(n_params: int) -> EqV2Config:
     """The configuration whose model comes closest to `n_params`.
 
     The nearest rung of the ladder; its feed-forward width then takes up what remains. Larger `n_params` never give a
-    smaller model. Below the smallest rung it is that one, beyond the largest that one with wider feed-forwards.
+    smaller model. Below the smallest rung it has fewer Gaussians, beyond the largest wider feed-forwards.
     """
+    if n_params < _count(_SMALLEST):
+        return _fewer_gaussians(n_params)
     low, high = 0, len(rungs()) - 1  # the rung is among low..high
     while low < high:
         middle = (low + high) // 2
@@ -112,6 +122,13 @@ def ladder(n_params: int) -> EqV2Config:
     smallest = _split(low - 1) if low > 0 else 0
     largest = _split(low) if low < len(rungs()) - 1 else 10**18
     return _nearest_width(shape, n_params, smallest, largest).config()
+
+
+def _fewer_gaussians(n_params: int) -> EqV2Config:
+    full = _SMALLEST.config()
+    each = total(full) - total(_SMALLEST.config(n_radial=full.n_radial - 1))
+    n_radial = full.n_radial - round((total(full) - n_params) / each)
+    return _SMALLEST.config(n_radial=max(n_radial, 2))
 
 
 def _nearest_width(shape: Shape, n_params: int, smallest: int, largest: int) -> Shape:

@@ -33,13 +33,13 @@ Array = NDArray[np.float64]
 @cache
 def degrees(lmax: int) -> tuple[int, ...]:
     """l of each of the K coefficients, degree-major."""
-    return tuple(l for l in range(lmax + 1) for _ in range(2 * l + 1))  # noqa: E741
+    return tuple(degree for degree in range(lmax + 1) for _ in range(2 * degree + 1))
 
 
 @cache
 def orders(lmax: int) -> tuple[int, ...]:
     """m of each of the K coefficients, degree-major."""
-    return tuple(m for l in range(lmax + 1) for m in range(-l, l + 1))  # noqa: E741
+    return tuple(m for degree in range(lmax + 1) for m in range(-degree, degree + 1))
 
 
 class Kept(NamedTuple):
@@ -47,8 +47,6 @@ class Kept(NamedTuple):
 
     places: list[int]
     """[K_r] where each stands among all, degree-major."""
-    degrees: list[int]
-    """[K_r]"""
     rescale: Array
     """[K_r] √((2l+1)/(2 mmax+1)) for l > mmax, else 1: makes up for the orders that were left out."""
 
@@ -56,12 +54,11 @@ class Kept(NamedTuple):
 @cache
 def kept(lmax: int, mmax: int) -> Kept:
     """The order-major layout of a message."""
-    lm = [(l, 0) for l in range(lmax + 1)]  # noqa: E741
+    pairs = [(degree, 0) for degree in range(lmax + 1)]
     for m in range(1, mmax + 1):
-        lm += [(l, sign * m) for sign in (1, -1) for l in range(m, lmax + 1)]  # noqa: E741
-    degree = [l for l, _ in lm]  # noqa: E741
-    rescale = np.sqrt([(2 * l + 1) / (2 * mmax + 1) if l > mmax else 1.0 for l in degree])  # noqa: E741
-    return Kept([l * l + l + m for l, m in lm], degree, rescale)  # noqa: E741
+        pairs += [(degree, sign * m) for sign in (1, -1) for degree in range(m, lmax + 1)]
+    left_out = [(2 * degree + 1) / (2 * mmax + 1) if degree > mmax else 1.0 for degree, _ in pairs]
+    return Kept([degree * (degree + 1) + m for degree, m in pairs], np.sqrt(left_out))
 
 
 def spherical_harmonics(lmax: int, points: Array) -> Array:

@@ -1,0 +1,116 @@
+"""How nearly EquiformerV2 keeps rotations, by the resolution of the grids on which its activations act.
+
+    python benchmarks/eqv2_grid.py [--json FILE]
+
+For random weights as training starts with, and for the same weights of all linear maps made three times as large, the
+largest change of energy, forces and stress in a turned structure, over the largest value of each, in float64. The
+structures are three rattled crystals, turned eight ways. Prints a table for docs/eqv2.md, with the time of a forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.neighbors import collate
+from matscale.core.data.structure import Structure
+from matscale.core.outputs import Outputs, predict
+from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
+
+WIDTHS = {"channels": 32, "edge_channels": 32, "attention_hidden": 32, "ffn_hidden": 32, "n_heads": 4, "n_layers": 4}
+DEGREES = {(3, 2): (8, 10, 14, 18, 24, 32, 48), (4, 2): (10, 14, 18, 24, 32, 48), (6, 3): (14, 18, 24, 32, 48)}
+"""(lmax, mmax) -> resolutions, from the coarsest that is possible."""
+TURNS = 8
+
+
+def crystals() -> list[Structure]:
+    """Perovskite, fcc alloy and rock salt, strained and rattled."""
+    rng = np.random.default_rng(0)
+    fcc = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+    cells: list[tuple[list[int], float, list[list[float]]]] = [
+        ([38, 22, 8, 8, 8], 3.9, [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]),
+        ([29, 29, 79, 79], 3.8, fcc),
+        ([12, 12, 12, 12, 8, 8, 8, 8], 4.2, fcc + [[x + 0.5, y, z] for x, y, z in fcc]),
+    ]
+    made = []
+    for numbers, a, sites in cells:
+        cell = a * (np.eye(3) + 0.03 * rng.standard_normal((3, 3)))
+        positions = np.array(sites) @ cell + 0.1 * rng.standard_normal((len(numbers), 3))
+        made.append(Structure(np.array(numbers), positions, cell, np.array([True] * 3)))
+    return made
+
+
+def turned(structure: Structure, rotation: np.ndarray) -> Structure:
+    return replace(structure, positions=structure.positions @ rotation.T, cell=structure.cell @ rotation.T)
+
+
+def make(config: EqV2Config, factor: float) -> EqV2:
+    """A float64 model whose linear maps are `factor` times as large as they start."""
+    torch.manual_seed(0)
+    model = EqV2(config).double().eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "norm" not in name and ".source." not in name and ".target." not in name:
+            parameter.data *= factor
+    return model
+
+
+def error(model: nn.Module, still: AtomicBatch, moved: AtomicBatch, rotation: torch.Tensor, derive: bool) -> np.ndarray:
+    """Relative errors of energy, forces and stress."""
+    with torch.no_grad():
+        a, b = predict(model, still, derive=derive), predict(model, moved, derive=derive)
+    assert a.forces is not None
+    assert a.stress is not None
+    expected = Outputs(a.energy, a.forces @ rotation.T, rotation @ a.stress @ rotation.T)
+    pairs = [(getattr(b, name), getattr(expected, name)) for name in ("energy", "forces", "stress")]
+    return np.array([float((x - y).abs().max() / y.abs().max()) for x, y in pairs])
+
+
+def measure(config: EqV2Config, factor: float) -> dict[str, float]:
+    """Largest errors over the turns, and the seconds of a forward."""
+    rng = np.random.default_rng(1)
+    model, structures = make(config, factor), crystals()
+    still = collate(structures, graph(config), torch.float64)
+    derive = config.forces == "gradient"
+    errors = []
+    for _ in range(TURNS):
+        q, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+        rotation = q * np.linalg.det(q)
+        moved = collate([turned(s, rotation) for s in structures], graph(config), torch.float64)
+        errors.append(error(model, still, moved, torch.from_numpy(rotation), derive))
+    start = time.perf_counter()
+    predict(model, still, derive=derive)
+    seconds = time.perf_counter() - start
+    return dict(zip(("energy", "forces", "stress"), np.max(errors, axis=0).tolist()), seconds=seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print("| lmax, mmax | weights | grid | energy | forces | stress | forward, s |\n|---|---|---|---|---|---|---|")
+    for (lmax, mmax), resolutions in DEGREES.items():
+        for factor in (1.0, 3.0):
+            for resolution in resolutions:
+                config = EqV2Config(**WIDTHS, lmax=lmax, mmax=mmax, grid_resolution=resolution, n_radial=128)
+                row = {"lmax": lmax, "mmax": mmax, "factor": factor, "grid": resolution, **measure(config, factor)}
+                rows.append(row)
+                figures = " | ".join(f"{row[name]:.0e}" for name in ("energy", "forces", "stress"))
+                print(
+                    f"| {lmax}, {mmax} | × {factor:g} | {resolution}² | {figures} | {row['seconds']:.2f} |", flush=True
+                )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,9 @@
-"""Before training: is there a label for everything that is to be learned, and is the stress in eV/Å³?
+"""Before training: is the stress in eV/Å³?
 
-A model that trains on a label which is missing everywhere, or is 160 times too large, trains without complaint. Both
-are found here, from the labels alone.
+A model that trains on a stress which is 160 times too large trains without complaint. It is found here, from the labels
+alone.
 
-**Stress in GPa or kbar.** Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4.
+Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4.
 Two numbers tell units apart. (1) The ratio of the shear virial to the forces that cause it, per structure,
 
     R = ‖dev σ‖_F V / (f d √N),    f = rms norm of the forces, d = (V/N)^(1/3)
@@ -19,14 +19,11 @@ in GPa and in kbar.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.shard import LABELS
 from matscale.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,48 +33,6 @@ SAMPLE = 2000
 """Structures that the stress is judged by."""
 _MIN_FORCE = 1e-3
 """eV/Å; below it forces are rounding."""
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How many structures have a label, and the keys under which their files had it."""
-
-    label: str
-    n_labelled: int
-    n_structures: int
-    keys: tuple[str, ...]
-
-
-def coverage(dataset: PackedDataset, indices: Any = None) -> list[Coverage]:
-    """One row per label, for the structures at `indices`, or all."""
-    rows = []
-    for label in LABELS:
-        has = dataset.has(label)
-        has = has if indices is None else has[np.asarray(indices)]
-        keys = sorted({source.keys[label] for source in dataset.manifest.sources if label in source.keys})
-        rows.append(Coverage(label, int(has.sum()), len(has), tuple(keys)))
-    return rows
-
-
-def preflight(
-    dataset: PackedDataset, indices: Any, weights: Mapping[str, float], check_stress_unit: bool = True
-) -> list[Coverage]:
-    """Coverage of the training structures at `indices`, once they are fit for training.
-
-    `weights` gives the loss weight of "energy", "forces", "stress". Raises DataError if one above 0 has no labels, or
-    if the stress looks like GPa or kbar.
-    """
-    rows = coverage(dataset, indices)
-    for row in rows:
-        if weights.get(row.label, 0) > 0 and not row.n_labelled:
-            raise DataError(
-                f"{dataset.path}: none of the {row.n_structures} training structures has {row.label}, but its weight "
-                f"in the loss is {weights[row.label]:g}. Set the weight to 0 if it is not to be learned (`--set`), or "
-                f"pack the files again and name the key of the label: `matscale data pack --key {row.label}=KEY`."
-            )
-    if check_stress_unit and weights.get("stress", 0) > 0:
-        check_stress(dataset, indices)
-    return rows
 
 
 def check_stress(dataset: PackedDataset, indices: Any) -> None:

@@ -75,7 +75,7 @@ class Resuming:
             except requests.RequestException as broken:
                 error = str(broken)
             failures = failures + 1 if self._size() <= before else 0
-            if failures:
+            if 0 < failures < RETRIES:
                 time.sleep(PAUSE * 2 ** (failures - 1))
         raise DataError(
             f"{url}: the download stopped at {self._size():,} bytes ({error}). They are kept in {self.part}: "

@@ -110,7 +110,7 @@ def _files_below(folder: Path) -> list[tuple[Path, Reader]]:
     if (folder / FILE).exists() and any(folder.glob("shard-*.safetensors")):
         raise DataError(f"{folder}: is packed already. Give the files that it was packed from.")
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder))):
         try:
             found.append((path, reader_of(path)))
         except DataError:  # notes, licences, lock files lie beside the data
@@ -118,6 +118,10 @@ def _files_below(folder: Path) -> list[tuple[Path, Reader]]:
     if not found:
         raise DataError(f"{folder}: holds no file of a known format.")
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:

@@ -273,3 +273,13 @@ def test_gradient_models_are_scaled_by_their_forces(data: Path) -> None:
     )
     assert direct.scales.energy != setup.scales.energy
     assert direct.scales.forces == pytest.approx(setup.scales.energy)
+
+
+def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: Path) -> None:
+    # The last step saves before the end of the run validates it.
+    changes = ["budget.steps=30", "optimizer.lr=0.01", "evaluation.every=20", "checkpoint.every=15"]
+    run = run_tiny(data, tmp_path / "run", *changes)
+    assert run.info["best"]["step"] == 30
+    assert run.best == 30
+    saved = checkpoint.load(checkpoint.folder_of(run.checkpoint_folder, 30))
+    assert saved.state["position"]["validated"]["step"] == 30

@@ -67,8 +67,8 @@ class Interaction(nn.Module):
         j, i = edges
         weight = self.filter(basis) * envelope  # [n_edges, F]
         x = self.source(h)  # [n_atoms, F]
-        message = x.index_select(0, j) * weight  # [n_edges, F]
-        return self.target(torch.zeros_like(x).index_add(0, i, message))
+        message = x.index_select(0, j) * weight  # [n_edges, F]; in half precision of a finer type than x
+        return self.target(message.new_zeros(x.shape).index_add(0, i, message))
 
 
 class SchNet(nn.Module):

@@ -296,3 +296,13 @@ def test_a_compiled_direct_model_trains_to_the_same_losses(data: Path, tmp_path:
     compiled = run_tiny(data, tmp_path / "compiled", *few, "compute.compile=true", name="columns")
     for a, b in zip(plain.metrics(), compiled.metrics(), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
+
+
+def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: Path) -> None:
+    # The last step saves before the end of the run validates it.
+    changes = ["budget.steps=30", "optimizer.lr=0.01", "evaluation.every=20", "checkpoint.every=15"]
+    run = run_tiny(data, tmp_path / "run", *changes)
+    assert run.info["best"]["step"] == 30
+    assert run.best == 30
+    saved = checkpoint.load(checkpoint.folder_of(run.checkpoint_folder, 30))
+    assert saved.state["position"]["validated"]["step"] == 30

@@ -45,6 +45,12 @@ def test_an_unusable_structure_is_refused_with_its_reason(reason, change):
     assert fault.value.reason == reason
 
 
+def test_infinities_that_cancel_are_found():
+    forces = np.array([[np.inf, 0, 0], [-np.inf, 0, 0]])
+    with pytest.raises(Unusable, match="non-finite forces: 2 of 6 values"):
+        screen(replace(SOUND, forces=forces))
+
+
 @pytest.mark.parametrize("size", [0.3, 60.0])
 def test_a_cell_far_too_small_or_large_is_absurd(size):
     with pytest.raises(Unusable, match="absurd volume"):

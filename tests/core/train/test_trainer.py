@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 from torch.testing import assert_close
 
 from matscale.core.data.packed import PackedDataset
-from matscale.core.errors import ConfigError, DataError, NonFiniteLossError
+from matscale.core.errors import ConfigError, DataError, MatscaleError, NonFiniteLossError
 from matscale.core.evaluation import evaluate
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
@@ -273,3 +274,35 @@ def test_gradient_models_are_scaled_by_their_forces(data: Path) -> None:
     )
     assert direct.scales.energy != setup.scales.energy
     assert direct.scales.forces == pytest.approx(setup.scales.energy)
+
+
+def test_running_out_of_memory_says_how_to_need_less(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setattr("matscale.core.train.learner.Learner.gradient", full)
+    with pytest.raises(MatscaleError, match=r"80 GiB.*batch\.atoms"):
+        run_tiny(data, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_compiled_direct_model_trains_to_the_same_losses(data: Path, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    few = ["budget.steps=4", "log_every=1", "architecture.config.dropout=0", "evaluation.every=4"]
+    plain = run_tiny(data, tmp_path / "plain", *few, name="columns")
+    compiled = run_tiny(data, tmp_path / "compiled", *few, "compute.compile=true", name="columns")
+    for a, b in zip(plain.metrics(), compiled.metrics(), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
+
+
+def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: Path) -> None:
+    # The last step saves before the end of the run validates it.
+    changes = ["budget.steps=30", "optimizer.lr=0.01", "evaluation.every=20", "checkpoint.every=15"]
+    run = run_tiny(data, tmp_path / "run", *changes)
+    assert run.info["best"]["step"] == 30
+    assert run.best == 30
+    saved = checkpoint.load(checkpoint.folder_of(run.checkpoint_folder, 30))
+    assert saved.state["position"]["validated"]["step"] == 30

@@ -192,6 +192,7 @@ class Trainer:
         self._log()
         if self.position.validated is None or self.position.validated["step"] != self.position.step:
             self._validate()
+            self.saved = None  # a checkpoint of this step, if there is one, does not know of this validation
         self._save()
 
     def _log(self) -> None:

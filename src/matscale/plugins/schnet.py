@@ -19,7 +19,6 @@ Shapes: n_edges directed edges j -> i, R Gaussians, H hidden channels, F filters
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 

@@ -167,7 +167,8 @@ def _conclude(run: Any, quiet: bool) -> None:
         first, last = next(run.metrics("train"), None), run.info["last"]
         click.echo(errors_table({run.config.architecture.name: last}))
         if first is not None:
-            click.echo(f"Loss on {run.config.data.overfit} structures: {first['loss']:.4g} -> {last['loss']:.4g}")
+            before, after = (row.get("loss", row["objective"]) for row in (first, last))
+            click.echo(f"Loss on {run.info['dataset']['train']} structures: {before:.4g} -> {after:.4g}")
     else:
         dataset = PackedDataset.open(resolve(run.config.data.path))
         if not quiet:

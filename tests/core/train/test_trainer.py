@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +15,14 @@ import tiny
 import torch
 from torch.testing import assert_close
 
+from matscale.core.architecture import DatasetInfo
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, MatscaleError, NonFiniteLossError
 from matscale.core.evaluation import evaluate
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.distributed import World
+from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LossConfig, Objective
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
@@ -180,6 +183,21 @@ def test_a_loss_that_is_not_finite_names_the_structures_and_does_not_step(data: 
     assert all(79 in PackedDataset.open(data).structure(k).atomic_numbers for k in named)
 
 
+@pytest.mark.parametrize(("precision", "step"), [("fp32", 1), ("fp16", 17)])
+def test_a_gradient_that_stays_not_finite_ends_the_run(data: Path, tmp_path: Path, precision: str, step: int) -> None:
+    # fp16: 16 halvings of its scale, from 65,536 to 1, must not have helped.
+    broken = replace(tiny.architecture("columns"), build=_without_gradient)
+    config = tiny.configured(data, f"compute.precision={precision}", "budget.steps=30", name="columns")
+    with pytest.raises(NonFiniteLossError, match=f"Step {step}: .*norm of its gradient nan"):
+        train(config, tmp_path / "run", architecture=broken)
+
+
+def _without_gradient(config: tiny.TinyConfig, info: DatasetInfo) -> torch.nn.Module:
+    model = tiny.Columns(config)
+    model.heads.weight.register_hook(lambda gradient: gradient * torch.nan)
+    return model
+
+
 def test_steps_that_are_not_finite_can_be_left_out(data: Path, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="skip_nonfinite=1"):
         run_tiny(data, tmp_path / "run", POISON, "log_every=1")
@@ -306,3 +324,19 @@ def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: 
     assert run.best == 30
     saved = checkpoint.load(checkpoint.folder_of(run.checkpoint_folder, 30))
     assert saved.state["position"]["validated"]["step"] == 30
+
+
+def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path) -> None:
+    class Overflowing(World):
+        def sum_gradients(self, model: torch.nn.Module) -> None:
+            for parameter in model.parameters():
+                parameter.grad = parameter.grad + torch.inf
+
+    columns = tiny.architecture("columns")
+    setup = prepare(resolved(tiny.configured(data, "compute.precision=fp16", name="columns"), columns), columns)
+    objective = Objective(LossConfig(), LOSSES.__getitem__)
+    learner = Learner(setup.potential(), setup.config, objective, torch.device("cpu"), Overflowing())
+    before = {name: p.clone() for name, p in learner.potential.named_parameters()}
+    batch = setup.training_loader(World()).batch(0, 0)
+    learner.update(learner.gradient([batch], objective.counts(batch)), lr=0.1, step=1)
+    assert all(torch.equal(p, before[name]) for name, p in learner.potential.named_parameters())

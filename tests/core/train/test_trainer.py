@@ -138,6 +138,11 @@ def test_a_flop_budget_is_kept_and_anneals_the_learning_rate(data: Path, tmp_pat
     assert run.info["status"] == "completed"
 
 
+def test_a_flop_budget_below_one_step_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_flops = 10 does not pay for one step"):
+        run_tiny(data, tmp_path / "run", "budget.max_flops=10")
+
+
 def test_a_time_budget_ends_the_run(data: Path, tmp_path: Path) -> None:
     values = tiny.configured(data).plain()
     values["budget"] = {"max_time": 1.0}

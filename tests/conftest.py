@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from crystals import random_structures
 from little import Site
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ def _one_thread() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def structures() -> Callable[..., list[Structure]]:
+    """structures(n, seed=0): random periodic structures of 1 to 12 atoms with all three labels."""
+    return random_structures
 
 
 @pytest.fixture

@@ -92,6 +92,15 @@ def test_the_list_has_every_built_in_architecture_under_the_keys_of_show() -> No
 def test_the_list_of_sizes_has_a_row_for_each_published_one() -> None:
     rows = json.loads(matscale("models", "list", "--sizes", "--json").stdout)
     assert {row["size"] for row in rows if row["name"] == "schnet"} == set(get("schnet").sizes)
+    assert all(row["flops_per_atom"] > 0 for row in rows if row["name"] == "schnet")
+
+
+def test_without_a_formula_flops_are_counted_for_one_model_and_not_for_all_its_sizes(site: Site) -> None:
+    sized = architecture("sized").replace("dial=", "sizes={'S': LinearConfig(width=3)}, dial=")
+    site.install("my-sized", sized)
+    assert json.loads(site.run("models", "show", "sized", "--size", "S", "--json").stdout)["flops_per_atom"] > 0
+    rows = json.loads(site.run("models", "list", "--sizes", "--json").stdout)
+    assert [(r["size"], r["flops_per_atom"]) for r in rows if r["name"] == "sized"] == [("S", None)]
 
 
 @pytest.mark.parametrize("cutoff", [3.0, 6.0, 12.0])

@@ -12,6 +12,7 @@ import pytest
 
 from little import Site, architecture
 from matscale.cli.scaffold import names, write
+from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError
 
 KEYS = ["name", "distribution", "version", "api", "hooks", "status", "reason"]
@@ -183,13 +184,17 @@ def new_package(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "my-model"
 
 
-def test_a_new_package_is_found_and_passes_the_contract_as_it_is(site: Site, new_package: Path) -> None:
+def test_a_new_package_is_found_passes_the_contract_and_trains_as_it_is(
+    site: Site, new_package: Path, alloys: PackedDataset
+) -> None:
     row = listing(site, "--load")["matscale-my-model:my-model"]
     assert (row["status"], row["version"], row["api"]) == ("ok", "0.1.0", "1.0")
     result = site.run("plugins", "check", "my-model")
     assert result.exit_code == 0, result.stdout + result.stderr
     assert "0 failed" in result.stdout
     assert "rotation" in result.stdout
+    trained = site.run("train", "--arch", "my-model", "--data", str(alloys.path), "--steps", "3", "-o", "run")
+    assert trained.exit_code == 0, trained.stderr
 
 
 def test_the_tests_of_a_new_package_pass(site: Site, new_package: Path) -> None:

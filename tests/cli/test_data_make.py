@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from matscale.cli.data_make import fetch, make
 from matscale.core.data.packed import PackedDataset
+from matscale.core.data.recipe import Recipe
 from matscale.core.errors import ConfigError, DataError
 
 
@@ -28,6 +29,24 @@ def test_make_writes_the_dataset_that_was_asked_for(tmp_path):
     for line in ("seed = 7", "per_parent = 3", 'labeler = "emt"'):
         assert line in recipe
     assert "Making" in result.stderr
+
+
+def test_a_recipe_that_lies_beside_a_dataset_repeats_it(tmp_path):
+    run(make, "-o", str(tmp_path / "first"), "--n", "3", "--elements", "Cu", "--prototypes", "bcc", "--workers", "1")
+    run(make, "-o", str(tmp_path / "second"), "--config", str(tmp_path / "first" / "recipe.toml"))
+    first, second = (PackedDataset.open(tmp_path / name) for name in ("first", "second"))
+    assert first.hash == second.hash
+
+
+def test_the_help_states_the_defaults_of_the_recipe():
+    text = " ".join(run(make, "--help").output.split())
+    recipe = Recipe()
+    for values in ((recipe.n,), recipe.rattle_temperatures, recipe.dynamics_temperatures, (recipe.seed,)):
+        assert f"[default: {','.join(f'{v:g}' for v in values)}]" in text
+    for name in recipe.prototypes:
+        assert name in text
+    for key in set(Recipe.model_fields) - {"n", "elements", "prototypes", "files", "seed"}:
+        assert key in text or key.endswith("_temperatures")
 
 
 @pytest.mark.parametrize(

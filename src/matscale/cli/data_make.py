@@ -29,7 +29,11 @@ class Listed(click.ParamType):
 @click.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New folder of the dataset.")
 @click.option("--n", type=click.IntRange(min=1), help="Structures.  [default: 4000]")
-@click.option("--labeler", type=PluginName("register_labelers", "labeler"), default="emt", show_default=True)
+@click.option(
+    "--labeler",
+    type=PluginName("register_labelers", "labeler"),
+    help="Potential that labels: emt, chgnet, sevennet, or a plugin's.  [default: emt]",
+)
 @click.option("--elements", type=Listed(click.STRING), help="Symbols, such as Cu,Ni.  [default: all of the labeler]")
 @click.option(
     "--prototypes", type=Listed(click.STRING), help="Of fcc,bcc,hcp,l12,l10,random; taken in turn.  [default: all]"
@@ -44,30 +48,35 @@ class Listed(click.ParamType):
 @click.option("--temperatures", type=Listed(click.FLOAT), help="Of rattling, in K.  [default: 300,500,1000]")
 @click.option("--md-temperatures", type=Listed(click.FLOAT), help="Of dynamics, in K.  [default: 300,1000,3000]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything that is drawn.  [default: 0]")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, path_type=Path),
+    help="A recipe.toml to follow; other options go before it.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def make(
-    out: Path, labeler: str, assignments: tuple[str, ...], workers: int | None, as_json: bool, **given: Any
+    out: Path, config: Path | None, assignments: tuple[str, ...], workers: int | None, as_json: bool, **given: Any
 ) -> None:
     """Make a dataset: parents from prototypes or files, rattled, strained and heated, labelled by a potential.
 
     The recipe decides the dataset, whatever the number of workers; it is kept in OUT/recipe.toml. Its further keys are
     max_atoms, per_parent, dynamics, strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
     """
-    from matscale.core.config import override
+    from matscale.core.config import override, read_toml
     from matscale.core.data.crew import n_cores
     from matscale.core.data.make import make as make_dataset
     from matscale.core.data.recipe import Recipe
     from matscale.core.manager import host
 
     keys = {"temperatures": "rattle_temperatures", "md_temperatures": "dynamics_temperatures"}
-    values = {keys.get(key, key): value for key, value in given.items() if value not in (None, ())}
-    recipe = Recipe.parse(override(values, assignments), "recipe")
+    values = read_toml(config) if config else {}
+    values |= {keys.get(key, key): value for key, value in given.items() if value not in (None, ())}
+    labeler = host().labeler(values.pop("labeler", "emt"))
+    recipe = Recipe.parse(override(values, assignments), str(config or "recipe"))
     with Stages() as stages:
-        manifest = make_dataset(
-            recipe, host().labeler(labeler), out, workers or n_cores(), partial(stages, f"Making {out}")
-        )
+        manifest = make_dataset(recipe, labeler, out, workers or n_cores(), partial(stages, f"Making {out}"))
     _report(out, manifest, as_json)
 
 

@@ -99,13 +99,13 @@ class Bars(Lines):
         self.bars.start()
 
     def show(self, text: str) -> None:
-        self.bars.console.print(text, highlight=False, markup=False)
+        self.bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stepped(self, status: StepStatus) -> None:
         super().stepped(status)
         self.bars.update(self.whole, completed=status.progress, note=f"{self.loss}{self.pace.text()}")
-        done = {"completed": status.batch, "total": status.n_batches}
-        self.bars.update(self.epoch, description=f"epoch {status.epoch + 1}", note=f"step {status.step}", **done)
+        which, note = f"epoch {status.epoch + 1}", f"step {status.step}"
+        self.bars.update(self.epoch, completed=status.batch, total=status.n_batches, description=which, note=note)
 
     def logged(self, row: Mapping[str, Any]) -> None:
         self.loss = f"loss {row.get('loss', row['objective']):.4g}  "

@@ -36,8 +36,8 @@ class Description:
     """Name of the published configuration that this is; None if it is none of them."""
     config: ArchitectureConfig
     parameters: dict[str, int]
-    flops_per_atom: float
-    """Of one training step on the reference crystal."""
+    flops_per_atom: float | None
+    """Of one training step on the reference crystal; None where only running the step would tell."""
     neighbors_per_atom: float
     """In the reference crystal."""
     claims: list[str]
@@ -65,18 +65,21 @@ def configuration(
     return architecture.config.parse(override(start.plain(), assignments), f"configuration of {architecture.name}")
 
 
-def describe(architecture: Architecture, config: ArchitectureConfig, host: Host) -> Description:
-    """Count the parameters and FLOPs of a model. Formulas of plugins, which `host` asks, go before running a step."""
+def describe(architecture: Architecture, config: ArchitectureConfig, host: Host, measure: bool = True) -> Description:
+    """Count the parameters and FLOPs of a model.
+
+    FLOPs are those of a formula, for which `host` asks the plugins; without one, a step is run if `measure` is True.
+    """
     batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
     flops = host.step_flops(architecture, config, batch.shape)
-    if flops is None:
+    if flops is None and measure:
         flops = measure_step_flops(architecture, config, batch)
     return Description(
         name=architecture.name,
         size=next((size for size, published in architecture.sizes.items() if published == config), None),
         config=config,
         parameters=parameters(architecture, config),
-        flops_per_atom=flops / batch.n_atoms,
+        flops_per_atom=None if flops is None else flops / batch.n_atoms,
         neighbors_per_atom=batch.n_edges / batch.n_atoms,
         claims=sorted(architecture.claims_of(config)),
     )

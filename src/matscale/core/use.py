@@ -37,16 +37,17 @@ def load(
     """The trained Potential of a run, in evaluation mode.
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
-    The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`. `dtype` float32 or float64; by default that in which the
-    run kept its weights. The Potential says in `graph` which edges its batches need:
+    The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`.
+    `dtype` is float32 or float64; by default that in which the run kept its weights. The Potential says in `graph`
+    which edges its batches need:
 
     ```python
     potential = matscale.load("runs/first")
     outputs = potential(collate(structures, potential.graph))
     ```
 
-    Raises ConfigError for a folder that is no run, a checkpoint or a device that does not exist, PluginError, with what to
-    install, if the run's architecture cannot be had, MatscaleError if the checkpoint is damaged.
+    Raises ConfigError for a folder that is no run, a checkpoint or a device that does not exist; PluginError, with what
+    to install, if the run's architecture cannot be had; MatscaleError if the checkpoint is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     architecture = architecture_of(run)

@@ -19,7 +19,6 @@ Shapes: n_edges directed edges j -> i, R Gaussians, H hidden channels, F filters
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -67,8 +66,8 @@ class Interaction(nn.Module):
         j, i = edges
         weight = self.filter(basis) * envelope  # [n_edges, F]
         x = self.source(h)  # [n_atoms, F]
-        message = x.index_select(0, j) * weight  # [n_edges, F]
-        return self.target(torch.zeros_like(x).index_add(0, i, message))
+        message = x.index_select(0, j) * weight  # [n_edges, F]; in half precision of a finer type than x
+        return self.target(message.new_zeros(x.shape).index_add(0, i, message))
 
 
 class SchNet(nn.Module):

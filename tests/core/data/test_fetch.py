@@ -89,6 +89,13 @@ def test_the_archive_can_be_kept(server, archive, tmp_path):
     assert (tmp_path / "mine.tar.gz").read_bytes() == archive
 
 
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(DataError, match="is not a dataset"):
+        fetch.fetch("salex", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize(
     ("name", "address"),
     [

@@ -8,6 +8,7 @@ from ase.build import bulk, molecule
 from ase.io import write
 
 from matscale.core.data import catalog
+from matscale.core.data.crew import Crew
 from matscale.core.data.draw import family
 from matscale.core.data.labelers import Labeler
 from matscale.core.data.make import make
@@ -93,6 +94,14 @@ def test_a_worker_hands_its_error_on(emt, tmp_path):
     with pytest.raises(DataError, match="absurd in turn"):
         make(recipe, emt, tmp_path / "data", workers=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_is_killed_ends_the_making_with_advice(emt):
+    with Crew(SMALL.of(emt), "emt", 2) as crew:
+        for worker in crew._workers:
+            worker.kill()
+        with pytest.raises(DataError, match=r"ended early.*--workers 1"):
+            list(crew.families((k, None) for k in range(20)))
 
 
 def test_a_folder_in_use_is_left_alone(emt, tmp_path):

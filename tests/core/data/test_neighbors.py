@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ from ase.geometry import complete_cell
 from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate, neighbors
@@ -241,3 +243,26 @@ def test_each_thread_searches_on_its_own():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("golden", "graph"),
+    [("eqv2_tiny", Graph.nearest(8.0, 12, strict=False)), ("schnet_tiny", Graph.nearest(6.0, 50))],
+    ids=["EquiformerV2", "SchNet with 50 neighbours"],
+)
+def test_graphs_equal_those_that_other_programs_made(shared, golden, graph):
+    inputs = json.loads((shared / "golden" / f"{golden}.json").read_text())["inputs"]
+    expected = load_file(shared / "golden" / f"{golden}.safetensors")
+    structures = [
+        Structure(np.array(s["numbers"]), np.array(s["positions"]), np.array(s["cell"]), np.array(s["pbc"]))
+        for s in inputs
+    ]
+    batch = collate(structures, graph, torch.float64)
+
+    def rows(index, vectors):  # sorted: pairs first, then vectors, which differ by far more than the rounding
+        table = np.concatenate([index.T, np.round(vectors, 3) + 0.0], axis=1)
+        return table[np.lexsort(table.T[::-1])]
+
+    ours = rows(batch.edge_index.numpy(), batch.edge_vec().numpy())
+    theirs = rows(expected["graph.edge_index"], expected["graph.edge_distance_vec"])
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)

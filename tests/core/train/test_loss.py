@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import ConfigError
 from matscale.core.evaluation import evaluate
 from matscale.core.outputs import Outputs
 from matscale.core.train.loss import LossConfig, Masks, Objective, decompose
@@ -175,3 +177,17 @@ def test_metrics_survive_a_json_round_trip_bit_for_bit() -> None:
     metrics.update(guess(batch), batch)
     restored.load(json.loads(json.dumps(metrics.state())))
     assert restored.values() == metrics.values()
+
+
+def test_a_model_that_leaves_out_a_labelled_stress_is_neither_trained_nor_compared_as_if_it_were_right() -> None:
+    batch = make_batch([2, 3])
+    outputs = replace(guess(batch), stress=None)
+    with pytest.raises(ConfigError, match=r"no stress.*--set loss\.stress_isotropic\.weight=0"):
+        Objective(LossConfig(), LOSSES.__getitem__).sums(outputs, batch)
+    metrics = Metrics()
+    metrics.update(outputs, batch)
+    assert "loss" not in metrics.values()
+    assert metrics.values()["forces_mae"] > 0
+    unlabelled = Metrics()
+    unlabelled.update(outputs, replace(batch, stress=None))
+    assert unlabelled.values()["loss"] > 0

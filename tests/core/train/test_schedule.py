@@ -129,3 +129,16 @@ def test_the_average_follows_its_recursion_and_swaps_in_and_out() -> None:
         assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 8.0
     assert average.state(model)["weight"].item() == pytest.approx(expected)
+
+
+def test_a_tied_weight_is_averaged_under_both_its_names() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    average = Average(model, decay=0.9)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    average.update(model, 100)
+    state = average.state(model)
+    assert torch.equal(state["0.weight"], state["1.weight"])
+    assert state["0.weight"].any()
+    assert not model[0].weight.any()

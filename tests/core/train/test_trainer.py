@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +15,14 @@ import tiny
 import torch
 from torch.testing import assert_close
 
+from matscale.core.architecture import DatasetInfo
 from matscale.core.data.packed import PackedDataset
-from matscale.core.errors import ConfigError, DataError, NonFiniteLossError
+from matscale.core.errors import ConfigError, DataError, MatscaleError, NonFiniteLossError
 from matscale.core.evaluation import evaluate
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.distributed import World
+from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LossConfig, Objective
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
@@ -40,6 +44,7 @@ def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
         "optimizer.lr=0.01",
         "architecture.config.dropout=0",
         "evaluation.every=50",
+        "checkpoint.every=150",
     )
     losses = [row["loss"] for row in run.metrics("validation")]
     assert losses[-1] < 0.7 * losses[0]
@@ -133,6 +138,11 @@ def test_a_flop_budget_is_kept_and_anneals_the_learning_rate(data: Path, tmp_pat
     assert run.info["status"] == "completed"
 
 
+def test_a_flop_budget_below_one_step_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_flops = 10 does not pay for one step"):
+        run_tiny(data, tmp_path / "run", "budget.max_flops=10")
+
+
 def test_a_time_budget_ends_the_run(data: Path, tmp_path: Path) -> None:
     values = tiny.configured(data).plain()
     values["budget"] = {"max_time": 1.0}
@@ -176,6 +186,21 @@ def test_a_loss_that_is_not_finite_names_the_structures_and_does_not_step(data: 
     named = [int(word.split()[0]) for word in str(caught.value).split("structure ")[1:] if word[0].isdigit()]
     assert named
     assert all(79 in PackedDataset.open(data).structure(k).atomic_numbers for k in named)
+
+
+@pytest.mark.parametrize(("precision", "step"), [("fp32", 1), ("fp16", 17)])
+def test_a_gradient_that_stays_not_finite_ends_the_run(data: Path, tmp_path: Path, precision: str, step: int) -> None:
+    # fp16: 16 halvings of its scale, from 65,536 to 1, must not have helped.
+    broken = replace(tiny.architecture("columns"), build=_without_gradient)
+    config = tiny.configured(data, f"compute.precision={precision}", "budget.steps=30", name="columns")
+    with pytest.raises(NonFiniteLossError, match=f"Step {step}: .*norm of its gradient nan"):
+        train(config, tmp_path / "run", architecture=broken)
+
+
+def _without_gradient(config: tiny.TinyConfig, info: DatasetInfo) -> torch.nn.Module:
+    model = tiny.Columns(config)
+    model.heads.weight.register_hook(lambda gradient: gradient * torch.nan)
+    return model
 
 
 def test_steps_that_are_not_finite_can_be_left_out(data: Path, tmp_path: Path) -> None:
@@ -272,3 +297,51 @@ def test_gradient_models_are_scaled_by_their_forces(data: Path) -> None:
     )
     assert direct.scales.energy != setup.scales.energy
     assert direct.scales.forces == pytest.approx(setup.scales.energy)
+
+
+def test_running_out_of_memory_says_how_to_need_less(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setattr("matscale.core.train.learner.Learner.gradient", full)
+    with pytest.raises(MatscaleError, match=r"80 GiB.*batch\.atoms"):
+        run_tiny(data, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_compiled_direct_model_trains_to_the_same_losses(data: Path, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    few = ["budget.steps=4", "log_every=1", "architecture.config.dropout=0", "evaluation.every=4"]
+    plain = run_tiny(data, tmp_path / "plain", *few, name="columns")
+    compiled = run_tiny(data, tmp_path / "compiled", *few, "compute.compile=true", name="columns")
+    for a, b in zip(plain.metrics(), compiled.metrics(), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
+
+
+def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: Path) -> None:
+    # The last step saves before the end of the run validates it.
+    changes = ["budget.steps=30", "optimizer.lr=0.01", "evaluation.every=20", "checkpoint.every=15"]
+    run = run_tiny(data, tmp_path / "run", *changes)
+    assert run.info["best"]["step"] == 30
+    assert run.best == 30
+    saved = checkpoint.load(checkpoint.folder_of(run.checkpoint_folder, 30))
+    assert saved.state["position"]["validated"]["step"] == 30
+
+
+def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path) -> None:
+    class Overflowing(World):
+        def sum_gradients(self, model: torch.nn.Module) -> None:
+            for parameter in model.parameters():
+                parameter.grad = parameter.grad + torch.inf
+
+    columns = tiny.architecture("columns")
+    setup = prepare(resolved(tiny.configured(data, "compute.precision=fp16", name="columns"), columns), columns)
+    objective = Objective(LossConfig(), LOSSES.__getitem__)
+    learner = Learner(setup.potential(), setup.config, objective, torch.device("cpu"), Overflowing())
+    before = {name: p.clone() for name, p in learner.potential.named_parameters()}
+    batch = setup.training_loader(World()).batch(0, 0)
+    learner.update(learner.gradient([batch], objective.counts(batch)), lr=0.1, step=1)
+    assert all(torch.equal(p, before[name]) for name, p in learner.potential.named_parameters())

@@ -25,6 +25,8 @@ VARIABLE = "MATSCALE_OMAT24_URL"
 """Environment: address of a mirror of the folder below."""
 BASE = "https://dl.fbaipublicfiles.com/opencatalystproject/data/omat"
 
+RECORD = "fetched.json"
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -90,6 +92,8 @@ def fetch(
     path = out or cache.folder() / name.replace("/", "-")
     if (path / FILE).is_file():
         return path
+    if path.exists() and not (path / RECORD).is_file():
+        raise DataError(f"{path}: exists already and is not a dataset. Choose another folder (-o).")
     with cache.lock(path, lambda: stages(f"Waiting for another process that fetches {name}", 0, 0)):
         if not (path / FILE).is_file():
             _bring(name, ARCHIVES[name], path, stages, workers, keep_archive)
@@ -107,7 +111,7 @@ def _bring(name: str, archive: Archive, path: Path, stages: Stages, workers: int
     if not source.exists():
         download.extract(file, source)
     path.mkdir(exist_ok=True)
-    (path / "fetched.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (path / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     pack([source], path, workers=workers, progress=partial(stages, f"Packing {name}"))
     shutil.rmtree(source)
     if not keep_archive:

@@ -28,6 +28,10 @@ CALCULATOR = "calculator:"
 """Readers put the results of an attached calculator into `Structure.info` under this prefix."""
 TRAJECTORIES = ("trajectory", "trajectory_id", "traj_id", "mptrj_traj_id")
 """Per-structure values that name a trajectory, unless another key is given."""
+_SEARCHED = {
+    label: [place + prefix + name for name in names for prefix in PREFIXES for place in ("", CALCULATOR)]
+    for label, names in NAMES.items()
+}
 TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
 """Largest difference [eV, eV/Å, eV/Å³] at which two candidates are the same label, printed with other digits."""
 
@@ -90,8 +94,7 @@ def _candidates(info: Mapping[str, Any], label: str, keys: Keys) -> list[str]:
     wanted = getattr(keys, label)
     if wanted is not None:
         return [key for key in (wanted, CALCULATOR + wanted) if info.get(key) is not None][:1]
-    names = [prefix + name for name in NAMES[label] for prefix in PREFIXES]
-    return [key for name in names for key in (name, CALCULATOR + name) if info.get(key) is not None]
+    return [key for key in _SEARCHED[label] if info.get(key) is not None]
 
 
 def _value(structure: Structure, label: str, key: str) -> Any:

@@ -25,7 +25,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import DataError
 
-EDITION = 1
+EDITION = 2
 """Raise it when equal recipes come to give other structures."""
 
 Progress = Callable[[int, int], None]

@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,12 +40,19 @@ def screen(structure: Structure) -> None:
         value = getattr(structure, name)
         if value is not None and value.shape != (n, 3):
             raise Unusable(f"wrong number of {name}", f"shape {value.shape} for {n} atoms")
-    for name in ("positions", "cell", "energy", "forces", "stress"):
-        value = getattr(structure, name)
-        if value is not None and not np.isfinite(value).all():
-            raise Unusable(f"non-finite {name}", f"{int(np.size(value) - np.isfinite(value).sum())} values")
+    _check_finite(structure)
     frame = _frame(structure)
     _check_overlaps(structure.positions, frame, structure.pbc)
+
+
+def _check_finite(structure: Structure) -> None:
+    with np.errstate(invalid="ignore", over="ignore"):
+        for name in ("positions", "cell", "energy", "forces", "stress"):
+            value = getattr(structure, name)
+            # A sum is finite only if all terms are, and costs less than looking at each.
+            if value is not None and not math.isfinite(np.sum(value)) and not np.isfinite(value).all():
+                n_wrong = int(np.size(value) - np.isfinite(value).sum())
+                raise Unusable(f"non-finite {name}", f"{n_wrong} of {np.size(value)} values")
 
 
 def _frame(structure: Structure) -> NDArray[np.float64]:
@@ -51,17 +60,13 @@ def _frame(structure: Structure) -> NDArray[np.float64]:
     periodic = structure.pbc
     if not periodic.any():
         return np.eye(3)
-    lengths = np.linalg.norm(structure.cell, axis=1)
+    lengths = np.sqrt(np.einsum("ka,ka->k", structure.cell, structure.cell))
     if (lengths[periodic] < 1e-6).any():
         axis = int(np.flatnonzero(periodic & (lengths < 1e-6))[0])
         raise Unusable("missing cell", f"axis {'abc'[axis]} is periodic and has no lattice vector")
-    frame = structure.cell if periodic.all() else _completed(structure.cell, periodic)
-    volume = abs(np.linalg.det(frame)) / len(structure)
-    # A determinant of rounding noise: vectors in one plane, whatever their length.
-    flat = abs(np.linalg.det(frame / np.linalg.norm(frame, axis=1, keepdims=True))) < 1e-6
-    if flat or (periodic.all() and not MIN_VOLUME <= volume <= MAX_VOLUME):
-        raise Unusable("absurd volume", f"{0.0 if flat else volume:.3g} Å³ per atom")
-    return frame
+    if not periodic.all():
+        return _completed(structure.cell, periodic)
+    return structure.cell
 
 
 def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -72,14 +77,38 @@ def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArra
     return frame
 
 
+def _faces(frame: NDArray[np.float64], n: int, has_volume: bool) -> tuple[NDArray[np.float64], list[float]]:
+    """(inverse of the frame, distances between its opposite faces); checked for a volume that can be.
+
+    In Python's floats: NumPy's calls would cost more than these few dozen multiplications, for every structure.
+    """
+    a, b, c = frame.tolist()
+    normals = (_cross(b, c), _cross(c, a), _cross(a, b))
+    volume = _dot(a, normals[0])
+    # A volume of rounding noise: vectors in one plane, whatever their length.
+    flat = abs(volume) <= 1e-6 * (_dot(a, a) * _dot(b, b) * _dot(c, c)) ** 0.5
+    if flat or (has_volume and not MIN_VOLUME <= abs(volume) / n <= MAX_VOLUME):
+        raise Unusable("absurd volume", f"{0.0 if flat else abs(volume) / n:.3g} Å³ per atom")
+    heights = [abs(volume) / _dot(normal, normal) ** 0.5 for normal in normals]
+    return np.array(normals).T / volume, heights
+
+
+def _cross(u: list[float], v: list[float]) -> list[float]:
+    return [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]]
+
+
+def _dot(u: list[float], v: list[float]) -> float:
+    return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
+
+
 def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
-    inverse = np.linalg.inv(frame)
-    heights = 1 / np.linalg.norm(inverse, axis=0)  # between opposite faces
+    inverse, heights = _faces(frame, len(positions), bool(periodic.all()))
     # With heights above 2 r, an image closer than r is the one that rounding fractional coordinates finds.
-    if (heights[periodic] < 2 * MIN_DISTANCE).any():
-        raise Unusable("overlapping atoms", f"images {heights[periodic].min():.3g} Å apart")
+    between_images = min((height for height, has in zip(heights, periodic.tolist()) if has), default=np.inf)
+    if between_images < 2 * MIN_DISTANCE:
+        raise Unusable("overlapping atoms", f"images {between_images:.3g} Å apart")
     fractional = positions @ inverse
-    i, j = _close_pairs(fractional, periodic, MIN_DISTANCE / heights.min())
+    i, j = _close_pairs(fractional, periodic, MIN_DISTANCE / min(heights))
     if len(i) == 0:
         return
     difference = fractional[i] - fractional[j]

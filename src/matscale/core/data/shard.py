@@ -17,7 +17,7 @@ How arrays lie in a file: `matscale.core.data.arrays`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +122,16 @@ def _check_shapes(arrays: Arrays) -> None:
         for name, (_, shape) in names.items():
             if arrays[name].shape != (rows, *shape):
                 raise ValueError(f"{name} has shape {arrays[name].shape}, expected {(rows, *shape)}")
+
+
+def windows(arrays: Arrays, size: int = 1 << 16) -> Iterator[dict[str, NDArray[Any]]]:
+    """The structures of a shard, `size` at a time, as arrays of the same names (atom_ptr starts at 0)."""
+    pointer = arrays["atom_ptr"]
+    for start in range(0, len(pointer) - 1, size):
+        stop = min(start + size, len(pointer) - 1)
+        a, b = int(pointer[start]), int(pointer[stop])
+        per_atom = ("positions", "forces", "atomic_numbers")
+        yield {
+            "atom_ptr": pointer[start : stop + 1] - a,
+            **{k: v[a:b] if k in per_atom else v[start:stop] for k, v in arrays.items() if k != "atom_ptr"},
+        }

@@ -1,19 +1,24 @@
 """Moments and histograms of a dataset's properties, in one pass and bounded memory; pieces add up exactly.
 
 Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets line up
-and can be added; only the bins that hold something are kept.
+and can be added; only the bins that hold something are kept. Where they become too many (stress in kbar), neighbours
+are joined in pairs, again and again: memory and manifest stay small whatever the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.shard import Arrays
+from matscale.core.data.arrays import Arrays
+from matscale.core.data.shard import windows
+
+if TYPE_CHECKING:
+    from matscale.core.data.packed import PackedDataset
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,10 @@ PROPERTIES = {
 }
 
 
+MAX_BINS = 4096
+"""Filled bins of one histogram, at most."""
+
+
 @dataclass
 class Summary:
     """Moments and histogram of one property."""
@@ -49,7 +58,9 @@ class Summary:
     minimum: float = np.inf
     maximum: float = -np.inf
     bins: dict[int, int] = field(default_factory=dict)
-    """Number of the bin -> values in it; bin k covers [k, k + 1) widths."""
+    """Number of the bin -> values in it; bin k covers [k, k + 1) · `joined` widths."""
+    joined: int = 1
+    """Bins of the property's width that one bin stands for: a power of two."""
     zeros: int = 0
     """Of a logarithmic property: values that are exactly zero, which no bin holds."""
 
@@ -65,7 +76,13 @@ class Summary:
             self.zeros += int((values == 0).sum())
             values = np.log10(values[values > 0])
         numbers, counts = np.unique(np.floor(values / prop.width).astype(np.int64), return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist()):
+        self._fill(zip((numbers // self.joined).tolist(), counts.tolist()))
+        while len(self.bins) > MAX_BINS:
+            pairs, self.bins, self.joined = self.bins, {}, 2 * self.joined
+            self._fill((number // 2, count) for number, count in pairs.items())
+
+    def _fill(self, counted: Iterable[tuple[int, int]]) -> None:
+        for number, count in counted:
             self.bins[number] = self.bins.get(number, 0) + count
 
     def _merge_moments(self, count: int, mean: float, squares: float) -> None:
@@ -76,7 +93,7 @@ class Summary:
         self.count = total
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready: count, mean, std, rms, min, max and the filled bins as [[number, count], ...]."""
+        """JSON-ready: count, mean, std, rms, min, max, and the filled bins as [[number, count], ...]."""
         if not self.count:
             return {"count": 0}
         variance = self.squares / self.count
@@ -88,6 +105,7 @@ class Summary:
             "min": self.minimum,
             "max": self.maximum,
             "zeros": self.zeros,
+            "joined": self.joined,
             "bins": [list(item) for item in sorted(self.bins.items())],
         }
 
@@ -108,6 +126,12 @@ class Tally:
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"n_structures": self.n_structures, **{name: s.plain() for name, s in self.summaries.items()}}
+
+
+def edge(number: int, moments: Mapping[str, Any], prop: Property) -> float:
+    """Where bin `number` of a histogram begins, in the property's unit; `moments` is what `Summary.plain` gave."""
+    lower = number * prop.width * int(moments.get("joined", 1))
+    return float(10**lower) if prop.is_log else lower
 
 
 def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
@@ -143,3 +167,19 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     per_atom = ("positions", "forces", "atomic_numbers")
     kept: Mapping[str, Any] = {k: v[atoms if k in per_atom else mask] for k, v in arrays.items() if k != "atom_ptr"}
     return {"atom_ptr": np.concatenate([[0], np.cumsum(counts[mask], dtype=np.int64)]), **kept}
+
+
+def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, Tally]:
+    """Tallies of parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
+    masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
+    for name, indices in parts.items():
+        masks[name][indices] = True
+    tallies = {name: Tally() for name in parts}
+    for first, arrays in dataset.shards():
+        start = first
+        for window in windows(arrays):
+            stop = start + len(window["group"])
+            for name, mask in masks.items():
+                tallies[name].add(take(window, mask[start:stop]))
+            start = stop
+    return tallies

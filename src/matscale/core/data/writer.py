@@ -7,16 +7,15 @@ Until the manifest appears, which is last, there is no dataset.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from matscale.core.data.arrays import Arrays, n_bytes, sha256
+from matscale.core.data.arrays import n_bytes, sha256
 from matscale.core.data.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash, write_text
-from matscale.core.data.shard import LABELS, arrays_of, map_shard, narrowed, write_shard
+from matscale.core.data.shard import LABELS, arrays_of, map_shard, narrowed, windows, write_shard
 from matscale.core.data.statistics import Tally, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
@@ -174,16 +173,3 @@ def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRe
     )
     manifest.write(folder)
     return manifest
-
-
-def windows(arrays: Arrays, size: int = 1 << 16) -> Iterator[dict[str, NDArray[Any]]]:
-    """The structures of a shard, `size` at a time, as arrays of the same names (atom_ptr starts at 0)."""
-    pointer = arrays["atom_ptr"]
-    for start in range(0, len(pointer) - 1, size):
-        stop = min(start + size, len(pointer) - 1)
-        a, b = int(pointer[start]), int(pointer[stop])
-        per_atom = ("positions", "forces", "atomic_numbers")
-        yield {
-            "atom_ptr": pointer[start : stop + 1] - a,
-            **{k: v[a:b] if k in per_atom else v[start:stop] for k, v in arrays.items() if k != "atom_ptr"},
-        }

@@ -46,6 +46,9 @@ class DataConfig(Config):
     cache_graphs: bool = True
     """Keep the neighbour lists beside the dataset, so that later epochs and runs read them."""
 
+    check_stress_unit: bool = True
+    """Refuse a stress that looks like GPa or kbar instead of eV/Å³."""
+
     @model_validator(mode="after")
     def _one_size(self) -> DataConfig:
         if self.fraction is not None and self.count is not None:

@@ -77,14 +77,15 @@ class Learner:
                 self.scaler.scale(part).backward()
                 objective += part.detach()
             seen.append((outputs.detach(), batch))
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
         self.world.sum_gradients(self.potential)
+        if self.scaler.is_enabled():  # after the sum: all processes must see the same overflow
+            self.scaler.unscale_(self.optimizer)
         norm = self._norm()
         value = float(self.world.sum(objective))
-        # An fp16 gradient may overflow: the scaler then leaves the step out by itself and scales less.
-        finite = math.isfinite(value) and (math.isfinite(norm) or self.scaler.is_enabled())
-        return Gradient(value, norm, finite, seen)
+        # A scaled fp16 gradient may overflow: the scaler then leaves the step out by itself and scales less. Where it
+        # scales no more, it is not to blame.
+        overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        return Gradient(value, norm, math.isfinite(value) and (math.isfinite(norm) or overflowed), seen)
 
     def _norm(self) -> float:
         return float(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))

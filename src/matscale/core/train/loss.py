@@ -21,6 +21,7 @@ from torch import Tensor
 from matscale.core.config import Config
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import VOIGT
+from matscale.core.errors import ConfigError
 from matscale.core.outputs import Outputs
 
 TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
@@ -154,11 +155,19 @@ class Objective:
         return {name: masks.count(name) for name in self.terms}
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Unweighted sum over labelled items per term (float64 scalars); terms without items are left out."""
+        """Unweighted sum over labelled items per term (float64 scalars); terms without items are left out.
+
+        Raises ConfigError for a term that has labels and that the model does not predict.
+        """
         found = residuals(outputs, batch)
         values = {}
         for name, loss in self.terms.items():
             residual = found[name]
+            if residual is None and Masks.of(batch).count(name):
+                raise ConfigError(
+                    f"The model predicts no {LABEL_OF[name]}, but the loss weighs {name}. "
+                    f"Train without it: --set loss.{name}.weight=0"
+                )
             if residual is not None and len(residual):
                 values[name] = loss.per_item(residual).double().sum()
         return values

@@ -13,7 +13,8 @@ float64 and divided once. Sums of several processes are added likewise.
 | loss_energy, loss_forces, loss_stress_isotropic, loss_stress_anisotropic | | OMat24's weight × the term |
 | loss | | their sum: the loss that is compared, the same for every architecture |
 
-Keys without labels are absent; `loss` is then the sum of the terms there are.
+Keys without labels are absent; `loss` is then the sum of the terms there are. For a model that leaves out something
+that has labels (a direct model without stress) there is no `loss`: it could not be compared.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _SUMS = (
     "stress_mae",
     "stress_isotropic_mae",
     "stress_anisotropic_mae",
+    "unpredicted",  # no mean: labelled atoms and structures for which the model says nothing
 )
 _COMPARED = {
     "energy": "energy_mae",
@@ -71,6 +73,8 @@ class Metrics:
         if found.stress_isotropic is not None and found.stress_anisotropic is not None:
             iso, aniso = found.stress_isotropic.double(), found.stress_anisotropic.double()
             rows[6:9] = [(part.abs().mean(dim=1).sum(), len(iso)) for part in (iso + aniso, iso, aniso)]
+        masks, silent = Masks.of(batch), [k for k in ("forces", "stress") if getattr(outputs, k) is None]
+        rows[9] = (zero + sum(int(mask.sum()) for k in silent if (mask := getattr(masks, k)) is not None), 0)
         counts = torch.tensor([float(n) for _, n in rows], dtype=torch.float64)
         sums = torch.stack([value for value, _ in rows])
         self.sums += torch.stack([sums, counts.to(sums.device)], dim=1)
@@ -93,7 +97,8 @@ class Metrics:
                 means[name] = means[name] ** 0.5
         weights = LossConfig()
         terms = {f"loss_{t}": weights.term(t).weight * means[key] for t, key in _COMPARED.items() if key in means}
-        return {**({"loss": sum(terms.values())} if terms else {}), **terms, **means}
+        comparable = bool(terms) and self.sums[-1, 0] == 0
+        return {**({"loss": sum(terms.values())} if comparable else {}), **terms, **means}
 
     def state(self) -> list[list[float]]:
         """As JSON-ready numbers, exact."""

@@ -80,7 +80,8 @@ class Average:
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's whole state with the averaged weights in it."""
-        return {**model.state_dict(), **self.weights}
+        with self.swapped(model):  # not by name: a tied weight stands in the state twice
+            return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""

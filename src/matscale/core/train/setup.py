@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.catalog import resolve as locate
+from matscale.core.data.checks import check_stress
 from matscale.core.data.graph import Graph
 from matscale.core.data.graph_cache import build_cache
 from matscale.core.data.loader import Augmentation, Budget, Loader
@@ -140,7 +141,8 @@ class Setup:
 def prepare(config: TrainConfig, architecture: Architecture, progress: Progress | None = None) -> Setup:
     """Open the data and measure what the model must know of them. `config` is resolved.
 
-    Raises DataError if a label with a weight in the loss is missing from the whole training or validation part.
+    Raises DataError if a label with a weight in the loss is missing from the whole training or validation part, or if
+    the stress looks like another unit than eV/Å³.
     """
     progress = progress or Progress()
     model_config = architecture.config.parse(config.architecture.config, "architecture.config")
@@ -187,6 +189,8 @@ def _check_labels(
                     f"{dataset.path}: none of the {len(rows)} structures of the {name} part has the label {label!r}, "
                     f"which the loss weighs. Pack data that have it, or train without: {off}"
                 )
+    if config.data.check_stress_unit and "stress" in config.loss.needs():
+        check_stress(dataset, train)
 
 
 def _cache_edges(dataset: PackedDataset, graph: Graph, progress: Progress) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.errors import NonFiniteLossError, StoppedEarly
+from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
 from matscale.core.evaluation import tally
 from matscale.core.flops import Cost, peak_flops
 from matscale.core.outputs import Outputs
@@ -112,6 +112,11 @@ class Trainer:
         """A budget is used up, or what is left of the FLOPs does not pay for another step."""
         p, limit = self.position, self.budget.max_flops
         too_dear = limit is not None and p.flops + totals["flops"] > limit
+        if too_dear and p.step == 0:
+            raise ConfigError(
+                f"budget.max_flops = {limit:g} does not pay for one step, which takes {totals['flops']:g} FLOPs. "
+                "Give more, or take smaller batches (--batch) or a smaller model (--params)."
+            )
         return too_dear or self.budget.progress(p.step, totals["seconds"], p.flops) >= 1
 
     def _lost_patience(self) -> bool:
@@ -192,6 +197,7 @@ class Trainer:
         self._log()
         if self.position.validated is None or self.position.validated["step"] != self.position.step:
             self._validate()
+            self.saved = None  # a checkpoint of this step, if there is one, does not know of this validation
         self._save()
 
     def _log(self) -> None:

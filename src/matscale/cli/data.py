@@ -1,0 +1,215 @@
+"""`matscale data`: from files to a packed dataset, and what is in one."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matscale.core.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from matscale.core.data.manifest import Manifest
+    from matscale.core.data.references import References
+
+FOLDER = click.Path(path_type=Path)
+N_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+ELSEWHERE = {
+    "make": ("matscale.cli.data_make:make", "Make a dataset: crystals, rattled and heated, labelled by a potential."),
+    "fetch": ("matscale.cli.data_make:fetch", "Download and pack a published dataset."),
+    "stats": ("matscale.cli.data_stats:stats", "Moments and histograms by source and split."),
+}
+"""Name -> (where the command lives, its line of help): imported when asked for."""
+
+
+class DataGroup(click.Group):
+    """Knows the commands that live in other files by name and summary."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE:
+            module, _, attribute = ELSEWHERE[cmd_name][0].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        lines |= {name: summary for name, (_, summary) in ELSEWHERE.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(lines.items()))
+
+
+@click.group(cls=DataGroup)
+def data() -> None:
+    """Make, pack, inspect and fetch datasets."""
+
+
+@data.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=FOLDER)
+@click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the packed dataset.")
+@click.option("--filter", "conditions", multiple=True, metavar="COND", help='Keep what meets it: "forces_max<50", ...')
+@click.option("--key", "keys", multiple=True, metavar="LABEL=KEY", help="Where a label is: energy=my_energy, ...")
+@click.option("--group-key", metavar="KEY", help="Value that names the group which a split keeps together.")
+@click.option("--workers", type=click.IntRange(min=1), default=N_WORKERS, show_default=True, help="Processes.")
+@click.option("--strict", is_flag=True, help="The first structure that cannot be used is an error (exit 3).")
+@click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
+              help="Of positions and forces; float64 is exact.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def pack(
+    sources: tuple[Path, ...],
+    out: Path,
+    conditions: tuple[str, ...],
+    keys: tuple[str, ...],
+    group_key: str | None,
+    workers: int,
+    strict: bool,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Pack files and folders SRC... into a dataset that training can use.
+
+    Reads extended XYZ (.gz, .xz), ASE databases, .aselmdb and whatever ASE reads. Structures that cannot be used are
+    left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption the same command goes on; once
+    it is done, it does nothing.
+
+    \b
+    Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of
+      n_atoms, n_elements, volume_per_atom [Å³], energy_per_atom [eV],
+      forces_max [eV/Å], stress_max [eV/Å³];
+    or: elements in Al,O    elements not in Pu,U
+    """
+    from matscale.cli.pack_progress import PackProgress
+    from matscale.core.data.labels import Keys
+    from matscale.core.data.pack import pack as pack_sources
+
+    given = Keys.parse(keys, group_key)
+    with PackProgress() as progress:
+        packed = pack_sources(
+            sources,
+            out,
+            filter=conditions,
+            keys=given,
+            workers=workers,
+            strict=strict,
+            precision=precision,
+            progress=progress,
+        )
+    if packed.was_there:
+        click.echo(f"{out}: already packed from these files with these options; nothing to do.", err=True)
+    _show(out, packed.manifest, as_json)
+
+
+@data.command()
+@click.argument("dataset", metavar="DIR")
+@click.option("--verify", is_flag=True, help="Read all files and compare their SHA-256 with the manifest's.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def info(dataset: str, verify: bool, as_json: bool) -> None:
+    """Print what the packed dataset DIR holds and where it comes from."""
+    from matscale.core.data.manifest import Manifest
+
+    folder = resolve(dataset)
+    manifest = Manifest.read(folder)
+    if verify:
+        from matscale.core.data.packed import PackedDataset
+
+        PackedDataset(folder, manifest).verify()
+        click.echo(f"{folder}: every file is as it was packed.", err=True)
+    _show(folder, manifest, as_json)
+
+
+def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
+    from matscale.cli.table import aligned
+
+    if as_json:
+        values = manifest.model_dump(mode="json", exclude={"statistics", "fingerprint"})
+        click.echo(json.dumps({"path": str(folder), **values}))
+        return
+    click.echo(f"{folder}: {manifest.n_structures:,} structures, {manifest.n_atoms:,} atoms")
+    click.echo(f"elements ({len(manifest.elements)}): {' '.join(manifest.elements)}")
+    click.echo(f"labels: {_labels(manifest)}")
+    if manifest.filters:
+        click.echo(f"filters: {', '.join(manifest.filters)}")
+    rows = [("source", "format", "structures", "rejected", "filtered", "keys")]
+    for s in manifest.sources[:20]:
+        keys = ", ".join(f"{label}: {key}" for label, key in s.keys.items())
+        rows.append((s.path, s.format, f"{s.structures:,}", f"{s.rejected:,}", f"{s.filtered:,}", keys))
+    click.echo(aligned(rows, right=(2, 3, 4)))
+    if len(manifest.sources) > 20:
+        click.echo(f"... and {len(manifest.sources) - 20:,} more sources (--json lists all)")
+    if manifest.rejected or manifest.filtered:
+        click.echo(
+            f"{manifest.rejected:,} structures could not be used and {manifest.filtered:,} were filtered out: "
+            f"{folder / 'rejected.jsonl'}"
+        )
+    click.echo(f"hash: {manifest.hash}")
+
+
+def _labels(manifest: Manifest) -> str:
+    n = max(manifest.n_structures, 1)
+    shares = (f"{label} {count:,} ({100 * count / n:.4g} %)" for label, count in manifest.labels.items())
+    return ", ".join(shares) + (f"; by {manifest.labels_by}" if manifest.labels_by else "")
+
+
+@data.command()
+@click.argument("dataset", metavar="DIR")
+@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
+              help="Fit on the training part of this split only, as training does.  [default: all]")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
+def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
+    """Fit element reference energies of the dataset DIR by least squares."""
+    import numpy as np
+
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.references import fit_references
+    from matscale.core.data.split import split
+
+    opened = PackedDataset.open(resolve(dataset))
+    indices = np.arange(len(opened)) if validation is None else split(opened, validation, seed).train
+    fitted = fit_references(opened, indices)
+    click.echo(fitted.to_json() if as_json else _reference_table(fitted, opened.manifest))
+
+
+def _reference_table(fitted: References, manifest: Manifest) -> str:
+    from ase.data import atomic_numbers, chemical_symbols
+
+    from matscale.cli.table import aligned
+
+    rows = [("element", "Z", "eV/atom", "atoms in dataset")]
+    for z in fitted.elements:
+        symbol = chemical_symbols[z]
+        rows.append((symbol, str(z), f"{fitted.values[z]:.6f}", f"{manifest.elements.get(symbol, 0):,}"))
+    lines = [
+        aligned(rows, right=(1, 2, 3)),
+        f"fitted on {fitted.n_structures:,} structures; left over: {1000 * fitted.residual_rms:.1f} meV/atom (rms)",
+        f"rank {fitted.rank} of {len(fitted.elements)} elements"
+        + ("" if fitted.is_determined else ": only sums over compositions like these are determined, not each value"),
+    ]
+    unseen = fitted.unseen(atomic_numbers[symbol] for symbol in manifest.elements)
+    if unseen:
+        lines.append(f"not seen, reference 0: {' '.join(chemical_symbols[z] for z in unseen)}")
+    return "\n".join(lines)
+
+
+def resolve(name: str) -> Path:
+    """Folder of a dataset given as a path, or as a name that matscale can make."""
+    from matscale.cli.stages import Stages
+    from matscale.core.data.catalog import resolve as resolve_name
+
+    with Stages() as stages:
+        return resolve_name(name, stages)

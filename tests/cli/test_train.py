@@ -1,0 +1,159 @@
+"""`matscale train` from the command line: precedence, exit codes, what it prints and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from matscale.cli import main
+from matscale.cli.train_progress import Lines, Pace, duration, progress_for
+from matscale.core.data.packed import PackedDataset
+from matscale.core.train.progress import Progress, StepStatus
+from matscale.core.train.record import Run
+
+FEW = ["--arch", "fcn", "--params", "2000", "--device", "cpu", "--set", "compute.threads=1", "--steps", "6"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
+
+
+def dry(*arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--dry-run")
+    assert result.exit_code == 0, result.output
+    return tomllib.loads(result.stdout)
+
+
+def test_a_run_ends_with_the_table_against_the_baselines_and_its_path(alloys: PackedDataset, tmp_path: Path) -> None:
+    result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[-6:-1]] == ["fcn", "zero", "mean", "composition", "nearest"]
+    assert lines[-1] == f"Run: {tmp_path / 'run'}"
+    for told in ("parameters", "On cpu (1 threads)", "energy  on", "validation loss"):
+        assert told in result.stderr
+    assert Run.open(tmp_path / "run").info["status"] == "completed"
+
+
+def test_quiet_says_nothing_but_the_result(alloys: PackedDataset, tmp_path: Path) -> None:
+    result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "Run:" in result.stdout
+
+
+def test_a_run_folder_is_not_overwritten_and_a_complete_run_resumes_to_itself(
+    alloys: PackedDataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    assert run(*FEW, "--data", alloys.path, "-o", path, "-q").exit_code == 0
+    before = (path / "metrics.jsonl").read_bytes()
+    again = run(*FEW, "--data", alloys.path, "-o", path, "-q")
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    resumed = run("--resume", "-o", path, "-q")
+    assert resumed.exit_code == 0, resumed.output
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_config_of_a_run_repeats_it(alloys: PackedDataset, tmp_path: Path) -> None:
+    assert run(*FEW, "--data", alloys.path, "-o", tmp_path / "a", "-q").exit_code == 0
+    assert run("--config", tmp_path / "a" / "config.toml", "-o", tmp_path / "b", "-q").exit_code == 0
+    a, b = ([row["objective"] for row in Run.open(tmp_path / name).metrics()] for name in "ab")
+    assert a == b
+    assert (tmp_path / "a" / "config.toml").read_text() == (tmp_path / "b" / "config.toml").read_text()
+
+
+def test_set_goes_before_options_before_the_file_before_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('seed = 5\nlog_every = 7\n[architecture]\nname = "fcn"\n[optimizer]\nlr = 0.1\nclip = 3.0\n')
+    config = dry("--config", file, "--lr", "0.2", "--seed", "6", "--set", "optimizer.lr=0.3")
+    assert (config["optimizer"]["lr"], config["seed"], config["log_every"]) == (0.3, 6, 7)
+    assert config["optimizer"]["clip"] == 3.0
+    assert config["optimizer"]["ema"] == 0.999
+    assert config["architecture"]["config"]["hidden"] > 0  # written out in full
+
+
+def test_epochs_and_steps_replace_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[architecture]\nname = "fcn"\n[budget]\nepochs = 3\nmax_time = 60\n')
+    assert dry("--config", file, "--steps", "9")["budget"] == {"steps": 9, "max_time": 60.0}
+    assert dry("--config", file)["budget"] == {"epochs": 3, "max_time": 60.0}
+    assert dry("--arch", "fcn")["budget"] == {"epochs": 10}
+    assert dry("--arch", "fcn", "--max-time", "30m", "--max-flops", "1e15")["budget"] == {
+        "max_time": 1800.0,
+        "max_flops": 1e15,
+    }
+
+
+def test_another_architecture_forgets_the_files_keys(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[architecture]\nname = "fcn"\n[architecture.config]\nhidden = 7\n')
+    assert dry("--config", file)["architecture"]["config"]["hidden"] == 7
+    assert dry("--config", file, "--arch", "schnet")["architecture"]["config"]["cutoff"] == 6.0
+
+
+def test_a_published_size_is_taken_by_name() -> None:
+    config = dry("--arch", "schnet", "--size", "ladder-02")
+    assert config["architecture"]["config"]["hidden"] == 128
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--arch schnet"),
+        (["--arch", "schnett"], "Did you mean 'schnet'"),
+        (["--arch", "schnet", "--size", "ladder-2"], "Did you mean 'ladder-02'"),
+        (["--arch", "schnet", "--size", "ladder-02", "--params", "1M"], "give one of them"),
+        (["--arch", "fcn", "--set", "optimiser.lr=1"], "'optimizer'"),
+        (["--arch", "fcn", "--set", "architecture.config.hiden=1"], "'hidden'"),
+        (["--arch", "fcn", "--max-time", "soon"], "30m"),
+        (["--resume", "--arch", "fcn"], "-o FOLDER"),
+    ],
+)
+def test_mistakes_are_answered_with_exit_2_and_what_to_do(arguments: list[str], told: str) -> None:
+    result = run(*arguments, "--dry-run")
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_bad_data_ends_with_exit_3(tmp_path: Path) -> None:
+    result = run(*FEW, "--data", tmp_path / "nothing", "-o", tmp_path / "run")
+    assert result.exit_code == 3
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_an_overfit_check_says_how_far_the_loss_fell(alloys: PackedDataset, tmp_path: Path) -> None:
+    result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--overfit", "2", "-q")
+    assert result.exit_code == 0, result.output
+    assert "Loss on 2 structures:" in result.stdout
+
+
+def test_time_left_follows_from_the_share_that_is_done() -> None:
+    pace = Pace()
+    pace.add(StepStatus(1, 0, 1, 10, 0.1, 50, 0.5, 0.05))
+    assert pace.left() is None
+    pace.add(StepStatus(2, 0, 2, 10, 0.2, 50, 0.5, 0.05))
+    pace.began -= 4.0
+    assert pace.left() == pytest.approx(4.0 / 0.1 * 0.8, rel=0.01)
+    assert "100 atoms/s  data wait 10%" in pace.text()
+    assert [duration(s) for s in (42, 200, 3900)] == ["42 s", "3 min", "1 h 05 min"]
+
+
+def test_progress_is_plain_lines_off_a_terminal_and_nothing_when_quiet() -> None:
+    with progress_for(quiet=False) as progress:
+        assert type(progress) is Lines
+    with progress_for(quiet=True) as progress:
+        assert type(progress) is Progress
+
+
+def test_several_processes_must_be_told_which_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run(*FEW)
+    assert result.exit_code == 2
+    assert "-o FOLDER" in result.stderr

@@ -16,9 +16,12 @@ import pytest
 
 from matscale.cli import main
 from matscale.core.architecture import Architecture
+from matscale.core.config import Config, _section
 from matscale.core.data.filters import QUANTITIES
 from matscale.core.data.labels import TRAJECTORIES
+from matscale.core.data.recipe import Recipe
 from matscale.core.manager import host
+from matscale.core.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,6 +86,23 @@ def test_a_command_in_a_code_block_parses_with_its_arguments(arguments: list[str
     values, _, _ = command.make_parser(click.Context(command)).parse_args(rest)
     missing = [p.name for p in command.params if p.required and values.get(p.name) in (None, ())]
     assert not missing
+
+
+def keys_after_set() -> set[str]:
+    """Every `KEY` of a `--set KEY=` in the docs, the help texts and the error messages."""
+    files = [*PAGES, *(ROOT / "src").rglob("*.py")]
+    found = {key for f in files for key in re.findall(r"--set ([a-z_.]+)=", f.read_text(encoding="utf-8"))}
+    return {key for key in found if not key.startswith(("a.b", "architecture.config."))}
+
+
+@pytest.mark.parametrize("key", sorted(keys_after_set()))
+def test_a_key_that_somebody_is_told_to_set_exists(key: str) -> None:
+    def has(config: type[Config]) -> bool:
+        *sections, last = key.split(".")
+        owner = _section(config, sections)
+        return owner is not None and last in owner.model_fields
+
+    assert has(TrainConfig) or has(Recipe)
 
 
 def test_the_docs_show_the_main_commands() -> None:

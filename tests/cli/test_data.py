@@ -104,6 +104,14 @@ def test_a_mistake_is_answered_with_what_to_do(run, tmp_path, monkeypatch, argum
     assert says in result.stderr
 
 
+def test_a_folder_that_cannot_be_written_is_an_error_and_no_traceback(run, packed, tmp_path, monkeypatch):
+    monkeypatch.delenv("MATSCALE_DEBUG", raising=False)
+    result = run("stats", packed, "--html", tmp_path / "nowhere" / "x.html")
+    assert result.exit_code == 1
+    assert "nowhere/x.html" in result.stderr.splitlines()[-1]
+    assert isinstance(result.exception, SystemExit)
+
+
 def test_strict_ends_with_exit_code_3(run, tmp_path):
     (tmp_path / "a.extxyz").write_text('1\npbc="T T T" energy=1.0\nH 0 0 0\n')
     result = run("pack", tmp_path / "a.extxyz", "-o", tmp_path / "out", "--workers", 1, "--strict")

@@ -172,3 +172,10 @@ def test_progress_is_plain_lines_off_a_terminal_and_nothing_when_quiet() -> None
         assert type(progress) is Lines
     with progress_for(quiet=True) as progress:
         assert type(progress) is Progress
+
+
+def test_several_processes_must_be_told_which_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = run(*FEW)
+    assert result.exit_code == 2
+    assert "-o FOLDER" in result.stderr

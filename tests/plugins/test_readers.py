@@ -87,6 +87,7 @@ FORMATS = {
     "new.aselmdb": write_lmdb,
     "old.aselmdb": write_old_lmdb,
     "a.db": write_lmdb,
+    "a.json": write_lmdb,
     "a.traj": lambda path, structures: ase_write(path, [s.to_ase() for s in structures]),
 }
 
@@ -139,8 +140,10 @@ def test_a_folder_of_mixed_sources_is_read_in_the_order_of_names(structures, tmp
     write_old_lmdb(tmp_path / "a.aselmdb", structures(2))
     (tmp_path / "sub").mkdir()
     write_extxyz(tmp_path / "sub" / "c.xyz.gz", structures(1))
-    for note in ("README.md", "LICENSE", "a.aselmdb-lock", "run.log", "metadata.npz"):
-        (tmp_path / note).write_text("a note")
+    for note in ("README.md", "LICENSE", "a.aselmdb-lock", "run.log", "metadata.npz", "settings.json", "Thumbs.db"):
+        (tmp_path / note).write_text('{"a": "note"}')
+    (tmp_path / ".git").mkdir()
+    write_extxyz(tmp_path / ".git" / "d.extxyz", structures(1))
     assert [p.name for p, _ in find_sources([tmp_path])] == ["a.aselmdb", "b.extxyz", "c.xyz.gz"]
     assert len(list(read(tmp_path))) == 6
 
@@ -159,13 +162,20 @@ def test_a_path_that_cannot_be_read_says_why(tmp_path):
 
 def test_an_extxyz_file_that_was_cut_off_is_refused_with_the_place(structures, tmp_path):
     path = write_extxyz(tmp_path / "a.extxyz", structures(5))
-    path.write_text(path.read_text()[:-200])
-    with pytest.raises(DataError, match=r"a.extxyz: structure 4 .*ends within|structure 4"):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match=r"a.extxyz: structure 4 .*ends within"):
         list(read(path))
     path = write_extxyz(tmp_path / "b.extxyz.xz", structures(5))
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataError, match="cannot be read"):
         list(read(path))
+
+
+@pytest.mark.parametrize("head", ["-1", "1000000000000", "2.5"])
+def test_an_absurd_number_of_atoms_is_refused_at_once(tmp_path, head):
+    (tmp_path / "a.xyz").write_text(f"{head}\nLattice\nCu 0 0 0\n")
+    with pytest.raises(DataError, match=r"a.xyz: structure 0 .*cannot be read"):
+        list(read(tmp_path / "a.xyz"))
 
 
 def test_an_extxyz_frame_that_cannot_be_parsed_does_not_hide_the_next(structures, tmp_path):
@@ -225,7 +235,7 @@ def test_a_file_that_is_no_ase_database_is_refused(tmp_path):
     write_raw(tmp_path / "b.aselmdb", {"1": {}})
     with pytest.raises(DataError, match="without the key 'nextid'"):
         list(read(tmp_path / "b.aselmdb"))
-    (tmp_path / "c.db").write_bytes(b"x" * 10_000)
+    (tmp_path / "c.db").write_bytes(b"SQLite format 3\0" + b"x" * 10_000)
     with pytest.raises(DataError, match="not an ASE database"):
         list(read(tmp_path / "c.db"))
 

@@ -65,6 +65,11 @@ class LazyGroup(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output left (`| head`): nothing more to say
             ctx.exit(0)
+        except OSError as error:  # a full disk, a folder without permission: the user's to mend
+            if os.environ.get("MATSCALE_DEBUG"):
+                raise
+            click.echo(f"Error: {error}. MATSCALE_DEBUG=1 shows where.", err=True)
+            ctx.exit(1)
         finally:
             warnings.formatwarning = default
 

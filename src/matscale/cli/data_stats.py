@@ -78,6 +78,8 @@ def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
 
 def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
     """At most `n_rows` lines: the filled range of bins, neighbours joined."""
+    from matscale.core.data.statistics import edge
+
     bins = {number: count for number, count in moments["bins"]}  # noqa: C416 - pairs are lists here
     if not bins:
         return ""
@@ -86,11 +88,10 @@ def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
     joined: dict[int, int] = {}
     for number, count in bins.items():
         joined[(number - low) // step] = joined.get((number - low) // step, 0) + count
-    edge = lambda k: 10 ** (k * prop.width) if prop.is_log else k * prop.width  # noqa: E731
     most, lines = max(joined.values()), []
     for k in range((high - low) // step + 1):
         count = joined.get(k, 0)
-        left, right = edge(low + k * step), edge(low + (k + 1) * step)
+        left, right = (edge(number, moments, prop) for number in (low + k * step, low + (k + 1) * step))
         lines.append(f"  {left:>9.3g} .. {right:<9.3g} {_bar(count / most, 30):<30} {count:,}")
     if moments["zeros"]:
         lines.append(f"  {'exactly 0':<22} {_bar(moments['zeros'] / most, 30):<30} {moments['zeros']:,}")

@@ -83,11 +83,16 @@ def train(
         click.echo(to_toml(config.plain()), nl=False)
         return
     from matscale.cli.train_progress import progress_for
+    from matscale.core.train.distributed import World
     from matscale.core.train.session import train as start
 
-    with progress_for(quiet) as progress:
+    world = World.from_environment()
+    if world.size > 1 and output is None:
+        raise ConfigError("Several processes train one run: say with -o FOLDER which.")
+    with progress_for(quiet or not world.is_main) as progress:
         run = start(config, output or free_folder(config), resume=resume, architecture=architecture, progress=progress)
-    _conclude(run, quiet)
+    if world.is_main:
+        _conclude(run, quiet)
 
 
 def configuration(
@@ -169,5 +174,5 @@ def _conclude(run: Any, quiet: bool) -> None:
         if not quiet:
             with Stages() as stages:
                 stages("Baselines", 0, 0)
-        click.echo(errors_table(compare(run, dataset, "validation")))
+        click.echo(errors_table(compare(run, dataset, "validation", device=run.config.compute.device)))
     click.echo(f"Run: {run.path}")

@@ -99,7 +99,7 @@ class Bars(Lines):
         self.bars.start()
 
     def show(self, text: str) -> None:
-        self.bars.console.print(text, highlight=False, markup=False)
+        self.bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stepped(self, status: StepStatus) -> None:
         super().stepped(status)

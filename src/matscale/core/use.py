@@ -38,8 +38,8 @@ def load(
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
     The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`.
-    `dtype` is float32 or float64; by default that in which the run kept its weights. The Potential says in `graph` which
-    edges its batches need:
+    `dtype` is float32 or float64; by default that in which the run kept its weights. The Potential says in `graph`
+    which edges its batches need:
 
     ```python
     potential = matscale.load("runs/first")

@@ -130,6 +130,17 @@ def test_a_truncated_archive_leaves_nothing_half_extracted(tmp_path, rng, keep):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", [60_000, -6])
+def test_a_flipped_byte_of_an_archive_is_found_by_its_checksum(tmp_path, rng, place):
+    archive = _archive(tmp_path / "a.tar.gz", {"a.bin": rng.bytes(100_000)})  # random bytes are stored as they are
+    content = bytearray(archive.read_bytes())
+    content[place] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="CRC check failed"):
+        download.extract(archive, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("members", "links"),
     [({"../outside": b"x"}, {}), ({}, {"link": "/etc/passwd"}), ({"link/file": b"x"}, {"link": "../.."})],

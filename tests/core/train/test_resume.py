@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tiny
 import torch
 
 from matscale.core.config import read_toml
-from matscale.core.errors import ConfigError, StoppedEarly
+from matscale.core.errors import ConfigError, DataError, StoppedEarly
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.record import TIMINGS, Run
@@ -161,4 +162,15 @@ def test_a_run_that_is_killed_again_and_again_equals_an_unbroken_one() -> None:
     command = [sys.executable, str(script), "--kills", "12"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 kills" in done.stdout
+    assert "equal to the unbroken run" in done.stdout
+
+
+def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    config = tiny.configured(tiny.make_dataset(folder).path)
+    with pytest.raises(StoppedEarly):
+        train(config, tmp_path / "run", architecture=tiny.architecture(), progress=tiny.StopAt(3))
+    shutil.rmtree(folder)
+    tiny.make_dataset(folder, seed=1)
+    with pytest.raises(DataError, match="has changed since"):
+        train(config, tmp_path / "run", resume=True, architecture=tiny.architecture())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from torch.testing import assert_close
 
 from matscale.core.architecture import DatasetInfo
 from matscale.core.data.packed import PackedDataset
-from matscale.core.errors import ConfigError, DataError, NonFiniteLossError
+from matscale.core.errors import ConfigError, DataError, MatscaleError, NonFiniteLossError
 from matscale.core.evaluation import evaluate
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
@@ -296,6 +297,28 @@ def test_gradient_models_are_scaled_by_their_forces(data: Path) -> None:
     )
     assert direct.scales.energy != setup.scales.energy
     assert direct.scales.forces == pytest.approx(setup.scales.energy)
+
+
+def test_running_out_of_memory_says_how_to_need_less(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setattr("matscale.core.train.learner.Learner.gradient", full)
+    with pytest.raises(MatscaleError, match=r"80 GiB.*batch\.atoms"):
+        run_tiny(data, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_compiled_direct_model_trains_to_the_same_losses(data: Path, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    few = ["budget.steps=4", "log_every=1", "architecture.config.dropout=0", "evaluation.every=4"]
+    plain = run_tiny(data, tmp_path / "plain", *few, name="columns")
+    compiled = run_tiny(data, tmp_path / "compiled", *few, "compute.compile=true", name="columns")
+    for a, b in zip(plain.metrics(), compiled.metrics(), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
 
 
 def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: Path) -> None:

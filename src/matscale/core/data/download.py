@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import shutil
 import tarfile
@@ -149,13 +150,15 @@ def extract(archive: Path, folder: Path) -> Path:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(building, filter="data")
+            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
+                pass  # a tar ends before its file does: the checksum of gzip comes last
         building.rename(folder)
     except tarfile.FilterError as error:
         archive.unlink()
         raise DataError(
             f"{archive}: wants to write outside its folder ({error}). It was deleted; do not trust its source."
         ) from None
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         archive.unlink()
         raise DataError(f"{archive}: is damaged or cut short ({error}). It was deleted: fetch it again.") from None
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from matscale.core.data.statistics import PROPERTIES, Property
+from matscale.core.data.statistics import PROPERTIES, Property, edge
 
 _SHOWN = ("energy_per_atom", "forces_norm", "forces_component", "stress_max", "stress_component", "n_atoms")
 
@@ -39,8 +39,6 @@ def figure(title: str, tables: dict[str, Any]) -> str:
 
 def _bars(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float], list[float]]:
     """Centres, widths and heights (share of all values)."""
-    edges = [(k * prop.width, (k + 1) * prop.width) for k, _ in moments["bins"]]
-    if prop.is_log:
-        edges = [(10**a, 10**b) for a, b in edges]
+    edges = [(edge(k, moments, prop), edge(k + 1, moments, prop)) for k, _ in moments["bins"]]
     share = [count / moments["count"] for _, count in moments["bins"]]
     return [(a + b) / 2 for a, b in edges], [b - a for a, b in edges], share

@@ -7,17 +7,20 @@ alike for all formats. Readers come from plugins by the hook `register_readers`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matscale.core.data.labels import CALCULATOR, Keys, Unusable, attach
 from matscale.core.data.manifest import FILE
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
+
+if TYPE_CHECKING:
+    from matscale.core.hosting.loading import Plugin
 
 Frame = Structure | Unusable
 """What a reader yields: a structure, or why the one at this place cannot be read."""
@@ -85,12 +88,28 @@ def _builtin() -> dict[str, Reader]:
     return readers
 
 
-@cache
 def _outside() -> dict[str, Reader]:
     from matscale.core.manager import host
 
-    outside = (plugin for plugin in host().plugins if not plugin.entry.builtin)
-    return {name: value for p in outside for name, value in p.load().provides.get("reader", {}).items()}
+    outside = [plugin for plugin in host().plugins if not plugin.entry.builtin]
+    return {name: _guarded(value, p) for p in outside for name, value in p.load().provides.get("reader", {}).items()}
+
+
+def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
+    """It may be asked about files that are none of its business: raising then is a no, with a warning."""
+
+    def matches(path: Path) -> bool:
+        try:
+            return bool(outsider.matches(path))
+        except Exception as error:
+            from matscale.core.hosting.observers import PluginWarning
+
+            raised = f"raised {type(error).__name__}: {error}"
+            message = f"Plugin {plugin.describe()} {raised} when its reader {outsider.name!r} was asked about a file."
+            warnings.warn(f"{message} Other readers are asked instead.", PluginWarning, stacklevel=3)
+            return False
+
+    return replace(outsider, matches=matches)
 
 
 def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
@@ -110,7 +129,7 @@ def _files_below(folder: Path) -> list[tuple[Path, Reader]]:
     if (folder / FILE).exists() and any(folder.glob("shard-*.safetensors")):
         raise DataError(f"{folder}: is packed already. Give the files that it was packed from.")
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder))):
         try:
             found.append((path, reader_of(path)))
         except DataError:  # notes, licences, lock files lie beside the data
@@ -118,6 +137,10 @@ def _files_below(folder: Path) -> list[tuple[Path, Reader]]:
     if not found:
         raise DataError(f"{folder}: holds no file of a known format.")
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:

@@ -1,12 +1,13 @@
 """Moments and histograms of a dataset's properties, in one pass and bounded memory; pieces add up exactly.
 
 Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets line up
-and can be added; only the bins that hold something are kept.
+and can be added; only the bins that hold something are kept. Where they become too many (stress in kbar), neighbours
+are joined in pairs, again and again: memory and manifest stay small whatever the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,10 @@ PROPERTIES = {
 }
 
 
+MAX_BINS = 4096
+"""Filled bins of one histogram, at most."""
+
+
 @dataclass
 class Summary:
     """Moments and histogram of one property."""
@@ -53,7 +58,9 @@ class Summary:
     minimum: float = np.inf
     maximum: float = -np.inf
     bins: dict[int, int] = field(default_factory=dict)
-    """Number of the bin -> values in it; bin k covers [k, k + 1) widths."""
+    """Number of the bin -> values in it; bin k covers [k, k + 1) · `joined` widths."""
+    joined: int = 1
+    """Bins of the property's width that one bin stands for: a power of two."""
     zeros: int = 0
     """Of a logarithmic property: values that are exactly zero, which no bin holds."""
 
@@ -69,7 +76,13 @@ class Summary:
             self.zeros += int((values == 0).sum())
             values = np.log10(values[values > 0])
         numbers, counts = np.unique(np.floor(values / prop.width).astype(np.int64), return_counts=True)
-        for number, count in zip(numbers.tolist(), counts.tolist()):
+        self._fill(zip((numbers // self.joined).tolist(), counts.tolist()))
+        while len(self.bins) > MAX_BINS:
+            pairs, self.bins, self.joined = self.bins, {}, 2 * self.joined
+            self._fill((number // 2, count) for number, count in pairs.items())
+
+    def _fill(self, counted: Iterable[tuple[int, int]]) -> None:
+        for number, count in counted:
             self.bins[number] = self.bins.get(number, 0) + count
 
     def _merge_moments(self, count: int, mean: float, squares: float) -> None:
@@ -80,7 +93,7 @@ class Summary:
         self.count = total
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready: count, mean, std, rms, min, max and the filled bins as [[number, count], ...]."""
+        """JSON-ready: count, mean, std, rms, min, max, and the filled bins as [[number, count], ...]."""
         if not self.count:
             return {"count": 0}
         variance = self.squares / self.count
@@ -92,6 +105,7 @@ class Summary:
             "min": self.minimum,
             "max": self.maximum,
             "zeros": self.zeros,
+            "joined": self.joined,
             "bins": [list(item) for item in sorted(self.bins.items())],
         }
 
@@ -112,6 +126,12 @@ class Tally:
     def plain(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"n_structures": self.n_structures, **{name: s.plain() for name, s in self.summaries.items()}}
+
+
+def edge(number: int, moments: Mapping[str, Any], prop: Property) -> float:
+    """Where bin `number` of a histogram begins, in the property's unit; `moments` is what `Summary.plain` gave."""
+    lower = number * prop.width * int(moments.get("joined", 1))
+    return float(10**lower) if prop.is_log else lower
 
 
 def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:

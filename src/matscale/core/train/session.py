@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from matscale.core.architecture import Architecture, count_parameters
-from matscale.core.errors import ConfigError, StoppedEarly
+from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
 from matscale.core.flops import Cost, cost_of, probes
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
@@ -129,6 +129,8 @@ def _session(
     cost = _cost(setup, potential, world, device)
     trainer = Trainer(setup, potential, cost, objective, run, device, world, observers, progress)
     saved = checkpoint.load_latest(run.checkpoint_folder)
+    if saved:
+        _check_same_data(run, setup)
     step = saved.step if saved else 0
     if world.is_main:
         # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
@@ -146,6 +148,12 @@ def _session(
         with StopRequest() as stop:
             trainer.fit(stop)
         status = "completed"
+    except torch.OutOfMemoryError as error:
+        raise MatscaleError(
+            f"The device ran out of memory after step {trainer.position.step} ({error}). Let a batch hold less, and "
+            "make up for it: --set batch.atoms=... with --set batch.accumulate=...; a limit of atoms or edges bounds "
+            "memory better than one of structures."
+        ) from error
     except StoppedEarly:
         status = "stopped"
         raise
@@ -153,6 +161,16 @@ def _session(
         if world.is_main:
             run.update(trainer.totals())
         observers.run_ended(run=run, status=status)
+
+
+def _check_same_data(run: Run, setup: Setup) -> None:
+    """A run that went on with other data would be neither the one nor the other."""
+    was = run.info.get("dataset", {}).get("hash")
+    if was != setup.dataset.hash:
+        raise DataError(
+            f"{setup.dataset.path}: has changed since the run {run.path} began (its hash was {str(was)[:12]}, is "
+            f"{setup.dataset.hash[:12]}). Put the old dataset back, or start another run with -o."
+        )
 
 
 def _cost(setup: Setup, potential: Potential, world: World, device: torch.device) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,14 +13,18 @@ from matscale.core.data.formats import Frame, from_ase
 from matscale.core.data.labels import CALCULATOR
 from matscale.core.errors import DataError
 
-_DATABASES = (".db", ".json")
+_DATABASES = {".db": rb"SQLite format 3\0", ".json": rb"\s*\{\s*\"(\d+|ids|metadata)\"\s*:"}
+"""Suffix -> how an ASE database begins: much else is called so, settings and notes above all."""
 _NOT_STRUCTURES = {"castep-md", "dlp4", "gamess-us-in", "gaussian-in", "mustem", "eon"}
 _AMBIGUOUS = {"*.md", "*.log", "*.dat", "*.in", "*.data", "*config*", "*.json", "inp", "34", "*.34", "gradient"}
 """Patterns of ASE's that are also the names of notes, logs and settings."""
 
 
 def matches_db(path: Path) -> bool:
-    return path.suffix in _DATABASES and not path.name.startswith(("manifest", "package"))
+    if path.suffix not in _DATABASES or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return re.match(_DATABASES[path.suffix], file.read(256)) is not None
 
 
 def count_db(path: Path) -> int:

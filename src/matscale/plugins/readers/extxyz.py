@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import lzma
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,10 +48,12 @@ class _Stream:
             if not head:
                 return None
             n_atoms = int(head)
-            lines = [self._file.readline() for _ in range(n_atoms + 1)]
+            if n_atoms < 0:
+                raise ValueError(f"it announces {n_atoms} atoms")
+            lines = list(islice(self._file, n_atoms + 1))  # ends with the file, whatever number was announced
         except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
             raise self._broken(str(error)) from None
-        if not lines[-1]:
+        if len(lines) <= n_atoms:
             raise self._broken(f"it ends within a structure of {n_atoms} atoms")
         self._line += n_atoms + 2
         self.next += 1

@@ -7,12 +7,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
 from matscale.cli.train_progress import Lines, Pace, duration, progress_for
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.structure import Structure
+from matscale.core.train.loss import TERMS
 from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.record import Run
 
@@ -114,6 +117,8 @@ def test_a_published_size_is_taken_by_name() -> None:
         (["--arch", "fcn", "--set", "architecture.config.hiden=1"], "'hidden'"),
         (["--arch", "fcn", "--max-time", "soon"], "30m"),
         (["--resume", "--arch", "fcn"], "-o FOLDER"),
+        (["--arch", "fcn", "--set", "optimizer.betas=[0.9, 1.0]"], "less than 1"),
+        (["--arch", "fcn", *(f"--set=loss.{term}.weight=0" for term in TERMS)], "nothing would be learned"),
     ],
 )
 def test_mistakes_are_answered_with_exit_2_and_what_to_do(arguments: list[str], told: str) -> None:
@@ -126,6 +131,23 @@ def test_bad_data_ends_with_exit_3(tmp_path: Path) -> None:
     result = run(*FEW, "--data", tmp_path / "nothing", "-o", tmp_path / "run")
     assert result.exit_code == 3
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_elements_of_the_validation_part_alone_are_said_and_do_not_end_a_run(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "data")
+    for k, z in enumerate([29] * 12 + [79] * 12):
+        structure = Structure(np.array([z]), np.zeros((1, 3)), 3.0 * np.eye(3), np.ones(3, bool), trajectory=f"t{k}")
+        structure.energy, structure.forces, structure.stress = float(z), np.ones((1, 3)), np.eye(3)
+        writer.append(structure)
+    writer.finish()
+    few = ["--set", "data.count=1", "--set", "data.validation=0.5"]
+    result = run(*FEW, "--data", tmp_path / "data", "-o", tmp_path / "run", *few)
+    assert result.exit_code == 0, result.output
+    assert "validation structures hold elements without training structures" in result.stderr
+    measured = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"])
+    assert measured.exit_code == 0, measured.output
+    best = Run.open(tmp_path / "run").info["best"]
+    assert json.loads(measured.stdout)["fcn"]["energy_mae"] == pytest.approx(best["energy_mae"], rel=1e-5)
 
 
 def test_an_overfit_check_says_how_far_the_loss_fell(alloys: PackedDataset, tmp_path: Path) -> None:

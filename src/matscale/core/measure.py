@@ -55,14 +55,23 @@ def compare(
     `which` is as for `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
     """
     rows = rows_of(run, dataset, which)
-    model = measure(load(run, checkpoint, device=device, dtype=dtype), dataset, rows, batch)
+    potential = load(run, checkpoint, device=device, dtype=dtype)
+    model = measure(potential, dataset, rows, batch, any_element=is_own(run, dataset))
     return {run.config.architecture.name: model, **evaluate_baselines(baselines_of(run), passes(dataset, rows))}
 
 
-def measure(potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], batch: int = 32) -> dict[str, float]:
+def measure(
+    potential: Potential,
+    dataset: PackedDataset,
+    rows: NDArray[np.int64],
+    batch: int = 32,
+    *,
+    any_element: bool = False,
+) -> dict[str, float]:
     """Metrics of `matscale.core.evaluation.evaluate` on these rows of the dataset, in batches of `batch` structures.
 
-    Raises DataError that names elements which were not in training.
+    Raises DataError that names elements which were not in training, unless `any_element`: on the validation part of its
+    own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
     """
     device, budget = potential.references.device, Budget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
@@ -70,7 +79,8 @@ def measure(potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64
     def batches() -> Iterator[AtomicBatch]:
         for one in loader.epoch(0):
             moved = one.to(device)
-            potential.check_elements(moved)
+            if not any_element:
+                potential.check_elements(moved)
             yield moved
 
     return evaluate(potential, batches())

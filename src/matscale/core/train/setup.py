@@ -152,7 +152,8 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     _check_labels(dataset, train, validation, config)
     if config.data.cache_graphs and graph.has_edges:
         _cache_edges(dataset, graph, progress)
-    references = _references(dataset, train)
+    references, info = _references(dataset, train), _info(dataset, train, graph)
+    _say_unseen(dataset, validation, info, progress)
     return Setup(
         config,
         architecture,
@@ -163,7 +164,7 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
         graph,
         references,
         _scales(dataset, train, references, architecture.derives_forces(model_config)),
-        _info(dataset, train, graph),
+        info,
     )
 
 
@@ -191,6 +192,19 @@ def _check_labels(
                 )
     if config.data.check_stress_unit and "stress" in config.loss.needs():
         check_stress(dataset, train)
+
+
+def _say_unseen(dataset: PackedDataset, validation: NDArray[np.int64], info: DatasetInfo, progress: Progress) -> None:
+    from ase.data import chemical_symbols
+
+    counts = dataset.composition(validation)
+    unseen = [int(z) for z in np.flatnonzero(counts.sum(axis=0)) if z not in info.elements]
+    if unseen:
+        n = int((counts[:, unseen].sum(axis=1) > 0).sum())
+        progress.said(
+            f"Warning: {n:,} of {len(validation):,} validation structures hold elements without training structures: "
+            f"{', '.join(chemical_symbols[z] for z in unseen)}. Predictions for them are guesses, and count."
+        )
 
 
 def _cache_edges(dataset: PackedDataset, graph: Graph, progress: Progress) -> None:

@@ -24,7 +24,9 @@ def importing() -> None:
     help="Averaged or raw ones; auto: averaged where there are.",
 )
 def fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "raw"]) -> None:
-    """Import CHECKPOINT, an EquiformerV2 of fairchem v1 (.pt), with its references and normalizers.
+    """Import an EquiformerV2 of fairchem v1.
+
+    CHECKPOINT (.pt) comes with its element references and normalizers.
 
     The run predicts what fairchem's calculator predicts; `matscale evaluate`, `predict` and `matscale.calculator` take
     it as it is. CHECKPOINT is a pickle: it is read in a process of its own, and refused if it holds anything but

@@ -30,6 +30,8 @@ OPTIONS = {
     "device": "compute.device",
     "precision": "compute.precision",
     "overfit": "data.overfit",
+    "start": "start.run",
+    "partial": "start.partial",
 }
 
 
@@ -41,6 +43,14 @@ OPTIONS = {
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML; config.toml of a run repeats it.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=str),
+    metavar="RUN",
+    help="Fine-tune: begin with the model of another run, its architecture included.",
+)
+@click.option("--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]")
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps.")
@@ -116,6 +126,11 @@ def configuration(
         values = merged(values, read_toml(file))
     values = _with_options(values, options)
     chosen = values.get("architecture", {})
+    source = values.get("start", {}).get("run")
+    if source is not None and not chosen and size is params is None:
+        theirs = Run.open(source).config.architecture
+        if arch in (None, theirs.name):
+            chosen = theirs.plain()
     if arch is not None and arch != chosen.get("name"):
         chosen = {"name": arch}  # the keys of another architecture mean nothing to this one
     if "name" not in chosen:

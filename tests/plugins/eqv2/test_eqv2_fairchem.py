@@ -197,6 +197,21 @@ def test_an_imported_run_is_evaluated_on_data_that_are_named(files: Files, alloy
     assert "was not trained here" in result.stderr  # why there are no baselines beside it
 
 
+def test_an_imported_model_is_fine_tuned(files: Files, alloys: Any) -> None:
+    held = content(elementrefs={"energy": {"element_references": torch.ones(119)}})
+    fairchem.import_run(files.write(held), files.folder / "run")
+    arguments = ["train", "--from", files.folder / "run", "--data", alloys.path, "-o", files.folder / "tuned"]
+    limits = ["--steps", 1, "--lr", 1e-12, "--device", "cpu", "-q"]
+    result = CliRunner().invoke(main, [str(a) for a in (*arguments, *limits)])
+    assert result.exit_code == 0, result.output
+    structure, outputs = alloys.structure(0), []
+    for name in ("run", "tuned"):
+        potential = matscale.load(files.folder / name)
+        outputs.append(potential(collate([structure], potential.graph)))
+    torch.testing.assert_close(outputs[1].energy, outputs[0].energy, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(outputs[1].stress, outputs[0].stress, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
 def test_prefixes_of_parallel_training_are_taken_off(files: Files, prefix: str) -> None:
     named = OrderedDict((prefix + name, w) for name, w in RAW.items())

@@ -112,6 +112,16 @@ def fit_references(dataset: PackedDataset, indices: Any) -> References:
     return References(values, tuple(int(z) for z in elements), int(rank), rms, n)
 
 
+def with_values(values: NDArray[np.float64], dataset: PackedDataset, indices: Any) -> References:
+    """References that were not fitted here, with what they leave of the energies of the structures at `indices`."""
+    squares, n = 0.0, 0
+    for counts, energy in _labelled(dataset, indices):
+        squares += float((((energy - counts @ values) / counts.sum(axis=1)) ** 2).sum())
+        n += len(energy)
+    elements = tuple(int(z) for z in np.flatnonzero(values))
+    return References(values, elements, len(elements), float(np.sqrt(squares / max(n, 1))), n)
+
+
 def _labelled(dataset: PackedDataset, indices: Any) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """(composition [k, 119], energy [k] eV) of the structures that have an energy, a chunk at a time."""
     indices = np.asarray(indices, dtype=np.int64)

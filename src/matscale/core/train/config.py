@@ -57,6 +57,23 @@ class DataConfig(Config):
         return self
 
 
+class StartConfig(Config):
+    """Fine-tuning: weights, scales and references of another run, so that step 0 predicts what that run predicts."""
+
+    run: str | None = None
+    """Folder of the run to begin with; none: new weights."""
+    checkpoint: str = "best"
+    """Which of its weights: best, last or a step; averaged ones where it kept an average."""
+    partial: bool = False
+    """Take what fits by name and shape and list what does not, rather than to refuse a model that differs."""
+
+    @model_validator(mode="after")
+    def _of_a_run(self) -> StartConfig:
+        if self.run is None and (self.partial or self.checkpoint != "best"):
+            raise ValueError("partial and checkpoint say how to begin with another run: name it (--from, start.run)")
+        return self
+
+
 class BatchConfig(Config):
     """What one process handles at once. The global batch is this × accumulate × processes; the run says its size."""
 
@@ -159,6 +176,7 @@ class TrainConfig(Config):
     """Drives split, initialisation, order, augmentation and dropout."""
     architecture: ArchitectureChoice
     data: DataConfig = DataConfig()
+    start: StartConfig = StartConfig()
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()

@@ -27,6 +27,7 @@ from matscale.core.train.loss import Objective
 from matscale.core.train.progress import Progress
 from matscale.core.train.record import Run
 from matscale.core.train.setup import Setup, prepare, resolved
+from matscale.core.train.start import Source
 from matscale.core.train.stop import StopRequest
 from matscale.core.train.trainer import Trainer
 from matscale.version import __version__
@@ -125,7 +126,9 @@ def _session(
     config = run.config
     objective = Objective(config.loss, host().loss)
     setup = prepare(config, architecture, progress)
-    potential = setup.potential().to(device)
+    source = Source.of(config.start)
+    setup = source.continued(setup) if source else setup
+    potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
     cost = _cost(setup, potential, world, device)
     trainer = Trainer(setup, potential, cost, objective, run, device, world, observers, progress)
     saved = checkpoint.load_latest(run.checkpoint_folder)
@@ -138,6 +141,8 @@ def _session(
         run.samples.cut_after(step)
         write_text(run.path / "references.json", setup.references.to_json() + "\n")
         run.update(_facts(setup, potential, cost, device, world))
+        if source:
+            run.update({"start": source.facts(potential)})
     if saved:
         trainer.restore(saved)
     world.barrier()

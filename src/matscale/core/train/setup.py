@@ -54,8 +54,13 @@ def resolved(
         batch = BatchConfig(structures=DEFAULT_STRUCTURES, accumulate=batch.accumulate)
     path = Path(config.data.path)
     data = config.data.model_copy(update={"path": str(path.resolve()) if path.exists() else config.data.path})
+    start = config.start
+    if start.run is not None:
+        start = start.model_copy(update={"run": str(Path(start.run).resolve())})
     choice = ArchitectureChoice(name=config.architecture.name, config=full)
-    return config.model_copy(update={"architecture": choice, "budget": budget, "batch": batch, "data": data})
+    return config.model_copy(
+        update={"architecture": choice, "budget": budget, "batch": batch, "data": data, "start": start}
+    )
 
 
 @dataclass(frozen=True)

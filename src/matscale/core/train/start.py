@@ -1,0 +1,108 @@
+"""Fine-tuning: a run that begins with the model of another one.
+
+The new run predicts in step 0 what the other one does: it takes its weights, the scales that they were trained in, its
+element references, and what its model was told of the data when it was built. References of elements that the other
+run has not seen, which only `partial` allows, are those that the new data give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from matscale.core.architecture import DatasetInfo
+from matscale.core.data.references import with_values
+from matscale.core.errors import ConfigError
+from matscale.core.potential import Potential, Scales
+from matscale.core.train.config import StartConfig
+from matscale.core.train.record import Run
+from matscale.core.train.setup import Setup
+
+LISTED = 12
+"""Names of weights in a message; run.json has all."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The run that another one begins with."""
+
+    run: Run
+    step: int
+    potential: Potential
+    partial: bool
+
+    @classmethod
+    def of(cls, config: StartConfig) -> Source | None:
+        """None for a run that begins with new weights. Raises what `matscale.load` raises."""
+        if config.run is None:
+            return None
+        from matscale.core.use import load, resolve_step
+
+        run = Run.open(config.run)
+        step = resolve_step(run, config.checkpoint)
+        return cls(run, step, load(run, step), config.partial)
+
+    def continued(self, setup: Setup) -> Setup:
+        """`setup` with the other run's references, scales and knowledge of the data.
+
+        Raises ConfigError that names elements which the other run has not seen, unless `partial`.
+        """
+        from ase.data import chemical_symbols
+
+        known = set(self.potential.elements)
+        new = [z for z in setup.info.elements if z not in known]
+        if new and not self.partial:
+            names = ", ".join(chemical_symbols[z] for z in new)
+            raise ConfigError(
+                f"{self.run.path}: was not trained on {names}, which the new data contain. With --partial it learns "
+                "them from nothing, beside the others."
+            )
+        values = self.potential.references.numpy().copy()
+        values[new] = setup.references.values[new]
+        energy, forces, stress = self.potential.scales.tolist()
+        return replace(
+            setup,
+            references=with_values(values, setup.dataset, setup.train),
+            scales=Scales(energy, forces, stress),
+            info=replace(DatasetInfo.parse(self.run.info["dataset_info"]), elements=setup.info.elements),
+        )
+
+    def begin(self, setup: Setup, say: Callable[[str], None]) -> Potential:
+        """The potential of a continued `setup` with the other run's weights. Raises ConfigError for another model."""
+        potential = setup.potential()
+        given, own = self.potential.model.state_dict(), potential.model.state_dict()
+        unlike = differing(own, given)
+        if unlike and not self.partial:
+            raise ConfigError(
+                f"{self.run.path}: its model is another one: {_listed(unlike)}. Leave out --arch, --size, --params and "
+                "architecture.config to take its own configuration, or take what fits with --partial."
+            )
+        potential.model.load_state_dict({**own, **{name: given[name] for name in own if name not in unlike}})
+        if unlike:
+            say(f"Not taken from {self.run.path}: {_listed(unlike)}.")
+        return potential
+
+    def facts(self, potential: Potential) -> dict[str, Any]:
+        """For run.json."""
+        unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
+        return {"run": str(self.run.path), "step": self.step, "not_taken": unlike}
+
+
+def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:
+    """Name of a weight -> why it is not taken, for all that are in one of the two models only or differ in shape."""
+    unlike = {name: "only in the other run" for name in given if name not in own}
+    for name, value in own.items():
+        if name not in given:
+            unlike[name] = "new"
+        elif value.shape != given[name].shape:
+            unlike[name] = f"{list(given[name].shape)} there, {list(value.shape)} here"
+    return unlike
+
+
+def _listed(unlike: dict[str, str]) -> str:
+    names = [f"{name} ({why})" for name, why in unlike.items()]
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest

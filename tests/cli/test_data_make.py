@@ -71,6 +71,13 @@ def test_a_list_of_temperatures_must_be_numbers(tmp_path):
     assert "hot" in result.stderr
 
 
+@pytest.mark.parametrize("idle", ["prototypes", "elements"])
+def test_options_of_prototypes_are_refused_where_a_file_gives_the_parents(tmp_path, idle):
+    (tmp_path / "a.xyz").write_text("1\n\nCu 0 0 0\n")
+    with pytest.raises(ConfigError, match=f"--{idle}: the parents are taken from .*a.xyz"):
+        run(make, "-o", str(tmp_path / "d"), "--from", str(tmp_path / "a.xyz"), f"--{idle}", "fcc")
+
+
 def test_fetch_of_an_unknown_name_tells_the_nearest():
     with pytest.raises(DataError, match="Did you mean 'salex'"):
         run(fetch, "salx")

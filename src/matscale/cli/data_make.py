@@ -34,7 +34,11 @@ class Listed(click.ParamType):
     type=PluginName("register_labelers", "labeler"),
     help="Potential that labels: emt, chgnet, sevennet, or a plugin's.  [default: emt]",
 )
-@click.option("--elements", type=Listed(click.STRING), help="Symbols, such as Cu,Ni.  [default: all of the labeler]")
+@click.option(
+    "--elements",
+    type=Listed(click.STRING),
+    help="Of prototypes: symbols, such as Cu,Ni.  [default: all of the labeler]",
+)
 @click.option(
     "--prototypes", type=Listed(click.STRING), help="Of fcc,bcc,hcp,l12,l10,random; taken in turn.  [default: all]"
 )
@@ -68,11 +72,14 @@ def make(
     from matscale.core.data.crew import n_cores
     from matscale.core.data.make import make as make_dataset
     from matscale.core.data.recipe import Recipe
+    from matscale.core.errors import ConfigError
     from matscale.core.manager import host
 
     keys = {"temperatures": "rattle_temperatures", "md_temperatures": "dynamics_temperatures"}
     values = read_toml(config) if config else {}
     values |= {keys.get(key, key): value for key, value in given.items() if value not in (None, ())}
+    if values.get("files") and (idle := [key for key in ("prototypes", "elements") if given[key]]):
+        raise ConfigError(f"--{idle[0]}: the parents are taken from {values['files'][0]}, as it is. Leave one out.")
     labeler = host().labeler(values.pop("labeler", "emt"))
     recipe = Recipe.parse(override(values, assignments), str(config or "recipe"))
     with Stages() as stages:

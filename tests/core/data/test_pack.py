@@ -188,6 +188,16 @@ def test_strict_makes_the_first_unusable_structure_an_error(structures, tmp_path
         pack([source], tmp_path / "out", strict=True, task_size=4)
 
 
+def test_when_everything_is_unusable_the_first_structure_says_why(source, tmp_path):
+    with pytest.raises(DataError, match=r"no group \(60\). The first: .*structure 0: .*no value 'trajectry'"):
+        pack([source], tmp_path / "out", keys=Keys(group="trajectry"))
+
+
+def test_a_file_that_is_given_twice_is_refused(source, tmp_path):
+    with pytest.raises(DataError, match=rf"{source.name}: is given twice"):
+        pack([source, source.parent], tmp_path / "out")
+
+
 def test_when_nothing_is_left_the_reasons_are_told(source, tmp_path):
     with pytest.raises(DataError, match=r"No structure could be packed: filter n_atoms>100 \(60\)"):
         pack([source], tmp_path / "out", filter=["n_atoms>100"])

@@ -8,6 +8,7 @@ alike for all formats. Readers come from plugins by the hook `register_readers`.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
@@ -115,13 +116,18 @@ def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
 def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
     """Files to read, with their readers; a folder stands for the files in it (and below) that a reader knows, by name.
 
-    Raises DataError for a path that does not exist, a file of unknown format, a folder without any known file.
+    Raises DataError for a path that does not exist, a file of unknown format, a folder without any known file, and for
+    a file that comes twice.
     """
     found: list[tuple[Path, Reader]] = []
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder.")
         found += _files_below(path) if path.is_dir() else [(path, reader_of(path))]
+    seen: Counter[Path] = Counter(path.resolve() for path, _ in found)
+    twice = next((path for path, times in seen.items() if times > 1), None)
+    if twice is not None:
+        raise DataError(f"{twice}: is given twice, by itself or in a folder. Its structures would count double.")
     return found
 
 

@@ -252,7 +252,8 @@ def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
             used[source][label][key] += n
     if not any(result.kept for result in results):
         why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "there are none in the sources"
-        raise DataError(f"No structure could be packed: {why}.")
+        first = next((f" The first: {r.first_rejected}." for r in results if r.first_rejected), "")
+        raise DataError(f"No structure could be packed: {why}.{first}")
     for label in NAMES:
         given = getattr(recipe.keys, label)
         if given is not None and not any(counts[label] for counts in used):

@@ -21,6 +21,7 @@ from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, StoppedEarly
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
+from matscale.core.train.progress import Progress
 from matscale.core.train.record import TIMINGS, Run
 from matscale.core.train.session import train
 
@@ -62,6 +63,37 @@ def test_a_stopped_run_resumes_bit_for_bit(unbroken: Run, data: Path, tmp_path: 
     assert stopped.last == step
     resumed = train(unbroken.config, tmp_path / "run", resume=True, architecture=architecture)
     assert resumed.info["status"] == "completed"
+    assert_same(Run.open(tmp_path / "run"), unbroken)
+
+
+class FailAt(Progress):
+    """Breaks off at the end of a run, after a row was written and before the last checkpoint."""
+
+    def __init__(self, moment: str, step: int) -> None:
+        self.moment, self.step = moment, step
+
+    def logged(self, row: dict[str, Any]) -> None:
+        self._met("logged", row)
+
+    def validated(self, row: dict[str, Any], is_best: bool) -> None:
+        self._met("validated", row)
+
+    def _met(self, moment: str, row: dict[str, Any]) -> None:
+        if (moment, row["step"]) == (self.moment, self.step):
+            raise ConnectionAbortedError(moment)
+
+
+@pytest.mark.parametrize("moment", ["logged", "validated"])
+def test_rows_that_came_after_the_last_checkpoint_are_not_written_twice(
+    data: Path, tmp_path: Path, moment: str
+) -> None:
+    # The checkpoint of step 20 holds two steps that are in no row yet: the run's last rows are of step 20 too.
+    config = tiny.configured(data, "log_every=6", "checkpoint.every=5")
+    unbroken = train(config, tmp_path / "unbroken", architecture=tiny.architecture())
+    with pytest.raises(ConnectionAbortedError):
+        train(config, tmp_path / "run", architecture=tiny.architecture(), progress=FailAt(moment, 20))
+    assert Run.open(tmp_path / "run").last == 20
+    train(config, tmp_path / "run", resume=True, architecture=tiny.architecture())
     assert_same(Run.open(tmp_path / "run"), unbroken)
 
 

@@ -278,7 +278,8 @@ class Trainer:
             self.world.sum(means.metrics.sums)
         if self.world.is_main:
             p.wall_s = self._elapsed()
-            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed}
+            written = self.run.rows_written()
+            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed, "rows": written}
             root = self.run.checkpoint_folder
             checkpoint.save(root, self.learner.checkpoint(p.step, state))
             if p.best is not None:

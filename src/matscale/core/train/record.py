@@ -11,6 +11,8 @@ checkpoints/step_<n>/    see `matscale.core.train.checkpoint`; `checkpoints/last
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,8 +126,32 @@ class Run:
 
     @property
     def best(self) -> int | None:
-        """Step of the best validation, if there has been one."""
-        return checkpoint.pointer(self.checkpoint_folder, "best")
+        """Step of the best validation, if there has been one.
+
+        Where its checkpoint is damaged or gone, with a warning, that of the best sound one, or of the last sound one if
+        none of them was validated. Where none is sound, the damaged one: to load it says what is wrong with it.
+        """
+        named = checkpoint.pointer(self.checkpoint_folder, "best")
+        if named is None or self._is_sound(named):
+            return named
+        sound = [step for step in self.checkpoints() if self._is_sound(step)]
+        if not sound:
+            return named
+        losses = {row["step"]: validation_loss(row) for row in self.metrics("validation")}
+        best = min(sound, key=lambda step: (losses.get(step, math.inf), -step))
+        warnings.warn(
+            f"{checkpoint.folder_of(self.checkpoint_folder, named)}: the best checkpoint is damaged or gone; that of "
+            f"step {best} is taken in its place.",
+            stacklevel=2,
+        )
+        return best
+
+    def _is_sound(self, step: int) -> bool:
+        try:
+            checkpoint.verify(checkpoint.folder_of(self.checkpoint_folder, step))
+        except checkpoint.DamagedCheckpoint:
+            return False
+        return True
 
     @property
     def last(self) -> int | None:
@@ -144,3 +170,9 @@ class Run:
         """Replace the configuration, when a resumed run was given other limits."""
         self.config = config
         write_text(self.path / CONFIG, to_toml(config.plain()))
+
+
+def validation_loss(row: Mapping[str, Any]) -> float:
+    """What validations are compared by; infinite where it was not finite (null in the file)."""
+    loss = row.get("loss", row["objective"])
+    return loss if loss is not None and math.isfinite(loss) else math.inf

@@ -31,7 +31,7 @@ from matscale.core.train.metrics import Metrics
 from matscale.core.train.nonfinite import named, suspects
 from matscale.core.train.position import Position, seed_step
 from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import Run
+from matscale.core.train.record import Run, validation_loss
 from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, lr_factor
 from matscale.core.train.setup import Setup
@@ -220,8 +220,7 @@ class Trainer:
             row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
             if self.world.is_main:
                 self.samples.record(p.step, predictor)
-        loss = row.get("loss", row["objective"])
-        is_best = math.isfinite(loss) and (p.best is None or loss < p.best.get("loss", p.best["objective"]))
+        is_best = validation_loss(row) < (math.inf if p.best is None else validation_loss(p.best))
         p.validated = row
         p.best, p.since_best = (row, 0) if is_best else (p.best, p.since_best + 1)
         if self.world.is_main:

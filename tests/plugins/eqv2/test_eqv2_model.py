@@ -241,3 +241,22 @@ def test_the_normalisers_of_the_published_stress_head_scale_its_parts_apart(make
         after = model(data).stress
     trace = before.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] / 3 * torch.eye(3)
     assert_close(after, 2 * trace + 3 * torch.eye(3).double() / 3**0.5 + 5 * (before - trace))
+
+
+def test_a_small_model_learns_a_few_structures(small, oxide, batch_of) -> None:
+    torch.manual_seed(0)
+    model = EqV2(small(lmax=2, grid_resolution=8, alpha_drop=0.0, drop_path=0.0))
+    other = replace(oxide, positions=oxide.positions * 1.05, cell=oxide.cell * 1.05)
+    data = batch_of(model, oxide, other).to(dtype=torch.float32)
+    stress = torch.randn(2, 3, 3)
+    targets = (torch.tensor([3.0, -2.0]), torch.randn(10, 3), stress + stress.transpose(1, 2))
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+    for _ in range(60):
+        outputs = model(data)
+        found = (outputs.energy.float(), outputs.forces, outputs.stress)
+        loss = sum((a - b).abs().mean() for a, b in zip(found, targets))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]

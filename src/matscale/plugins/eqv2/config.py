@@ -60,8 +60,8 @@ class EqV2Config(ArchitectureConfig):
     """Dropout of whole channels of an atom in a block's contribution."""
     weight_init: Literal["uniform", "normal"] = "uniform"
     """Distribution of the initial weights of linear maps, both of width 1/√inputs."""
-    mean_atoms: float = Field(default=31.17, gt=0)
-    """Divides the energy: the mean number of atoms of a structure in the published models' data."""
+    mean_atoms: float = Field(default=1.0, gt=0)
+    """Divides the energy; 31.17 in the OMat24 models, whose energies are in eV and not in units of their spread."""
     mean_degree: float = Field(default=61.95, gt=0)
     """Divides the edge-degree embedding; a constant of the published models, not their mean degree."""
     max_atomic_number: int = Field(default=95, ge=1, le=118)

@@ -61,9 +61,9 @@ _OMAT24_M = _OMAT24_S._replace(n_layers=10)
 _OMAT24_L = _OMAT24_S._replace(n_layers=20)
 
 SIZES = {
-    "omat24-S": _OMAT24_S.config(stress_head="rank2"),
-    "omat24-M": _OMAT24_M.config(stress_head="rank2", lmax=6, mmax=4),
-    "omat24-L": _OMAT24_L.config(stress_head="rank2", lmax=6, mmax=3),
+    "omat24-S": _OMAT24_S.config(stress_head="rank2", mean_atoms=31.17),
+    "omat24-M": _OMAT24_M.config(stress_head="rank2", mean_atoms=31.17, lmax=6, mmax=4),
+    "omat24-L": _OMAT24_L.config(stress_head="rank2", mean_atoms=31.17, lmax=6, mmax=3),
     **{f"ladder-{number:02d}": shape.config(stress_head="rank2") for number, shape in enumerate(_LADDER, start=1)},
 }
 """OMat24's models (arXiv:2410.12771): 31,207,434, 86,589,068 and 153,769,868 parameters; the ladder of

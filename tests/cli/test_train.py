@@ -40,6 +40,20 @@ def test_a_run_ends_with_the_table_against_the_baselines_and_its_path(alloys: Pa
     assert Run.open(tmp_path / "run").info["status"] == "completed"
 
 
+def test_elements_of_the_validation_part_alone_are_named_and_the_table_includes_them(
+    alloys: PackedDataset, tmp_path: Path
+) -> None:
+    """A small training part misses elements: the run used to end with an error in place of its table."""
+    result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--set", "data.count=1")
+    assert result.exit_code == 0, result.output
+    assert "validation part only: " in result.stderr
+    assert "fcn" in result.stdout
+    again = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path)])
+    assert again.exit_code == 0, again.output
+    everything = ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path), "--split", "all"]
+    assert CliRunner().invoke(main, everything).exit_code == 3
+
+
 def test_quiet_says_nothing_but_the_result(alloys: PackedDataset, tmp_path: Path) -> None:
     result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--quiet")
     assert result.exit_code == 0, result.output

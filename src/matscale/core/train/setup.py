@@ -153,6 +153,8 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     if config.data.cache_graphs and graph.has_edges:
         _cache_edges(dataset, graph, progress)
     references = _references(dataset, train)
+    info = _info(dataset, train, graph)
+    _say_what_is_open(dataset, validation, references, info, progress)
     return Setup(
         config,
         architecture,
@@ -163,7 +165,7 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
         graph,
         references,
         _scales(dataset, train, references, architecture.derives_forces(model_config)),
-        _info(dataset, train, graph),
+        info,
     )
 
 
@@ -207,6 +209,25 @@ def _references(dataset: PackedDataset, train: NDArray[np.int64]) -> References:
     return References(np.zeros(119), (), 0, 0.0, 0)
 
 
+def _say_what_is_open(
+    dataset: PackedDataset, validation: NDArray[np.int64], references: References, info: DatasetInfo, progress: Progress
+) -> None:
+    """Elements that training does not see, or not well enough to know their reference energies."""
+    from ase.data import chemical_symbols
+
+    unseen = sorted(set(dataset.elements(validation)) - set(info.elements))
+    if unseen:
+        progress.said(
+            f"Elements that are in the validation part only: {', '.join(chemical_symbols[z] for z in unseen)}. Their "
+            "reference energy is 0 and the model never sees them: the validation errors include such structures."
+        )
+    if not references.is_determined:
+        progress.said(
+            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
+            "compositions like those of the training part are determined."
+        )
+
+
 def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: References, derives: bool) -> Scales:
     """Direct models: the spread of the referenced energy per atom, rms of forces and stress. Gradient models have one
     scale, in eV: that which makes derived forces right, forces rms × 1 Å (as NequIP does, arXiv:2101.03164)."""
@@ -217,11 +238,9 @@ def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: Refere
 
 
 def _info(dataset: PackedDataset, train: NDArray[np.int64], graph: Graph) -> DatasetInfo:
-    composition = dataset.composition(train).sum(axis=0)
-    elements = tuple(int(z) for z in np.flatnonzero(composition))
     degree = 0.0
     if graph.has_edges:
         rows = train[np.unique(np.linspace(0, len(train) - 1, _DEGREE_SAMPLE).astype(int))]
         sample = dataset.batch(rows, graph)
         degree = sample.n_edges / sample.n_atoms
-    return DatasetInfo(elements, float(dataset.n_atoms[train].mean()), degree)
+    return DatasetInfo(dataset.elements(train), float(dataset.n_atoms[train].mean()), degree)

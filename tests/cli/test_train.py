@@ -7,12 +7,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
 from matscale.cli.train_progress import Lines, Pace, duration, progress_for
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.split import split
+from matscale.core.data.structure import Structure
+from matscale.core.train.loss import TERMS
 from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.record import Run
 
@@ -46,12 +50,20 @@ def test_elements_of_the_validation_part_alone_are_named_and_the_table_includes_
     """A small training part misses elements: the run used to end with an error in place of its table."""
     result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--set", "data.count=1")
     assert result.exit_code == 0, result.output
-    assert "validation part only: " in result.stderr
+    assert "hold elements without training structures: " in result.stderr
+    assert "Predictions for them are guesses" in result.stderr
     assert "fcn" in result.stdout
     again = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path)])
     assert again.exit_code == 0, again.output
-    everything = ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path), "--split", "all"]
-    assert CliRunner().invoke(main, everything).exit_code == 3
+
+
+def test_references_that_compositions_do_not_determine_are_reported(alloys: PackedDataset, tmp_path: Path) -> None:
+    # One training structure: rank 1, also where it has two elements.
+    some = next(k for k in range(9) if len(alloys.elements(split(alloys, 0.1, k).take(count=1))) == 2)
+    options = ["--set", "data.count=1", "--seed", some, "-o", tmp_path / "run"]
+    result = run(*FEW, "--data", alloys.path, *options)
+    assert result.exit_code == 0, result.output
+    assert "Element references: rank 1 of 2 elements" in result.stderr
 
 
 def test_quiet_says_nothing_but_the_result(alloys: PackedDataset, tmp_path: Path) -> None:
@@ -128,6 +140,8 @@ def test_a_published_size_is_taken_by_name() -> None:
         (["--arch", "fcn", "--set", "architecture.config.hiden=1"], "'hidden'"),
         (["--arch", "fcn", "--max-time", "soon"], "30m"),
         (["--resume", "--arch", "fcn"], "-o FOLDER"),
+        (["--arch", "fcn", "--set", "optimizer.betas=[0.9, 1.0]"], "less than 1"),
+        (["--arch", "fcn", *(f"--set=loss.{term}.weight=0" for term in TERMS)], "nothing would be learned"),
     ],
 )
 def test_mistakes_are_answered_with_exit_2_and_what_to_do(arguments: list[str], told: str) -> None:
@@ -140,6 +154,23 @@ def test_bad_data_ends_with_exit_3(tmp_path: Path) -> None:
     result = run(*FEW, "--data", tmp_path / "nothing", "-o", tmp_path / "run")
     assert result.exit_code == 3
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_elements_of_the_validation_part_alone_are_said_and_do_not_end_a_run(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "data")
+    for k, z in enumerate([29] * 12 + [79] * 12):
+        structure = Structure(np.array([z]), np.zeros((1, 3)), 3.0 * np.eye(3), np.ones(3, bool), trajectory=f"t{k}")
+        structure.energy, structure.forces, structure.stress = float(z), np.ones((1, 3)), np.eye(3)
+        writer.append(structure)
+    writer.finish()
+    few = ["--set", "data.count=1", "--set", "data.validation=0.5"]
+    result = run(*FEW, "--data", tmp_path / "data", "-o", tmp_path / "run", *few)
+    assert result.exit_code == 0, result.output
+    assert "validation structures hold elements without training structures" in result.stderr
+    measured = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--device", "cpu", "--json"])
+    assert measured.exit_code == 0, measured.output
+    best = Run.open(tmp_path / "run").info["best"]
+    assert json.loads(measured.stdout)["fcn"]["energy_mae"] == pytest.approx(best["energy_mae"], rel=1e-5)
 
 
 def test_an_overfit_check_says_how_far_the_loss_fell(alloys: PackedDataset, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def evaluate(
     """
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
-    from matscale.core.measure import is_part, measure, rows_of
+    from matscale.core.measure import is_own, measure, rows_of
     from matscale.core.train.record import Run
     from matscale.core.use import load
 
@@ -76,8 +76,9 @@ def evaluate(
         dataset = PackedDataset.open(resolve(data or record.config.data.path, stages))
     rows = rows_of(record, dataset, which)
     click.echo(f"{dataset.path}: measured on {len(rows):,} of {len(dataset):,} structures.", err=True)
-    potential, own = load(record, checkpoint, device=device, dtype=dtype), is_part(record, dataset, which)
-    models = {record.config.architecture.name: measure(potential, dataset, rows, batch, not own)}
+    potential = load(record, checkpoint, device=device, dtype=dtype)
+    own = is_own(record, dataset)
+    models = {record.config.architecture.name: measure(potential, dataset, rows, batch, any_element=own)}
     if baselines:
         models |= _baselines(record, dataset, rows)
     click.echo(errors_json(models) if as_json else errors_table(models))

@@ -165,10 +165,19 @@ class Host:
         A name may also be that of an architecture. Raises ConfigError or PluginError for one that cannot be had, for
         it was asked for.
         """
-        named = [(self._named(n) or self.find("architecture", n).plugin).require() for n in names]
+        named = [self._watcher(name).require() for name in names]
         return Observers([*named, *(p for p in self.plugins if architecture and architecture.config in _configs(p))])
 
     # Within -----------------------------------------------------------------------------------------------------------
+
+    def _watcher(self, name: str) -> Plugin:
+        if plugin := self._named(name):
+            return plugin
+        try:
+            return self.find("architecture", name).plugin
+        except ConfigError:
+            known = did_you_mean(name, (p.asked for p in self.plugins))
+            raise ConfigError(f"There is no plugin {name!r} to watch the run. {known}") from None
 
     def _of(self, distribution: str | None, plugins: Iterable[Plugin]) -> list[Plugin]:
         return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]

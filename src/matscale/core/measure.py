@@ -55,8 +55,8 @@ def compare(
     `which` is as for `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
     """
     rows = rows_of(run, dataset, which)
-    refuse = not is_part(run, dataset, which)
-    model = measure(load(run, checkpoint, device=device, dtype=dtype), dataset, rows, batch, refuse)
+    potential = load(run, checkpoint, device=device, dtype=dtype)
+    model = measure(potential, dataset, rows, batch, any_element=is_own(run, dataset))
     return {run.config.architecture.name: model, **evaluate_baselines(baselines_of(run), passes(dataset, rows))}
 
 
@@ -65,11 +65,13 @@ def measure(
     dataset: PackedDataset,
     rows: NDArray[np.int64],
     batch: int = 32,
-    refuse_unseen: bool = True,
+    *,
+    any_element: bool = False,
 ) -> dict[str, float]:
     """Metrics of `matscale.core.evaluation.evaluate` on these rows of the dataset, in batches of `batch` structures.
 
-    Raises DataError that names elements which were not in training, if `refuse_unseen`.
+    Raises DataError that names elements which were not in training, unless `any_element`: on the validation part of its
+    own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
     """
     device, budget = potential.references.device, Budget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
@@ -77,7 +79,7 @@ def measure(
     def batches() -> Iterator[AtomicBatch]:
         for one in loader.epoch(0):
             moved = one.to(device)
-            if refuse_unseen:
+            if not any_element:
                 potential.check_elements(moved)
             yield moved
 
@@ -103,15 +105,6 @@ def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[
         f"{dataset.path}: is not the dataset that {run.path} was trained on, so it has no {which} part of that run. "
         "Leave out --split to measure on all of it."
     )
-
-
-def is_part(run: Run, dataset: PackedDataset, which: Which) -> bool:
-    """Whether `which` means a part of the run's own split.
-
-    The trainer measures it too, elements that training never saw included: they belong to the question that its split
-    asks. In any other data they are a mistake.
-    """
-    return which != "all" and is_own(run, dataset)
 
 
 def is_own(run: Run, dataset: PackedDataset) -> bool:

@@ -29,6 +29,7 @@ from matscale.core.train.session import train
 from matscale.core.train.setup import prepare, resolved
 from matscale.plugins.losses import register_losses
 
+CPU = torch.device("cpu")
 LOSSES = {loss.name: loss for loss in register_losses()}
 
 
@@ -345,3 +346,20 @@ def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path)
     batch = setup.training_loader(World()).batch(0, 0)
     learner.update(learner.gradient([batch], objective.counts(batch)), lr=0.1, step=1)
     assert all(torch.equal(p, before[name]) for name, p in learner.potential.named_parameters())
+
+
+def test_a_gradient_is_clipped_to_its_largest_norm(data: Path) -> None:
+    def norm_after_update(clip: float) -> tuple[float, float]:
+        torch.manual_seed(0)  # the same dropout
+        setup = prepare(
+            resolved(tiny.configured(data, f"optimizer.clip={clip}"), tiny.architecture()), tiny.architecture()
+        )
+        learner = Learner(setup.potential(), setup.config, Objective(LossConfig(), LOSSES.__getitem__), CPU, World())
+        batch = setup.training_loader(World()).batch(0, 0)
+        gradient = learner.gradient([batch], learner.objective.counts(batch))
+        learner.update(gradient, lr=0.1, step=1)
+        return gradient.norm, float(torch.nn.utils.get_total_norm([p.grad for p in learner.parameters]))
+
+    free, unclipped = norm_after_update(0)
+    assert unclipped == pytest.approx(free)
+    assert norm_after_update(free / 7) == pytest.approx((free, free / 7), rel=1e-4)

@@ -81,7 +81,8 @@ def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generat
     if len(sizes) < 2:
         raise DataError(
             "All structures are of one group (one trajectory or formula): a split by group would leave training or "
-            "validation empty. Split by structure (`--set data.split_by=structure`), knowing they are related."
+            "validation empty. Split by structure (`--set data.split_by=structure`), knowing that the two parts are "
+            "related."
         )
     chosen, room = np.zeros(len(sizes), dtype=bool), wanted
     for group in rng.permutation(len(sizes)):

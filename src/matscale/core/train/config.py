@@ -17,6 +17,7 @@ from matscale.core.train.units import parse_count, parse_seconds
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
 
@@ -83,13 +84,13 @@ class OptimizerConfig(Config):
     """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
     """Decoupled decay of weight matrices, per step and unit of learning rate."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the running mean and of the running square of the gradient."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of the running square."""
     clip: Annotated[float, Field(ge=0)] = 10.0
     """Largest norm of the whole gradient; 0: no clipping."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema: Decay = 0.999
     """Decay of the exponential moving average of the weights that validation and use see; 0: none.
     In step t it is at most (1 + t) / (10 + t), so that short runs do not average over their beginning."""
 

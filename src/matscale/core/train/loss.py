@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from matscale.core.config import Config
@@ -68,6 +68,12 @@ class LossConfig(Config):
     forces: ForcesTerm = ForcesTerm()
     stress_isotropic: StressTerm = StressTerm()
     stress_anisotropic: StressTerm = StressTerm()
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossConfig:
+        if not any(self.term(name).weight for name in TERMS):
+            raise ValueError("every term has weight 0: nothing would be learned")
+        return self
 
     def term(self, name: str) -> Term:
         """One of `TERMS`."""

@@ -152,9 +152,13 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     _check_labels(dataset, train, validation, config)
     if config.data.cache_graphs and graph.has_edges:
         _cache_edges(dataset, graph, progress)
-    references = _references(dataset, train)
-    info = _info(dataset, train, graph)
-    _say_what_is_open(dataset, validation, references, info, progress)
+    references, info = _references(dataset, train), _info(dataset, train, graph)
+    _say_unseen(dataset, validation, info, progress)
+    if not references.is_determined:
+        progress.said(
+            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
+            "compositions like those of the training part are determined."
+        )
     return Setup(
         config,
         architecture,
@@ -195,6 +199,19 @@ def _check_labels(
         check_stress(dataset, train)
 
 
+def _say_unseen(dataset: PackedDataset, validation: NDArray[np.int64], info: DatasetInfo, progress: Progress) -> None:
+    from ase.data import chemical_symbols
+
+    unseen = [z for z in dataset.elements(validation) if z not in info.elements]
+    if unseen:
+        chunks = np.array_split(validation, 1 + len(validation) // 8192)
+        n = sum(int(dataset.composition(chunk)[:, unseen].any(axis=1).sum()) for chunk in chunks)
+        progress.said(
+            f"Warning: {n:,} of {len(validation):,} validation structures hold elements without training structures: "
+            f"{', '.join(chemical_symbols[z] for z in unseen)}. Predictions for them are guesses, and count."
+        )
+
+
 def _cache_edges(dataset: PackedDataset, graph: Graph, progress: Progress) -> None:
     if not os.access(dataset.path, os.W_OK):
         progress.said(f"{dataset.path} cannot be written to: neighbour lists are made anew for every batch.")
@@ -207,25 +224,6 @@ def _references(dataset: PackedDataset, train: NDArray[np.int64]) -> References:
     if dataset.has("energy")[train].any():
         return fit_references(dataset, train)
     return References(np.zeros(119), (), 0, 0.0, 0)
-
-
-def _say_what_is_open(
-    dataset: PackedDataset, validation: NDArray[np.int64], references: References, info: DatasetInfo, progress: Progress
-) -> None:
-    """Elements that training does not see, or not well enough to know their reference energies."""
-    from ase.data import chemical_symbols
-
-    unseen = sorted(set(dataset.elements(validation)) - set(info.elements))
-    if unseen:
-        progress.said(
-            f"Elements that are in the validation part only: {', '.join(chemical_symbols[z] for z in unseen)}. Their "
-            "reference energy is 0 and the model never sees them: the validation errors include such structures."
-        )
-    if not references.is_determined:
-        progress.said(
-            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
-            "compositions like those of the training part are determined."
-        )
 
 
 def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: References, derives: bool) -> Scales:

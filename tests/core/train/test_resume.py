@@ -110,6 +110,14 @@ def test_resuming_with_another_configuration_is_refused(data: Path, tmp_path: Pa
     assert Run.open(tmp_path / "run").config.checkpoint.keep == 1
 
 
+def test_resuming_with_another_number_of_processes_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoppedEarly):
+        train(tiny.configured(data), tmp_path / "run", architecture=tiny.architecture(), progress=tiny.StopAt(3))
+    Run.open(tmp_path / "run").update({"world_size": 2})
+    with pytest.raises(ConfigError, match=r"begun by 2 processes.*--nproc-per-node 2"):
+        train(tiny.configured(data), tmp_path / "run", resume=True, architecture=tiny.architecture())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_other_signals_save_and_stop_too(data: Path, tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)

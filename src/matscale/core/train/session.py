@@ -55,7 +55,7 @@ def train(
     progress = (progress if world.is_main else None) or Progress()
     with configured(config.compute, device), world.connected(device), ExitStack() as stack:
         if world.is_main:
-            run = stack.enter_context(_claimed(Path(path), config, resume))
+            run = stack.enter_context(_claimed(Path(path), config, resume, world))
         world.barrier()
         run = run if world.is_main else Run.open(path)
         if run.info["status"] == "completed":
@@ -66,7 +66,7 @@ def train(
 
 
 @contextmanager
-def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
+def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
     """The run folder, made or reopened, with no other process in it."""
     if resume:
         Run.open(path)
@@ -74,7 +74,14 @@ def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
         Run.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
     with FolderLock(path):
-        yield reopened(path, config) if resume else Run.create(path, config)
+        run = reopened(path, config) if resume else Run.create(path, config)
+        before = run.info.get("world_size", world.size)
+        if before != world.size and run.info["status"] != "completed":
+            raise ConfigError(
+                f"{path}: the run was begun by {before} processes and would go on with {world.size}: another global "
+                f"batch, in another order. Resume it with torchrun --nproc-per-node {before}."
+            )
+        yield run
 
 
 def reopened(path: str | Path, config: TrainConfig) -> Run:

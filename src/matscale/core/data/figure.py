@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 from matscale.core.data.statistics import PROPERTIES, Property, edge
@@ -60,8 +61,8 @@ def _short(names: Sequence[str]) -> list[str]:
     if len(paths) < 2:
         return [name.rsplit(os.sep, 1)[-1] if name in paths else name for name in names]
     parts = [path.split(os.sep) for path in paths]
-    front = len(os.path.commonprefix(parts))
-    back = len(os.path.commonprefix([p[front:-1][::-1] if p[-1] != parts[0][-1] else p[front:][::-1] for p in parts]))
+    front = _in_common(parts)
+    back = _in_common([p[front:-1][::-1] if p[-1] != parts[0][-1] else p[front:][::-1] for p in parts])
     cut = {path: os.sep.join(p[front : len(p) - back] or p[-1:]) for path, p in zip(paths, parts)}
     return [cut.get(name, name) for name in names]
 
@@ -80,3 +81,9 @@ def _outline(moments: dict[str, Any], prop: Property) -> tuple[list[float], list
         y += [share, share]
         before = number
     return x, y
+
+
+def _in_common(lists: list[list[str]]) -> int:
+    """How many first items are equal in all."""
+    same = (len(set(items)) == 1 for items in zip(*lists))
+    return len(list(takewhile(bool, same)))

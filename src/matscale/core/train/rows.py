@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from matscale.core.train.files import finite, write_text
+from matscale.core.files import finite, write_text
 
 
 class Rows:

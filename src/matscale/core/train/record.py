@@ -105,6 +105,15 @@ class Run:
         """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last is passed over."""
         return (row for row in self.rows if split is None or row.get("split") == split)
 
+    def rows_written(self) -> dict[str, int]:
+        """File -> rows in it, for a checkpoint to remember: a step alone does not tell which of its rows came after."""
+        return {METRICS: self.rows.count(), SAMPLES: self.samples.count()}
+
+    def cut(self, written: Mapping[str, int]) -> None:
+        """Go back to what `rows_written` said once; files that it does not name lose all rows."""
+        for rows in (self.rows, self.samples):
+            rows.cut(written.get(rows.path.name, 0))
+
     @property
     def checkpoint_folder(self) -> Path:
         return self.path / "checkpoints"

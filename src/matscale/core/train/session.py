@@ -138,11 +138,9 @@ def _session(
     saved = checkpoint.load_latest(run.checkpoint_folder)
     if saved:
         _check_same_data(run, setup)
-    step = saved.step if saved else 0
     if world.is_main:
         # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
-        run.rows.cut_after(step)
-        run.samples.cut_after(step)
+        run.cut(saved.state["rows"] if saved else {})
         write_text(run.path / "references.json", setup.references.to_json() + "\n")
         run.update(_facts(setup, potential, cost, device, world))
     if saved:

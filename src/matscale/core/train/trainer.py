@@ -134,8 +134,9 @@ class Trainer:
         counts = {name: totals[f"labelled {name}"] for name in group.labelled}
         gradient = self.learner.gradient(group.batches, counts)
         if gradient.is_finite:
-            self.learner.update(gradient, self._learning_rate(totals), p.step + 1)
-            self.interval.learned(gradient)
+            lr = self._learning_rate(totals)
+            self.learner.update(gradient, lr, p.step + 1)
+            self.interval.learned(gradient, lr)
             p.seen(totals)
         else:
             self._left_out(gradient)
@@ -205,8 +206,7 @@ class Trainer:
         if not self.interval.steps:
             return
         means = self.interval.means(self.world)
-        lr = {"lr": self.learner.optimizer.param_groups[0]["lr"]}
-        row = {**self._place("train"), **means, **lr, **self._spent(), **self.interval.speed(self.peak)}
+        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak)}
         self.interval = Interval(Metrics(self.device))
         if self.world.is_main:
             self.run.rows.append(row)
@@ -278,7 +278,8 @@ class Trainer:
             self.world.sum(means.metrics.sums)
         if self.world.is_main:
             p.wall_s = self._elapsed()
-            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed}
+            written = self.run.rows_written()
+            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed, "rows": written}
             root = self.run.checkpoint_folder
             checkpoint.save(root, self.learner.checkpoint(p.step, state))
             if p.best is not None:

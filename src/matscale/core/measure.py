@@ -123,6 +123,8 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             return parse_baselines(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
+    if "dataset" not in run.info:
+        raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
     from matscale.core.train.setup import parts

@@ -24,6 +24,7 @@ COMMANDS = {
     "baselines": ("matscale.cli.baselines:baselines", "Errors of zero, mean, composition and nearest neighbour."),
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
+    "import": ("matscale.cli.importing:importing", "Models of other programs, as runs: fairchem."),
 }
 """Name -> (where the click command lives, its line in `matscale --help`)."""
 

@@ -9,6 +9,7 @@ import click
 
 from matscale.cli.errors_table import errors_json, errors_table
 from matscale.cli.stages import Stages
+from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,8 @@ def evaluate(
     from matscale.core.use import load
 
     record = Run.open(run)
+    if data is None and "dataset" not in record.info:
+        raise ConfigError(f"{run}: has no dataset of its own, because it was not trained here. Name one with --data.")
     with Stages() as stages:
         dataset = PackedDataset.open(resolve(data or record.config.data.path, stages))
     rows = rows_of(record, dataset, which)

@@ -26,9 +26,9 @@ from matscale.core.baselines import (
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.evaluation import evaluate
+from matscale.core.files import write_json
 from matscale.core.potential import Potential
 from matscale.core.predict import floating
-from matscale.core.train.files import write_json
 from matscale.core.train.record import Run
 from matscale.core.use import load
 
@@ -123,6 +123,8 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             return parse_baselines(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
+    if "dataset" not in run.info:
+        raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
     from matscale.core.train.setup import parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 from matscale.core.data.statistics import PROPERTIES, Property, edge
@@ -60,10 +61,14 @@ def _short(names: Sequence[str]) -> list[str]:
     if len(paths) < 2:
         return [name.rsplit(os.sep, 1)[-1] if name in paths else name for name in names]
     parts = [path.split(os.sep) for path in paths]
-    front = len(os.path.commonprefix(parts))
-    back = len(os.path.commonprefix([p[front:-1][::-1] if p[-1] != parts[0][-1] else p[front:][::-1] for p in parts]))
+    front, back = _shared(parts), _shared([p[::-1] for p in parts])
     cut = {path: os.sep.join(p[front : len(p) - back] or p[-1:]) for path, p in zip(paths, parts)}
     return [cut.get(name, name) for name in names]
+
+
+def _shared(parts: list[list[str]]) -> int:
+    """Leading elements that all have in common."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
 
 
 def _outline(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float | None]]:

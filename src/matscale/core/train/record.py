@@ -19,9 +19,9 @@ from typing import Any
 
 from matscale.core.config import read_toml, to_toml
 from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.files import write_json, write_text
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
-from matscale.core.train.files import write_json, write_text
 from matscale.core.train.rows import Rows
 
 FORMAT_VERSION = 1

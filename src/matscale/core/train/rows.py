@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from matscale.core.train.files import finite, write_text
+from matscale.core.files import finite, write_text
 
 
 class Rows:

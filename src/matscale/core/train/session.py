@@ -13,6 +13,7 @@ import torch
 
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
+from matscale.core.files import write_text
 from matscale.core.flops import Cost, cost_of, probes
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
@@ -21,7 +22,6 @@ from matscale.core.train import checkpoint
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import RESUMABLE, TrainConfig, differences
 from matscale.core.train.distributed import World
-from matscale.core.train.files import write_text
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.loss import Objective
 from matscale.core.train.progress import Progress

@@ -16,6 +16,7 @@ import torch
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
 from matscale.core.evaluation import tally
+from matscale.core.files import write_text
 from matscale.core.flops import Cost, peak_flops
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
@@ -23,7 +24,6 @@ from matscale.core.train import checkpoint
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
 from matscale.core.train.feed import Feed, Group
-from matscale.core.train.files import write_text
 from matscale.core.train.interval import Interval
 from matscale.core.train.learner import Gradient, Learner
 from matscale.core.train.loss import Objective

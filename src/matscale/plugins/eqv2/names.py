@@ -84,6 +84,17 @@ def published_counts(model: nn.Module) -> dict[str, int]:
     return {"total": sum(sizes.values()), "non_embedding": non_embedding}
 
 
+_DERIVED = re.compile(
+    r"\.(expand_index|balance_degree_weight|distance_expansion\.offset|(to|from)_grid_mat"
+    r"|(mapping|mappingReduced)\.(l_harmonic|m_harmonic|m_complex|m_size|res_size|to_m))$"
+)
+
+
+def derived(published: str) -> bool:
+    """Whether a published name is that of a table which follows from the options."""
+    return _DERIVED.search(published) is not None
+
+
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy published weights into a model of the same options; tables that follow from the options are passed over.
 
@@ -137,20 +148,50 @@ _FIXED: dict[str, Any] = {
     "use_gate_act": False,
     "use_grid_mlp": True,
     "use_sep_s2_act": True,
+    "use_energy_lin_ref": False,
+    "load_energy_lin_ref": False,
 }
 """Options that have this value in every OMat24 model; other values are other networks."""
 
+_DEFAULTS: dict[str, Any] = {
+    "sphere_channels": 128,
+    "num_layers": 12,
+    "edge_channels": 128,
+    "attn_hidden_channels": 128,
+    "num_heads": 8,
+    "attn_alpha_channels": 32,
+    "attn_value_channels": 16,
+    "ffn_hidden_channels": 512,
+    "grid_resolution": None,
+    "norm_type": "rms_norm_sh",
+    "max_radius": 5.0,
+    "max_neighbors": 500,
+    "enforce_max_neighbors_strictly": True,
+    "alpha_drop": 0.1,
+    "drop_path_rate": 0.05,
+    "proj_drop": 0.0,
+    "weight_init": "normal",
+    "avg_num_nodes": 77.81317,
+    "avg_degree": 23.395238876342773,
+    "max_num_elements": 90,
+    "lmax_list": [6],
+    "mmax_list": [2],
+    "use_grid_mlp": False,
+}
+"""What fairchem 1.10 takes for an option that is left out or null, and differs from our defaults."""
+
 _WITHOUT_EFFECT = {
     *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
-    *("use_pbc", "use_pbc_single", "otf_graph", "regress_forces", "regress_stress"),
+    *("use_pbc", "use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
 }
-"""fairchem ignores the first line (always 600 Gaussians, always SiLU); the second is about its graphs and tasks."""
+"""fairchem ignores the first line (always 600 Gaussians, always SiLU); the second: graphs, tasks, memory."""
 
 
 def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Config:
     """Our configuration of a published backbone; `options` are ours. Raises ConfigError that names what differs."""
     values: dict[str, Any] = {"stress_head": "rank2", **options}
-    for key, value in backbone.items():
+    given = {key: value for key, value in backbone.items() if value is not None or key not in _DEFAULTS}
+    for key, value in (given | {k: v for k, v in _DEFAULTS.items() if k not in given}).items():
         if key in _OPTIONS:
             values[_OPTIONS[key]] = value
         elif key in ("lmax_list", "mmax_list"):

@@ -1,0 +1,42 @@
+"""`matscale import`: models that other programs trained, as runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+
+@click.group("import")
+def importing() -> None:
+    """Turn a model that another program trained into a run."""
+
+
+@importing.command()
+@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Run folder to make.")
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "ema", "raw"]),
+    default="auto",
+    show_default=True,
+    help="Averaged or raw ones; auto: averaged where there are.",
+)
+def fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "raw"]) -> None:
+    """Import CHECKPOINT, an EquiformerV2 of fairchem v1 (.pt), with its references and normalizers.
+
+    The run predicts what fairchem's calculator predicts; `matscale evaluate`, `predict` and `matscale.calculator` take
+    it as it is. CHECKPOINT is a pickle: it is read in a process of its own, and refused if it holds anything but
+    numbers and texts. fairchem's own calculator takes the raw weights of checkpoint.pt, and the averaged ones of
+    best_checkpoint.pt.
+    """
+    from ase.data import chemical_symbols
+
+    from matscale.plugins.eqv2.fairchem import import_run
+
+    run, imported = import_run(checkpoint, target, weights)
+    kind = {"ema": "averaged (EMA)", "raw": "raw"}[imported.weights]
+    known = " ".join(chemical_symbols[z] for z in imported.info.elements)
+    click.echo(f"eqv2, {run.info['parameters']['total']:,} parameters, {kind} weights. Elements: {known}")
+    click.echo(f"Run: {run.path}")

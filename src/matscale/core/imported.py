@@ -1,0 +1,55 @@
+"""A model that another program trained, as a run folder: it is used like any other.
+
+Such a run has a configuration, an identity and one checkpoint, but neither metrics nor a dataset of ours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from matscale.core.architecture import ArchitectureConfig, DatasetInfo, count_parameters
+from matscale.core.manager import host
+from matscale.core.potential import Potential
+from matscale.core.train import checkpoint
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.record import Run
+from matscale.version import __version__
+
+
+def save(
+    path: str | Path,
+    architecture: str,
+    config: ArchitectureConfig,
+    info: DatasetInfo,
+    potential: Potential,
+    source: Mapping[str, Any],
+    step: int = 0,
+) -> Run:
+    """Write a run folder with the weights, references and scales of `potential`.
+
+    `source` says where it comes from and is kept as `imported` in run.json. Raises ConfigError if something is in the
+    way at `path`.
+    """
+    chosen = {"name": architecture, "config": config.plain()}
+    run = Run.create(path, TrainConfig.parse({"architecture": chosen}))
+    distribution, version = host().origin(architecture)
+    run.update(
+        {
+            "architecture": {"name": architecture, "distribution": distribution, "version": version},
+            "parameters": count_parameters(potential.model),
+            "dataset_info": info.plain(),
+            "scales": dict(zip(("energy", "forces", "stress"), potential.scales.tolist())),
+            "claims": sorted(host().architecture(architecture).claims_of(config)),
+            "versions": {"matscale": __version__, "torch": torch.__version__},
+            "steps": step,
+            "imported": dict(source),
+        }
+    )
+    checkpoint.save(run.checkpoint_folder, checkpoint.Checkpoint(step, potential.state_dict(), None, {}, {}))
+    run.update({"status": "completed", "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    return run

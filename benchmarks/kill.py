@@ -52,18 +52,22 @@ def _compare(folder: Path, kills: int, chance: random.Random) -> int:
     began = time.perf_counter()
     unbroken = train(config, folder / "unbroken", architecture=tiny.architecture())
     per_step = (time.perf_counter() - began) / steps
-    done, in_save = 0, 0
+    done, in_save, last = 0, 0, 0
     while done < kills:
         child = _child(config, folder / "run")
-        time.sleep(chance.uniform(0.0, 0.1 + 2 * STEPS_PER_KILL * per_step))
+        slept = chance.uniform(0.0, 0.1 + 2 * STEPS_PER_KILL * per_step)
+        time.sleep(slept)
         os.kill(child, signal.SIGKILL)
         killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
         if not killed:
-            break  # it had come to its end: the machine became faster meanwhile
+            break  # it had come to its end: the machine became much faster meanwhile
         done += 1
         in_save += bool(list((folder / "run" / "checkpoints").glob(f".*partial-{child}*")))
         if (folder / "run" / CONFIG).exists():
-            Run.open(folder / "run")
+            now = Run.open(folder / "run").last or 0
+            if now > last:  # a machine that became faster would use up all steps before the last kill
+                per_step = min(per_step, slept / (now - last))
+            last = now
     status = os.waitpid(_child(config, folder / "run"), 0)[1]
     if status != 0:
         print(f"the last session ended with status {status}")

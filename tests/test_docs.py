@@ -140,6 +140,7 @@ def test_the_readme_lists_an_architecture_with_its_claims(architecture: Architec
         if line.startswith(f"| `{architecture.name}` |")
     ]
     _, _, _, forces, claims, _ = (cell.strip() for cell in row.split("|"))
+    assert architecture.reference in row
     assert forces == architecture.forces
     assert claims == (", ".join(sorted(architecture.claims_of(architecture.config()))) or "none")
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from matscale.cli import main
 from matscale.cli.train_progress import Lines, Pace, duration, progress_for
 from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.split import split
 from matscale.core.data.structure import Structure
 from matscale.core.train.loss import TERMS
 from matscale.core.train.progress import Progress, StepStatus
@@ -41,6 +42,28 @@ def test_a_run_ends_with_the_table_against_the_baselines_and_its_path(alloys: Pa
     for told in ("parameters", "On cpu (1 threads)", "energy  on", "validation loss"):
         assert told in result.stderr
     assert Run.open(tmp_path / "run").info["status"] == "completed"
+
+
+def test_elements_of_the_validation_part_alone_are_named_and_the_table_includes_them(
+    alloys: PackedDataset, tmp_path: Path
+) -> None:
+    """A small training part misses elements: the run used to end with an error in place of its table."""
+    result = run(*FEW, "--data", alloys.path, "-o", tmp_path / "run", "--set", "data.count=1")
+    assert result.exit_code == 0, result.output
+    assert "hold elements without training structures: " in result.stderr
+    assert "Predictions for them are guesses" in result.stderr
+    assert "fcn" in result.stdout
+    again = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run"), "--data", str(alloys.path)])
+    assert again.exit_code == 0, again.output
+
+
+def test_references_that_compositions_do_not_determine_are_reported(alloys: PackedDataset, tmp_path: Path) -> None:
+    # One training structure: rank 1, also where it has two elements.
+    some = next(k for k in range(9) if len(alloys.elements(split(alloys, 0.1, k).take(count=1))) == 2)
+    options = ["--set", "data.count=1", "--seed", some, "-o", tmp_path / "run"]
+    result = run(*FEW, "--data", alloys.path, *options)
+    assert result.exit_code == 0, result.output
+    assert "Element references: rank 1 of 2 elements" in result.stderr
 
 
 def test_quiet_says_nothing_but_the_result(alloys: PackedDataset, tmp_path: Path) -> None:

@@ -152,6 +152,22 @@ def test_of_equally_near_neighbours_the_lowest_atomic_number_counts() -> None:
         assert nearest_elements(batch(tie)).tolist()[0] == NI
 
 
+@pytest.mark.parametrize("periodic", [True, False])
+def test_a_search_that_finds_no_neighbour_ends(monkeypatch: pytest.MonkeyPatch, periodic: bool) -> None:
+    cutoffs = []
+
+    def blind(positions: object, cell: object, pbc: object, graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+        cutoffs.append(graph.cutoff)
+        assert len(cutoffs) < 20, "the search goes on for ever"
+        return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
+
+    monkeypatch.setattr("matscale.core.data.neighbors.neighbors", blind)
+    two = structure([AL, NI], [[0.0, 0, 0], [0, 0, 9.9]], periodic=periodic)
+    with pytest.raises(DataError, match=r"no neighbour within 14 Å, though one must lie within (10|9\.9) Å.*Remove"):
+        nearest_elements(batch(two))
+    assert cutoffs == [3.5, 7.0, 14.0]
+
+
 def test_nearest_does_not_depend_on_the_company_in_a_batch() -> None:
     one, two = structure([AL], [[0.0, 0, 0]], periodic=False), structure([NI, CU], [[0.0, 0, 0], [1.0, 0, 0]])
     assert nearest_elements(batch(one, two, one)).tolist() == [0, CU, NI, 0]

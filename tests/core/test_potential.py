@@ -63,6 +63,22 @@ def test_references_stay_exact_whatever_type_the_model_is_given() -> None:
     assert potential(collate([structures.metal()], dtype=torch.bfloat16)).energy.item() == 1 - 1000.000123
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_direct_outputs_are_scaled_in_the_precision_of_the_batch(precision: torch.dtype) -> None:
+    class Half(Ones):
+        def forward(self, data: AtomicBatch) -> Outputs:
+            ones = super().forward(data)
+            assert ones.forces is not None
+            assert ones.stress is not None
+            return Outputs(ones.energy.to(precision), ones.forces.to(precision), ones.stress.to(precision))
+
+    scales = Scales(2.0, 3.0001, 5.0001)  # neither has room in half precision
+    found = Potential(Half(), derive=False, elements=(29,), scales=scales)(collate([structures.metal()]))
+    assert found.forces.dtype == found.stress.dtype == torch.float32
+    assert (found.forces == torch.tensor(3.0001)).all()
+    assert (found.stress == torch.tensor(5.0001)).all()
+
+
 def test_history_is_kept_in_training_only() -> None:
     batch = collate([structures.crystal()], Graph.radius(5.0))
     potential = Potential(nn.Sequential(Repulsion()), derive=True, elements=(8, 13, 14, 29))

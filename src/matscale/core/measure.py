@@ -26,9 +26,9 @@ from matscale.core.baselines import (
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.evaluation import evaluate
+from matscale.core.files import write_json
 from matscale.core.potential import Potential
 from matscale.core.predict import floating
-from matscale.core.train.files import write_json
 from matscale.core.train.record import Run
 from matscale.core.use import load
 

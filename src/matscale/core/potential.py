@@ -117,7 +117,8 @@ class Potential(nn.Module):
             raw = predict(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
         else:
             raw = self.model(batch)
-        energy_scale, forces_scale, stress_scale = self.scales.to(batch.positions.dtype)
+        kind = batch.positions.dtype  # what is predicted directly comes in half precision from an autocast region
+        energy_scale, forces_scale, stress_scale = self.scales.to(kind)
         if self.derive:
             forces_scale = stress_scale = energy_scale
         reference = torch.zeros(batch.n_structures, dtype=torch.float64, device=batch.positions.device)
@@ -125,6 +126,6 @@ class Potential(nn.Module):
         return replace(
             raw,
             energy=raw.energy.double() * self.scales[0] + reference,
-            forces=None if raw.forces is None else raw.forces * forces_scale,
-            stress=None if raw.stress is None else raw.stress * stress_scale,
+            forces=None if raw.forces is None else raw.forces.to(kind) * forces_scale,
+            stress=None if raw.stress is None else raw.stress.to(kind) * stress_scale,
         )

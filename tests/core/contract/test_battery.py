@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from matscale.core.architecture import CLAIMS, Architecture, ArchitectureConfig, BatchShape, DatasetInfo
-from matscale.core.contract import all_checks
-from matscale.core.contract.subject import ContractError
+from matscale.core.contract import BoundCheck, Check, all_checks
+from matscale.core.contract.subject import ContractError, Subject
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.layers.heads import mean_by_structure, sum_by_structure
@@ -341,6 +341,23 @@ def test_checks_for_pytest_raise_what_they_found_and_leave_out_what_does_not_app
     bound["pair-rotation"]()
     with pytest.raises(ContractError, match=r"forces on .* differ by"):
         bound["pair-forces-are-gradients"]()
+
+
+def test_what_one_check_does_to_a_model_does_not_reach_another() -> None:
+    def vandal(subject: Subject) -> None:
+        subject.sizes["energy"] = 1e9  # all differences would be small against it
+        with torch.no_grad():
+            for parameter in subject.potential.parameters():
+                parameter.zero_()
+
+    healthy, faulty = (
+        {c.check.name: c for c in checks(architecture(model), PairConfig())} for model in (Pair, SeesTheOrigin)
+    )
+    for bound in (healthy["responds"], faulty["translation"]):
+        BoundCheck(Check("vandal", "spoils what it is given", vandal, lambda subject: None), bound.subject)()
+    healthy["responds"]()
+    with pytest.raises(ContractError, match="energy: differ"):
+        faulty["translation"]()
 
 
 def test_the_callers_random_state_is_left_alone() -> None:

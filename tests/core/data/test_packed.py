@@ -207,3 +207,11 @@ def test_until_the_writer_finishes_there_is_no_dataset(structures, tmp_path):
         PackedDataset.open(tmp_path / "d")
     writer.finish()
     assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["manifest.json", "shard-00000.safetensors"]
+
+
+def test_the_elements_of_some_structures_are_found_a_chunk_at_a_time(structures, pack_into, monkeypatch):
+    monkeypatch.setattr("matscale.core.data.packed._CHUNK", 3)
+    given = structures(20)
+    dataset, some = pack_into(given), [17, 2, 3, 11, 5]
+    assert dataset.elements(some) == tuple(sorted({int(z) for k in some for z in given[k].atomic_numbers}))
+    assert dataset.elements([]) == ()

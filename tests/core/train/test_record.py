@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig, differences, merged
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.record import Run
@@ -61,8 +63,48 @@ def test_a_half_written_last_row_is_passed_over_and_cut(tmp_path: Path) -> None:
         file.write('{"step": 40, "lo')
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert [row["loss"] for row in rows] == [0.1, None, 0.1]
-    rows.cut_after(20)
+    assert rows.count() == 3
+    rows.cut(2)
     assert rows.path.read_text() == '{"step": 10, "loss": 0.1}\n{"step": 20, "loss": null}\n'
+
+
+LOSSES = {1: 0.5, 2: 0.3, 3: 0.1, 4: float("nan")}
+
+
+@pytest.fixture
+def run_of_five(tmp_path: Path) -> Run:
+    """Steps 1 to 4 were validated, 5 only saved; 3 is the best."""
+    run = Run.create(tmp_path / "run", CONFIG)
+    for step in range(1, 6):
+        one = {"weight": torch.tensor(float(step))}
+        checkpoint.save(run.checkpoint_folder, checkpoint.Checkpoint(step, one, None, one, {}))
+        if step in LOSSES:
+            run.rows.append({"step": step, "split": "validation", "loss": LOSSES[step], "objective": -step})
+    (run.checkpoint_folder / "best").write_text("3\n")
+    return run
+
+
+@pytest.mark.parametrize(("damaged", "best"), [((3,), 2), ((2, 3), 1), ((1, 2, 3), 5), ((1, 2, 3, 5), 4)])
+def test_a_damaged_best_checkpoint_gives_way_to_the_best_sound_one(
+    run_of_five: Run, damaged: tuple[int, ...], best: int
+) -> None:
+    assert run_of_five.best == 3
+    for step in damaged:
+        (checkpoint.folder_of(run_of_five.checkpoint_folder, step) / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match=rf"step_3: the best checkpoint is damaged.* step {best} is taken"):
+        assert run_of_five.best == best
+
+
+def test_a_best_checkpoint_that_is_gone_gives_way_too(run_of_five: Run) -> None:
+    checkpoint.remove(checkpoint.folder_of(run_of_five.checkpoint_folder, 3))
+    with pytest.warns(UserWarning, match="or gone"):
+        assert run_of_five.best == 2
+
+
+def test_where_no_checkpoint_is_sound_the_best_is_the_one_to_hear_about(run_of_five: Run) -> None:
+    for step in run_of_five.checkpoints():
+        (checkpoint.folder_of(run_of_five.checkpoint_folder, step) / "manifest.json").unlink()
+    assert run_of_five.best == 3
 
 
 def test_two_processes_cannot_train_into_one_folder(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from matscale.core.baselines.base import Baseline, MaskedSum, batches
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
+from matscale.core.errors import DataError
 from matscale.core.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 TIE = 1e-4
 """Å within which two distances are equal: far above float32 rounding, far below any displacement of interest."""
 FIRST_CUTOFF = 3.5
-"""Å of the first search; it doubles until every atom has a neighbour."""
+"""Å of the first search; it doubles until every atom has a neighbour. One is certain within `_reach`."""
 N_Z = 119
 """Atomic numbers 0..118; the column 0 of a table is the key without a neighbour."""
 
@@ -127,18 +128,30 @@ def _nearest(
     n = len(positions)
     if n == 1 and not pbc.any():
         return np.zeros(1, dtype=np.int64)
-    cutoff = FIRST_CUTOFF
+    cutoff, reach = FIRST_CUTOFF, _reach(positions, cell, pbc)
     while True:
         (j, i), shift = neighbors(positions, cell, pbc, Graph.radius(cutoff))
         # Sorted by centre: one block of edges per atom, if every atom has one.
         starts = np.searchsorted(i, np.arange(n))
         if len(i) and (np.bincount(i, minlength=n) > 0).all():
             break
+        if cutoff > reach:
+            raise DataError(
+                f"An atom has no neighbour within {cutoff:g} Å, though one must lie within {reach:g} Å: the positions "
+                f"{positions[:3].tolist()}... in the cell {cell.tolist()} cannot be searched. Remove the structure."
+            )
         cutoff *= 2.0
     distance = np.linalg.norm(positions[j] - positions[i] + shift @ cell, axis=1)
     nearest = np.minimum.reduceat(distance, starts)
     candidates = np.where(distance <= nearest[i] + TIE, numbers[j], N_Z)
     return np.minimum.reduceat(candidates, starts).astype(np.int64)
+
+
+def _reach(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
+    """Å within which every atom has a neighbour: its own image, or else any other atom."""
+    if pbc.any():
+        return float(np.linalg.norm(cell[pbc], axis=1).min())
+    return float(np.linalg.norm(np.ptp(positions, axis=0)))
 
 
 def _key_name(key: int) -> str:

@@ -60,7 +60,7 @@ class Subject:
 
     @cached_property
     def potential(self) -> Potential:
-        """The one that most checks share; they must not change it."""
+        """The one that a check predicts with, made when it is first asked for; every check has its own."""
         return self.perturbed()
 
     def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:
@@ -70,7 +70,7 @@ class Subject:
         return collate(known, self.architecture.graph(self.config), dtype)
 
     def predict(self, *structures: Structure) -> Outputs:
-        """Of the shared potential, without history."""
+        """Of `potential`, without history."""
         return self.evaluate(self.batch(*structures))
 
     @cached_property

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from matscale.core.files import replace_file
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -50,33 +51,27 @@ def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> s
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary, digest = path.with_name(f".{path.name}.{os.getpid()}.tmp"), hashlib.sha256()
-    try:
+    digest = hashlib.sha256()
+
+    def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            for block in (len(text).to_bytes(8, "little"), text):
+            for block in _blocks(text, columns, names, dtypes):
                 digest.update(block)
                 file.write(block)
-            for name in names:
-                for piece in columns[name]:
-                    view = np.ascontiguousarray(piece, dtype=dtypes[name]).reshape(-1).view(np.uint8).data
-                    digest.update(view)
-                    file.write(view)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+
+    replace_file(path, write)
     return digest.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _blocks(
+    header: bytes, columns: Mapping[str, Sequence[NDArray[Any]]], names: list[str], dtypes: Mapping[str, np.dtype[Any]]
+) -> Iterator[bytes | memoryview]:
+    """The file from its first byte to its last, piece by piece."""
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for name in names:
+        for piece in columns[name]:
+            yield np.ascontiguousarray(piece, dtype=dtypes[name]).reshape(-1).view(np.uint8).data
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:

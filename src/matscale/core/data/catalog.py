@@ -1,6 +1,7 @@
 """Datasets by name: what `--data` takes, a packed folder or one of the names here.
 
-A name wins over a folder of the same name in the working directory; `./emt` is the folder.
+`emt` wins over a folder of that name in the working directory (`./emt` is the folder); a published name, which has a
+slash and may be gigabytes away, does not.
 """
 
 from __future__ import annotations

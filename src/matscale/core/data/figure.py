@@ -2,43 +2,86 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from html import escape
+from itertools import takewhile
 from typing import Any
 
 from matscale.core.data.statistics import PROPERTIES, Property, edge
 
 _SHOWN = ("energy_per_atom", "forces_norm", "forces_component", "stress_max", "stress_component", "n_atoms")
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#999999")
+"""Okabe and Ito's palette, which the colour-blind can tell apart."""
 
 
 def figure(title: str, tables: dict[str, Any]) -> str:
-    """A self-contained HTML page. `tables`: part -> property -> moments and bins (`Tally.plain`)."""
-    from plotly.graph_objects import Bar
+    """A self-contained HTML page. `tables`: part -> property -> moments and bins (`Tally.plain`).
+
+    A part has one colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
+    """
+    from plotly.graph_objects import Scatter
     from plotly.io import to_html
     from plotly.subplots import make_subplots
 
     names = [n for n in _SHOWN if any(values[n]["count"] for values in tables.values())]
-    titles = [f"{PROPERTIES[n].summary} [{PROPERTIES[n].unit or '1'}]" for n in names]
-    plot = make_subplots(rows=-(-len(names) // 2), cols=2, subplot_titles=titles)
+    titles = [f"{PROPERTIES[n].summary}{f' [{unit}]' if (unit := PROPERTIES[n].unit) else ''}" for n in names]
+    n_rows = -(-len(names) // 2)
+    plot = make_subplots(rows=n_rows, cols=2, subplot_titles=titles, vertical_spacing=0.32 / n_rows)
+    shown = ("train", "validation") if len(tables) > 1 else tuple(tables)
+    labels = dict(zip(tables, _short(list(tables))))
     for k, name in enumerate(names):
-        for part, values in tables.items():
+        place = {"row": k // 2 + 1, "col": k % 2 + 1}
+        for number, (part, values) in enumerate(tables.items()):
             if values[name]["count"]:
-                x, width, y = _bars(values[name], PROPERTIES[name])
-                bar = Bar(
-                    x=x, y=y, width=width, name=part, legendgroup=part, showlegend=k == 0, opacity=0.6,
-                    visible=True if part in ("train", "validation") or len(tables) == 1 else "legendonly",
+                x, y = _outline(values[name], PROPERTIES[name])
+                line = Scatter(
+                    x=x, y=y, name=escape(labels[part]), legendgroup=part, showlegend=k == 0, mode="lines",
+                    line={"shape": "hv", "color": _COLOURS[number % len(_COLOURS)], "width": 1.5},
+                    visible=True if part in shown else "legendonly",
                 )  # fmt: skip
-                plot.add_trace(bar, row=k // 2 + 1, col=k % 2 + 1)
-        if PROPERTIES[name].is_log:
-            plot.update_xaxes(type="log", row=k // 2 + 1, col=k % 2 + 1)
+                plot.add_trace(line, **place)
+        is_log = PROPERTIES[name].is_log
+        plot.update_xaxes(type="log" if is_log else "linear", exponentformat="power", **place)
+        plot.update_yaxes(type="linear" if is_log else "log", exponentformat="power", title="share of values", **place)
     plot.update_layout(
-        barmode="overlay", height=320 * -(-len(names) // 2), title=f"{escape(title)}: share of values per bin"
+        title={"text": escape(title), "x": 0.01, "y": 0.99, "yanchor": "top"},
+        template="plotly_white",
+        height=340 * n_rows + 120,
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.05, "x": 0},
+        margin={"t": 150},
     )
     # plotly.js goes into the page: it opens without a network.
-    return str(to_html(plot, include_plotlyjs=True, full_html=True))
+    return str(to_html(plot, include_plotlyjs=True, full_html=True, config={"responsive": True}))
 
 
-def _bars(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float], list[float]]:
-    """Centres, widths and heights (share of all values)."""
-    edges = [(edge(k, moments, prop), edge(k + 1, moments, prop)) for k, _ in moments["bins"]]
-    share = [count / moments["count"] for _, count in moments["bins"]]
-    return [(a + b) / 2 for a, b in edges], [b - a for a, b in edges], share
+def _short(names: Sequence[str]) -> list[str]:
+    """Paths without the folders and the ending that they share; other names as they are."""
+    paths = [name for name in names if os.sep in name]
+    if len(paths) < 2:
+        return [name.rsplit(os.sep, 1)[-1] if name in paths else name for name in names]
+    parts = [path.split(os.sep) for path in paths]
+    front, back = _shared(parts), _shared([p[::-1] for p in parts])
+    cut = {path: os.sep.join(p[front : len(p) - back] or p[-1:]) for path, p in zip(paths, parts)}
+    return [cut.get(name, name) for name in names]
+
+
+def _shared(parts: list[list[str]]) -> int:
+    """Leading elements that all have in common."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
+
+
+def _outline(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float | None]]:
+    """A histogram as steps: left edges and heights (share of all values), broken where bins are empty."""
+    x: list[float] = []
+    y: list[float | None] = []
+    before: int | None = None
+    for number, count in moments["bins"]:
+        if before is not None and number != before + 1:
+            x.append(edge(before + 1, moments, prop))
+            y.append(None)
+        share = count / moments["count"]
+        x += [edge(number, moments, prop), edge(number + 1, moments, prop)]
+        y += [share, share]
+        before = number
+    return x, y

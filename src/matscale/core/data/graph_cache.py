@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 from matscale.core.data.arrays import Arrays, map_arrays, write_arrays
 from matscale.core.data.graph import Graph
-from matscale.core.data.manifest import write_text
 from matscale.core.data.neighbors import neighbors
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import DataError
+from matscale.core.files import write_text
 
 FORMAT_VERSION = 1
 PIECE = 4096

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from matscale.core.data.arrays import sync_folder
 from matscale.core.errors import DataError
+from matscale.core.files import write_text
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
@@ -107,14 +106,3 @@ def dataset_hash(shards: list[ShardRecord]) -> str:
     for shard in shards:
         digest.update(f"{shard.sha256} {shard.n_structures} {shard.n_atoms}\n".encode())
     return digest.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)

@@ -24,6 +24,7 @@ from matscale.core.data.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.task import Recipe, Result, Span, run_task
 from matscale.core.data.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
+from matscale.core.files import TEMPORARY
 
 TASK = 4096
 """Structures of a task."""
@@ -136,7 +137,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
             for left in out.glob("shard-*.safetensors"):
                 left.unlink()
             mark.write_text(fingerprint)
-        for left in [*out.glob(".*.tmp"), *parts.glob(".*.tmp")]:  # of a process that was killed
+        for left in [*out.glob(f".*{TEMPORARY}-*"), *parts.glob(f".*{TEMPORARY}-*")]:  # of a process that was killed
             left.unlink()
         yield parts
         (out / ".lock").unlink()

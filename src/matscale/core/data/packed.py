@@ -27,6 +27,7 @@ from matscale.core.errors import DataError, did_you_mean
 __all__ = ["Manifest", "PackedDataset", "ShardWriter", "SourceRecord"]
 
 NO_GRAPH = Graph.none()
+_CHUNK = 8192
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
 """(arrays of a shard, rows in it, their places in the batch: None when all rows are of this one shard)"""
@@ -149,6 +150,15 @@ class PackedDataset:
         atoms = _Atoms(pieces, len(index))
         z = atoms.gather("atomic_numbers").astype(np.int64)
         return np.bincount(atoms.batch() * 119 + z, minlength=119 * len(index)).reshape(-1, 119).astype(np.int32)
+
+    def elements(self, indices: Indices) -> tuple[int, ...]:
+        """Atomic numbers that occur in the structures at `indices`, ascending. Memory does not grow with these."""
+        index = np.asarray(indices, dtype=np.int64)
+        seen = np.zeros(119, dtype=bool)
+        for start in range(0, len(index), _CHUNK):
+            _, pieces = self._pieces(chunk := index[start : start + _CHUNK])
+            seen[_Atoms(pieces, len(chunk)).gather("atomic_numbers")] = True
+        return tuple(int(z) for z in np.flatnonzero(seen))
 
     def labels(self, indices: Indices) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Forces [n_atoms, 3] eV/Å and stress [n, 3, 3] eV/Å³ of the structures at `indices`; NaN where missing."""

@@ -12,11 +12,11 @@ from typing import Any
 from matscale.core.data import filters
 from matscale.core.data.formats import reader
 from matscale.core.data.labels import Keys, Unusable, attach
-from matscale.core.data.manifest import write_text
 from matscale.core.data.screen import screen
 from matscale.core.data.shard import arrays_of, narrowed, write_shard
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
+from matscale.core.files import write_text
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from matscale.core.data.arrays import n_bytes, sha256
-from matscale.core.data.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash, write_text
+from matscale.core.data.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash
 from matscale.core.data.shard import LABELS, arrays_of, map_shard, narrowed, windows, write_shard
 from matscale.core.data.statistics import Tally, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.files import write_text
 
 PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30

@@ -1,4 +1,4 @@
-"""Between the flat list of atoms and the padded layout that attention wants, without asking the device how many."""
+"""Between the flat list of atoms and the padded layout that attention wants."""
 
 from __future__ import annotations
 

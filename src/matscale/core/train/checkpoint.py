@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor
 
 from matscale.core.errors import MatscaleError
-from matscale.core.train.files import TEMPORARY, flush, write_text
+from matscale.core.files import TEMPORARY, flush, write_text
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"step_(\d+)")

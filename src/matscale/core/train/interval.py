@@ -19,19 +19,22 @@ class Interval:
     objective: float = 0.0
     gradient_norm: float = 0.0
     steps: int = 0
+    lr: float = 0.0
+    """Of the latest step."""
     # The machine's share, which depends on its mood and is no part of a checkpoint:
     seconds: float = 0.0
     waited: float = 0.0
     atoms: float = 0.0
     flops: float = 0.0
 
-    def learned(self, gradient: Gradient) -> None:
+    def learned(self, gradient: Gradient, lr: float) -> None:
         """A step whose gradient was used."""
         for outputs, batch in gradient.seen:
             self.metrics.update(outputs, batch)
         self.objective += gradient.objective
         self.gradient_norm += gradient.norm if math.isfinite(gradient.norm) else 0.0
         self.steps += 1
+        self.lr = lr
 
     def spent(self, seconds: float, waited: float, atoms: float, flops: float) -> None:
         """What a step took."""
@@ -41,13 +44,14 @@ class Interval:
         self.flops += flops
 
     def means(self, world: World) -> dict[str, float]:
-        """Errors and objective over the steps, over all processes."""
+        """Errors and objective over the steps, over all processes; and the learning rate of the latest."""
         world.sum(self.metrics.sums)
         steps = max(self.steps, 1)
         return {
             **self.metrics.values(),
             "objective": self.objective / steps,
             "gradient_norm": self.gradient_norm / steps,
+            "lr": self.lr,
         }
 
     def speed(self, peak: float | None) -> dict[str, float | None]:
@@ -61,11 +65,11 @@ class Interval:
 
     def state(self) -> dict[str, Any]:
         """As JSON-ready numbers."""
-        sums = {"objective": self.objective, "gradient_norm": self.gradient_norm, "steps": self.steps}
+        sums = {"objective": self.objective, "gradient_norm": self.gradient_norm, "steps": self.steps, "lr": self.lr}
         return {"metrics": self.metrics.state(), **sums}
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.metrics.load(state["metrics"])
         self.objective, self.gradient_norm = state["objective"], state["gradient_norm"]
-        self.steps = state["steps"]
+        self.steps, self.lr = state["steps"], state["lr"]

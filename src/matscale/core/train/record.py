@@ -11,15 +11,17 @@ checkpoints/step_<n>/    see `matscale.core.train.checkpoint`; `checkpoints/last
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from matscale.core.config import read_toml, to_toml
 from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.files import write_json, write_text
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
-from matscale.core.train.files import write_json, write_text
 from matscale.core.train.rows import Rows
 
 FORMAT_VERSION = 1
@@ -106,6 +108,15 @@ class Run:
         """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last is passed over."""
         return (row for row in self.rows if split is None or row.get("split") == split)
 
+    def rows_written(self) -> dict[str, int]:
+        """File -> rows in it, for a checkpoint to remember: a step alone does not tell which of its rows came after."""
+        return {METRICS: self.rows.count(), SAMPLES: self.samples.count()}
+
+    def cut(self, written: Mapping[str, int]) -> None:
+        """Go back to what `rows_written` said once; files that it does not name lose all rows."""
+        for rows in (self.rows, self.samples):
+            rows.cut(written.get(rows.path.name, 0))
+
     @property
     def checkpoint_folder(self) -> Path:
         return self.path / "checkpoints"
@@ -116,8 +127,32 @@ class Run:
 
     @property
     def best(self) -> int | None:
-        """Step of the best validation, if there has been one."""
-        return checkpoint.pointer(self.checkpoint_folder, "best")
+        """Step of the best validation, if there has been one.
+
+        Where its checkpoint is damaged or gone, with a warning, that of the best sound one, or of the last sound one if
+        none of them was validated. Where none is sound, the damaged one: to load it says what is wrong with it.
+        """
+        named = checkpoint.pointer(self.checkpoint_folder, "best")
+        if named is None or self._is_sound(named):
+            return named
+        sound = [step for step in self.checkpoints() if self._is_sound(step)]
+        if not sound:
+            return named
+        losses = {row["step"]: validation_loss(row) for row in self.metrics("validation")}
+        best = min(sound, key=lambda step: (losses.get(step, math.inf), -step))
+        warnings.warn(
+            f"{checkpoint.folder_of(self.checkpoint_folder, named)}: the best checkpoint is damaged or gone; that of "
+            f"step {best} is taken in its place.",
+            stacklevel=2,
+        )
+        return best
+
+    def _is_sound(self, step: int) -> bool:
+        try:
+            checkpoint.verify(checkpoint.folder_of(self.checkpoint_folder, step))
+        except checkpoint.DamagedCheckpoint:
+            return False
+        return True
 
     @property
     def last(self) -> int | None:
@@ -136,3 +171,9 @@ class Run:
         """Replace the configuration, when a resumed run was given other limits."""
         self.config = config
         write_text(self.path / CONFIG, to_toml(config.plain()))
+
+
+def validation_loss(row: Mapping[str, Any]) -> float:
+    """What validations are compared by; infinite where it was not finite (null in the file)."""
+    loss = row.get("loss", row["objective"])
+    return loss if loss is not None and math.isfinite(loss) else math.inf

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from matscale.core.train.files import finite, write_text
+from matscale.core.files import finite, write_text
 
 
 class Rows:
@@ -26,24 +27,25 @@ class Rows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Complete rows in order. A last line that was cut off by a kill is passed over."""
+        return (row for line in self._lines() if (row := _parse(line)) is not None)
+
+    def count(self) -> int:
+        """How many complete rows there are."""
+        return sum(1 for _ in self._lines())
+
+    def cut(self, count: int) -> None:
+        """Drop all but the first `count` rows (and a half-written one), in one move."""
+        if self.path.exists():
+            write_text(self.path, "".join(islice(self._lines(), count)))
+
+    def _lines(self) -> Iterator[str]:
         if not self.path.exists():
             return
         with self.path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                row = _parse(line)
-                if row is not None:
-                    yield row
-
-    def cut_after(self, step: int) -> None:
-        """Drop the rows of later steps (and a half-written one), in one move."""
-        if self.path.exists():
-            kept = [json.dumps(row, allow_nan=False) for row in self if row["step"] <= step]
-            write_text(self.path, "".join(line + "\n" for line in kept))
+            yield from (line for line in file if line.endswith("\n"))
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    if not line.endswith("\n"):
-        return None
     try:
         row = json.loads(line)
     except json.JSONDecodeError:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.files import write_json
 from matscale.core.outputs import Outputs
-from matscale.core.train.files import write_json
 from matscale.core.train.record import GEOMETRIES, Run
 from matscale.core.train.setup import Setup
 

@@ -13,6 +13,7 @@ import torch
 
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
+from matscale.core.files import write_text
 from matscale.core.flops import Cost, cost_of, probes
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
@@ -21,7 +22,6 @@ from matscale.core.train import checkpoint
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import RESUMABLE, TrainConfig, differences
 from matscale.core.train.distributed import World
-from matscale.core.train.files import write_text
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.loss import Objective
 from matscale.core.train.progress import Progress
@@ -56,7 +56,7 @@ def train(
     progress = (progress if world.is_main else None) or Progress()
     with configured(config.compute, device), world.connected(device), ExitStack() as stack:
         if world.is_main:
-            run = stack.enter_context(_claimed(Path(path), config, resume))
+            run = stack.enter_context(_claimed(Path(path), config, resume, world))
         world.barrier()
         run = run if world.is_main else Run.open(path)
         if run.info["status"] == "completed":
@@ -67,7 +67,7 @@ def train(
 
 
 @contextmanager
-def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
+def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
     """The run folder, made or reopened, with no other process in it."""
     if resume:
         Run.open(path)
@@ -75,7 +75,14 @@ def _claimed(path: Path, config: TrainConfig, resume: bool) -> Iterator[Run]:
         Run.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
     with FolderLock(path):
-        yield reopened(path, config) if resume else Run.create(path, config)
+        run = reopened(path, config) if resume else Run.create(path, config)
+        before = run.info.get("world_size", world.size)
+        if before != world.size and run.info["status"] != "completed":
+            raise ConfigError(
+                f"{path}: the run was begun by {before} processes and would go on with {world.size}: another global "
+                f"batch, in another order. Resume it with torchrun --nproc-per-node {before}."
+            )
+        yield run
 
 
 def reopened(path: str | Path, config: TrainConfig) -> Run:
@@ -134,11 +141,9 @@ def _session(
     saved = checkpoint.load_latest(run.checkpoint_folder)
     if saved:
         _check_same_data(run, setup)
-    step = saved.step if saved else 0
     if world.is_main:
         # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
-        run.rows.cut_after(step)
-        run.samples.cut_after(step)
+        run.cut(saved.state["rows"] if saved else {})
         write_text(run.path / "references.json", setup.references.to_json() + "\n")
         run.update(_facts(setup, potential, cost, device, world))
         if source:

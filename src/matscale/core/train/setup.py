@@ -159,6 +159,11 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
         _cache_edges(dataset, graph, progress)
     references, info = _references(dataset, train), _info(dataset, train, graph)
     _say_unseen(dataset, validation, info, progress)
+    if not references.is_determined:
+        progress.said(
+            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
+            "compositions like those of the training part are determined."
+        )
     return Setup(
         config,
         architecture,
@@ -202,10 +207,10 @@ def _check_labels(
 def _say_unseen(dataset: PackedDataset, validation: NDArray[np.int64], info: DatasetInfo, progress: Progress) -> None:
     from ase.data import chemical_symbols
 
-    counts = dataset.composition(validation)
-    unseen = [int(z) for z in np.flatnonzero(counts.sum(axis=0)) if z not in info.elements]
+    unseen = [z for z in dataset.elements(validation) if z not in info.elements]
     if unseen:
-        n = int((counts[:, unseen].sum(axis=1) > 0).sum())
+        chunks = np.array_split(validation, 1 + len(validation) // 8192)
+        n = sum(int(dataset.composition(chunk)[:, unseen].any(axis=1).sum()) for chunk in chunks)
         progress.said(
             f"Warning: {n:,} of {len(validation):,} validation structures hold elements without training structures: "
             f"{', '.join(chemical_symbols[z] for z in unseen)}. Predictions for them are guesses, and count."
@@ -236,11 +241,9 @@ def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: Refere
 
 
 def _info(dataset: PackedDataset, train: NDArray[np.int64], graph: Graph) -> DatasetInfo:
-    composition = dataset.composition(train).sum(axis=0)
-    elements = tuple(int(z) for z in np.flatnonzero(composition))
     degree = 0.0
     if graph.has_edges:
         rows = train[np.unique(np.linspace(0, len(train) - 1, _DEGREE_SAMPLE).astype(int))]
         sample = dataset.batch(rows, graph)
         degree = sample.n_edges / sample.n_atoms
-    return DatasetInfo(elements, float(dataset.n_atoms[train].mean()), degree)
+    return DatasetInfo(dataset.elements(train), float(dataset.n_atoms[train].mean()), degree)

@@ -16,6 +16,7 @@ import torch
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
 from matscale.core.evaluation import tally
+from matscale.core.files import write_text
 from matscale.core.flops import Cost, peak_flops
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
@@ -23,7 +24,6 @@ from matscale.core.train import checkpoint
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
 from matscale.core.train.feed import Feed, Group
-from matscale.core.train.files import write_text
 from matscale.core.train.interval import Interval
 from matscale.core.train.learner import Gradient, Learner
 from matscale.core.train.loss import Objective
@@ -31,7 +31,7 @@ from matscale.core.train.metrics import Metrics
 from matscale.core.train.nonfinite import named, suspects
 from matscale.core.train.position import Position, seed_step
 from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import Run
+from matscale.core.train.record import Run, validation_loss
 from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, lr_factor
 from matscale.core.train.setup import Setup
@@ -134,8 +134,9 @@ class Trainer:
         counts = {name: totals[f"labelled {name}"] for name in group.labelled}
         gradient = self.learner.gradient(group.batches, counts)
         if gradient.is_finite:
-            self.learner.update(gradient, self._learning_rate(totals), p.step + 1)
-            self.interval.learned(gradient)
+            lr = self._learning_rate(totals)
+            self.learner.update(gradient, lr, p.step + 1)
+            self.interval.learned(gradient, lr)
             p.seen(totals)
         else:
             self._left_out(gradient)
@@ -205,8 +206,7 @@ class Trainer:
         if not self.interval.steps:
             return
         means = self.interval.means(self.world)
-        lr = {"lr": self.learner.optimizer.param_groups[0]["lr"]}
-        row = {**self._place("train"), **means, **lr, **self._spent(), **self.interval.speed(self.peak)}
+        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak)}
         self.interval = Interval(Metrics(self.device))
         if self.world.is_main:
             self.run.rows.append(row)
@@ -220,8 +220,7 @@ class Trainer:
             row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
             if self.world.is_main:
                 self.samples.record(p.step, predictor)
-        loss = row.get("loss", row["objective"])
-        is_best = math.isfinite(loss) and (p.best is None or loss < p.best.get("loss", p.best["objective"]))
+        is_best = validation_loss(row) < (math.inf if p.best is None else validation_loss(p.best))
         p.validated = row
         p.best, p.since_best = (row, 0) if is_best else (p.best, p.since_best + 1)
         if self.world.is_main:
@@ -278,7 +277,8 @@ class Trainer:
             self.world.sum(means.metrics.sums)
         if self.world.is_main:
             p.wall_s = self._elapsed()
-            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed}
+            written = self.run.rows_written()
+            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed, "rows": written}
             root = self.run.checkpoint_folder
             checkpoint.save(root, self.learner.checkpoint(p.step, state))
             if p.best is not None:

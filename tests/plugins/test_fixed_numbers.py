@@ -1,0 +1,133 @@
+"""Each model against numbers of its own: a change of its mathematics shows, also without material from outside.
+
+The numbers were computed by the models themselves, in float64 on a CPU, at the commit that added this file. What says
+that they are right is elsewhere: SchNet gave, at the same commit, the golden energies and forces of another program
+(test_schnet.py, with the folder `shared`), and all models kept the contract. For the two direct models, which no other
+program has, the numbers only hold fast what was computed then. Whoever changes the mathematics of a model on purpose
+computes them anew and says so in the changelog.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from matscale.core.architecture import DatasetInfo
+from matscale.core.data.neighbors import collate
+from matscale.core.data.structure import Structure
+from matscale.core.manager import host
+from matscale.core.outputs import Outputs, predict
+
+MODELS = {
+    "schnet": ("schnet", {"hidden": 4, "filters": 5, "n_layers": 2, "n_radial": 6, "cutoff": 4.0}),
+    "fcn": ("fcn", {"embedding": 4, "hidden": 6, "depth": 2, "head_width": 5, "head_layers": 3}),
+    "transformer": ("transformer", {"width": 8, "n_heads": 2, "n_layers": 2, "feedforward": 6, "head_width": 5}),
+    "transformer-concatenated": (
+        "transformer",
+        {"inputs": "concatenated", "width": 8, "n_heads": 2, "n_layers": 2, "feedforward": 6, "head_width": 5},
+    ),
+}
+
+EXPECTED: dict[str, dict[str, list]] = {
+    "schnet": {
+        "energy": [-0.203963752599, -0.4239946885298],
+        "forces": [
+            [0.008932837544693, 0.01709081684053, 0.01226544250794],
+            [-0.0161782218146, -0.01769653012187, -0.01153551039251],
+            [0.007245384269907, 0.0006057132813418, -0.0007299321154255],
+            [-0.01900329178312, -0.01108525354015, -0.01425246883734],
+            [0.01900329178312, 0.01108525354015, 0.01425246883734],
+        ],
+        "stress": [
+            [0.002645864132859, -0.0006502475263118, 0.000168525255844],
+            [-0.0006502475263118, 0.001748712414871, 0.0003784426385219],
+            [0.000168525255844, 0.0003784426385219, -0.0006962920983457],
+        ],
+    },
+    "fcn": {
+        "energy": [-0.1757883410378, 0.02782850822685],
+        "forces": [
+            [-0.1808031549774, 1.929230197216, -0.5148963676508],
+            [0.2076562228319, 1.53688494051, -0.1685270667218],
+            [0.1428043872676, 1.56717740527, -0.1604103935557],
+            [0.09415071779263, 1.613343191763, -0.1982212430513],
+            [0.07372512957074, 1.645924907126, -0.2388183852994],
+        ],
+        "stress": [
+            [0.2271490938187, 0.8166379862548, -0.4390367281869],
+            [0.8166379862548, 1.524668866592, 1.42988031733],
+            [-0.4390367281869, 1.42988031733, -0.1254921809925],
+        ],
+    },
+    "transformer": {
+        "energy": [-2.817806066944, 0.9428983213128],
+        "forces": [
+            [1.70581549013, 0.02961566597554, 1.18387532277],
+            [1.27732886807, 0.3317645666868, 1.046463227572],
+            [1.223048704393, 0.3459426052346, 1.074189153228],
+            [0.4561817052406, 1.717688706045, -0.7281054663579],
+            [0.1051074247409, 1.696261136522, -0.3368992043131],
+        ],
+        "stress": [
+            [0.7456411077779, 1.39342491896, 0.3569224366526],
+            [1.39342491896, -0.06222533660621, 0.8378519912561],
+            [0.3569224366526, 0.8378519912561, 0.5295411564207],
+        ],
+    },
+    "transformer-concatenated": {
+        "energy": [-3.764302536397, -3.166309338165],
+        "forces": [
+            [1.713241751741, -0.0879059529764, 1.396556873096],
+            [1.494739048254, 0.1164975696072, 1.232229485325],
+            [1.368445549341, 0.1907799165, 1.219398583247],
+            [0.8188878782928, 0.6614020023775, 0.8875218552818],
+            [0.8406391356519, 0.6054199730602, 0.9706200893672],
+        ],
+        "stress": [
+            [0.9501341116575, 1.585881919821, 0.2350349468761],
+            [1.585881919821, -0.2006611563985, 0.8736797001916],
+            [0.2350349468761, 0.8736797001916, 0.5843264509514],
+        ],
+    },
+}
+"""eV, eV/Å and, for the crystal, eV/Å³."""
+
+
+def outputs_of(name: str) -> Outputs:
+    """Of a crystal of three atoms and a molecule of two."""
+    family, values = MODELS[name]
+    architecture = host().architecture(family)
+    config = architecture.config.parse(values)
+    model = filled(architecture.model(config, DatasetInfo.any(), seed=0).double().eval())
+    batch = collate(two_structures(), architecture.graph(config), torch.float64)
+    return predict(model, batch, derive=architecture.derives_forces(config)).detach()
+
+
+@torch.no_grad()
+def filled(model: nn.Module) -> nn.Module:
+    """Every parameter gets values by a formula: sines, of order 1/√fan-in in matrices, around 1/2 in vectors."""
+    for k, (_, parameter) in enumerate(sorted(model.named_parameters())):
+        waves = torch.sin(1.0 + k + 0.7 * torch.arange(parameter.numel(), dtype=torch.float64)).view_as(parameter)
+        parameter.copy_(waves * (2.0 / parameter.shape[-1]) ** 0.5 if parameter.dim() > 1 else 0.5 + 0.3 * waves)
+    return model
+
+
+def two_structures() -> list[Structure]:
+    cell = np.array([[3.9, 0.2, -0.1], [0.8, 4.1, 0.3], [-0.4, 0.6, 4.4]])
+    places = np.array([[0.1, 0.2, 0.1], [2.1, 1.8, 0.4], [0.3, 2.2, 2.5]])
+    crystal = Structure(np.array([13, 8, 29]), places, cell, np.ones(3, dtype=bool))
+    bond = np.array([[0.2, 0.1, -0.3], [1.4, 0.8, 0.6]])
+    return [crystal, Structure(np.array([14, 8]), bond, np.zeros((3, 3)), np.zeros(3, dtype=bool))]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fixed_weights_give_the_numbers_they_gave_before(name: str) -> None:
+    found = outputs_of(name)
+    assert found.forces is not None
+    assert found.stress is not None
+    for what, value in (("energy", found.energy), ("forces", found.forces), ("stress", found.stress[0])):
+        expected = torch.tensor(EXPECTED[name][what], dtype=torch.float64)
+        assert_close(value, expected, rtol=1e-10, atol=1e-10, msg=lambda text, what=what: f"{what}: {text}")

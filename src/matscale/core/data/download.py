@@ -150,8 +150,9 @@ def extract(archive: Path, folder: Path) -> Path:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(building, filter="data")
-            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
-                pass  # a tar ends before its file does: the checksum of gzip comes last
+            rest = tar.fileobj is not None
+            while rest:  # a tar ends before its file does: the checksum of gzip comes last
+                rest = bool(tar.fileobj and tar.fileobj.read(1 << 20))
         building.rename(folder)
     except tarfile.FilterError as error:
         archive.unlink()

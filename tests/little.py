@@ -123,3 +123,14 @@ def architecture(*names: str) -> str:
             ]
         '''
     )
+
+
+def install_faulty(site: Site) -> None:
+    """The plugins that must disturb nobody: each has one fault, and none is asked for."""
+    site.install("a-broken", "1 / 0")
+    site.install("a-quitter", "raise SystemExit")
+    site.install("a-future", "API_VERSION = (9, 0)")
+    site.install("a-typo", "from matscale import hookimpl\n@hookimpl\ndef run_start(run): pass\n")
+    site.install("a-schnet", architecture("schnet"))
+    site.install("a-twin", architecture("twin"))
+    site.install("b-twin", architecture("twin"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from little import Site, architecture
+from little import Site, architecture, install_faulty
 from matscale.cli.scaffold import names, write
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError
@@ -29,14 +29,8 @@ def listing(site: Site, *options: str, **environment: str) -> dict[str, dict[str
 
 def test_the_list_tells_every_fault_by_status_and_reason(site: Site) -> None:
     site.install("a-good", "API_VERSION = (1, 0)\n" + architecture("good"))
-    site.install("a-broken", "1 / 0")
-    site.install("a-quitter", "raise SystemExit")
-    site.install("a-future", "API_VERSION = (9, 0)")
-    site.install("a-typo", "from matscale import hookimpl\n@hookimpl\ndef run_start(run): pass\n")
+    install_faulty(site)
     site.install("a-blocked", "1 / 0")
-    site.install("a-schnet", architecture("schnet"))
-    site.install("a-twin", architecture("twin"))
-    site.install("b-twin", architecture("twin"))
 
     rows = listing(site, "--load", MATSCALE_BLOCK_PLUGINS="blocked")
     assert {key: row["status"] for key, row in rows.items()} == {

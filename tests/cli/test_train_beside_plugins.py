@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from little import Site, architecture
+from little import Site, architecture, install_faulty
 from matscale.core.data.packed import PackedDataset
 from matscale.core.train.record import Run
 
@@ -16,14 +16,8 @@ from matscale.core.train.record import Run
 def faulty(site: Site) -> Site:
     """One sound plugin among faulty ones."""
     site.install("my-linear", architecture("linear"))
-    site.install("a-broken", "1 / 0")
-    site.install("a-quitter", "raise SystemExit")
+    install_faulty(site)
     site.install("a-needy", "import not_there", requires=("not-there>=2",))
-    site.install("a-future", "API_VERSION = (9, 0)")
-    site.install("a-typo", "from matscale import hookimpl\n@hookimpl\ndef run_start(run): pass\n")
-    site.install("a-schnet", architecture("schnet"))
-    site.install("a-twin", architecture("twin"))
-    site.install("b-twin", architecture("twin"))
     site.install("a-raiser", "from matscale import hookimpl\n@hookimpl\ndef evaluated(run): 1 / 0\n")
     return site
 

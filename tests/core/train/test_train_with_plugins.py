@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from little import Site, architecture
+from little import Site, architecture, install_faulty
 from matscale.core import manager
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import PluginError
@@ -53,13 +53,7 @@ def test_plugins_that_a_run_did_not_ask_for_change_nothing_in_it(
     site.install("my-linear", architecture("linear"))
     alone = run(alloys, tmp_path / "alone")
 
-    site.install("a-broken", "1 / 0")
-    site.install("a-quitter", "raise SystemExit")
-    site.install("a-future", "API_VERSION = (9, 0)")
-    site.install("a-typo", "from matscale import hookimpl\n@hookimpl\ndef run_start(run): pass\n")
-    site.install("a-schnet", architecture("schnet"))
-    site.install("a-twin", architecture("twin"))
-    site.install("b-twin", architecture("twin"))
+    install_faulty(site)
     site.install("a-nonsense", "from matscale import hookimpl\n@hookimpl\ndef register_losses(): return 3\n")
     site.install("a-raiser", "from matscale import hookimpl\n@hookimpl\ndef run_started(run): 1 / 0\n")
     manager.host.cache_clear()

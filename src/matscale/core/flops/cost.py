@@ -55,6 +55,8 @@ class Cost:
     """`formula` (of the plugin) or `fit` (to counted steps)."""
     error: float
     """Largest relative deviation from a count, over the batches that verified it."""
+    elementwise_share: float = 0.0
+    """Element-wise work of a step, as a share of these FLOPs and on top of them."""
     opaque: tuple[str, ...] = ()
     """Kernels without a formula, which count nothing."""
 
@@ -83,7 +85,9 @@ def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shap
     step: Formula = formula if known else _fitted(potential, probes.fitted)
     error = max(deviation(_whole(step)(s), c.contractions) for s, c in zip(shapes, counts))
     opaque = tuple(sorted({name for count in counts for name in count.opaque}))
-    return Cost(_whole(step), _prediction(potential, probes, step), "formula" if known else "fit", error, opaque)
+    share = counts[-1].elementwise / counts[-1].contractions if counts[-1].contractions else 0.0
+    prediction = _prediction(potential, probes, step)
+    return Cost(_whole(step), prediction, "formula" if known else "fit", error, share, opaque)
 
 
 def deviation(stated: float, counted: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +13,7 @@ from matscale.core.architecture import Architecture, ArchitectureConfig, Dataset
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.flops.elementwise import ElementwiseCounter
 from matscale.core.flops.kernels import kernels
+from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
 from matscale.core.readable import readable_form
 
@@ -51,10 +51,8 @@ def measure_step_flops(architecture: Architecture, config: ArchitectureConfig, b
     return measure_step(architecture, config, batch).contractions
 
 
-def run_counted(
-    potential: Potential, batch: AtomicBatch, training: bool, watch: AbstractContextManager[object] | None = None
-) -> Count:
-    """Run a step (or a prediction) of a copy of `potential` in its readable form, with `watch` around it."""
+def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Count:
+    """Run a step (or a prediction) of a copy of `potential` in its readable form."""
     probe = copy.deepcopy(potential).train(training)
     # A tensor that is not a leaf: the counter's bookkeeping fails when a submodule is given a leaf to differentiate.
     batch = replace(batch, positions=batch.positions + 0)
@@ -70,15 +68,19 @@ def run_counted(
         torch.set_grad_enabled(training),
         unfused,
         readable_form(),
-        watch or nullcontext(),
         elementwise,
         counter,
     ):
         outputs = probe(batch)
         if training:
-            parts = (outputs.energy, outputs.forces, outputs.stress)
-            # Any loss will do: its own arithmetic is element-wise. NaN stress (no cell) must still reach the weights.
-            loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)
-            assert isinstance(loss, torch.Tensor)
-            loss.backward()
+            backward_of_any_loss(outputs)
     return Count(float(counter.get_total_flops()), elementwise.flops, tuple(sorted(elementwise.opaque)))
+
+
+def backward_of_any_loss(outputs: Outputs) -> None:
+    """Gradients of all that was predicted; any loss will do, since its own arithmetic is element-wise."""
+    parts = (outputs.energy, outputs.forces, outputs.stress)
+    # NaN stress (no cell) must still reach the weights.
+    loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()

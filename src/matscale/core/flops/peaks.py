@@ -51,9 +51,7 @@ def named_peak(name: str, precision: str) -> float:
     """FLOP/s of a device of the table, `A100` or `NVIDIA H100 PCIe`. Raises ConfigError for others."""
     key = _key(name)
     if key is None:
-        raise ConfigError(
-            f"No data sheet of a device {name!r} is at hand. {did_you_mean(name, _TABLE)} Known: {', '.join(_TABLE)}."
-        )
+        raise ConfigError(f"There is no peak of a device {name!r} in the table. {did_you_mean(name, _TABLE)}")
     if precision not in _TABLE[key]:
         known = ", ".join(_TABLE[key])
         raise ConfigError(f"{key} has no stated peak in {precision}. Choose with --precision among {known}.")

@@ -38,9 +38,10 @@ class Run:
     version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
     validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
     `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
-    `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_opaque`, `peak_flops_per_s`, `mfu_peak_by` (table
-    or measured), `wall_s`, `best` and `last` (validation rows). A run that began with another
-    one has `start` {run, step, not_taken}; one of another program has `imported`, and neither `dataset` nor metrics.
+    `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
+    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
+    began with another one has `start` {run, step, not_taken}; one of another program has `imported`, and neither
+    `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:

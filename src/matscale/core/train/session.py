@@ -14,7 +14,7 @@ import torch
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
 from matscale.core.files import write_text
-from matscale.core.flops import Cost, Peak, cost_of, peak_of, probes_of
+from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
 from matscale.core.potential import Potential
@@ -188,8 +188,13 @@ def _check_same_data(run: Run, setup: Setup) -> None:
 
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
     """What the batches of a run cost; the same on all processes, since all count the same structures."""
-    probes = probes_of(setup.dataset, setup.train, setup.graph, setup.dtype, device)
+    probes = probes_of_setup(setup, device)
     return cost_of(potential, probes, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
+
+
+def probes_of_setup(setup: Setup, device: torch.device) -> Probes:
+    """Structures of the training part."""
+    return probes_of(setup.dataset, setup.train, setup.graph, setup.dtype, device)
 
 
 def _peak(device: torch.device, precision: str, world: World) -> Peak:
@@ -218,6 +223,7 @@ def _facts(
         "global_batch": {k: v * world.size * config.batch.accumulate for k, v in _batch_limits(config).items()},
         "flops_counted_by": cost.counted_by,
         "flops_deviation": cost.error,
+        "flops_elementwise_share": cost.elementwise_share,
         "flops_opaque": list(cost.opaque),
         "peak_flops_per_s": peak.flops_per_s,
         "mfu_peak_by": peak.by,

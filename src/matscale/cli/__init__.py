@@ -18,7 +18,8 @@ from matscale.version import __version__
 
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
-    "models": ("matscale.cli.models:models", "The architectures: list, show."),
+    "estimate": ("matscale.cli.estimate:estimate", "Parameters, FLOPs, memory, time and disk of a run, before it."),
+    "models": ("matscale.cli.models:models", "The architectures: list, show, ladder."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
     "baselines": ("matscale.cli.baselines:baselines", "Errors of zero, mean, composition and nearest neighbour."),

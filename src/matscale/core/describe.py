@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -135,6 +136,7 @@ def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[s
         return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))
 
 
+@lru_cache(maxsize=32)
 def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:
     """The crystal on which FLOPs are stated: see the top of this module."""
     from ase.build import bulk

@@ -25,7 +25,7 @@ from matscale.core.train.metrics import Metrics
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2
-"""Steps that are not timed: they allocate, and choose kernels."""
+"""Steps that are timed apart: they allocate, and choose kernels."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Timing:
     """Of training steps, waiting for data included."""
     prediction_seconds_per_flop: float
     """Of validation."""
+    warm_up_seconds: float
+    """What the first steps take beyond later ones."""
     checkpoint_seconds: float
 
 
@@ -44,13 +46,13 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
     objective = Objective(setup.config.loss, host().loss)
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
-        spent, flops = 0.0, 0.0
+        seconds, flops = [], []
         for k, group in enumerate(_groups(setup, device, objective, WARM_UP + steps)):
-            seconds = group.waited + _step(learner, group, device, k)
-            if k >= WARM_UP:
-                spent += seconds
-                flops += sum(cost.step(shape) for shape in group.shapes)
-        return Timing(spent / flops if flops else 0.0, _validation(setup, learner, cost, device), _checkpoint(learner))
+            seconds.append(group.waited + _step(learner, group, device, k))
+            flops.append(sum(cost.step(shape) for shape in group.shapes))
+        rate = sum(seconds[WARM_UP:]) / max(sum(flops[WARM_UP:]), 1.0)
+        warm_up = max(sum(seconds[:WARM_UP]) - rate * sum(flops[:WARM_UP]), 0.0)
+        return Timing(rate, _validation(setup, learner, cost, device), warm_up, _checkpoint(learner))
 
 
 def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:

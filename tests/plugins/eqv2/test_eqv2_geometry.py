@@ -49,7 +49,7 @@ def test_wigner_matrices_are_those_of_a_rotation() -> None:
 def test_a_wigner_matrix_agrees_with_that_of_e3nn() -> None:
     rotation = o3.rand_matrix(dtype=torch.float64)
     expected = o3.Irreps("0e+1e+2e+3e").D_from_matrix(rotation)
-    assert_close(torch.from_numpy(wigner(3, rotation.numpy())), expected, rtol=0, atol=1e-6)  # e3nn's float32 tables
+    assert_close(torch.from_numpy(wigner(3, rotation.numpy())), expected, rtol=0, atol=5e-6)  # e3nn's float32 tables
 
 
 def test_wigner_matrices_have_the_derivatives_of_finite_differences_even_at_the_pole() -> None:

@@ -54,12 +54,9 @@ class EqV2Config(ArchitectureConfig):
     strict_neighbors: bool = False
     """Keep exactly `max_neighbors`, rather than also those at nearly equal distance."""
     grid: GridKind = "product"
-    """Points of the sphere on which activations act: latitudes × longitudes, as published, or Lebedev's, a third as
-    many for the same resolution."""
+    """Points of the sphere that activations act on: latitudes × longitudes, or Lebedev's, a third as many."""
     grid_resolution: int = Field(default=18, ge=2)
-    """Degree below which that grid integrates spherical harmonics exactly; even, at least 2(lmax + 1). A product grid
-    has so many latitudes and longitudes; Lebedev's rule is that of degree `grid_resolution` − 1 (not every one
-    exists)."""
+    """Degree below which the grid integrates harmonics exactly; even, 2(lmax + 1) or more. A product grid's latitudes."""
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
     """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""
     forces: Literal["direct", "gradient"] = "direct"

@@ -32,6 +32,7 @@ from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from matscale.core.layers.precision import full_precision
 from matscale.plugins.eqv2.config import GridKind
 
 Array = NDArray[np.float64]
@@ -120,10 +121,12 @@ class SphereGrid(nn.Module):
         self.register_buffer("to_grid", torch.from_numpy(to_grid), persistent=False)  # [points, K or K_r]
         self.register_buffer("from_grid", torch.from_numpy(from_grid.T.copy()), persistent=False)  # [K or K_r, points]
 
+    @full_precision
     def values(self, x: Tensor) -> Tensor:
         """Coefficients [n, K, C] -> values [n, points, C]"""
         return self.to_grid.to(x.dtype) @ x
 
+    @full_precision
     def coefficients(self, values: Tensor) -> Tensor:
         """Values [n, points, C] -> coefficients [n, K, C]"""
         return self.from_grid.to(values.dtype) @ values

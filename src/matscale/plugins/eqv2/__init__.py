@@ -17,7 +17,7 @@ ROTATION_TOLERANCE = 1e-2
 def claims(config: EqV2Config) -> frozenset[str]:
     """No reflection: the convolutions on edges know left from right. The published stress head does not turn."""
     held = {"permutation", "translation", "periodic", "extensive"}
-    if config.forces == "gradient" or config.stress_head == "equivariant":
+    if config.forces == "gradient" or config.stress_head != "rank2":
         held.add("rotation")
     if config.is_smooth:
         held.add("smooth")

@@ -50,8 +50,9 @@ class EqV2Config(ArchitectureConfig):
     """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""
     forces: Literal["direct", "gradient"] = "direct"
     """Heads for forces and stress, or derivatives of the energy (then `max_neighbors` has to be 0)."""
-    stress_head: Literal["equivariant", "rank2"] = "equivariant"
-    """`rank2` is the published head, whose anisotropic part does not turn with the structure. Direct forces only."""
+    stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
+    """`rank2` is the published head, whose anisotropic part does not turn with the structure; `none` predicts no
+    stress, as models of molecules and surfaces do. Direct forces only."""
     alpha_drop: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention weights in the blocks."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
@@ -77,10 +78,10 @@ class EqV2Config(ArchitectureConfig):
                 f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the grid has to be even and at "
                 f"least 2(lmax + 1) = {needed}, or a function would not survive the way to it and back."
             )
-        if self.forces == "direct" and self.lmax < 2:
+        if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
             raise ValueError(
-                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, or "
-                "forces = 'gradient'."
+                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
+                "forces = 'gradient', or stress_head = 'none'."
             )
         if self.forces == "gradient" and self.max_neighbors:
             raise ValueError(

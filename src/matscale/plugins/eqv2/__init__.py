@@ -21,7 +21,7 @@ def claims(config: EqV2Config) -> frozenset[str]:
     third power come back from the grid exactly; what is left stays within `ROTATION_TOLERANCE`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
-    turns = config.forces == "gradient" or config.stress_head == "equivariant"
+    turns = config.forces == "gradient" or config.stress_head != "rank2"
     if turns and config.grid_resolution > 4 * config.lmax:
         held.add("rotation")
     if config.is_smooth:

@@ -27,7 +27,7 @@ from matscale.core.train.rows import Rows
 FORMAT_VERSION = 1
 CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
 
-TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "mfu", "memory_bytes"})
+TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
 """Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
 
 
@@ -38,8 +38,10 @@ class Run:
     version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
     validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
     `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
-    `validation_flops`, `flops_counted_by`, `wall_s`, `best` and `last` (validation rows). A run that began with another
-    one has `start` {run, step, not_taken}; one of another program has `imported`, and neither `dataset` nor metrics.
+    `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
+    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
+    began with another one has `start` {run, step, not_taken}; one of another program has `imported`, and neither
+    `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:

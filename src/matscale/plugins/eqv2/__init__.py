@@ -5,6 +5,7 @@ from __future__ import annotations
 from matscale import hookimpl
 from matscale.core.architecture import Architecture
 from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.flops import step_flops
 from matscale.plugins.eqv2.model import EqV2, build, graph
 from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 
@@ -47,6 +48,7 @@ def register_architectures() -> list[Architecture]:
             forces="both",
             graph=graph,
             sizes=SIZES,
+            step_flops=step_flops,
             max_atomic_number=EqV2Config().max_atomic_number,
             rotation_tolerance=ROTATION_TOLERANCE,
         )

@@ -13,7 +13,8 @@ import click
 from matscale.cli.train_progress import duration
 from matscale.core.study.forecast import Clock
 from matscale.core.study.outcome import State, read_info
-from matscale.core.study.plan import Plan, PlannedRun
+from matscale.core.study.plan import Plan
+from matscale.core.study.planned import PlannedRun
 from matscale.core.study.sweep import Sweep, Watcher
 
 SHOWN = 12

@@ -57,7 +57,7 @@ def test_a_branch_equals_a_run_of_its_length_from_nothing(trunk: Run, name: str,
 def test_what_a_branch_shares_with_its_trunk_is_said(trunk: Run, name: str, data: Path, tmp_path: Path) -> None:
     config = tiny.configured(data, *branch(trunk, data), name=name)
     info = train(config, tmp_path / "branch", architecture=tiny.architecture(name)).info
-    at_leaving = [row for row in trunk.metrics("train") if row["step"] == LEAVES][0]
+    at_leaving = next(row for row in trunk.metrics("train") if row["step"] == LEAVES)
     assert info["flops_shared"] == at_leaving["flops"]
     assert 0 < info["flops_shared"] < info["flops"]
     assert 0 < info["wall_s_shared"] < info["wall_s"]

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from matscale.core.errors import ConfigError
 from matscale.core.study.config import CooldownGrid
+from matscale.core.study.planned import TRUNKS, Need, PlannedRun
 from matscale.core.train.config import BudgetConfig, ScheduleConfig, StartConfig, TrainConfig
-
-if TYPE_CHECKING:
-    from matscale.core.study.plan import PlannedRun
 
 
 def row(grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRun]) -> Iterator[PlannedRun]:
@@ -24,8 +21,6 @@ def row(grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRu
     `identified(run, trunk=None)` gives a run its identity and folder. Raises ConfigError for lengths that are too short
     to hold a warm-up, a stable part and a cooldown.
     """
-    from matscale.core.study.plan import TRUNKS, Need
-
     lengths = sorted(set(grid.steps))
     leaves = {n: n - max(1, round(grid.decay * n)) for n in lengths}
     warmup = max(1, round(0.01 * lengths[-1])) if grid.warmup is None else grid.warmup

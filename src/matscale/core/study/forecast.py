@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from matscale.core.study.outcome import read_info, state_of
-from matscale.core.study.plan import Plan, PlannedRun
+from matscale.core.study.plan import Plan
+from matscale.core.study.planned import PlannedRun
 
 if TYPE_CHECKING:
     from matscale.core.study.sweep import Sweep

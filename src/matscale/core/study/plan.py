@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,10 @@ from matscale.core.manager import host
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import identity
+from matscale.core.study.planned import RUNS, PlannedRun
 from matscale.core.study.rule import read_rule
 from matscale.core.train.config import TrainConfig, merged
 from matscale.core.train.setup import resolved
-
-RUNS, TRUNKS = "runs", "trunks"
-"""Folders of a study: its runs, and the long ones that runs branch off, which are no results by themselves."""
 
 OWN = {
     "seed": "seeds",
@@ -38,40 +37,6 @@ OWN = {
 """Keys of the training configuration that a study has a word of its own for."""
 
 OWN_OF_COOLDOWNS = dict.fromkeys(("schedule.kind", "schedule.warmup", "schedule.decay", "checkpoint.at"), "wsd")
-
-
-@dataclass(frozen=True)
-class Need:
-    """A checkpoint of another run of the study, without which a run cannot begin."""
-
-    run: Path
-    step: int
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training, decided in full."""
-
-    path: Path
-    """The run folder, absolute."""
-    config: TrainConfig
-    """Resolved."""
-    identity: str
-    labels: dict[str, Any]
-    """Its place in the grid: architecture, size, data, seed, lr, ..."""
-    parameters: dict[str, int]
-    """By `count_parameters`."""
-    n_train: int
-    """Training structures."""
-    need: Need | None = None
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def is_trunk(self) -> bool:
-        return self.path.parent.name == TRUNKS
 
 
 @dataclass(frozen=True)
@@ -218,7 +183,7 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
         config = resolved(TrainConfig.parse(chosen, study.name), size.architecture)
         labels["lr"] = config.optimizer.lr
         run = _run(result, size, config, labels)
-        yield from [run] if study.wsd is None else cooldown.row(study.wsd, run, lambda r: _identified(result, r))
+        yield from [run] if study.wsd is None else cooldown.row(study.wsd, run, partial(_identified, result))
 
 
 def _rates(study: Study, size: Size) -> list[float] | list[None]:
@@ -260,7 +225,7 @@ def name(labels: Mapping[str, Any]) -> str:
     return "-".join(_safe(part) for part in first + rest)
 
 
-_FIRST = ("architecture", "size")
+_FIRST = ("architecture", "size", "role")
 
 
 def _safe(text: str) -> str:

@@ -19,7 +19,8 @@ from matscale.core.study import ledger
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended, Job, Pool
 from matscale.core.study.outcome import State, state_after, state_of
-from matscale.core.study.plan import Plan, PlannedRun
+from matscale.core.study.plan import Plan
+from matscale.core.study.planned import PlannedRun
 from matscale.core.train import checkpoint
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.record import CONFIG, PLANNED

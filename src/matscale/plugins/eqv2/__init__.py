@@ -5,6 +5,7 @@ from __future__ import annotations
 from matscale import hookimpl
 from matscale.core.architecture import Architecture
 from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.flops import step_flops
 from matscale.plugins.eqv2.model import EqV2, build, graph
 from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 
@@ -21,7 +22,7 @@ def claims(config: EqV2Config) -> frozenset[str]:
     third power come back from the grid exactly; what is left stays within `ROTATION_TOLERANCE`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
-    turns = config.forces == "gradient" or config.stress_head == "equivariant"
+    turns = config.forces == "gradient" or config.stress_head != "rank2"
     if turns and config.grid_resolution > 4 * config.lmax:
         held.add("rotation")
     if config.is_smooth:
@@ -47,6 +48,7 @@ def register_architectures() -> list[Architecture]:
             forces="both",
             graph=graph,
             sizes=SIZES,
+            step_flops=step_flops,
             max_atomic_number=EqV2Config().max_atomic_number,
             rotation_tolerance=ROTATION_TOLERANCE,
         )

@@ -61,8 +61,9 @@ class EqV2Config(ArchitectureConfig):
     """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""
     forces: Literal["direct", "gradient"] = "direct"
     """Heads for forces and stress, or derivatives of the energy (then `max_neighbors` has to be 0)."""
-    stress_head: Literal["equivariant", "rank2"] = "equivariant"
-    """`rank2` is the published head, whose anisotropic part does not turn with the structure. Direct forces only."""
+    stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
+    """`rank2` is the published head, whose anisotropic part does not turn with the structure; `none` predicts no
+    stress, as models of molecules and surfaces do. Direct forces only."""
     alpha_drop: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention weights in the blocks."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
@@ -83,10 +84,10 @@ class EqV2Config(ArchitectureConfig):
         if self.mmax > self.lmax:
             raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
         self._check_grid()
-        if self.forces == "direct" and self.lmax < 2:
+        if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
             raise ValueError(
-                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, or "
-                "forces = 'gradient'."
+                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
+                "forces = 'gradient', or stress_head = 'none'."
             )
         if self.forces == "gradient" and self.max_neighbors:
             raise ValueError(

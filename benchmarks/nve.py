@@ -21,7 +21,7 @@ import torch
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 import matscale
@@ -38,7 +38,8 @@ def crystal(temperature: float) -> Atoms:
     atoms.symbols[::4] = "Al"
     rng = np.random.default_rng(0)
     atoms.rattle(0.05, rng=rng)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
+    spread = np.sqrt(atoms.get_masses() * units.kB * 2 * temperature)  # of each momentum, Maxwell and Boltzmann's
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * spread[:, None])
     Stationary(atoms)
     return atoms
 
@@ -50,7 +51,7 @@ def simulate(calculator: Any, temperature: float, ps: float, dt: float) -> dict[
     dynamics = VelocityVerlet(atoms, timestep=dt * units.fs)
     energies, temperatures = [], []
     start = time.perf_counter()
-    for _ in range(round(1000 * ps / dt) + 1):
+    for _ in range(round(1000 * ps / dt) + 1):  # also the energy at the start
         energies.append(1000 * atoms.get_total_energy() / len(atoms))
         temperatures.append(atoms.get_temperature())
         if not temperatures[-1] < TOO_HOT:

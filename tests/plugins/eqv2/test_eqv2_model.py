@@ -161,6 +161,13 @@ def test_an_atom_without_neighbours_has_an_energy_and_no_forces(make_model, batc
         assert outputs.stress.isfinite().all()
 
 
+def test_a_model_without_stress_may_end_at_degree_one(make_model, oxide, batch_of) -> None:
+    model = make_model(stress_head="none", lmax=1, mmax=1)
+    outputs = model(batch_of(model, oxide))
+    assert outputs.stress is None
+    assert outputs.forces.abs().max() > 1e-3
+
+
 def test_an_element_beyond_the_table_is_refused_with_the_limit(make_model, oxide, batch_of, small) -> None:
     model = make_model(max_atomic_number=37)
     with pytest.raises(DataError, match=r"element 38 .* max_atomic_number = 37"):

@@ -1,8 +1,8 @@
 """What a training step costs: matrix FLOPs, counted by running it or given by a formula.
 
 Counted are the multiply-adds of matrix products, convolutions and attention (two FLOPs each) in forward, loss and
-backward, the double backward of derived forces included; element-wise work, gathers and scatters count nothing. A
-batch costs
+backward, the double backward of derived forces included; element-wise work, gathers and scatters count nothing, nor
+does what activation checkpointing runs a second time. A batch costs
 
     FLOPs = a n_structures + b n_atoms + c n_edges + d Σ atoms²,        a, b, c, d >= 0
 
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.potential import Potential
+from matscale.core.recompute import not_counted
 
 Formula = Callable[[BatchShape], float | None]
 
@@ -52,7 +53,8 @@ def _count(potential: Potential, batch: AtomicBatch, training: bool) -> float:
     # their backward computes a second time.
     unfused = sdpa_kernel(SDPBackend.MATH)
     counting = FlopCounterMode(display=False)
-    with torch.random.fork_rng(), torch.set_grad_enabled(training), unfused, counting as counter:
+    mode = torch.set_grad_enabled(training)
+    with torch.random.fork_rng(), mode, unfused, counting as counter, not_counted(counter) as repeated:
         outputs = probe(batch)
         if training:
             parts = (outputs.energy, outputs.forces, outputs.stress)
@@ -60,7 +62,7 @@ def _count(potential: Potential, batch: AtomicBatch, training: bool) -> float:
             loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)
             assert isinstance(loss, torch.Tensor)
             loss.backward()
-    return float(counter.get_total_flops())
+    return float(counter.get_total_flops() - repeated.flops)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from matscale.core.flops import Cost, cost_of, probes
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
 from matscale.core.potential import Potential
+from matscale.core.recompute import checkpoint_activations
 from matscale.core.train import checkpoint
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import RESUMABLE, TrainConfig, differences
@@ -136,6 +137,8 @@ def _session(
     source = Source.of(config.start)
     setup = source.continued(setup) if source else setup
     potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
+    if config.compute.checkpoint_activations:
+        checkpoint_activations(potential.model, config.architecture.name)
     cost = _cost(setup, potential, world, device)
     trainer = Trainer(setup, potential, cost, objective, run, device, world, observers, progress)
     saved = checkpoint.load_latest(run.checkpoint_folder)
@@ -162,7 +165,7 @@ def _session(
         raise MatscaleError(
             f"The device ran out of memory after step {trainer.position.step} ({error}). Let a batch hold less, and "
             "make up for it: --set batch.atoms=... with --set batch.accumulate=...; a limit of atoms or edges bounds "
-            "memory better than one of structures."
+            "memory better than one of structures. Or keep less of it: --set compute.checkpoint_activations=true."
         ) from error
     except StoppedEarly:
         status = "stopped"

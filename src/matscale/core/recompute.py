@@ -34,7 +34,7 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
             "out; to need less memory, let a batch hold less: --set batch.atoms=... with --set batch.accumulate=..."
         )
     for module in modules:
-        module.forward = _Recomputed(module.forward)  # type: ignore[method-assign]
+        module.forward = _Recomputed(module.forward)
 
 
 class _Recomputed:

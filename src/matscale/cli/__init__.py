@@ -18,6 +18,8 @@ from matscale.version import __version__
 
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
+    "sweep": ("matscale.cli.sweep:sweep", "The grid of runs of a study: plan, do, take up again."),
+    "runs": ("matscale.cli.runs:runs", "The runs in a folder: list, show."),
     "models": ("matscale.cli.models:models", "The architectures: list, show."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),

@@ -8,7 +8,6 @@ dicts, lists, numbers, texts and tensors, which `torch.load(weights_only=True)` 
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from matscale.core.errors import ConfigError
+from matscale.core.files import replace_file
 from matscale.core.potential import Potential
 from matscale.core.train.record import Run
 from matscale.core.use import load, resolve_step
@@ -53,7 +53,8 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     potential = load(run, step)
     written = {**content(potential), "step": step}
     written["config"]["cmd"]["identifier"] = run.name
-    _save(written, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, lambda temporary: torch.save(written, temporary))
     return potential
 
 
@@ -119,14 +120,3 @@ def _config(config: EqV2Config) -> dict[str, Any]:
 
 
 _ON_ALL_ATOMS = {"train_on_free_atoms": True, "eval_on_free_atoms": True}
-
-
-def _save(values: dict[str, Any], target: Path) -> None:
-    """`target` appears when it is complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(values, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

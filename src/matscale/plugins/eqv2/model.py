@@ -48,8 +48,8 @@ class EqV2(nn.Module):
         super().__init__()
         self.config = config
         self.edge_frames = EdgeFrames(config)
-        self.edge_grid = SphereGrid(config.lmax, config.grid_resolution, config.mmax)
-        self.atom_grid = SphereGrid(config.lmax, config.grid_resolution)
+        self.edge_grid = SphereGrid(config.lmax, config.grid_resolution, config.mmax, config.grid)
+        self.atom_grid = SphereGrid(config.lmax, config.grid_resolution, grid=config.grid)
         self.element = nn.Embedding(config.max_atomic_number + 1, config.channels)  # row 0 is no element
         self.edge_degree = EdgeDegree(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))

@@ -86,6 +86,10 @@ class EqV2(nn.Module):
         stress = tensor_from_parts(*self.stress(x, edges, self.atom_grid, data))
         return Outputs(energy=energy, forces=forces, stress=stress)
 
+    def recomputable(self) -> list[nn.Module]:
+        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        return list(self.blocks)
+
     def idle_parameters(self) -> frozenset[str]:
         """Names of parameters that no output depends on; see `matscale.plugins.eqv2.idle`."""
         return idle_parameters(self.config)

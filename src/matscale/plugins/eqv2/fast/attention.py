@@ -68,8 +68,7 @@ def edge_values(
     conv, last = function.conv1, function.radial.net[6]
     shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
     first = parameters(conv)
-    targets = edges.targets(x)
-    return FastEdgeFunction.apply(edges, shape, x, targets, rho, last.weight, last.bias, len(first), *first, *second)
+    return FastEdgeFunction.apply(edges, shape, x, rho, last.weight, last.bias, len(first), *first, *second)
 
 
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
@@ -102,9 +101,8 @@ class WeightedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, edges: SortedEdges, values: Tensor, alpha: Tensor) -> Tensor:
-        n_targets = sum(block.n_atoms for block in edges.blocks)
         d = edges.edges.into_frame
-        out = values.new_empty(n_targets, d.shape[2], values.shape[2])
+        out = values.new_empty(edges.n_targets, d.shape[2], values.shape[2])
         for chunk in edges.chunks(_at_once(values)):
             for b in chunk.blocks:
                 weighted = (values[b.edges] * alpha[b.edges, None]).view(b.n_atoms, -1, values.shape[2])

@@ -14,14 +14,14 @@ cheap products of a dozen, and then
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
     g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
 
-Weights get their gradients chunk by chunk. The centres' half of a message needs no gather: D of all edges of one atom is
-one matrix [d·K_r, K]. There is no gradient for D: positions that require one take the readable path, and so does
+Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable path, and so does
 whatever needs a second derivative.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
-from matscale.plugins.eqv2.fast.so2 import Convolution, Layout
+from matscale.plugins.eqv2.fast.so2 import Convolution
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 CHUNK = 256
@@ -51,15 +51,6 @@ class Shape:
     n_features: int
     grid: SphereGrid
 
-    @property
-    def rows(self) -> Layout:
-        """Of the coefficients."""
-        return Layout.of(self.n_degrees)
-
-    def columns(self, channels: int) -> Layout:
-        """Of the coefficients of some channels, flattened."""
-        return Layout.of([n * channels for n in self.n_degrees])
-
 
 def chunk_sizes(edges: SortedEdges, shape: Shape, like: Tensor) -> tuple[int, int]:
     """Edges that are worked on at a time: of all, and of grid values."""
@@ -71,7 +62,7 @@ def chunk_sizes(edges: SortedEdges, shape: Shape, like: Tensor) -> tuple[int, in
 
 
 class FastEdgeFunction(torch.autograd.Function):
-    """x [n_atoms, K, C], x of the sorted targets, ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and features."""
+    """x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and features."""
 
     @staticmethod
     def forward(
@@ -79,7 +70,6 @@ class FastEdgeFunction(torch.autograd.Function):
         edges: SortedEdges,
         shape: Shape,
         x: Tensor,
-        x_target: Tensor,
         rho: Tensor,
         last: Tensor,
         last_bias: Tensor,
@@ -94,23 +84,25 @@ class FastEdgeFunction(torch.autograd.Function):
         values = x.new_empty(n_edges, work.second.out.width)
         for chunk in work.chunks:
             e = chunk.edges
-            u = work.scaled(work.turned(chunk, x, x_target), work.factors(rho[e]))
+            u = work.turned(chunk, x)
+            work.scale(u, work.factors(rho[e]), out=u)
             work.first.forward(u, hidden[e].flatten(1), extra[e])
             work.activate(hidden[e], extra[e, shape.n_features :], curved[e])
             work.second.forward(curved[e].flatten(1), values[e])
         ctx.edges, ctx.shape, ctx.n_first = edges, shape, n_first
-        ctx.save_for_backward(x, x_target, rho, extra, hidden, curved, last, last_bias, *weights)
+        ctx.save_for_backward(x, rho, extra, hidden, curved, last, last_bias, *weights)
         return values, extra[:, : shape.n_features]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_values: Tensor, g_features: Tensor) -> tuple[Tensor | None, ...]:
-        x, x_target, rho, extra, hidden, curved, last, last_bias, *weights = ctx.saved_tensors
+        x, rho, extra, hidden, curved, last, last_bias, *weights = ctx.saved_tensors
         shape = ctx.shape
         work = _Work(ctx.edges, shape, x, last, last_bias, weights, ctx.n_first)
         work.first.start_backward()
         work.second.start_backward()
-        g_x, g_target, g_rho = torch.zeros_like(x), torch.empty_like(x_target), torch.empty_like(rho)
+        g_sources, g_rho = x.new_zeros(*x.shape[:2], 2 * x.shape[2]), torch.empty_like(rho)
+        g_targets = x.new_empty(ctx.edges.n_targets, *g_sources.shape[1:])
         g_last, g_last_bias = torch.zeros_like(last), torch.zeros_like(last_bias)
         for chunk in work.chunks:
             e = chunk.edges
@@ -119,17 +111,18 @@ class FastEdgeFunction(torch.autograd.Function):
             g_extra[:, : shape.n_features] = g_features[e]
             gates = extra[e, shape.n_features :]
             g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_extra[:, shape.n_features :])
-            turned, factors = work.turned(chunk, x, x_target), work.factors(rho[e])
-            u = work.scaled(turned, factors)
+            turned, factors = work.turned(chunk, x), work.factors(rho[e])
+            u = work.scale(turned, factors, out=torch.empty_like(turned))
             g_u = torch.empty_like(u)
             work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
             g_factors = work.factors_backward(turned, g_u)
             torch.mm(g_factors, last, out=g_rho[e])
             g_last.addmm_(g_factors.T, rho[e])
             g_last_bias += g_factors.sum(0)
-            work.turned_backward(chunk, work.scaled_backward(g_u, factors), g_x, g_target)
+            work.turned_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
+        g_x = g_sources[:, :, : x.shape[2]] + ctx.edges.atoms(g_targets[:, :, x.shape[2] :])
         gradients = work.first.gradients() + work.second.gradients()
-        return None, None, g_x, g_target, g_rho, g_last, g_last_bias, None, *gradients
+        return None, None, g_x, g_rho, g_last, g_last_bias, None, *gradients
 
 
 class _Work:
@@ -154,73 +147,48 @@ class _Work:
         self.to_grid, self.from_grid = (g.to(x.dtype) for g in (shape.grid.to_grid, shape.grid.from_grid))
         # Of what comes from the grid, l = 0 is replaced, and a head that reads few orders needs no others.
         self.n_used = self.second.into.width // shape.hidden
-        self.rows, self.factor_columns = shape.rows, shape.columns(2 * shape.channels)
-        self.n_kept = self.rows.width
+        self.columns, self.n_kept = self.first.into, edges.edges.into_frame.shape[1]
+        ends = list(accumulate(n * 2 * shape.channels for n in shape.n_degrees))
+        self.places = [slice(start, end) for start, end in zip([0, *ends], ends)]  # of the factors of each m
 
-    def turned(self, chunk: Chunk, x: Tensor, x_target: Tensor) -> tuple[Tensor, Tensor]:
-        """The sources' and the targets' coefficients in the frames of the edges, [n, K_r, C] each."""
-        d = self.edges.edges.into_frame
-        sources = torch.bmm(d[chunk.edges], x.index_select(0, self.edges.edges.source[chunk.edges]))
-        targets = torch.empty_like(sources)
-        for b in chunk.blocks:
-            start = b.first_edge - chunk.edges.start
-            out = targets[start : start + b.n_edges].view(b.n_atoms, -1, targets.shape[2])
-            torch.bmm(d[b.edges].view(b.n_atoms, -1, d.shape[2]), x_target[b.atoms], out=out)
-        return sources, targets
+    def turned(self, chunk: Chunk, x: Tensor) -> Tensor:
+        """The coefficients of both atoms in the frames of the edges, [n, K_r·2C]."""
+        edges = self.edges.edges
+        pair = torch.cat([x.index_select(0, atoms[chunk.edges]) for atoms in (edges.source, edges.target)], dim=2)
+        return torch.bmm(edges.into_frame[chunk.edges], pair).flatten(1)
 
-    def turned_backward(self, chunk: Chunk, g: tuple[Tensor, Tensor], g_x: Tensor, g_target: Tensor) -> None:
-        """Adds to `g_x` [n_atoms, K, C]; writes the targets of the chunk in `g_target`."""
-        g_sources, g_targets = g
-        d = self.edges.edges.into_frame
-        g_x.index_add_(0, self.edges.edges.source[chunk.edges], torch.bmm(d[chunk.edges].transpose(1, 2), g_sources))
-        for b in chunk.blocks:
-            start = b.first_edge - chunk.edges.start
-            g_block = g_targets[start : start + b.n_edges].view(b.n_atoms, -1, g_targets.shape[2])
-            d_block = d[b.edges].view(b.n_atoms, -1, d.shape[2])
-            torch.bmm(d_block.transpose(1, 2), g_block, out=g_target[b.atoms])
+    def turned_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
+        """Adds to the sums over the edges of each source; writes those of the targets in the chunk.
+
+        Either is [.., K, 2C], of which only one half is meant: whole rows are added faster than halves.
+        """
+        d = self.edges.edges.into_frame[chunk.edges].transpose(1, 2)
+        g_pair = torch.bmm(d, g.view(chunk.n_edges, self.n_kept, -1))
+        g_sources.index_add_(0, self.edges.edges.source[chunk.edges], g_pair)
+        for block in chunk.blocks:
+            start = block.first_edge - chunk.edges.start
+            per_atom = g_pair[start : start + block.n_edges].unflatten(0, (block.n_atoms, block.degree))
+            torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
 
     def factors(self, rho: Tensor) -> Tensor:
         """w [n, Σ_m K_m·2C]"""
         return torch.addmm(self.last_bias, rho, self.last.T)
 
-    def _parts(self, x: Tensor) -> list[Tensor]:
-        """Coefficients [n, K_r, ...] -> [n, 1 or 2 for ±m, K_m, ...] of each m."""
-        rows = [self.rows.zero, *self.rows.pairs]
-        return [x[:, r].unflatten(1, (-1, n)) for r, n in zip(rows, self.shape.n_degrees)]
+    def scale(self, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
+        """`x` [n, K_r·2C] times `w`, one factor for +m and −m -> `out`, which may be `x`"""
+        torch.mul(x[:, self.columns.zero], w[:, self.places[0]], out=out[:, self.columns.zero])
+        for pair, place in zip(self.columns.pairs, self.places[1:]):
+            x_m, out_m = (tensor[:, pair].unflatten(1, (2, -1)) for tensor in (x, out))
+            torch.mul(x_m, w[:, None, place], out=out_m)
+        return out
 
-    def _factor_parts(self, w: Tensor) -> list[Tensor]:
-        """Factors [n, Σ_m K_m·2C] -> [n, 1, K_m, 2, C] of each m."""
-        channels = self.shape.channels
-        split = w.split([n * 2 * channels for n in self.shape.n_degrees], dim=1)
-        return [part.view(part.shape[0], 1, -1, 2, channels) for part in split]
-
-    def scaled(self, turned: tuple[Tensor, Tensor], w: Tensor) -> Tensor:
-        """u [n, K_r·2C]"""
-        u = w.new_empty(w.shape[0], self.n_kept, 2, self.shape.channels)
-        for side, x in enumerate(turned):
-            for x_m, w_m, u_m in zip(self._parts(x), self._factor_parts(w), self._parts(u)):
-                torch.mul(x_m, w_m[..., side, :], out=u_m[..., side, :])
-        return u.flatten(1)
-
-    def scaled_backward(self, g_u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of what was turned, [n, K_r, C] each."""
-        g_u = g_u.view(-1, self.n_kept, 2, self.shape.channels)
-        g = tuple(torch.empty_like(g_u[:, :, 0], memory_format=torch.contiguous_format) for _ in range(2))
-        for side in range(2):
-            for g_m, w_m, g_u_m in zip(self._parts(g[side]), self._factor_parts(w), self._parts(g_u)):
-                torch.mul(g_u_m[..., side, :], w_m[..., side, :], out=g_m)
-        return g[0], g[1]
-
-    def factors_backward(self, turned: tuple[Tensor, Tensor], g_u: Tensor) -> Tensor:
+    def factors_backward(self, x: Tensor, g_u: Tensor) -> Tensor:
         """[n, Σ_m K_m·2C]"""
-        g_u = g_u.view(-1, self.n_kept, 2, self.shape.channels)
-        g_w = g_u.new_empty(g_u.shape[0], sum(self.shape.n_degrees) * 2 * self.shape.channels)
-        for side, x in enumerate(turned):
-            for x_m, g_m, g_u_m in zip(self._parts(x), self._factor_parts(g_w), self._parts(g_u)):
-                out = g_m[:, 0, :, side]
-                torch.mul(x_m[:, 0], g_u_m[:, 0, ..., side, :], out=out)
-                if x_m.shape[1] == 2:
-                    out.addcmul_(x_m[:, 1], g_u_m[:, 1, ..., side, :])
+        g_w = g_u.new_empty(g_u.shape[0], self.places[-1].stop)
+        columns = self.columns
+        torch.mul(x[:, columns.zero], g_u[:, columns.zero], out=g_w[:, self.places[0]])
+        for plus, minus, place in zip(columns.plus, columns.minus, self.places[1:]):
+            torch.mul(x[:, plus], g_u[:, plus], out=g_w[:, place]).addcmul_(x[:, minus], g_u[:, minus])
         return g_w
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:

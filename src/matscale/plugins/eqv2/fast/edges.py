@@ -73,6 +73,11 @@ class SortedEdges:
         """Edges per block."""
         return [block.n_edges for block in self.blocks]
 
+    @property
+    def n_targets(self) -> int:
+        """Atoms that have edges."""
+        return sum(block.n_atoms for block in self.blocks)
+
     def targets(self, x: Tensor) -> Tensor:
         """[n_atoms, ...] -> [n_targets, ...], sorted."""
         return x if self.order is None else x.index_select(0, self.order)

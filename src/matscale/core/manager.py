@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
 
 BLOCK = "MATSCALE_BLOCK_PLUGINS"
@@ -84,6 +85,10 @@ class Host:
         found: Labeler = self.find("labeler", name).value
         return found
 
+    def launcher(self, name: str) -> Launcher:
+        found: Launcher = self.find("launcher", name).value
+        return found
+
     def command(self, name: str) -> click.Command | None:
         """The command of the entry point that has the command's name; None if there is none of that name."""
         named = self._named(name)
@@ -130,6 +135,9 @@ class Host:
 
     def labelers(self) -> list[Labeler]:
         return [found.value for found in self._all("labeler")]
+
+    def launchers(self) -> list[Launcher]:
+        return [found.value for found in self._all("launcher")]
 
     def readers(self) -> list[Reader]:
         return [found.value for found in self._all("reader")]

@@ -27,6 +27,9 @@ from matscale.core.train.rows import Rows
 FORMAT_VERSION = 1
 CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
 
+PLANNED, LOG = "planned.toml", "log.txt"
+"""What a study lays into the folder of a run before it begins, and what the run's process prints."""
+
 TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
 """Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
 
@@ -40,8 +43,9 @@ class Run:
     `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
     `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
     `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
-    began with another one has `start` {run, step, not_taken}; one of another program has `imported`, and neither
-    `dataset` nor metrics.
+    began with another one has `start` {run, step, not_taken}; a branch of one also `flops_shared` and `wall_s_shared`,
+    what of its totals the other run spent. One of a study has `labels`; one of another program has `imported`, and
+    neither `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:
@@ -67,7 +71,7 @@ class Run:
             raise ConfigError(
                 f"{path}: there is a run already. Add --resume to go on with it, or choose another folder with -o."
             )
-        ours = {INFO}
+        ours = {INFO, PLANNED, LOG}
         if path.exists() and (
             not path.is_dir() or any(not p.name.startswith(".") and p.name not in ours for p in path.iterdir())
         ):

@@ -19,6 +19,7 @@ from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
+from matscale.core.train.branch import Branch
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import RESUMABLE, TrainConfig, differences
 from matscale.core.train.distributed import World
@@ -133,7 +134,7 @@ def _session(
     config = run.config
     objective = Objective(config.loss, host().loss)
     setup = prepare(config, architecture, progress)
-    source = Source.of(config.start)
+    branch, source = Branch.of(config), Source.of(config.start)
     setup = source.continued(setup) if source else setup
     potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
     cost = cost_of_setup(setup, potential, device)
@@ -144,6 +145,8 @@ def _session(
     saved = checkpoint.load_latest(run.checkpoint_folder)
     if saved:
         _check_same_data(run, setup)
+    if branch:
+        branch.check(setup)
     if world.is_main:
         # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
         run.cut(saved.state["rows"] if saved else {})
@@ -151,8 +154,12 @@ def _session(
         run.update(_facts(setup, potential, cost, peak, device, world))
         if source:
             run.update({"start": source.facts(potential)})
+        if branch:
+            run.update(branch.facts())
     if saved:
         trainer.restore(saved)
+    elif branch:
+        trainer.restore(branch.saved)
     world.barrier()
     progress.started(run, {**run.info, "resumed_from": saved.step if saved else None, "budget": trainer.budget})
     observers.run_started(run=run)
@@ -165,7 +172,7 @@ def _session(
         raise MatscaleError(
             f"The device ran out of memory after step {trainer.position.step} ({error}). Let a batch hold less, and "
             "make up for it: --set batch.atoms=... with --set batch.accumulate=...; a limit of atoms or edges bounds "
-            "memory better than one of structures."
+            "memory better than one of structures. Or keep less of it: --set compute.checkpoint_activations=true."
         ) from error
     except StoppedEarly:
         status = "stopped"
@@ -217,6 +224,7 @@ def _facts(
         "scales": {"energy": setup.scales.energy, "forces": setup.scales.forces, "stress": setup.scales.stress},
         "claims": sorted(setup.architecture.claims_of(setup.model_config)),
         "seed": config.seed,
+        "labels": dict(config.labels),
         "device": describe(device),
         "precision": config.compute.precision,
         "world_size": world.size,

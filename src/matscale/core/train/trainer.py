@@ -191,7 +191,7 @@ class Trainer:
             due = p.batch == 0 and p.epoch % config.evaluation.every_epochs == 0
         is_best = due and self._validate()
         every = config.checkpoint.every
-        if is_best or (due if every is None else p.step % every == 0):
+        if is_best or p.step in config.checkpoint.at or (due if every is None else p.step % every == 0):
             self._save()
 
     def _finish(self) -> None:
@@ -283,7 +283,7 @@ class Trainer:
             checkpoint.save(root, self.learner.checkpoint(p.step, state))
             if p.best is not None:
                 write_text(root / "best", f"{p.best['step']}\n")
-            checkpoint.prune(root, self.config.checkpoint.keep)
+            checkpoint.prune(root, self.config.checkpoint.keep, self.config.checkpoint.at)
             self.run.update(self.totals())
             self.observers.checkpoint_saved(run=self.run, step=p.step)
         self.world.barrier()

@@ -79,6 +79,42 @@ def test_a_study_has_no_options_of_a_single_run(tmp_path: Path) -> None:
     assert "a study says all that its runs are" in result.stderr
 
 
+def study(folder: Path, data: PackedDataset, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(
+        f'architectures = ["fcn"]\nparams = ["3k", "9k"]\nseeds = [0, 1]\n{text}[data]\npath = "{data.path}"\n'
+    )
+    return path
+
+
+def test_a_study_is_estimated_run_by_run_and_in_all(alloys: PackedDataset, tmp_path: Path) -> None:
+    path = study(tmp_path, alloys, "budget.epochs = 2\n")
+    found = json.loads(matscale("estimate", str(path), "--on", "A100", "--mfu", "0.2", "--json").stdout)
+    assert len(found["runs"]) == 4
+    alone = matscale(
+        *("estimate", "--arch", "fcn", "--params", "3k", "--epochs", "2", "--data", str(alloys.path)),
+        *("--on", "A100", "--mfu", "0.2", "--json"),
+    )
+    small = [run for run in found["runs"] if run["parameters"]["total"] < 5_000]
+    assert [run["flops"] for run in small] == [json.loads(alone.stdout)["flops"]] * 2
+    assert found["total"]["flops"] == pytest.approx(sum(run["flops"] for run in found["runs"]))
+    lines = matscale("estimate", str(path), "--on", "A100").stdout.splitlines()
+    assert lines[0].split() == ["RUN", "PARAMETERS", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK"]
+    assert lines[5].startswith("total")
+    assert "5 % of 1.95e+13 FLOP/s is assumed" in lines[6]
+
+
+def test_what_runs_of_a_study_share_is_spent_once(alloys: PackedDataset, tmp_path: Path) -> None:
+    path = study(tmp_path, alloys, "wsd.steps = [20, 40]\n")
+    found = json.loads(matscale("estimate", str(path), "--on", "A100", "--json").stdout)
+    assert len(found["runs"]) == 12  # a trunk and two branches for each size and seed
+    trunks = [run for run in found["runs"] if run.get("role") == "trunk"]
+    branches = [run for run in found["runs"] if run.get("role") != "trunk"]
+    assert all(run["flops_shared"] == pytest.approx(0.8 * run["flops"], rel=0.05) for run in branches)
+    spent = sum(run["flops"] for run in trunks) + sum(run["flops"] - run["flops_shared"] for run in branches)
+    assert found["total"]["flops"] == pytest.approx(spent)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.25, "0.25 s"), (59.9, "59.9 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
 )

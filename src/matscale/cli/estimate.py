@@ -16,7 +16,7 @@ from matscale.core.train.progress import Progress
 
 if TYPE_CHECKING:
     from matscale.core.estimate import Estimate
-    from matscale.core.train.config import TrainConfig
+    from matscale.core.study.estimates import EstimatedRun
 
 
 @click.command()
@@ -117,49 +117,28 @@ def _study(path: Path, has_options: bool, on: str | None, mfu: float | None, as_
     if has_options:
         raise ConfigError(f"{path}: a study says all that its runs are. Leave the options of a single run out.")
     from matscale.core.study.config import Study
+    from matscale.core.study.estimates import estimates, totals
     from matscale.core.study.plan import plan
 
     with Stages() as stages:
-        runs = plan(Study.read(path), stages).runs
-        known: dict[str, Estimate] = {}
-        rows = []
-        for done, run in enumerate(runs):
-            stages("Estimates", done, len(runs))
-            rows.append((run.name, _shared(run.config, known, on, mfu, stages)))
-    totals = {key: sum(getattr(e, key) for _, e in rows) for key in ("flops", "seconds", "device_hours", "disk_bytes")}
+        planned = plan(Study.read(path), stages)
+        rows = list(estimates(planned, on, mfu, _Shown(stages), lambda done, of: stages("Estimates", done, of)))
+    total = totals(rows)
     if as_json:
-        listed = [{"run": name, **e.plain()} for name, e in rows]
-        click.echo(json.dumps({"runs": listed, "total": totals}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"runs": [r.plain() for r in rows], "total": total}, indent=2, ensure_ascii=False))
         return
     table = [["RUN", "PARAMETERS", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK"]]
-    table += [_cells(name, e) for name, e in rows]
-    table.append(
-        ["total", "", "", f"{totals['flops']:.3g}", "", duration(totals["seconds"]), size_of(totals["disk_bytes"])]
-    )
-    click.echo(aligned(table, right=(1, 2, 3, 4, 5, 6)))
-    if rows:
-        first = rows[0][1]
-        click.echo(
-            f"Time on {first.device}: {100 * first.mfu:.2g} % of {first.peak_flops_per_s:.3g} FLOP/s is assumed."
-        )
+    table += [_cells(row) for row in rows]
+    sums = [f"{total['flops']:.3g}", "", duration(total["seconds"]), size_of(total["disk_bytes"])]
+    click.echo(aligned([*table, ["total", "", "", *sums]], right=(1, 2, 3, 4, 5, 6)))
+    first = rows[0].estimate
+    click.echo(f"Time on {first.device}: {100 * first.mfu:.2g} % of {first.peak_flops_per_s:.3g} FLOP/s is assumed.")
 
 
-def _shared(
-    config: TrainConfig, known: dict[str, Estimate], on: str | None, mfu: float | None, stages: Stages
-) -> Estimate:
-    """Runs that differ in seed, learning rate or labels alone cost the same."""
-    from matscale.core.estimate import estimate as estimated
-
-    plain = config.plain()
-    key = json.dumps({k: v for k, v in plain.items() if k not in ("seed", "labels", "optimizer")}, sort_keys=True)
-    if key not in known:
-        known[key] = estimated(config, device=on, mfu=mfu, time_steps=0, progress=_Shown(stages))
-    return known[key]
-
-
-def _cells(name: str, e: Estimate) -> list[str]:
+def _cells(row: EstimatedRun) -> list[str]:
+    e = row.estimate
     return [
-        name,
+        row.run.name,
         f"{e.parameters['total']:,}",
         f"{e.steps:,}",
         f"{e.flops:.3g}",

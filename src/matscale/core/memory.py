@@ -32,6 +32,9 @@ Autocast = Callable[[], AbstractContextManager[object]]
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that were made inside and are alive; `peak` is the most there have been."""
 
+    takes_any_form = True
+    """Memory is that of the form that training takes: see `matscale.core.readable`."""
+
     def __init__(self, existing: Sequence[Tensor] = ()) -> None:
         """`existing` were there before: views of them are nothing new. They must outlive this."""
         super().__init__()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from crystals import random_structures
 from matscale.core.data.batch import AtomicBatch
@@ -14,9 +15,10 @@ from matscale.core.data.neighbors import collate
 from matscale.core.flops import Probes, cost_of, count_step, flops_of_kernel
 from matscale.core.flops.count import run_counted
 from matscale.core.flops.kernels import _KERNELS
+from matscale.core.memory import LiveBytes
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
-from matscale.core.readable import is_readable_wanted
+from matscale.core.readable import is_readable_wanted, readable_form
 
 
 @torch.library.custom_op("matscale_tests::outer_sum", mutates_args=())
@@ -110,3 +112,12 @@ def test_a_kernel_of_somebody_else_is_named_until_it_has_a_formula(
 def test_recomputation_is_not_counted_where_a_model_has_a_readable_form(batch: AtomicBatch) -> None:
     assert count_step(potential("checkpointed"), batch) == count_step(potential("plain"), batch)
     assert not is_readable_wanted()
+
+
+def test_who_looks_at_single_operations_gets_the_readable_form_but_for_the_measurement_of_memory() -> None:
+    with FlopCounterMode(display=False):
+        assert is_readable_wanted()
+    with LiveBytes():
+        assert not is_readable_wanted()
+        with readable_form():
+            assert is_readable_wanted()

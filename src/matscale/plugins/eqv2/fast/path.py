@@ -89,9 +89,9 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
 def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Outputs:
     idle = model.idle_parameters()
     x = heads.Idle.apply(x, *(p for name, p in model.named_parameters() if name in idle))
-    isotropic, anisotropic = heads.stress(model.stress, x, edges, model.atom_grid, data)
+    has_stress = model.config.stress_head != "none"
     return Outputs(
         energy=heads.energy(model.energy, x, data),
         forces=forces(model.forces.attention, x, rho, edges, model.edge_grid),
-        stress=tensor_from_parts(isotropic, anisotropic),
+        stress=tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data)) if has_stress else None,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,6 +19,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
+from matscale.core.recompute import run_as
+from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
 from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
@@ -79,19 +82,25 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
     for block, features in zip(model.blocks, rho[1:]):
-        around = attention(block.attention, block.attention_norm(x), features, edges, model.edge_grid)
-        x = x + block.drop(around, data.batch, data.n_structures)
-        within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
-        x = x + block.drop(within, data.batch, data.n_structures)
+        x = run_as(block, partial(_through, block), x, features, edges, model, data)
     return _read_out(model, model.norm(x), rho[-1], edges, data)
+
+
+def _through(block: Block, x: Tensor, features: Tensor, edges: SortedEdges, model: EqV2, data: AtomicBatch) -> Tensor:
+    """`Block.forward`, with the features of its radial network at hand."""
+    around = attention(block.attention, block.attention_norm(x), features, edges, model.edge_grid)
+    x = x + block.drop(around, data.batch, data.n_structures)
+    within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
+    return x + block.drop(within, data.batch, data.n_structures)
 
 
 def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Outputs:
     idle = model.idle_parameters()
     x = heads.Idle.apply(x, *(p for name, p in model.named_parameters() if name in idle))
-    isotropic, anisotropic = heads.stress(model.stress, x, edges, model.atom_grid, data)
+    has_stress = model.config.stress_head != "none"
+    parts = heads.stress(model.stress, x, edges, model.atom_grid, data) if has_stress else None
     return Outputs(
         energy=heads.energy(model.energy, x, data),
         forces=forces(model.forces.attention, x, rho, edges, model.edge_grid),
-        stress=tensor_from_parts(isotropic, anisotropic),
+        stress=None if parts is None else tensor_from_parts(*parts),
     )

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import torch
 
 from matscale.core.architecture import Architecture, count_parameters
+from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError
 from matscale.core.flops import Cost, Peak, named_peak, peak_of
 from matscale.core.manager import host
-from matscale.core.memory import activations_of, resident_bytes
+from matscale.core.memory import Autocast, activation_bytes, activations_of, resident_bytes
 from matscale.core.potential import Potential
 from matscale.core.train.compute import autocast, configured, describe, device_of
-from matscale.core.train.config import BudgetConfig, TrainConfig
+from matscale.core.train.config import BudgetConfig, OptimizerConfig, TrainConfig
 from matscale.core.train.distributed import World
 from matscale.core.train.outlook import Outlook
 from matscale.core.train.progress import Progress
@@ -110,12 +111,14 @@ def estimate(
         cost, peak = cost_of_setup(setup, potential, here), named or peak_of(here, config.compute.precision)
         for complaint in cost.complaints(architecture.name):
             progress.said(complaint)
-        need = _Need.of(setup, potential, outlook, here)
         if named is None and mfu is None and time_steps > 0:
+            activations = _measured(setup, potential, outlook, cost, here)
             timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)
         else:
+            activations = _extrapolated(setup, potential, outlook, here)
             mfu = ASSUMED_MFU if mfu is None else mfu
             timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
+    need = _Need.of(potential, config.optimizer, activations)
     steps = _steps(config.budget, outlook, cost, timing)
     flops = outlook.flops(cost.step, steps)
     validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
@@ -168,6 +171,32 @@ def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -
     return min(limits)
 
 
+def _measured(setup: Setup, potential: Potential, outlook: Outlook, cost: Cost, device: torch.device) -> float:
+    """Bytes of activations of the dearest batch of training, or of validation if that is more."""
+    loaders = (setup.training_loader(World()), setup.validation_loader(World()))
+    batches = (
+        loader.batch(0, sample.dearest(cost.step)).to(device)
+        for loader, sample in zip(loaders, (outlook.training, outlook.validation))
+    )
+    half = _autocast(setup, device)
+    return max(activation_bytes(potential, batch, half, training) for batch, training in zip(batches, (True, False)))
+
+
+def _extrapolated(setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> float:
+    """The same from single structures, and a batch of them."""
+    fitted, half = probes_of_setup(setup, device).fitted, _autocast(setup, device)
+    probes = [*fitted, AtomicBatch.join(list(fitted))]
+    needed = []
+    for sample, training in ((outlook.training, True), (outlook.validation, False)):
+        bytes_of = activations_of(potential, probes, half, training)
+        needed += [bytes_of(shape) for shape in sample.shapes]
+    return max(needed)
+
+
+def _autocast(setup: Setup, device: torch.device) -> Autocast:
+    return lambda: autocast(setup.config.compute, device)
+
+
 @dataclass(frozen=True)
 class _Need:
     """Bytes, by what they are for."""
@@ -184,23 +213,16 @@ class _Need:
     activations: int
 
     @classmethod
-    def of(cls, setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> _Need:
+    def of(cls, potential: Potential, optimizer: OptimizerConfig, activations: float) -> _Need:
         trained = _bytes(p for p in potential.parameters() if p.requires_grad)
-        probes = probes_of_setup(setup, device).fitted
-        needed = 0.0
-        for training, sample in ((True, outlook.training), (False, outlook.validation)):
-            bytes_of = activations_of(
-                potential, probes, lambda: autocast(setup.config.compute, device), training=training
-            )
-            needed = max(needed, *(bytes_of(shape) for shape in sample.shapes))
         return cls(
             weights=_bytes(potential.parameters()) + _bytes(potential.buffers()),
             state=_bytes(potential.state_dict().values()),
             names=sum(len(name) + _HEADER_BYTES for name in potential.state_dict()),
             gradients=trained,
             moments=2 * trained,
-            average=_bytes(potential.parameters()) if setup.config.optimizer.ema else 0,
-            activations=int(needed),
+            average=_bytes(potential.parameters()) if optimizer.ema else 0,
+            activations=int(activations),
         )
 
     @property

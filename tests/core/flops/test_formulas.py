@@ -41,6 +41,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("eqv2", SMALL),
     ("eqv2", {**SMALL, "stress_head": "rank2", "norm": "rms_norm_sh"}),
     ("eqv2", {**SMALL, "stress_head": "rank2", "n_layers": 2, "lmax": 3, "mmax": 3, "grid_resolution": 10}),
+    ("eqv2", {**SMALL, "stress_head": "none", "grid": "lebedev"}),
     ("eqv2", {**SMALL, **GRADIENT}),
     ("eqv2", {**SMALL, **GRADIENT, "n_layers": 2, "norm": "layer_norm", "mmax": 0, "ffn_hidden": 5}),
 ]

@@ -83,6 +83,10 @@ class Sample:
         places = np.unique(np.linspace(0, max(n - 1, 0), N_BATCHES).astype(int))
         return cls(places, [shapes.batch(loader.members(0, int(k))) for k in places], n)
 
+    def dearest(self, cost: Callable[[BatchShape], float]) -> int:
+        """The number of the batch that costs most."""
+        return int(self.places[int(np.argmax([cost(shape) for shape in self.shapes]))])
+
     def total(self, cost: Callable[[BatchShape], float], n_batches: float | None = None) -> float:
         """Sum over the first `n_batches` of epoch after epoch; over one epoch without a number."""
         costs = np.array([cost(shape) for shape in self.shapes])

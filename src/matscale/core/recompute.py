@@ -1,8 +1,8 @@
 """Activation checkpointing: less memory in training for more time (Chen et al., arXiv:1604.06174).
 
 Of a block in the middle of a model only the inputs are kept after its forward; the backward runs the block again, with
-the same random numbers, for what it needs. Gradients are the same bit for bit. A model lists which of its modules may be
-treated so in a method `recomputable()`: blocks after each other, none inside another.
+the same random numbers, for what it needs. Gradients are the same bit for bit. A model lists which of its modules may
+be treated so in a method `recomputable()`: blocks after each other, none inside another.
 
 FLOPs of a second run are work of the machine, not of the model: in its readable form, of which FLOPs are counted, a
 model runs everything once.
@@ -36,6 +36,12 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
         module.forward = _Recomputed(module.forward)
 
 
+def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, which computes what `module` does by other means, run again where `module` would be."""
+    forward = module.forward
+    return forward.run(function, *arguments) if isinstance(forward, _Recomputed) else function(*arguments)
+
+
 class _Recomputed:
     """A forward that runs again in the backward."""
 
@@ -43,6 +49,10 @@ class _Recomputed:
         self.forward = forward
 
     def __call__(self, *arguments: Any) -> Any:
+        return self.run(self.forward, *arguments)
+
+    @staticmethod
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
         if is_readable_wanted() or not torch.is_grad_enabled():
-            return self.forward(*arguments)
-        return checkpoint(self.forward, *arguments, use_reentrant=False)
+            return function(*arguments)
+        return checkpoint(function, *arguments, use_reentrant=False)

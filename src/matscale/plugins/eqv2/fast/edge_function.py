@@ -14,8 +14,8 @@ cheap products of a dozen, and then
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
     g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
 
-Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable path, and so does
-whatever needs a second derivative.
+Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable
+path, and so does whatever needs a second derivative.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
+from matscale.core.readable import is_readable_wanted
+from matscale.core.recompute import in_place_of
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
 from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
@@ -26,29 +28,32 @@ from matscale.plugins.eqv2.fast.linear import radial_features
 from matscale.plugins.eqv2.heads import tensor_from_parts
 
 if TYPE_CHECKING:
+    from matscale.plugins.eqv2.blocks import Block
     from matscale.plugins.eqv2.model import EqV2
 
-Path = Literal["fast", "readable"]
-_forced: ContextVar[Path | None] = ContextVar("_forced", default=None)
+_required: ContextVar[bool] = ContextVar("_required", default=False)
 
 
 @contextmanager
-def forced(path: Path) -> Iterator[None]:
-    """Within it, forwards take `path`: for tests and benchmarks, and for second derivatives of parameters."""
-    token = _forced.set(path)
+def required() -> Iterator[None]:
+    """Within it, a forward that cannot take this path raises ValueError: for tests and benchmarks.
+
+    The opposite, and what second derivatives of parameters need, is `matscale.core.readable.readable_form`.
+    """
+    token = _required.set(True)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _required.reset(token)
 
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:
-    """Whether the fast path computes this batch. Raises ValueError where it is forced but cannot."""
-    if torch.compiler.is_compiling() or _forced.get() == "readable":
+    """Whether the fast path computes this batch. Raises ValueError where it is required but cannot."""
+    if torch.compiler.is_compiling() or is_readable_wanted():
         return False
     reason = _obstacle(model, data)
-    if reason and _forced.get() == "fast":
-        raise ValueError(f"eqv2: the fast path is forced, but {reason}.")
+    if reason and _required.get():
+        raise ValueError(f"eqv2: the fast path is required, but {reason}.")
     return reason is None
 
 
@@ -79,19 +84,24 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
     for block, features in zip(model.blocks, rho[1:]):
-        around = attention(block.attention, block.attention_norm(x), features, edges, model.edge_grid)
-        x = x + block.drop(around, data.batch, data.n_structures)
-        within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
-        x = x + block.drop(within, data.batch, data.n_structures)
+        x = in_place_of(block, _block, model, block, x, features, edges, data)
     return _read_out(model, model.norm(x), rho[-1], edges, data)
+
+
+def _block(model: EqV2, block: Block, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Tensor:
+    """`Block.forward`"""
+    around = attention(block.attention, block.attention_norm(x), rho, edges, model.edge_grid)
+    x = x + block.drop(around, data.batch, data.n_structures)
+    within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
+    return x + block.drop(within, data.batch, data.n_structures)
 
 
 def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Outputs:
     idle = model.idle_parameters()
     x = heads.Idle.apply(x, *(p for name, p in model.named_parameters() if name in idle))
-    has_stress = model.config.stress_head != "none"
-    return Outputs(
-        energy=heads.energy(model.energy, x, data),
-        forces=forces(model.forces.attention, x, rho, edges, model.edge_grid),
-        stress=tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data)) if has_stress else None,
-    )
+    energy = heads.energy(model.energy, x, data)
+    force = forces(model.forces.attention, x, rho, edges, model.edge_grid)
+    if model.config.stress_head == "none":
+        return Outputs(energy=energy, forces=force)
+    stress = tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data))
+    return Outputs(energy=energy, forces=force, stress=stress)

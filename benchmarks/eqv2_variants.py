@@ -3,8 +3,8 @@
     python benchmarks/eqv2_variants.py [--compile]
 
 One batch, one model, float32, one thread; the variants take turns, and of each the median and the fastest step are
-shown. Memory: by how much the process grows in two steps, each variant in a process of its own. Compiling takes minutes.
-docs/eqv2.md has the table.
+shown. Memory: by how much the process grows in two steps, each variant in a process of its own. Compiling takes
+minutes. docs/eqv2.md has the table.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def measure(config: EqV2Config, factor: float) -> dict[str, float]:
 
 
 def step_times(size: str, repeats: int) -> dict[str, float]:
-    """Median seconds of forward and backward by kind of grid, both on one batch of 36 atoms, one after the other."""
+    """Median seconds of forward and backward by kind of grid, both on one batch of 34 atoms, one after the other."""
     taken: dict[str, list[float]] = {"product": [], "lebedev": []}
     published = SIZES_BY_NAME[size].model_copy(update={"stress_head": "equivariant"})
     batch = collate(crystals() * 2, graph(published), torch.float32)

@@ -36,9 +36,10 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
         module.forward = _Recomputed(module.forward)
 
 
-def run_as(module: nn.Module, compute: Callable[..., Any], *arguments: Any) -> Any:
-    """`compute(*arguments)`, which does by other means what `module` does: checkpointed where the module is."""
-    return _run(compute, arguments) if isinstance(module.forward, _Recomputed) else compute(*arguments)
+def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, which computes what `module` does by other means, run again where `module` would be."""
+    forward = module.forward
+    return forward.run(function, *arguments) if isinstance(forward, _Recomputed) else function(*arguments)
 
 
 class _Recomputed:
@@ -48,10 +49,10 @@ class _Recomputed:
         self.forward = forward
 
     def __call__(self, *arguments: Any) -> Any:
-        return _run(self.forward, arguments)
+        return self.run(self.forward, *arguments)
 
-
-def _run(compute: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    if is_readable_wanted() or not torch.is_grad_enabled():
-        return compute(*arguments)
-    return checkpoint(compute, *arguments, use_reentrant=False)
+    @staticmethod
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        if is_readable_wanted() or not torch.is_grad_enabled():
+            return function(*arguments)
+        return checkpoint(function, *arguments, use_reentrant=False)

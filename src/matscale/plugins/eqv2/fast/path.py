@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,8 +18,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
-from matscale.core.recompute import run_as
-from matscale.plugins.eqv2.blocks import Block
+from matscale.core.readable import is_readable_wanted
+from matscale.core.recompute import in_place_of
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
 from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
@@ -29,6 +28,7 @@ from matscale.plugins.eqv2.fast.linear import radial_features
 from matscale.plugins.eqv2.heads import tensor_from_parts
 
 if TYPE_CHECKING:
+    from matscale.plugins.eqv2.blocks import Block
     from matscale.plugins.eqv2.model import EqV2
 
 Path = Literal["fast", "readable"]
@@ -47,7 +47,7 @@ def forced(path: Path) -> Iterator[None]:
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:
     """Whether the fast path computes this batch. Raises ValueError where it is forced but cannot."""
-    if torch.compiler.is_compiling() or _forced.get() == "readable":
+    if torch.compiler.is_compiling() or is_readable_wanted() or _forced.get() == "readable":
         return False
     reason = _obstacle(model, data)
     if reason and _forced.get() == "fast":
@@ -82,13 +82,13 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
     for block, features in zip(model.blocks, rho[1:]):
-        x = run_as(block, partial(_through, block), x, features, edges, model, data)
+        x = in_place_of(block, _block, model, block, x, features, edges, data)
     return _read_out(model, model.norm(x), rho[-1], edges, data)
 
 
-def _through(block: Block, x: Tensor, features: Tensor, edges: SortedEdges, model: EqV2, data: AtomicBatch) -> Tensor:
-    """`Block.forward`, with the features of its radial network at hand."""
-    around = attention(block.attention, block.attention_norm(x), features, edges, model.edge_grid)
+def _block(model: EqV2, block: Block, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Tensor:
+    """`Block.forward`"""
+    around = attention(block.attention, block.attention_norm(x), rho, edges, model.edge_grid)
     x = x + block.drop(around, data.batch, data.n_structures)
     within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
     return x + block.drop(within, data.batch, data.n_structures)
@@ -97,10 +97,9 @@ def _through(block: Block, x: Tensor, features: Tensor, edges: SortedEdges, mode
 def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Outputs:
     idle = model.idle_parameters()
     x = heads.Idle.apply(x, *(p for name, p in model.named_parameters() if name in idle))
-    has_stress = model.config.stress_head != "none"
-    parts = heads.stress(model.stress, x, edges, model.atom_grid, data) if has_stress else None
-    return Outputs(
-        energy=heads.energy(model.energy, x, data),
-        forces=forces(model.forces.attention, x, rho, edges, model.edge_grid),
-        stress=None if parts is None else tensor_from_parts(*parts),
-    )
+    energy = heads.energy(model.energy, x, data)
+    force = forces(model.forces.attention, x, rho, edges, model.edge_grid)
+    if model.config.stress_head == "none":
+        return Outputs(energy=energy, forces=force)
+    stress = tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data))
+    return Outputs(energy=energy, forces=force, stress=stress)

@@ -18,6 +18,8 @@ from matscale.version import __version__
 
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
+    "sweep": ("matscale.cli.sweep:sweep", "The grid of runs of a study: plan, do, take up again."),
+    "runs": ("matscale.cli.runs:runs", "The runs in a folder: list, show."),
     "models": ("matscale.cli.models:models", "The architectures: list, show."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
@@ -25,6 +27,7 @@ COMMANDS = {
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
     "import": ("matscale.cli.importing:importing", "Models of other programs, as runs: fairchem."),
+    "export": ("matscale.cli.exporting:exporting", "Runs, for other programs: fairchem."),
 }
 """Name -> (where the click command lives, its line in `matscale --help`)."""
 

@@ -65,6 +65,7 @@ OPTIONS = {
     "--overfit", type=click.IntRange(1), metavar="N", help="Train and validate on N structures: can it learn?"
 )
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
+@click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
 def train(
     arch: str | None,
@@ -75,6 +76,7 @@ def train(
     output: Path | None,
     resume: bool,
     quiet: bool,
+    no_baselines: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -102,7 +104,9 @@ def train(
     with progress_for(quiet or not world.is_main) as progress:
         run = start(config, output or free_folder(config), resume=resume, architecture=architecture, progress=progress)
     if world.is_main:
-        _conclude(run, quiet)
+        if not no_baselines:
+            _conclude(run, quiet)
+        click.echo(f"Run: {run.path}")
 
 
 def configuration(
@@ -171,7 +175,7 @@ def free_folder(config: TrainConfig) -> Path:
 
 
 def _conclude(run: Any, quiet: bool) -> None:
-    """The table against the baselines, and where the run is."""
+    """The table against the baselines."""
     from matscale.cli.errors_table import errors_table
     from matscale.cli.stages import Stages
     from matscale.core.data.catalog import resolve
@@ -190,4 +194,3 @@ def _conclude(run: Any, quiet: bool) -> None:
             with Stages() as stages:
                 stages("Baselines", 0, 0)
         click.echo(errors_table(compare(run, dataset, "validation", device=run.config.compute.device)))
-    click.echo(f"Run: {run.path}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
     from matscale.core.scaling.law import Law
+    from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
     from matscale.core.train.record import Run
 
@@ -56,6 +57,11 @@ def register_losses() -> list[Loss]:  # type: ignore[empty-body]
 @hookspec
 def register_laws() -> list[Law]:  # type: ignore[empty-body]
     """Forms of scaling law. One in a single variable competes with the others wherever `matscale fit` chooses."""
+
+
+@hookspec
+def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
+    """Ways to run the trainings of a study (`matscale sweep --launcher slurm`)."""
 
 
 @hookspec

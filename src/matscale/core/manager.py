@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
     from matscale.core.scaling.law import Law
+    from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
 
 BLOCK = "MATSCALE_BLOCK_PLUGINS"
@@ -90,6 +91,10 @@ class Host:
         found: Law = self.find("law", name).value
         return found
 
+    def launcher(self, name: str) -> Launcher:
+        found: Launcher = self.find("launcher", name).value
+        return found
+
     def command(self, name: str) -> click.Command | None:
         """The command of the entry point that has the command's name; None if there is none of that name."""
         named = self._named(name)
@@ -140,6 +145,9 @@ class Host:
     def laws(self) -> list[Law]:
         """Built-in ones first, in their order."""
         return [found.value for found in self._all("law")]
+
+    def launchers(self) -> list[Launcher]:
+        return [found.value for found in self._all("launcher")]
 
     def readers(self) -> list[Reader]:
         return [found.value for found in self._all("reader")]

@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,10 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def prune(root: Path, keep: int) -> None:
-    """Delete all but the `keep` latest checkpoints and the best, and what killed processes left half-written."""
-    spared = {*steps(root)[-keep:], pointer(root, "best"), pointer(root, "last")}
+def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
+    """Delete all but the `keep` latest checkpoints, the best and those of the steps `for_good`; and what killed
+    processes left half-written."""
+    spared = {*steps(root)[-keep:], *for_good, pointer(root, "best"), pointer(root, "last")}
     for step in steps(root):
         if step not in spared:
             remove(folder_of(root, step))

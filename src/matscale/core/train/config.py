@@ -66,11 +66,17 @@ class StartConfig(Config):
     """Which of its weights: best, last or a step; averaged ones where it kept an average."""
     partial: bool = False
     """Take what fits by name and shape and list what does not, rather than to refuse a model that differs."""
+    branch: bool = False
+    """Go on in the midst of the other run: its optimizer, averages, counts and place in the data too."""
 
     @model_validator(mode="after")
     def _of_a_run(self) -> StartConfig:
-        if self.run is None and (self.partial or self.checkpoint != "best"):
-            raise ValueError("partial and checkpoint say how to begin with another run: name it (--from, start.run)")
+        if self.run is None and (self.partial or self.branch or self.checkpoint != "best"):
+            raise ValueError(
+                "partial, branch and checkpoint say how to begin with another run: name it (--from, start.run)"
+            )
+        if self.partial and self.branch:
+            raise ValueError("a branch takes the whole state of the other run; leave out partial")
         return self
 
 
@@ -169,6 +175,8 @@ class CheckpointConfig(Config):
     """Optimizer steps between checkpoints; none: one at every validation."""
     keep: Positive = 2
     """How many of the latest are kept, besides the best."""
+    at: tuple[Positive, ...] = ()
+    """Steps of which one is made and kept for good: where other runs branch off."""
 
 
 class TrainConfig(Config):
@@ -192,9 +200,19 @@ class TrainConfig(Config):
     """Steps with a non-finite loss or gradient that may be left out; one more ends the run with exit 4."""
     plugins: tuple[str, ...] = ()
     """Plugins that watch the run, by name."""
+    labels: dict[str, str | int | float] = Field(default_factory=dict)
+    """What a study says of the run (`study`, `size`, ...); copied to run.json, and of no other effect."""
 
 
-RESUMABLE = ("budget.max_time", "skip_nonfinite", "compute.device", "compute.threads", "checkpoint", "plugins")
+RESUMABLE = (
+    "budget.max_time",
+    "skip_nonfinite",
+    "compute.device",
+    "compute.threads",
+    "checkpoint",
+    "plugins",
+    "labels",
+)
 """What may be changed when a run is resumed: nothing that decides which numbers are computed."""
 
 

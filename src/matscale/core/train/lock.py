@@ -11,10 +11,13 @@ from matscale.core.errors import ConfigError
 
 
 class FolderLock:
-    """`with FolderLock(folder):` — raises ConfigError, naming the holder, if another process is inside."""
+    """`with FolderLock(folder):` — raises ConfigError, naming the holder, if another process is inside.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+    `does` says in that error what the holder does with the folder.
+    """
+
+    def __init__(self, folder: Path, does: str = "is training into this folder") -> None:
+        self.path, self.does = folder / ".lock", does
         self.file: IO[str] | None = None
 
     def __enter__(self) -> FolderLock:
@@ -28,7 +31,7 @@ class FolderLock:
             holder = file.read().strip() or "another process"
             file.close()
             raise ConfigError(
-                f"{self.path.parent}: {holder} is training into this folder. Wait for it, or choose another with -o."
+                f"{self.path.parent}: {holder} {self.does}. Wait for it, or choose another with -o."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

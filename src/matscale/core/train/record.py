@@ -27,7 +27,10 @@ from matscale.core.train.rows import Rows
 
 __all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES", "TIMINGS", "Run", "validation_loss"]
 
-TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "mfu", "memory_bytes"})
+PLANNED, LOG = "planned.toml", "log.txt"
+"""What a study lays into the folder of a run before it begins, and what the run's process prints."""
+
+TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
 """Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
 
 
@@ -38,8 +41,11 @@ class Run:
     version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
     validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
     `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
-    `validation_flops`, `flops_counted_by`, `wall_s`, `best` and `last` (validation rows). A run that began with another
-    one has `start` {run, step, not_taken}; one of another program has `imported`, and neither `dataset` nor metrics.
+    `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
+    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
+    began with another one has `start` {run, step, not_taken}; a branch of one also `flops_shared` and `wall_s_shared`,
+    what of its totals the other run spent. One of a study has `labels`; one of another program has `imported`, and
+    neither `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:
@@ -65,7 +71,7 @@ class Run:
             raise ConfigError(
                 f"{path}: there is a run already. Add --resume to go on with it, or choose another folder with -o."
             )
-        ours = {INFO}
+        ours = {INFO, PLANNED, LOG}
         if path.exists() and (
             not path.is_dir() or any(not p.name.startswith(".") and p.name not in ours for p in path.iterdir())
         ):

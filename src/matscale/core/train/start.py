@@ -36,8 +36,8 @@ class Source:
 
     @classmethod
     def of(cls, config: StartConfig) -> Source | None:
-        """None for a run that begins with new weights. Raises what `matscale.load` raises."""
-        if config.run is None:
+        """None for a run with new weights, and for a branch. Raises what `matscale.load` raises."""
+        if config.run is None or config.branch:
             return None
         from matscale.core.use import load, resolve_step
 

@@ -17,7 +17,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
 from matscale.core.evaluation import tally
 from matscale.core.files import write_text
-from matscale.core.flops import Cost, peak_flops
+from matscale.core.flops import Cost, Peak
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
@@ -46,6 +46,7 @@ class Trainer:
         setup: Setup,
         potential: Potential,
         cost: Cost,
+        peak: Peak,
         objective: Objective,
         run: Run,
         device: torch.device,
@@ -58,8 +59,7 @@ class Trainer:
         self.learner = Learner(potential, self.config, objective, device, world)
         self.feed = Feed(setup.training_loader(world), self.config.batch.accumulate, device, objective)
         self.samples = Samples(setup, run)
-        peak = peak_flops(device, self.config.compute.precision)
-        self.peak = None if peak is None else peak * world.size
+        self.peak = peak
         epochs = self.config.budget.epochs
         steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
         self.budget = Budget.of(self.config.budget, steps)
@@ -191,7 +191,7 @@ class Trainer:
             due = p.batch == 0 and p.epoch % config.evaluation.every_epochs == 0
         is_best = due and self._validate()
         every = config.checkpoint.every
-        if is_best or (due if every is None else p.step % every == 0):
+        if is_best or p.step in config.checkpoint.at or (due if every is None else p.step % every == 0):
             self._save()
 
     def _finish(self) -> None:
@@ -206,7 +206,7 @@ class Trainer:
         if not self.interval.steps:
             return
         means = self.interval.means(self.world)
-        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak)}
+        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak.flops_per_s)}
         self.interval = Interval(Metrics(self.device))
         if self.world.is_main:
             self.run.rows.append(row)
@@ -283,7 +283,7 @@ class Trainer:
             checkpoint.save(root, self.learner.checkpoint(p.step, state))
             if p.best is not None:
                 write_text(root / "best", f"{p.best['step']}\n")
-            checkpoint.prune(root, self.config.checkpoint.keep)
+            checkpoint.prune(root, self.config.checkpoint.keep, self.config.checkpoint.at)
             self.run.update(self.totals())
             self.observers.checkpoint_saved(run=self.run, step=p.step)
         self.world.barrier()

@@ -1,0 +1,88 @@
+"""`matscale runs`: what there is of runs in a folder or a study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matscale.cli.table import aligned
+
+STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
+"""As the run folders alone tell; `queued` and `blocked` are known to a sweep only, and stand in its ledger."""
+
+
+@click.group()
+def runs() -> None:
+    """The runs in a folder: list them, show one of them."""
+
+
+@runs.command("list")
+@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only runs that stand so; may be repeated.")
+@click.option("--arch", multiple=True, metavar="NAME", help="Only runs of an architecture; may be repeated.")
+@click.option("--study", metavar="NAME", help="Only runs of a study.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a list with all that is known of each run.")
+def list_runs(folder: Path, status: tuple[str, ...], arch: tuple[str, ...], study: str | None, as_json: bool) -> None:
+    """List the runs in FOLDER, a folder of runs or of a study.  [default: runs]
+
+    crashed is a run that was killed: `matscale sweep`, or `matscale train --resume`, goes on with it. failed is one
+    that ended with an error of its own.
+    """
+    from matscale.core.study.ledger import row, run_folders
+
+    rows = [row(path) for path in run_folders(folder)]
+    rows = [r for r in rows if not status or r["status"] in status]
+    rows = [r for r in rows if (not arch or r["architecture"] in arch) and study in (None, r["study"])]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    heading = ["RUN", "STATUS", "PARAMETERS", "TRAIN", "SEED", "LR", "STEPS", "FLOPS", "LOSS"]
+    click.echo(aligned([heading, *(_cells(r) for r in rows)], right=range(2, 9)))
+    for r in rows:
+        if r["status"] in ("failed", "crashed") and r["reason"]:
+            click.echo(f"{r['run']}: {r['reason']}", err=True)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["run"],
+        row["status"],
+        _number(row["parameters"], ","),
+        _number(row["train"], ","),
+        _number(row["seed"], ""),
+        _number(row["lr"], ".3g"),
+        _number(row["steps"], ","),
+        _number(row["flops"], ".3g"),
+        _number(row["loss"], ".4g"),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+@runs.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: run.json and how the run stands.")
+def show(run: Path, as_json: bool) -> None:
+    """Show one run: what it is, how it stands, what it cost, how well it does."""
+    from matscale.cli.errors_table import errors_table
+    from matscale.core.errors import ConfigError
+    from matscale.core.study.ledger import row, run_folders
+    from matscale.core.study.outcome import read_info
+
+    if list(run_folders(run)) != [run]:
+        raise ConfigError(f"{run}: is not a run. `matscale runs list {run}` lists those in it.")
+    facts, info = row(run), read_info(run) or {}
+    if as_json:
+        click.echo(json.dumps({**info, "status": facts["status"], "reason": facts["reason"]}, indent=2))
+        return
+    known = {key: value for key, value in facts.items() if value not in (None, "")}
+    click.echo(aligned([[key, f"{value:,}" if isinstance(value, int) else str(value)] for key, value in known.items()]))
+    rows = {which: info[which] for which in ("best", "last") if info.get(which)}
+    if rows:
+        click.echo("")
+        click.echo(errors_table(rows))

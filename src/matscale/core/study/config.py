@@ -1,0 +1,218 @@
+"""`study.toml`: architectures × sizes × data × seeds × learning rates × any other key, and how long each run is.
+
+name = "first"
+architectures = ["fcn", "schnet"]
+params = { from = "3k", to = "100k", rungs = 5 }
+data = { path = "emt", fractions = [0.1, 0.3, 1.0] }
+seeds = [0, 1]
+budget = { epochs = 10 }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from matscale.core.config import Config, read_toml
+from matscale.core.errors import ConfigError, did_you_mean
+from matscale.core.manager import host
+from matscale.core.study.launcher import Launcher
+from matscale.core.train.config import Count, Fraction, Positive, Seconds
+
+
+def listed(value: Any) -> Any:
+    """One value is a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Counts = Annotated[tuple[Count, ...], BeforeValidator(listed)]
+Positives = Annotated[tuple[Positive, ...], BeforeValidator(listed)]
+Rates = tuple[Annotated[float, Field(gt=0)], ...]
+"""Learning rates."""
+
+
+class Ladder(Config):
+    """Sizes at equal ratios, both ends among them."""
+
+    smallest: Count = Field(alias="from")
+    largest: Count = Field(alias="to")
+    rungs: Positive
+
+    def counts(self) -> list[int]:
+        """Parameters of each rung."""
+        steps = max(self.rungs - 1, 1)
+        return [round(self.smallest * (self.largest / self.smallest) ** (k / steps)) for k in range(self.rungs)]
+
+
+def _ladder(value: Any) -> Any:
+    """A table is a ladder, told apart here so that an error speaks of one thing only."""
+    if not isinstance(value, dict):
+        return listed(value)
+    keys = ("from", "to", "rungs")
+    for key in value:
+        if key not in keys:
+            raise ConfigError(f"params: unknown key {key!r}. {did_you_mean(key, keys)}")
+    ladder = Ladder.parse(value, "params")
+    if ladder.largest < ladder.smallest or (ladder.rungs > 1) != (ladder.largest > ladder.smallest):
+        raise ConfigError(f"params = {value}: a ladder goes up from a number of parameters to a larger one.")
+    return ladder
+
+
+def _rates(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) else value if isinstance(value, Path) else listed(value)
+
+
+Params = Annotated[Ladder | Counts, BeforeValidator(_ladder)]
+LearningRate = Annotated[Rates | Path, BeforeValidator(_rates)]
+"""One, several, or a file with a rule that `matscale tune` wrote."""
+
+
+class ArchitectureGrid(Config):
+    name: str
+    """Family of models: `matscale models list`."""
+    sizes: tuple[str, ...] = ()
+    """Published configurations by name."""
+    params: Params | None = None
+    """Rungs of the size ladder: a list such as ["3k", "30k"], or from, to and rungs. Neither: those of the study."""
+    lr: LearningRate | None = None
+    """Its learning rates, if they are not those of the study."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the training configuration that this architecture has fixed, above those of the study."""
+
+
+class DataGrid(Config):
+    path: str = "emt"
+    """A packed dataset, or the name of one that matscale can make or fetch."""
+    fractions: Annotated[tuple[Annotated[Fraction, Field(gt=0)], ...], BeforeValidator(listed)] = ()
+    """Shares of the training part; smaller ones are subsets of larger ones."""
+    counts: Positives = ()
+    """Numbers of training structures, instead of or besides `fractions`."""
+
+
+class BudgetGrid(Config):
+    """How long each run is; a list is one more dimension of the grid."""
+
+    epochs: Positives = ()
+    """Passes over the training structures."""
+    steps: Positives = ()
+    """Optimizer steps."""
+    flops: Counts = ()
+    """isoFLOP sets: every size takes as many steps as each of these counts of training FLOPs pays for."""
+    least_steps: Positive = 1
+    """With `flops`: what pays for fewer steps is left out of the grid, and listed; 1: is an error."""
+    max_time: Seconds | None = None
+    """Wall time [s] that no run exceeds, whatever the other limits."""
+
+    @model_validator(mode="after")
+    def _one(self) -> BudgetGrid:
+        if sum(map(bool, (self.epochs, self.steps, self.flops))) > 1:
+            raise ValueError("epochs, steps and flops are three ways to say how long a run is; give one of them")
+        return self
+
+
+class CooldownGrid(Config):
+    """One long run at a constant learning rate, and a cooldown branched from it for each length."""
+
+    steps: Positives
+    """Lengths of the cooled-down runs, in optimizer steps from nothing."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The last share of each, in which the learning rate falls."""
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    """Steps of warm-up, shared by all; none: a hundredth of the longest."""
+
+
+class Study(Config):
+    name: str
+    """What the study is called; its folder is `studies/<name>`."""
+    output: Path | None = None
+    """Another folder."""
+    architectures: tuple[Annotated[ArchitectureGrid, BeforeValidator(lambda v: _named(v))], ...]
+    sizes: tuple[str, ...] = ()
+    """Published configurations, for architectures without sizes of their own."""
+    params: Params | None = None
+    """Rungs of the size ladder, likewise."""
+    data: DataGrid = DataGrid()
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(listed)] = (0,)
+    """Each drives split, initialisation, order and dropout of its runs."""
+    lr: LearningRate | None = None
+    """Highest learning rates; none: that of the training configuration."""
+    budget: BudgetGrid = BudgetGrid()
+    wsd: CooldownGrid | None = None
+    """Cooldowns that branch off one long run, instead of a budget."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the training configuration that are the same in all runs."""
+    grid: dict[str, Any] = Field(default_factory=dict)
+    """Key of the training configuration -> list of its values: one more dimension each."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a run that was cut off for an outside reason is taken up again by one sweep."""
+    launchers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options of launchers: the tables of the study file that have a launcher's name."""
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Study:
+        if self.wsd is not None and self.budget.model_fields_set:
+            raise ValueError("wsd.steps says how long the runs are; leave out budget")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return self.output or Path("studies") / self.name
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """A study file. Its paths are taken from where it lies. Raises ConfigError with the nearest right name."""
+        values = {"name": path.stem, **read_toml(path)}
+        study = cls.parse(_with_launchers(values, path), str(path))
+        empty = [key for key, value in _dimensions(study).items() if not value]
+        if empty:
+            raise ConfigError(f"{path}: the grid is empty: {', '.join(empty)} has no value. Give one, or leave it out.")
+        return study.beside(path)
+
+    def beside(self, path: Path) -> Study:
+        """With rule files found from the folder of the study file."""
+        grids = tuple(grid.model_copy(update={"lr": _from(path, grid.lr)}) for grid in self.architectures)
+        return self.model_copy(update={"architectures": grids, "lr": _from(path, self.lr)})
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _from(file: Path, lr: Any) -> Any:
+    return file.parent / lr if isinstance(lr, Path) and not lr.is_absolute() else lr
+
+
+def _with_launchers(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Tables with a launcher's name go under `launchers`, checked; any other unknown key is refused."""
+    fields = [field for field in Study.model_fields if field != "launchers"]
+    known = {key: value for key, value in values.items() if key in fields}
+    options = {key: value for key, value in values.items() if key not in fields}
+    for key, table in options.items():
+        _launcher(key, path, fields).options.parse(table if isinstance(table, dict) else {}, f"{path}: {key}")
+    return {**known, "launchers": options}
+
+
+def _launcher(key: str, path: Path, fields: list[str]) -> Launcher:
+    """The launcher whose table `key` is; else it is an unknown key."""
+    try:
+        return host().launcher(key)
+    except ConfigError:
+        launchers = [launcher.name for launcher in host().launchers()]
+        raise ConfigError(f"{path}: unknown key {key!r}. {did_you_mean(key, [*fields, *launchers])}") from None
+
+
+def _dimensions(study: Study) -> dict[str, Any]:
+    """Name -> values of everything that, being given, must not be empty."""
+    given = study.model_fields_set
+    found: dict[str, Any] = {"architectures": study.architectures, "seeds": study.seeds}
+    found |= {key: getattr(study, key) for key in ("sizes", "params") if key in given}
+    for grid in study.architectures:
+        found |= {f"{key} of {grid.name}": getattr(grid, key) for key in grid.model_fields_set - {"name", "set"}}
+    for name, section in (("data", study.data), ("budget", study.budget), ("wsd", study.wsd)):
+        if section is not None:
+            keys = section.model_fields_set & {"fractions", "counts", "epochs", "steps", "flops"}
+            found |= {f"{name}.{key}": getattr(section, key) for key in keys}
+    return found | {"lr": True if study.lr is None else study.lr}

@@ -1,0 +1,65 @@
+"""A whole row of lengths from one long run: the trunk at a constant learning rate, a cooldown branched off for each.
+
+The branch of length n leaves the trunk after (1 − decay) n steps with its whole state, and computes from there what a
+run of n steps with a warm-up–stable–decay schedule would have: the trunk is paid for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from matscale.core.errors import ConfigError
+from matscale.core.study.config import CooldownGrid
+from matscale.core.study.planned import TRUNKS, Need, PlannedRun
+from matscale.core.train.config import BudgetConfig, ScheduleConfig, StartConfig, TrainConfig
+
+
+def row(grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRun]) -> Iterator[PlannedRun]:
+    """The trunk and its branches; `run` is what all have in common, its length aside.
+
+    `identified(run, trunk=None)` gives a run its identity and folder. Raises ConfigError for lengths that are too short
+    to hold a warm-up, a stable part and a cooldown.
+    """
+    lengths = sorted(set(grid.steps))
+    leaves = {n: n - max(1, round(grid.decay * n)) for n in lengths}
+    warmup = max(1, round(0.01 * lengths[-1])) if grid.warmup is None else grid.warmup
+    if warmup >= leaves[lengths[0]]:
+        raise ConfigError(
+            f"wsd: of {lengths[0]} steps, {warmup} are warm-up and {lengths[0] - leaves[lengths[0]]} cooldown: nothing "
+            "is left between them. Give longer runs, or say wsd.warmup and wsd.decay."
+        )
+    stem = replace(run, config=_trunk(run.config, leaves, warmup), path=run.path.parent.parent / TRUNKS / "-")
+    trunk = identified(replace(stem, labels={**run.labels, "role": "trunk"}))
+    yield trunk
+    for n in lengths:
+        config = _branch(run.config, trunk, n, leaves[n], warmup, grid.decay)
+        branch = replace(run, config=config, labels={**run.labels, "steps": n}, need=Need(trunk.path, leaves[n]))
+        yield identified(branch, trunk)
+
+
+def _warmup(steps: int, of: int) -> float:
+    """The share of a run that is exactly so many steps: half a step more, since the trainer rounds down."""
+    return (steps + 0.5) / of if steps else 0.0
+
+
+def _trunk(config: TrainConfig, leaves: dict[int, int], warmup: int) -> TrainConfig:
+    steps = max(leaves.values())
+    schedule = ScheduleConfig(
+        kind="constant", warmup=_warmup(warmup, steps), warmup_factor=config.schedule.warmup_factor
+    )
+    saved = config.checkpoint.model_copy(update={"at": tuple(sorted(set(leaves.values())))})
+    budget = BudgetConfig(steps=steps)
+    return config.model_copy(update={"schedule": schedule, "budget": budget, "checkpoint": saved})
+
+
+def _branch(config: TrainConfig, trunk: PlannedRun, steps: int, leaves: int, warmup: int, decay: float) -> TrainConfig:
+    cooldown = {"kind": "wsd", "warmup": _warmup(warmup, steps), "decay": (steps - leaves) / steps}
+    start = StartConfig(run=str(trunk.path), checkpoint=str(leaves), branch=True)
+    return config.model_copy(
+        update={
+            "schedule": config.schedule.model_copy(update=cooldown),
+            "budget": BudgetConfig(steps=steps),
+            "start": start,
+        }
+    )

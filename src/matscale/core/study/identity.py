@@ -1,0 +1,46 @@
+"""What makes a run the run that it is: two plans with one identity would give the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from matscale.core.train.config import TrainConfig
+
+WITHOUT_EFFECT = (
+    "skip_nonfinite",
+    "compute.device",
+    "compute.threads",
+    "checkpoint",
+    "plugins",
+    "labels",
+    "log_every",
+    "evaluation.structures",
+    "evaluation.samples",
+    "data.in_memory",
+    "data.cache_graphs",
+    "data.check_stress_unit",
+)
+"""Keys that do not decide which model comes out: where it is computed, what is kept and shown of it."""
+
+
+def identity(config: TrainConfig, dataset: str, trunk: str | None = None) -> str:
+    """16 hex digits for a resolved configuration; `dataset` is the hash of its data, whatever their path.
+
+    `trunk` is the identity of the run that a branch leaves.
+    """
+    values = config.plain()
+    for key in WITHOUT_EFFECT:
+        _remove(values, key.split("."))
+    values["data"]["path"] = dataset
+    if trunk is not None:
+        values["start"]["run"] = trunk
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _remove(values: dict[str, Any], path: list[str]) -> None:
+    *sections, last = path
+    for section in sections:
+        values = values.get(section, {})
+    values.pop(last, None)

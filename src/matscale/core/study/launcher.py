@@ -1,0 +1,98 @@
+"""What a launcher is: it turns runs that are ready into processes somewhere, and says how they end.
+
+A launcher knows nothing of studies. It is given jobs, each a run folder and the command that trains into it, and is
+asked now and then what became of them. Processes that outlive the sweep are welcome: the next sweep finds them by the
+lock that they hold (`claim`), or by what the launcher says is still `held`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from matscale.core.config import Config
+from matscale.core.train.record import CONFIG, LOG, PLANNED
+
+CLAIM = ".worker.lock"
+"""In the run folder; locked (flock) by whoever trains the run or is about to, from before its process begins."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train."""
+
+    path: Path
+    """The run folder; it holds `planned.toml`."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of `python -m matscale`. A run that has begun goes on."""
+        run = ["train", "-o", str(self.path), "--quiet", "--no-baselines"]
+        begun = (self.path / CONFIG).exists()
+        return [*run, "--resume"] if begun else [*run, "--config", str(self.path / PLANNED)]
+
+    @property
+    def command(self) -> list[str]:
+        """For a process of this machine."""
+        return [sys.executable, "-P", "-m", "matscale", *self.arguments]
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.path / LOG
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is over."""
+
+    path: Path
+    code: int | None
+    """Exit code; negative: the signal that ended it; None: nobody knows."""
+    reason: str = ""
+    """What the launcher knows of it: `cancelled`, `node failure`."""
+    retry: bool = True
+    """Whether it may be taken up again by itself; not if somebody cancelled it."""
+
+
+class Pool(Protocol):
+    """A launcher at work for one sweep."""
+
+    def room(self) -> int:
+        """How many more jobs it would take now."""
+        ...
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Take jobs. Raises MatscaleError if it cannot; none of them was taken then."""
+        ...
+
+    def held(self) -> dict[Path, str]:
+        """Run folder -> `queued` or `running`, of all jobs that it knows of, those of an earlier sweep included."""
+        ...
+
+    def ended(self) -> list[Ended]:
+        """The jobs that ended since it was last asked."""
+        ...
+
+    def stop(self) -> None:
+        """The sweep is interrupted: let jobs that would die with it save and end; others go on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A way to run a study's trainings. Returned by the hook `register_launchers`."""
+
+    name: str
+    """What a user types: `--launcher slurm`; and the table of the study file with its options."""
+    summary: str
+    """One line."""
+    options: type[Config]
+    """What may stand in that table."""
+    open: Callable[[Any, Path], Pool]
+    """(options, study folder) -> a pool. Raises ConfigError if this launcher cannot be used here, and says why."""
+    outlives: bool = False
+    """Whether its jobs go on without the sweep, so that `--no-wait` makes sense."""

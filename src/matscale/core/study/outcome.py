@@ -1,0 +1,102 @@
+"""How a run stands, from its folder alone, and whether a failure is its own or the world's."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matscale.core import errors
+from matscale.core.errors import MatscaleError
+from matscale.core.study.claim import is_claimed
+from matscale.core.study.launcher import Ended
+from matscale.core.train.record import CONFIG, INFO, LOG
+
+Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
+"""planned: nothing there yet; stopped: saved when it was asked to; crashed: cut off for a reason outside of it; failed:
+for one of its own, which would come again; blocked: the run that it branches off has failed."""
+
+INSIDE = frozenset(
+    kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
+) - {1, 5}
+"""Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
+
+_OF_ERROR = {
+    name: kind.exit_code
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, MatscaleError)
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run stands."""
+
+    status: Status
+    reason: str = ""
+    """Why it did not end well."""
+
+
+def read_info(run: Path) -> dict[str, Any] | None:
+    """run.json, or None where there is none that can be read."""
+    try:
+        info: dict[str, Any] = json.loads((run / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return info
+
+
+def state_of(run: Path) -> State:
+    """By what the folder says. A run that says that it is running and is claimed by nobody was killed."""
+    if is_claimed(run):
+        return State("running")
+    info = read_info(run) if (run / CONFIG).exists() else None
+    if info is None:
+        return State("planned")
+    status = info.get("status")
+    if status == "running":
+        return State("crashed", "it was killed, or the machine went down")
+    if status == "failed":
+        error = str(info.get("error") or "")
+        inside = _OF_ERROR.get(error.partition(":")[0]) in INSIDE
+        return State("failed" if inside else "crashed", error)
+    return State("stopped" if status == "stopped" else "completed")
+
+
+def state_after(ended: Ended) -> State:
+    """What the end of a job means for its run: the folder says whether it completed, the exit code why not."""
+    state = state_of(ended.path)
+    if state.status == "completed":
+        return state
+    why = ended.reason or state.reason or _last_line(ended.path) or told(ended.code)
+    if ended.code in INSIDE:
+        return State("failed", why)
+    if state.status == "stopped" or state.status == "failed":
+        return State(state.status, why)
+    return State(
+        "crashed", why if ended.code in (None, 0, 1) else f"{told(ended.code)}; {why}" if why else told(ended.code)
+    )
+
+
+def told(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None:
+        return "it ended, and nobody knows how"
+    number = -code if code < 0 else code - 128 if 128 < code < 192 else None
+    if number is None:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"killed by signal {number}"
+
+
+def _last_line(run: Path) -> str:
+    """Of what the process printed: an error that came before there was a run.json to put it in."""
+    try:
+        lines = (run / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

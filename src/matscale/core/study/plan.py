@@ -1,0 +1,251 @@
+"""From a study to its runs: every configuration resolved, named and told apart by its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matscale.core.architecture import Architecture
+from matscale.core.data.catalog import resolve as locate
+from matscale.core.data.packed import PackedDataset
+from matscale.core.data.stages import Stages, silent
+from matscale.core.describe import parameters
+from matscale.core.errors import ConfigError
+from matscale.core.manager import host
+from matscale.core.study import cooldown
+from matscale.core.study.config import ArchitectureGrid, Ladder, Study
+from matscale.core.study.identity import identity
+from matscale.core.study.planned import RUNS, PlannedRun
+from matscale.core.study.rule import read_rule
+from matscale.core.train.config import TrainConfig, merged
+from matscale.core.train.setup import resolved
+
+OWN = {
+    "seed": "seeds",
+    "optimizer.lr": "lr",
+    "architecture.name": "architectures",
+    "data.path": "data.path",
+    "data.fraction": "data.fractions",
+    "data.count": "data.counts",
+    "budget": "budget",
+    "labels": "name",
+}
+"""Keys of the training configuration that a study has a word of its own for."""
+
+OWN_OF_COOLDOWNS = dict.fromkeys(("schedule.kind", "schedule.warmup", "schedule.decay", "checkpoint.at"), "wsd")
+
+
+@dataclass(frozen=True)
+class Size:
+    """One model of the grid."""
+
+    grid: ArchitectureGrid
+    architecture: Architecture
+    label: str
+    config: dict[str, Any]
+    """Of the architecture, in full."""
+    parameters: dict[str, int]
+
+
+@dataclass
+class Plan:
+    """All runs of a study."""
+
+    study: Study
+    folder: Path
+    dataset: PackedDataset
+    runs: list[PlannedRun] = field(default_factory=list)
+    """Trunks before what branches off them."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out of the grid, and why."""
+
+
+def plan(study: Study, stages: Stages = silent) -> Plan:
+    """Every run of the grid. The dataset is made or fetched if need be, so that no run has to.
+
+    Raises ConfigError for architectures, sizes and keys that there are not, with the nearest right one, and DataError.
+    """
+    _refuse_own(study)
+    sizes = list(_sizes(study))
+    dataset = PackedDataset.open(locate(study.data.path, stages))
+    result = Plan(study, study.folder.resolve(), dataset)
+    known: set[str] = set()
+    for size, point in product(sizes, list(_points(study))):
+        for run in _planned(result, size, point):
+            if run.identity not in known:
+                known.add(run.identity)
+                result.runs.append(run)
+            elif not run.is_trunk:
+                result.notes.append(f"{run.name}: is the same run as another of the grid.")
+    if not result.runs:
+        raise ConfigError(f"The grid of {study.name} is empty. {' '.join(result.notes)}")
+    return result
+
+
+def _sizes(study: Study) -> Iterator[Size]:
+    for grid in study.architectures:
+        architecture = host().architecture(grid.name)
+        own = bool(grid.sizes or grid.params)
+        names = grid.sizes if own else study.sizes
+        rungs = grid.params if own else study.params
+        counts = [] if rungs is None else rungs.counts() if isinstance(rungs, Ladder) else [round(n) for n in rungs]
+        chosen = [(name, architecture.size(name)) for name in names]
+        chosen += [(short(n), architecture.ladder(n)) for n in counts]
+        over = merged(_nested(study.set), _nested(grid.set)).get("architecture", {}).get("config", {})
+        if not chosen:
+            chosen = [("default", architecture.config.parse(over, f"architecture.config of {grid.name}"))]
+        for label, config in chosen:
+            full = architecture.config.parse(
+                merged(config.plain(), over), f"{study.name}: architecture.config of {grid.name}"
+            )
+            yield Size(grid, architecture, label, full.plain(), parameters(architecture, full))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the grid besides the model: keys of the training configuration, and what they are called."""
+
+    values: dict[str, Any]
+    labels: dict[str, Any]
+
+
+def _points(study: Study) -> Iterator[Point]:
+    subsets: list[dict[str, Any]] = [{"fraction": f} for f in study.data.fractions]
+    subsets += [{"count": n} for n in study.data.counts]
+    budget = study.budget
+    lengths: list[dict[str, Any]] = [{"epochs": n} for n in budget.epochs]
+    lengths += [{"steps": n} for n in budget.steps] + [{"max_flops": n} for n in budget.flops]
+    limit = {} if budget.max_time is None else {"max_time": budget.max_time}
+    further = _leaves(study.grid)
+    for subset, seed, length, values in product(
+        subsets or [{}], study.seeds, lengths or [{}], product(*(further[key] for key in further))
+    ):
+        chosen = dict(zip(further, values))
+        data = {k: v for k, v in subset.items() if v != 1.0}  # all of it has one identity, however it is said
+        nested = {"data": data, "seed": seed, "budget": {**length, **limit}}
+        for key, value in chosen.items():
+            nested = merged(nested, _nested({key: value}))
+        shown = length if len(lengths) > 1 else {}
+        yield Point(nested, {**subset, "seed": seed, **shown, **chosen})
+
+
+def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """Dotted key -> values of `[grid]`. Raises ConfigError for one that is no list, or has no value."""
+    found: dict[str, list[Any]] = {}
+    for name, value in grid.items():
+        key = prefix + name
+        if isinstance(value, Mapping):
+            found |= _leaves(value, f"{key}.")
+        elif isinstance(value, list) and value:
+            found[key] = value
+        else:
+            raise ConfigError(f"grid.{key} = {value!r}: expected a list of the values to try, with one at least.")
+    return found
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": c}` and `{"a": {"b": c}}` alike."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(key.split(".")):
+            inner = {part: inner}
+        result = merged(result, inner)
+    return result
+
+
+def _refuse_own(study: Study) -> None:
+    """A key that is said twice would be said in vain once."""
+    words = OWN | (OWN_OF_COOLDOWNS if study.wsd else {})
+    tables = {"grid": study.grid, "set": study.set} | {f"set of {g.name}": g.set for g in study.architectures}
+    for table, values in tables.items():
+        for key in _dotted(_nested(values)):
+            own = next((word for own, word in words.items() if f"{key}.".startswith(f"{own}.")), None)
+            if own is not None:
+                raise ConfigError(
+                    f"{study.name}: {table}: {key!r} is said by `{own}` of the study. Leave it out there."
+                )
+
+
+def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
+    study, grid = result.study, size.grid
+    fixed = merged(_nested(study.set), _nested(grid.set))
+    values = merged(fixed, point.values)
+    model = merged(size.config, values.get("architecture", {}).get("config", {}))
+    values = merged(values, {"architecture": {"name": grid.name, "config": model}, "data": {"path": study.data.path}})
+    for lr in _rates(study, size):
+        labels = {"architecture": grid.name, "size": size.label, **point.labels}
+        chosen = values if lr is None else merged(values, {"optimizer": {"lr": lr}})
+        config = resolved(TrainConfig.parse(chosen, study.name), size.architecture)
+        labels["lr"] = config.optimizer.lr
+        run = _run(result, size, config, labels)
+        yield from [run] if study.wsd is None else cooldown.row(study.wsd, run, partial(_identified, result))
+
+
+def _rates(study: Study, size: Size) -> list[float] | list[None]:
+    lr = study.lr if size.grid.lr is None else size.grid.lr
+    if lr is None:
+        return [None]
+    if isinstance(lr, Path):
+        rule = read_rule(lr, size.grid.name)
+        return [rule.lr(size.parameters[rule.parameters])]
+    return list(lr)
+
+
+def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:
+    from matscale.core.train.setup import parts
+
+    train, _ = parts(result.dataset, config)
+    counts = size.parameters
+    if config.architecture.config != size.config:  # a key of the grid changed the model
+        counts = parameters(size.architecture, size.architecture.config.parse(config.architecture.config))
+    run = PlannedRun(result.folder / RUNS / "-", config, "", labels, counts, len(train))
+    return _identified(result, run)
+
+
+def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) -> PlannedRun:
+    """With its identity, its folder and the labels that run.json will have."""
+    parent = run.path.parent.name
+    digest = identity(run.config, result.dataset.hash, trunk.identity if trunk else None)
+    labels = {"study": result.study.name, "identity": digest, **run.labels}
+    plain = {k: v if isinstance(v, str | int | float) else str(v) for k, v in labels.items()}
+    config = run.config.model_copy(update={"labels": plain})
+    path = result.folder / parent / f"{name(run.labels)}-{digest[:8]}"
+    return replace(run, config=config, identity=digest, path=path)
+
+
+def name(labels: Mapping[str, Any]) -> str:
+    """`schnet-30k-fraction0.1-seed0-lr0.001`: what people read; the identity that follows it is what counts."""
+    first = [str(labels["architecture"]), str(labels["size"])]
+    rest = [f"{key.rpartition('.')[2]}{_text(value)}" for key, value in labels.items() if key not in _FIRST]
+    return "-".join(_safe(part) for part in first + rest)
+
+
+_FIRST = ("architecture", "size", "role")
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._+" else "_" for c in text)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in values.items():
+        keys += _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [prefix + key]
+    return keys
+
+
+def short(n: float) -> str:
+    """`3k`, `30k`, `1.5M`."""
+    for factor, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= factor:
+            return f"{n / factor:.3g}{letter}"
+    return str(round(n))

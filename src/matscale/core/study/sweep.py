@@ -1,0 +1,213 @@
+"""The loop that does a study: what is missing is started, what was cut off goes on, what failed is told.
+
+Everything that it knows comes from the run folders, so it can be killed at any moment: the next sweep reads them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matscale.core.config import to_toml
+from matscale.core.errors import MatscaleError, StoppedEarly
+from matscale.core.files import write_text
+from matscale.core.study import ledger
+from matscale.core.study.claim import is_claimed
+from matscale.core.study.launcher import Ended, Job, Pool
+from matscale.core.study.outcome import State, state_after, state_of
+from matscale.core.study.plan import Plan
+from matscale.core.study.planned import PlannedRun
+from matscale.core.train import checkpoint
+from matscale.core.train.lock import FolderLock
+from matscale.core.train.record import CONFIG, PLANNED
+from matscale.core.train.stop import StopRequest
+
+PAUSE = 0.2
+"""Seconds between looks at the pool."""
+EVERY = 2.0
+"""Seconds between two writings of the ledger, at least."""
+
+
+class Watcher:
+    """Is told how a sweep goes. Silent; subclasses show it."""
+
+    def changed(self, run: PlannedRun, state: State) -> None:
+        """A run began, ended or is to be tried again."""
+
+    def looked(self, sweep: Sweep) -> None:
+        """After every look at the pool."""
+
+
+@dataclass
+class Sweep:
+    """One sweep of a plan by one pool."""
+
+    plan: Plan
+    pool: Pool
+    watcher: Watcher = field(default_factory=Watcher)
+    retry_failed: bool = False
+    """Take up again also what failed for a reason of its own."""
+    wait: bool = True
+    """Stay until all is done; else hand over what is ready and leave it to the launcher."""
+    states: dict[Path, State] = field(default_factory=dict)
+    """Run folder -> how it stands."""
+    _tries: Counter[Path] = field(default_factory=Counter)
+    _written: float = 0.0
+
+    def run(self) -> None:
+        """Do what is missing. Raises StoppedEarly when asked to stop; ConfigError if another sweep is at work."""
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        with FolderLock(self.plan.folder, "is doing this study"), StopRequest() as stop:
+            self._read()
+            try:
+                self._loop(stop)
+            finally:
+                self._write_ledger()
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        return self.plan.runs
+
+    def counts(self) -> dict[str, int]:
+        """Status -> runs."""
+        return dict(Counter(self.states[run.path].status for run in self.runs))
+
+    def unfinished(self) -> list[PlannedRun]:
+        return [run for run in self.runs if self.states[run.path].status != "completed"]
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """How everything stands before anything is started."""
+        held = self.pool.held()
+        for run in self.runs:
+            state = state_of(run.path)
+            if run.path in held:
+                state = State("running" if held[run.path] == "running" else "queued")
+            elif state.status == "failed" and self.retry_failed:
+                state = State("crashed", state.reason)
+            self.states[run.path] = state
+
+    def _loop(self, stop: StopRequest) -> None:
+        while True:
+            self._collect()
+            self._hand_over()
+            self.watcher.looked(self)
+            if time.monotonic() - self._written > EVERY:
+                self._write_ledger()
+            if stop.asked():
+                self.pool.stop()
+                self._collect()
+                raise StoppedEarly(
+                    f"Stopped by {stop.reason}. Nothing is lost; go on with the same `matscale sweep` as before."
+                )
+            if not self._goes_on():
+                return
+            time.sleep(PAUSE)
+
+    def _goes_on(self) -> bool:
+        active = [run for run in self.runs if self.states[run.path].status in ("queued", "running")]
+        return bool(active and self.wait) or bool(self._ready() and self.pool.room() > 0)
+
+    def _collect(self) -> None:
+        """What ended, here or in processes that an earlier sweep left behind."""
+        for ended in self.pool.ended():
+            if ended.path in self.states:
+                self._over(ended)
+        held = self.pool.held()
+        for run in self.runs:
+            state = self.states[run.path]
+            if run.path in held and held[run.path] != state.status:
+                self._set(run, State("running" if held[run.path] == "running" else "queued"))
+            elif state.status in ("queued", "running") and run.path not in held and not is_claimed(run.path):
+                self._over(Ended(run.path, None))
+
+    def _over(self, ended: Ended) -> None:
+        run = next(run for run in self.runs if run.path == ended.path)
+        state = state_after(ended)
+        if state.status in ("crashed", "stopped", "planned"):
+            self._tries[run.path] += 1
+            if not ended.retry or self._tries[run.path] > self.plan.study.retries:
+                self._tries[run.path] = self.plan.study.retries + 1  # not again in this sweep
+        self._set(run, state)
+
+    def _set(self, run: PlannedRun, state: State) -> None:
+        self.states[run.path] = state
+        self.watcher.changed(run, state)
+
+    # What to start ----------------------------------------------------------------------------------------------------
+
+    def _ready(self) -> list[PlannedRun]:
+        return [run for run in self.runs if self._wants_to_run(run) and self._may_begin(run)]
+
+    def _wants_to_run(self, run: PlannedRun) -> bool:
+        waiting = self.states[run.path].status in ("planned", "stopped", "crashed", "blocked")
+        return waiting and self._tries[run.path] <= self.plan.study.retries
+
+    def _may_begin(self, run: PlannedRun) -> bool:
+        """A branch begins when the trunk has saved the step that it leaves from."""
+        if run.need is None:
+            return True
+        root = run.need.run / "checkpoints"
+        if (checkpoint.folder_of(root, run.need.step) / "manifest.json").exists():
+            return True
+        trunk = self.states[run.need.run]
+        if self.states[run.path].status != "blocked" and (trunk.status == "failed" or self._given_up(run.need.run)):
+            self._set(run, State("blocked", f"{run.need.run.name}, which it branches off, has not come so far"))
+        return False
+
+    def _given_up(self, path: Path) -> bool:
+        return self._tries[path] > self.plan.study.retries
+
+    def _hand_over(self) -> None:
+        ready = self._ready()[: max(self.pool.room(), 0)]
+        if not ready:
+            return
+        for run in ready:
+            lay_out(run)
+        self.pool.start([Job(run.path) for run in ready])
+        held = self.pool.held()
+        for run in ready:
+            self._set(run, State("running" if held.get(run.path) == "running" else "queued"))
+
+    def _write_ledger(self) -> None:
+        rows = [ledger.row(run.path, self.states.get(run.path), run) for run in self.runs]
+        ledger.write(self.plan.folder, rows)
+        self._written = time.monotonic()
+
+    # What came of it --------------------------------------------------------------------------------------------------
+
+    def conclude(self) -> None:
+        """Raises MatscaleError that names what is not done."""
+        left = [(run, self.states[run.path]) for run in self.unfinished()]
+        if not left:
+            return
+        shown = "; ".join(
+            f"{run.name}: {state.status} ({state.reason or 'no reason known'})" for run, state in left[:5]
+        )
+        more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
+        raise MatscaleError(
+            f"{len(left)} of {len(self.runs)} runs are not done: {shown}{more}. All of them: matscale runs list "
+            f"{self.plan.folder} --status failed --status crashed. To take up again also what failed for a reason of "
+            "its own, once that is mended: --retry-failed."
+        )
+
+
+def lay_out(run: PlannedRun) -> None:
+    """Write what a process needs to train the run; a run that has begun keeps what it began with."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    if not (run.path / CONFIG).exists():
+        write_text(run.path / PLANNED, to_toml(run.config.plain()))
+
+
+def totals(rows: list[Mapping[str, Any]]) -> dict[str, float]:
+    """FLOPs and seconds that a study has spent. What a branch shares with its trunk is counted with the trunk alone."""
+    spent = {"flops": 0.0, "wall_s": 0.0}
+    for row in rows:
+        for key in spent:
+            spent[key] += (row.get(key) or 0.0) - (row.get(f"{key}_shared") or 0.0)
+    return spent

@@ -1,0 +1,73 @@
+"""A run that begins in the midst of another: the same training up to a step, another schedule from there.
+
+One long run at a constant learning rate (the trunk) and a cooldown from each of several of its checkpoints (the
+branches) give the losses of as many lengths of training, each as a run of that length alone would (Hägele et al.,
+arXiv:2405.18392). A branch counts from nothing: its FLOPs, structures and seconds include those of the trunk up to
+where it leaves it, and run.json says how much of them is shared with the trunk and its other branches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.train import checkpoint
+from matscale.core.train.config import RESUMABLE, TrainConfig, differences
+from matscale.core.train.record import Run
+from matscale.core.train.setup import Setup
+
+MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every")
+"""What a branch may do otherwise than its trunk: nothing that the steps before it depended on."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where a run leaves another one."""
+
+    trunk: Run
+    saved: checkpoint.Checkpoint
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Branch | None:
+        """None for a run that is no branch. Raises ConfigError for a trunk that did otherwise up to the step."""
+        if config.start.run is None or not config.start.branch:
+            return None
+        from matscale.core.use import resolve_step
+
+        trunk = Run.open(config.start.run)
+        changed = differences(trunk.config.plain(), config.plain())
+        fixed = [k for k in changed if not any(k == m or k.startswith(m + ".") for m in MAY_DIFFER)]
+        if fixed:
+            listed = "; ".join(f"{k} is {changed[k][0]!r} there, {changed[k][1]!r} here" for k in fixed)
+            raise ConfigError(
+                f"{trunk.path}: a branch of this run must train as it did ({listed}). What may differ: "
+                f"{', '.join(MAY_DIFFER)}. To begin with its weights alone, leave out start.branch."
+            )
+        step = resolve_step(trunk, config.start.checkpoint)
+        saved = checkpoint.load(checkpoint.folder_of(trunk.checkpoint_folder, step))
+        return cls(trunk, _forgetful(saved))
+
+    def check(self, setup: Setup) -> None:
+        """Raises DataError if the data are not those of the trunk."""
+        was = self.trunk.info.get("dataset", {}).get("hash")
+        if was != setup.dataset.hash:
+            raise DataError(
+                f"{setup.dataset.path}: has changed since the run {self.trunk.path} was trained on it (its hash was "
+                f"{str(was)[:12]}, is {setup.dataset.hash[:12]}). Put the old dataset back, or train the trunk again."
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """For run.json."""
+        position = self.saved.state["position"]
+        return {
+            "start": {"run": str(self.trunk.path), "step": self.saved.step, "not_taken": {}},
+            "flops_shared": position["flops"],
+            "wall_s_shared": position["wall_s"],
+        }
+
+
+def _forgetful(saved: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """Without the validations of the trunk, whose checkpoints are not the branch's."""
+    position = {**saved.state["position"], "best": None, "validated": None, "since_best": 0}
+    return replace(saved, state={**saved.state, "position": position})

@@ -21,7 +21,7 @@ def number(value: float, low: float, high: float) -> str:
     places = decimals(low, high)
     if places is None or not math.isfinite(value):
         return "-"
-    if abs(value) >= 1e5 or (value != 0 and abs(value) < 1e-3):
+    if abs(value) >= 1e5 or places > 4:
         digits = max(0, min(math.floor(math.log10(abs(value))) + places, 12)) if value else 0
         return f"{value:.{digits}e}"
     if places <= 0:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.manager import host
+from matscale.core.scaling.baselines import with_baselines
 from matscale.core.scaling.frontier import fit_frontier
 from matscale.core.scaling.isoflop import fit_isoflop
 from matscale.core.scaling.joint import fit_joint
@@ -56,8 +57,7 @@ def fit(
     with most sizes. `options` are those of `Options`. Raises DataError (data), ConfigError (names).
     """
     table = read(source, columns, target=target, where=where, curves=law in CURVES)
-    if baselines:
-        table = replace(table, baselines=dict(baselines))
+    table = replace(table, baselines=dict(baselines)) if baselines else with_baselines(table)[0]
     chosen = Options(target=target, **options)  # type: ignore[arg-type]
     name = architecture or _only(table)
     if name not in table.architectures:

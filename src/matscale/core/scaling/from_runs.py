@@ -76,6 +76,8 @@ def _info(folder: Path) -> dict[str, Any]:
 def _unfit(info: Mapping[str, Any]) -> str:
     """Why a run is no point of a law; empty if it is one."""
     status = info.get("status")
+    if (info.get("labels") or {}).get("role") == "trunk":
+        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
     if "imported" in info:
         return "was not trained here (imported)"
     if status == "failed" and "NonFinite" in str(info.get("error")):
@@ -96,7 +98,8 @@ def _rows(
         )
     else:
         # The cost of the best model is that of the whole run: its schedule had to be paid for.
-        validations = (info["last"], info["best"])
+        best, last = info.get("best") or info["last"], info["last"]
+        validations = (last,) if best["step"] == last["step"] else (best, last)
     for row in validations:
         cost = row if curves else {**row, **{k: info[k] for k in ("structures", "atoms", "edges", "flops", "wall_s")}}
         known = {

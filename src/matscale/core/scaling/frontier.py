@@ -145,5 +145,5 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
         intervals=intervals,
         reasons=tuple(reasons),
         notes=tuple(notes),
-        verdict=verdict(fit.law, reasons),
+        verdict=verdict(fit.law, reasons, intervals),
     )

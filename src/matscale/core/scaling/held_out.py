@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from matscale.core.scaling.bootstrap import bootstrap
 from matscale.core.scaling.intervals import spread
-from matscale.core.scaling.law import Law
+from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
-from matscale.core.scaling.solve import solve
+from matscale.core.scaling.solve import HUBER, solve
+from matscale.core.scaling.table import Table, groups
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,37 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
             )
             for j in range(len(y))
         ]
+
+
+def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int = 8) -> list[HeldOut]:
+    """A joint law at the top half-decade of compute (of N D where it is not known), predicted from the other runs.
+
+    One per cell of the grid, the furthest last; empty where the rest cannot carry the law.
+    """
+    effort = np.log(runs["c"]) if runs.has("c") else logx[:, :2].sum(axis=1)
+    top = effort > effort.max() - 0.5 * np.log(10.0)
+    rest = ~top
+    if rest.sum() <= 2 * law.n_parameters or any(len(np.unique(np.round(c[rest], 2))) < 3 for c in logx.T):
+        return []
+    found = solve(law, logx[rest], logy[rest], HUBER)
+    around = bootstrap(law, found, logx[rest], logy[rest], groups(np.exp(logx[rest, 0])), samples=300)
+    order = np.flatnonzero(top)[np.argsort(effort[top], kind="stable")]
+    cells: dict[tuple[float, ...], list[int]] = {}
+    for k in order:
+        cells.setdefault(tuple(np.round(logx[k], 2)), []).append(int(k))
+    members = list(cells.values())[-shown:]
+    at = np.stack([logx[cell].mean(axis=0) for cell in members])
+    y = np.array([logy[cell].mean() for cell in members])
+    centre = law.value(found.theta, at - found.frame.x) + found.frame.y
+    (low, high), (low_80, high_80) = around.band(at, 0.95), around.band(at, 0.8)
+    return [
+        HeldOut(
+            at={axis: float(np.exp(at[j, a])) for a, axis in enumerate(law.axes)},
+            predicted=float(np.exp(centre[j])),
+            found=float(np.exp(y[j])),
+            low=float(np.exp(low[j])),
+            high=float(np.exp(high[j])),
+            covered_80=bool(low_80[j] <= y[j] <= high_80[j]),
+        )
+        for j in range(len(members))
+    ]

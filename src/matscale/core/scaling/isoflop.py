@@ -99,5 +99,5 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
         points="isoflop",
         reasons=tuple(reasons),
         notes=(*notes, "the law is that of the best size: N_opt grows with C to the power -alpha"),
-        verdict=verdict(fit.law, reasons),
+        verdict=verdict(fit.law, reasons, fit.intervals),
     )

@@ -114,7 +114,4 @@ def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, s
             known = ", ".join(f"{v:,.0f}" for v in values)
             raise DataError(f"No runs have {other} = {at:g}. There are: {known}.")
     fixed = f"{other} = {values[chosen]:,.0f}"
-    kept = table.keep(
-        level == chosen, lambda k: f"{other} = {table[other][k]:,.0f}: a law in {axis} needs one {other}, here {fixed}"
-    )
-    return kept, fixed
+    return table.keep(level == chosen, f"its {other} is another: the law in {axis} is fitted at {fixed}"), fixed

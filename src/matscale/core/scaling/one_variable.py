@@ -49,7 +49,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence 
         frame=best.solution.frame,
         parameters=named(best.law.plain(best.solution.theta, best.solution.frame)),
         intervals=intervals,
-        verdict=verdict(best.law, judged),
+        verdict=verdict(best.law, judged, intervals),
         reasons=tuple(judged),
         notes=tuple(notes(means, best, found, note)),
         x=means.x,

@@ -17,6 +17,7 @@ form's own name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,11 +51,14 @@ class Reason:
         return f"{self.trigger}: {self.text}"
 
 
-def verdict(law: Law, reasons: list[Reason]) -> str:
-    """One of `VERDICTS`."""
+def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float, float]]) -> str:
+    """One of `VERDICTS`. A floor whose interval holds 0 is not claimed."""
     if any(reason.is_no_learning for reason in reasons):
         return NO_LEARNING
-    return NOT_IDENTIFIABLE if reasons else law.verdict
+    if reasons:
+        return NOT_IDENTIFIABLE
+    has_floor = law.floor is not None and intervals[law.floor][0] > 0
+    return "law" if law.verdict == "law with floor" and not has_floor else law.verdict
 
 
 def learning(losses: Array, bar: tuple[str, float] | None) -> list[Reason]:
@@ -152,10 +156,10 @@ def bent(law: Law, spread: Spread, means: Means) -> list[Reason]:
         f = (residual @ residual - left @ left) / (left @ left / freedom)
         p = float(stats.f.sf(f, 1, freedom))
         if p < SIGNIFICANT:
-            return [Reason("e", f"the points bend away from the {law.name} law (p = {p:.1g})")]
+            return [Reason("e", f"the points bend away from the {law.name} law (p = {p:.2g})")]
     p = _runs_of_signs(residual)
     if p < SIGNIFICANT:
-        return [Reason("e", f"the residuals run in blocks of one sign (p = {p:.1g})")]
+        return [Reason("e", f"the residuals run in blocks of one sign (p = {p:.2g})")]
     return []
 
 

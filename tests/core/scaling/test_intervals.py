@@ -97,15 +97,15 @@ def joint_losses(rng: np.random.Generator, x: Array, noise: float, scatter: floa
 
 @pytest.mark.parametrize(("noise", "scatter"), [(0.02, 0.0), (0.01, 0.03)])
 def test_bootstrap_intervals_of_a_joint_law_cover(noise: float, scatter: float) -> None:
-    rng, hits, reps = np.random.default_rng(5), np.zeros(2), 20
+    rng, hits, reps = np.random.default_rng(5), np.zeros(2), 14
     x = design(6, 4, 2)
     size = groups(np.exp(x[:, 0]))
     for _ in range(reps):
         y = joint_losses(rng, x, noise, scatter)
         ends = bootstrap(JOINT, solve(JOINT, x, y, HUBER), x, y, size, samples=80).intervals()
         hits += [ends["alpha"][0] <= 0.3 <= ends["alpha"][1], ends["beta"][0] <= 0.35 <= ends["beta"][1]]
-    # 20 repetitions of a true 95 % give 16 or fewer in 2 cases of 100; docs/laws.md has hundreds.
-    assert np.all(hits >= 17)
+    # 14 repetitions of a true 95 % give 10 or fewer in 4 cases of 1,000; docs/laws.md has hundreds.
+    assert np.all(hits >= 11)
 
 
 def test_the_scatter_of_sizes_is_told_from_that_of_runs() -> None:

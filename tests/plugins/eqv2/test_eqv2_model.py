@@ -161,6 +161,13 @@ def test_an_atom_without_neighbours_has_an_energy_and_no_forces(make_model, batc
         assert outputs.stress.isfinite().all()
 
 
+def test_a_model_without_stress_may_end_at_degree_one(make_model, oxide, batch_of) -> None:
+    model = make_model(stress_head="none", lmax=1, mmax=1)
+    outputs = model(batch_of(model, oxide))
+    assert outputs.stress is None
+    assert outputs.forces.abs().max() > 1e-3
+
+
 def test_an_element_beyond_the_table_is_refused_with_the_limit(make_model, oxide, batch_of, small) -> None:
     model = make_model(max_atomic_number=37)
     with pytest.raises(DataError, match=r"element 38 .* max_atomic_number = 37"):
@@ -175,7 +182,7 @@ def test_an_edge_without_length_is_refused_with_its_atoms(make_model, oxide, bat
     j, i = (int(x) for x in data.edge_index[:, 3])
     positions = data.positions.clone()
     positions[j] = positions[i] - data.edge_shift[3].double() @ data.cell[0]
-    with pytest.raises(DataError, match=rf"atoms {j} and {i} of the batch are .* 1e-06 Å"):
+    with pytest.raises(DataError, match=rf"atoms ({j} and {i}|{i} and {j}) of the batch are .* 1e-06 Å"):
         model(data.with_geometry(positions, data.cell))
 
 

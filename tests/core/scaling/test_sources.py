@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 import matscale
+from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import write_json
 from matscale.core.scaling.baselines import FILE, measured, read_baselines, with_baselines
 from matscale.core.scaling.from_table import read_table
 from matscale.core.scaling.sources import read
+from matscale.core.train.config import TrainConfig
 from matscale.core.train.record import Run
+from matscale.core.train.session import train
 
 
 def csv(path: Path, *lines: str, head: str = "model,params,val_loss") -> Path:
@@ -308,3 +311,27 @@ def test_a_file_that_holds_no_baselines_is_refused(tmp_path: Path, text: str) ->
     path.write_text(text)
     with pytest.raises(DataError, match=r"b\.json"):
         read_baselines(path)
+
+
+# Real records -------------------------------------------------------------------------------------------------------
+
+
+def test_what_training_writes_is_what_a_fit_reads(alloys: PackedDataset, tmp_path: Path) -> None:
+    for hidden in (2, 4, 8, 16):
+        model = {"hidden": hidden, "filters": hidden, "n_radial": 4, "n_layers": 1, "cutoff": 3.0}
+        config = {
+            "architecture": {"name": "schnet", "config": model},
+            "data": {"path": str(alloys.path), "validation": 0.25, "cache_graphs": False},
+            "budget": {"steps": 2},
+        }
+        train(TrainConfig.parse(config), tmp_path / "runs" / f"h{hidden}")
+    table = read(tmp_path / "runs", target="energy").ends()
+    infos = [json.loads((tmp_path / "runs" / f"h{h}" / "run.json").read_text()) for h in (16, 2, 4, 8)]
+    assert table["n"].tolist() == [info["parameters"]["non_embedding"] for info in infos]
+    assert table["c"].tolist() == [info["flops"] for info in infos]
+    assert table["d"].tolist() == [info["dataset"]["train"] for info in infos]
+    assert table["loss"].tolist() == [info["last"]["energy_mae"] for info in infos]
+    fit = matscale.fit(tmp_path / "runs", "n", "energy")
+    assert set(fit.baselines) == {"zero", "mean", "composition", "nearest"}
+    assert fit.verdict in ("no learning", "not identifiable")  # two steps teach nothing
+    assert len(list(tmp_path.glob(f"runs/*/{FILE}"))) == 1

@@ -100,10 +100,10 @@ class Sweep:
             if time.monotonic() - self._written > EVERY:
                 self._write_ledger()
             if stop.asked():
-                self.pool.stop()
+                left = self.pool.stop()
                 self._collect()
                 raise StoppedEarly(
-                    f"Stopped by {stop.reason}. Nothing is lost; go on with the same `matscale sweep` as before."
+                    f"Stopped by {stop.reason}. {left} Go on with the same `matscale sweep`: nothing is lost."
                 )
             if not self._goes_on():
                 return

@@ -94,7 +94,7 @@ class LocalPool:
         refused, self.refused = self.refused, []
         return refused + [Ended(path, process.returncode) for path, process in over]
 
-    def stop(self) -> None:
+    def stop(self) -> str:
         for process, _ in self.running.values():
             process.terminate()
         end = time.monotonic() + PATIENCE
@@ -104,6 +104,7 @@ class LocalPool:
             except subprocess.TimeoutExpired:
                 process.kill()  # it resumes from its last checkpoint
                 process.wait()
+        return ""
 
 
 def _gpus(options: LocalOptions) -> list[int]:

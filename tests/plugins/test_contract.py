@@ -20,7 +20,10 @@ def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
         narrow = {"channels": 8, "edge_channels": 8, "attention_hidden": 8, "alpha_channels": 8, "n_radial": 32}
         small = architecture.config(**narrow, n_layers=2, ffn_hidden=8, n_heads=2)
         conservative = {"forces": "gradient", "max_neighbors": 0, "cutoff": 4.0, "lmax": 3}
-        return [small.model_copy(update=conservative), small.model_copy(update={"stress_head": "rank2"})]
+        lebedev = {"grid": "lebedev", "lmax": 3, "grid_resolution": 16}  # the coarsest that claims rotation
+        without_stress = {"stress_head": "none", "lmax": 1, "mmax": 1}
+        published = {"stress_head": "rank2"}
+        return [small.model_copy(update=other) for other in (conservative, published, lebedev, without_stress)]
     return []
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
     "import": ("matscale.cli.importing:importing", "Models of other programs, as runs: fairchem."),
+    "export": ("matscale.cli.exporting:exporting", "Runs, for other programs: fairchem."),
 }
 """Name -> (where the click command lives, its line in `matscale --help`)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -65,6 +66,13 @@ class BatchShape:
     n_edges: int
     sum_atoms_squared: int
     """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
+    count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
+    """Counts `n_triplets`; asked only where a cost depends on them."""
+
+    @cached_property
+    def n_triplets(self) -> int:
+        """Ordered pairs of different neighbours of an atom: Σ over atoms of degree·(degree − 1)."""
+        return self.count_triplets()
 
 
 @dataclass(frozen=True)

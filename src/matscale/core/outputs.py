@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.layers.precision import outside_autocast
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create
         if outputs.forces is not None and outputs.stress is not None:
             return outputs if create_graph else outputs.detach()
         if outputs.energy.requires_grad:
-            dE_dr, dE_dstrain = torch.autograd.grad(
-                outputs.energy.sum(), (positions, strain), create_graph=create_graph, materialize_grads=True
-            )
+            with outside_autocast():  # a derivative takes the precision of each operation that it is of
+                dE_dr, dE_dstrain = torch.autograd.grad(
+                    outputs.energy.sum(), (positions, strain), create_graph=create_graph, materialize_grads=True
+                )
         else:  # an energy that does not depend on the geometry at all
             dE_dr, dE_dstrain = torch.zeros_like(positions), torch.zeros_like(strain)
     volume = batch.volume()[:, None, None]

@@ -27,6 +27,7 @@ from matscale.core.architecture import Architecture, ArchitectureConfig, BatchSh
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError
+from matscale.core.flops.geometry import derived_geometry_flops
 from matscale.core.layers.heads import sum_by_structure
 from matscale.core.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff
 from matscale.core.outputs import Outputs
@@ -132,7 +133,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     A product of features that depend on positions is done six times: forward, its input gradient (the forces), and
     in the second backward the input and weight gradients of both. What depends on elements alone (`source` of the
     first interaction) is done three times: it has no part in the forces. The last row of the readout is done five
-    times: what comes into its first backward is constant. The geometry (90 FLOPs an edge) is left out.
+    times: what comes into its first backward is constant.
     """
     hidden, filters, half = config.hidden, config.filters, max(1, config.hidden // 2)
     per_edge = config.n_layers * (config.n_radial + filters) * filters
@@ -140,7 +141,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     products = 6 * shape.n_edges * per_edge + shape.n_atoms * (
         6 * (per_atom + hidden * half) + 3 * hidden * filters + 5 * half
     )
-    return 2.0 * products
+    return 2.0 * products + derived_geometry_flops(shape)
 
 
 def graph(config: SchNetConfig) -> Graph:

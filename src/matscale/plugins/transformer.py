@@ -205,7 +205,7 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
     forward += DirectHeads.multiply_adds(head_widths(width, config.head_width, config.head_layers))
     products = 3.0 * forward * shape.n_atoms + 6.0 * config.n_layers * width * shape.sum_atoms_squared
     if config.inputs == "summed":
-        products += shape.n_atoms * (2 * 2 * 3 * width + 3 * 2 * width * width)
+        products += shape.n_atoms * (2 * 2 * 3 * width + 3 * 2 * width * width + 9)  # 9: fractional coordinates
     return 2.0 * products
 
 

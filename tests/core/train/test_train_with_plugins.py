@@ -18,7 +18,7 @@ from matscale.core.train.config import TrainConfig
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
 
-TIMED = ("wall", "time", "atoms_per_s", "wait", "mfu", "memory")
+TIMED = ("wall", "time", "atoms_per_s", "flops_per_s", "wait", "mfu", "memory")
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,12 @@ SMALL = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """torch starts with another seed in every process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def small() -> Callable[..., EqV2Config]:
     """Options of a small model, with some changed: small(lmax=3)."""

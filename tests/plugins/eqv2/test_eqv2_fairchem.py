@@ -25,6 +25,7 @@ from matscale.core.train.record import Run
 from matscale.plugins.eqv2 import EqV2, fairchem
 from matscale.plugins.eqv2.heads import parts_from_tensor, tensor_from_parts
 from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name
+from matscale.plugins.eqv2.prehydra import as_hydra
 
 BACKBONE = {
     "model": "equiformer_v2_backbone",
@@ -117,7 +118,8 @@ class Files:
 
     def read(self, content: Any) -> fairchem.Checkpoint:
         """Without the process that unpickles: what it hands on."""
-        return fairchem.Checkpoint(self.folder / "checkpoint.pt", content)
+        path = self.folder / "checkpoint.pt"
+        return fairchem.Checkpoint(path, as_hydra(path, content))
 
 
 @pytest.fixture
@@ -229,6 +231,63 @@ def test_old_names_of_normalizers_are_understood(files: Files) -> None:
     assert imported.potential.scales.tolist() == [3.0, 1.5, 1.0]
 
 
+def old(named: dict[str, Tensor] = RAW, **options: Any) -> dict[str, Any]:
+    """The content of a file from before hydra: one model without a stress, its parts under shorter names."""
+    weights = OrderedDict(
+        ("module.module." + name.removeprefix("backbone.").removeprefix("output_heads.energy.").removeprefix(
+            "output_heads.forces."), w) for name, w in named.items() if ".stress." not in name
+    )  # fmt: skip
+    held = content(state_dict=weights, ema=None)
+    del held["elementrefs"]
+    held["normalizers"] = {
+        "target": {"mean": torch.tensor(0.0), "std": torch.tensor(3.0)},
+        "grad_target": {"mean": torch.tensor(0.0), "std": torch.tensor(2.5)},
+    }
+    backbone = {key: value for key, value in BACKBONE.items() if key != "model"}
+    held["config"] = {"model": {"name": "equiformer_v2", "regress_forces": True, **backbone, **options}}
+    return held
+
+
+def test_a_model_from_before_hydra_is_imported_without_stress(files: Files, oxide: Structure) -> None:
+    result = matscale_import(files.write(old()), "-o", files.folder / "run")
+    assert result.exit_code == 0, result.output
+    potential = matscale.load(files.folder / "run")
+    found = potential(collate([oxide], potential.graph))
+    assert found.stress is None
+    assert "stress" not in matscale.calculator(files.folder / "run").implemented_properties
+    newer = fairchem.translate(files.read(content(normalizers=old()["normalizers"])), "raw").potential.eval()
+    whole = newer(collate([oxide], newer.graph)).detach()
+    references = REFERENCES.double()[torch.as_tensor(oxide.atomic_numbers).long()].sum()
+    torch.testing.assert_close(found.energy, whole.energy - references, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.forces, whole.forces, rtol=1e-6, atol=1e-6)
+
+
+def test_options_beside_the_name_of_an_old_model_are_understood(files: Files) -> None:
+    held = old()
+    attributes = {key: value for key, value in held["config"]["model"].items() if key != "name"}
+    apart = {**held, "config": {"model": "equiformer_v2", "model_attributes": attributes}}
+    both = [fairchem.configuration(files.read(one)) for one in (held, apart)]
+    assert both[0] == both[1]
+    assert both[0].stress_head == "none"
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_references_inside_an_old_model_count_where_it_says_so(files: Files, used: bool) -> None:
+    held = old(use_energy_lin_ref=used, load_energy_lin_ref=True)
+    held["state_dict"]["module.module.energy_lin_ref"] = REFERENCES[:96]
+    imported = fairchem.translate(files.read(held))
+    expected = 3.0 * REFERENCES.double() if used else torch.zeros(119, dtype=torch.float64)
+    assert torch.equal(imported.potential.references, expected)  # they are stored in units of the energy's scale
+    assert imported.info.elements == ((8, 22, 38) if used else tuple(range(1, 96)))
+
+
+def test_an_old_model_that_shifts_the_energy_of_every_structure_is_refused(files: Files) -> None:
+    held = old()
+    held["normalizers"]["target"]["mean"] = torch.tensor(-0.75)
+    with pytest.raises(DataError, match=r"energy adds -0\.75, once for each structure"):
+        fairchem.translate(files.read(held))
+
+
 def test_without_references_all_elements_of_the_table_are_known(files: Files) -> None:
     held = content()
     del held["elementrefs"]
@@ -317,12 +376,12 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("config/model/name", "schnet", "its model is 'schnet'"),
-        ("config/model", "equiformer_v2", "its model is 'equiformer_v2'"),
+        ("config/model", "escn", "its model is 'escn'"),
         ("config/model/turbo", True, "unknown option 'turbo' of a hydra"),
         ("config/model/backbone/model", "escn_backbone", "its backbone is 'escn_backbone'"),
         ("config/model/backbone/use_grid_mlp", None, "use_grid_mlp = False: only True"),
         ("config/model/backbone/warp", 9, "unknown option warp = 9"),
-        ("config/model/heads/stress", None, "its head for stress is None"),
+        ("config/model/heads/forces", None, "its head for forces is None"),
         ("config/model/heads/magmoms", {"module": "x"}, "head 'magmoms' has no counterpart"),
         ("config/model/heads/energy/reduce", "mean", "reduce = 'mean' of the head for energy: only 'sum'"),
         ("config/model/heads/stress/decompose", None, "decompose = False"),

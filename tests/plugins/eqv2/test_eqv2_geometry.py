@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from e3nn import o3
 from torch.testing import assert_close
 
+from matscale.plugins.eqv2.config import LEBEDEV, GridKind
 from matscale.plugins.eqv2.heads import TENSORS, parts_from_tensor, tensor_from_parts
 from matscale.plugins.eqv2.rotation import POLAR, EdgeRotation, wigner
 from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid, degrees, kept, sphere_points, spherical_harmonics
@@ -46,7 +49,7 @@ def test_wigner_matrices_are_those_of_a_rotation() -> None:
 def test_a_wigner_matrix_agrees_with_that_of_e3nn() -> None:
     rotation = o3.rand_matrix(dtype=torch.float64)
     expected = o3.Irreps("0e+1e+2e+3e").D_from_matrix(rotation)
-    assert_close(torch.from_numpy(wigner(3, rotation.numpy())), expected, rtol=0, atol=1e-6)  # e3nn's float32 tables
+    assert_close(torch.from_numpy(wigner(3, rotation.numpy())), expected, rtol=0, atol=5e-6)  # e3nn's float32 tables
 
 
 def test_wigner_matrices_have_the_derivatives_of_finite_differences_even_at_the_pole() -> None:
@@ -58,11 +61,14 @@ def test_wigner_matrices_have_the_derivatives_of_finite_differences_even_at_the_
     assert torch.autograd.gradgradcheck(lambda v: rotation(v)[:, 3:5, 4:9], (few,), eps=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("grid", ["product", "lebedev"])
 @pytest.mark.parametrize(("lmax", "mmax", "resolution"), [(2, None, 6), (4, None, 10), (6, None, 18), (11, None, 24)])
-def test_a_function_survives_the_way_to_the_grid_and_back(lmax: int, mmax: int | None, resolution: int) -> None:
-    grid = SphereGrid(lmax, resolution, mmax)
+def test_a_function_survives_the_way_to_the_grid_and_back(
+    lmax: int, mmax: int | None, resolution: int, grid: GridKind
+) -> None:
+    sphere = SphereGrid(lmax, resolution, mmax, grid)
     x = torch.randn(3, (lmax + 1) ** 2, 2, dtype=torch.float64)
-    assert_close(grid.coefficients(grid.values(x)), x, rtol=0, atol=1e-12)
+    assert_close(sphere.coefficients(sphere.values(x)), x, rtol=0, atol=1e-12)
 
 
 def test_what_was_rescaled_comes_back_rescaled_twice() -> None:
@@ -83,10 +89,21 @@ def test_grid_matrices_agree_with_those_of_e3nn() -> None:
     assert_close(grid.from_grid.T, expected, rtol=0, atol=1e-6)  # e3nn's weights are float32
 
 
-def test_the_weights_of_the_grid_integrate_harmonics_below_its_resolution() -> None:
-    points, weights = sphere_points(10)
+@pytest.mark.parametrize("grid", ["product", "lebedev"])
+def test_the_weights_of_the_grid_integrate_harmonics_below_its_resolution(grid: GridKind) -> None:
+    points, weights = sphere_points(10, grid)
     means = weights @ spherical_harmonics(9, points)
     assert_close(torch.from_numpy(means), torch.eye(100, dtype=torch.float64)[0], rtol=0, atol=1e-13)
+
+
+def test_the_lebedev_rules_are_those_of_scipy_with_positive_weights() -> None:
+    from scipy.integrate import lebedev_rule
+
+    with pytest.raises(NotImplementedError, match="Available orders are") as refusal:
+        lebedev_rule(2)
+    degrees_known = [int(n) for n in re.findall(r"\d+", str(refusal.value).split("orders are")[1])]
+    positive = {n + 1: len(w) for n in degrees_known if (w := lebedev_rule(n)[1]).min() > 0}
+    assert positive == LEBEDEV
 
 
 def test_a_linear_map_of_degrees_commutes_with_rotations() -> None:

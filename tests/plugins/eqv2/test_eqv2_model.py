@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from matscale.core.architecture import DatasetInfo
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.plugins.eqv2 import EqV2, EqV2Config, build
+from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims
 from matscale.plugins.eqv2.blocks import Drop, make_norm
 from matscale.plugins.eqv2.edges import WideGaussians
 from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name, load_fairchem
@@ -40,22 +40,31 @@ def equivariance_error(model: EqV2, structure: Structure, batch_of) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
-def test_without_aliasing_the_model_is_equivariant_to_rounding(make_model, oxide, batch_of, monkeypatch) -> None:
-    """Squaring lmax 3 gives l ≤ 6, twice squared 12: all of it integrated exactly by 20 latitudes."""
+@pytest.mark.parametrize("grid", ["product", "lebedev"])
+def test_without_aliasing_the_model_is_equivariant_to_rounding(make_model, oxide, batch_of, monkeypatch, grid) -> None:
+    """Squaring lmax 3 gives l ≤ 6, twice squared 12, times 3: all of it integrated exactly by a resolution of 20."""
     monkeypatch.setattr(nn.functional, "silu", lambda x, inplace=False: x + 0.2 * x * x)
-    model = make_model(lmax=3, mmax=2, grid_resolution=20)
+    model = make_model(lmax=3, mmax=2, grid=grid, grid_resolution=20)
     torch.manual_seed(1)
     assert equivariance_error(model, oxide, batch_of) < 1e-10
 
 
-def test_a_finer_grid_makes_the_aliasing_vanish(make_model, oxide, batch_of) -> None:
+@pytest.mark.parametrize("grid", ["product", "lebedev"])
+def test_a_finer_grid_makes_the_aliasing_vanish(make_model, oxide, batch_of, grid) -> None:
     errors = []
     for resolution in (10, 18, 48):
         torch.manual_seed(1)
-        errors.append(equivariance_error(make_model(lmax=3, grid_resolution=resolution), oxide, batch_of))
+        errors.append(equivariance_error(make_model(lmax=3, grid=grid, grid_resolution=resolution), oxide, batch_of))
     assert errors[0] > errors[1] > errors[2]
     assert errors[1] < 1e-2
     assert errors[2] < 1e-10
+
+
+def test_rotation_is_claimed_only_of_grids_that_hold_the_cube_of_a_function() -> None:
+    for lmax, resolution, kept in ((4, 18, True), (4, 16, False), (3, 14, True), (3, 12, False), (6, 24, False)):
+        assert ("rotation" in claims(EqV2Config(lmax=lmax, grid_resolution=resolution))) is kept
+    assert "rotation" in claims(EqV2Config(grid="lebedev"))
+    assert "rotation" not in claims(EqV2Config(grid="lebedev", stress_head="rank2"))
 
 
 def test_the_published_stress_head_does_not_turn_with_the_structure(make_model, oxide, batch_of) -> None:
@@ -176,6 +185,11 @@ def test_an_edge_without_length_is_refused_with_its_atoms(make_model, oxide, bat
         ({"lmax": 2, "mmax": 3}, "mmax = 3 exceeds lmax = 2"),
         ({"lmax": 6, "grid_resolution": 12}, r"grid_resolution = 12 with lmax = 6.*at least 2\(lmax \+ 1\) = 14"),
         ({"grid_resolution": 17}, "grid_resolution = 17"),
+        ({"grid": "lebedev", "lmax": 8, "grid_resolution": 16}, "grid_resolution = 16 with lmax = 8"),
+        ({"grid": "lebedev", "grid_resolution": 26}, r"degree 25 .* 24 \(194 points\) or 30 \(302 points\)"),
+        ({"grid": "lebedev", "lmax": 6, "grid_resolution": 14}, r"degree 13 .* Nearest: 16 \(86 points\)\."),
+        ({"grid": "lebedev", "grid_resolution": 400}, r"degree 399 .* 132 \(5810 points\)"),
+        ({"grid": "lebedef"}, "'product' or 'lebedev'"),
         ({"lmax": 1, "mmax": 1}, "lmax = 1: a stress predicted directly"),
         ({"lmax": 12}, "lmax"),
         ({"forces": "gradient"}, "max_neighbors = 20: .*Set max_neighbors = 0"),

@@ -80,7 +80,14 @@ class AtomicBatch:
         from matscale.core.architecture import BatchShape
 
         squares = int((self.atoms_per_structure.long() ** 2).sum())
-        return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares)
+        return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets)
+
+    def _count_triplets(self) -> int:
+        """Σ over atoms of degree·(degree − 1)."""
+        if self.edge_index is None:
+            return 0
+        degree = torch.bincount(self.edge_index[1], minlength=self.n_atoms)
+        return int((degree * (degree - 1)).sum())
 
     def edges(self) -> tuple[Tensor, Tensor]:
         """(source j, target i), each [n_edges]. Raises ValueError for a batch that was made without a graph."""

@@ -54,13 +54,14 @@ class Interval:
             "lr": self.lr,
         }
 
-    def speed(self, peak: float | None) -> dict[str, float | None]:
-        """`mfu`: the share of `peak` FLOP/s of all devices that was used; None where the peak is not known."""
+    def speed(self, peak: float) -> dict[str, float]:
+        """Achieved FLOP/s of all devices together, and `mfu`, their share of `peak`; waiting for data included."""
         seconds = max(self.seconds, 1e-9)
         return {
             "atoms_per_s": self.atoms / seconds,
             "data_wait": self.waited / seconds,
-            "mfu": self.flops / seconds / peak if peak else None,
+            "flops_per_s": self.flops / seconds,
+            "mfu": self.flops / seconds / peak,
         }
 
     def state(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics
 PLANNED, LOG = "planned.toml", "log.txt"
 """What a study lays into the folder of a run before it begins, and what the run's process prints."""
 
-TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "mfu", "memory_bytes"})
+TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
 """Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
 
 
@@ -41,10 +41,11 @@ class Run:
     version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
     validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
     `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
-    `validation_flops`, `flops_counted_by`, `wall_s`, `best` and `last` (validation rows). A run that began with another
-    one has `start` {run, step, not_taken}; a branch of one also `flops_shared` and `wall_s_shared`, what of its totals
-    the other run spent. One of a study has `labels`; one of another program has `imported`, and neither `dataset` nor
-    metrics.
+    `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
+    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
+    began with another one has `start` {run, step, not_taken}; a branch of one also `flops_shared` and `wall_s_shared`,
+    what of its totals the other run spent. One of a study has `labels`; one of another program has `imported`, and
+    neither `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:

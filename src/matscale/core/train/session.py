@@ -14,7 +14,7 @@ import torch
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
 from matscale.core.files import write_text
-from matscale.core.flops import Cost, cost_of, probes
+from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
 from matscale.core.potential import Potential
@@ -137,8 +137,11 @@ def _session(
     branch, source = Branch.of(config), Source.of(config.start)
     setup = source.continued(setup) if source else setup
     potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
-    cost = _cost(setup, potential, world, device)
-    trainer = Trainer(setup, potential, cost, objective, run, device, world, observers, progress)
+    cost = cost_of_setup(setup, potential, device)
+    for complaint in cost.complaints(setup.architecture.name):
+        progress.said(complaint)
+    peak = _peak(device, config.compute.precision, world)
+    trainer = Trainer(setup, potential, cost, peak, objective, run, device, world, observers, progress)
     saved = checkpoint.load_latest(run.checkpoint_folder)
     if saved:
         _check_same_data(run, setup)
@@ -148,7 +151,7 @@ def _session(
         # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
         run.cut(saved.state["rows"] if saved else {})
         write_text(run.path / "references.json", setup.references.to_json() + "\n")
-        run.update(_facts(setup, potential, cost, device, world))
+        run.update(_facts(setup, potential, cost, peak, device, world))
         if source:
             run.update({"start": source.facts(potential)})
         if branch:
@@ -190,14 +193,26 @@ def _check_same_data(run: Run, setup: Setup) -> None:
         )
 
 
-def _cost(setup: Setup, potential: Potential, world: World, device: torch.device) -> Cost:
-    """Counted on parts of the first batch; the same on all processes, since all count the first one's."""
-    loader = setup.training_loader(World(0, world.size))
-    batches = [batch.to(device) for batch in probes(loader.batch(0, 0))]
-    return cost_of(potential, batches, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
+def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
+    """What the batches of a run cost; the same on all processes, since all count the same structures."""
+    probes = probes_of_setup(setup, device)
+    return cost_of(potential, probes, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
 
 
-def _facts(setup: Setup, potential: Potential, cost: Cost, device: torch.device, world: World) -> dict[str, Any]:
+def probes_of_setup(setup: Setup, device: torch.device) -> Probes:
+    """Structures of the training part."""
+    return probes_of(setup.dataset, setup.train, setup.graph, setup.dtype, device)
+
+
+def _peak(device: torch.device, precision: str, world: World) -> Peak:
+    """Of the devices of all processes together."""
+    own = peak_of(device, precision)
+    return Peak(world.sums({"peak": own.flops_per_s}, device)["peak"], own.by)
+
+
+def _facts(
+    setup: Setup, potential: Potential, cost: Cost, peak: Peak, device: torch.device, world: World
+) -> dict[str, Any]:
     """What is known of a run before its first step."""
     config = setup.config
     distribution, version = _origin(setup.architecture)
@@ -216,6 +231,10 @@ def _facts(setup: Setup, potential: Potential, cost: Cost, device: torch.device,
         "global_batch": {k: v * world.size * config.batch.accumulate for k, v in _batch_limits(config).items()},
         "flops_counted_by": cost.counted_by,
         "flops_deviation": cost.error,
+        "flops_elementwise_share": cost.elementwise_share,
+        "flops_opaque": list(cost.opaque),
+        "peak_flops_per_s": peak.flops_per_s,
+        "mfu_peak_by": peak.by,
         "versions": {"matscale": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "host": platform.node(),
         "started": _now(),

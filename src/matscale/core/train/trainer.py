@@ -17,7 +17,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
 from matscale.core.evaluation import tally
 from matscale.core.files import write_text
-from matscale.core.flops import Cost, peak_flops
+from matscale.core.flops import Cost, Peak
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
@@ -46,6 +46,7 @@ class Trainer:
         setup: Setup,
         potential: Potential,
         cost: Cost,
+        peak: Peak,
         objective: Objective,
         run: Run,
         device: torch.device,
@@ -58,8 +59,7 @@ class Trainer:
         self.learner = Learner(potential, self.config, objective, device, world)
         self.feed = Feed(setup.training_loader(world), self.config.batch.accumulate, device, objective)
         self.samples = Samples(setup, run)
-        peak = peak_flops(device, self.config.compute.precision)
-        self.peak = None if peak is None else peak * world.size
+        self.peak = peak
         epochs = self.config.budget.epochs
         steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
         self.budget = Budget.of(self.config.budget, steps)
@@ -206,7 +206,7 @@ class Trainer:
         if not self.interval.steps:
             return
         means = self.interval.means(self.world)
-        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak)}
+        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak.flops_per_s)}
         self.interval = Interval(Metrics(self.device))
         if self.world.is_main:
             self.run.rows.append(row)

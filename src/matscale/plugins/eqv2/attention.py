@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from matscale.core.layers.precision import full_precision
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.edges import Edges
 from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
@@ -62,7 +63,7 @@ class EdgeDegree(nn.Module):
         weights = self.radial(edges).unflatten(1, (self.n_degrees, -1))  # [n_edges, lmax+1, C]
         if edges.envelope is not None:
             weights = weights * edges.envelope[:, None, None]
-        turned = edges.out_of_frame[:, :, : self.n_degrees] @ weights  # the coefficients m = 0 come first
+        turned = edges.turn_out_of_frame(weights)  # the coefficients m = 0 come first
         return edges.sum_on_targets(turned) / self.mean_degree
 
 
@@ -107,6 +108,7 @@ class SO2Convolution(nn.Module):
         return torch.cat(out, dim=1), first[:, : self.n_extra]
 
 
+@full_precision
 def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid) -> Tensor:
     """SiLU of the function with coefficients [n, K_r, C]; SiLU of `gates` [n, C] takes the place of its l = 0 part."""
     silu = nn.functional.silu
@@ -128,7 +130,7 @@ class EdgeFunction(nn.Module):
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> tuple[Tensor, Tensor]:
         """[n_atoms, K, C] -> values [n_edges, K_r, heads·V] in the frames, features [n_edges, heads·A]"""
         pair = torch.cat([x.index_select(0, edges.source), x.index_select(0, edges.target)], dim=2)
-        message = edges.into_frame @ pair  # [n_edges, K_r, 2C]
+        message = edges.turn_into_frame(pair)  # [n_edges, K_r, 2C]
         hidden, extra = self.conv1(message, self.radial(edges))
         features, gates = extra[:, : self.n_features], extra[:, self.n_features :]
         values, _ = self.conv2(separable_s2(hidden, gates, grid))
@@ -157,8 +159,9 @@ class GraphAttention(nn.Module):
         values, features = self.edge_function(x, edges, grid)
         alpha = self.attention(features, edges)  # [n_edges, heads]
         weighted = values.unflatten(2, (self.heads, -1)) * self.alpha_drop(alpha)[:, None, :, None]
-        return self.project(edges.sum_on_targets(edges.out_of_frame @ weighted.flatten(2)))
+        return self.project(edges.sum_on_targets(edges.turn_out_of_frame(weighted.flatten(2))))
 
+    @full_precision
     def attention(self, features: Tensor, edges: Edges) -> Tensor:
         """Features [n_edges, heads·A] -> weights [n_edges, heads] that sum to 1 on each target."""
         curved = smooth_leaky(self.alpha_norm(features.unflatten(1, (self.heads, -1))))

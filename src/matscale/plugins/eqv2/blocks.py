@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from matscale.core.layers.precision import full_precision
 from matscale.plugins.eqv2.attention import GraphAttention
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.edges import Edges
@@ -29,6 +30,7 @@ class ScalarsApartNorm(nn.Module):
         self.register_buffer("weight_of", torch.from_numpy(degree - 1), persistent=False)
         self.register_buffer("balance", torch.from_numpy(1.0 / ((2 * degree + 1) * lmax)), persistent=False)
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
         """[n, K, C] -> [n, K, C]"""
         scalars, rest = x[:, :1], x[:, 1:]
@@ -53,6 +55,7 @@ class PerDegreeNorm(nn.Module):
         self.register_buffer("degree", torch.from_numpy(degree), persistent=False)
         self.register_buffer("balance", torch.from_numpy(balance), persistent=False)
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
         """[n, K, C] -> [n, K, C]"""
         x = torch.cat([x[:, :1] - x[:, :1].mean(-1, keepdim=True), x[:, 1:]], dim=1)

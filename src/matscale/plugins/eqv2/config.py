@@ -12,6 +12,15 @@ from matscale.core.errors import ConfigError
 MAX_DEGREE = 11
 """Highest degree l of the spherical harmonics that e3nn provides."""
 
+GridKind = Literal["product", "lebedev"]
+LEBEDEV = {
+    4: 6, 6: 14, 8: 26, 10: 38, 12: 50, 16: 86, 18: 110, 20: 146, 22: 170, 24: 194, 30: 302, 32: 350, 36: 434,
+    42: 590, 48: 770, 54: 974, 60: 1202, 66: 1454, 72: 1730, 78: 2030, 84: 2354, 90: 2702, 96: 3074, 102: 3470,
+    108: 3890, 114: 4334, 120: 4802, 126: 5294, 132: 5810,
+}  # fmt: skip
+"""Resolution -> points of the Lebedev rules with positive weights: that of degree `resolution` − 1. The rules of degree
+13, 25 and 27 have negative weights, which enlarge what the grid gets wrong, and are left out."""
+
 
 class EqV2Config(ArchitectureConfig):
     """Configuration of EquiformerV2. `matscale.plugins.eqv2.names` maps fairchem's names of these options."""
@@ -44,14 +53,17 @@ class EqV2Config(ArchitectureConfig):
     """Nearest neighbours that send messages; 0: all within the cutoff, each fading out smoothly towards it."""
     strict_neighbors: bool = False
     """Keep exactly `max_neighbors`, rather than also those at nearly equal distance."""
+    grid: GridKind = "product"
+    """Points of the sphere that activations act on: latitudes × longitudes, or Lebedev's, a third as many."""
     grid_resolution: int = Field(default=18, ge=2)
-    """Latitudes (and longitudes) of the grids on which activations act; even, at least 2(lmax + 1)."""
+    """Degree below which the grid integrates exactly, a product grid's latitudes; even, at least 2(lmax + 1)."""
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
     """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""
     forces: Literal["direct", "gradient"] = "direct"
     """Heads for forces and stress, or derivatives of the energy (then `max_neighbors` has to be 0)."""
-    stress_head: Literal["equivariant", "rank2"] = "equivariant"
-    """`rank2` is the published head, whose anisotropic part does not turn with the structure. Direct forces only."""
+    stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
+    """`rank2` is the published head, whose anisotropic part does not turn with the structure; `none` predicts no
+    stress, as models of molecules and surfaces do. Direct forces only."""
     alpha_drop: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention weights in the blocks."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
@@ -71,16 +83,11 @@ class EqV2Config(ArchitectureConfig):
     def _fits_together(self) -> Self:
         if self.mmax > self.lmax:
             raise ValueError(f"mmax = {self.mmax} exceeds lmax = {self.lmax}: an order |m| is at most its degree l.")
-        needed = 2 * (self.lmax + 1)
-        if self.grid_resolution < needed or self.grid_resolution % 2:
+        self._check_grid()
+        if self.forces == "direct" and self.stress_head != "none" and self.lmax < 2:
             raise ValueError(
-                f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the grid has to be even and at "
-                f"least 2(lmax + 1) = {needed}, or a function would not survive the way to it and back."
-            )
-        if self.forces == "direct" and self.lmax < 2:
-            raise ValueError(
-                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, or "
-                "forces = 'gradient'."
+                f"lmax = {self.lmax}: a stress predicted directly has l = 2 parts. Use lmax = 2 or more, "
+                "forces = 'gradient', or stress_head = 'none'."
             )
         if self.forces == "gradient" and self.max_neighbors:
             raise ValueError(
@@ -88,6 +95,27 @@ class EqV2Config(ArchitectureConfig):
                 "order of the neighbours changes. Set max_neighbors = 0 and a shorter cutoff, for example 6."
             )
         return self
+
+    def _check_grid(self) -> None:
+        needed = 2 * (self.lmax + 1)
+        if self.grid_resolution < needed or self.grid_resolution % 2:
+            raise ValueError(
+                f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the grid has to be even and at "
+                f"least 2(lmax + 1) = {needed}, or a function would not survive the way to it and back."
+            )
+        if self.grid == "lebedev" and self.grid_resolution not in LEBEDEV:
+            below = [r for r in LEBEDEV if needed <= r < self.grid_resolution][-1:]
+            near = below + [r for r in LEBEDEV if r > self.grid_resolution][:1]
+            offered = " or ".join(f"{r} ({LEBEDEV[r]} points)" for r in near)
+            raise ValueError(
+                f"grid_resolution = {self.grid_resolution}: there is no Lebedev rule of degree "
+                f"{self.grid_resolution - 1} with positive weights. Nearest: {offered}."
+            )
+
+    @property
+    def n_grid_points(self) -> int:
+        """Points of each grid."""
+        return LEBEDEV[self.grid_resolution] if self.grid == "lebedev" else self.grid_resolution**2
 
     @property
     def is_smooth(self) -> bool:

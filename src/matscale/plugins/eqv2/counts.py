@@ -18,7 +18,9 @@ def parameters(config: EqV2Config) -> dict[str, int]:
         "energy": _feed_forward(config, 1),
     }
     if config.forces == "direct":
-        counts |= {"forces": _attention(config, 1), "stress": _stress(config)}
+        counts["forces"] = _attention(config, 1)
+        if config.stress_head != "none":
+            counts["stress"] = _stress(config)
     return counts
 
 

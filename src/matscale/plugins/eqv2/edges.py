@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import DataError
+from matscale.core.layers.precision import full_precision
 from matscale.core.layers.radial import polynomial_cutoff
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.rotation import EdgeRotation
@@ -42,6 +43,17 @@ class Edges:
     """[n_edges, K, K_r] the way back, with what was left out made up for."""
     n_atoms: int
 
+    @full_precision
+    def turn_into_frame(self, x: Tensor) -> Tensor:
+        """[n_edges, K, C], degree-major, in the axes of the structure -> [n_edges, K_r, C] in the frame of each edge"""
+        return self.into_frame @ x
+
+    @full_precision
+    def turn_out_of_frame(self, x: Tensor) -> Tensor:
+        """[n_edges, K_r or only its m = 0, C] -> [n_edges, K, C]"""
+        return self.out_of_frame[:, :, : x.shape[1]] @ x
+
+    @full_precision
     def sum_on_targets(self, x: Tensor) -> Tensor:
         """[n_edges, ...] -> [n_atoms, ...]"""
         return x.new_zeros(self.n_atoms, *x.shape[1:]).index_add(0, self.target, x)
@@ -51,6 +63,7 @@ class Edges:
         ones = x.new_ones(x.shape[0], *(1,) * (x.dim() - 1))
         return self.sum_on_targets(x) / self.sum_on_targets(ones).clamp(min=1.0)
 
+    @full_precision
     def softmax(self, logits: Tensor) -> Tensor:
         """[n_edges, n_heads] -> weights that sum to 1 over the edges of each target.
 
@@ -97,6 +110,7 @@ class EdgeFrames(nn.Module):
         rescale = torch.from_numpy(kept(config.lmax, config.mmax).rescale)
         self.register_buffer("rescale", rescale, persistent=False)
 
+    @full_precision
     def forward(self, data: AtomicBatch) -> Edges:
         """Raises DataError for an edge of no length."""
         j, i = data.edges()

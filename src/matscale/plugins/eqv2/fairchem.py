@@ -39,6 +39,7 @@ from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.heads import Rank2StressHead
 from matscale.plugins.eqv2.model import EqV2, graph
 from matscale.plugins.eqv2.names import config_from_fairchem, derived, fairchem_name, load_fairchem
+from matscale.plugins.eqv2.prehydra import as_hydra, without_prefix
 
 Choice = Literal["auto", "ema", "raw"]
 TIMEOUT = 1800
@@ -91,8 +92,7 @@ class Checkpoint:
         named = self.section("state_dict")
         if not named:
             raise DataError(f"{self.path}: has no weights (no state_dict in it). Is it a checkpoint of fairchem v1?")
-        prefix = next(p for p in ("module.module.", "module.", "") if all(name.startswith(p) for name in named))
-        weights = {name.removeprefix(prefix): value for name, value in named.items()}
+        weights = without_prefix(named)
         for name, value in weights.items():
             if not isinstance(value, Tensor):
                 raise DataError(f"{self.path}: {name} in state_dict is a {type(value).__name__}, not a tensor.")
@@ -134,7 +134,7 @@ def read(path: str | Path) -> Checkpoint:
         _unpickle(path.resolve(), Path(folder))
         plain = json.loads((Path(folder) / "content.json").read_text(encoding="utf-8"))
         tensors = load_file(Path(folder) / "tensors.safetensors")
-        return Checkpoint(path, {key: _filled(value, tensors) for key, value in plain.items()})
+        return Checkpoint(path, as_hydra(path, {key: _filled(value, tensors) for key, value in plain.items()}))
 
 
 def _unpickle(path: Path, folder: Path) -> None:
@@ -179,7 +179,8 @@ def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
         if not parameter.isfinite().all():
             raise DataError(f"{checkpoint.path}: {fairchem_name(name)} has NaN or infinite values.")
     scales, parts = normalisers(checkpoint)
-    cast(Rank2StressHead, model.stress).normalisers.copy_(parts)
+    if config.stress_head == "rank2":
+        cast(Rank2StressHead, model.stress).normalisers.copy_(parts)
     references, elements = _references(checkpoint, config)
     info = DatasetInfo(elements, config.mean_atoms, config.mean_degree)
     potential = Potential(
@@ -194,8 +195,8 @@ def configuration(checkpoint: Checkpoint) -> EqV2Config:
     name = model.get("name") if isinstance(model, dict) else model
     if not isinstance(model, dict) or name != "hydra":
         raise ConfigError(
-            f"{path}: its model is {name!r}. Only EquiformerV2 in fairchem's hydra form is imported (backbone, heads "
-            "for energy, forces and stress); models from before it predict no stress."
+            f"{path}: its model is {name!r}. Only EquiformerV2 is imported: a hydra model with a backbone and heads, "
+            "or an equiformer_v2 from before."
         )
     unknown = sorted(set(model) - _MODEL)
     if unknown:
@@ -206,11 +207,12 @@ def configuration(checkpoint: Checkpoint) -> EqV2Config:
             f"{path}: its backbone is {backbone.get('model')!r}: only 'equiformer_v2_backbone' is imported."
         )
     for head, (modules, options) in _HEADS.items():
-        _check_head(path, head, dict(heads.get(head) or {}), modules, options, backbone)
+        if head in heads or head != "stress":
+            _check_head(path, head, dict(heads.get(head) or {}), modules, options, backbone)
     if extra := sorted(set(heads) - set(_HEADS)):
         raise ConfigError(f"{path}: head {extra[0]!r} has no counterpart here. Known: energy, forces, stress.")
     try:
-        return config_from_fairchem(backbone)
+        return config_from_fairchem(backbone, stress_head="rank2" if "stress" in heads else "none")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -280,7 +282,10 @@ _TARGETS = {"target": "energy", "grad_target": "forces"}
 
 
 def normalisers(checkpoint: Checkpoint) -> tuple[Scales, Tensor]:
-    """Scales of energy [eV] and forces [eV/Å]; scale and shift of the two parts of the stress [2, 2] eV/Å³."""
+    """Scales of energy [eV], forces [eV/Å] and stress [eV/Å³]; scale and shift of the two parts of the stress [2, 2].
+
+    The scale of the anisotropic part is that of the stress, and those of its parts are relative to it.
+    """
     found = {_TARGETS.get(name, name): value for name, value in checkpoint.section("normalizers").items()}
     known = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
     if unknown := sorted(set(found) - set(known)):
@@ -293,8 +298,9 @@ def normalisers(checkpoint: Checkpoint) -> tuple[Scales, Tensor]:
                 f"{'structure' if name == 'energy' else 'component'}. Such a model is not extensive or not equivariant "
                 "and is not imported."
             )
-    parts = torch.tensor([pairs["stress_isotropic"], pairs["stress_anisotropic"]])
-    return Scales(energy=pairs["energy"][0], forces=pairs["forces"][0]), parts
+    stress = pairs["stress_anisotropic"][0]
+    parts = torch.tensor([pairs["stress_isotropic"], pairs["stress_anisotropic"]], dtype=torch.float64) / stress
+    return Scales(energy=pairs["energy"][0], forces=pairs["forces"][0], stress=stress), parts
 
 
 def _scale_and_shift(path: Path, name: str, values: dict[str, Any]) -> tuple[float, float]:

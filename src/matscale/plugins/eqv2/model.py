@@ -48,8 +48,8 @@ class EqV2(nn.Module):
         super().__init__()
         self.config = config
         self.edge_frames = EdgeFrames(config)
-        self.edge_grid = SphereGrid(config.lmax, config.grid_resolution, config.mmax)
-        self.atom_grid = SphereGrid(config.lmax, config.grid_resolution)
+        self.edge_grid = SphereGrid(config.lmax, config.grid_resolution, config.mmax, config.grid)
+        self.atom_grid = SphereGrid(config.lmax, config.grid_resolution, grid=config.grid)
         self.element = nn.Embedding(config.max_atomic_number + 1, config.channels)  # row 0 is no element
         self.edge_degree = EdgeDegree(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -58,7 +58,8 @@ class EqV2(nn.Module):
         self.energy = EnergyHead(config)
         if config.forces == "direct":
             self.forces = ForcesHead(config)
-            self.stress = (Rank2StressHead if config.stress_head == "rank2" else EquivariantStressHead)(config)
+            if config.stress_head != "none":
+                self.stress = (Rank2StressHead if config.stress_head == "rank2" else EquivariantStressHead)(config)
         initialise(self, "biases")
 
     def forward(self, data: AtomicBatch) -> Outputs:
@@ -79,9 +80,11 @@ class EqV2(nn.Module):
         energy = self.energy(x, self.atom_grid, data)
         if self.config.forces == "gradient":
             return Outputs(energy=energy)
-        isotropic, anisotropic = self.stress(x, edges, self.atom_grid, data)
         forces = self.forces(x, edges, self.edge_grid)
-        return Outputs(energy=energy, forces=forces, stress=tensor_from_parts(isotropic, anisotropic))
+        if self.config.stress_head == "none":
+            return Outputs(energy=energy, forces=forces)
+        stress = tensor_from_parts(*self.stress(x, edges, self.atom_grid, data))
+        return Outputs(energy=energy, forces=forces, stress=stress)
 
     def idle_parameters(self) -> frozenset[str]:
         """Names of parameters that no output depends on; see `matscale.plugins.eqv2.idle`."""

@@ -206,3 +206,37 @@ def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Con
         elif key not in _WITHOUT_EFFECT:
             raise ConfigError(f"unknown option {key} = {value!r} of an EquiformerV2 backbone.")
     return EqV2Config.parse(values, "backbone")
+
+
+def fairchem_from_config(config: EqV2Config) -> dict[str, Any]:
+    """Options of an `equiformer_v2_backbone` that is this network: the inverse of `config_from_fairchem`.
+
+    Raises ConfigError that names the first option which fairchem has no counterpart for, and what to do.
+    """
+    ours = config.plain()
+    backbone = {"model": "equiformer_v2_backbone", **{theirs: ours[name] for theirs, name in _OPTIONS.items()}}
+    backbone |= {"lmax_list": [config.lmax], "mmax_list": [config.mmax]}
+    backbone["max_num_elements"] = config.max_atomic_number + 1
+    backbone |= {key: value for key, value in _FIXED.items() if "lin_ref" not in key}
+    backbone |= {"use_pbc": True, "use_pbc_single": True, "otf_graph": True}
+    if config.is_smooth:
+        raise ConfigError(_not_in_fairchem("max_neighbors", 0))
+    back = config_from_fairchem(backbone, stress_head="none" if config.stress_head == "none" else "rank2").plain()
+    for name, value in ours.items():
+        if back[name] != value:
+            raise ConfigError(_not_in_fairchem(name, value))
+    return backbone
+
+
+_INSTEAD = {
+    "stress_head": "Train with --set architecture.config.stress_head=rank2.",
+    "forces": "Train with --set architecture.config.forces=direct and stress_head=rank2.",
+    "max_neighbors": "Train with a neighbour rule, as the published models have: "
+    "--set architecture.config.max_neighbors=20.",
+    "n_radial": "It always has 600: train with --set architecture.config.n_radial=600.",
+}
+
+
+def _not_in_fairchem(name: str, value: Any) -> str:
+    hint = _INSTEAD.get(name, f"Train with another {name}: its default is {EqV2Config().plain()[name]!r}.")
+    return f"{name} = {value!r}: fairchem v1 has no counterpart for it. {hint}"

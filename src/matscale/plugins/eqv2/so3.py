@@ -7,13 +7,18 @@ the polar axis. Two orders of the coefficients occur:
     order-major    m = 0 for l = 0..lmax; then +m for l = m..lmax and −m for l = m..lmax, m = 1..mmax:
                    K_r of them, on edges, where a convolution mixes equal |m|
 
-On a grid of points n_p with weights w_p (Σ w = 1) of equal-angle latitudes and longitudes
+On a grid of points n_p with weights w_p (Σ w = 1)
 
     to grid    f_p  = Σ_lm G_p,lm f_lm,     G = Y_lm(n_p) / √((2l+1)(lmax+1))
     from grid  f_lm = Σ_p H_lm,p f_p,       H = w_p Y_lm(n_p) √((2l+1)(lmax+1))
 
-for Y normalised to a mean square of 2l+1 ("component"). The weights are those of Kostelec & Rockmore, J. Fourier
-Anal. Appl. 14, 145 (2008): exact for degrees below the number of latitudes, hence H G = 1.
+for Y normalised to a mean square of 2l+1 ("component"). A grid of resolution R integrates harmonics of all degrees
+below R exactly, hence H G = 1 for R > 2 lmax. Two kinds do:
+
+    product    R equal-angle latitudes × R longitudes, weights of Kostelec & Rockmore, J. Fourier Anal. Appl. 14, 145
+               (2008); R² points, crowded at the poles. What the published models use.
+    lebedev    as few points as an octahedral symmetry needs, about R²/3, evenly spread (Lebedev & Laikov, Dokl. Math.
+               59, 477 (1999)); only for the R of `LEBEDEV`.
 """
 
 from __future__ import annotations
@@ -26,6 +31,9 @@ import torch
 from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from matscale.core.layers.precision import full_precision
+from matscale.plugins.eqv2.config import GridKind
 
 Array = NDArray[np.float64]
 
@@ -68,9 +76,22 @@ def spherical_harmonics(lmax: int, points: Array) -> Array:
         return o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component").numpy()
 
 
+def sphere_points(resolution: int, grid: GridKind = "product") -> tuple[Array, Array]:
+    """Points [n_points, 3] of a grid and their weights [n_points], which sum to 1."""
+    return _product_points(resolution) if grid == "product" else _lebedev_points(resolution)
+
+
 @cache
-def sphere_points(resolution: int) -> tuple[Array, Array]:
-    """Points [resolution², 3] of the equal-angle grid, latitude by latitude, and their weights, which sum to 1."""
+def _lebedev_points(resolution: int) -> tuple[Array, Array]:
+    from scipy.integrate import lebedev_rule
+
+    points, weights = lebedev_rule(resolution - 1)
+    return points.T, weights / weights.sum()
+
+
+@cache
+def _product_points(resolution: int) -> tuple[Array, Array]:
+    """Latitude by latitude."""
     latitude = (np.arange(resolution) + 0.5) * np.pi / resolution
     longitude = np.arange(resolution) * 2 * np.pi / resolution
     beta, alpha = (g.ravel() for g in np.meshgrid(latitude, longitude, indexing="ij"))
@@ -86,10 +107,10 @@ class SphereGrid(nn.Module):
     to_grid: Tensor
     from_grid: Tensor
 
-    def __init__(self, lmax: int, resolution: int, mmax: int | None = None) -> None:
+    def __init__(self, lmax: int, resolution: int, mmax: int | None = None, grid: GridKind = "product") -> None:
         """Without `mmax`: all coefficients, degree-major. With it: those kept, order-major and rescaled."""
         super().__init__()
-        points, weights = sphere_points(resolution)
+        points, weights = sphere_points(resolution, grid)
         harmonics = spherical_harmonics(lmax, points)
         norm = np.sqrt((2 * np.array(degrees(lmax)) + 1) * (lmax + 1))
         to_grid, from_grid = harmonics / norm, (harmonics * norm) * weights[:, None]
@@ -100,10 +121,12 @@ class SphereGrid(nn.Module):
         self.register_buffer("to_grid", torch.from_numpy(to_grid), persistent=False)  # [points, K or K_r]
         self.register_buffer("from_grid", torch.from_numpy(from_grid.T.copy()), persistent=False)  # [K or K_r, points]
 
+    @full_precision
     def values(self, x: Tensor) -> Tensor:
         """Coefficients [n, K, C] -> values [n, points, C]"""
         return self.to_grid.to(x.dtype) @ x
 
+    @full_precision
     def coefficients(self, values: Tensor) -> Tensor:
         """Values [n, points, C] -> coefficients [n, K, C]"""
         return self.from_grid.to(values.dtype) @ values

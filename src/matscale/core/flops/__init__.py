@@ -1,0 +1,33 @@
+"""What training costs: FLOPs of a batch, counted by running it or given by a formula. One definition, docs/flops.md.
+
+`count` runs a step under a counter, `cost` turns counts or a formula into the cost of any batch, `probes` picks the
+batches for it, `peaks` knows what a device could do.
+"""
+
+from __future__ import annotations
+
+from matscale.core.flops.cost import TOLERANCE, Cost, Polynomial, cost_of, fit
+from matscale.core.flops.count import Count, count_prediction, count_step, measure_step, measure_step_flops
+from matscale.core.flops.kernels import flops_of_kernel
+from matscale.core.flops.peaks import Peak, measured_peak, named_peak, peak_of
+from matscale.core.flops.probes import Probes, probes_of
+
+__all__ = [
+    "TOLERANCE",
+    "Cost",
+    "Count",
+    "Peak",
+    "Polynomial",
+    "Probes",
+    "cost_of",
+    "count_prediction",
+    "count_step",
+    "fit",
+    "flops_of_kernel",
+    "measure_step",
+    "measure_step_flops",
+    "measured_peak",
+    "named_peak",
+    "peak_of",
+    "probes_of",
+]

@@ -1,0 +1,86 @@
+"""FLOPs of one step, counted by running it under `torch.utils.flop_counter.FlopCounterMode`."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.flops.elementwise import ElementwiseCounter
+from matscale.core.flops.kernels import kernels
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential
+from matscale.core.readable import readable_form
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one batch costs."""
+
+    contractions: float
+    """FLOPs of matrix products, convolutions and attention: the headline."""
+    elementwise: float
+    """Operations on single elements, see `matscale.core.flops.elementwise`."""
+    opaque: tuple[str, ...] = ()
+    """Kernels that ran and that nobody gave a formula for: they count nothing."""
+
+
+def count_step(potential: Potential, batch: AtomicBatch) -> float:
+    """FLOPs of forward, loss and backward; neither the potential nor any random state is changed."""
+    return run_counted(potential, batch, training=True).contractions
+
+
+def count_prediction(potential: Potential, batch: AtomicBatch) -> float:
+    """FLOPs of a prediction in evaluation mode, derived forces and stress included."""
+    return run_counted(potential, batch, training=False).contractions
+
+
+def measure_step(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> Count:
+    """Of one optimizer step on `batch` (forward, loss, backward). Needs no labels."""
+    potential = Potential.of(architecture, config, DatasetInfo.any(), seed=0).to(batch.positions.device)
+    return run_counted(potential.to(batch.positions.dtype), batch, training=True)
+
+
+def measure_step_flops(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> float:
+    """Contractions of one optimizer step."""
+    return measure_step(architecture, config, batch).contractions
+
+
+def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Count:
+    """Run a step (or a prediction) of a copy of `potential` in its readable form."""
+    probe = copy.deepcopy(potential).train(training)
+    # A tensor that is not a leaf: the counter's bookkeeping fails when a submodule is given a leaf to differentiate.
+    batch = replace(batch, positions=batch.positions + 0)
+    # Attention by plain products: the counter does not know the CPU's fused kernel, and of the GPU's it counts what
+    # their backward computes a second time.
+    unfused = sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False, custom_mapping=kernels())
+    # The element-wise counter is below the other one, which decomposes operators before it passes them on.
+    elementwise = ElementwiseCounter(set(counter.flop_registry))
+    devices = [batch.positions.device] if batch.positions.is_cuda else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.set_grad_enabled(training),
+        unfused,
+        readable_form(),
+        elementwise,
+        counter,
+    ):
+        outputs = probe(batch)
+        if training:
+            backward_of_any_loss(outputs)
+    return Count(float(counter.get_total_flops()), elementwise.flops, tuple(sorted(elementwise.opaque)))
+
+
+def backward_of_any_loss(outputs: Outputs) -> None:
+    """Gradients of all that was predicted; any loss will do, since its own arithmetic is element-wise."""
+    parts = (outputs.energy, outputs.forces, outputs.stress)
+    # NaN stress (no cell) must still reach the weights.
+    loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()

@@ -1,0 +1,58 @@
+"""FLOPs of operators that torch's counter does not know: products of vectors, and kernels that plugins bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+
+Formula = Callable[..., int]
+"""(shapes of the arguments as torch.Size, other arguments as they are, out_shape=...) -> FLOPs"""
+
+_KERNELS: dict[Any, Formula] = {}
+
+
+def flops_of_kernel(operator: Any) -> Callable[[Formula], Formula]:
+    """Decorator: the function gives the FLOPs of `operator`, an entry of `torch.ops`.
+
+    It is called with the operator's arguments, each tensor replaced by its shape, and `out_shape`. A multiply-add is
+    two FLOPs; what a backward kernel recomputes is left out. A kernel without one counts nothing, with a warning:
+
+        @flops_of_kernel(torch.ops.mylib.pair_product)
+        def _(a_shape, b_shape, *args, out_shape=None, **kwargs):
+            return 2 * a_shape[0] * a_shape[1] * b_shape[1]
+    """
+
+    def register(formula: Formula) -> Formula:
+        _KERNELS[operator] = formula
+        return formula
+
+    return register
+
+
+def kernels() -> dict[Any, Formula]:
+    """All that were registered: what `FlopCounterMode` takes as `custom_mapping`."""
+    return dict(_KERNELS)
+
+
+@flops_of_kernel(torch.ops.aten.mv)
+def _matrix_vector(matrix: Any, vector: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(matrix)
+
+
+@flops_of_kernel(torch.ops.aten.addmv)
+def _add_matrix_vector(bias: Any, matrix: Any, vector: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(matrix)
+
+
+@flops_of_kernel(torch.ops.aten.dot)
+@flops_of_kernel(torch.ops.aten.vdot)
+def _dot(a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(a)
+
+
+@flops_of_kernel(torch.ops.aten.addbmm)
+def _add_batched(bias: Any, a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(a) * b[-1]

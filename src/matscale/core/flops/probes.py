@@ -1,0 +1,47 @@
+"""The batches on which the cost of a model is measured: few, small, and of as different structures as there are.
+
+No structure is padded in any of them: padding is no work, but a counter sees it. So they hold one structure, or copies
+of one; where no layout is padded, the last one mixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.packed import PackedDataset
+
+N_FITTED, N_SAMPLED = 8, 128
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Batches to calibrate on and others to verify on."""
+
+    fitted: Sequence[AtomicBatch]
+    verified: Sequence[AtomicBatch]
+
+
+def probes_of(
+    dataset: PackedDataset,
+    rows: NDArray[np.int64],
+    graph: Graph,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Probes:
+    """Chosen among structures of `rows` by their number of atoms, from the smallest to the largest tenth of them."""
+    sampled = rows[np.unique(np.linspace(0, len(rows) - 1, N_SAMPLED).astype(int))]
+    ordered = sampled[np.argsort(dataset.n_atoms[sampled], kind="stable")]
+    places = np.linspace(0, 0.9 * (len(ordered) - 1), 2 * N_FITTED).astype(int)
+    one = [dataset.batch(ordered[place : place + 1], graph, dtype).to(device) for place in places]
+    fitted, others = one[::2], one[1::2]
+    twice = AtomicBatch.join([fitted[0], fitted[0]])  # tells what a batch costs from what a structure costs
+    small, middle = others[0], others[len(others) // 2]
+    together = [middle, middle] if graph.kind == "dense" else [small, middle, middle]
+    return Probes([*fitted, twice], [others[1], AtomicBatch.join(together)])

@@ -1,0 +1,44 @@
+"""What stays in full precision where a run computes in half: geometry, norms, softmax, long sums.
+
+`compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of what they are
+given. That suits products of features with weights. It does not suit those with constants of geometry, whose rounding
+breaks the symmetry that they stand for, nor squares and exponentials, which leave the range of fp16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def outside_autocast() -> AbstractContextManager[object]:
+    """A region without autocast, on whatever device it is on; nothing changes where it is off."""
+    return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
+
+
+def full_precision(function: Function) -> Function:
+    """Run a function or method outside autocast; tensors among its arguments that are half precision become float32.
+
+    Where autocast is off nothing changes, whatever the types.
+    """
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+            return function(*args, **kwargs)
+        with outside_autocast():
+            return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value

@@ -1,0 +1,101 @@
+"""Seconds of a few training steps, a validation batch and a checkpoint, timed as the trainer does them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from matscale.core.evaluation import tally
+from matscale.core.flops import Cost
+from matscale.core.manager import host
+from matscale.core.potential import Potential
+from matscale.core.train import checkpoint
+from matscale.core.train.compute import configured
+from matscale.core.train.distributed import World
+from matscale.core.train.feed import Feed, Group
+from matscale.core.train.learner import Learner
+from matscale.core.train.loss import Objective
+from matscale.core.train.metrics import Metrics
+from matscale.core.train.setup import Setup
+
+WARM_UP = 2
+"""Steps that are not timed: they allocate, and choose kernels."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was timed on this machine."""
+
+    seconds_per_flop: float
+    """Of training steps, waiting for data included."""
+    prediction_seconds_per_flop: float
+    """Of validation."""
+    checkpoint_seconds: float
+
+
+def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
+    """Train a copy of `potential` for `steps` steps on batches from all over the epoch; nothing is kept."""
+    objective = Objective(setup.config.loss, host().loss)
+    with configured(setup.config.compute, device):
+        learner = Learner(potential, setup.config, objective, device, World())
+        spent, flops = 0.0, 0.0
+        for k, group in enumerate(_groups(setup, device, objective, WARM_UP + steps)):
+            seconds = group.waited + _step(learner, group, device, k)
+            if k >= WARM_UP:
+                spent += seconds
+                flops += sum(cost.step(shape) for shape in group.shapes)
+        return Timing(spent / flops if flops else 0.0, _validation(setup, learner, cost, device), _checkpoint(learner))
+
+
+def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
+    loader = setup.training_loader(World())
+    feed = Feed(loader, setup.config.batch.accumulate, device, objective)
+    last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
+    for place in np.linspace(0, last, n).astype(int):
+        yield next(feed.groups(0, int(place)))
+
+
+def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float:
+    began = time.perf_counter()
+    counts = {name: max(count, 1.0) for name, count in group.labelled.items()}
+    gradient = learner.gradient(group.batches, counts)
+    metrics = Metrics(device)
+    for outputs, batch in gradient.seen:
+        metrics.update(outputs, batch)
+    learner.update(gradient, learner.config.optimizer.lr * 1e-3, k + 1)
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device) -> float:
+    """Of up to three batches, the first not timed if there are more."""
+    loader = setup.validation_loader(World())
+    with learner.evaluating() as predictor:
+        spent, flops = [], []
+        for k in range(min(3, loader.n_batches(0))):
+            began = time.perf_counter()
+            batch = loader.batch(0, k)
+            tally(predictor, iter([batch.to(device)]), learner.objective)
+            _wait(device)
+            spent.append(time.perf_counter() - began)
+            flops.append(cost.prediction(batch.shape))
+    first = 1 if len(spent) > 1 else 0
+    return sum(spent[first:]) / sum(flops[first:]) if sum(flops[first:]) else 0.0
+
+
+def _checkpoint(learner: Learner) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        checkpoint.save(Path(folder), learner.checkpoint(1, {}))
+        return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,79 @@
+"""What of EquiformerV2 half precision rounds, and what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from matscale.core.outputs import predict
+from matscale.plugins.eqv2.edges import Edges
+
+FORMS = [
+    {},
+    {"stress_head": "rank2"},
+    {"forces": "gradient", "max_neighbors": 0, "cutoff": 4.0, "lmax": 3},
+    {"grid": "lebedev", "norm": "rms_norm_sh"},
+]
+
+
+def _outputs(model, data, half: torch.dtype | None):
+    with torch.autocast("cpu", half, enabled=half is not None):
+        return predict(model, data, derive=model.config.forces == "gradient", create_graph=True)
+
+
+@pytest.mark.parametrize(("half", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
+@pytest.mark.parametrize("options", FORMS, ids=lambda o: "-".join(map(str, o.values())))
+def test_every_form_predicts_and_learns_alike_in_half_precision(
+    make_model, oxide, batch_of, options: dict, half: torch.dtype, bound: float
+) -> None:
+    model = make_model(**options).float()
+    data = batch_of(model, oxide).to(dtype=torch.float32)
+    gradients = []
+    for arithmetic in (None, half):
+        outputs = _outputs(model, data, arithmetic)
+        model.zero_grad()
+        (outputs.energy.sum() + outputs.forces.square().sum() + outputs.stress.square().sum()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    exact, rough = _outputs(model, data, None), _outputs(model, data, half)
+    for name in ("forces", "stress"):  # an energy may be next to nothing by cancellation
+        a, b = getattr(exact, name).detach(), getattr(rough, name).detach()
+        assert (b - a).norm() < bound * a.norm()
+    assert (gradients[1] - gradients[0]).norm() < bound * gradients[0].norm()
+
+
+def test_the_geometry_of_the_edges_is_not_rounded(make_model, oxide, batch_of) -> None:
+    model = make_model(max_neighbors=0).float()
+    data = batch_of(model, oxide).to(dtype=torch.float32)
+    exact = model.edge_frames(data)
+    with torch.autocast("cpu", torch.bfloat16):
+        edges: Edges = model.edge_frames(data)
+    for field in fields(edges):
+        value = getattr(edges, field.name)
+        assert not isinstance(value, Tensor) or torch.equal(value, getattr(exact, field.name))
+
+
+def test_a_turned_structure_gets_turned_forces_to_the_rounding_of_half_precision(make_model, oxide, batch_of) -> None:
+    model = make_model(grid_resolution=32).float()
+    turn = o3.rand_matrix(dtype=torch.float64)
+    turned = replace(oxide, positions=oxide.positions @ turn.numpy().T, cell=oxide.cell @ turn.numpy().T)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        still, moved = (model(batch_of(model, s).to(dtype=torch.float32)) for s in (oxide, turned))
+    expected = still.forces.double() @ turn.T
+    assert (moved.forces - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_long_sum_and_a_softmax_of_large_logits_stay_finite_and_exact(make_model, oxide, batch_of, half) -> None:
+    model = make_model().float()
+    edges = model.edge_frames(batch_of(model, oxide).to(dtype=torch.float32))
+    logits = 30 * torch.randn(len(edges.target), 2).to(half)
+    with torch.autocast("cpu", half):
+        weights = edges.softmax(logits)
+        total = edges.sum_on_targets(weights.to(half))
+    assert torch.equal(weights, edges.softmax(logits.float()))
+    assert total.dtype == torch.float32
+    assert (total - 1).abs().max() < 0.01

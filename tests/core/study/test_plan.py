@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_files import planned
 
 from matscale.core.errors import ConfigError
 from matscale.core.manager import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
 from matscale.core.study.rule import Rule, write_rule
+from studies import planned
 
 
 def test_the_grid_is_the_product_of_its_dimensions(tmp_path: Path, data: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_files import study_file
 
 from matscale.core.errors import ConfigError
 from matscale.core.study.config import Ladder, Study
+from studies import study_file
 
 
 def test_a_ladder_has_equal_ratios_and_both_ends() -> None:

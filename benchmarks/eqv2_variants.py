@@ -3,8 +3,8 @@
     python benchmarks/eqv2_variants.py [--compile]
 
 One batch, one model, float32, one thread; the variants take turns, and of each the median and the fastest step are
-shown. Memory: by how much the process grows in two steps, each variant in a process of its own. Compiling takes minutes.
-docs/eqv2.md has the table.
+shown. Memory: by how much the process grows in two steps, each variant in a process of its own. Compiling takes
+minutes. docs/eqv2.md has the table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from matscale.core.train.compute import memory_bytes
 from matscale.plugins.eqv2.fast import forced
 
 Form = Callable[[], AbstractContextManager[object]]
-STRUCTURES, ATOMS, ROUNDS = 8, 8, 9
+STRUCTURES, ATOMS, ROUNDS = 6, 8, 7
 
 
 def variants(n_layers: int, compiling: bool) -> tuple[dict[str, tuple[Potential, Form]], AtomicBatch]:

@@ -6,6 +6,6 @@ edges in which sums over neighbours are matrix products, `attention` and `feed_f
 
 from __future__ import annotations
 
-from matscale.plugins.eqv2.fast.path import forward, required, serves
+from matscale.plugins.eqv2.fast.path import forced, forward, serves
 
-__all__ = ["forward", "required", "serves"]
+__all__ = ["forced", "forward", "serves"]

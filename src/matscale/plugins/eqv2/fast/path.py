@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -30,29 +30,27 @@ if TYPE_CHECKING:
     from matscale.plugins.eqv2.blocks import Block
     from matscale.plugins.eqv2.model import EqV2
 
-_required: ContextVar[bool] = ContextVar("_required", default=False)
+Path = Literal["fast", "readable"]
+_forced: ContextVar[Path | None] = ContextVar("_forced", default=None)
 
 
 @contextmanager
-def required() -> Iterator[None]:
-    """Within it, a forward that cannot take this path raises ValueError: for tests and benchmarks.
-
-    The opposite, and what second derivatives of parameters need, is `matscale.core.readable.readable_form`.
-    """
-    token = _required.set(True)
+def forced(path: Path) -> Iterator[None]:
+    """Within it, forwards take `path`: for tests and benchmarks, and for second derivatives of parameters."""
+    token = _forced.set(path)
     try:
         yield
     finally:
-        _required.reset(token)
+        _forced.reset(token)
 
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:
-    """Whether the fast path computes this batch. Raises ValueError where it is required but cannot."""
-    if torch.compiler.is_compiling() or is_readable_wanted():
+    """Whether the fast path computes this batch. Raises ValueError where it is forced but cannot."""
+    if torch.compiler.is_compiling() or is_readable_wanted() or _forced.get() == "readable":
         return False
     reason = _obstacle(model, data)
-    if reason and _required.get():
-        raise ValueError(f"eqv2: the fast path is required, but {reason}.")
+    if reason and _forced.get() == "fast":
+        raise ValueError(f"eqv2: the fast path is forced, but {reason}.")
     return reason is None
 
 

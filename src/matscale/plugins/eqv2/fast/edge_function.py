@@ -14,8 +14,8 @@ cheap products of a dozen, and then
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
     g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
 
-Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable path, and so does
-whatever needs a second derivative.
+Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable
+path, and so does whatever needs a second derivative.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ class _Work:
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
         """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, K_r, H], of which the orders in use are filled."""
-        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in (self.to_grid, self.from_grid[: self.n_used]))
+        tables = (self.to_grid, self.from_grid[: self.n_used])
+        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
         for h, out in zip(hidden.split(self.grid_edges), curved[:, : self.n_used].split(self.grid_edges)):
             grid = torch.bmm(to_grid[: h.shape[0]], h)
             torch.nn.functional.silu(grid, inplace=True)

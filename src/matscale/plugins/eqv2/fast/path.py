@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
+from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
 from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
@@ -74,11 +75,12 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
 def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     """`EqV2.forward`, for batches that `serves` accepts."""
     edges = sorted_edges(model.edge_frames, data)
-    networks = [block.attention.edge_function.radial for block in model.blocks]
+    layers = cast(list[Block], list(model.blocks))
+    networks = [block.attention.edge_function.radial for block in layers]
     networks = [model.edge_degree.radial, *networks, model.forces.attention.edge_function.radial]
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
-    for block, features in zip(model.blocks, rho[1:]):
+    for block, features in zip(layers, rho[1:]):
         around = attention(block.attention, block.attention_norm(x), features, edges, model.edge_grid)
         x = x + block.drop(around, data.batch, data.n_structures)
         within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)

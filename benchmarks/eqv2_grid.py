@@ -1,7 +1,7 @@
 """How nearly EquiformerV2 keeps rotations, by the resolution of the grids on which its activations act.
 
     python benchmarks/eqv2_grid.py [--json FILE]
-    python benchmarks/eqv2_grid.py --steps 15
+    python benchmarks/eqv2_grid.py --steps 9 [--readable]
 
 For random weights as training starts with, and for the same weights of all linear maps made three times as large, the
 largest change of energy, forces and stress in a turned structure, over the largest value of each, in float64. The
@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.outputs import Outputs, predict
+from matscale.core.readable import readable_form
 from matscale.plugins.eqv2 import SIZES as SIZES_BY_NAME
 from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
 from matscale.plugins.eqv2.config import LEBEDEV
@@ -104,7 +106,7 @@ def measure(config: EqV2Config, factor: float) -> dict[str, float]:
 
 
 def step_times(size: str, repeats: int) -> dict[str, float]:
-    """Median seconds of forward and backward by kind of grid, both on one batch of 36 atoms, one after the other."""
+    """Median seconds of forward and backward by kind of grid, both on one batch of 34 atoms, one after the other."""
     taken: dict[str, list[float]] = {"product": [], "lebedev": []}
     published = SIZES_BY_NAME[size].model_copy(update={"stress_head": "equivariant"})
     batch = collate(crystals() * 2, graph(published), torch.float32)
@@ -135,10 +137,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--steps", type=int, help="measure so many steps of each grid instead")
+    parser.add_argument("--readable", action="store_true", help="with --steps: on the readable path")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.steps:
-        print_step_times(arguments.steps)
+        with readable_form() if arguments.readable else nullcontext():
+            print_step_times(arguments.steps)
         return
     rows = []
     print("| lmax, mmax | weights | grid | points | energy | forces | stress | forward, s |\n" + 8 * "|---" + "|")

@@ -30,7 +30,7 @@ from matscale.core.train.compute import memory_bytes
 from matscale.plugins.eqv2.fast import forced
 
 Form = Callable[[], AbstractContextManager[object]]
-STRUCTURES, ATOMS, ROUNDS = 8, 8, 9
+STRUCTURES, ATOMS, ROUNDS = 6, 8, 7
 
 
 def variants(n_layers: int, compiling: bool) -> tuple[dict[str, tuple[Potential, Form]], AtomicBatch]:

@@ -15,13 +15,14 @@ from typing import Any, Literal
 import torch
 
 from matscale.core.architecture import Architecture, count_parameters
+from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError
-from matscale.core.flops import Peak, named_peak, peak_of
+from matscale.core.flops import Cost, Peak, named_peak, peak_of
 from matscale.core.manager import host
-from matscale.core.memory import activations_of, resident_bytes
+from matscale.core.memory import Autocast, activation_bytes, activations_of, resident_bytes
 from matscale.core.potential import Potential
 from matscale.core.train.compute import autocast, configured, describe, device_of
-from matscale.core.train.config import BudgetConfig, TrainConfig
+from matscale.core.train.config import BudgetConfig, OptimizerConfig, TrainConfig
 from matscale.core.train.distributed import World
 from matscale.core.train.outlook import Outlook
 from matscale.core.train.progress import Progress
@@ -32,8 +33,13 @@ from matscale.core.train.timing import Timing, timed
 ASSUMED_MFU = 0.05
 """Of equivariant networks in fp32; docs/flops.md has measured ones."""
 TIME_STEPS = 8
-_ROW_BYTES, _NUMBER_BYTES = 800, 23
-"""A row of metrics.jsonl; a predicted number in samples.jsonl."""
+_ROW_BYTES, _NUMBER_BYTES, _HEADER_BYTES, _FILES_BYTES = 900, 23, 70, 4000
+"""A row of metrics.jsonl; a predicted number in samples.jsonl; what a tensor's name, type and place take in a file
+besides its name; the other files of a checkpoint, and as much again for those of the run."""
+
+_HEAP = 1.5
+"""Memory that a process takes from the system for tensors that are alive: malloc keeps and scatters what was freed.
+1.3 to 1.75 in the four runs of benchmarks/estimate.py; a GPU's allocator counts what is alive."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Estimate:
     steps: int
     epochs: float
     flops_per_step: float
-    """Mean over the batches of an epoch."""
+    """Mean over the run."""
     flops: float
     """Training, the whole run."""
     validation_flops: float
@@ -54,7 +60,7 @@ class Estimate:
     elementwise_share: float
     """Element-wise work, as a share of `flops` and not in them."""
     activation_bytes: int
-    """Of the largest batch."""
+    """Of the largest batch, of training or validation."""
     optimizer_bytes: int
     """Moments of AdamW and the average of the weights."""
     memory_bytes: int
@@ -105,26 +111,28 @@ def estimate(
         cost, peak = cost_of_setup(setup, potential, here), named or peak_of(here, config.compute.precision)
         for complaint in cost.complaints(architecture.name):
             progress.said(complaint)
-        need = _Need.of(setup, potential, outlook, here)
         if named is None and mfu is None and time_steps > 0:
+            activations = _measured(setup, potential, outlook, cost, here)
             timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)
         else:
+            activations = _extrapolated(setup, potential, outlook, here)
             mfu = ASSUMED_MFU if mfu is None else mfu
-            timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0)
-    per_step = _mean([cost.step(s) for s in outlook.batches]) * outlook.batches_per_epoch / outlook.steps_per_epoch
-    steps = _steps(config.budget, outlook, per_step, per_step * timing.seconds_per_flop)
+            timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
+    need = _Need.of(potential, config.optimizer, activations)
+    steps = _steps(config.budget, outlook, cost, timing)
+    flops = outlook.flops(cost.step, steps)
     validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
     saves = validations if config.checkpoint.every is None else -(-steps // config.checkpoint.every)
-    validation = validations * outlook.validation_batches * _mean([cost.prediction(s) for s in outlook.validation])
-    seconds = steps * per_step * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
-    seconds += saves * timing.checkpoint_seconds
+    validation = validations * outlook.validation.total(cost.prediction)
+    seconds = flops * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
+    seconds += timing.warm_up_seconds + saves * timing.checkpoint_seconds
     return Estimate(
         architecture=architecture.name,
         parameters=count_parameters(potential.model),
         steps=steps,
         epochs=steps / outlook.steps_per_epoch,
-        flops_per_step=per_step,
-        flops=steps * per_step,
+        flops_per_step=flops / steps,
+        flops=flops,
         validation_flops=validation,
         flops_counted_by=cost.counted_by,
         elementwise_share=cost.elementwise_share,
@@ -147,23 +155,46 @@ def _without_cache(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _steps(budget: BudgetConfig, outlook: Outlook, flops: float, seconds: float) -> int:
-    """Until the first budget is used up, for steps of so many FLOPs and seconds."""
+def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -> int:
+    """Until the first budget is used up."""
     limits = [n for n in (budget.steps, outlook.steps_of_epochs) if n is not None]
-    if budget.max_flops is not None and flops:
-        if budget.max_flops < flops:
+    one = outlook.flops(cost.step, 1)
+    if budget.max_flops is not None and one:
+        if budget.max_flops < one:
             raise ConfigError(
-                f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {flops:.4g} FLOPs. "
+                f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {one:.4g} FLOPs. "
                 "Give more, or take smaller batches (--batch) or a smaller model (--params)."
             )
-        limits.append(int(budget.max_flops // flops))
-    if budget.max_time is not None and seconds:
-        limits.append(max(1, round(budget.max_time / seconds)))
+        limits.append(outlook.steps_for(cost.step, budget.max_flops))
+    if budget.max_time is not None and one:
+        limits.append(max(1, outlook.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
     return min(limits)
+
+
+def _measured(setup: Setup, potential: Potential, outlook: Outlook, cost: Cost, device: torch.device) -> float:
+    """Bytes of activations of the dearest batch of training, or of validation if that is more."""
+    loaders = (setup.training_loader(World()), setup.validation_loader(World()))
+    batches = (
+        loader.batch(0, sample.dearest(cost.step)).to(device)
+        for loader, sample in zip(loaders, (outlook.training, outlook.validation))
+    )
+    half = _autocast(setup, device)
+    return max(activation_bytes(potential, batch, half, training) for batch, training in zip(batches, (True, False)))
+
+
+def _extrapolated(setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> float:
+    """The same from single structures, and a batch of them."""
+    fitted, half = probes_of_setup(setup, device).fitted, _autocast(setup, device)
+    probes = [*fitted, AtomicBatch.join(list(fitted))]
+    needed = []
+    for sample, training in ((outlook.training, True), (outlook.validation, False)):
+        bytes_of = activations_of(potential, probes, half, training)
+        needed += [bytes_of(shape) for shape in sample.shapes]
+    return max(needed)
+
+
+def _autocast(setup: Setup, device: torch.device) -> Autocast:
+    return lambda: autocast(setup.config.compute, device)
 
 
 @dataclass(frozen=True)
@@ -174,37 +205,39 @@ class _Need:
     """With buffers."""
     state: int
     """Of the model in a checkpoint."""
+    names: int
+    """Headers of a file with the model's tensors."""
     gradients: int
     moments: int
     average: int
     activations: int
 
     @classmethod
-    def of(cls, setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> _Need:
+    def of(cls, potential: Potential, optimizer: OptimizerConfig, activations: float) -> _Need:
         trained = _bytes(p for p in potential.parameters() if p.requires_grad)
-        probes = probes_of_setup(setup, device).fitted
-        activations = activations_of(potential, probes, lambda: autocast(setup.config.compute, device))
         return cls(
             weights=_bytes(potential.parameters()) + _bytes(potential.buffers()),
             state=_bytes(potential.state_dict().values()),
+            names=sum(len(name) + _HEADER_BYTES for name in potential.state_dict()),
             gradients=trained,
             moments=2 * trained,
-            average=_bytes(potential.parameters()) if setup.config.optimizer.ema else 0,
-            activations=int(max(activations(shape) for shape in outlook.batches)),
+            average=_bytes(potential.parameters()) if optimizer.ema else 0,
+            activations=int(activations),
         )
 
     @property
     def optimizer(self) -> int:
         return self.moments + self.average
 
-    def at_once(self, saves_here: bool) -> int:
+    def at_once(self, on_cpu: bool) -> int:
         """The most that is needed at one time: in a step, or, in the memory that files are written from, in saving."""
-        saving = self.gradients + self.average + (max(self.moments, self.state) if saves_here else 0)
-        return self.weights + self.optimizer + max(self.activations, saving)
+        saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
+        return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
 
     @property
     def checkpoint(self) -> int:
-        return self.state * (2 if self.average else 1) + self.moments
+        models = 2 if self.average else 1
+        return models * (self.state + self.names) + self.moments + 3 * self.names + _FILES_BYTES
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -217,4 +250,4 @@ def _disk(setup: Setup, need: _Need, steps: int, validations: int, saves: int) -
     rows = (steps // config.log_every + validations) * _ROW_BYTES
     n_atoms = float(setup.dataset.n_atoms[setup.validation].mean()) if len(setup.validation) else 0.0
     samples = validations * min(config.evaluation.samples, len(setup.validation)) * (3 * n_atoms + 10) * _NUMBER_BYTES
-    return int(min(saves, config.checkpoint.keep + 1) * need.checkpoint + rows + samples)
+    return int(min(saves, config.checkpoint.keep + 1) * need.checkpoint + rows + samples) + _FILES_BYTES

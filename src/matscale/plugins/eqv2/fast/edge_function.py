@@ -32,10 +32,10 @@ from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
 from matscale.plugins.eqv2.fast.so2 import Convolution
 from matscale.plugins.eqv2.so3 import SphereGrid
 
-CHUNK = 256
+CHUNK = 512
 """Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
-GRID_BYTES = 2**19
-"""Of grid values that are worked on at a time on a CPU: half of a common L2 cache."""
+GRID_BYTES = 2**20
+"""Of grid values that are worked on at a time on a CPU: a common L2 cache."""
 GPU_BYTES = 2**30
 """Of grid values on a GPU, where few large launches count more than the cache."""
 
@@ -193,27 +193,23 @@ class _Work:
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
         """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, K_r, H], of which the orders in use are filled."""
-        n_points, used = self.to_grid.shape[0], self.n_used
-        for start in range(0, hidden.shape[0], self.grid_edges):
-            part = slice(start, start + self.grid_edges)
-            h = hidden[part]
-            grid = torch.bmm(self.to_grid.expand(h.shape[0], n_points, -1), h)
+        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in (self.to_grid, self.from_grid[: self.n_used]))
+        for h, out in zip(hidden.split(self.grid_edges), curved[:, : self.n_used].split(self.grid_edges)):
+            grid = torch.bmm(to_grid[: h.shape[0]], h)
             torch.nn.functional.silu(grid, inplace=True)
-            curved[part, :used] = torch.bmm(self.from_grid[:used].expand(h.shape[0], used, n_points), grid)
+            out.copy_(torch.bmm(from_grid[: h.shape[0]], grid))
         curved[:, 0] = torch.nn.functional.silu(gates)
 
     def activate_backward(self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor) -> Tensor:
         """-> gradient of `hidden`; that of `gates` is written to `g_gates`."""
         g_hidden = torch.empty_like(hidden)
-        n_points, used = self.to_grid.shape[0], self.n_used
         silu_backward = torch.ops.aten.silu_backward
-        for start in range(0, hidden.shape[0], self.grid_edges):
-            part = slice(start, start + self.grid_edges)
-            h = hidden[part]
-            n = h.shape[0]
-            grid = torch.bmm(self.to_grid.expand(n, n_points, -1), h)
-            g_grid = torch.bmm(self.from_grid[1:used].T.expand(n, n_points, used - 1), g_curved[part, 1:used])
+        tables = (self.to_grid, self.from_grid[1 : self.n_used].T, self.to_grid.T)
+        to_grid, to_g_grid, from_g_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
+        parts = (hidden, g_curved[:, 1 : self.n_used], g_hidden)
+        for h, g, g_h in zip(*(part.split(self.grid_edges) for part in parts)):
+            grid, g_grid = torch.bmm(to_grid[: h.shape[0]], h), torch.bmm(to_g_grid[: h.shape[0]], g)
             silu_backward.grad_input(g_grid, grid, grad_input=g_grid)
-            torch.bmm(self.to_grid.T.expand(n, -1, n_points), g_grid, out=g_hidden[part])
+            torch.bmm(from_g_grid[: h.shape[0]], g_grid, out=g_h)
         g_gates.copy_(silu_backward(g_curved[:, 0], gates))
         return g_hidden

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
@@ -69,8 +68,6 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
         return "the weights are no plain parameters on a CPU or GPU"
     if torch.is_autocast_enabled(positions.device.type):
         return "autocast chooses precisions operation by operation"
-    if _get_current_dispatch_mode() is not None:
-        return "operations are being counted or traced one by one"
     return None
 
 

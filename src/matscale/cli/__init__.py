@@ -19,6 +19,7 @@ from matscale.version import __version__
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
     "sweep": ("matscale.cli.sweep:sweep", "The grid of runs of a study: plan, do, take up again."),
+    "tune": ("matscale.cli.tune:tune", "The learning rate of a few small sizes, and a rule for all."),
     "runs": ("matscale.cli.runs:runs", "The runs in a folder: list, show."),
     "models": ("matscale.cli.models:models", "The architectures: list, show."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),

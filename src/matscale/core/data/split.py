@@ -61,7 +61,8 @@ def split(
     """Put a fraction of about `validation` of the structures aside; by groups, or one by one.
 
     `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
-    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if the dataset is too small, or is a single group.
+    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if the
+    dataset is too small, or is a single group.
     """
     if not 0 < validation < 1:
         raise ConfigError(f"validation = {validation}: must be between 0 and 1, such as 0.1.")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
     from matscale.core.train.record import Run
@@ -51,6 +52,11 @@ def register_labelers() -> list[Labeler]:  # type: ignore[empty-body]
 @hookspec
 def register_losses() -> list[Loss]:  # type: ignore[empty-body]
     """Ways to turn a residual into a loss, chosen per term by name (`--set loss.forces.kind=huber`)."""
+
+
+@hookspec
+def register_laws() -> list[Law]:  # type: ignore[empty-body]
+    """Forms of scaling law. One in a single variable competes with the others wherever `matscale fit` chooses."""
 
 
 @hookspec

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from matscale.cli.train_progress import duration
-from matscale.core.study.forecast import Clock
+from matscale.core.study.clock import Clock
 from matscale.core.study.outcome import State, read_info
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun

@@ -76,8 +76,8 @@ def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
 def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
     """FLOPs of one optimiser step (forward, loss, backward) on a batch of `shape`.
 
-    `shape` has `n_structures`, `n_atoms`, `n_edges` and `sum_atoms_squared`. Return None to have the core count the
-    step by running it. A multiply-add is two FLOPs; table look-ups are none.
+    `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. Return None to have the core
+    count the step by running it. A multiply-add is two FLOPs; table look-ups are none: docs/flops.md.
     """
 
 

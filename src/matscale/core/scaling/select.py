@@ -15,6 +15,9 @@ from matscale.core.scaling.law import Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import Solution, solve
 
+MOST_ORIGINS = 6
+"""Of many sizes, the largest so many are predicted one after the other."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -52,7 +55,8 @@ def aicc(squares: float, n_points: int, n_parameters: int) -> float:
 def candidates(means: Means, laws: Sequence[Law]) -> list[Candidate]:
     """Every form that so many sizes can carry, in the order given; the first is always among them."""
     fitting = [law for k, law in enumerate(laws) if k == 0 or len(means) >= law.min_sizes]
-    origins = range(max(law.n_parameters for law in fitting) + 1, len(means))
+    first = max(law.n_parameters for law in fitting) + 1
+    origins = range(max(first, len(means) - MOST_ORIGINS), len(means))
     return [_candidate(means, law, origins) for law in fitting]
 
 

@@ -27,10 +27,15 @@ class Job:
     path: Path
     """The run folder; it holds `planned.toml`."""
 
+    @staticmethod
+    def options() -> list[str]:
+        """Of `matscale train`, for every run of a study."""
+        return ["--quiet", "--no-baselines"]
+
     @property
     def arguments(self) -> list[str]:
         """Of `python -m matscale`. A run that has begun goes on."""
-        run = ["train", "-o", str(self.path), "--quiet", "--no-baselines"]
+        run = ["train", "-o", str(self.path), *self.options()]
         begun = (self.path / CONFIG).exists()
         return [*run, "--resume"] if begun else [*run, "--config", str(self.path / PLANNED)]
 
@@ -77,8 +82,9 @@ class Pool(Protocol):
         """The jobs that ended since it was last asked."""
         ...
 
-    def stop(self) -> None:
-        """The sweep is interrupted: let jobs that would die with it save and end; others go on."""
+    def stop(self) -> str:
+        """The sweep is interrupted: have jobs save and end that would be left alone, and leave others. A sentence on
+        what goes on, or nothing."""
         ...
 
 

@@ -19,9 +19,10 @@ from matscale.core.manager import host
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import identity
-from matscale.core.study.planned import RUNS, PlannedRun
+from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
 from matscale.core.study.rule import read_rule
 from matscale.core.train.config import TrainConfig, merged
+from matscale.core.train.record import CONFIG
 from matscale.core.train.setup import resolved
 
 OWN = {
@@ -62,6 +63,8 @@ class Plan:
     """Trunks before what branches off them."""
     notes: list[str] = field(default_factory=list)
     """What was left out of the grid, and why."""
+    there: dict[str, Path] = field(default_factory=dict)
+    """Run folders of an earlier sweep by what their names end with, the beginning of the identity."""
 
 
 def plan(study: Study, stages: Stages = silent) -> Plan:
@@ -72,7 +75,9 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
     _refuse_own(study)
     sizes = list(_sizes(study))
     dataset = PackedDataset.open(locate(study.data.path, stages))
-    result = Plan(study, study.folder.resolve(), dataset)
+    folder = study.folder.resolve()
+    folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
+    result = Plan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
     known: set[str] = set()
     for size, point in product(sizes, list(_points(study))):
         for run in _planned(result, size, point):
@@ -81,9 +86,33 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
                 result.runs.append(run)
             elif not run.is_trunk:
                 result.notes.append(f"{run.name}: is the same run as another of the grid.")
+    _leave_out_short(result, stages)
     if not result.runs:
         raise ConfigError(f"The grid of {study.name} is empty. {' '.join(result.notes)}")
     return result
+
+
+def _leave_out_short(result: Plan, stages: Stages) -> None:
+    """What a budget of FLOPs does not pay for. Raises ConfigError for less than one step, unless more are asked for."""
+    least = result.study.budget.least_steps
+    new = [run for run in result.runs if run.config.budget.max_flops and not (run.path / CONFIG).exists()]
+    if not new:
+        return
+    from matscale.core.study.forecast import Forecaster
+
+    forecaster, short = Forecaster(mfu=1.0, time_steps=0), []
+    for done, run in enumerate(new):
+        stages("Counting the FLOPs of a step", done, len(new))
+        try:
+            _, steps = forecaster.of(run)
+        except ConfigError:
+            if least == 1:
+                raise
+            steps = 0
+        if steps < least:
+            short.append(run)
+            result.notes.append(f"{run.name}: left out, its budget pays for {steps} steps of at least {least}.")
+    result.runs = [run for run in result.runs if run not in short]
 
 
 def _sizes(study: Study) -> Iterator[Size]:
@@ -214,7 +243,8 @@ def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) 
     labels = {"study": result.study.name, "identity": digest, **run.labels}
     plain = {k: v if isinstance(v, str | int | float) else str(v) for k, v in labels.items()}
     config = run.config.model_copy(update={"labels": plain})
-    path = result.folder / parent / f"{name(run.labels)}-{digest[:8]}"
+    # What a run is called may have changed since it was begun, with the dimensions of the grid; what it is has not.
+    path = result.there.get(digest[:8], result.folder / parent / f"{name(run.labels)}-{digest[:8]}")
     return replace(run, config=config, identity=digest, path=path)
 
 

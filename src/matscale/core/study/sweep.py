@@ -63,10 +63,19 @@ class Sweep:
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         with FolderLock(self.plan.folder, "is doing this study"), StopRequest() as stop:
             self._read()
+            finished, left = False, ""
             try:
-                self._loop(stop)
+                finished = self._loop(stop)
             finally:
+                if not finished:
+                    left = self.pool.stop()
                 self._write_ledger()
+            if not finished:
+                self._collect()
+                self._write_ledger()
+                raise StoppedEarly(
+                    f"Stopped by {stop.reason}. {left} Go on with the same `matscale sweep`: nothing is lost."
+                )
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -92,22 +101,18 @@ class Sweep:
                 state = State("crashed", state.reason)
             self.states[run.path] = state
 
-    def _loop(self, stop: StopRequest) -> None:
-        while True:
+    def _loop(self, stop: StopRequest) -> bool:
+        """True when there is nothing left to do or to wait for, False when it was asked to stop."""
+        while not stop.asked():
             self._collect()
             self._hand_over()
             self.watcher.looked(self)
             if time.monotonic() - self._written > EVERY:
                 self._write_ledger()
-            if stop.asked():
-                self.pool.stop()
-                self._collect()
-                raise StoppedEarly(
-                    f"Stopped by {stop.reason}. Nothing is lost; go on with the same `matscale sweep` as before."
-                )
             if not self._goes_on():
-                return
+                return True
             time.sleep(PAUSE)
+        return False
 
     def _goes_on(self) -> bool:
         active = [run for run in self.runs if self.states[run.path].status in ("queued", "running")]
@@ -192,8 +197,8 @@ class Sweep:
         more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
         raise MatscaleError(
             f"{len(left)} of {len(self.runs)} runs are not done: {shown}{more}. All of them: matscale runs list "
-            f"{self.plan.folder} --status failed --status crashed. To take up again also what failed for a reason of "
-            "its own, once that is mended: --retry-failed."
+            f"{self.plan.folder}. The same sweep again takes up what was stopped or cut off; --retry-failed also what "
+            "failed for a reason of its own, once that is mended."
         )
 
 

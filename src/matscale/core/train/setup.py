@@ -22,6 +22,7 @@ from matscale.core.data.references import References, fit_references, scales
 from matscale.core.data.split import split
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.potential import Potential, Scales
+from matscale.core.recompute import checkpoint_activations
 from matscale.core.train.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.distributed import World
 from matscale.core.train.loss import LABEL_OF, TERMS
@@ -90,6 +91,8 @@ class Setup:
         potential = Potential.of(
             self.architecture, self.model_config, self.info, self.config.seed, references, self.scales
         )
+        if self.config.compute.checkpoint_activations:
+            checkpoint_activations(potential.model, self.architecture.name)
         return potential.double() if self.dtype == torch.float64 else potential
 
     def training_loader(self, world: World) -> Loader:

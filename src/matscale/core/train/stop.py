@@ -15,7 +15,7 @@ from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 SLURM_MARGIN = 120.0
-"""Seconds before the end of a Slurm job at which a run saves and stops."""
+"""Seconds before the end of a Slurm job at which a run saves and stops, or a tenth of a short job."""
 
 
 class StopRequest:
@@ -24,7 +24,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         end = os.environ.get("SLURM_JOB_END_TIME", "")
-        self.deadline = float(end) - SLURM_MARGIN if end.isdigit() else None
+        self.deadline = _deadline(float(end)) if end.isdigit() else None
 
     def __enter__(self) -> StopRequest:
         self.previous: dict[int, Any] = {}
@@ -47,3 +47,9 @@ class StopRequest:
         if self.reason is None and self.deadline is not None and time.time() > self.deadline:
             self.reason = "the end of the Slurm job"
         return self.reason is not None
+
+
+def _deadline(end: float) -> float:
+    """A job of a minute that stopped two minutes before its end would be requeued without end."""
+    start = os.environ.get("SLURM_JOB_START_TIME", "")
+    return end - (min(SLURM_MARGIN, 0.1 * (end - float(start))) if start.isdigit() else SLURM_MARGIN)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +18,10 @@ from matscale import hookimpl
 from matscale.core.config import Config
 from matscale.core.data.crew import n_cores
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.study.claim import claim
+from matscale.core.study.claim import claim, is_claimed
 from matscale.core.study.launcher import Ended, Job, Launcher
 from matscale.core.train.config import Positive
+from matscale.plugins.launchers.nursery import Nursery
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 PATIENCE = 120.0
@@ -34,76 +37,117 @@ class LocalOptions(Config):
     """CPU threads of each; none: the cores, shared out."""
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Numbers of the GPUs to use; none: all; []: none of them."""
+    warm: bool = True
+    """Fork the processes from one that has imported everything, which saves seconds a run; false: start each anew."""
 
 
 class LocalPool:
-    """Runs as child processes."""
+    """Runs as processes that outlive a sweep which is killed, and end with one that is interrupted."""
 
-    def __init__(self, options: LocalOptions, study: Path) -> None:
+    def __init__(self, options: LocalOptions) -> None:
         gpus = _gpus(options)
         self.size = options.workers or len(gpus) or n_cores()
-        self.threads = options.threads or max(1, n_cores() // self.size)
+        self.warm = options.warm and sys.platform == "linux"
         # A worker keeps its slot, and with it its GPU.
-        self.slots: list[int | None] = [gpus[k % len(gpus)] if gpus else None for k in range(self.size)]
-        self.running: dict[Path, tuple[subprocess.Popen[bytes], int]] = {}
-        self.refused: list[Ended] = []
+        self.gpus: list[int | None] = [gpus[k % len(gpus)] if gpus else None for k in range(self.size)]
+        threads = options.threads or max(1, n_cores() // self.size)
+        path = os.pathsep.join(p for p in sys.path if p)
+        self.environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path}
+        self.slots: dict[Path, int] = {}
+        self.processes: dict[Path, subprocess.Popen[bytes]] = {}
+        """Started anew; the others are the nursery's."""
+        self.orphans: set[Path] = set()
+        """Of a nursery that is gone."""
+        self.nursery: Nursery | None = None
+        self._refused: list[Ended] = []
 
     def room(self) -> int:
-        return self.size - len(self.running)
+        return self.size - len(self.slots)
 
     def held(self) -> dict[Path, str]:
-        return dict.fromkeys(self.running, "running")
+        return dict.fromkeys(self.slots, "running")
 
     def start(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            used = {slot for _, slot in self.running.values()}
-            self._start(job, next(k for k in range(self.size) if k not in used))
+            descriptor = claim(job.path)
+            if descriptor is None:
+                self._refused.append(Ended(job.path, None, "another process took it up", retry=False))
+                continue
+            try:
+                self._start(job, descriptor)
+            except OSError as error:
+                raise MatscaleError(f"{job.path}: its process could not be started ({error}).") from error
+            finally:
+                os.close(descriptor)
 
-    def _start(self, job: Job, slot: int) -> None:
-        descriptor = claim(job.path)
-        if descriptor is None:
-            self.refused.append(Ended(job.path, None, "another process took it up", retry=False))
-            return
-        try:
-            with job.log.open("ab") as log:
-                process = subprocess.Popen(
-                    job.command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=self._environment(slot),
-                    pass_fds=(descriptor,),
-                    start_new_session=True,  # Ctrl-C is for the sweep, which has its runs save
-                )
-        except OSError as error:
-            raise MatscaleError(f"{job.path}: its process could not be started ({error}).") from error
-        finally:
-            os.close(descriptor)
-        self.running[job.path] = (process, slot)
-
-    def _environment(self, slot: int) -> dict[str, str]:
-        threads = dict.fromkeys(THREADS, str(self.threads))
-        gpu = self.slots[slot]
+    def _start(self, job: Job, descriptor: int) -> None:
+        slot = next(k for k in range(self.size) if k not in self.slots.values())
+        gpu = self.gpus[slot]
         chosen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
-        return os.environ | threads | chosen | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        if self.warm:
+            self.nursery = self.nursery or Nursery(self.environment)
+            self.nursery.start(job, descriptor, chosen)
+        else:
+            self.processes[job.path] = self._anew(job, descriptor, self.environment | chosen)
+        self.slots[job.path] = slot
+
+    def _anew(self, job: Job, descriptor: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with job.log.open("ab") as log:
+            return subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=(descriptor,),
+                start_new_session=True,  # Ctrl-C is for the sweep, which has its runs save
+            )
 
     def ended(self) -> list[Ended]:
-        over = [(path, process) for path, (process, _) in self.running.items() if process.poll() is not None]
-        for path, _ in over:
-            del self.running[path]
-        refused, self.refused = self.refused, []
-        return refused + [Ended(path, process.returncode) for path, process in over]
+        over = [Ended(path, p.returncode) for path, p in self.processes.items() if p.poll() is not None]
+        over += [Ended(path, None) for path in self.orphans if not is_claimed(path)]
+        over += self._of_nursery()
+        for end in over:
+            del self.slots[end.path]
+            self.processes.pop(end.path, None)
+            self.orphans.discard(end.path)
+        refused, self._refused = self._refused, []
+        return refused + over
 
-    def stop(self) -> None:
-        for process, _ in self.running.values():
-            process.terminate()
+    def _of_nursery(self) -> list[Ended]:
+        if self.nursery is None:
+            return []
+        try:
+            return [Ended(path, code, error) for path, code, error in self.nursery.ended()]
+        except OSError:  # somebody killed it; its processes go on, and another one will be started for the next
+            self.nursery.close()
+            self.nursery = None
+            self.orphans |= set(self.slots) - set(self.processes)
+            return []
+
+    def stop(self) -> str:
+        self._signal(signal.SIGTERM)
         end = time.monotonic() + PATIENCE
-        for process, _ in self.running.values():
-            try:
-                process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()  # it resumes from its last checkpoint
-                process.wait()
+        left = [path for path in self.slots if path not in self.orphans]
+        while left and time.monotonic() < end:
+            time.sleep(0.05)
+            over = self.ended()
+            self._refused += over
+            left = [path for path in left if path in self.slots and path not in self.orphans]
+        if left:
+            self._signal(signal.SIGKILL)  # they resume from their last checkpoints
+        if self.nursery is not None:
+            self.nursery.close()
+            self.nursery = None
+        return ""
+
+    def _signal(self, number: int) -> None:
+        for process in self.processes.values():
+            process.send_signal(number)
+        if self.nursery is not None:
+            with suppress(OSError):  # it is gone, and what it began goes on
+                for path in self.slots:
+                    self.nursery.signal(path, number)
 
 
 def _gpus(options: LocalOptions) -> list[int]:
@@ -118,7 +162,7 @@ def _gpus(options: LocalOptions) -> list[int]:
 
 
 def _open(options: Any, study: Path) -> LocalPool:
-    return LocalPool(options, study)
+    return LocalPool(options)
 
 
 @hookimpl

@@ -11,10 +11,14 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+from scipy.special import expit
 
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.nonnegative import amplitudes, best_of, log_amplitudes
-from matscale.plugins.laws.terms import log_sum
+from matscale.plugins.laws.terms import log_sum, shares
+
+WIDTHS = (-4.0, 3.0)
+"""Bounds of ln f."""
 
 
 def _falling(alpha: Array, gamma: Array, x_break: Array, width: Array, log_x: Array) -> Array:
@@ -22,10 +26,30 @@ def _falling(alpha: Array, gamma: Array, x_break: Array, width: Array, log_x: Ar
     return np.asarray(-alpha * log_x - gamma * width * np.logaddexp(0.0, (log_x - x_break) / width))
 
 
-def broken(theta: Array, x: Array) -> Array:
+def _terms(theta: Array, x: Array) -> Array:
     e, a, alpha, gamma, x_break, log_width = (theta[..., j, None] for j in range(6))
-    falling = a + _falling(alpha, gamma, x_break, np.exp(np.clip(log_width, -4.0, 3.0)), x[..., 0])
-    return log_sum(np.stack([np.broadcast_to(e, falling.shape), falling]))
+    falling = a + _falling(alpha, gamma, x_break, _width(log_width), x[..., 0])
+    return np.stack([np.broadcast_to(e, falling.shape), falling])
+
+
+def _width(log_width: Array) -> Array:
+    """A break narrower than the steps between sizes, or wider than all of them, is as good as any other such."""
+    return np.asarray(np.exp(np.clip(log_width, *WIDTHS)))
+
+
+def broken(theta: Array, x: Array) -> Array:
+    return log_sum(_terms(theta, x))
+
+
+def jacobian(theta: Array, x: Array) -> Array:
+    _, _, _, gamma, x_break, log_width = (theta[..., j, None] for j in range(6))
+    flat, falling = shares(_terms(theta, x))
+    width = _width(log_width)
+    u = (x[..., 0] - x_break) / width
+    soft, step = np.logaddexp(0.0, u), expit(u)
+    moves = (log_width > WIDTHS[0]) & (log_width < WIDTHS[1])
+    columns = [1.0, -x[..., 0], -width * soft, gamma * step, gamma * width * (step * u - soft) * moves]
+    return np.stack([flat, *(falling * column for column in columns)], axis=-1)
 
 
 def starts(x: Array, y: Array) -> Array:
@@ -57,6 +81,7 @@ BROKEN = Law(
     axes=("x",),
     parameters=("E", "A", "alpha", "gamma", "X", "f"),
     value=broken,
+    jacobian=jacobian,
     starts=starts,
     move=move,
     logs=frozenset({"E", "A", "X", "f"}),

@@ -1,0 +1,209 @@
+"""Launcher `slurm`: runs as tasks of sbatch arrays, by scripts that can be read, changed and submitted by hand.
+
+An array is two files in the study's folder: `slurm/array-0001.sh`, the script, and `slurm/array-0001.txt`, whose line k
+is the run folder of task k. The name of the job leads back to them, so that a later sweep finds its jobs in the queue
+without having been told their numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from matscale import hookimpl
+from matscale.core.config import Config
+from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.files import write_text
+from matscale.core.study.launcher import Ended, Job, Launcher
+from matscale.core.train.config import Positive, Seconds
+from matscale.plugins.launchers.slurm_script import EXIT, script
+
+FOLDER = "slurm"
+LARGEST = 1000
+"""Tasks in one array: what Slurm allows unless a site says otherwise."""
+PATIENCE = 600.0
+"""Seconds that slurmctld may be silent (it is restarted now and then) before the sweep gives up."""
+
+QUEUED = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+RUNNING = frozenset(
+    {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
+)
+
+
+class SlurmOptions(Config):
+    """Table `[slurm]` of a study file; what is not given is left to the site."""
+
+    time: Seconds | None = None
+    """Time limit of a job: `4h`. A run that needs longer saves, is requeued and goes on."""
+    margin: Seconds = 120.0
+    """How long before that a run is told to save [s]."""
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int = 0
+    """GPUs of each run; more than one is one process per GPU (torchrun)."""
+    processes: Positive | None = None
+    """Processes of each run; none: one per GPU, or one."""
+    cpus: Positive | None = None
+    """CPU cores of each run."""
+    memory: str | None = None
+    """As sbatch has it: `16G`."""
+    at_once: Positive | None = None
+    """Runs of an array that may run at the same time; none: as many as there is room for."""
+    sbatch: tuple[str, ...] = ()
+    """Further options of sbatch, each with its dashes."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the training: `module load cuda`."""
+    poll: Seconds = 10.0
+    """Seconds between two looks at the queue."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> SlurmOptions:
+        if self.time is not None and self.time <= self.margin:
+            raise ValueError(f"time = {self.time:g} s leaves nothing before the margin of {self.margin:g} s")
+        return self
+
+
+class SlurmPool:
+    """The queue of a Slurm, as far as it is a study's."""
+
+    def __init__(self, options: SlurmOptions, study: Path) -> None:
+        missing = [program for program in ("sbatch", "squeue", "scontrol") if shutil.which(program) is None]
+        if missing:
+            raise ConfigError(
+                f"The launcher slurm needs {', '.join(missing)}, which this machine does not have. Sweep from a login "
+                "node of the cluster, or with --launcher local."
+            )
+        self.options, self.study, self.folder = options, study, study / FOLDER
+        digest = hashlib.sha256(str(study).encode()).hexdigest()[:6]
+        self.prefix = f"matscale-{re.sub(r'[^A-Za-z0-9_.-]', '_', study.name)}-{digest}-"
+        self._alive: dict[Path, str] = {}
+        self._ended: list[Ended] = []
+        self._looked = self._answered = float("-inf")
+        try:
+            self._look()
+        except OSError as error:
+            raise ConfigError(
+                f"The launcher slurm does not reach Slurm: {error}. Is slurmctld up (`sinfo`)? --launcher local does "
+                "without."
+            ) from None
+
+    # A pool -----------------------------------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        return LARGEST
+
+    def held(self) -> dict[Path, str]:
+        self._refresh()
+        return dict(self._alive)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        for first in range(0, len(jobs), LARGEST):
+            self._submit(jobs[first : first + LARGEST])
+
+    def ended(self) -> list[Ended]:
+        self._refresh()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self) -> str:
+        return f"Jobs that Slurm has stay with it (scancel --name={self.prefix}... ends them)." if self._alive else ""
+
+    # The queue --------------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._looked < self.options.poll:
+            return
+        try:
+            self._look()
+        except OSError as error:
+            if time.monotonic() - self._answered > PATIENCE:
+                raise MatscaleError(
+                    f"Slurm has not answered for {PATIENCE:.0f} s ({error}). Its jobs go on; run the same sweep again "
+                    "when it is back."
+                ) from None
+
+    def _look(self) -> None:
+        """Which of our tasks are alive, and what became of those that were."""
+        self._looked = time.monotonic()
+        rows = _call("squeue", "--noheader", "--array", "--states=all", "--format=%j|%K|%T")
+        self._answered = time.monotonic()
+        alive: dict[Path, str] = {}
+        over: dict[Path, str] = {}
+        for name, task, state in (line.split("|") for line in rows.splitlines() if line.startswith(self.prefix)):
+            path = self._run(name, task)
+            if path is None:
+                continue
+            if state in QUEUED or state in RUNNING:
+                alive[path] = "queued" if state in QUEUED else "running"
+            else:
+                over[path] = state
+        gone = [path for path in self._alive if path not in alive]
+        self._ended += [_end(path, over.get(path, "")) for path in gone]
+        self._alive = alive
+
+    def _run(self, name: str, task: str) -> Path | None:
+        """The run folder of a task; None if the array's list is gone, or the study was begun anew."""
+        listed = self.folder / f"array-{name.removeprefix(self.prefix)}.txt"
+        if not listed.exists() or not task.isdecimal():
+            return None
+        lines = listed.read_text(encoding="utf-8").splitlines()
+        return Path(lines[int(task) - 1]) if 0 < int(task) <= len(lines) else None
+
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        taken = [int(match[1]) for path in self.folder.iterdir() if (match := re.match(r"array-(\d+)\.", path.name))]
+        number = f"{max(taken, default=0) + 1:04d}"
+        listed, file = self.folder / f"array-{number}.txt", self.folder / f"array-{number}.sh"
+        for job in jobs:
+            (job.path / EXIT).unlink(missing_ok=True)
+        # Both are there before Slurm knows the job: whoever finds it in the queue can tell what it is.
+        write_text(listed, "".join(f"{job.path}\n" for job in jobs))
+        write_text(file, script(self.options, self.prefix + number, listed, len(jobs)))
+        try:
+            _call("sbatch", "--parsable", str(file))
+        except OSError as error:
+            file.unlink()
+            listed.unlink()
+            raise MatscaleError(f"sbatch did not take the runs: {error}. Mend [slurm] in the study file.") from None
+        self._alive |= {job.path: "queued" for job in jobs}
+
+
+def _end(path: Path, state: str) -> Ended:
+    """What is known of a task that is no longer in the queue: the exit code that its script wrote, Slurm's word."""
+    try:
+        code = int((path / EXIT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        code = None
+    cancelled = state == "CANCELLED"
+    word = "" if state in ("", "COMPLETED", "FAILED") else state.lower().replace("_", " ")
+    return Ended(path, code, word and f"Slurm: {word}", retry=not cancelled)
+
+
+def _call(*command: str) -> str:
+    """Output of a command of Slurm's. Raises OSError with what it said if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{command[0]} did not answer in 60 s") from None
+    if done.returncode:
+        raise OSError(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+def _open(options: Any, study: Path) -> SlurmPool:
+    return SlurmPool(options, study)
+
+
+@hookimpl
+def register_launchers() -> list[Launcher]:
+    return [Launcher("slurm", "tasks of sbatch arrays", SlurmOptions, _open, outlives=True)]

@@ -84,6 +84,15 @@ def test_every_figure_is_drawn_with_its_traces(desktop: Opened) -> None:
         assert desktop.tab.locator(f"[data-figure='{name}'] .trace").count() > 0, name
 
 
+def test_no_button_would_send_a_figure_to_a_server(desktop: Opened) -> None:
+    desktop.figure("loss-n")
+    names = desktop.tab.eval_on_selector_all(
+        "[data-figure='loss-n'] .modebar-btn", "buttons => buttons.map(b => b.dataset.title || b.dataset.attr)"
+    )
+    assert len(names) == 6
+    assert not [name for name in names if "loud" in name or "hare" in name or "link" in name.lower()]
+
+
 def test_a_scale_is_switched_by_the_keyboard_alone(desktop: Opened) -> None:
     assert desktop.figure("loss-n")["y"] == "log"
     button = desktop.tab.locator("[data-of='loss-n'][data-scale='y']")

@@ -144,7 +144,7 @@ def _residual_panels(records: Records, analysis: Analysis, table: Table) -> Iter
 
 def _scatter(fit: Fit) -> str:
     spread = 100 * float(np.sqrt(np.mean(np.expm1(fit.residuals) ** 2)))
-    return f"<b>{fit.architecture}</b>: the {fit.points} lie {spread:.2g} % (rms) from the {fit.law.name} law."
+    return f"<b>{fit.architecture}</b>: the points ({fit.points}) lie {spread:.2g} % (rms) from the {fit.law.name} law."
 
 
 def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = "") -> list[str]:

@@ -6,6 +6,7 @@
   const drawn = new Set();
   const table = document.getElementById("runs-table");
   const panel = document.getElementById("chosen");
+  const isTouch = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, it does not zoom a figure
 
   const isShown = (run) =>
     run < 0 || (!state.off.architecture.has(report.architecture[run]) && !state.off.data.has(String(report.data[run])));
@@ -72,7 +73,8 @@
       ...base, height: undefined, autosize: true, xaxis: axis("x"), yaxis: axis("y"),
       font: { ...base.font, color: colour("text") },
       hoverlabel: { ...base.hoverlabel, bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("text") } },
-      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+      dragmode: isTouch ? false : "zoom",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("text") },
       uirevision: JSON.stringify([scale, choice.x, choice.y]),
     };
   }
@@ -81,7 +83,9 @@
     const div = document.querySelector(`.plot[data-figure="${name}"]`);
     const legend = new Set();
     const traces = report.figures[name].data.map((trace) => view(trace, state.views[name].choice, legend));
-    const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+    // Named one by one: plotly's own set has a button that would send the figure to a server.
+    const buttons = [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]];
+    const config = { responsive: true, displaylogo: false, displayModeBar: isTouch ? false : "hover", modeBarButtons: buttons };
     Plotly.react(div, [...traces, ...highlights(traces)], layout(name), config);
     if (!drawn.has(name)) div.on("plotly_click", (event) => choose(runOf(event.points[0])));
     drawn.add(name);

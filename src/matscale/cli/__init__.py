@@ -25,6 +25,7 @@ COMMANDS = {
     "fit": ("matscale.cli.laws:fit", "Scaling laws of runs or a table, with verdicts."),
     "compare": ("matscale.cli.laws:compare", "Whether architectures scale with the same exponent."),
     "plan": ("matscale.cli.laws:plan", "What to train with a budget, or for a loss."),
+    "report": ("matscale.cli.report:report", "Runs, laws and figures as one page that needs no network."),
     "models": ("matscale.cli.models:models", "The architectures: list, show, ladder."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),

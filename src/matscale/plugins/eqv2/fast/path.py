@@ -2,7 +2,7 @@
 
 Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
 what training on direct forces and prediction need. Everything else is the readable path's: derivatives through the
-geometry, torch.compile, autocast, and whoever looks at single operations, such as a counter of FLOPs.
+geometry, torch.compile, autocast, and the count of FLOPs, which is one of the equations.
 """
 
 from __future__ import annotations

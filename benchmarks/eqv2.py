@@ -7,12 +7,12 @@ torch_scatter, for which a stand-in on torch_geometric.utils.scatter gives the s
 ASE reads; of the 31M case only the first 6 structures are used, in batches of 2, else all in batches of 8.
 
 The sides have the same weights and the same edges. Graphs are made before the clock starts, for both; rotations, grids
-and all else that follows from the geometry are inside. Outputs are compared first, in evaluation mode. Then every batch is
-given to one side and the other in turn: forward, loss (the sum of mean absolute outputs), backward and AdamW in training mode,
-and a forward in evaluation mode. One thread; denormal numbers are flushed to zero on both sides unless `--denormals`
-(fairchem's Gaussians make some, which slow it down). Medians over passes of all batches; `ratio` is the median
-of the ratios of a pass. Memory is the peak of a process of its own, three training steps on the largest batch, above what
-the process had once the model was built.
+and all else that follows from the geometry are inside. Outputs are compared first, in evaluation mode. Then every batch
+goes to one side and the other in turn: in training mode forward, loss (the sum of mean absolute outputs), backward and
+AdamW; in evaluation mode a forward. One thread; denormal numbers are flushed to zero on both sides unless `--denormals`
+(fairchem's Gaussians make some, which slow it down). Medians over passes of all batches; `ratio` is the median of the
+ratios of a pass. Memory is the peak of a process of its own, three training steps on the largest batch, above what the
+process had once the model was built.
 
 The bound counts matrix products at the speed of a 1024³ product in this process, SiLU on the grids of edges, and twelve
 passes over [n_edges, K_r, 2C] at the speed of a copy. It is an estimate: three products for a complex one

@@ -20,11 +20,11 @@ import numpy as np
 
 from matscale.core.manager import host
 from matscale.core.scaling.bootstrap import bootstrap
-from matscale.core.scaling.compare import pooled
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.one_variable import fit_means
+from matscale.core.scaling.pairs import pooled
 from matscale.core.scaling.power_of_test import power
 from matscale.core.scaling.solve import HUBER, solve
 from matscale.core.scaling.table import Table, groups

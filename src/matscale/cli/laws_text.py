@@ -9,7 +9,8 @@ from matscale.cli.table import aligned
 from matscale.core.scaling.digits import number, percent, size, with_interval
 
 if TYPE_CHECKING:
-    from matscale.core.scaling.compare import Comparison, Pair
+    from matscale.core.scaling.compare import Comparison
+    from matscale.core.scaling.pairs import Pair
     from matscale.core.scaling.plan import Plan, Quantity
     from matscale.core.scaling.result import Fit
 

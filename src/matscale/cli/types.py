@@ -43,6 +43,19 @@ class Amount(click.ParamType):
         return amount
 
 
+class CommaSeparated(click.ParamType):
+    """`3k,10k,30k`: several values of another type."""
+
+    name = "list"
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of = of
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[object, ...]:
+        parts = str(value).split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+        return tuple(self.of.convert(part.strip() if isinstance(part, str) else part, param, ctx) for part in parts)
+
+
 class PluginName(click.ParamType):
     """A name that plugins supply; completed from metadata and source text alone, as no completion waits for torch."""
 

@@ -10,8 +10,9 @@ from laws_data import SIZES, grid, ladder, means_of
 
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.manager import host
-from matscale.core.scaling.compare import Comparison, compare, pooled
+from matscale.core.scaling.compare import Comparison, compare
 from matscale.core.scaling.intervals import quantile
+from matscale.core.scaling.pairs import pooled
 from matscale.core.scaling.power_of_test import power, slope_error, smallest_difference
 from matscale.core.scaling.table import Table
 

@@ -66,7 +66,7 @@ def test_a_law_in_n_is_fitted_at_one_amount_of_data_and_the_others_are_listed() 
     assert fixed == "d = 10"  # four sizes there, three at d = 50
     assert len(part) == 4
     assert len(part.excluded) == 3
-    assert "d = 50" in part.excluded[0].reason
+    assert part.excluded[0].reason == "its d is another: the law in n is fitted at d = 10"
 
 
 def test_the_other_value_can_be_chosen_and_an_unknown_one_is_refused() -> None:

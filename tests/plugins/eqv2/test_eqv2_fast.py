@@ -81,6 +81,7 @@ def deviation(model: EqV2, data: AtomicBatch) -> float:
         {"n_heads": 5, "value_channels": 3, "norm": "layer_norm"},
         {"norm": "rms_norm_sh", "stress_head": "rank2", "max_neighbors": 6, "strict_neighbors": True},
         {"max_neighbors": 0},
+        {"grid": "lebedev"},
         {"max_neighbors": 0, "stress_head": "rank2", "mmax": 0},
     ],
     ids=str,

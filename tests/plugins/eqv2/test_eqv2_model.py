@@ -15,10 +15,9 @@ from matscale.core.architecture import DatasetInfo
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.readable import readable_form
-from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims
+from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims, fast
 from matscale.plugins.eqv2.blocks import Drop, make_norm
 from matscale.plugins.eqv2.edges import WideGaussians
-from matscale.plugins.eqv2.fast.path import required
 from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name, load_fairchem
 from matscale.plugins.eqv2.rotation import wigner
 
@@ -173,12 +172,14 @@ def test_a_model_without_stress_may_end_at_degree_one(make_model, oxide, batch_o
 @pytest.mark.parametrize("options", [{"grid": "lebedev"}, {"stress_head": "none", "lmax": 1, "mmax": 1}], ids=str)
 def test_both_paths_take_every_grid_and_head(make_model, oxide, batch_of, options: dict) -> None:
     model = make_model(**options)
-    data, found = batch_of(model, oxide), []
-    for path in (required, readable_form):
-        with path():
-            found.append(model(data).detach())
-    assert_close(found[0].energy, found[1].energy, rtol=1e-11, atol=0)
-    assert_close(found[0].forces, found[1].forces, rtol=0, atol=1e-11 * float(found[1].forces.abs().max()))
+    data = batch_of(model, oxide)
+    with torch.no_grad():
+        assert fast.serves(model, data)
+        quick = model(data)
+        with readable_form():
+            slow = model(data)
+    assert_close(quick.energy, slow.energy, rtol=1e-11, atol=0)
+    assert_close(quick.forces, slow.forces, rtol=0, atol=1e-11 * float(slow.forces.abs().max()))
 
 
 def test_an_element_beyond_the_table_is_refused_with_the_limit(make_model, oxide, batch_of, small) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -17,7 +19,7 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.study.launcher import Ended, Job
 from matscale.plugins.launchers.slurm import SlurmOptions, SlurmPool
 from matscale.plugins.launchers.slurm_script import script
-from studies import PATIENCE, in_the_midst, rows, said, sweeping, trained, wait_for
+from studies import PATIENCE, in_the_midst, process_of, rows, said, sweeping, trained, wait_for
 
 # A Slurm that answers from files ------------------------------------------------------------------------------------
 
@@ -157,13 +159,32 @@ def cluster() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder)
 
 
-def queue(prefix: str) -> list[tuple[str, str, str]]:
-    """(job with task, run, state) of the jobs of a study."""
-    out = subprocess.run(["squeue", "-h", "-r", "-o", "%i|%j|%T"], capture_output=True, text=True, check=True).stdout
-    return [tuple(line.split("|")) for line in out.splitlines() if prefix in line]  # type: ignore[misc]
+def scontrol(*arguments: str) -> None:
+    subprocess.run(["scontrol", *arguments], check=True, timeout=60)
 
 
-def test_a_study_on_a_real_slurm_survives_a_cancelled_and_a_timed_out_job(
+def queue() -> list[tuple[str, str]]:
+    """(job, state) of all tasks."""
+    command = ["squeue", "--noheader", "--array", "--format=%F_%K|%T"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [(job, state) for job, _, state in (line.partition("|") for line in lines)]
+
+
+def job_of(run: Path) -> str:
+    """`<array>_<task>`, as the script wrote it at the top of the run's log."""
+    starts = re.findall(r"^Slurm job (\d+), task (\d+) on", (run / "log.txt").read_text(), flags=re.M)
+    return "_".join(starts[-1])
+
+
+def frozen(run: Path) -> int:
+    """Hold the training of a run where it is; its process."""
+    process = process_of(run)
+    os.kill(process, signal.SIGSTOP)
+    return process
+
+
+@pytest.mark.slow
+def test_a_study_on_a_real_slurm_survives_a_job_that_is_cancelled_one_that_times_out_and_one_that_is_requeued(
     study: Callable[..., Path],
     tmp_path: Path,
     unbroken: dict[str, Any],
@@ -171,18 +192,29 @@ def test_a_study_on_a_real_slurm_survives_a_cancelled_and_a_timed_out_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", cluster["SLURM_CONF"])
-    # A minute is the shortest limit there is; the margin has Slurm send its signal after some seconds of it.
-    file, folder = (
-        study(slurm={"poll": 0.3, "time": 60, "margin": 45, "sbatch": ["--oversubscribe"]}),
-        tmp_path / "study",
-    )
+    file, folder = study(slurm={"poll": 0.3, "time": "1h"}), tmp_path / "study"
     with sweeping(file, "--launcher", "slurm") as process:
-        wait_for(lambda: in_the_midst(folder), process)
-        jobs = queue("matscale-study-")
-        subprocess.run(["scancel", jobs[0][0]], check=True)
-        code = process.wait(PATIENCE)
-    assert code in (0, 1), said(process)
+        cancelled, late = wait_for(lambda: len(runs := in_the_midst(folder)) == 2 and runs, process)
+        frozen(cancelled), frozen(late)
+        scontrol("update", f"JobId={job_of(late)}", "EndTime=now")
+        subprocess.run(["scancel", job_of(cancelled)], check=True)
+        assert process.wait(PATIENCE) == 1, said(process)
+    told = {row["run"]: row for row in rows(folder)}
+    assert (told[cancelled.name]["status"], told[cancelled.name]["reason"]) == ("stopped", "Slurm: cancelled")
+    assert told[late.name]["status"] == "completed"
+    assert "Slurm: timeout" in said(process)
+
     with sweeping(file, "--launcher", "slurm") as process:
+        wait_for(lambda: cancelled in in_the_midst(folder), process)
+        held, job = frozen(cancelled), job_of(cancelled)
+        subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)  # as near the end of a job's time
+        os.kill(held, signal.SIGCONT)
+        log = cancelled / "log.txt"
+        wait_for(lambda: "saved" in log.read_text(), process)
+        wait_for(
+            lambda: subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"]).returncode == 0, process
+        )
         assert process.wait(PATIENCE) == 0, said(process)
+    assert ", start 1" in log.read_text()  # Slurm's own count: it was this job that went on
     assert trained(folder) == unbroken
     assert [row["status"] for row in rows(folder)] == ["completed"] * 2

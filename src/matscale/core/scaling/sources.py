@@ -38,7 +38,7 @@ def read(
             return Table.of(items)  # type: ignore[arg-type]
     else:
         items = [source]
-    paths = [path for item in items for path in _expand(str(item))]
+    paths = [path for item in items for path in expand(str(item))]
     files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
     if files and len(files) < len(paths):
         raise ConfigError("Runs and tables cannot be mixed in one fit: their losses may be different quantities.")
@@ -54,7 +54,7 @@ def read(
     return read_runs(runs, columns, curves)
 
 
-def _expand(item: str) -> list[Path]:
+def expand(item: str) -> list[Path]:
     if Path(item).exists():
         return [Path(item)]
     found = sorted(glob.glob(item))

@@ -20,7 +20,7 @@ from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import identity
 from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
-from matscale.core.study.rule import read_rule
+from matscale.core.study.rule import Rule, read_rule
 from matscale.core.train.config import TrainConfig, merged
 from matscale.core.train.record import CONFIG
 from matscale.core.train.setup import resolved
@@ -32,6 +32,7 @@ OWN = {
     "data.path": "data.path",
     "data.fraction": "data.fractions",
     "data.count": "data.counts",
+    "data.validation_seed": "data.validation_seed",
     "budget": "budget",
     "labels": "name",
 }
@@ -154,7 +155,8 @@ def _points(study: Study) -> Iterator[Point]:
         subsets or [{}], study.seeds, lengths or [{}], product(*(further[key] for key in further))
     ):
         chosen = dict(zip(further, values))
-        data = {k: v for k, v in subset.items() if v != 1.0}  # all of it has one identity, however it is said
+        data: dict[str, Any] = {"validation_seed": study.data.validation_seed}
+        data |= {k: v for k, v in subset.items() if v != 1.0}  # all of it has one identity, however it is said
         nested = {"data": data, "seed": seed, "budget": {**length, **limit}}
         for key, value in chosen.items():
             nested = merged(nested, _nested({key: value}))
@@ -203,10 +205,13 @@ def _refuse_own(study: Study) -> None:
 def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
     study, grid = result.study, size.grid
     fixed = merged(_nested(study.set), _nested(grid.set))
+    rule = _rule(study, size)
+    if rule is not None and rule.batch is not None:
+        fixed = merged({"batch": {"structures": rule.batch}}, fixed)
     values = merged(fixed, point.values)
     model = merged(size.config, values.get("architecture", {}).get("config", {}))
     values = merged(values, {"architecture": {"name": grid.name, "config": model}, "data": {"path": study.data.path}})
-    for lr in _rates(study, size):
+    for lr in _rates(study, size, rule):
         labels = {"architecture": grid.name, "size": size.label, **point.labels}
         chosen = values if lr is None else merged(values, {"optimizer": {"lr": lr}})
         config = resolved(TrainConfig.parse(chosen, study.name), size.architecture)
@@ -215,14 +220,17 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
         yield from [run] if study.wsd is None else cooldown.row(study.wsd, run, partial(_identified, result))
 
 
-def _rates(study: Study, size: Size) -> list[float] | list[None]:
+def _rule(study: Study, size: Size) -> Rule | None:
+    """The rule for the learning rate, where the study names a file."""
     lr = study.lr if size.grid.lr is None else size.grid.lr
-    if lr is None:
-        return [None]
-    if isinstance(lr, Path):
-        rule = read_rule(lr, size.grid.name)
+    return read_rule(lr, size.grid.name) if isinstance(lr, Path) else None
+
+
+def _rates(study: Study, size: Size, rule: Rule | None) -> list[float] | list[None]:
+    if rule is not None:
         return [rule.lr(size.parameters[rule.parameters])]
-    return list(lr)
+    lr = study.lr if size.grid.lr is None else size.grid.lr
+    return [None] if lr is None or isinstance(lr, Path) else list(lr)
 
 
 def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:

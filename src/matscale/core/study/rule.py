@@ -29,6 +29,8 @@ class Rule(Config):
     """What N counts."""
     interval: tuple[float, float] | None = None
     """95 % interval of b, by Student's t on the sizes; none for fewer than three."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Structures in a batch that were best, if they were tuned too; a study takes them unless it says otherwise."""
     tried: tuple[dict[str, Any], ...] = ()
     """Per size: parameters, best learning rate, loss there, and by how much it rises at half and at twice the rate."""
 

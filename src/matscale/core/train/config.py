@@ -36,6 +36,8 @@ class DataConfig(Config):
     """Share of the structures that are kept for validation."""
     split_by: Literal["group", "structure"] = "group"
     """What a split keeps together: groups (trajectory or reduced formula), or nothing."""
+    validation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Draws the validation part; none: `seed`. Runs whose losses are compared need the same one."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the training part that is used; a smaller one is a subset of a larger one."""
     count: Positive | None = None

@@ -43,3 +43,18 @@ class FolderLock:
         if self.file is not None:
             self.file.close()  # closing releases; the file stays, so that nobody locks a deleted one
             self.file = None
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is inside; nothing is written, so that looking at a run never disturbs it."""
+    import fcntl
+
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

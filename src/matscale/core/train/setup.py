@@ -184,7 +184,8 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
 def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(training, validation) rows; the same few structures for both in an overfit check."""
     data = config.data
-    both = split(dataset, data.validation, config.seed, by=data.split_by)
+    drawn_by = config.seed if data.validation_seed is None else data.validation_seed
+    both = split(dataset, data.validation, drawn_by, by=data.split_by, order_seed=config.seed)
     if data.overfit:
         few = np.sort(both.train[: data.overfit])
         return few, few

@@ -30,7 +30,7 @@ if [ -f "$run/{config}" ]; then how=(--resume); else how=(--config "$run/{planne
 
 # Before the time is up Slurm sends USR1 to this shell alone; of TERM (scancel) the program hears by itself.
 asked= child=
-trap 'asked=time; signalled=1; [ -z "$child" ] || {forward}' USR1
+trap '[ "$asked" = cancelled ] || asked=time; signalled=1; [ -z "$child" ] || {forward}' USR1
 trap 'asked=cancelled; signalled=1' TERM
 {command} &
 child=$!

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from matscale.plugins.eqv2.attention import EdgeDegree, EdgeFunction, GraphAttention, SO2Convolution, smooth_leaky
 from matscale.plugins.eqv2.fast.edge_function import CHUNK, FastEdgeFunction, Shape
 from matscale.plugins.eqv2.fast.edges import SortedEdges
-from matscale.plugins.eqv2.fast.linear import by_degree, so3_linear
+from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 
@@ -53,19 +53,19 @@ def _folded(module: GraphAttention) -> list[Tensor]:
 
     n = conv.n_out
     zero = [fold(conv.m0.weight[n : 2 * n]), fold(conv.m0.bias[n : 2 * n]).squeeze(1)]
-    return zero + [torch.cat([fold(half[:n]) for half in m.weight.chunk(2)]) for m in list(conv.m)[:1]]
+    return zero + [torch.cat([fold(half[:n]) for half in pair.chunk(2)]) for pair in parameters(conv)[2:3]]
 
 
 def parameters(conv: SO2Convolution) -> list[Tensor]:
     """Weight and bias of m = 0, weights of m > 0."""
-    return [conv.m0.weight, conv.m0.bias, *(m.weight for m in conv.m)]
+    return [conv.m0.weight, conv.m0.bias, *(linear_at(conv.m, m).weight for m in range(len(conv.m)))]
 
 
 def edge_values(
     function: EdgeFunction, second: list[Tensor], x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid
 ) -> tuple[Tensor, Tensor]:
     """Values [n_edges, K_r·heads·V], or what else the weights `second` make, and features [n_edges, heads·A]."""
-    conv, last = function.conv1, function.radial.net[6]
+    conv, last = function.conv1, linear_at(function.radial.net, -1)
     shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
     first = parameters(conv)
     return FastEdgeFunction.apply(edges, shape, x, rho, last.weight, last.bias, len(first), *first, *second)
@@ -132,7 +132,7 @@ def _at_once(values: Tensor) -> int:
 
 def edge_degree(module: EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:
     """Σ_{e -> i} D_e^T w_e over the coefficients m = 0, divided by the mean degree, [n_atoms, K, C]."""
-    weights = module.radial.net[6](rho).unflatten(1, (module.n_degrees, -1))
+    weights = linear_at(module.radial.net, -1)(rho).unflatten(1, (module.n_degrees, -1))
     if edges.edges.envelope is not None:
         weights = weights * edges.edges.envelope[:, None, None]
     d = edges.edges.into_frame[:, : module.n_degrees]

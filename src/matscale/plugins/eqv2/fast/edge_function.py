@@ -193,7 +193,8 @@ class _Work:
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
         """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, K_r, H], of which the orders in use are filled."""
-        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in (self.to_grid, self.from_grid[: self.n_used]))
+        tables = (self.to_grid, self.from_grid[: self.n_used])
+        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
         for h, out in zip(hidden.split(self.grid_edges), curved[:, : self.n_used].split(self.grid_edges)):
             grid = torch.bmm(to_grid[: h.shape[0]], h)
             torch.nn.functional.silu(grid, inplace=True)

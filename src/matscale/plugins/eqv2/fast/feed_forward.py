@@ -18,13 +18,13 @@ from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.blocks import FeedForward
 from matscale.plugins.eqv2.fast.edge_function import GPU_BYTES, GRID_BYTES
-from matscale.plugins.eqv2.fast.linear import by_degree, so3_linear
+from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def feed_forward(module: FeedForward, x: Tensor, grid: SphereGrid) -> Tensor:
     """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
-    first, middle, last = (module.pointwise[layer].weight for layer in (0, 2, 4))
+    first, middle, last = (linear_at(module.pointwise, layer).weight for layer in (0, 2, 4))
     parts = by_degree(x)
     inner = so3_linear(parts, first @ module.expand.weight, first @ module.expand.bias)
     curved = Pointwise.apply(inner, middle, grid)
@@ -43,12 +43,13 @@ class Pointwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:
-        to_grid, from_grid = (g.to(x.dtype) for g in (grid.to_grid, grid.from_grid))
+        at_once = _at_once(x, grid)
+        to_grid, from_grid = (_repeated(table, at_once, x) for table in (grid.to_grid, grid.from_grid[1:]))
         out = torch.zeros_like(x)
-        for part in _parts(x, grid):
-            inner = torch.nn.functional.silu(to_grid @ x[part], inplace=True)
+        for c, rest in zip(x.split(at_once), out[:, 1:].split(at_once)):
+            inner = torch.nn.functional.silu(torch.bmm(to_grid[: len(c)], c), inplace=True)
             outer = torch.nn.functional.silu(inner @ weight.T, inplace=True)
-            out[part, 1:] = from_grid[1:] @ outer
+            rest.copy_(torch.bmm(from_grid[: len(c)], outer))
         ctx.grid = grid
         ctx.save_for_backward(x, weight)
         return out
@@ -57,23 +58,29 @@ class Pointwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        to_grid, from_grid = (table.to(x.dtype) for table in (ctx.grid.to_grid, ctx.grid.from_grid))
+        at_once = _at_once(x, ctx.grid)
+        tables = (ctx.grid.to_grid, ctx.grid.from_grid[1:].T, ctx.grid.to_grid.T)
+        to_grid, to_g_grid, from_g_grid = (_repeated(table, at_once, x) for table in tables)
         g_x, g_weight = torch.empty_like(x), torch.zeros_like(weight)
         silu_backward = torch.ops.aten.silu_backward
-        for part in _parts(x, ctx.grid):
-            before = to_grid @ x[part]
+        for c, g_c, g_out in zip(*(part.split(at_once) for part in (x, g_x, g[:, 1:]))):
+            before = torch.bmm(to_grid[: len(c)], c)
             inner = torch.nn.functional.silu(before)
-            g_grid = from_grid[1:].T @ g[part, 1:]
+            g_grid = torch.bmm(to_g_grid[: len(c)], g_out)
             silu_backward.grad_input(g_grid, inner @ weight.T, grad_input=g_grid)
             g_weight.addmm_(g_grid.flatten(0, 1).T, inner.flatten(0, 1))
             g_inner = g_grid @ weight
             silu_backward.grad_input(g_inner, before, grad_input=g_inner)
-            g_x[part] = to_grid.T @ g_inner
+            torch.bmm(from_g_grid[: len(c)], g_inner, out=g_c)
         return g_x, g_weight, None
 
 
-def _parts(x: Tensor, grid: SphereGrid) -> list[slice]:
+def _at_once(x: Tensor, grid: SphereGrid) -> int:
     """Atoms that are worked on at a time."""
     per_atom = grid.to_grid.shape[0] * x.shape[2] * x.element_size()
-    at_once = max((GPU_BYTES if x.is_cuda else GRID_BYTES) // per_atom, 1)
-    return [slice(start, start + at_once) for start in range(0, x.shape[0], at_once)]
+    return max((GPU_BYTES if x.is_cuda else GRID_BYTES) // per_atom, 1)
+
+
+def _repeated(table: Tensor, n: int, like: Tensor) -> Tensor:
+    """A matrix for each of `n` atoms, without copies: a batched product that would fold them moves more memory."""
+    return table.to(like.dtype).expand(n, -1, -1)

@@ -9,6 +9,13 @@ from matscale.plugins.eqv2.attention import RadialNetwork
 from matscale.plugins.eqv2.edges import Edges
 
 
+def linear_at(layers: nn.Sequential | nn.ModuleList, place: int) -> nn.Linear:
+    """A layer that is known to be linear."""
+    layer = layers[place]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
 def by_degree(x: Tensor) -> list[Tensor]:
     """[n, K, C] -> [n, 2l+1, C] for each l."""
     lmax = round(x.shape[1] ** 0.5) - 1
@@ -28,14 +35,18 @@ def radial_features(networks: list[RadialNetwork], edges: Edges) -> list[Tensor]
     The first maps of all networks are one product with the Gaussians. What they make of the elements is a table by
     element, so the product needs neither copies of the Gaussians nor the gradient of columns that no parameter made.
     """
-    firsts = [net.net[0].weight.split([edges.basis.shape[1], *2 * [net.source.embedding_dim]], 1) for net in networks]
+    width = networks[0].source.embedding_dim
+    firsts = [linear_at(net.net, 0).weight.split([edges.basis.shape[1], width, width], dim=1) for net in networks]
     source, target = (
         torch.cat([getattr(net, side).weight @ first[place].T for net, first in zip(networks, firsts)], dim=1)
         for place, side in ((1, "source"), (2, "target"))
     )
-    weight, bias = torch.cat([first[0] for first in firsts]), torch.cat([net.net[0].bias for net in networks])
+    weight, bias = (
+        torch.cat([first[0] for first in firsts]),
+        torch.cat([linear_at(net.net, 0).bias for net in networks]),
+    )
     linear = nn.functional.linear(edges.basis, weight, bias)
     lookup = nn.functional.embedding
     linear = linear + lookup(edges.source_element, source) + lookup(edges.target_element, target)
-    parts = linear.split([net.source.embedding_dim for net in networks], dim=1)
-    return [net.net[1:6](part) for net, part in zip(networks, parts)]
+    rests: list[nn.Sequential] = [nn.Sequential(*list(net.net)[1:-1]) for net in networks]
+    return [rest(part) for rest, part in zip(rests, linear.split(width, dim=1))]

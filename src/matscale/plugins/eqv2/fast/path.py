@@ -2,7 +2,7 @@
 
 Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
 what training on direct forces and prediction need. Everything else is the readable path's: derivatives through the
-geometry, torch.compile, autocast, and whoever looks at single operations, such as a counter of FLOPs.
+geometry, torch.compile, autocast, and the count of FLOPs, which is one of the equations.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
 from matscale.core.readable import is_readable_wanted
 from matscale.core.recompute import in_place_of
+from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
 from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
@@ -27,7 +28,6 @@ from matscale.plugins.eqv2.fast.linear import radial_features
 from matscale.plugins.eqv2.heads import tensor_from_parts
 
 if TYPE_CHECKING:
-    from matscale.plugins.eqv2.blocks import Block
     from matscale.plugins.eqv2.model import EqV2
 
 Path = Literal["fast", "readable"]
@@ -74,11 +74,12 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
 def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     """`EqV2.forward`, for batches that `serves` accepts."""
     edges = sorted_edges(model.edge_frames, data)
-    networks = [block.attention.edge_function.radial for block in model.blocks]
+    layers = cast(list[Block], list(model.blocks))
+    networks = [block.attention.edge_function.radial for block in layers]
     networks = [model.edge_degree.radial, *networks, model.forces.attention.edge_function.radial]
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
-    for block, features in zip(model.blocks, rho[1:]):
+    for block, features in zip(layers, rho[1:]):
         x = in_place_of(block, _block, model, block, x, features, edges, data)
     return _read_out(model, model.norm(x), rho[-1], edges, data)
 

@@ -76,9 +76,9 @@ class Convolution:
         for m, (real, total, difference) in enumerate(zip(self.real, self.sum, self.difference)):
             x_plus, x_minus = x[:, self.into.plus[m]], x[:, self.into.minus[m]]
             y_plus, y_minus = y[:, self.out.plus[m]], y[:, self.out.minus[m]]
-            common = (x_plus + x_minus) @ real.T
-            torch.addmm(common, x_minus, total.T, alpha=-1, out=y_plus)
-            torch.addmm(common, x_plus, difference.T, out=y_minus)
+            torch.mm(x_plus + x_minus, real.T, out=y_plus)
+            y_minus.copy_(y_plus).addmm_(x_plus, difference.T)
+            y_plus.addmm_(x_minus, total.T, alpha=-1)
 
     def start_backward(self) -> None:
         """Make room for the gradients of the weights."""
@@ -100,10 +100,11 @@ class Convolution:
         for m, (real, total, difference) in enumerate(zip(self.real, self.sum, self.difference)):
             x_plus, x_minus = x[:, self.into.plus[m]], x[:, self.into.minus[m]]
             g_plus, g_minus = g_y[:, self.out.plus[m]], g_y[:, self.out.minus[m]]
+            g_x_plus, g_x_minus = g_x[:, self.into.plus[m]], g_x[:, self.into.minus[m]]
             g_common = g_plus + g_minus
-            common = g_common @ real
-            torch.addmm(common, g_minus, difference, out=g_x[:, self.into.plus[m]])
-            torch.addmm(common, g_plus, total, alpha=-1, out=g_x[:, self.into.minus[m]])
+            torch.mm(g_common, real, out=g_x_plus)
+            g_x_minus.copy_(g_x_plus).addmm_(g_plus, total, alpha=-1)
+            g_x_plus.addmm_(g_minus, difference)
             self.g_real[m].addmm_(g_common.T, x_plus + x_minus)
             self.g_sum[m].addmm_(g_plus.T, x_minus)
             self.g_difference[m].addmm_(g_minus.T, x_plus)

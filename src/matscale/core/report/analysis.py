@@ -1,0 +1,160 @@
+"""What the laws say of the runs of a report: every law that can be fitted, every one that cannot with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from matscale.core.errors import DataError, MatscaleError
+from matscale.core.manager import host
+from matscale.core.report.records import Records
+from matscale.core.scaling.baselines import with_baselines
+from matscale.core.scaling.compare import Comparison, compare
+from matscale.core.scaling.fit import Options, fit_law, varies, ways, widest
+from matscale.core.scaling.from_runs import ERRORS, read_runs
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.table import Excluded, Table, groups
+
+TERMS = ("energy", "forces", "stress")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A law that could not be fitted."""
+
+    architecture: str
+    way: str
+    """`n`, `d`, `c`, `nd`, `frontier`"""
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Laws of the runs. Without a table, `refusal` says why there is none."""
+
+    table: Table | None
+    fits: tuple[Fit, ...] = ()
+    """Of the compared loss"""
+    terms: Mapping[str, tuple[Fit, ...]] = field(default_factory=dict)
+    """Energy, forces, stress -> laws of that error, in eV units"""
+    refused: tuple[Refused, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
+    """Runs that no law saw"""
+    refusal: str = ""
+    notes: tuple[str, ...] = ()
+
+    def fits_in(self, axis: str) -> list[Fit]:
+        """Laws of the loss in one variable."""
+        return [fit for fit in self.fits if fit.axes == (axis,)]
+
+
+def analyse(
+    records: Records,
+    *,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    measure_baselines: bool = True,
+    samples: int = 1000,
+) -> Analysis:
+    """Fit whatever the runs carry. Nothing is raised for runs that carry no law: the report says so."""
+    folders = [run.path for run in records.runs if run.info]
+    if not folders:
+        return Analysis(None, excluded=records.damaged, refusal="No run has begun yet.")
+    try:
+        table = read_runs(folders, {}, curves=True)
+    except MatscaleError as error:
+        return Analysis(None, excluded=records.damaged, refusal=str(error))
+    why = "no baselines were asked for: whether a run learned anything is judged by plateaus alone"
+    if baselines:
+        table, why = replace(table, baselines=dict(baselines)), ""
+    elif measure_baselines:
+        table, why = with_baselines(table)
+    fits, refused = _laws(table, samples)
+    terms = {}
+    for term in TERMS:
+        part = of_target(table, term)
+        if part is not None:
+            terms[term], more = _term_laws(part, term)
+            refused += more
+    comparisons, not_compared = _comparisons(table)
+    refused += not_compared
+    return Analysis(
+        table,
+        tuple(fits),
+        {term: tuple(found) for term, found in terms.items()},
+        tuple(refused),
+        comparisons,
+        (*records.damaged, *table.excluded),
+        notes=(why,) if why else (),
+    )
+
+
+def of_target(table: Table, term: str) -> Table | None:
+    """The table whose `loss` is the error of one term [eV units]; None where no run measured it."""
+    key = ERRORS[term]
+    if key not in table.numbers:
+        return None
+    names = {**table.names, "loss": key}
+    changed = replace(table, numbers={**table.numbers, "loss": table[key]}, names=names)
+    measured = changed.keep(np.isfinite(changed["loss"]) & (changed["loss"] > 0), f"has no {term} error")
+    return measured if len(measured) else None
+
+
+def main_axis(table: Table) -> str:
+    """The variable that errors of single terms are shown over: parameters if they vary, else data, else compute."""
+    return next((axis for axis in ("n", "d", "c") if varies(table, axis)), widest(table))
+
+
+def levels(table: Table, axis: str) -> np.ndarray:
+    """Number of the size of each row [k]; -1 where it is not known."""
+    if not table.has(axis):
+        return np.full(len(table), -1)
+    return groups(table[axis])
+
+
+def _laws(table: Table, samples: int) -> tuple[list[Fit], list[Refused]]:
+    fits: list[Fit] = []
+    refused: list[Refused] = []
+    for name in table.architectures:
+        part = table.of_architecture(name)
+        for way in ways(part):
+            _try(part, name, way, "loss", samples, fits, refused)
+        if not ways(part):
+            refused.append(Refused(name, "", "loss", "all runs have one size: nothing varies that a law could be in."))
+    return fits, refused
+
+
+def _term_laws(table: Table, term: str) -> tuple[list[Fit], list[Refused]]:
+    fits: list[Fit] = []
+    refused: list[Refused] = []
+    for name in table.architectures:
+        part = table.of_architecture(name)
+        axis = main_axis(table)
+        if varies(part, axis):
+            _try(part, name, axis, term, 0, fits, refused)
+    return fits, refused
+
+
+def _try(part: Table, name: str, way: str, target: str, samples: int, fits: list[Fit], refused: list[Refused]) -> None:
+    try:
+        fits.append(fit_law(part, way, Options(target=target, samples=max(samples, 50))))
+    except DataError as error:
+        refused.append(Refused(name, way, target, str(error)))
+
+
+def _comparisons(table: Table) -> tuple[tuple[Comparison, ...], list[Refused]]:
+    """Over every variable that varies for at least two architectures."""
+    laws = [law for law in host().laws() if law.axes == ("x",)]
+    found, refused = [], []
+    for axis in ("n", "d", "c"):
+        names = [name for name in table.architectures if varies(table.of_architecture(name), axis)]
+        if len(names) < 2:
+            continue
+        try:
+            found.append(compare(table.take(np.isin(table.words["arch"], names)), names, laws, axis=axis))
+        except DataError as error:
+            refused.append(Refused(" and ".join(names), axis, "comparison", str(error)))
+    return tuple(found), refused

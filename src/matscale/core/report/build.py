@@ -1,0 +1,167 @@
+"""From run folders to a report: which figures there are, and what is said beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matscale.core.report import laws_figures, runs_figures, words
+from matscale.core.report.analysis import TERMS, Analysis, analyse, main_axis, of_target
+from matscale.core.report.records import ALONG, MEASURED, Records, folders_of, read_records
+from matscale.core.scaling.fit import varies
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.table import Table
+
+MARKS = (
+    "Filled points carry the law, open ones do not; the band is where 95 % of new sizes fall; a dotted line is no law."
+)
+SECTIONS = ("laws", "curves", "terms", "exponents", "residuals", "cost")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure with what it says."""
+
+    name: str
+    """Of its file, and of its place in the page"""
+    section: str
+    """One of `SECTIONS`"""
+    title: str
+    figure: Any
+    sentences: tuple[str, ...] = ()
+    """HTML"""
+    is_small: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows."""
+
+    records: Records
+    analysis: Analysis
+    panels: tuple[Panel, ...]
+    sources: tuple[str, ...]
+
+
+def build(
+    sources: Sequence[str],
+    *,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    measure_baselines: bool = True,
+    samples: int = 1000,
+) -> Report:
+    """The report of the runs in `sources`. Raises ConfigError or DataError if there is no run."""
+    return report_of(folders_of(sources), sources, baselines, measure_baselines, samples)
+
+
+def report_of(
+    folders: Sequence[Path],
+    sources: Sequence[str],
+    baselines: Mapping[str, Mapping[str, float]] | None,
+    measure_baselines: bool,
+    samples: int,
+) -> Report:
+    records = read_records(folders)
+    analysis = analyse(records, baselines=baselines, measure_baselines=measure_baselines, samples=samples)
+    return Report(records, analysis, tuple(_panels(records, analysis)), tuple(sources))
+
+
+def _panels(records: Records, analysis: Analysis) -> Iterable[Panel]:
+    runs, table = records.runs, analysis.table
+    if table is not None:
+        yield from _law_panels(records, analysis, table)
+    if any(run.curve.get("loss") for run in runs):
+        text = "Each line is a run's validations. A click on it finds the run; controls choose the axes and the groups."
+        yield Panel("curves", "curves", "Training curves", runs_figures.training_curves(runs), (text,))
+    if table is not None:
+        yield from _term_panels(records, analysis, table)
+        yield from _exponent_panels(analysis, table)
+        yield from _residual_panels(records, analysis, table)
+    if any(run.number("flops") and run.n for run in runs):
+        yield Panel("cost", "cost", "Cost of an atom", runs_figures.cost(runs), is_small=True)
+        yield Panel("speed", "cost", "Speed", runs_figures.speed(runs), is_small=True)
+
+
+def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[Panel]:
+    index, names = records.index(), [run.name for run in records.runs]
+    titles = {"n": "Loss against parameters", "d": "Loss against data", "c": "Loss against compute"}
+    for axis, title in titles.items():
+        if not varies(table, axis):
+            continue
+        fits = analysis.fits_in(axis)
+        said = [words.sentence(fit) for fit in fits] + _refusals(analysis, axis, "loss")
+        said.append(MARKS)
+        yield Panel(f"loss-{axis}", "laws", title, laws_figures.against(table, fits, axis, index, names), tuple(said))
+    for fit in analysis.fits:
+        if fit.axes == ("n", "d"):
+            said = [words.sentence(fit), *_refusals(analysis, "nd", "loss", fit.architecture)]
+            title = f"Joint law of {fit.architecture}"
+            yield Panel(f"joint-{fit.architecture}", "laws", title, laws_figures.joint(fit, index, names), tuple(said))
+
+
+def _term_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[Panel]:
+    index, names = records.index(), [run.name for run in records.runs]
+    axis = main_axis(table)
+    for term in TERMS:
+        part = of_target(table, term)
+        if part is None:
+            continue
+        fits = [fit for fit in analysis.terms.get(term, ()) if fit.axes == (axis,)]
+        figure = laws_figures.against(part, fits, axis, index, names, term)
+        said = [words.sentence(fit) for fit in fits] + _refusals(analysis, axis, term)
+        yield Panel(f"error-{term}", "terms", f"{term.capitalize()} error", figure, tuple(said), is_small=True)
+
+
+def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
+    if not analysis.fits:
+        return
+    said = []
+    for comparison in analysis.comparisons:
+        for pair in comparison.pairs:
+            said.append(" ".join(words.pair_sentences(pair, comparison)))
+        said.append(words.ranking(comparison))
+    said += [words.refused(one) for one in analysis.refused if one.target == "comparison"]
+    said.append("Open markers: no law is claimed.")
+    figure = laws_figures.exponents(analysis.fits, table.architectures)
+    yield Panel("exponents", "exponents", "Exponents", figure, tuple(said))
+
+
+def _residual_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[Panel]:
+    index, names = records.index(), [run.name for run in records.runs]
+    groups: list[tuple[str, str, str, list[Fit]]] = [
+        (f"residuals-{axis}", f"Residuals in {axis.upper()}", axis, analysis.fits_in(axis)) for axis in ("n", "d", "c")
+    ]
+    joint = [fit for fit in analysis.fits if fit.axes == ("n", "d")]
+    for name, title, axis, fits in [*groups, ("residuals-joint", "Residuals of the joint laws", "n", joint)]:
+        figure = laws_figures.residuals(table, fits, axis, index, names)
+        if figure is not None:
+            yield Panel(name, "residuals", title, figure, tuple(map(_scatter, fits)), is_small=True)
+
+
+def _scatter(fit: Fit) -> str:
+    spread = 100 * float(np.sqrt(np.mean(np.expm1(fit.residuals) ** 2)))
+    return f"<b>{fit.architecture}</b>: the points ({fit.points}) lie {spread:.2g} % (rms) from the {fit.law.name} law."
+
+
+def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = "") -> list[str]:
+    ways = {"c": ("c", "frontier", ""), "nd": ("nd",)}.get(axis, (axis,))
+    return [
+        words.refused(one)
+        for one in analysis.refused
+        if one.target == target and one.way in ways and architecture in ("", one.architecture)
+    ]
+
+
+def choices(panel: Panel) -> dict[str, dict[str, str]]:
+    """Which controls a figure has beside its scales: axis -> key -> what people are shown."""
+    if panel.name != "curves":
+        return {}
+    return {
+        "x": dict(ALONG),
+        "y": {key: title for key, (title, _) in MEASURED.items()},
+        "by": {way: way for way in runs_figures.BY},
+    }

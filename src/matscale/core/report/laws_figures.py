@@ -1,0 +1,251 @@
+"""Figures of laws: runs, size means, the law with its band, baselines. A trace names its runs in `meta.runs`, point by
+point, so that a click on a point finds its run and a selection finds its points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matscale.core.report.analysis import levels
+from matscale.core.report.colours import NEUTRAL, faint, scale, style
+from matscale.core.report.layout import AXES, figure, rounded
+from matscale.core.report.words import symbol
+from matscale.core.scaling.digits import size
+from matscale.core.scaling.frontier import curves
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.result import Fit, bars
+from matscale.core.scaling.table import Table
+
+UNITS = {
+    "loss": ("validation loss", 1.0),
+    "energy": ("energy MAE [meV/atom]", 1e3),
+    "forces": ("forces MAE [meV/Å]", 1e3),
+    "stress": ("stress MAE [meV/Å³]", 1e3),
+}
+"""Target -> (title of its axis, factor from eV units)."""
+BEYOND = 2.0
+"""A law is drawn this factor beyond its points."""
+
+
+def against(
+    table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str], target: str = "loss"
+) -> Any:
+    """The error of every run against `axis`, and the laws in it. `index`: path of a run -> its number."""
+    title, factor = UNITS[target]
+    ends = table.ends()
+    ends = ends.take(np.isfinite(ends[axis]))
+    looks = style(table.architectures)
+    traces = _baselines(table, target, ends[axis], factor)
+    for name in table.architectures:
+        mine = [fit for fit in fits if fit.architecture == name]
+        for fit in mine:
+            traces += _law(fit, axis, looks[name], factor)
+        traces += _runs(ends.of_architecture(name), name, axis, looks[name], mine, index, names, factor)
+    if axis == "c" and table.has_curves and target == "loss":
+        traces = [*_paths(table, looks), *traces]
+    return figure(traces, AXES[axis], title)
+
+
+def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
+    """A law in n and d: loss against n, one line per amount of data."""
+    table = fit.table
+    level = levels(table, "d")
+    colours = scale(int(level.max()) + 1)
+    grid = np.geomspace(*_wider(*fit.range["n"]), 60)
+    traces: list[dict[str, Any]] = []
+    for k, colour in enumerate(colours):
+        rows = level == k
+        d = float(np.exp(np.log(table["d"][rows]).mean()))
+        label = f"D = {size(d)}"
+        centre = fit.predict({"n": grid, "d": d})[0]
+        line = {"color": colour, "width": 1.6, "dash": "solid" if fit.is_law else "dot"}
+        meta = {"architecture": fit.architecture, "d": d}
+        shared = {"legendgroup": label, "type": "scatter"}
+        traces.append({
+            **shared, "x": rounded(grid), "y": rounded(centre), "mode": "lines", "line": line, "name": label,
+            "showlegend": False, "hoverinfo": "skip", "meta": meta,
+        })  # fmt: skip
+        traces.append({
+            **shared, "x": rounded(table["n"][rows]), "y": rounded(table["loss"][rows]), "mode": "markers",
+            "marker": {"color": colour, "size": 8, "symbol": style(map(str, range(len(colours))))[str(k)][1]},
+            "name": label, **_hover(table.take(rows), index, names), "meta": _meta(table.take(rows), index),
+        })  # fmt: skip
+    return figure(traces, AXES["n"], "validation loss")
+
+
+def residuals(
+    table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str]
+) -> Any | None:
+    """How far each run lies from the laws in `axis` [%]; None where there is no law in it."""
+    looks = style(table.architectures)
+    traces: list[dict[str, Any]] = []
+    for fit in fits:
+        colour, symbol, _ = looks[fit.architecture]
+        part = fit.table.ends()
+        part = part.take(np.isfinite(part[axis]))
+        at = {a: part[a] for a in fit.axes} if len(fit.axes) > 1 else part[axis]
+        off = 100.0 * (part["loss"] / fit.predict(at)[0] - 1.0)
+        traces.append({
+            "type": "scatter", "x": rounded(part[axis]), "y": rounded(off), "mode": "markers",
+            "name": f"{fit.architecture}, {fit.law.name}", "legendgroup": fit.architecture,
+            "marker": {"color": colour, "symbol": symbol, "size": 7},
+            **_hover(part, index, names), "meta": _meta(part, index),
+        })  # fmt: skip
+    if not traces:
+        return None
+    ends = np.concatenate([fit.table.ends()[axis] for fit in fits])
+    low, high = _wider(float(ends.min()), float(ends.max()), 1.3)
+    zero = {
+        "type": "scatter", "x": rounded([low, high]), "y": [0, 0], "mode": "lines", "hoverinfo": "skip",
+        "line": {"color": NEUTRAL, "width": 1}, "showlegend": False,
+    }  # fmt: skip
+    return figure([zero, *traces], AXES[axis], "run / law − 1 [%]", log=(True, False))
+
+
+def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
+    """The exponents of all laws with their intervals, one row each; open markers where there is no law."""
+    looks = style(architectures)
+    traces = []
+    rows = [_row(fit, name) for fit in fits for name in fit.law.exponents[:2]]
+    for architecture in architectures:
+        chosen = [(fit, name) for fit in fits if fit.architecture == architecture for name in fit.law.exponents[:2]]
+        if not chosen:
+            continue
+        colour, symbol, _ = looks[architecture]
+        value = np.array([fit.parameters[name] for fit, name in chosen])
+        low, high = np.array([fit.intervals[name] for fit, name in chosen]).T
+        traces.append({
+            "type": "scatter", "mode": "markers", "x": rounded(value),
+            "y": [_row(fit, name) for fit, name in chosen],
+            "error_x": {
+                "type": "data", "array": rounded(high - value), "arrayminus": rounded(value - low), "color": colour,
+                "thickness": 1.6, "width": 4,
+            },
+            "marker": {
+                "color": colour, "size": 9, "line": {"width": 2, "color": colour},
+                "symbol": [symbol if fit.is_law else f"{symbol}-open" for fit, _ in chosen],
+            },
+            "name": architecture, "meta": {"architecture": architecture},
+            "hovertemplate": "%{y}<br>%{x:.3g}<extra></extra>",
+        })  # fmt: skip
+    fig = figure(traces, "exponent, with its 95 % interval", "", log=(False, False), height=110 + 26 * len(rows))
+    fig.update_yaxes(categoryorder="array", categoryarray=rows[::-1], type="category", ticks="")
+    return fig
+
+
+def _row(fit: Fit, name: str) -> str:
+    return f"{symbol(name)} · {fit.architecture} · {fit.name}"
+
+
+def _runs(
+    part: Table,
+    name: str,
+    axis: str,
+    look: tuple[str, str, str],
+    fits: Sequence[Fit],
+    index: Mapping[str, int],
+    names: Sequence[str],
+    factor: float,
+) -> list[dict[str, Any]]:
+    """Runs of one architecture: filled where a law rests on them, open where not."""
+    if len(part) == 0:
+        return []
+    colour, symbol, _ = look
+    used = {run for fit in fits for run in fit.table.words["run"].tolist()}
+    inside = np.array([run in used for run in part.words["run"]])
+    traces = []
+    for mask, is_open in ((inside, False), (~inside, True)):
+        if not mask.any():
+            continue
+        rows = part.take(mask)
+        traces.append({
+            "type": "scatter", "mode": "markers", "x": rounded(rows[axis]), "y": rounded(rows["loss"] * factor),
+            "name": f"{name}, not in the law" if is_open and fits else name, "legendgroup": name,
+            "opacity": 0.75 if is_open and fits else 1.0, "showlegend": not is_open or not inside.any(),
+            "marker": {
+                "color": colour, "size": 6 if is_open and fits else 8, "symbol": f"{symbol}-open" if is_open else symbol
+            },
+            **_hover(rows, index, names, factor), "meta": _meta(rows, index),
+        })  # fmt: skip
+    return traces
+
+
+def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list[dict[str, Any]]:
+    """Line and band of a law; dotted and without a band where it is none."""
+    colour, _, dash = look
+    grid = np.geomspace(*_wider(*fit.range[axis]), 80)
+    centre, low, high = (v * factor for v in fit.predict(grid))
+    label = f"{fit.architecture}: {fit.verdict}" + (f" at {fit.fixed}" if fit.fixed else "")
+    shared: dict[str, Any] = {
+        "type": "scatter", "mode": "lines", "hoverinfo": "skip", "legendgroup": fit.architecture,
+        "meta": {"architecture": fit.architecture}, "showlegend": False,
+    }  # fmt: skip
+    line = {
+        **shared, "x": rounded(grid), "y": rounded(centre), "name": label,
+        "line": {"color": colour, "width": 1.8, "dash": dash if fit.is_law else "dot"},
+        "opacity": 1.0 if fit.is_law else 0.7,
+    }  # fmt: skip
+    if not fit.is_law or not np.isfinite(low).all() or not np.isfinite(high).all():
+        return [line]
+    band = {
+        **shared, "x": rounded([*grid, *grid[::-1]]), "y": rounded([*low, *high[::-1]]), "fill": "toself",
+        "fillcolor": faint(colour), "line": {"width": 0}, "name": f"{label}, 95 %",
+    }  # fmt: skip
+    return [band, line]
+
+
+def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """The smoothed curves that the frontier is the hull of, thin, one trace per architecture."""
+    traces = []
+    for name in table.architectures:
+        part = table.of_architecture(name)
+        if not part.has("c"):
+            continue
+        x: list[float | None] = []
+        y: list[float | None] = []
+        found = curves(part)
+        step = max(1, sum(len(curve.c) for curve in found) // 8000)
+        for curve in found:
+            kept = slice(None, None, step)
+            x += [*rounded(np.exp(curve.c[kept])), None]
+            y += [*rounded(np.exp(curve.loss[kept])), None]
+        traces.append({
+            "type": "scatter", "mode": "lines", "x": x, "y": y, "name": f"{name}, while training", "legendgroup": name,
+            "line": {"color": looks[name][0], "width": 0.7}, "opacity": 0.55, "hoverinfo": "skip",
+            "meta": {"architecture": name}, "showlegend": False,
+        })  # fmt: skip
+    return traces
+
+
+def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
+    """Grey lines with their names at the end: what knows nothing."""
+    if len(x) == 0:
+        return []
+    low, high = _wider(float(np.min(x)), float(np.max(x)))
+    return [
+        {
+            "type": "scatter", "mode": "lines+text", "x": rounded([low, high]), "y": rounded([value * factor] * 2),
+            "text": ["", name], "textposition": "top left", "textfont": {"size": 10, "color": NEUTRAL},
+            "line": {"color": NEUTRAL, "width": 1, "dash": "dash"}, "showlegend": False, "name": f"baseline {name}",
+            "hovertemplate": f"baseline {name}: %{{y:.4g}}<extra></extra>", "meta": {"baseline": name},
+        }
+        for name, value in sorted(bars(table, target).items(), key=lambda item: (item[1], item[0]))
+    ]  # fmt: skip
+
+
+def _hover(rows: Table, index: Mapping[str, int], names: Sequence[str], factor: float = 1.0) -> dict[str, Any]:
+    texts = [
+        f"{names[k]}<br>loss {loss * factor:.4g}, seed {seed or '-'}" if k is not None else f"loss {loss * factor:.4g}"
+        for k, loss, seed in zip(map(index.get, rows.words["run"].tolist()), rows["loss"], rows.words["seed"])
+    ]
+    return {"text": texts, "hovertemplate": "%{text}<extra></extra>"}
+
+
+def _meta(rows: Table, index: Mapping[str, int]) -> dict[str, Any]:
+    return {"runs": [index.get(run, -1) for run in rows.words["run"].tolist()]}
+
+
+def _wider(low: float, high: float, factor: float = BEYOND) -> tuple[float, float]:
+    return low / factor, high * factor

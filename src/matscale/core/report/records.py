@@ -1,0 +1,178 @@
+"""Runs as the report shows them: what each was, how it stands, and its curve, thinned so that thousands fit a page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matscale.core.config import read_toml
+from matscale.core.errors import DataError, MatscaleError
+from matscale.core.scaling.sources import expand
+from matscale.core.scaling.table import Excluded
+from matscale.core.study.ledger import run_folders
+from matscale.core.study.outcome import read_info, state_of
+from matscale.core.train.lock import is_locked
+from matscale.core.train.names import CONFIG, INFO, METRICS
+from matscale.core.train.rows import Rows
+
+ALONG = {
+    "flops": "training FLOPs",
+    "structures": "structures seen",
+    "epoch": "epochs",
+    "wall_s": "seconds",
+}
+"""Key of a metrics row -> what a curve may be drawn against."""
+MEASURED = {
+    "loss": ("validation loss", 1.0),
+    "train": ("training loss", 1.0),
+    "energy_mae": ("energy MAE [meV/atom]", 1e3),
+    "forces_mae": ("forces MAE [meV/Å]", 1e3),
+    "stress_mae": ("stress MAE [meV/Å³]", 1e3),
+}
+"""Column of a curve -> (what people are shown, factor from eV units)."""
+ROWS_SHOWN = 60_000
+"""Points of all curves together."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. `info` is run.json, `config` is config.toml."""
+
+    path: Path
+    name: str
+    """Its path below the folder that all runs share."""
+    status: str
+    reason: str = ""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    curve: Mapping[str, list[float | None]] = field(default_factory=dict)
+    """Keys of `ALONG` and `MEASURED` -> a value per validation that is kept."""
+
+    @property
+    def architecture(self) -> str:
+        return str((self.info.get("architecture") or {}).get("name") or "unknown")
+
+    @property
+    def n(self) -> float | None:
+        """Parameters without embeddings."""
+        return _positive((self.info.get("parameters") or {}).get("non_embedding"))
+
+    @property
+    def d(self) -> float | None:
+        """Unique training structures."""
+        return _positive((self.info.get("dataset") or {}).get("train"))
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The last validation; empty before the first."""
+        return self.info.get("last") or {}
+
+    def number(self, key: str) -> float | None:
+        """A total of run.json, if it is a positive number."""
+        return _positive(self.info.get(key))
+
+
+@dataclass(frozen=True)
+class Records:
+    """All runs, in the order of their paths, and the folders that could not be read."""
+
+    runs: tuple[RunRecord, ...]
+    damaged: tuple[Excluded, ...] = ()
+
+    def index(self) -> dict[str, int]:
+        """Path as laws name it -> number of the run."""
+        return {str(run.path): k for k, run in enumerate(self.runs)}
+
+
+def folders_of(sources: Sequence[str]) -> list[Path]:
+    """The run folders that `sources` (runs, folders, globs, studies) mean, sorted.
+
+    Raises ConfigError for what does not exist, DataError if there is no run in it.
+    """
+    paths = [path for source in sources for path in expand(source)]
+    found: set[Path] = set()
+    for path in paths:
+        if path.is_file():
+            raise DataError(f"{path}: is a file. A report shows run folders; `matscale fit {path}` reads tables.")
+        found |= set(run_folders(path))
+        found |= {info.parent for info in path.rglob(INFO) if not info.parent.name.startswith(".")}
+    if not found:
+        raise DataError(
+            f"{', '.join(map(str, paths))}: there is no run ({INFO}). `matscale train` and `matscale sweep` make runs."
+        )
+    return sorted(found)
+
+
+def read_records(folders: Sequence[Path]) -> Records:
+    """What the folders hold; one that cannot be read is listed as damaged, and the others are shown."""
+    names = short_names(folders)
+    n_points = int(np.clip(ROWS_SHOWN // max(len(folders), 1), 20, 200))
+    runs, damaged = [], []
+    for folder, name in zip(folders, names):
+        try:
+            runs.append(_record(folder, name, n_points))
+        except (MatscaleError, OSError) as error:
+            damaged.append(Excluded(str(folder), str(error)))
+    return Records(tuple(runs), tuple(damaged))
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """Paths below the folder that all share; the folder's own name for a single run."""
+    if len(folders) == 1:
+        return [folders[0].resolve().name]
+    common = os.path.commonpath([str(folder.absolute()) for folder in folders])
+    return [folder.name if str(folder.absolute()) == common else os.path.relpath(folder, common) for folder in folders]
+
+
+def _record(folder: Path, name: str, n_points: int) -> RunRecord:
+    state = state_of(folder)
+    info = read_info(folder)
+    if info is None:
+        if (folder / INFO).exists():
+            raise DataError(f"{folder / INFO}: is damaged. Restore it from a copy of the run, or remove the run.")
+        return RunRecord(folder, name, state.status, state.reason)
+    if not isinstance(info, dict):
+        raise DataError(f"{folder / INFO}: is no record of a run. Restore it from a copy, or remove the run.")
+    config = read_toml(folder / CONFIG)
+    status, reason = ("running", "") if is_locked(folder) else (state.status, state.reason)
+    return RunRecord(folder, name, status, reason, info, config, _curve(folder, n_points))
+
+
+def _curve(folder: Path, n_points: int) -> dict[str, list[float | None]]:
+    """Validations, with the mean training loss since the one before."""
+    kept: list[dict[str, Any]] = []
+    losses: list[float] = []
+    for row in Rows(folder / METRICS):
+        loss = _positive(row.get("loss"))
+        if row.get("split") == "train" and loss is not None:
+            losses.append(loss)
+        elif row.get("split") == "validation":
+            kept.append({**row, "train": sum(losses) / len(losses) if losses else None})
+            losses = []
+    chosen = [kept[k] for k in thin(len(kept), n_points)]
+    columns = {key: [_rounded(row.get(key)) for row in chosen] for key in ALONG}
+    return columns | {key: [_rounded(row.get(key), factor) for row in chosen] for key, (_, factor) in MEASURED.items()}
+
+
+def thin(n: int, n_points: int) -> list[int]:
+    """At most `n_points` of `n` positions: half of them evenly in the logarithm, half evenly; first and last always."""
+    if n <= n_points:
+        return list(range(n))
+    half = max(n_points // 2, 1)
+    even, early = np.linspace(0, n - 1, half), np.geomspace(1, n, n_points - half) - 1
+    return sorted({round(k) for k in (*even, *early)})
+
+
+def _positive(value: Any) -> float | None:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    return number if 0 < number < float("inf") else None
+
+
+def _rounded(value: Any, factor: float = 1.0) -> float | None:
+    number = _positive(value)
+    return None if number is None else float(f"{number * factor:.5g}")

@@ -1,0 +1,95 @@
+"""The report of runs that are still growing: a server that builds the page anew when a record has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from matscale.core.errors import MatscaleError
+from matscale.core.report.records import folders_of
+from matscale.core.train.names import INFO, METRICS
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def version_of(sources: Sequence[str]) -> str:
+    """Changes when a run appears or a record of one grows; empty sources have a version too."""
+    try:
+        folders = folders_of(sources)
+    except MatscaleError as error:
+        return hashlib.sha256(str(error).encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for path in (folder / name for folder in folders for name in (INFO, METRICS)):
+        state = path.stat() if path.exists() else None
+        digest.update(f"{path} {state.st_size if state else 0} {state.st_mtime_ns if state else 0}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+class Pages:
+    """The page of now. Built once per version, by one thread at a time."""
+
+    def __init__(self, sources: Sequence[str], build: Callable[[str], str]) -> None:
+        """`build`: version -> page; may raise MatscaleError, which is shown until there is something else to show."""
+        self.sources, self.build = sources, build
+        self.lock = threading.Lock()
+        self.version, self.text = "", ""
+
+    def current(self) -> str:
+        with self.lock:
+            version = version_of(self.sources)
+            if version != self.version:
+                self.text = self._page(version)
+                self.version = version
+            return self.text
+
+    def _page(self, version: str) -> str:
+        try:
+            return self.build(version)
+        except MatscaleError as error:
+            return (
+                '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><title>waiting</title>'
+                f"<p>{escape(str(error))}</p><p>This page looks again every three seconds.</p>"
+            )
+
+
+def server(pages: Pages, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that is ready for `serve_forever`; `port` 0 takes a free one."""
+    handler = type("Handler", (_Handler,), {"pages": pages, "is_local": host in LOOPBACK})
+    return ThreadingHTTPServer((host, port), handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    pages: Pages
+    is_local: bool
+
+    def do_GET(self) -> None:
+        # Another site's name may be made to point to this machine: to such a visitor a local server says nothing.
+        name = (self.headers.get("Host") or "").rsplit(":", 1)[0].strip("[]")
+        if self.is_local and name not in LOOPBACK:
+            self.send_error(403, "ask for it as localhost")
+        elif self.path.partition("?")[0] == "/":
+            self._answer("text/html", self.pages.current())
+        elif self.path == "/version":
+            self._answer("text/plain", version_of(self.pages.sources))
+        else:
+            self.send_error(404)
+
+    def _answer(self, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A line per request would bury what the command itself says."""
+
+
+def url(running: ThreadingHTTPServer) -> str:
+    host, port = running.server_address[:2]
+    return f"http://{host!s}:{port}/"

@@ -1,0 +1,240 @@
+"""The learning rate as a part of the law: the best one at a few small sizes, and LR(N) = a N^b through them.
+
+For each size a grid of learning rates, each four times the one before; where the best one is at an end, the grid grows
+there; then the halves and doubles of the best, and of that one once more, so that the best rate has both neighbours at
+a factor of 2 measured. The vertex of the parabola through these three losses, in log LR, is the rate of the size. A run
+whose loss became non-finite counts as an infinite loss.
+
+Untuned sizes tilt a law of N: Porian et al., arXiv:2406.19146.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, MatscaleError, NonFiniteLossError
+from matscale.core.study.config import Study
+from matscale.core.study.outcome import read_info, state_of
+from matscale.core.study.plan import Plan, plan, short
+from matscale.core.study.planned import PlannedRun
+from matscale.core.study.rule import Rule
+from matscale.core.train.record import validation_loss
+
+COARSE = 4.0
+"""Ratio of neighbouring learning rates of the first grid."""
+GROWTH = 3
+"""How many times a grid may grow at one of its ends."""
+ROUNDS = 12
+"""More rounds than a grid can take to grow and be refined: only a fault uses them up."""
+
+Do = Callable[[Plan], None]
+"""Trains the runs of a plan that are missing."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tuned, and how."""
+
+    architecture: str
+    params: tuple[int, ...]
+    """Rungs of the size ladder."""
+    lowest: float = 3e-4
+    highest: float = 2e-2
+    """Ends of the first grid of learning rates."""
+    batches: tuple[int, ...] = ()
+    """Structures in a batch, to choose from; none: that of the configuration."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """Keys of the study: data, seeds, budget, set, output."""
+
+    def __post_init__(self) -> None:
+        if not self.params:
+            raise ConfigError("--params: give one size at least, better three: 3k,10k,30k.")
+        if len({short(n) for n in self.params}) < len(self.params):
+            raise ConfigError(f"--params: {', '.join(map(str, self.params))} are not all different sizes.")
+        if not 0 < self.lowest < self.highest:
+            raise ConfigError(f"The grid goes from {self.lowest:g} to {self.highest:g}: it must go up, from above 0.")
+
+    def grid(self) -> list[float]:
+        """The learning rates to begin with, to two digits."""
+        n = max(2, math.ceil(math.log(self.highest / self.lowest) / math.log(COARSE)) + 1)
+        return [_rounded(rate) for rate in np.geomspace(self.lowest, self.highest, n)]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One size at one batch: what was tried and what is best."""
+
+    parameters: dict[str, int]
+    batch: int | None
+    losses: dict[float, float]
+    """Learning rate -> loss, the mean over seeds."""
+    lr: float
+    """By the parabola; the best rate that was tried if there is none."""
+    loss: float
+    """At the best rate that was tried."""
+    half: float | None
+    double: float | None
+    """By what factor the loss is higher at half, and at twice, the best rate; None: it was not finite there."""
+
+    def plain(self) -> dict[str, Any]:
+        """For the file of the rule."""
+        facts = {"loss_at_half": self.half, "loss_at_double": self.double, "batch": self.batch}
+        known = {key: value for key, value in facts.items() if value is not None}
+        return {**self.parameters, "lr": self.lr, "loss": self.loss, **known}
+
+
+Key = tuple[int, int | None]
+"""(rung of the ladder, structures in a batch or None)"""
+
+
+def tune(tuning: Tuning, do: Do) -> list[Tuned]:
+    """Best learning rate of every size (and batch). `do` trains; what is trained already is read.
+
+    Raises MatscaleError if no rate of a size gave a finite loss, or a run was not done for another reason.
+    """
+    keys: list[Key] = [(n, batch) for n in tuning.params for batch in (tuning.batches or (None,))]
+    rates = {key: tuning.grid() for key in keys}
+    for _ in range(ROUNDS):
+        runs = _trained(tuning, rates, do)
+        losses = {key: _losses(runs[key]) for key in keys}
+        further = {key: _further(tuning, losses[key]) for key in keys}
+        if not any(further.values()):
+            return [_concluded(runs[key][0].parameters, key[1], losses[key]) for key in keys]
+        rates = {key: sorted({*rates[key], *further[key]}) for key in keys}
+    raise AssertionError("a grid of learning rates that is never done")
+
+
+def _trained(tuning: Tuning, rates: dict[Key, list[float]], do: Do) -> dict[Key, list[PlannedRun]]:
+    """All sizes in one study, so that no worker waits for another size to be done."""
+    grids = [_grid(tuning.architecture, *key, lrs) for key, lrs in rates.items()]
+    values = {"name": f"tune-{tuning.architecture}", **tuning.base, "architectures": grids}
+    planned = plan(Study.parse(values, "tune"))
+    do(planned)
+    return {key: [run for run in planned.runs if _is_of(run, *key)] for key in rates}
+
+
+def _is_of(run: PlannedRun, n: int, batch: int | None) -> bool:
+    return run.labels["size"] == short(n) and batch in (None, run.config.batch.structures)
+
+
+def _grid(architecture: str, n: int, batch: int | None, rates: list[float]) -> dict[str, Any]:
+    fixed = {} if batch is None else {"batch": {"structures": batch}}
+    return {"name": architecture, "params": [n], "lr": rates, "set": fixed}
+
+
+def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
+    """Learning rate -> loss, the mean over seeds."""
+    losses: dict[float, list[float]] = {}
+    for run in runs:
+        losses.setdefault(run.config.optimizer.lr, []).append(_loss(run))
+    means = {lr: float(np.mean(values)) for lr, values in sorted(losses.items())}
+    if not any(map(math.isfinite, means.values())):
+        tried = ", ".join(f"{rate:g}" for rate in means)
+        raise MatscaleError(
+            f"{runs[0].name} and its like: no learning rate of {tried} gave a finite loss. See `matscale runs list "
+            f"{runs[0].path.parent}`; take a lower --from."
+        )
+    return means
+
+
+def _loss(run: PlannedRun) -> float:
+    """Of the last validation, which the schedule ends in; infinite if training became non-finite."""
+    state = state_of(run.path)
+    if state.status == "completed":
+        return validation_loss((read_info(run.path) or {})["last"])
+    if state.status == "failed" and state.reason.startswith(NonFiniteLossError.__name__):
+        return math.inf
+    raise MatscaleError(
+        f"{run.path}: is not done ({state.status}; {state.reason or 'no reason known'}). Mend what it says, then run "
+        "the same command again: what is trained is kept."
+    )
+
+
+def _further(tuning: Tuning, losses: dict[float, float]) -> list[float]:
+    """Rates to try next: beyond the end at which the best one is, else its half and its double."""
+    best, rates = _best(losses), sorted(losses)
+    first = tuning.grid()
+    if best == rates[-1] and best < first[-1] * COARSE**GROWTH:
+        return [_rounded(best * COARSE)]
+    if best == rates[0] and best > first[0] / COARSE**GROWTH:
+        return [_rounded(best / COARSE)]
+    wanted = (_rounded(best / 2), _rounded(best * 2))
+    return [rate for rate in wanted if _near(rate, losses) is None]
+
+
+def _best(losses: dict[float, float]) -> float:
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def _near(rate: float, losses: dict[float, float]) -> float | None:
+    """The rate that was tried within a fifth of `rate`."""
+    close = [tried for tried in losses if abs(math.log(tried / rate)) < math.log(1.2)]
+    return min(close, key=lambda tried: abs(tried - rate)) if close else None
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
+
+
+def _concluded(parameters: dict[str, int], batch: int | None, losses: dict[float, float]) -> Tuned:
+    best = _best(losses)
+    below, above = (_near(best * factor, losses) for factor in (0.5, 2.0))
+    half, double = (None if rate is None else losses[rate] / losses[best] for rate in (below, above))
+    points = [(math.log(r), losses[r]) for r in (below, best, above) if r is not None and math.isfinite(losses[r])]
+    lr = math.exp(_vertex(points)) if len(points) == 3 else best
+    finite = [None if x is None or not math.isfinite(x) else x for x in (half, double)]
+    return Tuned(parameters, batch, losses, float(f"{lr:.3g}"), losses[best], finite[0], finite[1])
+
+
+def _vertex(points: Sequence[tuple[float, float]]) -> float:
+    """Where the parabola through three points is lowest, the middle one being the lowest of them."""
+    (x0, y0), (x1, y1), (x2, y2) = points
+    left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
+    curvature = (right - left) / (x2 - x0)
+    return x1 if curvature <= 0 else min(max((x0 + x1) / 2 - left / (2 * curvature), x0), x2)
+
+
+def best_batch(results: Sequence[Tuned]) -> int | None:
+    """The batch whose losses are lowest over all sizes, each size counted alike (mean of log loss)."""
+    batches = {result.batch for result in results}
+
+    def mean(batch: int | None) -> float:
+        return float(np.mean([math.log(result.loss) for result in results if result.batch == batch]))
+
+    return min(batches, key=mean)
+
+
+def rule(results: Sequence[Tuned], count: str = "non_embedding") -> Rule:
+    """LR(N) = a N^b by least squares in logarithms; one size gives a constant.
+
+    The 95 % interval of b is Student's, of n − 2 degrees of freedom; there is none for fewer than three sizes.
+    """
+    from scipy.stats import t
+
+    batch = best_batch(results)
+    chosen = [result for result in results if result.batch == batch]
+    x = np.log([result.parameters[count] for result in chosen])
+    y = np.log([result.lr for result in chosen])
+    centred = x - x.mean()
+    spread = float(centred @ centred)
+    b = float(centred @ y) / spread if spread > 0 else 0.0
+    a = math.exp(float(y.mean()) - b * float(x.mean()))
+    interval = None
+    if len(chosen) > 2 and spread > 0:
+        residuals = y - y.mean() - b * centred
+        error = math.sqrt(float(residuals @ residuals) / (len(chosen) - 2) / spread)
+        width = float(t.ppf(0.975, len(chosen) - 2)) * error
+        interval = (b - width, b + width)
+    tried = tuple(result.plain() for result in results)
+    return Rule.parse({"a": a, "b": b, "parameters": count, "interval": interval, "batch": batch, "tried": tried})
+
+
+def default_output(architecture: str) -> Path:
+    """Where the runs of a tuning are kept, so that the next one does only what is missing."""
+    return Path("studies") / f"tune-{architecture}"

@@ -1,0 +1,167 @@
+"""The page: what it claims, that it is whole in itself, and that it is the same for the same records."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from matscale.core.report.build import Report, build
+from matscale.core.report.page import page
+from synthetic_runs import make_run, make_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def report(study: Path) -> Report:
+    return build([str(study)], samples=50)
+
+
+@pytest.fixture(scope="module")
+def text(report: Report) -> str:
+    return page(report)
+
+
+def without_plotly(text: str) -> str:
+    from plotly.offline import get_plotlyjs
+
+    assert text.count(get_plotlyjs()) == 1
+    return text.replace(get_plotlyjs(), "")
+
+
+def figures(text: str) -> dict[str, dict]:
+    found = re.search(r'id="report-data">(.*?)</script>', text, flags=re.S)
+    assert found is not None
+    return json.loads(found[1])["figures"]
+
+
+def test_the_page_has_every_figure_with_a_place_and_a_title(report: Report, text: str) -> None:
+    names = {panel.name for panel in report.panels}
+    assert names >= {
+        "loss-n", "loss-d", "loss-c", "joint-schnet", "joint-transformer", "curves", "error-energy", "error-forces",
+        "error-stress", "exponents", "residuals-n", "residuals-joint", "cost", "speed",
+    }  # fmt: skip
+    assert set(figures(text)) == names
+    for panel in report.panels:
+        assert f'data-figure="{panel.name}" role="img" aria-label="{panel.title}"' in text
+
+
+def test_the_page_needs_nothing_from_elsewhere(text: str) -> None:
+    own = without_plotly(text)
+    assert not re.findall(r"https?://", own)
+    assert re.findall(r"<link[^>]*>", own) == ['<link rel="icon" href="data:,">']
+    assert not re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=", own)
+
+
+def test_the_same_records_give_the_same_bytes(study: Path, text: str) -> None:
+    assert page(build([str(study)], samples=50)) == text
+
+
+def test_every_law_is_said_in_words_with_its_interval(report: Report, text: str) -> None:
+    assert {fit.verdict for fit in report.analysis.fits} >= {"law with floor", "not identifiable"}
+    for panel in report.panels:
+        if panel.name.startswith("joint-"):
+            assert "α = " in panel.sentences[0]
+    assert '<span class="chip yes">law with floor</span>' in text
+    assert '<span class="chip no">not identifiable</span>' in text
+
+
+def test_a_law_that_is_none_has_no_band_and_says_not_to_be_used(report: Report) -> None:
+    panel = next(panel for panel in report.panels if panel.name == "loss-d")  # three amounts of data carry no law
+    assert all(fit.verdict == "not identifiable" for fit in report.analysis.fits_in("d"))
+    lines = [t for t in panel.figure.data if t.mode == "lines" and t.name and "not identifiable" in t.name]
+    assert lines
+    assert all(line.line.dash == "dot" for line in lines)
+    assert not any(trace.fill for trace in panel.figure.data)
+    assert "not to be used" in panel.sentences[0]
+
+
+def test_a_law_has_a_band_around_its_line(report: Report) -> None:
+    panel = next(panel for panel in report.panels if panel.name == "loss-n")
+    laws = [fit for fit in report.analysis.fits_in("n") if fit.is_law]
+    bands = [trace for trace in panel.figure.data if trace.fill == "toself"]
+    assert len(bands) == len(laws) > 0
+    half = len(bands[0].y) // 2
+    assert all(low < high for low, high in zip(bands[0].y[:half], bands[0].y[: half - 1 : -1]))
+
+
+def test_baselines_stand_in_the_figures_in_the_unit_of_the_axis(report: Report) -> None:
+    panels = {panel.name: panel for panel in report.panels}
+    for name, value in (("loss-n", 60.0), ("error-energy", 2000.0), ("error-stress", 120.0)):
+        lines = [t for t in panels[name].figure.data if t.meta and t.meta.get("baseline") == "zero"]
+        assert [tuple(line.y) for line in lines] == [(value, value)]
+
+
+def test_a_point_names_its_run(report: Report) -> None:
+    panel = next(panel for panel in report.panels if panel.name == "error-forces")
+    checked = 0
+    for trace in panel.figure.data:
+        for run, x, y in zip(trace.meta.get("runs", []), trace.x, trace.y):
+            assert report.records.runs[run].n == x
+            assert report.records.runs[run].last["forces_mae"] * 1000 == pytest.approx(y, rel=1e-4)
+            checked += 1
+    assert checked == 30
+
+
+def test_the_segments_of_a_curve_are_its_runs(report: Report) -> None:
+    panel = next(panel for panel in report.panels if panel.name == "curves")
+    seen = []
+    for trace in panel.figure.data:
+        for run, start, end in trace.meta["segments"]:
+            assert list(trace.y[start:end]) == report.records.runs[run].curve["loss"]
+            assert trace.meta["by"]["architecture"][0] == report.records.runs[run].architecture
+            seen.append(run)
+    assert sorted(seen) == list(range(30))
+
+
+def test_what_laws_did_not_see_is_listed(text: str) -> None:
+    assert "its d is another: the law in n is fitted at d = 10,000" in text
+
+
+def test_names_from_records_are_text_and_never_markup(tmp_path: Path) -> None:
+    make_run(tmp_path / "x", device="<script>alert(1)</script>", data_path="/data/</script><b>")
+    text = page(build([str(tmp_path)], measure_baselines=False, samples=50))
+    own = without_plotly(text)
+    assert "<script>alert" not in own
+    assert "/data/</script>" not in own
+
+
+def test_runs_that_are_not_complete_are_shown_and_carry_no_law(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", status="stopped")
+    report = build([str(tmp_path)], samples=50)
+    text = page(report)
+    assert report.analysis.fits == ()
+    assert "is not complete (status: stopped)" in text
+    assert {panel.name for panel in report.panels} == {"curves", "cost", "speed"}
+
+
+def test_runs_of_two_datasets_are_shown_and_not_fitted_together(tmp_path: Path) -> None:
+    other = {"path": "/data/b", "hash": "cd" * 32, "train": 1000, "labels_by": None}
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", size=30_000, dataset=other)
+    text = page(build([str(tmp_path)], samples=50))
+    assert "No laws: " in text
+    assert "their losses are not the same quantity" in text
+
+
+def test_two_thousand_runs_stay_below_thirty_megabytes(tmp_path: Path) -> None:
+    from matscale.core.report.analysis import Analysis
+    from matscale.core.report.build import _panels
+    from matscale.core.report.records import Records, RunRecord, read_records
+
+    first = read_records([make_run(tmp_path / "run", n_validations=300)] * 1).runs[0]
+    long = {key: [1.2345 + k / 7 for k in range(30)] for key in first.curve}
+    runs = tuple(
+        RunRecord(Path(f"runs/{k}"), f"runs/schnet-{k}", "completed", "", first.info, first.config, long)
+        for k in range(2000)
+    )
+    records = Records(runs)
+    analysis = Analysis(None, refusal="none")
+    text = page(Report(records, analysis, tuple(_panels(records, analysis)), ("runs",)))
+    assert len(text.encode()) < 30e6

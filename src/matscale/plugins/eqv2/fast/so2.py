@@ -81,21 +81,21 @@ class Convolution:
             y_plus.addmm_(x_minus, total.T, alpha=-1)
 
     def start_backward(self) -> None:
-        """Make room for the gradients of the weights."""
-        self.g_weight, self.g_bias = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
-        self.g_real, self.g_sum, self.g_difference = (
-            [torch.zeros_like(w) for w in weights] for weights in (self.real, self.sum, self.difference)
-        )
+        """Make room for the gradients of the weights, which the first chunk writes and all others add to."""
+        self.beta = 0.0
+        self.g_weight, self.g_bias = torch.empty_like(self.weight), torch.zeros_like(self.bias)
+        self.g_pairs = [real.new_empty(2 * real.shape[0], real.shape[1]) for real in self.real]  # A above D
+        self.g_sum = [torch.empty_like(weight) for weight in self.sum]  # S
 
     def backward(self, g_y: Tensor, x: Tensor, g_x: Tensor, g_extra: Tensor | None = None) -> None:
         """From `g_y` [n, out] and `g_extra` [n, n_extra] to `g_x` [n, >= in], and to the gradients of the weights."""
-        g_zero, zero = g_y[:, self.out.zero], x[:, self.into.zero]
+        g_zero, zero, beta = g_y[:, self.out.zero], x[:, self.into.zero], self.beta
         torch.mm(g_zero, self.weight[self.n_extra :], out=g_x[:, self.into.zero])
-        self.g_weight[self.n_extra :].addmm_(g_zero.T, zero)
+        self.g_weight[self.n_extra :].addmm_(g_zero.T, zero, beta=beta)
         self.g_bias[self.n_extra :] += g_zero.sum(0)
         if g_extra is not None:
             g_x[:, self.into.zero].addmm_(g_extra, self.weight[: self.n_extra])
-            self.g_weight[: self.n_extra].addmm_(g_extra.T, zero)
+            self.g_weight[: self.n_extra].addmm_(g_extra.T, zero, beta=beta)
             self.g_bias[: self.n_extra] += g_extra.sum(0)
         for m, (real, total, difference) in enumerate(zip(self.real, self.sum, self.difference)):
             x_plus, x_minus = x[:, self.into.plus[m]], x[:, self.into.minus[m]]
@@ -105,11 +105,16 @@ class Convolution:
             torch.mm(g_common, real, out=g_x_plus)
             g_x_minus.copy_(g_x_plus).addmm_(g_plus, total, alpha=-1)
             g_x_plus.addmm_(g_minus, difference)
-            self.g_real[m].addmm_(g_common.T, x_plus + x_minus)
-            self.g_sum[m].addmm_(g_plus.T, x_minus)
-            self.g_difference[m].addmm_(g_minus.T, x_plus)
+            g_real, g_difference = self.g_pairs[m].chunk(2)
+            g_real.addmm_(g_common.T, x_plus + x_minus, beta=beta)
+            g_difference.addmm_(g_minus.T, x_plus, beta=beta)
+            self.g_sum[m].addmm_(g_plus.T, x_minus, beta=beta)
+        self.beta = 1.0
 
     def gradients(self) -> list[Tensor]:
-        """Of weight, bias and each pair."""
-        pairs = [torch.cat([a - s - d, d - s]) for a, s, d in zip(self.g_real, self.g_sum, self.g_difference)]
-        return [self.g_weight, self.g_bias, *pairs]
+        """Of weight, bias and each pair. To be called once."""
+        for pair, total in zip(self.g_pairs, self.g_sum):
+            real, difference = pair.chunk(2)
+            real.sub_(total).sub_(difference)
+            difference.sub_(total)  # is now that of the imaginary half
+        return [self.g_weight, self.g_bias, *self.g_pairs]

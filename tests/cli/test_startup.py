@@ -93,7 +93,7 @@ def test_completion_knows_the_architectures_without_importing_them(site: Site) -
 
 def test_completion_knows_commands_and_plugins(site: Site) -> None:
     site.install("my-broken", "1 / 0")
-    assert completions(site, "pl") == ["plugins"]
+    assert completions(site, "pl") == ["plan", "plugins"]
     assert completions(site, "plugins", "check", "bro") == ["broken"]
 
 

@@ -105,7 +105,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     path = tmp_path / "t.parquet"
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MatscaleError, match="pip install pyarrow"):
+    with pytest.raises(MatscaleError, match=r"pip install \"matscale\[tables\]\""):
         read_table(path, {})
 
 

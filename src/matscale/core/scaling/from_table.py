@@ -103,7 +103,8 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         from pyarrow import parquet
     except ImportError:
         raise MatscaleError(
-            f"{path}: reading parquet takes pyarrow, which is not installed: pip install pyarrow, or save it as CSV."
+            f'{path}: reading parquet takes pyarrow, which is not installed: pip install "matscale[tables]", or save '
+            "it as CSV."
         ) from None
     yield from parquet.read_table(path).to_pylist()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -182,9 +183,8 @@ def _become(message: dict[str, Any], log: int) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        from matscale.cli import main
-
-        main(message["arguments"], prog_name="matscale")
+        sys.argv = ["matscale", *message["arguments"]]
+        runpy.run_module("matscale", run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

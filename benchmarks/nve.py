@@ -45,26 +45,32 @@ def crystal(temperature: float) -> Atoms:
 
 
 def simulate(calculator: Any, temperature: float, ps: float, dt: float) -> dict[str, float | None]:
-    """Dynamics over `ps` picoseconds in steps of `dt` fs. Energies in meV/atom; None where there was too little."""
+    """Dynamics over `ps` picoseconds in steps of `dt` fs. Energies in meV/atom.
+
+    Drift and fluctuation are None for a run that exploded before there were points enough for a line and what is left.
+    """
     atoms = crystal(temperature)
     atoms.calc = calculator
     dynamics = VelocityVerlet(atoms, timestep=dt * units.fs)
     energies, temperatures = [], []
     start = time.perf_counter()
     for _ in range(round(1000 * ps / dt) + 1):  # also the energy at the start
+        if not atoms.get_temperature() < TOO_HOT:
+            break
         energies.append(1000 * atoms.get_total_energy() / len(atoms))
         temperatures.append(atoms.get_temperature())
-        if not temperatures[-1] < TOO_HOT:
-            break
         dynamics.run(1)
     seconds = (time.perf_counter() - start) / len(energies)
     t = np.arange(len(energies)) * dt / 1000
-    slope, level = np.polyfit(t, energies, 1)
+    drift, fluctuation = None, None
+    if len(energies) > 2:
+        slope, level = np.polyfit(t, energies, 1)
+        drift, fluctuation = float(slope), float(np.std(np.array(energies) - slope * t - level))
     return {
         "temperature": temperature,
         "ps": float(t[-1]),
-        "drift": float(slope),
-        "fluctuation": float(np.std(np.array(energies) - slope * t - level)),
+        "drift": drift,
+        "fluctuation": fluctuation,
         "change": energies[-1] - energies[0],
         "mean_temperature": float(np.mean(temperatures)),
         "seconds_per_step": seconds,
@@ -78,6 +84,10 @@ def force_error(calculator: Any, temperature: float) -> float:
     return 1000 * float(np.abs(found.get_forces() - expected.get_forces()).mean())
 
 
+def shown(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders that know Cu and Al")
@@ -89,15 +99,18 @@ def main() -> None:
     torch.set_num_threads(1)
     calculators = {"EMT": EMT(), **{run.name: matscale.calculator(run) for run in arguments.runs}}
     rows = []
-    print("| run | K | ps | drift, meV/atom/ps | fluctuation, meV/atom | mean K | force error, meV/Å | ms a step |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| run | K | ps | drift, meV/atom/ps | fluctuation, meV/atom | change, meV/atom | mean K | force error, meV/Å "
+        "| ms a step |\n" + 9 * "|---" + "|"
+    )
     for temperature in arguments.temperatures:
         for name, calculator in calculators.items():
             row = simulate(calculator, temperature, arguments.ps, arguments.dt)
             row["force_error"] = force_error(calculator, temperature)
             rows.append({"run": name, **row})
+            line, left = shown(row["drift"], "+.3g"), shown(row["fluctuation"], ".2g")
             print(
-                f"| {name} | {temperature:g} | {row['ps']:.2f} | {row['drift']:+.3g} | {row['fluctuation']:.2g} | "
+                f"| {name} | {temperature:g} | {row['ps']:.2f} | {line} | {left} | {row['change']:+.2g} | "
                 f"{row['mean_temperature']:.0f} | {row['force_error']:.0f} | {1000 * row['seconds_per_step']:.0f} |",
                 flush=True,
             )

@@ -112,6 +112,17 @@ def test_the_command_exports_the_checkpoint_that_is_asked_for(make_run: Callable
     assert found["step"] == 1
 
 
+def test_a_folder_that_cannot_be_written_to_ends_with_an_error_and_no_traceback(
+    make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, target = make_run("eqv2", **SMALL), tmp_path / "gone" / "a.pt"
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)  # as /proc, which takes no file of ours
+    result = matscale_export(run.path, "-o", target)
+    assert result.exit_code == 1
+    assert "No such file or directory" in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
 def test_the_file_is_numbers_and_texts_only(exported: Callable[..., tuple[Run, Path]]) -> None:
     _, path = exported()
     found = torch.load(path, weights_only=True)  # refuses anything else

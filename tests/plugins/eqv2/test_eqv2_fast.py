@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
@@ -238,6 +239,28 @@ def test_derivatives_through_the_geometry_take_the_readable_path(make_model, oxi
         model(moving)
     conservative = make_model(**TINY, forces="gradient", max_neighbors=0)
     assert taken(lambda: conservative(batch_of(conservative, oxide))) == "readable"
+
+
+def test_forward_derivatives_are_those_of_the_backward_ones(make_model, oxide, batch_of) -> None:
+    """By dual numbers and by torch.func, with gradients enabled and without."""
+    model = make_model(**TINY, lmax=2, grid_resolution=6)
+    data = batch_of(model, oxide)
+    along = torch.randn(data.positions.shape, dtype=torch.float64)
+
+    def energy(positions: Tensor) -> Tensor:
+        return model(data.with_geometry(positions, data.cell)).energy
+
+    start = data.positions.clone().requires_grad_()
+    expected = (torch.autograd.grad(energy(start).sum(), start)[0] * along).sum()
+    assert expected.abs() > 1e-6
+    with forward_ad.dual_level():
+        moving = forward_ad.make_dual(data.positions, along)
+        by_dual_numbers = forward_ad.unpack_dual(energy(moving)).tangent
+        with torch.no_grad():
+            without_graph = forward_ad.unpack_dual(energy(moving)).tangent
+    _, by_transform = torch.func.jvp(energy, (data.positions,), (along,))
+    for found in (by_dual_numbers, without_graph, by_transform):
+        torch.testing.assert_close(found.sum(), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_batch_without_edges_autocast_and_counters_take_the_readable_path(make_model, oxide, batch_of, taken) -> None:

@@ -12,7 +12,8 @@ from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 __all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures"]
 
 ROTATION_TOLERANCE = 1e-2
-"""What narrow models with large weights keep on every grid that claims it; docs/eqv2.md has the error per grid."""
+"""What the contract's narrow models keep on every grid that claims it, but no bound for all weights: docs/eqv2.md has
+the error per grid and size of the weights."""
 
 
 def claims(config: EqV2Config) -> frozenset[str]:

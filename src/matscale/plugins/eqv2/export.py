@@ -36,7 +36,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     """Write the model of `run` to `target`, a file of fairchem v1; what was written is returned.
 
     Raises ConfigError for another architecture, for options without a counterpart in fairchem and if `target` exists;
-    besides, what `matscale.load` raises.
+    OSError where it cannot be written; besides, what `matscale.load` raises.
     """
     target = Path(target)
     name = run.config.architecture.name
@@ -54,8 +54,13 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     written = {**content(potential), "step": step}
     written["config"]["cmd"]["identifier"] = run.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(target, lambda temporary: torch.save(written, temporary))
+    replace_file(target, lambda temporary: _write(written, temporary))
     return potential
+
+
+def _write(values: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # torch, given a path, has an error of its own where nothing can be written
+        torch.save(values, file)
 
 
 def content(potential: Potential) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
 what training on direct forces and prediction need. Everything else is the readable path's: derivatives through the
-geometry, torch.compile, autocast, and the count of FLOPs, which is one of the equations.
+geometry, forward-mode derivatives, torch.compile, autocast, and the count of FLOPs, which is one of the equations.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
@@ -60,6 +61,8 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
         return "forces are gradients"
     if torch.is_grad_enabled() and (positions.requires_grad or data.cell.requires_grad):
         return "positions or cell require a gradient"
+    if _transformed() or any(unpack_dual(x).tangent is not None for x in (positions, data.cell, weight)):
+        return "forward derivatives or transforms of torch.func look at single operations"
     if data.n_edges == 0:
         return "there are no edges"
     if weight.dtype not in (torch.float32, torch.float64) or positions.dtype != weight.dtype:
@@ -69,6 +72,11 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
     if torch.is_autocast_enabled(positions.device.type):
         return "autocast chooses precisions operation by operation"
     return None
+
+
+def _transformed() -> bool:
+    """Whether torch.func (grad, jvp, jacfwd, ...) is at work: it needs every operation to have a rule of its own."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def forward(model: EqV2, data: AtomicBatch) -> Outputs:

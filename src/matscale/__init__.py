@@ -13,11 +13,12 @@ from matscale.core.hookspecs import hookimpl
 from matscale.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
+    from matscale.core.scaling.fit import fit
     from matscale.core.use import calculator, load
 
-__all__ = ["API_VERSION", "__version__", "calculator", "hookimpl", "load"]
+__all__ = ["API_VERSION", "__version__", "calculator", "fit", "hookimpl", "load"]
 
-_LAZY = {"load": "matscale.core.use", "calculator": "matscale.core.use"}
+_LAZY = {"load": "matscale.core.use", "calculator": "matscale.core.use", "fit": "matscale.core.scaling.fit"}
 
 
 def __getattr__(name: str) -> Any:

@@ -116,7 +116,25 @@ def test_a_graph_of_the_nearest_has_as_many_neighbours_as_it_says() -> None:
     assert reference_crystal(Graph.dense(), 13).n_edges == 0
 
 
-@pytest.mark.parametrize("name", ["fcn", "transformer", "schnet"])
+def test_the_list_names_papers_and_the_neighbours_behind_the_flops() -> None:
+    rows = {row["name"]: row for row in json.loads(matscale("models", "list", "--json").stdout)}
+    assert rows["schnet"]["reference"] == "arXiv:1706.08566"
+    assert rows["schnet"]["neighbors_per_atom"] == 42
+    heading, *lines = matscale("models", "list").stdout.splitlines()
+    assert heading.split() == ["NAME", "SIZE", "PARAMETERS", "FLOPS/ATOM", "NEIGHBOURS", "PAPER", "CLAIMS"]
+    assert any("arXiv:2306.12059" in line for line in lines if line.startswith("eqv2"))
+
+
+def test_show_count_runs_a_step_and_reports_elementwise_work_besides() -> None:
+    page = shown("schnet", "--params", "10k", "--count")
+    assert page["counted_per_atom"]["contractions"] == pytest.approx(page["flops_per_atom"], rel=1e-3)
+    assert 0 < page["counted_per_atom"]["elementwise"] < page["flops_per_atom"]
+    text = matscale("models", "show", "schnet", "--params", "10k", "--count").stdout
+    assert re.search(r"counted .* element-wise \(\d+\.\d %\) besides", text)
+    assert "counted_per_atom" not in shown("schnet", "--params", "10k")
+
+
+@pytest.mark.parametrize("name", ["fcn", "transformer", "schnet", "eqv2"])
 def test_a_formula_and_a_counted_step_agree_on_flops_per_atom(name: str) -> None:
     from matscale.core.flops import measure_step_flops
 

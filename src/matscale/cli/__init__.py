@@ -18,10 +18,14 @@ from matscale.version import __version__
 
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
+    "estimate": ("matscale.cli.estimate:estimate", "Parameters, FLOPs, memory, time and disk of a run, before it."),
     "sweep": ("matscale.cli.sweep:sweep", "The grid of runs of a study: plan, do, take up again."),
     "tune": ("matscale.cli.tune:tune", "The learning rate of a few small sizes, and a rule for all."),
     "runs": ("matscale.cli.runs:runs", "The runs in a folder: list, show."),
-    "models": ("matscale.cli.models:models", "The architectures: list, show."),
+    "fit": ("matscale.cli.laws:fit", "Scaling laws of runs or a table, with verdicts."),
+    "compare": ("matscale.cli.laws:compare", "Whether architectures scale with the same exponent."),
+    "plan": ("matscale.cli.laws:plan", "What to train with a budget, or for a loss."),
+    "models": ("matscale.cli.models:models", "The architectures: list, show, ladder."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
     "baselines": ("matscale.cli.baselines:baselines", "Errors of zero, mean, composition and nearest neighbour."),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """The architectures: list them, show one of them."""
+    """The architectures: list them, show one of them, or its size ladder."""
 
 
 @models.command("list")
@@ -28,9 +28,9 @@ def models() -> None:
 def list_models(sizes: bool, as_json: bool) -> None:
     """List the architectures with parameters, training FLOPs per atom and claimed symmetries.
 
-    One row is the default configuration of an architecture. FLOPs are those of a training step (forward, loss,
-    backward) per atom of an fcc crystal in which a radius graph has 42 neighbours per atom. With --sizes they are left
-    out for architectures without a formula for them: `models show` runs a step to count them.
+    One row is the default configuration of an architecture, with its paper. FLOPs are those of a training step
+    (forward, loss, backward) per atom of an fcc crystal in which a radius graph has 42 neighbours per atom. With
+    --sizes they are left out for architectures without a formula for them: `models show` runs a step to count them.
     """
     from matscale.core.manager import host
 
@@ -43,8 +43,8 @@ def list_models(sizes: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    heading = ["NAME", "SIZE", "PARAMETERS", "FLOPS/ATOM", "CLAIMS"]
-    click.echo(aligned([heading, *(_cells(row) for row in rows)], right=(2, 3)))
+    heading = ["NAME", "SIZE", "PARAMETERS", "FLOPS/ATOM", "NEIGHBOURS", "PAPER", "CLAIMS"]
+    click.echo(aligned([heading, *(_cells(row) for row in rows)], right=(2, 3, 4)))
 
 
 @models.command()
@@ -52,25 +52,30 @@ def list_models(sizes: bool, as_json: bool) -> None:
 @click.option("--size", metavar="NAME", help="A published configuration.")
 @click.option("--params", type=ParameterCount(), help="The rung of the size ladder nearest to a count: 30k, 1M.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a configuration key.")
+@click.option("--count", is_flag=True, help="Run a step: hold the FLOPs against it, and count element-wise work.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(name: str, size: str | None, params: int | None, assignments: tuple[str, ...], as_json: bool) -> None:
+def show(
+    name: str, size: str | None, params: int | None, assignments: tuple[str, ...], count: bool, as_json: bool
+) -> None:
     """Show the architecture NAME: paper, claims, parameters, training FLOPs per atom, configuration.
 
     The configuration is the default one, or that of --size or --params, with every --set on top of it.
     """
-    from matscale.core.describe import configuration, describe
+    from matscale.core.describe import configuration, counted_per_atom, describe
     from matscale.core.manager import host
 
     architecture = host().architecture(name)
     distribution, version = host().origin(name)
     try:
-        description = describe(architecture, configuration(architecture, size, params, assignments), host())
+        config = configuration(architecture, size, params, assignments)
+        description = describe(architecture, config, host())
+        counted = counted_per_atom(architecture, config) if count else None
     except MatscaleError:
         raise
     except Exception as error:  # whatever a plugin's model raises: say whose it is
         text = f"{type(error).__name__}: {error}"
         raise PluginError(f"{name} ({distribution} {version}) cannot be built: {text}.") from error
-    about = {
+    about: dict[str, Any] = {
         "summary": architecture.summary,
         "reference": architecture.reference,
         "forces": "gradient" if architecture.derives_forces(description.config) else "direct",
@@ -80,10 +85,44 @@ def show(name: str, size: str | None, params: int | None, assignments: tuple[str
         "distribution": distribution,
         "version": version,
     }
+    if counted is not None:
+        about["counted_per_atom"] = counted
     if as_json:
         click.echo(json.dumps(description.plain() | about, indent=2, ensure_ascii=False))
     else:
         click.echo(_page(description, about))
+
+
+@models.command()
+@click.argument("name", type=ArchitectureName)
+@click.option("--from", "smallest", type=ParameterCount(), default="10k", show_default=True, help="Fewest parameters.")
+@click.option("--to", "largest", type=ParameterCount(), default="10M", show_default=True, help="Most parameters.")
+@click.option("--rungs", "n", type=click.IntRange(1), default=8, show_default=True, help="How many models.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, the keys of `models show` in each row.")
+def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> None:
+    """Print a size ladder of the architecture NAME, evenly spaced in the logarithm of the parameters.
+
+    FLOPs are those of a training step per atom of the crystal of `models show`, where there is a formula for them.
+    """
+    from matscale.core.describe import rungs
+    from matscale.core.manager import host
+
+    architecture = host().architecture(name)
+    found = rungs(architecture, host(), smallest, largest, n)
+    if as_json:
+        click.echo(json.dumps([rung.plain() for rung in found], indent=2, ensure_ascii=False))
+        return
+    configs = [rung.description.config.plain() for rung in found]
+    varied = [key for key in configs[0] if len({str(config[key]) for config in configs}) > 1]
+    table = [["WANTED", "PARAMETERS", "OFF", "NON-EMBEDDING", "FLOPS/ATOM", *varied]]
+    for rung, config in zip(found, configs):
+        d = rung.description
+        flops = "-" if d.flops_per_atom is None else f"{d.flops_per_atom:.3g}"
+        counts = [f"{rung.wanted:,}", f"{d.parameters['total']:,}", f"{100 * rung.deviation:+.1f} %"]
+        counts += [f"{d.parameters['non_embedding']:,}", flops]
+        table.append([*counts, *(str(config[key]) for key in varied)])
+    click.echo(f"{name}: {architecture.dial}")
+    click.echo(aligned(table, right=range(5 + len(varied))))
 
 
 def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig | None]:
@@ -104,7 +143,7 @@ def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | No
         click.echo(f"Warning: {architecture.name}: cannot be built ({text}). See `matscale plugins check`.", err=True)
         claims = sorted(architecture.claims)
         unknown = {"size": None, "parameters": None, "flops_per_atom": None, "neighbors_per_atom": None}
-        return {"name": architecture.name, **unknown, "claims": claims}
+        return {"name": architecture.name, **unknown, "claims": claims, "reference": architecture.reference}
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -114,6 +153,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["size"] or "-",
         f"{counts['total']:,}" if counts else "-",
         f"{flops:.3g}" if flops is not None else "-",
+        f"{row['neighbors_per_atom']:g}" if row["neighbors_per_atom"] is not None else "-",
+        row["reference"],
         ", ".join(row["claims"]),
     ]
 
@@ -135,6 +176,7 @@ def _page(description: Description, about: dict[str, Any]) -> str:
         "parameters": ", ".join(f"{count:,} {word.replace('_', '-')}" for word, count in counts.items()),
         "FLOPs": f"{description.flops_per_atom:,.0f} per atom and training step, "
         f"at {description.neighbors_per_atom:g} neighbours per atom",
+        **_counted(about.get("counted_per_atom")),
         "forces": about["forces"],
         "graph": about["graph"],
         "claims": ", ".join(description.claims) or "none",
@@ -142,3 +184,12 @@ def _page(description: Description, about: dict[str, Any]) -> str:
     config = [[f"  {k}", str(v), fields[k].description or ""] for k, v in description.config.plain().items()]
     lines = [f"{description.name}: {about['summary']}", "", aligned([[f"  {k}", v] for k, v in facts.items()])]
     return "\n".join([*lines, "", "configuration", aligned(config)] if config else lines)
+
+
+def _counted(per_atom: dict[str, float] | None) -> dict[str, str]:
+    """A line about a step that was run, if one was."""
+    if per_atom is None:
+        return {}
+    share = 100 * per_atom["elementwise"] / per_atom["contractions"] if per_atom["contractions"] else 0.0
+    text = f"{per_atom['contractions']:,.0f}, and {per_atom['elementwise']:,.0f} element-wise ({share:.1f} %) besides"
+    return {"counted": text}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,35 +36,60 @@ OPTIONS = {
 }
 
 
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What says which run is meant, for every command that takes one."""
+    options = (
+        click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
+        click.option("--size", metavar="NAME", help="A published configuration of it: `matscale models show`."),
+        click.option("--params", type=ParameterCount(), help="Or the rung of its size ladder nearest to 30k, 1M, ..."),
+        click.option("--data", help="Packed dataset: a path or a name.  [default: emt]"),
+        click.option(
+            "--config", "file", type=click.Path(path_type=Path), help="TOML; config.toml of a run repeats it."
+        ),
+        click.option(
+            "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration."
+        ),
+        click.option(
+            "--from",
+            "start",
+            type=click.Path(path_type=str),
+            metavar="RUN",
+            help="Fine-tune: begin with the model of another run, its architecture included.",
+        ),
+        click.option(
+            "--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not."
+        ),
+        click.option(
+            "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]"
+        ),
+        click.option("--steps", type=click.IntRange(1), help="Optimizer steps."),
+        click.option("--max-time", metavar="TIME", help="Wall time: 90s, 30m, 2h."),
+        click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15."),
+        click.option("--lr", type=float, help="Highest learning rate."),
+        click.option("--batch", type=click.IntRange(1), help="Structures in a batch."),
+        click.option("--seed", type=click.IntRange(0), help="Drives split, weights, order and dropout.  [default: 0]"),
+        click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]"),
+        click.option(
+            "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "fp64"]), help="[default: fp32]"
+        ),
+        click.option(
+            "--overfit", type=click.IntRange(1), metavar="N", help="Train and validate on N structures: can it learn?"
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Configuration key -> value, of the `training_options` that were used."""
+    return {OPTIONS[name]: value for name, value in options.items() if value is not None}
+
+
 @click.command()
-@click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`.")
-@click.option("--size", metavar="NAME", help="A published configuration of it: `matscale models show`.")
-@click.option("--params", type=ParameterCount(), help="Or the rung of its size ladder nearest to 30k, 1M, ...")
-@click.option("--data", help="Packed dataset: a path or a name.  [default: emt]")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="TOML; config.toml of a run repeats it.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration.")
+@training_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
-@click.option(
-    "--from",
-    "start",
-    type=click.Path(path_type=str),
-    metavar="RUN",
-    help="Fine-tune: begin with the model of another run, its architecture included.",
-)
-@click.option("--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]")
-@click.option("--steps", type=click.IntRange(1), help="Optimizer steps.")
-@click.option("--max-time", metavar="TIME", help="Wall time: 90s, 30m, 2h.")
-@click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15.")
-@click.option("--lr", type=float, help="Highest learning rate.")
-@click.option("--batch", type=click.IntRange(1), help="Structures in a batch.")
-@click.option("--seed", type=click.IntRange(0), help="Drives split, weights, order and dropout.  [default: 0]")
-@click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]")
-@click.option("--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "fp64"]), help="[default: fp32]")
-@click.option(
-    "--overfit", type=click.IntRange(1), metavar="N", help="Train and validate on N structures: can it learn?"
-)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
@@ -85,8 +111,8 @@ def train(
     What counts, from least to most: defaults, --config, options, --set. The run folder holds everything: configuration,
     metrics, checkpoints. Ctrl-C saves and stops; --resume -o FOLDER goes on.
     """
-    given = {OPTIONS[name]: value for name, value in options.items() if value is not None}
-    config, architecture = configuration(arch, size, params, file, given, assignments, output if resume else None)
+    resumed = output if resume else None
+    config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
     if resume and output is None:
         raise ConfigError("--resume: say which run goes on with -o FOLDER.")
     if dry_run:

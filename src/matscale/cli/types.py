@@ -41,6 +41,21 @@ class CommaSeparated(click.ParamType):
         return tuple(self.of.convert(part.strip() if isinstance(part, str) else part, param, ctx) for part in parts)
 
 
+class Amount(click.ParamType):
+    """`1e18`, `50P`, `30k`: FLOPs, structures, anything positive."""
+
+    name = "amount"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            amount = float(parse_count(value))
+        except (ValueError, OverflowError):
+            amount = 0.0
+        if not 0 < amount < float("inf"):
+            self.fail(f"{value!r} is no amount. Write for example 1e18, 50P, 30k or 12000.", param, ctx)
+        return amount
+
+
 class PluginName(click.ParamType):
     """A name that plugins supply; completed from metadata and source text alone, as no completion waits for torch."""
 

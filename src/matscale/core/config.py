@@ -41,7 +41,8 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         owner = _section(cls, path[:-1])
         return f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else ())}"
-    return f"{key} = {error['input']!r}: {error['msg']}" if key else str(error["msg"])
+    reason = str(error["msg"]).removeprefix("Value error, ")  # pydantic's name for what our validators raise
+    return f"{key} = {error['input']!r}: {reason}" if key else reason
 
 
 def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel] | None:

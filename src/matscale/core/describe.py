@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
-from matscale.core.flops import measure_step_flops
+from matscale.core.flops import measure_step, measure_step_flops
 from matscale.core.manager import Host
 
 ALUMINIUM = 13
@@ -41,6 +42,8 @@ class Description:
     neighbors_per_atom: float
     """In the reference crystal."""
     claims: list[str]
+    reference: str
+    """DOI or arXiv id of the paper."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready values, under the stable keys of the command line."""
@@ -82,7 +85,46 @@ def describe(architecture: Architecture, config: ArchitectureConfig, host: Host,
         flops_per_atom=None if flops is None else flops / batch.n_atoms,
         neighbors_per_atom=batch.n_edges / batch.n_atoms,
         claims=sorted(architecture.claims_of(config)),
+        reference=architecture.reference,
     )
+
+
+def counted_per_atom(architecture: Architecture, config: ArchitectureConfig) -> dict[str, float]:
+    """What a counter finds in a training step on the reference crystal, per atom: `contractions`, `elementwise`."""
+    batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
+    count = measure_step(architecture, config, batch)
+    return {"contractions": count.contractions / batch.n_atoms, "elementwise": count.elementwise / batch.n_atoms}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A configuration of a size ladder."""
+
+    wanted: int
+    """Parameters that were asked for."""
+    description: Description
+
+    @property
+    def deviation(self) -> float:
+        """Of the parameters there are, relative to those asked for."""
+        return self.description.parameters["total"] / self.wanted - 1
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {"wanted": self.wanted, "deviation": self.deviation, **self.description.plain()}
+
+
+def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n: int) -> list[Rung]:
+    """`n` models of the ladder, evenly spaced in the logarithm of their parameters, both ends included.
+
+    Raises ConfigError for an empty or single-valued range with several rungs.
+    """
+    if n < 1 or largest < smallest or (n > 1 and largest == smallest):
+        raise ConfigError(
+            f"{n} rungs from {smallest:,} to {largest:,} parameters: give a range that grows, and at least one rung."
+        )
+    wanted = [round(smallest * (largest / smallest) ** (k / max(n - 1, 1))) for k in range(n)]
+    return [Rung(count, describe(architecture, architecture.ladder(count), host, measure=False)) for count in wanted]
 
 
 def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
@@ -94,6 +136,7 @@ def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[s
         return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))
 
 
+@lru_cache(maxsize=32)
 def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:
     """The crystal on which FLOPs are stated: see the top of this module."""
     from ase.build import bulk

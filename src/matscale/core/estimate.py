@@ -8,7 +8,6 @@ peak of a device.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,24 +15,22 @@ import torch
 
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError
-from matscale.core.flops import Peak, named_peak, peak_of
+from matscale.core.flops import Cost, Peak, named_peak, peak_of
 from matscale.core.manager import host
-from matscale.core.memory import activations_of, resident_bytes
-from matscale.core.potential import Potential
-from matscale.core.train.compute import autocast, configured, describe, device_of
+from matscale.core.memory import resident_bytes
+from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import BudgetConfig, TrainConfig
 from matscale.core.train.distributed import World
+from matscale.core.train.footprint import Need, disk_bytes, extrapolated_activations, measured_activations
 from matscale.core.train.outlook import Outlook
 from matscale.core.train.progress import Progress
-from matscale.core.train.session import cost_of_setup, probes_of_setup
-from matscale.core.train.setup import Setup, prepare, resolved
+from matscale.core.train.session import cost_of_setup
+from matscale.core.train.setup import prepare, resolved
 from matscale.core.train.timing import Timing, timed
 
 ASSUMED_MFU = 0.05
 """Of equivariant networks in fp32; docs/flops.md has measured ones."""
 TIME_STEPS = 8
-_ROW_BYTES, _NUMBER_BYTES = 800, 23
-"""A row of metrics.jsonl; a predicted number in samples.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Estimate:
     steps: int
     epochs: float
     flops_per_step: float
-    """Mean over the batches of an epoch."""
+    """Mean over the run."""
     flops: float
     """Training, the whole run."""
     validation_flops: float
@@ -54,7 +51,7 @@ class Estimate:
     elementwise_share: float
     """Element-wise work, as a share of `flops` and not in them."""
     activation_bytes: int
-    """Of the largest batch."""
+    """Of the largest batch, of training or validation."""
     optimizer_bytes: int
     """Moments of AdamW and the average of the weights."""
     memory_bytes: int
@@ -105,26 +102,28 @@ def estimate(
         cost, peak = cost_of_setup(setup, potential, here), named or peak_of(here, config.compute.precision)
         for complaint in cost.complaints(architecture.name):
             progress.said(complaint)
-        need = _Need.of(setup, potential, outlook, here)
         if named is None and mfu is None and time_steps > 0:
+            activations = measured_activations(setup, potential, outlook, cost, here)
             timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)
         else:
+            activations = extrapolated_activations(setup, potential, outlook, here)
             mfu = ASSUMED_MFU if mfu is None else mfu
-            timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0)
-    per_step = _mean([cost.step(s) for s in outlook.batches]) * outlook.batches_per_epoch / outlook.steps_per_epoch
-    steps = _steps(config.budget, outlook, per_step, per_step * timing.seconds_per_flop)
+            timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
+    need = Need.of(potential, config.optimizer, activations)
+    steps = _steps(config.budget, outlook, cost, timing)
+    flops = outlook.flops(cost.step, steps)
     validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
     saves = validations if config.checkpoint.every is None else -(-steps // config.checkpoint.every)
-    validation = validations * outlook.validation_batches * _mean([cost.prediction(s) for s in outlook.validation])
-    seconds = steps * per_step * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
-    seconds += saves * timing.checkpoint_seconds
+    validation = validations * outlook.validation.total(cost.prediction)
+    seconds = flops * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
+    seconds += timing.warm_up_seconds + saves * timing.checkpoint_seconds
     return Estimate(
         architecture=architecture.name,
         parameters=count_parameters(potential.model),
         steps=steps,
         epochs=steps / outlook.steps_per_epoch,
-        flops_per_step=per_step,
-        flops=steps * per_step,
+        flops_per_step=flops / steps,
+        flops=flops,
         validation_flops=validation,
         flops_counted_by=cost.counted_by,
         elementwise_share=cost.elementwise_share,
@@ -138,7 +137,7 @@ def estimate(
         mfu=1 / (timing.seconds_per_flop * peak.flops_per_s) if mfu is None and timing.seconds_per_flop else mfu or 0.0,
         peak_flops_per_s=peak.flops_per_s,
         peak_by=peak.by,
-        disk_bytes=_disk(setup, need, steps, validations, saves),
+        disk_bytes=disk_bytes(setup, need, steps, validations, saves),
     )
 
 
@@ -147,74 +146,22 @@ def _without_cache(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _steps(budget: BudgetConfig, outlook: Outlook, flops: float, seconds: float) -> int:
-    """Until the first budget is used up, for steps of so many FLOPs and seconds."""
+def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -> int:
+    """Until the first budget is used up."""
     limits = [n for n in (budget.steps, outlook.steps_of_epochs) if n is not None]
-    if budget.max_flops is not None and flops:
-        if budget.max_flops < flops:
+    one = outlook.flops(cost.step, 1)
+    if budget.max_flops is not None and one:
+        if budget.max_flops < one:
             raise ConfigError(
-                f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {flops:.4g} FLOPs. "
+                f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {one:.4g} FLOPs. "
                 "Give more, or take smaller batches (--batch) or a smaller model (--params)."
             )
-        limits.append(int(budget.max_flops // flops))
-    if budget.max_time is not None and seconds:
-        limits.append(max(1, round(budget.max_time / seconds)))
-    return min(limits)
-
-
-@dataclass(frozen=True)
-class _Need:
-    """Bytes, by what they are for."""
-
-    weights: int
-    """With buffers."""
-    state: int
-    """Of the model in a checkpoint."""
-    gradients: int
-    moments: int
-    average: int
-    activations: int
-
-    @classmethod
-    def of(cls, setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> _Need:
-        trained = _bytes(p for p in potential.parameters() if p.requires_grad)
-        probes = probes_of_setup(setup, device).fitted
-        activations = activations_of(potential, probes, lambda: autocast(setup.config.compute, device))
-        return cls(
-            weights=_bytes(potential.parameters()) + _bytes(potential.buffers()),
-            state=_bytes(potential.state_dict().values()),
-            gradients=trained,
-            moments=2 * trained,
-            average=_bytes(potential.parameters()) if setup.config.optimizer.ema else 0,
-            activations=int(max(activations(shape) for shape in outlook.batches)),
+        limits.append(outlook.steps_for(cost.step, budget.max_flops))
+    if budget.max_time is not None and one:
+        limits.append(max(1, outlook.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
+    if not limits:
+        raise ConfigError(
+            "The model has no contractions, by whose FLOPs time is judged here: say with --steps or --epochs how long "
+            "the run is."
         )
-
-    @property
-    def optimizer(self) -> int:
-        return self.moments + self.average
-
-    def at_once(self, saves_here: bool) -> int:
-        """The most that is needed at one time: in a step, or, in the memory that files are written from, in saving."""
-        saving = self.gradients + self.average + (max(self.moments, self.state) if saves_here else 0)
-        return self.weights + self.optimizer + max(self.activations, saving)
-
-    @property
-    def checkpoint(self) -> int:
-        return self.state * (2 if self.average else 1) + self.moments
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
-
-
-def _disk(setup: Setup, need: _Need, steps: int, validations: int, saves: int) -> int:
-    """Checkpoints that are kept, rows, samples."""
-    config = setup.config
-    rows = (steps // config.log_every + validations) * _ROW_BYTES
-    n_atoms = float(setup.dataset.n_atoms[setup.validation].mean()) if len(setup.validation) else 0.0
-    samples = validations * min(config.evaluation.samples, len(setup.validation)) * (3 * n_atoms + 10) * _NUMBER_BYTES
-    return int(min(saves, config.checkpoint.keep + 1) * need.checkpoint + rows + samples)
+    return min(limits)

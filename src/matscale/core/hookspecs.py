@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
     from matscale.core.train.record import Run
@@ -54,6 +55,11 @@ def register_losses() -> list[Loss]:  # type: ignore[empty-body]
 
 
 @hookspec
+def register_laws() -> list[Law]:  # type: ignore[empty-body]
+    """Forms of scaling law. One in a single variable competes with the others wherever `matscale fit` chooses."""
+
+
+@hookspec
 def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
     """Ways to run the trainings of a study (`matscale sweep --launcher slurm`)."""
 
@@ -70,8 +76,8 @@ def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
 def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
     """FLOPs of one optimiser step (forward, loss, backward) on a batch of `shape`.
 
-    `shape` has `n_structures`, `n_atoms`, `n_edges` and `sum_atoms_squared`. Return None to have the core count the
-    step by running it. A multiply-add is two FLOPs; table look-ups are none.
+    `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. Return None to have the core
+    count the step by running it. A multiply-add is two FLOPs; table look-ups are none: docs/flops.md.
     """
 
 

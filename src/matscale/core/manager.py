@@ -16,9 +16,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from matscale.core.errors import ConfigError, MatscaleError, PluginError, did_you_mean
-from matscale.core.hosting.catalogue import Entry, canonical, discover
+from matscale.core.hosting.catalogue import Entry, canonical, declared_hooks, discover
 from matscale.core.hosting.loading import Plugin
 from matscale.core.hosting.observers import Observers, PluginWarning
+from matscale.core.hosting.provided import KINDS
 
 if TYPE_CHECKING:
     import click
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
 
@@ -85,6 +87,10 @@ class Host:
         found: Labeler = self.find("labeler", name).value
         return found
 
+    def law(self, name: str) -> Law:
+        found: Law = self.find("law", name).value
+        return found
+
     def launcher(self, name: str) -> Launcher:
         found: Launcher = self.find("launcher", name).value
         return found
@@ -135,6 +141,10 @@ class Host:
 
     def labelers(self) -> list[Labeler]:
         return [found.value for found in self._all("labeler")]
+
+    def laws(self) -> list[Law]:
+        """Built-in ones first, in their order."""
+        return [found.value for found in self._all("law")]
 
     def launchers(self) -> list[Launcher]:
         return [found.value for found in self._all("launcher")]
@@ -202,12 +212,13 @@ class Host:
 
     def _providers(self, kind: str, name: str, plugins: Iterable[Plugin]) -> Iterator[Found]:
         for plugin in plugins:
-            value = plugin.load().provides.get(kind, {}).get(_plain(name))
+            value = plugin.load().provides.get(kind, {}).get(_plain(name)) if _may_supply(plugin, kind) else None
             if value is not None:
                 yield Found(plugin, value)
 
     def _all(self, kind: str) -> list[Found]:
-        return [Found(p, value) for p in self.plugins for value in p.load().provides.get(kind, {}).values()]
+        supplying = [p for p in self.plugins if _may_supply(p, kind)]
+        return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
 
     def _asked(self, kind: str, found: Found) -> str:
         """The name that finds it again: the plain one unless that means something else, or is contested."""
@@ -232,6 +243,14 @@ class Host:
             f" Not available, for reasons that `matscale plugins list --load` gives: {_join(silent)}." if silent else ""
         )
         return ConfigError(f"There is no {kind} {name!r}. {did_you_mean(name, known)}{note}")
+
+
+def _may_supply(plugin: Plugin, kind: str) -> bool:
+    """False for a built-in plugin whose source does not mark the hook: fitting a law need not import the models."""
+    if not plugin.entry.builtin or plugin.state != "not loaded":
+        return True
+    hooks = declared_hooks(plugin.entry)
+    return hooks is None or KINDS[kind].hook in hooks
 
 
 def _plain(name: str) -> str:

@@ -32,10 +32,14 @@ Autocast = Callable[[], AbstractContextManager[object]]
 class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that were made inside and are alive; `peak` is the most there have been."""
 
-    def __init__(self) -> None:
+    takes_any_form = True
+    """Memory is that of the form that training takes: see `matscale.core.readable`."""
+
+    def __init__(self, existing: Sequence[Tensor] = ()) -> None:
+        """`existing` were there before: views of them are nothing new. They must outlive this."""
         super().__init__()
         self.live, self.peak = 0, 0
-        self._known: set[int] = set()
+        self._known = {x.untyped_storage()._cdata for x in existing}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -58,21 +62,25 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def activation_bytes(potential: Potential, batch: AtomicBatch, autocast: Autocast = nullcontext) -> int:
-    """Most that a training step on `batch` has alive beside weights, gradients of weights and the batch itself."""
-    probe = copy.deepcopy(potential).train()
+def activation_bytes(
+    potential: Potential, batch: AtomicBatch, autocast: Autocast = nullcontext, training: bool = True
+) -> int:
+    """Most that a training step on `batch` has alive beside weights, gradients of weights and the batch itself.
+
+    Without `training`, that a prediction has.
+    """
+    probe = copy.deepcopy(potential).train(training)
     for parameter in probe.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
     batch = replace(batch, positions=batch.positions + 0)
-    existing = [x.untyped_storage() for x in (*probe.parameters(), *probe.buffers()) if x.numel()]
-    existing += [x.untyped_storage() for x in vars(batch).values() if isinstance(x, Tensor)]
-    with torch.random.fork_rng(devices=[batch.positions.device] if batch.positions.is_cuda else []):
-        watch = LiveBytes()
-        watch._known |= {storage._cdata for storage in existing}  # views of these are nothing new
-        with watch:
-            with autocast():
-                outputs = probe(batch)
+    known = [*probe.parameters(), *probe.buffers(), *(x for x in vars(batch).values() if isinstance(x, Tensor))]
+    watch = LiveBytes(known)
+    devices = [batch.positions.device] if batch.positions.is_cuda else []
+    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(training), watch:
+        with autocast():
+            outputs = probe(batch)
+        if training:
             backward_of_any_loss(outputs)
     return watch.peak
 
@@ -83,10 +91,14 @@ def _drop_gradient(parameter: Tensor) -> None:
 
 
 def activations_of(
-    potential: Potential, batches: Sequence[AtomicBatch], autocast: Autocast = nullcontext
+    potential: Potential,
+    batches: Sequence[AtomicBatch],
+    autocast: Autocast = nullcontext,
+    training: bool = True,
 ) -> Callable[[BatchShape], float]:
     """Bytes for a batch of any shape: a polynomial in its sizes, fitted to what `batches` took."""
-    return fit([b.shape for b in batches], [float(activation_bytes(potential, b, autocast)) for b in batches])
+    needed = [float(activation_bytes(potential, batch, autocast, training)) for batch in batches]
+    return fit([batch.shape for batch in batches], needed)
 
 
 def resident_bytes() -> int:

@@ -105,6 +105,10 @@ class SchNet(nn.Module):
             h = h + interaction(h, edges, basis, envelope)
         return Outputs(energy=sum_by_structure(self.readout(h).squeeze(-1), data))
 
+    def recomputable(self) -> list[nn.Module]:
+        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        return list(self.interactions)
+
 
 def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
     """Raises ConfigError if the data hold an element that the embedding has no row for."""

@@ -169,6 +169,10 @@ class Transformer(nn.Module):
             x = layer(x, padding, kept)
         return self.heads(self.norm(x), data)
 
+    def recomputable(self) -> list[nn.Module]:
+        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        return list(self.layers)
+
 
 def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
     """The data have no say in it."""

@@ -57,6 +57,14 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another(dataset):
     assert not np.array_equal(a.validation, c.validation)
 
 
+def test_another_order_of_training_leaves_the_validation_as_it_is(dataset):
+    a, b = split(dataset, 0.1, 0), split(dataset, 0.1, 0, order_seed=1)
+    assert np.array_equal(a.validation, b.validation)
+    assert sorted(a.train) == sorted(b.train)
+    assert not np.array_equal(a.take(0.1), b.take(0.1))
+    assert np.array_equal(split(dataset, 0.1, 0, order_seed=0).train, a.train)
+
+
 def test_a_group_larger_than_the_validation_part_stays_in_training():
     parts = split(Groups([7] * 900 + list(range(100, 200))), 0.1, seed=0)
     assert len(parts.validation) == 100

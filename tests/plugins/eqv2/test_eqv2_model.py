@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from matscale.core.architecture import DatasetInfo
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims
+from matscale.core.readable import readable_form
+from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims, fast
 from matscale.plugins.eqv2.blocks import Drop, make_norm
 from matscale.plugins.eqv2.edges import WideGaussians
 from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name, load_fairchem
@@ -161,6 +162,26 @@ def test_an_atom_without_neighbours_has_an_energy_and_no_forces(make_model, batc
         assert outputs.stress.isfinite().all()
 
 
+def test_a_model_without_stress_may_end_at_degree_one(make_model, oxide, batch_of) -> None:
+    model = make_model(stress_head="none", lmax=1, mmax=1)
+    outputs = model(batch_of(model, oxide))
+    assert outputs.stress is None
+    assert outputs.forces.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"grid": "lebedev"}, {"stress_head": "none", "lmax": 1, "mmax": 1}], ids=str)
+def test_both_paths_take_every_grid_and_head(make_model, oxide, batch_of, options: dict) -> None:
+    model = make_model(**options)
+    data = batch_of(model, oxide)
+    with torch.no_grad():
+        assert fast.serves(model, data)
+        quick = model(data)
+        with readable_form():
+            slow = model(data)
+    assert_close(quick.energy, slow.energy, rtol=1e-11, atol=0)
+    assert_close(quick.forces, slow.forces, rtol=0, atol=1e-11 * float(slow.forces.abs().max()))
+
+
 def test_an_element_beyond_the_table_is_refused_with_the_limit(make_model, oxide, batch_of, small) -> None:
     model = make_model(max_atomic_number=37)
     with pytest.raises(DataError, match=r"element 38 .* max_atomic_number = 37"):
@@ -175,7 +196,7 @@ def test_an_edge_without_length_is_refused_with_its_atoms(make_model, oxide, bat
     j, i = (int(x) for x in data.edge_index[:, 3])
     positions = data.positions.clone()
     positions[j] = positions[i] - data.edge_shift[3].double() @ data.cell[0]
-    with pytest.raises(DataError, match=rf"atoms {j} and {i} of the batch are .* 1e-06 Å"):
+    with pytest.raises(DataError, match=rf"atoms ({j} and {i}|{i} and {j}) of the batch are .* 1e-06 Å"):
         model(data.with_geometry(positions, data.cell))
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from e3nn import o3
 from torch import Tensor
 
+from matscale.cli import main
+from matscale.core.data.packed import PackedDataset
 from matscale.core.outputs import predict
 from matscale.plugins.eqv2.edges import Edges
 
@@ -77,3 +82,22 @@ def test_a_long_sum_and_a_softmax_of_large_logits_stay_finite_and_exact(make_mod
     assert torch.equal(weights, edges.softmax(logits.float()))
     assert total.dtype == torch.float32
     assert (total - 1).abs().max() < 0.01
+
+
+def test_training_in_half_precision_learns_as_in_full(alloys: PackedDataset, tmp_path: Path) -> None:
+    options = {"lmax": 2, "grid_resolution": 10, "n_layers": 1, "n_radial": 32, "cutoff": 5.0, "drop_path": 0.0}
+    options |= dict.fromkeys(["channels", "edge_channels", "attention_hidden", "alpha_channels", "ffn_hidden"], 8)
+    shown = [part for key, value in options.items() for part in ("--set", f"architecture.config.{key}={value}")]
+    fixed = ["--arch", "eqv2", "--data", alloys.path, "--steps", 20, "--batch", 6, "-q", "--device", "cpu", *shown]
+    fixed += ["--lr", 3e-3, "--set", "optimizer.ema=0", "--set", "evaluation.every=1000"]
+    losses = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        run = tmp_path / precision
+        done = CliRunner().invoke(main, [str(a) for a in ("train", *fixed, "-o", run, "--precision", precision)])
+        assert done.exit_code == 0, done.output
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses[precision] = rows[-1]["loss"]
+        first = rows[0]["loss"]
+    assert losses["fp32"] < 0.8 * first
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["fp16"] < 0.9 * first  # its first steps overflow and are left out

@@ -22,8 +22,8 @@ from matscale.core.errors import DataError
 
 TIE = 0.01
 """Å². Width of the shell that the non-strict nearest rule keeps together."""
-COINCIDENT = 1e-4
-"""Å². Squared distance up to which the non-strict nearest rule takes two atoms for one and sees no edge."""
+CLOSEST = 0.01
+"""Å. Atoms closer than this are one atom listed twice: refused. (EquiformerV2's rule saw no edge between them.)"""
 _RESOLUTION = 6
 """Decimals of a distance in Å that the strict rule looks at: rounding noise must not decide between equal shells."""
 _THINNEST = 1e-2
@@ -41,7 +41,8 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
     `pbc` [3]. Row 0 of edge_index is the neighbour j, row 1 the centre i, and an edge spans positions[j] − positions[i]
     + edge_shift @ cell. Neighbours are nearer than the cutoff, not at it. A graph without edges gives none.
 
-    Raises DataError for values that are not finite, for a periodic cell without volume, and for two atoms in one place.
+    Raises DataError for values that are not finite, for a periodic cell without volume, and for atoms
+    closer than 0.01 Å.
     """
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
     periodic = np.asarray(pbc, dtype=bool).reshape(3)
@@ -90,10 +91,12 @@ def _within(
         known[radius] = NeighborList(cutoff=radius, full_list=True, sorted=False, n_threads=1)
     i, j, shift, distance = known[radius].compute(positions, box, periodic, "ijSd")
     i, j = i.astype(np.int64), j.astype(np.int64)
-    if (same := np.flatnonzero(distance < 1e-9)).size:
-        a, b = sorted((int(i[same[0]]), int(j[same[0]])))
+    if distance.size and distance.min() < CLOSEST:
+        k = int(distance.argmin())
+        a, b = sorted((int(i[k]), int(j[k])))
+        apart = f"{distance[k]:.3g} Å apart, less than {CLOSEST} Å" if distance[k] > 1e-9 else "in one place"
         raise DataError(
-            f"atoms {a} and {b} are in one place, {positions[a].tolist()} Å (counted from 0, up to lattice vectors). "
+            f"atoms {a} and {b} are {apart}, at {positions[a].tolist()} Å (counted from 0, up to lattice vectors). "
             "Remove one of them."
         )
     return i, j, shift, distance
@@ -135,8 +138,7 @@ def _nearest(
     if graph.strict:
         seen = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, np.round(distance, _RESOLUTION), i))
     else:
-        apart = np.flatnonzero(distance**2 > COINCIDENT)
-        seen = apart[np.lexsort((distance[apart], i[apart]))]
+        seen = np.lexsort((distance, i))
     count = np.bincount(i[seen], minlength=n_atoms)
     first = np.cumsum(count) - count
     if graph.strict:

@@ -51,11 +51,18 @@ class Split:
         return np.sort(self.train[:count])
 
 
-def split(dataset: Grouped, validation: float, seed: int, by: Literal["group", "structure"] = "group") -> Split:
+def split(
+    dataset: Grouped,
+    validation: float,
+    seed: int,
+    by: Literal["group", "structure"] = "group",
+    order_seed: int | None = None,
+) -> Split:
     """Put a fraction of about `validation` of the structures aside; by groups, or one by one.
 
-    A pure function of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if
-    the dataset is too small, or is a single group.
+    `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
+    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if the
+    dataset is too small, or is a single group.
     """
     if not 0 < validation < 1:
         raise ConfigError(f"validation = {validation}: must be between 0 and 1, such as 0.1.")
@@ -72,6 +79,8 @@ def split(dataset: Grouped, validation: float, seed: int, by: Literal["group", "
         aside[order[:wanted]] = True
     else:
         aside = _whole_groups(dataset.groups, wanted, rng)
+    if order_seed is not None and order_seed != seed:
+        order = np.random.default_rng([order_seed, 0x5917]).permutation(n)
     return Split(train=order[~aside[order]], validation=np.flatnonzero(aside))
 
 

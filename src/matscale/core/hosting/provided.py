@@ -30,6 +30,7 @@ KINDS = {
         Kind("reader", "register_readers", "matscale.core.data.formats:Reader"),
         Kind("labeler", "register_labelers", "matscale.core.data.labelers:Labeler"),
         Kind("loss", "register_losses", "matscale.core.train.loss:Loss"),
+        Kind("law", "register_laws", "matscale.core.scaling.law:Law"),
         Kind("launcher", "register_launchers", "matscale.core.study.launcher:Launcher"),
         Kind("command", "register_commands", "click:Command"),
     )

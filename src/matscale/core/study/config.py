@@ -90,6 +90,8 @@ class DataGrid(Config):
     """Shares of the training part; smaller ones are subsets of larger ones."""
     counts: Positives = ()
     """Numbers of training structures, instead of or besides `fractions`."""
+    validation_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Draws the validation part, which is the same for all runs whatever their seed."""
 
 
 class BudgetGrid(Config):
@@ -136,7 +138,7 @@ class Study(Config):
     """Rungs of the size ladder, likewise."""
     data: DataGrid = DataGrid()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(listed)] = (0,)
-    """Each drives split, initialisation, order and dropout of its runs."""
+    """Each drives initialisation, order, dropout and the choice of training subsets of its runs."""
     lr: LearningRate | None = None
     """Highest learning rates; none: that of the training configuration."""
     budget: BudgetGrid = BudgetGrid()

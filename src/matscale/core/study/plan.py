@@ -32,6 +32,7 @@ OWN = {
     "data.path": "data.path",
     "data.fraction": "data.fractions",
     "data.count": "data.counts",
+    "data.validation_seed": "data.validation_seed",
     "budget": "budget",
     "labels": "name",
 }
@@ -154,7 +155,8 @@ def _points(study: Study) -> Iterator[Point]:
         subsets or [{}], study.seeds, lengths or [{}], product(*(further[key] for key in further))
     ):
         chosen = dict(zip(further, values))
-        data = {k: v for k, v in subset.items() if v != 1.0}  # all of it has one identity, however it is said
+        data: dict[str, Any] = {"validation_seed": study.data.validation_seed}
+        data |= {k: v for k, v in subset.items() if v != 1.0}  # all of it has one identity, however it is said
         nested = {"data": data, "seed": seed, "budget": {**length, **limit}}
         for key, value in chosen.items():
             nested = merged(nested, _nested({key: value}))

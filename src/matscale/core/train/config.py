@@ -36,6 +36,8 @@ class DataConfig(Config):
     """Share of the structures that are kept for validation."""
     split_by: Literal["group", "structure"] = "group"
     """What a split keeps together: groups (trajectory or reduced formula), or nothing."""
+    validation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Draws the validation part; none: `seed`. Runs whose losses are compared need the same one."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the training part that is used; a smaller one is a subset of a larger one."""
     count: Positive | None = None
@@ -166,8 +168,16 @@ class ComputeConfig(Config):
     """Arithmetic of the model; losses and metrics are summed in float64 whatever it is."""
     compile: bool = False
     """Compile the model (direct forces only: torch cannot compile a double backward)."""
+    checkpoint_activations: bool = False
+    """Keep the inputs of each block only and run it again in the backward: less memory, a third more time."""
     threads: Positive | None = None
     """CPU threads of torch; none: torch's choice."""
+
+    @model_validator(mode="after")
+    def _one_who_decides(self) -> ComputeConfig:
+        if self.compile and self.checkpoint_activations:
+            raise ValueError("compile decides by itself what is computed again: leave out checkpoint_activations")
+        return self
 
 
 class CheckpointConfig(Config):
@@ -209,6 +219,7 @@ RESUMABLE = (
     "skip_nonfinite",
     "compute.device",
     "compute.threads",
+    "compute.checkpoint_activations",
     "checkpoint",
     "plugins",
     "labels",

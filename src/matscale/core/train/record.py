@@ -22,10 +22,10 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import write_json, write_text
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
+from matscale.core.train.names import CONFIG, FORMAT_VERSION, GEOMETRIES, INFO, METRICS, SAMPLES
 from matscale.core.train.rows import Rows
 
-FORMAT_VERSION = 1
-CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
+__all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES", "TIMINGS", "Run", "validation_loss"]
 
 PLANNED, LOG = "planned.toml", "log.txt"
 """What a study lays into the folder of a run before it begins, and what the run's process prints."""

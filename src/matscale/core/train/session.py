@@ -172,7 +172,7 @@ def _session(
         raise MatscaleError(
             f"The device ran out of memory after step {trainer.position.step} ({error}). Let a batch hold less, and "
             "make up for it: --set batch.atoms=... with --set batch.accumulate=...; a limit of atoms or edges bounds "
-            "memory better than one of structures."
+            "memory better than one of structures. Or keep less of it: --set compute.checkpoint_activations=true."
         ) from error
     except StoppedEarly:
         status = "stopped"

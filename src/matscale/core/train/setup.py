@@ -22,6 +22,7 @@ from matscale.core.data.references import References, fit_references, scales
 from matscale.core.data.split import split
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.potential import Potential, Scales
+from matscale.core.recompute import checkpoint_activations
 from matscale.core.train.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.distributed import World
 from matscale.core.train.loss import LABEL_OF, TERMS
@@ -90,6 +91,8 @@ class Setup:
         potential = Potential.of(
             self.architecture, self.model_config, self.info, self.config.seed, references, self.scales
         )
+        if self.config.compute.checkpoint_activations:
+            checkpoint_activations(potential.model, self.architecture.name)
         return potential.double() if self.dtype == torch.float64 else potential
 
     def training_loader(self, world: World) -> Loader:
@@ -181,7 +184,8 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
 def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(training, validation) rows; the same few structures for both in an overfit check."""
     data = config.data
-    both = split(dataset, data.validation, config.seed, by=data.split_by)
+    drawn_by = config.seed if data.validation_seed is None else data.validation_seed
+    both = split(dataset, data.validation, drawn_by, by=data.split_by, order_seed=config.seed)
     if data.overfit:
         few = np.sort(both.train[: data.overfit])
         return few, few

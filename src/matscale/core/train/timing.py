@@ -25,7 +25,9 @@ from matscale.core.train.metrics import Metrics
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2
-"""Steps that are not timed: they allocate, and choose kernels."""
+"""Steps that are timed apart: they allocate, and choose kernels."""
+LEAST_SECONDS, MOST = 1.0, 8
+"""Short steps are timed for a second, but not more than so many times the steps that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +38,33 @@ class Timing:
     """Of training steps, waiting for data included."""
     prediction_seconds_per_flop: float
     """Of validation."""
+    warm_up_seconds: float
+    """What the first steps take beyond later ones."""
     checkpoint_seconds: float
 
 
 def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
-    """Train a copy of `potential` for `steps` steps on batches from all over the epoch; nothing is kept."""
+    """Train `potential` for `steps` steps, or more if they are short, on batches from all over the epoch."""
     objective = Objective(setup.config.loss, host().loss)
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
-        spent, flops = 0.0, 0.0
-        for k, group in enumerate(_groups(setup, device, objective, WARM_UP + steps)):
-            seconds = group.waited + _step(learner, group, device, k)
-            if k >= WARM_UP:
-                spent += seconds
-                flops += sum(cost.step(shape) for shape in group.shapes)
-        return Timing(spent / flops if flops else 0.0, _validation(setup, learner, cost, device), _checkpoint(learner))
+        seconds, flops = list[float](), list[float]()
+        for k, group in enumerate(_groups(setup, device, objective, WARM_UP + MOST * steps)):
+            if k >= WARM_UP + steps and sum(seconds[WARM_UP:]) > LEAST_SECONDS:
+                break
+            seconds.append(group.waited + _step(learner, group, device, k))
+            flops.append(sum(cost.step(shape) for shape in group.shapes))
+        rate = sum(seconds[WARM_UP:]) / max(sum(flops[WARM_UP:]), 1.0)
+        warm_up = max(sum(seconds[:WARM_UP]) - rate * sum(flops[:WARM_UP]), 0.0)
+        return Timing(rate, _validation(setup, learner, cost, device), warm_up, _checkpoint(learner))
 
 
 def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
     loader = setup.training_loader(World())
     feed = Feed(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
-    for place in np.linspace(0, last, n).astype(int):
+    places = np.linspace(0, last, n).astype(int)
+    for place in np.random.default_rng(0).permutation(places):  # it may be left off in the middle
         yield next(feed.groups(0, int(place)))
 
 
@@ -90,9 +97,11 @@ def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device
 
 
 def _checkpoint(learner: Learner) -> float:
+    """The second of two: the first one loads what writes it."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        checkpoint.save(Path(folder), learner.checkpoint(1, {}))
+        for step in (1, 2):
+            began = time.perf_counter()
+            checkpoint.save(Path(folder), learner.checkpoint(step, {}))
         return time.perf_counter() - began
 
 

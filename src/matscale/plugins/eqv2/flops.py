@@ -63,10 +63,6 @@ def _n_kept(config: EqV2Config) -> int:
     return len(kept(config.lmax, config.mmax).places)
 
 
-def _n_points(config: EqV2Config) -> int:
-    return config.grid_resolution**2
-
-
 def _degrees(config: EqV2Config) -> list[int]:
     return [config.lmax + 1 - m for m in range(config.mmax + 1)]
 
@@ -107,7 +103,7 @@ def _attention(config: EqV2Config, n_out: int) -> Iterator[Row]:
     yield "edge", "frames", kept_ * k * 2 * config.channels
     yield _radial(config, 2 * config.channels * sum(_degrees(config)))
     yield _so2(config, 2 * config.channels, hidden, n_extra=config.n_heads * config.alpha_channels + hidden)
-    yield "edge", "constants", 2 * _n_points(config) * kept_ * hidden
+    yield "edge", "constants", 2 * config.n_grid_points * kept_ * hidden
     yield _so2(config, hidden, values)
     yield "edge", "frames", k * kept_ * values
     yield "atom", "weights", k * values * n_out
@@ -115,7 +111,7 @@ def _attention(config: EqV2Config, n_out: int) -> Iterator[Row]:
 
 def _feed_forward(config: EqV2Config, n_out: int) -> Iterator[Row]:
     channels, hidden, k = config.channels, config.ffn_hidden, config.n_coefficients
-    points = _n_points(config)
+    points = config.n_grid_points
     yield "atom", "weights", channels * hidden + k * channels * hidden
     yield "atom", "constants", 2 * points * k * hidden
     yield "atom", "weights", 3 * points * hidden * hidden
@@ -125,8 +121,9 @@ def _feed_forward(config: EqV2Config, n_out: int) -> Iterator[Row]:
 def _stress(config: EqV2Config) -> Iterator[Row]:
     if config.stress_head == "equivariant":
         yield from _feed_forward(config, 1)
-    else:
+    elif config.stress_head == "rank2":
         width = 2 * config.channels
         yield "atom", "weights", 6 * (width * width + width)  # one scalar and five of l = 2
         yield "edge", "geometry", _norm(config)[2] // config.channels  # of the harmonics, one channel
-    yield "structure", "constants", 6 * 9
+    if config.stress_head != "none":
+        yield "structure", "constants", 6 * 9

@@ -26,6 +26,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import DataError
 from matscale.core.outputs import Outputs
+from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.attention import EdgeDegree, RadialNetwork
 from matscale.plugins.eqv2.blocks import Block, make_norm
 from matscale.plugins.eqv2.config import EqV2Config, check_elements
@@ -64,6 +65,8 @@ class EqV2(nn.Module):
 
     def forward(self, data: AtomicBatch) -> Outputs:
         self._check_elements(data.atomic_numbers)
+        if fast.serves(self, data):
+            return fast.forward(self, data)
         edges = self.edge_frames(data)
         x = self.embed(data, edges)
         for block in self.blocks:
@@ -72,8 +75,12 @@ class EqV2(nn.Module):
 
     def embed(self, data: AtomicBatch, edges: Edges) -> Tensor:
         """-> [n_atoms, K, C]"""
+        return self.edge_degree(edges) + self.embed_elements(data)
+
+    def embed_elements(self, data: AtomicBatch) -> Tensor:
+        """-> [n_atoms, K, C], of which only the scalars are not zero"""
         scalars = self.element(data.atomic_numbers)[:, None]
-        return self.edge_degree(edges) + nn.functional.pad(scalars, (0, 0, 0, self.config.n_coefficients - 1))
+        return nn.functional.pad(scalars, (0, 0, 0, self.config.n_coefficients - 1))
 
     def read_out(self, x: Tensor, edges: Edges, data: AtomicBatch) -> Outputs:
         """[n_atoms, K, C] -> Outputs"""
@@ -85,6 +92,10 @@ class EqV2(nn.Module):
             return Outputs(energy=energy, forces=forces)
         stress = tensor_from_parts(*self.stress(x, edges, self.atom_grid, data))
         return Outputs(energy=energy, forces=forces, stress=stress)
+
+    def recomputable(self) -> list[nn.Module]:
+        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        return list(self.blocks)
 
     def idle_parameters(self) -> frozenset[str]:
         """Names of parameters that no output depends on; see `matscale.plugins.eqv2.idle`."""

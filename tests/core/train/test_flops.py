@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ from matscale.core.data.packed import PackedDataset
 from matscale.core.flops import Probes, cost_of, count_prediction, count_step, fit, measure_step_flops, probes_of
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
+from matscale.core.train.distributed import World
+from matscale.core.train.progress import Progress
+from matscale.core.train.session import train
+from matscale.core.train.setup import prepare
 
 
 @pytest.fixture
@@ -147,3 +152,43 @@ def test_one_structure_is_enough_to_probe(data: Path) -> None:
     potential = Potential.of(tiny.architecture("columns"), tiny.TinyConfig(), DatasetInfo.any(), seed=0)
     probes = probes_of(dataset, np.array([3]), Graph.none())
     assert cost_of(potential, probes).error < 1e-9
+
+
+def test_every_row_has_what_was_spent_and_train_rows_the_speed(data: Path, tmp_path: Path) -> None:
+    config = tiny.configured(data, "budget.steps=4", "evaluation.every=2")
+    run = train(config, tmp_path / "run", architecture=tiny.architecture())
+    spent = ("flops", "validation_flops", "structures", "atoms", "edges")
+    rows = list(run.metrics())
+    assert all(set(spent) <= set(row) for row in rows)
+    for name in spent:
+        assert [row[name] for row in rows] == sorted(row[name] for row in rows)
+    for row in run.metrics("train"):
+        assert row["mfu"] == pytest.approx(row["flops_per_s"] / run.info["peak_flops_per_s"])
+        assert row["flops_per_s"] > 0
+    assert run.info["mfu_peak_by"] == "measured"
+    assert run.info["flops_elementwise_share"] > 0
+    assert run.info["flops_deviation"] < 1e-3
+
+
+def test_the_sum_of_a_run_is_the_sum_over_the_batches_it_saw(data: Path, tmp_path: Path) -> None:
+    architecture = tiny.architecture()
+    config = tiny.configured(data, "budget.steps=5", "augmentation.rotate=false")
+    run = train(config, tmp_path / "run", architecture=architecture)
+    setup = prepare(run.config, architecture)
+    loader = setup.training_loader(World())
+    counted = sum(count_step(setup.potential(), loader.batch(0, k)) for k in range(5))
+    assert run.info["flops"] == pytest.approx(counted, rel=1e-3)
+
+
+def test_a_formula_that_is_wrong_is_said_when_a_run_starts(data: Path, tmp_path: Path) -> None:
+    class Ears(Progress):
+        heard: ClassVar[list[str]] = []
+
+        def said(self, message: str) -> None:
+            self.heard.append(message)
+
+    wrong = replace(tiny.architecture("columns"), step_flops=lambda config, shape: 7.0 * shape.n_atoms)
+    train(
+        tiny.configured(data, "budget.steps=1", name="columns"), tmp_path / "run", architecture=wrong, progress=Ears()
+    )
+    assert any("columns: FLOPs by the formula deviate from counted ones by up to 9" in told for told in Ears.heard)

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError
 from matscale.core.manager import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
 from matscale.core.study.rule import Rule, write_rule
+from matscale.core.train.setup import parts
 from studies import planned
 
 
@@ -31,6 +33,14 @@ def test_the_grid_is_the_product_of_its_dimensions(tmp_path: Path, data: Path) -
     assert {run.config.optimizer.weight_decay for run in plan.runs} == {0.0, 0.1}
     assert {run.config.batch.structures for run in plan.runs} == {2, 4}
     assert {run.config.optimizer.lr for run in plan.runs} == {3e-3, 1e-3, 1e-2}
+
+
+def test_runs_of_all_seeds_are_validated_on_the_same_structures(tmp_path: Path, data: Path) -> None:
+    plan = planned(tmp_path, data, data={"path": str(data), "fractions": [0.5, 1.0], "validation_seed": 7})
+    assert {run.config.seed for run in plan.runs} == {0, 1}
+    drawn = [parts(PackedDataset.open(data), run.config) for run in plan.runs]
+    assert len({tuple(validation) for _, validation in drawn}) == 1
+    assert len({tuple(train) for train, _ in drawn}) == 3  # a subset for each seed, and all
 
 
 def test_what_an_architecture_sets_goes_above_what_the_study_sets(tmp_path: Path, data: Path) -> None:

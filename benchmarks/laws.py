@@ -1,0 +1,194 @@
+"""How fast laws are fitted, and how often their intervals, tests and verdicts are right, by simulation.
+
+    python benchmarks/laws.py speed
+    python benchmarks/laws.py coverage --reps 2000       laws in one variable
+    python benchmarks/laws.py joint --reps 400           L(N, D), bootstrap intervals
+    python benchmarks/laws.py compare --reps 2000        type-I error and power
+    python benchmarks/laws.py verdicts --reps 300        what becomes of true laws, and of none
+
+Every row of docs/laws.md is printed by one of these. Noise is that of ln L: between seeds, and between sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from matscale.core.manager import host
+from matscale.core.scaling.bootstrap import bootstrap
+from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.means import Means
+from matscale.core.scaling.one_variable import fit_means
+from matscale.core.scaling.pairs import pooled
+from matscale.core.scaling.power_of_test import power
+from matscale.core.scaling.solve import HUBER, solve
+from matscale.core.scaling.table import Table, groups
+
+TRUE_ND = {"E": 0.5, "A": 30.0, "B": 60.0, "alpha": 0.3, "beta": 0.35}
+
+
+def simulated(
+    rng: np.random.Generator, k: int, decades: float, seeds: int, noise: float, scatter: float, **law: float
+) -> Means:
+    """Size means of L = E + A x^-alpha over `decades`."""
+    x = np.linspace(0.0, decades * np.log(10.0), k) + np.log(1e4)
+    clean = np.log(law.get("floor", 0.0) + 20.0 * np.exp(-law.get("alpha", 0.3) * x))
+    y = clean + np.hypot(scatter, noise / np.sqrt(seeds)) * rng.standard_normal(k)
+    rows = [{"arch": "m", "n": float(a), "loss": float(b)} for a, b in zip(np.exp(x), np.exp(y))]
+    return Means("n", x[:, None], y, np.full(k, seeds), Table.of(rows), np.arange(k))
+
+
+def grid(rng: np.random.Generator, n: int, d: int, seeds: int, noise: float, scatter: float) -> tuple[Array, Array]:
+    """ln(N, D) and ln L on a grid over two decades each."""
+    sizes, data = np.geomspace(1e4, 1e6, n), np.geomspace(1e3, 1e5, d)
+    x = np.log([(a, b) for a in sizes for b in data for _ in range(seeds)])
+    e, a, b, alpha, beta = TRUE_ND.values()
+    clean = np.log(e + a * np.exp(-alpha * x[:, 0]) + b * np.exp(-beta * x[:, 1]))
+    effects = scatter * rng.standard_normal(n)
+    return x, clean + effects[groups(np.exp(x[:, 0]))] + noise * rng.standard_normal(len(x))
+
+
+def speed(reps: int) -> None:
+    """200 runs jointly; 1,000 bootstrap samples; a law in one variable with its verdict."""
+    law, rng = host().law("nd"), np.random.default_rng(0)
+    x, y = grid(rng, 8, 5, 5, 0.02, 0.01)
+    solve(law, x, y, HUBER)  # imports
+    fit = timed(lambda: solve(law, x, y, HUBER), 5)
+    found = solve(law, x, y, HUBER)
+    boot = timed(lambda: bootstrap(law, found, x, y, groups(np.exp(x[:, 0])), samples=1000), 2)
+    forms = [form for form in host().laws() if form.axes == ("x",)]
+    one = timed(lambda: fit_means(simulated(rng, 10, 2.0, 3, 0.01, 0.01, floor=0.3), forms, "loss"), 5)
+    print(
+        f"{len(y)} runs jointly: {fit:.3f} s; 1,000 bootstrap samples: {boot:.1f} s; ten sizes, all forms: {one:.2f} s"
+    )
+
+
+def timed(task: Callable[[], object], times: int) -> float:
+    """Least processor seconds of some: what others do to the machine does not count."""
+    found = []
+    for _ in range(times):
+        start = time.process_time()
+        task()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def coverage(reps: int) -> None:
+    """Share of 95 % intervals that hold the true exponent (and floor)."""
+    print("form sizes decades seeds noise scatter | alpha E | a new size")
+    for k, decades, seeds, noise, scatter, floor in (
+        (5, 2.0, 3, 0.03, 0.0, 0.0),
+        (8, 2.0, 3, 0.03, 0.0, 0.0),
+        (5, 2.0, 3, 0.01, 0.03, 0.0),
+        (8, 2.0, 3, 0.01, 0.03, 0.0),
+        (8, 1.5, 1, 0.02, 0.02, 0.0),
+        (8, 2.0, 3, 0.01, 0.01, 0.4),
+        (10, 3.0, 3, 0.01, 0.02, 0.4),
+        (12, 3.0, 1, 0.02, 0.0, 0.4),
+    ):
+        rng = np.random.default_rng(1)
+        law = host().law("floor" if floor else "power")
+        hits: Counter[str] = Counter()
+        count = reps if not floor else max(reps // 5, 50)
+        for _ in range(count):
+            means = simulated(rng, k, decades, seeds, noise, scatter, floor=floor)
+            found = solve(law, means.x, means.y)
+            around = spread(law, found.theta, found.frame, means.x, means.y)
+            if floor:
+                x, y = means.x - found.frame.x, means.y - found.frame.y
+                ends = {name: profile(around, name, x, y) for name in ("alpha", "E")}
+            else:
+                ends = t_intervals(around, means.x, means.y)
+            hits["alpha"] += ends["alpha"][0] <= 0.3 <= ends["alpha"][1]
+            hits["E"] += bool(floor) and ends["E"][0] <= floor <= ends["E"][1]
+            new_x = means.x[-1:] + 0.5 * np.log(10.0)
+            new_y = np.log(floor + 20.0 * np.exp(-0.3 * new_x[0, 0]))
+            new_y += np.hypot(scatter, noise / np.sqrt(seeds)) * rng.standard_normal()
+            low, high = around.band(new_x)
+            hits["new"] += bool(low[0] <= new_y <= high[0])
+        shares = {name: 100 * value / count for name, value in hits.items()}
+        of_floor = f"{shares['E']:.1f}" if floor else "-"
+        setting = f"{law.name} {k} {decades} {seeds} {noise} {scatter}"
+        print(f"{setting} | {shares['alpha']:.1f} {of_floor} | {shares['new']:.1f}", flush=True)
+
+
+def joint(reps: int) -> None:
+    """Share of 95 % bootstrap intervals that hold the true parameter."""
+    law = host().law("nd")
+    print("N D seeds noise scatter | alpha beta E | rep")
+    for n, d, seeds, noise, scatter in (
+        (6, 5, 2, 0.02, 0.0),
+        (6, 5, 2, 0.01, 0.02),
+        (8, 5, 1, 0.02, 0.0),
+        (8, 5, 2, 0.01, 0.03),
+        (10, 6, 3, 0.01, 0.01),
+    ):
+        rng, hits, count = np.random.default_rng(2), Counter[str](), reps
+        for _ in range(count):
+            x, y = grid(rng, n, d, seeds, noise, scatter)
+            found = solve(law, x, y, HUBER)
+            ends = bootstrap(law, found, x, y, groups(np.exp(x[:, 0])), samples=300).intervals()
+            for name in ("alpha", "beta", "E"):
+                hits[name] += ends[name][0] <= TRUE_ND[name] <= ends[name][1]
+        shares = " ".join(f"{100 * hits[name] / count:.1f}" for name in ("alpha", "beta", "E"))
+        print(f"{n} {d} {seeds} {noise} {scatter} | {shares} | {count}", flush=True)
+
+
+def compare(reps: int) -> None:
+    """How often equal exponents are called different at 5 %, and true differences are seen."""
+    law = host().law("power")
+    print("sizes seeds noise scatter | type I | seen 0.02 0.04 | stated power at 0.04")
+    for k, seeds, noise, scatter in ((5, 3, 0.03, 0.0), (5, 3, 0.01, 0.03), (8, 3, 0.01, 0.03), (12, 3, 0.01, 0.03)):
+        shares, stated = [], 0.0
+        for difference in (0.0, 0.02, 0.04):
+            rng, seen = np.random.default_rng(3), 0
+            for _ in range(reps):
+                a = simulated(rng, k, 2.0, seeds, noise, scatter, alpha=0.3)
+                b = simulated(rng, k, 2.0, seeds, noise, scatter, alpha=0.3 + difference)
+                first, second, freedom = pooled(a, b, law)
+                error = float(np.sqrt(first.covariance[1, 1] + second.covariance[1, 1]))
+                seen += abs(first.theta[1] - second.theta[1]) > quantile(0.95, freedom) * error
+                stated += power(0.04, error, freedom) / reps if difference == 0.04 else 0.0
+            shares.append(100 * seen / reps)
+        print(f"{k} {seeds} {noise} {scatter} | {shares[0]:.1f} | {shares[1]:.0f} {shares[2]:.0f} | {100 * stated:.0f}")
+
+
+def verdicts(reps: int) -> None:
+    """What true laws, and noise without one, are called."""
+    forms = [host().law("power"), host().law("floor")]
+    for title, k, decades, noise, scatter, options in (
+        ("power, 5 sizes", 5, 2.0, 0.02, 0.0, {}),
+        ("power, 8 sizes", 8, 2.0, 0.01, 0.02, {}),
+        ("power, 12 sizes", 12, 3.0, 0.01, 0.02, {}),
+        ("floor, 5 sizes", 5, 2.0, 0.01, 0.0, {"floor": 0.4}),
+        ("floor, 8 sizes", 8, 2.0, 0.01, 0.01, {"floor": 0.4}),
+        ("floor, 12 sizes", 12, 3.0, 0.01, 0.01, {"floor": 0.4}),
+        ("no trend, 8 sizes", 8, 2.0, 0.02, 0.02, {"alpha": 0.0}),
+        ("half a decade", 6, 0.5, 0.01, 0.0, {}),
+    ):
+        rng, found, triggers = np.random.default_rng(4), Counter[str](), Counter[str]()
+        for _ in range(reps):
+            fit = fit_means(simulated(rng, k, decades, 3, noise, scatter, **options), forms, "loss")
+            found[fit.verdict] += 1
+            triggers.update({reason.trigger for reason in fit.reasons})
+        said = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in found.most_common())
+        why = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in sorted(triggers.items()))
+        print(f"{title}: {said} (triggers {why or 'none'})", flush=True)
+
+
+def main() -> None:
+    tasks = {task.__name__: task for task in (speed, coverage, joint, compare, verdicts)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=tasks)
+    parser.add_argument("--reps", type=int, default=200)
+    arguments = parser.parse_args()
+    tasks[arguments.task](arguments.reps)
+
+
+if __name__ == "__main__":
+    main()

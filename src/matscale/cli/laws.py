@@ -1,0 +1,285 @@
+"""`matscale fit`, `compare`, `plan`: from runs or a table to laws with verdicts, tests and allocations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from matscale.cli.types import Amount, ArchitectureName
+from matscale.core.errors import ConfigError, MatscaleError
+
+if TYPE_CHECKING:
+    from matscale.core.scaling.fit import Options
+    from matscale.core.scaling.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Pairs(click.ParamType):
+    """`a=b,c=d`."""
+
+    name = "key=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        found = {}
+        for part in str(value).split(","):
+            key, equals, text = part.partition("=")
+            if not (key.strip() and equals and text.strip()):
+                self.fail(f"{part!r} is no pair. Write for example n=params,loss=val_loss.", param, ctx)
+            found[key.strip()] = text.strip()
+        return found
+
+
+def input_options(command: F) -> F:
+    """What the three commands read."""
+    options = [
+        click.argument("sources", nargs=-1, required=True, metavar="RUNS|TABLE..."),
+        click.option(
+            "--map",
+            "columns",
+            type=Pairs(),
+            multiple=True,
+            help="Columns by our names: n=params,d=tokens,c=flops,loss=val_loss; also arch, seed, run, step, u, s, e. "
+            "Of runs: n=total, d=structures|atoms|edges, c=gpu_hours.",
+        ),
+        click.option("--where", type=Pairs(), multiple=True, help="Rows of a table to use: router_type=Dense."),
+        click.option(
+            "--target",
+            default="loss",
+            show_default=True,
+            help="What is fitted: loss, energy, forces, stress, or a column.",
+        ),
+        click.option(
+            "--baselines",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="JSON of `matscale baselines`.  [default: measured for runs]",
+        ),
+        click.option("--no-baselines", is_flag=True, help="Judge without baselines."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+sampling_options = [
+    click.option(
+        "--checkpoint",
+        type=click.Choice(["last", "best", "all"]),
+        default="last",
+        show_default=True,
+        help="Which step of a run counts in joint laws.",
+    ),
+    click.option("--samples", type=click.IntRange(50), default=1000, show_default=True, help="Bootstrap samples."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
+]
+
+
+def sampled(command: F) -> F:
+    for option in reversed(sampling_options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@input_options
+@click.option(
+    "--law",
+    default="auto",
+    show_default=True,
+    help="n, d, c: the best form in that variable; nd, frontier, isoflop; or a form: power, floor, broken, kaplan, "
+    "repetition, routing, a plugin's.",
+)
+@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Only these.  [default: all]")
+@click.option("--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: with most sizes]")
+@click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+@sampled
+@click.option("--checklist", is_flag=True, help="Fill in the checklist of the survey (Mis)Fitting for every law.")
+def fit(
+    sources: tuple[str, ...],
+    columns: tuple[dict[str, str], ...],
+    where: tuple[dict[str, str], ...],
+    target: str,
+    baselines: Path | None,
+    no_baselines: bool,
+    as_json: bool,
+    law: str,
+    architectures: tuple[str, ...],
+    axis: str | None,
+    at: float | None,
+    checkpoint: str,
+    samples: int,
+    seed: int,
+    checklist: bool,
+) -> None:
+    """Fit scaling laws to RUNS (folders, globs, a study) or a TABLE (CSV, JSON lines, parquet).
+
+    Each law has intervals, a test on the largest sizes, and a verdict: law, law with floor, broken law, not
+    identifiable, no learning. What was left out, and why, is listed.
+    """
+    from matscale.cli.laws_text import checklist_text, fit_text
+    from matscale.core.scaling.checklist import checklist as fill
+    from matscale.core.scaling.fit import CURVES, Options, fit_all
+
+    table = _table(sources, columns, where, target, baselines, no_baselines, curves=law in CURVES)
+    table = _only(table, architectures)
+    options = Options(target=target, axis=axis, at=at, checkpoint=checkpoint, samples=samples, seed=seed)
+    fits = fit_all(table, law, options)
+    if as_json:
+        values = [{**one.plain(), **({"checklist": fill(one)} if checklist else {})} for one in fits]
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for k, one in enumerate(fits):
+        click.echo(("\n" if k else "") + fit_text(one))
+        if checklist:
+            click.echo(checklist_text(fill(one)))
+
+
+@click.command()
+@input_options
+@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Which to compare.  [default: all]")
+@click.option(
+    "--axis", type=click.Choice(["n", "d", "c"]), help="Over which variable.  [default: compute, else parameters]"
+)
+@click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+def compare(
+    sources: tuple[str, ...],
+    columns: tuple[dict[str, str], ...],
+    where: tuple[dict[str, str], ...],
+    target: str,
+    baselines: Path | None,
+    no_baselines: bool,
+    as_json: bool,
+    architectures: tuple[str, ...],
+    axis: str | None,
+    at: float | None,
+) -> None:
+    """Test whether architectures scale with the same exponent.
+
+    The verdict is an analysis of covariance on size means; beside it stand the ratio of the losses, where the laws
+    cross, what the test could have seen, and what would settle it.
+    """
+    from matscale.cli.laws_text import comparison_text
+    from matscale.core.manager import host
+    from matscale.core.scaling.compare import compare as test
+
+    table = _table(sources, columns, where, target, baselines, no_baselines)
+    laws = [law for law in host().laws() if law.axes == ("x",)]
+    result = test(table, architectures, laws, axis=axis, target=target, at=at)
+    if as_json:
+        click.echo(json.dumps(result.plain(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(comparison_text(result))
+
+
+@click.command()
+@input_options
+@click.option("--arch", "architecture", type=ArchitectureName, help="Which architecture.  [default: the only one]")
+@click.option("--flops", type=Amount(), help="Budget of training FLOPs: 1e18, 50P.")
+@click.option("--loss", type=float, help="Loss to reach, instead of a budget.")
+@click.option("--device", help="Device whose hours are stated: H100, A100, ...")
+@click.option("--precision", default="fp32", show_default=True, help="Arithmetic, for the peak of the device.")
+@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak.  [default: assumed 0.05]")
+@sampled
+def plan(
+    sources: tuple[str, ...],
+    columns: tuple[dict[str, str], ...],
+    where: tuple[dict[str, str], ...],
+    target: str,
+    baselines: Path | None,
+    no_baselines: bool,
+    as_json: bool,
+    architecture: str | None,
+    flops: float | None,
+    loss: float | None,
+    device: str | None,
+    precision: str,
+    mfu: float | None,
+    checkpoint: str,
+    samples: int,
+    seed: int,
+) -> None:
+    """Say which size on how much data makes the best of a budget, or what a loss takes.
+
+    By the joint law and the measured cost of the runs. Without a joint law there is no plan, but the runs that would
+    tell most.
+    """
+    from matscale.cli.laws_text import plan_text
+    from matscale.core.scaling.fit import Options
+    from matscale.core.scaling.plan import make_plan
+
+    if (flops is None) == (loss is None):
+        raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
+    table = _table(sources, columns, where, target, baselines, no_baselines)
+    table = _only(table, (architecture,) if architecture else ())
+    if len(table.architectures) != 1:
+        raise ConfigError(f"Plan for one architecture at a time: --arch {' or --arch '.join(table.architectures)}.")
+    fitted = _joint(table, Options(target=target, checkpoint=checkpoint, samples=samples, seed=seed))
+    peak, share, by = _speed(device, precision, mfu)
+    result = make_plan(fitted, flops=flops, loss=loss, device=device or "", peak=peak, mfu=share, mfu_by=by)
+    if as_json:
+        values = {"fit": fitted.plain(), **result.plain()}
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(plan_text(result, fitted))
+
+
+def _joint(table: Table, options: Options) -> Any:
+    from matscale.core.scaling.fit import fit_law
+
+    return fit_law(table, "nd", options)
+
+
+def _speed(device: str | None, precision: str, mfu: float | None) -> tuple[float | None, float | None, str]:
+    """(peak FLOP/s, share of it, where the share is from)"""
+    if device is None:
+        return None, None, ""
+    from matscale.core.estimate import ASSUMED_MFU
+    from matscale.core.flops import named_peak
+
+    return named_peak(device, precision), mfu or ASSUMED_MFU, "given" if mfu else "assumed"
+
+
+def _table(
+    sources: tuple[str, ...],
+    columns: tuple[dict[str, str], ...],
+    where: tuple[dict[str, str], ...],
+    target: str,
+    baselines: Path | None,
+    no_baselines: bool,
+    curves: bool = False,
+) -> Table:
+    from matscale.core.scaling.baselines import read_baselines, with_baselines
+    from matscale.core.scaling.sources import read
+
+    merged = {key: value for pairs in columns for key, value in pairs.items()}
+    chosen = {key: value for pairs in where for key, value in pairs.items()}
+    table = read(list(sources), merged, target=target, where=chosen, curves=curves)
+    if baselines is not None:
+        return replace(table, baselines=read_baselines(baselines))
+    if no_baselines:
+        return table
+    table, why = with_baselines(table)
+    if why:
+        click.echo(f"{why[0].upper()}{why[1:]}", err=True)
+    return table
+
+
+def _only(table: Table, architectures: tuple[str, ...]) -> Table:
+    import numpy as np
+
+    from matscale.core.errors import did_you_mean
+
+    for name in architectures:
+        if name not in table.architectures:
+            raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
+    if len(table) == 0:
+        raise MatscaleError("No run is left to fit.")
+    return table.take(np.isin(table.words["arch"], architectures)) if architectures else table

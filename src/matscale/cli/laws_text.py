@@ -1,0 +1,162 @@
+"""Laws, comparisons and plans as text: the verdict first, no more digits than the intervals support."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from matscale.cli.table import aligned
+from matscale.core.scaling.digits import number, percent, size, with_interval
+
+if TYPE_CHECKING:
+    from matscale.core.scaling.compare import Comparison
+    from matscale.core.scaling.pairs import Pair
+    from matscale.core.scaling.plan import Plan, Quantity
+    from matscale.core.scaling.result import Fit
+
+SHOWN = 6
+"""Excluded runs that are listed one by one; `--json` lists all."""
+
+
+def fit_text(fit: Fit) -> str:
+    """One law: verdict, parameters, range, held-out test, reasons, exclusions."""
+    variables = ", ".join(fit.axes)
+    beside = f" at {fit.fixed}" if fit.fixed else ""
+    title = (
+        f"{fit.architecture + ': ' if fit.architecture else ''}{fit.target}({variables}){beside}: {fit.verdict.upper()}"
+    )
+    lines = [title]
+    lines += [f"  because {reason}" for reason in fit.reasons]
+    lines.append(f"  {fit.law.formula}" + ("" if fit.is_law else "   (fitted all the same; not to be used)"))
+    for name, value in fit.parameters.items():
+        lines.append(f"    {name:<8} {with_interval(value, *fit.intervals[name])}")
+    ranges = ", ".join(f"{axis} {size(low)} to {size(high)}" for axis, (low, high) in fit.range.items())
+    lines.append(f"  range: {ranges}; {fit.n_sizes} sizes, {fit.n_seeds} seeds, {len(fit.table)} runs ({fit.points})")
+    lines += _held_out(fit)
+    if len(fit.candidates) > 1:
+        tried = "; ".join(
+            f"{c.law.name} AICc {c.aicc:.1f}, next size {100 * c.extrapolation:.1f} %" for c in fit.candidates
+        )
+        lines.append(f"  forms: {tried}")
+    lines += [f"  note: {note}" for note in fit.notes]
+    return "\n".join([*lines, *_excluded(fit)])
+
+
+def _held_out(fit: Fit) -> list[str]:
+    lines = []
+    for held in fit.held_out[-2:]:
+        at = ", ".join(f"{axis} = {size(value)}" for axis, value in held.at.items())
+        inside = "inside" if held.covered else "OUTSIDE"
+        lines.append(
+            f"  held out {at}: predicted {number(held.predicted, held.low, held.high)}, found {held.found:.4g} "
+            f"({percent(held.error)}), {inside} the 95 % interval"
+        )
+    return lines
+
+
+def _excluded(fit: Fit) -> list[str]:
+    if not fit.excluded:
+        return []
+    lines = [f"  excluded: {len(fit.excluded)}"]
+    by_reason: dict[str, list[str]] = {}
+    for one in fit.excluded:
+        by_reason.setdefault(one.reason, []).append(one.row)
+    for reason, rows in list(by_reason.items())[:SHOWN]:
+        shown = ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
+        lines.append(f"    {shown}: {reason}")
+    if len(by_reason) > SHOWN:
+        lines.append(f"    and {sum(len(rows) for rows in list(by_reason.values())[SHOWN:])} more; --json lists all")
+    return lines
+
+
+def checklist_text(parts: Mapping[str, Mapping[str, str]]) -> str:
+    lines = ["  checklist (arXiv:2502.18969)"]
+    for part, answers in parts.items():
+        lines += [f"    {part}: {question}: {answer}" for question, answer in answers.items()]
+    return "\n".join(lines)
+
+
+def comparison_text(result: Comparison) -> str:
+    beside = f", {result.fixed}" if result.fixed else ""
+    lines = [f"Over {result.axis}{beside}, form {result.law.formula}", ""]
+    name = result.law.exponents[0]
+    rows = [["architecture", "verdict", name, "sizes", "runs"]]
+    for key, fit in result.fits.items():
+        exponent = with_interval(fit.parameters[name], *fit.intervals[name])
+        rows.append([key, fit.verdict, exponent, str(fit.n_sizes), str(len(fit.table))])
+    lines.append(aligned(rows, right=(3, 4)))
+    for pair in result.pairs:
+        lines += ["", *_pair(pair, result)]
+    lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]
+    lines += [
+        f"  {k}. {rank.architecture}  {with_interval(rank.loss, rank.low, rank.high)}"
+        for k, rank in enumerate(result.ranking, start=1)
+    ]
+    return "\n".join(lines)
+
+
+def _pair(pair: Pair, result: Comparison) -> list[str]:
+    lines = [f"{pair.first} and {pair.second}: {pair.verdict.upper()}"]
+    if pair.reason:
+        lines.append(f"  {pair.reason}")
+    adjusted = f", {pair.p_adjusted:.2g} over all pairs" if len(result.pairs) > 1 else ""
+    lines.append(
+        f"  difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {pair.p:.2g}{adjusted}"
+    )
+    lines.append(
+        f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %"
+    )
+    for ratio in pair.ratios:
+        value = with_interval(ratio.value, ratio.low, ratio.high)
+        lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")
+    lines.append(f"  {_crossing(pair, result.axis)}")
+    lines.append(f"  to settle it: {pair.settling.text}")
+    return lines
+
+
+def _crossing(pair: Pair, axis: str) -> str:
+    if pair.crossing is None:
+        return "the laws do not cross within three decades of the points"
+    value, low, high = pair.crossing
+    ends = f"{size(low) if low > 0 else 'below all'} to {size(high) if high < float('inf') else 'above all'}"
+    return f"the laws cross at {axis} = {size(value)} (95 %: {ends})"
+
+
+def plan_text(plan: Plan, fit: Fit) -> str:
+    rows = [["", "plan", "95 %"]]
+    rows += [
+        [label, value, "given" if q.is_given else f"{_short(q.low)} to {_short(q.high)}"]
+        for label, value, q in (
+            ("FLOPs", size(plan.flops.value), plan.flops),
+            ("parameters n", _short(plan.n.value), plan.n),
+            ("data d", _short(plan.d.value), plan.d),
+            ("loss", _loss(plan.loss), plan.loss),
+        )
+    ]
+    lines = [f"{fit.architecture}: {fit.verdict}, {fit.law.formula}", aligned(rows, right=(1, 2))]
+    if plan.loss.is_given:
+        lines.append(f"target loss {plan.loss.value:g}; unreachable in {plan.unreachable:.0%} of the bootstrap samples")
+    if plan.device_hours is not None:
+        lines.append(
+            f"{plan.device_hours:.3g} hours on one {plan.device} at {plan.mfu:.0%} of its peak ({plan.mfu_by})"
+        )
+    cost = plan.cost
+    lines.append(f"cost measured on the runs: C ~ n^{cost.p:.2f} d^{cost.q:.2f}, off by {cost.error:.1%}")
+    lines.append(f"{plan.beyond:.2g} times the largest compute seen")
+    lines += [f"note: {note}" for note in plan.notes]
+    if plan.proposals:
+        lines.append("most telling next runs:")
+        lines += [
+            f"  n = {size(p.n)} on d = {size(p.d)} ({size(p.flops)} FLOPs): takes away {p.gain:.0%} of the variance"
+            for p in plan.proposals
+        ]
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Two digits: more is never known of an optimum."""
+    return size(float(f"{value:.2g}"))
+
+
+def _loss(loss: Quantity) -> str:
+    return f"{loss.value:g}" if loss.is_given else number(loss.value, loss.low, loss.high)

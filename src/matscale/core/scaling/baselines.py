@@ -1,0 +1,84 @@
+"""Baselines of the runs that a law is fitted to: what knows nothing, measured on the same validation part.
+
+They are fitted on the training part of the run with most data, which makes them hardest to beat, measured once, and
+kept in that run's folder as `baseline_errors.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import DataError, MatscaleError
+from matscale.core.files import write_json
+from matscale.core.scaling.table import Table
+from matscale.core.train.names import INFO
+
+FILE = "baseline_errors.json"
+
+Errors = dict[str, dict[str, float]]
+
+
+def with_baselines(table: Table) -> tuple[Table, str]:
+    """`table` with the baselines of its runs, and a sentence why there are none (empty if there are)."""
+    folders = [Path(folder) for folder in table.facts.get("folders", ())]
+    if table.baselines or not folders:
+        return table, "" if table.baselines else "no baselines are known for a table: give them with --baselines FILE"
+    try:
+        return replace(table, baselines=measured(_largest(folders))), ""
+    except MatscaleError as error:
+        return table, f"no baselines: {error}"
+
+
+def read_baselines(path: Path) -> Errors:
+    """A JSON file: {name: {error: value}} as `matscale baselines --json` prints it, or {name: loss}."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: is no JSON ({error}). `matscale baselines --data D --json` makes such a file."
+        ) from None
+    if not isinstance(values, Mapping):
+        raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
+    return {str(name): _errors(path, str(name), errors) for name, errors in values.items()}
+
+
+def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
+    found = errors if isinstance(errors, Mapping) else {"loss": errors}
+    numbers = {str(k): float(v) for k, v in found.items() if isinstance(v, int | float)}
+    if not numbers:
+        raise DataError(f"{path}: baseline {name!r} has no number: {errors!r}.")
+    return numbers
+
+
+def _largest(folders: list[Path]) -> Path:
+    def train(folder: Path) -> int:
+        return int(json.loads((folder / INFO).read_text(encoding="utf-8"))["dataset"]["train"])
+
+    kept = [folder for folder in folders if (folder / FILE).exists()]
+    most = max(train(folder) for folder in folders)
+    return next((folder for folder in kept if train(folder) == most), max(folders, key=train))
+
+
+def measured(folder: Path) -> Errors:
+    """Errors of the baselines on the run's validation part, from its folder or measured now."""
+    path = folder / FILE
+    if path.exists():
+        return read_baselines(path)
+    from matscale.core.baselines import evaluate_baselines, passes
+    from matscale.core.data.catalog import resolve
+    from matscale.core.data.packed import PackedDataset
+    from matscale.core.measure import baselines_of, rows_of
+    from matscale.core.train.record import Run
+
+    run = Run.open(folder)
+    dataset = PackedDataset.open(resolve(run.config.data.path))
+    rows = rows_of(run, dataset, "validation")
+    errors = evaluate_baselines(baselines_of(run), passes(dataset, rows))
+    if os.access(folder, os.W_OK):
+        write_json(path, errors)
+    return errors

@@ -1,0 +1,101 @@
+"""The checklist of "(Mis)Fitting: a survey of scaling laws" (arXiv:2502.18969), filled in for a fit.
+
+Its four parts: the law that is supposed, how models were trained, which data were collected, how the law was fitted. An
+answer that the records do not hold says so: it is the reader's to give.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from matscale.core.scaling.digits import size
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.table import AXES
+
+UNKNOWN = "not recorded"
+
+
+def checklist(fit: Fit) -> dict[str, dict[str, str]]:
+    """Part -> question -> answer."""
+    return {"law": _law(fit), "training": _training(fit), "data": _data(fit), "fitting": _fitting(fit)}
+
+
+def _law(fit: Fit) -> dict[str, str]:
+    names = fit.table.names
+    return {
+        "form": f"{fit.law.formula} ({fit.law.reference})",
+        "chosen among": ", ".join(c.law.name for c in fit.candidates) or "no others: it was asked for",
+        "variables": ", ".join(f"{a}: {AXES.get(a, a)} ({names.get(a, a)})" for a in fit.axes),
+        "target": f"{fit.target} ({names.get('loss', 'loss')})",
+        "held fixed": fit.fixed or "nothing",
+    }
+
+
+def _training(fit: Fit) -> dict[str, str]:
+    facts = fit.table.facts
+    epochs = facts.get("epochs") or []
+    return {
+        "architecture": fit.architecture or UNKNOWN,
+        "parameters counted": fit.table.names.get("n", UNKNOWN),
+        "schedule": _shown(facts.get("schedule")),
+        "learning rates": _shown(facts.get("learning rates")),
+        "tuned per size": "look at the learning rates: one value for all sizes is not tuned"
+        if len(facts.get("learning rates") or []) == 1
+        else _shown(facts.get("learning rates")),
+        "batch": _shown(facts.get("global batch")),
+        "epochs": f"{min(epochs):.3g} to {max(epochs):.3g}" if epochs else UNKNOWN,
+        "compute counted by": _shown(facts.get("flops counted by")),
+        "devices": _shown(facts.get("devices")),
+    }
+
+
+def _data(fit: Fit) -> dict[str, str]:
+    ranges = "; ".join(f"{axis} {size(low)} to {size(high)}" for axis, (low, high) in fit.range.items())
+    excluded = "; ".join(dict.fromkeys(one.reason for one in fit.excluded)) or "none"
+    facts = fit.table.facts
+    return {
+        "dataset": _shown(facts.get("dataset")),
+        "labels": _shown(facts.get("labels by")),
+        "points": f"{len(fit.x)} ({fit.points}) from {len(fit.table)} runs",
+        "sizes, seeds": f"{fit.n_sizes} sizes, {fit.n_seeds} seeds",
+        "range": ranges,
+        "excluded": f"{len(fit.excluded)}: {excluded}",
+        "baselines": ", ".join(f"{k} {v:.4g}" for k, v in fit.baselines.items()) or UNKNOWN,
+    }
+
+
+def _fitting(fit: Fit) -> dict[str, str]:
+    facts = fit.facts
+    samples = facts.get("bootstrap samples")
+    starts = facts.get("starts")
+    return {
+        "objective": str(facts.get("objective", UNKNOWN)),
+        "search": f"variable projection, {starts} starts, {facts['starts that agree']} agree"
+        if starts
+        else "grid of exponents, then Levenberg-Marquardt",
+        "converged": f"relative slope {facts['gradient']:.1e}" if "gradient" in facts else UNKNOWN,
+        "intervals": f"{fit.level:.0%}, two-level bootstrap, {samples} samples"
+        if samples
+        else f"{fit.level:.0%}, Student's t on {len(fit.x)} points",
+        "extrapolation tested": "; ".join(
+            f"{_place(h.at)}: {100 * h.error:+.1f} %, {'inside' if h.covered else 'outside'} 95 %"
+            for h in fit.held_out[-2:]
+        )
+        or "too few sizes to hold one out",
+    }
+
+
+def _place(at: dict[str, float]) -> str:
+    return ", ".join(f"{axis} = {size(value)}" for axis, value in at.items())
+
+
+def _shown(values: Iterable[Any] | None) -> str:
+    """Values of the records, which are JSON, as people read them."""
+    if not values:
+        return UNKNOWN
+    plain = [json.loads(v) if isinstance(v, str) else v for v in values]
+    texts = [", ".join(f"{k} {w}" for k, w in v.items() if w) if isinstance(v, dict) else str(v) for v in plain]
+    texts = [text for text in texts if text not in ("None", "")]
+    return ", ".join(texts[:6]) + (f", ... ({len(texts)} values)" if len(texts) > 6 else "") or UNKNOWN

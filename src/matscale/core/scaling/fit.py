@@ -1,0 +1,161 @@
+"""`fit`: from runs or a table to a law with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.manager import host
+from matscale.core.scaling.baselines import with_baselines
+from matscale.core.scaling.frontier import fit_frontier
+from matscale.core.scaling.isoflop import fit_isoflop
+from matscale.core.scaling.joint import fit_joint
+from matscale.core.scaling.law import Law
+from matscale.core.scaling.one_variable import fit_slice
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.sources import Source, read
+from matscale.core.scaling.table import AXES, Table, groups
+
+WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
+"""What `law` may say, besides the name of a form: power, floor, broken, kaplan, repetition, routing, a plugin's."""
+CURVES = ("frontier", "auto")
+"""Those that look at whole runs, not at their ends alone."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fit; the defaults are those of the command line."""
+
+    target: str = "loss"
+    axis: str | None = None
+    """Variable of a form in one variable; None: the one with most sizes."""
+    at: float | None = None
+    """Value of the variable that is held fixed; None: that with most sizes."""
+    checkpoint: str = "last"
+    """Which step of a run counts in joint laws: last, best, all."""
+    samples: int = 1000
+    """Bootstrap samples."""
+    seed: int = 0
+
+
+def fit(
+    source: Source,
+    law: str = "auto",
+    target: str = "loss",
+    *,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    architecture: str | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    **options: object,
+) -> Fit:
+    """The law of one architecture in `source`: run folders, a study, a table file, rows or a `Table`.
+
+    `law`: `n`, `d`, `c` choose the form in that variable, `nd` is the joint law, `frontier` and `isoflop` are those of
+    compute; the name of a form takes that form; `auto` takes the joint law where there is a grid, else the variable
+    with most sizes. `options` are those of `Options`. Raises DataError (data), ConfigError (names).
+    """
+    table = read(source, columns, target=target, where=where, curves=law in CURVES)
+    table = replace(table, baselines=dict(baselines)) if baselines else with_baselines(table)[0]
+    chosen = Options(target=target, **options)  # type: ignore[arg-type]
+    name = architecture or _only(table)
+    if name not in table.architectures:
+        raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
+    part = table.of_architecture(name)
+    return fit_law(part, best_way(part) if law == "auto" else law, chosen)
+
+
+def fit_all(table: Table, law: str = "auto", options: Options | None = None) -> list[Fit]:
+    """Every law that `law` means, of every architecture: `auto` is each variable that varies, and the joint law.
+
+    Raises DataError if not one of them can be fitted.
+    """
+    options = options or Options()
+    found, refused = [], []
+    for name in table.architectures:
+        part = table.of_architecture(name)
+        for way in ways(part) if law == "auto" else [law]:
+            try:
+                found.append(fit_law(part, way, options))
+            except DataError as error:
+                refused.append(f"{name or 'table'}, {way}: {error}")
+    if not found:
+        raise DataError(" ".join(refused) or "There is nothing to fit: no axis varies. Train models of several sizes.")
+    return found
+
+
+def fit_law(table: Table, law: str, options: Options) -> Fit:
+    """One law of one architecture."""
+    one_variable = [form for form in host().laws() if form.axes == ("x",)]
+    if law == "isoflop":
+        return fit_isoflop(table, one_variable, options.target)
+    if law == "frontier" or (law == "c" and table.has("n") and varies(table, "n") and varies(table, "d")):
+        return fit_frontier(
+            table, _affordable(one_variable), options.target, samples=options.samples, seed=options.seed
+        )
+    if law in AXES:
+        return fit_slice(table, law, one_variable, options.target, options.at)
+    form = _form(law)
+    if form.axes == ("x",):
+        axis = options.axis or widest(table)
+        return fit_slice(table, axis, [form], options.target, options.at)
+    return fit_joint(table, form, options.target, samples=options.samples, seed=options.seed, at=options.checkpoint)
+
+
+def _form(name: str) -> Law:
+    try:
+        return host().law(name)
+    except ConfigError:
+        known = [*WAYS, *(form.name for form in host().laws())]
+        raise ConfigError(f"There is no law {name!r}. {did_you_mean(name, known)}") from None
+
+
+def _affordable(laws: list[Law]) -> list[Law]:
+    """For points that are the outcome of a hull: a break there may be the hull's own."""
+    return [law for law in laws if law.verdict != "broken law"]
+
+
+def ways(table: Table) -> list[str]:
+    """What `auto` fits: each of n and d that varies, the joint law of a grid, and compute."""
+    found = [axis for axis in ("n", "d") if varies(table, axis)]
+    if is_grid(table):
+        found.append("nd")
+    if table.has("c") and varies(table, "c"):
+        found.append("frontier" if table.has("n") and (varies(table, "n") or table.has_curves) else "c")
+    return found
+
+
+def best_way(table: Table) -> str:
+    """The one law that `fit` takes for `auto`."""
+    return "nd" if is_grid(table) else widest(table)
+
+
+def widest(table: Table) -> str:
+    """The variable with most sizes; of equals, parameters before data before compute."""
+    known = [axis for axis in AXES if table.has(axis)]
+    if not known:
+        raise DataError("The table has no size: no n, d or c. Map a column with --map n=COLUMN.")
+    return max(known, key=lambda axis: (int(groups(table[axis]).max()), -list(AXES).index(axis)))
+
+
+def varies(table: Table, axis: str) -> bool:
+    return table.has(axis) and int(groups(table[axis]).max()) > 0
+
+
+def is_grid(table: Table) -> bool:
+    """Whether n and d vary independently: some n at three d, and some d at three n."""
+    if not (varies(table, "n") and varies(table, "d")):
+        return False
+    n, d = groups(table["n"]), groups(table["d"])
+    pairs = set(zip(n.tolist(), d.tolist()))
+    return all(max(sum(1 for p in pairs if p[k] == v) for v in {p[k] for p in pairs}) >= 3 for k in (0, 1))
+
+
+def _only(table: Table) -> str:
+    names = table.architectures
+    if len(names) != 1:
+        raise ConfigError(
+            f"The table has {len(names)} architectures: {', '.join(names)}. Say architecture=, or use fit_all."
+        )
+    return names[0]

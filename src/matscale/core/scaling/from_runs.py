@@ -1,0 +1,185 @@
+"""Rows from run folders: every figure comes from run.json and metrics.jsonl, see `matscale.core.train.record`.
+
+| column | default | may be mapped to |
+|---|---|---|
+| n | `non_embedding` | `total`, `trainable` |
+| d | `unique` structures of the training part | `structures`, `atoms`, `edges` seen |
+| c | `flops` of training | `gpu_hours` (wall time × processes) |
+| loss | the compared `loss`, last validation | `energy_mae`, `forces_mae`, `stress_mae`, any key of such a row |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matscale.core.config import read_toml
+from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
+from matscale.core.scaling.table import Excluded, Table
+from matscale.core.train.names import CONFIG, INFO, METRICS
+from matscale.core.train.rows import Rows
+
+COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}
+PARAMETERS = ("total", "trainable", "embedding", "non_embedding")
+SEEN = ("structures", "atoms", "edges", "flops", "gpu_hours")
+ERRORS = {"loss": "loss", "energy": "energy_mae", "forces": "forces_mae", "stress": "stress_mae"}
+"""`--target` -> key of a validation row."""
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folders at or below `path`, sorted."""
+    if (path / INFO).exists():
+        return [path]
+    return sorted(info.parent for info in path.rglob(INFO) if not info.parent.name.startswith("."))
+
+
+def read_runs(folders: Sequence[Path], columns: Mapping[str, str], curves: bool = False) -> Table:
+    """One row per run, or one per validation with `curves`.
+
+    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, or have no such error.
+    Raises DataError if the losses of two runs are not the same quantity: another dataset or validation part, or other
+    weights in training.
+    """
+    names = {**COLUMNS, **columns}
+    rows, excluded, facts = [], [], []
+    for folder in folders:
+        info = _info(folder)
+        if reason := _unfit(info):
+            excluded.append(Excluded(str(folder), reason))
+            continue
+        config = read_toml(folder / CONFIG)
+        facts.append({"folder": str(folder), "info": info, "config": config})
+        rows += list(_rows(folder, info, config, names, curves))
+    _refuse_mixture(facts)
+    for row in rows:
+        row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
+    table = Table.of(rows, names=names, facts=_facts(facts)) if rows else _nothing(folders, excluded)
+    return Table(table.numbers, table.words, (*excluded, *table.excluded), table.names, table.baselines, table.facts)
+
+
+def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:
+    listed = "; ".join(f"{e.row}: {e.reason}" for e in excluded[:5])
+    raise DataError(f"None of the {len(folders)} runs can be fitted. {listed}. `matscale train` makes one.")
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MatscaleError(f"{folder / INFO}: cannot be read ({error}). Restore or remove the run.") from None
+    assert isinstance(info, dict)
+    return info
+
+
+def _unfit(info: Mapping[str, Any]) -> str:
+    """Why a run is no point of a law; empty if it is one."""
+    status = info.get("status")
+    if (info.get("labels") or {}).get("role") == "trunk":
+        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if "imported" in info:
+        return "was not trained here (imported)"
+    if status == "failed" and "NonFinite" in str(info.get("error")):
+        return f"diverged: {info['error']}"
+    if status != "completed":
+        return f"is not complete (status: {status})"
+    if not info.get("last"):
+        return "was never validated"
+    return ""
+
+
+def _rows(
+    folder: Path, info: Mapping[str, Any], config: Mapping[str, Any], names: Mapping[str, str], curves: bool
+) -> Iterator[dict[str, Any]]:
+    if curves:
+        validations: Iterable[Mapping[str, Any]] = (
+            row for row in Rows(folder / METRICS) if row.get("split") == "validation" and row.get("structures", 0) > 0
+        )
+    else:
+        # The cost of the best model is that of the whole run: its schedule had to be paid for.
+        best, last = info.get("best") or info["last"], info["last"]
+        validations = (last,) if best["step"] == last["step"] else (best, last)
+    for row in validations:
+        cost = row if curves else {**row, **{k: info[k] for k in ("structures", "atoms", "edges", "flops", "wall_s")}}
+        known = {
+            **{k: float(v) for k, v in info["parameters"].items()},
+            **{k: float(cost[k]) for k in SEEN if k in cost},
+            "unique": float(info["dataset"]["train"]),
+            "gpu_hours": float(cost["wall_s"]) * int(info.get("world_size", 1)) / 3600.0,
+        }
+        errors = {k: v for k, v in row.items() if k not in known and k not in ("epoch", "time", "split")}
+        found = {ours: _value(folder, ours, theirs, known, errors) for ours, theirs in names.items()}
+        extra = {key: _finite(row[key]) for key in ERRORS.values() if row.get(key) is not None}
+        yield {
+            **extra,
+            **{k: v for k, v in found.items() if v is not None},
+            "loss": found["loss"],
+            "arch": info["architecture"]["name"],
+            "seed": info["seed"],
+            "run": str(folder),
+            "step": float(row["step"]),
+            "source": str(folder) if not curves else f"{folder} step {row['step']}",
+        }
+
+
+def _finite(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], errors: Mapping[str, Any]) -> Any:
+    if ours != "loss":
+        if theirs not in known:
+            raise ConfigError(f"--map {ours}={theirs}: a run has no such number. {did_you_mean(theirs, known)}")
+        return known[theirs] or None
+    if theirs in errors:
+        return "diverged" if errors[theirs] is None else float(errors[theirs])
+    if theirs in ERRORS.values():
+        return None
+    raise ConfigError(f"{folder}: has no error {theirs!r}. {did_you_mean(theirs, errors)}")
+
+
+def _definition(run: Mapping[str, Any]) -> dict[str, str]:
+    data, info = run["config"].get("data", {}), run["info"]
+    return {
+        "dataset": str(info["dataset"]["hash"])[:12],
+        "validation share": str(data.get("validation", 0.1)),
+        "split by": str(data.get("split_by", "group")),
+        "overfit": str(data.get("overfit", 0)),
+        "training loss": json.dumps(run["config"].get("loss", {}), sort_keys=True),
+        "labels": str(info["dataset"].get("labels_by")),
+    }
+
+
+def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
+    if not runs:
+        return
+    first = _definition(runs[0])
+    for run in runs[1:]:
+        other = _definition(run)
+        differing = [key for key in first if first[key] != other[key]]
+        if differing:
+            key = differing[0]
+            raise DataError(
+                f"{runs[0]['folder']} and {run['folder']}: their losses are not the same quantity: the {key} is "
+                f"{first[key]} in one and {other[key]} in the other. Fit them apart: name other folders."
+            )
+
+
+def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For the checklist: what the configurations say, as the set of values that occur."""
+
+    def values(pick: Any) -> list[Any]:
+        return sorted({json.dumps(pick(run), sort_keys=True) for run in runs})
+
+    return {
+        "folders": [run["folder"] for run in runs],
+        "schedule": values(lambda run: run["config"].get("schedule", {}).get("kind")),
+        "learning rates": values(lambda run: run["config"].get("optimizer", {}).get("lr")),
+        "global batch": values(lambda run: run["info"].get("global_batch")),
+        "epochs": [float(run["info"]["structures"]) / float(run["info"]["dataset"]["train"]) for run in runs],
+        "devices": values(lambda run: run["info"].get("device")),
+        "dataset": values(lambda run: run["info"]["dataset"].get("path")),
+        "labels by": values(lambda run: run["info"]["dataset"].get("labels_by")),
+        "flops counted by": values(lambda run: run["info"].get("flops_counted_by")),
+    }

@@ -1,0 +1,170 @@
+"""Rows from a file: CSV, JSON lines or parquet, with a map from our columns to theirs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
+from matscale.core.scaling.table import AXES, Table
+from matscale.core.train.units import parse_count
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+KNOWN = {
+    "n": ("n", "params", "parameters", "num_params", "n_params", "non_embedding"),
+    "d": ("d", "data", "tokens", "dataset_size", "structures", "seen_examples"),
+    "c": ("c", "flops", "cumulative_flops", "compute"),
+    "loss": ("loss", "val_loss", "validation_loss", "best_val_loss", "final_loss"),
+    "arch": ("arch", "architecture", "model"),
+    "seed": ("seed",),
+    "run": ("run", "run_name", "model_name"),
+    "step": ("step", "epoch"),
+    "u": ("u", "unique"),
+    "s": ("s", "seen"),
+    "e": ("e", "experts", "num_experts"),
+    "definition": ("definition",),
+}
+"""Our column -> what it is usually called; used where the map says nothing."""
+TEXT = ("arch", "seed", "run", "definition")
+
+
+def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
+    """The rows of `path` as a table. `columns` maps our names to those of the file.
+
+    Raises ConfigError for a column that the file has not, DataError with the row for a cell that is no number.
+    """
+    records = list(_records(path))
+    if not records:
+        raise DataError(f"{path}: has no rows. A table needs one row per loss, and at least four sizes.")
+    names = _resolve(path, list(records[0]), columns)
+    chosen = [(k, r) for k, r in enumerate(records) if _matches(path, r, where or {})]
+    if not chosen:
+        raise DataError(f"{path}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
+    rows = [_row(f"{path.name} row {k + 1}", record, names) for k, record in chosen]
+    refuse_mixture(rows)
+    return Table.of(rows, names=names)
+
+
+def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError if rows say that their losses are defined differently, or plainly differ in their unit."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        seen.setdefault(str(row.get("definition") or ""), str(row["source"]))
+    if len(seen) > 1:
+        (a, first), (b, second) = list(seen.items())[:2]
+        raise DataError(
+            f"{first} and {second}: their losses are not the same quantity ({a or 'unnamed'}; {b or 'unnamed'}). "
+            "One law needs one definition: fit them apart (--where, or other folders)."
+        )
+    same: dict[tuple[Any, ...], tuple[float, str]] = {}
+    for row in rows:
+        key = tuple(row.get(k) for k in ("arch", *AXES, "step"))
+        loss = row.get("loss")
+        if not isinstance(loss, float) or not math.isfinite(loss) or loss <= 0:
+            continue
+        other, source = same.setdefault(key, (loss, str(row["source"])))
+        factor = max(loss / other, other / loss)
+        if 700 < factor < 1400:
+            raise DataError(
+                f"{source} and {row['source']}: same sizes, but the losses {other:g} and {loss:g} differ by a factor "
+                f"of {factor:.0f}, as eV and meV do. Bring all rows to one unit."
+            )
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if path.suffix in (".csv", ".tsv"):
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    elif path.suffix == ".parquet":
+        yield from _parquet(path)
+    else:
+        yield from _json_lines(path)
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: line {number} is not JSON ({error}). Write one object per line.") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: line {number} is {line[:40]!r}, not an object. Write one object per line.")
+        yield record
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise MatscaleError(
+            f"{path}: reading parquet takes pyarrow, which is not installed: pip install pyarrow, or save it as CSV."
+        ) from None
+    yield from parquet.read_table(path).to_pylist()
+
+
+def _resolve(path: Path, found: list[str], columns: Mapping[str, str]) -> dict[str, str]:
+    """Our column -> the file's."""
+    for ours, theirs in columns.items():
+        if theirs not in found:
+            raise ConfigError(f"{path}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")
+    lowered = {name.lower(): name for name in reversed(found)}
+    guessed = {
+        ours: lowered[theirs]
+        for ours, usual in KNOWN.items()
+        for theirs in reversed(usual)
+        if theirs in lowered and lowered[theirs] not in columns.values()
+    }
+    names = {**guessed, **columns}
+    if "loss" not in names:
+        raise ConfigError(f"{path}: which column is the loss? Say --map loss=COLUMN. It has: {', '.join(found)}.")
+    if not set(names) & set(AXES):
+        raise ConfigError(
+            f"{path}: which column is the size? Say --map n=COLUMN (or d, c). It has: {', '.join(found)}."
+        )
+    return names
+
+
+def _matches(path: Path, record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    for name, wanted in where.items():
+        if name not in record:
+            raise ConfigError(f"{path}: has no column {name!r} (--where). {did_you_mean(name, record)}")
+        value = record[name]
+        if str(value) != wanted and not _equal_numbers(value, wanted):
+            return False
+    return True
+
+
+def _equal_numbers(value: Any, wanted: str) -> bool:
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return False
+
+
+def _row(source: str, record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"source": source}
+    for ours, theirs in names.items():
+        value = record.get(theirs)
+        row[ours] = value if ours in TEXT else _cell(source, theirs, value)
+    return row
+
+
+def _cell(source: str, column: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip() in ("", "NA", "null", "None")):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        pass
+    try:
+        return float(parse_count(value))
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{source}: {column} is {value!r}, not a number. Correct the row, or map another column."
+        ) from None

@@ -1,0 +1,149 @@
+"""The compute frontier: what the best of all runs reached for each amount of compute.
+
+A minimum over raw checkpoints is biased low by noise, and its points depend on each other. So each run's curve loses
+its first part (warm-up), is smoothed by a running median and made to fall; the frontier is the lower convex hull of all
+curves in logarithms, with one point per run that touches it; what is uncertain is found by drawing runs again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from matscale.core.errors import DataError
+from matscale.core.scaling.intervals import LEVEL, quantile
+from matscale.core.scaling.law import Array, Law
+from matscale.core.scaling.means import Means, size_means
+from matscale.core.scaling.one_variable import check_enough, fit_means
+from matscale.core.scaling.result import Fit, lowest_bar
+from matscale.core.scaling.solve import solve
+from matscale.core.scaling.table import Table
+from matscale.core.scaling.verdict import Reason, flat, learning, verdict
+
+SKIPPED = 0.1
+"""Part of a run's compute at its beginning that is left out."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run, smoothed."""
+
+    rows: Array
+    """Rows of the table, in the order of compute"""
+    c: Array
+    """ln of compute"""
+    loss: Array
+    """ln of the smoothed loss, never rising"""
+
+
+def curves(table: Table) -> list[Curve]:
+    """One per run. Raises DataError without compute."""
+    if not table.has("c"):
+        raise DataError("The compute frontier needs c (FLOPs) for every row. Map a column with --map c=COLUMN.")
+    found = []
+    runs = table.runs
+    for name in dict.fromkeys(runs.tolist()):
+        rows = np.flatnonzero(runs == name)
+        rows = rows[np.argsort(table["c"][rows], kind="stable")]
+        rows = rows[table["c"][rows] >= SKIPPED * table["c"][rows[-1]]]
+        loss = np.log(table["loss"][rows])
+        found.append(Curve(rows, np.log(table["c"][rows]), np.minimum.accumulate(_median5(loss))))
+    return found
+
+
+def _median5(values: Array) -> Array:
+    """Running median over five points, shorter at the ends."""
+    if len(values) < 5:
+        return values
+    padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
+    return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1))
+
+
+def hull(c: Array, loss: Array) -> Array:
+    """Indices of the lower convex hull that falls, from the cheapest point to the best one (Andrew's chain)."""
+    order = np.lexsort((loss, c))
+    chain: list[int] = []
+    for k in order:
+        if chain and c[k] == c[chain[-1]]:
+            continue
+        while len(chain) > 1 and _turns_up(c, loss, chain[-2], chain[-1], k):
+            chain.pop()
+        chain.append(int(k))
+    best = int(np.argmin(loss[chain]))
+    return np.array(chain[: best + 1])
+
+
+def _turns_up(c: Array, loss: Array, a: int, b: int, k: int) -> bool:
+    """Whether b lies on or above the line from a to k."""
+    return bool((c[b] - c[a]) * (loss[k] - loss[a]) <= (loss[b] - loss[a]) * (c[k] - c[a]))
+
+
+def touching(found: list[Curve]) -> tuple[Array, Array, Array]:
+    """(number of the curve, ln c, ln loss) of the runs on the frontier, one point each: the mean of its hull points."""
+    which = np.concatenate([np.full(len(curve.c), k) for k, curve in enumerate(found)])
+    c, loss = np.concatenate([f.c for f in found]), np.concatenate([f.loss for f in found])
+    at = hull(c, loss)
+    names = np.unique(which[at])
+    x = np.array([c[at][which[at] == k].mean() for k in names])
+    y = np.array([loss[at][which[at] == k].mean() for k in names])
+    order = np.argsort(x)
+    return names[order], x[order], y[order]
+
+
+def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples: int = 1000, seed: int = 0) -> Fit:
+    """The law of the frontier in c. Its exponent's interval is the wider of Student's t and the bootstrap over runs."""
+    found = curves(table)
+    bar = lowest_bar(table, target)
+    reasons = learning(np.exp(size_means(table.ends(), "c").y), bar)
+    if bar is not None and not any(reason.is_no_learning for reason in reasons):
+        table = table.keep(table["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
+        found = curves(table)
+    names, x, y = touching(found)
+    rows = np.concatenate([found[k].rows for k in names])
+    mask = np.zeros(len(table), dtype=bool)
+    mask[rows] = True
+    part = table.keep(mask, "is not on the compute frontier")
+    means = Means("c", x[:, None], y, np.ones(len(x), dtype=np.int64), part.ends(), np.arange(len(x)))
+    check_enough(means)
+    fit = fit_means(means, laws, target, reasons)
+    exponents = _resampled(found, fit.law, samples, seed)
+    return _with_bootstrap(fit, exponents, len(found))
+
+
+def _resampled(found: list[Curve], law: Law, samples: int, seed: int) -> Array:
+    """Exponents of the frontiers of runs drawn again, with replacement."""
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(min(samples, 300)):
+        drawn = [found[k] for k in np.unique(rng.integers(0, len(found), len(found)))]
+        _, x, y = touching(drawn)
+        if len(x) > law.n_parameters:
+            solution = solve(law, x[:, None], y)
+            values.append(float(law.plain(solution.theta, solution.frame)[law.exponents[0]]))
+    return np.array(values)
+
+
+def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
+    name = fit.law.exponents[0]
+    intervals, reasons = dict(fit.intervals), list(fit.reasons)
+    notes = [note for note in fit.notes if not note.startswith("one run per size")]
+    notes.append(f"{len(fit.x)} of {n_runs} runs touch the frontier; intervals hold what drawing runs again changes")
+    if len(exponents) >= 50:
+        factor = quantile(LEVEL, max(len(fit.x) - 2, 1)) / stats.norm.ppf(0.5 + LEVEL / 2)
+        value = fit.parameters[name]
+        low, high = value + (np.quantile(exponents, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) - value) * factor
+        intervals[name] = (min(intervals[name][0], float(low)), max(intervals[name][1], float(high)))
+        if not any(reason.trigger == "c" for reason in reasons):
+            reasons += flat(name, value, *intervals[name])
+    else:
+        reasons.append(Reason("b", "too few runs touch the frontier for a bootstrap over runs"))
+    return replace(
+        fit,
+        points="frontier",
+        intervals=intervals,
+        reasons=tuple(reasons),
+        notes=tuple(notes),
+        verdict=verdict(fit.law, reasons, intervals),
+    )

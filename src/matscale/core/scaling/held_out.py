@@ -1,0 +1,115 @@
+"""What a law is for: the largest sizes, predicted from the others before they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from matscale.core.scaling.bootstrap import bootstrap
+from matscale.core.scaling.intervals import spread
+from matscale.core.scaling.law import Array, Law
+from matscale.core.scaling.means import Means
+from matscale.core.scaling.solve import HUBER, solve
+from matscale.core.scaling.table import Table, groups
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One size that was predicted."""
+
+    at: dict[str, float]
+    """Axis -> value"""
+    predicted: float
+    found: float
+    low: float
+    """95 % predictive interval of the loss"""
+    high: float
+    covered_80: bool
+
+    @property
+    def error(self) -> float:
+        """Signed and relative: predicted / found - 1."""
+        return self.predicted / self.found - 1.0
+
+    @property
+    def covered(self) -> bool:
+        return self.low <= self.found <= self.high
+
+    def plain(self) -> dict[str, object]:
+        return {
+            "at": self.at,
+            "predicted": self.predicted,
+            "found": self.found,
+            "interval": [self.low, self.high],
+            "relative_error": self.error,
+            "covered_80": self.covered_80,
+            "covered_95": self.covered,
+        }
+
+
+def how_many(means: Means) -> int:
+    """Sizes to hold out: the largest; the two largest of eight or more; of compute, the top half-decade at most."""
+    if means.axis == "c":
+        top = int((means.x[:, 0] > means.x[-1, 0] - 0.5 * np.log(10.0)).sum())
+        return max(1, min(top, len(means) // 3))
+    return 2 if len(means) >= 8 else 1
+
+
+def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
+    """The law of the smaller sizes at the largest; empty where they cannot carry it."""
+    k = len(means) - how_many(means)
+    if k <= law.n_parameters:
+        return []
+    kept = means.first(k)
+    found = solve(law, kept.x, kept.y)
+    around = spread(law, found.theta, found.frame, kept.x, kept.y)
+    x, y = means.x[k:], means.y[k:]
+    log_l = law.value(found.theta, x - found.frame.x) + found.frame.y
+    half, half_80 = around.half_width(x, level), around.half_width(x, 0.8)
+    with np.errstate(over="ignore"):
+        return [
+            HeldOut(
+                at={means.axis: float(np.exp(x[j, 0]))},
+                predicted=float(np.exp(log_l[j])),
+                found=float(np.exp(y[j])),
+                low=float(np.exp(log_l[j] - half[j])),
+                high=float(np.exp(log_l[j] + half[j])),
+                covered_80=bool(abs(log_l[j] - y[j]) <= half_80[j]),
+            )
+            for j in range(len(y))
+        ]
+
+
+def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int = 8) -> list[HeldOut]:
+    """A joint law at the top half-decade of compute (of N D where it is not known), predicted from the other runs.
+
+    One per cell of the grid, the furthest last; empty where the rest cannot carry the law.
+    """
+    effort = np.log(runs["c"]) if runs.has("c") else logx[:, :2].sum(axis=1)
+    top = effort > effort.max() - 0.5 * np.log(10.0)
+    rest = ~top
+    if rest.sum() <= 2 * law.n_parameters or any(len(np.unique(np.round(c[rest], 2))) < 3 for c in logx.T):
+        return []
+    found = solve(law, logx[rest], logy[rest], HUBER)
+    around = bootstrap(law, found, logx[rest], logy[rest], groups(np.exp(logx[rest, 0])), samples=300)
+    order = np.flatnonzero(top)[np.argsort(effort[top], kind="stable")]
+    cells: dict[tuple[float, ...], list[int]] = {}
+    for k in order:
+        cells.setdefault(tuple(np.round(logx[k], 2)), []).append(int(k))
+    members = list(cells.values())[-shown:]
+    at = np.stack([logx[cell].mean(axis=0) for cell in members])
+    y = np.array([logy[cell].mean() for cell in members])
+    centre = law.value(found.theta, at - found.frame.x) + found.frame.y
+    (low, high), (low_80, high_80) = around.band(at, 0.95), around.band(at, 0.8)
+    return [
+        HeldOut(
+            at={axis: float(np.exp(at[j, a])) for a, axis in enumerate(law.axes)},
+            predicted=float(np.exp(centre[j])),
+            found=float(np.exp(y[j])),
+            low=float(np.exp(low[j])),
+            high=float(np.exp(high[j])),
+            covered_80=bool(low_80[j] <= y[j] <= high_80[j]),
+        )
+        for j in range(len(members))
+    ]

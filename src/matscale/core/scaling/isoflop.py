@@ -1,0 +1,103 @@
+"""IsoFLOP sets: at each budget the size with the least loss, and how that size grows with the budget.
+
+The minimum is that of Akima's interpolation of ln loss over ln N. A parabola through the same points is biased even
+without noise, when the grid is wide or off centre (arXiv:2603.22339). A minimum at the edge of the sizes tried is none,
+and its budget is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import Akima1DInterpolator
+
+from matscale.core.errors import DataError
+from matscale.core.scaling.law import Array, Law
+from matscale.core.scaling.means import Means
+from matscale.core.scaling.one_variable import fit_means
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.verdict import Reason, verdict
+
+BUDGET = 0.1
+"""Runs whose compute differs by less than 10 % spent one budget."""
+LEAST = 4
+"""Sizes at one budget."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best size for one budget."""
+
+    c: float
+    n: float
+    """Between the sizes that were tried"""
+    loss: float
+    n_sizes: int
+    at_edge: bool
+
+
+def optima(table: Table) -> list[Optimum]:
+    """One per budget that was spent on at least four sizes, ascending. Raises DataError if there is none."""
+    if not table.has("n", "c"):
+        raise DataError("IsoFLOP sets need n (parameters) and c (FLOPs) for every row. Map the columns with --map.")
+    budget = groups(table["c"], BUDGET)
+    found = []
+    for b in range(int(budget.max()) + 1):
+        at = table.take(budget == b)
+        n, loss = _means(at)
+        if len(n) >= LEAST:
+            found.append(_optimum(float(np.exp(np.log(at["c"]).mean())), n, loss))
+    if not found:
+        raise DataError(
+            f"No compute budget was spent on {LEAST} sizes (runs within 10 % of one c). Sweep a grid of budgets and "
+            "sizes, or use --law frontier."
+        )
+    return found
+
+
+def _means(table: Table) -> tuple[Array, Array]:
+    """ln N of each size, and its mean ln loss."""
+    size: NDArray[np.int64] = groups(table["n"])
+    counts = np.bincount(size)
+    return np.bincount(size, np.log(table["n"])) / counts, np.bincount(size, np.log(table["loss"])) / counts
+
+
+def _optimum(c: float, n: Array, loss: Array) -> Optimum:
+    fine = np.linspace(n[0], n[-1], 2001)
+    curve = Akima1DInterpolator(n, loss)(fine)
+    k = int(np.argmin(curve))
+    at_edge = int(np.argmin(loss)) in (0, len(n) - 1) or k in (0, len(fine) - 1)
+    return Optimum(c, float(np.exp(fine[k])), float(np.exp(curve[k])), len(n), at_edge)
+
+
+def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
+    """N_opt = A C^-alpha over the budgets whose optimum lies inside: alpha is negative, since the best size grows."""
+    found = optima(table.ends())
+    inside = [o for o in found if not o.at_edge]
+    edges = [o for o in found if o.at_edge]
+    notes = [
+        f"budget {o.c:.3g}: its optimum lies at the edge of the {o.n_sizes} sizes tried, and is dropped" for o in edges
+    ]
+    if len(inside) < 3:
+        raise DataError(
+            f"{len(inside)} of {len(found)} budgets have their optimum inside the sizes tried; a law of the best size "
+            "needs 3 or more. Add sizes beyond the edge."
+        )
+    x = np.log([[o.c] for o in inside])
+    y = np.log([o.n for o in inside])
+    means = Means("c", x, y, np.array([o.n_sizes for o in inside]), table.ends(), np.zeros(len(table.ends()), np.int64))
+    fit = fit_means(means, [law for law in laws if law.floor is None][:1], target)
+    reasons = list(fit.reasons)
+    if edges:
+        reasons.append(Reason("h", f"{len(edges)} of {len(found)} budgets have their optimum at the edge"))
+    return replace(
+        fit,
+        points="isoflop",
+        reasons=tuple(reasons),
+        notes=(*notes, "the law is that of the best size: N_opt grows with C to the power -alpha"),
+        verdict=verdict(fit.law, reasons, fit.intervals),
+    )

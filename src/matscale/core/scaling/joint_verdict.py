@@ -1,0 +1,137 @@
+"""Triggers b to h for a law in several variables: see `matscale.core.scaling.verdict`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.digits import percent, size
+from matscale.core.scaling.held_out import HeldOut
+from matscale.core.scaling.law import Array, Law, named
+from matscale.core.scaling.means import size_means, slice_of
+from matscale.core.scaling.solve import HUBER, Solution, refine
+from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, Reason, flat, is_large, missed
+
+
+def joint_reasons(
+    law: Law,
+    solution: Solution,
+    draws: Draws,
+    runs: Table,
+    x: Array,
+    y: Array,
+    intervals: dict[str, tuple[float, float]],
+    held: list[HeldOut],
+) -> list[Reason]:
+    """All that speaks against the law, by trigger."""
+    few = _few(law, runs)
+    if few:
+        return few
+    values = named(law.plain(solution.theta, solution.frame))
+    found = [reason for name in law.exponents for reason in flat(name, values[name], *intervals[name])]
+    found += _unstable(law, solution, x, y, groups(runs[law.axes[0]]), values, intervals)
+    found += _bent(law, solution, draws, x, y)
+    found += missed(held)
+    found += _contradicted(law, draws, runs)
+    edge = [name for name in law.exponents if name in ("alpha", "beta") and not 0.02 < abs(values[name]) < 2.0]
+    return found + [
+        Reason("h", f"{name} = {values[name]:.2g} lies at the edge of the search (0.02 to 2)") for name in edge
+    ]
+
+
+def _few(law: Law, runs: Table) -> list[Reason]:
+    found = []
+    for axis, least in zip(law.axes, (4, 3, 3)):
+        n = int(groups(runs[axis]).max()) + 1
+        decades = float(np.log10(runs[axis].max() / runs[axis].min()))
+        if axis == "e":
+            continue
+        if n < least:
+            found.append(Reason("b", f"{n} sizes in {axis}; a joint law needs {least}"))
+        if decades < DECADE:
+            found.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
+    return found
+
+
+def _unstable(
+    law: Law,
+    solution: Solution,
+    x: Array,
+    y: Array,
+    sizes: NDArray[np.int64],
+    values: dict[str, float],
+    intervals: dict[str, tuple[float, float]],
+) -> list[Reason]:
+    """Trigger d: every size of the first variable left out in turn."""
+    at, below = x - solution.frame.x, y - solution.frame.y
+    weights = np.stack([(sizes != g).astype(float) for g in range(int(sizes.max()) + 1)])
+    ends = refine(law, np.tile(solution.theta, (len(weights), 1)), at, below, delta=HUBER, weights=weights)
+    found = []
+    plain = law.plain(ends, solution.frame)
+    for name in law.exponents:
+        moved = np.asarray(plain[name]) - values[name]
+        low, high = intervals[name]
+        worst = int(np.argmax(np.abs(moved)))
+        if is_large(float(moved[worst]), values[name], low, high):
+            left = size(float(np.exp(x[sizes == worst, 0].mean())))
+            change = percent(float(moved[worst]) / values[name])
+            found.append(Reason("d", f"without {law.axes[0]} = {left}, {name} changes by {change}"))
+    return found
+
+
+def _bent(law: Law, solution: Solution, draws: Draws, x: Array, y: Array) -> list[Reason]:
+    """Trigger e: the mean residual of each size, against (ln x)² of that size."""
+    size = draws.noise.size
+    counts = np.bincount(size)
+    residual = y - solution.frame.y - law.value(solution.theta, x - solution.frame.x)
+    mean = np.bincount(size, residual) / counts
+    at = np.bincount(size, x[:, 0] - solution.frame.x[0]) / counts
+    columns = np.column_stack([np.ones_like(at), at, at**2])
+    freedom = len(mean) - 3
+    if freedom < 2:
+        return []
+    rest = mean - columns[:, :2] @ np.linalg.lstsq(columns[:, :2], mean, rcond=None)[0]
+    left = mean - columns @ np.linalg.lstsq(columns, mean, rcond=None)[0]
+    squares, fewer = float(left @ left), float(rest @ rest)
+    f = (fewer - squares) / max(squares / freedom, 1e-300)
+    p = float(stats.f.sf(f, 1, freedom))
+    return [Reason("e", f"sizes bend away from the {law.name} law (p = {p:.1g})")] if p < SIGNIFICANT else []
+
+
+def _contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
+    """Trigger g: the slope of each slice of the grid, against what the joint law says of the same points."""
+    if law.axes != ("n", "d"):
+        return []
+    found = []
+    for axis in law.axes:
+        part, fixed = slice_of(runs, axis)
+        means = size_means(part, axis)
+        if len(means) < 4:
+            continue
+        other = np.log(part["d" if axis == "n" else "n"]).mean()
+        points = [means.x[:, 0], np.full(len(means), other)]
+        joint = np.stack(points if axis == "n" else points[::-1], axis=-1) - draws.frame.x
+        slope, error = _line(means.x[:, 0], means.y)
+        implied = _line(means.x[:, 0], law.value(draws.theta, joint))[0]
+        samples = law.value(draws.draws, joint)
+        spread = float(np.std([_line(means.x[:, 0], row)[0] for row in samples[:200]]))
+        t = float(stats.t.ppf(0.975, max(len(means) - 2, 1)))
+        if abs(slope - implied) > t * np.hypot(error, spread) and abs(slope - implied) > 0.02 * abs(slope):
+            found.append(
+                Reason(
+                    "g",
+                    f"at {fixed or 'all points'} the slope in {axis} is {slope:.3f}, the joint law says {implied:.3f}",
+                )
+            )
+    return found
+
+
+def _line(x: Array, y: Array) -> tuple[float, float]:
+    """Slope of a straight line and its standard error."""
+    at = x - x.mean()
+    slope = float(at @ y / (at @ at))
+    left = y - y.mean() - slope * at
+    return slope, float(np.sqrt(left @ left / max(len(x) - 2, 1) / (at @ at)))

@@ -1,0 +1,117 @@
+"""From runs to the points of a law in one variable: one slice of the grid, and one mean per size.
+
+Runs of one size differ by their seed, sizes by more than that (widths are discrete, tuning is imperfect). Means over
+sizes are the independent observations; intervals made from single runs are too narrow (docs/laws.md has the numbers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.errors import DataError
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.table import AXES, Table, groups
+
+BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
+"""Axis -> the variable that has to be the same for all points of a law in it."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean of ln loss per size, and the runs that it was taken over."""
+
+    axis: str
+    x: Array
+    """ln of the variable [k, 1], ascending"""
+    y: Array
+    """ln of the loss [k]"""
+    counts: NDArray[np.int64]
+    """Runs per size [k]"""
+    table: Table
+    size: NDArray[np.int64]
+    """Size of each row of the table"""
+    fixed: str = ""
+    """What was held fixed: `d = 301,300`."""
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def first(self, k: int) -> Means:
+        """The smallest `k` sizes."""
+        return self.pick(np.arange(k))
+
+    def without(self, k: int) -> Means:
+        return self.pick(np.delete(np.arange(len(self)), k))
+
+    def pick(self, sizes: NDArray[np.int64]) -> Means:
+        return Means(self.axis, self.x[sizes], self.y[sizes], self.counts[sizes], self.table, self.size, self.fixed)
+
+    @property
+    def decades(self) -> float:
+        return float((self.x.max() - self.x.min()) / np.log(10.0)) if len(self) else 0.0
+
+    @property
+    def seed_noise(self) -> float:
+        """Standard deviation of ln loss between runs of one size; NaN where no size has two."""
+        logs = np.log(self.table["loss"])
+        spare = sum(int((self.size == k).sum()) - 1 for k in set(self.size.tolist()))
+        if spare < 1:
+            return float("nan")
+        squares = sum(float(((v := logs[self.size == k]) - v.mean()) @ (v - v.mean())) for k in set(self.size.tolist()))
+        return float(np.sqrt(squares / spare))
+
+
+def size_means(table: Table, axis: str, fixed: str = "") -> Means:
+    """Means per size of all rows of `table`. Raises DataError if there is none, or the axis is missing."""
+    if len(table) == 0:
+        raise DataError(f"There is nothing to fit: all rows were excluded.{_reasons(table)}")
+    if not table.has(axis):
+        known = [a for a in AXES if table.has(a)]
+        raise DataError(
+            f"The table has no column {axis} ({AXES[axis]}). It has {', '.join(known)}; map one with --map."
+        )
+    # Seeds of one model differ a little in compute; the model is the size.
+    key = "n" if axis == "c" and table.has("n") and _one(table, "d") else axis
+    size = groups(table[key])
+    k = int(size.max()) + 1
+    counts = np.bincount(size, minlength=k)
+    x = np.bincount(size, np.log(table[axis]), k) / counts
+    y = np.bincount(size, np.log(table["loss"]), k) / counts
+    order = np.argsort(x, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(k)
+    return Means(axis, x[order, None], y[order], counts[order], table, rank[size], fixed)
+
+
+def _one(table: Table, axis: str) -> bool:
+    return not table.has(axis) or int(groups(table[axis]).max()) == 0
+
+
+def _reasons(table: Table) -> str:
+    listed = dict.fromkeys(e.reason for e in table.excluded)
+    return f" Reasons: {'; '.join(list(listed)[:4])}." if listed else ""
+
+
+def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, str]:
+    """The runs that differ in `axis` (and seed) alone: those with the other variable at the value with most sizes.
+
+    `at` chooses that value; among equals the largest is taken. Rows outside join `excluded`.
+    """
+    other = BESIDE.get(axis)
+    if other is None or len(table) == 0 or not table.has(other, axis) or _one(table, other):
+        return table, ""
+    level, sizes = groups(table[other]), groups(table[axis])
+    n_sizes = [len(set(sizes[level == v].tolist())) for v in range(int(level.max()) + 1)]
+    values = [float(np.exp(np.log(table[other][level == v]).mean())) for v in range(len(n_sizes))]
+    if at is None:
+        chosen = max(range(len(values)), key=lambda v: (n_sizes[v], values[v]))
+    else:
+        chosen = min(range(len(values)), key=lambda v: abs(np.log(values[v] / at)))
+        if abs(np.log(values[chosen] / at)) > 0.05:
+            known = ", ".join(f"{v:,.0f}" for v in values)
+            raise DataError(f"No runs have {other} = {at:g}. There are: {known}.")
+    fixed = f"{other} = {values[chosen]:,.0f}"
+    return table.keep(level == chosen, f"its {other} is another: the law in {axis} is fitted at {fixed}"), fixed

@@ -1,0 +1,93 @@
+"""How much a comparison of exponents can see, and what it would take to see more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from matscale.core.scaling.means import Means
+
+WANTED = 0.8
+"""Power that is enough."""
+MOST = 64
+"""Sizes or seeds beyond which we say that it is not to be had."""
+
+
+@dataclass(frozen=True)
+class Settling:
+    """What would show the difference that was found, with 80 %, other things being as they are."""
+
+    sizes: int | None
+    """Sizes per architecture over the same range; None: more than 64."""
+    seeds: int | None
+    """Seeds per size; None: no number of them does, since sizes scatter too, or their noise is not known."""
+    text: str
+
+
+def power(difference: float, error: float, freedom: int, level: float = 0.95) -> float:
+    """Probability that a true `difference` is significant, its estimate having standard error `error`."""
+    if freedom <= 0 or not error > 0:
+        return float("nan")
+    limit, shift = stats.t.ppf(0.5 + level / 2, freedom), abs(difference) / error
+    # The non-central t by the mean over quantiles of the estimated error: scipy's own fails for large shifts.
+    estimated = limit * np.sqrt(stats.chi2.ppf((np.arange(200) + 0.5) / 200, freedom) / freedom)
+    return float((stats.norm.sf(estimated - shift) + stats.norm.cdf(-estimated - shift)).mean())
+
+
+def smallest_difference(error: float, freedom: int) -> float:
+    """The difference that is seen with probability `WANTED`."""
+    if freedom <= 0 or not error > 0:
+        return float("nan")
+    low, high = 0.0, 1.0
+    while power(high, error, freedom) < WANTED and high < 1e3:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, error, freedom) < WANTED else (low, middle)
+    return high
+
+
+def slope_error(scatter: float, n_sizes: int, width: float) -> float:
+    """Standard error of a slope over `n_sizes` even steps in a range of `width` in ln x."""
+    spread = width**2 * n_sizes * (n_sizes + 1) / (12 * (n_sizes - 1))
+    return float(scatter / np.sqrt(spread))
+
+
+def settling(difference: float, a: Means, b: Means, scatter: float, freedom: int) -> Settling:
+    """For the difference that was found; `scatter` is that of size means about the laws."""
+    if freedom <= 0 or not scatter > 0 or difference == 0:
+        return Settling(None, None, "with so few sizes it cannot be said what would settle it")
+    widths = [float(m.x.max() - m.x.min()) for m in (a, b)]
+
+    def seen(n_sizes: int, noise: float) -> bool:
+        error = float(np.hypot(slope_error(noise, n_sizes, widths[0]), slope_error(noise, n_sizes, widths[1])))
+        return power(difference, error, 2 * n_sizes - 4) >= WANTED
+
+    sizes = next((k for k in range(4, MOST + 1) if seen(k, scatter)), None)
+    now = min(len(a), len(b))
+    seeds = _seeds(a, b, scatter, lambda noise: seen(now, noise))
+    if sizes is not None and sizes <= now:
+        return Settling(sizes, None, f"{now} sizes are enough for a difference of {abs(difference):.3f}")
+    by_sizes = f"{sizes} sizes per architecture" if sizes else f"more than {MOST} sizes per architecture"
+    by_seeds = f", or {seeds} seeds per size" if seeds else "; more seeds alone would not do"
+    text = (
+        f"a difference of {abs(difference):.3f} would be shown (power 80 %) by {by_sizes} over the same range{by_seeds}"
+    )
+    return Settling(sizes, seeds, text)
+
+
+def _seeds(a: Means, b: Means, scatter: float, enough: Callable[[float], bool]) -> int | None:
+    noise = float(np.nanmean([a.seed_noise, b.seed_noise])) if _known(a, b) else float("nan")
+    if not np.isfinite(noise):
+        return None
+    per_size = float(np.mean([*a.counts, *b.counts]))
+    own = max(scatter**2 - noise**2 / per_size, 0.0)
+    found = (m for m in range(int(per_size) + 1, MOST + 1) if enough(float(np.sqrt(own + noise**2 / m))))
+    return next(found, None)
+
+
+def _known(a: Means, b: Means) -> bool:
+    return bool(np.isfinite(a.seed_noise) or np.isfinite(b.seed_noise))

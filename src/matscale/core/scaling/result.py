@@ -1,0 +1,150 @@
+"""A fitted law, with everything that a report of it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from matscale.core.files import finite
+from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.held_out import HeldOut
+from matscale.core.scaling.intervals import LEVEL, Spread
+from matscale.core.scaling.law import Array, Frame, Law
+from matscale.core.scaling.select import Candidate
+from matscale.core.scaling.table import Excluded, Table
+from matscale.core.scaling.verdict import NO_LEARNING, NOT_IDENTIFIABLE, Reason
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One law of one architecture. Numbers in it are those of `plain`, which is what `--json` prints."""
+
+    law: Law
+    axes: tuple[str, ...]
+    """Columns that the law is in: `("n",)`, `("n", "d")`."""
+    points: str
+    """What it was fitted to: `size means`, `runs`, `frontier`, `isoflop`."""
+    architecture: str
+    target: str
+    theta: Array
+    """Parameters [p] in centred logarithms."""
+    frame: Frame
+    parameters: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
+    verdict: str
+    reasons: tuple[Reason, ...]
+    notes: tuple[str, ...]
+    """What to know beside the verdict."""
+    x: Array
+    """ln of the variables [k, axes] of the points"""
+    y: Array
+    """ln of the loss [k] (of N_opt for isoFLOP sets)"""
+    spread: Spread | Draws
+    held_out: tuple[HeldOut, ...]
+    table: Table
+    """The runs behind the points"""
+    fixed: str = ""
+    """What was held fixed: `d = 301,300`."""
+    candidates: tuple[Candidate, ...] = ()
+    level: float = LEVEL
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How it was fitted, for the checklist: objective, restarts, bootstrap samples."""
+
+    @property
+    def name(self) -> str:
+        """`floor in d`, `nd`."""
+        return self.law.name if len(self.law.axes) > 1 else f"{self.law.name} in {self.axes[0]}"
+
+    @property
+    def is_law(self) -> bool:
+        return self.verdict not in (NO_LEARNING, NOT_IDENTIFIABLE)
+
+    @property
+    def range(self) -> dict[str, tuple[float, float]]:
+        """Axis -> (smallest, largest) of the points."""
+        return {
+            axis: (float(np.exp(self.x[:, j].min())), float(np.exp(self.x[:, j].max())))
+            for j, axis in enumerate(self.axes)
+        }
+
+    @property
+    def n_sizes(self) -> int:
+        """Distinct values of the first variable among the points."""
+        return 1 + int((np.diff(np.sort(self.x[:, 0])) > 0.01).sum())
+
+    @property
+    def n_seeds(self) -> int:
+        """Distinct seeds; 1 where none is stated."""
+        return max(len(set(self.table.words["seed"].tolist()) - {""}), 1)
+
+    @property
+    def excluded(self) -> tuple[Excluded, ...]:
+        return self.table.excluded
+
+    @property
+    def residuals(self) -> Array:
+        """ln(found / law) of the points [k]"""
+        return np.asarray(self.y - self.law.value(self.theta, self.x - self.frame.x) - self.frame.y)
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Baseline -> its value of the target."""
+        return bars(self.table, self.target)
+
+    def predict(
+        self, at: Array | float | Mapping[str, Array | float], level: float | None = None, new: bool = True
+    ) -> tuple[Array, Array, Array]:
+        """(loss, low, high) at values of the variable, or {axis: values} of several.
+
+        The interval is where a new size would fall; with `new` false, where the law itself is.
+        """
+        columns = [at[axis] for axis in self.axes] if isinstance(at, Mapping) else [at]
+        logx = np.log(np.stack(np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, float)) for c in columns)), axis=-1))
+        low, high = self.spread.band(logx, self.level if level is None else level, new)
+        centre = self.law.value(self.theta, logx - self.frame.x) + self.frame.y
+        with np.errstate(over="ignore"):
+            return np.exp(centre), np.exp(low), np.exp(high)
+
+    def plain(self) -> dict[str, Any]:
+        """Stable keys, plain values; what is not finite is None."""
+        values = {
+            "law": self.law.name,
+            "architecture": self.architecture,
+            "axes": list(self.axes),
+            "target": self.target,
+            "formula": self.law.formula,
+            "points": self.points,
+            "fixed": self.fixed or None,
+            "parameters": dict(self.parameters),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "level": self.level,
+            "verdict": self.verdict,
+            "reasons": [str(reason) for reason in self.reasons],
+            "notes": list(self.notes),
+            "range": {axis: list(ends) for axis, ends in self.range.items()},
+            "n_sizes": self.n_sizes,
+            "n_seeds": self.n_seeds,
+            "n_runs": len(self.table),
+            "excluded": [one.plain() for one in self.excluded],
+            "held_out": [one.plain() for one in self.held_out],
+            "candidates": [one.plain() for one in self.candidates],
+            "baselines": self.baselines,
+        }
+        plain: dict[str, Any] = finite(values)
+        return plain
+
+
+def bars(table: Table, target: str) -> dict[str, float]:
+    """Baseline -> its value of the target, where it was measured."""
+    key = table.names.get("loss", target)
+    values = {name: errors.get(key, errors.get("loss")) for name, errors in table.baselines.items()}
+    return {name: float(v) for name, v in values.items() if v is not None and np.isfinite(v)}
+
+
+def lowest_bar(table: Table, target: str) -> tuple[str, float] | None:
+    """The best baseline: what a run has to beat."""
+    known = bars(table, target)
+    return min(known.items(), key=lambda item: item[1]) if known else None

@@ -1,0 +1,91 @@
+"""Which form the points support: AICc on size means, and who predicts the next size best (rolling origin).
+
+A form with more parameters is taken only when both agree. Neither alone is safe: AICc looks at the points it was fitted
+to, and few extrapolations decide little. Five sizes can never show a floor; that is not evidence against one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from matscale.core.scaling.law import Law
+from matscale.core.scaling.means import Means
+from matscale.core.scaling.solve import Solution, solve
+
+MOST_ORIGINS = 6
+"""Of many sizes, the largest so many are predicted one after the other."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form, fitted."""
+
+    law: Law
+    solution: Solution
+    aicc: float
+    """Lower is better; infinite with too few sizes."""
+    extrapolation: float
+    """Root mean square of ln(predicted / found) for the next larger size; NaN if it could not be tried."""
+    n_extrapolations: int
+
+    def plain(self) -> dict[str, float | str | int | None]:
+        return {
+            "law": self.law.name,
+            "aicc": _finite(self.aicc),
+            "extrapolation_error": _finite(self.extrapolation),
+            "n_extrapolations": self.n_extrapolations,
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def aicc(squares: float, n_points: int, n_parameters: int) -> float:
+    """Akaike's criterion, corrected for few points (Hurvich & Tsai 1989); the variance counts as a parameter."""
+    p = n_parameters + 1
+    if n_points - p - 1 <= 0:
+        return float("inf")
+    return n_points * float(np.log(max(squares, 1e-30) / n_points)) + 2 * p + 2 * p * (p + 1) / (n_points - p - 1)
+
+
+def candidates(means: Means, laws: Sequence[Law]) -> list[Candidate]:
+    """Every form that so many sizes can carry, in the order given; the first is always among them."""
+    fitting = [law for k, law in enumerate(laws) if k == 0 or len(means) >= law.min_sizes]
+    first = max(law.n_parameters for law in fitting) + 1
+    origins = range(max(first, len(means) - MOST_ORIGINS), len(means))
+    return [_candidate(means, law, origins) for law in fitting]
+
+
+def _candidate(means: Means, law: Law, origins: range) -> Candidate:
+    solution = solve(law, means.x, means.y)
+    errors = np.array([_next_error(means, law, k) for k in origins])
+    score = float(np.sqrt((errors**2).mean())) if len(errors) else float("nan")
+    return Candidate(law, solution, aicc(2 * solution.objective, len(means), law.n_parameters), score, len(errors))
+
+
+def _next_error(means: Means, law: Law, k: int) -> float:
+    """ln(predicted / found) of size k from the sizes below it."""
+    found = solve(law, means.x[:k], means.y[:k])
+    predicted = law.value(found.theta, means.x[k : k + 1] - found.frame.x)[0] + found.frame.y
+    return float(predicted - means.y[k])
+
+
+def choose(found: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """The form to report, and a sentence where the two criteria disagree."""
+    plain = found[0]
+    rivals = [c for c in found[1:] if c.aicc < plain.aicc]
+    agreed = [c for c in rivals if c.n_extrapolations > 0 and c.extrapolation < plain.extrapolation]
+    if agreed:
+        best = min(agreed, key=lambda c: c.aicc)
+        return best, ""
+    if rivals:
+        rival = min(rivals, key=lambda c: c.aicc)
+        return plain, (
+            f"form not decided: AICc prefers {rival.law.name} by {plain.aicc - rival.aicc:.1f}, "
+            f"but it predicts the next size no better ({rival.extrapolation:.1%} against {plain.extrapolation:.1%})"
+        )
+    return plain, ""

@@ -1,0 +1,63 @@
+"""Where a table comes from: run folders, studies, globs, files, or rows of a program."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.scaling.from_runs import ERRORS, find_runs, read_runs
+from matscale.core.scaling.from_table import SUFFIXES, read_table
+from matscale.core.scaling.table import Table
+
+Source = Table | str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]
+
+
+def read(
+    source: Source,
+    columns: Mapping[str, str] | None = None,
+    *,
+    target: str = "loss",
+    where: Mapping[str, str] | None = None,
+    curves: bool = False,
+) -> Table:
+    """The table at `source`. `target`: which error is fitted (loss, energy, forces, stress, or a column).
+
+    Raises ConfigError if nothing is there, or runs and tables are mixed.
+    """
+    if isinstance(source, Table):
+        return source
+    columns = dict(columns or {})
+    if target != "loss":
+        columns.setdefault("loss", ERRORS.get(target, target))
+    if not isinstance(source, str | Path):
+        items = list(source)
+        if items and isinstance(items[0], Mapping):
+            return Table.of(items)  # type: ignore[arg-type]
+    else:
+        items = [source]
+    paths = [path for item in items for path in _expand(str(item))]
+    files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
+    if files and len(files) < len(paths):
+        raise ConfigError("Runs and tables cannot be mixed in one fit: their losses may be different quantities.")
+    if len(files) > 1:
+        raise ConfigError(f"One table at a time, not {len(files)}: their columns may mean different things.")
+    if files:
+        return read_table(files[0], columns, where)
+    if where:
+        raise ConfigError("--where chooses rows of a table; for runs, name the folders.")
+    runs = sorted({run for path in paths for run in find_runs(path)})
+    if not runs:
+        raise DataError(f"{', '.join(map(str, paths))}: no run folder there (run.json), and no table.")
+    return read_runs(runs, columns, curves)
+
+
+def _expand(item: str) -> list[Path]:
+    if Path(item).exists():
+        return [Path(item)]
+    found = sorted(glob.glob(item))
+    if not found:
+        raise ConfigError(f"{item}: there is no such run, folder or table.")
+    return [Path(name) for name in found]

@@ -1,0 +1,211 @@
+"""The table that laws are fitted to: a row per measured loss, and beside it everything that was left out, and why.
+
+| column | meaning |
+|---|---|
+| loss | what is fitted: the compared loss, or another error |
+| n, d, c | parameters, data, training FLOPs; any other number may be mapped to them |
+| u, s, e | unique structures and structures seen (law `repetition`), experts (law `routing`) |
+| arch, seed, run, step | whose loss it is; rows of one run with several steps are its curve |
+| source | where the row was read, for messages |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.errors import DataError
+from matscale.core.scaling.law import Array
+
+Words = NDArray[np.str_]
+Mask = NDArray[np.bool_]
+
+AXES = {
+    "n": "parameters",
+    "d": "data",
+    "c": "compute",
+    "u": "unique structures",
+    "s": "structures seen",
+    "e": "experts",
+}
+WORDS = ("arch", "seed", "run", "source")
+SAME = 0.01
+"""Values of an axis that differ by less than 1 % are one size."""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A row that no law saw."""
+
+    row: str
+    reason: str
+
+    def plain(self) -> dict[str, str]:
+        return {"row": self.row, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length. Make one with `Table.of`; nothing in it changes."""
+
+    numbers: Mapping[str, Array]
+    words: Mapping[str, Words]
+    excluded: tuple[Excluded, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Column -> what it was called where it was read."""
+    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Baseline -> error -> value, on the same validation set; the error that was mapped to `loss` is among them."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the records say beside numbers, for the checklist."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
+        """From dictionaries with the columns above; other numeric columns are kept beside them.
+
+        A row whose loss is not finite is a run that diverged: it is excluded. Raises DataError that names the row for
+        a loss, n, d or c that is not positive, and if a run says two things about one step.
+        """
+        rows = [{"source": f"row {k + 1}", **row} for k, row in enumerate(rows)]
+        for row in rows:
+            _check(row)
+        axes = [a for a in AXES if any(row.get(a) is not None for row in rows)]
+        others = sorted({k for row in rows for k, v in row.items() if isinstance(v, float | int)} - {"step", *WORDS})
+        numbers = {
+            name: np.array([_number(row.get(name)) for row in rows]) for name in {*axes, *others, "loss", "step"}
+        }
+        words = {name: np.array([_word(row.get(name)) for row in rows], dtype=np.str_) for name in WORDS}
+        table = cls(numbers, words, **extra)
+        table = table.keep(~np.isinf(table["loss"]) & ~_not_a_number(rows), "diverged: its loss is not finite")
+        table = table.keep(np.isfinite(table["loss"]), "has no value of the loss")
+        return _without_copies(table)
+
+    def __len__(self) -> int:
+        return len(self.numbers["loss"])
+
+    def __getitem__(self, name: str) -> Array:
+        return self.numbers[name]
+
+    def has(self, *axes: str) -> bool:
+        """Whether every row has these numbers."""
+        return all(a in self.numbers and len(self) > 0 and bool(np.isfinite(self.numbers[a]).all()) for a in axes)
+
+    @property
+    def architectures(self) -> list[str]:
+        return sorted(set(self.words["arch"].tolist()))
+
+    def take(self, mask: Mask) -> Table:
+        """The rows that are asked for; the others are somebody else's, not excluded."""
+        return replace(
+            self,
+            numbers={k: v[mask] for k, v in self.numbers.items()},
+            words={k: v[mask] for k, v in self.words.items()},
+        )
+
+    def keep(self, mask: Mask, reason: str | Callable[[int], str]) -> Table:
+        """The rows in `mask`; the others join `excluded` with the reason."""
+        out = np.flatnonzero(~mask)
+        new = [
+            Excluded(str(self.words["source"][k]), reason if isinstance(reason, str) else reason(int(k))) for k in out
+        ]
+        return replace(self.take(mask), excluded=(*self.excluded, *new))
+
+    def of_architecture(self, name: str) -> Table:
+        return self.take(self.words["arch"] == name)
+
+    def ends(self, at: str = "last") -> Table:
+        """One row per run: its `last` step or its `best`; a row without run or step is a run of its own. `all`: all."""
+        if at == "all":
+            return self
+        rank = self["step"] if at == "last" else -self["loss"]
+        chosen: dict[str, int] = {}
+        for k, name in enumerate(self.runs):
+            if name not in chosen or rank[k] > rank[chosen[name]]:
+                chosen[name] = k
+        mask = np.zeros(len(self), dtype=bool)
+        mask[sorted(chosen.values())] = True
+        return self.take(mask)
+
+    @property
+    def runs(self) -> Words:
+        """The run of each row: rows with a step belong together by run, others stand for themselves."""
+        own = np.array([f"#{k}" for k in range(len(self))])
+        with_step = np.isfinite(self["step"]) & (self.words["run"] != "")
+        return np.where(with_step, self.words["run"], own)
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether there are runs with several steps."""
+        return len(set(self.runs.tolist())) < len(self)
+
+
+def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
+    """Number of the size of each value [k], ascending: neighbours closer than `tolerance` are one size."""
+    order = np.argsort(values, kind="stable")
+    steps = np.diff(np.log(values[order])) > tolerance
+    labels = np.empty(len(values), dtype=np.int64)
+    labels[order] = np.concatenate([[0], np.cumsum(steps)])
+    return labels
+
+
+def _check(row: Mapping[str, Any]) -> None:
+    for name in ("loss", *AXES):
+        value = row.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, float | int):
+            raise DataError(
+                f"{row['source']}: {name} is {value!r}, not a number. Correct the row, or map another column."
+            )
+        diverged = name == "loss" and not np.isfinite(value)
+        if not diverged and not (value > 0 and np.isfinite(value)):
+            raise DataError(
+                f"{row['source']}: {name} is {value!r}; a scaling law needs positive numbers. Correct or drop the row."
+            )
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else float("nan")
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _not_a_number(rows: Sequence[Mapping[str, Any]]) -> Mask:
+    """Rows whose loss is NaN, as a diverged run writes it; a missing one is another matter."""
+    losses = [row.get("loss") for row in rows]
+    return np.array([isinstance(v, float) and v != v for v in losses], dtype=bool)
+
+
+def _without_copies(table: Table) -> Table:
+    """Excludes rows that repeat another one; refuses rows that contradict each other."""
+    keep = np.ones(len(table), dtype=bool)
+    first: dict[tuple[Any, ...], int] = {}
+    reasons: dict[int, str] = {}
+    axes = [a for a in (*AXES, "step") if a in table.numbers]
+    for k in range(len(table)):
+        place = (*(table.words[w][k] for w in ("arch", "seed")), *(table[a][k] for a in axes))
+        key = (table.words["run"][k], *(repr(v) for v in place))
+        same_loss = (repr(float(table["loss"][k])), *(repr(v) for v in place))
+        for known in (key, same_loss):
+            if known in first and keep[k]:
+                _refuse_contradiction(table, first[known], k)
+                keep[k] = False
+                reasons[k] = f"repeats {table.words['source'][first[known]]}"
+        if keep[k]:
+            first.setdefault(same_loss, k)
+            if table.words["run"][k]:
+                first.setdefault(key, k)
+    return table.keep(keep, lambda k: reasons[k])
+
+
+def _refuse_contradiction(table: Table, a: int, b: int) -> None:
+    if table["loss"][a] != table["loss"][b]:
+        raise DataError(
+            f"{table.words['source'][a]} and {table.words['source'][b]}: both are run '{table.words['run'][a]}' at the "
+            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Name each run apart."
+        )

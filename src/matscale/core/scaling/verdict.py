@@ -1,0 +1,184 @@
+"""Is it a law? A verdict with reasons, never just a number.
+
+| trigger | fires when |
+|---|---|
+| a | the best run does not beat every baseline, or more than 30 % of the runs lie within 2 % of one value (plateau) |
+| b | fewer than 4 sizes, or less than a decade between the smallest and the largest |
+| c | the interval of the exponent holds 0, or is wider than the exponent |
+| d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
+| e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
+| f | the largest held-out size lies outside its 95 % predictive interval |
+| g | the joint law and the law in one variable contradict each other |
+| h | an optimum lies at the edge of what was tried |
+
+Where the best run itself has learned nothing (a): `no learning`. With any other: `not identifiable`. With none, the
+form's own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from matscale.core.scaling.digits import percent, size
+from matscale.core.scaling.held_out import HeldOut
+from matscale.core.scaling.intervals import Spread
+from matscale.core.scaling.law import Array, Law
+from matscale.core.scaling.means import Means
+from matscale.core.scaling.solve import refine
+
+NO_LEARNING, NOT_IDENTIFIABLE = "no learning", "not identifiable"
+VERDICTS = ("law", "law with floor", "broken law", NOT_IDENTIFIABLE, NO_LEARNING)
+SIGNIFICANT = 0.01
+DECADE = 0.95
+"""Of a decade: sizes of a ladder rarely fall exactly where they were wanted."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A trigger that fired."""
+
+    trigger: str
+    """One of a to h."""
+    text: str
+    is_no_learning: bool = False
+    """Whether it is more than a doubt: nothing was learned."""
+
+    def __str__(self) -> str:
+        return f"{self.trigger}: {self.text}"
+
+
+def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float, float]]) -> str:
+    """One of `VERDICTS`. A floor whose interval holds 0 is not claimed."""
+    if any(reason.is_no_learning for reason in reasons):
+        return NO_LEARNING
+    if reasons:
+        return NOT_IDENTIFIABLE
+    has_floor = law.floor is not None and intervals[law.floor][0] > 0
+    return "law" if law.verdict == "law with floor" and not has_floor else law.verdict
+
+
+def learning(losses: Array, bar: tuple[str, float] | None) -> list[Reason]:
+    """Trigger a; `losses` is one per size, lower for better models, and `bar` the best baseline."""
+    if bar is not None and losses.min() >= bar[1]:
+        text = f"the best loss ({losses.min():.4g}) does not beat the baseline {bar[0]} ({bar[1]:.4g})"
+        return [Reason("a", text, is_no_learning=True)]
+    value, share, is_best = plateau(losses)
+    if share <= 0.3:
+        return []
+    text = f"{share:.0%} of the sizes lie within 2 % of {value:.4g}: a plateau, not a trend"
+    return [Reason("a", text, is_no_learning=is_best)]
+
+
+def plateau(losses: Array) -> tuple[float, float, bool]:
+    """(value, share of the losses within 2 % of it, whether the best is among them) of a level that models stay at.
+
+    A level near the top only: that losses agree at the bottom is a floor, and where the largest is less than 1.5 times
+    the smallest the law may just be weak; but if all agree, none has learned.
+    """
+    near = np.abs(np.log(losses[:, None] / losses)) <= 0.02
+    top = np.array([(losses > 1.02 * value).mean() <= 0.2 for value in losses])
+    best = int(np.argmax(near.sum(axis=1) * top))
+    everywhere, weak = bool(near[best].all()), losses.max() < 1.5 * losses.min()
+    if near[best].sum() < 2 or not top[best] or (weak and not everywhere):
+        return float(losses[best]), 0.0, False
+    return float(losses[best]), float(near[best].mean()), bool(near[best][np.argmin(losses)])
+
+
+def one_variable(
+    law: Law, spread: Spread, means: Means, intervals: dict[str, tuple[float, float]], held: list[HeldOut]
+) -> list[Reason]:
+    """Triggers b to f of a law in one variable."""
+    reasons = few(means)
+    if reasons:
+        return reasons
+    name = law.exponents[0]
+    value = float(law.plain(spread.theta, spread.frame)[name])
+    low, high = intervals[name]
+    reasons += flat(name, value, low, high)
+    reasons += unstable(law, spread, means, name, low, high)
+    reasons += bent(law, spread, means)
+    return reasons + missed(held)
+
+
+def few(means: Means) -> list[Reason]:
+    reasons = []
+    if len(means) < 4:
+        reasons.append(Reason("b", f"{len(means)} sizes in {means.axis}; a law needs 4, and a test of it more"))
+    if means.decades < DECADE:
+        reasons.append(Reason("b", f"{means.axis} spans {means.decades:.1f} decades; a law needs one"))
+    return reasons
+
+
+def flat(name: str, value: float, low: float, high: float) -> list[Reason]:
+    if low <= 0 <= high:
+        return [Reason("c", f"the interval of {name} holds 0")]
+    if high - low > abs(value):
+        return [Reason("c", f"the interval of {name} is wider than {name} itself")]
+    return []
+
+
+def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high: float) -> list[Reason]:
+    """Trigger d. The half-width is about two standard errors, with Student's factor for few sizes."""
+    if len(means) - 1 <= law.n_parameters:
+        return []
+    x, y = means.x - spread.frame.x, means.y - spread.frame.y
+    weights = 1.0 - np.eye(len(means))
+    ends = refine(law, np.tile(spread.theta, (len(means), 1)), x, y, weights=weights)
+    value = float(law.plain(spread.theta, spread.frame)[name])
+    moved = np.asarray(law.plain(ends, spread.frame)[name]) - value
+    worst = int(np.argmax(np.abs(moved)))
+    if not is_large(float(moved[worst]), value, low, high):
+        return []
+    left = size(float(np.exp(means.x[worst, 0])))
+    return [Reason("d", f"without {means.axis} = {left}, {name} changes by {percent(float(moved[worst]) / value)}")]
+
+
+def is_large(change: float, value: float, low: float, high: float) -> bool:
+    """Whether one size decides the exponent: beyond the half-width of its interval (2 % at least), or beyond 30 %."""
+    return abs(change) > min(max((high - low) / 2, 0.02 * abs(value)), 0.3 * abs(value))
+
+
+def bent(law: Law, spread: Spread, means: Means) -> list[Reason]:
+    """Trigger e: a term in (ln x)² beside the law, and the runs of signs among its residuals."""
+    if spread.freedom < 2:
+        return []
+    x, y = means.x - spread.frame.x, means.y - spread.frame.y
+    residual = y - law.value(spread.theta, x)
+    columns = np.column_stack([law.derivatives(spread.theta, x), x[:, 0] ** 2])
+    coefficients, _, rank, _ = np.linalg.lstsq(columns, residual, rcond=1e-10)
+    left = residual - columns @ coefficients
+    freedom = spread.freedom - 1
+    if rank == columns.shape[1] and left @ left > 0:
+        f = (residual @ residual - left @ left) / (left @ left / freedom)
+        p = float(stats.f.sf(f, 1, freedom))
+        if p < SIGNIFICANT:
+            return [Reason("e", f"the points bend away from the {law.name} law (p = {p:.2g})")]
+    p = _runs_of_signs(residual)
+    if p < SIGNIFICANT:
+        return [Reason("e", f"the residuals run in blocks of one sign (p = {p:.2g})")]
+    return []
+
+
+def _runs_of_signs(residual: Array) -> float:
+    """Probability of so few runs of signs (Wald & Wolfowitz 1940, normal approximation)."""
+    signs = residual > 0
+    n, up = len(signs), int(signs.sum())
+    if n < 10 or up in (0, n):
+        return 1.0
+    runs = 1 + int((signs[1:] != signs[:-1]).sum())
+    mean = 1 + 2 * up * (n - up) / n
+    variance = (mean - 1) * (mean - 2) / (n - 1)
+    return float(stats.norm.cdf((runs + 0.5 - mean) / np.sqrt(max(variance, 1e-12))))
+
+
+def missed(held: list[HeldOut]) -> list[Reason]:
+    """Trigger f, by the furthest size alone: of several, one outside would be no surprise."""
+    if not held or held[-1].covered:
+        return []
+    last = held[-1]
+    at = ", ".join(f"{axis} = {size(value)}" for axis, value in last.at.items())
+    return [Reason("f", f"at {at} the smaller sizes predict {percent(last.error)}, outside their 95 % interval")]

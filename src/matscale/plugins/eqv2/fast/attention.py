@@ -1,0 +1,140 @@
+"""Graph attention on sorted edges: `attention.GraphAttention`, and what the head of the forces reads of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from matscale.plugins.eqv2.attention import EdgeDegree, EdgeFunction, GraphAttention, SO2Convolution, smooth_leaky
+from matscale.plugins.eqv2.fast.edge_function import CHUNK, FastEdgeFunction, Shape
+from matscale.plugins.eqv2.fast.edges import SortedEdges
+from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
+from matscale.plugins.eqv2.so3 import SphereGrid
+
+
+def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
+    """`x` [n_atoms, K, C], `rho` [n_edges, width] -> [n_atoms, K, n_out]"""
+    second = parameters(module.edge_function.conv2)
+    values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
+    alpha = attention_weights(module, features, edges)
+    channels = module.edge_function.conv2.n_out
+    alpha = alpha[:, :, None].expand(-1, -1, channels // module.heads).reshape(-1, channels)
+    summed = WeightedSum.apply(edges, values.unflatten(1, (-1, channels)), alpha)
+    return so3_linear(by_degree(edges.atoms(summed)), module.project.weight, module.project.bias)
+
+
+def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
+    """What the head of the forces reads of its attention layer: l = 1, [n_atoms, 3].
+
+    The projection of l = 1 acts on the channels of a head, whose weight is common to them: it commutes with the sum
+    over edges and is folded into the second convolution, which then has one output per head, and only orders |m| ≤ 1.
+    """
+    second = _folded(module)
+    values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
+    alpha = attention_weights(module, features, edges)
+    vectors = (values.unflatten(1, (-1, module.heads)) * alpha[:, None]).sum(2)  # [n_edges, m = 0, ±1]
+    conv = module.edge_function.conv2
+    m0, m1 = conv.n_degrees[0], conv.n_degrees[1] if len(conv.n_degrees) > 1 else 0
+    rows = [1, m0, m0 + m1] if m1 else [1]
+    turned = torch.einsum("ek,eka->ea", vectors, edges.edges.into_frame[:, rows, 1:4])
+    summed = torch.cat([block.sum(1) for (block,) in edges.per_target(turned)])
+    return edges.atoms(summed) * edges.rescale[1]
+
+
+def _folded(module: GraphAttention) -> list[Tensor]:
+    conv, projection = module.edge_function.conv2, module.project.weight[1].view(module.heads, -1)
+
+    def fold(rows: Tensor) -> Tensor:
+        """[heads·V, ...] -> [heads, ...]"""
+        return (projection[:, :, None] * rows.reshape(module.heads, projection.shape[1], -1)).sum(1)
+
+    n = conv.n_out
+    zero = [fold(conv.m0.weight[n : 2 * n]), fold(conv.m0.bias[n : 2 * n]).squeeze(1)]
+    return zero + [torch.cat([fold(half[:n]) for half in pair.chunk(2)]) for pair in parameters(conv)[2:3]]
+
+
+def parameters(conv: SO2Convolution) -> list[Tensor]:
+    """Weight and bias of m = 0, weights of m > 0."""
+    return [conv.m0.weight, conv.m0.bias, *(linear_at(conv.m, m).weight for m in range(len(conv.m)))]
+
+
+def edge_values(
+    function: EdgeFunction, second: list[Tensor], x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid
+) -> tuple[Tensor, Tensor]:
+    """Values [n_edges, K_r·heads·V], or what else the weights `second` make, and features [n_edges, heads·A]."""
+    conv, last = function.conv1, linear_at(function.radial.net, -1)
+    shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
+    first = parameters(conv)
+    return FastEdgeFunction.apply(edges, shape, x, rho, last.weight, last.bias, len(first), *first, *second)
+
+
+def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
+    """[n_edges, heads·A] -> [n_edges, heads] that sum to 1 on each target, some of them dropped in training."""
+    curved = smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
+    logits = (curved * module.alpha_dot).sum(-1)
+    envelope = edges.edges.envelope
+    if envelope is None:
+        weights = torch.cat([block.softmax(1).flatten(0, 1) for (block,) in edges.per_target(logits)])
+    else:
+        blocks = edges.per_target(logits, envelope[:, None])
+        weights = torch.cat([_fading_softmax(*block).flatten(0, 1) for block in blocks])
+    drop = module.alpha_drop
+    if drop.training and drop.p:  # drawn in the order of the batch, as on the readable path
+        weights = weights * edges.sort(drop(torch.ones_like(weights)))
+    return weights
+
+
+def _fading_softmax(logits: Tensor, envelope: Tensor) -> Tensor:
+    """f² e^a / Σ f e^a over dimension 1: `Edges.softmax`."""
+    share = torch.exp(logits - logits.detach().amax(1, keepdim=True)) * envelope
+    return share / (share.sum(1, keepdim=True) + 1e-16) * envelope
+
+
+class WeightedSum(torch.autograd.Function):
+    """Σ_{e -> i} D_e^T (α_e ∘ v_e): `values` [n_edges, K_r, c], `alpha` [n_edges, c] -> [n_targets, K, c].
+
+    The factor of degrees beyond mmax is common to all that is summed, so it is applied to the sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, edges: SortedEdges, values: Tensor, alpha: Tensor) -> Tensor:
+        d = edges.edges.into_frame
+        out = values.new_empty(edges.n_targets, d.shape[2], values.shape[2])
+        for chunk in edges.chunks(_at_once(values)):
+            for b in chunk.blocks:
+                weighted = (values[b.edges] * alpha[b.edges, None]).view(b.n_atoms, -1, values.shape[2])
+                torch.bmm(d[b.edges].view(b.n_atoms, -1, d.shape[2]).transpose(1, 2), weighted, out=out[b.atoms])
+        ctx.edges = edges
+        ctx.save_for_backward(values, alpha)
+        return out.mul_(edges.rescale[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        values, alpha = ctx.saved_tensors
+        edges = ctx.edges
+        d, g = edges.edges.into_frame, g * edges.rescale[:, None]
+        g_values, g_alpha = torch.empty_like(values), torch.empty_like(alpha)
+        for chunk in edges.chunks(_at_once(values)):
+            for b in chunk.blocks:
+                g_weighted = torch.bmm(d[b.edges].view(b.n_atoms, -1, d.shape[2]), g[b.atoms]).view_as(values[b.edges])
+                torch.mul(g_weighted, alpha[b.edges, None], out=g_values[b.edges])
+                torch.sum(g_weighted.mul_(values[b.edges]), dim=1, out=g_alpha[b.edges])
+        return None, g_values, g_alpha
+
+
+def _at_once(values: Tensor) -> int:
+    return values.shape[0] if values.is_cuda else CHUNK
+
+
+def edge_degree(module: EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:
+    """Σ_{e -> i} D_e^T w_e over the coefficients m = 0, divided by the mean degree, [n_atoms, K, C]."""
+    weights = linear_at(module.radial.net, -1)(rho).unflatten(1, (module.n_degrees, -1))
+    if edges.edges.envelope is not None:
+        weights = weights * edges.edges.envelope[:, None, None]
+    d = edges.edges.into_frame[:, : module.n_degrees]
+    blocks = [d.flatten(1, 2).transpose(1, 2) @ w.flatten(1, 2) for d, w in edges.per_target(d, weights)]
+    return edges.atoms(torch.cat(blocks) * edges.rescale[:, None]) / module.mean_degree

@@ -1,0 +1,216 @@
+r"""The edge function in chunks of edges, with a backward written by hand: the numbers of `attention.EdgeFunction`.
+
+For each edge, with D [K_r, K] its rotation and w(e) = W ρ_e + b the last linear map of the radial network,
+
+    u  = w ∘ D (x_j ⊕ x_i)                        gather, turn, scale                                       [K_r, 2C]
+    a, s, h = SO2₁(u)                             features, gates, hidden message                           [K_r, H]
+    z  = S2(h, s):  z_{l>0} = F silu(G h),  z_0 = silu(s)                   G [P, K_r] to the grid of P points, F back
+    v  = SO2₂(z)                                                                                        [K_r, heads·V]
+
+A grid takes ten times the memory of its coefficients, 20 to 80 kB for an edge. So this works on chunks whose buffers
+stay in the cache, and keeps between forward and backward only ρ, h, s and z. Backward computes u and G h again, three
+cheap products of a dozen, and then
+
+    g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
+    g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
+
+Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable
+path, and so does whatever needs a second derivative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
+from matscale.plugins.eqv2.fast.so2 import Convolution
+from matscale.plugins.eqv2.so3 import SphereGrid
+
+CHUNK = 512
+"""Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
+GRID_BYTES = 2**20
+"""Of grid values that are worked on at a time on a CPU: a common L2 cache."""
+GPU_BYTES = 2**30
+"""Of grid values on a GPU, where few large launches count more than the cache."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the edge function needs to know beside tensors."""
+
+    n_degrees: list[int]
+    """Degrees l that have an order m = 0..mmax."""
+    channels: int
+    hidden: int
+    n_features: int
+    grid: SphereGrid
+
+
+def chunk_sizes(edges: SortedEdges, shape: Shape, like: Tensor) -> tuple[int, int]:
+    """Edges that are worked on at a time: of all, and of grid values."""
+    per_edge = shape.grid.to_grid.shape[0] * shape.hidden * like.element_size()
+    if like.is_cuda:
+        at_once = max(GPU_BYTES // per_edge, 1)
+        return at_once, at_once
+    return CHUNK, max(GRID_BYTES // per_edge, 1)
+
+
+class FastEdgeFunction(torch.autograd.Function):
+    """x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and features."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        edges: SortedEdges,
+        shape: Shape,
+        x: Tensor,
+        rho: Tensor,
+        last: Tensor,
+        last_bias: Tensor,
+        n_first: int,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """`weights`: weight, bias and pairs of the first convolution, `n_first` of them, then of the second."""
+        work = _Work(edges, shape, x, last, last_bias, weights, n_first)
+        n_edges, n_kept = edges.edges.into_frame.shape[:2]
+        extra = x.new_empty(n_edges, work.first.n_extra)
+        hidden, curved = (x.new_empty(n_edges, n_kept, shape.hidden) for _ in range(2))
+        values = x.new_empty(n_edges, work.second.out.width)
+        for chunk in work.chunks:
+            e = chunk.edges
+            u = work.turned(chunk, x)
+            work.scale(u, work.factors(rho[e]), out=u)
+            work.first.forward(u, hidden[e].flatten(1), extra[e])
+            work.activate(hidden[e], extra[e, shape.n_features :], curved[e])
+            work.second.forward(curved[e].flatten(1), values[e])
+        ctx.edges, ctx.shape, ctx.n_first = edges, shape, n_first
+        ctx.save_for_backward(x, rho, extra, hidden, curved, last, last_bias, *weights)
+        return values, extra[:, : shape.n_features]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_values: Tensor, g_features: Tensor) -> tuple[Tensor | None, ...]:
+        x, rho, extra, hidden, curved, last, last_bias, *weights = ctx.saved_tensors
+        shape = ctx.shape
+        work = _Work(ctx.edges, shape, x, last, last_bias, weights, ctx.n_first)
+        work.first.start_backward()
+        work.second.start_backward()
+        g_sources, g_rho = x.new_zeros(*x.shape[:2], 2 * x.shape[2]), torch.empty_like(rho)
+        g_targets = x.new_empty(ctx.edges.n_targets, *g_sources.shape[1:])
+        g_last, g_last_bias = torch.zeros_like(last), torch.zeros_like(last_bias)
+        for chunk in work.chunks:
+            e = chunk.edges
+            g_curved, g_extra = torch.empty_like(curved[e]), torch.empty_like(extra[e])
+            work.second.backward(g_values[e], curved[e].flatten(1), g_curved.flatten(1))
+            g_extra[:, : shape.n_features] = g_features[e]
+            gates = extra[e, shape.n_features :]
+            g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_extra[:, shape.n_features :])
+            turned, factors = work.turned(chunk, x), work.factors(rho[e])
+            u = work.scale(turned, factors, out=torch.empty_like(turned))
+            g_u = torch.empty_like(u)
+            work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
+            g_factors = work.factors_backward(turned, g_u)
+            torch.mm(g_factors, last, out=g_rho[e])
+            g_last.addmm_(g_factors.T, rho[e])
+            g_last_bias += g_factors.sum(0)
+            work.turned_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
+        g_x = g_sources[:, :, : x.shape[2]] + ctx.edges.atoms(g_targets[:, :, x.shape[2] :])
+        gradients = work.first.gradients() + work.second.gradients()
+        return None, None, g_x, g_rho, g_last, g_last_bias, None, *gradients
+
+
+class _Work:
+    """The steps on one chunk, and the buffers that all chunks use in turn."""
+
+    def __init__(
+        self,
+        edges: SortedEdges,
+        shape: Shape,
+        x: Tensor,
+        last: Tensor,
+        last_bias: Tensor,
+        weights: tuple[Tensor, ...] | list[Tensor],
+        n_first: int,
+    ) -> None:
+        self.edges, self.shape, self.last, self.last_bias = edges, shape, last, last_bias
+        n_extra = shape.n_features + shape.hidden
+        self.first = Convolution(weights[0], weights[1], list(weights[2:n_first]), n_extra)
+        self.second = Convolution(weights[n_first], weights[n_first + 1], list(weights[n_first + 2 :]))
+        n_edges, self.grid_edges = chunk_sizes(edges, shape, x)
+        self.chunks = edges.chunks(n_edges)
+        self.to_grid, self.from_grid = (g.to(x.dtype) for g in (shape.grid.to_grid, shape.grid.from_grid))
+        # Of what comes from the grid, l = 0 is replaced, and a head that reads few orders needs no others.
+        self.n_used = self.second.into.width // shape.hidden
+        self.columns, self.n_kept = self.first.into, edges.edges.into_frame.shape[1]
+        ends = list(accumulate(n * 2 * shape.channels for n in shape.n_degrees))
+        self.places = [slice(start, end) for start, end in zip([0, *ends], ends)]  # of the factors of each m
+
+    def turned(self, chunk: Chunk, x: Tensor) -> Tensor:
+        """The coefficients of both atoms in the frames of the edges, [n, K_r·2C]."""
+        edges = self.edges.edges
+        pair = torch.cat([x.index_select(0, atoms[chunk.edges]) for atoms in (edges.source, edges.target)], dim=2)
+        return torch.bmm(edges.into_frame[chunk.edges], pair).flatten(1)
+
+    def turned_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
+        """Adds to the sums over the edges of each source; writes those of the targets in the chunk.
+
+        Either is [.., K, 2C], of which only one half is meant: whole rows are added faster than halves.
+        """
+        d = self.edges.edges.into_frame[chunk.edges].transpose(1, 2)
+        g_pair = torch.bmm(d, g.view(chunk.n_edges, self.n_kept, -1))
+        g_sources.index_add_(0, self.edges.edges.source[chunk.edges], g_pair)
+        for block in chunk.blocks:
+            start = block.first_edge - chunk.edges.start
+            per_atom = g_pair[start : start + block.n_edges].unflatten(0, (block.n_atoms, block.degree))
+            torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
+
+    def factors(self, rho: Tensor) -> Tensor:
+        """w [n, Σ_m K_m·2C]"""
+        return torch.addmm(self.last_bias, rho, self.last.T)
+
+    def scale(self, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
+        """`x` [n, K_r·2C] times `w`, one factor for +m and −m -> `out`, which may be `x`"""
+        torch.mul(x[:, self.columns.zero], w[:, self.places[0]], out=out[:, self.columns.zero])
+        for pair, place in zip(self.columns.pairs, self.places[1:]):
+            x_m, out_m = (tensor[:, pair].unflatten(1, (2, -1)) for tensor in (x, out))
+            torch.mul(x_m, w[:, None, place], out=out_m)
+        return out
+
+    def factors_backward(self, x: Tensor, g_u: Tensor) -> Tensor:
+        """[n, Σ_m K_m·2C]"""
+        g_w = g_u.new_empty(g_u.shape[0], self.places[-1].stop)
+        columns = self.columns
+        torch.mul(x[:, columns.zero], g_u[:, columns.zero], out=g_w[:, self.places[0]])
+        for plus, minus, place in zip(columns.plus, columns.minus, self.places[1:]):
+            torch.mul(x[:, plus], g_u[:, plus], out=g_w[:, place]).addcmul_(x[:, minus], g_u[:, minus])
+        return g_w
+
+    def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
+        """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, K_r, H], of which the orders in use are filled."""
+        tables = (self.to_grid, self.from_grid[: self.n_used])
+        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
+        for h, out in zip(hidden.split(self.grid_edges), curved[:, : self.n_used].split(self.grid_edges)):
+            grid = torch.bmm(to_grid[: h.shape[0]], h)
+            torch.nn.functional.silu(grid, inplace=True)
+            out.copy_(torch.bmm(from_grid[: h.shape[0]], grid))
+        curved[:, 0] = torch.nn.functional.silu(gates)
+
+    def activate_backward(self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor) -> Tensor:
+        """-> gradient of `hidden`; that of `gates` is written to `g_gates`."""
+        g_hidden = torch.empty_like(hidden)
+        silu_backward = torch.ops.aten.silu_backward
+        tables = (self.to_grid, self.from_grid[1 : self.n_used].T, self.to_grid.T)
+        to_grid, to_g_grid, from_g_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
+        parts = (hidden, g_curved[:, 1 : self.n_used], g_hidden)
+        for h, g, g_h in zip(*(part.split(self.grid_edges) for part in parts)):
+            grid, g_grid = torch.bmm(to_grid[: h.shape[0]], h), torch.bmm(to_g_grid[: h.shape[0]], g)
+            silu_backward.grad_input(g_grid, grid, grad_input=g_grid)
+            torch.bmm(from_g_grid[: h.shape[0]], g_grid, out=g_h)
+        g_gates.copy_(silu_backward(g_curved[:, 0], gates))
+        return g_hidden

@@ -1,0 +1,164 @@
+r"""Edges in an order in which sums over neighbours are matrix products.
+
+Atoms are sorted by their number of edges d, edges by their atom: all atoms with equally many edges then form a block
+[n, d, ...], and a sum over neighbours is a batched product without scatter, index or atomic addition,
+
+    Σ_{e -> i} D_e^T v_e = [d·K_r, K]^T [d·K_r, c]        one product for each atom i.
+
+Nearest-neighbour graphs have few distinct d: nearly every atom has exactly one more than were asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.plugins.eqv2.edges import EdgeFrames, Edges
+
+
+class Block(NamedTuple):
+    """Consecutive atoms with equally many edges."""
+
+    first_atom: int
+    n_atoms: int
+    degree: int
+    first_edge: int
+
+    @property
+    def n_edges(self) -> int:
+        return self.n_atoms * self.degree
+
+    @property
+    def edges(self) -> slice:
+        return slice(self.first_edge, self.first_edge + self.n_edges)
+
+    @property
+    def atoms(self) -> slice:
+        return slice(self.first_atom, self.first_atom + self.n_atoms)
+
+
+class Chunk(NamedTuple):
+    """Consecutive edges that are worked on at a time: all those of some consecutive atoms."""
+
+    edges: slice
+    blocks: list[Block]
+
+    @property
+    def n_edges(self) -> int:
+        return self.edges.stop - self.edges.start
+
+
+@dataclass(frozen=True)
+class SortedEdges:
+    """The edges of a batch sorted by target, targets by degree. Atoms keep their order outside of these."""
+
+    edges: Edges
+    """Sorted."""
+    order: Tensor | None
+    """[n_targets] atoms that have edges, sorted by degree; None: that is all atoms, as they are."""
+    permutation: Tensor | None
+    """[n_edges] where each edge stood; None: where it stands."""
+    blocks: list[Block]
+    n_atoms: int
+    rescale: Tensor
+    """[K] what a sum over edges is multiplied by, coefficient by coefficient, for the orders that were left out."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Edges per block."""
+        return [block.n_edges for block in self.blocks]
+
+    @property
+    def n_targets(self) -> int:
+        """Atoms that have edges."""
+        return sum(block.n_atoms for block in self.blocks)
+
+    def targets(self, x: Tensor) -> Tensor:
+        """[n_atoms, ...] -> [n_targets, ...], sorted."""
+        return x if self.order is None else x.index_select(0, self.order)
+
+    def atoms(self, x: Tensor) -> Tensor:
+        """[n_targets, ...] -> [n_atoms, ...]: zeros for atoms without edges."""
+        return x if self.order is None else x.new_zeros(self.n_atoms, *x.shape[1:]).index_copy(0, self.order, x)
+
+    def sort(self, x: Tensor) -> Tensor:
+        """[n_edges, ...] in the order of the batch -> sorted."""
+        return x if self.permutation is None else x.index_select(0, self.permutation)
+
+    def per_target(self, *x: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """[n_edges, ...] -> for each block [n, d, ...]"""
+        split = [tensor.split(self.sizes) for tensor in x]
+        for block, *parts in zip(self.blocks, *split):
+            yield tuple(part.unflatten(0, (block.n_atoms, block.degree)) for part in parts)
+
+    def chunks(self, n_edges: int) -> list[Chunk]:
+        """Of at most `n_edges`, or of one atom where it has more."""
+        chunks: list[Chunk] = []
+        current: list[Block] = []
+        for piece in self._pieces(max(n_edges, 1)):
+            if current and piece.first_edge + piece.n_edges - current[0].first_edge > n_edges:
+                chunks.append(_chunk(current))
+                current = []
+            current.append(piece)
+        return chunks + ([_chunk(current)] if current else [])
+
+    def _pieces(self, n_edges: int) -> Iterator[Block]:
+        for block in self.blocks:
+            at_once = max(n_edges // block.degree, 1)
+            for start in range(0, block.n_atoms, at_once):
+                n = min(at_once, block.n_atoms - start)
+                yield Block(block.first_atom + start, n, block.degree, block.first_edge + start * block.degree)
+
+
+def _chunk(blocks: list[Block]) -> Chunk:
+    return Chunk(slice(blocks[0].first_edge, blocks[-1].edges.stop), blocks)
+
+
+def sorted_edges(frames: EdgeFrames, data: AtomicBatch) -> SortedEdges:
+    """The edges of a batch, sorted. Raises what `frames` raises."""
+    _, target = data.edges()
+    degree, atoms = torch.bincount(target, minlength=data.n_atoms).sort(stable=True)
+    blocks, n_lonely = _blocks(degree)
+    rank = torch.empty_like(atoms)
+    rank[atoms] = torch.arange(data.n_atoms, device=atoms.device)
+    place, permutation = rank.index_select(0, target).sort(stable=True)
+    equal_degrees = len(blocks) == 1 and not n_lonely
+    as_they_are = equal_degrees and torch.equal(place, target)
+    if not as_they_are:
+        assert data.edge_index is not None
+        assert data.edge_shift is not None
+        data = replace(data, edge_index=data.edge_index[:, permutation], edge_shift=data.edge_shift[permutation])
+    edges = frames(data)
+    return SortedEdges(
+        edges=edges,
+        order=None if equal_degrees else atoms[n_lonely:],
+        permutation=None if as_they_are else permutation,
+        blocks=blocks,
+        n_atoms=data.n_atoms,
+        rescale=_per_coefficient(frames.rescale.to(edges.into_frame.dtype), edges.into_frame.shape[2]),
+    )
+
+
+def _per_coefficient(rescale: Tensor, n_coefficients: int) -> Tensor:
+    """From those kept, which begin with one of each degree, to all [K] degree-major."""
+    n_degrees = round(n_coefficients**0.5)
+    repeats = 2 * torch.arange(n_degrees, device=rescale.device) + 1
+    return rescale[:n_degrees].repeat_interleave(repeats, output_size=n_coefficients)
+
+
+def _blocks(sorted_degree: Tensor) -> tuple[list[Block], int]:
+    """Of degrees [n_atoms] in ascending order; and how many of them are 0."""
+    blocks, first_atom, first_edge, n_lonely = [], 0, 0, 0
+    degrees, counts = torch.unique_consecutive(sorted_degree, return_counts=True)
+    for d, n in zip(degrees.tolist(), counts.tolist()):
+        if d == 0:
+            n_lonely = n
+            continue
+        blocks.append(Block(first_atom, n, d, first_edge))
+        first_atom, first_edge = first_atom + n, first_edge + n * d
+    return blocks, n_lonely

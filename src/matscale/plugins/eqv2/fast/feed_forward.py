@@ -1,0 +1,86 @@
+r"""The feed-forward network on the grid of each atom, with the memory of its coefficients only.
+
+The pointwise MLP W₄ silu(W₂ silu(W₀ f(n))) begins and ends linearly, and linear maps of channels commute with the way
+to the grid and back. So W₀ goes into `expand` and W₄ into `contract`, degree by degree, and on the grid remains
+
+    c -> F silu(W₂ silu(G c))          c [K, H] coefficients, G to the grid of P points, F back.
+
+Values on the grid are made again in backward rather than kept, a few atoms at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from matscale.plugins.eqv2.blocks import FeedForward
+from matscale.plugins.eqv2.fast.edge_function import GPU_BYTES, GRID_BYTES
+from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
+from matscale.plugins.eqv2.so3 import SphereGrid
+
+
+def feed_forward(module: FeedForward, x: Tensor, grid: SphereGrid) -> Tensor:
+    """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
+    first, middle, last = (linear_at(module.pointwise, layer).weight for layer in (0, 2, 4))
+    parts = by_degree(x)
+    inner = so3_linear(parts, first @ module.expand.weight, first @ module.expand.bias)
+    curved = Pointwise.apply(inner, middle, grid)
+    contract = module.contract.weight
+    weight = torch.cat([contract[:1], contract[1:] @ last])
+    return so3_linear([module.scalars(parts[0]), *by_degree(curved)[1:]], weight, module.contract.bias)
+
+
+def scalars(module: FeedForward, x: Tensor) -> Tensor:
+    """The coefficient l = 0 of `feed_forward`, [n_atoms, n_out], which the grid has no part in."""
+    return torch.nn.functional.linear(module.scalars(x[:, 0]), module.contract.weight[0], module.contract.bias)
+
+
+class Pointwise(torch.autograd.Function):
+    """`x` [n_atoms, K, H], `weight` [H, H] -> F silu(W silu(G x)) for l > 0, zeros for l = 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:
+        at_once = _at_once(x, grid)
+        to_grid, from_grid = (_repeated(table, at_once, x) for table in (grid.to_grid, grid.from_grid[1:]))
+        out = torch.zeros_like(x)
+        for c, rest in zip(x.split(at_once), out[:, 1:].split(at_once)):
+            inner = torch.nn.functional.silu(torch.bmm(to_grid[: len(c)], c), inplace=True)
+            outer = torch.nn.functional.silu(inner @ weight.T, inplace=True)
+            rest.copy_(torch.bmm(from_grid[: len(c)], outer))
+        ctx.grid = grid
+        ctx.save_for_backward(x, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        at_once = _at_once(x, ctx.grid)
+        tables = (ctx.grid.to_grid, ctx.grid.from_grid[1:].T, ctx.grid.to_grid.T)
+        to_grid, to_g_grid, from_g_grid = (_repeated(table, at_once, x) for table in tables)
+        g_x, g_weight = torch.empty_like(x), torch.zeros_like(weight)
+        silu_backward = torch.ops.aten.silu_backward
+        for c, g_c, g_out in zip(*(part.split(at_once) for part in (x, g_x, g[:, 1:]))):
+            before = torch.bmm(to_grid[: len(c)], c)
+            inner = torch.nn.functional.silu(before)
+            g_grid = torch.bmm(to_g_grid[: len(c)], g_out)
+            silu_backward.grad_input(g_grid, inner @ weight.T, grad_input=g_grid)
+            g_weight.addmm_(g_grid.flatten(0, 1).T, inner.flatten(0, 1))
+            g_inner = g_grid @ weight
+            silu_backward.grad_input(g_inner, before, grad_input=g_inner)
+            torch.bmm(from_g_grid[: len(c)], g_inner, out=g_c)
+        return g_x, g_weight, None
+
+
+def _at_once(x: Tensor, grid: SphereGrid) -> int:
+    """Atoms that are worked on at a time."""
+    per_atom = grid.to_grid.shape[0] * x.shape[2] * x.element_size()
+    return max((GPU_BYTES if x.is_cuda else GRID_BYTES) // per_atom, 1)
+
+
+def _repeated(table: Tensor, n: int, like: Tensor) -> Tensor:
+    """A matrix for each of `n` atoms, without copies: a batched product that would fold them moves more memory."""
+    return table.to(like.dtype).expand(n, -1, -1)

@@ -1,0 +1,103 @@
+"""Which of the two paths computes a batch, and the forward of the fast one.
+
+Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
+what training on direct forces and prediction need. Everything else is the readable path's: derivatives through the
+geometry, torch.compile, autocast, and whoever looks at single operations, such as a counter of FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.outputs import Outputs
+from matscale.core.readable import is_readable_wanted
+from matscale.core.recompute import in_place_of
+from matscale.plugins.eqv2.blocks import Block
+from matscale.plugins.eqv2.fast import heads
+from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
+from matscale.plugins.eqv2.fast.edges import SortedEdges, sorted_edges
+from matscale.plugins.eqv2.fast.feed_forward import feed_forward
+from matscale.plugins.eqv2.fast.linear import radial_features
+from matscale.plugins.eqv2.heads import tensor_from_parts
+
+if TYPE_CHECKING:
+    from matscale.plugins.eqv2.model import EqV2
+
+Path = Literal["fast", "readable"]
+_forced: ContextVar[Path | None] = ContextVar("_forced", default=None)
+
+
+@contextmanager
+def forced(path: Path) -> Iterator[None]:
+    """Within it, forwards take `path`: for tests and benchmarks, and for second derivatives of parameters."""
+    token = _forced.set(path)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def serves(model: EqV2, data: AtomicBatch) -> bool:
+    """Whether the fast path computes this batch. Raises ValueError where it is forced but cannot."""
+    if torch.compiler.is_compiling() or is_readable_wanted() or _forced.get() == "readable":
+        return False
+    reason = _obstacle(model, data)
+    if reason and _forced.get() == "fast":
+        raise ValueError(f"eqv2: the fast path is forced, but {reason}.")
+    return reason is None
+
+
+def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
+    weight, positions = model.element.weight, data.positions
+    if model.config.forces != "direct":
+        return "forces are gradients"
+    if torch.is_grad_enabled() and (positions.requires_grad or data.cell.requires_grad):
+        return "positions or cell require a gradient"
+    if data.n_edges == 0:
+        return "there are no edges"
+    if weight.dtype not in (torch.float32, torch.float64) or positions.dtype != weight.dtype:
+        return f"weights are {weight.dtype} and positions {positions.dtype}"
+    if type(weight) is not torch.nn.Parameter or positions.device.type not in ("cpu", "cuda"):
+        return "the weights are no plain parameters on a CPU or GPU"
+    if torch.is_autocast_enabled(positions.device.type):
+        return "autocast chooses precisions operation by operation"
+    return None
+
+
+def forward(model: EqV2, data: AtomicBatch) -> Outputs:
+    """`EqV2.forward`, for batches that `serves` accepts."""
+    edges = sorted_edges(model.edge_frames, data)
+    layers = cast(list[Block], list(model.blocks))
+    networks = [block.attention.edge_function.radial for block in layers]
+    networks = [model.edge_degree.radial, *networks, model.forces.attention.edge_function.radial]
+    rho = radial_features(networks, edges.edges)
+    x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
+    for block, features in zip(layers, rho[1:]):
+        x = in_place_of(block, _block, model, block, x, features, edges, data)
+    return _read_out(model, model.norm(x), rho[-1], edges, data)
+
+
+def _block(model: EqV2, block: Block, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Tensor:
+    """`Block.forward`"""
+    around = attention(block.attention, block.attention_norm(x), rho, edges, model.edge_grid)
+    x = x + block.drop(around, data.batch, data.n_structures)
+    within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
+    return x + block.drop(within, data.batch, data.n_structures)
+
+
+def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Outputs:
+    idle = model.idle_parameters()
+    x = heads.Idle.apply(x, *(p for name, p in model.named_parameters() if name in idle))
+    energy = heads.energy(model.energy, x, data)
+    force = forces(model.forces.attention, x, rho, edges, model.edge_grid)
+    if model.config.stress_head == "none":
+        return Outputs(energy=energy, forces=force)
+    stress = tensor_from_parts(*heads.stress(model.stress, x, edges, model.atom_grid, data))
+    return Outputs(energy=energy, forces=force, stress=stress)

@@ -1,0 +1,57 @@
+r"""Routed networks: experts count as parameters, with diminishing returns (Clark et al., arXiv:2202.01169, eq. 12).
+
+    log10 L = a log10 N + b log10 Ê + c log10 N log10 Ê + d,
+    1 / Ê = 1 / (X - 1 + (1 / X_start - 1 / X_max)^-1) + 1 / X_max
+
+N are the parameters that one input meets, X the number of experts.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from matscale.core.scaling.law import Array, Law
+
+LOG10 = np.log(10.0)
+
+
+def _effective(log_start: Array, log_span: Array, experts: Array) -> Array:
+    """log10 Ê; X_max = X_start (1 + span), so that it is the larger of the two."""
+    start = np.exp(np.clip(log_start, -8.0, 8.0))
+    top = start * (1.0 + np.exp(np.clip(log_span, -6.0, 16.0)))
+    inner = experts - 1.0 + 1.0 / (1.0 / start - 1.0 / top)
+    return np.asarray(-np.log10(1.0 / inner + 1.0 / top))
+
+
+def routing(theta: Array, x: Array) -> Array:
+    a, b, c, d, log_start, log_span = (theta[..., j, None] for j in range(6))
+    n, e = x[..., 0] / LOG10, _effective(log_start, log_span, np.exp(x[..., 1]))
+    return np.asarray(LOG10 * (a * n + b * e + c * n * e + d))
+
+
+def starts(x: Array, y: Array) -> Array:
+    """Linear in a, b, c, d once the range of useful experts is given."""
+    found = []
+    n = x[:, 0] / LOG10
+    for start, top in product([0.7, 1.0, 2.0, 4.0], [50.0, 200.0, 500.0, 2000.0]):
+        log_start, log_span = np.log(start), np.log(top / start - 1.0)
+        e = _effective(log_start, log_span, np.exp(x[:, 1]))
+        columns = np.column_stack([n, e, n * e, np.ones_like(n)])
+        found.append([*np.linalg.lstsq(columns, y / LOG10, rcond=None)[0], log_start, log_span])
+    return np.array(found)
+
+
+ROUTING = Law(
+    name="routing",
+    summary="Parameters and experts of a routed network.",
+    formula="log10 L = a log10 N + b log10 Ê + c log10 N log10 Ê + d",
+    reference="arXiv:2202.01169",
+    axes=("n", "e"),
+    parameters=("a", "b", "c", "d", "X_start", "X_max/X_start-1"),
+    value=routing,
+    starts=starts,
+    logs=frozenset({"X_start", "X_max/X_start-1"}),
+    exponents=("a", "b", "c"),
+)

@@ -1,0 +1,19 @@
+"""Sums of powers in logarithms: ln Σ_i exp(t_i), and how it depends on each term."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from matscale.core.scaling.law import Array
+
+
+def log_sum(terms: Array) -> Array:
+    """ln Σ_i exp(terms_i) [..., k] of terms [m, ..., k]."""
+    top = terms.max(axis=0)
+    return np.asarray(top + np.log(np.exp(terms - top).sum(axis=0)))
+
+
+def shares(terms: Array) -> Array:
+    """What part of the sum each term is [m, ..., k]: the derivative of `log_sum` by that term."""
+    parts = np.exp(terms - terms.max(axis=0))
+    return np.asarray(parts / parts.sum(axis=0))

@@ -1,0 +1,201 @@
+"""`matscale fit`, `compare`, `plan`: what they print, and how they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from little import Site
+from matscale.cli import main
+from matscale.core.scaling.digits import number, percent, size, with_interval
+
+STABLE = {"law", "parameters", "intervals", "verdict", "reasons", "range", "n_sizes", "n_seeds", "excluded", "held_out"}
+MAP = "n=params,d=structures,c=flops,loss=val_loss,arch=family"
+
+
+def matscale(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two architectures on a grid, with exponents 0.3 and 0.45 of the parameters."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("laws") / "runs.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["family", "params", "structures", "flops", "seed", "val_loss"])
+        for family, alpha in (("schnet", 0.3), ("eqv2", 0.45)):
+            for n in np.geomspace(1e4, 1e6, 7).round():
+                for d in np.geomspace(1e3, 1e5, 4).round():
+                    for seed in (0, 1):
+                        loss = (0.3 + 40 * n**-alpha + 30 * d**-0.4) * np.exp(0.004 * rng.standard_normal())
+                        writer.writerow([family, n, d, 300 * n * d, seed, loss])
+    return path
+
+
+def test_fit_prints_the_verdict_first_and_what_was_left_out(table: Path) -> None:
+    result = matscale("fit", table, "--map", MAP, "--law", "nd", "--arch", "schnet", "--samples", 60)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("schnet: loss(n, d): LAW")
+    for word in ("alpha", "beta", "range: n 10,000 to 1,000,000", "held out", "56 runs"):
+        assert word in result.stdout
+    assert "No baselines are known for a table" in result.stderr
+    sliced = matscale("fit", table, "--map", MAP, "--law", "n", "--arch", "schnet").stdout
+    assert "at d = 100,000" in sliced
+    assert "excluded: 42" in sliced
+    assert "its d is another" in sliced
+
+
+def test_fit_as_json_is_a_list_with_the_stable_keys(table: Path) -> None:
+    result = matscale("fit", table, "--map", MAP, "--law", "n", "--json")
+    fits = json.loads(result.stdout)
+    assert [one["architecture"] for one in fits] == ["eqv2", "schnet"]
+    assert all(set(one) >= STABLE for one in fits)
+    low, high = fits[0]["intervals"]["alpha"]
+    assert low < fits[0]["parameters"]["alpha"] < high
+
+
+def test_the_checklist_is_filled_in(table: Path) -> None:
+    text = matscale("fit", table, "--map", MAP, "--law", "n", "--arch", "eqv2", "--checklist").stdout
+    for line in ("law: form: L = ", "data: sizes, seeds: 7 sizes, 2 seeds", "fitting: intervals: 95%", "not recorded"):
+        assert line in text
+    plain = json.loads(matscale("fit", table, "--map", MAP, "--law", "n", "--checklist", "--json").stdout)
+    assert set(plain[0]["checklist"]) == {"law", "training", "data", "fitting"}
+
+
+def test_a_baseline_file_is_what_runs_have_to_beat(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "baselines.json"
+    file.write_text(json.dumps({"zero": {"loss": 50.0}, "nearest": {"loss": 0.001}}))
+    result = matscale("fit", table, "--map", MAP, "--law", "n", "--arch", "schnet", "--baselines", file)
+    assert "NO LEARNING" in result.stdout
+    assert "because a: the best loss" in result.stdout
+    assert result.stderr == ""
+
+
+def test_compare_says_that_exponents_differ_and_where_everything_stands(table: Path) -> None:
+    result = matscale("compare", table, "--map", MAP, "--arch", "eqv2", "--arch", "schnet", "--axis", "n")
+    assert result.exit_code == 0, result.output
+    assert "eqv2 and schnet: EXPONENTS DIFFER" in result.stdout
+    for word in (
+        "difference of exponents",
+        "would be seen with",
+        "loss of eqv2 / schnet at n",
+        "Ranking at n",
+        "1. eqv2",
+    ):
+        assert word in result.stdout
+    plain = json.loads(matscale("compare", table, "--map", MAP, "--axis", "n", "--json").stdout)
+    assert plain["pairs"][0]["p"] < 0.01
+    assert [rank["architecture"] for rank in plain["ranking"]] == ["eqv2", "schnet"]
+
+
+def test_plan_allocates_a_budget_and_counts_hours(table: Path) -> None:
+    arguments = ("plan", table, "--map", MAP, "--arch", "schnet", "--samples", 60)
+    result = matscale(*arguments, "--flops", "1e14", "--device", "H100", "--mfu", "0.1")
+    assert result.exit_code == 0, result.output
+    for word in ("parameters n", "data d", "hours on one H100 at 10% of its peak (given)", "most telling next runs"):
+        assert word in result.stdout
+    plain = json.loads(matscale(*arguments, "--loss", "1.2", "--json").stdout)
+    assert plain["flops"]["low"] <= plain["flops"]["value"] <= plain["flops"]["high"]
+    assert plain["unreachable"] == 0
+    assert set(plain["fit"]) >= STABLE
+
+
+def test_plan_refuses_what_is_not_known(table: Path) -> None:
+    arguments = ("plan", table, "--map", MAP, "--arch", "schnet", "--samples", 60)
+    far = matscale(*arguments, "--flops", "1e18")
+    assert far.exit_code == 2
+    assert "times the largest compute seen" in far.stderr
+    assert matscale(*arguments).exit_code == 2
+    assert "--loss TARGET" in matscale(*arguments).stderr
+    which = matscale("plan", table, "--map", MAP, "--flops", "1e14")
+    assert which.exit_code == 2
+    assert "--arch eqv2 or --arch schnet" in which.stderr
+    device = matscale(*arguments, "--flops", "1e14", "--device", "H1000")
+    assert device.exit_code == 2
+    assert "Did you mean" in device.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--law", "n", "--map", "n=parms,loss=val_loss"), 2, "Did you mean 'params'"),
+        (("--law", "pwoer", "--map", MAP), 2, "Did you mean 'power'"),
+        (("--law", "n", "--map", "n"), 2, "is no pair"),
+        (("--law", "n", "--map", MAP, "--arch", "schnett"), 2, "Did you mean 'schnet'"),
+        (("--law", "n", "--map", MAP, "--at", "7"), 3, "No runs have d = 7"),
+        (("--law", "n", "--map", "n=family,loss=val_loss"), 3, "runs.csv row 1: family is 'schnet', not a number"),
+    ],
+)
+def test_wrong_words_and_bad_rows_end_with_their_code(
+    table: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    result = matscale("fit", table, *arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_plugin_can_supply_a_law(site: Site, table: Path) -> None:
+    site.install(
+        "lab-flatlaw",
+        """
+        import numpy as np
+        from matscale import hookimpl
+        from matscale.core.scaling.law import Law
+
+        @hookimpl
+        def register_laws():
+            return [Law(name="flat", summary="No trend.", formula="L = E", reference="none", axes=("x",),
+                        parameters=("E", "slope"), value=lambda t, x: t[..., 0, None] + t[..., 1, None] * x[..., 0],
+                        starts=lambda x, y: np.zeros((1, 2)), logs=frozenset({"E"}), exponents=("slope",))]
+        """,
+        name="flatlaw",
+    )
+    result = site.run("fit", str(table), "--map", MAP, "--law", "flat", "--axis", "n", "--arch", "eqv2", "--json")
+    assert result.exit_code == 0, result.output
+    [fit] = json.loads(result.stdout)
+    assert fit["law"] == "flat"
+    assert fit["parameters"]["slope"] == pytest.approx(-0.16, abs=0.08)
+
+
+def test_fitting_a_table_does_not_wait_for_torch(site: Site, table: Path) -> None:
+    code = (
+        "import sys; from matscale.cli import main\n"
+        f"main(['fit', {str(table)!r}, '--map', {MAP!r}, '--law', 'n'], standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert site.python("-c", code).returncode == 0
+    assert sys.modules["matscale"] is not None
+
+
+# Digits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.34712, 0.31, 0.39, "0.35"),
+        (0.34712, 0.335, 0.36, "0.347"),
+        (0.34712, 0.3, 0.9, "0.3"),
+        (1234.5, 1000, 1500, "1,200"),
+        (4.86e7, 4.5e7, 5.2e7, "4.9e+07"),
+        (2.0, 2.0, 2.0, "-"),
+        (2.0, -np.inf, np.inf, "-"),
+    ],
+)
+def test_no_more_digits_than_the_interval_supports(value: float, low: float, high: float, shown: str) -> None:
+    assert number(value, low, high) == shown
+
+
+def test_open_intervals_and_sizes_are_written_out() -> None:
+    assert with_interval(2.0, 0.0, np.inf).endswith("(0 to ∞)")
+    assert with_interval(0.35, 0.31, 0.39) == "0.35 (0.31 to 0.39)"
+    assert (size(12_500.0), size(3.1e15), size(0.25)) == ("12,500", "3.1e+15", "0.25")
+    assert (percent(0.0123), percent(-0.31)) == ("+1.2 %", "-31 %")

@@ -1,0 +1,125 @@
+"""Plans: the optimum is one, the cost is measured, and what is not known is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from laws_data import TRUTH, grid, ladder
+
+import matscale
+from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.scaling.plan import make_plan, measured_cost, needed, optimal_size, reached
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.table import Table
+
+LAW = np.array([list(TRUTH.values())])
+
+
+@pytest.fixture(scope="module")
+def joint() -> Fit:
+    fit = matscale.fit(grid(np.random.default_rng(0), 8, 6, 2, 0.005), "nd", samples=150)
+    assert fit.is_law
+    return fit
+
+
+def test_the_cost_is_that_of_the_runs(joint: Fit) -> None:
+    cost = measured_cost(joint.table)
+    assert (cost.p, cost.q) == pytest.approx((0.9, 1.0))
+    assert np.exp(cost.log_k) == pytest.approx(50, rel=1e-6)
+    assert cost.error < 1e-9
+
+
+def test_no_other_allocation_of_the_budget_does_better(joint: Fit) -> None:
+    cost, c = measured_cost(joint.table), np.array([1e12])
+    n = optimal_size(LAW, c, cost)
+    best = reached(LAW, c, cost)[0]
+    for factor in (0.5, 0.9, 1.1, 2.0):
+        other = n * factor
+        loss = TRUTH["E"] + TRUTH["A"] * other ** -TRUTH["alpha"] + TRUTH["B"] * cost.data(c, other) ** -TRUTH["beta"]
+        assert loss[0] > best
+    assert cost.flops(n, cost.data(c, n))[0] == pytest.approx(1e12)
+
+
+def test_the_budget_for_a_loss_is_the_inverse_of_the_loss_for_a_budget(joint: Fit) -> None:
+    cost = measured_cost(joint.table)
+    loss = float(reached(LAW, np.array([3e12]), cost)[0])
+    assert needed(loss, LAW, cost)[0] == pytest.approx(3e12, rel=1e-6)
+    assert np.isinf(needed(0.4, LAW, cost)[0])
+
+
+def test_a_plan_holds_the_true_optimum_in_its_intervals(joint: Fit) -> None:
+    plan = make_plan(joint, flops=5e12)
+    cost = measured_cost(joint.table)
+    n = float(optimal_size(LAW, np.array([5e12]), cost)[0])
+    assert plan.n.low < n < plan.n.high
+    loss = float(reached(LAW, np.array([5e12]), cost)[0])
+    assert plan.loss.low < loss < plan.loss.high
+    assert plan.unreachable == 0
+    json.dumps(plan.plain(), allow_nan=False)
+
+
+def test_a_target_near_the_floor_is_unreachable_in_some_samples(joint: Fit) -> None:
+    near = joint.parameters["E"] + 0.25
+    budget = needed(near, LAW, measured_cost(joint.table))[0]
+    assert np.isfinite(budget)
+    easy = make_plan(joint, loss=2.0)
+    assert easy.unreachable == 0
+    assert easy.flops.low < needed(2.0, LAW, measured_cost(joint.table))[0] < easy.flops.high
+
+
+def test_a_target_below_the_floor_is_refused(joint: Fit) -> None:
+    with pytest.raises(ConfigError, match="the floor of the law is"):
+        make_plan(joint, loss=0.1)
+
+
+def test_a_budget_beyond_thirty_times_the_largest_is_refused(joint: Fit) -> None:
+    largest = measured_cost(joint.table).largest
+    assert make_plan(joint, flops=29 * largest).beyond == pytest.approx(29)
+    with pytest.raises(ConfigError, match="31 times the largest compute seen"):
+        make_plan(joint, flops=31 * largest)
+
+
+def test_device_hours_are_flops_over_speed(joint: Fit) -> None:
+    plan = make_plan(joint, flops=3.6e12, device="X", peak=1e12, mfu=0.1)
+    assert plan.device_hours == pytest.approx(0.01)
+
+
+def test_without_a_law_there_is_no_plan_but_the_runs_that_would_tell() -> None:
+    fit = matscale.fit(grid(np.random.default_rng(0), 3, 4, 2, 0.02), "nd", samples=60)
+    with pytest.raises(
+        MatscaleError, match=r"No plan: the joint law is not identifiable \(b: .*runs that would tell most"
+    ):
+        make_plan(fit, flops=1e12)
+
+
+def test_the_next_runs_are_affordable_and_each_tells_something(joint: Fit) -> None:
+    plan = make_plan(joint, flops=1e13)
+    assert len(plan.proposals) == 3
+    for proposal in plan.proposals:
+        assert proposal.flops <= 2 * plan.cost.largest
+        assert 0 < proposal.gain <= 1
+    assert len({(p.n, p.d) for p in plan.proposals}) == 3
+
+
+def test_compute_that_is_no_function_of_size_and_data_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    table = grid(rng)
+    messy = Table({**table.numbers, "c": table["c"] * np.exp(rng.standard_normal(len(table)))}, table.words)
+    with pytest.raises(DataError, match="no function of n and d"):
+        measured_cost(messy)
+
+
+def test_a_cost_needs_a_grid(rng: np.random.Generator) -> None:
+    with pytest.raises(DataError, match="never 6 N D"):
+        measured_cost(Table.of(ladder(rng)))
+    line = [{**row, "d": 2.0 * float(row["n"]), "c": float(row["n"])} for row in ladder(rng)]  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="vary independently"):
+        measured_cost(Table.of(line))
+
+
+def test_a_plan_needs_one_aim(joint: Fit) -> None:
+    for aims in ({}, {"flops": 1e12, "loss": 2.0}):
+        with pytest.raises(ConfigError, match="--flops BUDGET or --loss TARGET"):
+            make_plan(joint, **aims)  # type: ignore[arg-type]

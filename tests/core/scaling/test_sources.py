@@ -1,0 +1,337 @@
+"""Reading tables and run folders: maps, filters, refusals, exclusions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import matscale
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.files import write_json
+from matscale.core.scaling.baselines import FILE, measured, read_baselines, with_baselines
+from matscale.core.scaling.from_table import read_table
+from matscale.core.scaling.sources import read
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.record import Run
+from matscale.core.train.session import train
+
+
+def csv(path: Path, *lines: str, head: str = "model,params,val_loss") -> Path:
+    path.write_text("\n".join([head, *lines]) + "\n")
+    return path
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def test_usual_names_need_no_map(tmp_path: Path) -> None:
+    table = read_table(csv(tmp_path / "t.csv", "m,1k,3.0", "m,2000,2.0"), {})
+    assert table["n"].tolist() == [1000, 2000]
+    assert table.names == {"n": "params", "loss": "val_loss", "arch": "model"}
+
+
+def test_a_map_says_what_the_columns_are(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", "9,8,7", head="a,b,c")
+    table = read_table(path, {"n": "a", "c": "b", "loss": "c"})
+    assert (table["n"][0], table["c"][0], table["loss"][0]) == (9, 8, 7)
+
+
+def test_json_lines_are_read_alike(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps({"params": n, "val_loss": 1 / n}) for n in (10, 20)))
+    assert read_table(path, {})["loss"].tolist() == [0.1, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("m,2000,-1", r"t.csv row 2: loss is -1.0; a scaling law needs positive"),
+        ("m,many,2", r"t.csv row 2: params is 'many', not a number"),
+        ("m,0,2", r"t.csv row 2: n is 0.0"),
+    ],
+)
+def test_an_absurd_cell_is_refused_with_its_row(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_table(csv(tmp_path / "t.csv", "m,1000,3.0", line), {})
+
+
+def test_nan_is_a_run_that_diverged_and_an_empty_cell_is_no_value(tmp_path: Path) -> None:
+    table = read_table(csv(tmp_path / "t.csv", "m,1000,3.0", "m,2000,nan", "m,3000,"), {})
+    assert [e.reason for e in table.excluded] == ["diverged: its loss is not finite", "has no value of the loss"]
+
+
+def test_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no column 'parms' \(for n\). Did you mean 'params'"):
+        read_table(csv(tmp_path / "t.csv", "m,1000,3.0"), {"n": "parms"})
+
+
+def test_a_table_without_a_loss_or_a_size_says_what_to_map(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--map loss=COLUMN"):
+        read_table(csv(tmp_path / "t.csv", "1,2", head="params,x"), {})
+    with pytest.raises(ConfigError, match="--map n=COLUMN"):
+        read_table(csv(tmp_path / "t.csv", "1,2", head="loss,x"), {})
+
+
+def test_losses_in_two_units_are_refused(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", "m,1000,0.030", "m,1000,31", "m,2000,0.02")
+    with pytest.raises(DataError, match=r"row 1 and t.csv row 2: same sizes, but the losses .* as eV and meV do"):
+        read_table(path, {})
+
+
+def test_losses_of_two_definitions_are_refused_by_name(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", "1000,3,train", "2000,2,val", head="n,loss,definition")
+    with pytest.raises(DataError, match=r"row 1 and t.csv row 2: .* not the same quantity \(train; val\)"):
+        read_table(path, {})
+
+
+def test_rows_are_chosen_by_value(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", "a,1000,3", "b,1000,4", "a,2000,2")
+    assert len(read_table(path, {}, {"model": "a"})) == 2
+    assert len(read_table(path, {}, {"params": "1e3"})) == 2
+    with pytest.raises(ConfigError, match="Did you mean 'model'"):
+        read_table(path, {}, {"modle": "a"})
+    with pytest.raises(DataError, match="no row has model = z"):
+        read_table(path, {}, {"model": "z"})
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MatscaleError, match="pip install pyarrow"):
+        read_table(path, {})
+
+
+def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"n": 1, "loss": 2}\n{"n": \n')
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        read_table(path, {})
+
+
+def test_nothing_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such run, folder or table"):
+        read(tmp_path / "none")
+    with pytest.raises(DataError, match="no run folder there"):
+        read(tmp_path)
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------
+
+Recorded = Callable[..., Path]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Recorded:
+    """recorded(name, n, loss, ...): a run folder as training leaves it, without the training."""
+
+    def make(name: str, n: float = 1000, loss: float | None = 2.0, **changes: Any) -> Path:
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        seen = {"structures": 400, "atoms": 4000, "edges": 80_000, "flops": 1e9 * n, "wall_s": 3600.0}
+        row = {
+            "step": 50,
+            "epoch": 4.0,
+            "split": "validation",
+            "loss": loss,
+            "energy_mae": 0.1,
+            "forces_mae": 0.2,
+            **seen,
+        }
+        best = {**row, "step": 30, "loss": None if loss is None else loss * 0.9}
+        info = {
+            "name": name,
+            "status": "completed",
+            "architecture": {"name": "schnet"},
+            "parameters": {"total": n + 500, "trainable": n + 500, "embedding": 500, "non_embedding": n},
+            "dataset": {"path": "emt", "hash": "abc", "train": 100, "validation": 10, "labels_by": "surrogate: emt"},
+            "seed": 0,
+            "world_size": 2,
+            **seen,
+            "last": row,
+            "best": best,
+            **changes.pop("info", {}),
+        }
+        write_json(folder / "run.json", info)
+        share = changes.pop("validation", 0.1)
+        weight = changes.pop("weight", 20.0)
+        (folder / "config.toml").write_text(
+            f'[architecture]\nname = "schnet"\n[data]\nvalidation = {share}\n[loss.forces]\nweight = {weight}\n'
+            f"[optimizer]\nlr = 0.001\n"
+        )
+        rows = [{**row, "step": k, "flops": 1e8 * n * (k + 1), "loss": 3.0 - 0.1 * k} for k in range(5)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        assert not changes
+        return folder
+
+    return make
+
+
+def test_a_run_is_its_last_validation_and_its_whole_cost(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("a", 1000, 2.0)
+    table = read(tmp_path / "runs")
+    last, best = table.ends(), table.ends("best")
+    assert (last["loss"].tolist(), best["loss"].tolist()) == ([2.0], [1.8])
+    for ends in (last, best):
+        assert (ends["n"][0], ends["d"][0], ends["c"][0]) == (1000, 100, 1e12)
+    assert last.words["arch"].tolist() == ["schnet"]
+
+
+def test_other_counts_can_be_the_axes(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("a", 1000)
+    table = read(tmp_path / "runs", {"n": "total", "d": "atoms", "c": "gpu_hours"}, target="forces").ends()
+    assert (table["n"][0], table["d"][0], table["c"][0], table["loss"][0]) == (1500, 4000, 2.0, 0.2)
+    with pytest.raises(ConfigError, match=r"--map d=atmos: a run has no such number. Did you mean 'atoms'"):
+        read(tmp_path / "runs", {"d": "atmos"})
+    with pytest.raises(ConfigError, match=r"has no error 'energy_mea'. Did you mean 'energy_mae'"):
+        read(tmp_path / "runs", target="energy_mea")
+
+
+def test_curves_are_the_validations_of_a_run(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("a")
+    table = read(tmp_path / "runs", curves=True)
+    assert table.has_curves
+    assert table["loss"].tolist() == pytest.approx([3.0, 2.9, 2.8, 2.7, 2.6])
+    assert np.all(np.diff(table["c"]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        ({"status": "running"}, "not complete"),
+        ({"status": "stopped"}, "not complete"),
+        ({"status": "failed", "error": "NonFiniteLossError: loss"}, "diverged"),
+        ({"imported": {}}, "was not trained here"),
+        ({"labels": {"role": "trunk"}}, "trunk of cooldowns"),
+        ({"last": None}, "never validated"),
+    ],
+)
+def test_runs_that_are_no_points_are_listed(
+    recorded: Recorded, tmp_path: Path, info: dict[str, Any], reason: str
+) -> None:
+    recorded("good")
+    recorded("bad", 2000, info=info)
+    table = read(tmp_path / "runs")
+    assert [(Path(e.row).name, reason in e.reason) for e in table.excluded] == [("bad", True)]
+    assert len(table.ends()) == 1
+
+
+def test_a_run_whose_last_loss_is_not_finite_diverged(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("good")
+    recorded("bad", 2000, loss=None)
+    table = read(tmp_path / "runs")
+    assert {"diverged" in e.reason for e in table.excluded} == {True}
+    assert len(table.ends()) == 1
+
+
+def test_a_copied_run_counts_once(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("a")
+    recorded("b")
+    table = read(tmp_path / "runs")
+    assert len(table.ends()) == 1
+    assert all("repeats" in e.reason for e in table.excluded)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"validation": 0.2}, "the validation share is 0.1 in one and 0.2"),
+        ({"weight": 5.0}, "the training loss is"),
+        ({"info": {"dataset": {"path": "x", "hash": "other", "train": 100}}}, "the dataset is abc in one and other"),
+    ],
+)
+def test_losses_that_are_not_the_same_quantity_are_refused_by_name(
+    recorded: Recorded, tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    recorded("a")
+    recorded("b", 2000, **changes)
+    with pytest.raises(DataError, match=f"runs/a and .*runs/b: their losses are not the same quantity: {what}"):
+        read(tmp_path / "runs")
+
+
+def test_runs_are_found_by_folder_glob_and_name(recorded: Recorded, tmp_path: Path) -> None:
+    for k in range(3):
+        recorded(f"s{k}", 1000 * (k + 1), 2.0 - 0.1 * k)
+    assert len(read(tmp_path / "runs").ends()) == 3
+    assert len(read(str(tmp_path / "runs" / "s[01]")).ends()) == 2
+    assert len(read([tmp_path / "runs" / "s0", tmp_path / "runs"]).ends()) == 3
+
+
+def test_runs_and_tables_are_not_mixed(recorded: Recorded, tmp_path: Path) -> None:
+    run = recorded("a")
+    table = csv(tmp_path / "t.csv", "m,1000,3.0")
+    with pytest.raises(ConfigError, match="cannot be mixed"):
+        read([run, table])
+
+
+def test_runs_without_a_law_in_them_are_refused_or_judged(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("only", info={"status": "failed"})
+    with pytest.raises(DataError, match="None of the 1 runs can be fitted"):
+        read(tmp_path / "runs")
+
+
+def test_a_fit_of_run_folders_needs_nothing_but_their_records(recorded: Recorded, tmp_path: Path) -> None:
+    for k, n in enumerate((1000, 3000, 10_000, 30_000, 100_000)):
+        recorded(f"r{k}", n, 30 * n**-0.3)
+    (tmp_path / "runs" / "r0" / FILE).write_text(json.dumps({"zero": {"loss": 9.0}, "mean": {"loss": 8.0}}))
+    fit = matscale.fit(tmp_path / "runs", "n")
+    assert fit.parameters["alpha"] == pytest.approx(0.3)
+    assert fit.baselines == {"zero": 9.0, "mean": 8.0}
+
+
+# Baselines ----------------------------------------------------------------------------------------------------------
+
+
+def test_baselines_of_runs_are_measured_once_and_kept(make_run: Callable[..., Run]) -> None:
+    run = make_run("schnet", hidden=8, filters=8, n_radial=8, n_layers=1, cutoff=4.0)
+    errors = measured(run.path)
+    assert list(errors) == ["zero", "mean", "composition", "nearest"]
+    assert errors["zero"]["loss"] > 0
+    (run.path / FILE).write_text(json.dumps({"mine": 3.0}))
+    assert measured(run.path) == {"mine": {"loss": 3.0}}
+
+
+def test_baselines_that_cannot_be_had_are_a_sentence_not_an_error(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("a", info={"dataset": {"path": str(tmp_path / "gone"), "hash": "abc", "train": 100}})
+    table, why = with_baselines(read(tmp_path / "runs"))
+    assert not table.baselines
+    assert why.startswith("no baselines: ")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": "b"}'])
+def test_a_file_that_holds_no_baselines_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"b\.json"):
+        read_baselines(path)
+
+
+# Real records -------------------------------------------------------------------------------------------------------
+
+
+def test_what_training_writes_is_what_a_fit_reads(alloys: PackedDataset, tmp_path: Path) -> None:
+    for hidden in (2, 4, 8, 16):
+        model = {"hidden": hidden, "filters": hidden, "n_radial": 4, "n_layers": 1, "cutoff": 3.0}
+        config = {
+            "architecture": {"name": "schnet", "config": model},
+            "data": {"path": str(alloys.path), "validation": 0.25, "cache_graphs": False},
+            "budget": {"steps": 2},
+        }
+        train(TrainConfig.parse(config), tmp_path / "runs" / f"h{hidden}")
+    table = read(tmp_path / "runs", target="energy").ends()
+    infos = [json.loads((tmp_path / "runs" / f"h{h}" / "run.json").read_text()) for h in (16, 2, 4, 8)]
+    assert table["n"].tolist() == [info["parameters"]["non_embedding"] for info in infos]
+    assert table["c"].tolist() == [info["flops"] for info in infos]
+    assert table["d"].tolist() == [info["dataset"]["train"] for info in infos]
+    assert table["loss"].tolist() == [info["last"]["energy_mae"] for info in infos]
+    fit = matscale.fit(tmp_path / "runs", "n", "energy")
+    assert set(fit.baselines) == {"zero", "mean", "composition", "nearest"}
+    assert fit.verdict in ("no learning", "not identifiable")  # two steps teach nothing
+    assert len(list(tmp_path.glob(f"runs/*/{FILE}"))) == 1

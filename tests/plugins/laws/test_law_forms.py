@@ -1,0 +1,98 @@
+"""Each built-in law: its derivatives, and that a fit recovers what made the points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from matscale.core.manager import host
+from matscale.core.scaling.law import Law
+from matscale.core.scaling.solve import HUBER, refine, solve
+from matscale.plugins.laws import register_laws
+from matscale.plugins.laws.joint import _useful
+
+LAWS = register_laws()
+TRUE = {
+    "power": [np.log(30.0), 0.3],
+    "floor": [np.log(0.4), np.log(30.0), 0.3],
+    "broken": [np.log(0.05), np.log(10.0), 0.1, 0.4, np.log(3e5), np.log(0.5)],
+    "nd": [np.log(0.5), np.log(30.0), np.log(60.0), 0.3, 0.35],
+    "kaplan": [np.log(8e8), np.log(5e7), 0.2, 0.3],
+    "repetition": [np.log(0.5), np.log(30.0), np.log(60.0), 0.3, 0.35, np.log(15.0)],
+    "routing": [-0.08, -0.12, 0.01, 1.1, np.log(1.8), np.log(130.0)],
+}
+
+
+def points(law: Law) -> np.ndarray:
+    """ln of a design that can tell the parameters of `law` apart."""
+    n, d = np.geomspace(1e4, 1e7, 9), np.geomspace(1e3, 1e6, 7)
+    if law.axes == ("x",):
+        return np.log(np.geomspace(1e4, 1e7, 24))[:, None]
+    if law.name == "repetition":
+        return np.log([(a, u, u * repeats) for a in n for u in d for repeats in (1, 4, 30, 200)])
+    if law.name == "routing":
+        return np.log([(a, e) for a in n for e in (1, 2, 8, 32, 128, 512)])
+    return np.log([(a, b) for a in n for b in d])
+
+
+def test_the_hook_supplies_them_all_and_the_host_finds_each() -> None:
+    assert {law.name for law in LAWS} == set(TRUE)
+    assert all(host().law(name).name == name for name in TRUE)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
+def test_a_law_recovers_the_parameters_that_made_the_points(law: Law) -> None:
+    x, truth = points(law), np.array(TRUE[law.name])
+    found = solve(law, x, law.value(truth, x))
+    values = law.plain(found.theta, found.frame)
+    wanted = law.plain(truth)
+    for name in law.parameters:
+        assert float(values[name]) == pytest.approx(float(wanted[name]), rel=2e-3), name
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law.jacobian], ids=lambda law: law.name)
+def test_derivatives_are_those_of_the_value(law: Law) -> None:
+    assert law.jacobian is not None
+    x, theta = points(law), np.array(TRUE[law.name])
+    step = 1e-6 * np.eye(law.n_parameters)
+    numeric = np.stack([(law.value(theta + s, x) - law.value(theta - s, x)) / 2e-6 for s in step], axis=-1)
+    np.testing.assert_allclose(law.jacobian(theta, x), numeric, atol=1e-7)
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law.move], ids=lambda law: law.name)
+def test_moving_a_law_scales_its_axes(law: Law) -> None:
+    assert law.move is not None
+    x, theta = points(law), np.array(TRUE[law.name])
+    shift = np.linspace(0.7, -1.1, x.shape[1])
+    moved = law.value(law.move(theta, shift, 0.3), x + shift)
+    np.testing.assert_allclose(moved, law.value(theta, x) + 0.3, atol=1e-9)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
+def test_many_samples_at_once_are_the_samples_one_by_one(law: Law, rng: np.random.Generator) -> None:
+    x, truth = points(law), np.array(TRUE[law.name])
+    y = law.value(truth, x) + 0.02 * rng.standard_normal((3, len(x)))
+    frame = x.mean(axis=0) if law.move else np.zeros(x.shape[1])
+    start = truth if law.move is None else law.move(truth, -frame, 0.0)
+    together = refine(law, np.tile(start, (3, 1)), x - frame, y)
+    alone = np.concatenate([refine(law, start[None], x - frame, row[None]) for row in y])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_repeated_structure_is_worth_less_than_a_new_one_and_one_epoch_is_whole() -> None:
+    unique = np.log(np.full(4, 1000.0))
+    useful = np.exp(_useful(np.log(np.array([15.0])), unique, unique + np.log([1.0, 4.0, 16.0, 1e6])))
+    assert useful[0] == pytest.approx(1000)
+    assert np.all(np.diff(useful) > 0)
+    assert useful[1] > 3500  # four epochs are nearly free
+    assert useful[3] == pytest.approx(16_000, rel=1e-3)  # U (1 + R*) at most
+
+
+def test_outliers_move_the_huber_fit_less_than_least_squares(rng: np.random.Generator) -> None:
+    law = next(law for law in LAWS if law.name == "nd")
+    x, truth = points(law), np.array(TRUE["nd"])
+    y = law.value(truth, x) + 0.002 * rng.standard_normal(len(x))
+    y[rng.choice(len(y), 4, replace=False)] += 0.5
+    robust, plain = (solve(law, x, y, delta) for delta in (HUBER, None))
+    errors = [abs(float(law.plain(f.theta, f.frame)["alpha"]) - 0.3) for f in (robust, plain)]
+    assert errors[0] < 0.01 < errors[1]

@@ -1,0 +1,58 @@
+"""The size ladder of every architecture, and the published ones by name."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matscale.core.architecture import Architecture
+from matscale.core.describe import parameters
+from matscale.core.manager import get, host
+
+BUILT_IN = [a for a in host().architectures() if host().origin(a.name)[0] == "matscale"]
+
+
+@pytest.mark.parametrize("architecture", BUILT_IN, ids=lambda a: a.name)
+def test_every_rung_from_3k_to_300M_is_within_5_percent_of_what_was_asked(architecture: Architecture) -> None:
+    wanted = np.geomspace(3_000, 3e8, 11).astype(int)
+    found = np.array([parameters(architecture, architecture.ladder(int(n)))["total"] for n in wanted])
+    assert np.abs(found / wanted - 1).max() < 0.05
+    assert (np.diff(found) > 0).all()
+
+
+@pytest.mark.parametrize("architecture", BUILT_IN, ids=lambda a: a.name)
+def test_parameters_are_counted_by_one_rule(architecture: Architecture) -> None:
+    counts = parameters(architecture, architecture.ladder(30_000))
+    assert set(counts) == {"total", "trainable", "embedding", "non_embedding"}
+    assert counts["embedding"] + counts["non_embedding"] == counts["total"] == counts["trainable"]
+    assert counts["embedding"] > 0
+
+
+def sizes(name: str, prefix: str) -> list[dict[str, int]]:
+    architecture = get(name)
+    return [parameters(architecture, config) for size, config in sorted(architecture.sizes.items()) if prefix in size]
+
+
+def test_the_nine_transformers_of_the_paper_are_there_by_name() -> None:
+    totals = [17_770, 155_146, 205_130, 432_810, 942_730, 2_509_386, 2_954_250, 5_200_010, 9_309_514]
+    assert [counts["total"] for counts in sizes("transformer", "adit-")] == totals
+
+
+def test_the_seven_per_atom_networks_of_the_paper_are_there_by_name() -> None:
+    expected = [9_434, 38_298, 181_278, 655_050, 1_325_706, 5_338_250, 13_024_650]
+    assert [counts["non_embedding"] for counts in sizes("fcn", "ladder-")] == expected
+
+
+def test_the_twenty_equiformers_of_the_paper_are_there_by_name(shared: Path) -> None:
+    with (shared / "reference" / "eqv2_ladder.csv").open() as file:
+        totals = [int(row["total_params"]) for row in csv.DictReader(file)]
+    assert [counts["total"] for counts in sizes("eqv2", "ladder-")] == totals
+
+
+def test_the_published_schnets_are_there_by_name() -> None:
+    assert [counts["total"] for counts in sizes("schnet", "oc20-")] == [5_704_193, 9_088_513]
+    ladder = [get("schnet").size(f"ladder-{k:02}") for k in (1, 2, 3)]
+    assert [(c.hidden, c.filters, c.n_layers) for c in ladder] == [(64, 64, 3), (128, 128, 6), (256, 256, 8)]

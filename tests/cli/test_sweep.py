@@ -230,7 +230,7 @@ def test_tune_writes_a_rule_that_a_study_takes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fast = ["--set", "compute.threads=1", "--set", "compute.device=cpu", "--workers", "1", "-q"]
-    grid = ["--from", "1e-3", "--to", "4e-3", "--steps", "4"]
+    grid = ["--from", "3e-3", "--to", "0.3", "--steps", "4"]
     result = run("tune", "--arch", "fcn", "--params", "1k", "--data", alloys.path, "-o", "lr.toml", *grid, *fast)
     assert result.exit_code == 0, result.output
     heading, row, sentence = result.stdout.splitlines()

@@ -78,6 +78,9 @@ class FakePool:
         self.stopped = True
         return "Nothing goes on."
 
+    def close(self) -> None:
+        assert not self.running
+
 
 def completed(run: Path, **info: Any) -> Run:
     """Leave the record that a training leaves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def sweep(
         return
     options = read.launchers.get(launcher, {}) | ({} if workers is None else {"workers": workers})
     pool = chosen.open(chosen.options.parse(options, f"{study}: {launcher}"), planned.folder)
-    with watcher_for(quiet, planned) as watcher:
+    with closing(pool), watcher_for(quiet, planned) as watcher:
         job = Sweep(planned, pool, watcher, retry_failed=retry_failed, wait=not no_wait)
         job.run()
     if not no_wait:

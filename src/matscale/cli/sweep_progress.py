@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,7 +68,7 @@ class Table(Watcher):
         from rich.live import Live
 
         self.plan, self.clock = plan, Clock(plan)
-        self.lately: dict[PlannedRun, State] = {}
+        self.ended: dict[Path, PlannedRun] = {}
         self.live = Live(console=Console(stderr=True), auto_refresh=False, transient=False)
         self.drawn = 0.0
         self.live.start()
@@ -76,8 +77,9 @@ class Table(Watcher):
         self.live.stop()
 
     def changed(self, run: PlannedRun, state: State) -> None:
-        self.lately.pop(run, None)
-        self.lately[run] = state
+        self.ended.pop(run.path, None)
+        if state.status in ENDS:
+            self.ended[run.path] = run
         self.drawn = 0.0
 
     def looked(self, sweep: Sweep) -> None:
@@ -92,7 +94,7 @@ class Table(Watcher):
         for heading in ("status", "run", "step", "loss"):
             grid.add_column(heading)
         active = [run for run in sweep.runs if sweep.states[run.path].status == "running"]
-        ended = [run for run, state in self.lately.items() if state.status in ENDS]
+        ended = list(self.ended.values())
         for run in [*ended[-max(SHOWN - len(active), 3) :], *active[:SHOWN]]:
             info = read_info(run.path) or {}
             status = sweep.states[run.path].status

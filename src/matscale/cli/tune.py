@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,6 @@ def tune(
     """
     from matscale.cli.sweep_progress import watcher_for
     from matscale.core.config import override
-    from matscale.core.errors import StoppedEarly
     from matscale.core.manager import host
     from matscale.core.study.rule import write_rule
     from matscale.core.study.sweep import Sweep
@@ -87,14 +87,14 @@ def tune(
         "set": override({}, assignments),
     }
 
-    def do(plan: Plan) -> None:
-        with watcher_for(quiet, plan) as watcher:
-            Sweep(plan, chosen.open(options, plan.folder), watcher).run()
+    tuning = Tuning(arch, params, lowest, highest, batch or (), base)
+    with closing(chosen.open(options, default_output(arch).resolve())) as pool:
 
-    try:
-        results = start(Tuning(arch, params, lowest, highest, batch or (), base), do)
-    except StoppedEarly as error:
-        raise StoppedEarly(str(error).replace("matscale sweep", "matscale tune")) from None
+        def do(plan: Plan) -> None:
+            with watcher_for(quiet, plan) as watcher:
+                Sweep(plan, pool, watcher).run()
+
+        results = start(tuning, do)
     found = rule(results)
     write_rule(output, arch, found)
     click.echo(_table(results))

@@ -178,7 +178,7 @@ def test_a_signal_stops_the_pool_and_leaves_a_ledger(plan: Plan) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     pool = FakePool()
-    with pytest.raises(StoppedEarly, match=r"SIGTERM.*Nothing goes on.*nothing is lost"):
+    with pytest.raises(StoppedEarly, match=r"SIGTERM.*Nothing goes on.*Nothing is lost"):
         Sweep(plan, pool, Interrupt()).run()
     assert pool.stopped
     assert len(rows(plan.folder)) == 4

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_an_interrupted_sweep_has_its_runs_save_and_ends_with_exit_5(
         runs = wait_for(lambda: in_the_midst(tmp_path / "study"), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 5, said(process)
-    assert "nothing is lost" in said(process)
+    assert "Nothing is lost" in said(process)
     assert not any(is_claimed(run) for run in runs)
     assert json.loads((runs[0] / "run.json").read_text())["status"] in ("stopped", "completed")
     with sweeping(file) as process:
@@ -54,8 +54,10 @@ def test_an_interrupted_sweep_has_its_runs_save_and_ends_with_exit_5(
 
 
 @pytest.fixture
-def pool() -> LocalPool:
-    return LocalPool(LocalOptions(workers=2, threads=1))
+def pool() -> Iterator[LocalPool]:
+    pool = LocalPool(LocalOptions(workers=2, threads=1))
+    yield pool
+    pool.close()
 
 
 def ended(pool: LocalPool) -> Ended:
@@ -72,7 +74,7 @@ def test_a_process_that_fails_is_reported_with_its_exit_code_and_its_output(tmp_
     assert ended(pool) == Ended(tmp_path, 2)
     assert "Say which architecture" in (tmp_path / "log.txt").read_text()
     assert pool.room() == 1
-    pool.stop()
+    pool.close()
 
 
 def test_what_a_nursery_began_is_watched_on_when_the_nursery_is_killed(pool: LocalPool, tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_what_a_nursery_began_is_watched_on_when_the_nursery_is_killed(pool: Loc
     assert ended(pool) == Ended(tmp_path, None)  # before it could begin, or after
     pool.start([Job(tmp_path)])  # by another nursery
     assert ended(pool) == Ended(tmp_path, 2)
-    pool.stop()
+    pool.close()
 
 
 def test_a_run_that_another_process_has_taken_is_left_to_it(pool: LocalPool, tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ class Pool(Protocol):
         what goes on, or nothing."""
         ...
 
+    def close(self) -> None:
+        """No sweep will use it any more: let go of everything. Jobs that are not over go on."""
+        ...
+
 
 @dataclass(frozen=True)
 class Launcher:

@@ -44,7 +44,7 @@ class Watcher:
 
 @dataclass
 class Sweep:
-    """One sweep of a plan by one pool."""
+    """One sweep of a plan by one pool, which stays open: several sweeps may use it, one after the other."""
 
     plan: Plan
     pool: Pool
@@ -73,9 +73,8 @@ class Sweep:
             if not finished:
                 self._collect()
                 self._write_ledger()
-                raise StoppedEarly(
-                    f"Stopped by {stop.reason}. {left} Go on with the same `matscale sweep`: nothing is lost."
-                )
+                told = (f"Stopped by {stop.reason}.", left, "Nothing is lost: run the same command again.")
+                raise StoppedEarly(" ".join(filter(None, told)))
 
     @property
     def runs(self) -> list[PlannedRun]:

@@ -120,8 +120,7 @@ class LocalPool:
         try:
             return [Ended(path, code, error) for path, code, error in self.nursery.ended()]
         except OSError:  # somebody killed it; its processes go on, and another one will be started for the next
-            self.nursery.close()
-            self.nursery = None
+            self.close()
             self.orphans |= set(self.slots) - set(self.processes)
             return []
 
@@ -136,10 +135,12 @@ class LocalPool:
             left = [path for path in left if path in self.slots and path not in self.orphans]
         if left:
             self._signal(signal.SIGKILL)  # they resume from their last checkpoints
+        return ""
+
+    def close(self) -> None:
         if self.nursery is not None:
             self.nursery.close()
             self.nursery = None
-        return ""
 
     def _signal(self, number: int) -> None:
         for process in self.processes.values():

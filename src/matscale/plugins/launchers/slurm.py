@@ -118,6 +118,9 @@ class SlurmPool:
     def stop(self) -> str:
         return f"Jobs that Slurm has stay with it (scancel --name={self.prefix}... ends them)." if self._alive else ""
 
+    def close(self) -> None:
+        """Nothing is kept open; jobs are Slurm's."""
+
     # The queue --------------------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:

@@ -1,0 +1,256 @@
+"""`matscale sweep`, `runs` and `tune` from the command line: what they print, what they leave, exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from matscale.cli import main
+from matscale.cli.sweep_progress import Lines, Table, watcher_for
+from matscale.core.data.packed import PackedDataset
+from matscale.core.study.outcome import State
+from matscale.core.study.sweep import Sweep, Watcher
+from studies import FakePool, planned, rows, study_file
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, alloys: PackedDataset) -> Path:
+    """The folder of a study of two runs that were really trained."""
+    folder = tmp_path_factory.mktemp("done")
+    file = study_file(folder, alloys.path, params=["2k"], local={"workers": 1, "threads": 1})
+    result = run("sweep", file)
+    assert result.exit_code == 0, result.output
+    assert "2 runs: 2 completed. Study:" in result.stdout
+    assert "2 of 2 done" in result.stderr
+    return folder / "study"
+
+
+def test_a_study_leaves_runs_with_its_labels_and_a_ledger(done: Path) -> None:
+    for row in rows(done):
+        info = json.loads((Path(row["path"]) / "run.json").read_text())
+        assert info["status"] == row["status"] == "completed"
+        assert info["labels"]["study"] == row["study"] == "study"
+        assert info["labels"]["identity"] == row["identity"]
+        assert (info["seed"], info["flops"], info["dataset"]["train"]) == (row["seed"], row["flops"], row["train"])
+        assert info["parameters"]["non_embedding"] == row["non_embedding"]
+        assert row["loss"] == info["best"]["loss"]
+
+
+def test_a_completed_study_starts_nothing(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*")}
+    result = run("sweep", done.parent / "study.toml", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("*")} == before
+
+
+def test_runs_list_filters_and_prints_json(done: Path) -> None:
+    table = run("runs", "list", done)
+    assert table.exit_code == 0, table.output
+    assert len(table.stdout.splitlines()) == 3
+    for options, n in (
+        ((), 2),
+        (("--status", "completed"), 2),
+        (("--status", "failed"), 0),
+        (("--arch", "fcn"), 2),
+        (("--arch", "schnet"), 0),
+        (("--study", "study"), 2),
+        (("--study", "another"), 0),
+    ):
+        listed = json.loads(run("runs", "list", done, "--json", *options).stdout)
+        assert len(listed) == n, options
+
+
+def test_runs_show_says_what_a_run_is_and_how_well_it_does(done: Path) -> None:
+    path = rows(done)[0]["path"]
+    page = run("runs", "show", path).stdout
+    for told in ("status", "completed", "non_embedding", "energy MAE", "best", "last"):
+        assert told in page
+    assert json.loads(run("runs", "show", path, "--json").stdout)["status"] == "completed"
+    assert run("runs", "show", done).exit_code == 2
+
+
+def test_a_dry_run_estimates_the_grid_and_makes_nothing(tmp_path: Path, alloys: PackedDataset) -> None:
+    file = study_file(tmp_path, alloys.path)
+    result = run("sweep", file, "--dry-run", "--json", "--device", "H100")
+    assert result.exit_code == 0, result.output
+    listed = json.loads(result.stdout)
+    assert len(listed) == 4
+    for row in listed:
+        assert row["steps"] == 6
+        assert row["flops"] > 0
+        assert (row["status"], row["device"]) == ("planned", "H100")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) -> None:
+    file = study_file(tmp_path, alloys.path, params=["2k"], seeds=[0], budget=None, wsd={"steps": [20, 40]})
+    trunk, *branches = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    assert trunk["role"] == "trunk"
+    assert [row["flops_shared"] / row["flops"] for row in branches] == pytest.approx([0.8, 0.8])
+    assert trunk["flops"] == pytest.approx(branches[1]["flops_shared"])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"architectures": ["schnett"]}, "Did you mean 'schnet'"),
+        ({"budgets": {"steps": 3}}, "Did you mean 'budget'"),
+        ({"seeds": []}, "the grid is empty"),
+        ({"budget": {"flops": 10}}, "does not pay for one step"),
+        ({"budget": {"flops": 10, "least_steps": 5}}, "grid of study is empty"),
+    ],
+)
+def test_a_bad_study_ends_with_exit_2_and_nothing_is_made(
+    tmp_path: Path, alloys: PackedDataset, values: dict[str, Any], told: str
+) -> None:
+    result = run("sweep", study_file(tmp_path, alloys.path, **values))
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--launcher", "slrum"], "Did you mean 'slurm'"),
+        (["--no-wait"], "end with the sweep"),
+        (["--launcher", "slurm", "--workers", "2"], "is for the launcher local"),
+        (["--json"], "add --dry-run"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    tmp_path: Path, alloys: PackedDataset, options: list[str], told: str
+) -> None:
+    result = run("sweep", study_file(tmp_path, alloys.path), *options)
+    assert result.exit_code == 2, result.output
+    assert told in result.stderr
+
+
+def test_a_slurm_that_is_not_there_ends_with_exit_2(
+    tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("sweep", study_file(tmp_path, alloys.path), "--launcher", "slurm")
+    assert result.exit_code == 2
+    assert "needs sbatch" in result.stderr
+
+
+def test_a_run_that_cannot_be_trained_is_told_and_the_others_are_done(tmp_path: Path, alloys: PackedDataset) -> None:
+    """A learning rate of 1e30 makes the loss non-finite in the second step: exit 4, not tried again."""
+    file = study_file(
+        tmp_path, alloys.path, params=["2k"], seeds=[0], lr=[1e-3, 1e30], local={"workers": 1, "threads": 1}
+    )
+    result = run("sweep", file)
+    assert result.exit_code == 1, result.output
+    assert "1 of 2 runs are not done" in result.stderr
+    assert "NonFiniteLossError" in result.stderr
+    assert sorted(row["status"] for row in rows(tmp_path / "study")) == ["completed", "failed"]
+
+
+def test_a_full_disk_is_named_and_costs_no_finished_run(tmp_path: Path, alloys: PackedDataset) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    try:
+        options = {"output": str(disk / "study"), "params": ["2k"], "local": {"workers": 1, "threads": 1}}
+        file = study_file(tmp_path, alloys.path, **options, seeds=[0, 1, 2, 3], retries=0)
+        result = run("sweep", file)
+        assert result.exit_code == 1, result.output
+        assert "No space left on device" in result.output
+        complete = {path: path.read_bytes() for path in disk.glob("study/runs/*/metrics.jsonl") if _is_done(path)}
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        result = run("sweep", file)
+        assert result.exit_code == 0, result.output
+        assert all(path.read_bytes() == content for path, content in complete.items())
+        assert [row["status"] for row in rows(disk / "study")] == ["completed"] * 4
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def _is_done(metrics: Path) -> bool:
+    try:
+        return bool(json.loads((metrics.parent / "run.json").read_text())["status"] == "completed")
+    except (OSError, ValueError):
+        return False
+
+
+# What is shown meanwhile --------------------------------------------------------------------------------------------
+
+
+def test_progress_is_lines_off_a_terminal_and_nothing_when_quiet(tmp_path: Path, alloys: PackedDataset) -> None:
+    plan = planned(tmp_path, alloys.path)
+    with watcher_for(False, plan) as watcher:
+        assert type(watcher) is Lines
+    with watcher_for(True, plan) as watcher:
+        assert type(watcher) is Watcher
+
+
+def test_the_table_says_what_is_done_running_and_left(
+    tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr("matscale.core.study.sweep.PAUSE", 0.0)
+    plan = planned(tmp_path, alloys.path)
+    table = Table(plan)
+    try:
+        sweep = Sweep(plan, FakePool(), table)
+        sweep.run()
+        done, running, failed, waiting = plan.runs
+        sweep.states |= {running.path: State("running"), failed.path: State("failed"), waiting.path: State("planned")}
+        table.clock.seconds = {done.name: 30.0}
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(table.picture(sweep))
+    finally:
+        table.close()
+    picture = capture.get()
+    assert "1 of 4 done, 1 running, 1 waiting, 1 failed" in picture
+    assert "of device time left" in picture
+    assert running.name in picture
+
+
+# tune ---------------------------------------------------------------------------------------------------------------
+
+
+def test_tune_writes_a_rule_that_a_study_takes(
+    tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fast = ["--set", "compute.threads=1", "--set", "compute.device=cpu", "--workers", "1", "-q"]
+    grid = ["--from", "3e-3", "--to", "0.3", "--steps", "4"]
+    result = run("tune", "--arch", "fcn", "--params", "1k", "--data", alloys.path, "-o", "lr.toml", *grid, *fast)
+    assert result.exit_code == 0, result.output
+    heading, row, sentence = result.stdout.splitlines()
+    assert heading.split() == ["PARAMETERS", "BEST", "LR", "LOSS", "AT", "LR/2", "AT", "2", "LR"]
+    assert "no interval: fewer than three sizes" in sentence
+    plan = planned(tmp_path, alloys.path, lr="lr.toml", seeds=[0])
+    assert plan.runs[0].config.optimizer.lr == pytest.approx(float(row.split()[1]), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--epochs", "3", "--steps", "3"], "give one of them"),
+        (["--batch", "4,8", "--steps", "3"], "take --epochs"),
+        (["--batch", "4,x"], "not a valid integer"),
+        (["--params", "3k,3k"], "not all different"),
+        (["--from", "1", "--to", "0.1"], "must go up"),
+    ],
+)
+def test_a_mistaken_tuning_is_refused(tmp_path: Path, options: list[str], told: str) -> None:
+    result = run("tune", "--arch", "fcn", "--params", "1k", "-o", tmp_path / "lr.toml", *options)
+    assert result.exit_code == 2
+    assert told in result.stderr

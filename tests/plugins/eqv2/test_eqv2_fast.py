@@ -263,6 +263,33 @@ def test_forward_derivatives_are_those_of_the_backward_ones(make_model, oxide, b
         torch.testing.assert_close(found.sum(), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_hooks_and_adapters_are_not_passed_over(make_model, oxide, batch_of, taken) -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    model, seen = make_model(**TINY), []
+    data = batch_of(model, oxide)
+    edge_function = model.blocks[0].attention.edge_function
+    handle = edge_function.register_forward_hook(lambda *_: seen.append(1))
+    assert taken(lambda: model(data)) == "readable"
+    assert seen
+    handle.remove()
+    before = model(data).forces
+    m0, adapter = edge_function.conv1.m0, Doubled(1, 1)
+    adapter.weight, adapter.bias = m0.weight, m0.bias
+    edge_function.conv1.m0 = adapter
+    assert taken(lambda: model(data)) == "readable"
+    assert not torch.allclose(model(data).forces, before)
+    with (
+        fast.forced("fast"),
+        pytest.raises(ValueError, match=r"blocks\.0\.attention\.edge_function\.conv1\.m0 has a hook"),
+    ):
+        model(data)
+    edge_function.conv1.m0 = m0
+    assert taken(lambda: model(data)) == "fast"
+
+
 def test_a_batch_without_edges_autocast_and_counters_take_the_readable_path(make_model, oxide, batch_of, taken) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

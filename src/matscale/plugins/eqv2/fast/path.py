@@ -63,6 +63,8 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
         return "positions or cell require a gradient"
     if _transformed() or any(unpack_dual(x).tangent is not None for x in (positions, data.cell, weight)):
         return "forward derivatives or transforms of torch.func look at single operations"
+    if name := _altered(model):
+        return f"{name} has a hook, or is of another class than it was made"
     if data.n_edges == 0:
         return "there are no edges"
     if weight.dtype not in (torch.float32, torch.float64) or positions.dtype != weight.dtype:
@@ -71,6 +73,18 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
         return "the weights are no plain parameters on a CPU or GPU"
     if torch.is_autocast_enabled(positions.device.type):
         return "autocast chooses precisions operation by operation"
+    return None
+
+
+_OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
+
+
+def _altered(model: EqV2) -> str | None:
+    """A module that does more than the fast path, which takes parameters alone, would know of: an adapter, say."""
+    for name, module in model.named_modules():
+        is_hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        if name and (is_hooked or not type(module).__module__.startswith(_OWN)):
+            return name
     return None
 
 

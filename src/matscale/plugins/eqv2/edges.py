@@ -93,8 +93,10 @@ class WideGaussians(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """[n_edges] Å -> [n_edges, n_radial]. Below e⁻⁵⁰ it is constant: denormal numbers would cost ten times more."""
-        exponent = self.coefficient * (distance[:, None] - self.centers.to(distance.dtype)).square()
-        return torch.exp(exponent.clamp(min=-50.0))
+        exponent = distance[:, None] - self.centers.to(distance.dtype)
+        if not exponent.requires_grad:  # as below in one piece of memory, a third of the time
+            return exponent.square_().mul_(self.coefficient).clamp_(min=-50.0).exp_()
+        return torch.exp((self.coefficient * exponent.square()).clamp(min=-50.0))
 
 
 class EdgeFrames(nn.Module):

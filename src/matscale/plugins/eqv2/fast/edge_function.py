@@ -80,7 +80,7 @@ class FastEdgeFunction(torch.autograd.Function):
         work = _Work(edges, shape, x, last, last_bias, weights, n_first)
         n_edges, n_kept = edges.edges.into_frame.shape[:2]
         extra = x.new_empty(n_edges, work.first.n_extra)
-        hidden, curved = (x.new_empty(n_edges, n_kept, shape.hidden) for _ in range(2))
+        hidden, curved = (x.new_empty(n_edges, n, shape.hidden) for n in (n_kept, work.n_used))
         values = x.new_empty(n_edges, work.second.out.width)
         for chunk in work.chunks:
             e = chunk.edges
@@ -106,14 +106,15 @@ class FastEdgeFunction(torch.autograd.Function):
         g_last, g_last_bias = torch.zeros_like(last), torch.zeros_like(last_bias)
         for chunk in work.chunks:
             e = chunk.edges
-            g_curved, g_extra = torch.empty_like(curved[e]), torch.empty_like(extra[e])
+            g_curved = work.buffer("g_curved", chunk.n_edges, *curved.shape[1:])
+            g_extra = work.buffer("g_extra", chunk.n_edges, extra.shape[1])
             work.second.backward(g_values[e], curved[e].flatten(1), g_curved.flatten(1))
             g_extra[:, : shape.n_features] = g_features[e]
             gates = extra[e, shape.n_features :]
             g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_extra[:, shape.n_features :])
             turned, factors = work.turned(chunk, x), work.factors(rho[e])
-            u = work.scale(turned, factors, out=torch.empty_like(turned))
-            g_u = torch.empty_like(u)
+            u = work.scale(turned, factors, out=work.buffer("u", *turned.shape))
+            g_u = work.buffer("g_u", *turned.shape)
             work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
             g_factors = work.factors_backward(turned, g_u)
             torch.mm(g_factors, last, out=g_rho[e])
@@ -150,20 +151,30 @@ class _Work:
         self.columns, self.n_kept = self.first.into, edges.edges.into_frame.shape[1]
         ends = list(accumulate(n * 2 * shape.channels for n in shape.n_degrees))
         self.places = [slice(start, end) for start, end in zip([0, *ends], ends)]  # of the factors of each m
+        self.like, self.buffers = x, dict[str, Tensor]()
+        self.most_edges = max(chunk.n_edges for chunk in self.chunks)
+
+    def buffer(self, name: str, n: int, *shape: int) -> Tensor:
+        """Room for [n, *shape], n edges of a chunk at most; the same for every chunk."""
+        if name not in self.buffers:
+            self.buffers[name] = self.like.new_empty(self.most_edges, *shape)
+        return self.buffers[name][:n]
 
     def turned(self, chunk: Chunk, x: Tensor) -> Tensor:
         """The coefficients of both atoms in the frames of the edges, [n, K_r·2C]."""
-        edges = self.edges.edges
-        pair = torch.cat([x.index_select(0, atoms[chunk.edges]) for atoms in (edges.source, edges.target)], dim=2)
-        return torch.bmm(edges.into_frame[chunk.edges], pair).flatten(1)
+        n, d = chunk.n_edges, self.edges.edges.into_frame[chunk.edges]
+        pair = self.buffer("pair", n, x.shape[1], 2 * x.shape[2])
+        torch.index_select(x.flatten(0, 1), 0, self.edges.pairs[chunk.edges].flatten(), out=pair.view(-1, x.shape[2]))
+        return torch.bmm(d, pair, out=self.buffer("turned", n, self.n_kept, 2 * x.shape[2])).flatten(1)
 
     def turned_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
         """Adds to the sums over the edges of each source; writes those of the targets in the chunk.
 
         Either is [.., K, 2C], of which only one half is meant: whole rows are added faster than halves.
         """
-        d = self.edges.edges.into_frame[chunk.edges].transpose(1, 2)
-        g_pair = torch.bmm(d, g.view(chunk.n_edges, self.n_kept, -1))
+        n, d = chunk.n_edges, self.edges.edges.into_frame[chunk.edges].transpose(1, 2)
+        g_pair = self.buffer("pair", n, *g_sources.shape[1:])
+        torch.bmm(d, g.view(n, self.n_kept, -1), out=g_pair)
         g_sources.index_add_(0, self.edges.edges.source[chunk.edges], g_pair)
         for block in chunk.blocks:
             start = block.first_edge - chunk.edges.start
@@ -172,7 +183,8 @@ class _Work:
 
     def factors(self, rho: Tensor) -> Tensor:
         """w [n, Σ_m K_m·2C]"""
-        return torch.addmm(self.last_bias, rho, self.last.T)
+        out = self.buffer("factors", rho.shape[0], self.places[-1].stop)
+        return torch.addmm(self.last_bias, rho, self.last.T, out=out)
 
     def scale(self, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
         """`x` [n, K_r·2C] times `w`, one factor for +m and −m -> `out`, which may be `x`"""
@@ -184,33 +196,37 @@ class _Work:
 
     def factors_backward(self, x: Tensor, g_u: Tensor) -> Tensor:
         """[n, Σ_m K_m·2C]"""
-        g_w = g_u.new_empty(g_u.shape[0], self.places[-1].stop)
-        columns = self.columns
+        g_w, columns = self.buffer("g_factors", g_u.shape[0], self.places[-1].stop), self.columns
         torch.mul(x[:, columns.zero], g_u[:, columns.zero], out=g_w[:, self.places[0]])
         for plus, minus, place in zip(columns.plus, columns.minus, self.places[1:]):
             torch.mul(x[:, plus], g_u[:, plus], out=g_w[:, place]).addcmul_(x[:, minus], g_u[:, minus])
         return g_w
 
+    def on_grid(self, name: str, table: Tensor, x: Tensor) -> Tensor:
+        """`table` [P, K] times each of `x` [n, K, H] -> [n, P, H]"""
+        if name not in self.buffers:
+            self.buffers[name] = self.like.new_empty(self.grid_edges, table.shape[0], x.shape[2])
+        return torch.bmm(table.expand(x.shape[0], *table.shape), x, out=self.buffers[name][: x.shape[0]])
+
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
-        """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, K_r, H], of which the orders in use are filled."""
-        tables = (self.to_grid, self.from_grid[: self.n_used])
-        to_grid, from_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
-        for h, out in zip(hidden.split(self.grid_edges), curved[:, : self.n_used].split(self.grid_edges)):
-            grid = torch.bmm(to_grid[: h.shape[0]], h)
+        """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, those of K_r in use, H]"""
+        from_grid = self.from_grid[: self.n_used]
+        for h, out in zip(hidden.split(self.grid_edges), curved.split(self.grid_edges)):
+            grid = self.on_grid("grid", self.to_grid, h)
             torch.nn.functional.silu(grid, inplace=True)
-            out.copy_(torch.bmm(from_grid[: h.shape[0]], grid))
+            torch.bmm(from_grid.expand(h.shape[0], *from_grid.shape), grid, out=out)
         curved[:, 0] = torch.nn.functional.silu(gates)
 
     def activate_backward(self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor) -> Tensor:
         """-> gradient of `hidden`; that of `gates` is written to `g_gates`."""
-        g_hidden = torch.empty_like(hidden)
+        g_hidden = self.buffer("g_hidden", *hidden.shape)
         silu_backward = torch.ops.aten.silu_backward
-        tables = (self.to_grid, self.from_grid[1 : self.n_used].T, self.to_grid.T)
-        to_grid, to_g_grid, from_g_grid = (g.expand(self.grid_edges, *g.shape) for g in tables)
-        parts = (hidden, g_curved[:, 1 : self.n_used], g_hidden)
+        back = self.to_grid.T
+        parts = (hidden, g_curved[:, 1:], g_hidden)
         for h, g, g_h in zip(*(part.split(self.grid_edges) for part in parts)):
-            grid, g_grid = torch.bmm(to_grid[: h.shape[0]], h), torch.bmm(to_g_grid[: h.shape[0]], g)
+            grid = self.on_grid("grid", self.to_grid, h)
+            g_grid = self.on_grid("g_grid", self.from_grid[1 : self.n_used].T, g)
             silu_backward.grad_input(g_grid, grid, grad_input=g_grid)
-            torch.bmm(from_g_grid[: h.shape[0]], g_grid, out=g_h)
+            torch.bmm(back.expand(h.shape[0], *back.shape), g_grid, out=g_h)
         g_gates.copy_(silu_backward(g_curved[:, 0], gates))
         return g_hidden

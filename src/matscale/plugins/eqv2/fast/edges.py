@@ -65,6 +65,8 @@ class SortedEdges:
     """[n_edges] where each edge stood; None: where it stands."""
     blocks: list[Block]
     n_atoms: int
+    pairs: Tensor
+    """[n_edges, 2K] rows of both atoms' coefficients among all [n_atoms·K]: for each coefficient, source and target."""
     rescale: Tensor
     """[K] what a sum over edges is multiplied by, coefficient by coefficient, for the orders that were left out."""
 
@@ -140,8 +142,16 @@ def sorted_edges(frames: EdgeFrames, data: AtomicBatch) -> SortedEdges:
         permutation=None if as_they_are else permutation,
         blocks=blocks,
         n_atoms=data.n_atoms,
+        pairs=_pairs(edges),
         rescale=_per_coefficient(frames.rescale.to(edges.into_frame.dtype), edges.into_frame.shape[2]),
     )
+
+
+def _pairs(edges: Edges) -> Tensor:
+    n_coefficients = edges.into_frame.shape[2]
+    atoms = torch.stack([edges.source, edges.target], dim=1)[:, None] * n_coefficients  # [n_edges, 1, 2]
+    coefficients = torch.arange(n_coefficients, device=atoms.device)[:, None]
+    return (atoms + coefficients).flatten(1)
 
 
 def _per_coefficient(rescale: Tensor, n_coefficients: int) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -31,7 +32,6 @@ PAUSE = 0.1
 LARGEST = 1 << 16
 """Bytes of a message."""
 MODULES = (
-    "matscale.cli.train",
     "matscale.core.train.session",
     "matscale.core.data.catalog",
     "safetensors.torch",
@@ -174,7 +174,7 @@ def _spawned(message: dict[str, Any], claim: int, log: int) -> subprocess.Popen[
 
 
 def _become(message: dict[str, Any], log: int) -> None:
-    """In the child: be `matscale ARGUMENTS`, and end as it ends. Never returns."""
+    """In the child: be `python -m matscale ARGUMENTS`, and end as it ends. Never returns."""
     code = 1
     try:
         os.setsid()
@@ -182,9 +182,8 @@ def _become(message: dict[str, Any], log: int) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        from matscale.cli import main
-
-        main(message["arguments"], prog_name="matscale")
+        sys.argv = ["matscale", *message["arguments"]]
+        runpy.run_module("matscale", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from matscale.core.config import read_toml
+from matscale.core.study.claim import is_claimed
 from matscale.core.study.config import Study
 from matscale.core.study.launcher import Ended, Job
 from matscale.core.study.plan import Plan, plan
@@ -146,9 +147,17 @@ def wait_for(done: Callable[[], Any], process: subprocess.Popen[bytes] | None = 
 def in_the_midst(folder: Path) -> list[Path]:
     """Runs of a study that have written rows and are not complete."""
     begun = [path.parent for path in (folder / "runs").glob("*/metrics.jsonl")]
-    return [run for run in begun if json.loads((run / "run.json").read_text())["status"] == "running"]
+    running = [run for run in begun if json.loads((run / "run.json").read_text())["status"] == "running"]
+    return [run for run in running if is_claimed(run)]  # not those of which a killed process said so
 
 
 def process_of(run: Path) -> int:
-    """The process that trains a run, by the lock that it took."""
-    return int((run / ".lock").read_text().split()[1])
+    """The process that trains a run, by the lock that it took; once it trains, not one that did before."""
+    return int(wait_for(lambda: (words := (run / ".lock").read_text().split()) and _lives(words[1]) and words[1]))
+
+
+def _lives(process: str) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False

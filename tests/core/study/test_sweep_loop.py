@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -164,6 +166,17 @@ def test_a_claim_lives_as_long_as_the_process_that_holds_it(tmp_path: Path) -> N
         process.kill()
         process.wait()
     assert not is_claimed(tmp_path)
+
+
+def test_a_look_at_a_run_does_not_keep_a_sweep_from_taking_it(tmp_path: Path) -> None:
+    (tmp_path / ".worker.lock").touch()
+    with (tmp_path / ".worker.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as `matscale runs list` does for a moment
+        assert not is_claimed(tmp_path)  # another who looks
+        threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        descriptor = claim(tmp_path)
+    assert descriptor is not None
+    os.close(descriptor)
 
 
 def test_two_sweeps_of_one_study_do_not_run_at_once(plan: Plan) -> None:

@@ -9,29 +9,43 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from matscale.core.study.launcher import CLAIM
+
+PATIENCE = 1.0
+"""Seconds for which a claim is tried: whoever only looks (`is_claimed`) holds the lock for a moment too."""
 
 
 def claim(run: Path) -> int | None:
     """A locked file descriptor, to be handed to a process (`pass_fds`) and closed here; None if somebody has it."""
     run.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run / CLAIM, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
+    end = time.monotonic() + PATIENCE
+    while not _locked(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() > end:
+            os.close(descriptor)
+            return None
+        time.sleep(0.02)
     return descriptor
 
 
 def is_claimed(run: Path) -> bool:
     """Whether a process of a sweep, this one or another, is at work on the run."""
-    if not (run / CLAIM).exists():
+    try:
+        descriptor = os.open(run / CLAIM, os.O_RDONLY)
+    except OSError:  # nobody has ever tried, or we may not look
         return False
-    descriptor = claim(run)
-    if descriptor is None:
-        return True
-    os.close(descriptor)
-    return False
+    try:
+        return not _locked(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -32,7 +32,6 @@ PAUSE = 0.1
 LARGEST = 1 << 16
 """Bytes of a message."""
 MODULES = (
-    "matscale.cli.train",
     "matscale.core.train.session",
     "matscale.core.data.catalog",
     "safetensors.torch",
@@ -175,7 +174,7 @@ def _spawned(message: dict[str, Any], claim: int, log: int) -> subprocess.Popen[
 
 
 def _become(message: dict[str, Any], log: int) -> None:
-    """In the child: be `matscale ARGUMENTS`, and end as it ends. Never returns."""
+    """In the child: be `python -m matscale ARGUMENTS`, and end as it ends. Never returns."""
     code = 1
     try:
         os.setsid()
@@ -184,7 +183,7 @@ def _become(message: dict[str, Any], log: int) -> None:
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         sys.argv = ["matscale", *message["arguments"]]
-        runpy.run_module("matscale", run_name="__main__")
+        runpy.run_module("matscale", run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

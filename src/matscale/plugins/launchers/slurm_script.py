@@ -23,7 +23,7 @@ echo "Slurm job $SLURM_ARRAY_JOB_ID, task $SLURM_ARRAY_TASK_ID on $(hostname), s
 
 # One process per run, whoever starts it: the lock is kept until all that is started here has ended.
 exec 9>>"$run/{claim}"
-flock --nonblock 9 || {{ echo "Another process is at work on this run."; exit 75; }}
+flock --timeout 5 9 || {{ echo "Another process is at work on this run."; exit 75; }}
 rm -f "$run/{exit}"
 {setup}
 if [ -f "$run/{config}" ]; then how=(--resume); else how=(--config "$run/{planned}"); fi

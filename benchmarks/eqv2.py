@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import statistics
 import subprocess
@@ -120,10 +121,10 @@ class Side:
     optimizer: torch.optim.Optimizer
 
     def step(self, batch: int) -> None:
+        self.optimizer.zero_grad()
         outputs = self.predict(batch)
         loss = sum(output.abs().mean() for output in outputs.values())
         assert isinstance(loss, Tensor)
-        self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
@@ -219,6 +220,8 @@ def clock(work: Callable[[int], object], n_batches: int) -> list[float]:
 def alternate(works: list[Callable[[int], object]], n_batches: int, passes: int) -> list[list[float]]:
     """Seconds of each pass over all batches, per side; every batch goes to one side and the other in turn."""
     totals: list[list[float]] = [[] for _ in works]
+    gc.collect()
+    gc.freeze()  # the many objects that imports and models leave behind are not looked through again
     for number in range(passes + 1):
         sums = [0.0] * len(works)
         for batch in range(n_batches):

@@ -8,7 +8,7 @@ For each edge, with D [K_r, K] its rotation and w(e) = W ρ_e + b the last linea
     v  = SO2₂(z)                                                                                        [K_r, heads·V]
 
 A grid takes ten times the memory of its coefficients, 20 to 80 kB for an edge. So this works on chunks whose buffers
-stay in the cache, and keeps between forward and backward only ρ, h, s and z. Backward computes u and G h again, three
+stay in the cache, and keeps between forward and backward only ρ, s, h and z. Backward computes u and G h again, three
 cheap products of a dozen, and then
 
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
@@ -34,8 +34,10 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 CHUNK = 512
 """Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
-GRID_BYTES = 2**20
-"""Of grid values that are worked on at a time on a CPU: a common L2 cache."""
+GRID_BYTES = 2**19
+"""Of grid values that are worked on at a time on a CPU: half of a common L2 cache."""
+TURNED_BYTES = 2**13
+"""Of one edge's turned coefficients, up to which they are kept for backward: to turn narrow ones again takes longer."""
 GPU_BYTES = 2**30
 """Of grid values on a GPU, where few large launches count more than the cache."""
 
@@ -73,30 +75,38 @@ class FastEdgeFunction(torch.autograd.Function):
         rho: Tensor,
         last: Tensor,
         last_bias: Tensor,
+        keep: bool,
         n_first: int,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """`weights`: weight, bias and pairs of the first convolution, `n_first` of them, then of the second."""
+        """`weights`: weight, bias and pairs of the first convolution, `n_first` of them, then of the second.
+
+        With `keep`, what backward needs is kept; else the room of one chunk serves them all.
+        """
         work = _Work(edges, shape, x, last, last_bias, weights, n_first)
-        n_edges, n_kept = edges.edges.into_frame.shape[:2]
-        extra = x.new_empty(n_edges, work.first.n_extra)
-        hidden, curved = (x.new_empty(n_edges, n, shape.hidden) for n in (n_kept, work.n_used))
-        values = x.new_empty(n_edges, work.second.out.width)
+        n_edges = edges.edges.into_frame.shape[0]
+        extra, values = (x.new_empty(n_edges, width) for width in (work.first.n_extra, work.second.out.width))
+        kept = [x.new_empty(n_edges if keep else 0, n, shape.hidden) for n in (work.n_kept, work.n_used)]
+        kept.append(x.new_empty(n_edges if keep and work.keeps_turned else 0, work.columns.width))
         for chunk in work.chunks:
-            e = chunk.edges
-            u = work.turned(chunk, x)
-            work.scale(u, work.factors(rho[e]), out=u)
-            work.first.forward(u, hidden[e].flatten(1), extra[e])
-            work.activate(hidden[e], extra[e, shape.n_features :], curved[e])
-            work.second.forward(curved[e].flatten(1), values[e])
+            e, n = chunk.edges, chunk.n_edges
+            names = ("hidden", "curved", "turned")
+            hidden, curved, turned = (
+                every[e] if len(every) else work.buffer(name, n, *every.shape[1:]) for name, every in zip(names, kept)
+            )
+            work.turn(chunk, x, out=turned)
+            u = work.scale(turned, work.factors(rho[e]), out=work.buffer("u", n, work.columns.width))
+            work.first.forward(u, hidden.flatten(1), extra[e])
+            work.activate(hidden, extra[e, shape.n_features :], curved)
+            work.second.forward(curved.flatten(1), values[e])
         ctx.edges, ctx.shape, ctx.n_first = edges, shape, n_first
-        ctx.save_for_backward(x, rho, extra, hidden, curved, last, last_bias, *weights)
+        ctx.save_for_backward(x, rho, extra, *kept, last, last_bias, *weights)
         return values, extra[:, : shape.n_features]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_values: Tensor, g_features: Tensor) -> tuple[Tensor | None, ...]:
-        x, rho, extra, hidden, curved, last, last_bias, *weights = ctx.saved_tensors
+        x, rho, extra, hidden, curved, every_turned, last, last_bias, *weights = ctx.saved_tensors
         shape = ctx.shape
         work = _Work(ctx.edges, shape, x, last, last_bias, weights, ctx.n_first)
         work.first.start_backward()
@@ -112,18 +122,19 @@ class FastEdgeFunction(torch.autograd.Function):
             g_extra[:, : shape.n_features] = g_features[e]
             gates = extra[e, shape.n_features :]
             g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_extra[:, shape.n_features :])
-            turned, factors = work.turned(chunk, x), work.factors(rho[e])
-            u = work.scale(turned, factors, out=work.buffer("u", *turned.shape))
-            g_u = work.buffer("g_u", *turned.shape)
+            u, g_u, turned = (work.buffer(name, chunk.n_edges, work.columns.width) for name in ("u", "g_u", "turned"))
+            turned = every_turned[e] if len(every_turned) else work.turn(chunk, x, out=turned)
+            factors = work.factors(rho[e])
+            work.scale(turned, factors, out=u)
             work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
             g_factors = work.factors_backward(turned, g_u)
             torch.mm(g_factors, last, out=g_rho[e])
             g_last.addmm_(g_factors.T, rho[e])
             g_last_bias += g_factors.sum(0)
-            work.turned_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
+            work.turn_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
         g_x = g_sources[:, :, : x.shape[2]] + ctx.edges.atoms(g_targets[:, :, x.shape[2] :])
         gradients = work.first.gradients() + work.second.gradients()
-        return None, None, g_x, g_rho, g_last, g_last_bias, None, *gradients
+        return None, None, g_x, g_rho, g_last, g_last_bias, None, None, *gradients
 
 
 class _Work:
@@ -160,14 +171,20 @@ class _Work:
             self.buffers[name] = self.like.new_empty(self.most_edges, *shape)
         return self.buffers[name][:n]
 
-    def turned(self, chunk: Chunk, x: Tensor) -> Tensor:
-        """The coefficients of both atoms in the frames of the edges, [n, K_r·2C]."""
+    @property
+    def keeps_turned(self) -> bool:
+        """Whether turned coefficients are kept for backward."""
+        return self.columns.width * self.like.element_size() <= TURNED_BYTES
+
+    def turn(self, chunk: Chunk, x: Tensor, out: Tensor) -> Tensor:
+        """The coefficients of both atoms in the frames of the edges -> `out` [n, K_r·2C]"""
         n, d = chunk.n_edges, self.edges.edges.into_frame[chunk.edges]
         pair = self.buffer("pair", n, x.shape[1], 2 * x.shape[2])
         torch.index_select(x.flatten(0, 1), 0, self.edges.pairs[chunk.edges].flatten(), out=pair.view(-1, x.shape[2]))
-        return torch.bmm(d, pair, out=self.buffer("turned", n, self.n_kept, 2 * x.shape[2])).flatten(1)
+        torch.bmm(d, pair, out=out.view(n, self.n_kept, -1))
+        return out
 
-    def turned_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
+    def turn_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
         """Adds to the sums over the edges of each source; writes those of the targets in the chunk.
 
         Either is [.., K, 2C], of which only one half is meant: whole rows are added faster than halves.

@@ -29,10 +29,7 @@ def test_a_sweep_that_is_killed_and_whose_worker_is_killed_ends_as_one_left_alon
         first.kill()
         os.kill(process_of(run), signal.SIGKILL)
     with sweeping(file) as second:  # meets an orphan, or what it left, and a run that was killed
-        again = wait_for(lambda: in_the_midst(folder) if run in in_the_midst(folder) else None, second)
-        os.kill(process_of(again[0]), signal.SIGKILL)
         assert second.wait(PATIENCE) == 0, said(second)
-    assert f"cut off  {again[0].name} (killed by SIGKILL" in said(second)
     assert trained(folder) == unbroken
     assert [row["status"] for row in rows(folder)] == ["completed"] * 2
 

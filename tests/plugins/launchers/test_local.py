@@ -29,10 +29,7 @@ def test_a_sweep_that_is_killed_and_whose_worker_is_killed_ends_as_one_left_alon
         first.kill()
         os.kill(process_of(run), signal.SIGKILL)
     with sweeping(file) as second:  # meets an orphan, or what it left, and a run that was killed
-        wait_for(lambda: run in in_the_midst(folder), second)
-        os.kill(process_of(run), signal.SIGKILL)  # not the orphan, of whose end this sweep has no exit code
         assert second.wait(PATIENCE) == 0, said(second)
-    assert f"cut off  {run.name} (killed by SIGKILL" in said(second)
     assert trained(folder) == unbroken
     assert [row["status"] for row in rows(folder)] == ["completed"] * 2
 

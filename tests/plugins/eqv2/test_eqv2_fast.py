@@ -17,8 +17,7 @@ from matscale.core.outputs import Outputs
 from matscale.core.train.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 from matscale.plugins.eqv2 import EqV2, fast, graph
-from matscale.plugins.eqv2.fast import attention as fast_attention
-from matscale.plugins.eqv2.fast import edge_function, feed_forward
+from matscale.plugins.eqv2.fast import sizes
 from matscale.plugins.eqv2.fast.edges import sorted_edges
 
 TINY = {"channels": 4, "attention_hidden": 4, "alpha_channels": 4, "ffn_hidden": 4, "n_layers": 1}
@@ -113,16 +112,24 @@ def test_single_precision_agrees_to_its_rounding(make_model, mixed, batch_of) ->
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10**6])
-@pytest.mark.parametrize("grid_bytes", [1, 10**9])
+@pytest.mark.parametrize("cache_bytes", [1, 10**9])
 def test_numbers_do_not_depend_on_the_chunks(
-    chunk: int, grid_bytes: int, make_model, mixed, batch_of, monkeypatch
+    chunk: int, cache_bytes: int, make_model, mixed, batch_of, monkeypatch
 ) -> None:
-    monkeypatch.setattr(edge_function, "CHUNK", chunk)
-    monkeypatch.setattr(fast_attention, "CHUNK", chunk)
-    monkeypatch.setattr(edge_function, "GRID_BYTES", grid_bytes)
-    monkeypatch.setattr(feed_forward, "GRID_BYTES", grid_bytes)
+    monkeypatch.setattr(sizes, "CHUNK", chunk)
+    monkeypatch.setattr(sizes, "CACHE_BYTES", cache_bytes)
     model = make_model(**TINY, lmax=2, grid_resolution=6)
     assert deviation(model, batch_of(model, *mixed)) < 1e-12
+
+
+def test_what_is_kept_for_backward_does_not_change_the_numbers(make_model, mixed, batch_of, monkeypatch) -> None:
+    model = make_model()
+    data = batch_of(model, *mixed)
+    with torch.no_grad(), fast.forced("fast"):
+        nothing = model(data)
+    monkeypatch.setattr(sizes, "TURNED_BYTES", 0)
+    assert deviation(model, data) < 1e-12
+    torch.testing.assert_close(nothing.forces, numbers(model, data, "fast")["forces"], rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("n_edges", [1, 5, 7, 100, 10**6])

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.attention import EdgeDegree, EdgeFunction, GraphAttention, SO2Convolution, smooth_leaky
-from matscale.plugins.eqv2.fast.edge_function import CHUNK, FastEdgeFunction, Shape
+from matscale.plugins.eqv2.fast.edge_function import FastEdgeFunction
 from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
+from matscale.plugins.eqv2.fast.sizes import Shape, chunk_of
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 
@@ -105,7 +106,7 @@ class WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, edges: SortedEdges, values: Tensor, alpha: Tensor) -> Tensor:
         d = edges.edges.into_frame
         out = values.new_empty(edges.n_targets, d.shape[2], values.shape[2])
-        for chunk in edges.chunks(_at_once(values)):
+        for chunk in edges.chunks(chunk_of(len(values), values)):
             for b in chunk.blocks:
                 weighted = (values[b.edges] * alpha[b.edges, None]).view(b.n_atoms, -1, values.shape[2])
                 torch.bmm(d[b.edges].view(b.n_atoms, -1, d.shape[2]).transpose(1, 2), weighted, out=out[b.atoms])
@@ -120,16 +121,12 @@ class WeightedSum(torch.autograd.Function):
         edges = ctx.edges
         d, g = edges.edges.into_frame, g * edges.rescale[:, None]
         g_values, g_alpha = torch.empty_like(values), torch.empty_like(alpha)
-        for chunk in edges.chunks(_at_once(values)):
+        for chunk in edges.chunks(chunk_of(len(values), values)):
             for b in chunk.blocks:
                 g_weighted = torch.bmm(d[b.edges].view(b.n_atoms, -1, d.shape[2]), g[b.atoms]).view_as(values[b.edges])
                 torch.mul(g_weighted, alpha[b.edges, None], out=g_values[b.edges])
                 torch.sum(g_weighted.mul_(values[b.edges]), dim=1, out=g_alpha[b.edges])
         return None, g_values, g_alpha
-
-
-def _at_once(values: Tensor) -> int:
-    return values.shape[0] if values.is_cuda else CHUNK
 
 
 def edge_degree(module: EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:

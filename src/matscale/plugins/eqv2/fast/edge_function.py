@@ -20,7 +20,6 @@ path, and so does whatever needs a second derivative.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -29,38 +28,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
+from matscale.plugins.eqv2.fast.sizes import AtOnce, Shape, keeps_turned
 from matscale.plugins.eqv2.fast.so2 import Convolution
-from matscale.plugins.eqv2.so3 import SphereGrid
-
-CHUNK = 512
-"""Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
-GRID_BYTES = 2**19
-"""Of grid values that are worked on at a time on a CPU: half of a common L2 cache."""
-TURNED_BYTES = 2**13
-"""Of one edge's turned coefficients, up to which they are kept for backward: to turn narrow ones again takes longer."""
-GPU_BYTES = 2**30
-"""Of grid values on a GPU, where few large launches count more than the cache."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the edge function needs to know beside tensors."""
-
-    n_degrees: list[int]
-    """Degrees l that have an order m = 0..mmax."""
-    channels: int
-    hidden: int
-    n_features: int
-    grid: SphereGrid
-
-
-def chunk_sizes(edges: SortedEdges, shape: Shape, like: Tensor) -> tuple[int, int]:
-    """Edges that are worked on at a time: of all, and of grid values."""
-    per_edge = shape.grid.to_grid.shape[0] * shape.hidden * like.element_size()
-    if like.is_cuda:
-        at_once = max(GPU_BYTES // per_edge, 1)
-        return at_once, at_once
-    return CHUNK, max(GRID_BYTES // per_edge, 1)
 
 
 class FastEdgeFunction(torch.autograd.Function):
@@ -87,7 +56,7 @@ class FastEdgeFunction(torch.autograd.Function):
         n_edges = edges.edges.into_frame.shape[0]
         extra, values = (x.new_empty(n_edges, width) for width in (work.first.n_extra, work.second.out.width))
         kept = [x.new_empty(n_edges if keep else 0, n, shape.hidden) for n in (work.n_kept, work.n_used)]
-        kept.append(x.new_empty(n_edges if keep and work.keeps_turned else 0, work.columns.width))
+        kept.append(x.new_empty(n_edges if keep and keeps_turned(work.columns.width, x) else 0, work.columns.width))
         for chunk in work.chunks:
             e, n = chunk.edges, chunk.n_edges
             names = ("hidden", "curved", "turned")
@@ -95,7 +64,8 @@ class FastEdgeFunction(torch.autograd.Function):
                 every[e] if len(every) else work.buffer(name, n, *every.shape[1:]) for name, every in zip(names, kept)
             )
             work.turn(chunk, x, out=turned)
-            u = work.scale(turned, work.factors(rho[e]), out=work.buffer("u", n, work.columns.width))
+            u = work.buffer("u", n, work.columns.width) if len(kept[2]) else turned
+            work.scale(turned, work.factors(rho[e]), out=u)
             work.first.forward(u, hidden.flatten(1), extra[e])
             work.activate(hidden, extra[e, shape.n_features :], curved)
             work.second.forward(curved.flatten(1), values[e])
@@ -123,15 +93,18 @@ class FastEdgeFunction(torch.autograd.Function):
             gates = extra[e, shape.n_features :]
             g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_extra[:, shape.n_features :])
             u, g_u, turned = (work.buffer(name, chunk.n_edges, work.columns.width) for name in ("u", "g_u", "turned"))
-            turned = every_turned[e] if len(every_turned) else work.turn(chunk, x, out=turned)
+            if len(every_turned):
+                turned = every_turned[e]
+            else:
+                work.turn(chunk, x, out=turned)
             factors = work.factors(rho[e])
             work.scale(turned, factors, out=u)
             work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
             g_factors = work.factors_backward(turned, g_u)
+            work.turn_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
             torch.mm(g_factors, last, out=g_rho[e])
             g_last.addmm_(g_factors.T, rho[e])
             g_last_bias += g_factors.sum(0)
-            work.turn_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
         g_x = g_sources[:, :, : x.shape[2]] + ctx.edges.atoms(g_targets[:, :, x.shape[2] :])
         gradients = work.first.gradients() + work.second.gradients()
         return None, None, g_x, g_rho, g_last, g_last_bias, None, None, *gradients
@@ -154,8 +127,8 @@ class _Work:
         n_extra = shape.n_features + shape.hidden
         self.first = Convolution(weights[0], weights[1], list(weights[2:n_first]), n_extra)
         self.second = Convolution(weights[n_first], weights[n_first + 1], list(weights[n_first + 2 :]))
-        n_edges, self.grid_edges = chunk_sizes(edges, shape, x)
-        self.chunks = edges.chunks(n_edges)
+        self.at_once = AtOnce.of(edges, shape, x)
+        self.chunks = edges.chunks(self.at_once.chunk)
         self.to_grid, self.from_grid = (g.to(x.dtype) for g in (shape.grid.to_grid, shape.grid.from_grid))
         # Of what comes from the grid, l = 0 is replaced, and a head that reads few orders needs no others.
         self.n_used = self.second.into.width // shape.hidden
@@ -171,32 +144,29 @@ class _Work:
             self.buffers[name] = self.like.new_empty(self.most_edges, *shape)
         return self.buffers[name][:n]
 
-    @property
-    def keeps_turned(self) -> bool:
-        """Whether turned coefficients are kept for backward."""
-        return self.columns.width * self.like.element_size() <= TURNED_BYTES
-
-    def turn(self, chunk: Chunk, x: Tensor, out: Tensor) -> Tensor:
+    def turn(self, chunk: Chunk, x: Tensor, out: Tensor) -> None:
         """The coefficients of both atoms in the frames of the edges -> `out` [n, K_r·2C]"""
-        n, d = chunk.n_edges, self.edges.edges.into_frame[chunk.edges]
-        pair = self.buffer("pair", n, x.shape[1], 2 * x.shape[2])
-        torch.index_select(x.flatten(0, 1), 0, self.edges.pairs[chunk.edges].flatten(), out=pair.view(-1, x.shape[2]))
-        torch.bmm(d, pair, out=out.view(n, self.n_kept, -1))
-        return out
+        rows = x.flatten(0, 1)
+        for part, some in chunk.parts(self.at_once.turn):
+            pair = self.buffer("pair", some.n_edges, x.shape[1], 2 * x.shape[2])
+            torch.index_select(rows, 0, self.edges.pairs[some.edges].flatten(), out=pair.view(-1, x.shape[2]))
+            d = self.edges.edges.into_frame[some.edges]
+            torch.bmm(d, pair, out=out[part].view(some.n_edges, self.n_kept, -1))
 
     def turn_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
         """Adds to the sums over the edges of each source; writes those of the targets in the chunk.
 
         Either is [.., K, 2C], of which only one half is meant: whole rows are added faster than halves.
         """
-        n, d = chunk.n_edges, self.edges.edges.into_frame[chunk.edges].transpose(1, 2)
-        g_pair = self.buffer("pair", n, *g_sources.shape[1:])
-        torch.bmm(d, g.view(n, self.n_kept, -1), out=g_pair)
-        g_sources.index_add_(0, self.edges.edges.source[chunk.edges], g_pair)
-        for block in chunk.blocks:
-            start = block.first_edge - chunk.edges.start
-            per_atom = g_pair[start : start + block.n_edges].unflatten(0, (block.n_atoms, block.degree))
-            torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
+        for part, some in chunk.parts(self.at_once.turn):
+            d = self.edges.edges.into_frame[some.edges].transpose(1, 2)
+            g_pair = self.buffer("pair", some.n_edges, *g_sources.shape[1:])
+            torch.bmm(d, g[part].view(some.n_edges, self.n_kept, -1), out=g_pair)
+            g_sources.index_add_(0, self.edges.edges.source[some.edges], g_pair)
+            for block in some.blocks:
+                start = block.first_edge - some.edges.start
+                per_atom = g_pair[start : start + block.n_edges].unflatten(0, (block.n_atoms, block.degree))
+                torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
 
     def factors(self, rho: Tensor) -> Tensor:
         """w [n, Σ_m K_m·2C]"""
@@ -222,13 +192,13 @@ class _Work:
     def on_grid(self, name: str, table: Tensor, x: Tensor) -> Tensor:
         """`table` [P, K] times each of `x` [n, K, H] -> [n, P, H]"""
         if name not in self.buffers:
-            self.buffers[name] = self.like.new_empty(self.grid_edges, table.shape[0], x.shape[2])
+            self.buffers[name] = self.like.new_empty(self.at_once.grid, table.shape[0], x.shape[2])
         return torch.bmm(table.expand(x.shape[0], *table.shape), x, out=self.buffers[name][: x.shape[0]])
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
         """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, those of K_r in use, H]"""
         from_grid = self.from_grid[: self.n_used]
-        for h, out in zip(hidden.split(self.grid_edges), curved.split(self.grid_edges)):
+        for h, out in zip(hidden.split(self.at_once.grid), curved.split(self.at_once.grid)):
             grid = self.on_grid("grid", self.to_grid, h)
             torch.nn.functional.silu(grid, inplace=True)
             torch.bmm(from_grid.expand(h.shape[0], *from_grid.shape), grid, out=out)
@@ -240,7 +210,7 @@ class _Work:
         silu_backward = torch.ops.aten.silu_backward
         back = self.to_grid.T
         parts = (hidden, g_curved[:, 1:], g_hidden)
-        for h, g, g_h in zip(*(part.split(self.grid_edges) for part in parts)):
+        for h, g, g_h in zip(*(part.split(self.at_once.grid) for part in parts)):
             grid = self.on_grid("grid", self.to_grid, h)
             g_grid = self.on_grid("g_grid", self.from_grid[1 : self.n_used].T, g)
             silu_backward.grad_input(g_grid, grid, grad_input=g_grid)

@@ -52,6 +52,11 @@ class Chunk(NamedTuple):
     def n_edges(self) -> int:
         return self.edges.stop - self.edges.start
 
+    def parts(self, n_edges: int) -> list[tuple[slice, Chunk]]:
+        """Smaller chunks, and which of the edges of this one they have."""
+        first = self.edges.start
+        return [(slice(p.edges.start - first, p.edges.stop - first), p) for p in _chunks(self.blocks, n_edges)]
+
 
 @dataclass(frozen=True)
 class SortedEdges:
@@ -100,21 +105,26 @@ class SortedEdges:
 
     def chunks(self, n_edges: int) -> list[Chunk]:
         """Of at most `n_edges`, or of one atom where it has more."""
-        chunks: list[Chunk] = []
-        current: list[Block] = []
-        for piece in self._pieces(max(n_edges, 1)):
-            if current and piece.first_edge + piece.n_edges - current[0].first_edge > n_edges:
-                chunks.append(_chunk(current))
-                current = []
-            current.append(piece)
-        return chunks + ([_chunk(current)] if current else [])
+        return _chunks(self.blocks, n_edges)
 
-    def _pieces(self, n_edges: int) -> Iterator[Block]:
-        for block in self.blocks:
-            at_once = max(n_edges // block.degree, 1)
-            for start in range(0, block.n_atoms, at_once):
-                n = min(at_once, block.n_atoms - start)
-                yield Block(block.first_atom + start, n, block.degree, block.first_edge + start * block.degree)
+
+def _chunks(blocks: list[Block], n_edges: int) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    current: list[Block] = []
+    for piece in _pieces(blocks, n_edges):
+        if current and piece.edges.stop - current[0].first_edge > n_edges:
+            chunks.append(_chunk(current))
+            current = []
+        current.append(piece)
+    return chunks + ([_chunk(current)] if current else [])
+
+
+def _pieces(blocks: list[Block], n_edges: int) -> Iterator[Block]:
+    for block in blocks:
+        at_once = max(n_edges // block.degree, 1)
+        for start in range(0, block.n_atoms, at_once):
+            n = min(at_once, block.n_atoms - start)
+            yield Block(block.first_atom + start, n, block.degree, block.first_edge + start * block.degree)
 
 
 def _chunk(blocks: list[Block]) -> Chunk:

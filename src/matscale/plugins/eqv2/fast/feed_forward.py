@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.blocks import FeedForward
-from matscale.plugins.eqv2.fast.edge_function import GPU_BYTES, GRID_BYTES
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
+from matscale.plugins.eqv2.fast.sizes import grid_at_once
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 
@@ -43,7 +43,7 @@ class Pointwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:
-        at_once = _at_once(x, grid)
+        at_once = grid_at_once(grid.to_grid.shape[0] * x.shape[2], x)
         to_grid, from_grid = (_repeated(table, at_once, x) for table in (grid.to_grid, grid.from_grid[1:]))
         out = torch.zeros_like(x)
         for c, rest in zip(x.split(at_once), out[:, 1:].split(at_once)):
@@ -58,7 +58,7 @@ class Pointwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        at_once = _at_once(x, ctx.grid)
+        at_once = grid_at_once(ctx.grid.to_grid.shape[0] * x.shape[2], x)
         tables = (ctx.grid.to_grid, ctx.grid.from_grid[1:].T, ctx.grid.to_grid.T)
         to_grid, to_g_grid, from_g_grid = (_repeated(table, at_once, x) for table in tables)
         g_x, g_weight = torch.empty_like(x), torch.zeros_like(weight)
@@ -73,12 +73,6 @@ class Pointwise(torch.autograd.Function):
             silu_backward.grad_input(g_inner, before, grad_input=g_inner)
             torch.bmm(from_g_grid[: len(c)], g_inner, out=g_c)
         return g_x, g_weight, None
-
-
-def _at_once(x: Tensor, grid: SphereGrid) -> int:
-    """Atoms that are worked on at a time."""
-    per_atom = grid.to_grid.shape[0] * x.shape[2] * x.element_size()
-    return max((GPU_BYTES if x.is_cuda else GRID_BYTES) // per_atom, 1)
 
 
 def _repeated(table: Tensor, n: int, like: Tensor) -> Tensor:

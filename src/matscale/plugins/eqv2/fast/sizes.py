@@ -1,0 +1,66 @@
+"""How much the fast path works on at a time, and what it keeps: by the sizes of a model and of the machine's caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from matscale.plugins.eqv2.fast.edges import SortedEdges
+from matscale.plugins.eqv2.so3 import SphereGrid
+
+CHUNK = 512
+"""Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
+CACHE_BYTES = 2**19
+"""Of values on the grid, and of coefficients to be turned, that are worked on at a time: half of a common L2 cache."""
+TURNED_BYTES = 2**13
+"""Of one edge's turned coefficients, up to which they are kept for backward: to turn narrow ones again takes longer."""
+GPU_BYTES = 2**30
+"""Of grid values on a GPU, where few large launches count more than the cache."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the edge function needs to know beside tensors."""
+
+    n_degrees: list[int]
+    """Degrees l that have an order m = 0..mmax."""
+    channels: int
+    hidden: int
+    n_features: int
+    grid: SphereGrid
+
+
+class AtOnce(NamedTuple):
+    """Edges that are worked on at a time."""
+
+    chunk: int
+    """By the convolutions."""
+    grid: int
+    """On the grid."""
+    turn: int
+    """By the rotations."""
+
+    @classmethod
+    def of(cls, edges: SortedEdges, shape: Shape, like: Tensor) -> AtOnce:
+        grid = grid_at_once(shape.grid.to_grid.shape[0] * shape.hidden, like)
+        if like.is_cuda:
+            return cls(grid, grid, grid)
+        pair = edges.pairs.shape[1] * shape.channels * like.element_size()
+        return cls(CHUNK, grid, max(CACHE_BYTES // pair, 1))
+
+
+def grid_at_once(per_item: int, like: Tensor) -> int:
+    """Items with as many values on the grid that are worked on at a time."""
+    return max((GPU_BYTES if like.is_cuda else CACHE_BYTES) // (per_item * like.element_size()), 1)
+
+
+def chunk_of(n_edges: int, like: Tensor) -> int:
+    """Edges that simple sums work on at a time."""
+    return n_edges if like.is_cuda else CHUNK
+
+
+def keeps_turned(width: int, like: Tensor) -> bool:
+    """Whether `width` turned coefficients of an edge are kept for backward."""
+    return width * like.element_size() <= TURNED_BYTES

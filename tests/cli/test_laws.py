@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from little import Site
 from matscale.cli import main
-from matscale.core.scaling.digits import number, percent, size, with_interval
+from matscale.core.scaling.digits import counted, number, percent, size, with_interval
 
 STABLE = {"law", "parameters", "intervals", "verdict", "reasons", "range", "n_sizes", "n_seeds", "excluded", "held_out"}
 MAP = "n=params,d=structures,c=flops,loss=val_loss,arch=family"
@@ -188,10 +188,49 @@ def test_fitting_a_table_does_not_wait_for_torch(site: Site, table: Path) -> Non
         (4.86e7, 4.5e7, 5.2e7, "4.9e+07"),
         (2.0, 2.0, 2.0, "-"),
         (2.0, -np.inf, np.inf, "-"),
+        (320.0, 20.0, 5000.0, "~300"),
+        (460.0, 0.0, 1.3e6, "~500"),
+        (0.0213, 0.0, 7.0, "~0.02"),
+        (0.0, 0.0, 0.4, "0"),
+        (0.003, -0.1, 0.1, "0.00"),
     ],
 )
 def test_no_more_digits_than_the_interval_supports(value: float, low: float, high: float, shown: str) -> None:
     assert number(value, low, high) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (450.0, 0.0, 1.3e6, "undetermined (0 to 1.3e+06)"),
+        (450.0, 0.021, 1.3e6, "undetermined (0.021 to 1.3e+06)"),
+        (320.0, 60.0, 5000.0, "~300 (60 to 5,000)"),
+        (6000.0, 20.0, 9000.0, "6,000 (20 to 9,000)"),
+        (0.5, 0.0, 0.9, "0.5 (0 to 0.9)"),
+        (0.003, -0.1, 0.1, "0.00 (-0.10 to 0.10)"),
+        (2.0, 0.0, np.inf, "undetermined (0 to ∞)"),
+    ],
+)
+def test_a_number_of_which_not_even_the_magnitude_is_known_is_not_printed_as_zero(
+    value: float, low: float, high: float, shown: str
+) -> None:
+    assert with_interval(value, low, high) == shown
+
+
+def test_things_are_counted_in_the_singular_and_the_plural() -> None:
+    assert (counted(1, "seed"), counted(0, "run"), counted(1200, "run")) == ("1 seed", "0 runs", "1,200 runs")
+    assert percent(56.0) == "+5,600 %"
+
+
+def test_a_fit_that_knows_little_does_not_say_zero_and_counts_one_seed(tmp_path: Path) -> None:
+    path = tmp_path / "five.csv"
+    losses = (9.0, 8.7, 7.4, 7.6, 6.9)
+    path.write_text("n,loss,seed\n" + "".join(f"{n},{v},0\n" for n, v in zip((1e3, 3e3, 1e4, 3e4, 1e5), losses)))
+    text = matscale("fit", path, "--law", "floor", "--axis", "n").stdout
+    assert "5 sizes, 1 seed, 5 runs" in text
+    assert "A        undetermined (" in text
+    assert " 0 (" not in text
+    assert "predicted 0," not in text
 
 
 def test_open_intervals_and_sizes_are_written_out() -> None:

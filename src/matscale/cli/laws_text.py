@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from matscale.cli.table import aligned
-from matscale.core.scaling.digits import number, percent, size, with_interval
+from matscale.core.scaling.digits import counted, number, percent, size, with_interval
 
 if TYPE_CHECKING:
     from matscale.core.scaling.compare import Comparison
     from matscale.core.scaling.pairs import Pair
     from matscale.core.scaling.plan import Plan, Quantity
     from matscale.core.scaling.result import Fit
+    from matscale.core.scaling.select import Candidate
 
 SHOWN = 6
 """Excluded runs that are listed one by one; `--json` lists all."""
@@ -31,15 +33,19 @@ def fit_text(fit: Fit) -> str:
     for name, value in fit.parameters.items():
         lines.append(f"    {name:<8} {with_interval(value, *fit.intervals[name])}")
     ranges = ", ".join(f"{axis} {size(low)} to {size(high)}" for axis, (low, high) in fit.range.items())
-    lines.append(f"  range: {ranges}; {fit.n_sizes} sizes, {fit.n_seeds} seeds, {len(fit.table)} runs ({fit.points})")
+    counts = ((fit.n_sizes, "size"), (fit.n_seeds, "seed"), (len(fit.table), "run"))
+    lines.append(f"  range: {ranges}; {', '.join(counted(*pair) for pair in counts)} ({fit.points})")
     lines += _held_out(fit)
     if len(fit.candidates) > 1:
-        tried = "; ".join(
-            f"{c.law.name} AICc {c.aicc:.1f}, next size {100 * c.extrapolation:.1f} %" for c in fit.candidates
-        )
-        lines.append(f"  forms: {tried}")
+        lines.append(f"  forms: {'; '.join(map(_candidate, fit.candidates))}")
     lines += [f"  note: {note}" for note in fit.notes]
     return "\n".join([*lines, *_excluded(fit)])
+
+
+def _candidate(tried: Candidate) -> str:
+    score = f"AICc {tried.aicc:.1f}" if math.isfinite(tried.aicc) else "too few sizes for AICc"
+    missed = f"{100 * tried.extrapolation:.1f} %" if tried.n_extrapolations else "not tried"
+    return f"{tried.law.name} {score}, next size {missed}"
 
 
 def _held_out(fit: Fit) -> list[str]:

@@ -6,7 +6,7 @@ from html import escape
 
 from matscale.core.report.analysis import Refused
 from matscale.core.scaling.compare import Comparison, Pair
-from matscale.core.scaling.digits import number, percent, size, with_interval
+from matscale.core.scaling.digits import counted, number, percent, size, with_interval
 from matscale.core.scaling.result import Fit
 
 OVER = {
@@ -51,10 +51,6 @@ def reach(fit: Fit) -> str:
     return (
         f"{ranges} ({counted(fit.n_sizes, 'size')}, {counted(fit.n_seeds, 'seed')}, {counted(len(fit.table), 'run')})"
     )
-
-
-def counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def held_out(fit: Fit) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from matscale.core.scaling.bootstrap import Draws
-from matscale.core.scaling.digits import percent, size
+from matscale.core.scaling.digits import counted, percent, size
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means, slice_of
@@ -50,7 +50,7 @@ def _few(law: Law, runs: Table) -> list[Reason]:
         if axis == "e":
             continue
         if n < least:
-            found.append(Reason("b", f"{n} sizes in {axis}; a joint law needs {least}"))
+            found.append(Reason("b", f"{counted(n, 'size')} in {axis}; a joint law needs {least}"))
         if decades < DECADE:
             found.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
     return found

@@ -161,9 +161,10 @@ def recorded(tmp_path: Path) -> Recorded:
         }
         write_json(folder / "run.json", info)
         share = changes.pop("validation", 0.1)
+        data = changes.pop("data", "")
         weight = changes.pop("weight", 20.0)
         (folder / "config.toml").write_text(
-            f'[architecture]\nname = "schnet"\n[data]\nvalidation = {share}\n[loss.forces]\nweight = {weight}\n'
+            f'[architecture]\nname = "schnet"\n[data]\nvalidation = {share}\n{data}\n[loss.forces]\nweight = {weight}\n'
             f"[optimizer]\nlr = 0.001\n"
         )
         rows = [{**row, "step": k, "flops": 1e8 * n * (k + 1), "loss": 3.0 - 0.1 * k} for k in range(5)]
@@ -245,6 +246,14 @@ def test_a_copied_run_counts_once(recorded: Recorded, tmp_path: Path) -> None:
         ({"validation": 0.2}, "the validation share is 0.1 in one and 0.2"),
         ({"weight": 5.0}, "the training loss is"),
         ({"info": {"dataset": {"path": "x", "hash": "other", "train": 100}}}, "the dataset is abc in one and other"),
+        ({"info": {"seed": 3}}, "the seed of the validation part is 0 in one and 3"),
+        ({"data": "validation_seed = 7"}, "the seed of the validation part is 0 in one and 7"),
+        ({"data": 'split_by = "structure"'}, "the rule of the split is group in one and structure"),
+        (
+            {"validation": 0.3, "weight": 1.0},
+            r"the validation share is 0.1 in one and 0.3 in the other; the training loss is .* in the other\. "
+            "Of 2 runs, 1 and 1 belong together",
+        ),
     ],
 )
 def test_losses_that_are_not_the_same_quantity_are_refused_by_name(
@@ -254,6 +263,19 @@ def test_losses_that_are_not_the_same_quantity_are_refused_by_name(
     recorded("b", 2000, **changes)
     with pytest.raises(DataError, match=f"runs/a and .*runs/b: their losses are not the same quantity: {what}"):
         read(tmp_path / "runs")
+
+
+def test_seeds_that_share_their_validation_part_are_fitted_together(recorded: Recorded, tmp_path: Path) -> None:
+    for seed in range(3):
+        recorded(f"s{seed}", 1000, 2.0 + seed / 100, info={"seed": seed}, data="validation_seed = 0")
+    assert len(read(tmp_path / "runs").ends()) == 3
+
+
+def test_an_overfit_check_is_no_point_of_a_law(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("good")
+    recorded("check", 2000, data="overfit = 8")
+    table = read(tmp_path / "runs")
+    assert [(Path(e.row).name, "overfit check" in e.reason) for e in table.excluded] == [("check", True)]
 
 
 def test_runs_are_found_by_folder_glob_and_name(recorded: Recorded, tmp_path: Path) -> None:

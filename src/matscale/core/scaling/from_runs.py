@@ -38,9 +38,9 @@ def find_runs(path: Path) -> list[Path]:
 def read_runs(folders: Sequence[Path], columns: Mapping[str, str], curves: bool = False) -> Table:
     """One row per run, or one per validation with `curves`.
 
-    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, or have no such error.
-    Raises DataError if the losses of two runs are not the same quantity: another dataset or validation part, or other
-    weights in training.
+    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are overfit checks, or
+    have no such error. Raises DataError if the losses of two runs are not the same quantity: another dataset, another
+    validation part (share, seed, what the split keeps together), other labels, or other weights in training.
     """
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
@@ -50,6 +50,9 @@ def read_runs(folders: Sequence[Path], columns: Mapping[str, str], curves: bool 
             excluded.append(Excluded(str(folder), reason))
             continue
         config = read_toml(folder / CONFIG)
+        if config.get("data", {}).get("overfit"):
+            excluded.append(Excluded(str(folder), "is an overfit check: it is validated on what it was trained on"))
+            continue
         facts.append({"folder": str(folder), "info": info, "config": config})
         rows += list(_rows(folder, info, config, names, curves))
     _refuse_mixture(facts)
@@ -140,30 +143,37 @@ def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], err
 
 
 def _definition(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a validation loss is a function of, besides the model: which structures, which labels, which weights."""
     data, info = run["config"].get("data", {}), run["info"]
+    drawn_by = data.get("validation_seed")
     return {
         "dataset": str(info["dataset"]["hash"])[:12],
         "validation share": str(data.get("validation", 0.1)),
-        "split by": str(data.get("split_by", "group")),
-        "overfit": str(data.get("overfit", 0)),
+        "seed of the validation part": str(info["seed"] if drawn_by is None else drawn_by),
+        "rule of the split": str(data.get("split_by", "group")),
         "training loss": json.dumps(run["config"].get("loss", {}), sort_keys=True),
         "labels": str(info["dataset"].get("labels_by")),
     }
 
 
 def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError that names every way in which the losses of two runs are different quantities."""
     if not runs:
         return
-    first = _definition(runs[0])
-    for run in runs[1:]:
-        other = _definition(run)
-        differing = [key for key in first if first[key] != other[key]]
-        if differing:
-            key = differing[0]
-            raise DataError(
-                f"{runs[0]['folder']} and {run['folder']}: their losses are not the same quantity: the {key} is "
-                f"{first[key]} in one and {other[key]} in the other. Fit them apart: name other folders."
-            )
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        kinds.setdefault(tuple(_definition(run).values()), []).append(run)
+    if len(kinds) == 1:
+        return
+    (a, first), (b, second) = list(kinds.items())[:2]
+    names = list(_definition(runs[0]))
+    told = "; ".join(f"the {name} is {x} in one and {y} in the other" for name, x, y in zip(names, a, b) if x != y)
+    counts = " and ".join(str(len(same)) for same in kinds.values())
+    seeds = " With data.validation_seed set, runs of other seeds share it." if "seed of the" in told else ""
+    raise DataError(
+        f"{first[0]['folder']} and {second[0]['folder']}: their losses are not the same quantity: {told}. Of "
+        f"{len(runs)} runs, {counts} belong together; fit them apart: name other folders.{seeds}"
+    )
 
 
 def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from matscale.core.scaling.digits import counted, percent, size
+from matscale.core.scaling.digits import percent, size
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.intervals import Spread
 from matscale.core.scaling.law import Array, Law
@@ -107,9 +107,7 @@ def one_variable(
 def few(means: Means) -> list[Reason]:
     reasons = []
     if len(means) < 4:
-        reasons.append(
-            Reason("b", f"{counted(len(means), 'size')} in {means.axis}; a law needs 4, and a test of it more")
-        )
+        reasons.append(Reason("b", f"{len(means)} sizes in {means.axis}; a law needs 4, and a test of it more"))
     if means.decades < DECADE:
         reasons.append(Reason("b", f"{means.axis} spans {means.decades:.1f} decades; a law needs one"))
     return reasons

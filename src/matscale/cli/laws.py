@@ -95,7 +95,7 @@ def sampled(command: F) -> F:
     default="auto",
     show_default=True,
     help="n, d, c: the best form in that variable; nd, frontier, isoflop; or a form: power, floor, broken, kaplan, "
-    "repetition, routing, a plugin's.",
+    "repetition, overfitting (many epochs), routing, a plugin's.",
 )
 @click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Only these.  [default: all]")
 @click.option("--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: with most sizes]")

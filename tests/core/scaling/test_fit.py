@@ -252,6 +252,25 @@ def test_repeated_epochs_are_seen_by_the_repetition_law(rng: Rng) -> None:
     assert fit.parameters["beta"] == pytest.approx(0.35, abs=0.02)
 
 
+def test_epochs_that_harm_are_seen_by_the_overfitting_law(rng: Rng) -> None:
+    rows = []
+    for n in np.geomspace(1e4, 1e6, 6):
+        for u in np.geomspace(1e3, 1e5, 4):
+            for epochs in (1, 4, 16, 64, 256):
+                penalty = 0.004 * ((epochs - 1) * n / u) ** 0.5
+                loss = 0.5 + 30 * n**-0.3 + 60 * (u * epochs) ** -0.35 + penalty
+                sizes = {"n": float(n), "u": float(u), "s": float(u * epochs), "d": float(u)}
+                rows.append({"arch": "m", **sizes, "loss": float(loss * np.exp(0.002 * rng.standard_normal()))})
+    fit = matscale.fit(rows, "overfitting", samples=100)
+    assert fit.is_law
+    for name, true in {"E": 0.5, "alpha": 0.3, "beta": 0.35, "P": 0.004, "kappa": 0.5}.items():
+        low, high = fit.intervals[name]
+        assert low < true < high, name
+        assert high - low < 0.2 * true, name
+    saturating = matscale.fit(rows, "repetition", samples=50)
+    assert np.std(fit.residuals) < 0.2 * np.std(saturating.residuals)  # no D' rises with the number of epochs
+
+
 # Compute ------------------------------------------------------------------------------------------------------------
 
 

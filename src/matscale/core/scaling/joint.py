@@ -99,6 +99,7 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
     if law.axes == ("n", "d") and runs.has("s") and float((runs["s"] / runs["d"]).max()) > 4.5:
         most = float((runs["s"] / runs["d"]).max())
         notes.append(
-            f"up to {most:.0f} epochs: repeated structures are worth less than new ones; --law repetition says how much"
+            f"up to {most:.0f} epochs: a repeated structure is worth less than a new one, or harms: see --law "
+            "repetition and --law overfitting"
         )
     return notes

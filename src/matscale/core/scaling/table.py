@@ -4,7 +4,7 @@
 |---|---|
 | loss | what is fitted: the compared loss, or another error |
 | n, d, c | parameters, data, training FLOPs; any other number may be mapped to them |
-| u, s, e | unique structures and structures seen (law `repetition`), experts (law `routing`) |
+| u, s, e | unique structures and structures seen (laws `repetition`, `overfitting`), experts (law `routing`) |
 | arch, seed, run, step | whose loss it is; rows of one run with several steps are its curve |
 | source | where the row was read, for messages |
 """

@@ -99,7 +99,7 @@ def test_plan_allocates_a_budget_and_counts_hours(table: Path) -> None:
     arguments = ("plan", table, "--map", MAP, "--arch", "schnet", "--samples", 60)
     result = matscale(*arguments, "--flops", "1e14", "--device", "H100", "--mfu", "0.1")
     assert result.exit_code == 0, result.output
-    for word in ("parameters n", "data d", "hours on one H100 at 10% of its peak (given)", "most telling next runs"):
+    for word in ("parameters n", "data d", "hours on one H100 at 0.1 of its peak in fp32", "most telling next runs"):
         assert word in result.stdout
     plain = json.loads(matscale(*arguments, "--loss", "1.2", "--json").stdout)
     assert plain["flops"]["low"] <= plain["flops"]["value"] <= plain["flops"]["high"]

@@ -142,10 +142,8 @@ def plan_text(plan: Plan, fit: Fit) -> str:
     lines = [f"{fit.architecture}: {fit.verdict}, {fit.law.formula}", aligned(rows, right=(1, 2))]
     if plan.loss.is_given:
         lines.append(f"target loss {plan.loss.value:g}; unreachable in {plan.unreachable:.0%} of the bootstrap samples")
-    if plan.device_hours is not None:
-        lines.append(
-            f"{plan.device_hours:.3g} hours on one {plan.device} at {plan.mfu:.0%} of its peak ({plan.mfu_by})"
-        )
+    if plan.speed is not None:
+        lines.append(f"{plan.device_hours:.2g} hours on one {plan.speed.device} at {plan.speed.text}")
     cost = plan.cost
     lines.append(f"cost measured on the runs: C ~ n^{cost.p:.2f} d^{cost.q:.2f}, off by {cost.error:.1%}")
     lines.append(f"{plan.beyond:.2g} times the largest compute seen")

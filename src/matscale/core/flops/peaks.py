@@ -64,6 +64,16 @@ def _key(name: str) -> str | None:
     return next((key for key in _TABLE if f" {_plain(key)} " in given), None)
 
 
+def is_same_device(name: str, recorded: str) -> bool:
+    """Whether `name`, as a user says it (`H100`, `cpu`), means the device of a run (`cuda:0 (NVIDIA H100 80GB HBM3)`).
+
+    An `H100` is no `H100 PCIe`: of both the entry of the table counts where there is one.
+    """
+    words = _plain(recorded).replace("(", " ").replace(")", " ")
+    key, other = _key(name), _key(words)
+    return key == other if key or other else f" {_plain(name)} " in f" {words} "
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", " ")
 

@@ -192,4 +192,16 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "dataset": values(lambda run: run["info"]["dataset"].get("path")),
         "labels by": values(lambda run: run["info"]["dataset"].get("labels_by")),
         "flops counted by": values(lambda run: run["info"].get("flops_counted_by")),
+        "speeds": [_speed(run["folder"], run["info"]) for run in runs if run["info"].get("device")],
+    }
+
+
+def _speed(folder: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    """FLOP/s of one device over the whole run."""
+    return {
+        "run": folder,
+        "n": float(info["parameters"]["non_embedding"]),
+        "device": info["device"],
+        "precision": info.get("precision"),
+        "flops_per_s": info["flops"] / max(float(info["wall_s"]), 1e-9) / int(info.get("world_size", 1)),
     }

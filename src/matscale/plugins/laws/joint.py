@@ -39,9 +39,7 @@ def chinchilla_starts(x: Array, y: Array) -> Array:
     return projected(x[:, 0], x[:, 1], y, EXPONENTS)
 
 
-def projected(
-    n: Array, d: Array, y: Array, exponents: Array, count: int = 4, penalty: Array | None = None
-) -> Array:
+def projected(n: Array, d: Array, y: Array, exponents: Array, count: int = 4, penalty: Array | None = None) -> Array:
     """(amplitudes, exponents) [count, 5] of the best pairs of exponents; with one more term if `penalty` [k] is ln of
     its shape, whose amplitude then comes last [count, 6]."""
     grid = np.array(list(product(exponents, exponents)))

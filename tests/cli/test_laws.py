@@ -26,7 +26,7 @@ def matscale(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two architectures on a grid, with exponents 0.3 and 0.45 of the parameters."""
-    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("laws") / "runs.csv"
+    rng, path = np.random.default_rng(1), tmp_path_factory.mktemp("laws") / "runs.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["family", "params", "structures", "flops", "seed", "val_loss"])
@@ -93,6 +93,22 @@ def test_compare_says_that_exponents_differ_and_where_everything_stands(table: P
     plain = json.loads(matscale("compare", table, "--map", MAP, "--axis", "n", "--json").stdout)
     assert plain["pairs"][0]["p"] < 0.01
     assert [rank["architecture"] for rank in plain["ranking"]] == ["eqv2", "schnet"]
+
+
+def test_compare_says_why_exponents_cannot_be_compared(tmp_path: Path) -> None:
+    path = tmp_path / "two.csv"
+    lines = [
+        f"{arch},{n:g},{10 * n ** (-0.3 if arch == 'a' else 0):g}\n" for arch in "ab" for n in np.geomspace(1e3, 1e6, 6)
+    ]
+    path.write_text("arch,n,loss\n" + "".join(lines))
+    result = matscale("compare", path, "--axis", "n")
+    assert result.exit_code == 0, result.output
+    assert "a and b: NOT COMPARABLE" in result.stdout
+    assert "the exponents cannot be compared: b is no learning (a: 100% of the sizes lie within 2 %" in result.stdout
+    for word in ("p = ", "difference of exponents", "the laws cross", "EXPONENTS DIFFER"):
+        assert word not in result.stdout
+    assert "  2. a" in result.stdout or "  1. a" in result.stdout
+    assert "(by a line that is no law)" in result.stdout
 
 
 def test_plan_allocates_a_budget_and_counts_hours(table: Path) -> None:

@@ -96,6 +96,7 @@ def comparison_text(result: Comparison) -> str:
     lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]
     lines += [
         f"  {k}. {rank.architecture}  {with_interval(rank.loss, rank.low, rank.high)}"
+        + ("" if rank.is_law else "  (by a line that is no law)")
         for k, rank in enumerate(result.ranking, start=1)
     ]
     return "\n".join(lines)
@@ -103,21 +104,22 @@ def comparison_text(result: Comparison) -> str:
 
 def _pair(pair: Pair, result: Comparison) -> list[str]:
     lines = [f"{pair.first} and {pair.second}: {pair.verdict.upper()}"]
-    if pair.reason:
-        lines.append(f"  {pair.reason}")
-    adjusted = f", {pair.p_adjusted:.2g} over all pairs" if len(result.pairs) > 1 else ""
-    lines.append(
-        f"  difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {pair.p:.2g}{adjusted}"
-    )
-    lines.append(
-        f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %"
-    )
+    lines += [f"  {pair.reason}"] if pair.reason else _test(pair, len(result.pairs))
     for ratio in pair.ratios:
         value = with_interval(ratio.value, ratio.low, ratio.high)
         lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")
-    lines.append(f"  {_crossing(pair, result.axis)}")
+    if not pair.reason:
+        lines.append(f"  {_crossing(pair, result.axis)}")
     lines.append(f"  to settle it: {pair.settling.text}")
     return lines
+
+
+def _test(pair: Pair, n_pairs: int) -> list[str]:
+    adjusted = f", {pair.p_adjusted:.2g} over all pairs" if n_pairs > 1 else ""
+    return [
+        f"  difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {pair.p:.2g}{adjusted}",
+        f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %",
+    ]
 
 
 def _crossing(pair: Pair, axis: str) -> str:

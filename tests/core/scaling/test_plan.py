@@ -128,7 +128,7 @@ def test_a_plan_of_run_folders_rests_on_their_counted_flops_and_their_speed(tmp_
         tmp_path,
         architectures=("schnet",),
         sizes=(3000, 10_000, 30_000, 100_000, 300_000),
-        data=(300, 1000, 3000, 10_000),
+        data=(300, 1000, 3000, 9000),
     )
     fit = matscale.fit(study, "nd", samples=60)
     cost = measured_cost(fit.table)

@@ -52,8 +52,7 @@ def pressure(x: Array) -> Array:
 
 def _terms(theta: Array, x: Array) -> Array:
     e, a, b, alpha, beta, penalty, kappa = (theta[..., j, None] for j in range(7))
-    rest = (a - alpha * x[..., 0], b - beta * x[..., 2], penalty + kappa * pressure(x))
-    rest = np.broadcast_arrays(*rest)
+    rest = np.broadcast_arrays(a - alpha * x[..., 0], b - beta * x[..., 2], penalty + kappa * pressure(x))
     return np.stack([np.broadcast_to(e, rest[0].shape), *rest])
 
 

@@ -11,6 +11,7 @@ from laws_data import SIZES, grid, ladder
 
 import matscale
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.scaling import frontier
 from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.frontier import hull
 from matscale.core.scaling.isoflop import optima
@@ -313,6 +314,15 @@ def test_the_hull_is_convex_falls_and_lies_below_all_points(rng: Rng) -> None:
     assert np.all(np.diff(slopes) > 0)
     inside = (c >= c[at[0]]) & (c <= c[at[-1]])
     assert np.all(loss[inside] >= np.interp(c[inside], c[at], loss[at]) - 1e-12)
+
+
+def test_the_hull_of_all_curves_is_that_of_their_own_hulls(rng: Rng) -> None:
+    found = frontier.curves(Table.of(curves(rng)))
+    names, x, y = frontier.touching([frontier.corners(curve) for curve in found])
+    wanted = frontier.touching(found)
+    assert 3 < len(names) == len(wanted[0])
+    np.testing.assert_array_equal(names, wanted[0])
+    np.testing.assert_allclose(np.stack([x, y]), np.stack(wanted[1:]))
 
 
 def isoflop_rows(rng: Rng, center: Callable[[float], float], noise: float = 0.0) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ PARAMETERS = ("total", "trainable", "embedding", "non_embedding")
 SEEN = ("structures", "atoms", "edges", "flops", "gpu_hours")
 ERRORS = {"loss": "loss", "energy": "energy_mae", "forces": "forces_mae", "stress": "stress_mae"}
 """`--target` -> key of a validation row."""
+NEEDED = frozenset({*SEEN, *ERRORS.values(), "step", "split", "wall_s"})
+"""Keys of a validation row that a table may come from, where no other error is asked for."""
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -35,7 +38,22 @@ def find_runs(path: Path) -> list[Path]:
     return sorted(info.parent for info in path.rglob(INFO) if not info.parent.name.startswith("."))
 
 
-def read_runs(folders: Sequence[Path], columns: Mapping[str, str], curves: bool = False) -> Table:
+@dataclass(frozen=True)
+class Known:
+    """What somebody has read of a run already, so that thousands of files are read once."""
+
+    info: Mapping[str, Any]
+    config: Mapping[str, Any]
+    validations: Sequence[Mapping[str, Any]]
+    """Rows of metrics.jsonl; of each at least the keys `NEEDED`"""
+
+
+def read_runs(
+    folders: Sequence[Path],
+    columns: Mapping[str, str],
+    curves: bool = False,
+    known: Mapping[Path, Known] | None = None,
+) -> Table:
     """One row per run, or one per validation with `curves`.
 
     Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are overfit checks, or
@@ -45,16 +63,18 @@ def read_runs(folders: Sequence[Path], columns: Mapping[str, str], curves: bool 
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
     for folder in folders:
-        info = _info(folder)
+        held = (known or {}).get(folder)
+        info = held.info if held else _info(folder)
         if reason := _unfit(info):
             excluded.append(Excluded(str(folder), reason))
             continue
-        config = read_toml(folder / CONFIG)
+        config = held.config if held else read_toml(folder / CONFIG)
         if config.get("data", {}).get("overfit"):
             excluded.append(Excluded(str(folder), "is an overfit check: it is validated on what it was trained on"))
             continue
         facts.append({"folder": str(folder), "info": info, "config": config})
-        rows += list(_rows(folder, info, config, names, curves))
+        validations = () if not curves else held.validations if held else validations_of(folder)
+        rows += list(_rows(folder, info, names, validations, curves))
     _refuse_mixture(facts)
     for row in rows:
         row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
@@ -92,13 +112,21 @@ def _unfit(info: Mapping[str, Any]) -> str:
     return ""
 
 
+def validations_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of validations. Others, of which there may be many more, are not parsed."""
+    return (row for row in Rows(folder / METRICS, holding='"validation"') if row.get("split") == "validation")
+
+
 def _rows(
-    folder: Path, info: Mapping[str, Any], config: Mapping[str, Any], names: Mapping[str, str], curves: bool
+    folder: Path,
+    info: Mapping[str, Any],
+    names: Mapping[str, str],
+    validations: Iterable[Mapping[str, Any]],
+    curves: bool,
 ) -> Iterator[dict[str, Any]]:
+    parameters = {k: float(v) for k, v in info["parameters"].items()}
     if curves:
-        validations: Iterable[Mapping[str, Any]] = (
-            row for row in Rows(folder / METRICS) if row.get("split") == "validation" and row.get("structures", 0) > 0
-        )
+        validations = (row for row in validations if row.get("structures", 0) > 0)
     else:
         # The cost of the best model is that of the whole run: its schedule had to be paid for.
         best, last = info.get("best") or info["last"], info["last"]
@@ -106,7 +134,7 @@ def _rows(
     for row in validations:
         cost = row if curves else {**row, **{k: info[k] for k in ("structures", "atoms", "edges", "flops", "wall_s")}}
         known = {
-            **{k: float(v) for k, v in info["parameters"].items()},
+            **parameters,
             **{k: float(cost[k]) for k in SEEN if k in cost},
             "unique": float(info["dataset"]["train"]),
             "gpu_hours": float(cost["wall_s"]) * int(info.get("world_size", 1)) / 3600.0,

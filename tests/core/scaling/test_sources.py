@@ -109,6 +109,44 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
         read_table(path, {})
 
 
+def test_parquet_is_read_like_any_table(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra tables)")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    columns = {
+        "model": arrow.array(["m", "m", "m", "k"]).dictionary_encode(),
+        "params": arrow.array([1000, 2000, None, 3000], arrow.int64()),
+        "val_loss": arrow.array([3.0, float("nan"), 2.5, None], arrow.float32()),
+        "seed": arrow.array([0, 1, 2, 3], arrow.int32()),
+    }
+    parquet.write_table(arrow.table(columns), path)
+    table = read_table(path, {})
+    assert table["loss"].tolist() == [3.0, 2.5]
+    assert table["n"][0] == 1000
+    assert np.isnan(table["n"][1])
+    assert [e.reason for e in table.excluded] == ["diverged: its loss is not finite", "has no value of the loss"]
+    assert len(read_table(path, {}, {"model": "m", "params": "1000"})) == 1
+    parquet.write_table(arrow.table({"n": [1.0, 2.0], "loss": [1.0, -2.0]}), path)
+    with pytest.raises(DataError, match=r"t.parquet row 2: loss is -2.0"):
+        read_table(path, {})
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra tables)")
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"PAR1 it is not")
+    with pytest.raises(DataError, match=r"t.parquet: is no parquet that can be read"):
+        read_table(path, {})
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("n,loss,größe\n1,2,3\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"t.csv: is no text in UTF-8"):
+        read_table(path, {})
+
+
 def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"n": 1, "loss": 2}\n{"n": \n')

@@ -37,7 +37,10 @@ def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] 
 
     Raises ConfigError for a column that the file has not, DataError with the row for a cell that is no number.
     """
-    records = list(_records(path))
+    try:
+        records = list(_records(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no text in UTF-8 ({error}). Save it as CSV or JSON lines in UTF-8.") from None
     if not records:
         raise DataError(f"{path}: has no rows. A table needs one row per loss, and at least four sizes.")
     names = _resolve(path, list(records[0]), columns)
@@ -100,13 +103,19 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise MatscaleError(
             f'{path}: reading parquet takes pyarrow, which is not installed: pip install "matscale[tables]", or save '
             "it as CSV."
         ) from None
-    yield from parquet.read_table(path).to_pylist()
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: is no parquet that can be read ({error}). Write it again, or save it as CSV."
+        ) from None
+    yield from rows
 
 
 def _resolve(path: Path, found: list[str], columns: Mapping[str, str]) -> dict[str, str]:

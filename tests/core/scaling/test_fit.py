@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from laws_data import SIZES, grid, ladder
 import matscale
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.scaling import frontier
+from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.frontier import hull
 from matscale.core.scaling.isoflop import optima
+from matscale.core.scaling.joint_verdict import contradicted
 from matscale.core.scaling.table import Table
 from matscale.core.scaling.verdict import VERDICTS, learning
 
@@ -237,6 +240,17 @@ def test_auto_fits_every_law_that_the_table_can_carry(rng: Rng) -> None:
         (("n", "d"), "runs"),
         (("c",), "frontier"),
     ]
+
+
+def test_a_joint_law_that_the_slices_of_the_grid_contradict_is_told_so(rng: Rng) -> None:
+    fit = matscale.fit(grid(rng, noise=0.005), "nd", samples=60)
+    assert isinstance(fit.spread, Draws)
+    assert contradicted(fit.law, fit.spread, fit.table) == []
+    steeper = np.array([0.0, 0.0, 0.0, 0.1, 0.0])  # alpha
+    wrong = replace(fit.spread, theta=fit.theta + steeper, draws=fit.spread.draws + steeper)
+    [reason] = contradicted(fit.law, wrong, fit.table)
+    assert reason.trigger == "g"
+    assert "at 5 values of d the slope in n is -0." in str(reason)
 
 
 def test_repeated_epochs_are_seen_by_the_repetition_law(rng: Rng) -> None:

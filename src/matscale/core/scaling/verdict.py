@@ -8,7 +8,7 @@
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
 | e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
 | f | the largest held-out size lies outside its 95 % predictive interval |
-| g | the joint law and the law in one variable contradict each other |
+| g | the joint law contradicts the slopes of the slices of the grid, all slices together |
 | h | an optimum lies at the edge of what was tried |
 
 Where the best run itself has learned nothing (a): `no learning`. With any other: `not identifiable`. With none, the

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from little import Site
 from matscale.cli import main
 from matscale.core.scaling.digits import counted, number, percent, size, with_interval
+from synthetic_runs import make_run
 
 STABLE = {"law", "parameters", "intervals", "verdict", "reasons", "range", "n_sizes", "n_seeds", "excluded", "held_out"}
 MAP = "n=params,d=structures,c=flops,loss=val_loss,arch=family"
@@ -156,6 +157,91 @@ def test_wrong_words_and_bad_rows_end_with_their_code(
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stdout == ""
+
+
+GOOD = "1e3,9\n3e3,7.4\n1e4,5.3\n3e4,4.1\n1e5,3.1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n,loss\n1e3,3\n1e4,2\n", "2 distinct values of n (1,000, 1e+04): a law needs at least 4 sizes"),
+        ("n,loss\n1e3,3\n1e3,3.1\n1e3,2.9\n", "no axis varies. Train models of several sizes."),
+        (f"n,loss\n{GOOD}3e5,-2\n", "t.csv row 6: loss is -2.0; a scaling law needs positive numbers"),
+        (f"n,loss\n{GOOD}3e5,much\n", "t.csv row 6: loss is 'much', not a number"),
+        (f"n,loss\n{GOOD}0,2\n", "t.csv row 6: n is 0.0"),
+        (f"n,loss\n{GOOD}1e5,3100\n", "t.csv row 5 and t.csv row 6: same sizes, but the losses 3.1 and 3100"),
+        ("n,loss,definition\n1e3,9,train\n1e4,5,validation\n", "not the same quantity (train; validation)"),
+        (f"n,loss,run\n{GOOD.replace(chr(10), ',a' + chr(10))}1e5,3.2,a\n", "both are run 'a' at the same sizes"),
+        ("n,d,loss\n1e3,10,9\n1e4,,5\n1e5,10,3\n", "t.csv row 2: has no d (d, data); the other rows do"),
+        ("n,metric\n1e3,10\n", "row 1: which column is the loss? Say --map loss=COLUMN. It has: n, metric."),
+        ("width,loss\n1e3,10\n", "row 1: which column is the size? Say --map n=COLUMN"),
+        ("n,loss\n", "t.csv: has no rows"),
+    ],
+)
+def test_a_table_that_carries_no_law_is_refused_with_the_row(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    result = matscale("fit", path)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert message in result.stderr
+
+
+def test_diverged_runs_copies_and_rows_without_a_loss_are_left_out_and_listed(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"n,loss\n{GOOD}2e5,nan\n3e5,inf\n4e5,\n1e3,9\n")
+    result = matscale("fit", path)
+    assert result.exit_code == 0, result.output
+    assert "excluded: 4" in result.stdout
+    for line in (
+        "t.csv row 6, t.csv row 7: diverged: its loss is not finite",
+        "t.csv row 8: has no value of the loss",
+        "t.csv row 9: repeats t.csv row 1",
+    ):
+        assert line in result.stdout
+    assert "5 sizes, 1 seed, 5 runs" in result.stdout
+
+
+def test_runs_of_other_validation_parts_or_losses_are_refused_by_every_command(tmp_path: Path) -> None:
+    for k, seed in enumerate((0, 1)):
+        for arch in ("schnet", "transformer"):
+            run = make_run(tmp_path / f"{arch}{k}", arch, size=3000 * 4**k, seed=seed)
+            config = (run / "config.toml").read_text()
+            (run / "config.toml").write_text(config.replace("validation_seed = 0", f"validation_seed = {k}"))
+    plan = ("plan", tmp_path, "--arch", "schnet", "--flops", "1e12")
+    for command in (("fit", tmp_path), ("compare", tmp_path), plan):
+        result = matscale(*command, "--no-baselines")
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "the seed of the validation part is 0 in one and 1 in the other" in result.stderr
+
+
+def test_isoflop_sets_and_a_frontier_of_run_folders_are_fitted(tmp_path: Path) -> None:
+    for c in np.geomspace(1e12, 1e15, 4):
+        for n in np.geomspace(0.1, 10, 7) * 1e5 * (c / 3e13) ** 0.5:
+            loss = c**-0.05 * float(np.exp(0.02 * np.log(n / (1e5 * (c / 3e13) ** 0.5)) ** 2))
+            make_isoflop_run(tmp_path / f"{c:.0e}-{n:.0f}", round(n), c, 100 * loss + 5)  # bent: all budgets touch
+    result = matscale("fit", tmp_path, "--law", "isoflop", "--no-baselines")
+    assert result.exit_code == 0, result.output
+    assert "loss(c): LAW" in result.stdout
+    assert "28 runs (isoflop)" in result.stdout
+    [fit] = json.loads(matscale("fit", tmp_path, "--law", "isoflop", "--no-baselines", "--json").stdout)
+    assert fit["parameters"]["alpha"] == pytest.approx(-0.5, abs=0.01)
+    [frontier] = json.loads(matscale("fit", tmp_path, "--law", "frontier", "--no-baselines", "--json").stdout)
+    assert frontier["points"] == "frontier"
+    assert frontier["n_runs"] >= 4
+    assert 0.02 < frontier["parameters"]["alpha"] < 0.05
+
+
+def make_isoflop_run(folder: Path, n: int, c: float, loss: float) -> None:
+    """A run of `n` parameters that spent `c` FLOPs and ended at `loss`."""
+    run = make_run(folder, size=n, n_validations=10)
+    info = json.loads((run / "run.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        share = row["step"] / info["steps"]
+        row["flops"], row["loss"] = c * share, loss * share**-0.1
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "run.json").write_text(json.dumps({**info, "flops": c, "last": rows[-1], "best": rows[-1]}))
 
 
 def test_a_plugin_can_supply_a_law(site: Site, table: Path) -> None:

@@ -44,7 +44,7 @@ def test_gemstones_exponents_and_an_objective_as_low_as_published(
 
 @pytest.mark.parametrize("name", ["hot", "cool_end"])
 def test_gemstones_are_a_joint_law_that_its_slices_do_not_contradict(shared: Path, name: str) -> None:
-    """Slopes in d of single models scatter by a third about those of the law: that of the largest is no contradiction."""
+    """Slopes in d of single models scatter by a third: that of the largest alone contradicts nothing."""
     path = shared / f"data/scaling/gemstones/wandb_df_for_fitting_{name}.jsonl"
     fit = matscale.fit(path, "nd", columns=GEMSTONES, checkpoint="all", samples=200)
     assert (fit.verdict, fit.reasons) == ("law with floor", ())

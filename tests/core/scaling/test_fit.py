@@ -354,6 +354,14 @@ def test_isoflop_sets_give_the_exponent_of_the_best_size(rng: Rng) -> None:
     assert fit.verdict == "law"
 
 
+def test_isoflop_sets_of_runs_that_learned_nothing_have_no_best_size(rng: Rng) -> None:
+    fit = matscale.fit(
+        isoflop_rows(rng, lambda c: 1e5 * (c / 3e13) ** 0.5), "isoflop", baselines={"zero": {"loss": 1e-3}}
+    )
+    assert fit.verdict == "no learning"
+    assert str(fit.reasons[0]).startswith("a: the best loss")
+
+
 def test_a_budget_whose_optimum_is_at_the_edge_is_dropped_and_said(rng: Rng) -> None:
     rows = isoflop_rows(rng, lambda c: 3e5 * (c / 3e13) ** 1.1)
     table = Table.of(rows)

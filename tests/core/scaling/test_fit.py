@@ -319,6 +319,12 @@ def test_a_run_that_never_touches_the_frontier_is_listed(rng: Rng) -> None:
     assert "bad" not in fit.table.words["run"].tolist()
 
 
+def test_a_frontier_that_few_runs_touch_is_refused(rng: Rng) -> None:
+    rows = [row for row in curves(rng) if row["run"] in ("r0", "r7")]
+    with pytest.raises(DataError, match="2 runs of 2 touch the compute frontier; a law of it needs 4"):
+        matscale.fit(rows, "frontier")
+
+
 def test_the_hull_is_convex_falls_and_lies_below_all_points(rng: Rng) -> None:
     c = np.sort(rng.uniform(0, 10, 200))
     loss = 5 - 0.4 * c + rng.exponential(0.5, 200)

@@ -33,7 +33,7 @@ def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True,
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "itemsizing": "constant"},
         "xaxis": {**axis, "title": {"text": x}, "type": kinds[0]},
-        "yaxis": {**axis, "title": {"text": y}, "type": kinds[1]},
+        "yaxis": {**axis, "title": {"text": y}, "type": kinds[1], "nticks": 7},
     }
     return Figure(traces, layout=shared | layout)
 

@@ -13,10 +13,11 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.errors import DataError
+from matscale.core.scaling.digits import counted
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means, size_means
-from matscale.core.scaling.one_variable import check_enough, fit_means
+from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import solve
 from matscale.core.scaling.table import Table
@@ -108,12 +109,16 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
         found = curves(table)
     reduced = [corners(curve) for curve in found]
     names, x, y = touching(reduced)
+    if len(names) < 3:
+        raise DataError(
+            f"{counted(len(names), 'run')} of {len(found)} touch the compute frontier; a law of it needs 4 of them over "
+            "a decade. Train smaller models for less compute and larger ones for more."
+        )
     rows = np.concatenate([found[k].rows for k in names])
     mask = np.zeros(len(table), dtype=bool)
     mask[rows] = True
     part = table.keep(mask, "is not on the compute frontier")
     means = Means("c", x[:, None], y, np.ones(len(x), dtype=np.int64), part.ends(), np.arange(len(x)))
-    check_enough(means)
     fit = fit_means(means, laws, target, reasons)
     exponents = _resampled(reduced, fit.law, samples, seed)
     return _with_bootstrap(fit, exponents, len(found))

@@ -107,7 +107,8 @@ def one_variable(
 def few(means: Means) -> list[Reason]:
     reasons = []
     if len(means) < 4:
-        reasons.append(Reason("b", f"{len(means)} sizes in {means.axis}; a law needs 4, and a test of it more"))
+        points = "points" if means.axis == "c" else "sizes"
+        reasons.append(Reason("b", f"{len(means)} {points} in {means.axis}; a law needs 4, and a test of it more"))
     if means.decades < DECADE:
         reasons.append(Reason("b", f"{means.axis} spans {means.decades:.1f} decades; a law needs one"))
     return reasons

@@ -321,7 +321,7 @@ def test_a_run_that_never_touches_the_frontier_is_listed(rng: Rng) -> None:
 
 def test_a_frontier_that_few_runs_touch_is_refused(rng: Rng) -> None:
     rows = [row for row in curves(rng) if row["run"] in ("r0", "r7")]
-    with pytest.raises(DataError, match="2 runs of 2 touch the compute frontier; a law of it needs 4"):
+    with pytest.raises(DataError, match="2 runs of 2 touch the compute frontier; its law needs 4"):
         matscale.fit(rows, "frontier")
 
 

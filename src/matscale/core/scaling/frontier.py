@@ -111,7 +111,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     names, x, y = touching(reduced)
     if len(names) < 3:
         raise DataError(
-            f"{counted(len(names), 'run')} of {len(found)} touch the compute frontier; a law of it needs 4 of them over "
+            f"{counted(len(names), 'run')} of {len(found)} touch the compute frontier; its law needs 4 of them over "
             "a decade. Train smaller models for less compute and larger ones for more."
         )
     rows = np.concatenate([found[k].rows for k in names])

@@ -15,6 +15,7 @@ from matscale.cli.sweep_progress import Lines, Table, watcher_for
 from matscale.core.data.packed import PackedDataset
 from matscale.core.study.outcome import State
 from matscale.core.study.sweep import Sweep, Watcher
+from matscale.core.train.timing import Timing
 from studies import FakePool, planned, rows, study_file
 
 
@@ -83,21 +84,55 @@ def test_a_dry_run_estimates_the_grid_and_makes_nothing(tmp_path: Path, alloys: 
     file = study_file(tmp_path, alloys.path)
     result = run("sweep", file, "--dry-run", "--json", "--device", "H100")
     assert result.exit_code == 0, result.output
-    listed = json.loads(result.stdout)
-    assert len(listed) == 4
-    for row in listed:
+    found = json.loads(result.stdout)
+    assert len(found["runs"]) == 4
+    for row in found["runs"]:
         assert row["steps"] == 6
         assert row["flops"] > 0
         assert (row["status"], row["device"]) == ("planned", "H100")
+    assert found["to_do"] == found["total"]
+    assert found == json.loads(run("estimate", file, "--json", "--on", "H100").stdout)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_dry_run_times_each_kind_of_step_once(
+    tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+    monkeypatch.setattr(
+        "matscale.core.estimate.timed", lambda *given: timed.append(given[4]) or Timing(1e-9, 1e-9, 0, 0)
+    )
+    data = {"path": str(alloys.path), "counts": [8, 16]}
+    file = study_file(tmp_path, alloys.path, data=data, lr=[1e-3, 3e-3], budget={"epochs": [1, 2]})
+    result = run("sweep", file, "--dry-run")
+    assert result.exit_code == 0, result.output
+    heading, *listed, total, basis, _ = result.stdout.splitlines()
+    assert heading.split() == ["RUN", "PARAMETERS", "STRUCTURES", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK", "STATUS"]
+    assert len(listed) == 2 * 2 * 2 * 2 * 2  # sizes, seeds, counts, rates, lengths
+    assert {tuple(row.split()[2:4]) for row in listed} == {("8", "2"), ("8", "4"), ("16", "4"), ("16", "8")}
+    assert total.startswith("total")
+    assert basis.endswith("were timed here for 2 kinds of step.")
+    assert timed == [3, 3]
+
+
+def test_what_is_complete_is_not_to_do(done: Path) -> None:
+    file = done.parent / "study.toml"
+    found = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    assert [row["status"] for row in found["runs"]] == ["completed"] * 2
+    assert found["total"]["flops"] > found["to_do"]["flops"] == 0
+    real = {row["run"]: row["flops"] for row in rows(done)}
+    assert all(row["flops"] == pytest.approx(real[row["run"]], rel=0.02) for row in found["runs"])
 
 
 def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) -> None:
     file = study_file(tmp_path, alloys.path, params=["2k"], seeds=[0], budget=None, wsd={"steps": [20, 40]})
-    trunk, *branches = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    found = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    trunk, *branches = found["runs"]
     assert trunk["role"] == "trunk"
     assert [row["flops_shared"] / row["flops"] for row in branches] == pytest.approx([0.8, 0.8])
     assert trunk["flops"] == pytest.approx(branches[1]["flops_shared"])
+    own = [row["flops"] - row["flops_shared"] for row in branches]
+    assert found["total"]["flops"] == pytest.approx(trunk["flops"] + sum(own))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +142,7 @@ def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) ->
         ({"budgets": {"steps": 3}}, "Did you mean 'budget'"),
         ({"seeds": []}, "the grid is empty"),
         ({"budget": {"flops": 10}}, "does not pay for one step"),
+        ({"budget": {"flops": 10}}, "least_steps = 2 or more"),
         ({"budget": {"flops": 10, "least_steps": 5}}, "grid of study is empty"),
     ],
 )

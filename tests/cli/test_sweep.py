@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from matscale.core.data.packed import PackedDataset
 from matscale.core.study.outcome import State
 from matscale.core.study.sweep import Sweep, Watcher
 from matscale.core.train.timing import Timing
-from studies import FakePool, planned, rows, study_file
+from studies import FakePool, planned, rows, study_file, wait_for
 
 
 def run(*arguments: object) -> Result:
@@ -69,6 +70,26 @@ def test_runs_list_filters_and_prints_json(done: Path) -> None:
     ):
         listed = json.loads(run("runs", "list", done, "--json", *options).stdout)
         assert len(listed) == n, options
+
+
+def test_a_training_by_itself_is_listed_as_running_while_it_lives_and_crashed_once_killed(
+    tmp_path: Path, alloys: PackedDataset
+) -> None:
+    folder = tmp_path / "run"
+    command = ["train", "--arch", "fcn", "--params", "2k", "--data", alloys.path, "--steps", 10_000_000, "-o", folder]
+    command += ["--device", "cpu", "--no-baselines", "--quiet"]
+    with subprocess.Popen([sys.executable, "-m", "matscale", *map(str, command)]) as process:
+        try:
+            wait_for(lambda: (folder / "metrics.jsonl").exists() or process.poll() is not None)
+            assert [row["status"] for row in listed(tmp_path)] == ["running"]
+        finally:
+            process.kill()
+    assert [row["status"] for row in listed(tmp_path)] == ["crashed"]
+
+
+def listed(folder: Path, *options: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(run("runs", "list", folder, "--json", *options).stdout)
+    return rows
 
 
 def test_runs_show_says_what_a_run_is_and_how_well_it_does(done: Path) -> None:

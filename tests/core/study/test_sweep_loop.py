@@ -254,6 +254,47 @@ def test_a_run_that_says_it_runs_and_is_claimed_by_nobody_was_killed(plan: Plan)
     assert state_of(run.path).status == "stopped"
 
 
+def test_a_run_that_a_training_by_itself_is_at_work_on_is_running(plan: Plan) -> None:
+    run = plan.runs[0]
+    lay_out(run)
+    completed(run.path, status="running")
+    with FolderLock(run.path):
+        assert state_of(run.path) == State("running")
+    assert state_of(run.path).status == "crashed"
+
+
+def test_a_run_that_somebody_resumes_by_hand_is_waited_for_and_not_started_again(plan: Plan) -> None:
+    run, pool = plan.runs[0], FakePool()
+    lay_out(run)
+    completed(run.path, status="running")
+    lock = FolderLock(run.path)
+
+    class ByHand(Watcher):
+        def looked(self, sweep: Sweep) -> None:
+            if sweep.counts().get("completed") == len(plan.runs) - 1:
+                assert sweep.states[run.path].status == "running"
+                completed(run.path)
+                lock.__exit__()
+
+    with lock:
+        sweep = Sweep(plan, pool, ByHand())
+        sweep.run()
+    assert statuses(sweep) == ["completed"] * len(plan.runs)
+    assert run.path not in pool.started
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(-9, "killed by SIGKILL"), (137, "killed by SIGKILL"), (-15, "killed by SIGTERM")]
+)
+def test_a_signal_that_ended_a_run_is_named(plan: Plan, code: int, told: str) -> None:
+    run = plan.runs[0]
+    lay_out(run)
+    completed(run.path, status="running")
+    state = state_after(Ended(run.path, code))
+    assert state.status == "crashed"
+    assert state.reason.startswith(told)
+
+
 def test_an_error_before_there_is_a_record_is_found_in_what_the_process_printed(plan: Plan) -> None:
     run = plan.runs[0]
     lay_out(run)

@@ -12,6 +12,7 @@ from matscale.core import errors
 from matscale.core.errors import MatscaleError
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended
+from matscale.core.train.lock import is_locked
 from matscale.core.train.record import CONFIG, INFO, LOG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
@@ -48,10 +49,18 @@ def read_info(run: Path) -> dict[str, Any] | None:
     return info
 
 
+def is_at_work(run: Path) -> bool:
+    """Whether a process trains the run, or is about to: one of a sweep, or `matscale train` by itself."""
+    return is_claimed(run) or is_locked(run)
+
+
 def state_of(run: Path) -> State:
-    """By what the folder says. A run that says that it is running and is claimed by nobody was killed."""
-    if is_claimed(run):
-        return State("running")
+    """By what the folder says. A run that says that it is running, and that no process is at work on, was killed."""
+    return State("running") if is_at_work(run) else _recorded(run)
+
+
+def _recorded(run: Path) -> State:
+    """Of a run that no process is at work on."""
     info = read_info(run) if (run / CONFIG).exists() else None
     if info is None:
         return State("planned")
@@ -67,7 +76,7 @@ def state_of(run: Path) -> State:
 
 def state_after(ended: Ended) -> State:
     """What the end of a job means for its run: the folder says whether it completed, the exit code why not."""
-    state = state_of(ended.path)
+    state = _recorded(ended.path)
     if state.status == "completed":
         return state
     why = ended.reason or state.reason or _last_line(ended.path) or told(ended.code)

@@ -16,9 +16,8 @@ from matscale.core.config import to_toml
 from matscale.core.errors import MatscaleError, StoppedEarly
 from matscale.core.files import write_text
 from matscale.core.study import ledger
-from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended, Job, Pool
-from matscale.core.study.outcome import State, state_after, state_of
+from matscale.core.study.outcome import State, is_at_work, state_after, state_of
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
 from matscale.core.train import checkpoint
@@ -127,7 +126,7 @@ class Sweep:
             state = self.states[run.path]
             if run.path in held and held[run.path] != state.status:
                 self._set(run, State("running" if held[run.path] == "running" else "queued"))
-            elif state.status in ("queued", "running") and run.path not in held and not is_claimed(run.path):
+            elif state.status in ("queued", "running") and run.path not in held and not is_at_work(run.path):
                 self._over(Ended(run.path, None))
 
     def _over(self, ended: Ended) -> None:

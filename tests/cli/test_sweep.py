@@ -31,7 +31,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, alloys: PackedDataset) -> Pat
     file = study_file(folder, alloys.path, params=["2k"], local={"workers": 1, "threads": 1})
     result = run("sweep", file)
     assert result.exit_code == 0, result.output
-    assert "2 runs: 2 completed. Study:" in result.stdout
+    assert "2 runs: 2 completed; spent: " in result.stdout
     assert "2 of 2 done" in result.stderr
     return folder / "study"
 
@@ -58,7 +58,10 @@ def test_a_completed_study_starts_nothing(done: Path) -> None:
 def test_runs_list_filters_and_prints_json(done: Path) -> None:
     table = run("runs", "list", done)
     assert table.exit_code == 0, table.output
-    assert len(table.stdout.splitlines()) == 3
+    heading, *_, total = table.stdout.splitlines()
+    assert len(table.stdout.splitlines()) == 4
+    assert heading.startswith("RUN")
+    assert total.startswith("2 runs; spent: ")
     for options, n in (
         ((), 2),
         (("--status", "completed"), 2),
@@ -90,6 +93,21 @@ def test_a_training_by_itself_is_listed_as_running_while_it_lives_and_crashed_on
 def listed(folder: Path, *options: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(run("runs", "list", folder, "--json", *options).stdout)
     return rows
+
+
+def test_what_a_study_of_cooldowns_has_spent_counts_the_trunk_once(tmp_path: Path, alloys: PackedDataset) -> None:
+    values = {"params": ["2k"], "seeds": [0], "budget": None, "wsd": {"steps": [10, 20]}}
+    file = study_file(tmp_path, alloys.path, **values, local={"workers": 1, "threads": 1})
+    swept = run("sweep", file, "--quiet")
+    assert swept.exit_code == 0, swept.output
+    rows = {row["role"] + str(row["steps"]): row for row in listed(tmp_path / "study")}
+    trunk, short, long = (rows[name] for name in ("trunk16", "run10", "run20"))
+    assert short["branch_of"] == long["branch_of"] == trunk["run"]
+    assert long["flops_shared"] == trunk["flops"] > short["flops_shared"] > 0
+    told = f"spent: {long['flops'] + short['flops'] - short['flops_shared']:.3g} FLOPs"
+    assert told in swept.stdout
+    assert told in run("runs", "list", tmp_path / "study").stdout
+    assert told in run("runs", "list", tmp_path / "study" / "runs").stdout
 
 
 def test_runs_show_says_what_a_run_is_and_how_well_it_does(done: Path) -> None:

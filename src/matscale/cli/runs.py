@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from matscale.cli.table import aligned
+from matscale.cli.words import duration
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
 """As the run folders alone tell; `queued` and `blocked` are known to a sweep only, and stand in its ledger."""
@@ -31,7 +32,7 @@ def list_runs(folder: Path, status: tuple[str, ...], arch: tuple[str, ...], stud
     crashed is a run that was killed: `matscale sweep`, or `matscale train --resume`, goes on with it. failed is one
     that ended with an error of its own.
     """
-    from matscale.core.study.ledger import row, run_folders
+    from matscale.core.study.ledger import row, run_folders, spent
 
     rows = [row(path) for path in run_folders(folder)]
     rows = [r for r in rows if not status or r["status"] in status]
@@ -41,9 +42,15 @@ def list_runs(folder: Path, status: tuple[str, ...], arch: tuple[str, ...], stud
         return
     heading = ["RUN", "STATUS", "PARAMETERS", "TRAIN", "SEED", "LR", "STEPS", "FLOPS", "LOSS"]
     click.echo(aligned([heading, *(_cells(r) for r in rows)], right=range(2, 9)))
+    click.echo(f"{len(rows)} runs; spent: {spending(spent(rows))}")
     for r in rows:
         if r["status"] in ("failed", "crashed") and r["reason"]:
             click.echo(f"{r['run']}: {r['reason']}", err=True)
+
+
+def spending(total: dict[str, float]) -> str:
+    """3e+15 FLOPs, 2 h 5 min of device time."""
+    return f"{total['flops']:.3g} FLOPs, {duration(total['device_hours'] * 3600)} of device time"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -50,11 +50,13 @@ def sweep(
     reason (killed, node failure) is tried again, what failed for one of its own is told. Ctrl-C has the runs save.
     The study's folder holds runs/, and runs.jsonl and runs.csv with a row per run.
     """
+    from matscale.cli.runs import spending
     from matscale.cli.stages import Stages
     from matscale.cli.study_estimates import show
     from matscale.cli.sweep_progress import watcher_for
     from matscale.core.manager import host
     from matscale.core.study.config import Study
+    from matscale.core.study.ledger import row, spent
     from matscale.core.study.plan import plan
     from matscale.core.study.sweep import Sweep
 
@@ -83,4 +85,5 @@ def sweep(
     if not no_wait:
         job.conclude()
     counts = ", ".join(f"{n} {status}" for status, n in sorted(job.counts().items()))
-    click.echo(f"{len(planned.runs)} runs: {counts}. Study: {planned.folder}")
+    cost = spending(spent(row(run.path) for run in planned.runs))
+    click.echo(f"{len(planned.runs)} runs: {counts}; spent: {cost}. Study: {planned.folder}")

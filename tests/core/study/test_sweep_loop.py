@@ -20,7 +20,7 @@ from matscale.core.study.launcher import Ended
 from matscale.core.study.outcome import State, state_after, state_of
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
-from matscale.core.study.sweep import Sweep, Watcher, lay_out, totals
+from matscale.core.study.sweep import Sweep, Watcher, lay_out
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.record import Run
 from studies import FakePool, completed, planned, rows
@@ -328,9 +328,21 @@ def test_the_ledger_reads_alike_as_json_lines_and_csv(plan: Plan) -> None:
 
 
 def test_what_branches_share_with_a_trunk_is_counted_once() -> None:
-    trunk = {"flops": 80.0, "wall_s": 8.0}
-    branches = [{"flops": 50.0, "flops_shared": 40.0, "wall_s": 5.0, "wall_s_shared": 4.0} for _ in range(2)]
-    assert totals([trunk, *branches, {"flops": None}]) == {"flops": 100.0, "wall_s": 10.0}
+    trunk = {"run": "trunk", "flops": 80.0, "wall_s": 8 * 3600.0}
+    branch = {
+        "branch_of": "trunk",
+        "flops": 50.0,
+        "flops_shared": 40.0,
+        "wall_s": 5 * 3600.0,
+        "wall_s_shared": 4 * 3600.0,
+    }
+    longer = {**branch, "run": "longer", "flops": 100.0, "flops_shared": 80.0}
+    branches = [{**branch, "run": "short"}, longer]
+    begun = {"run": "begun", "branch_of": "trunk", "flops_shared": 40.0}
+    assert ledger.spent([trunk, *branches, begun, {"run": "planned", "flops": None}])["flops"] == 80 + 10 + 20
+    assert ledger.spent([trunk, *branches])["device_hours"] == 8 + 1 + 1
+    assert ledger.spent(branches)["flops"] == 80 + 10 + 20  # the trunk is not listed, but was trained all the same
+    assert ledger.spent([{"run": "two GPUs", "wall_s": 3600.0, "world_size": 2}])["device_hours"] == 2
 
 
 def test_runs_are_found_in_a_study_in_a_folder_and_alone(plan: Plan, tmp_path: Path) -> None:

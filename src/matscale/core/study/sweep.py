@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from matscale.core.config import to_toml
 from matscale.core.errors import MatscaleError, StoppedEarly
@@ -205,12 +203,3 @@ def lay_out(run: PlannedRun) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     if not (run.path / CONFIG).exists():
         write_text(run.path / PLANNED, to_toml(run.config.plain()))
-
-
-def totals(rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """FLOPs and seconds that a study has spent. What a branch shares with its trunk is counted with the trunk alone."""
-    spent = {"flops": 0.0, "wall_s": 0.0}
-    for row in rows:
-        for key in spent:
-            spent[key] += (row.get(key) or 0.0) - (row.get(f"{key}_shared") or 0.0)
-    return spent

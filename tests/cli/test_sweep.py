@@ -179,6 +179,8 @@ def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) ->
     [
         ({"architectures": ["schnett"]}, "Did you mean 'schnet'"),
         ({"budgets": {"steps": 3}}, "Did you mean 'budget'"),
+        ({"set": {"optimizer": {"lrr": 1}}}, "Did you mean 'lr'"),
+        ({"grid": {"batch.structure": [4]}}, "Did you mean 'structures'"),
         ({"seeds": []}, "the grid is empty"),
         ({"budget": {"flops": 10}}, "does not pay for one step"),
         ({"budget": {"flops": 10}}, "least_steps = 2 or more"),
@@ -244,6 +246,7 @@ def test_a_full_disk_is_named_and_costs_no_finished_run(tmp_path: Path, alloys: 
         result = run("sweep", file)
         assert result.exit_code == 1, result.output
         assert "No space left on device" in result.output
+        assert len(rows(disk / "study")) == 4  # the ledger is whole
         complete = {path: path.read_bytes() for path in disk.glob("study/runs/*/metrics.jsonl") if _is_done(path)}
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         result = run("sweep", file)

@@ -222,7 +222,7 @@ def test_what_a_full_disk_ends_goes_on_later(plan: Plan, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(MatscaleError, match=r"No space left on device.*the same sweep again"):
             Sweep(plan, FakePool()).run()
     sweep = Sweep(plan, FakePool())
     sweep.run()
@@ -295,6 +295,15 @@ def test_a_signal_that_ended_a_run_is_named(plan: Plan, code: int, told: str) ->
     assert state.reason.startswith(told)
 
 
+def test_a_process_that_failed_without_being_able_to_say_so_was_not_killed(plan: Plan) -> None:
+    run = plan.runs[0]
+    lay_out(run)
+    completed(run.path, status="running")
+    assert state_after(Ended(run.path, 1)) == State("crashed", "exit code 1")
+    (run.path / "log.txt").write_text("Error: [Errno 28] No space left on device.\n")
+    assert state_after(Ended(run.path, 1)) == State("crashed", "Error: [Errno 28] No space left on device.")
+
+
 def test_an_error_before_there_is_a_record_is_found_in_what_the_process_printed(plan: Plan) -> None:
     run = plan.runs[0]
     lay_out(run)
@@ -325,6 +334,12 @@ def test_the_ledger_reads_alike_as_json_lines_and_csv(plan: Plan) -> None:
     assert {(line["size"], line["seed"], line["lr"]) for line in lines} == {
         (size, seed, 3e-3) for size in ("2k", "3k") for seed in (0, 1)
     }
+
+
+def test_a_run_that_has_not_begun_has_its_identity_in_the_ledger(plan: Plan) -> None:
+    lines = [ledger.row(run.path, planned=run) for run in plan.runs]
+    assert [line["identity"] for line in lines] == [run.identity for run in plan.runs]
+    assert {(line["study"], line["status"]) for line in lines} == {("study", "planned")}
 
 
 def test_what_branches_share_with_a_trunk_is_counted_once() -> None:

@@ -66,7 +66,7 @@ validation, in eV units; `last_loss` is that of the last. `branch_of` is the run
 def row(run: Path, state: State | None = None, planned: PlannedRun | None = None) -> dict[str, Any]:
     """One run, from its folder; `planned` says what is known of one that has not begun."""
     info = read_info(run) or {}
-    labels = dict(planned.labels) if planned else {}
+    labels: dict[str, Any] = dict(planned.config.labels) if planned else {}
     labels |= info.get("labels") or _planned_labels(run)
     state = state or state_of(run)
     counts = info.get("parameters") or (planned.parameters if planned else {})

@@ -24,6 +24,9 @@ INSIDE = frozenset(
 ) - {1, 5}
 """Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
 
+KILLED = "it was killed, or the machine went down"
+"""What the folder of a run that was cut off can tell."""
+
 _OF_ERROR = {
     name: kind.exit_code
     for name, kind in vars(errors).items()
@@ -66,7 +69,7 @@ def _recorded(run: Path) -> State:
         return State("planned")
     status = info.get("status")
     if status == "running":
-        return State("crashed", "it was killed, or the machine went down")
+        return State("crashed", KILLED)
     if status == "failed":
         error = str(info.get("error") or "")
         inside = _OF_ERROR.get(error.partition(":")[0]) in INSIDE
@@ -79,7 +82,9 @@ def state_after(ended: Ended) -> State:
     state = _recorded(ended.path)
     if state.status == "completed":
         return state
-    why = ended.reason or state.reason or _last_line(ended.path) or told(ended.code)
+    # On a full disk a process that fails cannot say so in run.json.
+    is_silent = state.reason == KILLED and ended.code is not None and _signal(ended.code) is None
+    why = ended.reason or ("" if is_silent else state.reason) or _last_line(ended.path) or told(ended.code)
     if ended.code in INSIDE:
         return State("failed", why)
     if state.status == "stopped" or state.status == "failed":
@@ -93,13 +98,18 @@ def told(code: int | None) -> str:
     """An exit code in words."""
     if code is None:
         return "it ended, and nobody knows how"
-    number = -code if code < 0 else code - 128 if 128 < code < 192 else None
+    number = _signal(code)
     if number is None:
         return f"exit code {code}"
     try:
         return f"killed by {signal.Signals(number).name}"
     except ValueError:
         return f"killed by signal {number}"
+
+
+def _signal(code: int) -> int | None:
+    """The signal that ended a process, itself or by way of a shell; None if it ended by itself."""
+    return -code if code < 0 else code - 128 if 128 < code < 192 else None
 
 
 def _last_line(run: Path) -> str:

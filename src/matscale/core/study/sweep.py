@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,8 +170,9 @@ class Sweep:
         ready = self._ready()[: max(self.pool.room(), 0)]
         if not ready:
             return
-        for run in ready:
-            lay_out(run)
+        with _writing(self.plan.folder):
+            for run in ready:
+                lay_out(run)
         self.pool.start([Job(run.path) for run in ready])
         held = self.pool.held()
         for run in ready:
@@ -177,7 +180,8 @@ class Sweep:
 
     def _write_ledger(self) -> None:
         rows = [ledger.row(run.path, self.states.get(run.path), run) for run in self.runs]
-        ledger.write(self.plan.folder, rows)
+        with _writing(self.plan.folder):
+            ledger.write(self.plan.folder, rows)
         self._written = time.monotonic()
 
     # What came of it --------------------------------------------------------------------------------------------------
@@ -196,6 +200,18 @@ class Sweep:
             f"{self.plan.folder}. The same sweep again takes up what was stopped or cut off; --retry-failed also what "
             "failed for a reason of its own, once that is mended."
         )
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A disk that is full or gone ends the sweep, and nothing else: the ledger that there was stays whole."""
+    try:
+        yield
+    except OSError as error:
+        raise MatscaleError(
+            f"{folder}: cannot be written to ({error.strerror or error}). Runs that are complete stay so. Make room, "
+            "then run the same sweep again: it goes on where this one ended."
+        ) from error
 
 
 def lay_out(run: PlannedRun) -> None:

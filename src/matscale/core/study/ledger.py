@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,17 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace both files, each in one move."""
     rows = [finite(dict(r)) for r in rows]
     write_text(folder / JSONL, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+    write_text(folder / CSV, as_csv(rows))
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a heading; what is not known is empty."""
     columns = list(dict.fromkeys([*COLUMNS, *(key for r in rows for key in r)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / CSV, text.getvalue())
+    return text.getvalue()
 
 
 def spent(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -75,6 +75,11 @@ def test_runs_list_filters_and_prints_json(done: Path) -> None:
         assert len(listed) == n, options
 
 
+def test_runs_list_prints_the_ledger_as_csv(done: Path) -> None:
+    assert run("runs", "list", done, "--csv").stdout == (done / "runs.csv").read_text()
+    assert run("runs", "list", done, "--csv", "--json").exit_code == 2
+
+
 def test_a_training_by_itself_is_listed_as_running_while_it_lives_and_crashed_once_killed(
     tmp_path: Path, alloys: PackedDataset
 ) -> None:

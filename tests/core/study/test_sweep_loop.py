@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -340,6 +342,18 @@ def test_a_run_that_has_not_begun_has_its_identity_in_the_ledger(plan: Plan) -> 
     lines = [ledger.row(run.path, planned=run) for run in plan.runs]
     assert [line["identity"] for line in lines] == [run.identity for run in plan.runs]
     assert {(line["study"], line["status"]) for line in lines} == {("study", "planned")}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_ledger_answers_the_questions_of_the_docs_to_jq(plan: Plan, tmp_path: Path) -> None:
+    Sweep(plan, FakePool(lambda run, attempt: 0 if "seed0" in run.name else 3)).run()
+    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^jq .*$", page, flags=re.M)
+    where = {"cwd": plan.folder, "text": True, "capture_output": True, "check": True, "shell": True}
+    left, spent = (subprocess.run(c.replace("studies/first/", ""), **where).stdout for c in commands)  # type: ignore[call-overload]
+    assert len(left.splitlines()) == 2
+    assert all(": failed " in line for line in left.splitlines())
+    assert float(spent) == 200
 
 
 def test_what_branches_share_with_a_trunk_is_counted_once() -> None:

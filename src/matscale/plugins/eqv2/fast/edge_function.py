@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.charts import Passage
+from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
 from matscale.plugins.eqv2.fast.sizes import AtOnce, Shape, keeps_turned
 from matscale.plugins.eqv2.fast.so2 import Convolution
@@ -75,7 +75,7 @@ class FastEdgeFunction(torch.autograd.Function):
         return values, extra[:, : shape.n_features]
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g_values: Tensor, g_features: Tensor) -> tuple[Tensor | None, ...]:
         x, rho, extra, hidden, curved, every_turned, last, last_bias, *weights = ctx.saved_tensors
         shape = ctx.shape

@@ -87,15 +87,18 @@ class ChartPassage(nn.Module):
         if self.mmax == 0:
             return None
         n = nn.functional.normalize(vec.double(), dim=-1)
-        edges = ((n.detach()[:, 1].abs() - POLAR).abs() < HALF_WIDTH).nonzero()[:, 0]
-        n = n.index_select(0, edges)
+        if torch.compiler.is_compiling():  # all edges, most with a share of 0: how many there are would break the graph
+            edges = torch.arange(len(n), device=n.device)
+        else:
+            edges = ((n.detach()[:, 1].abs() - POLAR).abs() < HALF_WIDTH).nonzero()[:, 0]
+            n = n.index_select(0, edges)
         x, y, z = n.unbind(-1)
-        both = ((x.square() + z.square()) * (x.square() + y.square())).sqrt()
+        both = ((x.square() + z.square()) * (x.square() + y.square())).clamp(min=1e-12).sqrt()
         cosines, sines = multiples(-y * z / both, -x / both, self.mmax)
         polar = is_polar(n)
         to_other = torch.where(polar, -1.0, 1.0)[:, None]  # from the polar chart to the first one the turn is −γ
         sine = -to_other * sines.index_select(1, self.order) * self.sign
-        t = (y.abs() - (POLAR - HALF_WIDTH)) / (2 * HALF_WIDTH)
+        t = ((y.abs() - (POLAR - HALF_WIDTH)) / (2 * HALF_WIDTH)).clamp(0, 1)
         share = t**3 * (10 + t * (6 * t - 15))
         share = torch.where(polar, 1 - share, share)
         cosine = cosines.index_select(1, self.order)

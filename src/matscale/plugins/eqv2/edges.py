@@ -136,10 +136,14 @@ class EdgeFrames(nn.Module):
             envelope=polynomial_cutoff(d, self.cutoff) if self.is_smooth else None,
             into_frame=into_frame,
             out_of_frame=(into_frame * self.rescale.to(vec.dtype)[:, None]).transpose(1, 2),
-            # What a passage computes twice is counted once.
-            passage=None if self.passage is None or is_counted() else self.passage(vec),
+            passage=self._passage(vec),
             n_atoms=data.n_atoms,
         )
+
+    def _passage(self, vec: Tensor) -> Passage | None:
+        if self.passage is None or (not torch.compiler.is_compiling() and is_counted()):
+            return None  # what it makes a model compute twice is counted once
+        return self.passage(vec)
 
 
 def _check_lengths(distance: Tensor, j: Tensor, i: Tensor) -> None:

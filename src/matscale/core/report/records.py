@@ -17,7 +17,6 @@ from matscale.core.scaling.sources import expand
 from matscale.core.scaling.table import Excluded
 from matscale.core.study.ledger import run_folders
 from matscale.core.study.outcome import read_info, state_of
-from matscale.core.train.lock import is_locked
 from matscale.core.train.names import CONFIG, INFO, METRICS
 from matscale.core.train.rows import Rows
 
@@ -142,10 +141,9 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
     if not isinstance(info, dict):
         raise DataError(f"{folder / INFO}: is no record of a run. Restore it from a copy, or remove the run.")
     config = read_toml(folder / CONFIG)
-    status, reason = ("running", "") if is_locked(folder) else (state.status, state.reason)
     validations = _validations(folder)
     slim = [{key: value for key, value in row.items() if key in NEEDED} for row in validations]
-    return RunRecord(folder, name, status, reason, info, config, _curve(validations, n_points), slim)
+    return RunRecord(folder, name, state.status, state.reason, info, config, _curve(validations, n_points), slim)
 
 
 def _validations(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ weights; they have no stress. What differs is how they are computed: `angles`, `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -155,10 +155,10 @@ class GemNet(nn.Module):
         return Outputs(energy=energy, forces=forces, stress=mean_by_structure(per_atom, data))
 
     @torch.no_grad()
-    def prepare(self, batch: AtomicBatch) -> None:
-        """Measure the scale factors that are not there yet, one after the other in the order of the forward."""
+    def prepare(self, batches: Sequence[AtomicBatch]) -> None:
+        """Measure the scale factors that are not there yet, all in one forward: each sees those before it at work."""
         with fitting():
-            self(batch)
+            self(AtomicBatch.join(list(batches)))
 
     def recomputable(self) -> list[nn.Module]:
         """What activation checkpointing may run a second time (`matscale.core.recompute`)."""

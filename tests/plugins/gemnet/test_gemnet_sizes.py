@@ -47,3 +47,15 @@ def test_an_element_beyond_the_table_is_refused_by_name_of_the_option() -> None:
     config = GemNetConfig(n_layers=1, atom_channels=4, edge_channels=4, max_atomic_number=83)
     with pytest.raises(ConfigError, match="element 92, but max_atomic_number = 83"):
         build(config, DatasetInfo(elements=(8, 92)))
+
+
+def test_flops_of_a_plan_without_batches_are_near_those_of_the_batch(alloys) -> None:
+    from dataclasses import replace
+
+    from matscale.plugins.gemnet.flops import step_flops
+
+    pairs = {"atom_edge": True, "edge_atom": True, "atom_atom": True, "quadruplets": True}
+    for options in ({"max_neighbors": 30}, {"cutoff": 5.0, "cutoff_atom_atom": 6.0, **pairs}):
+        config = GemNetConfig.parse(options)
+        shape = alloys.batch(range(24), graph(config)).shape
+        assert step_flops(config, replace(shape, batch=None)) == pytest.approx(step_flops(config, shape), rel=0.2)

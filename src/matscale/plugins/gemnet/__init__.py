@@ -5,6 +5,7 @@ from __future__ import annotations
 from matscale import hookimpl
 from matscale.core.architecture import Architecture
 from matscale.plugins.gemnet.config import GemNetConfig, graph
+from matscale.plugins.gemnet.flops import step_flops
 from matscale.plugins.gemnet.model import GemNet, build
 from matscale.plugins.gemnet.sizes import DIAL, SIZES, ladder
 
@@ -38,5 +39,6 @@ def register_architectures() -> list[Architecture]:
             forces="both",
             graph=graph,
             sizes=SIZES,
+            step_flops=step_flops,
         )
     ]

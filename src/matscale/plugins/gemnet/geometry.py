@@ -15,6 +15,7 @@ from matscale.plugins.gemnet.angles import Angles, Ends
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.dihedrals import Dihedrals
 from matscale.plugins.gemnet.links import Links, links_of, rank_by, reordered, span_of, symmetric, within
+from matscale.plugins.gemnet.memory import check_fits
 
 
 class RadialBasis(nn.Module):
@@ -63,11 +64,12 @@ class Geometry:
         pairs = within(links, config.rule("atom_edge")) if config.atom_edge or config.edge_atom else None
         rank = rank_by(unsorted.degree, *([pairs.degree] if pairs else []))
         edges, swap = reordered(unsorted, swap, rank)
+        middle = within(links, config.rule("quadruplets")) if config.quadruplets else None
+        check_fits(config, edges, middle)
         span, n = span_of(links), config.n_spherical
         ends = _ends(edges, rank, span)
         parts: dict[str, object] = {}
-        if config.quadruplets:
-            middle = within(links, config.rule("quadruplets"))
+        if middle:
             parts |= {"middle": middle, "dihedrals": Dihedrals(edges, middle, span, n)}
         if pairs:
             pairs = pairs.sorted_by(rank)

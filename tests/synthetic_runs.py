@@ -20,6 +20,7 @@ name = "{name}"
 
 [data]
 path = "{data}"
+validation_seed = 0
 fraction = {fraction}
 
 [optimizer]

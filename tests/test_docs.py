@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import os
 import re
 import shlex
 import subprocess
 import textwrap
+import unicodedata
 from pathlib import Path
 
 import click
@@ -145,10 +147,80 @@ def test_the_readme_lists_an_architecture_with_its_claims(architecture: Architec
     assert claims == (", ".join(sorted(architecture.claims_of(architecture.config()))) or "none")
 
 
+def without_code(text: str) -> str:
+    """A `#` in a shell block is no heading, and brackets in code are no link."""
+    return re.sub(r"^( *)(```+).*?^\1\2 *$", "", text, flags=re.M | re.S)
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes of a heading: its text in lower case, no punctuation, hyphens for spaces."""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    kept = [
+        c for c in text if c in "- " or unicodedata.category(c) in ("Nd", "Pc") or unicodedata.category(c)[0] in "LM"
+    ]
+    return "".join(kept).replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    """Of all headings; a heading that comes again gets a number."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#{1,6} +(.+?)(?: +#+)? *$", without_code(text), flags=re.M):
+        first = slug(heading)
+        numbered = (f"{first}-{k}" if k else first for k in itertools.count())
+        found.add(next(name for name in numbered if name not in found))
+    return found
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links of `page` to files that are not there, or to headings that the file does not have."""
+    text = without_code(page.read_text(encoding="utf-8"))
+    dead = []
+    for target in re.findall(r"\]\(<?([^)>\s]+)>?(?: +\"[^\"]*\")?\)", text):
+        if re.match(r"[a-z]+:", target):  # of the network
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
+            dead.append(target)
+    return dead
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_the_docs_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
-    assert not [t for t in targets if not (page.parent / t).exists()]
+def test_links_between_the_docs_lead_to_a_file_and_a_heading_in_it(page: Path) -> None:
+    assert not dead_links(page)
+
+
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("EquiformerV2 against fairchem", "equiformerv2-against-fairchem"),
+        ("Loss, in eV/Å³: what `fit` takes", "loss-in-evå-what-fit-takes"),
+        ("A — B & c_d", "a--b--c_d"),
+        ("See [the page](x.md#y) 10⁻²", "see-the-page-10"),
+    ],
+)
+def test_a_heading_has_the_anchor_that_github_gives_it(heading: str, expected: str) -> None:
+    assert slug(heading) == expected
+
+
+def test_a_link_to_no_file_or_to_no_heading_is_found(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# Top\n## Twice\n```bash\n# not one\n```\n## Twice\n", encoding="utf-8")
+    links = [
+        "b.md",
+        "b.md#top",
+        "b.md#twice-1",
+        "#here",
+        "https://x.org/#y",
+        "c.md",
+        "b.md#not-one",
+        "b.md#twice-2",
+        "#b",
+    ]
+    page = tmp_path / "a.md"
+    page.write_text(
+        "# Here\n" + "\n".join(f"[x]({link})" for link in links) + "\n```\n[x](d.md)\n```\n", encoding="utf-8"
+    )
+    assert dead_links(page) == ["c.md", "b.md#not-one", "b.md#twice-2", "#b"]
 
 
 def test_the_ci_script_finds_one_test_command_in_the_readme() -> None:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.cli.estimate import duration, size_of
+from matscale.cli.words import duration, size_of
 from matscale.core.data.packed import PackedDataset
 
 
@@ -99,7 +99,7 @@ def test_a_study_is_estimated_run_by_run_and_in_all(alloys: PackedDataset, tmp_p
     assert [run["flops"] for run in small] == [json.loads(alone.stdout)["flops"]] * 2
     assert found["total"]["flops"] == pytest.approx(sum(run["flops"] for run in found["runs"]))
     lines = matscale("estimate", str(path), "--on", "A100").stdout.splitlines()
-    assert lines[0].split() == ["RUN", "PARAMETERS", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK"]
+    assert lines[0].split() == ["RUN", "PARAMETERS", "STRUCTURES", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK", "STATUS"]
     assert lines[5].startswith("total")
     assert "5 % of 1.95e+13 FLOP/s is assumed" in lines[6]
 

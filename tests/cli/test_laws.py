@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from little import Site
 from matscale.cli import main
-from matscale.core.scaling.digits import number, percent, size, with_interval
+from matscale.core.scaling.digits import counted, number, percent, size, with_interval
+from synthetic_runs import make_run
 
 STABLE = {"law", "parameters", "intervals", "verdict", "reasons", "range", "n_sizes", "n_seeds", "excluded", "held_out"}
 MAP = "n=params,d=structures,c=flops,loss=val_loss,arch=family"
@@ -26,7 +27,7 @@ def matscale(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two architectures on a grid, with exponents 0.3 and 0.45 of the parameters."""
-    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("laws") / "runs.csv"
+    rng, path = np.random.default_rng(1), tmp_path_factory.mktemp("laws") / "runs.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["family", "params", "structures", "flops", "seed", "val_loss"])
@@ -95,11 +96,27 @@ def test_compare_says_that_exponents_differ_and_where_everything_stands(table: P
     assert [rank["architecture"] for rank in plain["ranking"]] == ["eqv2", "schnet"]
 
 
+def test_compare_says_why_exponents_cannot_be_compared(tmp_path: Path) -> None:
+    path = tmp_path / "two.csv"
+    lines = [
+        f"{arch},{n:g},{10 * n ** (-0.3 if arch == 'a' else 0):g}\n" for arch in "ab" for n in np.geomspace(1e3, 1e6, 6)
+    ]
+    path.write_text("arch,n,loss\n" + "".join(lines))
+    result = matscale("compare", path, "--axis", "n")
+    assert result.exit_code == 0, result.output
+    assert "a and b: NOT COMPARABLE" in result.stdout
+    assert "the exponents cannot be compared: b is no learning (a: 100% of the sizes lie within 2 %" in result.stdout
+    for word in ("p = ", "difference of exponents", "the laws cross", "EXPONENTS DIFFER"):
+        assert word not in result.stdout
+    assert "  2. a" in result.stdout or "  1. a" in result.stdout
+    assert "(by a line that is no law)" in result.stdout
+
+
 def test_plan_allocates_a_budget_and_counts_hours(table: Path) -> None:
     arguments = ("plan", table, "--map", MAP, "--arch", "schnet", "--samples", 60)
     result = matscale(*arguments, "--flops", "1e14", "--device", "H100", "--mfu", "0.1")
     assert result.exit_code == 0, result.output
-    for word in ("parameters n", "data d", "hours on one H100 at 10% of its peak (given)", "most telling next runs"):
+    for word in ("parameters n", "data d", "hours on one H100 at 0.1 of its peak in fp32", "most telling next runs"):
         assert word in result.stdout
     plain = json.loads(matscale(*arguments, "--loss", "1.2", "--json").stdout)
     assert plain["flops"]["low"] <= plain["flops"]["value"] <= plain["flops"]["high"]
@@ -140,6 +157,91 @@ def test_wrong_words_and_bad_rows_end_with_their_code(
     assert result.exit_code == code
     assert message in result.stderr
     assert result.stdout == ""
+
+
+GOOD = "1e3,9\n3e3,7.4\n1e4,5.3\n3e4,4.1\n1e5,3.1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n,loss\n1e3,3\n1e4,2\n", "2 distinct values of n (1,000, 1e+04): a law needs at least 4 sizes"),
+        ("n,loss\n1e3,3\n1e3,3.1\n1e3,2.9\n", "no axis varies. Train models of several sizes."),
+        (f"n,loss\n{GOOD}3e5,-2\n", "t.csv row 6: loss is -2.0; a scaling law needs positive numbers"),
+        (f"n,loss\n{GOOD}3e5,much\n", "t.csv row 6: loss is 'much', not a number"),
+        (f"n,loss\n{GOOD}0,2\n", "t.csv row 6: n is 0.0"),
+        (f"n,loss\n{GOOD}1e5,3100\n", "t.csv row 5 and t.csv row 6: same sizes, but the losses 3.1 and 3100"),
+        ("n,loss,definition\n1e3,9,train\n1e4,5,validation\n", "not the same quantity (train; validation)"),
+        (f"n,loss,run\n{GOOD.replace(chr(10), ',a' + chr(10))}1e5,3.2,a\n", "both are run 'a' at the same sizes"),
+        ("n,d,loss\n1e3,10,9\n1e4,,5\n1e5,10,3\n", "t.csv row 2: has no d (d, data); the other rows do"),
+        ("n,metric\n1e3,10\n", "row 1: which column is the loss? Say --map loss=COLUMN. It has: n, metric."),
+        ("width,loss\n1e3,10\n", "row 1: which column is the size? Say --map n=COLUMN"),
+        ("n,loss\n", "t.csv: has no rows"),
+    ],
+)
+def test_a_table_that_carries_no_law_is_refused_with_the_row(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    result = matscale("fit", path)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert message in result.stderr
+
+
+def test_diverged_runs_copies_and_rows_without_a_loss_are_left_out_and_listed(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"n,loss\n{GOOD}2e5,nan\n3e5,inf\n4e5,\n1e3,9\n")
+    result = matscale("fit", path)
+    assert result.exit_code == 0, result.output
+    assert "excluded: 4" in result.stdout
+    for line in (
+        "t.csv row 6, t.csv row 7: diverged: its loss is not finite",
+        "t.csv row 8: has no value of the loss",
+        "t.csv row 9: repeats t.csv row 1",
+    ):
+        assert line in result.stdout
+    assert "5 sizes, 1 seed, 5 runs" in result.stdout
+
+
+def test_runs_of_other_validation_parts_or_losses_are_refused_by_every_command(tmp_path: Path) -> None:
+    for k, seed in enumerate((0, 1)):
+        for arch in ("schnet", "transformer"):
+            run = make_run(tmp_path / f"{arch}{k}", arch, size=3000 * 4**k, seed=seed)
+            config = (run / "config.toml").read_text()
+            (run / "config.toml").write_text(config.replace("validation_seed = 0", f"validation_seed = {k}"))
+    plan = ("plan", tmp_path, "--arch", "schnet", "--flops", "1e12")
+    for command in (("fit", tmp_path), ("compare", tmp_path), plan):
+        result = matscale(*command, "--no-baselines")
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "the seed of the validation part is 0 in one and 1 in the other" in result.stderr
+
+
+def test_isoflop_sets_and_a_frontier_of_run_folders_are_fitted(tmp_path: Path) -> None:
+    for c in np.geomspace(1e12, 1e15, 4):
+        for n in np.geomspace(0.1, 10, 7) * 1e5 * (c / 3e13) ** 0.5:
+            loss = c**-0.05 * float(np.exp(0.02 * np.log(n / (1e5 * (c / 3e13) ** 0.5)) ** 2))
+            make_isoflop_run(tmp_path / f"{c:.0e}-{n:.0f}", round(n), c, 100 * loss + 5)  # bent: all budgets touch
+    result = matscale("fit", tmp_path, "--law", "isoflop", "--no-baselines")
+    assert result.exit_code == 0, result.output
+    assert "loss(c): LAW" in result.stdout
+    assert "28 runs (isoflop)" in result.stdout
+    [fit] = json.loads(matscale("fit", tmp_path, "--law", "isoflop", "--no-baselines", "--json").stdout)
+    assert fit["parameters"]["alpha"] == pytest.approx(-0.5, abs=0.01)
+    [frontier] = json.loads(matscale("fit", tmp_path, "--law", "frontier", "--no-baselines", "--json").stdout)
+    assert frontier["points"] == "frontier"
+    assert frontier["n_runs"] >= 4
+    assert 0.02 < frontier["parameters"]["alpha"] < 0.05
+
+
+def make_isoflop_run(folder: Path, n: int, c: float, loss: float) -> None:
+    """A run of `n` parameters that spent `c` FLOPs and ended at `loss`."""
+    run = make_run(folder, size=n, n_validations=10)
+    info = json.loads((run / "run.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        share = row["step"] / info["steps"]
+        row["flops"], row["loss"] = c * share, loss * share**-0.1
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "run.json").write_text(json.dumps({**info, "flops": c, "last": rows[-1], "best": rows[-1]}))
 
 
 def test_a_plugin_can_supply_a_law(site: Site, table: Path) -> None:
@@ -188,10 +290,49 @@ def test_fitting_a_table_does_not_wait_for_torch(site: Site, table: Path) -> Non
         (4.86e7, 4.5e7, 5.2e7, "4.9e+07"),
         (2.0, 2.0, 2.0, "-"),
         (2.0, -np.inf, np.inf, "-"),
+        (320.0, 20.0, 5000.0, "~300"),
+        (460.0, 0.0, 1.3e6, "~500"),
+        (0.0213, 0.0, 7.0, "~0.02"),
+        (0.0, 0.0, 0.4, "0"),
+        (0.003, -0.1, 0.1, "0.00"),
     ],
 )
 def test_no_more_digits_than_the_interval_supports(value: float, low: float, high: float, shown: str) -> None:
     assert number(value, low, high) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (450.0, 0.0, 1.3e6, "undetermined (0 to 1.3e+06)"),
+        (450.0, 0.021, 1.3e6, "undetermined (0.021 to 1.3e+06)"),
+        (320.0, 60.0, 5000.0, "~300 (60 to 5,000)"),
+        (6000.0, 20.0, 9000.0, "6,000 (20 to 9,000)"),
+        (0.5, 0.0, 0.9, "0.5 (0 to 0.9)"),
+        (0.003, -0.1, 0.1, "0.00 (-0.10 to 0.10)"),
+        (2.0, 0.0, np.inf, "undetermined (0 to ∞)"),
+    ],
+)
+def test_a_number_of_which_not_even_the_magnitude_is_known_is_not_printed_as_zero(
+    value: float, low: float, high: float, shown: str
+) -> None:
+    assert with_interval(value, low, high) == shown
+
+
+def test_things_are_counted_in_the_singular_and_the_plural() -> None:
+    assert (counted(1, "seed"), counted(0, "run"), counted(1200, "run")) == ("1 seed", "0 runs", "1,200 runs")
+    assert percent(56.0) == "+5,600 %"
+
+
+def test_a_fit_that_knows_little_does_not_say_zero_and_counts_one_seed(tmp_path: Path) -> None:
+    path = tmp_path / "five.csv"
+    losses = (9.0, 8.7, 7.4, 7.6, 6.9)
+    path.write_text("n,loss,seed\n" + "".join(f"{n},{v},0\n" for n, v in zip((1e3, 3e3, 1e4, 3e4, 1e5), losses)))
+    text = matscale("fit", path, "--law", "floor", "--axis", "n").stdout
+    assert "5 sizes, 1 seed, 5 runs" in text
+    assert "A        undetermined (" in text
+    assert " 0 (" not in text
+    assert "predicted 0," not in text
 
 
 def test_open_intervals_and_sizes_are_written_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from matscale.cli.sweep_progress import Lines, Table, watcher_for
 from matscale.core.data.packed import PackedDataset
 from matscale.core.study.outcome import State
 from matscale.core.study.sweep import Sweep, Watcher
-from studies import FakePool, planned, rows, study_file
+from matscale.core.train.timing import Timing
+from studies import FakePool, planned, rows, study_file, wait_for
 
 
 def run(*arguments: object) -> Result:
@@ -29,7 +31,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, alloys: PackedDataset) -> Pat
     file = study_file(folder, alloys.path, params=["2k"], local={"workers": 1, "threads": 1})
     result = run("sweep", file)
     assert result.exit_code == 0, result.output
-    assert "2 runs: 2 completed. Study:" in result.stdout
+    assert "2 runs: 2 completed; spent: " in result.stdout
     assert "2 of 2 done" in result.stderr
     return folder / "study"
 
@@ -56,7 +58,10 @@ def test_a_completed_study_starts_nothing(done: Path) -> None:
 def test_runs_list_filters_and_prints_json(done: Path) -> None:
     table = run("runs", "list", done)
     assert table.exit_code == 0, table.output
-    assert len(table.stdout.splitlines()) == 3
+    heading, *_, total = table.stdout.splitlines()
+    assert len(table.stdout.splitlines()) == 4
+    assert heading.startswith("RUN")
+    assert total.startswith("2 runs; spent: ")
     for options, n in (
         ((), 2),
         (("--status", "completed"), 2),
@@ -68,6 +73,46 @@ def test_runs_list_filters_and_prints_json(done: Path) -> None:
     ):
         listed = json.loads(run("runs", "list", done, "--json", *options).stdout)
         assert len(listed) == n, options
+
+
+def test_runs_list_prints_the_ledger_as_csv(done: Path) -> None:
+    assert run("runs", "list", done, "--csv").stdout == (done / "runs.csv").read_text()
+    assert run("runs", "list", done, "--csv", "--json").exit_code == 2
+
+
+def test_a_training_by_itself_is_listed_as_running_while_it_lives_and_crashed_once_killed(
+    tmp_path: Path, alloys: PackedDataset
+) -> None:
+    folder = tmp_path / "run"
+    command = ["train", "--arch", "fcn", "--params", "2k", "--data", alloys.path, "--steps", 10_000_000, "-o", folder]
+    command += ["--device", "cpu", "--no-baselines", "--quiet"]
+    with subprocess.Popen([sys.executable, "-m", "matscale", *map(str, command)]) as process:
+        try:
+            wait_for(lambda: (folder / "metrics.jsonl").exists() or process.poll() is not None)
+            assert [row["status"] for row in listed(tmp_path)] == ["running"]
+        finally:
+            process.kill()
+    assert [row["status"] for row in listed(tmp_path)] == ["crashed"]
+
+
+def listed(folder: Path, *options: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(run("runs", "list", folder, "--json", *options).stdout)
+    return rows
+
+
+def test_what_a_study_of_cooldowns_has_spent_counts_the_trunk_once(tmp_path: Path, alloys: PackedDataset) -> None:
+    values = {"params": ["2k"], "seeds": [0], "budget": None, "wsd": {"steps": [10, 20]}}
+    file = study_file(tmp_path, alloys.path, **values, local={"workers": 1, "threads": 1})
+    swept = run("sweep", file, "--quiet")
+    assert swept.exit_code == 0, swept.output
+    rows = {row["role"] + str(row["steps"]): row for row in listed(tmp_path / "study")}
+    trunk, short, long = (rows[name] for name in ("trunk16", "run10", "run20"))
+    assert short["branch_of"] == long["branch_of"] == trunk["run"]
+    assert long["flops_shared"] == trunk["flops"] > short["flops_shared"] > 0
+    told = f"spent: {long['flops'] + short['flops'] - short['flops_shared']:.3g} FLOPs"
+    assert told in swept.stdout
+    assert told in run("runs", "list", tmp_path / "study").stdout
+    assert told in run("runs", "list", tmp_path / "study" / "runs").stdout
 
 
 def test_runs_show_says_what_a_run_is_and_how_well_it_does(done: Path) -> None:
@@ -83,21 +128,55 @@ def test_a_dry_run_estimates_the_grid_and_makes_nothing(tmp_path: Path, alloys: 
     file = study_file(tmp_path, alloys.path)
     result = run("sweep", file, "--dry-run", "--json", "--device", "H100")
     assert result.exit_code == 0, result.output
-    listed = json.loads(result.stdout)
-    assert len(listed) == 4
-    for row in listed:
+    found = json.loads(result.stdout)
+    assert len(found["runs"]) == 4
+    for row in found["runs"]:
         assert row["steps"] == 6
         assert row["flops"] > 0
         assert (row["status"], row["device"]) == ("planned", "H100")
+    assert found["to_do"] == found["total"]
+    assert found == json.loads(run("estimate", file, "--json", "--on", "H100").stdout)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_dry_run_times_each_kind_of_step_once(
+    tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+    monkeypatch.setattr(
+        "matscale.core.estimate.timed", lambda *given: timed.append(given[4]) or Timing(1e-9, 1e-9, 0, 0)
+    )
+    data = {"path": str(alloys.path), "counts": [8, 16]}
+    file = study_file(tmp_path, alloys.path, data=data, lr=[1e-3, 3e-3], budget={"epochs": [1, 2]})
+    result = run("sweep", file, "--dry-run")
+    assert result.exit_code == 0, result.output
+    heading, *listed, total, basis, _ = result.stdout.splitlines()
+    assert heading.split() == ["RUN", "PARAMETERS", "STRUCTURES", "STEPS", "FLOPS", "MEMORY", "TIME", "DISK", "STATUS"]
+    assert len(listed) == 2 * 2 * 2 * 2 * 2  # sizes, seeds, counts, rates, lengths
+    assert {tuple(row.split()[2:4]) for row in listed} == {("8", "2"), ("8", "4"), ("16", "4"), ("16", "8")}
+    assert total.startswith("total")
+    assert basis.endswith("were timed here for 2 kinds of step.")
+    assert timed == [3, 3]
+
+
+def test_what_is_complete_is_not_to_do(done: Path) -> None:
+    file = done.parent / "study.toml"
+    found = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    assert [row["status"] for row in found["runs"]] == ["completed"] * 2
+    assert found["total"]["flops"] > found["to_do"]["flops"] == 0
+    real = {row["run"]: row["flops"] for row in rows(done)}
+    assert all(row["flops"] == pytest.approx(real[row["run"]], rel=0.02) for row in found["runs"])
 
 
 def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) -> None:
     file = study_file(tmp_path, alloys.path, params=["2k"], seeds=[0], budget=None, wsd={"steps": [20, 40]})
-    trunk, *branches = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    found = json.loads(run("sweep", file, "--dry-run", "--json", "--device", "H100").stdout)
+    trunk, *branches = found["runs"]
     assert trunk["role"] == "trunk"
     assert [row["flops_shared"] / row["flops"] for row in branches] == pytest.approx([0.8, 0.8])
     assert trunk["flops"] == pytest.approx(branches[1]["flops_shared"])
+    own = [row["flops"] - row["flops_shared"] for row in branches]
+    assert found["total"]["flops"] == pytest.approx(trunk["flops"] + sum(own))
 
 
 @pytest.mark.parametrize(
@@ -105,8 +184,11 @@ def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) ->
     [
         ({"architectures": ["schnett"]}, "Did you mean 'schnet'"),
         ({"budgets": {"steps": 3}}, "Did you mean 'budget'"),
+        ({"set": {"optimizer": {"lrr": 1}}}, "Did you mean 'lr'"),
+        ({"grid": {"batch.structure": [4]}}, "Did you mean 'structures'"),
         ({"seeds": []}, "the grid is empty"),
         ({"budget": {"flops": 10}}, "does not pay for one step"),
+        ({"budget": {"flops": 10}}, "least_steps = 2 or more"),
         ({"budget": {"flops": 10, "least_steps": 5}}, "grid of study is empty"),
     ],
 )
@@ -169,6 +251,7 @@ def test_a_full_disk_is_named_and_costs_no_finished_run(tmp_path: Path, alloys: 
         result = run("sweep", file)
         assert result.exit_code == 1, result.output
         assert "No space left on device" in result.output
+        assert len(rows(disk / "study")) == 4  # the ledger is whole
         complete = {path: path.read_bytes() for path in disk.glob("study/runs/*/metrics.jsonl") if _is_done(path)}
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         result = run("sweep", file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from matscale.core.memory import LiveBytes, activation_bytes, activations_of
 from matscale.core.potential import Potential
 from matscale.core.readable import readable_form
 from matscale.core.train.config import TrainConfig
+from matscale.core.train.learner import Learner
 from matscale.core.train.session import train
 
 ARCHITECTURES = {
@@ -189,3 +191,30 @@ def test_activations_of_a_large_batch_follow_from_those_of_single_structures(nam
 def test_activations_without_and_with_timed_steps_agree(alloys: PackedDataset, name: str) -> None:
     config = configured(alloys, name, batch={"structures": 8})
     assert quick(config).activation_bytes == pytest.approx(estimate(config, time_steps=1).activation_bytes, rel=0.25)
+
+
+def test_activations_are_those_of_the_steps_of_training_by_the_path_that_it_takes(
+    alloys: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against torch's own record of allocations. EquiformerV2's readable path takes several times as much."""
+    small = {**ARCHITECTURES["eqv2"], "channels": 8, "n_layers": 2, "grid_resolution": 10, "max_neighbors": 20}
+    config = configured(alloys, "eqv2", architecture={"name": "eqv2", "config": small}, batch={"structures": 8})
+    estimates = [quick(config).activation_bytes, estimate(config, time_steps=1).activation_bytes]
+    with readable_form():
+        readable = estimate(config, time_steps=1).activation_bytes
+    peaks, gradient = list[int](), Learner.gradient
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
+            found = gradient(*arguments, **options)
+        assert record.profiler is not None
+        changes = [e.nbytes() for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+        peaks.append(max(accumulate(changes)))
+        return found
+
+    monkeypatch.setattr(Learner, "gradient", watched)
+    train(config, tmp_path / "run")
+    assert len(peaks) > 2
+    for found in estimates:
+        assert found == pytest.approx(max(peaks), rel=0.2)
+    assert readable > 2 * max(peaks)

@@ -15,6 +15,7 @@ from matscale.core.errors import ConfigError, MatscaleError
 
 if TYPE_CHECKING:
     from matscale.core.scaling.fit import Options
+    from matscale.core.scaling.speed import Speed
     from matscale.core.scaling.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,7 +96,7 @@ def sampled(command: F) -> F:
     default="auto",
     show_default=True,
     help="n, d, c: the best form in that variable; nd, frontier, isoflop; or a form: power, floor, broken, kaplan, "
-    "repetition, routing, a plugin's.",
+    "repetition, overfitting (many epochs), routing, a plugin's.",
 )
 @click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Only these.  [default: all]")
 @click.option("--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: with most sizes]")
@@ -184,9 +185,13 @@ def compare(
 @click.option("--arch", "architecture", type=ArchitectureName, help="Which architecture.  [default: the only one]")
 @click.option("--flops", type=Amount(), help="Budget of training FLOPs: 1e18, 50P.")
 @click.option("--loss", type=float, help="Loss to reach, instead of a budget.")
-@click.option("--device", help="Device whose hours are stated: H100, A100, ...")
-@click.option("--precision", default="fp32", show_default=True, help="Arithmetic, for the peak of the device.")
-@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Share of the peak.  [default: assumed 0.05]")
+@click.option("--device", help="Device whose hours are stated: H100, A100, ..., or one that runs were made on.")
+@click.option("--precision", help="Arithmetic on it.  [default: that of the runs on it; of its peak: fp32]")
+@click.option(
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of its peak.  [default: what runs on it reached; without any, 0.05 is assumed]",
+)
 @sampled
 def plan(
     sources: tuple[str, ...],
@@ -200,7 +205,7 @@ def plan(
     flops: float | None,
     loss: float | None,
     device: str | None,
-    precision: str,
+    precision: str | None,
     mfu: float | None,
     checkpoint: str,
     samples: int,
@@ -222,8 +227,8 @@ def plan(
     if len(table.architectures) != 1:
         raise ConfigError(f"Plan for one architecture at a time: --arch {' or --arch '.join(table.architectures)}.")
     fitted = _joint(table, Options(target=target, checkpoint=checkpoint, samples=samples, seed=seed))
-    peak, share, by = _speed(device, precision, mfu)
-    result = make_plan(fitted, flops=flops, loss=loss, device=device or "", peak=peak, mfu=share, mfu_by=by)
+    speed = _speed(device, fitted.table, precision, mfu)
+    result = make_plan(fitted, flops=flops, loss=loss, speed=speed)
     if as_json:
         values = {"fit": fitted.plain(), **result.plain()}
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
@@ -237,14 +242,17 @@ def _joint(table: Table, options: Options) -> Any:
     return fit_law(table, "nd", options)
 
 
-def _speed(device: str | None, precision: str, mfu: float | None) -> tuple[float | None, float | None, str]:
-    """(peak FLOP/s, share of it, where the share is from)"""
-    if device is None:
-        return None, None, ""
-    from matscale.core.estimate import ASSUMED_MFU
-    from matscale.core.flops import named_peak
+def _speed(
+    device: str | None, table: Table, precision: str | None, mfu: float | None
+) -> Callable[[float], Speed] | None:
+    """Parameters of a model -> its speed on the device; refuses options that only say something of a device."""
+    from matscale.core.scaling.speed import speed_on
 
-    return named_peak(device, precision), mfu or ASSUMED_MFU, "given" if mfu else "assumed"
+    if device is None:
+        if precision or mfu:
+            raise ConfigError("--precision and --mfu say how fast a device is: name it with --device.")
+        return None
+    return lambda n: speed_on(device, table, n, precision, mfu)
 
 
 def _table(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from matscale.cli.table import aligned
-from matscale.core.scaling.digits import number, percent, size, with_interval
+from matscale.core.scaling.digits import counted, number, percent, size, with_interval
 
 if TYPE_CHECKING:
     from matscale.core.scaling.compare import Comparison
     from matscale.core.scaling.pairs import Pair
     from matscale.core.scaling.plan import Plan, Quantity
     from matscale.core.scaling.result import Fit
+    from matscale.core.scaling.select import Candidate
 
 SHOWN = 6
 """Excluded runs that are listed one by one; `--json` lists all."""
@@ -31,15 +33,19 @@ def fit_text(fit: Fit) -> str:
     for name, value in fit.parameters.items():
         lines.append(f"    {name:<8} {with_interval(value, *fit.intervals[name])}")
     ranges = ", ".join(f"{axis} {size(low)} to {size(high)}" for axis, (low, high) in fit.range.items())
-    lines.append(f"  range: {ranges}; {fit.n_sizes} sizes, {fit.n_seeds} seeds, {len(fit.table)} runs ({fit.points})")
+    counts = ((fit.n_sizes, "size"), (fit.n_seeds, "seed"), (len(fit.table), "run"))
+    lines.append(f"  range: {ranges}; {', '.join(counted(*pair) for pair in counts)} ({fit.points})")
     lines += _held_out(fit)
     if len(fit.candidates) > 1:
-        tried = "; ".join(
-            f"{c.law.name} AICc {c.aicc:.1f}, next size {100 * c.extrapolation:.1f} %" for c in fit.candidates
-        )
-        lines.append(f"  forms: {tried}")
+        lines.append(f"  forms: {'; '.join(map(_candidate, fit.candidates))}")
     lines += [f"  note: {note}" for note in fit.notes]
     return "\n".join([*lines, *_excluded(fit)])
+
+
+def _candidate(tried: Candidate) -> str:
+    score = f"AICc {tried.aicc:.1f}" if math.isfinite(tried.aicc) else "too few sizes for AICc"
+    missed = f"{100 * tried.extrapolation:.1f} %" if tried.n_extrapolations else "not tried"
+    return f"{tried.law.name} {score}, next size {missed}"
 
 
 def _held_out(fit: Fit) -> list[str]:
@@ -90,6 +96,7 @@ def comparison_text(result: Comparison) -> str:
     lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]
     lines += [
         f"  {k}. {rank.architecture}  {with_interval(rank.loss, rank.low, rank.high)}"
+        + ("" if rank.is_law else "  (by a line that is no law)")
         for k, rank in enumerate(result.ranking, start=1)
     ]
     return "\n".join(lines)
@@ -97,21 +104,22 @@ def comparison_text(result: Comparison) -> str:
 
 def _pair(pair: Pair, result: Comparison) -> list[str]:
     lines = [f"{pair.first} and {pair.second}: {pair.verdict.upper()}"]
-    if pair.reason:
-        lines.append(f"  {pair.reason}")
-    adjusted = f", {pair.p_adjusted:.2g} over all pairs" if len(result.pairs) > 1 else ""
-    lines.append(
-        f"  difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {pair.p:.2g}{adjusted}"
-    )
-    lines.append(
-        f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %"
-    )
+    lines += [f"  {pair.reason}"] if pair.reason else _test(pair, len(result.pairs))
     for ratio in pair.ratios:
         value = with_interval(ratio.value, ratio.low, ratio.high)
         lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")
-    lines.append(f"  {_crossing(pair, result.axis)}")
+    if not pair.reason:
+        lines.append(f"  {_crossing(pair, result.axis)}")
     lines.append(f"  to settle it: {pair.settling.text}")
     return lines
+
+
+def _test(pair: Pair, n_pairs: int) -> list[str]:
+    adjusted = f", {pair.p_adjusted:.2g} over all pairs" if n_pairs > 1 else ""
+    return [
+        f"  difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {pair.p:.2g}{adjusted}",
+        f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %",
+    ]
 
 
 def _crossing(pair: Pair, axis: str) -> str:
@@ -136,10 +144,8 @@ def plan_text(plan: Plan, fit: Fit) -> str:
     lines = [f"{fit.architecture}: {fit.verdict}, {fit.law.formula}", aligned(rows, right=(1, 2))]
     if plan.loss.is_given:
         lines.append(f"target loss {plan.loss.value:g}; unreachable in {plan.unreachable:.0%} of the bootstrap samples")
-    if plan.device_hours is not None:
-        lines.append(
-            f"{plan.device_hours:.3g} hours on one {plan.device} at {plan.mfu:.0%} of its peak ({plan.mfu_by})"
-        )
+    if plan.speed is not None:
+        lines.append(f"{plan.device_hours:.2g} hours on one {plan.speed.device} at {plan.speed.text}")
     cost = plan.cost
     lines.append(f"cost measured on the runs: C ~ n^{cost.p:.2f} d^{cost.q:.2f}, off by {cost.error:.1%}")
     lines.append(f"{plan.beyond:.2g} times the largest compute seen")

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from matscale.cli.table import aligned
+from matscale.cli.words import duration
+from matscale.core.errors import ConfigError
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
 """As the run folders alone tell; `queued` and `blocked` are known to a sweep only, and stand in its ledger."""
@@ -25,25 +27,39 @@ def runs() -> None:
 @click.option("--arch", multiple=True, metavar="NAME", help="Only runs of an architecture; may be repeated.")
 @click.option("--study", metavar="NAME", help="Only runs of a study.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list with all that is known of each run.")
-def list_runs(folder: Path, status: tuple[str, ...], arch: tuple[str, ...], study: str | None, as_json: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with the same columns.")
+def list_runs(
+    folder: Path, status: tuple[str, ...], arch: tuple[str, ...], study: str | None, as_json: bool, as_csv: bool
+) -> None:
     """List the runs in FOLDER, a folder of runs or of a study.  [default: runs]
 
     crashed is a run that was killed: `matscale sweep`, or `matscale train --resume`, goes on with it. failed is one
     that ended with an error of its own.
     """
-    from matscale.core.study.ledger import row, run_folders
+    from matscale.core.study import ledger
 
-    rows = [row(path) for path in run_folders(folder)]
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv are two ways to print the same: give one of them.")
+    rows = [ledger.row(path) for path in ledger.run_folders(folder)]
     rows = [r for r in rows if not status or r["status"] in status]
     rows = [r for r in rows if (not arch or r["architecture"] in arch) and study in (None, r["study"])]
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
+    if as_csv:
+        click.echo(ledger.as_csv(rows), nl=False)
+        return
     heading = ["RUN", "STATUS", "PARAMETERS", "TRAIN", "SEED", "LR", "STEPS", "FLOPS", "LOSS"]
     click.echo(aligned([heading, *(_cells(r) for r in rows)], right=range(2, 9)))
+    click.echo(f"{len(rows)} runs; spent: {spending(ledger.spent(rows))}")
     for r in rows:
         if r["status"] in ("failed", "crashed") and r["reason"]:
             click.echo(f"{r['run']}: {r['reason']}", err=True)
+
+
+def spending(total: dict[str, float]) -> str:
+    """3e+15 FLOPs, 2 h 5 min of device time."""
+    return f"{total['flops']:.3g} FLOPs, {duration(total['device_hours'] * 3600)} of device time"
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -70,7 +86,6 @@ def _number(value: float | None, form: str) -> str:
 def show(run: Path, as_json: bool) -> None:
     """Show one run: what it is, how it stands, what it cost, how well it does."""
     from matscale.cli.errors_table import errors_table
-    from matscale.core.errors import ConfigError
     from matscale.core.study.ledger import row, run_folders
     from matscale.core.study.outcome import read_info
 

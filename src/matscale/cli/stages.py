@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from matscale.core.train.progress import Progress
+
 
 class Stages:
     """Called with (what, done, total): a line that counts on a terminal, else one line when a stage begins.
@@ -31,3 +33,16 @@ class Stages:
     def __exit__(self, *exception: object) -> None:
         if self.counts and self.what:
             click.echo(err=True)
+
+
+class Shown(Progress):
+    """Stages, and warnings once each, of what the core does."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.stage = stages  # type: ignore[method-assign]
+        self.told: set[str] = set()
+
+    def said(self, message: str) -> None:
+        if message not in self.told:
+            self.told.add(message)
+            click.echo(message, err=True)

@@ -22,7 +22,7 @@ CLAIMS = {
     "rotation": "energy is invariant; forces and stress turn with the structure",
     "reflection": "the same for mirror images",
     "extensive": "a supercell has energy in proportion to its size",
-    "smooth": "energy and forces are continuous as neighbours enter and leave",
+    "smooth": "energy and forces are continuous, also as neighbours enter and leave or an edge points elsewhere",
     "conservative": "forces and stress are derivatives of the energy",
 }
 """Symmetries and properties that an architecture may claim; `matscale plugins check` tests exactly what is claimed."""

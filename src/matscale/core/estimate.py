@@ -25,7 +25,7 @@ from matscale.core.train.footprint import Need, disk_bytes, extrapolated_activat
 from matscale.core.train.outlook import Outlook
 from matscale.core.train.progress import Progress
 from matscale.core.train.session import cost_of_setup
-from matscale.core.train.setup import prepare, resolved
+from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.timing import Timing, timed
 
 ASSUMED_MFU = 0.05
@@ -92,16 +92,94 @@ def estimate(
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
     architecture = architecture or host().architecture(config.architecture.name)
-    config, progress = resolved(config, architecture), progress or Progress()
+    setup, outlook = foresee(config, architecture, progress)
+    return price(setup, outlook, device=device, mfu=mfu, time_steps=time_steps, progress=progress).of(setup, outlook)
+
+
+def foresee(config: TrainConfig, architecture: Architecture, progress: Progress | None = None) -> tuple[Setup, Outlook]:
+    """The data of a run and the batches that it will see; no model is run. See `prepare` for what it raises."""
+    setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
+    return setup, Outlook.of(setup)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a step, a validation and a checkpoint take: alike for all runs that differ in length, data and seed."""
+
+    architecture: str
+    parameters: dict[str, int]
+    cost: Cost
+    timing: Timing
+    need: Need
+    memory_bytes: int
+    device: str
+    peak: Peak
+    assumed_mfu: float | None
+    """None: steps were timed."""
+
+    def of(self, setup: Setup, outlook: Outlook) -> Estimate:
+        """Of one run. Raises ConfigError if its budget does not pay for one step."""
+        config, timing = setup.config, self.timing
+        steps = _steps(config.budget, outlook, self.cost, timing)
+        flops = outlook.flops(self.cost.step, steps)
+        validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
+        saves = validations if config.checkpoint.every is None else -(-steps // config.checkpoint.every)
+        validation = validations * outlook.validation.total(self.cost.prediction)
+        seconds = flops * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
+        seconds += timing.warm_up_seconds + saves * timing.checkpoint_seconds
+        return Estimate(
+            architecture=self.architecture,
+            parameters=self.parameters,
+            steps=steps,
+            epochs=steps / outlook.steps_per_epoch,
+            flops_per_step=flops / steps,
+            flops=flops,
+            validation_flops=validation,
+            flops_counted_by=self.cost.counted_by,
+            elementwise_share=self.cost.elementwise_share,
+            activation_bytes=self.need.activations,
+            optimizer_bytes=self.need.optimizer,
+            memory_bytes=self.memory_bytes,
+            device=self.device,
+            seconds=seconds,
+            device_hours=seconds / 3600,
+            seconds_by="timed on this machine" if self.assumed_mfu is None else "peak × MFU",
+            mfu=self._mfu,
+            peak_flops_per_s=self.peak.flops_per_s,
+            peak_by=self.peak.by,
+            disk_bytes=disk_bytes(setup, self.need, steps, validations, saves),
+        )
+
+    @property
+    def _mfu(self) -> float:
+        if self.assumed_mfu is not None:
+            return self.assumed_mfu
+        per_flop = self.timing.seconds_per_flop
+        return 1 / (per_flop * self.peak.flops_per_s) if per_flop else 0.0
+
+
+def price(
+    setup: Setup,
+    outlook: Outlook,
+    *,
+    device: str | None = None,
+    mfu: float | None = None,
+    time_steps: int = TIME_STEPS,
+    progress: Progress | None = None,
+) -> Price:
+    """Count, weigh and time the steps of a run; the options are those of `estimate`."""
+    if mfu is not None and not 0 < mfu <= 1:
+        raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
+    config, architecture = setup.config, setup.architecture
     named = None if device is None else Peak(named_peak(device, config.compute.precision), "table")
     here = torch.device("cpu") if named else device_of(config.compute, World())
+    on_cpu = here.type == "cpu" and named is None
     with configured(config.compute, here):
-        setup = prepare(_without_cache(config), architecture, progress)
-        process = resident_bytes() if here.type == "cpu" and named is None else 0
-        potential, outlook = setup.potential().to(here), Outlook.of(setup)
+        process = resident_bytes() if on_cpu else 0
+        potential = setup.potential().to(here)
         cost, peak = cost_of_setup(setup, potential, here), named or peak_of(here, config.compute.precision)
         for complaint in cost.complaints(architecture.name):
-            progress.said(complaint)
+            (progress or Progress()).said(complaint)
         if named is None and mfu is None and time_steps > 0:
             activations = measured_activations(setup, potential, outlook, cost, here)
             timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)
@@ -109,36 +187,18 @@ def estimate(
             activations = extrapolated_activations(setup, potential, outlook, here)
             mfu = ASSUMED_MFU if mfu is None else mfu
             timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
-    need = Need.of(potential, config.optimizer, activations)
-    steps = _steps(config.budget, outlook, cost, timing)
-    flops = outlook.flops(cost.step, steps)
-    validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
-    saves = validations if config.checkpoint.every is None else -(-steps // config.checkpoint.every)
-    validation = validations * outlook.validation.total(cost.prediction)
-    seconds = flops * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
-    seconds += timing.warm_up_seconds + saves * timing.checkpoint_seconds
-    return Estimate(
-        architecture=architecture.name,
-        parameters=count_parameters(potential.model),
-        steps=steps,
-        epochs=steps / outlook.steps_per_epoch,
-        flops_per_step=flops / steps,
-        flops=flops,
-        validation_flops=validation,
-        flops_counted_by=cost.counted_by,
-        elementwise_share=cost.elementwise_share,
-        activation_bytes=need.activations,
-        optimizer_bytes=need.optimizer,
-        memory_bytes=process + need.at_once(here.type == "cpu" and named is None),
-        device=device or describe(here),
-        seconds=seconds,
-        device_hours=seconds / 3600,
-        seconds_by="timed on this machine" if mfu is None else "peak × MFU",
-        mfu=1 / (timing.seconds_per_flop * peak.flops_per_s) if mfu is None and timing.seconds_per_flop else mfu or 0.0,
-        peak_flops_per_s=peak.flops_per_s,
-        peak_by=peak.by,
-        disk_bytes=disk_bytes(setup, need, steps, validations, saves),
-    )
+        need = Need.of(potential, config.optimizer, activations)
+        return Price(
+            architecture=architecture.name,
+            parameters=count_parameters(potential.model),
+            cost=cost,
+            timing=timing,
+            need=need,
+            memory_bytes=process + need.at_once(on_cpu),
+            device=device or describe(here),
+            peak=peak,
+            assumed_mfu=mfu,
+        )
 
 
 def _without_cache(config: TrainConfig) -> TrainConfig:

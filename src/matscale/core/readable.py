@@ -27,6 +27,11 @@ def readable_form() -> Iterator[None]:
         _READABLE.reset(token)
 
 
+def is_counted() -> bool:
+    """Within `readable_form()`: what a model computes twice for the sake of precision it may compute once here."""
+    return _READABLE.get()
+
+
 def is_readable_wanted() -> bool:
     """What a model with a faster form asks before it takes that. Never within compiled code.
 

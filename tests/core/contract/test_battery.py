@@ -127,6 +127,42 @@ class SeesAnAxis(Pair):
         return super().atomic_energy(data) + torch.zeros_like(data.positions[:, 0]).index_add(0, i, along)
 
 
+class StepsInDirection(Pair):
+    """As a message does on a grid that is turned at a border of two charts: nearly equivariant, and not continuous."""
+
+    size = 1e-4
+
+    def border(self, y: Tensor) -> Tensor:
+        return (y.abs() > 0.9).to(y.dtype)
+
+    def atomic_energy(self, data: AtomicBatch) -> Tensor:
+        (_, i), d = data.edges(), data.edge_distance()
+        error = self.size * self.border(data.edge_vec()[:, 1] / d) * self.envelope(d)
+        return super().atomic_energy(data).index_add(0, i, error)
+
+
+class BendsInDirection(StepsInDirection):
+    """Energies are continuous, forces are not."""
+
+    size = 1e-3
+
+    def border(self, y: Tensor) -> Tensor:
+        return torch.relu(y.abs() - 0.9)
+
+
+class StepsInANarrowCap(StepsInDirection):
+    def border(self, y: Tensor) -> Tensor:
+        return (y > 0.999).to(y.dtype)
+
+
+class StepsWhenGrown(StepsInDirection):
+    """With weights of ordinary size its grid is all but exact."""
+
+    @property
+    def size(self) -> Tensor:  # type: ignore[override]
+        return 1e-3 * torch.relu(self.element.weight.detach().abs().max() - 8)
+
+
 class SeesTheHand(Pair):
     """Three sums over neighbours span a volume whose sign changes in a mirror and not under rotation."""
 
@@ -265,6 +301,10 @@ def test_a_healthy_model_passes_all_that_applies() -> None:
         (StressIsCompression, "stress-is-a-gradient"),
         (HardCutoff, "smooth"),
         (LinearCutoff, "smooth"),
+        (StepsInDirection, "smooth-in-direction"),
+        (BendsInDirection, "smooth-in-direction"),
+        (StepsInANarrowCap, "smooth-in-direction"),
+        (StepsWhenGrown, "smooth-in-direction"),
         (MeanEnergy, "extensive"),
         (SeesTheOrigin, "translation"),
         (SeesTheOrigin, "periodic"),
@@ -301,6 +341,13 @@ def test_a_fault_fails_the_check_that_is_meant_for_it(model: type[nn.Module], ch
 )
 def test_a_fault_is_not_blamed_on_anything_else(model: type[nn.Module], only: set[str]) -> None:
     assert failures(architecture(model)) == only
+
+
+@pytest.mark.parametrize("model", [StepsInDirection, BendsInDirection, StepsWhenGrown])
+def test_a_step_within_the_stated_error_of_rotation_is_still_a_step(model: type[nn.Module]) -> None:
+    nearly = architecture(model, rotation_tolerance=1e-2)
+    assert failures(nearly) == {"smooth-in-direction"}
+    assert failures(replace(nearly, claims=nearly.claims - {"smooth"})) == set()
 
 
 def test_a_chiral_model_may_claim_rotation_without_reflection() -> None:

@@ -14,6 +14,7 @@ from matscale.core.flops import measured_peak, named_peak, peak_of
 @pytest.mark.parametrize(
     ("name", "precision", "peak"),
     [
+        ("Tesla T4", "fp16", 65e12),
         ("NVIDIA A100-SXM4-80GB", "bf16", 312e12),
         ("NVIDIA A10", "bf16", 125e12),
         ("NVIDIA H100 80GB HBM3", "bf16", 989e12),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.report.analysis import analyse
 from matscale.core.report.records import folders_of, read_records, short_names, thin
-from synthetic_runs import make_run
+from matscale.core.scaling.from_runs import read_runs
+from matscale.core.train.rows import Rows
+from synthetic_runs import make_run, make_study
 
 
 def test_runs_are_found_in_folders_globs_and_studies(tmp_path: Path) -> None:
@@ -18,6 +22,21 @@ def test_runs_are_found_in_folders_globs_and_studies(tmp_path: Path) -> None:
     found = folders_of([str(tmp_path / "a*"), str(tmp_path / "study")])
     assert [folder.relative_to(tmp_path).as_posix() for folder in found] == ["a", "study/runs/b", "study/trunks/c"]
     assert short_names(found) == ["a", "study/runs/b", "study/trunks/c"]
+
+
+def test_the_metrics_of_a_run_are_read_once_and_laws_see_what_a_fit_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path, architectures=("schnet",), sizes=(3000, 10_000), data=(1000, 3000))
+    opened: list[str] = []
+    lines = Rows._lines
+    monkeypatch.setattr(Rows, "_lines", lambda self: opened.append(str(self.path)) or lines(self))
+    analysis = analyse(read_records(folders_of([str(study)])), samples=50)
+    assert len(opened) == len(set(opened)) == 4
+    alone = read_runs(folders_of([str(study)]), {}, curves=True)
+    assert analysis.table is not None
+    for name in ("n", "d", "c", "loss", "step", "forces_mae"):
+        np.testing.assert_array_equal(analysis.table[name], alone[name])
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

@@ -121,7 +121,32 @@ def test_an_architecture_that_learned_nothing_is_not_compared(rng: Rng) -> None:
     rows = [*ladder(rng, arch="a"), *ladder(rng, exponent=0.0, noise=1e-3, arch="b")]
     [pair] = compare(Table.of(rows), ["a", "b"], LAWS, axis="n").pairs
     assert pair.verdict == "not comparable"
-    assert "b: a:" in pair.reason
+    assert "the exponents cannot be compared: b is no learning (a: " in pair.reason
+
+
+def test_a_line_that_is_no_law_has_no_exponent_to_compare(rng: Rng) -> None:
+    bent = [
+        {**row, "loss": float(row["loss"]) * (3.0 if row["n"] == SIZES[-1] else 1.0)} for row in ladder(rng, arch="b")
+    ]  # type: ignore[arg-type]
+    result = compare(Table.of([*ladder(rng, exponent=0.5, arch="a"), *bent]), ["a", "b"], LAWS, axis="n")
+    [pair] = result.pairs
+    assert result.fits["b"].verdict == "not identifiable"
+    assert not {reason.trigger for reason in result.fits["b"].reasons} & {"a", "b"}
+    assert pair.verdict == "not comparable"
+    assert "b is not identifiable (" in pair.reason
+    assert "a is" not in pair.reason
+    assert np.isnan([pair.p, pair.p_adjusted, pair.power]).all()
+    assert pair.crossing is None
+    assert {rank.architecture: rank.is_law for rank in result.ranking} == {"a": True, "b": False}
+    assert result.plain()["pairs"][0]["p"] is None
+
+
+def test_pairs_that_cannot_be_compared_do_not_weaken_the_others(rng: Rng) -> None:
+    rows = [row for k, arch in enumerate("ab") for row in ladder(rng, exponent=0.3 + 0.02 * k, arch=arch, scatter=0.02)]
+    rows += ladder(rng, exponent=0.0, noise=1e-3, arch="c")
+    pairs = {(p.first, p.second): p for p in compare(Table.of(rows), [], LAWS, axis="n").pairs}
+    assert pairs["a", "b"].p_adjusted == pairs["a", "b"].p
+    assert {pairs[key].verdict for key in (("a", "c"), ("b", "c"))} == {"not comparable"}
 
 
 def test_the_plain_form_is_json(rng: Rng) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from laws_data import SIZES, grid, ladder
 
 import matscale
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.scaling import frontier
+from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.frontier import hull
 from matscale.core.scaling.isoflop import optima
+from matscale.core.scaling.joint_verdict import contradicted
 from matscale.core.scaling.table import Table
 from matscale.core.scaling.verdict import VERDICTS, learning
 
@@ -211,9 +215,7 @@ def test_outliers_are_listed_with_the_exponents_without_them(rng: Rng) -> None:
     loss = table["loss"].copy()
     loss[40] *= 1.6
     fit = matscale.fit(Table({**table.numbers, "loss": loss}, table.words), "nd", samples=50)
-    assert any(
-        "1 outliers beyond 5 σ stay in: row 41 (+" in note and "without them alpha" in note for note in fit.notes
-    )
+    assert any("1 outlier beyond 5 σ kept: row 41 (+" in note and "without it alpha" in note for note in fit.notes)
     assert fit.parameters["alpha"] == pytest.approx(0.3, abs=0.03)
 
 
@@ -240,6 +242,17 @@ def test_auto_fits_every_law_that_the_table_can_carry(rng: Rng) -> None:
     ]
 
 
+def test_a_joint_law_that_the_slices_of_the_grid_contradict_is_told_so(rng: Rng) -> None:
+    fit = matscale.fit(grid(rng, noise=0.005), "nd", samples=60)
+    assert isinstance(fit.spread, Draws)
+    assert contradicted(fit.law, fit.spread, fit.table) == []
+    steeper = np.array([0.0, 0.0, 0.0, 0.1, 0.0])  # alpha
+    wrong = replace(fit.spread, theta=fit.theta + steeper, draws=fit.spread.draws + steeper)
+    [reason] = contradicted(fit.law, wrong, fit.table)
+    assert reason.trigger == "g"
+    assert "at 5 values of d the slope in n is -0." in str(reason)
+
+
 def test_repeated_epochs_are_seen_by_the_repetition_law(rng: Rng) -> None:
     rows = []
     for n in np.geomspace(1e4, 1e6, 6):
@@ -252,6 +265,25 @@ def test_repeated_epochs_are_seen_by_the_repetition_law(rng: Rng) -> None:
     fit = matscale.fit(rows, "repetition", samples=50)
     assert fit.parameters["R*"] == pytest.approx(15, rel=0.1)
     assert fit.parameters["beta"] == pytest.approx(0.35, abs=0.02)
+
+
+def test_epochs_that_harm_are_seen_by_the_overfitting_law(rng: Rng) -> None:
+    rows = []
+    for n in np.geomspace(1e4, 1e6, 6):
+        for u in np.geomspace(1e3, 1e5, 4):
+            for epochs in (1, 4, 16, 64, 256):
+                penalty = 0.004 * ((epochs - 1) * n / u) ** 0.5
+                loss = 0.5 + 30 * n**-0.3 + 60 * (u * epochs) ** -0.35 + penalty
+                sizes = {"n": float(n), "u": float(u), "s": float(u * epochs), "d": float(u)}
+                rows.append({"arch": "m", **sizes, "loss": float(loss * np.exp(0.002 * rng.standard_normal()))})
+    fit = matscale.fit(rows, "overfitting", samples=100)
+    assert fit.is_law
+    for name, true in {"E": 0.5, "alpha": 0.3, "beta": 0.35, "P": 0.004, "kappa": 0.5}.items():
+        low, high = fit.intervals[name]
+        assert low < true < high, name
+        assert high - low < 0.2 * true, name
+    saturating = matscale.fit(rows, "repetition", samples=50)
+    assert np.std(fit.residuals) < 0.2 * np.std(saturating.residuals)  # no D' rises with the number of epochs
 
 
 # Compute ------------------------------------------------------------------------------------------------------------
@@ -287,6 +319,12 @@ def test_a_run_that_never_touches_the_frontier_is_listed(rng: Rng) -> None:
     assert "bad" not in fit.table.words["run"].tolist()
 
 
+def test_a_frontier_that_few_runs_touch_is_refused(rng: Rng) -> None:
+    rows = [row for row in curves(rng) if row["run"] in ("r0", "r7")]
+    with pytest.raises(DataError, match="2 runs of 2 touch the compute frontier; its law needs 4"):
+        matscale.fit(rows, "frontier")
+
+
 def test_the_hull_is_convex_falls_and_lies_below_all_points(rng: Rng) -> None:
     c = np.sort(rng.uniform(0, 10, 200))
     loss = 5 - 0.4 * c + rng.exponential(0.5, 200)
@@ -296,6 +334,15 @@ def test_the_hull_is_convex_falls_and_lies_below_all_points(rng: Rng) -> None:
     assert np.all(np.diff(slopes) > 0)
     inside = (c >= c[at[0]]) & (c <= c[at[-1]])
     assert np.all(loss[inside] >= np.interp(c[inside], c[at], loss[at]) - 1e-12)
+
+
+def test_the_hull_of_all_curves_is_that_of_their_own_hulls(rng: Rng) -> None:
+    found = frontier.curves(Table.of(curves(rng)))
+    names, x, y = frontier.touching([frontier.corners(curve) for curve in found])
+    wanted = frontier.touching(found)
+    assert 3 < len(names) == len(wanted[0])
+    np.testing.assert_array_equal(names, wanted[0])
+    np.testing.assert_allclose(np.stack([x, y]), np.stack(wanted[1:]))
 
 
 def isoflop_rows(rng: Rng, center: Callable[[float], float], noise: float = 0.0) -> list[dict[str, object]]:
@@ -311,6 +358,14 @@ def test_isoflop_sets_give_the_exponent_of_the_best_size(rng: Rng) -> None:
     fit = matscale.fit(isoflop_rows(rng, lambda c: 1e5 * (c / 3e13) ** 0.5), "isoflop")
     assert fit.parameters["alpha"] == pytest.approx(-0.5, abs=0.01)
     assert fit.verdict == "law"
+
+
+def test_isoflop_sets_of_runs_that_learned_nothing_have_no_best_size(rng: Rng) -> None:
+    fit = matscale.fit(
+        isoflop_rows(rng, lambda c: 1e5 * (c / 3e13) ** 0.5), "isoflop", baselines={"zero": {"loss": 1e-3}}
+    )
+    assert fit.verdict == "no learning"
+    assert str(fit.reasons[0]).startswith("a: the best loss")
 
 
 def test_a_budget_whose_optimum_is_at_the_edge_is_dropped_and_said(rng: Rng) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import matscale
 from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.scaling.plan import make_plan, measured_cost, needed, optimal_size, reached
 from matscale.core.scaling.result import Fit
+from matscale.core.scaling.speed import Speed, speed_on
 from matscale.core.scaling.table import Table
+from synthetic_runs import make_study
 
 LAW = np.array([list(TRUTH.values())])
 
@@ -82,8 +85,58 @@ def test_a_budget_beyond_thirty_times_the_largest_is_refused(joint: Fit) -> None
 
 
 def test_device_hours_are_flops_over_speed(joint: Fit) -> None:
-    plan = make_plan(joint, flops=3.6e12, device="X", peak=1e12, mfu=0.1)
+    plan = make_plan(joint, flops=3.6e12, speed=lambda n: Speed("X", 1e11 if n < 1e9 else 1e12, "given", ""))
     assert plan.device_hours == pytest.approx(0.01)
+
+
+def runs_on(*devices: str) -> Table:
+    """Runs of two sizes on each device; the larger model reaches ten times the FLOP/s."""
+    rows, speeds = [], []
+    for k, device in enumerate(devices):
+        for n in (1e4, 1e5):
+            run = f"{k} {n:g}"
+            rows.append({"arch": "m", "n": n, "loss": 1.0 + len(rows), "run": run})
+            speeds.append({"run": run, "n": n, "device": device, "precision": "fp32", "flops_per_s": n * 1e7 * (k + 1)})
+    return Table.of(rows, facts={"speeds": speeds})
+
+
+def test_the_speed_is_that_of_runs_of_the_nearest_size_on_that_device() -> None:
+    table = runs_on("cuda:0 (NVIDIA H100 80GB HBM3)", "cuda:0 (NVIDIA H100 PCIe)", "cpu (2 threads)")
+    for device, wanted in (("H100", 1e12), ("NVIDIA H100 PCIe", 2e12), ("cpu", 3e12)):
+        found = speed_on(device, table, 3e6)
+        assert (found.by, found.flops_per_s) == ("recorded", pytest.approx(wanted))
+        assert "as 1 run of n = 100,000 reached on" in found.text
+    assert speed_on("H100", table, 2e4).flops_per_s == pytest.approx(1e11)
+
+
+def test_without_runs_on_a_device_its_peak_and_an_assumed_share_count_and_that_is_said() -> None:
+    table = runs_on("cpu (2 threads)")
+    assumed = speed_on("H100", table, 1e5)
+    assert (assumed.by, assumed.flops_per_s) == ("assumed", pytest.approx(0.05 * 67e12))
+    assert "0.05 of its peak in fp32" in assumed.text
+    assert "assumed; no run of these was made there" in assumed.text
+    given = speed_on("H100", table, 1e5, precision="bf16", mfu=0.3)
+    assert (given.by, given.flops_per_s) == ("given", pytest.approx(0.3 * 989e12))
+    other = speed_on("H100", runs_on("cuda:0 (NVIDIA H100)"), 1e5, precision="bf16")  # the runs were made in fp32
+    assert other.by == "assumed"
+    with pytest.raises(ConfigError, match="no peak of a device 'abacus'"):
+        speed_on("abacus", table, 1e5)
+
+
+def test_a_plan_of_run_folders_rests_on_their_counted_flops_and_their_speed(tmp_path: Path) -> None:
+    study = make_study(
+        tmp_path,
+        architectures=("schnet",),
+        sizes=(3000, 10_000, 30_000, 100_000, 300_000),
+        data=(300, 1000, 3000, 9000),
+    )
+    fit = matscale.fit(study, "nd", samples=60)
+    cost = measured_cost(fit.table)
+    assert (cost.p, cost.q) == pytest.approx((1, 1), abs=1e-3)
+    assert np.exp(cost.log_k) == pytest.approx(6 * 12 * 16 * 2000 / 1000, rel=0.01)  # per structure, not 6
+    found = speed_on("cpu", fit.table, 3e5)
+    largest = fit.table["c"][fit.table["n"] == 300_000]
+    assert (found.by, found.flops_per_s) == ("recorded", pytest.approx(float(np.median(largest)) / 20))  # 20 s each
 
 
 def test_without_a_law_there_is_no_plan_but_the_runs_that_would_tell() -> None:

@@ -42,6 +42,16 @@ def test_gemstones_exponents_and_an_objective_as_low_as_published(
     assert found.n_agreeing >= 2
 
 
+@pytest.mark.parametrize("name", ["hot", "cool_end"])
+def test_gemstones_are_a_joint_law_that_its_slices_do_not_contradict(shared: Path, name: str) -> None:
+    """Slopes in d of single models scatter by a third: that of the largest alone contradicts nothing."""
+    path = shared / f"data/scaling/gemstones/wandb_df_for_fitting_{name}.jsonl"
+    fit = matscale.fit(path, "nd", columns=GEMSTONES, checkpoint="all", samples=200)
+    assert (fit.verdict, fit.reasons) == ("law with floor", ())
+    low, high = fit.intervals["alpha"]
+    assert low < 0.30 < high
+
+
 NMT = ["6Enc-6Dec", "28Enc-6Dec", "6Enc-28Dec", "Dec-only", "TEnc-LSTM"]
 
 

@@ -73,9 +73,9 @@ def test_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path)
 
 
 def test_a_table_without_a_loss_or_a_size_says_what_to_map(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--map loss=COLUMN"):
+    with pytest.raises(DataError, match="--map loss=COLUMN"):
         read_table(csv(tmp_path / "t.csv", "1,2", head="params,x"), {})
-    with pytest.raises(ConfigError, match="--map n=COLUMN"):
+    with pytest.raises(DataError, match="--map n=COLUMN"):
         read_table(csv(tmp_path / "t.csv", "1,2", head="loss,x"), {})
 
 
@@ -106,6 +106,43 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MatscaleError, match=r"pip install \"matscale\[tables\]\""):
+        read_table(path, {})
+
+
+def test_parquet_is_read_like_any_table(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra tables)")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    columns = {
+        "model": arrow.array(["m", "m", "m", "k"]).dictionary_encode(),
+        "params": arrow.array([1000, 2000, 4000, 3000], arrow.int64()),
+        "val_loss": arrow.array([3.0, float("nan"), 2.5, None], arrow.float32()),
+        "seed": arrow.array([0, 1, 2, 3], arrow.int32()),
+    }
+    parquet.write_table(arrow.table(columns), path)
+    table = read_table(path, {})
+    assert table["loss"].tolist() == [3.0, 2.5]
+    assert table["n"].tolist() == [1000, 4000]
+    assert [e.reason for e in table.excluded] == ["diverged: its loss is not finite", "has no value of the loss"]
+    assert len(read_table(path, {}, {"model": "m", "params": "1000"})) == 1
+    parquet.write_table(arrow.table({"n": [1.0, 2.0], "loss": [1.0, -2.0]}), path)
+    with pytest.raises(DataError, match=r"t.parquet row 2: loss is -2.0"):
+        read_table(path, {})
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra tables)")
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"PAR1 it is not")
+    with pytest.raises(DataError, match=r"t.parquet: is no parquet that can be read"):
+        read_table(path, {})
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("n,loss,größe\n1,2,3\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"t.csv: is no text in UTF-8"):
         read_table(path, {})
 
 
@@ -161,9 +198,10 @@ def recorded(tmp_path: Path) -> Recorded:
         }
         write_json(folder / "run.json", info)
         share = changes.pop("validation", 0.1)
+        data = changes.pop("data", "")
         weight = changes.pop("weight", 20.0)
         (folder / "config.toml").write_text(
-            f'[architecture]\nname = "schnet"\n[data]\nvalidation = {share}\n[loss.forces]\nweight = {weight}\n'
+            f'[architecture]\nname = "schnet"\n[data]\nvalidation = {share}\n{data}\n[loss.forces]\nweight = {weight}\n'
             f"[optimizer]\nlr = 0.001\n"
         )
         rows = [{**row, "step": k, "flops": 1e8 * n * (k + 1), "loss": 3.0 - 0.1 * k} for k in range(5)]
@@ -245,6 +283,14 @@ def test_a_copied_run_counts_once(recorded: Recorded, tmp_path: Path) -> None:
         ({"validation": 0.2}, "the validation share is 0.1 in one and 0.2"),
         ({"weight": 5.0}, "the training loss is"),
         ({"info": {"dataset": {"path": "x", "hash": "other", "train": 100}}}, "the dataset is abc in one and other"),
+        ({"info": {"seed": 3}}, "the seed of the validation part is 0 in one and 3"),
+        ({"data": "validation_seed = 7"}, "the seed of the validation part is 0 in one and 7"),
+        ({"data": 'split_by = "structure"'}, "the rule of the split is group in one and structure"),
+        (
+            {"validation": 0.3, "weight": 1.0},
+            r"the validation share is 0.1 in one and 0.3 in the other; the training loss is .* in the other\. "
+            "Of 2 runs, 1 and 1 belong together",
+        ),
     ],
 )
 def test_losses_that_are_not_the_same_quantity_are_refused_by_name(
@@ -254,6 +300,19 @@ def test_losses_that_are_not_the_same_quantity_are_refused_by_name(
     recorded("b", 2000, **changes)
     with pytest.raises(DataError, match=f"runs/a and .*runs/b: their losses are not the same quantity: {what}"):
         read(tmp_path / "runs")
+
+
+def test_seeds_that_share_their_validation_part_are_fitted_together(recorded: Recorded, tmp_path: Path) -> None:
+    for seed in range(3):
+        recorded(f"s{seed}", 1000, 2.0 + seed / 100, info={"seed": seed}, data="validation_seed = 0")
+    assert len(read(tmp_path / "runs").ends()) == 3
+
+
+def test_an_overfit_check_is_no_point_of_a_law(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("good")
+    recorded("check", 2000, data="overfit = 8")
+    table = read(tmp_path / "runs")
+    assert [(Path(e.row).name, "overfit check" in e.reason) for e in table.excluded] == [("check", True)]
 
 
 def test_runs_are_found_by_folder_glob_and_name(recorded: Recorded, tmp_path: Path) -> None:

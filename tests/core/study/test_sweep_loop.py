@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import fcntl
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from matscale.core.study.launcher import Ended
 from matscale.core.study.outcome import State, state_after, state_of
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
-from matscale.core.study.sweep import Sweep, Watcher, lay_out, totals
+from matscale.core.study.sweep import Sweep, Watcher, lay_out
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.record import Run
 from studies import FakePool, completed, planned, rows
@@ -222,7 +224,7 @@ def test_what_a_full_disk_ends_goes_on_later(plan: Plan, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(MatscaleError, match=r"No space left on device.*the same sweep again"):
             Sweep(plan, FakePool()).run()
     sweep = Sweep(plan, FakePool())
     sweep.run()
@@ -252,6 +254,56 @@ def test_a_run_that_says_it_runs_and_is_claimed_by_nobody_was_killed(plan: Plan)
     assert state_of(run.path).status == "crashed"
     Run.open(run.path).update({"status": "stopped"})
     assert state_of(run.path).status == "stopped"
+
+
+def test_a_run_that_a_training_by_itself_is_at_work_on_is_running(plan: Plan) -> None:
+    run = plan.runs[0]
+    lay_out(run)
+    completed(run.path, status="running")
+    with FolderLock(run.path):
+        assert state_of(run.path) == State("running")
+    assert state_of(run.path).status == "crashed"
+
+
+def test_a_run_that_somebody_resumes_by_hand_is_waited_for_and_not_started_again(plan: Plan) -> None:
+    run, pool = plan.runs[0], FakePool()
+    lay_out(run)
+    completed(run.path, status="running")
+    lock = FolderLock(run.path)
+
+    class ByHand(Watcher):
+        def looked(self, sweep: Sweep) -> None:
+            if sweep.counts().get("completed") == len(plan.runs) - 1:
+                assert sweep.states[run.path].status == "running"
+                completed(run.path)
+                lock.__exit__()
+
+    with lock:
+        sweep = Sweep(plan, pool, ByHand())
+        sweep.run()
+    assert statuses(sweep) == ["completed"] * len(plan.runs)
+    assert run.path not in pool.started
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(-9, "killed by SIGKILL"), (137, "killed by SIGKILL"), (-15, "killed by SIGTERM")]
+)
+def test_a_signal_that_ended_a_run_is_named(plan: Plan, code: int, told: str) -> None:
+    run = plan.runs[0]
+    lay_out(run)
+    completed(run.path, status="running")
+    state = state_after(Ended(run.path, code))
+    assert state.status == "crashed"
+    assert state.reason.startswith(told)
+
+
+def test_a_process_that_failed_without_being_able_to_say_so_was_not_killed(plan: Plan) -> None:
+    run = plan.runs[0]
+    lay_out(run)
+    completed(run.path, status="running")
+    assert state_after(Ended(run.path, 1)) == State("crashed", "exit code 1")
+    (run.path / "log.txt").write_text("Error: [Errno 28] No space left on device.\n")
+    assert state_after(Ended(run.path, 1)) == State("crashed", "Error: [Errno 28] No space left on device.")
 
 
 def test_an_error_before_there_is_a_record_is_found_in_what_the_process_printed(plan: Plan) -> None:
@@ -286,10 +338,40 @@ def test_the_ledger_reads_alike_as_json_lines_and_csv(plan: Plan) -> None:
     }
 
 
+def test_a_run_that_has_not_begun_has_its_identity_in_the_ledger(plan: Plan) -> None:
+    lines = [ledger.row(run.path, planned=run) for run in plan.runs]
+    assert [line["identity"] for line in lines] == [run.identity for run in plan.runs]
+    assert {(line["study"], line["status"]) for line in lines} == {("study", "planned")}
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_ledger_answers_the_questions_of_the_docs_to_jq(plan: Plan, tmp_path: Path) -> None:
+    Sweep(plan, FakePool(lambda run, attempt: 0 if "seed0" in run.name else 3)).run()
+    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^jq .*$", page, flags=re.M)
+    where = {"cwd": plan.folder, "text": True, "capture_output": True, "check": True, "shell": True}
+    left, spent = (subprocess.run(c.replace("studies/first/", ""), **where).stdout for c in commands)  # type: ignore[call-overload]
+    assert len(left.splitlines()) == 2
+    assert all(": failed " in line for line in left.splitlines())
+    assert float(spent) == 200
+
+
 def test_what_branches_share_with_a_trunk_is_counted_once() -> None:
-    trunk = {"flops": 80.0, "wall_s": 8.0}
-    branches = [{"flops": 50.0, "flops_shared": 40.0, "wall_s": 5.0, "wall_s_shared": 4.0} for _ in range(2)]
-    assert totals([trunk, *branches, {"flops": None}]) == {"flops": 100.0, "wall_s": 10.0}
+    trunk = {"run": "trunk", "flops": 80.0, "wall_s": 8 * 3600.0}
+    branch = {
+        "branch_of": "trunk",
+        "flops": 50.0,
+        "flops_shared": 40.0,
+        "wall_s": 5 * 3600.0,
+        "wall_s_shared": 4 * 3600.0,
+    }
+    longer = {**branch, "run": "longer", "flops": 100.0, "flops_shared": 80.0}
+    branches = [{**branch, "run": "short"}, longer]
+    begun = {"run": "begun", "branch_of": "trunk", "flops_shared": 40.0}
+    assert ledger.spent([trunk, *branches, begun, {"run": "planned", "flops": None}])["flops"] == 80 + 10 + 20
+    assert ledger.spent([trunk, *branches])["device_hours"] == 8 + 1 + 1
+    assert ledger.spent(branches)["flops"] == 80 + 10 + 20  # the trunk is not listed, but was trained all the same
+    assert ledger.spent([{"run": "two GPUs", "wall_s": 3600.0, "world_size": 2}])["device_hours"] == 2
 
 
 def test_runs_are_found_in_a_study_in_a_folder_and_alone(plan: Plan, tmp_path: Path) -> None:

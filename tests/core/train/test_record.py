@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig, differences, merged
-from matscale.core.train.lock import FolderLock
+from matscale.core.train.lock import FolderLock, is_locked
 from matscale.core.train.record import Run
 from matscale.core.train.rows import Rows
 from matscale.core.train.units import parse_count, parse_seconds
@@ -113,6 +115,18 @@ def test_two_processes_cannot_train_into_one_folder(tmp_path: Path) -> None:
         pass
     with FolderLock(run.path):  # free again
         pass
+
+
+def test_a_look_at_a_run_does_not_keep_a_process_out(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", CONFIG)
+    with FolderLock(run.path):
+        assert is_locked(run.path)
+    assert not is_locked(run.path)
+    with (run.path / ".lock").open() as looked:
+        fcntl.flock(looked, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, (looked, fcntl.LOCK_UN)).start()
+        with FolderLock(run.path):
+            pass
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

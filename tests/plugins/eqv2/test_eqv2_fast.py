@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
+from matscale.core.errors import MatscaleError
 from matscale.core.outputs import Outputs
 from matscale.core.train.config import OptimizerConfig
 from matscale.core.train.optim import adamw
@@ -183,21 +184,36 @@ def test_on_the_golden_model_both_paths_agree(golden) -> None:
     assert deviation(golden.model().train(), golden.batch()) < 1e-12
 
 
-def test_a_second_derivative_is_refused(make_model, oxide, batch_of) -> None:
+@pytest.mark.parametrize("loss", ["quadratic", "linear"])
+def test_a_second_derivative_is_refused_with_what_to_do(loss: str, make_model, oxide, batch_of) -> None:
+    """Also of a linear loss, whose own gradients are constants."""
     model = make_model(**TINY, lmax=2, grid_resolution=6)
     data = batch_of(model, oxide)
 
     def second_derivative() -> None:
-        energy = model(data).forces.square().sum()
+        forces = model(data).forces
+        value = forces.square().sum() if loss == "quadratic" else forces.sum()
         weights = [p for name, p in model.named_parameters() if name not in model.idle_parameters()]
-        first = torch.autograd.grad(energy, weights, create_graph=True, allow_unused=True)
+        first = torch.autograd.grad(value, weights, create_graph=True, allow_unused=True)
         sum(g.square().sum() for g in first if g is not None).backward()
 
-    with fast.forced("fast"), pytest.raises(RuntimeError, match="once_differentiable"):
+    with fast.forced("fast"), pytest.raises(MatscaleError) as refusal:
         second_derivative()
+    assert 'with fast.forced("readable"):' in str(refusal.value)
+    assert "forces = 'gradient'" in str(refusal.value)
     with fast.forced("readable"):
         second_derivative()
     assert model.element.weight.grad.any()
+
+
+def test_a_first_derivative_with_its_graph_is_given(make_model, oxide, batch_of) -> None:
+    model = make_model(**TINY, lmax=2, grid_resolution=6)
+    data, weight = batch_of(model, oxide), model.element.weight
+    with fast.forced("fast"):
+        plain, with_graph = (
+            torch.autograd.grad(model(data).energy.sum(), weight, create_graph=keep)[0] for keep in (False, True)
+        )
+    assert torch.equal(plain, with_graph)
 
 
 @pytest.fixture

@@ -50,6 +50,20 @@ def test_an_interrupted_sweep_has_its_runs_save_and_ends_with_exit_5(
     assert trained(tmp_path / "study") == unbroken
 
 
+def test_a_run_that_is_killed_is_told_as_cut_off_with_the_signal(study: Callable[..., Path], tmp_path: Path) -> None:
+    """It would take hours: there is no moment at which it could be over before the signal comes."""
+    file = study(budget={"steps": 10_000_000}, seeds=[0], retries=0, local={"workers": 1, "threads": 1})
+    with sweeping(file) as process:
+        run = wait_for(lambda: in_the_midst(tmp_path / "study"), process)[0]
+        os.kill(process_of(run), signal.SIGKILL)
+        assert process.wait(PATIENCE) == 1, said(process)
+    assert f"cut off  {run.name}" in said(process)
+    assert "(killed by SIGKILL" in said(process)
+    assert [(row["status"], row["reason"][:17]) for row in rows(tmp_path / "study")] == [
+        ("crashed", "killed by SIGKILL")
+    ]
+
+
 @pytest.fixture
 def pool() -> Iterator[LocalPool]:
     pool = LocalPool(LocalOptions(workers=2, threads=1))

@@ -9,7 +9,7 @@ from matscale.core.manager import host
 from matscale.core.scaling.law import Law
 from matscale.core.scaling.solve import HUBER, refine, solve
 from matscale.plugins.laws import register_laws
-from matscale.plugins.laws.joint import _useful
+from matscale.plugins.laws.repeated import pressure, useful
 
 LAWS = register_laws()
 TRUE = {
@@ -19,6 +19,7 @@ TRUE = {
     "nd": [np.log(0.5), np.log(30.0), np.log(60.0), 0.3, 0.35],
     "kaplan": [np.log(8e8), np.log(5e7), 0.2, 0.3],
     "repetition": [np.log(0.5), np.log(30.0), np.log(60.0), 0.3, 0.35, np.log(15.0)],
+    "overfitting": [np.log(0.5), np.log(30.0), np.log(60.0), 0.3, 0.35, np.log(0.002), 0.6],
     "routing": [-0.08, -0.12, 0.01, 1.1, np.log(1.8), np.log(130.0)],
 }
 
@@ -28,7 +29,7 @@ def points(law: Law) -> np.ndarray:
     n, d = np.geomspace(1e4, 1e7, 9), np.geomspace(1e3, 1e6, 7)
     if law.axes == ("x",):
         return np.log(np.geomspace(1e4, 1e7, 24))[:, None]
-    if law.name == "repetition":
+    if law.name in ("repetition", "overfitting"):
         return np.log([(a, u, u * repeats) for a in n for u in d for repeats in (1, 4, 30, 200)])
     if law.name == "routing":
         return np.log([(a, e) for a in n for e in (1, 2, 8, 32, 128, 512)])
@@ -81,11 +82,25 @@ def test_many_samples_at_once_are_the_samples_one_by_one(law: Law, rng: np.rando
 
 def test_a_repeated_structure_is_worth_less_than_a_new_one_and_one_epoch_is_whole() -> None:
     unique = np.log(np.full(4, 1000.0))
-    useful = np.exp(_useful(np.log(np.array([15.0])), unique, unique + np.log([1.0, 4.0, 16.0, 1e6])))
-    assert useful[0] == pytest.approx(1000)
-    assert np.all(np.diff(useful) > 0)
-    assert useful[1] > 3500  # four epochs are nearly free
-    assert useful[3] == pytest.approx(16_000, rel=1e-3)  # U (1 + R*) at most
+    worth = np.exp(useful(np.log(np.array([15.0])), unique, unique + np.log([1.0, 4.0, 16.0, 1e6])))
+    assert worth[0] == pytest.approx(1000)
+    assert np.all(np.diff(worth) > 0)
+    assert worth[1] > 3500  # four epochs are nearly free
+    assert worth[3] == pytest.approx(16_000, rel=1e-3)  # U (1 + R*) at most
+
+
+def test_beyond_some_repeats_more_of_them_raise_the_loss_and_one_epoch_has_no_penalty() -> None:
+    law, theta = host().law("overfitting"), np.array(TRUE["overfitting"])
+    epochs = np.array([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0])
+    x = np.log(np.column_stack([np.full(6, 1e5), np.full(6, 1e4), 1e4 * epochs]))
+    loss = np.exp(law.value(theta, x))
+    least = int(np.argmin(loss))
+    assert 0 < least < 5
+    assert np.all(np.diff(loss[: least + 1]) < 0)
+    assert np.all(np.diff(loss[least:]) > 0)
+    joint = np.exp(host().law("nd").value(theta[:5], x[:1, [0, 1]]))
+    assert loss[0] == pytest.approx(joint[0], rel=1e-4)
+    assert pressure(x)[2] == pytest.approx(np.log(15 * 10))
 
 
 def test_outliers_move_the_huber_fit_less_than_least_squares(rng: np.random.Generator) -> None:

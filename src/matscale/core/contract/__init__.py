@@ -9,7 +9,12 @@ From a test of an outside package:
 From anywhere else, `run_contract(architecture)` gives one result per check.
 """
 
-from matscale.core.contract import basics, derivatives, symmetries  # noqa: F401  (they register their checks)
+from matscale.core.contract import (  # noqa: F401  (they register their checks)
+    basics,
+    derivatives,
+    orientations,
+    symmetries,
+)
 from matscale.core.contract.check import BoundCheck, Check, CheckResult, ContractError, all_checks, checks, run_contract
 
 __all__ = ["BoundCheck", "Check", "CheckResult", "ContractError", "all_checks", "checks", "run_contract"]

@@ -13,6 +13,13 @@ from matscale.core.data.statistics import PROPERTIES, Property, edge
 _SHOWN = ("energy_per_atom", "forces_norm", "forces_component", "stress_max", "stress_component", "n_atoms")
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#999999")
 """Okabe and Ito's palette, which the colour-blind can tell apart."""
+_CONTROLS = {
+    "responsive": True,
+    "displaylogo": False,
+    "plotlyServerURL": "",
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+}
+"""Named one by one: plotly's own set links to its makers and can send a figure to their server."""
 
 
 def figure(title: str, tables: dict[str, Any]) -> str:
@@ -51,8 +58,8 @@ def figure(title: str, tables: dict[str, Any]) -> str:
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.05, "x": 0},
         margin={"t": 150},
     )
-    # plotly.js goes into the page: it opens without a network.
-    return str(to_html(plot, include_plotlyjs=True, full_html=True, config={"responsive": True}))
+    # plotly.js goes into the page, which opens without a network; a fixed id makes the same page of the same data.
+    return str(to_html(plot, include_plotlyjs=True, full_html=True, div_id="distributions", config=_CONTROLS))
 
 
 def _short(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from matscale.core.flops.cost import TOLERANCE, Cost, Polynomial, cost_of, fit
 from matscale.core.flops.count import Count, count_prediction, count_step, measure_step, measure_step_flops
 from matscale.core.flops.kernels import flops_of_kernel
-from matscale.core.flops.peaks import Peak, measured_peak, named_peak, peak_of
+from matscale.core.flops.peaks import Peak, is_same_device, measured_peak, named_peak, peak_of
 from matscale.core.flops.probes import Probes, probes_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "count_step",
     "fit",
     "flops_of_kernel",
+    "is_same_device",
     "measure_step",
     "measure_step_flops",
     "measured_peak",

@@ -13,13 +13,14 @@ from matscale.core.errors import ConfigError, did_you_mean
 # Dense FLOP/s, without sparsity, by precision of the products. fp32 of NVIDIA: CUDA cores; tf32, bf16, fp16: tensor
 # cores with fp32 accumulation; fp64 of A100, H100, H200: tensor cores. Names as torch.cuda.get_device_name gives them,
 # the more special before the more general. Sources:
-# V100-PCIE, V100 (SXM2): NVIDIA V100 datasheet (2020). A100: NVIDIA A100 datasheet (2022). A10, A40, L4, L40S: theirs.
+# V100-PCIE, V100 (SXM2): NVIDIA V100 datasheet (2020). A100: its datasheet (2022). A10, A40, L4, L40S, T4: theirs.
 # H100 (SXM), NVL, PCIe, H200 (SXM), NVL, B200: NVIDIA's datasheets (2023 to 2025), figures with sparsity halved.
 # RTX 3090: GA102 whitepaper. RTX 4090: Ada whitepaper. MI250X, MI300X: AMD datasheets (matrix cores); of a MI250X,
 # torch sees each of the two dies as a device: half of what the sheet says.
 _TABLE: dict[str, dict[str, float]] = {
     "V100-PCIE": {"fp16": 112e12, "fp32": 14e12, "fp64": 7e12},
     "V100": {"fp16": 125e12, "fp32": 15.7e12, "fp64": 7.8e12},
+    "T4": {"fp16": 65e12, "fp32": 8.1e12},
     "A100": {"bf16": 312e12, "fp16": 312e12, "tf32": 156e12, "fp32": 19.5e12, "fp64": 19.5e12},
     "A40": {"bf16": 149.7e12, "fp16": 149.7e12, "tf32": 74.8e12, "fp32": 37.4e12},
     "A10": {"bf16": 125e12, "fp16": 125e12, "tf32": 62.5e12, "fp32": 31.2e12},
@@ -29,9 +30,9 @@ _TABLE: dict[str, dict[str, float]] = {
     "RTX 4090": {"bf16": 165.2e12, "fp16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
     "H100 PCIe": {"bf16": 756e12, "fp16": 756e12, "tf32": 378e12, "fp32": 51e12, "fp64": 51e12},
     "H100 NVL": {"bf16": 835e12, "fp16": 835e12, "tf32": 417e12, "fp32": 60e12, "fp64": 60e12},
-    "H100": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12, "fp64": 67e12},
+    "H100": {"bf16": 989e12, "fp16": 989e12, "tf32": 494.7e12, "fp32": 67e12, "fp64": 67e12},
     "H200 NVL": {"bf16": 835e12, "fp16": 835e12, "tf32": 417e12, "fp32": 60e12, "fp64": 60e12},
-    "H200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494e12, "fp32": 67e12, "fp64": 67e12},
+    "H200": {"bf16": 989e12, "fp16": 989e12, "tf32": 494.7e12, "fp32": 67e12, "fp64": 67e12},
     "B200": {"bf16": 2250e12, "fp16": 2250e12, "tf32": 1125e12},
     "MI250X": {"bf16": 191.5e12, "fp16": 191.5e12, "fp32": 47.9e12, "fp64": 47.9e12},
     "MI300X": {"bf16": 1307.4e12, "fp16": 1307.4e12, "tf32": 653.7e12, "fp32": 163.4e12, "fp64": 163.4e12},
@@ -62,6 +63,16 @@ def _key(name: str) -> str | None:
     """The entry that a name, given by a user or by the driver, means."""
     given = f" {_plain(name)} "
     return next((key for key in _TABLE if f" {_plain(key)} " in given), None)
+
+
+def is_same_device(name: str, recorded: str) -> bool:
+    """Whether `name`, as a user says it (`H100`, `cpu`), means the device of a run (`cuda:0 (NVIDIA H100 80GB HBM3)`).
+
+    An `H100` is no `H100 PCIe`: of both the entry of the table counts where there is one.
+    """
+    words = _plain(recorded).replace("(", " ").replace(")", " ")
+    key, other = _key(name), _key(words)
+    return key == other if key or other else f" {_plain(name)} " in f" {words} "
 
 
 def _plain(name: str) -> str:

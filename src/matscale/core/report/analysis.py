@@ -13,7 +13,7 @@ from matscale.core.report.records import Records
 from matscale.core.scaling.baselines import with_baselines
 from matscale.core.scaling.compare import Comparison, compare
 from matscale.core.scaling.fit import Options, fit_law, varies, ways, widest
-from matscale.core.scaling.from_runs import ERRORS, read_runs
+from matscale.core.scaling.from_runs import ERRORS, Known, read_runs
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.table import Excluded, Table, groups
 
@@ -64,7 +64,8 @@ def analyse(
     if not folders:
         return Analysis(None, excluded=records.damaged, refusal="No run has begun yet.")
     try:
-        table = read_runs(folders, {}, curves=True)
+        known = {run.path: Known(run.info, run.config, run.validations) for run in records.runs if run.info}
+        table = read_runs(folders, {}, curves=True, known=known)
     except MatscaleError as error:
         return Analysis(None, excluded=records.damaged, refusal=str(error))
     why = "no baselines were asked for: whether a run learned anything is judged by plateaus alone"

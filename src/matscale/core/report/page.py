@@ -12,7 +12,8 @@ from matscale.core.files import finite
 from matscale.core.report import tables
 from matscale.core.report.build import SECTIONS, Panel, Report, choices
 from matscale.core.report.runs_figures import data_levels
-from matscale.core.report.words import counted, refused
+from matscale.core.report.words import refused
+from matscale.core.scaling.digits import counted
 from matscale.version import __version__
 
 TITLES = {

@@ -12,11 +12,11 @@ import numpy as np
 
 from matscale.core.config import read_toml
 from matscale.core.errors import DataError, MatscaleError
+from matscale.core.scaling.from_runs import NEEDED
 from matscale.core.scaling.sources import expand
 from matscale.core.scaling.table import Excluded
 from matscale.core.study.ledger import run_folders
 from matscale.core.study.outcome import read_info, state_of
-from matscale.core.train.lock import is_locked
 from matscale.core.train.names import CONFIG, INFO, METRICS
 from matscale.core.train.rows import Rows
 
@@ -52,6 +52,8 @@ class RunRecord:
     config: Mapping[str, Any] = field(default_factory=dict)
     curve: Mapping[str, list[float | None]] = field(default_factory=dict)
     """Keys of `ALONG` and `MEASURED` -> a value per validation that is kept."""
+    validations: Sequence[Mapping[str, Any]] = ()
+    """All of them, with what laws need of each"""
 
     @property
     def architecture(self) -> str:
@@ -139,12 +141,13 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
     if not isinstance(info, dict):
         raise DataError(f"{folder / INFO}: is no record of a run. Restore it from a copy, or remove the run.")
     config = read_toml(folder / CONFIG)
-    status, reason = ("running", "") if is_locked(folder) else (state.status, state.reason)
-    return RunRecord(folder, name, status, reason, info, config, _curve(folder, n_points))
+    validations = _validations(folder)
+    slim = [{key: value for key, value in row.items() if key in NEEDED} for row in validations]
+    return RunRecord(folder, name, state.status, state.reason, info, config, _curve(validations, n_points), slim)
 
 
-def _curve(folder: Path, n_points: int) -> dict[str, list[float | None]]:
-    """Validations, with the mean training loss since the one before."""
+def _validations(folder: Path) -> list[dict[str, Any]]:
+    """Rows of validations, with the mean training loss since the one before as `train`."""
     kept: list[dict[str, Any]] = []
     losses: list[float] = []
     for row in Rows(folder / METRICS):
@@ -154,7 +157,11 @@ def _curve(folder: Path, n_points: int) -> dict[str, list[float | None]]:
         elif row.get("split") == "validation":
             kept.append({**row, "train": sum(losses) / len(losses) if losses else None})
             losses = []
-    chosen = [kept[k] for k in thin(len(kept), n_points)]
+    return kept
+
+
+def _curve(validations: Sequence[Mapping[str, Any]], n_points: int) -> dict[str, list[float | None]]:
+    chosen = [validations[k] for k in thin(len(validations), n_points)]
     columns = {key: [_rounded(row.get(key)) for row in chosen] for key in ALONG}
     return columns | {key: [_rounded(row.get(key), factor) for row in chosen] for key, (_, factor) in MEASURED.items()}
 

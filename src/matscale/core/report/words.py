@@ -6,7 +6,7 @@ from html import escape
 
 from matscale.core.report.analysis import Refused
 from matscale.core.scaling.compare import Comparison, Pair
-from matscale.core.scaling.digits import number, percent, size, with_interval
+from matscale.core.scaling.digits import counted, number, percent, size, with_interval
 from matscale.core.scaling.result import Fit
 
 OVER = {
@@ -53,10 +53,6 @@ def reach(fit: Fit) -> str:
     )
 
 
-def counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
 def held_out(fit: Fit) -> str:
     """How well the furthest size was predicted by the smaller ones."""
     if not fit.held_out:
@@ -87,22 +83,26 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
     said = [
         f"{chip(pair.verdict)} {names} over {OVER[comparison.axis]}"
         + (f" at {escape(comparison.fixed)}" if comparison.fixed else "")
-        + f": difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {_p(pair)}."
+        + f": {escape(pair.reason) or _difference(pair)}."
     ]
-    if pair.reason:
-        said.append(f"{escape(pair.reason[0].upper() + pair.reason[1:])}.")
-    said.append(
-        f"A true difference of 0.04 would be seen with {_share(pair.power)}; {_number(pair.smallest)} with 80 %."
-    )
+    if not pair.reason:
+        said.append(
+            f"A true difference of 0.04 would be seen with {_share(pair.power)}; {_number(pair.smallest)} with 80 %."
+        )
     if pair.ratios:
         last = pair.ratios[-1]
         ratio = with_interval(last.value, last.low, last.high)
         said.append(
             f"Loss of {escape(pair.first)} over that of {escape(pair.second)} at {axis} = {size(last.at)}: {ratio}."
         )
-    said.append(crossing(pair, axis))
+    if not pair.reason:
+        said.append(crossing(pair, axis))
     said.append(f"To settle it: {escape(pair.settling.text)}.")
     return said
+
+
+def _difference(pair: Pair) -> str:
+    return f"difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {_p(pair)}"
 
 
 def crossing(pair: Pair, axis: str) -> str:
@@ -131,6 +131,7 @@ def ranking(comparison: Comparison) -> str:
     """One line: all architectures at the largest common value."""
     ranks = "; ".join(
         f"{k}. {escape(rank.architecture)} {number(rank.loss, rank.low, rank.high)}"
+        + ("" if rank.is_law else " (by a line that is no law)")
         for k, rank in enumerate(comparison.ranking, start=1)
     )
     return f"Losses at {comparison.axis.upper()} = {size(comparison.at)}: {ranks}."

@@ -56,12 +56,9 @@ def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
 
 
 def _largest(folders: list[Path]) -> Path:
-    def train(folder: Path) -> int:
-        return int(json.loads((folder / INFO).read_text(encoding="utf-8"))["dataset"]["train"])
-
-    kept = [folder for folder in folders if (folder / FILE).exists()]
-    most = max(train(folder) for folder in folders)
-    return next((folder for folder in kept if train(folder) == most), max(folders, key=train))
+    train = {f: int(json.loads((f / INFO).read_text(encoding="utf-8"))["dataset"]["train"]) for f in folders}
+    largest = [folder for folder in folders if train[folder] == max(train.values())]
+    return next((folder for folder in largest if (folder / FILE).exists()), largest[0])
 
 
 def measured(folder: Path) -> Errors:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from matscale.core.scaling.digits import size
+from matscale.core.scaling.digits import counted, percent, size
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.table import AXES
 
@@ -58,8 +58,8 @@ def _data(fit: Fit) -> dict[str, str]:
     return {
         "dataset": _shown(facts.get("dataset")),
         "labels": _shown(facts.get("labels by")),
-        "points": f"{len(fit.x)} ({fit.points}) from {len(fit.table)} runs",
-        "sizes, seeds": f"{fit.n_sizes} sizes, {fit.n_seeds} seeds",
+        "points": f"{len(fit.x)} ({fit.points}) from {counted(len(fit.table), 'run')}",
+        "sizes, seeds": f"{counted(fit.n_sizes, 'size')}, {counted(fit.n_seeds, 'seed')}",
         "range": ranges,
         "excluded": f"{len(fit.excluded)}: {excluded}",
         "baselines": ", ".join(f"{k} {v:.4g}" for k, v in fit.baselines.items()) or UNKNOWN,
@@ -80,7 +80,7 @@ def _fitting(fit: Fit) -> dict[str, str]:
         if samples
         else f"{fit.level:.0%}, Student's t on {len(fit.x)} points",
         "extrapolation tested": "; ".join(
-            f"{_place(h.at)}: {100 * h.error:+.1f} %, {'inside' if h.covered else 'outside'} 95 %"
+            f"{_place(h.at)}: {percent(h.error)}, {'inside' if h.covered else 'outside'} 95 %"
             for h in fit.held_out[-2:]
         )
         or "too few sizes to hold one out",

@@ -35,6 +35,8 @@ class Rank:
     loss: float
     low: float
     high: float
+    is_law: bool
+    """Whether the loss is that of a law, and not only of a line through its sizes"""
 
 
 @dataclass(frozen=True)
@@ -155,12 +157,11 @@ def _common_form(means: dict[str, Means], laws: Sequence[Law], target: str) -> L
 
 
 def _adjusted(pairs: list[Pair]) -> list[Pair]:
-    """Holm's step-down correction, and the verdicts that follow."""
-    order = sorted(range(len(pairs)), key=lambda k: pairs[k].p if np.isfinite(pairs[k].p) else 1.0)
-    adjusted, running = [1.0] * len(pairs), 0.0
-    for rank, k in enumerate(order):
-        p = pairs[k].p if np.isfinite(pairs[k].p) else 1.0
-        running = max(running, min(1.0, p * (len(pairs) - rank)))
+    """Holm's step-down correction over the pairs that were tested, and the verdicts that follow."""
+    known = sorted((k for k in range(len(pairs)) if np.isfinite(pairs[k].p)), key=lambda k: pairs[k].p)
+    adjusted, running = [float("nan")] * len(pairs), 0.0
+    for rank, k in enumerate(known):
+        running = max(running, min(1.0, pairs[k].p * (len(known) - rank)))
         adjusted[k] = running
     return [
         replace(
@@ -177,5 +178,5 @@ def _ranking(means: dict[str, Means], fits: dict[str, Fit]) -> tuple[float, list
     ranks = []
     for name, fit in fits.items():
         loss, low, high = (float(v[0]) for v in fit.predict(at, new=False))
-        ranks.append(Rank(name, loss, low, high))
+        ranks.append(Rank(name, loss, low, high, fit.is_law))
     return at, sorted(ranks, key=lambda rank: rank.loss)

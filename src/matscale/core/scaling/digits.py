@@ -1,8 +1,11 @@
-"""Numbers with no more digits than their interval supports."""
+"""Numbers with no more digits than their interval supports, and no fewer words than a reader needs."""
 
 from __future__ import annotations
 
 import math
+
+UNDETERMINED = "undetermined"
+"""What is said of a positive number whose interval spans two orders of magnitude, or reaches down to 0."""
 
 
 def decimals(low: float, high: float) -> int | None:
@@ -17,10 +20,46 @@ def decimals(low: float, high: float) -> int | None:
 
 
 def number(value: float, low: float, high: float) -> str:
-    """`value` as the interval allows: 0.347 in (0.31, 0.39) is `0.35`; `-` where it says nothing."""
+    """`value` as the interval allows: 0.347 in (0.31, 0.39) is `0.35`, 320 in (20, 5000) is `~300`; `-` where the
+    interval says nothing."""
     places = decimals(low, high)
     if places is None or not math.isfinite(value):
         return "-"
+    if value == 0:
+        return "0"
+    if _is_lost(value, low, places):
+        return f"~{_significant(value, 1)}"
+    return _rounded(value, places)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """`0.35 (0.31 to 0.39)`; `undetermined (0 to 1.3e+06)` where not even the magnitude is known."""
+    places = decimals(low, high)
+    shown = UNDETERMINED if _spans(value, low, high, places) else number(value, low, high)
+    return f"{shown} ({_end(low, low, places)} to {_end(high, low, places)})"
+
+
+def _is_lost(value: float, low: float, places: int) -> bool:
+    """Whether rounding would leave no digit of a positive number: 320 to thousands is 0, which is wrong. Of a number
+    that may have either sign, 0.00 is what is known."""
+    return low >= 0 < value and math.floor(math.log10(value)) + places < 0
+
+
+def _spans(value: float, low: float, high: float, places: int | None) -> bool:
+    if places is None:
+        return low != high
+    return _is_lost(value, low, places) and high >= 100 * low
+
+
+def _end(end: float, low: float, places: int | None) -> str:
+    if math.isinf(end):
+        return "∞" if end > 0 else "-∞"
+    if end == 0 or places is None:
+        return f"{end:.2g}"
+    return _significant(end, 2) if _is_lost(end, low, places) else _rounded(end, places)
+
+
+def _rounded(value: float, places: int) -> str:
     if abs(value) >= 1e5 or places > 4:
         digits = max(0, min(math.floor(math.log10(abs(value))) + places, 12)) if value else 0
         return f"{value:.{digits}e}"
@@ -29,19 +68,21 @@ def number(value: float, low: float, high: float) -> str:
     return f"{value:,.{places}f}"
 
 
-def with_interval(value: float, low: float, high: float) -> str:
-    """`0.35 (0.31 to 0.39)`."""
-    return f"{number(value, low, high)} ({_end(low, low, high)} to {_end(high, low, high)})"
+def _significant(value: float, digits: int) -> str:
+    """300, 0.02, 4e+06."""
+    kept = float(f"{value:.{digits}g}")
+    return f"{kept:,.0f}" if 10 <= abs(kept) < 1e5 else f"{kept:.{digits}g}"
 
 
-def _end(end: float, low: float, high: float) -> str:
-    if math.isinf(end):
-        return "∞" if end > 0 else "-∞"
-    return number(end, low, high) if decimals(low, high) is not None else f"{end:.2g}"
+def counted(count: int, thing: str) -> str:
+    """`1 seed`, `12 seeds`."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def percent(value: float) -> str:
-    """A relative change with its sign."""
+    """A relative change with its sign: `+1.2 %`, `-31 %`, `+5,600 %`."""
+    if value >= 10:
+        return f"+{_significant(100 * value, 2)} %"
     return f"{100 * value:+.1f} %" if abs(value) < 0.1 else f"{100 * value:+.0f} %"
 
 

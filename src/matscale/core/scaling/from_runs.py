@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ PARAMETERS = ("total", "trainable", "embedding", "non_embedding")
 SEEN = ("structures", "atoms", "edges", "flops", "gpu_hours")
 ERRORS = {"loss": "loss", "energy": "energy_mae", "forces": "forces_mae", "stress": "stress_mae"}
 """`--target` -> key of a validation row."""
+NEEDED = frozenset({*SEEN, *ERRORS.values(), "step", "split", "wall_s"})
+"""Keys of a validation row that a table may come from, where no other error is asked for."""
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -35,23 +38,43 @@ def find_runs(path: Path) -> list[Path]:
     return sorted(info.parent for info in path.rglob(INFO) if not info.parent.name.startswith("."))
 
 
-def read_runs(folders: Sequence[Path], columns: Mapping[str, str], curves: bool = False) -> Table:
+@dataclass(frozen=True)
+class Known:
+    """What somebody has read of a run already, so that thousands of files are read once."""
+
+    info: Mapping[str, Any]
+    config: Mapping[str, Any]
+    validations: Sequence[Mapping[str, Any]]
+    """Rows of metrics.jsonl; of each at least the keys `NEEDED`"""
+
+
+def read_runs(
+    folders: Sequence[Path],
+    columns: Mapping[str, str],
+    curves: bool = False,
+    known: Mapping[Path, Known] | None = None,
+) -> Table:
     """One row per run, or one per validation with `curves`.
 
-    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, or have no such error.
-    Raises DataError if the losses of two runs are not the same quantity: another dataset or validation part, or other
-    weights in training.
+    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are overfit checks, or
+    have no such error. Raises DataError if the losses of two runs are not the same quantity: another dataset, another
+    validation part (share, seed, what the split keeps together), other labels, or other weights in training.
     """
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
     for folder in folders:
-        info = _info(folder)
+        held = (known or {}).get(folder)
+        info = held.info if held else _info(folder)
         if reason := _unfit(info):
             excluded.append(Excluded(str(folder), reason))
             continue
-        config = read_toml(folder / CONFIG)
+        config = held.config if held else read_toml(folder / CONFIG)
+        if config.get("data", {}).get("overfit"):
+            excluded.append(Excluded(str(folder), "is an overfit check: it is validated on what it was trained on"))
+            continue
         facts.append({"folder": str(folder), "info": info, "config": config})
-        rows += list(_rows(folder, info, config, names, curves))
+        validations = () if not curves else held.validations if held else validations_of(folder)
+        rows += list(_rows(folder, info, names, validations, curves))
     _refuse_mixture(facts)
     for row in rows:
         row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
@@ -89,13 +112,21 @@ def _unfit(info: Mapping[str, Any]) -> str:
     return ""
 
 
+def validations_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of validations. Others, of which there may be many more, are not parsed."""
+    return (row for row in Rows(folder / METRICS, holding='"validation"') if row.get("split") == "validation")
+
+
 def _rows(
-    folder: Path, info: Mapping[str, Any], config: Mapping[str, Any], names: Mapping[str, str], curves: bool
+    folder: Path,
+    info: Mapping[str, Any],
+    names: Mapping[str, str],
+    validations: Iterable[Mapping[str, Any]],
+    curves: bool,
 ) -> Iterator[dict[str, Any]]:
+    parameters = {k: float(v) for k, v in info["parameters"].items()}
     if curves:
-        validations: Iterable[Mapping[str, Any]] = (
-            row for row in Rows(folder / METRICS) if row.get("split") == "validation" and row.get("structures", 0) > 0
-        )
+        validations = (row for row in validations if row.get("structures", 0) > 0)
     else:
         # The cost of the best model is that of the whole run: its schedule had to be paid for.
         best, last = info.get("best") or info["last"], info["last"]
@@ -103,7 +134,7 @@ def _rows(
     for row in validations:
         cost = row if curves else {**row, **{k: info[k] for k in ("structures", "atoms", "edges", "flops", "wall_s")}}
         known = {
-            **{k: float(v) for k, v in info["parameters"].items()},
+            **parameters,
             **{k: float(cost[k]) for k in SEEN if k in cost},
             "unique": float(info["dataset"]["train"]),
             "gpu_hours": float(cost["wall_s"]) * int(info.get("world_size", 1)) / 3600.0,
@@ -140,30 +171,37 @@ def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], err
 
 
 def _definition(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a validation loss is a function of, besides the model: which structures, which labels, which weights."""
     data, info = run["config"].get("data", {}), run["info"]
+    drawn_by = data.get("validation_seed")
     return {
         "dataset": str(info["dataset"]["hash"])[:12],
         "validation share": str(data.get("validation", 0.1)),
-        "split by": str(data.get("split_by", "group")),
-        "overfit": str(data.get("overfit", 0)),
+        "seed of the validation part": str(info["seed"] if drawn_by is None else drawn_by),
+        "rule of the split": str(data.get("split_by", "group")),
         "training loss": json.dumps(run["config"].get("loss", {}), sort_keys=True),
         "labels": str(info["dataset"].get("labels_by")),
     }
 
 
 def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError that names every way in which the losses of two runs are different quantities."""
     if not runs:
         return
-    first = _definition(runs[0])
-    for run in runs[1:]:
-        other = _definition(run)
-        differing = [key for key in first if first[key] != other[key]]
-        if differing:
-            key = differing[0]
-            raise DataError(
-                f"{runs[0]['folder']} and {run['folder']}: their losses are not the same quantity: the {key} is "
-                f"{first[key]} in one and {other[key]} in the other. Fit them apart: name other folders."
-            )
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        kinds.setdefault(tuple(_definition(run).values()), []).append(run)
+    if len(kinds) == 1:
+        return
+    (a, first), (b, second) = list(kinds.items())[:2]
+    names = list(_definition(runs[0]))
+    told = "; ".join(f"the {name} is {x} in one and {y} in the other" for name, x, y in zip(names, a, b) if x != y)
+    counts = " and ".join(str(len(same)) for same in kinds.values())
+    seeds = " With data.validation_seed set, runs of other seeds share it." if "seed of the" in told else ""
+    raise DataError(
+        f"{first[0]['folder']} and {second[0]['folder']}: their losses are not the same quantity: {told}. Of "
+        f"{len(runs)} runs, {counts} belong together; fit them apart: name other folders.{seeds}"
+    )
 
 
 def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -182,4 +220,16 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "dataset": values(lambda run: run["info"]["dataset"].get("path")),
         "labels by": values(lambda run: run["info"]["dataset"].get("labels_by")),
         "flops counted by": values(lambda run: run["info"].get("flops_counted_by")),
+        "speeds": [_speed(run["folder"], run["info"]) for run in runs if run["info"].get("device")],
+    }
+
+
+def _speed(folder: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    """FLOP/s of one device over the whole run."""
+    return {
+        "run": folder,
+        "n": float(info["parameters"]["non_embedding"]),
+        "device": info["device"],
+        "precision": info.get("precision"),
+        "flops_per_s": info["flops"] / max(float(info["wall_s"]), 1e-9) / int(info.get("world_size", 1)),
     }

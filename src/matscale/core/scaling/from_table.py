@@ -35,9 +35,13 @@ TEXT = ("arch", "seed", "run", "definition")
 def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
     """The rows of `path` as a table. `columns` maps our names to those of the file.
 
-    Raises ConfigError for a column that the file has not, DataError with the row for a cell that is no number.
+    Raises ConfigError for a mapped column that the file has not, DataError with the row if there is no loss
+    or no size, or if a cell is no number.
     """
-    records = list(_records(path))
+    try:
+        records = list(_records(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no text in UTF-8 ({error}). Save it as CSV or JSON lines in UTF-8.") from None
     if not records:
         raise DataError(f"{path}: has no rows. A table needs one row per loss, and at least four sizes.")
     names = _resolve(path, list(records[0]), columns)
@@ -45,8 +49,21 @@ def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] 
     if not chosen:
         raise DataError(f"{path}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
     rows = [_row(f"{path.name} row {k + 1}", record, names) for k, record in chosen]
+    _refuse_gaps(rows, names)
     refuse_mixture(rows)
     return Table.of(rows, names=names)
+
+
+def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
+    """Raises DataError if some rows have a size and others not: a law at one d cannot place a row without d."""
+    for axis in (axis for axis in AXES if axis in names):
+        missing = [row for row in rows if row[axis] is None]
+        if 0 < len(missing) < len(rows):
+            more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(
+                f"{missing[0]['source']}: has no {names[axis]} ({axis}, {AXES[axis]}){more}; the other rows do. Fill "
+                "it in, or choose rows that have it with --where."
+            )
 
 
 def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -100,13 +117,19 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise MatscaleError(
             f'{path}: reading parquet takes pyarrow, which is not installed: pip install "matscale[tables]", or save '
             "it as CSV."
         ) from None
-    yield from parquet.read_table(path).to_pylist()
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: is no parquet that can be read ({error}). Write it again, or save it as CSV."
+        ) from None
+    yield from rows
 
 
 def _resolve(path: Path, found: list[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -123,10 +146,10 @@ def _resolve(path: Path, found: list[str], columns: Mapping[str, str]) -> dict[s
     }
     names = {**guessed, **columns}
     if "loss" not in names:
-        raise ConfigError(f"{path}: which column is the loss? Say --map loss=COLUMN. It has: {', '.join(found)}.")
+        raise DataError(f"{path} row 1: which column is the loss? Say --map loss=COLUMN. It has: {', '.join(found)}.")
     if not set(names) & set(AXES):
-        raise ConfigError(
-            f"{path}: which column is the size? Say --map n=COLUMN (or d, c). It has: {', '.join(found)}."
+        raise DataError(
+            f"{path} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {', '.join(found)}."
         )
     return names
 

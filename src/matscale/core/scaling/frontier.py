@@ -13,10 +13,11 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.errors import DataError
+from matscale.core.scaling.digits import counted
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means, size_means
-from matscale.core.scaling.one_variable import check_enough, fit_means
+from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import solve
 from matscale.core.scaling.table import Table
@@ -42,10 +43,12 @@ def curves(table: Table) -> list[Curve]:
     """One per run. Raises DataError without compute."""
     if not table.has("c"):
         raise DataError("The compute frontier needs c (FLOPs) for every row. Map a column with --map c=COLUMN.")
+    of_run: dict[str, list[int]] = {}
+    for k, name in enumerate(table.runs.tolist()):
+        of_run.setdefault(name, []).append(k)
     found = []
-    runs = table.runs
-    for name in dict.fromkeys(runs.tolist()):
-        rows = np.flatnonzero(runs == name)
+    for members in of_run.values():
+        rows = np.array(members)
         rows = rows[np.argsort(table["c"][rows], kind="stable")]
         rows = rows[table["c"][rows] >= SKIPPED * table["c"][rows[-1]]]
         loss = np.log(table["loss"][rows])
@@ -64,15 +67,13 @@ def _median5(values: Array) -> Array:
 def hull(c: Array, loss: Array) -> Array:
     """Indices of the lower convex hull that falls, from the cheapest point to the best one (Andrew's chain)."""
     order = np.lexsort((loss, c))
+    best = np.minimum.accumulate(loss[order])
     chain: list[int] = []
-    for k in order:
-        if chain and c[k] == c[chain[-1]]:
-            continue
+    for k in order[np.append(True, loss[order][1:] < best[:-1])]:  # what is dearer and no better is never on it
         while len(chain) > 1 and _turns_up(c, loss, chain[-2], chain[-1], k):
             chain.pop()
         chain.append(int(k))
-    best = int(np.argmin(loss[chain]))
-    return np.array(chain[: best + 1])
+    return np.array(chain)
 
 
 def _turns_up(c: Array, loss: Array, a: int, b: int, k: int) -> bool:
@@ -92,6 +93,12 @@ def touching(found: list[Curve]) -> tuple[Array, Array, Array]:
     return names[order], x[order], y[order]
 
 
+def corners(curve: Curve) -> Curve:
+    """The points of a curve that lie on its own hull: the hull of all curves is that of these."""
+    at = hull(curve.c, curve.loss)
+    return Curve(curve.rows[at], curve.c[at], curve.loss[at])
+
+
 def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples: int = 1000, seed: int = 0) -> Fit:
     """The law of the frontier in c. Its exponent's interval is the wider of Student's t and the bootstrap over runs."""
     found = curves(table)
@@ -100,15 +107,20 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     if bar is not None and not any(reason.is_no_learning for reason in reasons):
         table = table.keep(table["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
         found = curves(table)
-    names, x, y = touching(found)
+    reduced = [corners(curve) for curve in found]
+    names, x, y = touching(reduced)
+    if len(names) < 3:
+        raise DataError(
+            f"{counted(len(names), 'run')} of {len(found)} touch the compute frontier; its law needs 4 of them over "
+            "a decade. Train smaller models for less compute and larger ones for more."
+        )
     rows = np.concatenate([found[k].rows for k in names])
     mask = np.zeros(len(table), dtype=bool)
     mask[rows] = True
     part = table.keep(mask, "is not on the compute frontier")
     means = Means("c", x[:, None], y, np.ones(len(x), dtype=np.int64), part.ends(), np.arange(len(x)))
-    check_enough(means)
     fit = fit_means(means, laws, target, reasons)
-    exponents = _resampled(found, fit.law, samples, seed)
+    exponents = _resampled(reduced, fit.law, samples, seed)
     return _with_bootstrap(fit, exponents, len(found))
 
 

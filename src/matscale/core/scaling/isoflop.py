@@ -18,9 +18,9 @@ from matscale.core.errors import DataError
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.one_variable import fit_means
-from matscale.core.scaling.result import Fit
+from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.table import Table, groups
-from matscale.core.scaling.verdict import Reason, verdict
+from matscale.core.scaling.verdict import Reason, learning, verdict
 
 BUDGET = 0.1
 """Runs whose compute differs by less than 10 % spent one budget."""
@@ -76,7 +76,12 @@ def _optimum(c: float, n: Array, loss: Array) -> Optimum:
 
 def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
     """N_opt = A C^-alpha over the budgets whose optimum lies inside: alpha is negative, since the best size grows."""
-    found = optima(table.ends())
+    bar = lowest_bar(table, target)
+    runs = table.ends()
+    judged = learning(runs["loss"], bar)
+    if bar is not None and not judged:
+        runs = runs.keep(runs["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
+    found = optima(runs)
     inside = [o for o in found if not o.at_edge]
     edges = [o for o in found if o.at_edge]
     notes = [
@@ -89,9 +94,9 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
         )
     x = np.log([[o.c] for o in inside])
     y = np.log([o.n for o in inside])
-    means = Means("c", x, y, np.array([o.n_sizes for o in inside]), table.ends(), np.zeros(len(table.ends()), np.int64))
+    means = Means("c", x, y, np.array([o.n_sizes for o in inside]), runs, np.zeros(len(runs), np.int64))
     fit = fit_means(means, [law for law in laws if law.floor is None][:1], target)
-    reasons = list(fit.reasons)
+    reasons = [*judged, *fit.reasons]
     if edges:
         reasons.append(Reason("h", f"{len(edges)} of {len(found)} budgets have their optimum at the edge"))
     return replace(

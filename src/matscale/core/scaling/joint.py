@@ -6,7 +6,7 @@ import numpy as np
 
 from matscale.core.errors import DataError
 from matscale.core.scaling.bootstrap import bootstrap
-from matscale.core.scaling.digits import percent
+from matscale.core.scaling.digits import counted, percent
 from matscale.core.scaling.held_out import hold_out_cells
 from matscale.core.scaling.joint_verdict import joint_reasons
 from matscale.core.scaling.law import Array, Law, named
@@ -72,8 +72,8 @@ def _check_enough(law: Law, x: Array) -> None:
     if len(x) <= law.n_parameters + 1 or min(distinct) < 2:
         counts = ", ".join(f"{n} of {axis}" for n, axis in zip(distinct, law.axes))
         raise DataError(
-            f"{len(x)} runs with {counts} cannot carry the {law.n_parameters} parameters of the law {law.name}. Train "
-            "a grid: at least 4 sizes of the model, each on 3 sizes of the data."
+            f"{counted(len(x), 'run')} with {counts} cannot carry the {law.n_parameters} parameters of the law "
+            f"{law.name}. Train a grid: at least 4 sizes of the model, each on 3 sizes of the data."
         )
 
 
@@ -87,8 +87,9 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
         again = solve(law, x[keep], y[keep], HUBER)
         values = law.plain(again.theta, again.frame)
         listed = ", ".join(f"{runs.words['source'][k]} ({percent(float(np.expm1(residual[k])))})" for k in far[:6])
-        without = ", ".join(f"{name} = {float(values[name]):.3g}" for name in law.exponents)
-        notes.append(f"{len(far)} outliers beyond 5 σ stay in: {listed}; without them {without}")
+        values_without = ", ".join(f"{name} = {float(values[name]):.3g}" for name in law.exponents)
+        them = "it" if len(far) == 1 else "them"
+        notes.append(f"{counted(len(far), 'outlier')} beyond 5 σ kept: {listed}; without {them} {values_without}")
     if solution.gradient > 1e-4:
         notes.append(
             f"the search ended with a relative slope of {solution.gradient:.1g}: take the last digits with care"
@@ -98,6 +99,7 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
     if law.axes == ("n", "d") and runs.has("s") and float((runs["s"] / runs["d"]).max()) > 4.5:
         most = float((runs["s"] / runs["d"]).max())
         notes.append(
-            f"up to {most:.0f} epochs: repeated structures are worth less than new ones; --law repetition says how much"
+            f"up to {most:.0f} epochs: a repeated structure is worth less than a new one, or harms: see --law "
+            "repetition and --law overfitting"
         )
     return notes

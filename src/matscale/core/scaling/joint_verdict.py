@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from matscale.core.scaling.bootstrap import Draws
-from matscale.core.scaling.digits import percent, size
+from matscale.core.scaling.digits import counted, percent, size
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.law import Array, Law, named
-from matscale.core.scaling.means import size_means, slice_of
+from matscale.core.scaling.means import size_means
 from matscale.core.scaling.solve import HUBER, Solution, refine
 from matscale.core.scaling.table import Table, groups
 from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, Reason, flat, is_large, missed
@@ -35,7 +37,7 @@ def joint_reasons(
     found += _unstable(law, solution, x, y, groups(runs[law.axes[0]]), values, intervals)
     found += _bent(law, solution, draws, x, y)
     found += missed(held)
-    found += _contradicted(law, draws, runs)
+    found += contradicted(law, draws, runs)
     edge = [name for name in law.exponents if name in ("alpha", "beta") and not 0.02 < abs(values[name]) < 2.0]
     return found + [
         Reason("h", f"{name} = {values[name]:.2g} lies at the edge of the search (0.02 to 2)") for name in edge
@@ -50,7 +52,7 @@ def _few(law: Law, runs: Table) -> list[Reason]:
         if axis == "e":
             continue
         if n < least:
-            found.append(Reason("b", f"{n} sizes in {axis}; a joint law needs {least}"))
+            found.append(Reason("b", f"{counted(n, 'size')} in {axis}; a joint law needs {least}"))
         if decades < DECADE:
             found.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
     return found
@@ -101,31 +103,65 @@ def _bent(law: Law, solution: Solution, draws: Draws, x: Array, y: Array) -> lis
     return [Reason("e", f"sizes bend away from the {law.name} law (p = {p:.1g})")] if p < SIGNIFICANT else []
 
 
-def _contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
-    """Trigger g: the slope of each slice of the grid, against what the joint law says of the same points."""
+def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
+    """Trigger g: the slopes of the slices of the grid, against what the joint law says of the same points.
+
+    All slices count: the steepest of twenty differs from any law. Their mean is uncertain by the scatter between them,
+    by that of the points about a line (which slices share, having the same sizes), and by that of the law itself.
+    """
     if law.axes != ("n", "d"):
         return []
     found = []
     for axis in law.axes:
-        part, fixed = slice_of(runs, axis)
+        slices = _slices(law, draws, runs, axis)
+        if not slices:
+            continue
+        slope, implied, error = (float(np.mean([getattr(one, key) for one in slices])) for key in _SLOPES)
+        between = float(np.std([one.slope - one.implied for one in slices], ddof=1)) if len(slices) > 1 else 0.0
+        spread = float(np.std(np.mean([one.samples for one in slices], axis=0)))
+        freedom = min([len(slices) - 1] * (len(slices) > 1) + [one.n_sizes - 2 for one in slices])
+        off = float(np.sqrt(error**2 + between**2 / len(slices) + spread**2))
+        if abs(slope - implied) > float(stats.t.ppf(0.975, freedom)) * max(off, 0.01 * abs(slope)):
+            at = f"{len(slices)} values of {'d' if axis == 'n' else 'n'}" if len(slices) > 1 else slices[0].fixed
+            found.append(Reason("g", f"at {at} the slope in {axis} is {slope:.3f}, the joint law says {implied:.3f}"))
+    return found
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """The points that differ in one variable alone, if there are four or more."""
+
+    fixed: str
+    n_sizes: int
+    slope: float
+    """Of a straight line through ln L"""
+    error: float
+    implied: float
+    """What the joint law says of the same points"""
+    samples: Array
+    """The same of its bootstrap samples"""
+
+
+_SLOPES = ("slope", "implied", "error")
+
+
+def _slices(law: Law, draws: Draws, runs: Table, axis: str) -> list[_Slice]:
+    other = "d" if axis == "n" else "n"
+    level = groups(runs[other])
+    found = []
+    for k in range(int(level.max()) + 1):
+        part = runs.take(level == k)
         means = size_means(part, axis)
         if len(means) < 4:
             continue
-        other = np.log(part["d" if axis == "n" else "n"]).mean()
-        points = [means.x[:, 0], np.full(len(means), other)]
+        beside = float(np.log(part[other]).mean())
+        points = [means.x[:, 0], np.full(len(means), beside)]
         joint = np.stack(points if axis == "n" else points[::-1], axis=-1) - draws.frame.x
         slope, error = _line(means.x[:, 0], means.y)
         implied = _line(means.x[:, 0], law.value(draws.theta, joint))[0]
-        samples = law.value(draws.draws, joint)
-        spread = float(np.std([_line(means.x[:, 0], row)[0] for row in samples[:200]]))
-        t = float(stats.t.ppf(0.975, max(len(means) - 2, 1)))
-        if abs(slope - implied) > t * np.hypot(error, spread) and abs(slope - implied) > 0.02 * abs(slope):
-            found.append(
-                Reason(
-                    "g",
-                    f"at {fixed or 'all points'} the slope in {axis} is {slope:.3f}, the joint law says {implied:.3f}",
-                )
-            )
+        samples = np.array([_line(means.x[:, 0], row)[0] for row in law.value(draws.draws[:200], joint)])
+        fixed = f"{other} = {size(float(np.exp(beside)))}"
+        found.append(_Slice(fixed, len(means), slope, error, implied, samples))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from matscale.core.scaling.result import Fit
 from matscale.core.scaling.solve import solve
 
 DIFFERENT, NOT_SHOWN, NO_TEST = "exponents differ", "no difference shown", "not comparable"
+FIRST_LAWS = "each needs a law first: what speaks against one is said above"
 WORTH_SEEING = 0.04
 """Difference of exponents for which the power is stated."""
 
@@ -40,11 +41,12 @@ class Pair:
     """Exponent of the first less that of the second"""
     interval: tuple[float, float]
     p: float
-    """Probability of such a difference between equal exponents"""
+    """Probability of such a difference between equal exponents; NaN where they cannot be compared"""
     p_adjusted: float
     """After Holm's correction over all pairs"""
     verdict: str
     reason: str
+    """Why they cannot be compared"""
     ratios: tuple[Ratio, ...]
     crossing: tuple[float, float, float] | None
     """(value, low, high) of the variable where the laws meet; infinite ends: not bounded by these points"""
@@ -62,10 +64,9 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
     j = law.parameters.index(name)
     difference = float(first.theta[j] - second.theta[j])
     error = float(np.sqrt(first.covariance[j, j] + second.covariance[j, j]))
-    p = 2 * float(stats.t.sf(abs(difference) / error, freedom)) if error > 0 and freedom > 0 else float("nan")
     half = quantile(LEVEL, freedom) * error
-    doubts = [f"{x}: {'; '.join(str(r) for r in fits[x].reasons)}" for x in (a, b) if not fits[x].is_law]
-    hopeless = any(reason.trigger in ("a", "b") for x in (a, b) for reason in fits[x].reasons)
+    reason = _hindrance([fits[a], fits[b]], freedom)
+    p = float("nan") if reason else 2 * float(stats.t.sf(abs(difference) / max(error, 1e-300), freedom))
     return Pair(
         first=a,
         second=b,
@@ -73,14 +74,28 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
         interval=(difference - half, difference + half),
         p=p,
         p_adjusted=p,
-        verdict=NO_TEST if hopeless or freedom <= 0 else NOT_SHOWN,
-        reason=f"no clean law: {'. '.join(doubts)}" if doubts else "",
+        verdict=NO_TEST if reason else NOT_SHOWN,
+        reason=reason,
         ratios=tuple(_ratios(first, second, freedom, means[a], means[b])),
-        crossing=_crossing(first, second, freedom, means[a], means[b]),
-        power=power(WORTH_SEEING, error, freedom),
-        smallest=smallest_difference(error, freedom),
-        settling=settling(difference, means[a], means[b], first.scatter, freedom),
+        crossing=None if reason else _crossing(first, second, freedom, means[a], means[b]),
+        power=float("nan") if reason else power(WORTH_SEEING, error, freedom),
+        smallest=float("nan") if reason else smallest_difference(error, freedom),
+        settling=Settling(None, None, FIRST_LAWS)
+        if reason
+        else settling(difference, means[a], means[b], first.scatter, freedom),
     )
+
+
+def _hindrance(fits: Sequence[Fit], freedom: int) -> str:
+    """Why the exponents cannot be compared: that of a line which is no law says nothing; empty if they can."""
+    doubts = [
+        f"{fit.architecture} is {fit.verdict} ({'; '.join(str(reason) for reason in fit.reasons)})"
+        for fit in fits
+        if not fit.is_law
+    ]
+    if doubts:
+        return f"the exponents cannot be compared: {', and '.join(doubts)}"
+    return "" if freedom > 0 else "the exponents cannot be compared: there are no more sizes than parameters"
 
 
 def pooled(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, int]:

@@ -9,6 +9,7 @@ bootstrap sample of the law gives its own, and so the intervals.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.next_runs import Proposal, propose
 from matscale.core.scaling.result import Fit
+from matscale.core.scaling.speed import Speed
 from matscale.core.scaling.table import Table
 
 FURTHEST = 30.0
@@ -76,14 +78,17 @@ class Plan:
     unreachable: float
     """Share of bootstrap samples in which no budget reaches the target; 0 without one"""
     cost: Cost
-    device_hours: float | None
-    device: str
-    mfu: float | None
-    mfu_by: str
+    speed: Speed | None
+    """Of the device that was named"""
     beyond: float
     """Budget over the largest compute seen"""
     proposals: tuple[Proposal, ...]
     notes: tuple[str, ...]
+
+    @property
+    def device_hours(self) -> float | None:
+        """On one device of the kind that was named."""
+        return None if self.speed is None else self.flops.value / self.speed.flops_per_s / 3600.0
 
     def plain(self) -> dict[str, Any]:
         quantities = {name: vars(getattr(self, name)) for name in ("flops", "n", "d", "loss")}
@@ -91,10 +96,8 @@ class Plan:
             **quantities,
             "unreachable": self.unreachable,
             "cost": vars(self.cost),
-            "device": self.device or None,
             "device_hours": self.device_hours,
-            "mfu": self.mfu,
-            "mfu_by": self.mfu_by or None,
+            "speed": self.speed.plain() if self.speed else None,
             "beyond": self.beyond,
             "next_runs": [vars(p) for p in self.proposals],
             "notes": list(self.notes),
@@ -126,12 +129,9 @@ def make_plan(
     *,
     flops: float | None = None,
     loss: float | None = None,
-    device: str = "",
-    peak: float | None = None,
-    mfu: float | None = None,
-    mfu_by: str = "",
+    speed: Callable[[float], Speed] | None = None,
 ) -> Plan:
-    """The allocation for `flops`, or for the target `loss`; `peak` FLOP/s of `device` and `mfu` give its hours.
+    """The allocation for `flops`, or for the target `loss`; `speed` of a model of so many parameters gives its hours.
 
     Raises MatscaleError with the reasons if the joint law is none, ConfigError for a budget that is too far or a loss
     that the law never reaches.
@@ -155,7 +155,6 @@ def make_plan(
     n = optimal_size(laws[reachable], budget[reachable], cost)
     d = cost.data(budget[reachable], n)
     expected = _predicted(fit, float(n[0]), float(d[0])) if loss is None else Quantity(loss, loss, loss)
-    hours = None if peak is None or mfu is None else float(budget[0]) / (peak * mfu) / 3600.0
     return Plan(
         flops=_quantity(budget[reachable]),
         n=_quantity(n),
@@ -163,10 +162,7 @@ def make_plan(
         loss=expected,
         unreachable=unreachable,
         cost=cost,
-        device_hours=hours,
-        device=device,
-        mfu=mfu,
-        mfu_by=mfu_by,
+        speed=speed(float(n[0])) if speed else None,
         beyond=float(budget[0]) / cost.largest,
         proposals=tuple(propose(fit, cost, (float(n[0]), float(d[0])))),
         notes=tuple(_notes(fit, float(n[0]), float(d[0]))),

@@ -4,7 +4,7 @@
 |---|---|
 | loss | what is fitted: the compared loss, or another error |
 | n, d, c | parameters, data, training FLOPs; any other number may be mapped to them |
-| u, s, e | unique structures and structures seen (law `repetition`), experts (law `routing`) |
+| u, s, e | unique structures and structures seen (laws `repetition`, `overfitting`), experts (law `routing`) |
 | arch, seed, run, step | whose loss it is; rows of one run with several steps are its curve |
 | source | where the row was read, for messages |
 """
@@ -187,19 +187,19 @@ def _without_copies(table: Table) -> Table:
     first: dict[tuple[Any, ...], int] = {}
     reasons: dict[int, str] = {}
     axes = [a for a in (*AXES, "step") if a in table.numbers]
-    for k in range(len(table)):
-        place = (*(table.words[w][k] for w in ("arch", "seed")), *(table[a][k] for a in axes))
-        key = (table.words["run"][k], *(repr(v) for v in place))
-        same_loss = (repr(float(table["loss"][k])), *(repr(v) for v in place))
-        for known in (key, same_loss):
+    columns = [table.words["arch"].tolist(), table.words["seed"].tolist()]
+    columns += [np.where(np.isfinite(table[a]), table[a], -1.0).tolist() for a in axes]  # NaN is not equal to itself
+    runs, losses = table.words["run"].tolist(), table["loss"].tolist()
+    for k, place in enumerate(zip(*columns)):
+        for known in ((runs[k], place), (losses[k], place)):
             if known in first and keep[k]:
                 _refuse_contradiction(table, first[known], k)
                 keep[k] = False
                 reasons[k] = f"repeats {table.words['source'][first[known]]}"
         if keep[k]:
-            first.setdefault(same_loss, k)
-            if table.words["run"][k]:
-                first.setdefault(key, k)
+            first.setdefault((losses[k], place), k)
+            if runs[k]:
+                first.setdefault((runs[k], place), k)
     return table.keep(keep, lambda k: reasons[k])
 
 

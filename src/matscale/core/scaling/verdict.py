@@ -8,7 +8,7 @@
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
 | e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
 | f | the largest held-out size lies outside its 95 % predictive interval |
-| g | the joint law and the law in one variable contradict each other |
+| g | the joint law contradicts the slopes of the slices of the grid, all slices together |
 | h | an optimum lies at the edge of what was tried |
 
 Where the best run itself has learned nothing (a): `no learning`. With any other: `not identifiable`. With none, the
@@ -107,7 +107,8 @@ def one_variable(
 def few(means: Means) -> list[Reason]:
     reasons = []
     if len(means) < 4:
-        reasons.append(Reason("b", f"{len(means)} sizes in {means.axis}; a law needs 4, and a test of it more"))
+        points = "points" if means.axis == "c" else "sizes"
+        reasons.append(Reason("b", f"{len(means)} {points} in {means.axis}; a law needs 4, and a test of it more"))
     if means.decades < DECADE:
         reasons.append(Reason("b", f"{means.axis} spans {means.decades:.1f} decades; a law needs one"))
     return reasons

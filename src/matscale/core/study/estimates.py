@@ -1,19 +1,28 @@
-"""What every run of a plan would take, and the whole study."""
+"""What every run of a plan would take, and the whole study: what a step takes is counted and timed once per kind."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matscale.core.estimate import Estimate, estimate
-from matscale.core.study.plan import Plan
+from matscale.core.estimate import Estimate, Price, foresee, price
+from matscale.core.manager import host
+from matscale.core.study.outcome import state_of
 from matscale.core.study.planned import PlannedRun
+from matscale.core.train.config import TrainConfig
 from matscale.core.train.progress import Progress
 
-_SAME_COST = ("seed", "labels", "optimizer", "start", "schedule")
-"""Sections of a configuration that change neither FLOPs nor memory nor, by peak × MFU, time."""
+if TYPE_CHECKING:
+    from matscale.core.study.plan import Plan
+
+TIME_STEPS = 3
+"""Timed per kind of run, or more where they are short: a study has many kinds."""
+_OF_A_KIND = ("architecture", "batch", "loss", "augmentation", "compute")
+"""Sections of a configuration that decide what a step costs."""
+_SAME = ("seed", "labels", "optimizer", "start", "schedule")
+"""Sections that change nothing that is estimated, once the kind is known."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,8 @@ class EstimatedRun:
 
     run: PlannedRun
     estimate: Estimate
+    status: str
+    """How the run stands: what is completed needs nothing more."""
 
     @property
     def shared(self) -> float:
@@ -30,30 +41,63 @@ class EstimatedRun:
 
     def plain(self) -> dict[str, Any]:
         """As JSON-ready values; `flops_shared` as in run.json."""
-        spent = {"flops_shared": self.shared * self.estimate.flops}
-        return {"run": self.run.name, **self.run.labels, **self.estimate.plain(), **spent}
+        shared = {f"{key}_shared": self.shared * getattr(self.estimate, key) for key in ("flops", "seconds")}
+        facts = {"run": self.run.name, "role": "trunk" if self.run.is_trunk else "run", "status": self.status}
+        return {**facts, **self.run.labels, "train": self.run.n_train, **self.estimate.plain(), **shared}
+
+
+class Estimator:
+    """Estimates planned runs, one by one, and remembers what they have in common. The options are `estimate`'s."""
+
+    def __init__(
+        self,
+        device: str | None = None,
+        mfu: float | None = None,
+        time_steps: int = TIME_STEPS,
+        progress: Progress | None = None,
+    ) -> None:
+        self.device, self.mfu, self.time_steps, self.progress = device, mfu, time_steps, progress
+        self.prices: dict[str, Price] = {}
+        """Kind of step -> what it takes."""
+        self._known: dict[str, Estimate] = {}
+
+    def of(self, run: PlannedRun) -> Estimate:
+        """Raises what `estimate` does. Runs that differ in seed, learning rate or schedule alone have one estimate."""
+        plain = run.config.plain()
+        key = json.dumps([_kind(run.config), *(v for k, v in plain.items() if k not in _SAME)], sort_keys=True)
+        if key not in self._known:
+            self._known[key] = self._estimated(run.config)
+        return self._known[key]
+
+    def _estimated(self, config: TrainConfig) -> Estimate:
+        setup, outlook = foresee(config, host().architecture(config.architecture.name), self.progress)
+        kind = json.dumps(_kind(config), sort_keys=True)
+        if kind not in self.prices:
+            self.prices[kind] = price(
+                setup, outlook, device=self.device, mfu=self.mfu, time_steps=self.time_steps, progress=self.progress
+            )
+        return self.prices[kind].of(setup, outlook)
+
+
+def _kind(config: TrainConfig) -> list[Any]:
+    plain = config.plain()
+    return [*(plain[section] for section in _OF_A_KIND), config.optimizer.ema > 0, config.evaluation.structures]
 
 
 def estimates(
-    plan: Plan,
-    device: str | None = None,
-    mfu: float | None = None,
-    progress: Progress | None = None,
-    done: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[EstimatedRun]:
-    """One by one, by peak × MFU; runs that differ in seed, learning rate or schedule alone are estimated once."""
-    known: dict[str, Estimate] = {}
-    for k, run in enumerate(plan.runs):
+    plan: Plan, estimator: Estimator, done: Callable[[int, int], None] = lambda done, total: None
+) -> list[EstimatedRun]:
+    """Of all runs of a plan, in its order. A kind is timed on the run with most data, which has its largest batches."""
+    found: dict[Any, Estimate] = {}
+    for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):
         done(k, len(plan.runs))
-        plain = run.config.plain()
-        key = json.dumps({name: value for name, value in plain.items() if name not in _SAME_COST}, sort_keys=True)
-        if key not in known:
-            known[key] = estimate(run.config, device=device, mfu=mfu, time_steps=0, progress=progress)
-        yield EstimatedRun(run, known[key])
+        found[run.path] = estimator.of(run)
+    return [EstimatedRun(run, found[run.path], state_of(run.path).status) for run in plan.runs]
 
 
-def totals(rows: list[EstimatedRun]) -> dict[str, float]:
+def totals(rows: Iterable[EstimatedRun]) -> dict[str, float]:
     """Of the study: what runs share is spent once, disk is not shared."""
+    rows = list(rows)
     spent = {
         key: sum(getattr(row.estimate, key) * (1 - row.shared) for row in rows)
         for key in ("flops", "validation_flops", "seconds", "device_hours")

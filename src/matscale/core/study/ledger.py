@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ COLUMNS = (
     "study",
     "identity",
     "role",
+    "branch_of",
     "status",
     "reason",
     "architecture",
@@ -58,13 +59,14 @@ COLUMNS = (
     "last_loss",
 )
 """In this order; keys of the grid that are not among them follow. `loss` and the errors are those of the best
-validation, in eV units; `last_loss` is that of the last."""
+validation, in eV units; `last_loss` is that of the last. `branch_of` is the run that a cooldown left, which has spent
+`flops_shared` and `wall_s_shared` of its totals."""
 
 
 def row(run: Path, state: State | None = None, planned: PlannedRun | None = None) -> dict[str, Any]:
     """One run, from its folder; `planned` says what is known of one that has not begun."""
     info = read_info(run) or {}
-    labels = dict(planned.labels) if planned else {}
+    labels: dict[str, Any] = dict(planned.config.labels) if planned else {}
     labels |= info.get("labels") or _planned_labels(run)
     state = state or state_of(run)
     counts = info.get("parameters") or (planned.parameters if planned else {})
@@ -73,6 +75,7 @@ def row(run: Path, state: State | None = None, planned: PlannedRun | None = None
         "run": run.name,
         "path": str(run),
         "role": labels.pop("role", "run"),
+        "branch_of": Path(info["start"]["run"]).name if "flops_shared" in info else None,
         "status": state.status,
         "reason": state.reason,
         "architecture": (info.get("architecture") or {}).get("name") or labels.get("architecture"),
@@ -104,12 +107,36 @@ def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace both files, each in one move."""
     rows = [finite(dict(r)) for r in rows]
     write_text(folder / JSONL, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+    write_text(folder / CSV, as_csv(rows))
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a heading; what is not known is empty."""
     columns = list(dict.fromkeys([*COLUMNS, *(key for r in rows for key in r)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / CSV, text.getvalue())
+    return text.getvalue()
+
+
+def spent(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """FLOPs and device-hours that these runs took. What branches share is spent once, their trunk listed or not."""
+    rows = list(rows)
+    there, shared = {row["run"] for row in rows}, dict[str, dict[str, float]]()
+    total = {"flops": 0.0, "device_hours": 0.0}
+    for row in rows:
+        whole, part = _cost(row, ""), _cost(row, "_shared")
+        total = {key: total[key] + max(whole[key] - part[key], 0.0) for key in total}  # one may have yet to begin
+        if row.get("branch_of") not in (None, *there):
+            others = shared.setdefault(row["branch_of"], part)
+            shared[row["branch_of"]] = {key: max(others[key], part[key]) for key in part}
+    return {key: total[key] + sum(part[key] for part in shared.values()) for key in total}
+
+
+def _cost(row: Mapping[str, Any], which: str) -> dict[str, float]:
+    hours = (row.get(f"wall_s{which}") or 0.0) * (row.get("world_size") or 1) / 3600
+    return {"flops": row.get(f"flops{which}") or 0.0, "device_hours": hours}
 
 
 def run_folders(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from matscale.core import errors
 from matscale.core.errors import MatscaleError
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended
+from matscale.core.train.lock import is_locked
 from matscale.core.train.record import CONFIG, INFO, LOG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
@@ -22,6 +23,9 @@ INSIDE = frozenset(
     kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
 ) - {1, 5}
 """Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
+
+KILLED = "it was killed, or the machine went down"
+"""What the folder of a run that was cut off can tell."""
 
 _OF_ERROR = {
     name: kind.exit_code
@@ -48,16 +52,24 @@ def read_info(run: Path) -> dict[str, Any] | None:
     return info
 
 
+def is_at_work(run: Path) -> bool:
+    """Whether a process trains the run, or is about to: one of a sweep, or `matscale train` by itself."""
+    return is_claimed(run) or is_locked(run)
+
+
 def state_of(run: Path) -> State:
-    """By what the folder says. A run that says that it is running and is claimed by nobody was killed."""
-    if is_claimed(run):
-        return State("running")
+    """By what the folder says. A run that says that it is running, and that no process is at work on, was killed."""
+    return State("running") if is_at_work(run) else _recorded(run)
+
+
+def _recorded(run: Path) -> State:
+    """Of a run that no process is at work on."""
     info = read_info(run) if (run / CONFIG).exists() else None
     if info is None:
         return State("planned")
     status = info.get("status")
     if status == "running":
-        return State("crashed", "it was killed, or the machine went down")
+        return State("crashed", KILLED)
     if status == "failed":
         error = str(info.get("error") or "")
         inside = _OF_ERROR.get(error.partition(":")[0]) in INSIDE
@@ -67,10 +79,12 @@ def state_of(run: Path) -> State:
 
 def state_after(ended: Ended) -> State:
     """What the end of a job means for its run: the folder says whether it completed, the exit code why not."""
-    state = state_of(ended.path)
+    state = _recorded(ended.path)
     if state.status == "completed":
         return state
-    why = ended.reason or state.reason or _last_line(ended.path) or told(ended.code)
+    # On a full disk a process that fails cannot say so in run.json.
+    is_silent = state.reason == KILLED and ended.code is not None and _signal(ended.code) is None
+    why = ended.reason or ("" if is_silent else state.reason) or _last_line(ended.path) or told(ended.code)
     if ended.code in INSIDE:
         return State("failed", why)
     if state.status == "stopped" or state.status == "failed":
@@ -84,13 +98,18 @@ def told(code: int | None) -> str:
     """An exit code in words."""
     if code is None:
         return "it ended, and nobody knows how"
-    number = -code if code < 0 else code - 128 if 128 < code < 192 else None
+    number = _signal(code)
     if number is None:
         return f"exit code {code}"
     try:
         return f"killed by {signal.Signals(number).name}"
     except ValueError:
         return f"killed by signal {number}"
+
+
+def _signal(code: int) -> int | None:
+    """The signal that ended a process, itself or by way of a shell; None if it ended by itself."""
+    return -code if code < 0 else code - 128 if 128 < code < 192 else None
 
 
 def _last_line(run: Path) -> str:

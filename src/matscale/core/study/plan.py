@@ -99,16 +99,18 @@ def _leave_out_short(result: Plan, stages: Stages) -> None:
     new = [run for run in result.runs if run.config.budget.max_flops and not (run.path / CONFIG).exists()]
     if not new:
         return
-    from matscale.core.study.forecast import Forecaster
+    from matscale.core.study.estimates import Estimator
 
-    forecaster, short = Forecaster(mfu=1.0, time_steps=0), []
+    estimator, short = Estimator(mfu=1.0, time_steps=0), []
     for done, run in enumerate(new):
         stages("Counting the FLOPs of a step", done, len(new))
         try:
-            _, steps = forecaster.of(run)
-        except ConfigError:
+            steps = estimator.of(run).steps
+        except ConfigError as error:
             if least == 1:
-                raise
+                raise ConfigError(
+                    f"{run.name}: {error} Or have such runs left out: budget.least_steps = 2 or more in the study."
+                ) from None
             steps = 0
         if steps < least:
             short.append(run)

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from matscale.core.config import to_toml
 from matscale.core.errors import MatscaleError, StoppedEarly
 from matscale.core.files import write_text
 from matscale.core.study import ledger
-from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended, Job, Pool
-from matscale.core.study.outcome import State, state_after, state_of
+from matscale.core.study.outcome import State, is_at_work, state_after, state_of
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
 from matscale.core.train import checkpoint
@@ -127,7 +126,7 @@ class Sweep:
             state = self.states[run.path]
             if run.path in held and held[run.path] != state.status:
                 self._set(run, State("running" if held[run.path] == "running" else "queued"))
-            elif state.status in ("queued", "running") and run.path not in held and not is_claimed(run.path):
+            elif state.status in ("queued", "running") and run.path not in held and not is_at_work(run.path):
                 self._over(Ended(run.path, None))
 
     def _over(self, ended: Ended) -> None:
@@ -171,8 +170,9 @@ class Sweep:
         ready = self._ready()[: max(self.pool.room(), 0)]
         if not ready:
             return
-        for run in ready:
-            lay_out(run)
+        with _writing(self.plan.folder):
+            for run in ready:
+                lay_out(run)
         self.pool.start([Job(run.path) for run in ready])
         held = self.pool.held()
         for run in ready:
@@ -180,7 +180,8 @@ class Sweep:
 
     def _write_ledger(self) -> None:
         rows = [ledger.row(run.path, self.states.get(run.path), run) for run in self.runs]
-        ledger.write(self.plan.folder, rows)
+        with _writing(self.plan.folder):
+            ledger.write(self.plan.folder, rows)
         self._written = time.monotonic()
 
     # What came of it --------------------------------------------------------------------------------------------------
@@ -201,17 +202,20 @@ class Sweep:
         )
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A disk that is full or gone ends the sweep, and nothing else: the ledger that there was stays whole."""
+    try:
+        yield
+    except OSError as error:
+        raise MatscaleError(
+            f"{folder}: cannot be written to ({error.strerror or error}). Runs that are complete stay so. Make room, "
+            "then run the same sweep again: it goes on where this one ended."
+        ) from error
+
+
 def lay_out(run: PlannedRun) -> None:
     """Write what a process needs to train the run; a run that has begun keeps what it began with."""
     run.path.mkdir(parents=True, exist_ok=True)
     if not (run.path / CONFIG).exists():
         write_text(run.path / PLANNED, to_toml(run.config.plain()))
-
-
-def totals(rows: list[Mapping[str, Any]]) -> dict[str, float]:
-    """FLOPs and seconds that a study has spent. What a branch shares with its trunk is counted with the trunk alone."""
-    spent = {"flops": 0.0, "wall_s": 0.0}
-    for row in rows:
-        for key in spent:
-            spent[key] += (row.get(key) or 0.0) - (row.get(f"{key}_shared") or 0.0)
-    return spent

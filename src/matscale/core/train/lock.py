@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 from typing import IO, Any
 
 from matscale.core.errors import ConfigError
+
+PATIENCE = 1.0
+"""Seconds for which the lock is tried: whoever only looks (`is_locked`) holds it for a moment too."""
 
 
 class FolderLock:
@@ -21,18 +25,16 @@ class FolderLock:
         self.file: IO[str] | None = None
 
     def __enter__(self) -> FolderLock:
-        import fcntl  # not on Windows, where a run folder is not guarded elsewhere either
-
         file = self.path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        end = time.monotonic() + PATIENCE
+        while not _taken(file, exclusive=True):
+            if time.monotonic() < end:
+                time.sleep(0.02)
+                continue
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
-            raise ConfigError(
-                f"{self.path.parent}: {holder} {self.does}. Wait for it, or choose another with -o."
-            ) from None
+            raise ConfigError(f"{self.path.parent}: {holder} {self.does}. Wait for it, or choose another with -o.")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -47,14 +49,20 @@ class FolderLock:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process is inside; nothing is written, so that looking at a run never disturbs it."""
-    import fcntl
-
-    path = folder / ".lock"
-    if not path.exists():
+    try:
+        file = (folder / ".lock").open(encoding="utf-8")
+    except OSError:  # nobody has ever been inside, or we may not look
         return False
-    with path.open(encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    with file:
+        return not _taken(file, exclusive=False)
+
+
+def _taken(file: IO[str], exclusive: bool) -> bool:
+    """Take the lock, unless another process has it."""
+    import fcntl  # not on Windows, where a run folder is not guarded elsewhere either
+
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from matscale.core.layers.precision import full_precision
+from matscale.plugins.eqv2.charts import Passage
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.edges import Edges
 from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
@@ -109,10 +110,18 @@ class SO2Convolution(nn.Module):
 
 
 @full_precision
-def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid) -> Tensor:
-    """SiLU of the function with coefficients [n, K_r, C]; SiLU of `gates` [n, C] takes the place of its l = 0 part."""
+def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | None = None) -> Tensor:
+    """SiLU of the function with coefficients [n, K_r, C]; SiLU of `gates` [n, C] takes the place of its l = 0 part.
+
+    On edges of `passage`, a mean over the frames of both charts.
+    """
     silu = nn.functional.silu
     curved = grid.coefficients(silu(grid.values(x)))
+    if passage is not None:
+        turned = passage.turned(x.index_select(0, passage.edges))
+        other = passage.turned_back(grid.coefficients(silu(grid.values(turned))))
+        change = passage.share[:, None, None] * (other - curved.index_select(0, passage.edges))
+        curved = curved.index_add(0, passage.edges, change)
     return torch.cat([silu(gates)[:, None], curved[:, 1:]], dim=1)
 
 
@@ -133,7 +142,7 @@ class EdgeFunction(nn.Module):
         message = edges.turn_into_frame(pair)  # [n_edges, K_r, 2C]
         hidden, extra = self.conv1(message, self.radial(edges))
         features, gates = extra[:, : self.n_features], extra[:, self.n_features :]
-        values, _ = self.conv2(separable_s2(hidden, gates, grid))
+        values, _ = self.conv2(separable_s2(hidden, gates, grid, edges.passage))
         return values, features
 
 

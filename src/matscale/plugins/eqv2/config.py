@@ -94,6 +94,11 @@ class EqV2Config(ArchitectureConfig):
                 f"forces = 'gradient' with max_neighbors = {self.max_neighbors}: the energy would jump whenever the "
                 "order of the neighbours changes. Set max_neighbors = 0 and a shorter cutoff, for example 6."
             )
+        if self.strict_neighbors and self.is_smooth:
+            raise ValueError(
+                "strict_neighbors = true with max_neighbors = 0: there is no number of neighbours to keep to, for all "
+                "within the cutoff count. Leave strict_neighbors out, or set max_neighbors to a number, for example 20."
+            )
         return self
 
     def _check_grid(self) -> None:

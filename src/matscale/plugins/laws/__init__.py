@@ -5,11 +5,12 @@ from __future__ import annotations
 from matscale import hookimpl
 from matscale.core.scaling.law import Law
 from matscale.plugins.laws.broken import BROKEN
-from matscale.plugins.laws.joint import CHINCHILLA, KAPLAN, REPETITION
+from matscale.plugins.laws.joint import CHINCHILLA, KAPLAN
 from matscale.plugins.laws.power import FLOOR, POWER
+from matscale.plugins.laws.repeated import OVERFITTING, REPETITION
 from matscale.plugins.laws.routing import ROUTING
 
 
 @hookimpl
 def register_laws() -> list[Law]:
-    return [POWER, FLOOR, BROKEN, CHINCHILLA, KAPLAN, REPETITION, ROUTING]
+    return [POWER, FLOOR, BROKEN, CHINCHILLA, KAPLAN, REPETITION, OVERFITTING, ROUTING]

@@ -1,9 +1,7 @@
 r"""Laws in parameters N and data D together.
 
-nd          L = E + A N^-alpha + B D^-beta                          (Hoffmann et al., arXiv:2203.15556, approach 3)
-kaplan      L = [(N_c / N)^(alpha_N / alpha_D) + D_c / D]^alpha_D   (Kaplan et al., arXiv:2001.08361, eq. 1.5)
-repetition  L = E + A N^-alpha + B D'^-beta,  D' = U + U R* (1 - exp(-R / R*)),  R = S / U - 1
-            (Muennighoff et al., arXiv:2305.16264: U unique structures, S structures seen)
+nd      L = E + A N^-alpha + B D^-beta                          (Hoffmann et al., arXiv:2203.15556, approach 3)
+kaplan  L = [(N_c / N)^(alpha_N / alpha_D) + D_c / D]^alpha_D   (Kaplan et al., arXiv:2001.08361, eq. 1.5)
 """
 
 from __future__ import annotations
@@ -38,17 +36,22 @@ def chinchilla_jacobian(theta: Array, x: Array) -> Array:
 
 def chinchilla_starts(x: Array, y: Array) -> Array:
     """Variable projection: for each pair of exponents the best E, A, B >= 0; the best four of the grid."""
-    return _projected(x[:, 0], x[:, 1], y, EXPONENTS)
+    return projected(x[:, 0], x[:, 1], y, EXPONENTS)
 
 
-def _projected(n: Array, d: Array, y: Array, exponents: Array, count: int = 4) -> Array:
+def projected(n: Array, d: Array, y: Array, exponents: Array, count: int = 4, penalty: Array | None = None) -> Array:
+    """(amplitudes, exponents) [count, 5] of the best pairs of exponents; with one more term if `penalty` [k] is ln of
+    its shape, whose amplitude then comes last [count, 6]."""
     grid = np.array(list(product(exponents, exponents)))
-    columns = np.ones((len(grid), len(y), 3))
+    columns = np.ones((len(grid), len(y), 3 if penalty is None else 4))
     columns[..., 1] = np.exp(-grid[:, :1] * n)
     columns[..., 2] = np.exp(-grid[:, 1:] * d)
+    if penalty is not None:
+        columns[..., 3] = np.exp(penalty)
     c, rss = amplitudes(columns, y)
     best = best_of(rss, count)
-    return np.column_stack([log_amplitudes(c[best]), grid[best]])
+    log_c = log_amplitudes(c[best])
+    return np.column_stack([log_c[:, :3], grid[best], log_c[:, 3:]])
 
 
 def chinchilla_move(theta: Array, x0: Array, y0: float) -> Array:
@@ -80,24 +83,6 @@ def kaplan_move(theta: Array, x0: Array, y0: float) -> Array:
     return moved
 
 
-def _useful(log_r: Array, unique: Array, seen: Array) -> Array:
-    """ln D' from ln U and ln S."""
-    r = np.exp(np.clip(log_r, -6.0, 12.0))
-    repeats = np.maximum(np.exp(seen - unique) - 1.0, 0.0)
-    return np.asarray(unique + np.log1p(-r * np.expm1(-repeats / r)))
-
-
-def repetition(theta: Array, x: Array) -> Array:
-    return log_sum(_terms(theta[..., :5], x[..., 0], _useful(theta[..., 5, None], x[..., 1], x[..., 2])))
-
-
-def repetition_starts(x: Array, y: Array) -> Array:
-    found = []
-    for log_r in np.log([2.0, 8.0, 30.0, 200.0]):
-        found += [[*row, log_r] for row in _projected(x[:, 0], _useful(log_r, x[:, 1], x[:, 2]), y, EXPONENTS[::2], 1)]
-    return np.array(found)
-
-
 CHINCHILLA = Law(
     name="nd",
     summary="A floor, a power of the parameters and a power of the data.",
@@ -127,19 +112,4 @@ KAPLAN = Law(
     move=kaplan_move,
     logs=frozenset({"N_c", "D_c"}),
     exponents=("alpha_N", "alpha_D"),
-)
-
-REPETITION = Law(
-    name="repetition",
-    summary="The joint law for many epochs: a repeated structure is worth less than a new one.",
-    formula="L = E + A N^-alpha + B D'^-beta, D' = U + U R* (1 - exp(-(S/U - 1)/R*))",
-    reference="arXiv:2305.16264",
-    axes=("n", "u", "s"),
-    parameters=("E", "A", "B", "alpha", "beta", "R*"),
-    value=repetition,
-    starts=repetition_starts,
-    logs=frozenset({"E", "A", "B", "R*"}),
-    exponents=("alpha", "beta"),
-    floor="E",
-    verdict="law with floor",
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.attention import EdgeDegree, EdgeFunction, GraphAttention, SO2Convolution, smooth_leaky
+from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edge_function import FastEdgeFunction
 from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
@@ -115,7 +115,7 @@ class WeightedSum(torch.autograd.Function):
         return out.mul_(edges.rescale[:, None])
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         values, alpha = ctx.saved_tensors
         edges = ctx.edges

@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from matscale.plugins.eqv2.charts import Passage
+from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
 from matscale.plugins.eqv2.fast.sizes import AtOnce, Shape, keeps_turned
 from matscale.plugins.eqv2.fast.so2 import Convolution
@@ -67,14 +68,14 @@ class FastEdgeFunction(torch.autograd.Function):
             u = work.buffer("u", n, work.columns.width) if len(kept[2]) else turned
             work.scale(turned, work.factors(rho[e]), out=u)
             work.first.forward(u, hidden.flatten(1), extra[e])
-            work.activate(hidden, extra[e, shape.n_features :], curved)
+            work.activate(hidden, extra[e, shape.n_features :], curved, work.passage(chunk))
             work.second.forward(curved.flatten(1), values[e])
         ctx.edges, ctx.shape, ctx.n_first = edges, shape, n_first
         ctx.save_for_backward(x, rho, extra, *kept, last, last_bias, *weights)
         return values, extra[:, : shape.n_features]
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g_values: Tensor, g_features: Tensor) -> tuple[Tensor | None, ...]:
         x, rho, extra, hidden, curved, every_turned, last, last_bias, *weights = ctx.saved_tensors
         shape = ctx.shape
@@ -91,7 +92,8 @@ class FastEdgeFunction(torch.autograd.Function):
             work.second.backward(g_values[e], curved[e].flatten(1), g_curved.flatten(1))
             g_extra[:, : shape.n_features] = g_features[e]
             gates = extra[e, shape.n_features :]
-            g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_extra[:, shape.n_features :])
+            g_gates = g_extra[:, shape.n_features :]
+            g_hidden = work.activate_backward(hidden[e], gates, g_curved, g_gates, work.passage(chunk))
             u, g_u, turned = (work.buffer(name, chunk.n_edges, work.columns.width) for name in ("u", "g_u", "turned"))
             if len(every_turned):
                 turned = every_turned[e]
@@ -195,25 +197,47 @@ class _Work:
             self.buffers[name] = self.like.new_empty(self.at_once.grid, table.shape[0], x.shape[2])
         return torch.bmm(table.expand(x.shape[0], *table.shape), x, out=self.buffers[name][: x.shape[0]])
 
-    def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor) -> None:
+    def passage(self, chunk: Chunk) -> Passage | None:
+        """Those of its edges whose activation is a mean over both charts: `charts`."""
+        passage = self.edges.edges.passage
+        return None if passage is None else passage.within(chunk.edges)
+
+    def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor, passage: Passage | None) -> None:
         """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, those of K_r in use, H]"""
+        self._silu(hidden, curved)
+        if passage is not None:
+            e, u = passage.edges, passage.share[:, None, None]
+            other = curved.new_empty(len(e), *curved.shape[1:])
+            self._silu(passage.turned(hidden[e]), other)
+            curved[e] = torch.lerp(curved[e], passage.turned_back(other), u)
+        curved[:, 0] = torch.nn.functional.silu(gates)
+
+    def _silu(self, hidden: Tensor, curved: Tensor) -> None:
         from_grid = self.from_grid[: self.n_used]
         for h, out in zip(hidden.split(self.at_once.grid), curved.split(self.at_once.grid)):
             grid = self.on_grid("grid", self.to_grid, h)
             torch.nn.functional.silu(grid, inplace=True)
             torch.bmm(from_grid.expand(h.shape[0], *from_grid.shape), grid, out=out)
-        curved[:, 0] = torch.nn.functional.silu(gates)
 
-    def activate_backward(self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor) -> Tensor:
+    def activate_backward(
+        self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor, passage: Passage | None
+    ) -> Tensor:
         """-> gradient of `hidden`; that of `gates` is written to `g_gates`."""
         g_hidden = self.buffer("g_hidden", *hidden.shape)
-        silu_backward = torch.ops.aten.silu_backward
+        self._silu_backward(hidden, g_curved, g_hidden)
+        if passage is not None:
+            e, u = passage.edges, passage.share[:, None, None]
+            other = g_hidden.new_empty(len(e), *g_hidden.shape[1:])
+            self._silu_backward(passage.turned(hidden[e]), passage.turned(g_curved[e]), other)
+            g_hidden[e] = torch.lerp(g_hidden[e], passage.turned_back(other), u)
+        g_gates.copy_(torch.ops.aten.silu_backward(g_curved[:, 0], gates))
+        return g_hidden
+
+    def _silu_backward(self, hidden: Tensor, g_curved: Tensor, g_hidden: Tensor) -> None:
         back = self.to_grid.T
         parts = (hidden, g_curved[:, 1:], g_hidden)
         for h, g, g_h in zip(*(part.split(self.at_once.grid) for part in parts)):
             grid = self.on_grid("grid", self.to_grid, h)
             g_grid = self.on_grid("g_grid", self.from_grid[1 : self.n_used].T, g)
-            silu_backward.grad_input(g_grid, grid, grad_input=g_grid)
+            torch.ops.aten.silu_backward.grad_input(g_grid, grid, grad_input=g_grid)
             torch.bmm(back.expand(h.shape[0], *back.shape), g_grid, out=g_h)
-        g_gates.copy_(silu_backward(g_curved[:, 0], gates))
-        return g_hidden

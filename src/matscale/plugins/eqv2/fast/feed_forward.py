@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from matscale.plugins.eqv2.blocks import FeedForward
+from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
 from matscale.plugins.eqv2.fast.sizes import grid_at_once
 from matscale.plugins.eqv2.so3 import SphereGrid
@@ -55,7 +55,7 @@ class Pointwise(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         at_once = grid_at_once(ctx.grid.to_grid.shape[0] * x.shape[2], x)

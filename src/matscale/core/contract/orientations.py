@@ -1,0 +1,149 @@
+"""A structure that is turned must not jump: what models on oriented frames or grids may get wrong at borders of these.
+
+Where all depends on frames that the directions of edges choose, no choice is continuous on the whole sphere, and a
+model that is equivariant but for the error of a grid steps by that error where the choice changes. So a molecule is
+turned, one of its edges past the axes; where the energy bends most, the step is halved until nothing but a jump is left
+of it. All weights are three times as large as those of other checks: such errors grow with them by orders of magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matscale.core.contract.check import claiming, register
+from matscale.core.contract.structures import molecule
+from matscale.core.contract.subject import ContractError, Subject, require
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.structure import Structure
+from matscale.core.potential import Potential
+
+FACTOR = 3.0
+"""Of all weights, if energy and forces are finite then."""
+STEPS, LOOKED_INTO, HALVINGS = 360, 24, 33
+"""Steps of half a circle, and of all those the ones that are halved, down to 10⁻¹²."""
+ENERGY_TOLERANCE, FORCES_TOLERANCE = 1e-9, 1e-8
+"""Relative. Over 10⁻¹² what is only steep changes by less, and so does rounding."""
+
+
+@register("smooth-in-direction", claiming("smooth"))
+def smooth_in_direction(subject: Subject) -> None:
+    """Energy and forces of a molecule that is turned do not jump, whatever directions its edges pass."""
+    turning = _Turning.of(subject)
+    before, after = _shortest_steps(turning)
+    (energy, forces), (next_energy, next_forces) = turning.outputs(before), turning.outputs(after)
+    for name, a, b, limit in (
+        ("energy", energy, next_energy, ENERGY_TOLERANCE),
+        ("forces", forces, next_forces, FORCES_TOLERANCE),
+    ):
+        jump, size = (a - b).abs().max().item(), max(a.abs().max().item(), 1e-6)
+        require(
+            jump <= limit * size,
+            f"{name} of a molecule that is turned by 10⁻¹² change by {jump:.3g}, values are up to {size:.3g} (allowed: "
+            f"{limit:g} of that). Choices that the direction of an edge makes, as of a frame, have to be smooth.",
+        )
+
+
+def bent() -> Structure:
+    """Three atoms that are not in line: the least that is not symmetric about an edge. One edge is along x."""
+    whole = molecule()
+    positions = np.array([[0, 0, 0], [1.6, 0, 0], [-0.5, 1.5, 0.3]])
+    return replace(whole, atomic_numbers=whole.atomic_numbers[:3], positions=positions)
+
+
+def _planes() -> Tensor:
+    """[n, 3, 3] rows: first and second axis of a plane, and its normal. Each two axes, and two planes at an angle."""
+    x, y, z = np.eye(3)
+    any_way = [np.linalg.qr(m)[0].T for m in np.random.default_rng(0).standard_normal((2, 3, 3))]
+    return torch.from_numpy(np.array([[x, y, z], [y, z, x], [z, x, y], *any_way]))
+
+
+Places = tuple[Tensor, Tensor]
+"""Planes [n] in which the edge along x is turned, and its angles there [n]."""
+START: Places = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class _Turning:
+    """A molecule in every orientation on some paths."""
+
+    potential: Potential
+    molecule: AtomicBatch
+    planes: Tensor
+
+    @classmethod
+    def of(cls, subject: Subject) -> _Turning:
+        """Raises ContractError where energy or forces are not finite, whatever the size of the weights."""
+        for factor in (FACTOR, 1.0):
+            potential = subject.perturbed()
+            with torch.no_grad():
+                for parameter in potential.parameters():
+                    parameter.mul_(factor)
+            turning = cls(potential, subject.batch(bent()), _planes())
+            if all(x.isfinite().all() for x in turning.outputs(START)):
+                return turning
+        raise ContractError("energy or forces of a molecule of three atoms are not finite.")
+
+    def rotations(self, places: Places) -> Tensor:
+        """[n, 3, 3]"""
+        plane, angle = places
+        c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+        about = torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1).unflatten(1, (3, 3))
+        return self.planes[plane].mT @ about
+
+    def batch(self, places: Places) -> AtomicBatch:
+        """The edges stay those that they are."""
+        n = len(places[0])
+        positions = torch.einsum("nab,ib->nia", self.rotations(places), self.molecule.positions).flatten(0, 1)
+        return AtomicBatch.join([self.molecule] * n).with_geometry(positions, self.molecule.cell.repeat(n, 1, 1))
+
+    def energies(self, places: Places) -> Tensor:
+        """[n], without derivatives."""
+        with torch.no_grad():
+            return self.potential.model(self.batch(places)).energy.double()
+
+    def outputs(self, places: Places) -> tuple[Tensor, Tensor]:
+        """Energies [n, 1] and forces [n, n_atoms, 3], these in axes that turn with the molecule."""
+        with torch.no_grad():
+            outputs = self.potential(self.batch(places))
+        assert outputs.forces is not None
+        forces = outputs.forces.detach().double().unflatten(0, (len(places[0]), -1))
+        return outputs.energy.detach().double()[:, None], forces @ self.rotations(places)
+
+    def values(self, places: Places) -> Tensor:
+        """Energy and forces [n, 1 + 3·n_atoms], each over its size at the start."""
+        return torch.cat([(part / size).flatten(1) for part, size in zip(self.outputs(places), self.sizes)], dim=1)
+
+    @cached_property
+    def sizes(self) -> list[Tensor]:
+        """How large energy and forces are at the start."""
+        return [part.abs().max().clamp(min=1e-6) for part in self.outputs(START)]
+
+
+def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
+    """Beginnings of the steps that look least smooth, and their length."""
+    n, step = len(turning.planes), torch.pi / STEPS
+    angles = 0.01 + step * torch.arange(-1, STEPS + 2, dtype=torch.float64)
+    energies = torch.stack([turning.energies((torch.full((len(angles),), k), angles)) for k in range(n)])
+    bends = energies.diff(n=3, dim=1).abs()  # a jump counts twice here, and what is smooth by the cube of the step
+    chosen = bends.flatten().topk(LOOKED_INTO).indices
+    return (chosen // STEPS, angles[chosen % STEPS + 1]), step
+
+
+def _shortest_steps(turning: _Turning) -> tuple[Places, Places]:
+    """Both ends of what is left after halving, always the half in which energy or forces bend more."""
+    (plane, low), step = _where_it_bends(turning)
+    at_low, at_middle, at_high = (turning.values((plane, low + step * k)) for k in (0.0, 0.5, 1.0))
+    for _ in range(HALVINGS):
+        step = step / 2
+        at_lower, at_upper = (turning.values((plane, low + step * k)) for k in (0.5, 1.5))
+        lower_bend, upper_bend = at_low - 2 * at_lower + at_middle, at_middle - 2 * at_upper + at_high
+        is_lower = (lower_bend.abs().amax(1) > upper_bend.abs().amax(1))[:, None]
+        low = torch.where(is_lower[:, 0], low, low + step)
+        at_low, at_high = torch.where(is_lower, at_low, at_middle), torch.where(is_lower, at_middle, at_high)
+        at_middle = torch.where(is_lower, at_lower, at_upper)
+    return (plane, low), (plane, low + step)

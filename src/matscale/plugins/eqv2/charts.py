@@ -1,0 +1,105 @@
+r"""A smooth passage between the two charts of `rotation`, for models whose energy may not step.
+
+Everything on an edge commutes with turns about it, so the chart makes no difference, except to activations: what their
+grid cannot hold depends on how it lies about the edge. An edge that changes its chart would change its message by that
+error. Where the charts meet, 0.85 < |y| < 0.95, an activation S is therefore a mean of both,
+
+    S̃(h) = (1 − u) S(h) + u T^T S(T h)            u = share of the chart that the edge is not in,    T = D(Y(γ)),
+
+which is the same function from either side. The share of the polar chart grows from 0 to 1 as 10t³ − 15t⁴ + 6t⁵,
+t = (|y| − 0.85)/0.1, with two vanishing derivatives at both ends: energies have two continuous derivatives. γ is the
+angle about the edge from the frame of the first chart to that of the polar one,
+
+    cos γ = −yz/(ρρ'),    sin γ = −x/(ρρ'),        ρ = √(x² + z²),  ρ' = √(x² + y²)                  of n = (x, y, z).
+
+A tenth of all directions lies in between; only their activations are computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from matscale.plugins.eqv2.rotation import POLAR, is_polar, multiples
+from matscale.plugins.eqv2.so3 import degrees, kept, orders
+
+HALF_WIDTH = 0.05
+"""Of the range of |y|, around `POLAR`, in which both charts count."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The edges between the charts, and the turns into the frame of the other chart. K_r coefficients, order-major."""
+
+    edges: Tensor
+    """[n] which of the edges of the batch, ascending."""
+    share: Tensor
+    """[n] u: what the other chart counts."""
+    cosine: Tensor
+    """[n, K_r] cos mγ"""
+    sine: Tensor
+    """[n, K_r] −sin mγ, m with its sign."""
+    opposite: Tensor
+    """[K_r] where the coefficient of −m stands."""
+
+    def turned(self, x: Tensor) -> Tensor:
+        """T x: [n, K_r, C], or the first of these that hold m and −m together, into the frame of the other chart."""
+        return self._turned(x, 1.0)
+
+    def turned_back(self, x: Tensor) -> Tensor:
+        """T^T x"""
+        return self._turned(x, -1.0)
+
+    def _turned(self, x: Tensor, sign: float) -> Tensor:
+        n = x.shape[1]
+        swapped = x.index_select(1, self.opposite[:n])
+        return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
+
+    def within(self, edges: slice) -> Passage | None:
+        """Of those edges, counted from the first of them; None where there are none."""
+        start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
+        if start == stop:
+            return None
+        share, cosine, sine = (x[start:stop] for x in (self.share, self.cosine, self.sine))
+        return Passage(self.edges[start:stop] - edges.start, share, cosine, sine, self.opposite)
+
+
+class ChartPassage(nn.Module):
+    """Makes the `Passage` of a batch of edges; differentiable in their vectors."""
+
+    opposite: Tensor
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, lmax: int, mmax: int) -> None:
+        super().__init__()
+        self.mmax, places = mmax, kept(lmax, mmax).places
+        m = np.array(orders(lmax))[places]
+        opposite = [places.index(degrees(lmax)[p] * (degrees(lmax)[p] + 1) - orders(lmax)[p]) for p in places]
+        for name, value in {"opposite": np.array(opposite), "order": np.abs(m), "sign": np.sign(m) * 1.0}.items():
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
+
+    def forward(self, vec: Tensor) -> Passage | None:
+        """Vectors [n_edges, 3] of any length but 0. None without orders m > 0, to which a turn is nothing."""
+        if self.mmax == 0:
+            return None
+        n = nn.functional.normalize(vec.double(), dim=-1)
+        if torch.compiler.is_compiling():  # all edges, most with a share of 0: how many there are would break the graph
+            edges = torch.arange(len(n), device=n.device)
+        else:
+            edges = ((n.detach()[:, 1].abs() - POLAR).abs() < HALF_WIDTH).nonzero()[:, 0]
+            n = n.index_select(0, edges)
+        x, y, z = n.unbind(-1)
+        both = ((x.square() + z.square()) * (x.square() + y.square())).clamp(min=1e-12).sqrt()
+        cosines, sines = multiples(-y * z / both, -x / both, self.mmax)
+        polar = is_polar(n)
+        to_other = torch.where(polar, -1.0, 1.0)[:, None]  # from the polar chart to the first one the turn is −γ
+        sine = -to_other * sines.index_select(1, self.order) * self.sign
+        t = ((y.abs() - (POLAR - HALF_WIDTH)) / (2 * HALF_WIDTH)).clamp(0, 1)
+        share = t**3 * (10 + t * (6 * t - 15))
+        share = torch.where(polar, 1 - share, share)
+        cosine = cosines.index_select(1, self.order)
+        return Passage(edges, share.to(vec.dtype), cosine.to(vec.dtype), sine.to(vec.dtype), self.opposite)

@@ -1,0 +1,52 @@
+"""What a backward by hand gives is a number: whoever differentiates it again is told so, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matscale.core.errors import MatscaleError
+
+ADVICE = (
+    "eqv2: the fast path has first derivatives of the parameters only, and a second one was asked for. Run the forward "
+    'within `with fast.forced("readable"):` (`from matscale.plugins.eqv2 import fast`), which has derivatives of any '
+    "order; a model that trains on derivatives of its energy takes that path by itself: set forces = 'gradient'."
+)
+
+Backward = Callable[..., tuple[Tensor | None, ...]]
+
+
+def first_derivative(backward: Backward) -> Backward:
+    """For the backward of an autograd function: one with `create_graph` can be made, but not differentiated again.
+
+    Also where what comes in is constant, unlike torch's `once_differentiable`: the gradients still depend on what the
+    forward was given, and a second derivative would lack that part without a word.
+    """
+
+    @wraps(backward)
+    def wrapped(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        create_graph = torch.is_grad_enabled()
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not create_graph:
+            return found
+        present = iter(_Last.apply(*(g.detach().requires_grad_() for g in found if g is not None)))
+        return tuple(None if g is None else next(present) for g in found)
+
+    return wrapped
+
+
+class _Last(torch.autograd.Function):
+    """Passes values on; raises MatscaleError where their gradient is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value.view_as(value) for value in values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        raise MatscaleError(ADVICE)

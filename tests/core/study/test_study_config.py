@@ -64,6 +64,8 @@ def test_the_table_of_a_launcher_is_kept_for_it(tmp_path: Path) -> None:
         ),
         ({"architectures": [{"nam": "fcn"}]}, "unknown key 'architectures.0.nam'. Did you mean 'name'"),
         ({"params": {"from": "3k", "to": "30k"}}, "params: rungs is missing"),
+        ({"params": [0.3]}, "params.0 = 0.3: Input should be greater than or equal to 1"),
+        ({"params": ["1e30"]}, "params.0 = '1e30'"),
         ({"slurm": 5}, "slurm = 5: expected a table"),
         ({"budget": 10}, "budget = 10: expected a table"),
         ({"slurm": {"gpus": -1}}, "gpus = -1"),

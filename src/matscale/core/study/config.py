@@ -21,6 +21,7 @@ from matscale.core.errors import ConfigError, did_you_mean
 from matscale.core.manager import host
 from matscale.core.study.launcher import Launcher
 from matscale.core.train.config import Count, Fraction, Positive, Seconds
+from matscale.core.train.units import LARGEST_MODEL, parse_count
 
 
 def listed(value: Any) -> Any:
@@ -30,6 +31,7 @@ def listed(value: Any) -> Any:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(listed)]
+Parameters = Annotated[float, BeforeValidator(parse_count), Field(ge=1, le=LARGEST_MODEL)]
 Positives = Annotated[tuple[Positive, ...], BeforeValidator(listed)]
 Rates = tuple[Annotated[float, Field(gt=0)], ...]
 """Learning rates."""
@@ -38,8 +40,8 @@ Rates = tuple[Annotated[float, Field(gt=0)], ...]
 class Ladder(Config):
     """Sizes at equal ratios, both ends among them."""
 
-    smallest: Count = Field(alias="from")
-    largest: Count = Field(alias="to")
+    smallest: Parameters = Field(alias="from")
+    largest: Parameters = Field(alias="to")
     rungs: Positive
 
     def counts(self) -> list[int]:
@@ -68,7 +70,7 @@ def _kind(value: Any) -> str:
 
 # Which of the two it is is told by a tag, so that a fault is one of what was meant, and not one of each.
 Params = Annotated[
-    Annotated[Ladder, Tag("ladder")] | Annotated[Counts, Tag("list")],
+    Annotated[Ladder, Tag("ladder")] | Annotated[tuple[Parameters, ...], Tag("list")],
     Discriminator(_kind),
     BeforeValidator(_ladder),
 ]

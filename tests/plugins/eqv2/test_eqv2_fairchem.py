@@ -444,6 +444,15 @@ def test_nothing_is_written_over(files: Files) -> None:
     assert "is in the way" in result.stderr
 
 
+def test_import_into_a_run_does_not_advise_an_option_that_it_has_not(files: Files) -> None:
+    path = files.write(content())
+    fairchem.import_run(path, files.folder / "run", "raw")
+    result = matscale_import(path, "-o", files.folder / "run")
+    assert result.exit_code == 2
+    assert "there is a run already. Choose another folder" in result.stderr
+    assert "--resume" not in result.stderr
+
+
 def test_a_missing_file_is_a_usage_error(files: Files) -> None:
     result = matscale_import(files.folder / "none.pt", "-o", files.folder / "run")
     assert result.exit_code == 2

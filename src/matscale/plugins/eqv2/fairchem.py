@@ -342,7 +342,7 @@ def _references(checkpoint: Checkpoint, config: EqV2Config) -> tuple[Tensor, tup
 
 def import_run(path: str | Path, target: str | Path, choice: Choice = "auto") -> tuple[Run, Imported]:
     """Import the checkpoint at `path` as the run `target`. Raises what `read`, `translate` and `Run.create` raise."""
-    Run.check_free(Path(target))
+    Run.check_free(Path(target), resumable=False)
     found = read(path)
     imported = translate(found, choice)
     step = found.values.get("step")

@@ -208,3 +208,9 @@ def test_asking_for_a_broken_architecture_ends_with_2_its_own_error_and_what_to_
     assert result.exit_code == 2
     assert "No module named 'not_there'" in result.stderr
     assert 'pip install "not-there>=2"' in result.stderr
+
+
+def test_show_gives_every_option_one_line() -> None:
+    page = matscale("models", "show", "eqv2").stdout
+    names = [line.split()[0] for line in page.split("\nconfiguration\n")[1].splitlines()]
+    assert names == list(get("eqv2").config.model_fields)

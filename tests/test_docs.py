@@ -127,6 +127,14 @@ def test_python_in_the_docs_compiles_and_imports_what_exists(code: str) -> None:
             assert hasattr(importlib.import_module("matscale"), node.attr)
 
 
+def test_the_tutorial_shows_every_line_of_its_model_in_order() -> None:
+    model = ROOT / "plugins_contrib" / "matscale-painn" / "matscale_painn.py"
+    shown = "".join(fenced(ROOT / "docs" / "tutorial-painn.md", "python"))
+    assert [line for line in shown.splitlines() if line] == [
+        line for line in model.read_text(encoding="utf-8").splitlines() if line
+    ]
+
+
 def test_the_data_page_names_every_filter_and_trajectory_key() -> None:
     named = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "data.md").read_text(encoding="utf-8")))
     assert {*QUANTITIES, *TRAJECTORIES} <= named

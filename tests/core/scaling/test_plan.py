@@ -168,7 +168,7 @@ def test_compute_that_is_no_function_of_size_and_data_is_refused() -> None:
 def test_a_budget_that_buys_any_amount_of_data_is_refused(joint: Fit) -> None:
     table = joint.table
     same_steps = Table({**table.numbers, "c": 50 * table["n"] ** 0.9 * table["d"] ** 0.03}, table.words)
-    with pytest.raises(DataError, match="do not grow with d .* same steps were made on any amount of data"):
+    with pytest.raises(DataError, match=r"do not grow with d .* same steps were made on any amount of data"):
         make_plan(replace(joint, table=same_steps), flops=1e6)
 
 

@@ -131,8 +131,8 @@ def _refuse_flat(cost: Cost) -> None:
     for axis, power, how in (("n", cost.p, ""), ("d", cost.q, ": the same steps were made on any amount of data")):
         if power < FLAT:
             raise DataError(
-                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget says how much "
-                f"of {axis} to take: train runs whose cost follows it (for d, by epochs instead of steps)."
+                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget "
+                f"says how much of {axis} to take: train runs whose cost follows it (for d, by epochs, not steps)."
             )
 
 

@@ -117,7 +117,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
     for number, record in enumerate(reader, start=1):
-        beyond = record.pop(None, ())  # type: ignore[call-overload]  # where csv puts what has no column
+        unnamed: Any = None  # where csv puts what has no column
+        beyond = record.pop(unnamed, ())
         if any(cell.strip() for cell in beyond):
             raise DataError(
                 f"{path.name} row {number}: has more cells than the {len(record)} columns of the first line. Write "
@@ -207,10 +208,14 @@ def _row(source: str, record: Mapping[str, Any], names: Mapping[str, str]) -> di
 def _cell(source: str, column: str, value: Any) -> float | None:
     if value is None or (isinstance(value, str) and value.strip() in ("", "NA", "null", "None")):
         return None
-    for convert in (float, parse_count):
-        try:
-            if not isinstance(value, bool):
-                return float(convert(value))
-        except (TypeError, ValueError):
-            continue
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    try:
+        if not isinstance(value, bool):
+            return float(parse_count(value))
+    except (TypeError, ValueError):
+        pass
     raise DataError(f"{source}: {column} is {value!r}, not a number. Correct the row, or map another column.")

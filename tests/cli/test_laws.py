@@ -215,6 +215,17 @@ def test_runs_of_other_validation_parts_or_losses_are_refused_by_every_command(t
         assert "the seed of the validation part is 0 in one and 1 in the other" in result.stderr
 
 
+def test_what_could_not_be_fitted_is_said_beside_what_could(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    long = "".join(f"long,{n:g},{10 * n**-0.3:g}\n" for n in np.geomspace(1e3, 1e5, 5))
+    path.write_text(f"arch,n,loss\n{long}short,1000,2\nshort,3000,1.8\nsingle,1000,3\n")
+    result = matscale("fit", path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("long: loss(n)")
+    assert "Not fitted: short, n: 2 distinct values of n (1,000, 3,000)" in result.stderr
+    assert "Not fitted: single: no axis varies." in result.stderr
+
+
 def test_isoflop_sets_and_a_frontier_of_run_folders_are_fitted(tmp_path: Path) -> None:
     for c in np.geomspace(1e12, 1e15, 4):
         for n in np.geomspace(0.1, 10, 7) * 1e5 * (c / 3e13) ** 0.5:

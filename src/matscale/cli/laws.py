@@ -132,7 +132,10 @@ def fit(
     table = _table(sources, columns, where, target, baselines, no_baselines, curves=law in CURVES)
     table = _only(table, architectures)
     options = Options(target=target, axis=axis, at=at, checkpoint=checkpoint, samples=samples, seed=seed)
-    fits = fit_all(table, law, options)
+    refused: list[str] = []
+    fits = fit_all(table, law, options, refused)
+    for sentence in refused:
+        click.echo(f"Not fitted: {sentence}", err=True)
     if as_json:
         values = [{**one.plain(), **({"checklist": fill(one)} if checklist else {})} for one in fits]
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))

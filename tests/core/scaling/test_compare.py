@@ -167,3 +167,16 @@ def test_architectures_on_other_data_are_refused(rng: Rng) -> None:
     rows = [{**row, "d": d} for arch, d in (("a", 100.0), ("b", 900.0)) for row in ladder(rng, arch=arch)]
     with pytest.raises(DataError, match="share no d"):
         compare(Table.of(rows), ["a", "b"], LAWS, axis="n")
+
+
+def test_an_amount_of_data_that_nobody_has_is_refused(rng: Rng) -> None:
+    rows = [{**row, "d": d} for arch in "ab" for d in (100.0, 900.0) for row in ladder(rng, arch=arch)]
+    assert compare(Table.of(rows), [], LAWS, axis="n", at=101.0).fixed == "d = 100"
+    with pytest.raises(DataError, match=r"No runs have d = 7\. There are: 100, 900"):
+        compare(Table.of(rows), [], LAWS, axis="n", at=7.0)
+
+
+def test_an_architecture_with_too_few_sizes_is_named(rng: Rng) -> None:
+    rows = [*ladder(rng, arch="a"), *ladder(rng, arch="b"), *ladder(rng, SIZES[:2], arch="short")]
+    with pytest.raises(DataError, match=r"^short: 2 distinct values of n .* with --arch"):
+        compare(Table.of(rows), [], LAWS)

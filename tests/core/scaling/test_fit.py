@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ def test_a_run_above_a_baseline_cannot_enter_the_law(rng: Rng) -> None:
     assert fit.baselines == {"mean": 4.0}
 
 
+def test_a_baseline_of_the_loss_is_none_of_another_error(rng: Rng) -> None:
+    rows = [{**row, "forces_mae": row["loss"]} for row in ladder(rng)]
+    fit = matscale.fit(rows, "n", target="forces", baselines={"mean": {"loss": 1e-3}})
+    assert (fit.baselines, fit.is_law) == ({}, True)
+    fit = matscale.fit(rows, "n", target="forces", baselines={"mean": {"loss": 1e3, "forces_mae": 1e-3}})
+    assert (fit.baselines, fit.verdict) == ({"mean": 1e-3}, "no learning")
+
+
 def test_a_plateau_of_small_models_is_not_part_of_a_law(rng: Rng) -> None:
     rows = ladder(rng, SIZES[4:], noise=0.003, prefactor=400.0)
     rows += [{"arch": "m", "n": n, "seed": 0, "loss": 40.0 + 0.01 * k} for k, n in enumerate(SIZES[:4])]
@@ -180,6 +189,21 @@ def test_one_or_two_sizes_are_refused(rng: Rng, count: int) -> None:
 def test_an_unknown_law_is_answered_with_the_nearest(rng: Rng) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'floor'"):
         matscale.fit(ladder(rng), "flor")
+
+
+@pytest.mark.parametrize(
+    ("law", "options"),
+    [
+        ("nd", {"at": 1e3}),
+        ("auto", {"at": 1e3}),
+        ("frontier", {"at": 1e3}),
+        ("n", {"axis": "d"}),
+        ("nd", {"axis": "n"}),
+    ],
+)
+def test_an_option_that_a_law_has_no_use_for_is_refused(rng: Rng, law: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"--{next(iter(options))} .* law {law} h"):
+        matscale.fit(grid(rng), law, **options)
 
 
 def test_a_law_in_data_that_nobody_has_names_what_there_is(rng: Rng) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,13 @@ def test_compute_that_is_no_function_of_size_and_data_is_refused() -> None:
     messy = Table({**table.numbers, "c": table["c"] * np.exp(rng.standard_normal(len(table)))}, table.words)
     with pytest.raises(DataError, match="no function of n and d"):
         measured_cost(messy)
+
+
+def test_a_budget_that_buys_any_amount_of_data_is_refused(joint: Fit) -> None:
+    table = joint.table
+    same_steps = Table({**table.numbers, "c": 50 * table["n"] ** 0.9 * table["d"] ** 0.03}, table.words)
+    with pytest.raises(DataError, match=r"do not grow with d .* same steps were made on any amount of data"):
+        make_plan(replace(joint, table=same_steps), flops=1e6)
 
 
 def test_a_cost_needs_a_grid(rng: np.random.Generator) -> None:

@@ -67,6 +67,20 @@ def test_nan_is_a_run_that_diverged_and_an_empty_cell_is_no_value(tmp_path: Path
     assert [e.reason for e in table.excluded] == ["diverged: its loss is not finite", "has no value of the loss"]
 
 
+@pytest.mark.parametrize("lines", [["m,1000,3,5", "m,2000,2"], ["m,1000,3", "m,2000,2,5"]])
+def test_a_row_with_more_cells_than_columns_is_refused(tmp_path: Path, lines: list[str]) -> None:
+    with pytest.raises(DataError, match=r"t.csv row \d: has more cells than the 3 columns"):
+        read_table(csv(tmp_path / "t.csv", *lines), {})
+
+
+def test_a_key_that_the_first_line_lacks_is_read_from_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"n": 1000}\n{"n": 2000, "loss": 2.0, "seed": 7}\n')
+    table = read_table(path, {})
+    assert (table["loss"].tolist(), table.words["seed"].tolist()) == ([2.0], ["7"])
+    assert table.excluded[0].reason == "has no value of the loss"
+
+
 def test_a_column_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no column 'parms' \(for n\). Did you mean 'params'"):
         read_table(csv(tmp_path / "t.csv", "m,1000,3.0"), {"n": "parms"})
@@ -151,6 +165,21 @@ def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
     path.write_text('{"n": 1, "loss": 2}\n{"n": \n')
     with pytest.raises(DataError, match="line 2 is not JSON"):
         read_table(path, {})
+
+
+def test_rows_of_a_program_are_mapped_and_chosen_like_those_of_a_file() -> None:
+    rows = [{"size": np.int64(n), "forces_mae": 1 / n, "kind": kind} for n in (10, 20) for kind in ("a", "b")]
+    table = read(rows, {"n": "size"}, target="forces", where={"kind": "a"})
+    assert (table["n"].tolist(), table["loss"].tolist()) == ([10, 20], [0.1, 0.05])
+    with pytest.raises(DataError, match="row 1: which column is the size"):
+        read(rows, target="forces")
+    with pytest.raises(ConfigError, match="cannot be read again with loss=energy_mae"):
+        read(table, target="energy")
+
+
+def test_rows_of_a_program_in_two_units_are_refused() -> None:
+    with pytest.raises(DataError, match="as eV and meV do"):
+        read([{"n": 10, "loss": 0.02, "seed": 0}, {"n": 10, "loss": 21.0, "seed": 1}])
 
 
 def test_nothing_there_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import matscale
 from matscale.core.errors import DataError
 from matscale.core.scaling.means import size_means, slice_of
 from matscale.core.scaling.table import Table, groups
@@ -16,6 +17,22 @@ def test_a_diverged_run_is_left_out_and_listed() -> None:
     table = Table.of([ROW, {**ROW, "n": 2000.0, "loss": float("nan")}, {**ROW, "n": 3000.0, "loss": float("inf")}])
     assert len(table) == 1
     assert [(e.row, "diverged" in e.reason) for e in table.excluded] == [("row 2", True), ("row 3", True)]
+
+
+def test_a_run_that_diverged_at_its_end_is_not_taken_for_what_it_was_before() -> None:
+    losses = {"a": (3.0, 2.0), "b": (3.0, float("nan")), "c": (float("nan"), 2.5)}
+    rows = [
+        {**ROW, "run": run, "step": step, "loss": loss}
+        for run, both in losses.items()
+        for step, loss in enumerate(both)
+    ]
+    table = Table.of(rows)
+    assert table.ends().words["run"].tolist() == ["a", "c"]
+    assert [one.reason for one in table.excluded] == [
+        "its run diverged later",
+        "diverged: its loss is not finite",
+        "diverged: its loss is not finite",
+    ]
 
 
 def test_a_missing_loss_is_left_out_for_another_reason() -> None:
@@ -83,3 +100,19 @@ def test_means_are_taken_per_size_in_logarithms() -> None:
     np.testing.assert_allclose(np.exp(means.y), [8, 2])
     assert means.counts.tolist() == [1, 2]
     assert means.seed_noise == pytest.approx(np.log(4) / np.sqrt(2))
+
+
+def test_one_model_for_several_computes_is_as_many_points() -> None:
+    rows = [{"n": 1000.0, "c": c, "loss": 10 * c**-0.1} for c in (1e9, 1e10, 1e11)]
+    assert np.exp(size_means(Table.of(rows), "c").x[:, 0]) == pytest.approx([1e9, 1e10, 1e11])
+
+
+def test_seeds_that_differ_a_little_in_compute_are_one_point() -> None:
+    rows = [{"n": n, "c": n * c, "seed": c, "loss": 1 / n} for n in (1000.0, 2000.0) for c in (100.0, 103.0)]
+    assert size_means(Table.of(rows), "c").counts.tolist() == [2, 2]
+
+
+def test_several_models_for_several_computes_are_no_points_of_a_law_in_compute() -> None:
+    rows = [{"n": n, "c": c, "loss": 10 * n**-0.1 + c**-0.1} for n in (1e3, 1e4, 1e5, 1e6) for c in (1e9, 1e10, 1e11)]
+    with pytest.raises(DataError, match=r"more than one amount of compute.*--law frontier"):
+        matscale.fit(rows, "power", axis="c")

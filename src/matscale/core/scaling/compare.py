@@ -19,8 +19,8 @@ from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.files import finite
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.means import BESIDE, Means, size_means, slice_of
-from matscale.core.scaling.one_variable import fit_means
+from matscale.core.scaling.means import BESIDE, Means, refuse_mixed_costs, size_means, slice_of
+from matscale.core.scaling.one_variable import check_enough, fit_means
 from matscale.core.scaling.pairs import DIFFERENT, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.table import Table, groups
@@ -94,17 +94,27 @@ def compare(
     parts, fixed = _slices({name: table.of_architecture(name).ends() for name in names}, axis, at)
     means, no_learning = {}, {}
     for name, part in parts.items():
+        refuse_mixed_costs(part, axis)
         bar = lowest_bar(part, target)
         raw = size_means(part, axis, fixed)
         no_learning[name] = learning(np.exp(raw.y), bar)
         if bar is not None and not any(r.is_no_learning for r in no_learning[name]):
             part = part.keep(part["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
         means[name] = size_means(part, axis, fixed)
+        _check_enough(name, means[name])
     law = _common_form(means, laws, target)
     fits = {name: fit_means(means[name], [law], target, no_learning[name]) for name in names}
     pairs = _adjusted([tested(a, b, means, fits, law) for a, b in combinations(names, 2)])
     where, ranking = _ranking(means, fits)
     return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking))
+
+
+def _check_enough(name: str, means: Means) -> None:
+    """Raises DataError that says which of the architectures has too few sizes."""
+    try:
+        check_enough(means)
+    except DataError as error:
+        raise DataError(f"{name}: {error} To compare the others, name them with --arch.") from None
 
 
 def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[str, Table], str]:
@@ -124,6 +134,8 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
         return min(len(set(groups_at(part, other, value, key))) for part in parts.values())
 
     chosen = min(centres, key=lambda v: abs(np.log(v / at))) if at else max(centres, key=lambda v: (sizes(v), v))
+    if at is not None and not _near(np.array([chosen]), at).any():
+        raise DataError(f"No runs have {other} = {at:g}. There are: {', '.join(f'{v:,.0f}' for v in centres)}.")
     if sizes(chosen) == 0:
         known = ", ".join(f"{v:,.0f}" for v in centres)
         raise DataError(f"The architectures share no {other} ({known}): train each on the same data.")

@@ -12,6 +12,7 @@ from matscale.core.scaling.frontier import fit_frontier
 from matscale.core.scaling.isoflop import fit_isoflop
 from matscale.core.scaling.joint import fit_joint
 from matscale.core.scaling.law import Law
+from matscale.core.scaling.means import BESIDE, has_one_cost
 from matscale.core.scaling.one_variable import fit_slice
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.sources import Source, read
@@ -60,6 +61,7 @@ def fit(
     table = read(source, columns, target=target, where=where, curves=law in CURVES)
     table = replace(table, baselines=dict(baselines)) if baselines else with_baselines(table)[0]
     chosen = Options(target=target, **options)  # type: ignore[arg-type]
+    _refuse_unused(law, chosen)
     name = architecture or _only(table)
     if name not in table.architectures:
         raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
@@ -67,22 +69,29 @@ def fit(
     return fit_law(part, best_way(part) if law == "auto" else law, chosen)
 
 
-def fit_all(table: Table, law: str = "auto", options: Options | None = None) -> list[Fit]:
+def fit_all(
+    table: Table, law: str = "auto", options: Options | None = None, refused: list[str] | None = None
+) -> list[Fit]:
     """Every law that `law` means, of every architecture: `auto` is each variable that varies, and the joint law.
 
-    Raises DataError if not one of them can be fitted.
+    Those that cannot be fitted, with the reason, are appended to `refused`. Raises DataError if none can.
     """
     options = options or Options()
-    found, refused = [], []
+    _refuse_unused(law, options)
+    refused = [] if refused is None else refused
+    found = []
     for name in table.architectures:
         part = table.of_architecture(name)
-        for way in ways(part) if law == "auto" else [law]:
+        known = ways(part) if law == "auto" else [law]
+        if not known:
+            refused.append(f"{name or 'table'}: no axis varies. Train models of several sizes.")
+        for way in known:
             try:
                 found.append(fit_law(part, way, options))
             except DataError as error:
                 refused.append(f"{name or 'table'}, {way}: {error}")
     if not found:
-        raise DataError(" ".join(refused) or "There is nothing to fit: no axis varies. Train models of several sizes.")
+        raise DataError(" ".join(refused) or "There is nothing to fit: no run is left.")
     return found
 
 
@@ -91,7 +100,7 @@ def fit_law(table: Table, law: str, options: Options) -> Fit:
     one_variable = [form for form in host().laws() if form.axes == ("x",)]
     if law == "isoflop":
         return fit_isoflop(table, one_variable, options.target)
-    if law == "frontier" or (law == "c" and table.has("n") and varies(table, "n") and varies(table, "d")):
+    if law == "frontier" or (law == "c" and _has_frontier(table)):
         return fit_frontier(
             table, _affordable(one_variable), options.target, samples=options.samples, seed=options.seed
         )
@@ -102,6 +111,25 @@ def fit_law(table: Table, law: str, options: Options) -> Fit:
         axis = options.axis or widest(table)
         return fit_slice(table, axis, [form], options.target, options.at)
     return fit_joint(table, form, options.target, samples=options.samples, seed=options.seed, at=options.checkpoint)
+
+
+def _refuse_unused(law: str, options: Options) -> None:
+    """Raises ConfigError for an option that `law` has no use for."""
+    is_form = law not in WAYS and law not in AXES and _form(law).axes == ("x",)
+    if options.axis and not is_form:
+        raise ConfigError(
+            f"--axis {options.axis} is for a form in one variable (--law power --axis d); the law {law} has its own."
+        )
+    if options.at is not None and not (is_form or law in BESIDE):
+        raise ConfigError(
+            f"--at {options.at:g} holds the other variable of a law in n or d: say which, --law n or --law d. The law "
+            f"{law} holds none."
+        )
+
+
+def _has_frontier(table: Table) -> bool:
+    """Whether what a run costs does not follow from its n: then a law in c is that of the best for each c."""
+    return table.has("n", "c") and varies(table, "n") and (varies(table, "d") or not has_one_cost(table.ends()))
 
 
 def _form(name: str) -> Law:

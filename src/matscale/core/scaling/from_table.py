@@ -42,13 +42,26 @@ def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] 
         records = list(_records(path))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text in UTF-8 ({error}). Save it as CSV or JSON lines in UTF-8.") from None
+    return table_of(records, columns, where, path)
+
+
+def table_of(
+    records: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    where: Mapping[str, str] | None = None,
+    path: Path | None = None,
+) -> Table:
+    """Rows of the file `path`, or of a program, as a table; errors as for `read_table`."""
+    place, prefix = (str(path), f"{path.name} ") if path else ("rows", "")
     if not records:
-        raise DataError(f"{path}: has no rows. A table needs one row per loss, and at least four sizes.")
-    names = _resolve(path, list(records[0]), columns)
-    chosen = [(k, r) for k, r in enumerate(records) if _matches(path, r, where or {})]
+        raise DataError(f"{place}: has no rows. A table needs one row per loss, and at least four sizes.")
+    found = list(dict.fromkeys(key for record in records for key in record))
+    names = _resolve(place, found, columns)
+    _check_where(place, found, where or {})
+    chosen = [(k, r) for k, r in enumerate(records) if _matches(r, where or {})]
     if not chosen:
-        raise DataError(f"{path}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
-    rows = [_row(f"{path.name} row {k + 1}", record, names) for k, record in chosen]
+        raise DataError(f"{place}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
+    rows = [_row(f"{prefix}row {k + 1}", record, names) for k, record in chosen]
     _refuse_gaps(rows, names)
     refuse_mixture(rows)
     return Table.of(rows, names=names)
@@ -95,11 +108,23 @@ def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     if path.suffix in (".csv", ".tsv"):
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            yield from _csv(path, csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
     elif path.suffix == ".parquet":
         yield from _parquet(path)
     else:
         yield from _json_lines(path)
+
+
+def _csv(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(reader, start=1):
+        unnamed: Any = None  # where csv puts what has no column
+        beyond = record.pop(unnamed, ())
+        if any(cell.strip() for cell in beyond):
+            raise DataError(
+                f"{path.name} row {number}: has more cells than the {len(record)} columns of the first line. Write "
+                "decimal points, and quote text that holds the separator."
+            )
+        yield record
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -132,11 +157,11 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def _resolve(path: Path, found: list[str], columns: Mapping[str, str]) -> dict[str, str]:
+def _resolve(place: str, found: list[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Our column -> the file's."""
     for ours, theirs in columns.items():
         if theirs not in found:
-            raise ConfigError(f"{path}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")
+            raise ConfigError(f"{place}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")
     lowered = {name.lower(): name for name in reversed(found)}
     guessed = {
         ours: lowered[theirs]
@@ -146,22 +171,23 @@ def _resolve(path: Path, found: list[str], columns: Mapping[str, str]) -> dict[s
     }
     names = {**guessed, **columns}
     if "loss" not in names:
-        raise DataError(f"{path} row 1: which column is the loss? Say --map loss=COLUMN. It has: {', '.join(found)}.")
+        raise DataError(f"{place} row 1: which column is the loss? Say --map loss=COLUMN. It has: {', '.join(found)}.")
     if not set(names) & set(AXES):
         raise DataError(
-            f"{path} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {', '.join(found)}."
+            f"{place} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {', '.join(found)}."
         )
     return names
 
 
-def _matches(path: Path, record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
-    for name, wanted in where.items():
-        if name not in record:
-            raise ConfigError(f"{path}: has no column {name!r} (--where). {did_you_mean(name, record)}")
-        value = record[name]
-        if str(value) != wanted and not _equal_numbers(value, wanted):
-            return False
-    return True
+def _check_where(place: str, found: list[str], where: Mapping[str, str]) -> None:
+    for name in where:
+        if name not in found:
+            raise ConfigError(f"{place}: has no column {name!r} (--where). {did_you_mean(name, found)}")
+
+
+def _matches(record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    values = ((record.get(name), wanted) for name, wanted in where.items())
+    return all(str(value) == wanted or _equal_numbers(value, wanted) for value, wanted in values)
 
 
 def _equal_numbers(value: Any, wanted: str) -> bool:
@@ -183,12 +209,13 @@ def _cell(source: str, column: str, value: Any) -> float | None:
     if value is None or (isinstance(value, str) and value.strip() in ("", "NA", "null", "None")):
         return None
     try:
-        return float(value)
+        if not isinstance(value, bool):
+            return float(value)
     except (TypeError, ValueError):
         pass
     try:
-        return float(parse_count(value))
+        if not isinstance(value, bool):
+            return float(parse_count(value))
     except (TypeError, ValueError):
-        raise DataError(
-            f"{source}: {column} is {value!r}, not a number. Correct the row, or map another column."
-        ) from None
+        pass
+    raise DataError(f"{source}: {column} is {value!r}, not a number. Correct the row, or map another column.")

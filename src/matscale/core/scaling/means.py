@@ -17,6 +17,8 @@ from matscale.core.scaling.table import AXES, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
 """Axis -> the variable that has to be the same for all points of a law in it."""
+SEEDS = 0.1
+"""Seeds of one model and amount of data differ by less in ln of compute: structures have other numbers of atoms."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
             f"The table has no column {axis} ({AXES[axis]}). It has {', '.join(known)}; map one with --map."
         )
     # Seeds of one model differ a little in compute; the model is the size.
-    key = "n" if axis == "c" and table.has("n") and _one(table, "d") else axis
+    key = "n" if axis == "c" and table.has("n") and _one(table, "d") and has_one_cost(table) else axis
     size = groups(table[key])
     k = int(size.max()) + 1
     counts = np.bincount(size, minlength=k)
@@ -84,6 +86,26 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
     rank = np.empty_like(order)
     rank[order] = np.arange(k)
     return Means(axis, x[order, None], y[order], counts[order], table, rank[size], fixed)
+
+
+def has_one_cost(table: Table) -> bool:
+    """Whether all runs of one n cost the same, but for what seeds change."""
+    return all(float(np.ptp(np.log(table["c"][size]))) < SEEDS for size in _members(groups(table["n"])))
+
+
+def refuse_mixed_costs(table: Table, axis: str) -> None:
+    """Raises DataError if a law in c would take its points from models of several sizes for several computes each."""
+    if axis != "c" or len(table) == 0 or not table.has("c", "n") or not _one(table, "d"):
+        return
+    if not _one(table, "n") and not has_one_cost(table):
+        raise DataError(
+            "Models of one size were trained for more than one amount of compute: means over them are no law in c. "
+            "Fit what the best of them reach (--law frontier), or another variable (--axis n)."
+        )
+
+
+def _members(size: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
+    return [size == k for k in range(int(size.max()) + 1)]
 
 
 def _one(table: Table, axis: str) -> bool:

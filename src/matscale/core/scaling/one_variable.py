@@ -10,7 +10,7 @@ from matscale.core.errors import DataError
 from matscale.core.scaling.held_out import hold_out
 from matscale.core.scaling.intervals import spread, t_intervals
 from matscale.core.scaling.law import Law, named
-from matscale.core.scaling.means import Means, size_means, slice_of
+from matscale.core.scaling.means import Means, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.select import Candidate, candidates, choose
 from matscale.core.scaling.table import Table
@@ -21,6 +21,7 @@ def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss"
     """The law in `axis` over the runs that differ in it alone (`at`: the value of the other variable)."""
     bar = lowest_bar(table, target)
     chosen, fixed = slice_of(table.ends(), axis, at)
+    refuse_mixed_costs(chosen, axis)
     everything = size_means(chosen, axis, fixed)
     # Plateaus and the best run are judged before anything is taken out.
     reasons = learning(np.exp(everything.y), bar)

@@ -29,6 +29,8 @@ FURTHEST = 30.0
 """Budgets beyond so many times the largest compute seen are refused."""
 ROUGH = 0.15
 """Relative error of C(N, D) beyond which it is no power of N and D."""
+FLAT = 0.2
+"""Power of N or D in C below which a run's cost does not follow it: a budget would then buy any amount of it."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,16 @@ def measured_cost(table: Table) -> Cost:
     return Cost(float(log_k), float(p), float(q), error, float(table["c"].max()))
 
 
+def _refuse_flat(cost: Cost) -> None:
+    """Raises DataError where more of n or d costs nothing: as many steps on any data are one cost for all of them."""
+    for axis, power, how in (("n", cost.p, ""), ("d", cost.q, ": the same steps were made on any amount of data")):
+        if power < FLAT:
+            raise DataError(
+                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget "
+                f"says how much of {axis} to take: train runs whose cost follows it (for d, by epochs, not steps)."
+            )
+
+
 def make_plan(
     fit: Fit,
     *,
@@ -142,6 +154,7 @@ def make_plan(
     cost = measured_cost(fit.table)
     if not fit.is_law:
         raise MatscaleError(refusal(fit, cost))
+    _refuse_flat(cost)
     draws = _samples(fit.spread)
     best = np.array([[fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
     if flops is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from matscale.core.files import finite
 from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.from_runs import ERRORS
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.intervals import LEVEL, Spread
 from matscale.core.scaling.law import Array, Frame, Law
@@ -138,9 +139,13 @@ class Fit:
 
 
 def bars(table: Table, target: str) -> dict[str, float]:
-    """Baseline -> its value of the target, where it was measured."""
+    """Baseline -> its value of the target, where it was measured.
+
+    A table may call the compared loss anything: its baseline is called `loss`. That of another target has its name.
+    """
     key = table.names.get("loss", target)
-    values = {name: errors.get(key, errors.get("loss")) for name, errors in table.baselines.items()}
+    same = "loss" if target == "loss" else ERRORS.get(target, target)
+    values = {name: errors.get(key, errors.get(same)) for name, errors in table.baselines.items()}
     return {name: float(v) for name, v in values.items() if v is not None and np.isfinite(v)}
 
 

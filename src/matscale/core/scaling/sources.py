@@ -9,7 +9,7 @@ from typing import Any
 
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.scaling.from_runs import ERRORS, find_runs, read_runs
-from matscale.core.scaling.from_table import SUFFIXES, read_table
+from matscale.core.scaling.from_table import SUFFIXES, read_table, table_of
 from matscale.core.scaling.table import Table
 
 Source = Table | str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]
@@ -27,15 +27,16 @@ def read(
 
     Raises ConfigError if nothing is there, or runs and tables are mixed.
     """
-    if isinstance(source, Table):
-        return source
     columns = dict(columns or {})
     if target != "loss":
         columns.setdefault("loss", ERRORS.get(target, target))
+    if isinstance(source, Table):
+        _refuse_other_columns(source, columns, where)
+        return source
     if not isinstance(source, str | Path):
         items = list(source)
         if items and isinstance(items[0], Mapping):
-            return Table.of(items)  # type: ignore[arg-type]
+            return table_of(items, columns, where)  # type: ignore[arg-type]
     else:
         items = [source]
     paths = [path for item in items for path in expand(str(item))]
@@ -52,6 +53,16 @@ def read(
     if not runs:
         raise DataError(f"{', '.join(map(str, paths))}: no run folder there (run.json), and no table.")
     return read_runs(runs, columns, curves)
+
+
+def _refuse_other_columns(table: Table, columns: Mapping[str, str], where: Mapping[str, str] | None) -> None:
+    other = [f"{ours}={theirs}" for ours, theirs in columns.items() if table.names.get(ours) != theirs]
+    if other or where:
+        asked = ", ".join([*other, *(f"{key} = {value}" for key, value in (where or {}).items())])
+        raise ConfigError(
+            f"A Table has its columns and rows already, and cannot be read again with {asked}. Give the rows or the "
+            "file that it was made of."
+        )
 
 
 def expand(item: str) -> list[Path]:

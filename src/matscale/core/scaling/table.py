@@ -66,7 +66,8 @@ class Table:
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
         """From dictionaries with the columns above; other numeric columns are kept beside them.
 
-        A row whose loss is not finite is a run that diverged: it is excluded. Raises DataError that names the row for
+        A row whose loss is not finite is a run that diverged: it is excluded, and where that was the run's last step,
+        so are its earlier ones. Raises DataError that names the row for
         a loss, n, d or c that is not positive, and if a run says two things about one step.
         """
         rows = [{"source": f"row {k + 1}", **row} for k, row in enumerate(rows)]
@@ -79,7 +80,10 @@ class Table:
         }
         words = {name: np.array([_word(row.get(name)) for row in rows], dtype=np.str_) for name in WORDS}
         table = cls(numbers, words, **extra)
-        table = table.keep(~np.isinf(table["loss"]) & ~_not_a_number(rows), "diverged: its loss is not finite")
+        diverged = np.isinf(table["loss"]) | _not_a_number(rows)
+        reasons = np.where(diverged, "diverged: its loss is not finite", "its run diverged later")
+        diverged |= _diverged_later(table, diverged)
+        table = table.keep(~diverged, lambda k: str(reasons[k]))
         table = table.keep(np.isfinite(table["loss"]), "has no value of the loss")
         return _without_copies(table)
 
@@ -179,6 +183,16 @@ def _not_a_number(rows: Sequence[Mapping[str, Any]]) -> Mask:
     """Rows whose loss is NaN, as a diverged run writes it; a missing one is another matter."""
     losses = [row.get("loss") for row in rows]
     return np.array([isinstance(v, float) and v != v for v in losses], dtype=bool)
+
+
+def _diverged_later(table: Table, diverged: Mask) -> Mask:
+    """Rows of runs whose last step diverged: what a run had before is not what it came to."""
+    last: dict[str, int] = {}
+    names = table.runs.tolist()
+    for k, name in enumerate(names):
+        if name not in last or table["step"][k] > table["step"][last[name]]:
+            last[name] = k
+    return np.array([bool(diverged[last[name]]) for name in names], dtype=bool)
 
 
 def _without_copies(table: Table) -> Table:

@@ -25,6 +25,9 @@ def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
         without_stress = {"stress_head": "none", "lmax": 2}
         published = {"stress_head": "rank2"}
         return [small.model_copy(update=other) for other in (conservative, published, lebedev, without_stress)]
+    if architecture.name == "escaip":
+        small = architecture.ladder(10_000)
+        return [small.model_copy(update=other) for other in ({"forces": "gradient"}, {"stress_head": "none"})]
     return []
 
 

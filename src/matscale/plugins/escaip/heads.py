@@ -37,7 +37,7 @@ class Readout(nn.Module):
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         """Each [..., H] -> [..., H]; summed stage by stage, so that they never stand side by side in memory"""
-        total = self.projection.bias
+        total: Tensor = self.projection.bias
         weights = self.projection.weight.chunk(len(stages), dim=1)
         for x, norm, feed_forward, weight in zip(stages, self.norms, self.feed_forwards, weights):
             total = total + functional.linear(x + feed_forward(norm(x)), weight)

@@ -134,7 +134,7 @@ def test_show_count_runs_a_step_and_reports_elementwise_work_besides() -> None:
     assert "counted_per_atom" not in shown("schnet", "--params", "10k")
 
 
-@pytest.mark.parametrize("name", ["fcn", "transformer", "schnet", "eqv2", "escaip"])
+@pytest.mark.parametrize("name", ["fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip"])
 def test_a_formula_and_a_counted_step_agree_on_flops_per_atom(name: str) -> None:
     from matscale.core.flops import measure_step_flops
 
@@ -208,3 +208,9 @@ def test_asking_for_a_broken_architecture_ends_with_2_its_own_error_and_what_to_
     assert result.exit_code == 2
     assert "No module named 'not_there'" in result.stderr
     assert 'pip install "not-there>=2"' in result.stderr
+
+
+def test_show_gives_every_option_one_line() -> None:
+    page = matscale("models", "show", "eqv2").stdout
+    names = [line.split()[0] for line in page.split("\nconfiguration\n")[1].splitlines()]
+    assert names == list(get("eqv2").config.model_fields)

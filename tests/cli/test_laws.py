@@ -337,6 +337,7 @@ def test_a_fit_that_knows_little_does_not_say_zero_and_counts_one_seed(tmp_path:
 
 def test_open_intervals_and_sizes_are_written_out() -> None:
     assert with_interval(2.0, 0.0, np.inf).endswith("(0 to ∞)")
+    assert with_interval(-0.1, -0.3, 15.0) == "0 (0 to 15)"  # no minus before a nought
     assert with_interval(0.35, 0.31, 0.39) == "0.35 (0.31 to 0.39)"
     assert (size(12_500.0), size(3.1e15), size(0.25)) == ("12,500", "3.1e+15", "0.25")
     assert (percent(0.0123), percent(-0.31)) == ("+1.2 %", "-31 %")

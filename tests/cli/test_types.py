@@ -26,7 +26,9 @@ def test_a_count_is_read_as_people_write_it(text: object, count: int) -> None:
     assert ParameterCount().convert(text, None, None) == count
 
 
-@pytest.mark.parametrize("text", ["0", "-5", "many", "1m", "1Q", "", "nan", "inf", "1e999", "0.2", "1__0_.5.3", "M"])
+@pytest.mark.parametrize(
+    "text", ["0", "-5", "many", "1m", "1Q", "", "nan", "inf", "1e999", "1e30", "0.2", "1__0_.5.3", "M"]
+)
 def test_what_is_no_count_is_refused_with_examples(text: str) -> None:
     with pytest.raises(click.BadParameter, match="30k, 1M"):
         ParameterCount().convert(text, None, None)

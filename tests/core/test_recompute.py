@@ -23,9 +23,13 @@ from matscale.core.train.session import train
 
 EQV2 = {"channels": 4, "n_layers": 3, "lmax": 2, "edge_channels": 4, "grid_resolution": 8, "n_radial": 16}
 SMOOTH = {**EQV2, "forces": "gradient", "max_neighbors": 0, "cutoff": 4.0}
+GEMNET = {"n_layers": 2, "atom_channels": 6, "edge_channels": 8, "n_radial": 12, "n_atom": 1, "cutoff": 4.0}
+PAIRS = {"quadruplets": True, "atom_edge": True, "edge_atom": True, "atom_atom": True, "cutoff_quadruplets": 3.2}
 MODELS = {
     "eqv2": ("eqv2", {**EQV2, "alpha_drop": 0.3, "drop_path": 0.3, "proj_drop": 0.3, "max_neighbors": 6}),
     "eqv2 gradient": ("eqv2", {**SMOOTH, "drop_path": 0.3}),
+    "gemnet": ("gemnet", {**GEMNET, **PAIRS}),
+    "gemnet gradient": ("gemnet", {**GEMNET, "forces": "gradient"}),
     "schnet": ("schnet", {"hidden": 8, "n_layers": 2}),
     "transformer": ("transformer", {"width": 8, "n_heads": 2, "n_layers": 4, "dropout": 0.3}),
 }

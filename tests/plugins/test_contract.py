@@ -28,6 +28,17 @@ def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
     if architecture.name == "escaip":
         small = architecture.ladder(10_000)
         return [small.model_copy(update=other) for other in ({"forces": "gradient"}, {"stress_head": "none"})]
+    if architecture.name == "gemnet":
+        narrow = {"atom_channels": 8, "edge_channels": 10, "triplet_in": 4, "triplet_out": 4, "n_radial": 12}
+        short = {"n_layers": 2, "n_spherical": 4, "n_atom": 1, "n_after_skip": 1, "cutoff": 3.5}
+        small = architecture.config(**narrow, **short, radial_embedding=4, circular_embedding=4)
+        pairs = {"atom_edge": True, "edge_atom": True, "atom_atom": True, "cutoff_atom_atom": 5.0}
+        joint = {"n_joint_layers": 1, "n_atom_before": 1, "n_output_after": 1, "always_project": False}
+        conservative = {"forces": "gradient", **pairs, **joint}
+        oc = {"quadruplets": True, **pairs, **joint}
+        nearest = {**oc, "max_neighbors": 8, "max_neighbors_quadruplets": 4, "max_neighbors_atom_edge": 6}
+        without_stress = {"stress_head": "none"}
+        return [small.model_copy(update=other) for other in (conservative, oc, nearest, without_stress)]
     return []
 
 

@@ -1,10 +1,10 @@
 """Each model against numbers of its own: a change of its mathematics shows, also without material from outside.
 
-The numbers were computed by the models themselves, in float64 on a CPU, at the commit that added this file. What says
-that they are right is elsewhere: SchNet gave, at the same commit, the golden energies and forces of another program
-(test_schnet.py, with the folder `shared`), and all models kept the contract. For the two direct models, which no other
-program has, the numbers only hold fast what was computed then. Whoever changes the mathematics of a model on purpose
-computes them anew and says so in the changelog.
+The numbers were computed by the models themselves, in float64 on a CPU, at the commit that added them. What says that
+they are right is elsewhere: SchNet and GemNet gave, at the same commits, the golden energies and forces of another
+program (test_schnet.py, test_gemnet_golden.py, with the folder `shared`), and all models kept the contract. For `fcn`
+and `transformer`, which no other program has, the numbers only hold fast what was computed then. Whoever changes the
+mathematics of a model on purpose computes them anew and says so in the changelog.
 """
 
 from __future__ import annotations
@@ -24,6 +24,36 @@ from matscale.core.outputs import Outputs, predict
 ESCAIP = {"hidden": 8, "n_layers": 2, "n_heads": 2, "degree_channels": [1, 1, 0, 1, 1], "atom_channels": 3,
           "order_channels": 2, "n_order": 4, "distance_channels": 4, "n_radial": 6, "cutoff": 4.0, "n_neighbors": 8,
           "max_neighbors": 24}  # fmt: skip
+_GEMNET = {
+    "n_layers": 1,
+    "atom_channels": 5,
+    "edge_channels": 6,
+    "triplet_in": 3,
+    "triplet_out": 4,
+    "n_radial": 6,
+    "n_spherical": 3,
+    "radial_embedding": 3,
+    "circular_embedding": 2,
+    "n_atom": 1,
+    "cutoff": 4.0,
+}
+_OC = {
+    "quadruplets": True,
+    "atom_edge": True,
+    "edge_atom": True,
+    "atom_atom": True,
+    "quadruplet_in": 3,
+    "quadruplet_out": 2,
+    "pair_in": 3,
+    "pair_out": 2,
+    "spherical_embedding": 4,
+    "n_joint_layers": 1,
+    "n_atom_before": 1,
+    "n_output_after": 1,
+    "always_project": False,
+    "cutoff_quadruplets": 3.4,
+    "cutoff_atom_atom": 5.0,
+}
 MODELS = {
     "schnet": ("schnet", {"hidden": 4, "filters": 5, "n_layers": 2, "n_radial": 6, "cutoff": 4.0}),
     "escaip": ("escaip", ESCAIP),
@@ -34,6 +64,8 @@ MODELS = {
         "transformer",
         {"inputs": "concatenated", "width": 8, "n_heads": 2, "n_layers": 2, "feedforward": 6, "head_width": 5},
     ),
+    "gemnet-t": ("gemnet", {**_GEMNET, "forces": "gradient"}),
+    "gemnet-oc": ("gemnet", {**_GEMNET, **_OC}),
 }
 
 EXPECTED: dict[str, dict[str, list]] = {
@@ -125,6 +157,36 @@ EXPECTED: dict[str, dict[str, list]] = {
             [0.9501341116575, 1.585881919821, 0.2350349468761],
             [1.585881919821, -0.2006611563985, 0.8736797001916],
             [0.2350349468761, 0.8736797001916, 0.5843264509514],
+        ],
+    },
+    "gemnet-t": {
+        "energy": [-0.2659115213003, -0.2003994444116],
+        "forces": [
+            [0.07147067119223, 0.1823870365122, 0.0892867156302],
+            [-0.1462169491252, -0.1299250713291, -0.0494829307258],
+            [0.07474627793294, -0.05246196518308, -0.0398037849044],
+            [0.05695838856449, 0.03322572666262, 0.04271879142337],
+            [-0.05695838856449, -0.03322572666262, -0.04271879142337],
+        ],
+        "stress": [
+            [0.02105220367212, -0.001779179698767, 0.0005392325087981],
+            [-0.001779179698767, 0.01653631504898, 0.002196472763612],
+            [0.0005392325087981, 0.002196472763612, 0.01465359979571],
+        ],
+    },
+    "gemnet-oc": {
+        "energy": [-2.231745293069, 0.1187145909653],
+        "forces": [
+            [0.01125553460766, -0.01815992941897, 0.002357084109145],
+            [-0.002372973780084, 0.007135972142139, 0.002381184434218],
+            [0.003098501130162, -0.002161581279995, -0.02955725181925],
+            [-0.06568776899365, -0.0383178652463, -0.04926582674524],
+            [-0.07846510874232, -0.04577131343302, -0.05884883155674],
+        ],
+        "stress": [
+            [-0.006623962838725, 0.003349823919844, 0.00181088733977],
+            [0.003349823919844, -0.00510117617699, 0.001386503841306],
+            [0.00181088733977, 0.001386503841306, 0.005384978931985],
         ],
     },
 }

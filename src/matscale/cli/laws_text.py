@@ -54,7 +54,7 @@ def _held_out(fit: Fit) -> list[str]:
         at = ", ".join(f"{axis} = {size(value)}" for axis, value in held.at.items())
         inside = "inside" if held.covered else "OUTSIDE"
         lines.append(
-            f"  held out {at}: predicted {number(held.predicted, held.low, held.high)}, found {held.found:.4g} "
+            f"  held out {at}: predicted {with_interval(held.predicted, held.low, held.high)}, found {held.found:.4g} "
             f"({percent(held.error)}), {inside} the 95 % interval"
         )
     return lines

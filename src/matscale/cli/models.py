@@ -181,7 +181,8 @@ def _page(description: Description, about: dict[str, Any]) -> str:
         "graph": about["graph"],
         "claims": ", ".join(description.claims) or "none",
     }
-    config = [[f"  {k}", str(v), fields[k].description or ""] for k, v in description.config.plain().items()]
+    said = {key: " ".join((field.description or "").split()) for key, field in fields.items()}  # a docstring has lines
+    config = [[f"  {k}", str(v), said[k]] for k, v in description.config.plain().items()]
     lines = [f"{description.name}: {about['summary']}", "", aligned([[f"  {k}", v] for k, v in facts.items()])]
     return "\n".join([*lines, "", "configuration", aligned(config)] if config else lines)
 

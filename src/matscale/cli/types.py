@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from matscale.core.train.units import parse_count
+from matscale.core.train.units import LARGEST_MODEL, parse_count
 
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
@@ -23,8 +23,9 @@ class ParameterCount(click.ParamType):
             count = round(parse_count(value))
         except (ValueError, OverflowError):  # no number; 1e999
             count = 0
-        if count < 1:
-            self.fail(f"{value!r} is no number of parameters. Write for example 30k, 1M, 2.5e6 or 12000.", param, ctx)
+        if not 1 <= count <= LARGEST_MODEL:
+            wanted = "Write for example 30k, 1M, 2.5e6 or 12000, at most 10T."
+            self.fail(f"{value!r} is no number of parameters. {wanted}", param, ctx)
         return count
 
 

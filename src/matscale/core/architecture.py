@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from matscale.core.config import Config
+from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError, did_you_mean
 
@@ -68,6 +69,8 @@ class BatchShape:
     """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
     count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
     """Counts `n_triplets`; asked only where a cost depends on them."""
+    batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
+    """The batch itself, for a formula that has more to count; None where only the numbers are known, as in a plan."""
 
     @cached_property
     def n_triplets(self) -> int:

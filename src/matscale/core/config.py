@@ -7,9 +7,9 @@ is its help text. An unknown key is refused, and the nearest known one is named.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,21 +28,41 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(f"{where}: " + "; ".join(_explain(cls, e) for e in error.errors())) from None
+            raise ConfigError(f"{where}: " + "; ".join(_explain(cls, values, e) for e in error.errors())) from None
 
     def plain(self) -> dict[str, Any]:
         """As JSON- and TOML-ready values; keys whose value is None are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def _explain(cls: type[BaseModel], error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
+_KINDS = dict.fromkeys(("model_type", "dict_type", "mapping_type"), "expected a table of keys")
+_KINDS |= dict.fromkeys(("tuple_type", "list_type"), "expected a list")
+"""What pydantic calls a dictionary and a tuple, in words of TOML."""
+
+
+def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str:
+    path = _path(values, error["loc"])
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         owner = _section(cls, path[:-1])
-        return f"unknown key {key!r}. {did_you_mean(path[-1], owner.model_fields if owner else ())}"
-    reason = str(error["msg"]).removeprefix("Value error, ")  # pydantic's name for what our validators raise
+        known = [field.alias or name for name, field in owner.model_fields.items()] if owner else ()
+        return f"unknown key {key!r}. {did_you_mean(path[-1], known)}"
+    if error["type"] == "missing":
+        return f"{'.'.join([*path, str(error['loc'][-1])])} is missing"
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's name for what our validators raise
+    reason = _KINDS.get(error["type"], said)
     return f"{key} = {error['input']!r}: {reason}" if key else reason
+
+
+def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
+    """Where a fault is in what was given: `loc` without the names that pydantic has for the members of a union."""
+    path = []
+    for part in loc:
+        is_place = isinstance(values, list | tuple) and isinstance(part, int)
+        if is_place or (isinstance(values, Mapping) and part in values):
+            values = values[part]
+            path.append(str(part))
+    return path
 
 
 def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel] | None:
@@ -50,10 +70,18 @@ def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel
     for part in path:
         if cls is None:
             return None
-        field = cls.model_fields.get(part)
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        cls = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if not part.isdecimal():  # else a place in a list of such sections
+            field = next((f for name, f in cls.model_fields.items() if part in (name, f.alias)), None)
+            cls = next(_models(field.annotation), None) if field else None
     return cls
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that an annotation speaks of, however deep in lists and unions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -150,6 +150,17 @@ class BendsInDirection(StepsInDirection):
         return torch.relu(y.abs() - 0.9)
 
 
+class ForcesStepInDirection(WithGradients):
+    """Direct forces from a frame of each edge; the energy needs none."""
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        outputs, (_, i), vec = super().forward(data), data.edges(), data.edge_vec()
+        along = vec * (vec[:, 1] / vec.norm(dim=-1) > 0.999)[:, None]
+        error = torch.zeros_like(data.positions).index_add(0, i, along * self.envelope(vec.norm(dim=-1))[:, None])
+        assert outputs.forces is not None
+        return replace(outputs, forces=outputs.forces + 1e-5 * error)
+
+
 class StepsInANarrowCap(StepsInDirection):
     def border(self, y: Tensor) -> Tensor:
         return (y > 0.999).to(y.dtype)
@@ -348,6 +359,17 @@ def test_a_step_within_the_stated_error_of_rotation_is_still_a_step(model: type[
     nearly = architecture(model, rotation_tolerance=1e-2)
     assert failures(nearly) == {"smooth-in-direction"}
     assert failures(replace(nearly, claims=nearly.claims - {"smooth"})) == set()
+
+
+def test_direct_forces_that_step_where_the_energy_does_not_are_found() -> None:
+    options = {"forces": "direct", "claims": frozenset({"rotation", "smooth"}), "rotation_tolerance": 1e-2}
+    (healthy,), (stepping,) = (
+        [c for c in checks(architecture(model, **options), PairConfig()) if c.check.name == "smooth-in-direction"]
+        for model in (WithGradients, ForcesStepInDirection)
+    )
+    healthy()
+    with pytest.raises(ContractError, match="forces of a molecule that is turned"):
+        stepping()
 
 
 def test_a_chiral_model_may_claim_rotation_without_reflection() -> None:

@@ -61,6 +61,34 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("eqv2", {**SMALL, **GRADIENT}),
     ("eqv2", {**SMALL, **GRADIENT, "n_layers": 2, "norm": "layer_norm", "mmax": 0, "ffn_hidden": 5}),
 ]
+GEMNET = {
+    "n_layers": 2,
+    "atom_channels": 4,
+    "edge_channels": 6,
+    "triplet_in": 3,
+    "triplet_out": 2,
+    "quadruplet_in": 2,
+    "quadruplet_out": 3,
+    "pair_in": 2,
+    "pair_out": 3,
+    "n_radial": 5,
+    "n_spherical": 4,
+    "radial_embedding": 3,
+    "circular_embedding": 2,
+    "spherical_embedding": 5,
+    "cutoff": 3.5,
+}
+PAIRS = {"atom_edge": True, "edge_atom": True, "atom_atom": True, "cutoff_atom_edge": 3.2, "cutoff_atom_atom": 4.5}
+JOINT = {"n_joint_layers": 1, "n_atom_before": 1, "n_output_after": 1, "always_project": False}
+QUADRUPLETS = {"quadruplets": True, "cutoff_quadruplets": 3.0}
+CASES += [
+    ("gemnet", GEMNET),
+    ("gemnet", {**GEMNET, "forces": "gradient", "n_atom_before": 1}),
+    ("gemnet", {**GEMNET, "max_neighbors": 7, "stress_head": "none"}),
+    ("gemnet", {**GEMNET, **PAIRS, **JOINT, **QUADRUPLETS}),
+    ("gemnet", {**GEMNET, **PAIRS, **JOINT, **QUADRUPLETS, "atom_channels": 6, "forces": "gradient"}),
+    ("gemnet", {**GEMNET, **PAIRS, "max_neighbors": 7, "max_neighbors_atom_edge": 5, "edge_atom": False}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +133,7 @@ def test_the_step_of_a_padded_batch_costs_what_its_atoms_cost(structures: list[S
 
 def test_every_published_size_has_a_formula() -> None:
     shape = collate(random_structures(1), Graph.radius(3.0)).shape
-    for name in ("fcn", "transformer", "schnet", "eqv2", "escaip"):
+    for name in ("fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip"):
         architecture = get(name)
         for config in architecture.sizes.values():
             assert architecture.step_flops is not None

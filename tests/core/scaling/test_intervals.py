@@ -131,3 +131,8 @@ def test_the_same_seed_gives_the_same_samples() -> None:
 def test_means_of_the_helper_are_what_they_were_given() -> None:
     x, y = size_means(np.random.default_rng(0), 5, 0.01)
     assert means_of(x[:, 0], y).decades == pytest.approx(2)
+
+
+def test_a_factor_beyond_every_number_is_infinite_without_a_warning() -> None:
+    theta = np.full(JOINT.n_parameters, 800.0)  # warnings are errors in this suite
+    assert np.isinf(JOINT.plain(theta)["A"])

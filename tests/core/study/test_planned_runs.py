@@ -68,6 +68,12 @@ def test_two_sizes_that_are_the_same_model_make_one_run_and_a_note(tmp_path: Pat
     assert "same run as another" in plan.notes[0]
 
 
+def test_a_size_that_the_ladder_does_not_reach_is_noted(tmp_path: Path, data: Path) -> None:
+    plan = planned(tmp_path, data, params=[10, "3k"], seeds=[0])
+    (note,) = plan.notes
+    assert note == f"fcn-10: has {plan.runs[0].parameters['total']} parameters, the nearest that its ladder has."
+
+
 def test_the_identity_follows_what_is_computed_and_nothing_else(tmp_path: Path, data: Path) -> None:
     run = planned(tmp_path, data).runs[0]
     config = run.config

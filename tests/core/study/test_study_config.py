@@ -58,9 +58,44 @@ def test_the_table_of_a_launcher_is_kept_for_it(tmp_path: Path) -> None:
         ({"data": {"fractions": []}}, "the grid is empty: data.fractions"),
         ({"data": {"fractions": [0.0]}}, "greater than 0"),
         ({"architectures": [{"name": "fcn", "params": []}]}, "params of fcn has no value"),
+        (
+            {"architectures": [{"name": "fcn", "size": ["x"]}]},
+            "'architectures.0.size'. Did you mean 'sizes'? Known: lr,",
+        ),
+        ({"architectures": [{"nam": "fcn"}]}, "unknown key 'architectures.0.nam'. Did you mean 'name'"),
+        ({"params": {"from": "3k", "to": "30k"}}, "params: rungs is missing"),
+        ({"params": [0.3]}, "params.0 = 0.3: Input should be greater than or equal to 1"),
+        ({"params": ["1e30"]}, "params.0 = '1e30'"),
+        ({"slurm": 5}, "slurm = 5: expected a table"),
+        ({"budget": 10}, "budget = 10: expected a table"),
+        ({"slurm": {"gpus": -1}}, "gpus = -1"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_right(tmp_path: Path, values: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as error:
         Study.read(study_file(tmp_path, Path("emt"), **values))
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"lr": -1}, "lr = -1: Input should be greater than 0"),
+        ({"lr": [1e-3, float("inf")]}, "lr.1 = inf: Input should be a finite number"),
+        ({"params": ["2k", "abc"]}, "params.1 = 'abc': expected a count such as 30k, 1M or 2e15"),
+        (
+            {"architectures": [{"name": "fcn", "lr": [0.0]}]},
+            "architectures.0.lr.0 = 0.0: Input should be greater than 0",
+        ),
+    ],
+)
+def test_a_value_that_may_be_of_two_kinds_gets_one_answer(tmp_path: Path, values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Study.read(study_file(tmp_path, Path("emt"), **values))
+    assert str(error.value).endswith(f"study.toml: {told}")
+
+
+def test_one_architecture_or_size_needs_no_list(tmp_path: Path) -> None:
+    study = Study.read(study_file(tmp_path, Path("emt"), architectures="fcn", sizes="ladder-01", params=None))
+    assert [grid.name for grid in study.architectures] == ["fcn"]
+    assert study.sizes == ("ladder-01",)

@@ -157,6 +157,33 @@ def test_a_process_that_outlived_its_sweep_is_waited_for_and_not_started_twice(p
     assert statuses(sweep) == ["completed"] * 4
 
 
+def test_processes_that_outlived_their_sweep_leave_no_room_for_others_until_they_end(plan: Plan) -> None:
+    """A pool of two beside two that are left would be four on two cores, or two on one GPU."""
+    orphans = plan.runs[:2]
+    descriptors = {}
+    for run in orphans:
+        lay_out(run)
+        descriptors[run.path] = claim(run.path)
+    at_work: list[int] = []
+
+    class Patient(Watcher):
+        def looked(self, sweep: Sweep) -> None:
+            at_work.append(sweep.counts().get("running", 0))
+            if len(at_work) > 3 and descriptors:
+                path, descriptor = descriptors.popitem()
+                completed(path)
+                assert descriptor is not None
+                os.close(descriptor)
+
+    pool = FakePool(size=2)
+    sweep = Sweep(plan, pool, Patient())
+    sweep.run()
+    assert at_work[:4] == [2, 2, 2, 2]
+    assert max(at_work) == 2
+    assert statuses(sweep) == ["completed"] * 4
+    assert not {run.path for run in orphans} & set(pool.started)
+
+
 def test_a_claim_lives_as_long_as_the_process_that_holds_it(tmp_path: Path) -> None:
     descriptor = claim(tmp_path)
     assert descriptor is not None
@@ -183,7 +210,7 @@ def test_a_look_at_a_run_does_not_keep_a_sweep_from_taking_it(tmp_path: Path) ->
 
 def test_two_sweeps_of_one_study_do_not_run_at_once(plan: Plan) -> None:
     plan.folder.mkdir(parents=True)
-    with FolderLock(plan.folder), pytest.raises(ConfigError, match="is doing this study"):
+    with FolderLock(plan.folder), pytest.raises(ConfigError, match=r"is doing this study\. Wait.*another `output`"):
         Sweep(plan, FakePool()).run()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import Structure
 from matscale.core.outputs import predict
+from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.model import graph
 
 OPTIONS = {"forces": "gradient", "max_neighbors": 0, "cutoff": 4.2, "lmax": 3}
@@ -103,6 +107,25 @@ def test_energy_and_forces_are_continuous_as_the_last_neighbour_leaves(forces: s
     assert_close(a.forces, b.forces, rtol=0, atol=1e-9)
     nearer = predict(model, batch_of(model, pair(0.6 * cutoff)), derive=forces == "gradient")
     assert (nearer.energy - b.energy).abs() > 1e-6
+
+
+@pytest.mark.parametrize("path", ["fast", "readable"])
+def test_stress_of_the_published_head_is_continuous_as_neighbours_leave(
+    path: Literal["fast", "readable"], make_model, batch_of
+) -> None:
+    model = make_model(max_neighbors=0, cutoff=4.2, lmax=3, stress_head="rank2")
+
+    def leaving(d: float) -> AtomicBatch:
+        """The first atom has a second neighbour, the last atom no other."""
+        positions = np.array([[0, 0, 0], [1.5, 0.5, 0], [0, 0, d]])
+        return batch_of(model, Structure(np.array([29, 8, 13]), positions, 20 * np.eye(3), np.array([True] * 3)))
+
+    inside, outside = leaving(4.2 - 1e-7), leaving(4.2 + 1e-7)
+    assert (inside.n_edges, outside.n_edges) == (4, 2)
+    with fast.forced(path), torch.no_grad():
+        before, after = model(inside).stress, model(outside).stress
+    assert before.abs().max() > 1e-3
+    assert_close(before, after, rtol=0, atol=1e-10)
 
 
 def test_the_neighbour_rule_says_whether_it_is_smooth(small) -> None:

@@ -141,8 +141,8 @@ def test_a_table_is_stored_once_for_all_layers(exported: Callable[..., tuple[Run
     ("options", "message"),
     [
         ({"stress_head": "equivariant"}, "stress_head = 'equivariant': .*stress_head=rank2"),
-        ({"forces": "gradient", "max_neighbors": 0}, "max_neighbors = 0: .*max_neighbors=20"),
-        ({"max_neighbors": 0}, "max_neighbors = 0: "),
+        ({"forces": "gradient", "max_neighbors": 0}, "forces = 'gradient': .*forces=direct .*max_neighbors=20"),
+        ({"max_neighbors": 0}, "max_neighbors = 0: .*max_neighbors=20"),
         ({"grid": "lebedev"}, "grid = 'lebedev': .* default is 'product'"),
         ({"n_radial": 64}, "n_radial = 64: .*always has 600"),
     ],

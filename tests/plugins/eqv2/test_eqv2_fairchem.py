@@ -381,7 +381,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("config/model/backbone/model", "escn_backbone", "its backbone is 'escn_backbone'"),
         ("config/model/backbone/use_grid_mlp", None, "use_grid_mlp = False: only True"),
         ("config/model/backbone/warp", 9, "unknown option warp = 9"),
+        ("config/model/backbone/lmax_list", 4, "lmax_list = 4: only models of one resolution are supported, as "),
+        ("config/model/backbone/max_num_elements", "96", "max_num_elements = '96': a whole number"),
+        ("config/model/backbone/use_grid_mlp", torch.ones(2), "use_grid_mlp is a tensor"),
         ("config/model/heads/forces", None, "its head for forces is None"),
+        ("config/model/heads/forces/module", ["x"], r"its head for forces is \['x'\]"),
         ("config/model/heads/magmoms", {"module": "x"}, "head 'magmoms' has no counterpart"),
         ("config/model/heads/energy/reduce", "mean", "reduce = 'mean' of the head for energy: only 'sum'"),
         ("config/model/heads/stress/decompose", None, "decompose = False"),
@@ -407,6 +411,8 @@ def test_another_network_is_refused_by_name(files: Files, path: str, value: Any,
         ("normalizers/forces", {"median": torch.tensor(0.0)}, "other entries"),
         ("elementrefs/energy", {"element_references": torch.ones(200)}, "at most 119"),
         ("elementrefs/charge", {}, "element references of 'charge'"),
+        ("elementrefs", torch.ones(119), "'elementrefs' is a Tensor where a dict"),
+        ("config/model/heads/forces", "equiformer_v2_force_head", "'forces' is a str where a dict"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(files: Files, path: str, value: Any, message: str) -> None:
@@ -436,6 +442,15 @@ def test_nothing_is_written_over(files: Files) -> None:
     result = matscale_import(path, "-o", files.folder / "run")
     assert result.exit_code == 2
     assert "is in the way" in result.stderr
+
+
+def test_import_into_a_run_does_not_advise_an_option_that_it_has_not(files: Files) -> None:
+    path = files.write(content())
+    fairchem.import_run(path, files.folder / "run", "raw")
+    result = matscale_import(path, "-o", files.folder / "run")
+    assert result.exit_code == 2
+    assert "there is a run already. Choose another folder" in result.stderr
+    assert "--resume" not in result.stderr
 
 
 def test_a_missing_file_is_a_usage_error(files: Files) -> None:

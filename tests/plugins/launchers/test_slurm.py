@@ -93,6 +93,11 @@ def test_an_array_is_a_script_and_a_list_of_runs(slurm: Path, jobs: list[Job], t
     assert f"sbatch --parsable {folder / 'array-0001.sh'}" in (slurm / "calls").read_text()
 
 
+def test_a_job_has_no_less_time_than_was_asked_for() -> None:
+    """In whole minutes; 150 s as 2 minutes would be told to save, 120 s before their end, at once, again and again."""
+    assert "\n#SBATCH --time=3\n" in script(SlurmOptions(time=150.0, margin=120.0), "name", Path("/list"), 1)
+
+
 def test_more_than_one_gpu_is_a_process_for_each_and_a_signal_for_all() -> None:
     text = script(SlurmOptions(gpus=4, setup=("module load cuda",)), "name", Path("/list"), 1)
     assert "-m torch.distributed.run --standalone --nproc-per-node 4 -m matscale train" in text

@@ -2,8 +2,9 @@
 
 Where all depends on frames that the directions of edges choose, no choice is continuous on the whole sphere, and a
 model that is equivariant but for the error of a grid steps by that error where the choice changes. So a molecule is
-turned, one of its edges past the axes; where the energy bends most, the step is halved until nothing but a jump is left
-of it. All weights are three times as large as those of other checks: such errors grow with them by orders of magnitude.
+turned, one of its edges past the axes; where the energy bends most, or forces that a model predicts by themselves, the
+step is halved until nothing but a jump is left of it. All weights are three times as large as those of other checks:
+such errors grow with them by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from matscale.core.potential import Potential
 FACTOR = 3.0
 """Of all weights, if energy and forces are finite then."""
 STEPS, LOOKED_INTO, HALVINGS = 360, 24, 33
-"""Steps of half a circle, and of all those the ones that are halved, down to 10⁻¹²."""
+"""Steps of half a circle; of all those the ones that are halved, by energy and by forces, down to 10⁻¹²."""
 ENERGY_TOLERANCE, FORCES_TOLERANCE = 1e-9, 1e-8
 """Relative. Over 10⁻¹² what is only steep changes by less, and so does rounding."""
 
@@ -101,10 +102,18 @@ class _Turning:
         positions = torch.einsum("nab,ib->nia", self.rotations(places), self.molecule.positions).flatten(0, 1)
         return AtomicBatch.join([self.molecule] * n).with_geometry(positions, self.molecule.cell.repeat(n, 1, 1))
 
-    def energies(self, places: Places) -> Tensor:
-        """[n], without derivatives."""
+    def predicted(self, places: Places) -> list[Tensor]:
+        """What the model gives without derivatives: energies [n, 1]; also forces [n, 3·n_atoms] if it is direct.
+
+        Forces that are derivatives jump where the energy bends; those of a direct model may jump where it does not.
+        """
         with torch.no_grad():
-            return self.potential.model(self.batch(places)).energy.double()
+            outputs = self.potential.model(self.batch(places)).detach()
+        energies = outputs.energy.double()[:, None]
+        if outputs.forces is None:
+            return [energies]
+        forces = outputs.forces.double().unflatten(0, (len(places[0]), -1))
+        return [energies, (forces @ self.rotations(places)).flatten(1)]
 
     def outputs(self, places: Places) -> tuple[Tensor, Tensor]:
         """Energies [n, 1] and forces [n, n_atoms, 3], these in axes that turn with the molecule."""
@@ -128,10 +137,16 @@ def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
     """Beginnings of the steps that look least smooth, and their length."""
     n, step = len(turning.planes), torch.pi / STEPS
     angles = 0.01 + step * torch.arange(-1, STEPS + 2, dtype=torch.float64)
-    energies = torch.stack([turning.energies((torch.full((len(angles),), k), angles)) for k in range(n)])
-    bends = energies.diff(n=3, dim=1).abs()  # a jump counts twice here, and what is smooth by the cube of the step
-    chosen = bends.flatten().topk(LOOKED_INTO).indices
+    paths = [turning.predicted((torch.full((len(angles),), k), angles)) for k in range(n)]
+    chosen = torch.cat([_most_bent(torch.stack(values)) for values in zip(*paths)]).unique()
     return (chosen // STEPS, angles[chosen % STEPS + 1]), step
+
+
+def _most_bent(values: Tensor) -> Tensor:
+    """[n_planes, n_angles, n_values] -> which of all the steps."""
+    # A jump counts twice here, and what is smooth by the cube of the step.
+    bends = values.diff(n=3, dim=1).abs().amax(2)
+    return bends.flatten().topk(LOOKED_INTO).indices
 
 
 def _shortest_steps(turning: _Turning) -> tuple[Places, Places]:

@@ -80,7 +80,7 @@ class AtomicBatch:
         from matscale.core.architecture import BatchShape
 
         squares = int((self.atoms_per_structure.long() ** 2).sum())
-        return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets)
+        return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)
 
     def _count_triplets(self) -> int:
         """Σ over atoms of degree·(degree − 1)."""

@@ -64,8 +64,8 @@ def _rounded(value: float, places: int) -> str:
         digits = max(0, min(math.floor(math.log10(abs(value))) + places, 12)) if value else 0
         return f"{value:.{digits}e}"
     if places <= 0:
-        return f"{round(value, places):,.0f}"
-    return f"{value:,.{places}f}"
+        return f"{round(value, places):z,.0f}"
+    return f"{value:z,.{places}f}"
 
 
 def _significant(value: float, digits: int) -> str:

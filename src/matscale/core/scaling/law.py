@@ -95,10 +95,11 @@ class Law:
         gone = theta[..., self.floor_at or 0] <= VANISHED + 0.5
         if frame is not None and self.move is not None:
             theta = self.move(theta, frame.x, frame.y)
-        named = {
-            name: np.exp(theta[..., j]) if name in self.logs else np.asarray(theta[..., j])
-            for j, name in enumerate(self.parameters)
-        }
+        with np.errstate(over="ignore"):  # a factor that nothing holds down may lie beyond the largest number: inf
+            named = {
+                name: np.exp(theta[..., j]) if name in self.logs else np.asarray(theta[..., j])
+                for j, name in enumerate(self.parameters)
+            }
         if self.floor is not None:
             named[self.floor] = np.where(gone, 0.0, named[self.floor])
         return named

@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from matscale.core.config import Config, read_toml
 from matscale.core.errors import ConfigError, did_you_mean
 from matscale.core.manager import host
 from matscale.core.study.launcher import Launcher
 from matscale.core.train.config import Count, Fraction, Positive, Seconds
+from matscale.core.train.units import LARGEST_MODEL, parse_count
 
 
 def listed(value: Any) -> Any:
@@ -28,7 +29,9 @@ def listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(listed)]
+Parameters = Annotated[float, BeforeValidator(parse_count), Field(ge=1, le=LARGEST_MODEL)]
 Positives = Annotated[tuple[Positive, ...], BeforeValidator(listed)]
 Rates = tuple[Annotated[float, Field(gt=0)], ...]
 """Learning rates."""
@@ -37,8 +40,8 @@ Rates = tuple[Annotated[float, Field(gt=0)], ...]
 class Ladder(Config):
     """Sizes at equal ratios, both ends among them."""
 
-    smallest: Count = Field(alias="from")
-    largest: Count = Field(alias="to")
+    smallest: Parameters = Field(alias="from")
+    largest: Parameters = Field(alias="to")
     rungs: Positive
 
     def counts(self) -> list[int]:
@@ -51,10 +54,6 @@ def _ladder(value: Any) -> Any:
     """A table is a ladder, told apart here so that an error speaks of one thing only."""
     if not isinstance(value, dict):
         return listed(value)
-    keys = ("from", "to", "rungs")
-    for key in value:
-        if key not in keys:
-            raise ConfigError(f"params: unknown key {key!r}. {did_you_mean(key, keys)}")
     ladder = Ladder.parse(value, "params")
     if ladder.largest < ladder.smallest or (ladder.rungs > 1) != (ladder.largest > ladder.smallest):
         raise ConfigError(f"params = {value}: a ladder goes up from a number of parameters to a larger one.")
@@ -65,15 +64,28 @@ def _rates(value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value if isinstance(value, Path) else listed(value)
 
 
-Params = Annotated[Ladder | Counts, BeforeValidator(_ladder)]
-LearningRate = Annotated[Rates | Path, BeforeValidator(_rates)]
+def _kind(value: Any) -> str:
+    return "ladder" if isinstance(value, Ladder) else "file" if isinstance(value, Path) else "list"
+
+
+# Which of the two it is is told by a tag, so that a fault is one of what was meant, and not one of each.
+Params = Annotated[
+    Annotated[Ladder, Tag("ladder")] | Annotated[tuple[Parameters, ...], Tag("list")],
+    Discriminator(_kind),
+    BeforeValidator(_ladder),
+]
+LearningRate = Annotated[
+    Annotated[Rates, Tag("list")] | Annotated[Path, Tag("file")],
+    Discriminator(_kind),
+    BeforeValidator(_rates),
+]
 """One, several, or a file with a rule that `matscale tune` wrote."""
 
 
 class ArchitectureGrid(Config):
     name: str
     """Family of models: `matscale models list`."""
-    sizes: tuple[str, ...] = ()
+    sizes: Names = ()
     """Published configurations by name."""
     params: Params | None = None
     """Rungs of the size ladder: a list such as ["3k", "30k"], or from, to and rungs. Neither: those of the study."""
@@ -131,8 +143,10 @@ class Study(Config):
     """What the study is called; its folder is `studies/<name>`."""
     output: Path | None = None
     """Another folder."""
-    architectures: tuple[Annotated[ArchitectureGrid, BeforeValidator(lambda v: _named(v))], ...]
-    sizes: tuple[str, ...] = ()
+    architectures: Annotated[
+        tuple[Annotated[ArchitectureGrid, BeforeValidator(lambda v: _named(v))], ...], BeforeValidator(listed)
+    ]
+    sizes: Names = ()
     """Published configurations, for architectures without sizes of their own."""
     params: Params | None = None
     """Rungs of the size ladder, likewise."""
@@ -193,7 +207,10 @@ def _with_launchers(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     known = {key: value for key, value in values.items() if key in fields}
     options = {key: value for key, value in values.items() if key not in fields}
     for key, table in options.items():
-        _launcher(key, path, fields).options.parse(table if isinstance(table, dict) else {}, f"{path}: {key}")
+        launcher = _launcher(key, path, fields)
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {key} = {table!r}: expected a table with options of the launcher: [{key}].")
+        launcher.options.parse(table, f"{path}: {key}")
     return {**known, "launchers": options}
 
 

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matscale.core.architecture import Architecture
+from matscale.core.architecture import Architecture, ArchitectureConfig
 from matscale.core.data.catalog import resolve as locate
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.stages import Stages, silent
@@ -40,6 +40,9 @@ OWN = {
 
 OWN_OF_COOLDOWNS = dict.fromkeys(("schedule.kind", "schedule.warmup", "schedule.decay", "checkpoint.at"), "wsd")
 
+FAR_OFF = 0.05
+"""Relative deviation of a ladder's parameters from those asked for that is worth a note: what ladders promise."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -51,6 +54,13 @@ class Size:
     config: dict[str, Any]
     """Of the architecture, in full."""
     parameters: dict[str, int]
+    wanted: int | None = None
+    """Parameters that were asked for, of a rung of the ladder."""
+
+    @property
+    def is_far_off(self) -> bool:
+        """Whether the ladder does not reach what was asked for."""
+        return self.wanted is not None and abs(self.parameters["total"] / self.wanted - 1) > FAR_OFF
 
 
 @dataclass
@@ -79,6 +89,11 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
     folder = study.folder.resolve()
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
     result = Plan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
+    result.notes += [
+        f"{size.grid.name}-{size.label}: has {size.parameters['total']:,} parameters, the nearest that its ladder has."
+        for size in sizes
+        if size.is_far_off
+    ]
     known: set[str] = set()
     for size, point in product(sizes, list(_points(study))):
         for run in _planned(result, size, point):
@@ -125,16 +140,18 @@ def _sizes(study: Study) -> Iterator[Size]:
         names = grid.sizes if own else study.sizes
         rungs = grid.params if own else study.params
         counts = [] if rungs is None else rungs.counts() if isinstance(rungs, Ladder) else [round(n) for n in rungs]
-        chosen = [(name, architecture.size(name)) for name in names]
-        chosen += [(short(n), architecture.ladder(n)) for n in counts]
+        chosen: list[tuple[str, ArchitectureConfig, int | None]]
+        chosen = [(name, architecture.size(name), None) for name in names]
+        chosen += [(short(n), architecture.ladder(n), n) for n in counts]
         over = merged(_nested(study.set), _nested(grid.set)).get("architecture", {}).get("config", {})
         if not chosen:
-            chosen = [("default", architecture.config.parse(over, f"architecture.config of {grid.name}"))]
-        for label, config in chosen:
+            chosen = [("default", architecture.config.parse(over, f"architecture.config of {grid.name}"), None)]
+        for label, config, wanted in chosen:
             full = architecture.config.parse(
                 merged(config.plain(), over), f"{study.name}: architecture.config of {grid.name}"
             )
-            yield Size(grid, architecture, label, full.plain(), parameters(architecture, full))
+            wanted = wanted if full == config else None  # else the study itself has changed the model
+            yield Size(grid, architecture, label, full.plain(), parameters(architecture, full), wanted)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ class Sweep:
     def run(self) -> None:
         """Do what is missing. Raises StoppedEarly when asked to stop; ConfigError if another sweep is at work."""
         self.plan.folder.mkdir(parents=True, exist_ok=True)
-        with FolderLock(self.plan.folder, "is doing this study"), StopRequest() as stop:
+        other = "begin another study, with another `output` in its file"
+        with FolderLock(self.plan.folder, "is doing this study", other), StopRequest() as stop:
             self._read()
             finished, left = False, ""
             try:
@@ -114,7 +115,7 @@ class Sweep:
 
     def _goes_on(self) -> bool:
         active = [run for run in self.runs if self.states[run.path].status in ("queued", "running")]
-        return bool(active and self.wait) or bool(self._ready() and self.pool.room() > 0)
+        return bool(active and self.wait) or bool(self._ready() and self._room() > 0)
 
     def _collect(self) -> None:
         """What ended, here or in processes that an earlier sweep left behind."""
@@ -166,8 +167,14 @@ class Sweep:
     def _given_up(self, path: Path) -> bool:
         return self._tries[path] > self.plan.study.retries
 
+    def _room(self) -> int:
+        """What an earlier sweep left at work takes the place of a job that the pool would start."""
+        held = self.pool.held()
+        left = sum(state.status == "running" and run not in held for run, state in self.states.items())
+        return self.pool.room() - left
+
     def _hand_over(self) -> None:
-        ready = self._ready()[: max(self.pool.room(), 0)]
+        ready = self._ready()[: max(self._room(), 0)]
         if not ready:
             return
         with _writing(self.plan.folder):

@@ -17,11 +17,13 @@ PATIENCE = 1.0
 class FolderLock:
     """`with FolderLock(folder):` — raises ConfigError, naming the holder, if another process is inside.
 
-    `does` says in that error what the holder does with the folder.
+    `does` says in that error what the holder does with the folder, `instead` what to do if one does not wait for it.
     """
 
-    def __init__(self, folder: Path, does: str = "is training into this folder") -> None:
-        self.path, self.does = folder / ".lock", does
+    def __init__(
+        self, folder: Path, does: str = "is training into this folder", instead: str = "choose another with -o"
+    ) -> None:
+        self.path, self.does, self.instead = folder / ".lock", does, instead
         self.file: IO[str] | None = None
 
     def __enter__(self) -> FolderLock:
@@ -34,7 +36,7 @@ class FolderLock:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
-            raise ConfigError(f"{self.path.parent}: {holder} {self.does}. Wait for it, or choose another with -o.")
+            raise ConfigError(f"{self.path.parent}: {holder} {self.does}. Wait for it, or {self.instead}.")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

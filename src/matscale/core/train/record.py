@@ -65,12 +65,14 @@ class Run:
         return run
 
     @staticmethod
-    def check_free(path: Path) -> None:
-        """Raises ConfigError if a new run at `path` would touch anything. What a kill left half-made is nothing."""
+    def check_free(path: Path, *, resumable: bool = True) -> None:
+        """Raises ConfigError if a new run at `path` would touch anything. What a kill left half-made is nothing.
+
+        `resumable`: whether who asks could go on with a run that is there.
+        """
         if (path / CONFIG).exists():
-            raise ConfigError(
-                f"{path}: there is a run already. Add --resume to go on with it, or choose another folder with -o."
-            )
+            instead = "Add --resume to go on with it, or choose" if resumable else "Choose"
+            raise ConfigError(f"{path}: there is a run already. {instead} another folder with -o.")
         ours = {INFO, PLANNED, LOG}
         if path.exists() and (
             not path.is_dir() or any(not p.name.startswith(".") and p.name not in ours for p in path.iterdir())

@@ -25,6 +25,7 @@ from matscale.core.train.config import RESUMABLE, TrainConfig, differences
 from matscale.core.train.distributed import World
 from matscale.core.train.lock import FolderLock
 from matscale.core.train.loss import Objective
+from matscale.core.train.prepare import prepare_model
 from matscale.core.train.progress import Progress
 from matscale.core.train.record import Run
 from matscale.core.train.setup import Setup, prepare, resolved
@@ -137,12 +138,14 @@ def _session(
     branch, source = Branch.of(config), Source.of(config.start)
     setup = source.continued(setup) if source else setup
     potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
+    saved = checkpoint.load_latest(run.checkpoint_folder)
+    if not saved and not branch:
+        prepare_model(potential, setup, device)
     cost = cost_of_setup(setup, potential, device)
     for complaint in cost.complaints(setup.architecture.name):
         progress.said(complaint)
     peak = _peak(device, config.compute.precision, world)
     trainer = Trainer(setup, potential, cost, peak, objective, run, device, world, observers, progress)
-    saved = checkpoint.load_latest(run.checkpoint_folder)
     if saved:
         _check_same_data(run, setup)
     if branch:

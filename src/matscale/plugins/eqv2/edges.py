@@ -63,7 +63,13 @@ class Edges:
         return x.new_zeros(self.n_atoms, *x.shape[1:]).index_add(0, self.target, x)
 
     def mean_on_targets(self, x: Tensor) -> Tensor:
-        """[n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours."""
+        """[n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours.
+
+        With an envelope f, Σ f² x / Σ f, as in `softmax`.
+        """
+        if self.envelope is not None:
+            f = self.envelope.view(-1, *(1,) * (x.dim() - 1))
+            return self.sum_on_targets(f.square() * x) / (self.sum_on_targets(f) + 1e-16)
         ones = x.new_ones(x.shape[0], *(1,) * (x.dim() - 1))
         return self.sum_on_targets(x) / self.sum_on_targets(ones).clamp(min=1.0)
 

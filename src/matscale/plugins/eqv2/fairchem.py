@@ -81,7 +81,8 @@ class Checkpoint:
         """The dict at `key`, empty where there is none. Raises DataError if it is something else."""
         value: Any = self.values
         for part in (key, *inner):
-            value = value.get(part) or {}
+            value = value.get(part)
+            value = {} if value is None else value
             if not isinstance(value, dict):
                 raise DataError(f"{self.path}: {part!r} is a {type(value).__name__} where a dict is expected.")
         return value
@@ -208,7 +209,8 @@ def configuration(checkpoint: Checkpoint) -> EqV2Config:
         )
     for head, (modules, options) in _HEADS.items():
         if head in heads or head != "stress":
-            _check_head(path, head, dict(heads.get(head) or {}), modules, options, backbone)
+            chosen = dict(checkpoint.section("config", "model", "heads", head))
+            _check_head(path, head, chosen, modules, options, backbone)
     if extra := sorted(set(heads) - set(_HEADS)):
         raise ConfigError(f"{path}: head {extra[0]!r} has no counterpart here. Known: energy, forces, stress.")
     try:
@@ -221,7 +223,7 @@ def _check_head(
     path: Path, name: str, head: dict[str, Any], modules: set[str], options: dict[str, Any], backbone: dict[str, Any]
 ) -> None:
     module = head.pop("module", None)
-    if module not in modules:
+    if not isinstance(module, str) or module not in modules:
         raise ConfigError(
             f"{path}: its head for {name} is {module!r}: only {' or '.join(sorted(modules))} is imported."
         )
@@ -234,7 +236,7 @@ def _check_head(
     for key, value in head.items():
         if key not in options:
             raise ConfigError(f"{path}: unknown option {key} = {value!r} of the head for {name}.")
-        if value != options[key]:
+        if isinstance(value, Tensor) or value != options[key]:
             raise ConfigError(f"{path}: {key} = {value!r} of the head for {name}: only {options[key]!r} is imported.")
 
 
@@ -340,7 +342,7 @@ def _references(checkpoint: Checkpoint, config: EqV2Config) -> tuple[Tensor, tup
 
 def import_run(path: str | Path, target: str | Path, choice: Choice = "auto") -> tuple[Run, Imported]:
     """Import the checkpoint at `path` as the run `target`. Raises what `read`, `translate` and `Run.create` raise."""
-    Run.check_free(Path(target))
+    Run.check_free(Path(target), resumable=False)
     found = read(path)
     imported = translate(found, choice)
     step = found.values.get("step")

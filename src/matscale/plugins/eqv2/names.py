@@ -192,13 +192,17 @@ def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Con
     values: dict[str, Any] = {"stress_head": "rank2", **options}
     given = {key: value for key, value in backbone.items() if value is not None or key not in _DEFAULTS}
     for key, value in (given | {k: v for k, v in _DEFAULTS.items() if k not in given}).items():
+        if isinstance(value, Tensor):
+            raise ConfigError(f"{key} is a tensor, where an option of the backbone is expected.")
         if key in _OPTIONS:
             values[_OPTIONS[key]] = value
         elif key in ("lmax_list", "mmax_list"):
-            if len(value) != 1:
-                raise ConfigError(f"{key} = {value}: only models of one resolution are supported.")
+            if not isinstance(value, list | tuple) or len(value) != 1:
+                raise ConfigError(f"{key} = {value!r}: only models of one resolution are supported, as [4].")
             values[key.removesuffix("_list")] = value[0]
         elif key == "max_num_elements":
+            if not isinstance(value, int):
+                raise ConfigError(f"{key} = {value!r}: a whole number is expected.")
             values["max_atomic_number"] = value - 1
         elif key in _FIXED:
             if value != _FIXED[key]:
@@ -219,6 +223,8 @@ def fairchem_from_config(config: EqV2Config) -> dict[str, Any]:
     backbone["max_num_elements"] = config.max_atomic_number + 1
     backbone |= {key: value for key, value in _FIXED.items() if "lin_ref" not in key}
     backbone |= {"use_pbc": True, "use_pbc_single": True, "otf_graph": True}
+    if config.forces == "gradient":  # before max_neighbors, which has to be 0 with it
+        raise ConfigError(_not_in_fairchem("forces", "gradient"))
     if config.is_smooth:
         raise ConfigError(_not_in_fairchem("max_neighbors", 0))
     back = config_from_fairchem(backbone, stress_head="none" if config.stress_head == "none" else "rank2").plain()
@@ -230,7 +236,8 @@ def fairchem_from_config(config: EqV2Config) -> dict[str, Any]:
 
 _INSTEAD = {
     "stress_head": "Train with --set architecture.config.stress_head=rank2.",
-    "forces": "Train with --set architecture.config.forces=direct and stress_head=rank2.",
+    "forces": "Train with --set architecture.config.forces=direct --set architecture.config.stress_head=rank2 "
+    "--set architecture.config.max_neighbors=20.",
     "max_neighbors": "Train with a neighbour rule, as the published models have: "
     "--set architecture.config.max_neighbors=20.",
     "n_radial": "It always has 600: train with --set architecture.config.n_radial=600.",

@@ -14,9 +14,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from matscale import hookimpl
 from matscale.core.config import Config
@@ -49,7 +49,7 @@ class SlurmOptions(Config):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    gpus: int = 0
+    gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of each run; more than one is one process per GPU (torchrun)."""
     processes: Positive | None = None
     """Processes of each run; none: one per GPU, or one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ def _directives(options: SlurmOptions, name: str, n: int) -> list[str]:
         "--cpus-per-task": options.cpus,
         "--mem": options.memory,
         "--gres": f"gpu:{options.gpus}" if options.gpus else None,
-        "--time": None if options.time is None else max(1, round(options.time / 60)),
+        # In whole minutes, never fewer than were asked for: the margin would eat up what is left of a short job.
+        "--time": None if options.time is None else math.ceil(options.time / 60),
     }
     return [
         f"--job-name={name}",

@@ -42,9 +42,15 @@ def _rank2_stress(head: Rank2StressHead, x: Tensor, edges: SortedEdges, data: At
     of_target = torch.cat([(b @ t).flatten(0, 1) for (b,), t in zip(edges.per_target(y.squeeze(2)), targets)])
     features = head.edge_norm(torch.cat([of_source, of_target], dim=1))
     means, moments = [], []
-    for f, y2_block in edges.per_target(features, y2):
-        means.append(f.mean(1))
-        moments.append(y2_block.transpose(1, 2) @ f / f.shape[1])
+    if (envelope := edges.edges.envelope) is None:
+        for f, y2_block in edges.per_target(features, y2):
+            means.append(f.mean(1))
+            moments.append(y2_block.transpose(1, 2) @ f / f.shape[1])
+    else:  # `Edges.mean_on_targets`
+        for f, y2_block, fade in edges.per_target(features, y2, envelope[:, None]):
+            share = fade.square() / (fade.sum(1, keepdim=True) + 1e-16)
+            means.append((share * f).sum(1))
+            moments.append((share * y2_block).transpose(1, 2) @ f)
     isotropic = head.isotropic(edges.atoms(torch.cat(means))).squeeze(-1)
     anisotropic = head.anisotropic(edges.atoms(torch.cat(moments))).squeeze(-1)
     (scale0, shift0), (scale2, shift2) = head.normalisers.to(x.dtype)

@@ -1,0 +1,44 @@
+"""GemNet: `model` has the equations, `angles` and `dihedrals` the sums over them, `sizes` what was published."""
+
+from __future__ import annotations
+
+from matscale import hookimpl
+from matscale.core.architecture import Architecture
+from matscale.plugins.gemnet.config import GemNetConfig, graph
+from matscale.plugins.gemnet.flops import step_flops
+from matscale.plugins.gemnet.model import GemNet, build
+from matscale.plugins.gemnet.sizes import DIAL, SIZES, ladder
+
+__all__ = ["SIZES", "GemNet", "GemNetConfig", "build", "graph", "ladder", "register_architectures"]
+
+
+def claims(config: GemNetConfig) -> frozenset[str]:
+    """Choosing among neighbours at one distance breaks every symmetry that exchanges them.
+
+    A dihedral angle is not defined where three of its four atoms lie on a line, and changes abruptly near there.
+    """
+    if any(rule.kind == "nearest" for rule in config.rules):
+        return frozenset({"translation", "conservative"})
+    held = {"permutation", "translation", "periodic", "rotation", "reflection", "extensive", "conservative"}
+    return frozenset(held if config.quadruplets else held | {"smooth"})
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="gemnet",
+            summary="GemNet-T, -dT and -OC: messages between edges that see angles and dihedrals.",
+            reference="arXiv:2106.08903",
+            config=GemNetConfig,
+            build=build,
+            ladder=ladder,
+            dial=DIAL,
+            claims=claims(GemNetConfig()),
+            claims_for=claims,
+            forces="both",
+            graph=graph,
+            sizes=SIZES,
+            step_flops=step_flops,
+        )
+    ]

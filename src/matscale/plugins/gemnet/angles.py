@@ -1,0 +1,152 @@
+r"""Sums over the angles between edges that meet in an atom, without a list of triplets.
+
+    S_{ca, l} = Σ_{b ≠ c} Y_l(cos ∠cab) x_ba          Y_l(z) = √((2l + 1)/4π) P_l(z),  l < L
+
+Atoms with equally many edges (K that come in, D that go out) form a block. Their angles are one array [n, K, D, L],
+the same for all layers, and the sum over b is a batched product
+
+    [n, D·L, K] @ [n, K, C] -> [n, D·L, C]
+
+without gathers or scatters. Where c and b are one and the same image of an atom the array is zero.
+
+The array is kept from layer to layer while all angles of a batch are few; else it is made again for each piece of
+atoms and each layer, forward and backward, so that memory stays bounded (`KEPT`, `AT_ONCE`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from matscale.core.layers.precision import full_precision
+from matscale.core.readable import is_readable_wanted
+
+KEPT = 1 << 23
+"""Angles of a batch up to which their polynomials are kept: 235 MB in float32 with seven of them."""
+AT_ONCE = 1 << 20
+"""Angles that are worked on at a time where they are not kept."""
+
+
+class Piece(NamedTuple):
+    """Consecutive atoms with equally many edges of two kinds."""
+
+    n: int
+    n_in: int
+    """K, edges of the first kind of each atom."""
+    n_out: int
+    """D, edges of the second kind."""
+
+
+def pieces_of(n_in: Tensor, n_out: Tensor, at_most: int) -> list[Piece]:
+    """Of atoms in the order of their edges, by their numbers of edges of both kinds, each [n_atoms].
+
+    Atoms that have neither are left out. A piece has at most `at_most` angles, or one atom.
+    """
+    pairs, counts = torch.unique_consecutive(torch.stack([n_in, n_out], 1), dim=0, return_counts=True)
+    pieces = []
+    for (k, d), n in zip(pairs.tolist(), counts.tolist()):
+        step = max(1, at_most // max(k * d, 1))
+        pieces += [Piece(min(step, n - start), k, d) for start in range(0, n if k or d else 0, step)]
+    return pieces
+
+
+def legendre(z: Tensor, n: int) -> Tensor:
+    """[...] -> [..., n]: Y_l(z) for l = 0, ..., n − 1, by Bonnet's recursion."""
+    p = [torch.ones_like(z), z]
+    for k in range(2, n):
+        p.append(((2 * k - 1) * z * p[k - 1] - (k - 1) * p[k - 2]) / k)
+    return torch.stack([math.sqrt((2 * k + 1) / (4 * math.pi)) * p[k] for k in range(n)], dim=-1)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Edges at their common atom."""
+
+    unit: Tensor
+    """[n, 3] from the atom to its neighbours."""
+    image: Tensor
+    """[n] which neighbour, `Links.image`."""
+    degree: Tensor
+    """[n_atoms] how many each atom has, in the order of the edges."""
+
+
+class Angles:
+    """All angles between edges of one kind, whose features are summed, and those of another, which get the sums."""
+
+    def __init__(self, ins: Ends, outs: Ends, n_spherical: int) -> None:
+        self.n_spherical = n_spherical
+        self.n_angles = int((ins.degree * outs.degree).sum())
+        self.are_kept = self.n_angles <= KEPT or is_readable_wanted()
+        self.pieces = pieces_of(ins.degree, outs.degree, self.n_angles if self.are_kept else AT_ONCE)
+        # Splitting once: the backward of a slice would fill a tensor as large as all.
+        self.n_ins, self.n_outs = [p.n * p.n_in for p in self.pieces], [p.n * p.n_out for p in self.pieces]
+        units = zip(ins.unit.split(self.n_ins), outs.unit.split(self.n_outs))
+        images = zip(ins.image.split(self.n_ins), outs.image.split(self.n_outs))
+        self._geometry = [(*u, *i) for u, i in zip(units, images)]
+        self._tables = [self.table(p, *g) for p, g in zip(self.pieces, self._geometry)] if self.are_kept else []
+
+    @full_precision
+    def table(self, piece: Piece, u: Tensor, v: Tensor, here: Tensor, there: Tensor) -> Tensor:
+        """[n, K, D, L] from unit vectors and images of the edges that come in and go out."""
+        n, k, d = piece
+        same = here.view(n, k, 1) == there.view(n, 1, d)
+        z = u.view(n, k, 3) @ v.view(n, d, 3).transpose(1, 2)
+        return legendre(z, self.n_spherical).masked_fill(same[..., None], 0.0)
+
+    def sums(self, x: Tensor) -> Tensor:
+        """[n_ins, C] -> [n_outs, L, C]"""
+        channels = x.shape[1]
+
+        def product(table: Tensor, piece: Piece, part: Tensor) -> Tensor:
+            out = table.flatten(2).transpose(1, 2) @ part.view(piece.n, piece.n_in, channels)
+            return out.view(piece.n * piece.n_out, self.n_spherical, channels)
+
+        return _cat(self._over_pieces(product, x.split(self.n_ins)), x, self.n_spherical, channels)
+
+    def contracted(self, weights: Tensor) -> Tensor:
+        """Σ over the second kind and l: [n_outs, I, L] -> [n_ins, I], for sums that end at the atom.
+
+        G_{ba, i} = Σ_{c, l} w_{ca, i, l} Y_l(cos ∠cab); Σ_b G_ba x_ba is then the double sum over b and c.
+        """
+        n_i = weights.shape[1]
+
+        def product(table: Tensor, piece: Piece, part: Tensor) -> Tensor:
+            n, k, d = piece
+            part = part.view(n, d, n_i, self.n_spherical).transpose(2, 3).reshape(n, d * self.n_spherical, n_i)
+            return (table.flatten(2) @ part).view(n * k, n_i)
+
+        return _cat(self._over_pieces(product, weights.split(self.n_outs)), weights, n_i)
+
+    def _over_pieces(self, product: Callable[..., Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+        """`product(table, piece, part)` for each piece; tables that are not kept are made anew, twice in training."""
+        if self.are_kept:
+            return [product(*each) for each in zip(self._tables, self.pieces, parts)]
+
+        def anew(piece: Piece, part: Tensor, *geometry: Tensor) -> Tensor:
+            return product(self.table(piece, *geometry), piece, part)
+
+        rows = zip(self.pieces, parts, self._geometry)
+        return [checkpoint(anew, piece, part, *geometry, use_reentrant=False) for piece, part, geometry in rows]
+
+
+def neighbor_products(weights: Tensor, x: Tensor, degree: Tensor) -> Tensor:
+    """Σ over the edges of an atom of w ⊗ x: [n, I], [n, C] -> [n_atoms, I, C], atoms in the order of their edges.
+
+    `degree` [n_atoms] in that order.
+    """
+    n_i, channels = weights.shape[1], x.shape[1]
+    pieces = pieces_of(degree, torch.ones_like(degree), x.shape[0] + 1)
+    sizes = [piece.n * piece.n_in for piece in pieces]
+    rows = zip(pieces, weights.split(sizes), x.split(sizes))
+    parts = [w.view(p.n, p.n_in, n_i).transpose(1, 2) @ y.view(p.n, p.n_in, channels) for p, w, y in rows]
+    return _cat(parts, x, n_i, channels)
+
+
+def _cat(parts: list[Tensor], like: Tensor, *shape: int) -> Tensor:
+    return torch.cat(parts) if parts else like.new_zeros(0, *shape)

@@ -1,0 +1,165 @@
+"""The options of GemNet: one configuration for GemNet-T, GemNet-dT, GemNet-OC and what lies between them.
+
+GemNet-T has triplets and gradient forces, GemNet-dT the same with direct forces. GemNet-OC adds four interactions, each
+of which can be switched on by itself, and joins what all blocks put out in one network (`n_joint_layers`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from matscale.core.architecture import ArchitectureConfig
+from matscale.core.data.graph import Graph
+from matscale.core.errors import ConfigError
+
+
+class GemNetConfig(ArchitectureConfig):
+    """Configuration of GemNet. `matscale.plugins.gemnet.names` maps fairchem's names of these options."""
+
+    n_layers: int = Field(default=3, ge=1)
+    """Interaction blocks; there is one output block more."""
+    atom_channels: int = Field(default=128, ge=2)
+    """Channels A of an atom."""
+    edge_channels: int = Field(default=128, ge=2)
+    """Channels E of a directed edge, which carries the messages."""
+    triplet_in: int = Field(default=32, ge=2)
+    """Channels of an edge (or atom) before a sum over angles."""
+    triplet_out: int = Field(default=32, ge=2)
+    """Channels after it."""
+    quadruplet_in: int = Field(default=16, ge=2)
+    """Channels of an edge before the sum over dihedral angles."""
+    quadruplet_out: int = Field(default=16, ge=2)
+    """Channels after it."""
+    pair_in: int = Field(default=32, ge=2)
+    """Channels of an atom before the sum of the atom-atom interaction."""
+    pair_out: int = Field(default=32, ge=2)
+    """Channels after it."""
+    n_radial: int = Field(default=128, ge=2)
+    """Gaussians R of a distance, on [0, cutoff]."""
+    n_spherical: int = Field(default=7, ge=1)
+    """Legendre polynomials L of an angle, degrees 0 to L − 1; L² products of two for a dihedral."""
+    radial_embedding: int = Field(default=16, ge=2)
+    """What the Gaussians are projected to, once for all blocks."""
+    circular_embedding: int = Field(default=16, ge=2)
+    """What the basis of distance and angle is projected to, once for all blocks."""
+    spherical_embedding: int = Field(default=32, ge=2)
+    """What the basis of distance, angle and dihedral is projected to, once for all blocks."""
+    n_before_skip: int = Field(default=1, ge=0)
+    """Residual layers of an edge before its old value is added."""
+    n_after_skip: int = Field(default=2, ge=0)
+    """Residual layers of an edge after that."""
+    n_concat: int = Field(default=1, ge=0)
+    """Residual layers of what an edge learns from its two atoms."""
+    n_atom: int = Field(default=3, ge=0)
+    """Residual layers of an atom after the sum over its edges, and of an edge in the force outputs."""
+    n_atom_before: int = Field(default=0, ge=0)
+    """Residual layers of an atom before that sum is added; 2 in GemNet-OC."""
+    n_output_after: int = Field(default=0, ge=0)
+    """Residual layers of an output block after it has added the atom's channels; 0: it does not add them. 3 in OC."""
+    n_joint_layers: int | None = Field(default=None, ge=0)
+    """None: each output block predicts, and predictions add up (GemNet-T). A number: the outputs of all blocks go into
+    one network with so many residual layers, which predicts (2 in GemNet-OC)."""
+    always_project: bool = True
+    """Whether a dense layer leads from edges to atoms even where both have equally many channels; not in GemNet-OC."""
+    quadruplets: bool = False
+    """Whether edges c → a see dihedral angles c, a, b, d."""
+    atom_edge: bool = False
+    """Whether edges c → a see the atoms b around a."""
+    edge_atom: bool = False
+    """Whether atoms see the edges around their neighbours' common atom."""
+    atom_atom: bool = False
+    """Whether atoms see atoms by distance alone, further away than edges reach."""
+    cutoff: float = Field(default=6.0, gt=0)
+    """Length of the edges that carry messages [Å]."""
+    cutoff_quadruplets: float | None = Field(default=None, gt=0)
+    """Length of the middle edge b → a of a quadruplet [Å]; None: `cutoff`."""
+    cutoff_atom_edge: float | None = Field(default=None, gt=0)
+    """Length of the pairs of the atom-edge and edge-atom interactions [Å]; None: `cutoff`."""
+    cutoff_atom_atom: float | None = Field(default=None, gt=0)
+    """Length of the pairs of the atom-atom interaction [Å]; None: the longest of the others."""
+    max_neighbors: int | None = Field(default=None, ge=1)
+    """Keep only so many nearest neighbours of an atom; None: all within the cutoff."""
+    max_neighbors_quadruplets: int | None = Field(default=None, ge=1)
+    """The same for the middle edges of quadruplets."""
+    max_neighbors_atom_edge: int | None = Field(default=None, ge=1)
+    """The same for the pairs of the atom-edge and edge-atom interactions."""
+    max_neighbors_atom_atom: int | None = Field(default=None, ge=1)
+    """The same for the pairs of the atom-atom interaction."""
+    forces: Literal["direct", "gradient"] = "direct"
+    """Magnitudes along the edges (GemNet-dT, -OC), or derivatives of the energy (GemNet-T)."""
+    stress_head: Literal["equivariant", "none"] = "equivariant"
+    """Two magnitudes along each edge; `none` predicts no stress, as the published models do. Direct forces only."""
+    max_atomic_number: int = Field(default=118, ge=1, le=118)
+    """Heaviest element with a row in the embedding."""
+
+    @model_validator(mode="after")
+    def _an_answer_to_every_question(self) -> Self:
+        for switch, names in _OF_SWITCH.items():
+            if not any(getattr(self, s) for s in switch.split(" or ")):
+                for name in names:
+                    if getattr(self, name) is not None:
+                        raise ValueError(
+                            f"{name} = {getattr(self, name)} without the interaction that it is for: "
+                            f"set {switch} = true, or leave it out."
+                        )
+        return self
+
+    # Graphs -----------------------------------------------------------------------------------------------------------
+
+    def rule(self, interaction: Literal["edges", "quadruplets", "atom_edge", "atom_atom"]) -> Graph:
+        """Which pairs take part in an interaction."""
+        if interaction == "edges":
+            return _rule(self.cutoff, self.max_neighbors)
+        if interaction == "quadruplets":
+            return _rule(self.cutoff_quadruplets or self.cutoff, self.max_neighbors_quadruplets)
+        if interaction == "atom_edge":
+            return _rule(self.cutoff_atom_edge or self.cutoff, self.max_neighbors_atom_edge)
+        longest = max(self.cutoff, self.cutoff_quadruplets or 0.0, self.cutoff_atom_edge or 0.0)
+        return _rule(self.cutoff_atom_atom or longest, self.max_neighbors_atom_atom)
+
+    @property
+    def rules(self) -> list[Graph]:
+        """Those of the interactions that are switched on."""
+        found = [self.rule("edges")]
+        if self.quadruplets:
+            found.append(self.rule("quadruplets"))
+        if self.atom_edge or self.edge_atom:
+            found.append(self.rule("atom_edge"))
+        if self.atom_atom:
+            found.append(self.rule("atom_atom"))
+        return found
+
+    @property
+    def predicts_stress(self) -> bool:
+        """Whether the model has a stress of its own."""
+        return self.forces == "direct" and self.stress_head == "equivariant"
+
+
+_OF_SWITCH = {
+    "quadruplets": ("cutoff_quadruplets", "max_neighbors_quadruplets"),
+    "atom_edge or edge_atom": ("cutoff_atom_edge", "max_neighbors_atom_edge"),
+    "atom_atom": ("cutoff_atom_atom", "max_neighbors_atom_atom"),
+}
+
+
+def _rule(cutoff: float, max_neighbors: int | None) -> Graph:
+    return Graph.radius(cutoff) if max_neighbors is None else Graph.nearest(cutoff, max_neighbors)
+
+
+def graph(config: GemNetConfig) -> Graph:
+    """The smallest graph that holds those of all interactions."""
+    rules = config.rules
+    cutoff = max(rule.cutoff for rule in rules)
+    counts = [rule.n_neighbors for rule in rules]
+    return Graph.radius(cutoff) if min(counts) == 0 else Graph.nearest(cutoff, max(counts))
+
+
+def check_elements(heaviest: int, config: GemNetConfig) -> None:
+    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embedding."""
+    if heaviest > config.max_atomic_number:
+        raise ConfigError(
+            f"gemnet: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
+            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
+        )

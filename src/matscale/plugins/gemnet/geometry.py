@@ -1,0 +1,111 @@
+"""What all layers of a model see of the geometry of a batch: graphs, bases of distances and sums over angles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.layers.precision import full_precision
+from matscale.core.layers.radial import GaussianBasis, polynomial_cutoff
+from matscale.plugins.gemnet.angles import Angles, Ends
+from matscale.plugins.gemnet.config import GemNetConfig
+from matscale.plugins.gemnet.dihedrals import Dihedrals
+from matscale.plugins.gemnet.links import Links, links_of, rank_by, reordered, span_of, symmetric, within
+from matscale.plugins.gemnet.memory import check_fits
+
+
+class RadialBasis(nn.Module):
+    """Gaussians of a distance that fade out at the cutoff: their envelope ends with two vanishing derivatives."""
+
+    def __init__(self, cutoff: float, n_radial: int) -> None:
+        super().__init__()
+        self.cutoff, self.gaussians = cutoff, GaussianBasis(cutoff, n_radial)
+
+    @full_precision
+    def forward(self, distance: Tensor) -> Tensor:
+        """[n] Å -> [n, R]"""
+        return polynomial_cutoff(distance, self.cutoff)[:, None] * self.gaussians(distance)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The graphs of a batch and the angles between their edges."""
+
+    edges: Links
+    """Those that carry messages: symmetric, sorted by target."""
+    swap: Tensor
+    """[n_edges] where the reverse of each edge stands."""
+    rank: Tensor
+    """[n_atoms] place of each atom in the order in which edges are sorted by target."""
+    triplets: Angles
+    """Edges b → a, to edges c → a."""
+    middle: Links | None = None
+    """Middle edges of quadruplets."""
+    dihedrals: Dihedrals | None = None
+    pairs: Links | None = None
+    """Pairs of the atom-edge and edge-atom interactions, sorted as the edges are."""
+    pair_angles: Angles | None = None
+    """Pairs b → a, to edges c → a."""
+    edge_pair_angles: Angles | None = None
+    """Edges b → a, to pairs c → a."""
+    far: Links | None = None
+    """Pairs of the atom-atom interaction, sorted by target in an order of their own."""
+    far_rank: Tensor | None = None
+
+    @classmethod
+    def of(cls, config: GemNetConfig, data: AtomicBatch) -> Geometry:
+        """Once per batch."""
+        links = links_of(data)
+        unsorted, swap = symmetric(within(links, config.rule("edges")))
+        pairs = within(links, config.rule("atom_edge")) if config.atom_edge or config.edge_atom else None
+        rank = rank_by(unsorted.degree, *([pairs.degree] if pairs else []))
+        edges, swap = reordered(unsorted, swap, rank)
+        middle = within(links, config.rule("quadruplets")) if config.quadruplets else None
+        check_fits(config, edges, middle)
+        span, n = span_of(links), config.n_spherical
+        ends = _ends(edges, rank, span)
+        parts: dict[str, object] = {}
+        if middle:
+            parts |= {"middle": middle, "dihedrals": Dihedrals(edges, middle, span, n)}
+        if pairs:
+            pairs = pairs.sorted_by(rank)
+            pair_ends = _ends(pairs, rank, span)
+            parts["pairs"] = pairs
+            if config.atom_edge:
+                parts["pair_angles"] = Angles(pair_ends, ends, n)
+            if config.edge_atom:
+                parts["edge_pair_angles"] = Angles(ends, pair_ends, n)
+        if config.atom_atom:
+            parts |= _far(links, config.rule("atom_atom"))
+        return cls(edges, swap, rank, Angles(ends, ends, n), **parts)  # type: ignore[arg-type]
+
+    @property
+    def edge_degree(self) -> Tensor:
+        """[n_atoms] edges of each atom, in the order of the edges."""
+        return by_rank(self.edges.degree, self.rank)
+
+    @property
+    def far_degree(self) -> Tensor:
+        """[n_atoms] far pairs of each atom, in the order of the pairs."""
+        assert self.far is not None
+        assert self.far_rank is not None
+        return by_rank(self.far.degree, self.far_rank)
+
+
+def _far(links: Links, rule: Graph) -> dict[str, object]:
+    far = within(links, rule)
+    rank = rank_by(far.degree)
+    return {"far": far.sorted_by(rank), "far_rank": rank}
+
+
+def by_rank(x: Tensor, rank: Tensor) -> Tensor:
+    """[n_atoms] in the order of the batch -> in that of `rank`."""
+    return torch.empty_like(x).index_copy(0, rank, x)
+
+
+def _ends(links: Links, rank: Tensor, span: int) -> Ends:
+    return Ends(links.unit, links.image(span), by_rank(links.degree, rank))

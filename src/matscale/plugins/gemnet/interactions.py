@@ -1,0 +1,150 @@
+r"""The five ways in which edges and atoms learn from each other, each a sum over neighbours of products with a basis.
+
+    triplet      x_ca = B Σ_b (ρ_ca · Y(∠cab)) ⊗ P(m_ba ∘ R e_ba)                        edges from edges
+    atom-edge    the same with atoms b in place of edges: P(h_b ∘ R e_ba)                 edges from atoms
+    edge-atom    x_a = B Σ_c Σ_b (ρ_ca · Y(∠cab)) ⊗ P(m_ba ∘ R e_ba)                     atoms from edges
+    quadruplet   x_ca = B Σ_b Σ_d (ρ_ca · Y(∠cab) Y(θ_cabd)) ⊗ (P(m_db ∘ R e_db) ∘ C κ_dba)   edges from edges
+    atom-atom    x_a = B Σ_b ρ_ab ⊗ P(h_b)                                                atoms from atoms
+
+e are projected Gaussians of a distance, ρ_ca the same as matrices [I, L] (`Basis.radial_matrices`), κ the basis of a
+distance and an angle; R, P, C, B are maps of each interaction. Sums over angles: `angles`, `dihedrals`.
+
+GemNet-T: arXiv:2106.08903, eq. 7 to 11 and its appendix on efficiency; GemNet-OC: arXiv:2204.02782, section 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from matscale.plugins.gemnet.angles import Angles, neighbor_products
+from matscale.plugins.gemnet.dihedrals import Dihedrals
+from matscale.plugins.gemnet.layers import SQRT_HALF, Dense, Scale, orthogonal
+
+
+class BothWays(nn.Module):
+    """What an edge c → a has summed, for itself and for its reverse a → c."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.same, self.reverse = Dense(n_in, n_out), Dense(n_in, n_out)
+
+    def forward(self, x: Tensor, swap: Tensor) -> Tensor:
+        """[n_edges, n_in] -> [n_edges, n_out]"""
+        return (self.same(x) + self.reverse(x).index_select(0, swap)) * SQRT_HALF
+
+
+class Narrow(nn.Module):
+    """From the wide features of edges or atoms to the few channels that are summed: P(σ(D x) ∘ R e)."""
+
+    def __init__(self, n_in: int, n_radial: int, n_out: int) -> None:
+        super().__init__()
+        self.dense = Dense(n_in, n_in)
+        self.radial = Dense(n_radial, n_in, activate=False)
+        self.scale = Scale()
+        self.project = Dense(n_in, n_out)
+
+    def forward(self, x: Tensor, radial: Tensor, rows: Tensor | None = None) -> Tensor:
+        """`x` [n, n_in], of which `rows` [m] are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
+        x = self.dense(x)
+        x = x if rows is None else x.index_select(0, rows)
+        return self.project(self.scale(x * self.radial(radial), x))
+
+
+def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
+    """ρ [n, I, L] and sums [n, L, C]: their product over L, mapped by `weights` from I·C to [n, n_out]."""
+    product: Tensor = weights((radial @ sums).flatten(1))
+    return product
+
+
+class TripletInteraction(nn.Module):
+    """Edges from edges, or from atoms."""
+
+    def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
+        super().__init__()
+        self.narrow = Narrow(n_in, n_radial, n_sum)
+        self.bilinear = Dense(n_circular * n_sum, n_summed, activate=False)
+        self.scale = Scale()
+        self.up = BothWays(n_summed, n_out)
+
+    def forward(
+        self, x: Tensor, radial: Tensor, circular: Tensor, angles: Angles, swap: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """`circular` [n_edges, I, L] -> [n_edges, n_out]"""
+        x = self.narrow(x, radial, rows)
+        summed = bilinear(self.bilinear, circular, angles.sums(x))
+        return self.up(self.scale(summed, x), swap)
+
+
+class EdgeAtomInteraction(nn.Module):
+    """Atoms from edges. What the geometry makes of two sums is one matrix per edge, the same for all layers."""
+
+    def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
+        super().__init__()
+        self.narrow = Narrow(n_in, n_radial, n_sum)
+        self.bilinear = Dense(n_circular * n_sum, n_summed, activate=False)
+        self.scale = Scale()
+        self.up = Dense(n_summed, n_out)
+
+    def forward(self, m: Tensor, radial: Tensor, around: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
+        """`around` [n_edges, I] is `Angles.contracted`, `degree` [n_atoms] in the order of edges -> [n_atoms, n_out]"""
+        x = self.narrow(m, radial)
+        summed = self.bilinear(neighbor_products(around, x, degree).flatten(1)).index_select(0, rank)
+        return self.up(self.scale(summed, x))
+
+
+class QuadrupletInteraction(nn.Module):
+    """Edges from edges two bonds away."""
+
+    def __init__(
+        self, n_edge: int, n_radial: int, n_circular: int, n_spherical: int, n_sum: int, n_summed: int
+    ) -> None:
+        super().__init__()
+        self.narrow = Narrow(n_edge, n_radial, n_sum)
+        self.circular = Dense(n_circular, n_sum, activate=False)
+        self.circular_scale = Scale()
+        self.bilinear = Dense(n_spherical * n_sum, n_summed, activate=False)
+        self.scale = Scale()
+        self.up = BothWays(n_summed, n_edge)
+
+    def forward(
+        self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: Tensor
+    ) -> Tensor:
+        """`circular` [n_in, I] of the in-triplets, `spherical` [n_edges, S, L²] -> [n_edges, n_edge]"""
+        x = self.narrow(m, radial).index_select(0, dihedrals.ins)
+        x = self.circular_scale(x * self.circular(circular), x)
+        summed = bilinear(self.bilinear, spherical, dihedrals.sums(x))
+        return self.up(self.scale(summed, x), swap)
+
+
+class PairInteraction(nn.Module):
+    """Atoms from atoms."""
+
+    def __init__(self, n_atom: int, n_radial: int, n_sum: int, n_summed: int) -> None:
+        super().__init__()
+        self.project = Dense(n_atom, n_sum)
+        self.bilinear = Dense(n_radial * n_sum, n_summed, activate=False)
+        self.scale = Scale()
+        self.up = Dense(n_summed, n_atom)
+
+    def forward(self, h: Tensor, radial: Tensor, source: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
+        """`radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
+        x = self.project(h).index_select(0, source)
+        summed = self.bilinear(neighbor_products(radial, x, degree).flatten(1)).index_select(0, rank)
+        return self.up(self.scale(summed, x))
+
+
+def radial_matrices(basis: Tensor, weight: Tensor) -> Tensor:
+    """Gaussians [n, R] and weights [R, I, L] -> ρ [n, I, L]"""
+    return (basis @ weight.flatten(1)).unflatten(1, tuple(weight.shape[1:]))
+
+
+def circular_of(matrices: Tensor, angles: Tensor, rows: Tensor) -> Tensor:
+    """ρ [n, I, L], of which `rows` [m] are taken, and Y [m, L] -> κ [m, I]"""
+    return (matrices.index_select(0, rows) @ angles[:, :, None]).squeeze(2)
+
+
+def empty_weight(n_radial: int, n_embedding: int, n_angular: int) -> Tensor:
+    """Weights of `radial_matrices`, orthogonal over all R·L functions of the basis."""
+    flat = orthogonal(torch.empty(n_embedding, n_radial * n_angular))
+    return flat.view(n_embedding, n_radial, n_angular).permute(1, 0, 2).contiguous()

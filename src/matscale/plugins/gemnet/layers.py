@@ -1,0 +1,130 @@
+"""The layers that GemNet is made of. None has a bias: what is zero, such as an edge at the cutoff, stays zero.
+
+Dense layers start orthogonal with standardised rows, activations are scaled to keep the variance of a normal variable,
+and a factor that is measured before the first step (`Scale`) keeps that of each sum and product: the three together
+are what lets the model do without norms (arXiv:2106.08903, section 6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SQRT_HALF = math.sqrt(0.5)
+_SILU = 1 / 0.6
+"""Makes the variance of SiLU of a standard normal variable about one."""
+
+
+def scaled_silu(x: Tensor) -> Tensor:
+    """SiLU(x)/0.6"""
+    return functional.silu(x) * _SILU
+
+
+@torch.no_grad()
+def orthogonal(weight: Tensor) -> Tensor:
+    """Fill [n_out, n_in] with orthogonal rows or columns, standardised along n_in, of variance 1/n_in."""
+    if weight.is_meta:  # nothing to fill: somebody counts parameters
+        return weight
+    nn.init.orthogonal_(weight)
+    n_in = weight.shape[1]
+    if n_in > 1:
+        var, mean = torch.var_mean(weight, dim=1, keepdim=True)
+        weight.copy_((weight - mean) / (var + 1e-6).sqrt())
+    return weight.mul_(1 / math.sqrt(n_in))
+
+
+class Dense(nn.Module):
+    """A linear map without bias and, unless `activate` is false, the scaled SiLU."""
+
+    def __init__(self, n_in: int, n_out: int, *, activate: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(orthogonal(torch.empty(n_out, n_in)))
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., n_in] -> [..., n_out]"""
+        y = functional.linear(x, self.weight)
+        return scaled_silu(y) if self.activate else y
+
+
+class PairDense(nn.Module):
+    """A dense layer of what an edge j → i and its two atoms hold, one after the other: σ(W [h_j, h_i, m]).
+
+    The products with h are done once per atom, not per edge.
+    """
+
+    def __init__(self, n_atom: int, n_edge: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(orthogonal(torch.empty(n_out, 2 * n_atom + n_edge)))
+        self.n_atom = n_atom
+
+    def forward(self, h: Tensor, m: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """[n_atoms, n_atom], [n_edges, n_edge] -> [n_edges, n_out]"""
+        w_source, w_target, w_edge = self.weight.split([self.n_atom, self.n_atom, m.shape[1]], dim=1)
+        of_source = functional.linear(h, w_source).index_select(0, source)
+        of_target = functional.linear(h, w_target).index_select(0, target)
+        return scaled_silu(of_source + of_target + functional.linear(m, w_edge))
+
+
+class Residual(nn.Module):
+    """(x + σ(W₂ σ(W₁ x))) / √2; in half precision the sum is float32, or many layers would add up their roundings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = Dense(width, width), Dense(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.promote_types(x.dtype, torch.float32)) + self.second(self.first(x))) * SQRT_HALF
+
+
+def network(n_in: int, width: int, n_residual: int, *, project: bool) -> nn.Sequential:
+    """Residual layers, after a dense one where widths differ or `project` says so."""
+    first = [Dense(n_in, width)] if project or n_in != width else []
+    return nn.Sequential(*first, *(Residual(width) for _ in range(n_residual)))
+
+
+_FITTING: ContextVar[bool] = ContextVar("fitting", default=False)
+
+
+class Scale(nn.Module):
+    """Multiplies by a factor that gives a result the variance of what it was made from.
+
+    The factor is measured once, before training, and is part of the state; zero stands for "not measured", and does
+    nothing. A factor that is there, for example of an imported model, stays as it is.
+    """
+
+    factor: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.zeros(()))
+
+    def forward(self, x: Tensor, reference: Tensor) -> Tensor:
+        """`x` [n, c] is scaled, `reference` [m, c'] only looked at, and only while factors are measured."""
+        if _FITTING.get():
+            self._measure(x, reference)
+        return x * torch.where(self.factor == 0, torch.ones_like(self.factor), self.factor).to(x.dtype)
+
+    @torch.no_grad()
+    def _measure(self, x: Tensor, reference: Tensor) -> None:
+        if bool(self.factor != 0) or min(x.shape[0], reference.shape[0]) < 2:
+            return
+        before, after = (float(y.double().var(0).mean()) for y in (reference, x))
+        if before > 0 and after > 0:
+            self.factor.fill_(math.sqrt(before / after))
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Each `Scale` that a forward passes inside measures its factor, if it has none, before it multiplies by it."""
+    token = _FITTING.set(True)
+    try:
+        yield
+    finally:
+        _FITTING.reset(token)

@@ -1,0 +1,149 @@
+"""The graphs of a batch: directed edges of one interaction, chosen from those that the batch carries.
+
+Edges j -> i point from the neighbour (source) to the centre (target); their unit vectors point from the centre to the
+neighbour. They are sorted by target, in an order of the atoms in which atoms with equally many edges are neighbours:
+what is summed over the edges of an atom is then a batched product over consecutive rows (`angles`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+
+_RESOLUTION = 1e6
+"""Steps per Å in which distances are compared, as the core's own nearest rule does."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Edges of one interaction."""
+
+    source: Tensor
+    """[n]"""
+    target: Tensor
+    """[n]"""
+    shift: Tensor
+    """[n, 3] lattice multiples, integers."""
+    vec: Tensor
+    """[n, 3] Å, from centre to neighbour."""
+    n_atoms: int
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """[n] Å"""
+        return torch.linalg.vector_norm(self.vec, dim=1)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """[n, 3] from centre to neighbour."""
+        return self.vec / self.distance[:, None]
+
+    @property
+    def n(self) -> int:
+        """How many edges there are."""
+        return self.source.shape[0]
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """[n_atoms] edges that end at each atom."""
+        return torch.bincount(self.target, minlength=self.n_atoms)
+
+    def select(self, which: Tensor) -> Links:
+        """Those at the places, or where the mask, `which`."""
+        if which.dtype == torch.bool:
+            which = which.nonzero().squeeze(1)
+        source, target, shift, vec = (
+            x.index_select(0, which) for x in (self.source, self.target, self.shift, self.vec)
+        )
+        return Links(source, target, shift, vec, self.n_atoms)
+
+    def sorted_by(self, rank: Tensor) -> Links:
+        """By `rank` [n_atoms] of the target; edges of one atom keep their order."""
+        return self.select(rank.index_select(0, self.target).sort(stable=True)[1])
+
+    def image(self, span: int) -> Tensor:
+        """[n] a number for each neighbour as its centre sees it: one for each pair (source, shift).
+
+        Linear in the shift, so that numbers of displaced centres are sums (`shift_code`); `span` as of `span_of`.
+        """
+        return self.source + self.shift_code(span)
+
+    def shift_code(self, span: int) -> Tensor:
+        """[n] the shift's part of `image`."""
+        weights = torch.tensor([1, span, span * span], device=self.shift.device) * self.n_atoms
+        return (self.shift * weights).sum(1)
+
+
+def span_of(*links: Links) -> int:
+    """Numbers of `Links.image` do not clash, not even where two shifts are added and one taken away."""
+    largest = max((int(each.shift.abs().max()) for each in links if each.n), default=0)
+    return 6 * largest + 2
+
+
+def links_of(data: AtomicBatch) -> Links:
+    """All edges of a batch, differentiable in positions and cell."""
+    source, target = data.edges()
+    assert data.edge_shift is not None
+    return Links(source, target, data.edge_shift.long(), data.edge_vec(), data.n_atoms)
+
+
+def within(links: Links, rule: Graph) -> Links:
+    """The edges among `links`, sorted by target, that `rule` asks for; `links` hold them all."""
+    kept = links.select(links.distance.detach() < rule.cutoff)
+    if rule.kind == "radius":
+        return kept
+    near = kept.distance.detach().mul(_RESOLUTION).round()
+    order = near.sort(stable=True)[1]
+    order = order.index_select(0, kept.target.index_select(0, order).sort(stable=True)[1])
+    first = kept.degree.cumsum(0) - kept.degree
+    rank = torch.arange(kept.n, device=order.device) - first.index_select(0, kept.target)
+    return kept.select(order[rank < rule.n_neighbors].sort()[0])
+
+
+def symmetric(links: Links) -> tuple[Links, Tensor]:
+    """For each pair of atoms one of its two edges, and that again in the other direction; (edges, swap [n]).
+
+    A rule of nearest neighbours may have found a pair from one side only. Published models keep what was found from
+    the atom with the larger number (of an atom's own images, that with the first shift below zero) and leave the rest.
+    `swap` is where the reverse of each edge stands.
+    """
+    lower = (links.source == links.target) & _is_negative(links.shift)
+    half = links.select((links.source < links.target) | lower)
+    both = Links(
+        source=torch.cat([half.source, half.target]),
+        target=torch.cat([half.target, half.source]),
+        shift=torch.cat([half.shift, -half.shift]),
+        vec=torch.cat([half.vec, -half.vec]),
+        n_atoms=half.n_atoms,
+    )
+    return both, torch.arange(both.n, device=both.source.device).roll(half.n)
+
+
+def _is_negative(shift: Tensor) -> Tensor:
+    """Whether the first number of each row that is not zero is below zero."""
+    a, b, c = shift.unbind(1)
+    return (a < 0) | ((a == 0) & ((b < 0) | ((b == 0) & (c < 0))))
+
+
+def reordered(links: Links, swap: Tensor, rank: Tensor) -> tuple[Links, Tensor]:
+    """Symmetric edges and their swap, sorted by the rank of the target."""
+    order = rank.index_select(0, links.target).sort(stable=True)[1]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(links.n, device=order.device)
+    return links.select(order), place.index_select(0, swap.index_select(0, order))
+
+
+def rank_by(*degrees: Tensor) -> Tensor:
+    """[n_atoms] place of each atom in an order in which atoms that agree in all `degrees` are neighbours."""
+    order = torch.arange(degrees[0].shape[0], device=degrees[0].device)
+    for degree in reversed(degrees):
+        order = order.index_select(0, degree.index_select(0, order).sort(stable=True)[1])
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.shape[0], device=order.device)
+    return rank

@@ -1,0 +1,54 @@
+"""Whether a batch can be held at all: asked before its angles are made.
+
+What is made in pieces (`angles`, `dihedrals`) needs little. What stays is counted from below: the features of edges
+and of the sums that each layer keeps for the backward, and what one piece of one atom takes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from matscale.core.errors import ConfigError
+from matscale.plugins.gemnet.config import GemNetConfig
+from matscale.plugins.gemnet.links import Links
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has, free or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def least_bytes(config: GemNetConfig, edges: Links, middle: Links | None) -> int:
+    """What a forward, or with gradients a training step, takes at least."""
+    c, degree = config, edges.degree
+    n_layers = c.n_layers if torch.is_grad_enabled() else 1
+    summed = (c.n_spherical + c.circular_embedding) * c.triplet_in
+    numbers = n_layers * edges.n * (8 * c.edge_channels + summed)
+    if edges.n:
+        numbers += int(degree.max()) ** 2 * c.n_spherical
+    if middle is not None and middle.n:
+        outs = int(degree[middle.target].sum())
+        numbers += n_layers * outs * c.n_spherical * c.quadruplet_in
+        numbers += int((degree[middle.target] * degree[middle.source]).max()) * c.n_spherical
+    return numbers * edges.vec.element_size()
+
+
+def check_fits(config: GemNetConfig, edges: Links, middle: Links | None) -> None:
+    """Raises ConfigError, with the numbers and what to change, for a batch that no memory of this size holds."""
+    needed, there = least_bytes(config, edges, middle), total_memory(edges.vec.device)
+    if needed <= there:
+        return
+    degree = edges.degree
+    found = f"{edges.n:,} edges, {int((degree * degree).sum()):,} triplets"
+    if middle is not None:
+        found += f", {int((degree[middle.target] * degree[middle.source]).sum()):,} quadruplets"
+    raise ConfigError(
+        f"gemnet: a batch of {edges.n_atoms:,} atoms has {found}, which take at least {needed / 2**30:,.1f} GiB; "
+        f"{edges.vec.device} has {there / 2**30:,.1f} GiB. Let a batch hold less (batch.structures, batch.atoms or "
+        "batch.edges, with batch.accumulate to make up for it), or give an atom fewer neighbours: "
+        f"architecture.config.cutoff (now {config.cutoff:g} Å) or max_neighbors (now {config.max_neighbors or 'all'})."
+    )

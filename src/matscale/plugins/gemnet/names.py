@@ -1,0 +1,241 @@
+"""fairchem v1's names for the same things: parameters, scale factors and options of `gemnet_t` and `gemnet_oc`.
+
+| ours | fairchem v1 |
+|---|---|
+| `element`, `edge` | `atom_emb.embeddings`, `edge_emb.dense.linear` |
+| `project.triplet_{radial,circular}` | `mlp_{rbf,cbf}_tint`, of gemnet_t `mlp_{rbf,cbf}3` |
+| `project.{quadruplet,atom_edge,edge_atom}_{radial,circular}` | `mlp_{rbf,cbf}_{qint,aeint,eaint}` |
+| `project.{update,output,atom_atom,quadruplet_spherical}` | `mlp_{rbf_h,rbf_out,rbf_aint,sbf_qint}` |
+| `blocks.i`, `outputs.i` | `int_blocks.i`, `out_blocks.i` |
+| `….{triplet,quadruplet,atom_edge,edge_atom,atom_atom}` | `….{trip,quad,atom_edge,edge_atom,atom}_interaction` |
+| `….narrow.{dense,radial,project}` | `….{dense_ba,mlp_rbf,down_projection}`, of quadruplets `dense_db` |
+| `….narrow.scale`, `.scale` | `….scale_rbf`, `.scale_cbf_sum` and the like |
+| `….bilinear` | `….mlp_cbf` and the like |
+| `….up.{same,reverse}` | `….up_projection_{ca,ac}` |
+| `blocks.i.{skip,before_skip,after_skip}` | `….{dense_ca,layers_before_skip,layers_after_skip}` |
+| `blocks.i.{concat,after_concat}` | `….{concat_layer,residual_m}` |
+| `blocks.i.{atom_before,atom_sum,atom}` | `….{atom_emb_layers,atom_update,atom_update.layers}` |
+| `outputs.i.{atom,atom_after,edge}` | `….{seq_energy,seq_energy2,seq_forces}`, of gemnet_oc `seq_energy_pre` |
+| `energy`, `along` | `out_mlp_E` and `out_energy`, `out_mlp_F` and `out_forces`; of gemnet_t those of its out_blocks |
+
+Weights with a basis of angles have other layouts: `_published`. Centres of Gaussians follow from the options.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matscale.core.errors import ConfigError, DataError
+from matscale.plugins.gemnet.config import GemNetConfig
+from matscale.plugins.gemnet.model import GemNet
+
+_SHORT = {"triplet": "tint", "quadruplet": "qint", "atom_edge": "aeint", "edge_atom": "eaint"}
+
+_RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"^element\.", "atom_emb.embeddings."),
+    (r"^edge\.weight", "edge_emb.dense.linear.weight"),
+    (r"^project\.update\.weight", "mlp_rbf_h.linear.weight"),
+    (r"^project\.output\.weight", "mlp_rbf_out.linear.weight"),
+    (r"^project\.atom_atom\.weight", "mlp_rbf_aint.weight"),
+    (r"^project\.quadruplet_spherical", "mlp_sbf_qint.weight"),
+    (r"^project\.(\w+)_radial\.weight", lambda m: f"mlp_rbf_{_SHORT[m[1]]}.linear.weight"),
+    (r"^project\.(\w+)_circular", lambda m: f"mlp_cbf_{_SHORT[m[1]]}.weight"),
+    (r"^energy\.joint\.", "out_mlp_E."),
+    (r"^along\.joint\.", "out_mlp_F."),
+    (r"^outputs\.", "out_blocks."),
+    (r"^blocks\.(\d+)\.(atom_edge|edge_atom)\.", r"int_blocks.\1.\2_interaction."),
+    (r"^blocks\.(\d+)\.atom_atom\.", r"int_blocks.\1.atom_interaction."),
+    (r"^blocks\.(\d+)\.(trip|quad)r?u?p?let\.", r"int_blocks.\1.\2_interaction."),
+    (r"^blocks\.", "int_blocks."),
+    (r"(quad_interaction.*)\.narrow\.dense\.", r"\1.dense_db."),
+    (r"\.narrow\.dense\.", ".dense_ba."),
+    (r"\.narrow\.radial\.", ".mlp_rbf."),
+    (r"\.narrow\.scale\.", ".scale_rbf."),
+    (r"\.narrow\.project\.", ".down_projection."),
+    (r"(\.atom_interaction)\.project\.", r"\1.down_projection."),
+    (r"(\.atom_interaction)\.scale\.", r"\1.scale_rbf_sum."),
+    (r"(\.atom_interaction)\.up\.", r"\1.up_projection."),
+    (r"(\.edge_atom_interaction)\.up\.", r"\1.up_projection_ca."),
+    (r"(quad_interaction)\.circular\.", r"\1.mlp_cbf."),
+    (r"(quad_interaction)\.circular_scale\.", r"\1.scale_cbf."),
+    (r"(quad_interaction)\.bilinear\.", r"\1.mlp_sbf.bilinear."),
+    (r"(quad_interaction)\.scale\.", r"\1.scale_sbf_sum."),
+    (r"((?:trip|edge|atom)_interaction)\.scale\.", r"\1.scale_cbf_sum."),
+    (r"((?:trip|atom_edge|edge_atom)_interaction)\.bilinear\.", r"\1.mlp_cbf.bilinear."),
+    (r"\.up\.same\.", ".up_projection_ca."),
+    (r"\.up\.reverse\.", ".up_projection_ac."),
+    (r"\.skip\.", ".dense_ca."),
+    (r"\.before_skip\.", ".layers_before_skip."),
+    (r"\.after_skip\.", ".layers_after_skip."),
+    (r"\.concat\.weight", ".concat_layer.dense.linear.weight"),
+    (r"\.after_concat\.", ".residual_m."),
+    (r"\.atom_before\.", ".atom_emb_layers."),
+    (r"^(int_blocks\.\d+)\.atom_sum\.radial\.", r"\1.atom_update.dense_rbf."),
+    (r"^(int_blocks\.\d+)\.atom_sum\.scale\.", r"\1.atom_update.scale_sum."),
+    (r"^(int_blocks\.\d+)\.atom\.", r"\1.atom_update.layers."),
+    (r"\.atom_sum\.radial\.", ".dense_rbf."),
+    (r"\.atom_sum\.scale\.", ".scale_sum."),
+    (r"^(out_blocks\.\d+)\.atom\.", r"\1.layers."),
+    (r"\.atom_after\.", ".seq_energy2."),
+    (r"\.edge_radial\.", ".dense_rbf_F."),
+    (r"\.edge_scale\.", ".scale_rbf_F."),
+    (r"^(out_blocks\.\d+)\.edge\.", r"\1.seq_forces."),
+    (r"\.first\.", ".dense_mlp.0."),
+    (r"\.second\.", ".dense_mlp.1."),
+    (r"\.factor$", ".scale_factor"),
+]
+_OF_LINEAR = re.compile(r"(?!mlp_([cs]bf|rbf_aint)|atom_emb|.*\.linear\.weight).*\.weight$")
+"""fairchem keeps the weight of a dense layer in a module `linear` of it."""
+
+
+def fairchem_name(name: str, config: GemNetConfig) -> str:
+    """The published name of a parameter or scale factor; of gemnet_t where each output block predicts."""
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    if _OF_LINEAR.match(name):
+        name = name.removesuffix("weight") + "linear.weight"
+    if config.n_joint_layers is None:
+        name = re.sub(r"^mlp_([rc]bf)_tint", r"mlp_\g<1>3", name)
+        return name.replace("trip_interaction.mlp_cbf.bilinear.linear.", "trip_interaction.mlp_cbf.")
+    return re.sub(r"^(out_blocks\.\d+)\.layers\.", r"\1.seq_energy_pre.", name)
+
+
+def state_from_fairchem(model: GemNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state for `model` from published weights of the same options, scale factors included.
+
+    Raises DataError that names what is missing or has another shape.
+    """
+    state = {}
+    for name, own in model.state_dict().items():
+        value = _published(name, own, weights, model.config)
+        if value.shape != own.shape:
+            raise DataError(
+                f"{fairchem_name(name, model.config)} has shape {list(value.shape)}, {name} needs {list(own.shape)}: "
+                "the weights are those of a model with other options."
+            )
+        state[name] = value.to(own.dtype)
+    return state
+
+
+def _published(name: str, own: Tensor, weights: Mapping[str, Tensor], config: GemNetConfig) -> Tensor:
+    """A published tensor in our layout."""
+    if name in ("energy.out", "along.out"):
+        return _last_layer("out_energy" if name == "energy.out" else "out_forces", weights, config)
+    value = _find(fairchem_name(name, config), weights)
+    of_basis = name.endswith(("_circular", "_spherical"))
+    if of_basis and config.n_joint_layers is None:
+        return value.permute(1, 2, 0)  # [L, R, I]
+    if of_basis:
+        return value.reshape(own.shape)  # said to be [R, L, I], used as [R, I, L]
+    if value.dim() == 3:
+        return value.permute(2, 1, 0).flatten(1)  # a bilinear map [C, I, n_out]
+    return value
+
+
+def _last_layer(name: str, weights: Mapping[str, Tensor], config: GemNetConfig) -> Tensor:
+    if config.n_joint_layers is not None:
+        return _find(f"{name}.linear.weight", weights)[None]
+    places = range(config.n_layers + 1)
+    return torch.stack([_find(f"out_blocks.{k}.{name}.linear.weight", weights) for k in places])
+
+
+def _find(name: str, weights: Mapping[str, Tensor]) -> Tensor:
+    if name not in weights:
+        raise DataError(f"the weights have no {name!r}: they are those of a model with other options.")
+    return weights[name]
+
+
+_OPTIONS = {
+    "num_blocks": "n_layers",
+    "emb_size_atom": "atom_channels",
+    "emb_size_edge": "edge_channels",
+    "emb_size_trip": "triplet_in",
+    "emb_size_bil_trip": "triplet_out",
+    "emb_size_trip_in": "triplet_in",
+    "emb_size_trip_out": "triplet_out",
+    "emb_size_quad_in": "quadruplet_in",
+    "emb_size_quad_out": "quadruplet_out",
+    "emb_size_aint_in": "pair_in",
+    "emb_size_aint_out": "pair_out",
+    "num_radial": "n_radial",
+    "num_spherical": "n_spherical",
+    "emb_size_rbf": "radial_embedding",
+    "emb_size_cbf": "circular_embedding",
+    "emb_size_sbf": "spherical_embedding",
+    "num_before_skip": "n_before_skip",
+    "num_after_skip": "n_after_skip",
+    "num_concat": "n_concat",
+    "num_atom": "n_atom",
+    "num_atom_emb_layers": "n_atom_before",
+    "num_output_afteratom": "n_output_after",
+    "num_global_out_layers": "n_joint_layers",
+    "quad_interaction": "quadruplets",
+    "atom_edge_interaction": "atom_edge",
+    "edge_atom_interaction": "edge_atom",
+    "atom_interaction": "atom_atom",
+    "cutoff": "cutoff",
+    "cutoff_qint": "cutoff_quadruplets",
+    "cutoff_aeaint": "cutoff_atom_edge",
+    "cutoff_aint": "cutoff_atom_atom",
+    "max_neighbors": "max_neighbors",
+    "max_neighbors_qint": "max_neighbors_quadruplets",
+    "max_neighbors_aeaint": "max_neighbors_atom_edge",
+    "max_neighbors_aint": "max_neighbors_atom_atom",
+}
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "rbf": ({"name": "gaussian"},),
+    "rbf_spherical": (None, {"name": "gaussian"}),
+    "envelope": ({"name": "polynomial", "exponent": 5},),
+    "cbf": ({"name": "spherical_harmonics"},),
+    "sbf": ({"name": "legendre_outer"},),
+    "extensive": (True,),
+    "activation": ("silu", "swish"),
+    "forces_coupled": (False,),
+    "scale_basis": (False,),
+    "enforce_max_neighbors_strictly": (True,),
+    "use_pbc": (True,),
+}
+"""Options with one value here; others are refused."""
+_DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
+
+
+def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
+    """Of the model section of a fairchem v1 configuration, `name: gemnet_t` or `gemnet_oc`.
+
+    Which atoms have quadruplets (`qint_tags`) is passed over: structures here have no tags, all atoms have them.
+    Raises ConfigError for an option with a value that there is no counterpart for.
+    """
+    given = {**_DEFAULTS, **options}
+    for name, known in _ONLY.items():
+        if name in given and given[name] not in known:
+            raise ConfigError(f"{name} = {given[name]!r}: gemnet has only {known[-1]!r}. Such a model cannot be read.")
+    is_oc = "emb_size_trip_in" in given
+    values: dict[str, Any] = {ours: given[theirs] for theirs, ours in _OPTIONS.items() if given.get(theirs) is not None}
+    if is_oc:
+        values |= _limits_of_oc(given)
+        values.setdefault("n_joint_layers", 2)
+    return GemNetConfig(
+        **values,
+        always_project=not is_oc,
+        forces="direct" if given.get("direct_forces", False) else "gradient",
+        stress_head="none",
+        max_atomic_number=given["num_elements"],
+    )
+
+
+def _limits_of_oc(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of neighbours that fairchem takes from others where they are not given, and leaves out where unused."""
+    near = given["max_neighbors"]
+    found: dict[str, Any] = {}
+    if given.get("quad_interaction"):
+        found["max_neighbors_quadruplets"] = given.get("max_neighbors_qint") or near
+    if given.get("atom_edge_interaction") or given.get("edge_atom_interaction"):
+        found["max_neighbors_atom_edge"] = given.get("max_neighbors_aeaint") or near
+    if given.get("atom_interaction"):
+        found["max_neighbors_atom_atom"] = given.get("max_neighbors_aint") or max(near, *found.values())
+    return found

@@ -134,7 +134,7 @@ def test_show_count_runs_a_step_and_reports_elementwise_work_besides() -> None:
     assert "counted_per_atom" not in shown("schnet", "--params", "10k")
 
 
-@pytest.mark.parametrize("name", ["fcn", "transformer", "schnet", "eqv2", "gemnet"])
+@pytest.mark.parametrize("name", ["fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip"])
 def test_a_formula_and_a_counted_step_agree_on_flops_per_atom(name: str) -> None:
     from matscale.core.flops import measure_step_flops
 

@@ -25,6 +25,9 @@ def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
         without_stress = {"stress_head": "none", "lmax": 2}
         published = {"stress_head": "rank2"}
         return [small.model_copy(update=other) for other in (conservative, published, lebedev, without_stress)]
+    if architecture.name == "escaip":
+        small = architecture.ladder(10_000)
+        return [small.model_copy(update=other) for other in ({"forces": "gradient"}, {"stress_head": "none"})]
     if architecture.name == "gemnet":
         narrow = {"atom_channels": 8, "edge_channels": 10, "triplet_in": 4, "triplet_out": 4, "n_radial": 12}
         short = {"n_layers": 2, "n_spherical": 4, "n_atom": 1, "n_after_skip": 1, "cutoff": 3.5}

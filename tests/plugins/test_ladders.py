@@ -52,6 +52,10 @@ def test_the_twenty_equiformers_of_the_paper_are_there_by_name(shared: Path) -> 
     assert [counts["total"] for counts in sizes("eqv2", "ladder-")] == totals
 
 
+def test_the_published_escaips_are_there_by_name() -> None:
+    assert [counts["total"] for counts in sizes("escaip", "H")] == [271_605_120, 88_609_408, 85_148_160]
+
+
 def test_the_published_schnets_are_there_by_name() -> None:
     assert [counts["total"] for counts in sizes("schnet", "oc20-")] == [5_704_193, 9_088_513]
     ladder = [get("schnet").size(f"ladder-{k:02}") for k in (1, 2, 3)]

@@ -30,6 +30,19 @@ SMALL = {
     "n_radial": 5,
     "grid_resolution": 6,
 }
+ESCAIP = {
+    "hidden": 12,
+    "n_layers": 2,
+    "n_heads": 2,
+    "degree_channels": [2, 2, 0, 2],
+    "atom_channels": 3,
+    "order_channels": 2,
+    "n_order": 5,
+    "distance_channels": 4,
+    "n_radial": 7,
+    "n_neighbors": 10,
+    "max_neighbors": 30,
+}
 GRADIENT = {"forces": "gradient", "max_neighbors": 0, "cutoff": 3.5}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("fcn", {"hidden": 7, "depth": 2, "head_layers": 2}),
@@ -38,6 +51,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("transformer", {"width": 8, "inputs": "concatenated", "head_layers": 3}),
     ("schnet", {"hidden": 6, "filters": 9, "n_layers": 1, "cutoff": 3.5}),
     ("schnet", {"hidden": 5, "filters": 4, "n_layers": 3, "cutoff": 3.5, "n_radial": 7}),
+    ("escaip", ESCAIP),
+    ("escaip", {**ESCAIP, "stress_head": "none", "ffn_factor": 3}),
+    ("escaip", {**ESCAIP, "forces": "gradient"}),
     ("eqv2", SMALL),
     ("eqv2", {**SMALL, "stress_head": "rank2", "norm": "rms_norm_sh"}),
     ("eqv2", {**SMALL, "stress_head": "rank2", "n_layers": 2, "lmax": 3, "mmax": 3, "grid_resolution": 10}),
@@ -117,7 +133,7 @@ def test_the_step_of_a_padded_batch_costs_what_its_atoms_cost(structures: list[S
 
 def test_every_published_size_has_a_formula() -> None:
     shape = collate(random_structures(1), Graph.radius(3.0)).shape
-    for name in ("fcn", "transformer", "schnet", "eqv2", "gemnet"):
+    for name in ("fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip"):
         architecture = get(name)
         for config in architecture.sizes.values():
             assert architecture.step_flops is not None

@@ -22,17 +22,17 @@ class GaussianBasis(nn.Module):
 
     centers: Tensor
 
-    def __init__(self, cutoff: float, n_radial: int) -> None:
-        """`cutoff` in Å. A single Gaussian is as wide as the cutoff."""
+    def __init__(self, cutoff: float, n_radial: int, width: float = 1.0) -> None:
+        """`cutoff` in Å, `width` in spacings. A single Gaussian is spaced by the cutoff."""
         super().__init__()
         spacing = cutoff / max(1, n_radial - 1)
-        self.coefficient = -0.5 / spacing**2
+        self.coefficient = -0.5 / (width * spacing) ** 2
         # Follows from the configuration, so it is no part of the state.
         self.register_buffer("centers", torch.arange(n_radial, dtype=torch.float64) * spacing, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """[n_edges] Å -> [n_edges, n_radial]"""
-        return torch.exp(self.coefficient * (distance[:, None] - self.centers.to(distance.dtype)).square())
+        """[n_edges, ...] Å -> [n_edges, ..., n_radial]"""
+        return torch.exp(self.coefficient * (distance[..., None] - self.centers.to(distance.dtype)).square())
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:

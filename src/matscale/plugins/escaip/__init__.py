@@ -1,0 +1,41 @@
+"""EScAIP: `model` has the equations, `layout` the neighbours, `blocks` the attention, `sizes` what was published."""
+
+from __future__ import annotations
+
+from matscale import hookimpl
+from matscale.core.architecture import Architecture
+from matscale.plugins.escaip.config import EScAIPConfig
+from matscale.plugins.escaip.flops import step_flops
+from matscale.plugins.escaip.model import EScAIP, build, graph
+from matscale.plugins.escaip.sizes import DIAL, SIZES, ladder
+
+__all__ = ["SIZES", "EScAIP", "EScAIPConfig", "build", "graph", "ladder", "register_architectures"]
+
+
+def claims(config: EScAIPConfig) -> frozenset[str]:
+    """The energy is invariant under rotation, the direct forces do not turn. Nothing is smooth: see `layout`."""
+    held = {"permutation", "translation", "periodic", "extensive"}
+    if not config.is_direct:
+        held |= {"rotation", "reflection", "conservative"}
+    return frozenset(held)
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="escaip",
+            summary="EScAIP: attention among the neighbours of each atom, on invariant features.",
+            reference="arXiv:2410.24169",
+            config=EScAIPConfig,
+            build=build,
+            ladder=ladder,
+            dial=DIAL,
+            claims=claims(EScAIPConfig()),
+            claims_for=claims,
+            forces="both",
+            graph=graph,
+            sizes=SIZES,
+            step_flops=step_flops,
+        )
+    ]

@@ -1,0 +1,104 @@
+r"""From features of all layers to energy, forces and stress.
+
+    z      = norm σ(Σ_layers P_n (x_n + FFN norm x_n))              of atoms, and with direct forces also of slots
+    E_s    = Σ_{i in s} e(z_i)
+    F_i    = f(z_i) Σ_k g(z_ik) ∘ n_ik                              g has three outputs: x, y and z each their own
+    σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  ours; w = e^b fades a neighbour out
+
+The forces are the published ones. Features do not know how the structure is turned, so neither does g: multiplied
+with the components of n they do not turn with it. The stress does: it is made of numbers, n nᵀ and 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.functional import gelu
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.layers.heads import mean_by_structure, sum_by_structure
+from matscale.core.layers.precision import full_precision
+from matscale.plugins.escaip.blocks import FeedForward, RMSNorm
+from matscale.plugins.escaip.config import EScAIPConfig
+from matscale.plugins.escaip.layout import Layout
+
+
+class Readout(nn.Module):
+    """Of the features after the input and after every block: one feed-forward each, and a projection of all."""
+
+    def __init__(self, config: EScAIPConfig) -> None:
+        super().__init__()
+        hidden, n_stages = config.hidden, config.n_layers + 1
+        self.norms = nn.ModuleList(RMSNorm(hidden) for _ in range(n_stages))
+        self.feed_forwards = nn.ModuleList(FeedForward(hidden, config.ffn_factor) for _ in range(n_stages))
+        self.projection = nn.Linear(n_stages * hidden, hidden)
+        self.norm = RMSNorm(hidden)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Each [..., H] -> [..., H]; summed stage by stage, so that they never stand side by side in memory"""
+        total: Tensor = self.projection.bias
+        weights = self.projection.weight.chunk(len(stages), dim=1)
+        for x, norm, feed_forward, weight in zip(stages, self.norms, self.feed_forwards, weights):
+            total = total + functional.linear(x + feed_forward(norm(x)), weight)
+        return self.norm(gelu(total))
+
+
+class Mlp(nn.Module):
+    """H → n_out; starts near zero, which is the mean of the data."""
+
+    def __init__(self, config: EScAIPConfig, n_out: int, has_norm: bool = True) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.hidden) if has_norm else nn.Identity()
+        self.feed_forward = FeedForward(config.hidden, config.ffn_factor)
+        self.out = nn.Linear(config.hidden, n_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., n_out]"""
+        return self.out(self.feed_forward(self.norm(x)))
+
+
+class EnergyHead(nn.Module):
+    """A sum over atoms. Published gradient models leave its norm out."""
+
+    def __init__(self, config: EScAIPConfig) -> None:
+        super().__init__()
+        self.mlp = Mlp(config, 1, has_norm=config.is_direct)
+
+    def forward(self, z: Tensor, data: AtomicBatch) -> Tensor:
+        """[n_atoms, H] -> [n_structures], float64"""
+        return sum_by_structure(self.mlp(z).squeeze(-1), data)
+
+
+class ForcesHead(nn.Module):
+    """Of each neighbour three numbers that weigh its direction, component by component."""
+
+    def __init__(self, config: EScAIPConfig) -> None:
+        super().__init__()
+        self.atom_norm, self.edge_norm = RMSNorm(config.hidden), RMSNorm(config.hidden)
+        self.magnitude, self.components = Mlp(config, 1, has_norm=False), Mlp(config, 3, has_norm=False)
+
+    def forward(self, z: Tensor, z_edge: Tensor, layout: Layout) -> Tensor:
+        """[n_atoms, H], [n_atoms, W, H] -> [n_atoms, 3]"""
+        # Slot 0 and padding have no direction, and so no part in this.
+        pulled = (self.components(self.edge_norm(z_edge)) * layout.direction).sum(1)
+        return pulled * self.magnitude(self.atom_norm(z))
+
+
+class StressHead(nn.Module):
+    """An isotropic part from each atom, and a part along each of its neighbours."""
+
+    def __init__(self, config: EScAIPConfig) -> None:
+        super().__init__()
+        self.isotropic, self.along = Mlp(config, 1), Mlp(config, 1)
+
+    def forward(self, z: Tensor, z_edge: Tensor, layout: Layout, data: AtomicBatch) -> Tensor:
+        """[n_atoms, H], [n_atoms, W, H] -> [n_structures, 3, 3]"""
+        return mean_by_structure(self._of_atoms(self.isotropic(z), self.along(z_edge), layout), data)
+
+    @full_precision
+    def _of_atoms(self, isotropic: Tensor, along: Tensor, layout: Layout) -> Tensor:
+        n = layout.direction
+        weighted = n * (along * layout.log_weight.exp()[:, :, None])
+        one = torch.eye(3, dtype=n.dtype, device=n.device)
+        return isotropic[:, :, None] * one + weighted.transpose(1, 2) @ n

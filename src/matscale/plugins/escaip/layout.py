@@ -1,0 +1,163 @@
+r"""Who is whose neighbour, softly, and the padded layout [n_atoms, W] in which every layer sees them.
+
+    rank of e among those of atom a    r_a(e) = Σ_{e' of a, a itself} s((d_e − d_e') / w)      s: a step, π wide, smooth
+    how far out                        x_e    = t log(e^{r_i / kt} + e^{r_j / kt} + e^{d_e / ct})
+    logarithm of its weight            b_e    = −x² / (1 − x²),   kept if x < 1
+
+i and j are both ends of the edge, so that it is kept in both directions or in none. An atom and all that it keeps
+share a row of W = `max_neighbors` slots; the atom is in slot 0, at distance 0 and in no direction, with b = 0.
+
+Each atom's bond-orientational order |mean_k Y_l(n_k)| (Steinhardt, doi:10.1103/PhysRevB.28.784) follows from the
+Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem.
+The order counts a neighbour fully until it is left out. That is why models of this family are not smooth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.errors import DataError
+from matscale.core.layers.precision import full_precision
+from matscale.core.layers.radial import GaussianBasis
+from matscale.plugins.escaip.config import EScAIPConfig
+
+FAR = 1e6
+"""Å. Where padding stands in lists of distances: after everything."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An atom's row of neighbours, itself first. W slots, R Gaussians."""
+
+    neighbors: Tensor
+    """[n_atoms, W] the atom in each slot; in padding, the row's own."""
+    is_used: Tensor
+    """[n_atoms, W] False in padding."""
+    direction: Tensor
+    """[n_atoms, W, 3] unit vectors from the centre; 0 in slot 0 and in padding."""
+    log_weight: Tensor
+    """[n_atoms, W] added to the logits of attention; −inf in padding."""
+    basis: Tensor
+    """[n_atoms, W, R]"""
+    legendre: tuple[Tensor, ...]
+    """Of degree 0, 1, ... each [n_atoms, W, W]: polynomials of the cosine between two neighbours. Where one of them has
+    no direction, 1 for degree 0 and 0 for others."""
+    order: Tensor
+    """[n_atoms, n_order]"""
+
+    def gather(self, x: Tensor) -> Tensor:
+        """[n_atoms, C] -> [n_atoms, W, C], of the atom in each slot"""
+        return x.index_select(0, self.neighbors.flatten()).unflatten(0, self.neighbors.shape)
+
+
+class MakeLayout(nn.Module):
+    """From a batch to its `Layout`; differentiable in positions and cell."""
+
+    def __init__(self, config: EScAIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.basis = GaussianBasis(config.cutoff, config.n_radial, width=2.0)
+
+    @torch.compiler.disable(recursive=True)
+    @full_precision
+    def forward(self, data: AtomicBatch) -> Layout:
+        config, n_atoms = self.config, data.n_atoms
+        j, i = data.edges()
+        vec = data.edge_vec()
+        distance = torch.linalg.vector_norm(vec, dim=-1)
+        edges, extent = self._kept(data, distance)
+        j, i, vec, distance = (x.index_select(0, edges) for x in (j, i, vec, distance))
+        slot = self._slots(data, i)
+
+        def lay_out(x: Tensor, first: float, empty: float) -> Tensor:
+            """[n_kept] -> [n_atoms, W] with `first` in slot 0 and `empty` in padding"""
+            rows = x.new_full((n_atoms, config.max_neighbors), empty).index_fill(1, slot.new_zeros(1), first)
+            return rows.flatten().index_copy(0, slot, x).view_as(rows)
+
+        own = torch.arange(n_atoms, device=i.device)[:, None].repeat(1, config.max_neighbors)
+        unit = vec / distance.clamp(min=1e-12)[:, None]
+        direction = torch.stack([lay_out(component, 0.0, 0.0) for component in unit.unbind(-1)], dim=-1)
+        is_used = lay_out(torch.ones_like(distance), 1.0, 0.0) > 0
+        legendre = self._legendre(direction, is_used)
+        return Layout(
+            neighbors=own.flatten().index_copy(0, slot, j).view_as(own),
+            is_used=is_used,
+            direction=direction,
+            log_weight=lay_out(-extent.square() / (1 - extent.square()), 0.0, -torch.inf),
+            basis=self.basis(lay_out(distance, 0.0, 0.0)),
+            legendre=tuple(legendre[: len(config.channels_by_degree)]),
+            order=self._order(legendre, is_used),
+        )
+
+    def _kept(self, data: AtomicBatch, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """-> numbers of the edges with x < 1, and x for these"""
+        config = self.config
+        j, i = data.edges()
+        shells = distances_of_atoms(data, distance)  # [n_atoms, 1 + max degree]
+        reach = torch.pi * config.rank_width
+        # Whoever has n_neighbors before it without doubt is out. Most are; the sums below need not be taken for them.
+        sure = torch.searchsorted(shells.detach().index_select(0, i), (distance.detach() - reach)[:, None]).squeeze(1)
+        sure_at_source = torch.searchsorted(shells.detach().index_select(0, j), (distance.detach() - reach)[:, None])
+        maybe = (distance < config.cutoff) & (torch.maximum(sure, sure_at_source.squeeze(1)) < config.n_neighbors)
+        edges = maybe.nonzero().squeeze(1)
+        d = distance.index_select(0, edges)
+        ranks = [soft_rank(d, shells.index_select(0, end.index_select(0, edges)), config.rank_width) for end in (i, j)]
+        parts = torch.stack([rank / config.n_neighbors for rank in ranks] + [d / config.cutoff])
+        extent = config.rank_sharpness * torch.logsumexp(parts / config.rank_sharpness, dim=0)
+        within = (extent < 1).nonzero().squeeze(1)
+        return edges.index_select(0, within), extent.index_select(0, within)
+
+    def _slots(self, data: AtomicBatch, centre: Tensor) -> Tensor:
+        """[n_kept] centres, ascending -> places in the flattened layout. Raises DataError if a row is too short."""
+        counts = torch.bincount(centre, minlength=data.n_atoms)
+        most, width = int(counts.max()) + 1, self.config.max_neighbors
+        if most > width:
+            atom = int(counts.argmax())
+            structure = int(data.batch[atom])
+            number = atom - int((data.batch < structure).sum())
+            raise DataError(
+                f"escaip: atom {number} of structure {structure} of the batch (counted from 0) keeps {most - 1} "
+                f"neighbours; with the atom itself that is {most}, and max_neighbors = {width}. Set max_neighbors to "
+                f"{most} or more (no weight depends on it), or n_neighbors = {self.config.n_neighbors} to fewer."
+            )
+        first = torch.cumsum(counts, 0) - counts
+        number_in_row = torch.arange(len(centre), device=centre.device) - first.index_select(0, centre)
+        return centre * width + 1 + number_in_row
+
+    def _legendre(self, direction: Tensor, is_used: Tensor) -> list[Tensor]:
+        """[n_atoms, W, 3] -> for each degree [n_atoms, W, W]"""
+        has_direction = is_used.index_fill(1, torch.zeros(1, dtype=torch.long, device=is_used.device), False)
+        both = (has_direction[:, :, None] & has_direction[:, None, :]).to(direction.dtype)
+        cosine = direction @ direction.transpose(1, 2)
+        polynomials = [torch.ones_like(cosine), cosine]
+        for n in range(1, max(self.config.n_order, len(self.config.channels_by_degree)) - 1):
+            polynomials.append(((2 * n + 1) * cosine * polynomials[n] - n * polynomials[n - 1]) / (n + 1))
+        return [polynomials[0], *(p * both for p in polynomials[1:])]
+
+    def _order(self, legendre: list[Tensor], is_used: Tensor) -> Tensor:
+        """Of degree 0 it is 1. The root starts at 10⁻³: below that its slope would be that of noise."""
+        squares = torch.stack([p.sum((1, 2)) for p in legendre[1 : self.config.n_order]], dim=-1)
+        count = is_used.sum(1, keepdim=True).to(squares.dtype)
+        order = (squares / count.square()).clamp(min=1e-6).sqrt()
+        return torch.cat([torch.ones_like(count), order], dim=-1)
+
+
+def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
+    """[n_edges] -> [n_atoms, 1 + max degree], ascending: 0 for the atom itself, its neighbours, then `FAR`."""
+    _, i = data.edges()
+    degree = torch.bincount(i, minlength=data.n_atoms)
+    number = torch.arange(len(i), device=i.device) - (torch.cumsum(degree, 0) - degree).index_select(0, i)
+    rows = distance.new_full((data.n_atoms, 1 + int(degree.max())), FAR)
+    rows = rows.index_fill(1, i.new_zeros(1), 0.0).index_put((i, 1 + number), distance)
+    return rows.sort(dim=1).values
+
+
+def soft_rank(distance: Tensor, others: Tensor, width: float) -> Tensor:
+    """[n], [n, m] Å -> [n]: how many of the others are nearer, each counted smoothly over ±π·width."""
+    x = (distance[:, None] - others) / width
+    step = torch.where(x.abs() < torch.pi, torch.sin(0.5 * x.clamp(-torch.pi, torch.pi)), torch.sign(x))
+    return (0.5 * step + 0.5).sum(dim=1)

@@ -1,0 +1,104 @@
+r"""EScAIP: attention among the neighbours of each atom, with features that know nothing of orientation.
+
+    x⁰, y⁰      = Input(elements, orders, distances)                atoms x [n_atoms, H], slots y [n_atoms, W, H]
+    x, y       <- x, y + Attention(norm x, norm y)                  n_layers times,
+    x, y       <- x, y + FeedForwards(norm x, norm y)               each in turn
+    E, F, σ     = heads on readouts of all stages                   or F and σ as derivatives of E (`forces`)
+
+`layout` has the neighbours and their slots, `blocks` the attention, `heads` what is read out. The energy is invariant
+under rotation and reflection whatever the weights; so forces and stress that are derived from it turn with the
+structure. The published direct forces do not (`heads`): such a model has to learn it from rotated data.
+
+Qu & Krishnapriyan, arXiv:2410.24169, in the form of fairchem's v2: with its weights, the numbers are its numbers.
+Done otherwise here: the readout of a block is computed once; maps of atoms once per atom; attention in Legendre
+polynomials; and ranks count all atoms, also those beyond the cutoff that fairchem's images do not reach.
+
+Shapes: W slots of an atom's row, H channels.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from matscale.core.architecture import DatasetInfo
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.errors import ConfigError
+from matscale.core.outputs import Outputs
+from matscale.plugins.escaip.blocks import Block, InputBlock
+from matscale.plugins.escaip.config import EScAIPConfig
+from matscale.plugins.escaip.heads import EnergyHead, ForcesHead, Mlp, Readout, StressHead
+from matscale.plugins.escaip.layout import MakeLayout
+
+
+class EScAIP(nn.Module):
+    """Energy, and with direct forces also forces and stress, of a batch."""
+
+    def __init__(self, config: EScAIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.make_layout = MakeLayout(config)
+        self.input = InputBlock(config)
+        # Of the last slots a gradient model reads nothing.
+        is_last = [not config.is_direct and k == config.n_layers - 1 for k in range(config.n_layers)]
+        self.blocks = nn.ModuleList(Block(config, atoms_only) for atoms_only in is_last)
+        self.atom_readout = Readout(config)
+        self.energy = EnergyHead(config)
+        if config.is_direct:
+            self.edge_readout = Readout(config)
+            self.forces = ForcesHead(config)
+            if config.predicts_stress:
+                self.stress = StressHead(config)
+        initialise(self)
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        layout = self.make_layout(data)
+        x, y = self.input(data.atomic_numbers, layout)
+        atom_stages, edge_stages = [x], [y]
+        for block in self.blocks:
+            x, y = block(x, y, data.atomic_numbers, layout)
+            atom_stages.append(x)
+            edge_stages.append(y)
+        z = self.atom_readout(atom_stages)
+        energy = self.energy(z, data)
+        if not self.config.is_direct:
+            return Outputs(energy=energy)
+        z_edge = self.edge_readout(edge_stages)
+        forces = self.forces(z, z_edge, layout)
+        stress = self.stress(z, z_edge, layout, data) if self.config.predicts_stress else None
+        return Outputs(energy=energy, forces=forces, stress=stress)
+
+    def recomputable(self) -> list[nn.Module]:
+        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        return list(self.blocks)
+
+
+def initialise(model: nn.Module) -> None:
+    """Zero biases, embeddings in ±0.001 and Glorot for the heads, as published; a last layer that starts near zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.uniform_(module.weight, -1e-3, 1e-3)
+        elif isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for head in model.modules():
+        if isinstance(head, Mlp):
+            for module in head.feed_forward:
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+            nn.init.normal_(head.out.weight, std=0.01)
+
+
+def graph(config: EScAIPConfig) -> Graph:
+    """All that have a say in the ranks; the layout chooses among them."""
+    return Graph.radius(config.search_radius)
+
+
+def build(config: EScAIPConfig, info: DatasetInfo) -> nn.Module:
+    """Raises ConfigError if the data hold an element that the embeddings have no row for."""
+    heaviest = max(info.elements)
+    if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
+        raise ConfigError(
+            f"escaip: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
+            f"Set it to {heaviest} or more (118 covers all), or leave those structures out when packing."
+        )
+    return EScAIP(config)

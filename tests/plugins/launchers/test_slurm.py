@@ -190,6 +190,12 @@ def begun_again(job: str, log: Path) -> bool:
     return ", start 1" in log.read_text()
 
 
+def heeds_signals(run: Path) -> bool:
+    """Whether the process of a run has set its handlers, as it has once it trains; before, SIGUSR1 just kills it."""
+    words = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process_of(run)}/status").read_text(), flags=re.M)
+    return words is not None and bool(int(words[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
 def frozen(run: Path) -> int:
     """Hold the training of a run where it is; its process."""
     process = process_of(run)
@@ -219,7 +225,7 @@ def test_a_study_on_a_real_slurm_survives_a_job_that_is_cancelled_one_that_times
     assert "Slurm: timeout" in said(process)
 
     with sweeping(file, "--launcher", "slurm") as process:
-        wait_for(lambda: cancelled in in_the_midst(folder), process)
+        wait_for(lambda: cancelled in in_the_midst(folder) and heeds_signals(cancelled), process)
         held, job = frozen(cancelled), job_of(cancelled)
         subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)  # as near the end of a job's time
         os.kill(held, signal.SIGCONT)

@@ -127,9 +127,9 @@ def fit(
     """
     from matscale.cli.laws_text import checklist_text, fit_text
     from matscale.core.scaling.checklist import checklist as fill
-    from matscale.core.scaling.fit import CURVES, Options, fit_all
+    from matscale.core.scaling.fit import Options, fit_all, needs_curves
 
-    table = _table(sources, columns, where, target, baselines, no_baselines, curves=law in CURVES)
+    table = _table(sources, columns, where, target, baselines, no_baselines, curves=needs_curves(law, checkpoint))
     table = _only(table, architectures)
     options = Options(target=target, axis=axis, at=at, checkpoint=checkpoint, samples=samples, seed=seed)
     refused: list[str] = []
@@ -220,12 +220,13 @@ def plan(
     tell most.
     """
     from matscale.cli.laws_text import plan_text
-    from matscale.core.scaling.fit import Options
+    from matscale.core.scaling.fit import Options, needs_curves
     from matscale.core.scaling.plan import make_plan
 
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
-    table = _table(sources, columns, where, target, baselines, no_baselines)
+    curves = needs_curves("nd", checkpoint)
+    table = _table(sources, columns, where, target, baselines, no_baselines, curves=curves)
     table = _only(table, (architecture,) if architecture else ())
     if len(table.architectures) != 1:
         raise ConfigError(f"Plan for one architecture at a time: --arch {' or --arch '.join(table.architectures)}.")

@@ -21,6 +21,7 @@ from matscale.core.scaling.sources import read
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
+from synthetic_runs import make_study
 
 
 def csv(path: Path, *lines: str, head: str = "model,params,val_loss") -> Path:
@@ -423,3 +424,12 @@ def test_what_training_writes_is_what_a_fit_reads(alloys: PackedDataset, tmp_pat
     assert set(fit.baselines) == {"zero", "mean", "composition", "nearest"}
     assert fit.verdict in ("no learning", "not identifiable")  # two steps teach nothing
     assert len(list(tmp_path.glob(f"runs/*/{FILE}"))) == 1
+
+
+def test_all_checkpoints_of_run_folders_are_all_their_validations(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "runs", architectures=("schnet",), sizes=(3000, 10_000, 30_000, 100_000))
+    points = {
+        at: len(matscale.fit([str(study)], "nd", checkpoint=at, samples=50).table) for at in ("last", "best", "all")
+    }
+    assert points["last"] == points["best"] == 12
+    assert points["all"] > 24

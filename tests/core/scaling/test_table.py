@@ -116,3 +116,17 @@ def test_several_models_for_several_computes_are_no_points_of_a_law_in_compute()
     rows = [{"n": n, "c": c, "loss": 10 * n**-0.1 + c**-0.1} for n in (1e3, 1e4, 1e5, 1e6) for c in (1e9, 1e10, 1e11)]
     with pytest.raises(DataError, match=r"more than one amount of compute.*--law frontier"):
         matscale.fit(rows, "power", axis="c")
+
+
+def test_a_budget_is_no_wider_than_its_tolerance_however_dense_the_values_are() -> None:
+    labels = groups(np.array([1.0, 1.05, 1.1, 1.16, 1.22, 5.0, 1.0]), 0.1)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 2, 0]
+
+
+def test_the_best_step_of_a_curve_costs_what_the_whole_run_did() -> None:
+    rows = [
+        {"n": 1e4, "c": c, "loss": loss, "run": "a", "step": step, "source": f"a {step}"}
+        for step, c, loss in ((10, 1e9, 4.0), (20, 2e9, 3.0), (30, 3e9, 3.5))
+    ]
+    best = Table.of(rows).ends("best")
+    assert (best["loss"].tolist(), best["c"].tolist()) == ([3.0], [3e9])

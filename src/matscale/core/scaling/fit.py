@@ -41,6 +41,11 @@ class Options:
     seed: int = 0
 
 
+def needs_curves(law: str, checkpoint: str) -> bool:
+    """Whether every validation of a run is read, rather than its best and its last."""
+    return law in CURVES or checkpoint == "all"
+
+
 def fit(
     source: Source,
     law: str = "auto",
@@ -58,7 +63,7 @@ def fit(
     compute; the name of a form takes that form; `auto` takes the joint law where there is a grid, else the variable
     with most sizes. `options` are those of `Options`. Raises DataError (data), ConfigError (names).
     """
-    table = read(source, columns, target=target, where=where, curves=law in CURVES)
+    table = read(source, columns, target=target, where=where, curves=needs_curves(law, str(options.get("checkpoint"))))
     table = replace(table, baselines=dict(baselines)) if baselines else with_baselines(table)[0]
     chosen = Options(target=target, **options)  # type: ignore[arg-type]
     _refuse_unused(law, chosen)

@@ -121,17 +121,24 @@ class Table:
         return self.take(self.words["arch"] == name)
 
     def ends(self, at: str = "last") -> Table:
-        """One row per run: its `last` step or its `best`; a row without run or step is a run of its own. `all`: all."""
+        """One row per run, its last step; a row without run or step is a run of its own. `all`: every row.
+
+        `best`: the last step with the least loss of the run. What the run cost was paid for all of it.
+        """
         if at == "all":
             return self
-        rank = self["step"] if at == "last" else -self["loss"]
-        chosen: dict[str, int] = {}
+        last: dict[str, int] = {}
+        least: dict[str, float] = {}
         for k, name in enumerate(self.runs):
-            if name not in chosen or rank[k] > rank[chosen[name]]:
-                chosen[name] = k
+            if name not in last or self["step"][k] > self["step"][last[name]]:
+                last[name] = k
+            least[name] = min(self["loss"][k], least.get(name, np.inf))
         mask = np.zeros(len(self), dtype=bool)
-        mask[sorted(chosen.values())] = True
-        return self.take(mask)
+        mask[list(last.values())] = True
+        ends = self.take(mask)
+        if at == "last":
+            return ends
+        return replace(ends, numbers={**ends.numbers, "loss": np.array([least[name] for name in self.runs[mask]])})
 
     @property
     def runs(self) -> Words:
@@ -147,11 +154,14 @@ class Table:
 
 
 def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
-    """Number of the size of each value [k], ascending: neighbours closer than `tolerance` are one size."""
+    """Number of the size of each value [k], ascending; a size reaches from its least value `tolerance` upwards."""
     order = np.argsort(values, kind="stable")
-    steps = np.diff(np.log(values[order])) > tolerance
     labels = np.empty(len(values), dtype=np.int64)
-    labels[order] = np.concatenate([[0], np.cumsum(steps)])
+    label, start = -1, -np.inf
+    for k, logarithm in zip(order, np.log(values[order])):
+        if logarithm - start > tolerance:
+            label, start = label + 1, logarithm
+        labels[k] = label
     return labels
 
 

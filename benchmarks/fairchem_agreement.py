@@ -27,12 +27,12 @@ from ase.io import write
 
 import matscale
 from matscale.core.architecture import DatasetInfo
+from matscale.core.import_fairchem.run import import_run
 from matscale.core.imported import save
 from matscale.core.manager import host
 from matscale.core.potential import Potential, Scales
 from matscale.core.train.record import Run
 from matscale.plugins.eqv2.export import export_run
-from matscale.plugins.eqv2.fairchem import import_run
 
 SIDE = Path(__file__).with_name("fairchem_side.py")
 QUANTITIES = ("energy", "forces", "stress")

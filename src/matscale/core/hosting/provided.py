@@ -32,6 +32,7 @@ KINDS = {
         Kind("loss", "register_losses", "matscale.core.train.loss:Loss"),
         Kind("law", "register_laws", "matscale.core.scaling.law:Law"),
         Kind("launcher", "register_launchers", "matscale.core.study.launcher:Launcher"),
+        Kind("importer", "register_importers", "matscale.core.import_fairchem.importer:Importer"),
         Kind("command", "register_commands", "click:Command"),
     )
 }

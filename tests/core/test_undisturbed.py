@@ -24,6 +24,7 @@ def state() -> dict[str, Any]:
         "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "python": random.getstate(),
         "sharing": torch.multiprocessing.get_sharing_strategy(),
+        "starting": torch.multiprocessing.get_start_method(allow_none=True),
         "environment": dict(os.environ),
         "warnings": list(warnings.filters),
     }
@@ -36,6 +37,7 @@ def disturb() -> None:
     np.random.seed(123)  # noqa: NPY002
     random.seed(123)
     torch.multiprocessing.set_sharing_strategy("file_system")
+    torch.multiprocessing.set_start_method("spawn", force=True)
     warnings.filterwarnings("ignore", message="anything")
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     os.environ["MATSCALE_TEST_CHANGED"] = "after"
@@ -88,3 +90,9 @@ def test_what_others_warn_of_is_their_own_affair() -> None:
         warnings.warn("deprecated since long", DeprecationWarning, stacklevel=1)
     with pytest.warns(UserWarning, match="heard"):
         warnings.warn("heard", UserWarning, stacklevel=1)
+
+
+def test_what_others_print_does_not_end_in_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with undisturbed():
+        print("no acceleration found")
+    assert capsys.readouterr() == ("", "no acceleration found\n")

@@ -6,8 +6,8 @@
 PYTHON is an interpreter with fairchem-core 1.10 (`fairchem_side.py` says what else it needs), PYTHON2 one with
 fairchem-core 2 (`fairchem2_side.py`). For each model fairchem writes checkpoints, which are imported and compared with
 its own predictions; of EquiformerV2 the imported runs, and a new one of matscale, are exported and compared likewise.
-float32, five cells of Al, Cu, Ni and Pd that no model has seen. Prints the largest absolute differences, and the largest
-value of each quantity. docs/fairchem.md has the table.
+float32, five cells of Al, Cu, Ni and Pd that no model has seen. Prints the largest absolute differences, and the
+largest value of each quantity. docs/fairchem.md has the table.
 """
 
 from __future__ import annotations

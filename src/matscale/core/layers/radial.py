@@ -36,7 +36,9 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """[n_edges, ...] Å -> [n_edges, ..., n_radial]"""
-        return torch.exp(self.coefficient * (distance[..., None] - self.centers.to(distance.dtype)).square())
+        # Most Gaussians underflow. On CPUs torch's exp takes ten times as long where that happens, exp2 does not.
+        exponent = self.coefficient / math.log(2.0)
+        return torch.exp2(exponent * (distance[..., None] - self.centers.to(distance.dtype)).square())
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""SchNet: `model` has the equations, `names` what fairchem calls the same things."""
+"""SchNet: `model` has the equations, `pairs` the sums over periodic images, `names` fairchem's names for it."""
 
 from __future__ import annotations
 

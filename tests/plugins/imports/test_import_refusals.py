@@ -185,3 +185,19 @@ def test_settings_wrapped_in_classes_are_read_and_other_classes_refused_by_name(
         read(write_inference(content, tmp_path / "node.pt", "omegaconf.nodes AnyNode"))
     with pytest.raises(DataError, match="has the unknown key flux"):
         read(write(golden("escaip-gradient"), {**content, "flux": 1}, tmp_path / "flux.pt"))
+
+
+def test_settings_nested_into_themselves_are_refused(golden: Callable[[str], Theirs], tmp_path: Path) -> None:
+    bomb: Any = "boom"
+    for _ in range(25):
+        bomb = (bomb,) * 10
+    path = write_inference(golden("escaip-direct").content(tasks_config=bomb), tmp_path / "bomb.pt")
+    with pytest.raises(DataError, match="more than 1000000 values"):
+        read(path)
+
+
+def test_an_inference_checkpoint_without_an_average_has_raw_weights(golden: Callable[[str], Theirs]) -> None:
+    content = golden("escaip-direct").content(ema_state_dict=None)
+    assert as_is(content).weights == "raw"
+    with pytest.raises(ConfigError, match="has no averaged weights, only raw ones"):
+        as_is(content, "ema")

@@ -129,22 +129,14 @@ def _as_torch_says(name: str) -> str:
     return f"builtins.{'int' if attribute == 'long' else attribute}"
 
 
-def unwrapped(value: Any, depth: int = 0) -> Any:
-    """The dicts and lists of fairchem 2 as plain ones; what stands in for anything else stays, and is refused."""
-    if depth > MAX_DEPTH:
-        raise RefusedError(f"its configuration has more than {MAX_DEPTH} values inside each other")
+def unwrapped(value: Any) -> Any:
+    """What a dict, list or setting of fairchem 2 holds; anything else as it is. What is inside it stays wrapped."""
     held, kind = getattr(value, "__dict__", {}), getattr(value, "stands_for", None)
-    if kind == _NODE and "_val" in held:
-        return held["_val"]
-    if (kind == _DICT and isinstance(held.get("_content"), dict)) or (
-        kind == _LIST and isinstance(held.get("_content"), list)
-    ):
-        value = held["_content"]
-    elif kind in (_DICT, _LIST) and held.get("_content", 0) is None:
-        return None
-    if type(value) is dict:
-        return {key: unwrapped(inner, depth + 1) for key, inner in value.items()}
-    return [unwrapped(inner, depth + 1) for inner in value] if type(value) is list else value
+    if kind == _NODE:
+        return held.get("_val", value)
+    content = held.get("_content", value)
+    wraps = {_DICT: dict, _LIST: list}.get(str(kind), Inert)
+    return content if content is None or type(content) is wraps else value
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -163,8 +155,7 @@ def load(path: Path) -> dict[str, Any]:
         reason = next((line for line in lines if "WeightsUnpickler" in line), lines[0] if lines else "")
         raise RefusedError(f"torch.load refuses it: {type(error).__name__}: {reason}") from None
     if getattr(content, "stands_for", None) == _CHECKPOINT:
-        # Weights are plain already; unwrapping them would look at every tensor.
-        return {key: unwrapped(value) if key.endswith("_config") else value for key, value in vars(content).items()}
+        return dict(vars(content))
     if not isinstance(content, dict):
         raise RefusedError(f"it holds a {type(content).__name__}, not a dict with the key 'state_dict'")
     return content
@@ -197,6 +188,7 @@ class Flat:
         self.n_values += 1
         if self.n_values > MAX_VALUES or depth > MAX_DEPTH:
             raise RefusedError(f"{name}: more than {MAX_VALUES} values, or more than {MAX_DEPTH} inside each other")
+        value = unwrapped(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(name, value)
         if isinstance(value, dict):

@@ -82,7 +82,7 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
             warnings.simplefilter("error")
             volume, energy, modulus = curve.fit()
     except (RuntimeError, Warning) as error:
-        raise MatscaleError(f"{where}: Birch-Murnaghan's curve does not fit ({error}). Look at --json.") from None
+        raise MatscaleError(f"{where}: Birch-Murnaghan's curve does not fit ({error}). Scan a smaller --span.") from None
     if not (volumes[0] < volume < volumes[-1] and modulus > 0):
         raise MatscaleError(
             f"{where}: the fit has its minimum at {volume:.4g} Å³ with a bulk modulus of {modulus / GPa:.4g} GPa, "

@@ -58,7 +58,7 @@ def load(
         )
     info = DatasetInfo.parse(run.info["dataset_info"])
     weights = _weights(run, resolve_step(run, checkpoint))
-    potential = Potential.of(architecture, config, info, seed=run.config.seed)
+    potential = Potential.of(architecture, config, info, seed=run.config.seed, isolated=run.config.data.isolated)
     if any(w.dtype == torch.float64 for name, w in weights.items() if name.startswith("model.")):
         potential.model.double()
     try:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.isolated import check_batch
 from matscale.core.data.order import Permutation, rotations, uniforms
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError
@@ -85,6 +86,8 @@ class Loader:
     many. Where even batches of one structure do not come out even, training leaves the last few structures of the
     epoch's order out (others the next time) and `shuffle=False` gives the first ranks one batch more.
 
+    Unless `isolated`, a structure in which no atom has a neighbour is a DataError when its batch is made.
+
     A budget of edges needs the number of edges of every structure: a graph cache is built if there is none.
     """
 
@@ -101,6 +104,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
+        isolated: bool = True,
     ) -> None:
         assert 0 <= rank < world_size
         if not len(indices):
@@ -111,7 +115,7 @@ class Loader:
             raise ConfigError(f"{len(indices)} structures cannot be shared by {world_size} ranks. Use fewer ranks.")
         self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype
         self.seed, self.shuffle, self.augmentation = seed, shuffle, augmentation
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.isolated = rank, world_size, isolated
         self._indices = indices
         self._plan: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self._window: tuple[int, int, NDArray[np.int64]] = (-1, 0, np.zeros(0, np.int64))
@@ -131,6 +135,8 @@ class Loader:
         """This rank's batch k of `epoch`."""
         indices = self.members(epoch, k)
         batch = self.dataset.batch(indices, self.graph, self.dtype)
+        if not self.isolated:
+            check_batch(batch, self.graph)
         if self.augmentation and (self.augmentation.rotate or self.augmentation.reflect):
             batch = batch.transformed(torch.from_numpy(self.augmentation.matrices(indices, self.seed, epoch)))
         return batch

@@ -51,6 +51,8 @@ class DataConfig(Config):
 
     check_stress_unit: bool = True
     """Refuse a stress that looks like GPa or kbar instead of eV/Å³."""
+    isolated: bool = False
+    """Learn from structures in which no atom has a neighbour within the cutoff, and predict such; else refuse them."""
 
     @model_validator(mode="after")
     def _one_size(self) -> DataConfig:

@@ -15,7 +15,8 @@ from matscale.core.architecture import Architecture, ArchitectureConfig, Dataset
 from matscale.core.data.catalog import resolve as locate
 from matscale.core.data.checks import check_stress
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.graph_cache import build_cache, open_cache
+from matscale.core.data.isolated import check_rows
 from matscale.core.data.loader import Augmentation, Budget, Loader
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.references import References, fit_references, scales
@@ -89,7 +90,13 @@ class Setup:
         """A new one, with weights that depend on the seed."""
         references = torch.from_numpy(self.references.values)
         potential = Potential.of(
-            self.architecture, self.model_config, self.info, self.config.seed, references, self.scales
+            self.architecture,
+            self.model_config,
+            self.info,
+            self.config.seed,
+            references,
+            self.scales,
+            self.config.data.isolated,
         )
         if self.config.compute.checkpoint_activations:
             checkpoint_activations(potential.model, self.architecture.name)
@@ -108,6 +115,7 @@ class Setup:
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,
+            isolated=self.config.data.isolated,
         )
 
     def validation_loader(self, world: World) -> Loader:
@@ -122,6 +130,7 @@ class Setup:
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,
+            isolated=self.config.data.isolated,
         )
 
     def _coverage(self, label: str) -> dict[str, Any]:
@@ -160,6 +169,8 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     _check_labels(dataset, train, validation, config)
     if config.data.cache_graphs and graph.has_edges:
         _cache_edges(dataset, graph, progress)
+    if not config.data.isolated and (cache := open_cache(dataset, graph)):
+        check_rows(dataset, np.concatenate([train, validation]), cache.n_edges, graph)
     references, info = _references(dataset, train), _info(dataset, train, graph)
     _say_unseen(dataset, validation, info, progress)
     if not references.is_determined:

@@ -85,7 +85,7 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
             volume, energy, modulus = curve.fit(warn=False)
     except (RuntimeError, OptimizeWarning) as error:
         raise MatscaleError(
-            f"{where}: Birch-Murnaghan's curve does not fit ({error}). Scan a smaller --span."
+            f"{where}: Birch-Murnaghan's curve does not fit ({error}). Try a smaller --span."
         ) from None
     if not (volumes[0] < volume < volumes[-1] and modulus > 0):
         raise MatscaleError(

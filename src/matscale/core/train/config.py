@@ -96,8 +96,9 @@ class BatchConfig(Config):
 
 
 class AugmentationConfig(Config):
-    rotate: bool = False
-    """Turn every training structure at random in every epoch: positions, cell, forces and stress together."""
+    rotate: bool | None = None
+    """Turn every training structure at random in every epoch: positions, cell, forces and stress together. None: as the
+    architecture wants it; not in an overfit check."""
     reflect: bool = False
     """Mirror every other one as well."""
 

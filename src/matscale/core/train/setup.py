@@ -58,10 +58,12 @@ def resolved(
     start = config.start
     if start.run is not None:
         start = start.model_copy(update={"run": str(Path(start.run).resolve())})
+    augmentation = config.augmentation
+    if augmentation.rotate is None:
+        augmentation = augmentation.model_copy(update={"rotate": architecture.rotates and not config.data.overfit})
     choice = ArchitectureChoice(name=config.architecture.name, config=full)
-    return config.model_copy(
-        update={"architecture": choice, "budget": budget, "batch": batch, "data": data, "start": start}
-    )
+    sections = {"budget": budget, "batch": batch, "data": data, "start": start, "augmentation": augmentation}
+    return config.model_copy(update={"architecture": choice, **sections})
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Setup:
             self.graph,
             Budget(batch.structures, batch.atoms, batch.edges),
             seed=config.seed,
-            augmentation=Augmentation(config.augmentation.rotate, config.augmentation.reflect),
+            augmentation=Augmentation(bool(config.augmentation.rotate), config.augmentation.reflect),
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,

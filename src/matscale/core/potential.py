@@ -99,6 +99,18 @@ class Potential(nn.Module):
             graph=architecture.graph(config),
         )
 
+    @classmethod
+    def around(cls, other: Potential) -> Self:
+        """One of this class with the model, references and scales of another."""
+        return cls(
+            other.model,
+            derive=other.derive,
+            elements=other.elements,
+            references=other.references,
+            scales=Scales(*other.scales.tolist()),
+            graph=other.graph,
+        )
+
     def check_elements(self, batch: AtomicBatch) -> None:
         """Raises DataError that names the elements which were not in the training data."""
         unseen = batch.atomic_numbers[~self.known[batch.atomic_numbers]].unique().tolist()

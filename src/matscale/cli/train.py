@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.types import ArchitectureName, ParameterCount
+from matscale.cli.types import ArchitectureName, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ OPTIONS = {
     "start": "start.run",
     "partial": "start.partial",
     "pretrain": "pretrain.task",
+    "track": "trackers",
 }
 
 
@@ -96,6 +97,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @training_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
+@click.option(
+    "--track", multiple=True, type=TrackerName, help="Tell a tracker the metrics too: tensorboard, wandb, trackio."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
@@ -107,6 +111,7 @@ def train(
     assignments: tuple[str, ...],
     output: Path | None,
     resume: bool,
+    track: tuple[str, ...],
     quiet: bool,
     no_baselines: bool,
     dry_run: bool,
@@ -118,6 +123,7 @@ def train(
     metrics, checkpoints. Ctrl-C saves and stops; --resume -o FOLDER goes on.
     """
     resumed = output if resume else None
+    options["track"] = list(track) or None
     config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
     if resume and output is None:
         raise ConfigError("--resume: say which run goes on with -o FOLDER.")

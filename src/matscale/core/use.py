@@ -78,7 +78,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
     weights = _weights(run, resolve_step(run, checkpoint))
     if run.config.pretrain is not None:
         weights = {name: w for name, w in weights.items() if not name.startswith(PRETEXT_PREFIX)}
-    potential = Potential.of(architecture, config, info, seed=run.config.seed)
+    potential = Potential.of(architecture, config, info, seed=run.config.seed, isolated=run.config.data.isolated)
     if any(w.dtype == torch.float64 for name, w in weights.items() if name.startswith("model.")):
         potential.model.double()
     try:

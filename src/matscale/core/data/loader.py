@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.isolated import check_batch
 from matscale.core.data.noise import Noise
 from matscale.core.data.order import Permutation, rotations, uniforms
 from matscale.core.data.packed import PackedDataset
@@ -87,6 +88,8 @@ class Loader:
     epoch's order out (others the next time) and `shuffle=False` gives the first ranks one batch more. With `noise` the
     atoms are displaced and the forces point back.
 
+    Unless `isolated`, a structure in which no atom has a neighbour is a DataError when its batch is made.
+
     A budget of edges needs the number of edges of every structure: a graph cache is built if there is none.
     """
 
@@ -104,6 +107,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
+        isolated: bool = True,
     ) -> None:
         assert 0 <= rank < world_size
         if not len(indices):
@@ -114,7 +118,7 @@ class Loader:
             raise ConfigError(f"{len(indices)} structures cannot be shared by {world_size} ranks. Use fewer ranks.")
         self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype
         self.seed, self.shuffle, self.augmentation, self.noise = seed, shuffle, augmentation, noise
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.isolated = rank, world_size, isolated
         self._indices = indices
         self._plan: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self._window: tuple[int, int, NDArray[np.int64]] = (-1, 0, np.zeros(0, np.int64))
@@ -138,6 +142,8 @@ class Loader:
             batch = batch.transformed(torch.from_numpy(self.augmentation.matrices(indices, self.seed, epoch)))
         if self.noise is not None:
             batch = self.noise.displaced(batch, self.graph, self.seed, epoch, int(self.shuffle))
+        if not self.isolated:
+            check_batch(batch, self.graph)
         return batch
 
     def members(self, epoch: int, k: int) -> NDArray[np.int64]:

@@ -62,6 +62,19 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
     return np.stack([j[order], i[order]]), shift[order]
 
 
+def nearest_distance(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> float | None:
+    """Å between the nearest two atoms, periodic images included; None for a single atom without images."""
+    positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
+    periodic = np.asarray(pbc, dtype=bool).reshape(3)
+    box = np.where(periodic[:, None], np.asarray(cell, dtype=np.float64).reshape(3, 3), 0.0)
+    if len(positions) < 2 and not periodic.any():
+        return None
+    radius = 8.0
+    while not (found := _within(radius, positions, box, periodic)[3]).size:
+        radius *= 2
+    return float(found.min())
+
+
 def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
     if not (np.isfinite(positions).all() and np.isfinite(box).all()):
         raise DataError("positions or cell hold NaN or infinite values: such a structure has no neighbours. Remove it.")

@@ -51,6 +51,8 @@ class DataConfig(Config):
 
     check_stress_unit: bool = True
     """Refuse a stress that looks like GPa or kbar instead of eV/Å³."""
+    isolated: bool = False
+    """Learn from structures in which no atom has a neighbour within the cutoff, and predict such; else refuse them."""
 
     @model_validator(mode="after")
     def _one_size(self) -> DataConfig:
@@ -244,6 +246,8 @@ class TrainConfig(Config):
     """Steps with a non-finite loss or gradient that may be left out; one more ends the run with exit 4."""
     plugins: tuple[str, ...] = ()
     """Plugins that watch the run, by name."""
+    trackers: tuple[str, ...] = ()
+    """Programs that are told its metrics as well: tensorboard, wandb, trackio, or a plugin's."""
     labels: dict[str, str | int | float] = Field(default_factory=dict)
     """What a study says of the run (`study`, `size`, ...); copied to run.json, and of no other effect."""
 
@@ -268,6 +272,7 @@ RESUMABLE = (
     "compute.checkpoint_activations",
     "checkpoint",
     "plugins",
+    "trackers",
     "labels",
 )
 """What may be changed when a run is resumed: nothing that decides which numbers are computed."""

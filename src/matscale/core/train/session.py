@@ -52,7 +52,9 @@ def train(
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
     world = World.from_environment()
-    observers = host().observers(config.plugins, architecture) if world.is_main else host().observers(())
+    observers = (
+        host().observers(config.plugins, architecture, config.trackers) if world.is_main else host().observers(())
+    )
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
     with configured(config.compute, device), world.connected(device), ExitStack() as stack:

@@ -15,7 +15,8 @@ from matscale.core.architecture import Architecture, ArchitectureConfig, Dataset
 from matscale.core.data.catalog import resolve as locate
 from matscale.core.data.checks import check_stress
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.graph_cache import build_cache, open_cache
+from matscale.core.data.isolated import check_rows
 from matscale.core.data.loader import Augmentation, Budget, Loader
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.references import References, fit_references, scales
@@ -100,7 +101,13 @@ class Setup:
         """A new one, with weights that depend on the seed; in pre-training with a head for it."""
         references = torch.from_numpy(self.references.values)
         potential = Potential.of(
-            self.architecture, self.model_config, self.info, self.config.seed, references, self.scales
+            self.architecture,
+            self.model_config,
+            self.info,
+            self.config.seed,
+            references,
+            self.scales,
+            self.config.data.isolated,
         )
         if self.pretext is not None:
             potential = self._for(self.pretext, potential)
@@ -133,6 +140,7 @@ class Setup:
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,
+            isolated=self.config.data.isolated,
         )
 
     def validation_loader(self, world: World) -> Loader:
@@ -148,6 +156,7 @@ class Setup:
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,
+            isolated=self.config.data.isolated,
         )
 
     def _coverage(self, label: str) -> dict[str, Any]:
@@ -188,6 +197,8 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
         _check_labels(dataset, train, validation, config)
     if config.data.cache_graphs and graph.has_edges and (pretext is None or pretext.noise is None):
         _cache_edges(dataset, graph, progress)
+    if not config.data.isolated and (cache := open_cache(dataset, graph)):
+        check_rows(dataset, np.concatenate([train, validation]), cache.n_edges, graph)
     references = _references(dataset, train) if pretext is None else NO_REFERENCES
     info = _info(dataset, train, graph)
     _say_unseen(dataset, validation, info, progress)

@@ -182,10 +182,12 @@ def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
         f"{architecture['name']}: {n['total']:,} parameters ({n['non_embedding']:,} without embeddings)",
         f"Data {data['path']}: {data['train']:,} structures to train on, {data['validation']:,} to validate",
     ]
-    for label, part in data["labels"].items():
+    if "pretrain" in facts:
+        lines.append(f"  pre-training: {facts['pretrain']}, without labels")
+    for label, part in ({} if "pretrain" in facts else data["labels"]).items():
         keys = f"  from {', '.join(part['keys'])}" if part["keys"] else ""
         lines.append(f"  {label:7} on {part['train']:,} and {part['validation']:,} of them{keys}")
-    if data["labels_by"]:
+    if data["labels_by"] and "pretrain" not in facts:
         lines.append(f"  labels by {data['labels_by']}")
     processes = f", {facts['world_size']} processes" if facts["world_size"] > 1 else ""
     batch = ", ".join(f"{v:,} {k}" for k, v in facts["global_batch"].items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Sequence
@@ -174,6 +175,10 @@ def test_who_needs_energies_refuses_it(data: Path, tmp_path: Path) -> None:
         assert "Fine-tune it first" in result.stderr
     with pytest.raises(DataError, match=r"is pre-training \(denoise\): its loss is another quantity"):
         read_runs([run.path], {})
+    (tmp_path / "ledger.csv").write_text(cli("runs", "list", run.path, "--csv").stdout)
+    result = cli("fit", tmp_path / "ledger.csv")
+    assert result.exit_code == 3
+    assert "is pre-training" in result.stderr
 
 
 def test_an_architecture_without_embeddings_is_refused_distances(data: Path, tmp_path: Path) -> None:
@@ -220,7 +225,9 @@ def test_the_command_ends_with_the_error_beside_that_of_the_guess(data: Path, tm
     assert result.exit_code == 0, result.output
     assert "Pre-training (distances): distance " in result.stdout
     assert "Å (mean: " in result.stdout
-    assert cli("runs", "show", tmp_path / "run").exit_code == 0
+    assert "best: distance " in cli("runs", "show", tmp_path / "run").stdout
+    row = json.loads(cli("runs", "list", tmp_path, "--json").stdout)[0]
+    assert (row["role"], row["loss"]) == ("pretrain", None)  # its objective is no loss beside those of others
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ OPTIONS = {
     "overfit": "data.overfit",
     "start": "start.run",
     "partial": "start.partial",
+    "pretrain": "pretrain.task",
     "track": "trackers",
 }
 
@@ -59,6 +60,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not."
+        ),
+        click.option(
+            "--pretrain",
+            type=click.Choice(["distances", "denoise"]),
+            help="Learn structure first, without labels; then --from this run.",
         ),
         click.option(
             "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]"
@@ -207,14 +213,17 @@ def free_folder(config: TrainConfig) -> Path:
 
 
 def _conclude(run: Any, quiet: bool) -> None:
-    """The table against the baselines."""
+    """The table against the baselines; of pre-training, its error beside that of the trivial guess."""
     from matscale.cli.errors_table import errors_table
     from matscale.cli.stages import Stages
+    from matscale.cli.train_progress import pretrained
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
     from matscale.core.measure import compare
 
-    if run.config.data.overfit:
+    if run.config.pretrain is not None:
+        click.echo(f"Pre-training ({run.config.pretrain.task}): {pretrained(run.info['last'])}")
+    elif run.config.data.overfit:
         first, last = next(run.metrics("train"), None), run.info["last"]
         click.echo(errors_table({run.config.architecture.name: last}))
         if first is not None:

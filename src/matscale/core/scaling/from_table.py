@@ -95,6 +95,8 @@ def _unfit(record: Mapping[str, Any]) -> str:
     """Why a row of a ledger is no point of a law; empty if it is one."""
     if record["role"] == "trunk":
         return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if record["role"] == "pretrain":
+        return "is pre-training: its loss is another quantity; runs that begin with it count"
     return "" if record["status"] == "completed" else f"is not complete (status: {record['status']})"
 
 

@@ -98,6 +98,10 @@ class SchNet(nn.Module):
         nn.init.normal_(last.weight, std=0.01)
 
     def forward(self, data: AtomicBatch) -> Outputs:
+        return Outputs(energy=sum_by_structure(self.readout(self.embed(data)).squeeze(-1), data))
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, H]: what the readout reads."""
         pairs = Pairs.of(data)
         basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions as is the envelope
         envelope = cosine_cutoff(pairs.distance, self.cutoff)[:, None]
@@ -105,7 +109,7 @@ class SchNet(nn.Module):
         h = self.embedding(data.atomic_numbers)  # [n_atoms, H]
         for interaction in self.interactions:
             h = h + interaction(h, pairs, basis, envelope, total)
-        return Outputs(energy=sum_by_structure(self.readout(h).squeeze(-1), data))
+        return h
 
     def recomputable(self) -> list[nn.Module]:
         """What activation checkpointing may run a second time (`matscale.core.recompute`)."""

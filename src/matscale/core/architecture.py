@@ -113,6 +113,10 @@ class Architecture:
     """Largest relative error, in float64, of the claims rotation and reflection; more for a family that keeps them only
     approximately, such as one whose activations act on a grid of the sphere."""
 
+    rotates: bool = False
+    """Training turns the structures at random, unless `augmentation.rotate` says otherwise: for a family that has to
+    learn from data what rotation does."""
+
     def __post_init__(self) -> None:
         self._known(self.claims)
 

@@ -105,6 +105,19 @@ class Potential(nn.Module):
             isolated=isolated,
         )
 
+    @classmethod
+    def around(cls, other: Potential) -> Self:
+        """One of this class with the model, references and scales of another."""
+        return cls(
+            other.model,
+            derive=other.derive,
+            elements=other.elements,
+            references=other.references,
+            scales=Scales(*other.scales.tolist()),
+            graph=other.graph,
+            isolated=other.isolated,
+        )
+
     def check_neighbors(self, batch: AtomicBatch, name: str = "") -> None:
         """Raises DataError for a structure in which no atom has a neighbour, if training had none such.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -161,6 +162,25 @@ def _nearest(
     full = count > graph.n_neighbors
     limit[full] = distance[seen[first[full] + graph.n_neighbors]] ** 2 + TIE
     return seen[distance[seen] ** 2 <= limit[i[seen]]]
+
+
+def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
+    """The batch with the edges that `graph` asks for, found anew. Raises DataError that names the structure."""
+    if not graph.has_edges:
+        return batch
+    indices, shifts, first = [], [], 0
+    for s, count in enumerate(batch.atoms_per_structure.tolist()):
+        positions = batch.positions[first : first + count].numpy()
+        try:
+            index, shift = neighbors(positions, batch.cell[s].numpy(), batch.pbc[s].numpy(), graph)
+        except DataError as error:
+            row = s if batch.index is None else int(batch.index[s])
+            raise DataError(f"structure {row}: {error}") from None
+        indices.append(index + first)
+        shifts.append(shift)
+        first += count
+    edge_index, edge_shift = np.concatenate(indices, axis=1), np.concatenate(shifts)
+    return replace(batch, edge_index=torch.from_numpy(edge_index), edge_shift=torch.from_numpy(edge_shift))
 
 
 def collate(

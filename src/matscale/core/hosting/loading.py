@@ -77,6 +77,11 @@ class Plugin:
         """For messages: whose it is."""
         return f"{self.name!r} ({self.entry.distribution} {self.entry.version})"
 
+    @property
+    def title(self) -> str:
+        """For messages that do not say otherwise what it is."""
+        return f"Plugin {self.describe()}"
+
     def load(self) -> Plugin:
         """Import, check and ask it for what it supplies, if that was not done. Only KeyboardInterrupt escapes."""
         if self.state == "not loaded":
@@ -117,7 +122,7 @@ class Plugin:
     def complaint(self) -> str:
         """Why it cannot be used, and what to do."""
         verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
-        return f"Plugin {self.describe()} {verb}: {self.trouble}"
+        return f"{self.title} {verb}: {self.trouble}"
 
 
 def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ WITHOUT_EFFECT = (
     "compute.threads",
     "checkpoint",
     "plugins",
+    "trackers",
     "labels",
     "log_every",
     "evaluation.structures",

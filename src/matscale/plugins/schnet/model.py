@@ -14,16 +14,17 @@ OC20 models keep the 50 nearest neighbours of an atom (`max_neighbors`). A neigh
 part of the energy with it, and of neighbours at one distance the numbering decides which stay, so that such a config
 claims little; by default all within the cutoff count.
 
-Shapes: n_edges directed edges j -> i, R Gaussians, H hidden channels, F filters.
+Shapes: n_edges directed edges j -> i, of n_bonds distances between n_pairs of atoms (`pairs`), R Gaussians, H hidden
+channels, F filters.
 """
 
 from __future__ import annotations
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
+from matscale.core.architecture import ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError
@@ -31,6 +32,7 @@ from matscale.core.flops.geometry import derived_geometry_flops
 from matscale.core.layers.heads import sum_by_structure
 from matscale.core.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff
 from matscale.core.outputs import Outputs
+from matscale.plugins.schnet.pairs import Pairs
 
 
 class SchNetConfig(ArchitectureConfig):
@@ -62,13 +64,13 @@ class Interaction(nn.Module):
         self.source = nn.Linear(hidden, filters, bias=False)
         self.target = nn.Sequential(nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden))
 
-    def forward(self, h: Tensor, edges: tuple[Tensor, Tensor], basis: Tensor, envelope: Tensor) -> Tensor:
-        """`h` [n_atoms, H], `basis` [n_edges, R], `envelope` [n_edges, 1] -> [n_atoms, H]"""
-        j, i = edges
-        weight = self.filter(basis) * envelope  # [n_edges, F]
-        x = self.source(h)  # [n_atoms, F]
-        message = x.index_select(0, j) * weight  # [n_edges, F]; in half precision of a finer type than x
-        return self.target(message.new_zeros(x.shape).index_add(0, i, message))
+    def forward(self, h: Tensor, pairs: Pairs, basis: Tensor, envelope: Tensor, total: Tensor) -> Tensor:
+        """`h` [n_atoms, H], `basis` [n_bonds, R], `envelope` [n_bonds, 1], `total` [n_pairs, 1] -> [n_atoms, H]"""
+        first, activation, second = self.filter
+        assert isinstance(second, nn.Linear)
+        images = pairs.summed(activation(first(basis)) * envelope)  # [n_pairs, F]
+        weight = functional.linear(images, second.weight) + second.bias * total
+        return self.target(pairs.convolved(self.source(h), weight))
 
 
 class SchNet(nn.Module):
@@ -96,14 +98,18 @@ class SchNet(nn.Module):
         nn.init.normal_(last.weight, std=0.01)
 
     def forward(self, data: AtomicBatch) -> Outputs:
-        edges = data.edges()
-        d = data.edge_distance()  # [n_edges]
-        basis = self.basis(d)  # [n_edges, R], shared by the interactions as is the envelope
-        envelope = cosine_cutoff(d, self.cutoff)[:, None]
+        return Outputs(energy=sum_by_structure(self.readout(self.embed(data)).squeeze(-1), data))
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, H]: what the readout reads."""
+        pairs = Pairs.of(data)
+        basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions as is the envelope
+        envelope = cosine_cutoff(pairs.distance, self.cutoff)[:, None]
+        total = pairs.summed(envelope)  # [n_pairs, 1]
         h = self.embedding(data.atomic_numbers)  # [n_atoms, H]
         for interaction in self.interactions:
-            h = h + interaction(h, edges, basis, envelope)
-        return Outputs(energy=sum_by_structure(self.readout(h).squeeze(-1), data))
+            h = h + interaction(h, pairs, basis, envelope, total)
+        return h
 
     def recomputable(self) -> list[nn.Module]:
         """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
@@ -155,11 +161,6 @@ def graph(config: SchNetConfig) -> Graph:
     return Graph.nearest(config.cutoff, config.max_neighbors)
 
 
-def claims_for(config: SchNetConfig) -> frozenset[str]:
-    """Choosing among neighbours at one distance breaks every symmetry that exchanges them."""
-    return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
-
-
 def _oc20(n_layers: int) -> SchNetConfig:
     return SchNetConfig(
         hidden=1024, filters=256, n_layers=n_layers, n_radial=200, cutoff=6.0, max_neighbors=50, max_atomic_number=99
@@ -175,28 +176,3 @@ SIZES = {
 }
 """OC20: fairchem's configurations, 5,704,193 and 9,088,513 parameters. Ladder: the three shapes of
 arXiv:2509.21811's code, whose models also had a stress head and no h + ...: the counts differ from theirs."""
-
-CLAIMS = frozenset(
-    {"permutation", "translation", "periodic", "rotation", "reflection", "extensive", "smooth", "conservative"}
-)
-
-
-@hookimpl
-def register_architectures() -> list[Architecture]:
-    return [
-        Architecture(
-            name="schnet",
-            summary="Continuous-filter convolutions over periodic neighbours; energy conserving.",
-            reference="arXiv:1706.08566",
-            config=SchNetConfig,
-            build=build,
-            ladder=ladder,
-            dial="hidden channels (filters alike), 3 interactions",
-            claims=CLAIMS,
-            claims_for=claims_for,
-            forces="gradient",
-            graph=graph,
-            sizes=SIZES,
-            step_flops=step_flops,
-        )
-    ]

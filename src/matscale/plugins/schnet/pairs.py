@@ -1,0 +1,97 @@
+r"""Filters are computed once for each distance, and sums over periodic images taken before products with weights.
+
+    Σ_{e of (i, j)} f_c(d_e) (L a_e + b) = L Σ_e f_c(d_e) a_e + b Σ_e f_c(d_e)            a_e = σ(L1 g(d_e))
+
+An edge j -> i and its reverse have one distance, and so one filter: the two are one bond. The second layer of a filter
+is linear, so that of all images of one pair of atoms only the sum need pass it; in a crystal of few atoms a pair has
+many. If every edge has its reverse, the sums of (i, j) and (j, i) are one as well. None of this is an approximation;
+sums are taken in another order.
+
+The FLOPs of a model are those of the form without, which has a filter for each edge, as it was published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.layers.rows import Rows, is_plain_wanted
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which distances filters are computed of, and which atoms the summed filters join."""
+
+    distance: Tensor
+    """[n_bonds] Å"""
+    images: Rows | None
+    """Sums over the bonds of a pair, [n_bonds, C] -> [n_pairs, C]. None: each bond is a pair of its own."""
+    filters: Rows | None
+    """[n_pairs, C] -> [n_messages, C]. None: each pair has one message."""
+    sources: Rows
+    """[n_atoms, C] -> [n_messages, C]"""
+    targets: Rows
+    """Sums over the messages of an atom, [n_messages, C] -> [n_atoms, C]"""
+
+    @classmethod
+    def of(cls, data: AtomicBatch) -> Pairs:
+        """Of the edges of a batch."""
+        source, target = data.edges()
+        if is_plain_wanted() or data.n_edges == 0:
+            return cls(data.edge_distance(), None, None, *_messages(source, target, data.n_atoms))
+        places, bond, pair, is_mutual = _bonds(data)
+        distance = _only(data, places).edge_distance()
+        if is_mutual:  # both directions of a pair have one filter, also those of an atom's own images
+            keys, pair = torch.unique_consecutive(pair, return_inverse=True)
+            images = Rows.summed(pair, len(keys))
+            both = torch.stack([keys, keys % data.n_atoms * data.n_atoms + keys // data.n_atoms]).flatten()
+            both, order = both.sort()
+            filters = Rows.gathered(order % len(keys), len(keys))
+        else:
+            both, pair = torch.unique(target * data.n_atoms + source, return_inverse=True)
+            images, filters = Rows(pair, bond, len(both), len(places)), None
+        return cls(distance, images, filters, *_messages(both % data.n_atoms, both // data.n_atoms, data.n_atoms))
+
+    def summed(self, x: Tensor) -> Tensor:
+        """[n_bonds, C] -> [n_pairs, C]"""
+        return x if self.images is None else self.images(x)
+
+    def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Σ_j weight_ij ∘ x_j: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
+        weight = weight if self.filters is None else self.filters(weight)
+        return self.targets(self.sources(x) * weight)  # in half precision of a finer type than x
+
+
+def _messages(source: Tensor, target: Tensor, n_atoms: int) -> tuple[Rows, Rows]:
+    return Rows.gathered(source, n_atoms), Rows.summed(target, n_atoms)
+
+
+def _only(data: AtomicBatch, places: Tensor) -> AtomicBatch:
+    """The batch with some of its edges."""
+    index, shift = data.edge_index, data.edge_shift
+    assert index is not None
+    assert shift is not None
+    return replace(data, edge_index=index.index_select(1, places), edge_shift=shift.index_select(0, places))
+
+
+def _bonds(data: AtomicBatch) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Edges without regard to direction: -> one edge of each bond [n_bonds], the bond of each edge [n_edges], the pair
+    of each bond as larger · n_atoms + smaller, ascending, and whether each bond has an edge in either direction."""
+    source, target = data.edges()
+    assert data.edge_shift is not None
+    shift = data.edge_shift.long()
+    base = 2 * int(shift.abs().max()) + 1  # numbers of images do not clash
+    image = (shift[:, 0] * base + shift[:, 1]) * base + shift[:, 2]
+    is_reverse = (source > target) | ((source == target) & (image > 0))
+    larger, smaller = torch.maximum(source, target), torch.minimum(source, target)
+    codes = (larger * data.n_atoms + smaller) * base**3 + torch.where(is_reverse, -image, image)
+    codes, bond, counts = torch.unique(codes, return_inverse=True, return_counts=True)
+    n_reverse = torch.bincount(bond, is_reverse.double(), minlength=len(codes))
+    places = torch.full_like(codes, data.n_edges).scatter_reduce(
+        0, bond, torch.arange(data.n_edges, device=bond.device), "amin"
+    )
+    is_mutual = bool(((counts == 2) & (n_reverse == 1)).all())
+    return places, bond, (codes + base**3 // 2) // base**3, is_mutual

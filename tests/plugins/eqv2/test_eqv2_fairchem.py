@@ -25,6 +25,7 @@ from matscale.core.import_fairchem.checkpoint import Checkpoint, read
 from matscale.core.import_fairchem.run import import_run, translate
 from matscale.core.train.record import Run
 from matscale.plugins.eqv2 import EqV2, graph
+from matscale.plugins.eqv2.fairchem import configuration
 from matscale.plugins.eqv2.heads import parts_from_tensor, tensor_from_parts
 from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name
 
@@ -395,6 +396,13 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 def test_another_network_is_refused_by_name(files: Files, path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         translate(files.read(changed(path, value)))
+
+
+@pytest.mark.parametrize("named", [None, "layer_norm_sh", "rms_norm_sh"])
+def test_the_stress_head_has_the_norm_of_the_backbone_whatever_it_names(files: Files, named: str | None) -> None:
+    plain = changed("config/model/heads/stress", HEADS["stress"] | ({"default_norm_type": named} if named else {}))
+    plain["config"]["model"]["backbone"] = BACKBONE | {"norm_type": "rms_norm_sh"}
+    assert configuration(files.read(plain)).norm == "rms_norm_sh"
 
 
 @pytest.mark.parametrize(

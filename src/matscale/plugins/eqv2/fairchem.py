@@ -47,23 +47,20 @@ def configuration(checkpoint: Checkpoint) -> EqV2Config:
     for head, (modules, options) in _HEADS.items():
         if head in heads or head != "stress":
             chosen = dict(checkpoint.section("config", "model", "heads", head))
-            _check_head(path, head, chosen, modules, options, backbone)
+            _check_head(path, head, chosen, modules, options)
     if extra := sorted(set(heads) - set(_HEADS)):
         raise ConfigError(f"{path}: head {extra[0]!r} has no counterpart here. Known: energy, forces, stress.")
     return config_from_fairchem(backbone, stress_head="rank2" if "stress" in heads else "none")
 
 
-def _check_head(
-    path: Path, name: str, head: dict[str, Any], modules: set[str], options: dict[str, Any], backbone: dict[str, Any]
-) -> None:
+def _check_head(path: Path, name: str, head: dict[str, Any], modules: set[str], options: dict[str, Any]) -> None:
     module = head.pop("module", None)
     if not isinstance(module, str) or module not in modules:
         raise ConfigError(
             f"{path}: its head for {name} is {module!r}: only {' or '.join(sorted(modules))} is imported."
         )
     if name == "stress":
-        options = {**options, "default_norm_type": backbone.get("norm_type", "rms_norm_sh")}
-        head = {"default_norm_type": "layer_norm_sh", **head}
+        head.pop("default_norm_type", None)  # of backbones without a norm of their own
         head.pop("avg_num_nodes", None)  # has an effect on extensive heads alone
     for key in _REQUIRED.get(name, ()):
         head.setdefault(key, False)

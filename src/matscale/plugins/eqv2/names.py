@@ -139,8 +139,9 @@ _FIXED: dict[str, Any] = {
     "use_sep_s2_act": True,
     "use_energy_lin_ref": False,
     "load_energy_lin_ref": False,
+    "use_pbc": True,
 }
-"""Options that have this value in every OMat24 model; other values are other networks."""
+"""Options that have this value in every OMat24 model; other values are other networks, or other graphs."""
 
 _DEFAULTS: dict[str, Any] = {
     "sphere_channels": 128,
@@ -171,7 +172,7 @@ _DEFAULTS: dict[str, Any] = {
 
 _WITHOUT_EFFECT = {
     *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
-    *("use_pbc", "use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
+    *("use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
 }
 """fairchem ignores the first line (always 600 Gaussians, always SiLU); the second: graphs, tasks, memory."""
 
@@ -211,7 +212,7 @@ def fairchem_from_config(config: EqV2Config) -> dict[str, Any]:
     backbone |= {"lmax_list": [config.lmax], "mmax_list": [config.mmax]}
     backbone["max_num_elements"] = config.max_atomic_number + 1
     backbone |= {key: value for key, value in _FIXED.items() if "lin_ref" not in key}
-    backbone |= {"use_pbc": True, "use_pbc_single": True, "otf_graph": True}
+    backbone |= {"use_pbc_single": True, "otf_graph": True}
     if config.forces == "gradient":  # before max_neighbors, which has to be 0 with it
         raise ConfigError(_not_in_fairchem("forces", "gradient"))
     if config.is_smooth:

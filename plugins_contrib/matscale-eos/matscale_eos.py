@@ -65,6 +65,7 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
     import numpy as np
     from ase.eos import EquationOfState as Curve
     from ase.units import GPa
+    from scipy.optimize import OptimizeWarning
 
     from matscale.core.errors import MatscaleError
 
@@ -79,10 +80,13 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
     curve = Curve(volumes, energies, eos="birchmurnaghan")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            volume, energy, modulus = curve.fit()
-    except (RuntimeError, Warning) as error:
-        raise MatscaleError(f"{where}: Birch-Murnaghan's curve does not fit ({error}). Scan a smaller --span.") from None
+            warnings.simplefilter("ignore")  # of numbers on the way to the fit
+            warnings.simplefilter("error", OptimizeWarning)
+            volume, energy, modulus = curve.fit(warn=False)
+    except (RuntimeError, OptimizeWarning) as error:
+        raise MatscaleError(
+            f"{where}: Birch-Murnaghan's curve does not fit ({error}). Try a smaller --span."
+        ) from None
     if not (volumes[0] < volume < volumes[-1] and modulus > 0):
         raise MatscaleError(
             f"{where}: the fit has its minimum at {volume:.4g} Å³ with a bulk modulus of {modulus / GPa:.4g} GPa, "

@@ -58,6 +58,14 @@ def test_energies_that_do_not_depend_on_the_volume_are_refused():
         fit("Cu4", 4, list(np.linspace(40, 60, 9)), [-3.0] * 9)
 
 
+def test_a_dip_in_a_hill_is_no_equilibrium():
+    volumes = np.linspace(40, 60, 9)
+    energies = -0.01 * (volumes - 50) ** 2
+    energies[4] -= 2.0
+    with pytest.raises(MatscaleError, match=r"does not fit|bulk modulus of -.* which is none"):
+        fit("Cu4", 4, list(volumes), list(energies))
+
+
 def test_a_scan_scales_the_cell_and_leaves_the_structure():
     copper = bulk("Cu", cubic=True)
     before = copper.cell.array.copy()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.import_fairchem.importer import Importer
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
@@ -63,6 +64,11 @@ def register_laws() -> list[Law]:  # type: ignore[empty-body]
 @hookspec
 def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
     """Ways to run the trainings of a study (`matscale sweep --launcher slurm`)."""
+
+
+@hookspec
+def register_importers() -> list[Importer]:  # type: ignore[empty-body]
+    """Ways to read fairchem's checkpoints of an architecture (`matscale import fairchem`)."""
 
 
 @hookspec

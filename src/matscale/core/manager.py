@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.import_fairchem.importer import Importer
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
@@ -156,6 +157,9 @@ class Host:
 
     def launchers(self) -> list[Launcher]:
         return [found.value for found in self._all("launcher")]
+
+    def importers(self) -> list[Importer]:
+        return [found.value for found in self._all("importer")]
 
     def readers(self) -> list[Reader]:
         return [found.value for found in self._all("reader")]

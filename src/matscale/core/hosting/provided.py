@@ -33,6 +33,7 @@ KINDS = {
         Kind("law", "register_laws", "matscale.core.scaling.law:Law"),
         Kind("tracker", "register_trackers", "matscale.core.train.tracker:Tracker"),
         Kind("launcher", "register_launchers", "matscale.core.study.launcher:Launcher"),
+        Kind("importer", "register_importers", "matscale.core.import_fairchem.importer:Importer"),
         Kind("command", "register_commands", "click:Command"),
     )
 }

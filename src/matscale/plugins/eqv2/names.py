@@ -31,7 +31,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import ConfigError
+from matscale.core.import_fairchem import copy_named
 from matscale.plugins.eqv2.config import EqV2Config
 
 _RULES = [
@@ -100,19 +101,7 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
     Raises DataError that names what is missing or has another shape.
     """
-    own = {fairchem_name(name): (name, p) for name, p in model.named_parameters()}
-    missing = sorted(set(own) - set(weights))
-    if missing:
-        raise DataError(
-            f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?"
-        )
-    for published, (name, parameter) in own.items():
-        if weights[published].shape != parameter.shape:
-            raise DataError(
-                f"{published} has shape {tuple(weights[published].shape)}, {name} needs {tuple(parameter.shape)}: "
-                "the weights are those of a model with other options."
-            )
-        parameter.data.copy_(weights[published])
+    copy_named(model, weights, fairchem_name)
 
 
 _OPTIONS = {

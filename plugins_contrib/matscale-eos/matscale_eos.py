@@ -84,9 +84,7 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
             warnings.simplefilter("error", OptimizeWarning)
             volume, energy, modulus = curve.fit(warn=False)
     except (RuntimeError, OptimizeWarning) as error:
-        raise MatscaleError(
-            f"{where}: Birch-Murnaghan's curve does not fit ({error}). Try a smaller --span."
-        ) from None
+        raise MatscaleError(f"{where}: Birch-Murnaghan's curve does not fit ({error}). Try a smaller --span.") from None
     if not (volumes[0] < volume < volumes[-1] and modulus > 0):
         raise MatscaleError(
             f"{where}: the fit has its minimum at {volume:.4g} Å³ with a bulk modulus of {modulus / GPa:.4g} GPa, "

@@ -33,8 +33,8 @@ OPTIONS = {
     "overfit": "data.overfit",
     "start": "start.run",
     "partial": "start.partial",
-    "track": "trackers",
     "pretrain": "pretrain.task",
+    "track": "trackers",
 }
 
 

@@ -119,9 +119,8 @@ class GemNet(nn.Module):
     def forward(self, data: AtomicBatch) -> Outputs:
         geometry = self.geometry(data)
         bases = self.project(geometry)
-        edges = geometry.edges
         h = self.element(data.atomic_numbers - 1)
-        m = self.edge(h, bases.radial, edges.source, edges.target)
+        m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
         of_atoms, of_edges = zip(*self._stages(h, m, bases, geometry))
         energy = sum_by_structure(self.energy(*of_atoms).squeeze(1), data)
         if self.config.forces == "gradient":

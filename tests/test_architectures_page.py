@@ -54,7 +54,7 @@ def test_every_model_of_the_zoo_has_a_row_with_its_own_numbers() -> None:
 
 def test_every_published_size_has_a_row_with_its_parameters_and_claims() -> None:
     rows = {(cells[0].strip("`"), cells[1].strip("`")): cells[2:] for cells in table("architecture")}
-    for architecture in host().architectures():
+    for architecture in {one.name: one for one, _ in models(ZOO)}.values():
         for name in architecture.sizes:
             config = architecture.size(name)
             count = parameters(architecture, config)["total"]

@@ -114,7 +114,8 @@ def _run(
 
     chosen = {"name": architecture, "config": config}
     data = {"path": str(dataset.path), "validation": 0.25}
-    run = Run.create(folder / name, TrainConfig.parse({"architecture": chosen, "data": data, **(training or {})}))
+    given = {"architecture": chosen, **(training or {})}
+    run = Run.create(folder / name, TrainConfig.parse({**given, "data": {**data, **given.get("data", {})}}))
     family = host().architecture(architecture)
     info = DatasetInfo(elements=(13, 28, 29), mean_atoms=2.0, mean_degree=30.0)
     train = split(dataset, 0.25, run.config.seed).train

@@ -214,3 +214,25 @@ def test_show_gives_every_option_one_line() -> None:
     page = matscale("models", "show", "eqv2").stdout
     names = [line.split()[0] for line in page.split("\nconfiguration\n")[1].splitlines()]
     assert names == list(get("eqv2").config.model_fields)
+
+
+def test_a_long_value_does_not_move_its_meaning_off_the_screen(site: Site) -> None:
+    source = (
+        architecture("wide")
+        + """
+from dataclasses import replace
+(FAMILY,) = register_architectures()
+class Wide(FAMILY.config):
+    elements: tuple[int, ...] = tuple(range(1, 119))
+    \"\"\"Rows of the tables.\"\"\"
+@hookimpl
+def register_architectures():
+    return [replace(FAMILY, config=Wide, ladder=lambda n: Wide())]
+"""
+    )
+    site.install("my-wide", source)
+    page = site.run("models", "show", "wide").stdout
+    (line,) = [line for line in page.splitlines() if "Rows of the tables." in line]
+    assert "[1, 2, 3, 4" in line
+    assert "117, 118]" in line
+    assert len(line) < 120

@@ -116,6 +116,23 @@ def test_embeddings_are_counted_apart() -> None:
     assert count_parameters(model) == {"total": 38, "trainable": 36, "embedding": 30, "non_embedding": 8}
 
 
+class Tables(nn.Module):
+    """A weight that every element has a row of, which is no embedding, and one that all share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_element = nn.Parameter(torch.zeros(5, 3))
+        self.shared = nn.Parameter(torch.zeros(4))
+
+    def element_tables(self) -> frozenset[str]:
+        return frozenset({"by_element"})
+
+
+def test_tables_that_a_model_names_count_as_embeddings() -> None:
+    counts = {"total": 19, "trainable": 19, "embedding": 15, "non_embedding": 4}
+    assert count_parameters(Tables()) == counts
+
+
 def test_what_a_model_knew_of_its_data_survives_a_file() -> None:
     info = DatasetInfo((1, 8), 12.5, 40.25)
     assert DatasetInfo.parse(info.plain()) == info

@@ -29,6 +29,7 @@ from matscale.core.train.session import train
 ARCHITECTURES = {
     "fcn": {"hidden": 8, "depth": 2},
     "transformer": {"width": 8, "n_heads": 1, "n_layers": 1, "feedforward": 16},
+    "transformer-periodic": {"width": 8, "n_heads": 1, "n_layers": 1, "feedforward": 16, "cutoff": 4.0},
     "schnet": {"hidden": 8, "filters": 8, "n_layers": 1, "n_radial": 6, "cutoff": 4.0},
     "eqv2": {"channels": 2, "n_layers": 1, "lmax": 2, "grid_resolution": 6, "n_radial": 8, "max_neighbors": 6},
 }

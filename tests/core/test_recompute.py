@@ -32,6 +32,7 @@ MODELS = {
     "gemnet gradient": ("gemnet", {**GEMNET, "forces": "gradient"}),
     "schnet": ("schnet", {"hidden": 8, "n_layers": 2}),
     "transformer": ("transformer", {"width": 8, "n_heads": 2, "n_layers": 4, "dropout": 0.3}),
+    "transformer-periodic": ("transformer-periodic", {"width": 8, "n_heads": 2, "n_layers": 4, "dropout": 0.3}),
 }
 
 

@@ -3,7 +3,7 @@
 The numbers were computed by the models themselves, in float64 on a CPU, at the commit that added them. What says that
 they are right is elsewhere: SchNet and GemNet gave, at the same commits, the golden energies and forces of another
 program (test_schnet.py, test_gemnet_golden.py, with the folder `shared`), and all models kept the contract. For `fcn`
-and `transformer`, which no other program has, the numbers only hold fast what was computed then. Whoever changes the
+and the transformers, which no other program has, the numbers only hold fast what was computed then. Whoever changes the
 mathematics of a model on purpose computes them anew and says so in the changelog.
 """
 
@@ -63,6 +63,10 @@ MODELS = {
     "transformer-concatenated": (
         "transformer",
         {"inputs": "concatenated", "width": 8, "n_heads": 2, "n_layers": 2, "feedforward": 6, "head_width": 5},
+    ),
+    "transformer-periodic": (
+        "transformer-periodic",
+        {"width": 8, "n_heads": 2, "n_layers": 2, "feedforward": 6, "head_width": 5, "cutoff": 4.0, "n_radial": 5},
     ),
     "gemnet-t": ("gemnet", {**_GEMNET, "forces": "gradient"}),
     "gemnet-oc": ("gemnet", {**_GEMNET, **_OC}),
@@ -157,6 +161,21 @@ EXPECTED: dict[str, dict[str, list]] = {
             [0.9501341116575, 1.585881919821, 0.2350349468761],
             [1.585881919821, -0.2006611563985, 0.8736797001916],
             [0.2350349468761, 0.8736797001916, 0.5843264509514],
+        ],
+    },
+    "transformer-periodic": {
+        "energy": [6.055467063775, 1.745149223851],
+        "forces": [
+            [-1.053355536994, 3.112969473433, -2.163764654161],
+            [0.0863372541458, 2.433283237809, -2.030464004083],
+            [-0.263716945706, 2.781041933972, -2.331731717402],
+            [0.4721800670555, 1.264162257286, -0.2266444960658],
+            [0.7483625549028, 1.454872457685, -0.8600106689107],
+        ],
+        "stress": [
+            [-0.03282864070568, 0.3842426107687, 0.7832019953981],
+            [0.3842426107687, 0.8536458528293, 0.8899759974063],
+            [0.7832019953981, 0.8899759974063, 0.5064811063514],
         ],
     },
     "gemnet-t": {

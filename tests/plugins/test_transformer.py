@@ -14,8 +14,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.errors import ConfigError
 from matscale.core.flops import measure_step_flops
-from matscale.plugins.transformer import SIZES, Transformer, TransformerConfig, atom_number_encoding, build
 from matscale.plugins.transformer import register_architectures as register
+from matscale.plugins.transformer.plain import SIZES, Transformer, TransformerConfig, atom_number_encoding, build
 
 COUNTS = [17_770, 155_146, 205_130, 432_810, 942_730, 2_509_386, 2_954_250, 5_200_010, 9_309_514]
 

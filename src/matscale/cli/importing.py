@@ -24,21 +24,26 @@ def importing() -> None:
     help="Averaged or raw ones; auto: averaged where there are.",
 )
 def fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "raw"]) -> None:
-    """Import an EquiformerV2 of fairchem v1.
+    """Import SchNet, GemNet-T, -dT or -OC, EquiformerV2 or EScAIP.
 
-    CHECKPOINT (.pt) comes with its element references and normalizers.
+    CHECKPOINT (.pt) is one of fairchem v1 or, of EScAIP, an inference checkpoint of fairchem v2. It comes with its
+    element references, normalizers and scale factors. Plugins can bring further architectures.
 
     The run predicts what fairchem's calculator predicts; `matscale evaluate`, `predict` and `matscale.calculator` take
-    it as it is. CHECKPOINT is a pickle: it is read in a process of its own, and refused if it holds anything but
-    numbers and texts. fairchem's own calculator takes the raw weights of checkpoint.pt, and the averaged ones of
+    it as it is. CHECKPOINT is a pickled file: it is read in a process of its own, and refused if it holds anything
+    but numbers and texts. fairchem's own calculator takes the raw weights of checkpoint.pt, and the averaged ones of
     best_checkpoint.pt.
     """
     from ase.data import chemical_symbols
 
-    from matscale.plugins.eqv2.fairchem import import_run
+    from matscale.core.import_fairchem.run import import_run
 
     run, imported = import_run(checkpoint, target, weights)
     kind = {"ema": "averaged (EMA)", "raw": "raw"}[imported.weights]
     known = " ".join(chemical_symbols[z] for z in imported.info.elements)
-    click.echo(f"eqv2, {run.info['parameters']['total']:,} parameters, {kind} weights. Elements: {known}")
+    for note in imported.notes:
+        click.echo(note, err=True)
+    click.echo(
+        f"{imported.architecture}, {run.info['parameters']['total']:,} parameters, {kind} weights. Elements: {known}"
+    )
     click.echo(f"Run: {run.path}")

@@ -182,9 +182,15 @@ def _page(description: Description, about: dict[str, Any]) -> str:
         "claims": ", ".join(description.claims) or "none",
     }
     said = {key: " ".join((field.description or "").split()) for key, field in fields.items()}  # a docstring has lines
-    config = [[f"  {k}", str(v), said[k]] for k, v in description.config.plain().items()]
+    config = [[f"  {k}", _short(v), said[k]] for k, v in description.config.plain().items()]
     lines = [f"{description.name}: {about['summary']}", "", aligned([[f"  {k}", v] for k, v in facts.items()])]
     return "\n".join([*lines, "", "configuration", aligned(config)] if config else lines)
+
+
+def _short(value: Any) -> str:
+    """A list of all elements would move what a key means off the screen; --json has it whole."""
+    text = str(value)
+    return text if len(text) <= 48 else f"{text[:28]} ... {text[-15:]}"
 
 
 def _counted(per_atom: dict[str, float] | None) -> dict[str, str]:

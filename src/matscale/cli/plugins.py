@@ -84,7 +84,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 def new(name: str, output: Path | None) -> None:
     """Write a complete package for an architecture NAME: model, test, pyproject.toml.
 
-    It works as it is: a small learned pair potential, which passes the contract and can be trained.
+    It works as it is: a small learned embedded atom, which passes the contract and can be trained.
     """
     from matscale.cli.scaffold import names, write
     from matscale.core.manager import host

@@ -86,6 +86,7 @@ def _number(value: float | None, form: str) -> str:
 def show(run: Path, as_json: bool) -> None:
     """Show one run: what it is, how it stands, what it cost, how well it does."""
     from matscale.cli.errors_table import errors_table
+    from matscale.cli.train_progress import pretrained
     from matscale.core.study.ledger import row, run_folders
     from matscale.core.study.outcome import read_info
 
@@ -100,4 +101,7 @@ def show(run: Path, as_json: bool) -> None:
     rows = {which: info[which] for which in ("best", "last") if info.get(which)}
     if rows:
         click.echo("")
-        click.echo(errors_table(rows))
+        if "pretrain" in info:
+            click.echo("\n".join(f"{which}: {pretrained(row)}" for which, row in rows.items()))
+        else:
+            click.echo(errors_table(rows))

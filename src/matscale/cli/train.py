@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.types import ArchitectureName, ParameterCount
+from matscale.cli.types import ArchitectureName, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ OPTIONS = {
     "overfit": "data.overfit",
     "start": "start.run",
     "partial": "start.partial",
+    "pretrain": "pretrain.task",
+    "track": "trackers",
 }
 
 
@@ -58,6 +60,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not."
+        ),
+        click.option(
+            "--pretrain",
+            type=click.Choice(["distances", "denoise"]),
+            help="Learn structure first, without labels; then --from this run.",
         ),
         click.option(
             "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]"
@@ -90,6 +97,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @training_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
+@click.option(
+    "--track", multiple=True, type=TrackerName, help="Tell a tracker the metrics too: tensorboard, wandb, trackio."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and train nothing.")
@@ -101,6 +111,7 @@ def train(
     assignments: tuple[str, ...],
     output: Path | None,
     resume: bool,
+    track: tuple[str, ...],
     quiet: bool,
     no_baselines: bool,
     dry_run: bool,
@@ -112,6 +123,7 @@ def train(
     metrics, checkpoints. Ctrl-C saves and stops; --resume -o FOLDER goes on.
     """
     resumed = output if resume else None
+    options["track"] = list(track) or None
     config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
     if resume and output is None:
         raise ConfigError("--resume: say which run goes on with -o FOLDER.")
@@ -201,14 +213,17 @@ def free_folder(config: TrainConfig) -> Path:
 
 
 def _conclude(run: Any, quiet: bool) -> None:
-    """The table against the baselines."""
+    """The table against the baselines; of pre-training, its error beside that of the trivial guess."""
     from matscale.cli.errors_table import errors_table
     from matscale.cli.stages import Stages
+    from matscale.cli.train_progress import pretrained
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
     from matscale.core.measure import compare
 
-    if run.config.data.overfit:
+    if run.config.pretrain is not None:
+        click.echo(f"Pre-training ({run.config.pretrain.task}): {pretrained(run.info['last'])}")
+    elif run.config.data.overfit:
         first, last = next(run.metrics("train"), None), run.info["last"]
         click.echo(errors_table({run.config.architecture.name: last}))
         if first is not None:

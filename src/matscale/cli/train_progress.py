@@ -162,7 +162,16 @@ def errors(row: Mapping[str, Any]) -> str:
     )
     parts = [f"loss {row['loss']:.4g}"] if "loss" in row else []
     parts += [f"{word} {1e3 * row[key]:.4g} {unit}" for key, word, unit in units if key in row]
-    return "  ".join(parts)
+    return "  ".join(parts) or pretrained(row)
+
+
+def pretrained(row: Mapping[str, Any]) -> str:
+    """The error of what pre-training predicts, beside that of the trivial guess: `noise 0.041 Å (zero: 0.098 Å)`."""
+    guesses = [key.partition("_rmse_of_") for key in row if "_rmse_of_" in key]
+    return "  ".join(
+        f"{term} {row[f'{term}_rmse']:.4g} Å ({guess}: {row[f'{term}_rmse_of_{guess}']:.4g} Å)"
+        for term, _, guess in guesses
+    )
 
 
 def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
@@ -173,10 +182,12 @@ def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
         f"{architecture['name']}: {n['total']:,} parameters ({n['non_embedding']:,} without embeddings)",
         f"Data {data['path']}: {data['train']:,} structures to train on, {data['validation']:,} to validate",
     ]
-    for label, part in data["labels"].items():
+    if "pretrain" in facts:
+        lines.append(f"  pre-training: {facts['pretrain']}, without labels")
+    for label, part in ({} if "pretrain" in facts else data["labels"]).items():
         keys = f"  from {', '.join(part['keys'])}" if part["keys"] else ""
         lines.append(f"  {label:7} on {part['train']:,} and {part['validation']:,} of them{keys}")
-    if data["labels_by"]:
+    if data["labels_by"] and "pretrain" not in facts:
         lines.append(f"  labels by {data['labels_by']}")
     processes = f", {facts['world_size']} processes" if facts["world_size"] > 1 else ""
     batch = ", ".join(f"{v:,} {k}" for k, v in facts["global_batch"].items())

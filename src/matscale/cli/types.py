@@ -79,3 +79,5 @@ class PluginName(click.ParamType):
 
 ArchitectureName = PluginName("register_architectures", "architecture")
 """For `--arch` and the NAME of an architecture."""
+TrackerName = PluginName("register_trackers", "tracker")
+"""For `--track`."""

@@ -113,6 +113,10 @@ class Architecture:
     """Largest relative error, in float64, of the claims rotation and reflection; more for a family that keeps them only
     approximately, such as one whose activations act on a grid of the sphere."""
 
+    rotates: bool = False
+    """Training turns the structures at random, unless `augmentation.rotate` says otherwise: for a family that has to
+    learn from data what rotation does."""
+
     def __post_init__(self) -> None:
         self._known(self.claims)
 
@@ -152,10 +156,13 @@ class Architecture:
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters by one rule for all: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
 
-    An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`.
+    An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`, and what a model
+    names by a method `element_tables()`.
     """
     total = sum(p.numel() for p in model.parameters())
+    declared: frozenset[str] = getattr(model, "element_tables", frozenset)()
     tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(p): p.numel() for name, p in model.named_parameters() if name in declared}
     embedding = sum(tables.values())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {

@@ -9,9 +9,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure, full_to_voigt
 from matscale.core.potential import Potential
-from matscale.core.predict import Prediction, predict_batch, prepare
+from matscale.core.predict import Prediction, floating, predict_batch, prepare
 
 
 class PotentialCalculator(Calculator):
@@ -52,4 +53,6 @@ class PotentialCalculator(Calculator):
     def _predicts_stress(self) -> bool:
         """Whether a model that derives nothing gives a stress: found out with a single atom."""
         number = np.array([self.potential.elements[0]])
-        return self._predict(Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))).stress is not None
+        atom = Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))
+        batch = collate([atom], self.potential.graph, dtype=floating(self.potential))
+        return predict_batch(self.potential, [batch])[0].stress is not None

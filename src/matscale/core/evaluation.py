@@ -11,8 +11,9 @@ from torch import nn
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.outputs import Outputs
 from matscale.core.train.distributed import World
+from matscale.core.train.goal import Goal
 from matscale.core.train.loss import LossConfig, Objective
-from matscale.core.train.metrics import Metrics
+from matscale.core.train.metrics import Metrics, Sums
 
 Predictor = Callable[[AtomicBatch], Outputs]
 
@@ -35,16 +36,16 @@ def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossCon
 class Tally:
     """Sums of an evaluation, which processes can add up before they are divided."""
 
-    def __init__(self, objective: Objective | None) -> None:
+    def __init__(self, objective: Goal | None) -> None:
         self.objective = objective
-        self.metrics: Metrics | None = None
+        self.metrics: Sums | None = None
         self.counts = {"n_structures": 0.0, "n_atoms": 0.0}
         self.items = dict.fromkeys(objective.terms if objective else (), 0.0)
         self.sums = dict(self.items)
 
     def add(self, outputs: Outputs, batch: AtomicBatch) -> None:
         """One batch."""
-        self.metrics = self.metrics or Metrics(batch.positions.device)
+        self.metrics = self.metrics or self._sums(batch.positions.device)
         self.metrics.update(outputs, batch)
         self.counts["n_structures"] += batch.n_structures
         self.counts["n_atoms"] += batch.n_atoms
@@ -54,9 +55,12 @@ class Tally:
             for name, value in self.objective.sums(outputs, batch).items():
                 self.sums[name] += float(value)
 
+    def _sums(self, device: torch.device) -> Sums:
+        return Metrics(device) if self.objective is None else self.objective.metrics(device)
+
     def over(self, world: World, device: torch.device) -> Tally:
         """The sums of all processes."""
-        self.metrics = self.metrics or Metrics(device)
+        self.metrics = self.metrics or self._sums(device)
         world.sum(self.metrics.sums)
         self.counts = world.sums(self.counts, device)
         self.items, self.sums = world.sums(self.items, device), world.sums(self.sums, device)
@@ -71,7 +75,7 @@ class Tally:
         return {**values, **{name: int(count) for name, count in self.counts.items()}}
 
 
-def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objective | None = None) -> Tally:
+def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal | None = None) -> Tally:
     """`evaluate` before the division."""
     result = Tally(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

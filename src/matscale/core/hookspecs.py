@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.import_fairchem.importer import Importer
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
     from matscale.core.train.record import Run
+    from matscale.core.train.tracker import Tracker
 
 hookspec = pluggy.HookspecMarker("matscale")
 hookimpl = pluggy.HookimplMarker("matscale")
@@ -62,6 +64,16 @@ def register_laws() -> list[Law]:  # type: ignore[empty-body]
 @hookspec
 def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
     """Ways to run the trainings of a study (`matscale sweep --launcher slurm`)."""
+
+
+@hookspec
+def register_importers() -> list[Importer]:  # type: ignore[empty-body]
+    """Ways to read fairchem's checkpoints of an architecture (`matscale import fairchem`)."""
+
+
+@hookspec
+def register_trackers() -> list[Tracker]:  # type: ignore[empty-body]
+    """Programs that draw the metrics of a run while it is trained (`matscale train --track tensorboard`)."""
 
 
 @hookspec

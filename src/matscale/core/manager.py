@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
     from matscale.core.data.formats import Reader
     from matscale.core.data.labelers import Labeler
+    from matscale.core.import_fairchem.importer import Importer
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
+    from matscale.core.train.tracker import Tracking
 
 BLOCK = "MATSCALE_BLOCK_PLUGINS"
 """Environment: plugins not to use, by name or `distribution:name`, with commas between them."""
@@ -95,6 +97,13 @@ class Host:
         found: Launcher = self.find("launcher", name).value
         return found
 
+    def tracking(self, name: str) -> Tracking:
+        """The tracker called `name`, for one run. Raises PluginError if a module that it needs is missing."""
+        from matscale.core.train.tracker import Tracking
+
+        found = self.find("tracker", name)
+        return Tracking.of(found.value, found.plugin)
+
     def command(self, name: str) -> click.Command | None:
         """The command of the entry point that has the command's name; None if there is none of that name."""
         named = self._named(name)
@@ -149,6 +158,9 @@ class Host:
     def launchers(self) -> list[Launcher]:
         return [found.value for found in self._all("launcher")]
 
+    def importers(self) -> list[Importer]:
+        return [found.value for found in self._all("importer")]
+
     def readers(self) -> list[Reader]:
         return [found.value for found in self._all("reader")]
 
@@ -177,14 +189,17 @@ class Host:
             return None
         return _checked_flops(architecture.step_flops(config, shape), f"step_flops of {architecture.name!r}")
 
-    def observers(self, names: Sequence[str], architecture: Architecture | None = None) -> Observers:
-        """Those that watch a run: the plugins in `names`, and the one that supplies the run's architecture.
+    def observers(
+        self, names: Sequence[str], architecture: Architecture | None = None, trackers: Sequence[str] = ()
+    ) -> Observers:
+        """Those that watch a run: the plugins in `names`, the one that supplies the run's architecture, the `trackers`.
 
         A name may also be that of an architecture. Raises ConfigError or PluginError for one that cannot be had, for
         it was asked for.
         """
         named = [self._watcher(name).require() for name in names]
-        return Observers([*named, *(p for p in self.plugins if architecture and architecture.config in _configs(p))])
+        own = [p for p in self.plugins if architecture and architecture.config in _configs(p)]
+        return Observers([*named, *own, *map(self.tracking, trackers)])
 
     # Within -----------------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,8 @@ def measure(
 ) -> dict[str, float]:
     """Metrics of `matscale.core.evaluation.evaluate` on these rows of the dataset, in batches of `batch` structures.
 
-    Raises DataError that names elements which were not in training, unless `any_element`: on the validation part of its
+    Raises DataError for a structure without neighbours if training had none such, and, with the names, for elements
+    that were not in training, unless `any_element`: on the validation part of its
     own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
     """
     device, budget = potential.references.device, Budget(structures=batch)
@@ -78,6 +79,7 @@ def measure(
 
     def batches() -> Iterator[AtomicBatch]:
         for one in loader.epoch(0):
+            potential.check_neighbors(one)
             moved = one.to(device)
             if not any_element:
                 potential.check_elements(moved)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
+from matscale.core.data.isolated import check_batch
 from matscale.core.errors import DataError
 from matscale.core.outputs import Outputs, predict
 
@@ -54,15 +55,18 @@ class Potential(nn.Module):
         references: Tensor | None = None,
         scales: Scales | None = None,
         graph: Graph | None = None,
+        isolated: bool = False,
     ) -> None:
         """`references` [119] eV per atom by atomic number (0 for elements without one).
 
-        `graph`: which edges the batches must carry that it is given; none by default.
+        `graph`: which edges the batches must carry that it is given; none by default. `isolated`: it has learned from
+        structures without any edge, too.
         """
         super().__init__()
         self.model = model
         self.derive = derive
         self.graph = graph or Graph.none()
+        self.isolated = isolated
         self.elements = elements
         scales = scales or Scales()
         references = torch.zeros(119) if references is None else references
@@ -88,6 +92,7 @@ class Potential(nn.Module):
         seed: int,
         references: Tensor | None = None,
         scales: Scales | None = None,
+        isolated: bool = False,
     ) -> Potential:
         """Build an architecture's model and wrap it."""
         return cls(
@@ -97,7 +102,29 @@ class Potential(nn.Module):
             references=references,
             scales=scales,
             graph=architecture.graph(config),
+            isolated=isolated,
         )
+
+    @classmethod
+    def around(cls, other: Potential) -> Self:
+        """One of this class with the model, references and scales of another."""
+        return cls(
+            other.model,
+            derive=other.derive,
+            elements=other.elements,
+            references=other.references,
+            scales=Scales(*other.scales.tolist()),
+            graph=other.graph,
+            isolated=other.isolated,
+        )
+
+    def check_neighbors(self, batch: AtomicBatch, name: str = "") -> None:
+        """Raises DataError for a structure in which no atom has a neighbour, if training had none such.
+
+        It calls a structure by its row of the dataset, or, if given, by `name`.
+        """
+        if not self.isolated:
+            check_batch(batch, self.graph, name)
 
     def check_elements(self, batch: AtomicBatch) -> None:
         """Raises DataError that names the elements which were not in the training data."""

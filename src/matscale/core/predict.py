@@ -45,8 +45,10 @@ def floating(potential: Potential) -> torch.dtype:
 
 
 def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
-    """A batch of one, in the model's precision. Raises DataError for an unseen element or an impossible geometry."""
+    """A batch of one, in the model's precision. Raises DataError for an unseen element, an impossible geometry, and
+    for a structure without neighbours unless training had some."""
     batch = collate([structure], potential.graph, dtype=floating(potential))
+    potential.check_neighbors(batch, structure.source)
     potential.check_elements(batch.to(potential.references.device))
     return batch
 

@@ -24,6 +24,8 @@ from matscale.core.train.record import Run
 if TYPE_CHECKING:
     from matscale.core.calculator import PotentialCalculator
 
+PRETEXT_PREFIX = "pretext."
+"""Of the names of what pre-training adds to a potential."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -46,10 +48,26 @@ def load(
     outputs = potential(collate(structures, potential.graph))
     ```
 
-    Raises ConfigError for a folder that is no run, a checkpoint or a device that does not exist; PluginError, with what
+    Raises ConfigError for a folder that is no run or one that was pre-trained, a checkpoint or a device that does not
+    exist; PluginError, with what
     to install, if the run's architecture cannot be had; MatscaleError if the checkpoint is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if run.config.pretrain is not None:
+        raise ConfigError(
+            f"{run.path}: was pre-trained ({run.config.pretrain.task}) and has learned no energies, forces or stress. "
+            f"Fine-tune it first: matscale train --from {run.path} --data ..."
+        )
+    potential = restored(run, checkpoint)
+    if dtype is not None:
+        # References and scales stay float64: only the model computes in `dtype`.
+        potential.model.to(_dtype(dtype))
+    place = device_of(ComputeConfig(device=str(device)), World.from_environment())
+    return potential.to(place).eval().requires_grad_(False)
+
+
+def restored(run: Run, checkpoint: str | int) -> Potential:
+    """The Potential of a run on the CPU, pre-trained ones too, whose heads for that are left out; see `load`."""
     architecture = architecture_of(run)
     config = architecture.config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
     if "dataset_info" not in run.info:
@@ -58,7 +76,9 @@ def load(
         )
     info = DatasetInfo.parse(run.info["dataset_info"])
     weights = _weights(run, resolve_step(run, checkpoint))
-    potential = Potential.of(architecture, config, info, seed=run.config.seed)
+    if run.config.pretrain is not None:
+        weights = {name: w for name, w in weights.items() if not name.startswith(PRETEXT_PREFIX)}
+    potential = Potential.of(architecture, config, info, seed=run.config.seed, isolated=run.config.data.isolated)
     if any(w.dtype == torch.float64 for name, w in weights.items() if name.startswith("model.")):
         potential.model.double()
     try:
@@ -68,11 +88,7 @@ def load(
             f"{run.path}: the weights do not fit the architecture {architecture.name!r} as it is installed. "
             f"{_trained_with(run)} {error}"
         ) from None
-    if dtype is not None:
-        # References and scales stay float64: only the model computes in `dtype`.
-        potential.model.to(_dtype(dtype))
-    place = device_of(ComputeConfig(device=str(device)), World.from_environment())
-    return potential.to(place).eval().requires_grad_(False)
+    return potential
 
 
 def calculator(

@@ -65,8 +65,13 @@ class FCN(nn.Module):
         self.heads = DirectHeads(head_widths(config.hidden, config.head_width, config.head_layers))
 
     def forward(self, data: AtomicBatch) -> Outputs:
+        return self.heads(self.embed(data), data)
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, H]: what the heads read."""
         x = torch.cat([self.embedding(data.atomic_numbers), data.positions], dim=-1)
-        return self.heads(self.blocks(self.project(x)), data)
+        found: Tensor = self.blocks(self.project(x))
+        return found
 
 
 def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:

@@ -49,6 +49,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("fcn", {"hidden": 12, "embedding": 5, "depth": 1, "head_layers": 3}),
     ("transformer", {"width": 12, "n_heads": 3, "n_layers": 2, "feedforward": 20}),
     ("transformer", {"width": 8, "inputs": "concatenated", "head_layers": 3}),
+    ("transformer-periodic", {"width": 12, "n_heads": 3, "n_layers": 2, "feedforward": 20, "cutoff": 4.0}),
+    ("transformer-periodic", {"width": 8, "n_heads": 1, "n_radial": 5, "head_layers": 3, "dropout": 0.0}),
     ("schnet", {"hidden": 6, "filters": 9, "n_layers": 1, "cutoff": 3.5}),
     ("schnet", {"hidden": 5, "filters": 4, "n_layers": 3, "cutoff": 3.5, "n_radial": 7}),
     ("escaip", ESCAIP),
@@ -99,7 +101,7 @@ def structures() -> list[Structure]:
 def batches(structures: list[Structure], graph: Graph) -> list[AtomicBatch]:
     """Of one structure, of two alike, and of different ones where nothing is padded."""
     a, b, c = structures
-    last = [c, c] if graph.kind == "dense" else [a, c, b]
+    last = [c, c] if graph.is_dense else [a, c, b]
     return [collate(chosen, graph) for chosen in ([a], [b, b], last)]
 
 
@@ -133,7 +135,7 @@ def test_the_step_of_a_padded_batch_costs_what_its_atoms_cost(structures: list[S
 
 def test_every_published_size_has_a_formula() -> None:
     shape = collate(random_structures(1), Graph.radius(3.0)).shape
-    for name in ("fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip"):
+    for name in ("fcn", "transformer", "transformer-periodic", "schnet", "eqv2", "gemnet", "escaip"):
         architecture = get(name)
         for config in architecture.sizes.values():
             assert architecture.step_flops is not None

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from matscale.core.layers.precision import full_precision, outside_autocast
+from matscale.core.errors import ConfigError
+from matscale.core.layers.precision import full_precision, outside_autocast, refuse_half
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -50,3 +51,13 @@ def test_a_region_outside_autocast_ends_with_its_block() -> None:
 
 def test_the_decorated_keeps_its_name_and_docstring() -> None:
     assert (product.__name__, product.__doc__) == ("product", "a @ b")
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_model_that_cannot_compute_in_half_precision_says_what_to_set(half: torch.dtype) -> None:
+    refuse_half("rigid")
+    with (
+        torch.autocast("cpu", half),
+        pytest.raises(ConfigError, match=r"rigid does not.*Set compute\.precision to fp32"),
+    ):
+        refuse_half("rigid")

@@ -18,9 +18,11 @@ from matscale.core.files import write_json
 from matscale.core.scaling.baselines import FILE, measured, read_baselines, with_baselines
 from matscale.core.scaling.from_table import read_table
 from matscale.core.scaling.sources import read
+from matscale.core.study import ledger
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
+from synthetic_runs import make_run as make_synthetic
 from synthetic_runs import make_study
 
 
@@ -424,6 +426,38 @@ def test_what_training_writes_is_what_a_fit_reads(alloys: PackedDataset, tmp_pat
     assert set(fit.baselines) == {"zero", "mean", "composition", "nearest"}
     assert fit.verdict in ("no learning", "not identifiable")  # two steps teach nothing
     assert len(list(tmp_path.glob(f"runs/*/{FILE}"))) == 1
+
+
+def test_the_ledger_of_a_study_gives_the_law_of_its_folders(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study" / "runs", architectures=("schnet",), sizes=(3000, 10_000, 30_000, 100_000))
+    unfinished = make_synthetic(study / "unfinished", status="stopped")
+    trunk = make_synthetic(study / "trunk", labels={"role": "trunk"})
+    rows = [{**ledger.row(run), "identity": run.name, "study": "s"} for run in sorted(study.iterdir()) if run.is_dir()]
+    ledger.write(tmp_path / "study", rows)
+    for law in ("n", "d", "nd"):
+        by_folder = matscale.fit(study, law, samples=50)
+        for name in ("runs.csv", "runs.jsonl"):
+            by_ledger = matscale.fit(tmp_path / "study" / name, law, samples=50)
+            assert by_ledger.parameters == pytest.approx(by_folder.parameters)
+            assert by_ledger.baselines == by_folder.baselines
+            reasons = {e.reason.partition(":")[0].partition(" of ")[0] for e in by_ledger.excluded}
+            assert {"is not complete (status", "is the trunk"} <= reasons
+    assert (unfinished.name, trunk.name) == ("unfinished", "trunk")
+    moved = tmp_path / "elsewhere.csv"
+    moved.write_text((tmp_path / "study" / "runs.csv").read_text().replace(str(study), "/gone"))
+    assert matscale.fit(moved, "n").baselines == {}
+    assert read(moved, {"n": "parameters"})["n"].tolist() != read(moved)["n"].tolist()
+
+
+def test_a_law_of_compute_looks_at_whole_runs_of_folders_like_the_frontier(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "runs", architectures=("schnet",))
+    by_c, frontier = (matscale.fit(study, law, samples=60) for law in ("c", "frontier"))
+    assert by_c.points == frontier.points == "frontier"
+    assert by_c.parameters == frontier.parameters
+    names = [e.row for e in by_c.excluded if e.reason == "is not on the compute frontier"]
+    assert names
+    assert len(names) == len(set(names))
+    assert set(names) < {str(run) for run in study.iterdir()}  # runs, not each of their validations
 
 
 def test_all_checkpoints_of_run_folders_are_all_their_validations(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_step_too_small_to_matter_leaves_the_predictions_of_the_other_run(
     torch.testing.assert_close(outputs[1].forces, outputs[0].forces, rtol=1e-4, atol=1e-6)
     run = Run.open(tmp_path / "tuned")
     assert run.config.architecture.config["hidden"] == 8
-    assert run.info["start"] == {"run": str(source.path), "step": 1, "not_taken": {}}
+    assert run.info["start"] == {"run": str(source.path), "step": 1, "not_taken": {}, "flops": 0.0}
 
 
 def test_training_goes_on_from_there_and_can_be_resumed(

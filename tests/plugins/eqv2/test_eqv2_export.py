@@ -17,11 +17,13 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
+from matscale.core.import_fairchem.checkpoint import Checkpoint
+from matscale.core.import_fairchem.run import import_run, translate
 from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint as checkpoints
 from matscale.core.train.record import Run
-from matscale.plugins.eqv2 import EqV2Config, fairchem
+from matscale.plugins.eqv2 import EqV2Config
 from matscale.plugins.eqv2.export import export_run
 from matscale.plugins.eqv2.names import config_from_fairchem, derived, fairchem_from_config
 from matscale.plugins.eqv2.tables import fairchem_tables
@@ -68,14 +70,14 @@ def predicted(potential: Potential) -> Outputs:
 
 def imported(path: Path) -> Potential:
     """Without the process that unpickles."""
-    return fairchem.translate(fairchem.Checkpoint(path, torch.load(path, weights_only=True))).potential
+    return translate(Checkpoint(path, torch.load(path, weights_only=True))).potential
 
 
 def test_a_run_that_is_exported_and_imported_is_the_same(
     exported: Callable[..., tuple[Run, Path]], tmp_path: Path
 ) -> None:
     run, path = exported()
-    before, after = matscale.load(run), matscale.load(fairchem.import_run(path, tmp_path / "back")[0])
+    before, after = matscale.load(run), matscale.load(import_run(path, tmp_path / "back")[0])
     assert torch.equal(before.references, after.references)
     assert torch.equal(before.scales, after.scales)
     assert before.elements == after.elements

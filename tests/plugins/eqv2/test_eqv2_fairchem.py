@@ -21,11 +21,13 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.import_fairchem.checkpoint import Checkpoint, read
+from matscale.core.import_fairchem.run import import_run, translate
 from matscale.core.train.record import Run
-from matscale.plugins.eqv2 import EqV2, fairchem
+from matscale.plugins.eqv2 import EqV2, graph
+from matscale.plugins.eqv2.fairchem import configuration
 from matscale.plugins.eqv2.heads import parts_from_tensor, tensor_from_parts
 from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name
-from matscale.plugins.eqv2.prehydra import as_hydra
 
 BACKBONE = {
     "model": "equiformer_v2_backbone",
@@ -116,10 +118,9 @@ class Files:
         torch.save(content, self.folder / name)
         return self.folder / name
 
-    def read(self, content: Any) -> fairchem.Checkpoint:
+    def read(self, content: Any) -> Checkpoint:
         """Without the process that unpickles: what it hands on."""
-        path = self.folder / "checkpoint.pt"
-        return fairchem.Checkpoint(path, as_hydra(path, content))
+        return Checkpoint(self.folder / "checkpoint.pt", content)
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def expected(named: dict[str, Tensor], structure: Structure) -> tuple[Tensor, Te
     for name, parameter in model.named_parameters():
         parameter.data.copy_(named[fairchem_name(name)])
     with torch.no_grad():
-        raw = model(collate([structure], fairchem.graph(config)))
+        raw = model(collate([structure], graph(config)))
     isotropic, anisotropic = parts_from_tensor(raw.stress)
     energy = raw.energy + REFERENCES.double()[torch.as_tensor(structure.atomic_numbers).long()].sum()
     return energy, 2.5 * raw.forces, tensor_from_parts(0.5 * isotropic + 0.25, 0.75 * anisotropic + 0.125)
@@ -176,7 +177,7 @@ def test_an_imported_run_predicts_from_the_command_line(files: Files, oxide: Str
     from ase.io import read, write
 
     run = files.folder / "run"
-    fairchem.import_run(files.write(content()), run)
+    import_run(files.write(content()), run)
     write(files.folder / "in.extxyz", oxide.to_ase())
     arguments = ["predict", run, files.folder / "in.extxyz", "-o", files.folder / "out.extxyz"]
     result = CliRunner().invoke(main, [str(a) for a in arguments])
@@ -189,7 +190,7 @@ def test_an_imported_run_predicts_from_the_command_line(files: Files, oxide: Str
 
 def test_an_imported_run_is_evaluated_on_data_that_are_named(files: Files, alloys: Any) -> None:
     held = content(elementrefs={"energy": {"element_references": torch.ones(119)}})
-    fairchem.import_run(files.write(held), files.folder / "run")
+    import_run(files.write(held), files.folder / "run")
     without = CliRunner().invoke(main, ["evaluate", str(files.folder / "run")])
     assert without.exit_code == 2
     assert "Name one with --data" in without.stderr
@@ -201,7 +202,7 @@ def test_an_imported_run_is_evaluated_on_data_that_are_named(files: Files, alloy
 
 def test_an_imported_model_is_fine_tuned(files: Files, alloys: Any) -> None:
     held = content(elementrefs={"energy": {"element_references": torch.ones(119)}})
-    fairchem.import_run(files.write(held), files.folder / "run")
+    import_run(files.write(held), files.folder / "run")
     arguments = ["train", "--from", files.folder / "run", "--data", alloys.path, "-o", files.folder / "tuned"]
     limits = ["--steps", 1, "--lr", 1e-12, "--device", "cpu", "-q"]
     result = CliRunner().invoke(main, [str(a) for a in (*arguments, *limits)])
@@ -217,7 +218,7 @@ def test_an_imported_model_is_fine_tuned(files: Files, alloys: Any) -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
 def test_prefixes_of_parallel_training_are_taken_off(files: Files, prefix: str) -> None:
     named = OrderedDict((prefix + name, w) for name, w in RAW.items())
-    imported = fairchem.translate(files.read(content(state_dict=named)), "raw")
+    imported = translate(files.read(content(state_dict=named)), "raw")
     model = imported.potential.model
     assert all(torch.equal(p, RAW[fairchem_name(name)]) for name, p in model.named_parameters())
 
@@ -227,7 +228,7 @@ def test_old_names_of_normalizers_are_understood(files: Files) -> None:
         "target": {"mean": torch.tensor(0.0), "std": torch.tensor(3.0)},
         "grad_target": {"mean": torch.tensor([0.0]), "std": torch.tensor([1.5])},
     }
-    imported = fairchem.translate(files.read(content(normalizers=old)))
+    imported = translate(files.read(content(normalizers=old)))
     assert imported.potential.scales.tolist() == [3.0, 1.5, 1.0]
 
 
@@ -255,7 +256,7 @@ def test_a_model_from_before_hydra_is_imported_without_stress(files: Files, oxid
     found = potential(collate([oxide], potential.graph))
     assert found.stress is None
     assert "stress" not in matscale.calculator(files.folder / "run").implemented_properties
-    newer = fairchem.translate(files.read(content(normalizers=old()["normalizers"])), "raw").potential.eval()
+    newer = translate(files.read(content(normalizers=old()["normalizers"])), "raw").potential.eval()
     whole = newer(collate([oxide], newer.graph)).detach()
     references = REFERENCES.double()[torch.as_tensor(oxide.atomic_numbers).long()].sum()
     torch.testing.assert_close(found.energy, whole.energy - references, rtol=1e-6, atol=1e-6)
@@ -266,7 +267,7 @@ def test_options_beside_the_name_of_an_old_model_are_understood(files: Files) ->
     held = old()
     attributes = {key: value for key, value in held["config"]["model"].items() if key != "name"}
     apart = {**held, "config": {"model": "equiformer_v2", "model_attributes": attributes}}
-    both = [fairchem.configuration(files.read(one)) for one in (held, apart)]
+    both = [translate(files.read(one)).config for one in (held, apart)]
     assert both[0] == both[1]
     assert both[0].stress_head == "none"
 
@@ -275,7 +276,7 @@ def test_options_beside_the_name_of_an_old_model_are_understood(files: Files) ->
 def test_references_inside_an_old_model_count_where_it_says_so(files: Files, used: bool) -> None:
     held = old(use_energy_lin_ref=used, load_energy_lin_ref=True)
     held["state_dict"]["module.module.energy_lin_ref"] = REFERENCES[:96]
-    imported = fairchem.translate(files.read(held))
+    imported = translate(files.read(held))
     expected = 3.0 * REFERENCES.double() if used else torch.zeros(119, dtype=torch.float64)
     assert torch.equal(imported.potential.references, expected)  # they are stored in units of the energy's scale
     assert imported.info.elements == ((8, 22, 38) if used else tuple(range(1, 96)))
@@ -285,13 +286,13 @@ def test_an_old_model_that_shifts_the_energy_of_every_structure_is_refused(files
     held = old()
     held["normalizers"]["target"]["mean"] = torch.tensor(-0.75)
     with pytest.raises(DataError, match=r"energy adds -0\.75, once for each structure"):
-        fairchem.translate(files.read(held))
+        translate(files.read(held))
 
 
 def test_without_references_all_elements_of_the_table_are_known(files: Files) -> None:
     held = content()
     del held["elementrefs"]
-    imported = fairchem.translate(files.read(held))
+    imported = translate(files.read(held))
     assert imported.info.elements == tuple(range(1, 96))
     assert not imported.potential.references.any()
 
@@ -332,7 +333,7 @@ def test_code_in_a_checkpoint_is_refused_by_name_and_not_run(files: Files) -> No
 )
 def test_unknown_content_is_refused_by_name(files: Files, changes: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        fairchem.read(files.write(content(**changes)))
+        read(files.write(content(**changes)))
 
 
 def test_a_value_nested_into_itself_is_refused(files: Files) -> None:
@@ -340,7 +341,7 @@ def test_a_value_nested_into_itself_is_refused(files: Files) -> None:
     for _ in range(31):
         bomb = [bomb] * 10
     with pytest.raises(DataError, match="more than 1000000 values"):
-        fairchem.read(files.write(content(epoch=bomb)))
+        read(files.write(content(epoch=bomb)))
 
 
 @pytest.mark.parametrize("kind", ["text", "zip", "compressed", "list"])
@@ -355,7 +356,7 @@ def test_other_files_are_refused(files: Files, kind: str) -> None:
         with zipfile.ZipFile(path, "w", deflated) as archive:
             archive.writestr("a/data.txt", "0" * 1000)
     with pytest.raises(DataError, match=r"file\.pt: is refused: it"):
-        fairchem.read(path)
+        read(path)
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -375,7 +376,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("config/model/name", "schnet", "its model is 'schnet'"),
+        ("config/model/name", "painn", "its model is 'painn'"),
         ("config/model", "escn", "its model is 'escn'"),
         ("config/model/turbo", True, "unknown option 'turbo' of a hydra"),
         ("config/model/backbone/model", "escn_backbone", "its backbone is 'escn_backbone'"),
@@ -394,7 +395,14 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 )
 def test_another_network_is_refused_by_name(files: Files, path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        fairchem.translate(files.read(changed(path, value)))
+        translate(files.read(changed(path, value)))
+
+
+@pytest.mark.parametrize("named", [None, "layer_norm_sh", "rms_norm_sh"])
+def test_the_stress_head_has_the_norm_of_the_backbone_whatever_it_names(files: Files, named: str | None) -> None:
+    plain = changed("config/model/heads/stress", HEADS["stress"] | ({"default_norm_type": named} if named else {}))
+    plain["config"]["model"]["backbone"] = BACKBONE | {"norm_type": "rms_norm_sh"}
+    assert configuration(files.read(plain)).norm == "rms_norm_sh"
 
 
 @pytest.mark.parametrize(
@@ -417,22 +425,22 @@ def test_another_network_is_refused_by_name(files: Files, path: str, value: Any,
 )
 def test_what_does_not_fit_is_refused_by_name(files: Files, path: str, value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        fairchem.translate(files.read(changed(path, value)), "raw")
+        translate(files.read(changed(path, value)), "raw")
 
 
 def test_a_list_of_averaged_weights_in_another_order_is_refused(files: Files) -> None:
     average = content()["ema"]["shadow_params"]
     for other, message in ((average[::-1], "in another order"), (average[1:], r"has \d+ tensors for")):
         with pytest.raises(DataError, match=message):
-            fairchem.translate(files.read(content(ema={"shadow_params": other})))
-        assert fairchem.translate(files.read(content(ema={"shadow_params": other})), "raw").weights == "raw"
+            translate(files.read(content(ema={"shadow_params": other})))
+        assert translate(files.read(content(ema={"shadow_params": other})), "raw").weights == "raw"
 
 
 def test_weights_that_are_not_in_the_file_are_refused(files: Files) -> None:
     with pytest.raises(ConfigError, match="has no raw weights, only averaged ones"):
-        fairchem.translate(files.read(best()), "raw")
+        translate(files.read(best()), "raw")
     with pytest.raises(ConfigError, match="has no averaged weights, only raw ones"):
-        fairchem.translate(files.read(content(ema=None)), "ema")
+        translate(files.read(content(ema=None)), "ema")
 
 
 def test_nothing_is_written_over(files: Files) -> None:
@@ -446,7 +454,7 @@ def test_nothing_is_written_over(files: Files) -> None:
 
 def test_import_into_a_run_does_not_advise_an_option_that_it_has_not(files: Files) -> None:
     path = files.write(content())
-    fairchem.import_run(path, files.folder / "run", "raw")
+    import_run(path, files.folder / "run", "raw")
     result = matscale_import(path, "-o", files.folder / "run")
     assert result.exit_code == 2
     assert "there is a run already. Choose another folder" in result.stderr
@@ -465,7 +473,7 @@ def test_a_missing_file_is_a_usage_error(files: Files) -> None:
 def test_the_golden_model_of_fairchem_is_imported_with_its_numbers(files: Files, golden: Any) -> None:
     model = {"name": "hydra", "backbone": golden.facts["backbone"], "heads": golden.facts["heads"]}
     path = files.write({"state_dict": OrderedDict(golden.weights), "config": {"model": model}})
-    imported = fairchem.translate(fairchem.read(path))
+    imported = translate(read(path))
     assert imported.weights == "raw"
     with torch.no_grad():
         found = imported.potential.eval()(collate(golden.structures, imported.potential.graph))
@@ -475,7 +483,7 @@ def test_the_golden_model_of_fairchem_is_imported_with_its_numbers(files: Files,
 
 
 def test_the_plain_values_survive_the_process_that_reads_them(files: Files) -> None:
-    found = fairchem.read(files.write(content()))
+    found = read(files.write(content()))
     assert found.config == json.loads(json.dumps(content()["config"]))
     assert found.values["step"] == 12
     assert torch.equal(found.values["elementrefs"]["energy"]["element_references"], REFERENCES)

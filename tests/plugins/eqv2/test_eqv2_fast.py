@@ -313,6 +313,14 @@ def test_hooks_and_adapters_are_not_passed_over(make_model, oxide, batch_of, tak
     assert taken(lambda: model(data)) == "fast"
 
 
+@pytest.mark.parametrize("register", ["register_full_backward_pre_hook", "register_full_backward_hook"])
+def test_hooks_on_the_backward_are_called(register: str, make_model, oxide, batch_of) -> None:
+    model, seen = make_model(**TINY), []
+    getattr(model.blocks[0].feed_forward.expand, register)(lambda *_: seen.append(1))
+    model(batch_of(model, oxide)).energy.sum().backward()
+    assert seen
+
+
 def test_a_batch_without_edges_autocast_and_counters_take_the_readable_path(make_model, oxide, batch_of, taken) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -26,7 +26,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def intermediates(model: EqV2, data) -> dict[str, Tensor]:
     edges = model.edge_frames(data)
     found = {"edge_degree": model.edge_degree(edges)}
-    x = model.embed(data, edges)
+    x = model.embed_graph(data, edges)
     for number, block in enumerate(model.blocks):
         x = block(x, edges, model.edge_grid, model.atom_grid, data.batch, data.n_structures)
         found[f"block{number}"] = x

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from click.testing import CliRunner, Result
 
@@ -92,9 +94,43 @@ def test_atoms_without_a_distance_end_predict_with_exit_3(
         atoms.get_potential_energy()
 
 
+TORN = {
+    "single": (Atoms("Cu"), "(it is a single atom without images)"),
+    "thin": (Atoms("Cu", cell=[80] * 3, pbc=True), "(the nearest two are 80 Å apart)"),
+    "torn": (Atoms("CuAl", positions=[[0, 0, 0], [0, 30, 0]]), "(the nearest two are 30 Å apart)"),
+}
+"""Structures without edges."""
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_a_structure_without_edges_ends_predict_with_exit_3(make_run: MakeRun, tmp_path: Path, name: str) -> None:
+    run, (atoms, told) = make_run("eqv2", **TINY), TORN[name]
+    crystal = Atoms("CuAl", positions=[[0, 0, 0], [2, 2, 2]], cell=[4] * 3, pbc=True)
+    write(tmp_path / "in.extxyz", [crystal, atoms])
+    message = refused(3, "predict", run.path, tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
+    assert f"structure 1 (counted from 0): no atom has a neighbour within the cutoff of 5 Å {told}" in message
+    assert "data.isolated=true" in message
+    again = command("predict", run.path, tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz", "--skip-invalid")
+    assert "Left out structure 1 (counted from 0): no atom has a neighbour" in " ".join(again.stderr.split())
+    copy = atoms.copy()
+    copy.calc = matscale.calculator(run.path)
+    with pytest.raises(DataError, match="no atom has a neighbour within the cutoff of 5 Å"):
+        copy.get_potential_energy()
+
+
+def test_one_neighbour_anywhere_is_enough(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("eqv2", **TINY)
+    write(tmp_path / "in.extxyz", Atoms("Cu2Al", positions=[[0, 0, 0], [0, 2.5, 0], [0, 40, 0]]))
+    result = command("predict", run.path, tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize("options", [{}, {"stress_head": "rank2"}, SMOOTH, GRADIENT], ids=str)
-def test_structures_without_edges_are_predicted_atom_by_atom(make_run: MakeRun, tmp_path: Path, options: dict) -> None:
-    run, box = make_run("eqv2", **TINY, **options), {"cell": [80] * 3, "pbc": True}
+def test_a_run_that_learned_from_lone_atoms_predicts_them_one_by_one(
+    make_run: MakeRun, tmp_path: Path, options: dict
+) -> None:
+    training = {"data": {"isolated": True}}
+    run, box = make_run("eqv2", **TINY, **options, training=training), {"cell": [80] * 3, "pbc": True}
     alone = [Atoms("Cu", **box), Atoms("Al", **box), Atoms("CuAl", positions=[[0, 0, 0], [40, 40, 40]], **box)]
     write(tmp_path / "in.extxyz", [*alone, Atoms("Cu")])
     result = command("predict", run.path, tmp_path / "in.extxyz", "-o", tmp_path / "out.extxyz")
@@ -110,9 +146,8 @@ def test_structures_without_edges_are_predicted_atom_by_atom(make_run: MakeRun, 
         assert not copper.get_stress().any()
 
 
-def test_a_dataset_of_atoms_without_edges_trains(tmp_path: Path) -> None:
-    from ase.calculators.singlepoint import SinglePointCalculator
-
+@pytest.mark.parametrize("cached", [True, False])
+def test_training_refuses_structures_without_edges_unless_told_to_keep_them(tmp_path: Path, cached: bool) -> None:
     images = []
     for k in range(12):
         atoms = Atoms(["Cu", "Al"][k % 2], cell=[30.0 + k / 10] * 3, pbc=True)
@@ -121,8 +156,25 @@ def test_a_dataset_of_atoms_without_edges_trains(tmp_path: Path) -> None:
     write(tmp_path / "atoms.extxyz", images)
     assert command("data", "pack", tmp_path / "atoms.extxyz", "-o", tmp_path / "packed").exit_code == 0
     options = [part for key, value in TINY.items() for part in ("--set", f"architecture.config.{key}={value}")]
-    result = command(
-        *("train", "--arch", "eqv2", "--data", tmp_path / "packed", "-o", tmp_path / "run", "--steps", "2", "-q"),
-        *("--device", "cpu", "--set", "compute.threads=1", *options),
+    train = (
+        *("train", "--arch", "eqv2", "--data", tmp_path / "packed", "--steps", "2", "-q"),
+        *("--device", "cpu", "--set", "compute.threads=1", "--set", f"data.cache_graphs={str(cached).lower()}"),
+        *options,
     )
+    message = refused(3, *train, "-o", tmp_path / "refused")
+    assert re.search(r"structure \d+: no atom has a neighbour within the cutoff of 5 Å \(the nearest", message)
+    if cached:
+        assert "So it is in 12 of the 12 structures in use." in message
+    result = command(*train, "--set", "data.isolated=true", "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
+    assert command("evaluate", tmp_path / "run").exit_code == 0
+
+
+def test_evaluating_on_structures_without_edges_ends_with_exit_3(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("eqv2", **TINY)
+    atoms = Atoms("Cu", cell=[30.0] * 3, pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-3.5, forces=np.zeros((1, 3)), stress=np.zeros(6))
+    write(tmp_path / "atoms.extxyz", [atoms] * 3)
+    assert command("data", "pack", tmp_path / "atoms.extxyz", "-o", tmp_path / "packed").exit_code == 0
+    message = refused(3, "evaluate", run.path, "--data", tmp_path / "packed")
+    assert "structure 0: no atom has a neighbour within the cutoff of 5 Å (the nearest two are 30 Å apart)" in message

@@ -258,6 +258,7 @@ def test_weights_of_another_model_are_refused_by_name(small) -> None:
     ("options", "message"),
     [
         ({"use_gate_act": True}, "use_gate_act = True: only False"),
+        ({"use_pbc": False}, "use_pbc = False: only True"),
         ({"lmax_list": [6, 4]}, "one resolution"),
         ({"use_flux_capacitor": 1}, "unknown option use_flux_capacitor"),
     ],

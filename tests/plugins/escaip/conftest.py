@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,52 +17,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.model import EScAIP, graph
-
-RENAMED = [
-    (r"backbone\.input_block\.", "input."),
-    (r"input_layer\.edge_ffn\.", "feed_forward."),
-    (r"input_layer\.", "attributes."),
-    (r"backbone\.transformer_blocks\.", "blocks."),
-    (r"graph_attention\.(?=source|target|edge_distance|edge_attr)", "attention.attributes."),
-    (r"graph_attention\.", "attention."),
-    (r"atomic_embedding", "element"),
-    (r"direction_embedding\.0", "order"),
-    (r"edge_distance_embedding\.0", "distance"),
-    (r"edge_attr_linear\.0", "mix"),
-    (r"(edge_attr|message)_norm", "norm"),
-    (r"node_hidden_linear\.0", "atoms"),
-    (r"edge_hidden_linear\.0", "edge"),
-    (r"message_linear\.0", "message"),
-    (r"attn_in_proj_q", "query"),
-    (r"attn_in_proj_k", "key"),
-    (r"attn_in_proj_v", "value"),
-    (r"attn_out_proj", "out"),
-    (r"\bnorm_(?:attn_)?(node|edge)\b", r"\1_norm"),
-    (r"norm_ffn_(node|edge)", r"\1_ffn_norm"),
-    (r"feedforward\.mlp_(node|edge)", r"\1_ffn"),
-    (r"backbone\.readout_layers\.(\d+)\.(node|edge)_ffn", r"\2_readout.feed_forwards.\1"),
-    (r"backbone\.readout_layers\.(\d+)\.pre_(node|edge)_norm", r"\2_readout.norms.\1"),
-    (r"backbone\.output_projection\.(node|edge)_projection\.0", r"\1_readout.projection"),
-    (r"backbone\.output_projection\.output_norm_(node|edge)", r"\1_readout.norm"),
-    (r"output_heads\.(?:energy|efs)\.node_norm", "energy.mlp.norm"),
-    (r"output_heads\.(?:energy|efs)\.energy_layer", "energy.mlp"),
-    (r"output_heads\.forces\.force_direction_layer", "forces.components"),
-    (r"output_heads\.forces\.force_magnitude_layer", "forces.magnitude"),
-    (r"output_heads\.", ""),
-    (r"ffn\.0\.0|feed_forward\.0\.0|(feed_forwards\.\d+)\.0\.0", lambda m: (m[1] or m[0][: -len(".0.0")]) + ".0"),
-    (r"ffn\.1\.0|feed_forward\.1\.0|(feed_forwards\.\d+)\.1\.0", lambda m: (m[1] or m[0][: -len(".1.0")]) + ".2"),
-    (r"mlp\.ffn|(components|magnitude)\.ffn", lambda m: (m[1] or "mlp") + ".feed_forward"),
-    (r"final_output\.0", "out"),
-    (r"\bnode_", "atom_"),
-]
-"""fairchem's names -> ours, in this order."""
-
-
-def our_name(name: str) -> str:
-    """Of a tensor of fairchem's model."""
-    for pattern, replacement in RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
+from matscale.plugins.escaip.names import config_from_fairchem, load_fairchem
 
 
 @pytest.fixture(autouse=True)
@@ -82,37 +36,16 @@ class Golden:
 
     @property
     def config(self) -> EScAIPConfig:
-        theirs = self.facts["config"]
-        return EScAIPConfig(
-            hidden=theirs["hidden_size"],
-            n_layers=theirs["num_layers"],
-            n_heads=theirs["atten_num_heads"],
-            degree_channels=theirs["freequency_list"],
-            atom_channels=theirs["atom_embedding_size"],
-            order_channels=theirs["node_direction_embedding_size"],
-            n_order=theirs["node_direction_expansion_size"],
-            distance_channels=theirs["edge_distance_embedding_size"],
-            n_radial=theirs["edge_distance_expansion_size"],
-            cutoff=theirs["max_radius"],
-            n_neighbors=theirs["knn_k"],
-            max_neighbors=theirs["knn_pad_size"],
-            rank_width=theirs["knn_sigmoid_scale"],
-            rank_sharpness=theirs["knn_lse_scale"],
-            forces=self.kind,
-            stress_head="none",
-            max_atomic_number=theirs["max_num_elements"] - 1,
-        )
+        return config_from_fairchem(self.facts["config"])
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Under our names. Their gradient models keep the norm of the energy head, and never use it."""
         prefix = f"{self.kind}.weights."
-        named = {our_name(n.removeprefix(prefix)): t for n, t in self.tensors.items() if n.startswith(prefix)}
-        return {n: t for n, t in named.items() if self.kind == "direct" or n != "energy.mlp.norm.weight"}
+        return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
     def model(self, dtype: torch.dtype = torch.float64) -> EScAIP:
         model = EScAIP(self.config).eval()
-        model.load_state_dict(self.weights, strict=True)
+        load_fairchem(model, self.weights)
         return model.to(dtype)
 
     def batch(self, dtype: torch.dtype = torch.float64) -> AtomicBatch:

@@ -13,7 +13,8 @@ from matscale.core.errors import ConfigError, DataError
 from matscale.core.outputs import predict
 from matscale.plugins.gemnet.geometry import Geometry
 from matscale.plugins.gemnet.layers import Scale
-from matscale.plugins.gemnet.names import config_from_fairchem, fairchem_name, state_from_fairchem
+from matscale.plugins.gemnet.names import fairchem_name, state_from_fairchem
+from matscale.plugins.gemnet.options import config_from_fairchem
 
 MODELS = [("t", "direct"), ("t", "gradient"), ("oc", "direct")]
 

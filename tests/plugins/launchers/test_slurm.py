@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended, Job
 from matscale.plugins.launchers.slurm import SlurmOptions, SlurmPool
 from matscale.plugins.launchers.slurm_script import script
@@ -182,12 +183,21 @@ def job_of(run: Path) -> str:
     return "_".join(starts[-1])
 
 
-def begun_again(job: str, log: Path) -> bool:
-    """Whether a requeued job has started by Slurm's own count; hurries it on, since Slurm has it wait two minutes."""
+def begun_again(job: str, run: Path) -> bool:
+    """Whether a requeued job has started by Slurm's own count; hurries it on, since Slurm has it wait two minutes.
+
+    Not before its first script is over and Slurm knows: the end of that one would be taken for the end of the next.
+    """
     time.sleep(0.5)
-    if (job, "PENDING") in queue():
+    if (job, "PENDING") in queue() and not is_claimed(run) and node() == "idle":
         subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
-    return ", start 1" in log.read_text()
+    return ", start 1" in (run / "log.txt").read_text()
+
+
+def node() -> str:
+    """State of the cluster's node."""
+    command = ["sinfo", "--noheader", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def heeds_signals(run: Path) -> bool:
@@ -229,9 +239,8 @@ def test_a_study_on_a_real_slurm_survives_a_job_that_is_cancelled_one_that_times
         held, job = frozen(cancelled), job_of(cancelled)
         subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)  # as near the end of a job's time
         os.kill(held, signal.SIGCONT)
-        log = cancelled / "log.txt"
-        wait_for(lambda: "saved" in log.read_text(), process)
-        wait_for(lambda: begun_again(job, log), process)
+        wait_for(lambda: "Stopped by SIGUSR1" in (cancelled / "log.txt").read_text(), process)
+        wait_for(lambda: begun_again(job, cancelled), process)
         assert process.wait(PATIENCE) == 0, said(process)
     assert trained(folder) == unbroken
     assert [row["status"] for row in rows(folder)] == ["completed"] * 2

@@ -19,29 +19,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
 from matscale.core.outputs import predict
 from matscale.plugins.schnet import SIZES, SchNet, SchNetConfig, build
-
-NAMES = {
-    "mlp.0": "filter.0",
-    "mlp.2": "filter.2",
-    "conv.lin1": "source",
-    "conv.lin2": "target.0",
-    "lin": "target.2",
-}
-"""Modules of an interaction: fairchem's names -> ours."""
-
-
-def our_name(name: str) -> str | None:
-    """Of a tensor of the golden file; None for what is not a weight of its own (`conv.nn` is `mlp` again)."""
-    name = name.removeprefix("weights.")
-    module, _, kind = name.rpartition(".")
-    if module == "distance_expansion" or ".conv.nn." in name:
-        return None
-    if module in ("lin1", "lin2"):
-        return f"readout.{0 if module == 'lin1' else 2}.{kind}"
-    if module.startswith("interactions."):
-        _, number, inner = module.split(".", 2)
-        return f"interactions.{number}.{NAMES[inner]}.{kind}"
-    return name
+from matscale.plugins.schnet.names import config_from_fairchem, load_fairchem
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +32,12 @@ def golden(shared: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 def model(golden: tuple) -> SchNet:
     facts, tensors = golden
     theirs = facts["variants"]["default"]["config"]
-    config = SchNetConfig(
-        hidden=theirs["hidden_channels"],
-        filters=theirs["num_filters"],
-        n_layers=theirs["num_interactions"],
-        n_radial=theirs["num_gaussians"],
-        cutoff=theirs["cutoff"],
-        max_atomic_number=99,
+    config = config_from_fairchem(theirs)
+    assert config == SchNetConfig(
+        hidden=32, filters=24, n_layers=3, n_radial=40, cutoff=6.0, max_neighbors=50, max_atomic_number=99
     )
     model = SchNet(config).double().eval()
-    state = {
-        ours: tensor.double() for name, tensor in tensors.items() if (ours := our_name(name)) in model.state_dict()
-    }
-    model.load_state_dict(state, strict=True)
+    load_fairchem(model, {name.removeprefix("weights."): tensor.double() for name, tensor in tensors.items()})
     assert count_parameters(model)["total"] == facts["variants"]["default"]["n_params"]
     return model
 

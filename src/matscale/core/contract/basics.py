@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from safetensors.torch import load, save
@@ -117,6 +119,28 @@ def padded_equals_ragged(subject: Subject) -> None:
     for k, found in enumerate(_parts(subject.evaluate(batch), batch)):
         alone = subject.evaluate(batch.split()[k])
         subject.require_same(found, alone, f"structure {k} beside a cell of {len(large)} atoms")
+
+
+def _without_embeddings(subject: Subject) -> str | None:
+    try:
+        model = subject.fresh().model
+    except Exception:  # the checks say what is wrong with a model that cannot be built
+        return None
+    return None if hasattr(model, "embed") else "gives no embeddings of atoms"
+
+
+@register("embeddings", _without_embeddings)
+def embeddings(subject: Subject) -> None:
+    """`embed` gives finite features [n_atoms, width], the same alone and in company, that depend on the structure."""
+    batch = subject.batch(slab(), crystal(), molecule())
+    embed = cast(Callable[[AtomicBatch], Tensor], subject.potential.model.embed)
+    with torch.no_grad():
+        found, moved = embed(batch), embed(subject.batch(crystal(1)))
+        alone = [embed(member) for member in batch.split()]
+    require(found.dim() == 2 and len(found) == batch.n_atoms, f"embed gives {list(found.shape)}, not [n_atoms, width].")
+    require(found.isfinite().all(), "embeddings of ordinary structures are not finite.")
+    require_equal(torch.cat(alone), found, subject.tolerance, "embeddings alone and in a batch")
+    require((alone[1] - moved).abs().max() > 1e-9, "moving the atoms does not change their embeddings.")
 
 
 @register("few-atoms")

@@ -23,6 +23,8 @@ class Graph:
     """Of `nearest`: how many."""
     strict: bool = True
     """Of `nearest`: exactly the n nearest; otherwise EquiformerV2's rule (see `nearest`)."""
+    is_dense: bool = False
+    """Every atom of a structure sees every other, in a layout that pads the smaller structures of a batch."""
 
     @classmethod
     def none(cls) -> Graph:
@@ -32,14 +34,14 @@ class Graph:
     @classmethod
     def dense(cls) -> Graph:
         """Every atom of a structure sees every other: no edges are made, models use `AtomicBatch.dense()`."""
-        return cls("dense")
+        return cls("dense", is_dense=True)
 
     @classmethod
-    def radius(cls, cutoff: float) -> Graph:
-        """All periodic images within `cutoff` Å."""
+    def radius(cls, cutoff: float, *, dense: bool = False) -> Graph:
+        """All periodic images within `cutoff` Å; with `dense`, for a model that pads as those of `dense` do."""
         if not cutoff > 0:
             raise ConfigError(f"cutoff = {cutoff} Å: must be positive.")
-        return cls("radius", float(cutoff))
+        return cls("radius", float(cutoff), is_dense=dense)
 
     @classmethod
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.isolated import check_batch
+from matscale.core.data.noise import Noise
 from matscale.core.data.order import Permutation, rotations, uniforms
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import ConfigError
@@ -83,7 +85,10 @@ class Loader:
     `shuffle=True` draws a new order each epoch; `shuffle=False` keeps theirs. Every structure comes once an epoch. With
     several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that all ranks get equally
     many. Where even batches of one structure do not come out even, training leaves the last few structures of the
-    epoch's order out (others the next time) and `shuffle=False` gives the first ranks one batch more.
+    epoch's order out (others the next time) and `shuffle=False` gives the first ranks one batch more. With `noise` the
+    atoms are displaced and the forces point back.
+
+    Unless `isolated`, a structure in which no atom has a neighbour is a DataError when its batch is made.
 
     A budget of edges needs the number of edges of every structure: a graph cache is built if there is none.
     """
@@ -98,9 +103,11 @@ class Loader:
         seed: int = 0,
         shuffle: bool = True,
         augmentation: Augmentation | None = None,
+        noise: Noise | None = None,
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
+        isolated: bool = True,
     ) -> None:
         assert 0 <= rank < world_size
         if not len(indices):
@@ -110,8 +117,8 @@ class Loader:
         if shuffle and len(indices) < world_size:
             raise ConfigError(f"{len(indices)} structures cannot be shared by {world_size} ranks. Use fewer ranks.")
         self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype
-        self.seed, self.shuffle, self.augmentation = seed, shuffle, augmentation
-        self.rank, self.world_size = rank, world_size
+        self.seed, self.shuffle, self.augmentation, self.noise = seed, shuffle, augmentation, noise
+        self.rank, self.world_size, self.isolated = rank, world_size, isolated
         self._indices = indices
         self._plan: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self._window: tuple[int, int, NDArray[np.int64]] = (-1, 0, np.zeros(0, np.int64))
@@ -130,9 +137,13 @@ class Loader:
     def batch(self, epoch: int, k: int) -> AtomicBatch:
         """This rank's batch k of `epoch`."""
         indices = self.members(epoch, k)
-        batch = self.dataset.batch(indices, self.graph, self.dtype)
+        batch = self.dataset.batch(indices, self.graph if self.noise is None else Graph.none(), self.dtype)
         if self.augmentation and (self.augmentation.rotate or self.augmentation.reflect):
             batch = batch.transformed(torch.from_numpy(self.augmentation.matrices(indices, self.seed, epoch)))
+        if self.noise is not None:
+            batch = self.noise.displaced(batch, self.graph, self.seed, epoch, int(self.shuffle))
+        if not self.isolated:
+            check_batch(batch, self.graph)
         return batch
 
     def members(self, epoch: int, k: int) -> NDArray[np.int64]:

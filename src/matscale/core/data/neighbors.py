@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -59,6 +60,19 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
         i, j, shift = i[keep], j[keep], shift[keep]
     order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, i))
     return np.stack([j[order], i[order]]), shift[order]
+
+
+def nearest_distance(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> float | None:
+    """Å between the nearest two atoms, periodic images included; None for a single atom without images."""
+    positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
+    periodic = np.asarray(pbc, dtype=bool).reshape(3)
+    box = np.where(periodic[:, None], np.asarray(cell, dtype=np.float64).reshape(3, 3), 0.0)
+    if len(positions) < 2 and not periodic.any():
+        return None
+    radius = 8.0
+    while not (found := _within(radius, positions, box, periodic)[3]).size:
+        radius *= 2
+    return float(found.min())
 
 
 def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
@@ -148,6 +162,25 @@ def _nearest(
     full = count > graph.n_neighbors
     limit[full] = distance[seen[first[full] + graph.n_neighbors]] ** 2 + TIE
     return seen[distance[seen] ** 2 <= limit[i[seen]]]
+
+
+def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
+    """The batch with the edges that `graph` asks for, found anew. Raises DataError that names the structure."""
+    if not graph.has_edges:
+        return batch
+    indices, shifts, first = [], [], 0
+    for s, count in enumerate(batch.atoms_per_structure.tolist()):
+        positions = batch.positions[first : first + count].numpy()
+        try:
+            index, shift = neighbors(positions, batch.cell[s].numpy(), batch.pbc[s].numpy(), graph)
+        except DataError as error:
+            row = s if batch.index is None else int(batch.index[s])
+            raise DataError(f"structure {row}: {error}") from None
+        indices.append(index + first)
+        shifts.append(shift)
+        first += count
+    edge_index, edge_shift = np.concatenate(indices, axis=1), np.concatenate(shifts)
+    return replace(batch, edge_index=torch.from_numpy(edge_index), edge_shift=torch.from_numpy(edge_shift))
 
 
 def collate(

@@ -79,7 +79,7 @@ def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Cou
 
 def backward_of_any_loss(outputs: Outputs) -> None:
     """Gradients of all that was predicted; any loss will do, since its own arithmetic is element-wise."""
-    parts = (outputs.energy, outputs.forces, outputs.stress)
+    parts = (outputs.energy, outputs.forces, outputs.stress, *outputs.extras.values())
     # NaN stress (no cell) must still reach the weights.
     loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)
     assert isinstance(loss, torch.Tensor)

@@ -43,5 +43,5 @@ def probes_of(
     fitted, others = one[::2], one[1::2]
     twice = AtomicBatch.join([fitted[0], fitted[0]])  # tells what a batch costs from what a structure costs
     small, middle = others[0], others[len(others) // 2]
-    together = [middle, middle] if graph.kind == "dense" else [small, middle, middle]
+    together = [middle, middle] if graph.is_dense else [small, middle, middle]
     return Probes([*fitted, twice], [others[1], AtomicBatch.join(together)])

@@ -21,6 +21,7 @@ from matscale.core import hookspecs
 from matscale.core.errors import PluginError, did_you_mean
 from matscale.core.hosting.catalogue import GROUP, Entry, canonical, declared_hooks
 from matscale.core.hosting.provided import collect
+from matscale.core.hosting.requirements import conflicts
 from matscale.version import API_VERSION, __version__
 
 Status = Literal["not loaded", "ok", "failed", "incompatible", "blocked", "clash"]
@@ -76,6 +77,11 @@ class Plugin:
         """For messages: whose it is."""
         return f"{self.name!r} ({self.entry.distribution} {self.entry.version})"
 
+    @property
+    def title(self) -> str:
+        """For messages that do not say otherwise what it is."""
+        return f"Plugin {self.describe()}"
+
     def load(self) -> Plugin:
         """Import, check and ask it for what it supplies, if that was not done. Only KeyboardInterrupt escapes."""
         if self.state == "not loaded":
@@ -116,7 +122,7 @@ class Plugin:
     def complaint(self) -> str:
         """Why it cannot be used, and what to do."""
         verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
-        return f"Plugin {self.describe()} {verb}: {self.trouble}"
+        return f"{self.title} {verb}: {self.trouble}"
 
 
 def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
@@ -157,7 +163,11 @@ def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None
 
 
 def explain(error: BaseException, entry: Entry) -> str:
-    """One or two sentences: what a plugin raised, where, and what to install if something is missing."""
+    """What a plugin raised, where, what to install if something is missing, and which installed versions do not fit."""
+    return " ".join(filter(None, [_raised(error, entry), conflicts(entry)]))
+
+
+def _raised(error: BaseException, entry: Entry) -> str:
     if isinstance(error, PluginError):
         return str(error)
     text = " ".join(str(error).split())

@@ -1,15 +1,13 @@
-"""The plugins that watch a run. None of them can end it: one that raises is switched off, with one warning."""
+"""Those that watch a run, plugins and trackers. None can end it: one that raises is switched off, with one warning."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
-
-from matscale.core.hosting.loading import Plugin
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from matscale.core.train.record import Run
@@ -19,16 +17,38 @@ class PluginWarning(UserWarning):
     """A plugin raised where nobody had asked it for anything, and was switched off."""
 
 
-class Observers:
-    """Calls the observer hooks of some plugins. See `matscale.core.hookspecs` for what each hook means."""
+class Watcher(Protocol):
+    """A plugin, or a tracker at work."""
 
-    def __init__(self, plugins: Iterable[Plugin]) -> None:
-        self._plugins = {plugin.entry.qualified: plugin for plugin in plugins}
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str:
+        """For messages: what it is and whose. No two that watch a run have the same."""
+        ...
+
+    @property
+    def implements(self) -> Sequence[str]:
+        """The observer hooks that it has."""
+        ...
+
+    @property
+    def hook(self) -> Any:
+        """Has a method for each of them."""
+        ...
+
+
+class Observers:
+    """Calls the observer hooks of some watchers. See `matscale.core.hookspecs` for what each hook means."""
+
+    def __init__(self, watchers: Iterable[Watcher]) -> None:
+        self._watchers = {watcher.title: watcher for watcher in watchers}
 
     @property
     def names(self) -> list[str]:
-        """Plugins that are still watching."""
-        return [plugin.name for plugin in self._plugins.values()]
+        """Those that are still watching."""
+        return [watcher.name for watcher in self._watchers.values()]
 
     def run_started(self, run: Run) -> None:
         self._notify("run_started", run=run)
@@ -46,25 +66,25 @@ class Observers:
         self._notify("run_ended", run=run, status=status)
 
     def _notify(self, event: str, **arguments: Any) -> None:
-        for key, plugin in list(self._plugins.items()):
-            if event not in plugin.implements:
+        for title, watcher in list(self._watchers.items()):
+            if event not in watcher.implements:
                 continue
             if isinstance(metrics := arguments.get("metrics"), dict):
                 arguments["metrics"] = dict(metrics)  # an observer may do as it likes with its own copy
             try:
                 with redirect_stdout(sys.stderr):
-                    getattr(plugin.hook, event)(**arguments)
+                    getattr(watcher.hook, event)(**arguments)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # SystemExit too: an observer does not end a run
-                del self._plugins[key]
-                message = _farewell(plugin, event, error)
+                del self._watchers[title]
+                message = _farewell(title, event, error)
                 warnings.warn(message, PluginWarning, stacklevel=3)
 
 
-def _farewell(plugin: Plugin, event: str, error: BaseException) -> str:
+def _farewell(title: str, event: str, error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
-        f"Plugin {plugin.describe()} raised {type(error).__name__}: {error} in its hook {event} "
+        f"{title} raised {type(error).__name__}: {error} in its hook {event} "
         f"({where.filename}:{where.lineno}). It is switched off for the rest of this run; the run goes on."
     )

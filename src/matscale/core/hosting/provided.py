@@ -31,7 +31,9 @@ KINDS = {
         Kind("labeler", "register_labelers", "matscale.core.data.labelers:Labeler"),
         Kind("loss", "register_losses", "matscale.core.train.loss:Loss"),
         Kind("law", "register_laws", "matscale.core.scaling.law:Law"),
+        Kind("tracker", "register_trackers", "matscale.core.train.tracker:Tracker"),
         Kind("launcher", "register_launchers", "matscale.core.study.launcher:Launcher"),
+        Kind("importer", "register_importers", "matscale.core.import_fairchem.importer:Importer"),
         Kind("command", "register_commands", "click:Command"),
     )
 }

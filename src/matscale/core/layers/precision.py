@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from matscale.core.errors import ConfigError
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -42,3 +44,13 @@ def full_precision(function: Function) -> Function:
 
 def _widened(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
+
+
+def refuse_half(name: str) -> None:
+    """Raises ConfigError inside an autocast region: for a model of layers that are not ours, which half precision
+    would break without a word. `name` is that of the architecture."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        raise ConfigError(
+            f"{name} does not compute in half precision: its layers multiply by constants of geometry, whose rounding "
+            "breaks the symmetries. Set compute.precision to fp32, tf32 or fp64."
+        )

@@ -21,7 +21,7 @@ from matscale.core.scaling.table import AXES, Table, groups
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
 """What `law` may say, besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, a
 plugin's."""
-CURVES = ("frontier", "auto")
+CURVES = ("frontier", "c", "auto")
 """Those that look at whole runs, not at their ends alone."""
 
 

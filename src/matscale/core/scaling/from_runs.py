@@ -56,9 +56,10 @@ def read_runs(
 ) -> Table:
     """One row per run, or one per validation with `curves`.
 
-    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are overfit checks, or
-    have no such error. Raises DataError if the losses of two runs are not the same quantity: another dataset, another
-    validation part (share, seed, what the split keeps together), other labels, or other weights in training.
+    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are pre-training or
+    overfit checks, or have no such error. Raises DataError if the losses of two runs are not the same quantity: another
+    dataset, another validation part (share, seed, what the split keeps together), other labels, or other weights in
+    training.
     """
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
@@ -101,6 +102,8 @@ def _unfit(info: Mapping[str, Any]) -> str:
     status = info.get("status")
     if (info.get("labels") or {}).get("role") == "trunk":
         return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if "pretrain" in info:
+        return f"is pre-training ({info['pretrain']}): its loss is another quantity; runs that begin with it count"
     if "imported" in info:
         return "was not trained here (imported)"
     if status == "failed" and "NonFinite" in str(info.get("error")):

@@ -6,11 +6,13 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
-from matscale.core.scaling.table import AXES, Table
+from matscale.core.scaling.table import AXES, Excluded, Table
+from matscale.core.train.names import INFO
 from matscale.core.train.units import parse_count
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -29,6 +31,21 @@ KNOWN = {
     "definition": ("definition",),
 }
 """Our column -> what it is usually called; used where the map says nothing."""
+LEDGER = {
+    "n": "non_embedding",
+    "d": "train",
+    "c": "flops",
+    "u": "train",
+    "s": "structures",
+    "loss": "last_loss",
+    "arch": "architecture",
+    "seed": "seed",
+    "run": "path",
+    "step": "steps",
+}
+"""The same for the ledger of a study, so that it gives the law that the study's folders give."""
+LEDGERS_OWN = frozenset({"identity", "role", "status", *LEDGER.values()})
+"""A file with all of these columns is one."""
 TEXT = ("arch", "seed", "run", "definition")
 
 
@@ -56,15 +73,31 @@ def table_of(
     if not records:
         raise DataError(f"{place}: has no rows. A table needs one row per loss, and at least four sizes.")
     found = list(dict.fromkeys(key for record in records for key in record))
-    names = _resolve(place, found, columns)
+    is_ledger = set(found) >= LEDGERS_OWN
+    names = _resolve(place, found, {**LEDGER, **columns} if is_ledger else columns)
     _check_where(place, found, where or {})
     chosen = [(k, r) for k, r in enumerate(records) if _matches(r, where or {})]
     if not chosen:
         raise DataError(f"{place}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
-    rows = [_row(f"{prefix}row {k + 1}", record, names) for k, record in chosen]
+    unfit = {k: _unfit(r) for k, r in chosen} if is_ledger else {}
+    rows = [_row(f"{prefix}row {k + 1}", record, names) for k, record in chosen if not unfit.get(k)]
+    if not rows:
+        raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
     _refuse_gaps(rows, names)
     refuse_mixture(rows)
-    return Table.of(rows, names=names)
+    folders = [r["path"] for k, r in chosen if is_ledger and not unfit[k] and (Path(r["path"]) / INFO).exists()]
+    table = Table.of(rows, names=names, facts={"folders": folders} if folders else {})
+    excluded = [Excluded(f"{prefix}row {k + 1}", reason) for k, reason in unfit.items() if reason]
+    return replace(table, excluded=(*excluded, *table.excluded))
+
+
+def _unfit(record: Mapping[str, Any]) -> str:
+    """Why a row of a ledger is no point of a law; empty if it is one."""
+    if record["role"] == "trunk":
+        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if record["role"] == "pretrain":
+        return "is pre-training: its loss is another quantity; runs that begin with it count"
+    return "" if record["status"] == "completed" else f"is not complete (status: {record['status']})"
 
 
 def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:

@@ -117,7 +117,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     rows = np.concatenate([found[k].rows for k in names])
     mask = np.zeros(len(table), dtype=bool)
     mask[rows] = True
-    part = table.keep(mask, "is not on the compute frontier")
+    part = table.keep_runs(mask, "is not on the compute frontier")
     means = Means("c", x[:, None], y, np.ones(len(x), dtype=np.int64), part.ends(), np.arange(len(x)))
     fit = fit_means(means, laws, target, reasons)
     exponents = _resampled(reduced, fit.law, samples, seed)

@@ -117,6 +117,13 @@ class Table:
         ]
         return replace(self.take(mask), excluded=(*self.excluded, *new))
 
+    def keep_runs(self, mask: Mask, reason: str) -> Table:
+        """The rows in `mask`; runs that have none of them join `excluded` with the reason, each once."""
+        names, kept = self.runs, set(self.runs[mask].tolist())
+        last = {str(name): k for k, name in enumerate(names) if name not in kept}
+        words = (str(self.words["run"][k] or self.words["source"][k]) for k in last.values())
+        return replace(self.take(mask), excluded=(*self.excluded, *(Excluded(word, reason) for word in words)))
+
     def of_architecture(self, name: str) -> Table:
         return self.take(self.words["arch"] == name)
 

@@ -81,7 +81,12 @@ class Estimator:
 
 def _kind(config: TrainConfig) -> list[Any]:
     plain = config.plain()
-    return [*(plain[section] for section in _OF_A_KIND), config.optimizer.ema > 0, config.evaluation.structures]
+    return [
+        *(plain[section] for section in _OF_A_KIND),
+        plain.get("pretrain"),
+        config.optimizer.ema > 0,
+        config.evaluation.structures,
+    ]
 
 
 def estimates(

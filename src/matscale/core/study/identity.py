@@ -14,6 +14,7 @@ WITHOUT_EFFECT = (
     "compute.threads",
     "checkpoint",
     "plugins",
+    "trackers",
     "labels",
     "log_every",
     "evaluation.structures",
@@ -21,6 +22,7 @@ WITHOUT_EFFECT = (
     "data.in_memory",
     "data.cache_graphs",
     "data.check_stress_unit",
+    "data.isolated",  # without it such structures are refused
 )
 """Keys that do not decide which model comes out: where it is computed, what is kept and shown of it."""
 

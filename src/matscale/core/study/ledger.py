@@ -71,10 +71,11 @@ def row(run: Path, state: State | None = None, planned: PlannedRun | None = None
     state = state or state_of(run)
     counts = info.get("parameters") or (planned.parameters if planned else {})
     dataset, best, last = info.get("dataset") or {}, info.get("best") or {}, info.get("last") or {}
+    is_compared = "pretrain" not in info  # what pre-training minimises is no loss beside that of others
     found = {
         "run": run.name,
         "path": str(run),
-        "role": labels.pop("role", "run"),
+        "role": labels.pop("role", "run") if is_compared else "pretrain",
         "branch_of": Path(info["start"]["run"]).name if "flops_shared" in info else None,
         "status": state.status,
         "reason": state.reason,
@@ -83,8 +84,8 @@ def row(run: Path, state: State | None = None, planned: PlannedRun | None = None
         "non_embedding": counts.get("non_embedding"),
         "dataset": dataset.get("hash"),
         "train": dataset.get("train", planned.n_train if planned else None),
-        "last_loss": validation_loss(last) if last else None,
-        "loss": validation_loss(best) if best else None,
+        "last_loss": validation_loss(last) if last and is_compared else None,
+        "loss": validation_loss(best) if best and is_compared else None,
     }
     found |= {key: best.get(key) for key in ("energy_mae", "forces_mae", "stress_mae")}
     return {

@@ -51,6 +51,8 @@ class DataConfig(Config):
 
     check_stress_unit: bool = True
     """Refuse a stress that looks like GPa or kbar instead of eV/Å³."""
+    isolated: bool = False
+    """Learn from structures in which no atom has a neighbour within the cutoff, and predict such; else refuse them."""
 
     @model_validator(mode="after")
     def _one_size(self) -> DataConfig:
@@ -82,6 +84,37 @@ class StartConfig(Config):
         return self
 
 
+PRETEXT_OPTIONS: dict[str, tuple[str, float | int]] = {"denoise": ("sigma", 0.1), "distances": ("partners", 8)}
+"""What is learned in pre-training -> its option and the default of that."""
+
+
+class PretrainConfig(Config):
+    """Learn something of structure that needs no labels; `start.run` of another run then begins with it."""
+
+    task: Literal["distances", "denoise"]
+    """Predict distances of pairs from embeddings, or the noise that was put on positions, through the forces."""
+    sigma: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of denoise: standard deviation of each component of the noise [Å]; 0.1 if not given."""
+    partners: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Of distances: other atoms of its structure that each atom is paired with; 8 if not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        values = {"task": values} if isinstance(values, str) else values
+        if not isinstance(values, Mapping):
+            return values
+        name, default = PRETEXT_OPTIONS.get(str(values.get("task")), ("", 0))
+        return {name: default, **values} if name else values
+
+    @model_validator(mode="after")
+    def _own_options(self) -> PretrainConfig:
+        for task, (name, _) in PRETEXT_OPTIONS.items():
+            if task != self.task and getattr(self, name) is not None:
+                raise ValueError(f"{name} is an option of {task}, not of {self.task}; leave it out")
+        return self
+
+
 class BatchConfig(Config):
     """What one process handles at once. The global batch is this × accumulate × processes; the run says its size."""
 
@@ -96,8 +129,9 @@ class BatchConfig(Config):
 
 
 class AugmentationConfig(Config):
-    rotate: bool = False
-    """Turn every training structure at random in every epoch: positions, cell, forces and stress together."""
+    rotate: bool | None = None
+    """Turn every training structure at random in every epoch: positions, cell, forces and stress together. None: as the
+    architecture wants it; not in an overfit check."""
     reflect: bool = False
     """Mirror every other one as well."""
 
@@ -195,6 +229,8 @@ class TrainConfig(Config):
     architecture: ArchitectureChoice
     data: DataConfig = DataConfig()
     start: StartConfig = StartConfig()
+    pretrain: PretrainConfig | None = None
+    """Learn something else than energies, forces and stress first; none: those."""
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()
@@ -210,8 +246,22 @@ class TrainConfig(Config):
     """Steps with a non-finite loss or gradient that may be left out; one more ends the run with exit 4."""
     plugins: tuple[str, ...] = ()
     """Plugins that watch the run, by name."""
+    trackers: tuple[str, ...] = ()
+    """Programs that are told its metrics as well: tensorboard, wandb, trackio, or a plugin's."""
     labels: dict[str, str | int | float] = Field(default_factory=dict)
     """What a study says of the run (`study`, `size`, ...); copied to run.json, and of no other effect."""
+
+    @model_validator(mode="after")
+    def _pretraining_is_apart(self) -> TrainConfig:
+        if self.pretrain is None:
+            return self
+        if self.start.run is not None and not self.start.branch:
+            raise ValueError("pre-training begins with new weights: leave out --from (start.run), or --pretrain")
+        if self.loss != LossConfig():
+            raise ValueError("pre-training has a loss of its own, and loss is of labels: leave out loss, or --pretrain")
+        if self.pretrain.task == "distances" and self.compute.compile:
+            raise ValueError("compute.compile is of a model's forward, and --pretrain distances reads embeddings only")
+        return self
 
 
 RESUMABLE = (
@@ -222,6 +272,7 @@ RESUMABLE = (
     "compute.checkpoint_activations",
     "checkpoint",
     "plugins",
+    "trackers",
     "labels",
 )
 """What may be changed when a run is resumed: nothing that decides which numbers are computed."""

@@ -60,10 +60,16 @@ class World:
         return dict(zip(values, total.tolist()))
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients of all processes; a parameter without one counts as zero."""
+        """Sum the gradients of all processes; a parameter without one on some of them counts as zero there.
+
+        One that has none on any, such as those of heads that pre-training does not run, is left without, as a single
+        process leaves it: the optimizer passes over it.
+        """
         if self.size == 1:
             return
         trained = [p for p in model.parameters() if p.requires_grad]
+        found = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+        trained = [p for p, n in zip(trained, self.sum(found).tolist()) if n]
         for dtype in dict.fromkeys(p.dtype for p in trained):  # in the same order everywhere
             group = [p for p in trained if p.dtype == dtype]
             parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in group]

@@ -12,7 +12,7 @@ import torch
 from matscale.core.architecture import BatchShape
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.loader import Loader
-from matscale.core.train.loss import Objective
+from matscale.core.train.goal import Goal
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Group:
 class Feed:
     """Groups of `accumulate` batches; the last group of an epoch may be smaller, none spans two epochs."""
 
-    def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Objective) -> None:
+    def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Goal) -> None:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
 
     def steps(self, epoch: int) -> int:

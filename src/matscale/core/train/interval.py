@@ -8,14 +8,14 @@ from typing import Any
 
 from matscale.core.train.distributed import World
 from matscale.core.train.learner import Gradient
-from matscale.core.train.metrics import Metrics
+from matscale.core.train.metrics import Sums
 
 
 @dataclass
 class Interval:
     """Sums over the steps since the last row."""
 
-    metrics: Metrics
+    metrics: Sums
     objective: float = 0.0
     gradient_norm: float = 0.0
     steps: int = 0

@@ -19,7 +19,7 @@ from matscale.core.train.checkpoint import Checkpoint
 from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import Objective
+from matscale.core.train.goal import Goal
 from matscale.core.train.optim import Average, adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 
 
@@ -38,7 +38,7 @@ class Learner:
     """A potential and what changes its weights."""
 
     def __init__(
-        self, potential: Potential, config: TrainConfig, objective: Objective, device: torch.device, world: World
+        self, potential: Potential, config: TrainConfig, objective: Goal, device: torch.device, world: World
     ) -> None:
         self.config, self.objective, self.device, self.world = config, objective, device, world
         self.potential = potential.to(device).train()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +23,9 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import VOIGT
 from matscale.core.errors import ConfigError
 from matscale.core.outputs import Outputs
+
+if TYPE_CHECKING:
+    from matscale.core.train.metrics import Metrics
 
 TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress", "stress_anisotropic": "stress"}
@@ -182,3 +185,9 @@ class Objective:
         """Σ weight · sum / count. With the counts of a larger batch: this part's share of that batch's loss."""
         parts = [self.config.term(name).weight * value / counts[name] for name, value in sums.items()]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
+
+    def metrics(self, device: torch.device | str) -> Metrics:
+        """Errors in physical units, and the loss that is compared."""
+        from matscale.core.train.metrics import Metrics  # which is made of what is above
+
+        return Metrics(device)

@@ -19,6 +19,7 @@ that has labels (a direct model without stress) there is no `loss`: it could not
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -49,12 +50,36 @@ _COMPARED = {
 """Term of the compared loss -> the mean that it weighs; the weights are the defaults of `LossConfig`."""
 
 
-class Metrics:
-    """Running sums. `update` with every batch, `values` at the end."""
+class Sums(ABC):
+    """Running sums and counts: `update` with every batch, `values` at the end."""
+
+    def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(n, 2, dtype=torch.float64, device=device)
+        """[metric, (sum, count)]"""
+
+    @abstractmethod
+    def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
+        """Add a batch."""
+
+    @abstractmethod
+    def values(self) -> dict[str, float]:
+        """Means by key."""
+
+    def state(self) -> list[list[float]]:
+        """As JSON-ready numbers, exact."""
+        rows: list[list[float]] = self.sums.tolist()
+        return rows
+
+    def load(self, state: Sequence[Sequence[float]]) -> None:
+        """The inverse of `state`."""
+        self.sums.copy_(torch.tensor(state, dtype=torch.float64))
+
+
+class Metrics(Sums):
+    """Of energy, forces and stress."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.sums = torch.zeros(len(_SUMS), 2, dtype=torch.float64, device=device)
-        """[metric, (sum, count)]"""
+        super().__init__(len(_SUMS), device)
 
     @torch.no_grad()
     def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
@@ -99,12 +124,3 @@ class Metrics:
         terms = {f"loss_{t}": weights.term(t).weight * means[key] for t, key in _COMPARED.items() if key in means}
         comparable = bool(terms) and self.sums[-1, 0] == 0
         return {**({"loss": sum(terms.values())} if comparable else {}), **terms, **means}
-
-    def state(self) -> list[list[float]]:
-        """As JSON-ready numbers, exact."""
-        rows: list[list[float]] = self.sums.tolist()
-        return rows
-
-    def load(self, state: Sequence[Sequence[float]]) -> None:
-        """The inverse of `state`."""
-        self.sums.copy_(torch.tensor(state, dtype=torch.float64))

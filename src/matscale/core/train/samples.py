@@ -19,7 +19,8 @@ class Samples:
 
     def __init__(self, setup: Setup, run: Run) -> None:
         self.setup, self.run = setup, run
-        rows, wanted = setup.validation, setup.config.evaluation.samples
+        # What is shown is labels and their predictions: in pre-training there are none.
+        rows, wanted = setup.validation, 0 if setup.pretext else setup.config.evaluation.samples
         places = np.unique(np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int))
         self.rows = rows[places]
 

@@ -24,7 +24,6 @@ from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.config import RESUMABLE, TrainConfig, differences
 from matscale.core.train.distributed import World
 from matscale.core.train.lock import FolderLock
-from matscale.core.train.loss import Objective
 from matscale.core.train.prepare import prepare_model
 from matscale.core.train.progress import Progress
 from matscale.core.train.record import Run
@@ -53,7 +52,9 @@ def train(
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
     world = World.from_environment()
-    observers = host().observers(config.plugins, architecture) if world.is_main else host().observers(())
+    observers = (
+        host().observers(config.plugins, architecture, config.trackers) if world.is_main else host().observers(())
+    )
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
     with configured(config.compute, device), world.connected(device), ExitStack() as stack:
@@ -133,10 +134,10 @@ def _session(
     progress: Progress,
 ) -> None:
     config = run.config
-    objective = Objective(config.loss, host().loss)
     setup = prepare(config, architecture, progress)
     branch, source = Branch.of(config), Source.of(config.start)
     setup = source.continued(setup) if source else setup
+    goal = setup.goal()
     potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
     saved = checkpoint.load_latest(run.checkpoint_folder)
     if not saved and not branch:
@@ -145,7 +146,7 @@ def _session(
     for complaint in cost.complaints(setup.architecture.name):
         progress.said(complaint)
     peak = _peak(device, config.compute.precision, world)
-    trainer = Trainer(setup, potential, cost, peak, objective, run, device, world, observers, progress)
+    trainer = Trainer(setup, potential, cost, peak, goal, run, device, world, observers, progress)
     if saved:
         _check_same_data(run, setup)
     if branch:
@@ -199,6 +200,8 @@ def _check_same_data(run: Run, setup: Setup) -> None:
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
     """What the batches of a run cost; the same on all processes, since all count the same structures."""
     probes = probes_of_setup(setup, device)
+    if setup.pretext is not None:  # a formula is one of the whole model, of which pre-training runs a part, and a head
+        return cost_of(potential, probes)
     return cost_of(potential, probes, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
 
 
@@ -227,6 +230,7 @@ def _facts(
         "scales": {"energy": setup.scales.energy, "forces": setup.scales.forces, "stress": setup.scales.stress},
         "claims": sorted(setup.architecture.claims_of(setup.model_config)),
         "seed": config.seed,
+        **({} if config.pretrain is None else {"pretrain": config.pretrain.task}),
         "labels": dict(config.labels),
         "device": describe(device),
         "precision": config.compute.precision,

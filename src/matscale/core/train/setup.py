@@ -15,22 +15,30 @@ from matscale.core.architecture import Architecture, ArchitectureConfig, Dataset
 from matscale.core.data.catalog import resolve as locate
 from matscale.core.data.checks import check_stress
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
+from matscale.core.data.graph_cache import build_cache, open_cache
+from matscale.core.data.isolated import check_rows
 from matscale.core.data.loader import Augmentation, Budget, Loader
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.references import References, fit_references, scales
 from matscale.core.data.split import split
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.manager import host
 from matscale.core.potential import Potential, Scales
 from matscale.core.recompute import checkpoint_activations
 from matscale.core.train.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import LABEL_OF, TERMS
+from matscale.core.train.goal import Goal
+from matscale.core.train.loss import LABEL_OF, TERMS, Objective
+from matscale.core.train.position import mix
+from matscale.core.train.pretext import Pretext, pretext_of
 from matscale.core.train.progress import Progress
 
 DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 10, 16
 _DEGREE_SAMPLE = 128
 """Structures on whose graphs the mean number of neighbours is measured."""
+_HEAD = 0x48454144
+"""Keeps the random numbers of a pre-training's head apart from others of the seed."""
+NO_REFERENCES = References(np.zeros(119), (), 0, 0.0, 0)
 
 
 def resolved(
@@ -58,10 +66,12 @@ def resolved(
     start = config.start
     if start.run is not None:
         start = start.model_copy(update={"run": str(Path(start.run).resolve())})
+    augmentation = config.augmentation
+    if augmentation.rotate is None:
+        augmentation = augmentation.model_copy(update={"rotate": architecture.rotates and not config.data.overfit})
     choice = ArchitectureChoice(name=config.architecture.name, config=full)
-    return config.model_copy(
-        update={"architecture": choice, "budget": budget, "batch": batch, "data": data, "start": start}
-    )
+    sections = {"budget": budget, "batch": batch, "data": data, "start": start, "augmentation": augmentation}
+    return config.model_copy(update={"architecture": choice, **sections})
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,8 @@ class Setup:
     references: References
     scales: Scales
     info: DatasetInfo
+    pretext: Pretext | None = None
+    """What is learned in place of labels."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,14 +98,33 @@ class Setup:
         return torch.float64 if self.config.compute.precision == "fp64" else torch.float32
 
     def potential(self) -> Potential:
-        """A new one, with weights that depend on the seed."""
+        """A new one, with weights that depend on the seed; in pre-training with a head for it."""
         references = torch.from_numpy(self.references.values)
         potential = Potential.of(
-            self.architecture, self.model_config, self.info, self.config.seed, references, self.scales
+            self.architecture,
+            self.model_config,
+            self.info,
+            self.config.seed,
+            references,
+            self.scales,
+            self.config.data.isolated,
         )
+        if self.pretext is not None:
+            potential = self._for(self.pretext, potential)
         if self.config.compute.checkpoint_activations:
             checkpoint_activations(potential.model, self.architecture.name)
         return potential.double() if self.dtype == torch.float64 else potential
+
+    def _for(self, pretext: Pretext, potential: Potential) -> Potential:
+        """Heads draw their weights from a stream of their own."""
+        example = self.dataset.batch(self.train[:1], self.graph)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix((self.config.seed, _HEAD)))
+            return pretext.around(potential, self.architecture.name, example)
+
+    def goal(self) -> Goal:
+        """What is minimised. Raises ConfigError for a loss that nobody has."""
+        return Objective(self.config.loss, host().loss) if self.pretext is None else self.pretext
 
     def training_loader(self, world: World) -> Loader:
         """Shuffled batches of the training part, this process's share."""
@@ -104,10 +135,12 @@ class Setup:
             self.graph,
             Budget(batch.structures, batch.atoms, batch.edges),
             seed=config.seed,
-            augmentation=Augmentation(config.augmentation.rotate, config.augmentation.reflect),
+            augmentation=Augmentation(bool(config.augmentation.rotate), config.augmentation.reflect),
+            noise=None if self.pretext is None else self.pretext.noise,
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,
+            isolated=self.config.data.isolated,
         )
 
     def validation_loader(self, world: World) -> Loader:
@@ -119,9 +152,11 @@ class Setup:
             self.graph,
             budget,
             shuffle=False,
+            noise=None if self.pretext is None else self.pretext.noise,
             dtype=self.dtype,
             rank=world.rank,
             world_size=world.size,
+            isolated=self.config.data.isolated,
         )
 
     def _coverage(self, label: str) -> dict[str, Any]:
@@ -157,12 +192,17 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     graph = architecture.graph(model_config)
     dataset = PackedDataset.open(locate(config.data.path, progress.stage), in_memory=config.data.in_memory)
     train, validation = parts(dataset, config)
-    _check_labels(dataset, train, validation, config)
-    if config.data.cache_graphs and graph.has_edges:
+    pretext = pretext_of(config.pretrain, dataset, train)
+    if pretext is None:
+        _check_labels(dataset, train, validation, config)
+    if config.data.cache_graphs and graph.has_edges and (pretext is None or pretext.noise is None):
         _cache_edges(dataset, graph, progress)
-    references, info = _references(dataset, train), _info(dataset, train, graph)
+    if not config.data.isolated and (cache := open_cache(dataset, graph)):
+        check_rows(dataset, np.concatenate([train, validation]), cache.n_edges, graph)
+    references = _references(dataset, train) if pretext is None else NO_REFERENCES
+    info = _info(dataset, train, graph)
     _say_unseen(dataset, validation, info, progress)
-    if not references.is_determined:
+    if pretext is None and not references.is_determined:
         progress.said(
             f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
             "compositions like those of the training part are determined."
@@ -176,8 +216,9 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
         validation,
         graph,
         references,
-        _scales(dataset, train, references, architecture.derives_forces(model_config)),
+        pretext.scales if pretext else _scales(dataset, train, references, architecture.derives_forces(model_config)),
         info,
+        pretext,
     )
 
 
@@ -232,7 +273,7 @@ def _references(dataset: PackedDataset, train: NDArray[np.int64]) -> References:
     """Zero for data without energies, which train forces or stress alone."""
     if dataset.has("energy")[train].any():
         return fit_references(dataset, train)
-    return References(np.zeros(119), (), 0, 0.0, 0)
+    return NO_REFERENCES
 
 
 def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: References, derives: bool) -> Scales:

@@ -1,8 +1,9 @@
 """Fine-tuning: a run that begins with the model of another one.
 
 The new run predicts in step 0 what the other one does: it takes its weights, the scales that they were trained in, its
-element references, and what its model was told of the data when it was built. References of elements that the other
-run has not seen, which only `partial` allows, are those that the new data give.
+element references, and what its model was told of the data when it was built. A run that was pre-trained gives weights
+alone: its scales were those of another quantity, and its head for that is left behind. References of elements that the
+other run has not seen, which only `partial` allows, are those that the new data give.
 """
 
 from __future__ import annotations
@@ -39,14 +40,19 @@ class Source:
         """None for a run with new weights, and for a branch. Raises what `matscale.load` raises."""
         if config.run is None or config.branch:
             return None
-        from matscale.core.use import load, resolve_step
+        from matscale.core.use import resolve_step, restored
 
         run = Run.open(config.run)
         step = resolve_step(run, config.checkpoint)
-        return cls(run, step, load(run, step), config.partial)
+        return cls(run, step, restored(run, step).eval().requires_grad_(False), config.partial)
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it learned something else than energies, forces and stress."""
+        return self.run.config.pretrain is not None
 
     def continued(self, setup: Setup) -> Setup:
-        """`setup` with the other run's references, scales and knowledge of the data.
+        """`setup` with the other run's references, scales and knowledge of the data; the last alone if pre-trained.
 
         Raises ConfigError that names elements which the other run has not seen, unless `partial`.
         """
@@ -60,6 +66,9 @@ class Source:
                 f"{self.run.path}: was not trained on {names}, which the new data contain. With --partial it learns "
                 "them from nothing, beside the others."
             )
+        info = replace(DatasetInfo.parse(self.run.info["dataset_info"]), elements=setup.info.elements)
+        if self.is_pretrained:
+            return replace(setup, info=info)
         values = self.potential.references.numpy().copy()
         values[new] = setup.references.values[new]
         energy, forces, stress = self.potential.scales.tolist()
@@ -67,7 +76,7 @@ class Source:
             setup,
             references=with_values(values, setup.dataset, setup.train),
             scales=Scales(energy, forces, stress),
-            info=replace(DatasetInfo.parse(self.run.info["dataset_info"]), elements=setup.info.elements),
+            info=info,
         )
 
     def begin(self, setup: Setup, say: Callable[[str], None]) -> Potential:
@@ -88,7 +97,10 @@ class Source:
     def facts(self, potential: Potential) -> dict[str, Any]:
         """For run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
-        return {"run": str(self.run.path), "step": self.step, "not_taken": unlike}
+        before = float((self.run.info.get("start") or {}).get("flops") or 0.0)
+        spent = {"flops": float(self.run.info.get("flops") or 0.0) + before}
+        pretrain = {"pretrain": self.run.config.pretrain.task} if self.run.config.pretrain else {}
+        return {"run": str(self.run.path), "step": self.step, "not_taken": unlike, **spent, **pretrain}
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:

@@ -13,15 +13,13 @@ import torch
 
 from matscale.core.evaluation import tally
 from matscale.core.flops import Cost
-from matscale.core.manager import host
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
 from matscale.core.train.compute import configured
 from matscale.core.train.distributed import World
 from matscale.core.train.feed import Feed, Group
+from matscale.core.train.goal import Goal
 from matscale.core.train.learner import Learner
-from matscale.core.train.loss import Objective
-from matscale.core.train.metrics import Metrics
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2
@@ -45,7 +43,7 @@ class Timing:
 
 def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
     """Train `potential` for `steps` steps, or more if they are short, on batches from all over the epoch."""
-    objective = Objective(setup.config.loss, host().loss)
+    objective = setup.goal()
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
         seconds, flops = list[float](), list[float]()
@@ -59,7 +57,7 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
         return Timing(rate, _validation(setup, learner, cost, device), warm_up, _checkpoint(learner))
 
 
-def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
+def _groups(setup: Setup, device: torch.device, objective: Goal, n: int) -> Iterator[Group]:
     loader = setup.training_loader(World())
     feed = Feed(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
@@ -72,7 +70,7 @@ def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float
     began = time.perf_counter()
     counts = {name: max(count, 1.0) for name, count in group.labelled.items()}
     gradient = learner.gradient(group.batches, counts)
-    metrics = Metrics(device)
+    metrics = learner.objective.metrics(device)
     for outputs, batch in gradient.seen:
         metrics.update(outputs, batch)
     learner.update(gradient, learner.config.optimizer.lr * 1e-3, k + 1)

@@ -24,10 +24,9 @@ from matscale.core.train import checkpoint
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
 from matscale.core.train.feed import Feed, Group
+from matscale.core.train.goal import Goal
 from matscale.core.train.interval import Interval
 from matscale.core.train.learner import Gradient, Learner
-from matscale.core.train.loss import Objective
-from matscale.core.train.metrics import Metrics
 from matscale.core.train.nonfinite import named, suspects
 from matscale.core.train.position import Position, seed_step
 from matscale.core.train.progress import Progress, StepStatus
@@ -47,7 +46,7 @@ class Trainer:
         potential: Potential,
         cost: Cost,
         peak: Peak,
-        objective: Objective,
+        objective: Goal,
         run: Run,
         device: torch.device,
         world: World,
@@ -64,7 +63,7 @@ class Trainer:
         steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
         self.budget = Budget.of(self.config.budget, steps)
         self.position = Position()
-        self.interval = Interval(Metrics(device))
+        self.interval = Interval(objective.metrics(device))
         self.began = time.perf_counter()
         self.saved: int | None = None
 
@@ -207,7 +206,7 @@ class Trainer:
             return
         means = self.interval.means(self.world)
         row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak.flops_per_s)}
-        self.interval = Interval(Metrics(self.device))
+        self.interval = Interval(self.learner.objective.metrics(self.device))
         if self.world.is_main:
             self.run.rows.append(row)
             self.observers.step_ended(run=self.run, metrics=row)
@@ -272,7 +271,7 @@ class Trainer:
         self.saved = p.step
         means = self.interval
         if self.world.size > 1:  # the sums so far of all processes, kept by the first
-            means = Interval(Metrics(self.device))
+            means = Interval(self.learner.objective.metrics(self.device))
             means.load(self.interval.state())
             self.world.sum(means.metrics.sums)
         if self.world.is_main:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from matscale import hookimpl
 from matscale.core.architecture import Architecture
+from matscale.core.import_fairchem import Importer
 from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.fairchem import IMPORTER
 from matscale.plugins.eqv2.flops import step_flops
 from matscale.plugins.eqv2.model import EqV2, build, graph
 from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 
-__all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures"]
+__all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 ROTATION_TOLERANCE = 1e-2
 """What the contract's narrow models keep on every grid that claims it, but no bound for all weights: docs/eqv2.md has
@@ -54,3 +56,8 @@ def register_architectures() -> list[Architecture]:
             rotation_tolerance=ROTATION_TOLERANCE,
         )
     ]
+
+
+@hookimpl
+def register_importers() -> list[Importer]:
+    return [IMPORTER]

@@ -3,7 +3,7 @@ r"""A trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator an
     rmsd_E, rmsd_F = scales of energy and forces,    rmsd_part, mean_part = stress scale · (scale, shift) of its head
 
 and the element references as they are. fairchem reads pickles, so this is the one file of matscale that writes one: of
-dicts, lists, numbers, texts and tensors, which `torch.load(weights_only=True)` takes.
+dicts, lists, numbers, texts and tensors, which torch loads with `weights_only=True`.
 """
 
 from __future__ import annotations

@@ -68,12 +68,22 @@ class EqV2(nn.Module):
         if fast.serves(self, data):
             return fast.forward(self, data)
         edges = self.edge_frames(data)
-        x = self.embed(data, edges)
+        return self.read_out(self._run(data, edges), edges, data)
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, C]: the invariant part, l = 0, of what the heads read."""
+        self._check_elements(data.atomic_numbers)
+        return self._run(data, self.edge_frames(data))[:, 0]
+
+    def _run(self, data: AtomicBatch, edges: Edges) -> Tensor:
+        """-> [n_atoms, K, C], normalised"""
+        x = self.embed_graph(data, edges)
         for block in self.blocks:
             x = block(x, edges, self.edge_grid, self.atom_grid, data.batch, data.n_structures)
-        return self.read_out(self.norm(x), edges, data)
+        normalised: Tensor = self.norm(x)
+        return normalised
 
-    def embed(self, data: AtomicBatch, edges: Edges) -> Tensor:
+    def embed_graph(self, data: AtomicBatch, edges: Edges) -> Tensor:
         """-> [n_atoms, K, C]"""
         return self.edge_degree(edges) + self.embed_elements(data)
 

@@ -31,7 +31,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import ConfigError
+from matscale.core.import_fairchem import copy_named
 from matscale.plugins.eqv2.config import EqV2Config
 
 _RULES = [
@@ -100,19 +101,7 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
     Raises DataError that names what is missing or has another shape.
     """
-    own = {fairchem_name(name): (name, p) for name, p in model.named_parameters()}
-    missing = sorted(set(own) - set(weights))
-    if missing:
-        raise DataError(
-            f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?"
-        )
-    for published, (name, parameter) in own.items():
-        if weights[published].shape != parameter.shape:
-            raise DataError(
-                f"{published} has shape {tuple(weights[published].shape)}, {name} needs {tuple(parameter.shape)}: "
-                "the weights are those of a model with other options."
-            )
-        parameter.data.copy_(weights[published])
+    copy_named(model, weights, fairchem_name)
 
 
 _OPTIONS = {
@@ -150,8 +139,9 @@ _FIXED: dict[str, Any] = {
     "use_sep_s2_act": True,
     "use_energy_lin_ref": False,
     "load_energy_lin_ref": False,
+    "use_pbc": True,
 }
-"""Options that have this value in every OMat24 model; other values are other networks."""
+"""Options that have this value in every OMat24 model; other values are other networks, or other graphs."""
 
 _DEFAULTS: dict[str, Any] = {
     "sphere_channels": 128,
@@ -182,7 +172,7 @@ _DEFAULTS: dict[str, Any] = {
 
 _WITHOUT_EFFECT = {
     *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
-    *("use_pbc", "use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
+    *("use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
 }
 """fairchem ignores the first line (always 600 Gaussians, always SiLU); the second: graphs, tasks, memory."""
 
@@ -222,7 +212,7 @@ def fairchem_from_config(config: EqV2Config) -> dict[str, Any]:
     backbone |= {"lmax_list": [config.lmax], "mmax_list": [config.mmax]}
     backbone["max_num_elements"] = config.max_atomic_number + 1
     backbone |= {key: value for key, value in _FIXED.items() if "lin_ref" not in key}
-    backbone |= {"use_pbc": True, "use_pbc_single": True, "otf_graph": True}
+    backbone |= {"use_pbc_single": True, "otf_graph": True}
     if config.forces == "gradient":  # before max_neighbors, which has to be 0 with it
         raise ConfigError(_not_in_fairchem("forces", "gradient"))
     if config.is_smooth:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from matscale import hookimpl
 from matscale.core.architecture import Architecture
+from matscale.core.import_fairchem import Importer
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.flops import step_flops
 from matscale.plugins.escaip.model import EScAIP, build, graph
+from matscale.plugins.escaip.names import IMPORTER
 from matscale.plugins.escaip.sizes import DIAL, SIZES, ladder
 
-__all__ = ["SIZES", "EScAIP", "EScAIPConfig", "build", "graph", "ladder", "register_architectures"]
+__all__ = [
+    "SIZES",
+    "EScAIP",
+    "EScAIPConfig",
+    "build",
+    "graph",
+    "ladder",
+    "register_architectures",
+    "register_importers",
+]
 
 
 def claims(config: EScAIPConfig) -> frozenset[str]:
@@ -39,3 +50,8 @@ def register_architectures() -> list[Architecture]:
             step_flops=step_flops,
         )
     ]
+
+
+@hookimpl
+def register_importers() -> list[Importer]:
+    return [IMPORTER]

@@ -18,7 +18,7 @@ Shapes: W slots of an atom's row, H channels.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
@@ -28,7 +28,7 @@ from matscale.core.outputs import Outputs
 from matscale.plugins.escaip.blocks import Block, InputBlock
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.heads import EnergyHead, ForcesHead, Mlp, Readout, StressHead
-from matscale.plugins.escaip.layout import MakeLayout
+from matscale.plugins.escaip.layout import Layout, MakeLayout
 
 
 class EScAIP(nn.Module):
@@ -53,12 +53,7 @@ class EScAIP(nn.Module):
 
     def forward(self, data: AtomicBatch) -> Outputs:
         layout = self.make_layout(data)
-        x, y = self.input(data.atomic_numbers, layout)
-        atom_stages, edge_stages = [x], [y]
-        for block in self.blocks:
-            x, y = block(x, y, data.atomic_numbers, layout)
-            atom_stages.append(x)
-            edge_stages.append(y)
+        atom_stages, edge_stages = self._stages(data, layout)
         z = self.atom_readout(atom_stages)
         energy = self.energy(z, data)
         if not self.config.is_direct:
@@ -67,6 +62,21 @@ class EScAIP(nn.Module):
         forces = self.forces(z, z_edge, layout)
         stress = self.stress(z, z_edge, layout, data) if self.config.predicts_stress else None
         return Outputs(energy=energy, forces=forces, stress=stress)
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, hidden]: what the energy head reads."""
+        found: Tensor = self.atom_readout(self._stages(data, self.make_layout(data))[0])
+        return found
+
+    def _stages(self, data: AtomicBatch, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
+        """Of atoms and of edges, before the first and after each block."""
+        x, y = self.input(data.atomic_numbers, layout)
+        atom_stages, edge_stages = [x], [y]
+        for block in self.blocks:
+            x, y = block(x, y, data.atomic_numbers, layout)
+            atom_stages.append(x)
+            edge_stages.append(y)
+        return atom_stages, edge_stages
 
     def recomputable(self) -> list[nn.Module]:
         """What activation checkpointing may run a second time (`matscale.core.recompute`)."""

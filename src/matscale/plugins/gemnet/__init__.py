@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from matscale import hookimpl
 from matscale.core.architecture import Architecture
+from matscale.core.import_fairchem import Importer
 from matscale.plugins.gemnet.config import GemNetConfig, graph
+from matscale.plugins.gemnet.fairchem import IMPORTER
 from matscale.plugins.gemnet.flops import step_flops
 from matscale.plugins.gemnet.model import GemNet, build
 from matscale.plugins.gemnet.sizes import DIAL, SIZES, ladder
 
-__all__ = ["SIZES", "GemNet", "GemNetConfig", "build", "graph", "ladder", "register_architectures"]
+__all__ = [
+    "SIZES",
+    "GemNet",
+    "GemNetConfig",
+    "build",
+    "graph",
+    "ladder",
+    "register_architectures",
+    "register_importers",
+]
 
 
 def claims(config: GemNetConfig) -> frozenset[str]:
@@ -42,3 +53,8 @@ def register_architectures() -> list[Architecture]:
             step_flops=step_flops,
         )
     ]
+
+
+@hookimpl
+def register_importers() -> list[Importer]:
+    return [IMPORTER]

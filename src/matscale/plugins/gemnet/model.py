@@ -118,17 +118,21 @@ class GemNet(nn.Module):
 
     def forward(self, data: AtomicBatch) -> Outputs:
         geometry = self.geometry(data)
-        bases = self.project(geometry)
-        h = self.element(data.atomic_numbers - 1)
-        m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
-        of_atoms, of_edges = zip(*self._stages(h, m, bases, geometry))
+        of_atoms, of_edges = zip(*self._stages(data, geometry))
         energy = sum_by_structure(self.energy(*of_atoms).squeeze(1), data)
         if self.config.forces == "gradient":
             return Outputs(energy=energy)
         return self._along_edges(energy, self.along(*of_edges), geometry, data)
 
-    def _stages(self, h: Tensor, m: Tensor, bases: Bases, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, atom_channels]: what the last output block reads of the atoms."""
+        return list(self._stages(data, self.geometry(data)))[-1][0]
+
+    def _stages(self, data: AtomicBatch, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
         """What output blocks read before the first and after each interaction block."""
+        bases = self.project(geometry)
+        h = self.element(data.atomic_numbers - 1)
+        m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
         yield self.outputs[0](h, m, bases.output, geometry)
         for block, output in zip(self.blocks, self.outputs[1:]):
             h, m = block(h, m, bases, geometry)

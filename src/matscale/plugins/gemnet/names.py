@@ -1,4 +1,4 @@
-"""fairchem v1's names for the same things: parameters, scale factors and options of `gemnet_t` and `gemnet_oc`.
+"""fairchem v1's names for the same things: parameters and scale factors of `gemnet_t` and `gemnet_oc`.
 
 | ours | fairchem v1 |
 |---|---|
@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import DataError
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.model import GemNet
 
@@ -148,94 +147,3 @@ def _find(name: str, weights: Mapping[str, Tensor]) -> Tensor:
     if name not in weights:
         raise DataError(f"the weights have no {name!r}: they are those of a model with other options.")
     return weights[name]
-
-
-_OPTIONS = {
-    "num_blocks": "n_layers",
-    "emb_size_atom": "atom_channels",
-    "emb_size_edge": "edge_channels",
-    "emb_size_trip": "triplet_in",
-    "emb_size_bil_trip": "triplet_out",
-    "emb_size_trip_in": "triplet_in",
-    "emb_size_trip_out": "triplet_out",
-    "emb_size_quad_in": "quadruplet_in",
-    "emb_size_quad_out": "quadruplet_out",
-    "emb_size_aint_in": "pair_in",
-    "emb_size_aint_out": "pair_out",
-    "num_radial": "n_radial",
-    "num_spherical": "n_spherical",
-    "emb_size_rbf": "radial_embedding",
-    "emb_size_cbf": "circular_embedding",
-    "emb_size_sbf": "spherical_embedding",
-    "num_before_skip": "n_before_skip",
-    "num_after_skip": "n_after_skip",
-    "num_concat": "n_concat",
-    "num_atom": "n_atom",
-    "num_atom_emb_layers": "n_atom_before",
-    "num_output_afteratom": "n_output_after",
-    "num_global_out_layers": "n_joint_layers",
-    "quad_interaction": "quadruplets",
-    "atom_edge_interaction": "atom_edge",
-    "edge_atom_interaction": "edge_atom",
-    "atom_interaction": "atom_atom",
-    "cutoff": "cutoff",
-    "cutoff_qint": "cutoff_quadruplets",
-    "cutoff_aeaint": "cutoff_atom_edge",
-    "cutoff_aint": "cutoff_atom_atom",
-    "max_neighbors": "max_neighbors",
-    "max_neighbors_qint": "max_neighbors_quadruplets",
-    "max_neighbors_aeaint": "max_neighbors_atom_edge",
-    "max_neighbors_aint": "max_neighbors_atom_atom",
-}
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "rbf": ({"name": "gaussian"},),
-    "rbf_spherical": (None, {"name": "gaussian"}),
-    "envelope": ({"name": "polynomial", "exponent": 5},),
-    "cbf": ({"name": "spherical_harmonics"},),
-    "sbf": ({"name": "legendre_outer"},),
-    "extensive": (True,),
-    "activation": ("silu", "swish"),
-    "forces_coupled": (False,),
-    "scale_basis": (False,),
-    "enforce_max_neighbors_strictly": (True,),
-    "use_pbc": (True,),
-}
-"""Options with one value here; others are refused."""
-_DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
-
-
-def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
-    """Of the model section of a fairchem v1 configuration, `name: gemnet_t` or `gemnet_oc`.
-
-    Which atoms have quadruplets (`qint_tags`) is passed over: structures here have no tags, all atoms have them.
-    Raises ConfigError for an option with a value that there is no counterpart for.
-    """
-    given = {**_DEFAULTS, **options}
-    for name, known in _ONLY.items():
-        if name in given and given[name] not in known:
-            raise ConfigError(f"{name} = {given[name]!r}: gemnet has only {known[-1]!r}. Such a model cannot be read.")
-    is_oc = "emb_size_trip_in" in given
-    values: dict[str, Any] = {ours: given[theirs] for theirs, ours in _OPTIONS.items() if given.get(theirs) is not None}
-    if is_oc:
-        values |= _limits_of_oc(given)
-        values.setdefault("n_joint_layers", 2)
-    return GemNetConfig(
-        **values,
-        always_project=not is_oc,
-        forces="direct" if given.get("direct_forces", False) else "gradient",
-        stress_head="none",
-        max_atomic_number=given["num_elements"],
-    )
-
-
-def _limits_of_oc(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of neighbours that fairchem takes from others where they are not given, and leaves out where unused."""
-    near = given["max_neighbors"]
-    found: dict[str, Any] = {}
-    if given.get("quad_interaction"):
-        found["max_neighbors_quadruplets"] = given.get("max_neighbors_qint") or near
-    if given.get("atom_edge_interaction") or given.get("edge_atom_interaction"):
-        found["max_neighbors_atom_edge"] = given.get("max_neighbors_aeaint") or near
-    if given.get("atom_interaction"):
-        found["max_neighbors_atom_atom"] = given.get("max_neighbors_aint") or max(near, *found.values())
-    return found

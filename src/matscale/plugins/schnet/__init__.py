@@ -1,5 +1,55 @@
-"""SchNet: `model` has the equations, `pairs` the sums over periodic images."""
+"""SchNet: `model` has the equations, `pairs` the sums over periodic images, `names` fairchem's names for it."""
 
-from matscale.plugins.schnet.model import SIZES, SchNet, SchNetConfig, build, register_architectures
+from __future__ import annotations
 
-__all__ = ["SIZES", "SchNet", "SchNetConfig", "build", "register_architectures"]
+from matscale import hookimpl
+from matscale.core.architecture import Architecture
+from matscale.core.import_fairchem import Importer
+from matscale.plugins.schnet.model import SIZES, SchNet, SchNetConfig, build, graph, ladder, step_flops
+from matscale.plugins.schnet.names import IMPORTER
+
+__all__ = [
+    "SIZES",
+    "SchNet",
+    "SchNetConfig",
+    "build",
+    "graph",
+    "ladder",
+    "register_architectures",
+    "register_importers",
+]
+
+CLAIMS = frozenset(
+    {"permutation", "translation", "periodic", "rotation", "reflection", "extensive", "smooth", "conservative"}
+)
+
+
+def claims_for(config: SchNetConfig) -> frozenset[str]:
+    """Choosing among neighbours at one distance breaks every symmetry that exchanges them."""
+    return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="schnet",
+            summary="Continuous-filter convolutions over periodic neighbours; energy conserving.",
+            reference="arXiv:1706.08566",
+            config=SchNetConfig,
+            build=build,
+            ladder=ladder,
+            dial="hidden channels (filters alike), 3 interactions",
+            claims=CLAIMS,
+            claims_for=claims_for,
+            forces="gradient",
+            graph=graph,
+            sizes=SIZES,
+            step_flops=step_flops,
+        )
+    ]
+
+
+@hookimpl
+def register_importers() -> list[Importer]:
+    return [IMPORTER]

@@ -24,8 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
+from matscale.core.architecture import ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError
@@ -99,6 +98,10 @@ class SchNet(nn.Module):
         nn.init.normal_(last.weight, std=0.01)
 
     def forward(self, data: AtomicBatch) -> Outputs:
+        return Outputs(energy=sum_by_structure(self.readout(self.embed(data)).squeeze(-1), data))
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, H]: what the readout reads."""
         pairs = Pairs.of(data)
         basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions as is the envelope
         envelope = cosine_cutoff(pairs.distance, self.cutoff)[:, None]
@@ -106,7 +109,7 @@ class SchNet(nn.Module):
         h = self.embedding(data.atomic_numbers)  # [n_atoms, H]
         for interaction in self.interactions:
             h = h + interaction(h, pairs, basis, envelope, total)
-        return Outputs(energy=sum_by_structure(self.readout(h).squeeze(-1), data))
+        return h
 
     def recomputable(self) -> list[nn.Module]:
         """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
@@ -158,11 +161,6 @@ def graph(config: SchNetConfig) -> Graph:
     return Graph.nearest(config.cutoff, config.max_neighbors)
 
 
-def claims_for(config: SchNetConfig) -> frozenset[str]:
-    """Choosing among neighbours at one distance breaks every symmetry that exchanges them."""
-    return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
-
-
 def _oc20(n_layers: int) -> SchNetConfig:
     return SchNetConfig(
         hidden=1024, filters=256, n_layers=n_layers, n_radial=200, cutoff=6.0, max_neighbors=50, max_atomic_number=99
@@ -178,28 +176,3 @@ SIZES = {
 }
 """OC20: fairchem's configurations, 5,704,193 and 9,088,513 parameters. Ladder: the three shapes of
 arXiv:2509.21811's code, whose models also had a stress head and no h + ...: the counts differ from theirs."""
-
-CLAIMS = frozenset(
-    {"permutation", "translation", "periodic", "rotation", "reflection", "extensive", "smooth", "conservative"}
-)
-
-
-@hookimpl
-def register_architectures() -> list[Architecture]:
-    return [
-        Architecture(
-            name="schnet",
-            summary="Continuous-filter convolutions over periodic neighbours; energy conserving.",
-            reference="arXiv:1706.08566",
-            config=SchNetConfig,
-            build=build,
-            ladder=ladder,
-            dial="hidden channels (filters alike), 3 interactions",
-            claims=CLAIMS,
-            claims_for=claims_for,
-            forces="gradient",
-            graph=graph,
-            sizes=SIZES,
-            step_flops=step_flops,
-        )
-    ]

@@ -82,8 +82,8 @@ _OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
 def _altered(model: EqV2) -> str | None:
     """A module that does more than the fast path, which takes parameters alone, would know of: an adapter, say."""
     for name, module in model.named_modules():
-        is_hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        if name and (is_hooked or not type(module).__module__.startswith(_OWN)):
+        hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+        if name and (any(hooks) or not type(module).__module__.startswith(_OWN)):
             return name
     return None
 

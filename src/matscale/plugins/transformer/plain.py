@@ -21,43 +21,26 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
+from matscale.core.architecture import Architecture, BatchShape, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.layers.heads import DirectHeads, head_widths
 from matscale.core.layers.padding import Padding
 from matscale.core.outputs import Outputs
+from matscale.plugins.transformer.encoder import DIAL, SHAPES, EncoderConfig, EncoderLayer, encoder_ladder
 
 
-class TransformerConfig(ArchitectureConfig):
+class TransformerConfig(EncoderConfig):
     """Configuration of the transformer encoder."""
 
     inputs: Literal["summed", "concatenated"] = "summed"
     """How element and position enter: `summed` (ADiT; depends on the order of the atoms) or `concatenated`."""
-    width: int = Field(default=128, ge=1)
-    """Channels D of an atom; at least 4 for concatenated inputs."""
-    n_heads: int = Field(default=2, ge=1)
-    """Attention heads; must divide the width."""
-    n_layers: int = Field(default=4, ge=1)
-    """Encoder layers."""
-    feedforward: int = Field(default=512, ge=1)
-    """Hidden channels between the two linear layers of an encoder layer; four times the width is usual."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of channels and attention weights dropped in training."""
-    head_width: int = Field(default=128, ge=1)
-    """Channels of the last hidden layer of each output head."""
-    head_layers: Literal[2, 3] = 2
-    """Linear layers of each output head: D → head_width → out, with one more D → D in front for 3."""
 
     @model_validator(mode="after")
-    def _widths_fit(self) -> TransformerConfig:
-        if self.width % self.n_heads:
-            raise ValueError(f"width = {self.width} must be a multiple of n_heads = {self.n_heads}")
+    def _room_for_elements(self) -> TransformerConfig:
         if self.inputs == "concatenated" and self.width < 4:
             raise ValueError(f"width = {self.width}: concatenated inputs need 3 channels for xyz and some for elements")
         return self
@@ -99,45 +82,6 @@ def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tens
     return torch.cat([phase.sin(), phase.cos()], dim=-1)[:, :width]
 
 
-class EncoderLayer(nn.Module):
-    """Attention and feed-forward, each on a normalised copy of x and added to x."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width, self.n_heads, self.dropout = config.width, config.n_heads, config.dropout
-        self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, config.feedforward),
-            nn.GELU(approximate="tanh"),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.feedforward, width),
-        )
-
-    def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
-        """`x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
-        x = x + self._drop(self.out(self._attend(self.attention_norm(x), padding, kept)))
-        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
-
-    def _attend(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
-        heads = padding.dense(self.queries_keys_values(x)).unflatten(-1, (3, self.n_heads, -1))
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each [n_structures, n_heads, max_atoms, D_h]
-        mask = padding.mask[:, None, None, :]  # nobody attends to padding
-        if kept is None:
-            dropout = self.dropout if self.training else 0.0
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        else:
-            scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(~mask, -torch.inf)
-            weights = scores.softmax(-1)
-            kept.append(weights * padding.mask[:, None, :, None])
-            mixed = weights @ v
-        return padding.flat(mixed.transpose(1, 2).flatten(2))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training)
-
-
 class Transformer(nn.Module):
     """Energy, forces and stress by attention among all atoms of a structure."""
 
@@ -162,12 +106,19 @@ class Transformer(nn.Module):
         outputs.extras["attention"] = torch.stack(kept)
         return outputs
 
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, D]: what the heads read."""
+        return self._encode(data, None)
+
     def _run(self, data: AtomicBatch, kept: list[Tensor] | None) -> Outputs:
+        return self.heads(self._encode(data, kept), data)
+
+    def _encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         padding = Padding.of(data)
         x = self.inputs(data, padding)  # [n_atoms, D]
         for layer in self.layers:
             x = layer(x, padding, kept)
-        return self.heads(self.norm(x), data)
+        return self.norm(x)
 
     def recomputable(self) -> list[nn.Module]:
         """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
@@ -181,20 +132,7 @@ def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
 
 def ladder(n_params: int) -> TransformerConfig:
     """Four layers, a head for every 64 channels; in small models the feed-forward width takes up the remainder."""
-    return closest(
-        n_params,
-        lambda dial: _shape(graded(dial)),
-        build,
-        fine=lambda config, feedforward: config.model_copy(update={"feedforward": feedforward}),
-    )
-
-
-def _shape(width: int) -> TransformerConfig:
-    # `graded` widths of 128 and more are multiples of their power of two over 64, hence of the number of heads.
-    n_heads = 1 << max(0, width.bit_length() - 7)
-    return TransformerConfig(
-        width=width, n_heads=n_heads, n_layers=4, feedforward=4 * width, head_width=min(width, 128)
-    )
+    return encoder_ladder(n_params, TransformerConfig, build)
 
 
 def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
@@ -218,43 +156,23 @@ def claims_for(config: TransformerConfig) -> frozenset[str]:
     return frozenset({"permutation"}) if config.inputs == "concatenated" else frozenset()
 
 
-SIZES = {
-    f"adit-{k:02}": TransformerConfig(width=width, n_heads=heads, n_layers=layers, feedforward=4 * width, head_layers=3)
-    for k, (width, heads, layers) in enumerate(
-        [
-            (16, 1, 2),
-            (64, 1, 2),
-            (64, 1, 3),
-            (96, 1, 3),
-            (128, 2, 4),
-            (192, 3, 5),
-            (192, 4, 6),
-            (256, 4, 6),
-            (320, 5, 7),
-        ],
-        1,
-    )
-}
+SIZES = {name: TransformerConfig(**shape, head_layers=3) for name, shape in SHAPES.items()}
 """All parameters: 17,770 · 155,146 · 205,130 · 432,810 · 942,730 · 2,509,386 · 2,954,250 · 5,200,010 · 9,309,514, with
 heads of three linear layers, as in the code of arXiv:2509.21811 (its text describes two)."""
 
 
-@hookimpl
-def register_architectures() -> list[Architecture]:
-    return [
-        Architecture(
-            name="transformer",
-            summary="Encoder-only transformer on coordinates; no symmetry built in.",
-            reference="arXiv:2509.21811",
-            config=TransformerConfig,
-            build=build,
-            ladder=ladder,
-            dial="width (feed-forward 4 times as wide), 4 layers",
-            claims=frozenset(),
-            claims_for=claims_for,
-            forces="direct",
-            graph=lambda config: Graph.dense(),
-            sizes=SIZES,
-            step_flops=step_flops,
-        )
-    ]
+ARCHITECTURE = Architecture(
+    name="transformer",
+    summary="Encoder-only transformer on coordinates; no symmetry built in.",
+    reference="arXiv:2509.21811",
+    config=TransformerConfig,
+    build=build,
+    ladder=ladder,
+    dial=DIAL,
+    claims=frozenset(),
+    claims_for=claims_for,
+    forces="direct",
+    graph=lambda config: Graph.dense(),
+    sizes=SIZES,
+    step_flops=step_flops,
+)

@@ -8,9 +8,12 @@ it by its path, so that no other part of matscale is in the process. In this ord
 1. The archive has to be what `torch.save` writes: a zip whose members are stored, not compressed, so that nothing in it
    can be larger than the file.
 2. The pickle is read as a list of instructions, without running them. Every global that it names has to be one of
-   `ALLOWED`: ordered dicts, and what rebuilds a tensor from its bytes. Anything else is refused by name.
-3. `torch.load` with `weights_only=True`, which has such a list of its own, under a limit of memory.
-4. What comes out has to be numbers, texts, lists, dicts and tensors under keys that are known (`TAKEN`, `PASSED_OVER`).
+   `ALLOWED`: ordered dicts, and what rebuilds a tensor from its bytes; or one of `STAND_INS`: the classes in which
+   fairchem 2 wraps its dicts and lists. Anything else is refused by name.
+3. `torch.load` with `weights_only=True`, which has such a list of its own, under a limit of memory. Of the classes of
+   fairchem 2 nothing is imported: each is stood in for by one that holds attributes and does nothing (`Inert`).
+4. What comes out has to be numbers, texts, lists, dicts and tensors under keys that are known (`TAKEN`, `PASSED_OVER`,
+   `INFERENCE`).
 
 Exit code 3 with one line on stderr for a file that is refused.
 """
@@ -27,10 +30,12 @@ from pathlib import Path
 from typing import Any
 
 REFUSED = 3
-TAKEN = ("state_dict", "ema", "normalizers", "elementrefs", "config", "epoch", "step", "val_metrics")
-"""Top-level keys that are handed on."""
-PASSED_OVER = ("optimizer", "scheduler", "amp", "best_val_metric", "primary_metric", "scale_dict")
-"""Top-level keys of the training that has ended; `scale_dict` belongs to GemNet."""
+TAKEN = ("state_dict", "ema", "normalizers", "elementrefs", "config", "epoch", "step", "val_metrics", "scale_dict")
+"""Top-level keys that are handed on; `scale_dict` has scale factors of old GemNets."""
+PASSED_OVER = ("optimizer", "scheduler", "amp", "best_val_metric", "primary_metric")
+"""Top-level keys of the training that has ended."""
+INFERENCE = ("model_config", "model_state_dict", "ema_state_dict", "tasks_config")
+"""Keys of an inference checkpoint of fairchem 2, all of which are handed on."""
 
 _STORAGES = ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
 _DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -45,6 +50,13 @@ ALLOWED = frozenset(
     }
 )
 """`module name` of all that a checkpoint may refer to."""
+_CHECKPOINT = "fairchem.core.units.mlip_unit.api.inference MLIPInferenceCheckpoint"
+_DICT, _LIST, _NODE = "omegaconf.dictconfig DictConfig", "omegaconf.listconfig ListConfig", "omegaconf.nodes AnyNode"
+STAND_INS = (
+    *(_CHECKPOINT, _DICT, _LIST, _NODE, "omegaconf.base ContainerMetadata", "omegaconf.base Metadata"),
+    *("typing Any", "collections defaultdict", "__builtin__ dict", "__builtin__ list", "__builtin__ long"),
+)
+"""`module name` of classes that are stood in for: they say of what type a setting is, or wrap it."""
 
 MAX_PICKLE = 64 * 2**20
 """Bytes of instructions; a model of 153 million parameters has less than one hundredth of it."""
@@ -80,7 +92,7 @@ def check_archive(path: Path) -> None:
     except zipfile.BadZipFile:
         raise RefusedError("it is not a zip file as torch.save has written them since torch 1.6") from None
     try:
-        unknown = sorted(set(globals_named(instructions)) - ALLOWED)
+        unknown = sorted(set(globals_named(instructions)) - ALLOWED - set(STAND_INS))
     except (ValueError, IndexError, UnicodeError) as error:
         raise RefusedError(f"its pickle is damaged ({error})") from None
     if unknown:
@@ -97,6 +109,36 @@ def globals_named(instructions: bytes) -> Iterator[str]:
             yield str(argument or opcode.name)
 
 
+class Inert:
+    """Stands in for a class of fairchem 2: takes whatever it is made of and does nothing with it."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+def stand_ins() -> dict[str, type[Inert]]:
+    """`module name` -> a class of its own."""
+    return {name: type(name.rpartition(" ")[2], (Inert,), {"stands_for": name}) for name in STAND_INS}
+
+
+def _as_torch_says(name: str) -> str:
+    """torch looks names up with dots, and those of Python 2's builtins as Python 3's."""
+    module, _, attribute = name.partition(" ")
+    if module != "__builtin__":
+        return f"{module}.{attribute}"
+    return f"builtins.{'int' if attribute == 'long' else attribute}"
+
+
+def unwrapped(value: Any) -> Any:
+    """What a dict, list or setting of fairchem 2 holds; anything else as it is. What is inside it stays wrapped."""
+    held, kind = getattr(value, "__dict__", {}), getattr(value, "stands_for", None)
+    if kind == _NODE:
+        return held.get("_val", value)
+    content = held.get("_content", value)
+    wraps = {_DICT: dict, _LIST: list}.get(str(kind), Inert)
+    return content if content is None or type(content) is wraps else value
+
+
 def load(path: Path) -> dict[str, Any]:
     """Step 3."""
     import torch
@@ -104,12 +146,16 @@ def load(path: Path) -> dict[str, Any]:
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < MIN_TORCH:
         raise RefusedError(f"torch {torch.__version__} is too old to read a pickle safely: pip install 'torch>=2.10'")
+    torch.serialization.add_safe_globals([(kind, _as_torch_says(name)) for name, kind in stand_ins().items()])
     limit_memory(4 * path.stat().st_size + MARGIN)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the file makes it raise, it is refused
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "WeightsUnpickler" in line), lines[0] if lines else "")
         raise RefusedError(f"torch.load refuses it: {type(error).__name__}: {reason}") from None
+    if getattr(content, "stands_for", None) == _CHECKPOINT:
+        return dict(vars(content))
     if not isinstance(content, dict):
         raise RefusedError(f"it holds a {type(content).__name__}, not a dict with the key 'state_dict'")
     return content
@@ -142,6 +188,7 @@ class Flat:
         self.n_values += 1
         if self.n_values > MAX_VALUES or depth > MAX_DEPTH:
             raise RefusedError(f"{name}: more than {MAX_VALUES} values, or more than {MAX_DEPTH} inside each other")
+        value = unwrapped(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(name, value)
         if isinstance(value, dict):
@@ -172,15 +219,16 @@ class Flat:
 def main(path: Path, folder: Path) -> None:
     check_archive(path)
     content = load(path)
-    unknown = [str(key) for key in content if key not in TAKEN and key not in PASSED_OVER]
+    taken, passed_over = (INFERENCE, ()) if "model_config" in content else (TAKEN, PASSED_OVER)
+    unknown = [str(key) for key in content if key not in taken and key not in passed_over]
     if unknown:
         raise RefusedError(
-            f"it has the unknown key {', '.join(sorted(unknown))}. Known: {', '.join(TAKEN + PASSED_OVER)}"
+            f"it has the unknown key {', '.join(sorted(unknown))}. Known: {', '.join((*taken, *passed_over))}"
         )
     if isinstance(content.get("ema"), dict):
         content["ema"].pop("collected_params", None)  # what a validation puts aside: the raw weights once more
     flat = Flat(path.stat().st_size)
-    plain = {key: flat.value(key, content[key]) for key in TAKEN if key in content}
+    plain = {key: flat.value(key, content[key]) for key in taken if key in content}
     from safetensors.torch import save_file
 
     save_file(flat.tensors, folder / "tensors.safetensors")

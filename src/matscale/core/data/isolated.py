@@ -1,0 +1,53 @@
+"""Structures in which no atom has a neighbour within the cutoff: an edge-based model sees lone atoms in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.neighbors import nearest_distance
+from matscale.core.errors import DataError
+
+if TYPE_CHECKING:
+    from matscale.core.data.packed import PackedDataset
+
+
+def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray[np.integer], graph: Graph) -> None:
+    """Raises DataError that names the first of these rows without an edge; `n_edges` is that of the whole dataset."""
+    isolated = rows[n_edges[rows] == 0]
+    if len(isolated):
+        first = int(isolated.min())
+        one = dataset.structure(first)
+        why = _why(one.positions, one.cell, one.pbc, graph)
+        more = f" So it is in {len(isolated):,} of the {len(rows):,} structures in use." if len(isolated) > 1 else ""
+        raise DataError(f"{dataset.path}: structure {first}: {why}{more} {HINT}")
+
+
+def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
+    """Raises DataError that says which structure of a batch has no edge, by `name` or its row of the dataset."""
+    if not graph.has_edges:
+        return
+    count = batch.batch[batch.edges()[1]].bincount(minlength=batch.n_structures)
+    if bool((count > 0).all()):
+        return
+    place = int((count == 0).nonzero()[0])
+    row = place if batch.index is None or batch.index[place] < 0 else int(batch.index[place])
+    positions, cell = batch.positions[batch.batch == place], batch.cell[place]
+    why = _why(positions.double().cpu().numpy(), cell.double().cpu().numpy(), batch.pbc[place].cpu().numpy(), graph)
+    raise DataError(f"{name or f'structure {row}'}: {why} {HINT}")
+
+
+HINT = (
+    "The model would see nothing but lone atoms. Leave such structures out, or take a longer cutoff; to learn and to "
+    "predict lone atoms, train with --set data.isolated=true."
+)
+
+
+def _why(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], graph: Graph) -> str:
+    distance = nearest_distance(positions, cell, pbc)
+    found = "it is a single atom without images" if distance is None else f"the nearest two are {distance:.4g} Å apart"
+    return f"no atom has a neighbour within the cutoff of {graph.cutoff:g} Å ({found})."

@@ -1,0 +1,76 @@
+"""Why a plugin may have failed: what it was made for and what is installed differ. Told from metadata alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from matscale.core.hosting.catalogue import BUILTIN, Entry, canonical
+
+SHOWN = 3
+"""Conflicts that a message names; the first are the nearest to the plugin."""
+
+
+def conflicts(entry: Entry) -> str:
+    """Sentences on the packages that a plugin, or one that it needs, wants in another version; none: an empty string.
+
+    Asked for where a plugin failed: one whose author or user knows better than the metadata works all the same.
+    """
+    ours = {canonical(requirement.name): requirement for requirement in _needed_by(BUILTIN)}
+    found = []
+    for owner, requirement in _all_needed(entry):
+        installed = _installed(requirement.name)
+        if installed is not None and not _takes(requirement, installed):
+            found.append(_sentence(owner, requirement, installed, ours.get(canonical(requirement.name))))
+    return " ".join(dict.fromkeys(found[:SHOWN]))
+
+
+def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requirement | None) -> str:
+    name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
+    fact = f"{owner} asks for {wanted}, installed is {name} {installed}"
+    if ours is None or not _takes(ours, installed):
+        return f'{fact}: pip install "{wanted}".'
+    return (
+        f"{fact}, and matscale needs {name}{ours.specifier}. Look for a release of {owner} that takes it, or install "
+        f"{owner} without what it depends on (pip install --no-deps {owner}) if it runs with {name} {installed}."
+    )
+
+
+def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
+    """(who asks, for what): of the plugin's distribution first, then of those that it needs, and so on."""
+    level, seen = [(entry.distribution, requirement) for requirement in _needed(entry.requires)], set()
+    while level:
+        yield from level
+        names = dict.fromkeys(canonical(requirement.name) for _, requirement in level)
+        fresh = [name for name in names if name not in seen and _installed(name) is not None]
+        seen |= set(fresh)
+        level = [(name, requirement) for name in fresh for requirement in _needed_by(name)]
+
+
+def _needed_by(distribution: str) -> Iterator[Requirement]:
+    """Nothing if it is not installed, as a matscale that is run from its sources."""
+    return _needed(requires(distribution) or ()) if _installed(distribution) is not None else iter(())
+
+
+def _needed(lines: Iterable[str]) -> Iterator[Requirement]:
+    """Those that hold here: without extras, for this Python and system."""
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue  # damaged metadata are no conflict
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement
+
+
+def _takes(requirement: Requirement, installed: str) -> bool:
+    return requirement.specifier.contains(installed, prereleases=True)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,89 @@
+"""Inference checkpoints of fairchem 2, put into the form of the training checkpoints of fairchem 1.
+
+Such a file has `model_config`, a hydra model as before; `model_state_dict` and `ema_state_dict`, both with names; and
+`tasks_config`. A task names one property of one data set and says how to make its normalizer and element references:
+
+    {name: omat_energy, property: energy, normalizer: {_target_: ….Normalizer, mean: 0, rmsd: 1.2},
+     element_references: {_target_: ….ElementReferences, element_references: {_target_: torch.DoubleTensor, _args_: …}}}
+
+Only those that hold their numbers are understood; one that reads a file of its own is refused by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matscale.core.errors import ConfigError, DataError
+
+_WITHOUT_EFFECT = ("_target_", "supports_single_atoms", "model_id")
+"""Options of a hydra model that change no number."""
+_TENSORS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor")
+
+
+def as_training(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file; that of an inference checkpoint in the form of a training checkpoint."""
+    if "model_config" not in values:
+        return values
+    config, tasks = values["model_config"], values.get("tasks_config")
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: model_config is a {type(config).__name__} where a dict is expected.")
+    target = str(config.get("_target_", ""))
+    if target.rpartition(".")[2] != "HydraModel":
+        raise ConfigError(f"{path}: its model is {target!r}: of fairchem 2 only a HydraModel is imported.")
+    averaged = values.get("ema_state_dict") or {}
+    averaged = {name: value for name, value in averaged.items() if name != "n_averaged"}
+    model = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+    found: dict[str, Any] = {
+        "state_dict": values.get("model_state_dict"),
+        "config": {"model": {"name": "hydra", **model}},
+        "normalizers": {},
+        "format": "fairchem v2",
+    }
+    if averaged:
+        found["averaged_state_dict"] = averaged
+    for task in tasks or []:
+        _add(path, task, found)
+    return found
+
+
+def _add(path: Path, task: Any, found: dict[str, Any]) -> None:
+    """Normalizer and references of a task, where fairchem 1 has them."""
+    quantity = task.get("property") if isinstance(task, dict) else None
+    if not isinstance(quantity, str):
+        raise DataError(f"{path}: a task without a property is in tasks_config.")
+    if quantity in found["normalizers"]:
+        raise ConfigError(
+            f"{path}: has more than one task for the {quantity}. A model of several data sets at once is not imported."
+        )
+    found["normalizers"][quantity] = _normalizer(path, quantity, task.get("normalizer") or {})
+    references = task.get("element_references")
+    if references:
+        row = _row(_made_here(path, f"references of the {quantity}", references, "ElementReferences"))
+        found.setdefault("elementrefs", {})[quantity] = {"element_references": row}
+
+
+def _normalizer(path: Path, quantity: str, given: Any) -> dict[str, Any]:
+    made = _made_here(path, f"normalizer of the {quantity}", given, "Normalizer") if given else {}
+    return {key: torch.tensor(float(v)) if isinstance(v, int | float) else v for key, v in made.items()}
+
+
+def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
+    """What a class is made with; functions, which may read files, are refused."""
+    target = given.get("_target_") if isinstance(given, dict) else type(given).__name__
+    if not isinstance(given, dict) or str(target).rpartition(".")[2] != kind:
+        raise ConfigError(f"{path}: the {what} is made by {target!r}: only a {kind} with its numbers is imported.")
+    return {key: value for key, value in given.items() if key != "_target_"}
+
+
+def _row(given: dict[str, Any]) -> Any:
+    """A list of numbers, bare or as what a tensor is made of, as a tensor; anything else as it is."""
+    row = given.get("element_references")
+    if isinstance(row, dict) and row.get("_target_") in _TENSORS and isinstance(row.get("_args_"), list):
+        row = row["_args_"][0] if len(row["_args_"]) == 1 else row
+    if isinstance(row, list) and all(isinstance(value, int | float) for value in row):
+        return torch.tensor(row, dtype=torch.float64)
+    return row if isinstance(row, Tensor) else given

@@ -1,0 +1,24 @@
+"""Pre-training: a run learns something of structure that needs no labels; `--from` then begins with what it learned.
+
+What is learned is a `Pretext` (see `base`), chosen by the key `pretrain`. A third one is a class and a line here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.data.packed import PackedDataset
+from matscale.core.train.config import PretrainConfig
+from matscale.core.train.pretext.base import Pretext
+from matscale.core.train.pretext.denoise import Denoise
+from matscale.core.train.pretext.distances import Distances
+
+PRETEXTS: dict[str, type[Pretext]] = {"denoise": Denoise, "distances": Distances}
+
+__all__ = ["PRETEXTS", "Pretext", "pretext_of"]
+
+
+def pretext_of(config: PretrainConfig | None, dataset: PackedDataset, rows: NDArray[np.int64]) -> Pretext | None:
+    """What a run learns that is to be trained on these rows of the dataset; None for energies and forces."""
+    return None if config is None else PRETEXTS[config.task].of(config, dataset, rows)

@@ -1,0 +1,112 @@
+"""What a pretext is: a change of the batches, a head, a loss, and errors beside those of the trivial guess.
+
+Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error over the
+square of their spread: 1 is what the trivial guess reaches, so that one sees whether anything was learned. It is a
+`Goal`, as the loss on labels is, and the trainer knows no difference.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.noise import Noise
+from matscale.core.data.packed import PackedDataset
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential, Scales
+from matscale.core.train.config import PretrainConfig
+from matscale.core.train.metrics import Sums
+
+
+class Pretext(ABC):
+    """A `Goal` that needs no labels."""
+
+    term: ClassVar[str]
+    """What is predicted: `noise`, `distance`."""
+    guess: ClassVar[str]
+    """The trivial guess: `zero`, or `mean` for that of all items."""
+    noise: Noise | None = None
+    """What the loaders put on the positions."""
+
+    def __init__(self, spread: float) -> None:
+        """`spread` [Å]: root mean square error of the trivial guess."""
+        self.spread = spread
+
+    @classmethod
+    @abstractmethod
+    def of(cls, config: PretrainConfig, dataset: PackedDataset, rows: NDArray[np.int64]) -> Self:
+        """For training on these rows."""
+
+    @abstractmethod
+    def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
+        """The potential with a head, and with outputs that `compared` reads.
+
+        What it adds has names that begin with `pretext.`; `--from` leaves those behind. Raises ConfigError for a model
+        that cannot learn this.
+        """
+
+    @abstractmethod
+    def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
+        """(predicted, true), each [n_items, k] Å."""
+
+    @abstractmethod
+    def n_items(self, batch: AtomicBatch) -> int:
+        """Known before the model has run."""
+
+    @property
+    def scales(self) -> Scales:
+        """Units of the model's outputs while it learns this."""
+        return Scales()
+
+    # As a goal --------------------------------------------------------------------------------------------------------
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return (self.term,)
+
+    def counts(self, batch: AtomicBatch) -> dict[str, int]:
+        return {self.term: self.n_items(batch)}
+
+    def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
+        found, true = self.compared(outputs, batch)
+        if not len(true):
+            return {}
+        return {self.term: ((found.double() - true.double()) / self.spread).square().mean(dim=1).sum()}
+
+    def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
+        parts = [value / counts[name] for name, value in sums.items()]
+        return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
+
+    def metrics(self, device: torch.device | str) -> Sums:
+        return Errors(self, device)
+
+
+class Errors(Sums):
+    """`<term>_mae`, `<term>_rmse` and `<term>_rmse_of_<guess>` [Å], over components."""
+
+    def __init__(self, pretext: Pretext, device: torch.device | str) -> None:
+        super().__init__(4, device)
+        self.pretext = pretext
+
+    @torch.no_grad()
+    def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
+        found, true = (x.double() for x in self.pretext.compared(outputs, batch))
+        error = found - true
+        sums = torch.stack([x.sum() for x in (error.abs(), error.square(), true, true.square())])
+        self.sums += torch.stack([sums, torch.full_like(sums, true.numel())], dim=1)
+
+    def values(self) -> dict[str, float]:
+        if not self.sums[0, 1]:
+            return {}
+        absolute, squared, mean, square = (self.sums[:, 0] / self.sums[:, 1]).tolist()
+        name, guess = self.pretext.term, self.pretext.guess
+        left = square - (mean**2 if guess == "mean" else 0.0)
+        trivial = max(left, 0.0) ** 0.5
+        return {f"{name}_mae": absolute, f"{name}_rmse": squared**0.5, f"{name}_rmse_of_{guess}": trivial}

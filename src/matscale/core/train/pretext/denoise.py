@@ -1,0 +1,75 @@
+"""Denoising: atoms are displaced at random, and the model learns to say by how much, through its forces.
+
+    r' = r + ε,   ε ~ N(0, σ²), its mean over a structure is 0;     forces(r') -> −ε [Å], read as eV/Å
+
+Any architecture can: direct forces are trained as they are, derived ones through the energy, whose minimum then lies
+where the atoms were. Near a minimum of the energy this learns a force field of a random-spring kind.
+Zaidi et al., arXiv:2206.00133.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.noise import Noise
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import ConfigError
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential, Scales
+from matscale.core.train.config import PretrainConfig
+from matscale.core.train.pretext.base import Pretext
+
+
+class Denoise(Pretext):
+    """The displacement of every atom, through the forces; the trivial guess is none."""
+
+    term, guess = "noise", "zero"
+
+    def __init__(self, sigma: float) -> None:
+        """`sigma` [Å] of each component."""
+        super().__init__(sigma)
+        self.noise = Noise(sigma)
+
+    @classmethod
+    def of(cls, config: PretrainConfig, dataset: PackedDataset, rows: NDArray[np.int64]) -> Self:
+        assert config.sigma is not None
+        if not (dataset.n_atoms[rows] > 1).any():
+            raise ConfigError(
+                f"{dataset.path}: all structures to train on are of one atom, which noise cannot displace against "
+                "another. Denoising needs larger ones."
+            )
+        return cls(config.sigma)
+
+    @property
+    def scales(self) -> Scales:
+        return Scales(energy=self.spread, forces=self.spread)
+
+    def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
+        return Denoiser.around(potential)
+
+    def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
+        assert outputs.forces is not None
+        assert batch.forces is not None
+        several = self._displaced(batch)
+        return outputs.forces[several], batch.forces[several]
+
+    def n_items(self, batch: AtomicBatch) -> int:
+        return int(self._displaced(batch).sum())
+
+    @staticmethod
+    def _displaced(batch: AtomicBatch) -> Tensor:
+        """[n_atoms] False where an atom is alone in its structure: without the mean no noise is left."""
+        return (batch.atoms_per_structure > 1)[batch.batch]
+
+
+class Denoiser(Potential):
+    """A potential of which only the forces are trained."""
+
+    def forward(self, batch: AtomicBatch) -> Outputs:
+        outputs = super().forward(batch)
+        return Outputs(energy=outputs.energy.detach(), forces=outputs.forces)

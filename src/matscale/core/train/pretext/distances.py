@@ -1,0 +1,160 @@
+"""Predicting distances: from the embeddings of two atoms, how far apart they are, to the nearest image.
+
+    h_i = P embed(batch)_i,     d_ij = mean + spread · MLP((h_i + h_j) ⊕ (h_i − h_j)²)
+
+For models that have `embed(batch) -> [n_atoms, width]`, features of atoms before the output heads. Each atom is paired
+with `partners` others of its structure, evenly spread over their numbers (all of them, some more than once, in small
+structures). The head belongs to the pre-training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.images import minimum_image_distance
+from matscale.core.data.packed import PackedDataset
+from matscale.core.errors import ConfigError
+from matscale.core.layers.heads import mlp
+from matscale.core.layers.padding import Padding
+from matscale.core.outputs import Outputs
+from matscale.core.potential import Potential
+from matscale.core.train.config import PretrainConfig
+from matscale.core.train.pretext.base import Pretext
+
+HIDDEN = 64
+"""Channels of the head."""
+_SAMPLE = 256
+"""Structures whose distances say what is usual."""
+
+
+class Distances(Pretext):
+    """Minimum-image distances of pairs of atoms; the trivial guess is their mean."""
+
+    term, guess = "distance", "mean"
+
+    def __init__(self, partners: int, mean: float, spread: float) -> None:
+        """`mean`, `spread` [Å] of the distances in the training part"""
+        super().__init__(spread)
+        self.partners, self.mean = partners, mean
+
+    @classmethod
+    def of(cls, config: PretrainConfig, dataset: PackedDataset, rows: NDArray[np.int64]) -> Self:
+        assert config.partners is not None
+        sample = rows[np.unique(np.linspace(0, len(rows) - 1, _SAMPLE).astype(int))]
+        batch = dataset.batch(sample, dtype=torch.float64)
+        i, j = others(*pairs(batch, config.partners))
+        if not len(i):
+            raise ConfigError(
+                f"{dataset.path}: structures to train on are of one atom, and one atom has no distance to another. "
+                "Pre-train on larger ones, or with --pretrain denoise."
+            )
+        distance = minimum_image_distance(batch, i, j)
+        spread = float(distance.std(unbiased=False))
+        return cls(config.partners, float(distance.mean()), spread if spread > 1e-6 else 1.0)
+
+    def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
+        if not hasattr(potential.model, "embed"):
+            raise ConfigError(
+                f"{architecture}: has no embeddings of atoms (a method embed), by which distances could be predicted. "
+                f"Those that have: {', '.join(_embedding())}. Or take --pretrain denoise, which any architecture can."
+            )
+        reader = DistanceReader.around(potential)
+        with torch.no_grad():
+            width = embeddings(potential.eval(), example).shape[1]
+        potential.train()
+        reader.pretext = PairHead(width, self.mean, self.spread)
+        reader.partners = self.partners
+        return reader
+
+    def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
+        i, j = pairs(batch, self.partners)
+        true = minimum_image_distance(batch, *others(i, j))
+        return outputs.extras["distance"][i != j][:, None], true[:, None]
+
+    def n_items(self, batch: AtomicBatch) -> int:
+        return len(others(*pairs(batch, self.partners))[0])
+
+
+def pairs(batch: AtomicBatch, partners: int) -> tuple[Tensor, Tensor]:
+    """(i, j) each [n_atoms · partners]: numbers of atoms of one structure.
+
+    All atoms have equally many partners, so that the cost is one per atom. An atom alone is paired with itself, which
+    no loss counts.
+    """
+    n_others = (batch.atoms_per_structure - 1)[batch.batch][:, None]  # [n_atoms, 1]
+    k = torch.arange(partners, device=batch.batch.device)
+    few = 1 + k % n_others.clamp(min=1)
+    steps = torch.where(n_others > partners, 1 + k * n_others // partners, torch.where(n_others > 0, few, 0))
+    rank = Padding.of(batch).rank[:, None]
+    number = torch.arange(batch.n_atoms, device=batch.batch.device)[:, None]
+    j = number - rank + (rank + steps) % (n_others + 1)
+    return number.expand_as(j).flatten(), j.flatten()
+
+
+def others(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the pairs of an atom with itself."""
+    return i[i != j], j[i != j]
+
+
+class PairHead(nn.Module):
+    """Distance [Å] of two atoms from their embeddings; the order of the two does not matter."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int, mean: float, spread: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, HIDDEN)
+        self.pair = mlp((2 * HIDDEN, HIDDEN, 1))
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("spread", torch.tensor(spread))
+
+    def forward(self, x: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """[n_atoms, width], [n_pairs], [n_pairs] -> [n_pairs]"""
+        h = self.project(x)
+        a, b = h.index_select(0, i), h.index_select(0, j)
+        found: Tensor = self.pair(torch.cat([a + b, (a - b).square()], dim=-1)).squeeze(-1)
+        return self.mean + self.spread * found
+
+
+class DistanceReader(Potential):
+    """A potential whose embeddings a pair head reads; its own heads are not run."""
+
+    pretext: PairHead
+    partners: int
+
+    def forward(self, batch: AtomicBatch) -> Outputs:
+        i, j = pairs(batch, self.partners)
+        distance = self.pretext(embeddings(self, batch), i, j).to(batch.positions.dtype)
+        nothing = torch.zeros(batch.n_structures, dtype=torch.float64, device=distance.device)
+        return Outputs(energy=nothing, extras={"distance": distance})
+
+
+def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
+    """[n_atoms, width] of a model that has them."""
+    embed = cast(Callable[[AtomicBatch], Tensor], potential.model.embed)
+    return embed(batch)
+
+
+def _embedding() -> list[str]:
+    """Architectures whose models have embeddings; those that cannot be built without data are passed over."""
+    from matscale.core.architecture import DatasetInfo
+    from matscale.core.manager import host
+
+    names = []
+    for architecture in host().architectures():
+        try:
+            with torch.device("meta"):
+                model = architecture.build(architecture.ladder(10_000), DatasetInfo.any())
+        except Exception:  # whatever a plugin raises that nobody asked for
+            continue
+        if hasattr(model, "embed"):
+            names.append(architecture.name)
+    return names

@@ -1,0 +1,51 @@
+"""A region in which other people's code may do to the process what it likes: afterwards nothing of that is left.
+
+Packages of models change more than their own names when they are imported or build a model: the default type of
+tensors, the seeds of all generators, the way in which processes share tensors, filters of warnings, and environment
+variables, which child processes inherit. One of these variables turns the safe loading of torch off for everybody.
+A plugin that wraps such a package imports it, and builds with it, inside of this.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep environment, random generators, default type, ways of multiprocessing and filters of warnings as they are.
+
+    Restored whether or not the region raises. What it imported stays imported. What it warns of is not shown, a
+    package's own affair; what it prints goes to stderr, not into the results of a command.
+    """
+    environment, default = dict(os.environ), torch.get_default_dtype()
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (what others reseed is this one)
+    sharing = torch.multiprocessing.get_sharing_strategy()
+    starting = torch.multiprocessing.get_start_method(allow_none=True)
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.multiprocessing.set_sharing_strategy(sharing)
+        torch.multiprocessing.set_start_method(starting, force=True)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+        torch.set_default_dtype(default)
+        _restore(environment)
+
+
+def _restore(environment: dict[str, str]) -> None:
+    """Only what differs is written: every write reaches the C library."""
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

@@ -1,0 +1,85 @@
+"""fairchem v1's names for the same things: parameters and options of its `schnet`, which is PyG's.
+
+| ours | fairchem v1 |
+|---|---|
+| `embedding` | `embedding` |
+| `interactions.i.filter` | `interactions.i.mlp`, and once more as `interactions.i.conv.nn` |
+| `interactions.i.source`, `.target.0`, `.target.2` | `interactions.i.conv.lin1`, `.conv.lin2`, `.lin` |
+| `readout.0`, `readout.2` | `lin1`, `lin2` |
+
+Centres of the Gaussians (`distance_expansion.offset`) follow from the options.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from matscale.core.errors import ConfigError
+from matscale.core.import_fairchem import Checkpoint, Importer, Role, copy_named
+from matscale.core.import_fairchem.options import renamed
+from matscale.plugins.schnet.model import SchNetConfig
+
+_RULES = [
+    (r"^readout\.0\.", "lin1."),
+    (r"^readout\.2\.", "lin2."),
+    (r"\.filter\.", ".mlp."),
+    (r"\.source\.", ".conv.lin1."),
+    (r"\.target\.0\.", ".conv.lin2."),
+    (r"\.target\.2\.", ".lin."),
+]
+_DERIVED = re.compile(r"distance_expansion\.offset$|interactions\.\d+\.conv\.nn\.\d\.(weight|bias)$")
+
+
+def fairchem_name(name: str) -> str:
+    """The published name of a parameter."""
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy published weights into a model of the same options; what says the same twice is passed over.
+
+    Raises DataError that names what is missing or has another shape.
+    """
+    copy_named(model, weights, fairchem_name)
+
+
+def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
+    """Parameters are trained; a second name of theirs, and the centres of the Gaussians, are derived."""
+    parameters = {fairchem_name(name) for name, _ in model.named_parameters()}
+    found: dict[str, Role] = {name: "trained" for name in names if name in parameters}
+    return found | {name: "derived" for name in names if _DERIVED.fullmatch(name)}
+
+
+_OPTIONS = {
+    "hidden_channels": "hidden",
+    "num_filters": "filters",
+    "num_interactions": "n_layers",
+    "num_gaussians": "n_radial",
+    "cutoff": "cutoff",
+}
+_DEFAULTS = {"hidden_channels": 128, "num_filters": 128, "num_interactions": 6, "num_gaussians": 50, "cutoff": 10.0}
+_ONLY: dict[str, tuple[Any, ...]] = {"readout": ("sum",), "use_pbc": (True,), "regress_forces": (True,)}
+_WITHOUT_EFFECT = {"use_pbc_single", "otf_graph"}
+
+
+def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
+    """Ours, of the options of a `schnet`. Raises ConfigError that names what differs."""
+    given = {**_DEFAULTS, **options}
+    values = renamed("schnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
+    # Neither is an option there: 50 nearest neighbours, and rows for 99 elements.
+    return SchNetConfig.parse({**values, "max_neighbors": 50, "max_atomic_number": 99}, "model")
+
+
+def _configuration(checkpoint: Checkpoint) -> SchNetConfig:
+    if checkpoint.model.heads is not None:
+        raise ConfigError("its schnet is the backbone of a hydra model, which fairchem v1 has not.")
+    return config_from_fairchem(checkpoint.model.options)
+
+
+IMPORTER = Importer(name="schnet", models=("schnet",), config=_configuration, roles=roles, load=load_fairchem)

@@ -1,0 +1,41 @@
+"""TensorBoard: event files in the folder `tensorboard` of a run. `tensorboard --logdir runs` shows all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from matscale import hookimpl
+from matscale.core.config import to_toml
+from matscale.core.train.tracker import Tracker
+
+if TYPE_CHECKING:
+    from matscale.core.train.record import Run
+
+FOLDER = "tensorboard"
+FLUSH = 10
+"""Seconds that a number may wait to be seen."""
+
+
+class Events:
+    """One file of events per session; what an older one says of steps after `step` is void."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = step + 1 if step else None
+        self.writer = SummaryWriter(str(run.path / FOLDER), purge_step=purge, flush_secs=FLUSH)
+        if not step:
+            self.writer.add_text("config", f"```toml\n{to_toml(run.config.plain())}```", 0)
+
+    def log(self, step: int, time: float, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step, walltime=time)
+
+    def close(self, status: str) -> None:
+        self.writer.close()
+
+
+@hookimpl
+def register_trackers() -> list[Tracker]:
+    return [Tracker("tensorboard", "event files for TensorBoard", Events, modules=("tensorboard",))]

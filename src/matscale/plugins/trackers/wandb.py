@@ -1,0 +1,79 @@
+"""Weights & Biases, offline: files in the folder `wandb` of a run, which `wandb sync` uploads when its user wants that.
+
+No connection is opened unless the environment says `WANDB_MODE=online`; wandb's own reports of errors go out then only.
+`WANDB_PROJECT`, `WANDB_ENTITY` and the like count as always.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from matscale import hookimpl
+from matscale.core.files import write_text
+from matscale.core.train.tracker import Tracker
+
+if TYPE_CHECKING:
+    from matscale.core.train.record import Run
+
+FOLDER, IDENTITY = "wandb", "run-id"
+"""wandb's own folder, and our file in it: all sessions of a run are one run of wandb's."""
+MODE, REPORTS = "WANDB_MODE", "WANDB_ERROR_REPORTING"
+
+
+class Session:
+    """One session of a run, which wandb knows by the identity of the run."""
+
+    def __init__(self, run: Run, step: int) -> None:
+        import wandb
+
+        mode = os.environ.get(MODE, "offline")
+        quiet = wandb.Settings(silent=True, console="off", root_dir=str(run.path), program=None)
+        with _reporting(mode):
+            self.run = wandb.init(
+                mode=cast(Any, mode),
+                project=os.environ.get("WANDB_PROJECT", "matscale"),
+                name=run.name,
+                group=run.info.get("labels", {}).get("study"),
+                config={**run.config.plain(), "parameters": run.info.get("parameters", {})},
+                id=_identity(run),
+                resume=None if mode == "offline" else "allow",  # offline, wandb appends when it uploads
+                settings=quiet,
+            )
+
+    def log(self, step: int, time: float, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self, status: str) -> None:
+        self.run.finish(exit_code=0 if status == "completed" else 1)
+
+
+def _identity(run: Run) -> str:
+    file = run.path / FOLDER / IDENTITY
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        write_text(file, f"{uuid4().hex[:12]}\n")
+    return file.read_text(encoding="utf-8").strip()
+
+
+@contextmanager
+def _reporting(mode: str) -> Iterator[None]:
+    """wandb starts a process of its own that would report its errors home, offline as well."""
+    before = os.environ.get(REPORTS)
+    if mode in ("offline", "disabled"):
+        os.environ[REPORTS] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(REPORTS, None)
+        else:
+            os.environ[REPORTS] = before
+
+
+@hookimpl
+def register_trackers() -> list[Tracker]:
+    return [Tracker("wandb", "Weights & Biases, offline unless WANDB_MODE says otherwise", Session, modules=("wandb",))]

@@ -1,0 +1,138 @@
+"""What the plain transformer and the periodic one share: their configuration, their layer, their ladder.
+
+    x = x + softmax(Q Kᵀ / √D_h) V                           attention among the atoms of the structure
+    x = x + W₂ GELU(W₁ x)                                    before each part a LayerNorm, after it dropout
+
+Linear layers run on the flat list of atoms; only attention sees the padded layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from matscale.core.architecture import ArchitectureConfig, DatasetInfo, closest, graded
+from matscale.core.layers.padding import Padding
+
+
+class EncoderConfig(ArchitectureConfig):
+    """Configuration of an encoder."""
+
+    width: int = Field(default=128, ge=1)
+    """Channels D of an atom; at least 4 for concatenated inputs."""
+    n_heads: int = Field(default=2, ge=1)
+    """Attention heads; must divide the width."""
+    n_layers: int = Field(default=4, ge=1)
+    """Encoder layers."""
+    feedforward: int = Field(default=512, ge=1)
+    """Hidden channels between the two linear layers of an encoder layer; four times the width is usual."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of channels and attention weights dropped in training."""
+    head_width: int = Field(default=128, ge=1)
+    """Channels of the last hidden layer of each output head."""
+    head_layers: Literal[2, 3] = 2
+    """Linear layers of each output head: D → head_width → out, with one more D → D in front for 3."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        if self.width % self.n_heads:
+            raise ValueError(f"width = {self.width} must be a multiple of n_heads = {self.n_heads}")
+        return self
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each on a normalised copy of x and added to x."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width, self.n_heads, self.dropout = config.width, config.n_heads, config.dropout
+        self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, config.feedforward),
+            nn.GELU(approximate="tanh"),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.feedforward, width),
+        )
+
+    def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
+        """`x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
+        x = x + self._drop(self.out(self._attend(self.attention_norm(x), padding, kept)))
+        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
+
+    def _attend(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
+        q, k, v = self._queries_keys_values(x, padding)
+        mask = padding.mask[:, None, None, :]  # nobody attends to padding
+        if kept is None:
+            dropout = self.dropout if self.training else 0.0
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            mixed = attention_weights(q, k, mask, padding, kept) @ v
+        return padding.flat(mixed.transpose(1, 2).flatten(2))
+
+    def _queries_keys_values(self, x: Tensor, padding: Padding) -> Tensor:
+        """[n_atoms, D] -> [3, n_structures, n_heads, max_atoms, D_h]"""
+        heads = padding.dense(self.queries_keys_values(x)).unflatten(-1, (3, self.n_heads, -1))
+        return heads.permute(2, 0, 3, 1, 4)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor, padding: Padding, kept: list[Tensor] | None, bias: Tensor | None = None
+) -> Tensor:
+    """softmax(q kᵀ / √D_h + bias) [n_structures, n_heads, max_atoms, max_atoms], appended to `kept` unless None."""
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    weights = (scores if bias is None else scores + bias).masked_fill(~mask, -torch.inf).softmax(-1)
+    if kept is not None:
+        kept.append(weights * padding.mask[:, None, :, None])
+    return weights
+
+
+Encoder = TypeVar("Encoder", bound=EncoderConfig)
+DIAL = "width (feed-forward 4 times as wide), 4 layers"
+
+
+def encoder_ladder(n_params: int, config: type[Encoder], build: Callable[[Encoder, DatasetInfo], nn.Module]) -> Encoder:
+    """Four layers, a head for every 64 channels; in small models the feed-forward width takes up the remainder."""
+
+    def shape(width: int) -> Encoder:
+        # `graded` widths of 128 and more are multiples of their power of two over 64, hence of the number of heads.
+        n_heads = 1 << max(0, width.bit_length() - 7)
+        return config(width=width, n_heads=n_heads, n_layers=4, feedforward=4 * width, head_width=min(width, 128))
+
+    found: Encoder = closest(
+        n_params,
+        lambda dial: shape(graded(dial)),
+        build,
+        fine=lambda coarse, feedforward: coarse.model_copy(update={"feedforward": feedforward}),
+    )
+    return found
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    f"adit-{k:02}": {"width": width, "n_heads": heads, "n_layers": layers, "feedforward": 4 * width}
+    for k, (width, heads, layers) in enumerate(
+        [
+            (16, 1, 2),
+            (64, 1, 2),
+            (64, 1, 3),
+            (96, 1, 3),
+            (128, 2, 4),
+            (192, 3, 5),
+            (192, 4, 6),
+            (256, 4, 6),
+            (320, 5, 7),
+        ],
+        1,
+    )
+}
+"""The nine encoders of arXiv:2509.21811's code."""

@@ -1,0 +1,233 @@
+"""A transformer that sees a crystal: attention biased by distances to all images, values carried along directions.
+
+    x_i    = a(Z_i)
+    φ(d)   = f_c(d) g(d)                                             K Gaussians g, envelope f_c, zero at the cutoff
+    s_ij   = Σ_images φ(d),      m_ij = φ(min_images d)              lattice sum, and the nearest image
+    u_ij   = Σ_images φ(d) r/d                                       likewise with the direction from i to the image
+    n_layers times, for every head h, in place of the attention of `encoder`:
+        A_ij = softmax_j(q_i·k_j / √D_h + b_h·(s_ij ⊕ m_ij))         over all atoms j of the structure
+        x_i += W Σ_j A_ij v_j  +  Σ_{c = x, y, z} W_c Σ_j A_ij (w_h·u_ij)_c v_j
+    energy, forces, stress: three heads on LayerNorm(x), see `core.layers.heads`
+
+What is known of the geometry are vectors to images within the cutoff, whichever cell of the crystal they were found in:
+the model claims `periodic`, besides permutation and translation. A bias of distances alone would say nothing of
+directions, without which forces could only be predicted to be zero on average; hence the second sum. It is not
+equivariant: xyz are channels like others, and what rotation does has to be learned from turned structures, so training
+turns them unless it is told not to. Lattice sums are smooth where images enter and leave. The nearest distance has a
+kink where another image becomes the nearest one: forces, which are predicted, are continuous there, their slopes are
+not. Atoms without an image within the cutoff are attended to by their element alone. The softmax over a supercell is
+another one than over its cell, so that no extensive energy is claimed.
+
+Attention bias by lattice sums: Crystalformer, arXiv:2403.11686, which sums the weights of images; here the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from matscale import hookimpl
+from matscale.core.architecture import Architecture, BatchShape, DatasetInfo
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.layers.heads import DirectHeads, head_widths
+from matscale.core.layers.padding import Padding
+from matscale.core.layers.precision import full_precision
+from matscale.core.layers.radial import GaussianBasis, polynomial_cutoff
+from matscale.core.outputs import Outputs
+from matscale.plugins.transformer.encoder import (
+    DIAL,
+    SHAPES,
+    EncoderConfig,
+    EncoderLayer,
+    attention_weights,
+    encoder_ladder,
+)
+
+
+class PeriodicTransformerConfig(EncoderConfig):
+    """Configuration of the periodic transformer."""
+
+    cutoff: float = Field(default=6.0, gt=0)
+    """How far an image of an atom may be to be seen [Å]."""
+    n_radial: int = Field(default=16, ge=1)
+    """Gaussians K in the distance expansion."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is known of every pair of atoms of a structure: row i, which attends, after row; in it every j."""
+
+    distances: Tensor
+    """[n_pairs, 2K]: lattice sum, then nearest image."""
+    directions: Tensor
+    """[n_pairs, 3, K]"""
+    slot: Tensor
+    """[n_pairs] place of each pair in the flattened padded layout."""
+    layout: tuple[int, int, int]
+    """n_structures, max_atoms, max_atoms"""
+
+    def padded(self, x: Tensor) -> Tensor:
+        """[n_pairs, ...] -> [n_structures, max_atoms, max_atoms, ...] with zeros in padding."""
+        n_structures, n_slots, _ = self.layout
+        return (
+            x.new_zeros(n_structures * n_slots**2, *x.shape[1:]).index_copy(0, self.slot, x).unflatten(0, self.layout)
+        )
+
+
+class PairGeometry(nn.Module):
+    """Sums over the images of each pair."""
+
+    def __init__(self, cutoff: float, n_radial: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.basis = GaussianBasis(cutoff, n_radial)
+
+    @full_precision
+    def forward(self, data: AtomicBatch, padding: Padding) -> Pairs:
+        counts = data.atoms_per_structure.long()
+        first = torch.cumsum(counts**2, 0) - counts**2  # pair of each structure
+        row = first[data.batch] + padding.rank * counts[data.batch]  # first pair of each atom
+        j, i = data.edges()
+        pair, n_pairs = row.index_select(0, i) + padding.rank.index_select(0, j), int((counts**2).sum())
+        vector = data.edge_vec()
+        distance = torch.linalg.vector_norm(vector, dim=-1)
+        expanded = self.expand(distance)  # [n_edges, K]
+        directed = (vector / distance[:, None])[:, :, None] * expanded[:, None]  # [n_edges, 3, K]
+        sums = expanded.new_zeros(n_pairs, expanded.shape[1]).index_add(0, pair, expanded)
+        nearest = self.expand(self.nearest(distance, pair, n_pairs))
+        directions = directed.new_zeros(n_pairs, *directed.shape[1:]).index_add(0, pair, directed)
+        n_structures, n_slots = padding.mask.shape
+        # True where both are atoms, in the order of the pairs: structure, then i, then j.
+        slot = (padding.mask[:, :, None] & padding.mask[:, None, :]).flatten().nonzero().squeeze(1)
+        return Pairs(torch.cat([sums, nearest], dim=-1), directions, slot, (n_structures, n_slots, n_slots))
+
+    def expand(self, distance: Tensor) -> Tensor:
+        """[n] Å -> [n, K], zero with slope and curvature at the cutoff and beyond"""
+        return self.basis(distance) * polynomial_cutoff(distance, self.cutoff)[:, None]
+
+    def nearest(self, distance: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
+        """[n_edges] Å -> [n_pairs]: the minimum-image distance, or the cutoff if it is more than that.
+
+        Right in any cell, however skewed: all images within the cutoff are among the edges. An atom at distance zero is
+        no image of itself.
+        """
+        return distance.new_full((n_pairs,), self.cutoff).scatter_reduce(0, pair, distance, "amin")
+
+
+class PeriodicLayer(EncoderLayer):
+    """An encoder layer with a bias in its attention, whose values are also carried along directions."""
+
+    def __init__(self, config: PeriodicTransformerConfig) -> None:
+        super().__init__(config)
+        self.bias = nn.Linear(2 * config.n_radial, config.n_heads, bias=False)
+        self.along = nn.Linear(config.n_radial, config.n_heads, bias=False)
+        self.out_directed = nn.Linear(3 * config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> Tensor:  # type: ignore[override]
+        """`x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
+        plain, directed = self._look(self.attention_norm(x), padding, kept, pairs)
+        x = x + self._drop(self.out(plain) + self.out_directed(directed))
+        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
+
+    def _look(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """-> [n_atoms, D] without directions, [n_atoms, 3 D] with them"""
+        q, k, v = self._queries_keys_values(x, padding)
+        bias = pairs.padded(self.bias(pairs.distances)).permute(
+            0, 3, 1, 2
+        )  # [n_structures, n_heads, max_atoms, max_atoms]
+        weights = attention_weights(q, k, padding.mask[:, None, None, :], padding, kept, bias).to(v.dtype)
+        weights = functional.dropout(weights, self.dropout, self.training)
+        along = pairs.padded(self.along(pairs.directions)).permute(0, 4, 3, 1, 2)  # [n_structures, n_heads, 3, ...]
+        directed = (weights[:, :, None] * along) @ v[:, :, None]  # [n_structures, n_heads, 3, max_atoms, D_h]
+        mixed = weights @ v
+        return (
+            padding.flat(mixed.transpose(1, 2).flatten(2)),
+            padding.flat(directed.permute(0, 3, 2, 1, 4).flatten(2)),
+        )
+
+
+class PeriodicTransformer(nn.Module):
+    """Energy, forces and stress by attention among all atoms of a crystal."""
+
+    def __init__(self, config: PeriodicTransformerConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(119, config.width)  # row 0 is no element
+        self.geometry = PairGeometry(config.cutoff, config.n_radial)
+        self.layers = nn.ModuleList(PeriodicLayer(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        return self.heads(self.embed(data), data)
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, D]: what the heads read."""
+        return self._encode(data, None)
+
+    def with_attention(self, data: AtomicBatch) -> Outputs:
+        """As `forward` with the attention weights in `extras["attention"]`: see the plain transformer."""
+        kept: list[Tensor] = []
+        outputs = self.heads(self._encode(data, kept), data)
+        outputs.extras["attention"] = torch.stack(kept)
+        return outputs
+
+    def _encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
+        padding = Padding.of(data)
+        pairs = self.geometry(data, padding)  # the same for all layers
+        x = self.embedding(data.atomic_numbers)
+        for layer in self.layers:
+            x = layer(x, padding, kept, pairs)
+        return self.norm(x)
+
+    def recomputable(self) -> list[nn.Module]:
+        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        return list(self.layers)
+
+
+def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:
+    """The data have no say in it."""
+    return PeriodicTransformer(config)
+
+
+def ladder(n_params: int) -> PeriodicTransformerConfig:
+    """As that of the plain transformer; the cutoff and the expansion stay."""
+    return encoder_ladder(n_params, PeriodicTransformerConfig, build)
+
+
+def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
+    """Three times the forward; twice where geometry, of which nobody asks a gradient, is multiplied with weights.
+
+    Pairs are those of atoms of one structure, without padding.
+    """
+    width = config.width
+    layer = 7 * width * width + 2 * width * config.feedforward
+    heads = DirectHeads.multiply_adds(head_widths(width, config.head_width, config.head_layers))
+    per_pair = 3 * 5 * width + 2 * 5 * config.n_radial * config.n_heads  # q·k, A v, A u v three times; bias, directions
+    products = 3.0 * (config.n_layers * layer + heads) * shape.n_atoms + 9.0 * shape.n_edges  # 9: shifts times cells
+    return 2.0 * (products + config.n_layers * per_pair * shape.sum_atoms_squared)
+
+
+@hookimpl
+def register_architectures() -> list[Architecture]:
+    return [
+        Architecture(
+            name="transformer-periodic",
+            summary="Transformer over a crystal: attention biased by distances to images; not equivariant.",
+            reference="arXiv:2509.21811",
+            config=PeriodicTransformerConfig,
+            build=build,
+            ladder=ladder,
+            dial=DIAL,
+            claims=frozenset({"permutation", "translation", "periodic", "smooth"}),
+            forces="direct",
+            graph=lambda config: Graph.radius(config.cutoff, dense=True),
+            sizes={name: PeriodicTransformerConfig(**shape, head_layers=3) for name, shape in SHAPES.items()},
+            step_flops=step_flops,
+            rotates=True,
+        )
+    ]

@@ -25,14 +25,14 @@ def factors(model: torch.nn.Module) -> dict[str, Tensor]:
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Variance of each scaled result over that of its reference, in the order of a forward."""
     ratios: list[float] = []
-    forward = Scale.forward
+    forward, product = Scale.forward, Scale.product
 
-    def watching(self: Scale, x: Tensor, reference: Tensor) -> Tensor:
-        y = forward(self, x, reference)
+    def noted(y: Tensor, reference: Tensor) -> Tensor:
         ratios.append(float((y.var(0).mean() / reference.var(0).mean()).detach()))
         return y
 
-    monkeypatch.setattr(Scale, "forward", watching)
+    monkeypatch.setattr(Scale, "forward", lambda self, x, reference: noted(forward(self, x, reference), reference))
+    monkeypatch.setattr(Scale, "product", lambda self, x, *basis: noted(product(self, x, *basis), x))
     return ratios
 
 

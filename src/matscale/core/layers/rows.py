@@ -43,6 +43,12 @@ class Rows:
         """y_k = sum of the x_r with out[r] = k"""
         return cls(out, torch.arange(len(out), device=out.device), n_out, len(out))
 
+    def transposed(self) -> Rows:
+        """The map from outputs to inputs: a sum over what was gathered, a gather of what was summed."""
+        rows = Rows(self.taken, self.out, self.n_in, self.n_out)
+        rows._there, rows._back = self._back, self._there
+        return rows
+
     def __call__(self, x: Tensor) -> Tensor:
         if is_plain_wanted() or not len(self.out):
             return x.new_zeros(self.n_out, x.shape[1]).index_add(0, self.out, x.index_select(0, self.taken))

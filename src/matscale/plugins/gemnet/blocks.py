@@ -50,11 +50,10 @@ class AtomSum(nn.Module):
         self.radial = Dense(config.radial_embedding, config.edge_channels, activate=False)
         self.scale = Scale()
 
-    def forward(self, m: Tensor, basis: Tensor, geometry: Geometry, n_atoms: int) -> Tensor:
+    def forward(self, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
         """[n_edges, E] -> [n_atoms, E]"""
         message = m * self.radial(basis)
-        summed = message.new_zeros(n_atoms, m.shape[1]).index_add(0, geometry.edges.target, message)
-        return self.scale(summed, m)
+        return self.scale(geometry.to_atoms(message), m)
 
 
 class InteractionBlock(nn.Module):
@@ -89,27 +88,26 @@ class InteractionBlock(nn.Module):
         x = self.before_skip(_mean(to_edges))
         m = self.after_skip((m + x) * SQRT_HALF)
         h = self._atoms(_mean([h, *to_atoms]), m, bases.update, geometry)
-        edges = geometry.edges
-        learned = self.after_concat(self.concat(h, m, edges.source, edges.target))
+        learned = self.after_concat(self.concat(h, m, geometry.sources, geometry.targets))
         return h, (m + learned) * SQRT_HALF
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
         """Atoms are few beside edges: in full precision they cost little, and the energy is theirs."""
         h = self.atom_before(h)
-        return (h + self.atom(self.atom_sum(m, basis, geometry, h.shape[0]))) * SQRT_HALF
+        return (h + self.atom(self.atom_sum(m, basis, geometry))) * SQRT_HALF
 
     def _messages(self, h: Tensor, m: Tensor, bases: Bases, geometry: Geometry) -> tuple[list[Tensor], list[Tensor]]:
         g, swap = geometry, geometry.swap
         to_edges, to_atoms = [self.skip(m), self.triplet(m, *bases.triplet, g.triplets, swap)], []
         if self.quadruplet is not None and bases.quadruplet is not None:
             to_edges.append(self.quadruplet(m, *bases.quadruplet, g.dihedrals, swap))
-        if self.atom_edge is not None and bases.atom_edge is not None and g.pairs is not None:
-            to_edges.append(self.atom_edge(h, *bases.atom_edge, g.pair_angles, swap, g.pairs.source))
+        if self.atom_edge is not None and bases.atom_edge is not None and g.pair_sources is not None:
+            to_edges.append(self.atom_edge(h, *bases.atom_edge, g.pair_angles, swap, g.pair_sources))
         if self.edge_atom is not None and bases.edge_atom is not None:
             to_atoms.append(self.edge_atom(m, *bases.edge_atom, g.edge_degree, g.rank))
-        if self.atom_atom is not None and g.far is not None:
-            to_atoms.append(self.atom_atom(h, bases.atom_atom, g.far.source, g.far_degree, g.far_rank))
+        if self.atom_atom is not None and g.far_sources is not None:
+            to_atoms.append(self.atom_atom(h, bases.atom_atom, g.far_sources, g.far_degree, g.far_rank))
         return to_edges, to_atoms
 
 
@@ -142,11 +140,11 @@ class OutputBlock(nn.Module):
         if self.edge is None:
             return of_atoms, None
         of_edges = self.edge(m)
-        return of_atoms, self.edge_scale(of_edges * self.edge_radial(basis), of_edges)
+        return of_atoms, self.edge_scale.product(of_edges, self.edge_radial, basis)
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        of_atoms = self.atom(self.atom_sum(m, basis, geometry, h.shape[0]))
+        of_atoms = self.atom(self.atom_sum(m, basis, geometry))
         return of_atoms if self.atom_after is None else self.atom_after((of_atoms + h) * SQRT_HALF)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from matscale.core.layers.precision import full_precision
+from matscale.core.layers.rows import Rows
 from matscale.core.readable import is_readable_wanted
 from matscale.plugins.gemnet.angles import legendre, neighbor_products
 from matscale.plugins.gemnet.links import Links
@@ -46,7 +47,8 @@ class Group(NamedTuple):
 class Dihedrals:
     """All quadruplets of a batch. `edges` are sorted by target, in any order of the atoms, `middle` edges need not be.
 
-    An in-triplet d, b, a is listed for each middle edge and each edge that ends at b; `ins` and `ins_middle` say which.
+    An in-triplet d, b, a is listed for each middle edge and each edge that ends at b; `ins` and `ins_middle` say which,
+    `in_edges` takes features of edges to them.
     """
 
     def __init__(self, edges: Links, middle: Links, span: int, n_spherical: int) -> None:
@@ -68,7 +70,8 @@ class Dihedrals:
         outs, outs_middle = outs[order], outs_middle[order]
         same = edges.image(span)[outs] == middle.image(span)[outs_middle]
         cos_out = (edges.unit[outs] * middle.unit[outs_middle]).sum(1)
-        self._out_order, self._out_degree = order, torch.bincount(outs, minlength=edges.n)
+        self._by_edge, self._out_degree = Rows.gathered(order, len(order)), torch.bincount(outs, minlength=edges.n)
+        self.in_edges = Rows.gathered(self.ins, edges.n)
         self._out_table = legendre(cos_out, n_spherical).masked_fill(same[:, None], 0.0)  # [n_out, L]
 
     @full_precision
@@ -83,7 +86,7 @@ class Dihedrals:
         channels, parts = x.shape[1], x.split([group.ins.numel() for group in self.groups])
         inner = [self._inner(k, part) for k, part in enumerate(parts)]
         z = torch.cat(inner) if inner else x.new_zeros(0, self.n_spherical * channels)
-        found = neighbor_products(self._out_table, z.index_select(0, self._out_order), self._out_degree)
+        found = neighbor_products(self._out_table, self._by_edge(z), self._out_degree)
         return found.view(found.shape[0], self.n_spherical**2, channels)
 
     def _inner(self, k: int, part: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from matscale.core.layers.rows import Rows
 from matscale.plugins.gemnet.angles import Angles, neighbor_products
 from matscale.plugins.gemnet.dihedrals import Dihedrals
-from matscale.plugins.gemnet.layers import SQRT_HALF, Dense, Scale, orthogonal
+from matscale.plugins.gemnet.layers import SILU, SQRT_HALF, Dense, Scale, orthogonal
 
 
 class BothWays(nn.Module):
@@ -29,9 +31,10 @@ class BothWays(nn.Module):
         super().__init__()
         self.same, self.reverse = Dense(n_in, n_out), Dense(n_in, n_out)
 
-    def forward(self, x: Tensor, swap: Tensor) -> Tensor:
+    def forward(self, x: Tensor, swap: Rows) -> Tensor:
         """[n_edges, n_in] -> [n_edges, n_out]"""
-        return (self.same(x) + self.reverse(x).index_select(0, swap)) * SQRT_HALF
+        same, reverse = (functional.silu(functional.linear(x, each.weight)) for each in (self.same, self.reverse))
+        return (same + swap(reverse)) * (SILU * SQRT_HALF)
 
 
 class Narrow(nn.Module):
@@ -44,11 +47,11 @@ class Narrow(nn.Module):
         self.scale = Scale()
         self.project = Dense(n_in, n_out)
 
-    def forward(self, x: Tensor, radial: Tensor, rows: Tensor | None = None) -> Tensor:
-        """`x` [n, n_in], of which `rows` [m] are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
+    def forward(self, x: Tensor, radial: Tensor, rows: Rows | None = None) -> Tensor:
+        """`x` [n, n_in], of which m `rows` are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
         x = self.dense(x)
-        x = x if rows is None else x.index_select(0, rows)
-        return self.project(self.scale(x * self.radial(radial), x))
+        x = x if rows is None else rows(x)
+        return self.project(self.scale.product(x, self.radial, radial))
 
 
 def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class TripletInteraction(nn.Module):
         self.up = BothWays(n_summed, n_out)
 
     def forward(
-        self, x: Tensor, radial: Tensor, circular: Tensor, angles: Angles, swap: Tensor, rows: Tensor | None = None
+        self, x: Tensor, radial: Tensor, circular: Tensor, angles: Angles, swap: Rows, rows: Rows | None = None
     ) -> Tensor:
         """`circular` [n_edges, I, L] -> [n_edges, n_out]"""
         x = self.narrow(x, radial, rows)
@@ -108,10 +111,10 @@ class QuadrupletInteraction(nn.Module):
         self.up = BothWays(n_summed, n_edge)
 
     def forward(
-        self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: Tensor
+        self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: Rows
     ) -> Tensor:
         """`circular` [n_in, I] of the in-triplets, `spherical` [n_edges, S, L²] -> [n_edges, n_edge]"""
-        x = self.narrow(m, radial).index_select(0, dihedrals.ins)
+        x = dihedrals.in_edges(self.narrow(m, radial))
         x = self.circular_scale(x * self.circular(circular), x)
         summed = bilinear(self.bilinear, spherical, dihedrals.sums(x))
         return self.up(self.scale(summed, x), swap)
@@ -127,9 +130,9 @@ class PairInteraction(nn.Module):
         self.scale = Scale()
         self.up = Dense(n_summed, n_atom)
 
-    def forward(self, h: Tensor, radial: Tensor, source: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
+    def forward(self, h: Tensor, radial: Tensor, sources: Rows, degree: Tensor, rank: Tensor) -> Tensor:
         """`radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
-        x = self.project(h).index_select(0, source)
+        x = sources(self.project(h))
         summed = self.bilinear(neighbor_products(radial, x, degree).flatten(1)).index_select(0, rank)
         return self.up(self.scale(summed, x))
 

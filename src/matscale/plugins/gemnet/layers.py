@@ -16,14 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from matscale.core.layers.rows import Rows
+
 SQRT_HALF = math.sqrt(0.5)
-_SILU = 1 / 0.6
+SILU = 1 / 0.6
 """Makes the variance of SiLU of a standard normal variable about one."""
 
 
 def scaled_silu(x: Tensor) -> Tensor:
     """SiLU(x)/0.6"""
-    return functional.silu(x) * _SILU
+    return functional.silu(x) * SILU
 
 
 @torch.no_grad()
@@ -64,12 +66,11 @@ class PairDense(nn.Module):
         self.weight = nn.Parameter(orthogonal(torch.empty(n_out, 2 * n_atom + n_edge)))
         self.n_atom = n_atom
 
-    def forward(self, h: Tensor, m: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, h: Tensor, m: Tensor, sources: Rows, targets: Rows) -> Tensor:
         """[n_atoms, n_atom], [n_edges, n_edge] -> [n_edges, n_out]"""
         w_source, w_target, w_edge = self.weight.split([self.n_atom, self.n_atom, m.shape[1]], dim=1)
-        of_source = functional.linear(h, w_source).index_select(0, source)
-        of_target = functional.linear(h, w_target).index_select(0, target)
-        return scaled_silu(of_source + of_target + functional.linear(m, w_edge))
+        of_atoms = sources(functional.linear(h, w_source)) + targets(functional.linear(h, w_target))
+        return scaled_silu(of_atoms + functional.linear(m, w_edge))
 
 
 class Residual(nn.Module):
@@ -109,7 +110,16 @@ class Scale(nn.Module):
         """`x` [n, c] is scaled, `reference` [m, c'] only looked at, and only while factors are measured."""
         if _FITTING.get():
             self._measure(x, reference)
-        return x * torch.where(self.factor == 0, torch.ones_like(self.factor), self.factor).to(x.dtype)
+        return x * self._value().to(x.dtype)
+
+    def product(self, x: Tensor, layer: Dense, basis: Tensor) -> Tensor:
+        """x ∘ layer(basis), scaled to the variance of `x` [n, c]; the factor goes into the layer's weight."""
+        if _FITTING.get():
+            self._measure(x * layer(basis), x)
+        return x * functional.linear(basis, layer.weight * self._value().to(layer.weight.dtype))
+
+    def _value(self) -> Tensor:
+        return torch.where(self.factor == 0, torch.ones_like(self.factor), self.factor)
 
     @torch.no_grad()
     def _measure(self, x: Tensor, reference: Tensor) -> None:

@@ -130,9 +130,9 @@ class GemNet(nn.Module):
 
     def _stages(self, data: AtomicBatch, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
         """What output blocks read before the first and after each interaction block."""
-        bases, edges = self.project(geometry), geometry.edges
+        bases = self.project(geometry)
         h = self.element(data.atomic_numbers - 1)
-        m = self.edge(h, bases.radial, edges.source, edges.target)
+        m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
         yield self.outputs[0](h, m, bases.output, geometry)
         for block, output in zip(self.blocks, self.outputs[1:]):
             h, m = block(h, m, bases, geometry)

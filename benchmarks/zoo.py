@@ -1,0 +1,96 @@
+"""The models of examples/zoo.toml: parameters, FLOPs per atom, and atoms per second of a training step on a CPU.
+
+    python benchmarks/zoo.py STRUCTURES [--study examples/zoo.toml] [--passes 3]
+
+A row for each architecture of the study: its rung of the ladder with what the study sets on top. A step is the
+trainer's: forward, loss on energy, forces and stress, backward, clipped AdamW; batches of 8, edges made before the
+clock starts, one thread, float32. Rates are the atoms of all batches over the median seconds of a pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.neighbors import collate
+from matscale.core.data.structure import Structure
+from matscale.core.describe import describe
+from matscale.core.manager import host
+from matscale.core.potential import Potential
+from matscale.core.train.config import OptimizerConfig
+from matscale.core.train.optim import adamw
+from matscale.core.train.units import parse_count
+
+ZOO = Path(__file__).parents[1] / "examples" / "zoo.toml"
+
+
+def models(study: Path) -> Iterator[tuple[Architecture, ArchitectureConfig]]:
+    """Of a study whose architectures each have one size of the ladder; those that are not installed are left out."""
+    read = tomllib.loads(study.read_text(encoding="utf-8"))
+    known = {architecture.name: architecture for architecture in host().architectures()}
+    for row in read["architectures"]:
+        if architecture := known.get(row["name"]):
+            start = architecture.ladder(int(parse_count(row.get("params", read["params"]))))
+            own: dict[str, Any] = row.get("set", {}).get("architecture", {}).get("config", {})
+            yield architecture, architecture.config.parse({**start.plain(), **own})
+
+
+def batches(path: Path, architecture: Architecture, config: ArchitectureConfig) -> list[AtomicBatch]:
+    import ase.io
+
+    structures = [Structure.from_ase(atoms) for atoms in ase.io.read(path, index=":")]
+    parts = [structures[start : start + 8] for start in range(0, len(structures), 8)]
+    return [collate(part, architecture.graph(config), torch.float64).to(dtype=torch.float32) for part in parts]
+
+
+def atoms_per_s(architecture: Architecture, config: ArchitectureConfig, path: Path, passes: int) -> float:
+    import time
+
+    data = batches(path, architecture, config)
+    potential = Potential.of(architecture, config, DatasetInfo.any(), seed=0).train()
+    optimizer = adamw(potential, OptimizerConfig())
+
+    def step(batch: AtomicBatch) -> None:
+        optimizer.zero_grad()
+        out = potential(batch)
+        assert out.forces is not None
+        assert out.stress is not None
+        (out.energy.abs().mean() + out.forces.norm(dim=1).mean() + out.stress.abs().mean()).backward()
+        nn.utils.clip_grad_norm_(potential.parameters(), 10.0)
+        optimizer.step()
+
+    seconds = []
+    for _ in range(passes + 1):
+        start = time.perf_counter()
+        for batch in data:
+            step(batch)
+        seconds.append(time.perf_counter() - start)
+    return sum(batch.n_atoms for batch in data) / statistics.median(seconds[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("structures", type=Path)
+    parser.add_argument("--study", type=Path, default=ZOO)
+    parser.add_argument("--passes", type=int, default=3, help="timed passes over all batches, after one that is not")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    for architecture, config in models(arguments.study):
+        about = describe(architecture, config, host())
+        rate = atoms_per_s(architecture, config, arguments.structures, arguments.passes)
+        count, flops = about.parameters["total"], about.flops_per_atom
+        print(f"{architecture.name}: {count:,} parameters, {flops:.3g} FLOPs per atom, {rate:,.0f} atoms/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -202,6 +202,14 @@ def test_diverged_runs_copies_and_rows_without_a_loss_are_left_out_and_listed(tm
     assert "5 sizes, 1 seed, 5 runs" in result.stdout
 
 
+def test_a_table_of_which_no_run_is_left_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("n,loss\n1000,nan\n10000,nan\n")
+    result = matscale("fit", path)
+    assert result.exit_code == 3
+    assert "t.csv row 1: diverged" in result.stderr
+
+
 def test_runs_of_other_validation_parts_or_losses_are_refused_by_every_command(tmp_path: Path) -> None:
     for k, seed in enumerate((0, 1)):
         for arch in ("schnet", "transformer"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from matscale.cli.types import Amount, ArchitectureName
-from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from matscale.core.scaling.fit import Options
@@ -289,9 +289,11 @@ def _only(table: Table, architectures: tuple[str, ...]) -> Table:
 
     from matscale.core.errors import did_you_mean
 
+    if len(table) == 0:
+        listed = "; ".join(f"{one.row}: {one.reason}" for one in table.excluded[:5])
+        more = f"; and {len(table.excluded) - 5} more" if len(table.excluded) > 5 else ""
+        raise DataError(f"No run is left to fit. Left out: {listed}{more}.")
     for name in architectures:
         if name not in table.architectures:
             raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
-    if len(table) == 0:
-        raise MatscaleError("No run is left to fit.")
     return table.take(np.isin(table.words["arch"], architectures)) if architectures else table

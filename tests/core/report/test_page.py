@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from matscale.core.report.build import Report, build
+from matscale.core.report.analysis import analyse
+from matscale.core.report.build import Report, _panels, build
 from matscale.core.report.page import page
+from matscale.core.report.records import Records, folders_of, read_records
 from synthetic_runs import make_run, make_study
 
 
@@ -130,6 +133,22 @@ def test_names_from_records_are_text_and_never_markup(tmp_path: Path) -> None:
     own = without_plotly(text)
     assert "<script>alert" not in own
     assert "/data/</script>" not in own
+
+
+def test_the_name_of_an_architecture_is_neither_markup_nor_a_path(tmp_path: Path) -> None:
+    study = make_study(tmp_path, architectures=("schnet",))
+    records = read_records(folders_of([str(study)]))
+    name = '../../x"><img src=x onerror=alert(1)>'
+    hostile = tuple(
+        replace(run, info={**run.info, "architecture": {**run.info["architecture"], "name": name}})
+        for run in records.runs
+    )
+    analysis = analyse(Records(hostile), measure_baselines=False, samples=50)
+    assert any(fit.axes == ("n", "d") for fit in analysis.fits)
+    panels = tuple(_panels(Records(hostile), analysis))
+    assert all(re.fullmatch(r"[\w.-]+", panel.name) for panel in panels)
+    assert len({panel.name for panel in panels}) == len(panels)
+    assert "<img" not in without_plotly(page(Report(Records(hostile), analysis, panels, (str(study),))))
 
 
 def test_runs_that_are_not_complete_are_shown_and_carry_no_law(tmp_path: Path) -> None:

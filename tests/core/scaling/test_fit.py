@@ -42,6 +42,13 @@ def test_a_power_is_a_law(rng: Rng) -> None:
     assert not fit.reasons
 
 
+def test_a_loss_that_rises_with_size_is_no_law(rng: Rng) -> None:
+    rows = [{"n": n, "loss": n**0.3 * np.exp(0.005 * rng.standard_normal())} for n in SIZES]
+    fit = matscale.fit(rows, "n")
+    assert fit.verdict == "not identifiable"
+    assert any("the loss rises with n" in reason.text for reason in fit.reasons)
+
+
 def test_a_floor_is_found_with_enough_sizes(rng: Rng) -> None:
     fit = matscale.fit(ladder(rng, WIDE, floor=0.5, noise=0.005), "floor", axis="n")
     assert fit.verdict == "law with floor"

@@ -46,6 +46,19 @@ def test_a_map_says_what_the_columns_are(tmp_path: Path) -> None:
     assert (table["n"][0], table["c"][0], table["loss"][0]) == (9, 8, 7)
 
 
+def test_a_map_with_a_name_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", "m,1k,3.0")
+    with pytest.raises(ConfigError, match="'params' is none of our names"):
+        read(path, {"params": "n"})
+
+
+def test_a_number_too_large_for_any_machine_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"n": 1' + 400 * "0" + ', "loss": 1}\n')
+    with pytest.raises(DataError, match=r"t\.jsonl row 1"):
+        read(path)
+
+
 def test_json_lines_are_read_alike(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(json.dumps({"params": n, "val_loss": 1 / n}) for n in (10, 20)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +102,14 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
     for fit in analysis.fits:
         if fit.axes == ("n", "d"):
             said = [words.sentence(fit), *_refusals(analysis, "nd", "loss", fit.architecture)]
-            title = f"Joint law of {fit.architecture}"
-            yield Panel(f"joint-{fit.architecture}", "laws", title, laws_figures.joint(fit, index, names), tuple(said))
+            name, title = f"joint-{plain_name(fit.architecture)}", f"Joint law of {fit.architecture}"
+            yield Panel(name, "laws", title, laws_figures.joint(fit, index, names), tuple(said))
+
+
+def plain_name(architecture: str) -> str:
+    """The name as a file and an element of the page may carry it: a record says what it likes, `../x` or a tag too."""
+    plain = re.sub(r"[^\w.-]+", "-", architecture)
+    return plain if plain == architecture else f"{plain}-{sha256(architecture.encode()).hexdigest()[:6]}"
 
 
 def _term_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[Panel]:
@@ -144,7 +153,8 @@ def _residual_panels(records: Records, analysis: Analysis, table: Table) -> Iter
 
 def _scatter(fit: Fit) -> str:
     spread = 100 * float(np.sqrt(np.mean(np.expm1(fit.residuals) ** 2)))
-    return f"<b>{fit.architecture}</b>: the points ({fit.points}) lie {spread:.2g} % (rms) from the {fit.law.name} law."
+    name = escape(fit.architecture)
+    return f"<b>{name}</b>: the points ({fit.points}) lie {spread:.2g} % (rms) from the {fit.law.name} law."
 
 
 def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = "") -> list[str]:

@@ -244,11 +244,11 @@ def _cell(source: str, column: str, value: Any) -> float | None:
     try:
         if not isinstance(value, bool):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     try:
         if not isinstance(value, bool):
             return float(parse_count(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise DataError(f"{source}: {column} is {value!r}, not a number. Correct the row, or map another column.")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.scaling.from_runs import ERRORS, find_runs, read_runs
-from matscale.core.scaling.from_table import SUFFIXES, read_table, table_of
+from matscale.core.scaling.from_table import KNOWN, SUFFIXES, read_table, table_of
 from matscale.core.scaling.table import Table
 
 Source = Table | str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]
@@ -28,6 +28,12 @@ def read(
     Raises ConfigError if nothing is there, or runs and tables are mixed.
     """
     columns = dict(columns or {})
+    for ours in columns:
+        if ours not in KNOWN:
+            raise ConfigError(
+                f"--map {ours}={columns[ours]}: {ours!r} is none of our names, which stand on the left. "
+                f"{did_you_mean(ours, KNOWN)}"
+            )
     if target != "loss":
         columns.setdefault("loss", ERRORS.get(target, target))
     if isinstance(source, Table):

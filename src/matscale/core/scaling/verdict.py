@@ -4,7 +4,7 @@
 |---|---|
 | a | the best run does not beat every baseline, or more than 30 % of the runs lie within 2 % of one value (plateau) |
 | b | fewer than 4 sizes, or less than a decade between the smallest and the largest |
-| c | the interval of the exponent holds 0, or is wider than the exponent |
+| c | the interval of the exponent holds 0, or is wider than the exponent; or the loss rises |
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
 | e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
 | f | the largest held-out size lies outside its 95 % predictive interval |
@@ -98,7 +98,7 @@ def one_variable(
     name = law.exponents[0]
     value = float(law.plain(spread.theta, spread.frame)[name])
     low, high = intervals[name]
-    reasons += flat(name, value, low, high)
+    reasons += flat(name, value, low, high) or rising(law, spread, means)
     reasons += unstable(law, spread, means, name, low, high)
     reasons += bent(law, spread, means)
     return reasons + missed(held)
@@ -120,6 +120,13 @@ def flat(name: str, value: float, low: float, high: float) -> list[Reason]:
     if high - low > abs(value):
         return [Reason("c", f"the interval of {name} is wider than {name} itself")]
     return []
+
+
+def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
+    """A slope that is sure, and goes the wrong way: a power of x fits it as well as any, and promises nothing."""
+    ends = np.array([[means.x.min()], [means.x.max()]]) - spread.frame.x
+    first, last = law.value(spread.theta, ends)
+    return [Reason("c", f"the loss rises with {means.axis}: more of it makes the models worse")] if last > first else []
 
 
 def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high: float) -> list[Reason]:

@@ -31,9 +31,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.train.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 from matscale.plugins.escaip import EScAIP, EScAIPConfig, graph
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugins" / "escaip"))
-from conftest import our_name
+from matscale.plugins.escaip.names import load_fairchem
 
 CONFIG = EScAIPConfig(stress_head="none", max_atomic_number=95, max_neighbors=60)
 
@@ -129,8 +127,7 @@ def main() -> None:
     parts = [structures[start : start + 8] for start in range(0, len(structures), 8)]
     data = [collate(part, graph(CONFIG), torch.float64).to(dtype=torch.float32) for part in parts]
     own, peer = ours(data), theirs(data)
-    state = {our_name(name): value for name, value in peer.model.state_dict().items()}
-    own.model.load_state_dict(state, strict=True)
+    load_fairchem(own.model, peer.model.state_dict())
     worst = difference(peer, own, len(data))
     print(f"{sum(p.numel() for p in own.model.parameters()):,} parameters; " + str(worst), flush=True)
     seconds = alternate([own.step, peer.step], len(data), arguments.passes)

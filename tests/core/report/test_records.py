@@ -52,9 +52,10 @@ def test_a_table_is_refused_with_the_command_that_reads_it(tmp_path: Path) -> No
         folders_of([str(tmp_path / "losses.csv")])
 
 
-def test_a_damaged_record_is_listed_and_the_others_are_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"status": "comp', "[1, 2]", '{"status": "completed", "architecture": "schnet"}'])
+def test_a_damaged_record_is_listed_and_the_others_are_shown(tmp_path: Path, text: str) -> None:
     make_run(tmp_path / "good")
-    (make_run(tmp_path / "torn") / "run.json").write_text('{"status": "comp')
+    (make_run(tmp_path / "torn") / "run.json").write_text(text)
     records = read_records(folders_of([str(tmp_path)]))
     assert [run.name for run in records.runs] == ["good"]
     assert "is damaged" in records.damaged[0].reason

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from matscale.core.report.records import folders_of
-from matscale.core.report.serve import Pages, server, version_of
+from matscale.core.report.serve import Pages, server, url, version_of
 from synthetic_runs import make_run
 
 pytestmark = pytest.mark.network
@@ -58,6 +58,16 @@ def test_the_page_is_built_once_until_a_record_changes(tmp_path: Path) -> None:
         make_run(tmp_path / "b")
         assert get(port) == (200, "2 runs")
         assert len(built) == 2
+
+
+def test_the_loopback_of_ipv6_is_one_too(tmp_path: Path) -> None:
+    make_run(tmp_path / "a")
+    try:
+        served = server(Pages([str(tmp_path)], lambda version: "page"), "::1", 0)
+    except OSError as error:
+        pytest.skip(f"no IPv6 on this machine: {error}")
+    assert url(served) == f"http://[::1]:{served.server_address[1]}/"
+    served.server_close()
 
 
 def test_it_waits_for_the_first_run(tmp_path: Path) -> None:

@@ -109,6 +109,24 @@ def test_a_table_without_a_loss_or_a_size_says_what_to_map(tmp_path: Path) -> No
         read_table(csv(tmp_path / "t.csv", "1,2", head="loss,x"), {})
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"two columns 'n', of which one would be lost"):
+        read_table(csv(tmp_path / "t.csv", "1,2,3.0", head="n,n,loss"), {})
+
+
+def test_a_value_to_hold_where_there_is_nothing_to_hold_is_refused() -> None:
+    rows = [{"n": float(n), "loss": 3.0 * n**-0.1} for n in (1000, 3000, 10_000, 30_000)]
+    with pytest.raises(DataError, match="no other variable to hold for a law in n"):
+        matscale.fit(rows, "n", at=3.0)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"status": "completed", "architecture": "schnet"}'])
+def test_a_run_json_of_another_shape_is_refused_by_path(tmp_path: Path, text: str) -> None:
+    (make_synthetic(tmp_path / "runs" / "a") / "run.json").write_text(text)
+    with pytest.raises(MatscaleError, match=r"run\.json: is no record of a run"):
+        read(tmp_path / "runs")
+
+
 def test_losses_in_two_units_are_refused(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", "m,1000,0.030", "m,1000,31", "m,2000,0.02")
     with pytest.raises(DataError, match=r"row 1 and t.csv row 2: same sizes, but the losses .* as eV and meV do"):

@@ -138,8 +138,6 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
         if (folder / INFO).exists():
             raise DataError(f"{folder / INFO}: is damaged. Restore it from a copy of the run, or remove the run.")
         return RunRecord(folder, name, state.status, state.reason)
-    if not isinstance(info, dict):
-        raise DataError(f"{folder / INFO}: is no record of a run. Restore it from a copy, or remove the run.")
     config = read_toml(folder / CONFIG)
     validations = _validations(folder)
     slim = [{key: value for key, value in row.items() if key in NEEDED} for row in validations]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from html import escape
@@ -58,7 +59,11 @@ class Pages:
 def server(pages: Pages, host: str, port: int) -> ThreadingHTTPServer:
     """A server that is ready for `serve_forever`; `port` 0 takes a free one."""
     handler = type("Handler", (_Handler,), {"pages": pages, "is_local": host in LOOPBACK})
-    return ThreadingHTTPServer((host, port), handler)
+    return (_OverIPv6 if ":" in host else ThreadingHTTPServer)((host, port), handler)
+
+
+class _OverIPv6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -92,4 +97,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 def url(running: ThreadingHTTPServer) -> str:
     host, port = running.server_address[:2]
-    return f"http://{host!s}:{port}/"
+    name = f"[{host!s}]" if ":" in str(host) else str(host)
+    return f"http://{name}:{port}/"

@@ -14,12 +14,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
 from matscale.core.scaling.table import Excluded, Table
-from matscale.core.train.names import CONFIG, INFO, METRICS
+from matscale.core.train.names import CONFIG, INFO, METRICS, is_record
 from matscale.core.train.rows import Rows
 
 COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}
@@ -93,8 +93,9 @@ def _info(folder: Path) -> dict[str, Any]:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MatscaleError(f"{folder / INFO}: cannot be read ({error}). Restore or remove the run.") from None
-    assert isinstance(info, dict)
-    return info
+    if not is_record(info):
+        raise MatscaleError(f"{folder / INFO}: is no record of a run. Restore it from a copy, or remove the run.")
+    return cast(dict[str, Any], info)
 
 
 def _unfit(info: Mapping[str, Any]) -> str:

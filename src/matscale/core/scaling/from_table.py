@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,9 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    twice = sorted(name for name, times in Counter(reader.fieldnames or ()).items() if times > 1)
+    if twice:
+        raise DataError(f"{path}: has two columns {twice[0]!r}, of which one would be lost. Rename or remove one.")
     for number, record in enumerate(reader, start=1):
         unnamed: Any = None  # where csv puts what has no column
         beyond = record.pop(unnamed, ())

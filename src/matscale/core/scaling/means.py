@@ -123,7 +123,9 @@ def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, s
     `at` chooses that value; among equals the largest is taken. Rows outside join `excluded`.
     """
     other = BESIDE.get(axis)
-    if other is None or len(table) == 0 or not table.has(other, axis) or _one(table, other):
+    if at is not None and (other is None or not table.has(other)):
+        raise DataError(f"--at {at:g}: there is no other variable to hold for a law in {axis}. Leave it out.")
+    if other is None or len(table) == 0 or not table.has(other, axis) or (at is None and _one(table, other)):
         return table, ""
     level, sizes = groups(table[other]), groups(table[axis])
     n_sizes = [len(set(sizes[level == v].tolist())) for v in range(int(level.max()) + 1)]

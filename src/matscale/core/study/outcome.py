@@ -13,6 +13,7 @@ from matscale.core.errors import MatscaleError
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended
 from matscale.core.train.lock import is_locked
+from matscale.core.train.names import is_record
 from matscale.core.train.record import CONFIG, INFO, LOG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
@@ -49,7 +50,7 @@ def read_info(run: Path) -> dict[str, Any] | None:
         info: dict[str, Any] = json.loads((run / INFO).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return info
+    return info if is_record(info) else None
 
 
 def is_at_work(run: Path) -> bool:

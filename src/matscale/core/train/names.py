@@ -4,3 +4,11 @@ from __future__ import annotations
 
 FORMAT_VERSION = 1
 CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
+
+SECTIONS = ("architecture", "parameters", "dataset", "labels", "best", "last")
+"""Keys of run.json whose value is an object, or null."""
+
+
+def is_record(info: object) -> bool:
+    """Whether what was read from a run.json has the shape of one."""
+    return isinstance(info, dict) and all(isinstance(info.get(key) or {}, dict) for key in SECTIONS)

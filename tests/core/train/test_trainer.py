@@ -277,7 +277,7 @@ def test_observers_see_the_whole_run(data: Path, tmp_path: Path, monkeypatch: py
 
     real = manager.host()
     fake = SimpleNamespace(loss=real.loss, step_flops=real.step_flops, architecture=real.architecture)
-    fake.observers = lambda names, architecture: Watcher() if tuple(names) == ("watcher",) else None
+    fake.observers = lambda names, architecture, trackers=(): Watcher() if tuple(names) == ("watcher",) else None
     monkeypatch.setattr("matscale.core.train.session.host", lambda: fake)
     config = tiny.configured(data, 'plugins=["watcher"]', "budget.steps=4", "evaluation.every=4", "checkpoint.every=4")
     train(config, tmp_path / "run", architecture=tiny.architecture())

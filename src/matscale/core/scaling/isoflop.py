@@ -94,7 +94,8 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
         )
     x = np.log([[o.c] for o in inside])
     y = np.log([o.n for o in inside])
-    means = Means("c", x, y, np.array([o.n_sizes for o in inside]), runs, np.zeros(len(runs), np.int64))
+    counts, size = np.array([o.n_sizes for o in inside]), np.zeros(len(runs), np.int64)
+    means = Means("c", x, y, counts, runs, size, falls=False)
     fit = fit_means(means, [law for law in laws if law.floor is None][:1], target)
     reasons = [*judged, *fit.reasons]
     if edges:

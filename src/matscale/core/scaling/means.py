@@ -6,7 +6,7 @@ sizes are the independent observations; intervals made from single runs are too 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Means:
     """Size of each row of the table"""
     fixed: str = ""
     """What was held fixed: `d = 301,300`."""
+    falls: bool = True
+    """Whether more of the variable should lower y: so it should a loss, not the best size."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -49,7 +51,7 @@ class Means:
         return self.pick(np.delete(np.arange(len(self)), k))
 
     def pick(self, sizes: NDArray[np.int64]) -> Means:
-        return Means(self.axis, self.x[sizes], self.y[sizes], self.counts[sizes], self.table, self.size, self.fixed)
+        return replace(self, x=self.x[sizes], y=self.y[sizes], counts=self.counts[sizes])
 
     @property
     def decades(self) -> float:

@@ -126,7 +126,9 @@ def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
     """A slope that is sure, and goes the wrong way: a power of x fits it as well as any, and promises nothing."""
     ends = np.array([[means.x.min()], [means.x.max()]]) - spread.frame.x
     first, last = law.value(spread.theta, ends)
-    return [Reason("c", f"the loss rises with {means.axis}: more of it makes the models worse")] if last > first else []
+    if not means.falls or last <= first:
+        return []
+    return [Reason("c", f"the loss rises with {means.axis}: more of it makes the models worse")]
 
 
 def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high: float) -> list[Reason]:

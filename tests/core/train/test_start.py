@@ -55,6 +55,16 @@ def test_training_goes_on_from_there_and_can_be_resumed(
     assert resumed.exit_code == 0, resumed.output
 
 
+def test_what_an_imported_model_cost_is_not_known_to_any_run_that_goes_back_to_it(
+    make_run: MakeRun, alloys: PackedDataset, tmp_path: Path
+) -> None:
+    source = make_run("schnet", **TINY)
+    source.update({"imported": {"file": "weights.pt"}})
+    for first, second in ((source.path, tmp_path / "tuned"), (tmp_path / "tuned", tmp_path / "again")):
+        assert fine_tune(alloys, first, second).exit_code == 0
+        assert Run.open(second).info["start"]["flops"] is None
+
+
 def test_a_model_that_differs_is_refused_and_partly_taken_on_request(
     make_run: MakeRun, alloys: PackedDataset, tmp_path: Path
 ) -> None:

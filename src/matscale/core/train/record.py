@@ -44,10 +44,10 @@ class Run:
     `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
     `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
     began with another one has `start` {run, step, not_taken, flops}, these the training FLOPs of that run and of those
-    it began with, and also `pretrain` if that run was pre-trained; one that is pre-trained has `pretrain` itself, the
-    name of what it learned, and rows without `loss`. A branch of one also `flops_shared` and `wall_s_shared`,
-    what of its totals the other run spent. One of a study has `labels`; one of another program has `imported`, and
-    neither `dataset` nor metrics.
+    it began with (null if one of them was imported), and also `pretrain` if that run was pre-trained; one that is
+    pre-trained has `pretrain` itself, the name of what it learned, and rows without `loss`. A branch of one also
+    `flops_shared` and `wall_s_shared`, what of its totals the other run spent. One of a study has `labels`; one of
+    another program has `imported`, and neither `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:

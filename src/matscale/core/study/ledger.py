@@ -31,6 +31,7 @@ COLUMNS = (
     "status",
     "reason",
     "architecture",
+    "variant",
     "size",
     "parameters",
     "non_embedding",

@@ -98,6 +98,30 @@ def test_elements_that_the_other_run_has_not_seen_are_refused_by_name(
     np.testing.assert_array_equal(new[[13, 29]], old[[13, 29]])
 
 
+def test_a_folder_whose_run_was_refused_can_be_used_again(
+    make_run: MakeRun, alloys: PackedDataset, tmp_path: Path
+) -> None:
+    source = make_run("schnet", **TINY)
+    source.update({"dataset_info": {**source.info["dataset_info"], "elements": [13, 29]}})
+    target = tmp_path / "tuned"
+    assert fine_tune(alloys, source.path, target).exit_code == 2
+    assert Run.open(target).info["status"] == "failed"
+    assert fine_tune(alloys, source.path, target, "--partial").exit_code == 0
+    run = Run.open(target)
+    assert (run.info["status"], run.info["error"], run.config.start.partial) == ("completed", None, True)
+    again = fine_tune(alloys, source.path, target, "--partial")
+    assert again.exit_code == 2
+    assert "there is a run already" in again.stderr
+
+
+def test_a_run_that_failed_after_its_first_step_stays(make_run: MakeRun, alloys: PackedDataset, tmp_path: Path) -> None:
+    run = make_run("schnet", **TINY)
+    run.update({"status": "failed"})
+    result = fine_tune(alloys, run.path, run.path)
+    assert result.exit_code == 2
+    assert "there is a run already" in result.stderr
+
+
 def test_partial_without_a_run_is_refused(alloys: PackedDataset, tmp_path: Path) -> None:
     arguments = ["train", "--arch", "schnet", "--partial", "--data", str(alloys.path), "-o", str(tmp_path / "run")]
     result = CliRunner().invoke(main, arguments)

@@ -117,6 +117,22 @@ def test_epochs_and_steps_replace_each_other(tmp_path: Path) -> None:
     }
 
 
+def test_another_pretext_forgets_the_options_of_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text('architecture.name = "transformer"\npretrain = {task = "denoise", sigma = 0.3}\n')
+    assert dry("--config", file, "--pretrain", "denoise")["pretrain"] == {"task": "denoise", "sigma": 0.3}
+    assert dry("--config", file, "--pretrain", "distances")["pretrain"] == {"task": "distances", "partners": 8}
+
+
+def test_a_size_given_with_another_run_is_one_of_its_architecture(alloys: PackedDataset, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    assert run("--arch", "fcn", "--params", "3k", "--data", alloys.path, "--steps", 1, "-o", first).exit_code == 0
+    result = run("--from", first, "--params", "30k", "--data", alloys.path, "--steps", 1, "-o", tmp_path / "second")
+    assert result.exit_code == 2
+    assert "its model is another one" in result.stderr
+    assert "--partial" in result.stderr
+
+
 def test_another_architecture_forgets_the_files_keys(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('[architecture]\nname = "fcn"\n[architecture.config]\nhidden = 7\n')

@@ -169,7 +169,7 @@ def configuration(
     values = _with_options(values, options)
     chosen = values.get("architecture", {})
     source = values.get("start", {}).get("run")
-    if source is not None and not chosen and size is params is None:
+    if source is not None and not chosen:
         theirs = Run.open(source).config.architecture
         if arch in (None, theirs.name):
             chosen = theirs.plain()
@@ -194,6 +194,9 @@ def _with_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     if any(f"budget.{name}" in options for name in lengths):  # one of them replaces the other
         budget = {key: value for key, value in values.get("budget", {}).items() if key not in lengths}
         values = {**values, "budget": budget}
+    task = options.get("pretrain.task")
+    if task not in (None, values.get("pretrain", {}).get("task")):
+        values = {key: value for key, value in values.items() if key != "pretrain"}  # options are those of another task
     for key, value in options.items():
         nested: Any = value
         for section in reversed(key.split(".")):

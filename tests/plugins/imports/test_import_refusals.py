@@ -101,6 +101,66 @@ def test_what_does_not_fit_is_refused_by_name(
         as_is(changed(golden(kind).content(), path, value), "raw")
 
 
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "message"),
+    [
+        ("schnet", "hidden_channels", 10**12, "hidden = 1000000000000 by its options"),
+        ("schnet", "hidden_channels", 90_000, "a model of more parameters than the [0-9,]+ numbers among its weights"),
+        ("schnet", "num_interactions", 90_000, "a model of more parameters"),
+        ("gemnet-dt", "num_blocks", 10**12, "n_layers = 1000000000000 by its options"),
+        ("gemnet-oc", "emb_size_edge", 90_000, "a model of more parameters"),
+        ("escaip-direct", "num_layers", 90_000, "a model of more parameters"),
+        ("escaip-direct", "freequency_list", [10**12], "degree_channels"),
+    ],
+)
+def test_options_of_a_model_that_the_weights_cannot_fill_are_refused_before_it_is_built(
+    golden: Callable[[str], Theirs], kind: str, option: str, value: Any, message: str
+) -> None:
+    theirs = golden(kind)
+    place = f"model_config/backbone/{option}" if theirs.is_new else f"config/model/{option}"
+    with pytest.raises(ConfigError, match=rf"checkpoint\.pt: .*{message}"):
+        as_is(changed(theirs.content(), place, value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "message"),
+    [
+        ("gemnet-dt", "config/model/envelope", {"name": torch.ones(2)}, "envelope is a tensor, or holds one"),
+        ("escaip-direct", "model_config/backbone/direct_forces", torch.ones(2), "direct_forces is a tensor"),
+        ("escaip-direct", "model_config/heads/omat_forces/module", torch.ones(2), "omat_forces is a tensor, or holds"),
+        ("escaip-direct", "tasks_config", torch.ones(2), "tasks_config is a Tensor where a list is expected"),
+        ("escaip-direct", "ema_state_dict", [1], "ema_state_dict is a list where a dict is expected"),
+        ("escaip-direct", "tasks_config", [task("energy", 1.0, normalizer=torch.ones(2))], "is made by 'Tensor'"),
+        ("escaip-direct", "tasks_config", [task("energy", 1.0, element_references=torch.ones(2))], "made by 'Tensor'"),
+        ("gemnet-oc", "config/model/num_spherical", 7, r"mlp_cbf_tint\.weight has shape \[16, 5, 8\] where"),
+        (
+            "gemnet-oc",
+            "state_dict/mlp_cbf_tint.weight",
+            torch.ones(5, 16, 8),
+            r"mlp_cbf_tint\.weight has shape \[5, 16",
+        ),
+        ("gemnet-dt", "state_dict/mlp_cbf3.weight", torch.ones(2), r"mlp_cbf3\.weight has shape \[2\] where"),
+        ("gemnet-dt", "state_dict/out_blocks.1.out_energy.linear.weight", torch.ones(2, 2), "has shape .* where"),
+    ],
+)
+def test_what_has_another_form_than_expected_is_refused_by_name(
+    golden: Callable[[str], Theirs], kind: str, path: str, value: Any, message: str
+) -> None:
+    with pytest.raises((ConfigError, DataError), match=rf"checkpoint\.pt: .*{message}"):
+        as_is(changed(golden(kind).content(), path, value), "raw")
+
+
+@pytest.mark.parametrize("tags", [10**12, [[1], {}]])
+def test_tags_of_any_form_have_no_effect_but_the_note(golden: Callable[[str], Theirs], tags: Any) -> None:
+    imported = as_is(changed(golden("gemnet-oc").content(), "config/model/qint_tags", tags))
+    assert any(str(tags) in note for note in imported.notes)
+
+
+def test_a_decay_that_is_no_number_is_no_average(golden: Callable[[str], Theirs]) -> None:
+    content = changed(golden("schnet").best(), "config/optim/ema_decay", torch.ones(2))
+    assert as_is(content).weights == "raw"
+
+
 def test_a_list_of_averages_in_another_order_is_refused(golden: Callable[[str], Theirs]) -> None:
     theirs = golden("gemnet-dt")
     for average, message in (

@@ -66,7 +66,14 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> Model:
-        """Raises ConfigError for an unknown option of a hydra model."""
+        """Raises ConfigError for an unknown option of a hydra model, and for a tensor among the options."""
+        found = self._model()
+        for key, value in {**found.options, **(found.heads or {})}.items():
+            if _holds_tensor(value):
+                raise ConfigError(f"{self.path}: {key} is a tensor, or holds one, where an option is expected.")
+        return found
+
+    def _model(self) -> Model:
         model = self.config.get("model")
         if not isinstance(model, dict):
             return Model(model, self.section("config", "model_attributes"), None)
@@ -108,11 +115,18 @@ class Checkpoint:
     @property
     def named_are_averaged(self) -> bool:
         """Of a file without a list: whether what has names is the average (fairchem's `best_checkpoint.pt`)."""
-        return "ema" not in self.values and bool(self.section("config", "optim").get("ema_decay"))
+        decay = self.section("config", "optim").get("ema_decay")
+        return "ema" not in self.values and isinstance(decay, int | float) and decay != 0
 
     def changed(self, **values: Any) -> Checkpoint:
         """The same with other values under some keys."""
         return replace(self, values={**self.values, **values})
+
+
+def _holds_tensor(value: Any) -> bool:
+    """To compare one with a setting is to ask for the truth of many numbers, which torch refuses."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, Tensor) or any(_holds_tensor(each) for each in inner)
 
 
 def without_prefix(named: dict[str, Any]) -> dict[str, Any]:

@@ -28,13 +28,17 @@ def as_training(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """The content of a file; that of an inference checkpoint in the form of a training checkpoint."""
     if "model_config" not in values:
         return values
-    config, tasks = values["model_config"], values.get("tasks_config")
+    config = values["model_config"]
     if not isinstance(config, dict):
         raise DataError(f"{path}: model_config is a {type(config).__name__} where a dict is expected.")
     target = str(config.get("_target_", ""))
     if target.rpartition(".")[2] != "HydraModel":
         raise ConfigError(f"{path}: its model is {target!r}: of fairchem 2 only a HydraModel is imported.")
-    averaged = values.get("ema_state_dict") or {}
+    averaged, tasks = values.get("ema_state_dict"), values.get("tasks_config")
+    averaged, tasks = {} if averaged is None else averaged, [] if tasks is None else tasks
+    for name, value, kind in (("ema_state_dict", averaged, dict), ("tasks_config", tasks, list)):
+        if not isinstance(value, kind):
+            raise DataError(f"{path}: {name} is a {type(value).__name__} where a {kind.__name__} is expected.")
     averaged = {name: value for name, value in averaged.items() if name != "n_averaged"}
     model = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
     found: dict[str, Any] = {
@@ -45,7 +49,7 @@ def as_training(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     }
     if averaged:
         found["averaged_state_dict"] = averaged
-    for task in tasks or []:
+    for task in tasks:
         _add(path, task, found)
     return found
 
@@ -59,15 +63,17 @@ def _add(path: Path, task: Any, found: dict[str, Any]) -> None:
         raise ConfigError(
             f"{path}: has more than one task for the {quantity}. A model of several data sets at once is not imported."
         )
-    found["normalizers"][quantity] = _normalizer(path, quantity, task.get("normalizer") or {})
+    found["normalizers"][quantity] = _normalizer(path, quantity, task.get("normalizer"))
     references = task.get("element_references")
-    if references:
+    if references is not None and references != {}:
         row = _row(_made_here(path, f"references of the {quantity}", references, "ElementReferences"))
         found.setdefault("elementrefs", {})[quantity] = {"element_references": row}
 
 
 def _normalizer(path: Path, quantity: str, given: Any) -> dict[str, Any]:
-    made = _made_here(path, f"normalizer of the {quantity}", given, "Normalizer") if given else {}
+    if given is None or given == {}:
+        return {}
+    made = _made_here(path, f"normalizer of the {quantity}", given, "Normalizer")
     return {key: torch.tensor(float(v)) if isinstance(v, int | float) else v for key, v in made.items()}
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from matscale.core.errors import ConfigError
 
 
@@ -25,8 +23,6 @@ def renamed(
     """
     found: dict[str, Any] = {}
     for key, value in given.items():
-        if isinstance(value, Tensor):
-            raise ConfigError(f"{key} is a tensor, where an option of {what} is expected.")
         if key in names:
             found |= {names[key]: value} if value is not None else {}
         elif key in only:

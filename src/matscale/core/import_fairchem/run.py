@@ -11,6 +11,7 @@ from matscale.core.errors import ConfigError, DataError, PluginError
 from matscale.core.import_fairchem.checkpoint import Checkpoint, read
 from matscale.core.import_fairchem.importer import Importer
 from matscale.core.import_fairchem.scales import normalisers, references
+from matscale.core.import_fairchem.size import check_size
 from matscale.core.import_fairchem.weights import Choice, Kind, chosen
 from matscale.core.imported import save
 from matscale.core.manager import host
@@ -58,6 +59,8 @@ def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
     architecture = host().architecture(importer.name)
     row, elements = references(checkpoint, importer.max_atomic_number(config))
     info = importer.info(config, elements)
+    n_numbers = sum(weight.numel() for weight in checkpoint.weights.values())
+    check_size(checkpoint.path, config, lambda: architecture.build(config, info), n_numbers)
     model = architecture.model(config, info, seed=0)
     names = [*checkpoint.weights, *(checkpoint.averaged or ())]
     roles = importer.roles(model, names)

@@ -125,7 +125,8 @@ def _load(model: GemNet, weights: Mapping[str, Tensor]) -> None:
 def _notes(checkpoint: Checkpoint) -> list[str]:
     options: dict[str, Any] = checkpoint.model.options
     tags = options.get("qint_tags")
-    if not options.get("quad_interaction") or tags is None or {0, 1, 2} <= set(tags):
+    are_all = tags is None or (isinstance(tags, list) and all(tag in tags for tag in (0, 1, 2)))
+    if not options.get("quad_interaction") or are_all:
         return []
     return [
         f"In fairchem only atoms with tags {tags} have quadruplets. Structures here have no tags: all atoms have them, "

@@ -112,24 +112,31 @@ def state_from_fairchem(model: GemNet, weights: Mapping[str, Tensor]) -> dict[st
     state = {}
     for name, own in model.state_dict().items():
         value = _published(name, own, weights, model.config)
-        if value.shape != own.shape:
-            raise DataError(
-                f"{fairchem_name(name, model.config)} has shape {list(value.shape)}, {name} needs {list(own.shape)}: "
-                "the weights are those of a model with other options."
-            )
+        _check_shape(fairchem_name(name, model.config), value, list(own.shape))
         state[name] = value.to(own.dtype)
     return state
+
+
+def _check_shape(name: str, value: Tensor, needed: list[int]) -> None:
+    if list(value.shape) != needed:
+        raise DataError(
+            f"{name} has shape {list(value.shape)} where {needed} is needed: the weights are those of a model with "
+            "other options."
+        )
 
 
 def _published(name: str, own: Tensor, weights: Mapping[str, Tensor], config: GemNetConfig) -> Tensor:
     """A published tensor in our layout."""
     if name in ("energy.out", "along.out"):
         return _last_layer("out_energy" if name == "energy.out" else "out_forces", weights, config)
-    value = _find(fairchem_name(name, config), weights)
-    of_basis = name.endswith(("_circular", "_spherical"))
-    if of_basis and config.n_joint_layers is None:
-        return value.permute(1, 2, 0)  # [L, R, I]
-    if of_basis:
+    published = fairchem_name(name, config)
+    value = _find(published, weights)
+    if name.endswith(("_circular", "_spherical")):
+        n_radial, n_embedding, n_angular = own.shape
+        if config.n_joint_layers is None:
+            _check_shape(published, value, [n_angular, n_radial, n_embedding])
+            return value.permute(1, 2, 0)
+        _check_shape(published, value, [n_radial, n_angular, n_embedding])
         return value.reshape(own.shape)  # said to be [R, L, I], used as [R, I, L]
     if value.dim() == 3:
         return value.permute(2, 1, 0).flatten(1)  # a bilinear map [C, I, n_out]
@@ -139,8 +146,10 @@ def _published(name: str, own: Tensor, weights: Mapping[str, Tensor], config: Ge
 def _last_layer(name: str, weights: Mapping[str, Tensor], config: GemNetConfig) -> Tensor:
     if config.n_joint_layers is not None:
         return _find(f"{name}.linear.weight", weights)[None]
-    places = range(config.n_layers + 1)
-    return torch.stack([_find(f"out_blocks.{k}.{name}.linear.weight", weights) for k in places])
+    names = [f"out_blocks.{k}.{name}.linear.weight" for k in range(config.n_layers + 1)]
+    for each in names:
+        _check_shape(each, _find(each, weights), list(_find(names[0], weights).shape))
+    return torch.stack([weights[each] for each in names])
 
 
 def _find(name: str, weights: Mapping[str, Tensor]) -> Tensor:

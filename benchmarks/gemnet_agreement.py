@@ -1,8 +1,8 @@
 """GemNet-dT and -OC against fairchem-core 1.10.0 in float64, structure by structure, with random weights.
 
-    PYTHONPATH=src VENV/bin/python benchmarks/gemnet_agreement.py STRUCTURES [--case gemnet-OC]
+    PYTHONPATH=src VENV/bin/python benchmarks/gemnet_agreement.py STRUCTURES [--case gemnet-OC] [--size small]
 
-VENV and STRUCTURES as for `models.py`, whose weights, edges and small widths these are. fairchem's models are made to
+VENV and STRUCTURES as for `models.py`, whose weights, edges and sizes these are. fairchem's models are made to
 compute in float64: `Tensor.float` then means double, and the centres of the Gaussians are set to that precision. On
 the first line fairchem chooses among neighbours at one distance as its sort happens to leave them, on the second as
 ours does (`peers.ties_as_ours`); on the third besides our `EPSILON` of the dihedrals is the 10⁻⁹ of fairchem.
@@ -22,9 +22,9 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.plugins.gemnet import dihedrals
 
 
-def theirs(case: str, data: list[AtomicBatch], are_ties_ours: bool) -> Side:
+def theirs(case: str, size: str, data: list[AtomicBatch], are_ties_ours: bool) -> Side:
     torch.manual_seed(0)
-    model, predict = peers.fairchem(case, "small", data, are_ties_ours)
+    model, predict = peers.fairchem(case, size, data, are_ties_ours)
     return Side("fairchem", model, predict, torch.optim.AdamW(model.parameters()))
 
 
@@ -54,10 +54,10 @@ def parts_of(x: Tensor, data: AtomicBatch) -> tuple[Tensor, ...]:
     return x.split(1) if len(x) == data.n_structures else x.split(data.atoms_per_structure.tolist())
 
 
-def compare(case: str, path: Path) -> None:
-    data = batches(path, case, "small", torch.float64)
-    own = ours(case, "small", data)
-    peer, exact = (theirs(case, data, are_ties_ours) for are_ties_ours in (False, True))
+def compare(case: str, size: str, path: Path) -> None:
+    data = batches(path, case, size, torch.float64)
+    own = ours(case, size, data)
+    peer, exact = (theirs(case, size, data, are_ties_ours) for are_ties_ours in (False, True))
     share_weights(case, own, [peer])
     exact.model.load_state_dict(peer.model.state_dict())
     for side in (own, peer, exact):
@@ -72,12 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structures", type=Path)
     parser.add_argument("--case", nargs="+", choices=("gemnet-dT", "gemnet-OC"), default=["gemnet-OC"])
+    parser.add_argument("--size", choices=("small", "published"), default="small")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     Tensor.float = Tensor.double  # type: ignore[method-assign]
     torch.set_default_dtype(torch.float64)
     for case in arguments.case:
-        compare(case, arguments.structures)
+        compare(case, arguments.size, arguments.structures)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ The sides have the same weights and the same edges, which are made before the cl
 from them is inside: distances, GemNet's symmetric edges, triplets, quadruplets. Energies and forces are compared first.
 Then every batch goes to each side in turn: forward, loss (the sum of the mean absolute energy and force), backward,
 AdamW. Forces of SchNet are derivatives; ours come with the stress, schnetpack's, PyG's and fairchem's without.
-One thread; denormal numbers are flushed to zero on all sides. Medians over passes of all batches; a ratio is the median
-of the ratios of a pass. Memory is the peak of three training steps on the largest batch, in a process of its own,
-above what the process had once the model was built.
+One thread; denormal numbers are flushed to zero on all sides, and freed memory stays with the process, as
+`matscale train` has it (`--heap default`: as other packages are run). Medians over passes of all batches; a ratio is
+the median of the ratios of a pass. Memory is the peak of three training steps on the largest batch, in a process of its
+own, above what the process had once the model was built.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import json
 import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.outputs import predict
 from matscale.core.train.config import OptimizerConfig
+from matscale.core.train.heap import kept_heap
 from matscale.core.train.optim import adamw
 from matscale.plugins import gemnet, schnet
 from matscale.plugins.gemnet.names import state_from_fairchem
@@ -148,7 +151,8 @@ def peak_mb(side: Side, data: list[AtomicBatch]) -> float:
 
 def peak_in_a_process(arguments: argparse.Namespace, case: str, name: str) -> float:
     command = [sys.executable, __file__, str(arguments.structures), "--case", case, "--size", arguments.size]
-    done = subprocess.run([*command, "--peak", name], check=True, capture_output=True, text=True)
+    command += ["--heap", arguments.heap, "--peak", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
@@ -196,6 +200,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "published"), default="small")
     parser.add_argument("--passes", type=int, default=7, help="timed passes over all batches, after one that is not")
     parser.add_argument("--no-memory", action="store_true", help="measure times only")
+    parser.add_argument("--heap", choices=("kept", "default"), default="kept", help="freed memory, on all sides")
     parser.add_argument("--peak", metavar="SIDE", help="print the peak of one side in MB, nothing else")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -203,10 +208,12 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if arguments.peak:
         data = batches(arguments.structures, arguments.case[0], arguments.size)
-        print(peak_mb(side_of(arguments.peak, arguments.case[0], arguments.size, data), data))
+        with nullcontext() if arguments.heap == "default" else kept_heap():
+            print(peak_mb(side_of(arguments.peak, arguments.case[0], arguments.size, data), data))
         return
     print(f"torch {torch.__version__}, one thread, denormals flushed on all sides")
-    rows = [measure(case, arguments) for case in arguments.case]
+    with nullcontext() if arguments.heap == "default" else kept_heap():
+        rows = [measure(case, arguments) for case in arguments.case]
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
 

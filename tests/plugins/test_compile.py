@@ -83,6 +83,7 @@ def test_escaip_compiled_to_machine_code_gives_the_same_numbers_and_gradients() 
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     model, batches = subject(host().architecture("escaip"), torch.float32, n_layers=1)
+    batches = batches[:2]
     expected = [step(model, data) for data in batches]
     model.compile(dynamic=True)
     for data, plain in zip(batches, expected):

@@ -10,6 +10,7 @@ import torch
 from matscale.core.errors import ConfigError
 from matscale.core.train.config import ComputeConfig
 from matscale.core.train.distributed import World
+from matscale.core.train.heap import kept_heap
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,13 +53,17 @@ def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScal
 
 @contextmanager
 def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
-    """Threads, tf32 and random generators of torch as the run needs them, and as they were afterwards."""
+    """Threads, tf32 and random generators of torch as the run needs them, and as they were afterwards.
+
+    On a CPU freed memory stays with the process meanwhile (`heap`).
+    """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        heap = kept_heap() if device.type == "cpu" else nullcontext()
+        with heap, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -36,12 +36,14 @@ from matscale.core.train.optim import adamw
 from matscale.plugins.escaip import EScAIP, EScAIPConfig, graph
 from matscale.plugins.escaip.names import load_fairchem
 
-CONFIG = EScAIPConfig(stress_head="none", max_atomic_number=95, max_neighbors=60)
+
+def config_of(slots: int) -> EScAIPConfig:
+    return EScAIPConfig(stress_head="none", max_atomic_number=95, max_neighbors=slots)
 
 
-def ours(data: list[AtomicBatch]) -> Side:
+def ours(config: EScAIPConfig, data: list[AtomicBatch]) -> Side:
     torch.manual_seed(0)
-    model = EScAIP(CONFIG)
+    model = EScAIP(config)
 
     def predict(k: int) -> dict[str, Tensor]:
         out = model(data[k])
@@ -63,11 +65,10 @@ def published() -> Any:
     return module
 
 
-def theirs(data: list[AtomicBatch]) -> Side:
+def theirs(c: EScAIPConfig, data: list[AtomicBatch]) -> Side:
     from torch_geometric.data import Batch, Data
 
     module = published()
-    c = CONFIG
     backbone = module.EScAIPBackbone(
         regress_forces=True,
         direct_forces=True,
@@ -123,14 +124,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structures", type=Path)
     parser.add_argument("--passes", type=int, default=7, help="timed passes over all batches, after one that is not")
+    parser.add_argument("--slots", type=int, default=60, help="room for an atom and its neighbours, on both sides")
     parser.add_argument("--heap", choices=("kept", "default"), default="kept", help="freed memory, on both sides")
     arguments = parser.parse_args()
+    config = config_of(arguments.slots)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     structures = [Structure.from_ase(atoms) for atoms in ase.io.read(arguments.structures, index=":")]
     parts = [structures[start : start + 8] for start in range(0, len(structures), 8)]
-    data = [collate(part, graph(CONFIG), torch.float64).to(dtype=torch.float32) for part in parts]
-    own, peer = ours(data), theirs(data)
+    data = [collate(part, graph(config), torch.float64).to(dtype=torch.float32) for part in parts]
+    own, peer = ours(config, data), theirs(config, data)
     load_fairchem(own.model, peer.model.state_dict())
     worst = difference(peer, own, len(data))
     print(f"{sum(p.numel() for p in own.model.parameters()):,} parameters; " + str(worst), flush=True)

@@ -16,6 +16,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.readable import readable_form
 from matscale.plugins.escaip import SIZES, EScAIP, EScAIPConfig, build, graph
 from matscale.plugins.escaip.layout import soft_rank
 
@@ -95,6 +96,18 @@ def test_a_wider_layout_changes_no_output() -> None:
     batch = batch_for(narrow)
     for name in ("energy", "forces", "stress"):
         assert_close(getattr(wide(batch), name), getattr(narrow(batch), name), rtol=1e-11, atol=1e-12)
+
+
+def test_slots_that_no_atom_of_a_batch_uses_are_left_out_and_change_nothing() -> None:
+    model = made(max_neighbors=40)
+    batch, widths = batch_for(model), []
+    model.input.register_forward_hook(lambda module, given, found: widths.append(found[1].shape[1]))
+    short = model(batch)
+    with readable_form():
+        full = model(batch)
+    assert widths[0] == int(model.make_layout(batch).is_used.sum(1).max()) < widths[1] == 40
+    for name in ("energy", "forces", "stress"):
+        assert_close(getattr(short, name), getattr(full, name), rtol=1e-11, atol=1e-12)
 
 
 def test_more_neighbours_than_slots_name_the_atom_and_the_setting() -> None:

@@ -5,7 +5,8 @@ r"""Who is whose neighbour, softly, and the padded layout [n_atoms, W] in which 
     logarithm of its weight            b_e    = −x² / (1 − x²),   kept if x < 1
 
 i and j are both ends of the edge, so that it is kept in both directions or in none. An atom and all that it keeps
-share a row of W = `max_neighbors` slots; the atom is in slot 0, at distance 0 and in no direction, with b = 0.
+share a row of W = `max_neighbors` slots, or as many as the longest row of the batch has: what no atom uses changes no
+number. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
 
 Each atom's bond-orientational order |mean_k Y_l(n_k)| (Steinhardt, doi:10.1103/PhysRevB.28.784) follows from the
 Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem.
@@ -64,21 +65,26 @@ class MakeLayout(nn.Module):
 
     @torch.compiler.disable(recursive=True)
     @full_precision
-    def forward(self, data: AtomicBatch) -> Layout:
+    def forward(self, data: AtomicBatch, is_full: bool = True) -> Layout:
+        """`is_full`: as wide as the configuration says, however few neighbours there are."""
         config, n_atoms = self.config, data.n_atoms
         j, i = data.edges()
         vec = data.edge_vec()
         distance = torch.linalg.vector_norm(vec, dim=-1)
         edges, extent = self._kept(data, distance)
         j, i, vec, distance = (x.index_select(0, edges) for x in (j, i, vec, distance))
-        slot = self._slots(data, i)
+        counts = torch.bincount(i, minlength=n_atoms)
+        longest = self._longest(data, counts)
+        width = config.max_neighbors if is_full else longest
+        first_of_row = torch.cumsum(counts, 0) - counts
+        slot = i * width + 1 + torch.arange(len(i), device=i.device) - first_of_row.index_select(0, i)
 
         def lay_out(x: Tensor, first: float, empty: float) -> Tensor:
             """[n_kept] -> [n_atoms, W] with `first` in slot 0 and `empty` in padding"""
-            rows = x.new_full((n_atoms, config.max_neighbors), empty).index_fill(1, slot.new_zeros(1), first)
+            rows = x.new_full((n_atoms, width), empty).index_fill(1, slot.new_zeros(1), first)
             return rows.flatten().index_copy(0, slot, x).view_as(rows)
 
-        own = torch.arange(n_atoms, device=i.device)[:, None].repeat(1, config.max_neighbors)
+        own = torch.arange(n_atoms, device=i.device)[:, None].repeat(1, width)
         unit = vec / distance.clamp(min=1e-12)[:, None]
         direction = torch.stack([lay_out(component, 0.0, 0.0) for component in unit.unbind(-1)], dim=-1)
         is_used = lay_out(torch.ones_like(distance), 1.0, 0.0) > 0
@@ -111,9 +117,8 @@ class MakeLayout(nn.Module):
         within = (extent < 1).nonzero().squeeze(1)
         return edges.index_select(0, within), extent.index_select(0, within)
 
-    def _slots(self, data: AtomicBatch, centre: Tensor) -> Tensor:
-        """[n_kept] centres, ascending -> places in the flattened layout. Raises DataError if a row is too short."""
-        counts = torch.bincount(centre, minlength=data.n_atoms)
+    def _longest(self, data: AtomicBatch, counts: Tensor) -> int:
+        """[n_atoms] neighbours kept -> slots of the longest row. Raises DataError if there are not as many."""
         most, width = int(counts.max()) + 1, self.config.max_neighbors
         if most > width:
             atom = int(counts.argmax())
@@ -124,9 +129,7 @@ class MakeLayout(nn.Module):
                 f"neighbours; with the atom itself that is {most}, and max_neighbors = {width}. Set max_neighbors to "
                 f"{most} or more (no weight depends on it), or n_neighbors = {self.config.n_neighbors} to fewer."
             )
-        first = torch.cumsum(counts, 0) - counts
-        number_in_row = torch.arange(len(centre), device=centre.device) - first.index_select(0, centre)
-        return centre * width + 1 + number_in_row
+        return most
 
     def _legendre(self, direction: Tensor, is_used: Tensor) -> list[Tensor]:
         """[n_atoms, W, 3] -> for each degree [n_atoms, W, W]"""

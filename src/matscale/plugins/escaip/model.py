@@ -24,6 +24,7 @@ from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError
+from matscale.core.layers.rows import is_plain_wanted
 from matscale.core.outputs import Outputs
 from matscale.plugins.escaip.blocks import Block, InputBlock
 from matscale.plugins.escaip.config import EScAIPConfig
@@ -52,7 +53,7 @@ class EScAIP(nn.Module):
         initialise(self)
 
     def forward(self, data: AtomicBatch) -> Outputs:
-        layout = self.make_layout(data)
+        layout = self._layout(data)
         atom_stages, edge_stages = self._stages(data, layout)
         z = self.atom_readout(atom_stages)
         energy = self.energy(z, data)
@@ -65,8 +66,13 @@ class EScAIP(nn.Module):
 
     def embed(self, data: AtomicBatch) -> Tensor:
         """[n_atoms, hidden]: what the energy head reads."""
-        found: Tensor = self.atom_readout(self._stages(data, self.make_layout(data))[0])
+        found: Tensor = self.atom_readout(self._stages(data, self._layout(data))[0])
         return found
+
+    def _layout(self, data: AtomicBatch) -> Layout:
+        """With empty slots only where shapes must follow from the number of atoms (compiled), or work from equations
+        (counted)."""
+        return self.make_layout(data, is_plain_wanted())
 
     def _stages(self, data: AtomicBatch, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
         """Of atoms and of edges, before the first and after each block."""

@@ -164,6 +164,16 @@ def flops(case: str, size: str, data: list[AtomicBatch]) -> float:
     return sum(architecture.step_flops(config, shape) for shape in shapes)
 
 
+def profiled(side: Side) -> str:
+    """What a step on the first batch spends its time on, by operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    side.step(0), side.step(0)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        side.step(0)
+    return seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
+
+
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     data = batches(arguments.structures, case, arguments.size)
     sides = [side_of(name, case, arguments.size, data) for name in names_of(case)]
@@ -202,6 +212,7 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="measure times only")
     parser.add_argument("--heap", choices=("kept", "default"), default="kept", help="freed memory, on all sides")
     parser.add_argument("--peak", metavar="SIDE", help="print the peak of one side in MB, nothing else")
+    parser.add_argument("--profile", action="store_true", help="print what our step spends its time on, nothing else")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -210,6 +221,10 @@ def main() -> None:
         data = batches(arguments.structures, arguments.case[0], arguments.size)
         with nullcontext() if arguments.heap == "default" else kept_heap():
             print(peak_mb(side_of(arguments.peak, arguments.case[0], arguments.size, data), data))
+        return
+    if arguments.profile:
+        data = batches(arguments.structures, arguments.case[0], arguments.size)
+        print(profiled(ours(arguments.case[0], arguments.size, data)))
         return
     print(f"torch {torch.__version__}, one thread, denormals flushed on all sides")
     with nullcontext() if arguments.heap == "default" else kept_heap():

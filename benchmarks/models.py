@@ -63,8 +63,8 @@ def architecture_of(case: str) -> Architecture:
     return (schnet if case.startswith("schnet") else gemnet).register_architectures()[0]
 
 
-def batches(path: Path, case: str, size: str) -> list[AtomicBatch]:
-    """In float32, with edges."""
+def batches(path: Path, case: str, size: str, dtype: torch.dtype = torch.float32) -> list[AtomicBatch]:
+    """With edges."""
     import ase.io
 
     structures = [Structure.from_ase(atoms) for atoms in ase.io.read(path, index=":")]
@@ -72,7 +72,7 @@ def batches(path: Path, case: str, size: str) -> list[AtomicBatch]:
     structures = structures[: 3 * n] if size == "published" else structures
     graph = architecture_of(case).graph(peers.config(case, size))
     parts = [structures[start : start + n] for start in range(0, len(structures), n)]
-    return [collate(part, graph, torch.float64).to(dtype=torch.float32) for part in parts]
+    return [collate(part, graph, torch.float64).to(dtype=dtype) for part in parts]
 
 
 def ours(case: str, size: str, data: list[AtomicBatch]) -> Side:

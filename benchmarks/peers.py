@@ -6,7 +6,9 @@ ours, made before the clock starts; distances, and all that follows from them, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import standins
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.plugins.gemnet import GemNetConfig
-from matscale.plugins.gemnet.names import config_from_fairchem
+from matscale.plugins.gemnet.options import config_from_fairchem
 from matscale.plugins.schnet import SIZES, SchNetConfig
 
 Predict = Callable[[int], dict[str, Tensor]]
@@ -95,8 +97,11 @@ def config(case: str, size: str) -> SchNetConfig | GemNetConfig:
     return SCHNET[case, size] if case.startswith("schnet") else config_from_fairchem(GEMNET[case, size])
 
 
-def fairchem(case: str, size: str, data: list[AtomicBatch]) -> Peer:
-    """fairchem-core 1.10.0; its distances come from its own `get_pbc_distances`."""
+def fairchem(case: str, size: str, data: list[AtomicBatch], are_ties_ours: bool = True) -> Peer:
+    """fairchem-core 1.10.0; its distances come from its own `get_pbc_distances`.
+
+    `are_ties_ours`: its GemNet-OC chooses among neighbours at one distance as ours does, so that outputs can be equal.
+    """
     standins.install()
     if case.startswith("schnet"):
         from fairchem.core.models.schnet import SchNetWrap
@@ -112,10 +117,27 @@ def fairchem(case: str, size: str, data: list[AtomicBatch]) -> Peer:
         from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOC
 
         model = GemNetOC(**GEMNET[case, size])
-    return model, _of_fairchem(model, data)
+    return model, _of_fairchem(model, data, ties_as_ours if case == "gemnet-OC" and are_ties_ours else nullcontext)
 
 
-def _of_fairchem(model: Any, data: list[AtomicBatch]) -> Predict:
+@contextmanager
+def ties_as_ours() -> Iterator[None]:
+    """Of neighbours at one distance the first that are listed. What torch.sort puts first it leaves open by default."""
+    from fairchem.core.models.gemnet_oc import gemnet_oc
+
+    sort, choose = torch.sort, gemnet_oc.get_max_neighbors_mask
+
+    def rounded(*, atom_distance: Tensor, **options: Any) -> Any:
+        return choose(atom_distance=atom_distance.mul(1e6).round(), **options)
+
+    try:
+        torch.sort, gemnet_oc.get_max_neighbors_mask = functools.partial(sort, stable=True), rounded
+        yield
+    finally:
+        torch.sort, gemnet_oc.get_max_neighbors_mask = sort, choose
+
+
+def _of_fairchem(model: Any, data: list[AtomicBatch], context: Callable[[], AbstractContextManager[None]]) -> Predict:
     from fairchem.core.common.utils import get_pbc_distances
     from fairchem.core.models.base import GraphData
     from torch_geometric.data import Batch, Data
@@ -152,7 +174,8 @@ def _of_fairchem(model: Any, data: list[AtomicBatch]) -> Predict:
 
     def predict(k: int) -> dict[str, Tensor]:
         batches[k].pos = batches[k].pos.detach()
-        out = model(batches[k])
+        with context():
+            out = model(batches[k])
         return {"energy": out["energy"].flatten(), "forces": out["forces"]}
 
     return predict

@@ -1,8 +1,10 @@
 """The models of examples/zoo.toml: parameters, FLOPs per atom, and atoms per second of a training step on a CPU.
 
     python benchmarks/zoo.py STRUCTURES [--study examples/zoo.toml] [--passes 3]
+    python benchmarks/zoo.py STRUCTURES --arch nequip
 
-A row for each architecture of the study: its rung of the ladder with what the study sets on top. A step is the
+A row for each architecture of the study: its rung of the ladder with what the study sets on top. Or the rung of one
+architecture, 100,000 parameters, for one that has to be alone in its environment. A step is the
 trainer's: forward, loss on energy, forces and stress, backward, clipped AdamW; batches of 8, edges made before the
 clock starts, one thread, float32. Rates are the atoms of all batches over the median seconds of a pass.
 """
@@ -27,13 +29,14 @@ from matscale.core.describe import describe
 from matscale.core.manager import host
 from matscale.core.potential import Potential
 from matscale.core.train.config import OptimizerConfig
+from matscale.core.train.names import called
 from matscale.core.train.optim import adamw
 from matscale.core.train.units import parse_count
 
 ZOO = Path(__file__).parents[1] / "examples" / "zoo.toml"
 
 
-def models(study: Path) -> Iterator[tuple[Architecture, ArchitectureConfig]]:
+def models(study: Path) -> Iterator[tuple[str, Architecture, ArchitectureConfig]]:
     """Of a study whose architectures each have one size of the ladder; those that are not installed are left out."""
     read = tomllib.loads(study.read_text(encoding="utf-8"))
     known = {architecture.name: architecture for architecture in host().architectures()}
@@ -41,7 +44,8 @@ def models(study: Path) -> Iterator[tuple[Architecture, ArchitectureConfig]]:
         if architecture := known.get(row["name"]):
             start = architecture.ladder(int(parse_count(row.get("params", read["params"]))))
             own: dict[str, Any] = row.get("set", {}).get("architecture", {}).get("config", {})
-            yield architecture, architecture.config.parse({**start.plain(), **own})
+            config = architecture.config.parse({**start.plain(), **own})
+            yield called(row["name"], row.get("variant")), architecture, config
 
 
 def batches(path: Path, architecture: Architecture, config: ArchitectureConfig) -> list[AtomicBatch]:
@@ -81,15 +85,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structures", type=Path)
     parser.add_argument("--study", type=Path, default=ZOO)
+    parser.add_argument("--arch", help="this one instead of the study")
     parser.add_argument("--passes", type=int, default=3, help="timed passes over all batches, after one that is not")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    for architecture, config in models(arguments.study):
+    alone = host().architecture(arguments.arch) if arguments.arch else None
+    rows = [(alone.name, alone, alone.ladder(100_000))] if alone else models(arguments.study)
+    for name, architecture, config in rows:
         about = describe(architecture, config, host())
         rate = atoms_per_s(architecture, config, arguments.structures, arguments.passes)
         count, flops = about.parameters["total"], about.flops_per_atom
-        print(f"{architecture.name}: {count:,} parameters, {flops:.3g} FLOPs per atom, {rate:,.0f} atoms/s", flush=True)
+        print(f"{name}: {count:,} parameters, {flops:.3g} FLOPs per atom, {rate:,.0f} atoms/s", flush=True)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,15 @@ def test_python_in_the_docs_compiles_and_imports_what_exists(code: str) -> None:
             assert hasattr(importlib.import_module("matscale"), node.attr)
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_a_benchmark_imports_what_matscale_has(script: Path) -> None:
+    """The rest of what it imports is of scratch environments."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "matscale":
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
 def test_the_tutorial_shows_every_line_of_its_model_in_order() -> None:
     model = ROOT / "plugins_contrib" / "matscale-painn" / "matscale_painn.py"
     shown = "".join(fenced(ROOT / "docs" / "tutorial-painn.md", "python"))

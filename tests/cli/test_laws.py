@@ -307,7 +307,8 @@ def test_fitting_a_table_does_not_wait_for_torch(site: Site, table: Path) -> Non
         (0.34712, 0.3, 0.9, "0.3"),
         (1234.5, 1000, 1500, "1,200"),
         (4.86e7, 4.5e7, 5.2e7, "4.9e+07"),
-        (2.0, 2.0, 2.0, "-"),
+        (2.0, 2.0, 2.0, "2"),
+        (2.0, np.nan, np.nan, "-"),
         (2.0, -np.inf, np.inf, "-"),
         (320.0, 20.0, 5000.0, "~300"),
         (460.0, 0.0, 1.3e6, "~500"),
@@ -358,5 +359,7 @@ def test_open_intervals_and_sizes_are_written_out() -> None:
     assert with_interval(2.0, 0.0, np.inf).endswith("(0 to ∞)")
     assert with_interval(-0.1, -0.3, 15.0) == "0 (0 to 15)"  # no minus before a nought
     assert with_interval(0.35, 0.31, 0.39) == "0.35 (0.31 to 0.39)"
+    assert with_interval(0.3, 0.3, 0.3 + 1e-12) == "0.3 (no scatter)"
+    assert with_interval(-0.0, 0.0, 0.0) == "0 (no scatter)"
     assert (size(12_500.0), size(3.1e15), size(0.25)) == ("12,500", "3.1e+15", "0.25")
     assert (percent(0.0123), percent(-0.31)) == ("+1.2 %", "-31 %")

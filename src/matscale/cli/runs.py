@@ -24,7 +24,9 @@ def runs() -> None:
 @runs.command("list")
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
 @click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only runs that stand so; may be repeated.")
-@click.option("--arch", multiple=True, metavar="NAME", help="Only runs of an architecture; may be repeated.")
+@click.option(
+    "--arch", multiple=True, metavar="NAME", help="Only runs of an architecture (gemnet) or variant (gemnet-OC)."
+)
 @click.option("--study", metavar="NAME", help="Only runs of a study.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a list with all that is known of each run.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with the same columns.")
@@ -37,12 +39,14 @@ def list_runs(
     that ended with an error of its own.
     """
     from matscale.core.study import ledger
+    from matscale.core.train.names import called
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv are two ways to print the same: give one of them.")
     rows = [ledger.row(path) for path in ledger.run_folders(folder)]
     rows = [r for r in rows if not status or r["status"] in status]
-    rows = [r for r in rows if (not arch or r["architecture"] in arch) and study in (None, r["study"])]
+    rows = [r for r in rows if study in (None, r["study"])]
+    rows = [r for r in rows if not arch or {r["architecture"], called(r["architecture"], r["variant"])} & {*arch}]
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return

@@ -116,6 +116,9 @@ class Architecture:
     rotates: bool = False
     """Training turns the structures at random, unless `augmentation.rotate` says otherwise: for a family that has to
     learn from data what rotation does."""
+    compiles: bool = False
+    """`compute.compile` may be asked for, with direct forces: torch.compile gives the same numbers, and does not begin
+    anew for each batch of another size."""
 
     def __post_init__(self) -> None:
         self._known(self.claims)

@@ -48,7 +48,7 @@ class StoppedEarly(MatscaleError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence for error messages: the nearest known name, and all of them when they are few."""
-    known = sorted(set(known))
+    known = sorted({each for each in known if each})
     if not known:
         return "None is known."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -125,5 +125,6 @@ def register_architectures() -> list[Architecture]:
             forces="direct",
             sizes=SIZES,
             step_flops=step_flops,
+            compiles=True,
         )
     ]

@@ -295,6 +295,33 @@ def test_other_counts_can_be_the_axes(recorded: Recorded, tmp_path: Path) -> Non
         read(tmp_path / "runs", target="energy_mea")
 
 
+def test_variants_are_architectures_of_their_own(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("a", info={"labels": {"variant": "OC"}})
+    recorded("b")
+    assert read(tmp_path / "runs").architectures == ["schnet", "schnet-OC"]
+
+
+def test_compute_includes_what_a_run_began_with(recorded: Recorded, tmp_path: Path) -> None:
+    recorded("new", 1000)
+    recorded("tuned", 1000, info={"start": {"run": "runs/first", "flops": 5e11}})
+    for curves, own in ((False, 1e12), (True, 1e11)):
+        table = read(tmp_path / "runs", curves=curves)
+        new, tuned = (table["c"][table.words["run"] == str(tmp_path / "runs" / n)][0] for n in ("new", "tuned"))
+        assert (new, tuned) == (own, own + 5e11)
+
+
+def test_a_run_whose_compute_is_not_known_is_left_out_beside_those_whose_is(tmp_path: Path) -> None:
+    tuned = make_synthetic(tmp_path / "runs" / "tuned", start={"run": "runs/imported", "flops": None})
+    assert not read(tmp_path / "runs").has("c")
+    new = make_synthetic(tmp_path / "runs" / "new", size=20_000)
+    ledger.write(tmp_path, [{**ledger.row(run), "identity": run.name, "study": "s"} for run in (tuned, new)])
+    for source in ("runs", "runs.csv", "runs.jsonl"):
+        table = read(tmp_path / source)
+        assert table.ends()["n"].tolist() == [20_000]
+        reasons = {e.row: e.reason for e in table.excluded}
+        assert reasons == {str(tuned): "began with an imported model: what that cost is not known"}
+
+
 def test_curves_are_the_validations_of_a_run(recorded: Recorded, tmp_path: Path) -> None:
     recorded("a")
     table = read(tmp_path / "runs", curves=True)
@@ -478,6 +505,15 @@ def test_the_ledger_of_a_study_gives_the_law_of_its_folders(tmp_path: Path) -> N
     moved.write_text((tmp_path / "study" / "runs.csv").read_text().replace(str(study), "/gone"))
     assert matscale.fit(moved, "n").baselines == {}
     assert read(moved, {"n": "parameters"})["n"].tolist() != read(moved)["n"].tolist()
+
+
+def test_the_ledger_of_a_study_has_the_variants_and_the_compute_of_its_folders(tmp_path: Path) -> None:
+    changes = {"labels": {"variant": "OC"}, "start": {"run": "runs/first", "flops": 1e15}}
+    runs = [make_synthetic(tmp_path / "runs" / "a"), make_synthetic(tmp_path / "runs" / "b", **changes)]
+    ledger.write(tmp_path, [{**ledger.row(run), "identity": run.name, "study": "s"} for run in runs])
+    for table in (read(tmp_path / "runs.csv"), read(tmp_path / "runs.jsonl"), read(tmp_path / "runs").ends()):
+        plain, variant = (table.of_architecture(name) for name in ("schnet", "schnet-OC"))
+        assert variant["c"].tolist() == [plain["c"][0] + 1e15]
 
 
 def test_a_law_of_compute_looks_at_whole_runs_of_folders_like_the_frontier(tmp_path: Path) -> None:

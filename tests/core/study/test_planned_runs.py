@@ -57,6 +57,27 @@ def test_a_published_size_and_keys_of_the_architecture_reach_the_runs(tmp_path: 
     assert (config["hidden"], config["cutoff"]) == (get("schnet").size("ladder-02").hidden, 4.0)
 
 
+def test_variants_of_an_architecture_have_names_of_their_own(tmp_path: Path, data: Path) -> None:
+    smooth = {"name": "schnet", "variant": "short", "params": ["2k"], "set": {"architecture.config.cutoff": 4.0}}
+    plan = planned(tmp_path, data, architectures=[{"name": "schnet", "params": ["2k"]}, smooth], seeds=[0])
+    plain, short = plan.runs
+    assert plain.path.name.startswith("schnet-2k-seed0")
+    assert short.path.name.startswith("schnet_short-2k-seed0")
+    assert (short.config.labels["architecture"], short.config.labels["variant"]) == ("schnet", "short")
+    assert "variant" not in plain.config.labels
+    assert not plan.notes
+
+
+def test_two_models_under_one_name_are_noted(tmp_path: Path, data: Path) -> None:
+    entries = [{"name": "schnet", "set": {"architecture.config.cutoff": cutoff}} for cutoff in (4.0, 5.0)]
+    plan = planned(tmp_path, data, architectures=entries)
+    assert plan.notes == [
+        "schnet: its entries set different models, and laws take them for one. Give each a `variant`."
+    ]
+    rates = [{"name": "schnet", "params": [n], "lr": [lr]} for n, lr in (("2k", 1e-2), ("3k", 1e-3))]
+    assert not planned(tmp_path, data, architectures=rates).notes
+
+
 def test_all_the_data_are_one_run_however_it_is_said(tmp_path: Path, data: Path) -> None:
     whole = planned(tmp_path, data)
     said = planned(tmp_path, data, data={"path": str(data), "fractions": [1.0]})
@@ -142,6 +163,8 @@ def test_the_identity_of_a_branch_does_not_depend_on_where_the_study_lies(tmp_pa
         ({"wsd": {"steps": [20]}, "budget": None, "set": {"schedule.kind": "wsd"}}, "said by `wsd`"),
         ({"wsd": {"steps": [4], "warmup": 3}, "budget": None}, "nothing is left between"),
         ({"lr": "none.toml"}, "none.toml: cannot be read"),
+        ({"set": {"start.run": "gone"}}, "gone: is not a run"),
+        ({"architectures": [{"name": "fcn", "variant": "a b"}]}, "variant"),
         ({"data": {"path": "etm"}}, "There is no dataset 'etm'"),
         ({"set": {"trackers": ["wandbb"]}}, "There is no tracker 'wandbb'. Did you mean 'wandb'"),
         ({"set": {"plugins": ["nobody"]}}, "There is no plugin 'nobody'"),

@@ -55,6 +55,16 @@ def test_training_goes_on_from_there_and_can_be_resumed(
     assert resumed.exit_code == 0, resumed.output
 
 
+def test_what_an_imported_model_cost_is_not_known_to_any_run_that_goes_back_to_it(
+    make_run: MakeRun, alloys: PackedDataset, tmp_path: Path
+) -> None:
+    source = make_run("schnet", **TINY)
+    source.update({"imported": {"file": "weights.pt"}})
+    for first, second in ((source.path, tmp_path / "tuned"), (tmp_path / "tuned", tmp_path / "again")):
+        assert fine_tune(alloys, first, second).exit_code == 0
+        assert Run.open(second).info["start"]["flops"] is None
+
+
 def test_a_model_that_differs_is_refused_and_partly_taken_on_request(
     make_run: MakeRun, alloys: PackedDataset, tmp_path: Path
 ) -> None:
@@ -86,6 +96,30 @@ def test_elements_that_the_other_run_has_not_seen_are_refused_by_name(
     assert fine_tune(alloys, source.path, tmp_path / "partial", "--partial").exit_code == 0
     old, new = (matscale.load(p).references.numpy() for p in (source.path, tmp_path / "partial"))
     np.testing.assert_array_equal(new[[13, 29]], old[[13, 29]])
+
+
+def test_a_folder_whose_run_was_refused_can_be_used_again(
+    make_run: MakeRun, alloys: PackedDataset, tmp_path: Path
+) -> None:
+    source = make_run("schnet", **TINY)
+    source.update({"dataset_info": {**source.info["dataset_info"], "elements": [13, 29]}})
+    target = tmp_path / "tuned"
+    assert fine_tune(alloys, source.path, target).exit_code == 2
+    assert Run.open(target).info["status"] == "failed"
+    assert fine_tune(alloys, source.path, target, "--partial").exit_code == 0
+    run = Run.open(target)
+    assert (run.info["status"], run.info["error"], run.config.start.partial) == ("completed", None, True)
+    again = fine_tune(alloys, source.path, target, "--partial")
+    assert again.exit_code == 2
+    assert "there is a run already" in again.stderr
+
+
+def test_a_run_that_failed_after_its_first_step_stays(make_run: MakeRun, alloys: PackedDataset, tmp_path: Path) -> None:
+    run = make_run("schnet", **TINY)
+    run.update({"status": "failed"})
+    result = fine_tune(alloys, run.path, run.path)
+    assert result.exit_code == 2
+    assert "there is a run already" in result.stderr
 
 
 def test_partial_without_a_run_is_refused(alloys: PackedDataset, tmp_path: Path) -> None:

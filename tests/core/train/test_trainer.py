@@ -259,6 +259,15 @@ def test_compiling_a_double_backward_is_refused(data: Path, tmp_path: Path) -> N
         run_tiny(data, tmp_path / "run", "compute.compile=true")
 
 
+def test_compiling_what_does_not_claim_it_is_refused_by_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unclaimed = replace(tiny.architecture("columns"), compiles=False)
+    monkeypatch.setattr(tiny, "architecture", lambda name: unclaimed)
+    with pytest.raises(ConfigError, match=r"'columns' does not claim to compile.*compiles=True"):
+        run_tiny(data, tmp_path / "run", "compute.compile=true", name="columns")
+
+
 def test_a_gpu_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sees"):
         run_tiny(data, tmp_path / "run", "compute.device=cuda:97")

@@ -95,6 +95,7 @@ def architecture(name: str = "springs") -> Architecture:
         dial="channels",
         forces="gradient" if gradient else "direct",
         graph=lambda config: Graph.radius(4.0) if gradient else Graph.none(),
+        compiles=not gradient,
     )
 
 

@@ -180,6 +180,15 @@ def test_of_each_pair_of_edges_one_is_the_reverse_of_the_other(links) -> None:
     assert (both.source == both.target).any()  # an atom and its own image
 
 
+@pytest.mark.parametrize(("image_kept", "kept"), [("below", {-1, 1}), ("above", set())])
+def test_of_two_opposite_images_of_an_atom_the_published_models_keep_different_ones(image_kept, kept) -> None:
+    """The limit has let the atom see its image one cell down, and not that one cell up at the same distance."""
+    shift = torch.tensor([[0, 0, -1]])
+    one = Links(torch.zeros(1).long(), torch.zeros(1).long(), shift, 2.5 * shift.double(), n_atoms=1)
+    both, _ = symmetric(one, image_kept)
+    assert set(both.shift[:, 2].tolist()) == kept
+
+
 def test_a_radius_graph_is_symmetric_already(links) -> None:
     both, _ = symmetric(links)
     edges = [sorted((int(x.target[e]), *neighbor(x, e)) for e in range(x.n)) for x in (both, links)]

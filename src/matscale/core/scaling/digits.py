@@ -21,7 +21,9 @@ def decimals(low: float, high: float) -> int | None:
 
 def number(value: float, low: float, high: float) -> str:
     """`value` as the interval allows: 0.347 in (0.31, 0.39) is `0.35`, 320 in (20, 5000) is `~300`; `-` where the
-    interval says nothing."""
+    interval says nothing. Six digits where it has no width, as on a table that a formula wrote."""
+    if _is_a_point(value, low, high):
+        return f"{value + 0.0:.6g}"  # no minus before a nought
     places = decimals(low, high)
     if places is None or not math.isfinite(value):
         return "-"
@@ -34,9 +36,15 @@ def number(value: float, low: float, high: float) -> str:
 
 def with_interval(value: float, low: float, high: float) -> str:
     """`0.35 (0.31 to 0.39)`; `undetermined (0 to 1.3e+06)` where not even the magnitude is known."""
+    if _is_a_point(value, low, high):
+        return f"{number(value, low, high)} (no scatter)"
     places = decimals(low, high)
     shown = UNDETERMINED if _spans(value, low, high, places) else number(value, low, high)
     return f"{shown} ({_end(low, low, places)} to {_end(high, low, places)})"
+
+
+def _is_a_point(value: float, low: float, high: float) -> bool:
+    return math.isfinite(value) and abs(high - low) <= 1e-6 * abs(value)
 
 
 def _is_lost(value: float, low: float, places: int) -> bool:

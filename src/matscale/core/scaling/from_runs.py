@@ -19,7 +19,7 @@ from typing import Any, cast
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
 from matscale.core.scaling.table import Excluded, Table
-from matscale.core.train.names import CONFIG, INFO, METRICS, is_record
+from matscale.core.train.names import CONFIG, INFO, METRICS, called, is_record
 from matscale.core.train.rows import Rows
 
 COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}
@@ -80,6 +80,7 @@ def read_runs(
     for row in rows:
         row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
     table = Table.of(rows, names=names, facts=_facts(facts)) if rows else _nothing(folders, excluded)
+    table = table.with_known_compute()
     return Table(table.numbers, table.words, (*excluded, *table.excluded), table.names, table.baselines, table.facts)
 
 
@@ -135,6 +136,7 @@ def _rows(
         # The cost of the best model is that of the whole run: its schedule had to be paid for.
         best, last = info.get("best") or info["last"], info["last"]
         validations = (last,) if best["step"] == last["step"] else (best, last)
+    before = (info.get("start") or {}).get("flops", 0.0)
     for row in validations:
         cost = row if curves else {**row, **{k: info[k] for k in ("structures", "atoms", "edges", "flops", "wall_s")}}
         known = {
@@ -143,6 +145,10 @@ def _rows(
             "unique": float(info["dataset"]["train"]),
             "gpu_hours": float(cost["wall_s"]) * int(info.get("world_size", 1)) / 3600.0,
         }
+        if before is None:
+            known["flops"] = 0.0  # not known: the run began with an imported model
+        elif "flops" in known:
+            known["flops"] += before
         errors = {k: v for k, v in row.items() if k not in known and k not in ("epoch", "time", "split")}
         found = {ours: _value(folder, ours, theirs, known, errors) for ours, theirs in names.items()}
         extra = {key: _finite(row[key]) for key in ERRORS.values() if row.get(key) is not None}
@@ -150,7 +156,7 @@ def _rows(
             **extra,
             **{k: v for k, v in found.items() if v is not None},
             "loss": found["loss"],
-            "arch": info["architecture"]["name"],
+            "arch": called(info["architecture"]["name"], (info.get("labels") or {}).get("variant")),
             "seed": info["seed"],
             "run": str(folder),
             "step": float(row["step"]),

@@ -13,7 +13,7 @@ from typing import Any
 
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
 from matscale.core.scaling.table import AXES, Excluded, Table
-from matscale.core.train.names import INFO
+from matscale.core.train.names import INFO, called
 from matscale.core.train.units import parse_count
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -85,9 +85,13 @@ def table_of(
     if not rows:
         raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
     _refuse_gaps(rows, names)
+    if is_ledger:
+        _complete(rows, [record for k, record in chosen if not unfit[k]], names)
     refuse_mixture(rows)
     folders = [r["path"] for k, r in chosen if is_ledger and not unfit[k] and (Path(r["path"]) / INFO).exists()]
     table = Table.of(rows, names=names, facts={"folders": folders} if folders else {})
+    if is_ledger:
+        table = table.with_known_compute()
     excluded = [Excluded(f"{prefix}row {k + 1}", reason) for k, reason in unfit.items() if reason]
     return replace(table, excluded=(*excluded, *table.excluded))
 
@@ -99,6 +103,16 @@ def _unfit(record: Mapping[str, Any]) -> str:
     if record["role"] == "pretrain":
         return "is pre-training: its loss is another quantity; runs that begin with it count"
     return "" if record["status"] == "completed" else f"is not complete (status: {record['status']})"
+
+
+def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
+    """What a ledger says in two columns: variants are architectures, and compute includes what a run began with."""
+    for row, record in zip(rows, records, strict=True):
+        if names["arch"] == LEDGER["arch"]:
+            row["arch"] = called(row["arch"], record.get("variant"))
+        if names["c"] == LEDGER["c"] and "flops_before" in record:
+            before = _cell(row["source"], "flops_before", record["flops_before"])
+            row["c"] = None if before is None else row["c"] + before
 
 
 def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:

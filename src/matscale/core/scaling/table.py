@@ -124,6 +124,12 @@ class Table:
         words = (str(self.words["run"][k] or self.words["source"][k]) for k in last.values())
         return replace(self.take(mask), excluded=(*self.excluded, *(Excluded(word, reason) for word in words)))
 
+    def with_known_compute(self) -> Table:
+        """Without the runs whose compute is not known, if that of others is; what they began with was imported."""
+        known = np.isfinite(self.numbers.get("c", np.full(len(self), np.nan)))
+        reason = "began with an imported model: what that cost is not known"
+        return self.keep_runs(known, reason) if known.any() else self
+
     def of_architecture(self, name: str) -> Table:
         return self.take(self.words["arch"] == name)
 

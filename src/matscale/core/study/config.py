@@ -85,6 +85,8 @@ LearningRate = Annotated[
 class ArchitectureGrid(Config):
     name: str
     """Family of models: `matscale models list`."""
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")] | None = None
+    """Tells two entries of one architecture apart, in names of runs and in laws: `OC` makes `gemnet-OC` of gemnet."""
     sizes: Names = ()
     """Published configurations by name."""
     params: Params | None = None

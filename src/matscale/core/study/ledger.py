@@ -31,6 +31,7 @@ COLUMNS = (
     "status",
     "reason",
     "architecture",
+    "variant",
     "size",
     "parameters",
     "non_embedding",
@@ -47,6 +48,7 @@ COLUMNS = (
     "edges",
     "flops",
     "flops_shared",
+    "flops_before",
     "validation_flops",
     "wall_s",
     "wall_s_shared",
@@ -60,7 +62,7 @@ COLUMNS = (
 )
 """In this order; keys of the grid that are not among them follow. `loss` and the errors are those of the best
 validation, in eV units; `last_loss` is that of the last. `branch_of` is the run that a cooldown left, which has spent
-`flops_shared` and `wall_s_shared` of its totals."""
+`flops_shared` and `wall_s_shared` of its totals; `flops_before` is what the model cost that the run began with."""
 
 
 def row(run: Path, state: State | None = None, planned: PlannedRun | None = None) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def row(run: Path, state: State | None = None, planned: PlannedRun | None = None
         "branch_of": Path(info["start"]["run"]).name if "flops_shared" in info else None,
         "status": state.status,
         "reason": state.reason,
+        "flops_before": (info.get("start") or {}).get("flops", 0.0) if info else None,
         "architecture": (info.get("architecture") or {}).get("name") or labels.get("architecture"),
         "parameters": counts.get("total"),
         "non_embedding": counts.get("non_embedding"),

@@ -22,7 +22,8 @@ from matscale.core.study.identity import identity
 from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
 from matscale.core.study.rule import Rule, read_rule
 from matscale.core.train.config import TrainConfig, merged
-from matscale.core.train.record import CONFIG
+from matscale.core.train.names import called
+from matscale.core.train.record import CONFIG, Run
 from matscale.core.train.setup import resolved
 
 OWN = {
@@ -58,6 +59,10 @@ class Size:
     """Parameters that were asked for, of a rung of the ladder."""
 
     @property
+    def name(self) -> str:
+        return f"{called(self.grid.name, self.grid.variant)}-{self.label}"
+
+    @property
     def is_far_off(self) -> bool:
         """Whether the ladder does not reach what was asked for."""
         return self.wanted is not None and abs(self.parameters["total"] / self.wanted - 1) > FAR_OFF
@@ -91,10 +96,11 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
     result = Plan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
     result.notes += [
-        f"{size.grid.name}-{size.label}: has {size.parameters['total']:,} parameters, the nearest that its ladder has."
+        f"{size.name}: has {size.parameters['total']:,} parameters, the nearest that its ladder has."
         for size in sizes
         if size.is_far_off
     ]
+    result.notes += _taken_for_one(study)
     known: set[str] = set()
     for size, point in product(sizes, list(_points(study))):
         for run in _planned(result, size, point):
@@ -115,6 +121,16 @@ def _require_watchers(result: Plan) -> None:
     new = [run.config for run in result.runs if not (run.path / CONFIG).exists()]
     for plugins, trackers in dict.fromkeys((tuple(config.plugins), tuple(config.trackers)) for config in new):
         host().observers(plugins, trackers=trackers)
+
+
+def _taken_for_one(study: Study) -> Iterator[str]:
+    """Notes on entries that are different models, or begin differently, under one name."""
+    seen: dict[str, Any] = {}
+    for grid in study.architectures:
+        name, values = called(grid.name, grid.variant), _nested(grid.set)
+        own = {key: values.get(key) for key in ("architecture", "start")}
+        if seen.setdefault(name, own) != own:
+            yield f"{name}: its entries set different models, and laws take them for one. Give each a `variant`."
 
 
 def _leave_out_short(result: Plan, stages: Stages) -> None:
@@ -239,8 +255,12 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
     values = merged(fixed, point.values)
     model = merged(size.config, values.get("architecture", {}).get("config", {}))
     values = merged(values, {"architecture": {"name": grid.name, "config": model}, "data": {"path": study.data.path}})
+    begun_with = values.get("start", {}).get("run")
+    if begun_with is not None:
+        Run.open(begun_with)  # or its error, before anything is started
     for lr in _rates(study, size, rule):
-        labels = {"architecture": grid.name, "size": size.label, **point.labels}
+        variant = {"variant": grid.variant} if grid.variant else {}
+        labels = {"architecture": grid.name, **variant, "size": size.label, **point.labels}
         chosen = values if lr is None else merged(values, {"optimizer": {"lr": lr}})
         config = resolved(TrainConfig.parse(chosen, study.name), size.architecture)
         labels["lr"] = config.optimizer.lr
@@ -286,12 +306,12 @@ def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) 
 
 def name(labels: Mapping[str, Any]) -> str:
     """`schnet-30k-fraction0.1-seed0-lr0.001`: what people read; the identity that follows it is what counts."""
-    first = [str(labels["architecture"]), str(labels["size"])]
+    first = [called(labels["architecture"], labels.get("variant")), str(labels["size"])]
     rest = [f"{key.rpartition('.')[2]}{_text(value)}" for key, value in labels.items() if key not in _FIRST]
     return "-".join(_safe(part) for part in first + rest)
 
 
-_FIRST = ("architecture", "size", "role")
+_FIRST = ("architecture", "variant", "size", "role")
 
 
 def _safe(text: str) -> str:

@@ -22,7 +22,7 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import write_json, write_text
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
-from matscale.core.train.names import CONFIG, FORMAT_VERSION, GEOMETRIES, INFO, METRICS, SAMPLES
+from matscale.core.train.names import CONFIG, FORMAT_VERSION, GEOMETRIES, INFO, METRICS, SAMPLES, is_record
 from matscale.core.train.rows import Rows
 
 __all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES", "TIMINGS", "Run", "validation_loss"]
@@ -44,10 +44,10 @@ class Run:
     `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
     `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
     began with another one has `start` {run, step, not_taken, flops}, these the training FLOPs of that run and of those
-    it began with, and also `pretrain` if that run was pre-trained; one that is pre-trained has `pretrain` itself, the
-    name of what it learned, and rows without `loss`. A branch of one also `flops_shared` and `wall_s_shared`,
-    what of its totals the other run spent. One of a study has `labels`; one of another program has `imported`, and
-    neither `dataset` nor metrics.
+    it began with (null if one of them was imported), and also `pretrain` if that run was pre-trained; one that is
+    pre-trained has `pretrain` itself, the name of what it learned, and rows without `loss`. A branch of one also
+    `flops_shared` and `wall_s_shared`, what of its totals the other run spent. One of a study has `labels`; one of
+    another program has `imported`, and neither `dataset` nor metrics.
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:
@@ -61,6 +61,7 @@ class Run:
         path = Path(path)
         cls.check_free(path)
         path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG).unlink(missing_ok=True)
         run = cls(path, config, {"format_version": FORMAT_VERSION, "name": path.name, "status": "running"})
         run.save_info()
         write_text(path / CONFIG, to_toml(config.plain()))  # last: a folder with it is a run
@@ -68,11 +69,14 @@ class Run:
 
     @staticmethod
     def check_free(path: Path, *, resumable: bool = True) -> None:
-        """Raises ConfigError if a new run at `path` would touch anything. What a kill left half-made is nothing.
+        """Raises ConfigError if a new run at `path` would touch anything.
 
-        `resumable`: whether who asks could go on with a run that is there.
+        What a kill left half-made is nothing, nor is a run that failed before its first step. `resumable`: whether who
+        asks could go on with a run that is there.
         """
         if (path / CONFIG).exists():
+            if _failed_at_the_start(path):
+                return
             instead = "Add --resume to go on with it, or choose" if resumable else "Choose"
             raise ConfigError(f"{path}: there is a run already. {instead} another folder with -o.")
         ours = {INFO, PLANNED, LOG}
@@ -181,6 +185,16 @@ class Run:
         """Replace the configuration, when a resumed run was given other limits."""
         self.config = config
         write_text(self.path / CONFIG, to_toml(config.plain()))
+
+
+def _failed_at_the_start(path: Path) -> bool:
+    """Whether a run ended with an error that left nothing to go on with: its data were refused, say."""
+    try:
+        info = json.loads((path / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    began = (path / METRICS).exists() or (path / "checkpoints").exists()
+    return is_record(info) and info.get("status") == "failed" and not began
 
 
 def validation_loss(row: Mapping[str, Any]) -> float:

@@ -113,7 +113,17 @@ class Setup:
             potential = self._for(self.pretext, potential)
         if self.config.compute.checkpoint_activations:
             checkpoint_activations(potential.model, self.architecture.name)
+        if self.config.compute.compile and not (self.architecture.compiles or potential.derive):
+            raise self._uncompiled()
         return potential.double() if self.dtype == torch.float64 else potential
+
+    def _uncompiled(self) -> ConfigError:
+        """Forces by derivative are refused whatever the architecture, by `Learner`."""
+        return ConfigError(
+            f"compute.compile = true: {self.architecture.name!r} does not claim to compile; torch may begin anew for "
+            "each batch, or give other numbers. Leave it out for this architecture. If it is yours and you have "
+            "compared the numbers, say Architecture(..., compiles=True)."
+        )
 
     def _for(self, pretext: Pretext, potential: Potential) -> Potential:
         """Heads draw their weights from a stream of their own."""

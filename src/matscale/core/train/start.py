@@ -97,8 +97,10 @@ class Source:
     def facts(self, potential: Potential) -> dict[str, Any]:
         """For run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
-        before = float((self.run.info.get("start") or {}).get("flops") or 0.0)
-        spent = {"flops": float(self.run.info.get("flops") or 0.0) + before}
+        info = self.run.info
+        earlier = (info.get("start") or {}).get("flops", 0.0)
+        known = "imported" not in info and earlier is not None
+        spent = {"flops": float(info.get("flops") or 0.0) + earlier if known else None}
         pretrain = {"pretrain": self.run.config.pretrain.task} if self.run.config.pretrain else {}
         return {"run": str(self.run.path), "step": self.step, "not_taken": unlike, **spent, **pretrain}
 

@@ -52,6 +52,7 @@ def register_architectures() -> list[Architecture]:
             graph=graph,
             sizes=SIZES,
             step_flops=step_flops,
+            compiles=True,
             max_atomic_number=EqV2Config().max_atomic_number,
             rotation_tolerance=ROTATION_TOLERANCE,
         )

@@ -48,6 +48,7 @@ def register_architectures() -> list[Architecture]:
             graph=graph,
             sizes=SIZES,
             step_flops=step_flops,
+            compiles=True,
         )
     ]
 

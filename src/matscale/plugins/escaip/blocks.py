@@ -19,22 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import gelu
 
-from matscale.core.layers.precision import full_precision
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.layout import Layout
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x), times a weight per channel."""
-
-    def __init__(self, n_channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_channels))
-
-    @full_precision
-    def forward(self, x: Tensor) -> Tensor:
-        mean_square = x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps
-        return x * mean_square.rsqrt() * self.weight
+from matscale.plugins.escaip.norm import RMSNorm
 
 
 class FeedForward(nn.Sequential):

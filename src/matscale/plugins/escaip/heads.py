@@ -19,9 +19,10 @@ from torch.nn.functional import gelu
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.layers.heads import mean_by_structure, sum_by_structure
 from matscale.core.layers.precision import full_precision
-from matscale.plugins.escaip.blocks import FeedForward, RMSNorm
+from matscale.plugins.escaip.blocks import FeedForward
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.layout import Layout
+from matscale.plugins.escaip.norm import RMSNorm
 
 
 class Readout(nn.Module):

@@ -87,6 +87,9 @@ class GemNetConfig(ArchitectureConfig):
     """The same for the pairs of the atom-edge and edge-atom interactions."""
     max_neighbors_atom_atom: int | None = Field(default=None, ge=1)
     """The same for the pairs of the atom-atom interaction."""
+    image_kept: Literal["below", "above"] = "below"
+    """Where `max_neighbors` lets an atom see one of two opposite images of itself: an edge whose first shift is below
+    zero stays and becomes two, one above is dropped (GemNet-T), or the other way round (GemNet-OC)."""
     forces: Literal["direct", "gradient"] = "direct"
     """Magnitudes along the edges (GemNet-dT, -OC), or derivatives of the energy (GemNet-T)."""
     stress_head: Literal["equivariant", "none"] = "equivariant"

@@ -73,7 +73,7 @@ def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
 @torch.no_grad()
 def _counted(config: GemNetConfig, batch: AtomicBatch) -> Counts:
     links = links_of(batch)
-    edges, _ = symmetric(within(links, config.rule("edges")))
+    edges, _ = symmetric(within(links, config.rule("edges")), config.image_kept)
     d = edges.degree
     found: dict[str, Tensor | int] = {"atoms": batch.n_atoms, "edges": edges.n, "angles": (d * d).sum()}
     if config.atom_edge or config.edge_atom:

@@ -69,7 +69,7 @@ class Geometry:
     def of(cls, config: GemNetConfig, data: AtomicBatch) -> Geometry:
         """Once per batch."""
         links = links_of(data)
-        unsorted, swap = symmetric(within(links, config.rule("edges")))
+        unsorted, swap = symmetric(within(links, config.rule("edges")), config.image_kept)
         pairs = within(links, config.rule("atom_edge")) if config.atom_edge or config.edge_atom else None
         rank = rank_by(unsorted.degree, *([pairs.degree] if pairs else []))
         edges, swap = reordered(unsorted, swap, rank)

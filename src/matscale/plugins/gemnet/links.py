@@ -106,15 +106,16 @@ def within(links: Links, rule: Graph) -> Links:
     return kept.select(order[rank < rule.n_neighbors].sort()[0])
 
 
-def symmetric(links: Links) -> tuple[Links, Tensor]:
+def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
     """For each pair of atoms one of its two edges, and that again in the other direction; (edges, swap [n]).
 
     A rule of nearest neighbours may have found a pair from one side only. Published models keep what was found from
-    the atom with the larger number (of an atom's own images, that with the first shift below zero) and leave the rest.
-    `swap` is where the reverse of each edge stands.
+    the atom with the larger number (of an atom's own images, that with the first shift `image_kept` zero) and leave
+    the rest. `swap` is where the reverse of each edge stands.
     """
-    lower = (links.source == links.target) & _is_negative(links.shift)
-    half = links.select((links.source < links.target) | lower)
+    own = links.source == links.target
+    kept = _is_negative(links.shift if image_kept == "below" else -links.shift)
+    half = links.select((links.source < links.target) | (own & kept))
     both = Links(
         source=torch.cat([half.source, half.target]),
         target=torch.cat([half.target, half.source]),

@@ -87,6 +87,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
         values.setdefault("n_joint_layers", 2)
     values |= {
         "always_project": not is_oc,
+        "image_kept": "above" if is_oc else "below",
         "forces": "direct" if given.get("direct_forces", False) else "gradient",
         "stress_head": "none",
         "max_atomic_number": given["num_elements"],

@@ -25,6 +25,7 @@ _OC = {
     "n_output_after": 3,
     "n_joint_layers": 2,
     "always_project": False,
+    "image_kept": "above",
     "quadruplets": True,
     "atom_edge": True,
     "edge_atom": True,

@@ -228,6 +228,7 @@ def register_architectures() -> list[Architecture]:
             graph=lambda config: Graph.radius(config.cutoff, dense=True),
             sizes={name: PeriodicTransformerConfig(**shape, head_layers=3) for name, shape in SHAPES.items()},
             step_flops=step_flops,
+            compiles=True,
             rotates=True,
         )
     ]

@@ -175,4 +175,5 @@ ARCHITECTURE = Architecture(
     graph=lambda config: Graph.dense(),
     sizes=SIZES,
     step_flops=step_flops,
+    compiles=True,
 )

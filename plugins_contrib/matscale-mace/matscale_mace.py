@@ -24,13 +24,14 @@ Batatia et al., arXiv:2206.07697; the foundation models MACE-MP-0: arXiv:2401.00
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from matscale import hookimpl
@@ -62,6 +63,10 @@ BLOCKS = {
 """The package's classes of the first interaction and of the others."""
 
 
+Elements = Annotated[tuple[Annotated[int, Field(ge=1, le=118)], ...], Field(min_length=1)]
+"""Atomic numbers."""
+
+
 class MaceConfig(ArchitectureConfig):
     """Configuration of MACE; the defaults are those of MACE-MP-0 medium."""
 
@@ -69,7 +74,7 @@ class MaceConfig(ArchitectureConfig):
     """Channels of each order; the dial of the size ladder."""
     lmax: int = Field(default=1, ge=0, le=3)
     """Highest order l that an atom keeps from one interaction to the next."""
-    max_l: int = Field(default=3, ge=0)
+    max_l: int = Field(default=3, ge=1, le=6)
     """Highest order l of the spherical harmonics and of the one-particle basis."""
     correlation: int = Field(default=3, ge=1)
     """Factors ν of the symmetric contraction: a message has correlation + 1 bodies."""
@@ -85,8 +90,18 @@ class MaceConfig(ArchitectureConfig):
     """Hidden channels of the last readout."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
-    elements: tuple[int, ...] | None = None
+    elements: Elements | None = None
     """Atomic numbers that the tables have rows for; without it all from 1 to 118."""
+
+    @field_validator("elements")
+    @classmethod
+    def _each_once(cls, elements: Elements | None) -> Elements | None:
+        twice = sorted(z for z, n in Counter(elements or ()).items() if n > 1)
+        if twice:
+            raise ValueError(
+                f"{', '.join(chemical_symbols[z] for z in twice)} is there twice: each element has one row"
+            )
+        return elements
 
     @property
     def known(self) -> tuple[int, ...]:

@@ -19,16 +19,17 @@ Batzner et al., arXiv:2101.03164; presets S to XL: arXiv:2607.28461.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import product
-from typing import Self
+from typing import Annotated, Self
 
 import e3nn
 import torch
 from ase.data import chemical_symbols
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from matscale import hookimpl
@@ -44,10 +45,14 @@ API_VERSION = (1, 0)
 NEQUIP = version("nequip")  # fails where the package is not installed, without the ten seconds of its import
 
 
+Elements = Annotated[tuple[Annotated[int, Field(ge=1, le=118)], ...], Field(min_length=1)]
+"""Atomic numbers."""
+
+
 class NequipConfig(ArchitectureConfig):
     """Configuration of NequIP; the defaults are those of its preset M."""
 
-    features: tuple[int, ...] = Field(default=(128, 64, 32), min_length=1)
+    features: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 64, 32), min_length=1)
     """Channels of each order l = 0, 1, ..., lmax; the dial of the size ladder."""
     n_layers: int = Field(default=4, ge=1)
     """Interaction blocks."""
@@ -63,8 +68,18 @@ class NequipConfig(ArchitectureConfig):
     """Hidden layers of R."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
-    elements: tuple[int, ...] | None = None
+    elements: Elements | None = None
     """Atomic numbers that have a row in the embedding; without it all from 1 to 118."""
+
+    @field_validator("elements")
+    @classmethod
+    def _each_once(cls, elements: Elements | None) -> Elements | None:
+        twice = sorted(z for z, n in Counter(elements or ()).items() if n > 1)
+        if twice:
+            raise ValueError(
+                f"{', '.join(chemical_symbols[z] for z in twice)} is there twice: each element has one row"
+            )
+        return elements
 
     @property
     def known(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,6 +112,23 @@ def test_forces_and_stress_are_the_packages_own_to_the_last_bit_and_energies_but
 ):
     assert own_process["different"] == []
     assert own_process["size"] > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"elements": [29, 8, 29]}, "Cu is there twice"),
+        ({"elements": []}, "elements = "),
+        ({"elements": [0]}, "elements.0 = 0"),
+        ({"elements": [29, -1]}, "elements.1 = -1"),
+        ({"elements": [500]}, "elements.0 = 500"),
+        ({"max_l": 0}, "max_l = 0"),
+        ({"max_l": 12}, "max_l = 12"),
+    ],
+)
+def test_numbers_of_which_the_package_makes_no_model_are_refused_by_name(values: dict[str, Any], told: str):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        MaceConfig.parse(values, "architecture.config")
 
 
 def test_an_element_without_a_row_is_refused_before_and_after_building():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,22 @@ def test_a_first_model_leaves_the_process_as_it_was(own_process: dict[str, Any])
 def test_energies_forces_and_stress_are_the_packages_own_to_the_last_bit(own_process: dict[str, Any]):
     assert own_process["different"] == []
     assert own_process["size"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"elements": [29, 8, 29]}, "Cu is there twice"),
+        ({"elements": []}, "elements = "),
+        ({"elements": [0]}, "elements.0 = 0"),
+        ({"elements": [29, -1]}, "elements.1 = -1"),
+        ({"elements": [500]}, "elements.0 = 500"),
+        ({"features": [4, 0]}, "features.1 = 0"),
+    ],
+)
+def test_numbers_of_which_the_package_makes_no_model_are_refused_by_name(values: dict[str, Any], told: str):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        NequipConfig.parse(values, "architecture.config")
 
 
 def test_an_element_without_a_row_is_refused_before_and_after_building():

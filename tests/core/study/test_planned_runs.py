@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from matscale.core.data.packed import PackedDataset
-from matscale.core.errors import ConfigError
+from matscale.core.errors import ConfigError, PluginError
 from matscale.core.manager import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
 from matscale.core.study.rule import Rule, write_rule
+from matscale.core.train import tracker
 from matscale.core.train.setup import parts
 from studies import planned
 
@@ -165,6 +166,8 @@ def test_the_identity_of_a_branch_does_not_depend_on_where_the_study_lies(tmp_pa
         ({"set": {"start.run": "gone"}}, "gone: is not a run"),
         ({"architectures": [{"name": "fcn", "variant": "a b"}]}, "variant"),
         ({"data": {"path": "etm"}}, "There is no dataset 'etm'"),
+        ({"set": {"trackers": ["wandbb"]}}, "There is no tracker 'wandbb'. Did you mean 'wandb'"),
+        ({"set": {"plugins": ["nobody"]}}, "There is no plugin 'nobody'"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_right(tmp_path: Path, data: Path, values: dict[str, Any], told: str) -> None:
@@ -172,6 +175,14 @@ def test_a_mistake_is_named_with_what_is_right(tmp_path: Path, data: Path, value
         planned(tmp_path, data, **values)
     assert told in str(error.value)
     assert getattr(error.value, "exit_code", None) in (2, 3)
+
+
+def test_a_tracker_whose_package_is_missing_ends_a_study_before_any_run_of_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker, "find_spec", lambda module: None)
+    with pytest.raises(PluginError, match=r"there is no module 'wandb'. Install what it needs: pip install"):
+        planned(tmp_path, data, set={"trackers": ["wandb"]})
 
 
 def test_a_rule_for_another_architecture_is_no_rule(tmp_path: Path, data: Path) -> None:

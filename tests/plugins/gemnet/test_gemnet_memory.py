@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.outputs import predict
 from matscale.plugins.gemnet import angles, dihedrals
 from matscale.plugins.gemnet.links import links_of
-from matscale.plugins.gemnet.memory import least_bytes
+from matscale.plugins.gemnet.memory import group_limits, least_bytes, total_memory
 
 
 def test_a_batch_that_no_memory_holds_is_refused_with_its_counts_and_what_to_change(
@@ -24,6 +26,19 @@ def test_a_batch_that_no_memory_holds_is_refused_with_its_counts_and_what_to_cha
     )
     with pytest.raises(ConfigError, match=pattern):
         model(data)
+
+
+def test_what_a_job_or_container_may_take_counts_and_not_what_the_machine_has(tmp_path: Path) -> None:
+    groups, root = tmp_path / "cgroup", tmp_path / "sys"
+    (root / "slurm" / "job_1" / "step_0").mkdir(parents=True)
+    (root / "slurm" / "job_1" / "memory.max").write_text("4096\n")
+    (root / "slurm" / "job_1" / "step_0" / "memory.max").write_text("max\n")
+    (root / "memory").mkdir()
+    (root / "memory" / "memory.limit_in_bytes").write_text("8192\n")
+    groups.write_text("12:cpu,cpuacct:/\n4:memory:/docker/of-the-host\n0::/slurm/job_1/step_0\n")
+    assert sorted(group_limits(groups, root)) == [4096, 8192]
+    assert list(group_limits(tmp_path / "none", root)) == []
+    assert 0 < total_memory(torch.device("cpu")) <= min(group_limits(), default=2**63)
 
 
 def test_what_a_batch_takes_at_least_grows_with_its_edges_and_with_gradients(small, batch) -> None:

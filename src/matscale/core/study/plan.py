@@ -86,7 +86,8 @@ class Plan:
 def plan(study: Study, stages: Stages = silent) -> Plan:
     """Every run of the grid. The dataset is made or fetched if need be, so that no run has to.
 
-    Raises ConfigError for architectures, sizes and keys that there are not, with the nearest right one, and DataError.
+    Raises ConfigError for architectures, sizes, trackers and keys that there are not, with the nearest right one;
+    PluginError for a tracker whose package is missing; and DataError.
     """
     _refuse_own(study)
     sizes = list(_sizes(study))
@@ -108,10 +109,18 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
                 result.runs.append(run)
             elif not run.is_trunk:
                 result.notes.append(f"{run.name}: is the same run as another of the grid.")
+    _require_watchers(result)
     _leave_out_short(result, stages)
     if not result.runs:
         raise ConfigError(f"The grid of {study.name} is empty. {' '.join(result.notes)}")
     return result
+
+
+def _require_watchers(result: Plan) -> None:
+    """Raises ConfigError or PluginError for a plugin or tracker that runs which are yet to be made cannot have."""
+    new = [run.config for run in result.runs if not (run.path / CONFIG).exists()]
+    for plugins, trackers in dict.fromkeys((tuple(config.plugins), tuple(config.trackers)) for config in new):
+        host().observers(plugins, trackers=trackers)
 
 
 def _taken_for_one(study: Study) -> Iterator[str]:

@@ -7,6 +7,9 @@ and of the sums that each layer keeps for the backward, and what one piece of on
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -16,10 +19,29 @@ from matscale.plugins.gemnet.links import Links
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that the device has, free or not."""
+    """Bytes that the device has, free or not; of the machine's, those that this job or container may take."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _of_machine()
+
+
+@cache  # asked in every forward
+def _of_machine() -> int:
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *group_limits()])
+
+
+def group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Bytes that the control groups of this process allow, of either version; nothing where there are none."""
+    for line in groups.read_text().splitlines() if groups.exists() else []:
+        _, kind, place = line.split(":", 2)
+        if kind not in ("", "memory"):
+            continue
+        name = "memory.limit_in_bytes" if kind else "memory.max"
+        for part in (PurePosixPath(place), *PurePosixPath(place).parents):  # what is above limits it too
+            limit = root / kind / part.relative_to("/") / name
+            text = limit.read_text().strip() if limit.exists() else ""
+            if text.isdecimal():  # not "max", which is none
+                yield int(text)
 
 
 def least_bytes(config: GemNetConfig, edges: Links, middle: Links | None) -> int:

@@ -71,7 +71,7 @@ def test_weights_of_other_options_are_refused_by_name(golden) -> None:
     model, weights = theirs.model(torch.float64), theirs.weights
     with pytest.raises(DataError, match=r"no 'mlp_rbf_h.linear.weight'"):
         state_from_fairchem(model, {k: v for k, v in weights.items() if k != "mlp_rbf_h.linear.weight"})
-    with pytest.raises(DataError, match=r"edge_emb.dense.linear.weight has shape \[24, 63\], edge.weight needs"):
+    with pytest.raises(DataError, match=r"dense.linear.weight has shape \[24, 63\] where \[24, 64\] is needed"):
         state_from_fairchem(model, {**weights, "edge_emb.dense.linear.weight": torch.zeros(24, 63)})
 
 

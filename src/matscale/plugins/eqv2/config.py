@@ -55,7 +55,7 @@ class EqV2Config(ArchitectureConfig):
     """Keep exactly `max_neighbors`, rather than also those at nearly equal distance."""
     grid: GridKind = "product"
     """Points of the sphere that activations act on: latitudes × longitudes, or Lebedev's, a third as many."""
-    grid_resolution: int = Field(default=18, ge=2, le=256)
+    grid_resolution: int = Field(default=18, ge=2, le=512)
     """Degree below which the grid integrates exactly, a product grid's latitudes; even, at least 2(lmax + 1)."""
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
     """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""

@@ -82,3 +82,17 @@ def test_a_branch_leaves_at_a_step_that_was_kept(trunk: Run, name: str, data: Pa
     config = tiny.configured(data, *branch(trunk, data, "start.checkpoint='7'"), name=name)
     with pytest.raises(ConfigError, match=rf"no checkpoint '7'.*5, {LEAVES}"):
         train(config, tmp_path / "run", architecture=tiny.architecture(name))
+
+
+@pytest.mark.parametrize("flops", [7e9, None], ids=["known", "imported"])
+def test_what_a_trunk_began_with_counts_for_its_branches(
+    trunk: Run, name: str, data: Path, tmp_path: Path, flops: float | None
+) -> None:
+    trunk.update({"start": {"run": "runs/first", "step": 3, "not_taken": {}, "flops": flops}})
+    try:
+        config = tiny.configured(data, *branch(trunk, data), name=name)
+        info = train(config, tmp_path / "branch", architecture=tiny.architecture(name)).info
+    finally:
+        trunk.update({"start": None})
+    assert info["start"]["run"] == str(trunk.path)
+    assert info["start"]["flops"] == flops

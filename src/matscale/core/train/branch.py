@@ -59,9 +59,10 @@ class Branch:
 
     def facts(self) -> dict[str, Any]:
         """For run.json."""
-        position = self.saved.state["position"]
+        position, before = self.saved.state["position"], self.trunk.info.get("start") or {}
+        spent = {"flops": before["flops"]} if "flops" in before else {}
         return {
-            "start": {"run": str(self.trunk.path), "step": self.saved.step, "not_taken": {}},
+            "start": {"run": str(self.trunk.path), "step": self.saved.step, "not_taken": {}, **spent},
             "flops_shared": position["flops"],
             "wall_s_shared": position["wall_s"],
         }

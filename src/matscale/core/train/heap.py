@@ -1,8 +1,8 @@
 """Memory that a step frees stays with the process, for the next step (Linux with glibc).
 
 Left to itself glibc gives freed memory back to the system, and takes large blocks from it one by one. A training step
-on a CPU then gets all its activations as new pages, each of which the system has to find and clear: of small models
-that has taken up to two fifths of a step.
+on a CPU then gets all its activations as new pages, each of which the system has to find and clear: figures are in
+docs/benchmarks.md, "Freed memory".
 """
 
 from __future__ import annotations

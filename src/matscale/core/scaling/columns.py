@@ -90,6 +90,11 @@ class Choice:
         """`n = non_embedding (params is there too), loss = val_loss`."""
         return ", ".join(f"{ours} = {theirs}{self._told(ours)}" for ours, theirs in self.names.items())
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether something was taken that does not have our name, or is not the only one."""
+        return any(self.names[ours].lower() != ours or self.beside.get(ours) for ours in self.guessed & {*self.names})
+
     def _told(self, ours: str) -> str:
         others = self.beside.get(ours, [])
         return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""

@@ -92,7 +92,8 @@ def table_of(
         rows, again, choice, joined = name_runs(place, rows, own, choice, "run" in columns)
         told = [*told, *joined]
     folders = [str(r.get("path")) for r in own if is_ledger and (Path(str(r.get("path"))) / INFO).exists()]
-    said = tuple(f"{place}: {sentence}" for sentence in (choice.text, *notes, *told))
+    told = [*notes, *told]
+    said = tuple(f"{place}: {sentence}" for sentence in ([choice.text] if told or choice.is_doubtful else []) + told)
     table = Table.of(rows, names=choice.names, facts={"folders": folders} if folders else {}, notes=said)
     if is_ledger:
         table = table.with_known_compute()

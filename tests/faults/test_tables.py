@@ -196,7 +196,9 @@ def test_a_run_that_ends_without_a_finite_loss_diverged(end: float) -> None:
 # Columns ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["non_embedding", "Non-Embedding Params", "params_excl_embeddings", "n_non_emb"])
+@pytest.mark.parametrize(
+    "name", ["non_embedding", "N (non-embedding)", "Non-Embedding Params", "params_excl_embeddings", "n_non_emb"]
+)
 def test_parameters_without_embeddings_are_taken_before_all(name: str, tmp_path: Path) -> None:
     rows = [{"params": 4 * n + 5_000_000, name: n, "loss": loss} for n, loss in TRUTH.items()]
     fit = matscale.fit(written(tmp_path / "t.csv", rows), "power")
@@ -230,15 +232,15 @@ def test_units_that_are_not_known_or_stated_twice_are_refused() -> None:
         read([{"n": n, "loss (x1e3)": loss} for n, loss in TRUTH.items()])
 
 
-WIDE = [f"r{n}" for n in SIZES]
-
-
-def test_a_column_per_run_is_refused_with_a_command_that_melts_it(tmp_path: Path) -> None:
-    heads = [f'"{run} - val_loss{end}"' for run in WIDE for end in ("", "__MIN", "__MAX")]
+@pytest.mark.parametrize("heading", ["{} - val_loss", "{}/val_loss", "{}_val_loss", "val_loss/{}"])
+def test_a_column_per_run_is_refused_with_a_command_that_melts_it(heading: str, tmp_path: Path) -> None:
+    heads = [f'"{heading.format(f"r{n}")}{end}"' for n in SIZES for end in ("", "__MIN", "__MAX")]
+    heads = heads if " - " in heading else heads[::3]
+    repeats = 3 if " - " in heading else 1
     lines = [",".join(['"Step"', *heads])]
     curves = [curve(loss) for loss in LOSSES]
     for k, step in enumerate(STEPS):
-        lines.append(",".join([str(step), *(f"{c[k]},{c[k]},{c[k]}" for c in curves)]))
+        lines.append(",".join([str(step), *(f"{c[k]}" for c in curves for _ in range(repeats))]))
     path = tmp_path / "wide.csv"
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match=r"has a column per run \(r1000000, .*Melt it, then add a column n") as error:

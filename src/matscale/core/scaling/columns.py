@@ -12,7 +12,18 @@ from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.scaling.table import AXES
 
 KNOWN = {
-    "n": ("non_embedding", "n", "params", "parameters", "num_params", "n_params", "num_parameters", "n_parameters"),
+    "n": (
+        "non_embedding",
+        "n",
+        "params",
+        "parameters",
+        "num_params",
+        "n_params",
+        "num_parameters",
+        "n_parameters",
+        "total_params",
+        "total_parameters",
+    ),
     "d": ("d", "dataset_size", "data", "tokens", "structures", "seen_examples"),
     "c": ("c", "total_flops", "cumulative_flops", "flops", "compute"),
     "loss": (
@@ -71,7 +82,12 @@ _ENDING = re.compile(
     r"(?P<base>.+?)(?:_in_| in |[_ /])(?P<unit>[kKMGBT]|thousands?|millions?|billions?|trillions?|1e\d+)"
 )
 _POWER = re.compile(r"[x×*]?\s*(?:1[eE]\+?(\d+)|10\^?(?:\*\*)?(\d+)|e(\d+))")
-_WIDE = (re.compile(r"(?P<run>.+?) - (?P<metric>.+?)(__(MIN|MAX))?"), re.compile(r"(?P<run>.+)/(?P<metric>[^/]+)"))
+_WIDE = (
+    re.compile(r"(?P<run>.+?) - (?P<metric>.+?)(__(MIN|MAX))?"),
+    re.compile(r"(?P<run>.+?)[/_ ](?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)"),
+    re.compile(r"(?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)[/_ ](?P<run>.+)"),
+)
+"""Headings of tables with a column per run, as trackers write them."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,8 @@ def _candidates(ours: str, found: Sequence[str]) -> list[str]:
 
     def rank(name: str) -> float:
         plain = plain_name(name, ours in AXES)
-        if ours == "n" and NON_EMBEDDING.match(plain):
+        whole = re.sub(r"[^a-z0-9]+", "_", name.lower())
+        if ours == "n" and (NON_EMBEDDING.match(plain) or (plain in usual and NON_EMBEDDING.match(whole))):
             return -1.0
         return usual.index(plain) if plain in usual else float("inf")
 
@@ -168,7 +185,7 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
         if power and ours == "loss":
             raise DataError(f"{place}: {name!r} states a factor for the loss. Write the loss itself.")
         return 1.0
-    if not unit or unit.lower() in NOUNS:
+    if not unit or unit.lower() in NOUNS or NON_EMBEDDING.match(plain_name(unit)):
         return 1.0
     if power and {*unit[power.end() :].lower().split()} <= NOUNS:
         return 10.0 ** int(next(filter(None, power.groups())))
@@ -186,34 +203,34 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
 
 def _refuse_wide(place: str, found: Sequence[str]) -> None:
     """Raises DataError with the command that melts a table which has a column per run."""
-    for pattern in _WIDE:
+    steps = _candidates("step", found)
+    for pattern in _WIDE if steps else ():
         matches = [match for match in map(pattern.fullmatch, found) if match]
         metrics = [match["metric"] for match in matches]
         losses = [name for name in dict.fromkeys(metrics) if plain_name(name) in KNOWN["loss"]]
         metric = next(iter(losses), max(dict.fromkeys(metrics), key=metrics.count, default=""))
+        first = next((match for match in matches if match["metric"] == metric), None)
         runs = list(dict.fromkeys(match["run"] for match in matches if match["metric"] == metric))
-        steps = _candidates("step", found)
-        if not steps or not (len(runs) > 1 or (losses and pattern is _WIDE[0])):
+        if first is None or not (len(runs) > 1 or (losses and pattern is _WIDE[0])):
             continue
-        ending = f" - {metric}" if pattern is _WIDE[0] else f"/{metric}"
+        own = re.sub("__(MIN|MAX)$", "", first[0])
         raise DataError(
             f"{place}: has a column per run ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}); a table has a "
             "row per loss. Melt it, then add a column n with the parameters of each run: "
-            f"{_melt(place, ending, steps[0])}"
+            f"{_melt(place, own.replace(first['run'], '', 1), own.endswith(metric), steps[0], metric)}"
         )
 
 
-def _melt(place: str, ending: str, step: str) -> str:
-    """Command that writes a long table with the columns run, step and the metric."""
-    file, step, end, metric = (
-        json.dumps(text, ensure_ascii=False) for text in (place, step, ending, ending.lstrip(" -/"))
-    )
+def _melt(place: str, fixed: str, is_ending: bool, step: str, metric: str) -> str:
+    """Command that writes a long table with the columns run, step and the metric; `fixed` is in every heading."""
+    file, step, fixed, metric = (json.dumps(text, ensure_ascii=False) for text in (place, step, fixed, metric))
     by = ', delimiter="\\t"' if place.endswith(".tsv") else ""
+    taken, cut = ("endswith", "removesuffix") if is_ending else ("startswith", "removeprefix")
     code = (
         f'import csv; rows = csv.DictReader(open({file}, encoding="utf-8-sig", newline=""){by}); '
         'out = csv.writer(open("long.csv", "w", newline="")); '
         f'out.writerow(["run", "step", {metric}]); '
-        f"out.writerows([k.removesuffix({end}), row[{step}], v] for row in rows for k, v in row.items() "
-        f"if k.endswith({end}) and v)"
+        f"out.writerows([k.{cut}({fixed}), row[{step}], v] for row in rows for k, v in row.items() "
+        f"if k.{taken}({fixed}) and v)"
     )
     return f"python -c {shlex.quote(code)}"

@@ -20,8 +20,6 @@ IDENTITY = ("arch", "seed", "n", "e")
 """Ours that no run changes on its way."""
 ALONG = ("d", "u", "s", "c")
 """Ours that may be a run's own, or may grow along its steps."""
-RUN_IDS = ("run", "run_id", "runid")
-"""Names of columns whose values are one training each, whatever else the table holds."""
 
 
 def name_runs(
@@ -81,8 +79,8 @@ def _refuse_missing(rows: Sequence[Row], ours: str, choice: Choice) -> None:
 def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice, is_mapped: bool) -> None:
     """Raises DataError if one run has several amounts of data or compute: a curve, of which no column is the step."""
     column = choice.names.get("run", "")
-    if not (is_mapped or plain_name(column) in RUN_IDS):
-        return
+    if not (is_mapped or plain_name(column) == "run" or plain_name(column).endswith("id")):
+        return  # a label that runs share, perhaps
     for same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run", *IDENTITY)).values():
         along = [axis for axis in ALONG if len({row.get(axis) for row in same}) > 1]
         if along and len({_by(*ALONG)(row) for row in same}) == len(same):

@@ -271,5 +271,6 @@ def _refuse_contradiction(table: Table, a: int, b: int) -> None:
     if table["loss"][a] != table["loss"][b]:
         raise DataError(
             f"{table.words['source'][a]} and {table.words['source'][b]}: both are run '{table.words['run'][a]}' at the "
-            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Name each run apart."
+            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Name each run apart, "
+            "or say which column does: --map run=COLUMN."
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,10 @@ def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
     """What is not used of this structure's values; `used` is label -> key."""
     found = []
     for key, value in structure.info.items():
-        name = str(key).lower()
-        if _WEIGHT.fullmatch(name) and not _is_one(value):
+        name = _kind(str(key))
+        if name is None:
+            continue
+        if name != "config_type" and not _is_one(value):
             found.append(f"{key} is ignored: every structure has the same weight in the loss")
             if name in WEIGHTS and np.size(value) == 1 and not np.any(value):
                 found.append(f"{key} = 0 is ignored, too: --filter '{name}!=0' leaves such structures out")
@@ -47,6 +50,18 @@ def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
     return found
 
 
+@lru_cache(4096)
+def _kind(key: str) -> str | None:
+    """The name in lower case of a weight or of config_type; None for anything else. Few keys come many times."""
+    name = key.lower()
+    return name if name == "config_type" or _WEIGHT.fullmatch(name) else None
+
+
+@lru_cache(4096)
+def _is_free_energy(key: str) -> bool:
+    return _PREFIX.sub("", _bare(key)) in ("free_energy", "freeenergy")
+
+
 def _is_one(value: Any) -> bool:
     try:
         return bool(np.all(np.asarray(value, dtype=np.float64) == 1))
@@ -58,8 +73,7 @@ def _free_energy(structure: Structure, key: str) -> list[str]:
     if "free" in key.lower():
         return []
     for name, value in structure.info.items():
-        bare = _PREFIX.sub("", _bare(name))
-        if bare in ("free_energy", "freeenergy") and np.size(value) == 1:
+        if _is_free_energy(str(name)) and np.size(value) == 1:
             try:
                 differs = abs(float(np.reshape(value, -1)[0]) - float(structure.energy or 0)) > 1e-4
             except (ValueError, TypeError):

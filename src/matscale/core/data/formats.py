@@ -7,6 +7,8 @@ alike for all formats. Readers come from plugins by the hook `register_readers`.
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -76,10 +78,15 @@ def reader_of(path: Path) -> Reader:
     for candidate in everyone.values():
         if candidate.is_generic and candidate.matches(path):
             return candidate
+    if path.name.lower().endswith(_ARCHIVES):
+        raise DataError(f"{path}: is an archive, and archives are not looked into. Unpack it, and give what is in it.")
     raise DataError(
         f"{path}: no reader knows this format. There are readers for: "
         f"{', '.join(f'{r.name} ({r.summary})' for r in everyone.values())}. A plugin can supply another."
     )
+
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 
 
 def _builtin() -> dict[str, Reader]:
@@ -114,39 +121,75 @@ def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
 
 
 def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
-    """Files to read, with their readers; a folder stands for the files in it (and below) that a reader knows, by name.
+    """Files to read, with their readers: the first part of `survey`."""
+    return survey(paths)[0]
 
-    Raises DataError for a path that does not exist, a file of unknown format, a folder without any known file, and for
-    a file that comes twice.
+
+def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
+    """(files to read with their readers, files that were passed over).
+
+    A folder stands for the files in it (and below) that a reader knows, by name. Its hidden files, and notes, licences,
+    checksums and the like, are not listed as passed over. Raises DataError for a path that does not exist, a file of
+    unknown format, a folder without any known file, and for a file that comes twice.
     """
     found: list[tuple[Path, Reader]] = []
+    passed: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder.")
-        found += _files_below(path) if path.is_dir() else [(path, reader_of(path))]
+        if path.is_dir():
+            known, unknown = _files_below(path)
+            found, passed = found + known, passed + unknown
+        else:
+            found.append((path, reader_of(path)))
     seen: Counter[Path] = Counter(path.resolve() for path, _ in found)
     twice = next((path for path, times in seen.items() if times > 1), None)
     if twice is not None:
         raise DataError(f"{twice}: is given twice, by itself or in a folder. Its structures would count double.")
-    return found
+    return found, passed
 
 
-def _files_below(folder: Path) -> list[tuple[Path, Reader]]:
+def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
     if (folder / FILE).exists() and any(folder.glob("shard-*.safetensors")):
         raise DataError(f"{folder}: is packed already. Give the files that it was packed from.")
-    found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder))):
+    found, passed = [], []
+    for path in sorted(_visible(folder)):
         try:
+            if not path.is_file():  # a link that leads nowhere, or to a folder
+                raise DataError(f"{path}: is not followed.")
             found.append((path, reader_of(path)))
-        except DataError:  # notes, licences, lock files lie beside the data
-            continue
+        except DataError:
+            if not _is_side_file(path.name):
+                passed.append(path)
     if not found:
-        raise DataError(f"{folder}: holds no file of a known format.")
-    return found
+        what = f" It has {', '.join(p.name for p in passed[:5])}." if passed else ""
+        raise DataError(f"{folder}: holds no file of a known format.{what}")
+    return found, passed
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _visible(folder: Path) -> Iterator[Path]:
+    """Files below a folder, and links to folders, which are not followed: they may lead in a circle."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}).")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        yield from (Path(place) / name for name in [*files, *links] if not name.startswith("."))
+
+
+_SIDE_FILES = (
+    *("readme*", "licen[sc]e*", "copying*", "notice*", "citation*", "changelog*", "authors*", "makefile", "dockerfile"),
+    *("manifest*", "checksum*", "*sums", "*sums.txt", "*.md5", "*.sha1", "*.sha256", "*.sha512", "*.asc", "*.sig"),
+    *("*.md", "*.rst", "*.pdf", "*.html", "*.tex", "*.bib", "*.png", "*.jpg", "*.svg", "*.ipynb"),
+    *("*.py", "*.sh", "*.toml", "*.yaml", "*.yml", "*.ini", "*.cfg"),
+    *("*.lock", "*-lock", "*.db-journal", "*.db-wal", "*.db-shm", "metadata.npz", "thumbs.db", "desktop.ini"),
+)
+
+
+def _is_side_file(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _SIDE_FILES)
 
 
 def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:

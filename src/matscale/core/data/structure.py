@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Voigt order xx yy zz yz xz xy, as (row, column) of the 3×3 tensor."""
+
+CALCULATOR = "calculator:"
+"""Readers put the results of an attached calculator into `Structure.info` under this prefix."""
 
 
 def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
@@ -48,6 +52,10 @@ class Structure:
     """File and position in it, for messages."""
     info: dict[str, Any] = field(default_factory=dict)
     """Whatever else the file said of it; not packed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the file says of all its structures, units above all; not packed."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided while it was read, a sentence each: packing counts them and lists them in the manifest."""
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)

@@ -10,7 +10,7 @@ from matscale.plugins.readers import ase_files, aselmdb, extxyz
 @hookimpl
 def register_readers() -> list[Reader]:
     return [
-        Reader("extxyz", "extended XYZ, also .gz and .xz", extxyz.matches, extxyz.read, extxyz.count),
+        Reader("extxyz", "extended XYZ, also .gz, .bz2, .xz and .zst", extxyz.matches, extxyz.read, extxyz.count),
         Reader("aselmdb", "ASE's LMDB database, as OMat24 ships", aselmdb.matches, aselmdb.read, aselmdb.count),
         Reader(
             "ase-db", "ASE database: .db (SQLite), .json", ase_files.matches_db, ase_files.read_db, ase_files.count_db

@@ -33,11 +33,14 @@ def count_db(path: Path) -> int:
 
 def read_db(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
     limit = None if stop is None else stop - start
-    for row in _connected(path).select(offset=start, limit=limit):
+    database = _connected(path)
+    metadata = dict(database.metadata)
+    for row in database.select(offset=start, limit=limit):
         atoms = row.toatoms(add_additional_information=False)
         structure = from_ase(atoms, f"{path} id {row.id}")
         results = {k: v for k, v in structure.info.items() if k.startswith(CALCULATOR)}
         structure.info = {**structure.info, **row.key_value_pairs, **(row.data or {}), **results}
+        structure.metadata = metadata
         yield structure
 
 

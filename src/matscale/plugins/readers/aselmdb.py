@@ -38,8 +38,12 @@ def count(path: Path) -> int:
 
 def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
     with _transaction(path) as transaction:
+        metadata = _metadata(transaction, path)
         for number in _ids(transaction, path)[start:stop].tolist():
-            yield _row(transaction.get(b"%d" % number), f"{path} id {number}")
+            frame = _row(transaction.get(b"%d" % number), f"{path} id {number}")
+            if isinstance(frame, Structure):
+                frame.metadata = metadata
+            yield frame
 
 
 @contextmanager
@@ -69,6 +73,16 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
         return np.setdiff1d(ids, np.array(_decode(deleted), dtype=np.int64)) if deleted is not None else ids
     except (Unusable, ValueError, TypeError) as error:
         raise DataError(f"{path}: 'nextid' or 'deleted_ids' is damaged ({error}). Download it again.") from None
+
+
+def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
+    """What the file says of all structures; units above all."""
+    value = transaction.get(b"metadata")
+    try:
+        metadata = _decode(value) if value is not None else {}
+    except Unusable as fault:
+        raise DataError(f"{path}: 'metadata' is damaged ({fault.detail}). Download it again.") from None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _decode(value: bytes) -> Any:

@@ -151,7 +151,9 @@ def _weights(run: Run, step: int) -> dict[str, torch.Tensor]:
     try:
         return checkpoints.load_weights(checkpoints.folder_of(run.checkpoint_folder, step))
     except checkpoints.DamagedCheckpoint as error:
-        raise MatscaleError(f"{error} {_another(run, step)}") from None
+        kind = NonFinitePrediction if isinstance(error, checkpoints.NonFiniteCheckpoint) else MatscaleError
+        told = "Predictions for all structures would be meaningless. " if kind is NonFinitePrediction else ""
+        raise kind(f"{error} {told}{_another(run, step)}") from None
 
 
 def _another(run: Run, step: int) -> str:

@@ -57,7 +57,7 @@ def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
 
 
 def _largest(folders: list[Path]) -> Path:
-    train = {folder: int(read_info(folder)["dataset"]["train"]) for folder in folders}
+    train = {folder: (read_info(folder).get("dataset") or {}).get("train") or 0 for folder in folders}
     largest = [folder for folder in folders if train[folder] == max(train.values())]
     return next((folder for folder in largest if (folder / FILE).exists()), largest[0])
 

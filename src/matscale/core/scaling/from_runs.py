@@ -70,10 +70,11 @@ def read_runs(
         try:
             info = held.info if held else read_info(folder)
             config = held.config if held else config_of(folder, info)
+            altered = changed_rows(folder, info) if curves else ""
         except (MatscaleError, OSError) as error:
             excluded.append(Excluded(str(folder), f"cannot be used: {error}"))
             continue
-        if reason := _unfit(info) or _unfit_config(config) or (changed_rows(folder, info) if curves else ""):
+        if reason := _unfit(info) or _unfit_config(config) or altered:
             excluded.append(Excluded(str(folder), reason))
             continue
         validations = () if not curves else held.validations if held else validations_of(folder)

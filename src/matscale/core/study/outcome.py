@@ -70,8 +70,8 @@ def _recorded(run: Path) -> State:
         return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")
     try:
         info = records.read_info(run)
-    except MatscaleError as error:
-        return State("crashed", f"{error} {_MEND.format(run)}")
+    except MatscaleError as damage:
+        return State("crashed", f"{damage} {_MEND.format(run)}")
     status = info.get("status")
     if status == "running":
         return State("crashed", KILLED)

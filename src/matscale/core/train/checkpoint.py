@@ -30,6 +30,7 @@ from torch import Tensor
 
 from matscale.core.errors import MatscaleError
 from matscale.core.files import TEMPORARY, flush, write_text
+from matscale.core.train.info import DIGEST, digest_of
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"step_(\d+)")
@@ -39,6 +40,12 @@ Tensors = Mapping[str, Tensor]
 
 class DamagedCheckpoint(MatscaleError):
     """A checkpoint on disk is not what was written."""
+
+
+class NonFiniteCheckpoint(DamagedCheckpoint):
+    """A checkpoint holds a NaN or an infinity where none was written."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,12 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
             # Copies, since safetensors refuses tensors that share memory (tied weights).
             plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
             save_file(plain, folder / f"{name}.safetensors")
-    state = {"step": checkpoint.step, **checkpoint.state, "tensors": _signature(groups)}
-    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    told = {
+        "tensors": _signature(groups),
+        "non_finite": {k: _non_finite(v) for k, v in groups.items() if v is not None},
+    }
+    state = {"step": checkpoint.step, **checkpoint.state, **told}
+    (folder / "state.json").write_text(json.dumps({**state, DIGEST: digest_of(state)}), encoding="utf-8")
     files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(folder.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -173,6 +184,8 @@ def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     manifest = verify(folder) if whole else _manifest(folder)
     _check(folder / "state.json", manifest["files"]["state.json"])
     state = _json(folder / "state.json")
+    if DIGEST in state and state[DIGEST] != digest_of(state):
+        raise DamagedCheckpoint(f"{folder}: state.json is not what was written (its own digest differs).")
     if state.get("step") != manifest["step"]:
         raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.get('step')}.")
     return state
@@ -183,7 +196,7 @@ def load(folder: Path) -> Checkpoint:
     state = state_of(folder, whole=True)
     names = [name for name in GROUPS if name != "ema" or (folder / "ema.safetensors").exists()]
     groups: dict[str, dict[str, Tensor]] = {name: _tensors(folder, name, state) for name in names}
-    rest = {key: value for key, value in state.items() if key not in ("step", "tensors")}
+    rest = {key: value for key, value in state.items() if key not in ("step", "tensors", "non_finite", DIGEST)}
     return Checkpoint(int(state["step"]), groups["model"], groups.get("ema"), groups["optimizer"], rest)
 
 
@@ -204,7 +217,15 @@ def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Te
         raise DamagedCheckpoint(f"{path}: cannot be read ({error}).") from None
     if "tensors" in state and state["tensors"].get(group) != _signature({group: tensors})[group]:
         raise DamagedCheckpoint(f"{path}: its tensors have other names, shapes or types than those that were saved.")
+    if bad := sorted({*_non_finite(tensors)} - {*state.get("non_finite", {}).get(group, tensors)}):
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NonFiniteCheckpoint(f"{path}: holds numbers that are not finite ({', '.join(bad[:3])}{more}).")
     return tensors
+
+
+def _non_finite(tensors: Tensors) -> list[str]:
+    """Names of the tensors with a NaN or an infinity; a buffer may hold one on purpose."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:

@@ -130,7 +130,7 @@ def malformed(info: Mapping[str, Any]) -> str:
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same values with their digest; what is not finite becomes null, as JSON wants it."""
     plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
-    return {**plain, DIGEST: _digest(plain)}
+    return {**plain, DIGEST: digest_of(plain)}
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -141,19 +141,20 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise DamagedRecord(f"{path}: is damaged ({error}).") from None
     if not isinstance(values, dict):
         raise DamagedRecord(f"{path}: is damaged (it holds {type(values).__name__}, not keys and values).")
-    if DIGEST in values and values[DIGEST] != _digest(values):
+    if DIGEST in values and values[DIGEST] != digest_of(values):
         raise DamagedRecord(f"{path}: is damaged (its content is not what was written: its digest differs).")
     return values
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON-ready values, without the digest that is among them."""
     rest = {key: value for key, value in values.items() if key != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """SHA-256 of a configuration, without what may change when a run is resumed or moved."""
-    return _digest(_even(without(config, (*RESUMABLE, *MOVABLE))))
+    return digest_of(_even(without(config, (*RESUMABLE, *MOVABLE))))
 
 
 def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matscale.core.train.checkpoint import Checkpoint, DamagedCheckpoint
 from matscale.core.train.info import Amount, Count
+from matscale.core.train.names import METRICS
 
 Number = Annotated[float, Field(allow_inf_nan=True)]
 
@@ -83,6 +84,8 @@ def check_state(saved: Checkpoint, folder: Path) -> None:
     state = _parsed(_State, saved.state, folder)
     if state.position.step != saved.step:
         raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.position.step}.")
+    if METRICS not in state.rows:
+        raise DamagedCheckpoint(f"{folder}: state.json does not say how many rows {METRICS} had.")
     for row in (state.position.best, state.position.validated):
         if row is not None and not isinstance(row.get("step"), int):
             raise DamagedCheckpoint(f"{folder}: state.json holds a validation without its step.")

@@ -34,6 +34,7 @@ from matscale.core.train.config import TrainConfig
 from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
+from synthetic_runs import make_run
 
 LONG = os.environ.get("MATSCALE_FAULTS") == "long"
 CHOSEN = {"evaluate": 30, "laws": 40, "resume": 8}
@@ -358,3 +359,27 @@ def test_a_resumed_run_tells_of_every_file_that_was_altered(stopped: Path, tmp_p
         except MatscaleError as error:
             ends[case] = [f"the run that was resumed cannot be read: {error}"]
     judge("resumed", ends)
+
+
+def test_a_study_is_listed_from_its_runs_whatever_became_of_its_ledgers_and_plans(tmp_path: Path) -> None:
+    from matscale.core.study import ledger
+
+    def listed(study: Path) -> Outcome:
+        found = command("runs", "list", study, "--json")
+        return Outcome(found.code, found.numbers, found.words)
+
+    whole = tmp_path / "whole" / "run"
+    for size in (1000, 3000):
+        folder = make_run(whole / "runs" / f"schnet-{size}", size=size)
+        shutil.copyfile(folder / "config.toml", folder / "planned.toml")
+    ledger.write(whole, [ledger.row(path) for path in ledger.run_folders(whole)])
+    place = tmp_path / "mutated"
+    reference = listed(copied(whole, place))
+    ends = {}
+    for file in ("runs.jsonl", "runs.csv", "runs/schnet-1000/planned.toml"):
+        for mutation in list(MUTATIONS)[:26]:
+            case, study = Case(file, mutation), copied(whole, place)
+            case.apply(study)
+            ends[case] = [listed(study).kind(reference.numbers)]
+    judge("of a study, listed", ends)
+    assert all(found == ["same"] for found in ends.values())

@@ -40,6 +40,12 @@ class NonFiniteLossError(MatscaleError):
     exit_code = 4
 
 
+class NonFinitePrediction(MatscaleError):
+    """A trained model has weights, or gives predictions, that are NaN or infinite."""
+
+    exit_code = 4
+
+
 class StoppedEarly(MatscaleError):
     """The run was asked to stop; it saved and can be resumed."""
 

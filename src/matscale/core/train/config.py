@@ -264,20 +264,6 @@ class TrainConfig(Config):
         return self
 
 
-RESUMABLE = (
-    "budget.max_time",
-    "skip_nonfinite",
-    "compute.device",
-    "compute.threads",
-    "compute.checkpoint_activations",
-    "checkpoint",
-    "plugins",
-    "trackers",
-    "labels",
-)
-"""What may be changed when a run is resumed: nothing that decides which numbers are computed."""
-
-
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `over`, section by section."""
     result = dict(base)

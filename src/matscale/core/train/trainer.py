@@ -32,7 +32,7 @@ from matscale.core.train.position import Position, seed_step
 from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.record import Run, validation_loss
 from matscale.core.train.samples import Samples
-from matscale.core.train.schedule import Budget, lr_factor
+from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.setup import Setup
 from matscale.core.train.stop import StopRequest
 
@@ -62,6 +62,8 @@ class Trainer:
         epochs = self.config.budget.epochs
         steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
         self.budget = Budget.of(self.config.budget, steps)
+        self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
+        self.steps_of_epochs = steps
         self.position = Position()
         self.interval = Interval(objective.metrics(device))
         self.began = time.perf_counter()
@@ -190,7 +192,7 @@ class Trainer:
             due = p.batch == 0 and p.epoch % config.evaluation.every_epochs == 0
         is_best = due and self._validate()
         every = config.checkpoint.every
-        if is_best or p.step in config.checkpoint.at or (due if every is None else p.step % every == 0):
+        if is_best or p.step in self.kept_for_good or (due if every is None else p.step % every == 0):
             self._save()
 
     def _finish(self) -> None:
@@ -277,13 +279,21 @@ class Trainer:
         if self.world.is_main:
             p.wall_s = self._elapsed()
             written = self.run.rows_written()
-            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed, "rows": written}
+            totals = {**self.totals(), "rows": written}
+            state = {
+                "position": p.plain(),
+                "interval": means.state(),
+                "seed": self.config.seed,
+                "rows": written,
+                "steps_of_epochs": self.steps_of_epochs,
+                "run": self.run.kept(totals),
+            }
             root = self.run.checkpoint_folder
             checkpoint.save(root, self.learner.checkpoint(p.step, state))
             if p.best is not None:
                 write_text(root / "best", f"{p.best['step']}\n")
-            checkpoint.prune(root, self.config.checkpoint.keep, self.config.checkpoint.at)
-            self.run.update(self.totals())
+            checkpoint.prune(root, self.config.checkpoint.keep, tuple(self.kept_for_good))
+            self.run.update(totals)
             self.observers.checkpoint_saved(run=self.run, step=p.step)
         self.world.barrier()
 

@@ -29,7 +29,7 @@ from matscale.core.train.progress import Progress
 from matscale.core.train.record import Run
 from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.start import Source
-from matscale.core.train.stop import StopRequest
+from matscale.core.train.stop import Interrupted, StopRequest
 from matscale.core.train.trainer import Trainer
 from matscale.version import __version__
 
@@ -57,15 +57,21 @@ def train(
     )
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
-    with configured(config.compute, device), world.connected(device), ExitStack() as stack:
-        if world.is_main:
-            run = stack.enter_context(_claimed(Path(path), config, resume, world))
-        world.barrier()
-        run = run if world.is_main else Run.open(path)
-        if run.info["status"] == "completed":
-            return run
-        stack.enter_context(_recorded(run, world, progress))
-        _session(run, architecture, device, world, observers, progress)
+    try:
+        with StopRequest() as stop, configured(config.compute, device), ExitStack() as stack:
+            stack.enter_context(world.connected(device, config.compute.timeout))
+            if world.is_main:
+                run = stack.enter_context(_claimed(Path(path), config, resume, world))
+            world.barrier()
+            run = run if world.is_main else Run.open(path)
+            if run.info["status"] == "completed":
+                return run
+            stack.enter_context(_recorded(run, world, progress))
+            _session(run, architecture, device, world, observers, progress, stop)
+    except Interrupted as signal:
+        raise StoppedEarly(
+            f"Stopped by {signal} before the first step. Start again with: matscale train --resume -o {path}"
+        ) from None
     return run
 
 
@@ -113,7 +119,7 @@ def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
     try:
         yield
         status = "completed"
-    except StoppedEarly:
+    except (StoppedEarly, Interrupted):
         status = "stopped"
         raise
     except BaseException as exception:
@@ -132,6 +138,7 @@ def _session(
     world: World,
     observers: Observers,
     progress: Progress,
+    stop: StopRequest,
 ) -> None:
     config = run.config
     setup = prepare(config, architecture, progress)
@@ -169,8 +176,8 @@ def _session(
     observers.run_started(run=run)
     status = "failed"
     try:
-        with StopRequest() as stop:
-            trainer.fit(stop)
+        stop.begin()
+        trainer.fit(stop)
         status = "completed"
     except torch.OutOfMemoryError as error:
         raise MatscaleError(

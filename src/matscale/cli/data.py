@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matscale.core.errors import did_you_mean
+from matscale.core.threads import usable_cores
 
 if TYPE_CHECKING:
     from matscale.core.data.manifest import Manifest
     from matscale.core.data.references import References
 
 FOLDER = click.Path(path_type=Path)
-N_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+N_WORKERS = usable_cores()
 
 ELSEWHERE = {
     "make": ("matscale.cli.data_make:make", "Make a dataset: crystals, rattled and heated, labelled by a potential."),

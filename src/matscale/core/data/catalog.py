@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from matscale.core.data import cache, fetch
-from matscale.core.data.crew import n_cores
 from matscale.core.data.labelers import Labeler
 from matscale.core.data.make import EDITION, make
 from matscale.core.data.manifest import FILE, FORMAT_VERSION
 from matscale.core.data.recipe import Recipe
 from matscale.core.data.stages import Stages, silent
 from matscale.core.errors import DataError, did_you_mean
+from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}
 """Datasets that are made on first use, by the labeler of the same name, without a download."""
@@ -59,7 +59,7 @@ def embedded(name: str, stages: Stages = silent) -> Path:
             for left in path.parent.glob(f".{path.name}.*.making"):  # of a process that was killed
                 shutil.rmtree(left)
             progress = partial(stages, f"Making the dataset {name!r}")
-            make(recipe, labeler, path, workers=min(8, n_cores()), progress=progress)
+            make(recipe, labeler, path, workers=min(8, usable_cores()), progress=progress)
     return path
 
 

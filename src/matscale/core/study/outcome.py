@@ -21,7 +21,7 @@ for one of its own, which would come again; blocked: the run that it branches of
 
 INSIDE = frozenset(
     kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
-) - {1, 5}
+) - {1, 5, 6}
 """Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
 
 KILLED = "it was killed, or the machine went down"

@@ -205,7 +205,9 @@ class ComputeConfig(Config):
     checkpoint_activations: bool = False
     """Keep the inputs of each block only and run it again in the backward: less memory, 15 to 40 % more time."""
     threads: Positive | None = None
-    """CPU threads of torch; none: torch's choice."""
+    """CPU threads of torch; none: one per core that the process may use, or OMP_NUM_THREADS."""
+    timeout: Seconds = 600.0
+    """With several processes: wall time [s] to wait for another one before the run ends with exit code 6."""
 
     @model_validator(mode="after")
     def _one_who_decides(self) -> ComputeConfig:

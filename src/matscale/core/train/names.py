@@ -10,6 +10,7 @@ RESUMABLE = (
     "skip_nonfinite",
     "compute.device",
     "compute.threads",
+    "compute.timeout",
     "compute.checkpoint_activations",
     "checkpoint",
     "plugins",

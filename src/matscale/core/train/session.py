@@ -31,7 +31,7 @@ from matscale.core.train.record import Kept, Run
 from matscale.core.train.restorable import check_state
 from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.start import Source
-from matscale.core.train.stop import StopRequest
+from matscale.core.train.stop import Interrupted, StopRequest
 from matscale.core.train.trainer import Trainer
 from matscale.version import __version__
 
@@ -59,15 +59,21 @@ def train(
     )
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
-    with configured(config.compute, device), world.connected(device), ExitStack() as stack:
-        if world.is_main:
-            run = stack.enter_context(_claimed(Path(path), config, resume, world))
-        world.barrier()
-        run = run if world.is_main else Run.open(path)
-        if run.info["status"] == "completed":
-            return run
-        stack.enter_context(_recorded(run, world, progress))
-        _session(run, architecture, device, world, observers, progress)
+    try:
+        with StopRequest() as stop, configured(config.compute, device), ExitStack() as stack:
+            stack.enter_context(world.connected(device, config.compute.timeout))
+            if world.is_main:
+                run = stack.enter_context(_claimed(Path(path), config, resume, world))
+            world.barrier()
+            run = run if world.is_main else Run.open(path)
+            if run.info["status"] == "completed":
+                return run
+            stack.enter_context(_recorded(run, world, progress))
+            _session(run, architecture, device, world, observers, progress, stop)
+    except Interrupted as signal:
+        raise StoppedEarly(
+            f"Stopped by {signal} before the first step. Start again with: matscale train --resume -o {path}"
+        ) from None
     return run
 
 
@@ -130,7 +136,7 @@ def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
     try:
         yield
         status = "completed"
-    except StoppedEarly:
+    except (StoppedEarly, Interrupted):
         status = "stopped"
         raise
     except BaseException as exception:
@@ -149,6 +155,7 @@ def _session(
     world: World,
     observers: Observers,
     progress: Progress,
+    stop: StopRequest,
 ) -> None:
     config = run.config
     setup = prepare(config, architecture, progress)
@@ -191,8 +198,8 @@ def _session(
     observers.run_started(run=run)
     status = "failed"
     try:
-        with StopRequest() as stop:
-            trainer.fit(stop)
+        stop.begin()
+        trainer.fit(stop)
         status = "completed"
     except torch.OutOfMemoryError as error:
         raise MatscaleError(

@@ -217,6 +217,7 @@ class Trainer:
     def _validate(self) -> bool:
         """Measure and write a row; whether it is the best so far."""
         p = self.position
+        self.progress.working("validation")
         with self.learner.evaluating() as predictor:
             row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
             if self.world.is_main:
@@ -271,6 +272,7 @@ class Trainer:
         if self.saved == p.step:
             return
         self.saved = p.step
+        self.progress.working("checkpoint")
         means = self.interval
         if self.world.size > 1:  # the sums so far of all processes, kept by the first
             means = Interval(self.learner.objective.metrics(self.device))

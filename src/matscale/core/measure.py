@@ -6,7 +6,6 @@ evaluated on any data like the model, whether or not the training data can still
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +26,7 @@ from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.evaluation import evaluate
 from matscale.core.files import write_json
+from matscale.core.parsing import read_json
 from matscale.core.potential import Potential
 from matscale.core.predict import floating
 from matscale.core.train.record import Run
@@ -122,8 +122,8 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
     path = run.path / FILE
     if path.exists():
         try:
-            return parse_baselines(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return parse_baselines(read_json(path))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
     if "dataset" not in run.info:
         raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")

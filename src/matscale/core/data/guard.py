@@ -92,7 +92,7 @@ class _Child:
 
     def _death(self, path: Path, number: int, limits: Limits) -> DataError:
         code = self.process.wait()
-        where = f"{path}: structure {number} of those asked for (counted from 0)"
+        where = f"{path}: after {number} structures or more"  # some may be lost with the process
         if code == -signal.SIGPROF:
             return DataError(
                 f"{where}: took more than {limits.seconds} s of processor time to read. The file may be damaged; if it "

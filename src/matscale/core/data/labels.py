@@ -101,7 +101,7 @@ def _value(structure: Structure, label: str, key: str) -> Any:
     given = structure.info[key]
     try:
         value = np.asarray(given, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise Unusable(f"unreadable {label}", f"{key} = {str(given)[:60]!r} is not numeric") from None
     if label == "energy":
         if value.size != 1:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
+from matscale.core.parsing import parse_json
 from matscale.core.scaling.table import Excluded, Table
 from matscale.core.train.names import CONFIG, INFO, METRICS, called, is_record
 from matscale.core.train.rows import Rows
@@ -91,7 +92,7 @@ def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:
 
 def _info(folder: Path) -> dict[str, Any]:
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        info = parse_json((folder / INFO).read_bytes())
     except (OSError, ValueError) as error:
         raise MatscaleError(f"{folder / INFO}: cannot be read ({error}). Restore or remove the run.") from None
     if not is_record(info):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from matscale.core import errors
 from matscale.core.errors import MatscaleError
+from matscale.core.parsing import parse_json
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended
 from matscale.core.train.lock import is_locked
@@ -47,7 +47,7 @@ class State:
 def read_info(run: Path) -> dict[str, Any] | None:
     """run.json, or None where there is none that can be read."""
     try:
-        info: dict[str, Any] = json.loads((run / INFO).read_text(encoding="utf-8"))
+        info: dict[str, Any] = parse_json((run / INFO).read_bytes())
     except (OSError, ValueError):
         return None
     return info if is_record(info) else None

@@ -9,15 +9,15 @@ from __future__ import annotations
 import gzip
 import lzma
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.data.formats import Frame
 from matscale.core.data.labels import Unusable
+from matscale.core.data.lines import Lines
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 
@@ -35,22 +35,26 @@ class _Stream:
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
-        self._file: TextIO = _OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8")
+        file = _OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8")
+        self._file = Lines(path, file, path.suffix in _OPEN)
         self._line = 0
 
     def frame(self) -> list[str] | None:
         """Comment line and atom lines of the next structure; None at the end of the file."""
         try:
-            head = self._file.readline()
+            self._file.begin()
+            head = self._file.line()
             while head and not head.strip():
-                head = self._file.readline()
+                head = self._file.line()
                 self._line += 1
             if not head:
                 return None
             n_atoms = int(head)
             if n_atoms < 0:
                 raise ValueError(f"it announces {n_atoms} atoms")
-            lines = list(islice(self._file, n_atoms + 1))  # ends with the file, whatever number was announced
+            if n_atoms > self._file.limits.atoms:
+                raise ValueError(f"it announces {n_atoms:.4g} atoms (--limit atoms=... allows more)")
+            lines = self._file.take(n_atoms + 1)  # ends with the file, whatever number was announced
         except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
             raise self._broken(str(error)) from None
         if len(lines) <= n_atoms:
@@ -127,7 +131,7 @@ def _parse(lines: list[str], source: str) -> Frame:
         positions = columns.pop("pos")
     except Unusable as fault:
         return fault
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
     columns.pop("species", None)
     return Structure(

@@ -12,7 +12,7 @@ from matscale.core.config import override
 from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError
-from matscale.core.filenames import checked
+from matscale.core.filenames import file_name
 from matscale.core.study.config import Study
 from matscale.core.study.plan import name, plan
 from matscale.core.train import feed
@@ -37,8 +37,8 @@ def test_a_name_as_people_give_them_is_taken(tmp_path, given):
 
 
 def test_a_name_of_a_thousand_letters_is_refused():
-    with pytest.raises(ConfigError, match="at most 200 fit"):
-        checked("a" * 1000, "name")
+    with pytest.raises(ValueError, match="at most 200 fit"):
+        file_name("a" * 1000)
 
 
 def test_the_name_of_a_run_fits_in_a_folder():

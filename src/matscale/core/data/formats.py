@@ -88,8 +88,9 @@ def _limited(known: Reader) -> Reader:
             for frame in guard.stream(_READ, path, *asked) if known.is_guarded else known.read(path, start, stop):
                 if place >= limits.structures:
                     raise _too_many(path, place + 1)
-                too_large = isinstance(frame, Structure) and len(frame) > limits.atoms
-                yield Unusable("too many atoms", f"{len(frame):,}: {_ALLOW} atoms=...") if too_large else frame
+                if isinstance(frame, Structure) and len(frame) > limits.atoms:
+                    frame = Unusable("too many atoms", f"{len(frame):,}: {_ALLOW} atoms=...")
+                yield frame
                 place += 1
         except MatscaleError:
             raise

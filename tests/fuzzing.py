@@ -79,7 +79,7 @@ def attack(sounds: Sequence[bytes], use: Callable[[bytes], object], n: int) -> N
             use(content)
             counts["value"] += 1
         except MatscaleError as error:
-            counts["refused" if len(str(error)) < 3000 else "told at length"] += 1
+            counts["refused" if len(str(error)) < 20_000 else "told at length"] += 1
 
     meet()
     print(f"{sum(counts.values()):,} inputs: {counts}")

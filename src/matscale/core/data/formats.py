@@ -72,7 +72,7 @@ def _limited(known: Reader) -> Reader:
 
     def number(path: Path) -> int | None:
         try:
-            n = next(guard.stream(_COUNT, path, known.name)) if known.is_guarded else known.count(path)
+            (n,) = guard.stream(_COUNT, path, known.name) if known.is_guarded else (known.count(path),)
         except MatscaleError:
             raise
         except Exception as error:

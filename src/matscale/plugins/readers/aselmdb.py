@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from matscale.core.data.formats import Frame
 from matscale.core.data.labels import CALCULATOR, Unusable
 from matscale.core.data.limits import current, shown
-from matscale.core.data.structure import Structure
+from matscale.core.data.structure import Structure, whole_numbers
 from matscale.core.errors import DataError
 
 _RESULTS = ("energy", "forces", "stress", "free_energy")
@@ -98,7 +98,7 @@ def _row(value: bytes | None, source: str) -> Frame:
         row = _decode(value)
         cell = row["cell"]
         structure = Structure(
-            atomic_numbers=_array(row["numbers"]).astype(np.int64).reshape(-1),
+            atomic_numbers=whole_numbers(_array(row["numbers"])),
             positions=_array(row["positions"]).reshape(-1, 3),
             cell=_array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
             pbc=np.broadcast_to(_array(row["pbc"]).astype(bool), 3).copy(),

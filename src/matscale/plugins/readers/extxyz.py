@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from matscale.core.data.formats import Frame
 from matscale.core.data.labels import Unusable
 from matscale.core.data.lines import Lines
-from matscale.core.data.structure import Structure
+from matscale.core.data.structure import Structure, whole_numbers
 from matscale.core.errors import DataError
 
 SUFFIXES = (".extxyz", ".xyz")
@@ -127,7 +127,7 @@ def _parse(lines: list[str], source: str) -> Frame:
         default_pbc = [True] * 3 if cell.any() else [False] * 3
         pbc = np.asarray(info.pop("pbc", default_pbc), dtype=bool) & np.ones(3, dtype=bool)
         columns = _columns(lines[1:], str(info.pop("Properties", "species:S:1:pos:R:3")))
-        numbers = columns.pop("Z") if "Z" in columns else _numbers(columns.pop("species").tolist())
+        numbers = whole_numbers(columns.pop("Z")) if "Z" in columns else _numbers(columns.pop("species").tolist())
         positions = columns.pop("pos")
     except Unusable as fault:
         return fault
@@ -135,7 +135,7 @@ def _parse(lines: list[str], source: str) -> Frame:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
     columns.pop("species", None)
     return Structure(
-        atomic_numbers=numbers.astype(np.int64),
+        atomic_numbers=numbers,
         positions=positions,
         cell=cell,
         pbc=pbc,

@@ -48,12 +48,8 @@ def outcome(path):
 
 
 def compressed(path, head, size):
-    """An .xz of `head` and `size` zeros."""
-    chunk = b"0" * (1 << 24)
-    with lzma.open(path, "wb", preset=0) as file:
-        file.write(head)
-        for _ in range(size >> 24):
-            file.write(chunk)
+    """An .xz of `head` and `size` zeros, in as many streams as it takes."""
+    path.write_bytes(lzma.compress(head) + lzma.compress(b"0" * (1 << 24), preset=0) * (size >> 24))
     return path
 
 
@@ -61,7 +57,7 @@ def write_rows(path, rows):
     environment = lmdb.open(str(path), subdir=False, map_size=1 << 26, lock=False)
     with environment, environment.begin(write=True) as transaction:
         for key, value in rows.items():
-            transaction.put(str(key).encode(), zlib.compress(value))
+            transaction.put(str(key).encode(), zlib.compress(value, level=1))
     return path
 
 

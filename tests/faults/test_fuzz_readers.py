@@ -97,7 +97,7 @@ def test_rows_of_aselmdb():
         if not frame:
             raise ConfigError("left out")  # counted apart from what was read
 
-    attack([json.dumps(old).encode(), json.dumps(new).encode()], row, n_inputs(300, 0.25))
+    attack([json.dumps(old).encode(), json.dumps(new).encode()], row, n_inputs(300, 0.3))
 
 
 def test_aselmdb(tmp_path):
@@ -108,7 +108,7 @@ def test_aselmdb(tmp_path):
             transaction.put(b"%d" % number, row)
         transaction.put(b"nextid", zlib.compress(b"30"))
         transaction.put(b"deleted_ids", zlib.compress(b"[3, 4]"))
-    attack_file(tmp_path / "a.aselmdb", [(tmp_path / "sound").read_bytes()], n_inputs(8, 0.01))
+    attack_file(tmp_path / "a.aselmdb", [(tmp_path / "sound").read_bytes()], n_inputs(8, 0.002))
 
 
 @pytest.mark.parametrize("suffix", [".json", ".db"])
@@ -117,7 +117,7 @@ def test_ase_databases(atoms, tmp_path, suffix):
         for each in atoms:
             database.write(each, key_value_pairs={"tag": "x"}, data={"spectrum": [1.0, 2.0]})
     content = (tmp_path / f"sound{suffix}").read_bytes()
-    attack_file(tmp_path / f"a{suffix}", [content], n_inputs(25, 0.02))
+    attack_file(tmp_path / f"a{suffix}", [content], n_inputs(25, 0.01))
 
 
 @pytest.mark.parametrize("name", ["POSCAR", "a.cif", "a.traj", "a.xsf", "a.cube", "a.gen", "a.pdb", "a.cfg"])

@@ -75,11 +75,11 @@ def test_study_files(tmp_path):
         plan._refuse_too_many(study)
         assert not set(study.name) & set("/\\\0")
 
-    attack([STUDY], file_of(tmp_path / "study.toml", read), n_inputs(150, 0.04))
+    attack([STUDY], file_of(tmp_path / "study.toml", read), n_inputs(60, 0.005))
 
 
 def test_configurations(tmp_path):
-    attack([CONFIG], file_of(tmp_path / "c.toml", lambda p: TrainConfig.parse(read_toml(p))), n_inputs(200, 0.05))
+    attack([CONFIG], file_of(tmp_path / "c.toml", lambda p: TrainConfig.parse(read_toml(p))), n_inputs(100, 0.01))
 
 
 def test_settings_on_the_command_line():
@@ -87,7 +87,7 @@ def test_settings_on_the_command_line():
         values = {"architecture": {"name": "fcn"}}
         TrainConfig.parse(override(values, [content.decode("utf-8", errors="surrogateescape")]))
 
-    attack([b"optimizer.lr=1e-3", b"budget.epochs=10", b"checkpoint.at=[1, 2]"], use, n_inputs(200, 0.02))
+    attack([b"optimizer.lr=1e-3", b"budget.epochs=10", b"checkpoint.at=[1, 2]"], use, n_inputs(100, 0.01))
 
 
 def test_recipes(tmp_path):
@@ -110,7 +110,7 @@ def test_references():
         {"unit": "eV/atom", "references": {"H": -1.5, "O": 2}, "rank": 2, "residual_rms": 0.1, "n_structures": 9}
     )
     attack([sound.encode()], lambda content: References.from_json(content.decode(errors="surrogateescape")),
-           n_inputs(100, 0.01))  # fmt: skip
+           n_inputs(100, 0.06))  # fmt: skip
 
 
 def test_baselines(tmp_path):
@@ -132,7 +132,7 @@ def test_tables(tmp_path, suffix):
             warnings.simplefilter("ignore")
             return read_table(path, {})
 
-    attack(["\n".join(lines).encode()], file_of(tmp_path / f"t{suffix}", read), n_inputs(80, 0.01))
+    attack(["\n".join(lines).encode()], file_of(tmp_path / f"t{suffix}", read), n_inputs(50, 0.01))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def version_of(sources: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+NOTHING = "default-src 'none'"
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -85,6 +86,7 @@ class _OverIPv6(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     pages: Pages
     is_local: bool
+    policy = NOTHING
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -101,19 +103,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def _answer(self, kind: str, text: str, policy: str = "default-src 'none'") -> None:
+    def _answer(self, kind: str, text: str, policy: str = NOTHING) -> None:
         body = text.encode(errors="replace")
         self.send_response(200)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", policy)
+        self.policy = policy
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def end_headers(self) -> None:
         """Every answer, that of an error too: no guessing of its type, no word of it to others."""
+        self.send_header("Content-Security-Policy", self.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()

@@ -78,16 +78,16 @@ def test_compressed_extxyz(atoms, tmp_path):
 
 
 def test_rows_of_aselmdb():
-    arrays = {"numbers": [1, 8], "positions": [[0, 0, 0], [0, 0, 1.5]], "cell": np.eye(3).tolist(), "pbc": [True] * 3}
+    arrays = {"numbers": [1, 8], "positions": [[0, 0, 0], [0, 0, 1.5]], "cell": (9 * np.eye(3)).tolist(), "pbc": [True] * 3}
     old = {
         **arrays,
         "energy": -1.5,
-        "forces": [[0, 0, None], [0, 0, 1]],
+        "forces": [[0, 0, -1], [0, 0, 1]],
         "stress": [1, 2, 3, 4, 5, 6],
         "data": {"a": 1},
     }
     new = {k: {"__ndarray__": [list(np.shape(v)), "float64", np.ravel(v).tolist()]} for k, v in arrays.items()}
-    new["key_value_pairs"] = {"trajectory": "t", "virial": {"__ndarray__": [[3], "float64", [1, 2, 3]]}}
+    new["key_value_pairs"] = {"trajectory": "t", "virial": {"__ndarray__": [[6], "float64", [1, 2, 3, 0, 0, 0]]}}
 
     def use(content):
         return used([aselmdb._row(zlib.compress(content), "a.aselmdb id 1")])

@@ -78,7 +78,12 @@ def test_compressed_extxyz(atoms, tmp_path):
 
 
 def test_rows_of_aselmdb():
-    arrays = {"numbers": [1, 8], "positions": [[0, 0, 0], [0, 0, 1.5]], "cell": (9 * np.eye(3)).tolist(), "pbc": [True] * 3}
+    arrays = {
+        "numbers": [1, 8],
+        "positions": [[0, 0, 0], [0, 0, 1.5]],
+        "cell": np.diag([9] * 3).tolist(),
+        "pbc": [1] * 3,
+    }
     old = {
         **arrays,
         "energy": -1.5,

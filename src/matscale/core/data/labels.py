@@ -68,6 +68,7 @@ class Keys:
         return cls(**given, group=group)
 
 
+@np.errstate(invalid="ignore", over="ignore", divide="ignore")  # what is not finite is refused later, by name
 def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
     """Fill energy, forces, stress and trajectory of `structure` from its `info`; returns label -> key used.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from matscale.cli.types import limit_option
 from matscale.core.errors import did_you_mean
 from matscale.core.threads import usable_cores
 
@@ -76,6 +77,7 @@ def data() -> None:
 )
 @click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
               help="Of positions and forces; float64 is exact.")  # fmt: skip
+@limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def pack(
     sources: tuple[Path, ...],

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from matscale.cli.stages import Stages
-from matscale.cli.types import PluginName
+from matscale.cli.types import PluginName, limit_option
 
 
 class Listed(click.ParamType):
@@ -58,6 +58,7 @@ class Listed(click.ParamType):
     help="A recipe.toml to follow; other options go before it.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
+@limit_option
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def make(
@@ -92,6 +93,7 @@ def make(
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Folder of the dataset.  [default: in the cache, by name]"
 )
+@limit_option
 @click.option("--keep-archive", is_flag=True, help="Keep the downloaded archive beside the dataset.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that pack.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

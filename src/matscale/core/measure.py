@@ -149,7 +149,7 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             return parse_baselines({name: values for name, values in kept.items() if name != DIGEST})
         except DamagedRecord as error:
             warnings.warn(f"{error} It is made again.", stacklevel=2)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
     if "dataset" not in run.info:
         raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")

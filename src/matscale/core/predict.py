@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.formats import read_atoms
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure, full_to_voigt
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
@@ -156,22 +157,9 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _read(source: Path) -> Iterator[Any]:
-    from ase.io import iread
-
-    if not source.exists():
+    if not source.is_file() and not source.is_dir():
         raise DataError(f"{source}: no such file.")
-    position = 0
-    try:
-        for atoms in iread(str(source), index=":", do_not_split_by_at_sign=True):
-            yield atoms
-            position += 1
-    except DataError:
-        raise
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        raise DataError(
-            f"{source}: structure {position} (counted from 0) cannot be read ({type(error).__name__}: {error}). "
-            "Give a file that ASE reads, such as extxyz."
-        ) from None
+    return read_atoms(source)
 
 
 def _write(file: TextIO, images: Iterable[Any]) -> None:

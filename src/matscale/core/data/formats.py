@@ -17,10 +17,12 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matscale.core.data import guard
 from matscale.core.data.labels import CALCULATOR, Keys, Unusable, attach
+from matscale.core.data.limits import current
 from matscale.core.data.manifest import FILE
 from matscale.core.data.structure import Structure
-from matscale.core.errors import DataError
+from matscale.core.errors import DataError, MatscaleError
 
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
@@ -46,6 +48,8 @@ class Reader:
     """Number of structures, if it can be told without reading them; else None."""
     is_generic: bool = False
     """Asked only for paths that no other reader knows."""
+    is_guarded: bool = False
+    """Read in a process of its own: a library that it calls may crash, or take any amount of memory or time."""
 
 
 def from_ase(atoms: Any, source: str) -> Structure:
@@ -61,10 +65,105 @@ def from_ase(atoms: Any, source: str) -> Structure:
 
 def reader(name: str) -> Reader:
     """The reader called `name`. Raises ConfigError with the nearest name."""
+    return _limited(_unlimited(name))
+
+
+def _limited(known: Reader) -> Reader:
+    """The reader within the limits of `matscale.core.data.limits`, guarded if it has to be; whatever it raises is a
+    DataError that names the place."""
+
+    def number(path: Path) -> int | None:
+        try:
+            (n,) = guard.stream(_COUNT, path, known.name) if known.is_guarded else (known.count(path),)
+        except MatscaleError:
+            raise
+        except Exception as error:
+            raise _raised(known, f"{path}", error) from error
+        if n is not None and n > current().structures:
+            raise _too_many(path, n)
+        return n
+
+    def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
+        limits, place = current(), start
+        try:
+            asked = (known.name, start, stop)
+            for frame in guard.stream(_READ, path, *asked) if known.is_guarded else known.read(path, start, stop):
+                if place >= limits.structures:
+                    raise _too_many(path, place + 1)
+                if isinstance(frame, Structure) and len(frame) > limits.atoms:
+                    frame = Unusable("too many atoms", f"{len(frame):,}: {_ALLOW} atoms=...")
+                yield frame
+                place += 1
+        except MatscaleError:
+            raise
+        except Exception as error:
+            raise _raised(known, f"{path} structure {place}", error) from error
+
+    return replace(known, read=read, count=number)
+
+
+_ALLOW = "more than is read unless you say so: --limit"
+_READ, _COUNT = "matscale.core.data.formats:read_here", "matscale.core.data.formats:count_here"
+
+
+def _too_many(path: Path, n: int) -> DataError:
+    return DataError(f"{path}: has {n:,} structures or more, {_ALLOW} structures={2 * n}.")
+
+
+def _raised(known: Reader, place: str, error: Exception) -> DataError:
+    return DataError(
+        f"{place}: the reader {known.name!r} cannot read it ({type(error).__name__}: {error}). "
+        "The file may be damaged: restore it, or leave it out."
+    )
+
+
+def read_here(path: Path, name: str, start: int, stop: int | None) -> Iterator[Frame]:
+    """What the guarded process does for `read`."""
+    yield from _unlimited(name).read(path, start, stop)
+
+
+def count_here(path: Path, name: str) -> Iterator[int | None]:
+    """What the guarded process does for `count`."""
+    yield _unlimited(name).count(path)
+
+
+def _unlimited(name: str) -> Reader:
     from matscale.core.manager import host
 
     found: Reader = _builtin().get(name) or host().find("reader", name).value
     return found
+
+
+def read_atoms(path: Path) -> Iterator[Any]:
+    """Every structure of a file that ASE reads, as ase.Atoms; read in a guarded process, within the limits.
+
+    Raises DataError that names the structure which cannot be read.
+    """
+    return guard.stream("matscale.core.data.formats:read_atoms_here", path)
+
+
+def read_atoms_here(path: Path) -> Iterator[Any]:
+    """What the guarded process does for `read_atoms`."""
+    from ase.io import iread
+
+    position, limits = 0, current()
+    try:
+        for atoms in iread(str(path), index=":", do_not_split_by_at_sign=True):
+            if position >= limits.structures:
+                raise _too_many(path, position + 1)
+            if len(atoms) > limits.atoms:
+                raise DataError(
+                    f"{path}: structure {position} (counted from 0) has {len(atoms):,} atoms, {_ALLOW} atoms=..."
+                )
+            yield atoms
+            position += 1
+    except (MatscaleError, MemoryError):
+        raise
+    except Exception as error:  # ASE's readers raise whatever their parsing meets
+        raise DataError(
+            f"{path}: structure {position} (counted from 0) cannot be read ({type(error).__name__}: {error}). "
+            "Give a file that ASE reads, such as extxyz."
+        ) from None
 
 
 def reader_of(path: Path) -> Reader:
@@ -73,11 +172,11 @@ def reader_of(path: Path) -> Reader:
     for known in (_builtin, _outside):
         for candidate in known().values():
             if not candidate.is_generic and candidate.matches(path):
-                return candidate
+                return _limited(candidate)
     everyone = {**_outside(), **_builtin()}
     for candidate in everyone.values():
         if candidate.is_generic and candidate.matches(path):
-            return candidate
+            return _limited(candidate)
     if path.name.lower().endswith(_ARCHIVES):
         raise DataError(f"{path}: is an archive, and archives are not looked into. Unpack it, and give what is in it.")
     raise DataError(

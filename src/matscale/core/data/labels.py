@@ -92,6 +92,7 @@ def _unit(assignment: str) -> tuple[str, str]:
     return label, unit
 
 
+@np.errstate(invalid="ignore", over="ignore", divide="ignore")  # what is not finite is refused later, by name
 def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
     """Fill energy, forces, stress and trajectory of `structure` from its `info`; returns label -> key used.
 
@@ -168,7 +169,7 @@ def _value(structure: Structure, label: str, key: str, stated: dict[str, str]) -
         value = np.asarray(given, dtype=np.float64)
         if np.asarray(given).dtype.kind == "b":  # a key without a value is true
             raise ValueError
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise Unusable(f"unreadable {label}", f"{key} = {str(given)[:60]!r} is not numeric") from None
     if stated:
         value = value * _unit_factor(structure, label, key.removeprefix(CALCULATOR), stated)

@@ -20,11 +20,13 @@ from pathlib import Path
 from matscale.core.data import filters
 from matscale.core.data.formats import Reader, survey
 from matscale.core.data.labels import NAMES, TOLERANCE, Keys
+from matscale.core.data.limits import current
 from matscale.core.data.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.task import Recipe, Result, Span, run_task
 from matscale.core.data.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
 from matscale.core.files import TEMPORARY
+from matscale.core.parsing import read_json
 
 TASK = 4096
 """Structures of a task."""
@@ -79,6 +81,7 @@ def pack(
         keys or Keys(),
         precision,
         piece_bytes,
+        current(),
     )
     fingerprint = _fingerprint(recipe, task_size, shard_bytes)
     if (out / FILE).exists():
@@ -110,7 +113,7 @@ def pack(
 def _fingerprint(recipe: Recipe, *cut: int) -> str:
     """Identity of what is asked for: the files (name, size, time of change) and all options that matter."""
     files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
-    asked = asdict(recipe)
+    asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
     if not recipe.keys.units:  # as before there were any: what was packed then is still the same
         del asked["keys"]["units"]
     return hashlib.sha256(json.dumps([files, asked, cut]).encode()).hexdigest()
@@ -166,7 +169,7 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
     """Tasks, each a list of spans of sources, and the number of structures as far as readers can tell."""
     plan = parts / "plan.json"
     if plan.exists():  # counting takes a pass over text files: not twice
-        kept = json.loads(plan.read_text())
+        kept = read_json(plan, hint=f"Remove {parts}, and pack again.")
         return [[Span(*span) for span in task] for task in kept["tasks"]], kept["total"]
     tasks: list[list[Span]] = []
     room, total = 0, 0

@@ -28,6 +28,16 @@ def full_to_voigt(full: Any) -> NDArray[np.float64]:
     return np.stack([0.5 * (s[..., a, b] + s[..., b, a]) for a, b in VOIGT], axis=-1)
 
 
+def whole_numbers(values: Any) -> NDArray[np.int64]:
+    """Atomic numbers from an array of any kind. Raises ValueError for what is no small whole number."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "iu":
+        given = given.astype(np.float64)
+        if not (np.abs(given) < 2**31).all() or (given != np.round(given)).any():  # NaN is not below
+            raise ValueError("atomic numbers are not whole numbers")
+    return given.astype(np.int64).reshape(-1)
+
+
 @dataclass
 class Structure:
     """A crystal, molecule or cluster with its labels, if it has any."""

@@ -12,12 +12,14 @@ from typing import Any
 from matscale.core.data import filters
 from matscale.core.data.formats import reader
 from matscale.core.data.labels import MISSING, Keys, Unusable, attach
+from matscale.core.data.limits import Limits, using
 from matscale.core.data.remarks import is_isolated_atom
 from matscale.core.data.screen import screen
 from matscale.core.data.shard import arrays_of, narrowed, write_shard
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 from matscale.core.files import write_text
+from matscale.core.parsing import read_json
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Recipe:
     keys: Keys
     precision: str
     piece_bytes: int
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,20 @@ class Result:
     def read(cls, parts: Path, number: int) -> Result | None:
         """The record of a task, or None if it has not been done."""
         path = parts / f"task-{number:08d}.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return cls(**read_json(path))
+        except (DataError, TypeError):  # damaged: the task is done again
+            return None
 
 
 def run_task(recipe: Recipe, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
     """Do a task and write its record, last. Raises DataError at the first unusable structure if `strict`."""
     task = _Task(recipe, number, parts, strict)
-    for span in spans:
-        task.read(span)
+    with using(recipe.limits):
+        for span in spans:
+            task.read(span)
     return task.finish()
 
 

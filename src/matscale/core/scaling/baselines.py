@@ -6,7 +6,6 @@ kept in that run's folder as `baseline_errors.json`.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from matscale.core.errors import DataError, MatscaleError
 from matscale.core.files import write_json
+from matscale.core.parsing import read_json
 from matscale.core.scaling.table import Table
 from matscale.core.train.info import DIGEST, DamagedRecord, read_info, read_sealed, sealed
 
@@ -37,12 +37,7 @@ def with_baselines(table: Table) -> tuple[Table, str]:
 
 def read_baselines(path: Path) -> Errors:
     """A JSON file: {name: {error: value}} as `matscale baselines --json` prints it, or {name: loss}."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: is no JSON ({error}). `matscale baselines --data D --json` makes such a file."
-        ) from None
+    values = read_json(path, hint="`matscale baselines --data D --json` makes such a file.")
     if not isinstance(values, Mapping):
         raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
     return {str(name): _errors(path, str(name), errors) for name, errors in values.items() if name != DIGEST}

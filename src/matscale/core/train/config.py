@@ -15,7 +15,7 @@ from matscale.core.config import Config
 from matscale.core.train.loss import LossConfig
 from matscale.core.train.units import parse_count, parse_seconds
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]

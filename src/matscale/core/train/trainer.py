@@ -23,7 +23,7 @@ from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
-from matscale.core.train.feed import Feed, Group
+from matscale.core.train.feed import Feed, Group, steps_of
 from matscale.core.train.goal import Goal
 from matscale.core.train.interval import Interval
 from matscale.core.train.learner import Gradient, Learner
@@ -60,7 +60,7 @@ class Trainer:
         self.samples = Samples(setup, run)
         self.peak = peak
         epochs = self.config.budget.epochs
-        steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
+        steps = None if epochs is None else steps_of(self.feed.loader, self.config.batch.accumulate, epochs)
         self.budget = Budget.of(self.config.budget, steps)
         self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
         self.steps_of_epochs = steps

@@ -80,6 +80,8 @@ def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
         for atoms in iread(str(path), index=slice(start, stop), do_not_split_by_at_sign=True):
             yield from_ase(atoms, f"{path} structure {number}")
             number += 1
+    except MemoryError:
+        raise
     except Exception as error:  # ASE's readers raise whatever their parsing meets
         raise DataError(
             f"{path}: ASE cannot read structure {number} ({type(error).__name__}: {error}). "

@@ -12,16 +12,16 @@ import lzma
 import sys
 import zlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.data.formats import Frame
 from matscale.core.data.labels import Unusable
-from matscale.core.data.structure import Structure
+from matscale.core.data.lines import Lines
+from matscale.core.data.structure import Structure, whole_numbers
 from matscale.core.errors import DataError
 from matscale.plugins.readers.comment import parse_comment
 
@@ -47,22 +47,27 @@ class _Stream:
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
-        self._file: TextIO = _OPEN.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8")
+        suffix = path.suffix.lower()
+        file = _OPEN.get(suffix, open)(path, "rt", encoding="utf-8")
+        self._file = Lines(path, file, suffix in _OPEN)
         self._line = 0
 
     def frame(self) -> list[str] | None:
         """Comment line and atom lines of the next structure; None at the end of the file."""
         try:
-            head = self._file.readline()
+            self._file.begin()
+            head = self._file.line()
             while head and not head.strip():
-                head = self._file.readline()
+                head = self._file.line()
                 self._line += 1
             if not head:
                 return None
             n_atoms = int(head)
             if n_atoms < 0:
                 raise ValueError(f"it announces {n_atoms} atoms")
-            lines = list(islice(self._file, n_atoms + 1))  # ends with the file, whatever number was announced
+            if n_atoms > self._file.limits.atoms:
+                raise ValueError(f"it announces {n_atoms:.4g} atoms (--limit atoms=... allows more)")
+            lines = self._file.take(n_atoms + 1)  # ends with the file, whatever number was announced
         except _UNREADABLE as error:
             raise self._broken(str(error)) from None
         if len(lines) <= n_atoms:
@@ -133,18 +138,18 @@ def _parse(lines: list[str], source: str) -> Frame:
         pbc = _pbc(_special(info, "pbc"), bool(cell.any()))
         properties = _special(info, "Properties")
         columns, notes = _columns(lines[1:], str(properties or "species:S:1:pos:R:3"))
-        numbers = columns.pop("Z") if "Z" in columns else _numbers(columns.pop("species").tolist())
+        numbers = whole_numbers(columns.pop("Z")) if "Z" in columns else _numbers(columns.pop("species").tolist())
         positions = columns.pop("pos")
     except Unusable as fault:
         return Unusable(fault.reason, fault.detail if source in fault.detail else f"{source}: {fault.detail}")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
     columns.pop("species", None)
     for name in ("stress", "virial"):  # nine numbers in a row are read column by column, as ASE does
         if np.shape(info.get(name, ())) == (9,):
             info[name] = np.reshape(info[name], (3, 3), order="F")
     return Structure(
-        atomic_numbers=numbers.astype(np.int64),
+        atomic_numbers=numbers,
         positions=positions,
         cell=cell,
         pbc=pbc,

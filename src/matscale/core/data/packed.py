@@ -206,7 +206,7 @@ class PackedDataset:
         cell, pbc = _rows("cell", pieces, n), _rows("pbc", pieces, n).view(bool)
         edges = self._edges(index, atoms, positions, cell, pbc, graph) if graph.has_edges else None
         positions, edges = brought_near(positions, atoms.counts, cell, pbc, edges)
-        edge_index, edge_shift = (None, None) if edges is None else map(_tensor, edges)
+        edge_index, edge_shift = (None, None) if edges is None else (_tensor(x) for x in edges)
         return AtomicBatch(
             positions=_tensor(positions, dtype),
             atomic_numbers=_tensor(atoms.gather("atomic_numbers"), torch.int64),

@@ -19,6 +19,7 @@ from matscale.core.data.arrays import Arrays, sha256
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.manifest import Manifest, SourceRecord
+from matscale.core.data.nearby import brought_near
 from matscale.core.data.shard import LABELS, map_shard
 from matscale.core.data.structure import Structure
 from matscale.core.data.writer import ShardWriter
@@ -203,9 +204,9 @@ class PackedDataset:
         atoms = _Atoms(pieces, n)
         positions = atoms.gather("positions")
         cell, pbc = _rows("cell", pieces, n), _rows("pbc", pieces, n).view(bool)
-        edge_index, edge_shift = (
-            self._edges(index, atoms, positions, cell, pbc, graph) if graph.has_edges else (None,) * 2
-        )
+        edges = self._edges(index, atoms, positions, cell, pbc, graph) if graph.has_edges else None
+        positions, edges = brought_near(positions, atoms.counts, cell, pbc, edges)
+        edge_index, edge_shift = (None, None) if edges is None else (_tensor(x) for x in edges)
         return AtomicBatch(
             positions=_tensor(positions, dtype),
             atomic_numbers=_tensor(atoms.gather("atomic_numbers"), torch.int64),
@@ -223,17 +224,15 @@ class PackedDataset:
 
     def _edges(
         self, index: NDArray[Any], atoms: _Atoms, positions: Any, cell: Any, pbc: Any, graph: Graph
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         if graph.key not in self._caches:
             from matscale.core.data.graph_cache import open_cache
 
             self._caches[graph.key] = open_cache(self, graph)
         cache = self._caches[graph.key]
         if cache is not None:
-            edge_index, edge_shift = cache.gather(index, atoms.starts)
-        else:
-            edge_index, edge_shift = _neighbors(atoms, positions.astype(np.float64), cell, pbc, graph)
-        return _tensor(edge_index), _tensor(edge_shift)
+            return cache.gather(index, atoms.starts)
+        return _neighbors(atoms, positions.astype(np.float64), cell, pbc, graph)
 
     def forget_graphs(self) -> None:
         """Look for cached graphs again when the next batch is made: one was built meanwhile."""

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.data.arrays import Arrays, map_arrays, write_arrays
+from matscale.core.data.nearby import brought_near
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 
@@ -85,7 +86,14 @@ def _concatenate(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
-    """The same arrays with positions and forces in `precision`, "float64" or "float32"."""
+    """The same arrays with positions and forces in `precision`, "float64" or "float32".
+
+    Before positions are rounded, atoms far from the origin are brought near it by what changes no physics.
+    """
+    if precision == "float32":
+        counts = np.diff(arrays["atom_ptr"])
+        near, _ = brought_near(arrays["positions"], counts, arrays["cell"], arrays["pbc"].astype(bool))
+        arrays = {**arrays, "positions": near}
     return {k: v.astype(precision) if k in ("positions", "forces") else v for k, v in arrays.items()}
 
 

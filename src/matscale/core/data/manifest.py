@@ -112,7 +112,7 @@ class Manifest(_Part):
         """What contradicts itself, or nothing."""
         names = [shard.file for shard in self.shards]
         for name in names:
-            if not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:
+            if not name or not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:
                 return f"shard {name!r} is not the name of a file in its folder"
         if not names or len(set(names)) < len(names):
             return "it names no shard, or one of them twice"

@@ -78,6 +78,7 @@ def seconds_of_an_epoch(path: Path, run: Path, options: argparse.Namespace) -> f
     command = [
         sys.executable, "-m", "matscale", "train", "--arch", "fcn", "--params", options.params, "--data", str(path),
         "--epochs", "1", "-o", str(run), "--set", f"batch.structures={options.batch}",
+        "--set", "data.check_stress_unit=false",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)

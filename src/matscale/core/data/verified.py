@@ -114,12 +114,12 @@ def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, stages:
 
     `stages` is told of `what`, in MiB, when it takes longer than a second.
     """
-    from matscale.core.data.crew import n_cores
+    from matscale.core.threads import usable_cores
 
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()
     # Hashing and NumPy let other threads run.
-    with ThreadPoolExecutor(min(n_cores(), max(len(paths), 1))) as pool:
+    with ThreadPoolExecutor(min(usable_cores(), max(len(paths), 1))) as pool:
         for size, result in zip(sizes, pool.map(check, range(len(paths)))):
             done += size
             if time.monotonic() - began > _LONG:

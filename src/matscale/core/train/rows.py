@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from matscale.core.files import finite, write_text
+from matscale.core.files import append_text, finite, write_text
 
 
 class Rows:
@@ -21,10 +20,7 @@ class Rows:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row, flush and fsync."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(dict(row)), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self.path, json.dumps(finite(dict(row)), allow_nan=False) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Complete rows in order. A last line that was cut off by a kill is passed over."""

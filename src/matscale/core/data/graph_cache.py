@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -38,7 +37,7 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import neighbors
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import DataError
-from matscale.core.files import write_text
+from matscale.core.files import DiskError, make_folder, open_lock, remove, sweep_up, write_text
 
 FORMAT_VERSION = 1
 PIECE = 4096
@@ -143,18 +142,21 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
     folder = _folder(dataset, graph)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _locked(folder / ".lock"):
+            sweep_up(folder, alone=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a cache of other data: replaced in a moment
                 cache = open_cache(dataset, graph)
             if cache is None:
                 _build(dataset, graph, folder, workers, progress)
                 cache = open_cache(dataset, graph)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: edges cannot be kept there ({error}). Copy the dataset to a disk with room where you may "
-            "write, or find neighbours anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
+            for parts in folder.glob(".parts-*"):  # the cache is whole
+                remove(parts)
+    except DiskError as error:
+        raise error.told(
+            "Edges are kept beside the dataset: copy it to a disk with room where you may write, or find neighbours "
+            "anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
         ) from None
     assert cache is not None
     dataset.forget_graphs()
@@ -162,13 +164,14 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
 
 
 def _build(dataset: PackedDataset, graph: Graph, folder: Path, workers: int, progress: Progress | None) -> None:
-    (folder / "manifest.json").unlink(missing_ok=True)
+    remove(folder / "manifest.json")
     identity = _identity(dataset, graph)
     parts = folder / f".parts-{identity['dataset'][:16]}-{graph.cutoff!r}"
     for other in folder.glob(".parts-*"):
         if other != parts:  # pieces of other data
-            shutil.rmtree(other)
-    parts.mkdir(exist_ok=True)
+            remove(other)
+    make_folder(parts)
+    sweep_up(parts, alone=True)
     pieces = list(_pieces(_sizes(dataset)))
     done = 0
     for n in _searched(dataset, graph, [(a, b, parts / _name(a, b)) for _, a, b in pieces], workers):
@@ -183,7 +186,6 @@ def _build(dataset: PackedDataset, graph: Graph, folder: Path, workers: int, pro
         files.append({"file": path.name, "sha256": digest, "n_edges": sum(len(m["neighbor"]) for m in members)})
     manifest = {"identity": identity, "n_edges": sum(f["n_edges"] for f in files), "files": files}
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
-    shutil.rmtree(parts)
 
 
 def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, Path]], workers: int) -> Iterator[int]:
@@ -281,7 +283,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Held by one process at a time, and let go by the system if that process dies."""
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.files import scratch
 from matscale.core.import_fairchem import inference, unpickle
 
 TIMEOUT = 1800
@@ -143,10 +144,10 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. Give the path of a checkpoint of fairchem (.pt).")
-    with tempfile.TemporaryDirectory(prefix="matscale-import-") as folder:
-        _unpickle(path.resolve(), Path(folder))
-        plain = json.loads((Path(folder) / "content.json").read_text(encoding="utf-8"))
-        tensors = load_file(Path(folder) / "tensors.safetensors")
+    with scratch("import") as folder:
+        _unpickle(path.resolve(), folder)
+        plain = json.loads((folder / "content.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "tensors.safetensors")
         values = {key: _filled(value, tensors) for key, value in plain.items()}
     return Checkpoint(path, inference.as_training(path, values))
 

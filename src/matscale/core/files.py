@@ -160,7 +160,7 @@ def _fsync(descriptor: int, path: Path) -> None:
 
 
 def _flush_folder(path: Path) -> None:
-    with _operation("fsync", path):
+    with _operation("fsync_folder", path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

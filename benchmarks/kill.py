@@ -39,8 +39,8 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=0)
     arguments = options.parse_args()
     chance = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as folder, kills.shelf_of(Path(folder)) as victims:
-        return 1 if _all(Path(folder), victims, arguments, chance) else 0
+    with tempfile.TemporaryDirectory() as folder:
+        return 1 if _all(Path(folder), kills.shelved(Path(folder)), arguments, chance) else 0
 
 
 def _all(folder: Path, victims: dict[str, kills.Victim], arguments: argparse.Namespace, chance: random.Random) -> int:

@@ -8,9 +8,10 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -369,9 +370,10 @@ def _again(victim: Victim, folder: Path, what: str, whole: Any) -> None:
     assert not left_over(folder), f"{what}: left over: {left_over(folder)}"
 
 
-@contextmanager
-def shelf_of(folder: Path) -> Iterator[dict[str, Victim]]:
+@cache
+def shelved(folder: Path) -> dict[str, Victim]:
+    """The victims, made once in a process whatever asks for them."""
     (folder / "shelf").mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield victims(folder / "shelf")
+        return victims(folder / "shelf")

@@ -25,8 +25,7 @@ SAMPLED = {
 
 @pytest.fixture(scope="module")
 def victims(tmp_path_factory: pytest.TempPathFactory) -> dict[str, kills.Victim]:
-    with kills.shelf_of(tmp_path_factory.mktemp("kills")) as found:
-        return found
+    return kills.shelved(tmp_path_factory.getbasetemp() / "victims")
 
 
 @pytest.mark.parametrize("name", SAMPLED)

@@ -98,7 +98,6 @@ def pack(
             rejected=sum(r.rejected for r in records),
             filtered=sum(r.filtered for r in records),
         )
-        remove(parts)
     return Packed(manifest, was_there=False)
 
 
@@ -122,7 +121,8 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
-    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else."""
+    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else. Deleted at the
+    end."""
     make_folder(out)
     with _locked(out):
         parts, mark = out / PARTS, out / PARTS / "recipe"
@@ -135,6 +135,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
         sweep_up(out, alone=True)
         sweep_up(parts, alone=True)
         yield parts
+        remove(parts)
 
 
 @contextmanager

@@ -176,6 +176,8 @@ def _session(
             run.update(branch.facts())
     if saved:
         trainer.restore(saved)
+        if world.is_main:
+            trainer.settle()
     elif branch:
         trainer.restore(branch.saved)
     world.barrier()

@@ -276,8 +276,9 @@ def _run(path: Path) -> Any:
         checkpoint.verify(checkpoint.folder_of(run.checkpoint_folder, step))
     if run.checkpoints():
         saved = checkpoint.load(checkpoint.folder_of(run.checkpoint_folder, run.checkpoints()[-1]))
-        for name, count in saved.state.get("rows", {}).items():
-            assert count <= {"metrics.jsonl": run.rows, "samples.jsonl": run.samples}[name].count()
+        for name, written in saved.state.get("rows", {}).items():
+            rows_there = {"metrics.jsonl": run.rows, "samples.jsonl": run.samples}[name]
+            assert rows_there.written(written["rows"]) == written
         tensors = {"model": saved.model, "ema": saved.ema or {}, "optimizer": saved.optimizer}
         weights = {f"{part}.{key}": v.tolist() for part, values in tensors.items() for key, v in values.items()}
     else:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from matscale.core.hookspecs import hookimpl
+from matscale.core.threads import prepare as _prepare_threads
 from matscale.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matscale.core.use import calculator, load
 
 __all__ = ["API_VERSION", "__version__", "calculator", "fit", "hookimpl", "load"]
+
+_prepare_threads()  # before torch is imported
 
 _LAZY = {"load": "matscale.core.use", "calculator": "matscale.core.use", "fit": "matscale.core.scaling.fit"}
 

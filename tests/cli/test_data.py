@@ -127,3 +127,15 @@ def test_help_of_every_command_does_not_import_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_limit_is_an_option(run, tmp_path):
+    (tmp_path / "a.extxyz").write_text(2 * ("3\n\n" + 3 * "H 0 0 0\n"))
+    packing = ("pack", tmp_path / "a.extxyz", "-o", tmp_path / "out", "--workers", 1)
+    refused = run(*packing, "--limit", "structure=20")
+    assert refused.exit_code == 3
+    assert "a.extxyz: structure 0" in refused.stderr
+    assert "--limit structure=" in refused.stderr
+    wrong = run(*packing, "--limit", "atmos=5")
+    assert wrong.exit_code == 2
+    assert "Did you mean 'atoms'" in wrong.stderr

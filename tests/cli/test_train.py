@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -195,15 +196,66 @@ def test_an_overfit_check_says_how_far_the_loss_fell(alloys: PackedDataset, tmp_
     assert "Loss on 2 structures:" in result.stdout
 
 
+def paced(steps: int, seconds: float, each: float = 0.001) -> tuple[Pace, list[float]]:
+    """After so many steps of so many seconds and 50 atoms, each of which does so much of the run; and its clock."""
+    now = [100.0]
+    pace = Pace(lambda: now[0])
+    for k in range(1, steps + 1):
+        now[0] += seconds
+        pace.add(StepStatus(k, 0, k, 10, k * each, 50, seconds, 0.1 * seconds))
+    return pace, now
+
+
 def test_time_left_follows_from_the_share_that_is_done() -> None:
-    pace = Pace()
-    pace.add(StepStatus(1, 0, 1, 10, 0.1, 50, 0.5, 0.05))
-    assert pace.left() is None
-    pace.add(StepStatus(2, 0, 2, 10, 0.2, 50, 0.5, 0.05))
-    pace.began -= 4.0
-    assert pace.left() == pytest.approx(4.0 / 0.1 * 0.8, rel=0.01)
+    pace, _ = paced(1, 0.5)
+    assert pace.left() is None  # one step says little: it warms up
+    pace, _ = paced(100, 0.5)
+    assert pace.left() == pytest.approx(0.5 * 900, rel=0.01)
     assert "100 atoms/s  data wait 10%" in pace.text()
     assert [duration(s) for s in (42, 200, 3900)] == ["42 s", "3 min", "1 h 05 min"]
+
+
+def test_time_left_grows_while_a_step_does_not_end() -> None:
+    pace, now = paced(100, 0.5)
+    before = pace.left()
+    now[0] += 300
+    assert before is not None
+    assert pace.left() > 5 * before
+    assert pace.text().startswith("8 atoms/s")
+
+
+def test_time_left_follows_a_run_that_has_become_slow() -> None:
+    pace, now = paced(200, 0.5)
+    for k in range(201, 231):
+        now[0] += 10
+        pace.add(StepStatus(k, 0, k, 10, k * 0.001, 50, 10.0, 0.0))
+    assert pace.left() == pytest.approx(10 * 770, rel=0.2)
+
+
+def test_a_step_of_ten_times_the_usual_is_said_once() -> None:
+    pace, now = paced(20, 0.5)
+    assert pace.slower() is None
+    now[0] += 4
+    assert pace.slower() is None
+    now[0] += 2
+    assert "A step takes 6 s and longer, 0.5 s before" in str(pace.slower())
+    assert pace.slower() is None
+    pace.add(StepStatus(21, 0, 21, 10, 0.021, 50, 6.0, 0.0))
+    assert pace.slower() is None
+    pace.turn_to("validation")
+    now[0] += 100
+    assert pace.slower() is None  # a validation may take its time
+
+
+def test_lines_go_on_while_a_step_lasts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("matscale.cli.train_progress.EVERY", 0.2)
+    lines = Lines()
+    lines.pace.begin()
+    lines._watch.start()
+    lines.stepped(StepStatus(7, 0, 7, 10, 0.1, 50, 0.01, 0.0))
+    time.sleep(2.0)
+    lines.close()
+    assert capfd.readouterr().err.count(" 10%  step 8  ") >= 2
 
 
 def test_progress_is_plain_lines_off_a_terminal_and_nothing_when_quiet() -> None:

@@ -18,9 +18,9 @@ from ase.io import write as ase_write
 
 from matscale.core.data.formats import find_sources, read, reader, reader_of
 from matscale.core.data.labels import Unusable
+from matscale.core.data.limits import Limits, using
 from matscale.core.data.structure import full_to_voigt
 from matscale.core.errors import ConfigError, DataError
-from matscale.plugins.readers import aselmdb
 
 
 def assert_same(given, got):
@@ -196,26 +196,28 @@ def test_deleted_rows_and_gaps_of_an_lmdb_are_passed_over(structures, tmp_path):
     assert [len(s) for s in got] == [len(s) for k, s in enumerate(structures(12), start=1) if k not in (3, 11)]
 
 
-def test_nan_of_both_dialects_is_nan(structures, tmp_path):
+def test_nan_of_both_dialects_is_a_missing_label(structures, tmp_path):
     (row,) = old_rows(structures(1))
     null, token = {**row, "forces": [[None] * 3] * len(row["numbers"])}, {**row, "energy": float("nan")}
     write_raw(tmp_path / "a.aselmdb", {1: null, 2: token, "nextid": 3})
     first, second = read(tmp_path / "a.aselmdb")
-    assert np.isnan(first.forces).all()
-    assert np.isnan(second.energy)
+    assert first.forces is None
+    assert first.energy == row["energy"]
+    assert second.energy is None
+    assert second.forces is not None
 
 
-def test_a_value_that_inflates_beyond_the_limit_is_refused(structures, tmp_path, monkeypatch):
-    monkeypatch.setattr(aselmdb, "MAX_JSON", 1 << 20)
+def test_a_value_that_inflates_beyond_the_limit_is_refused(structures, tmp_path):
     (row,) = old_rows(structures(1))
     bomb = zlib.compress(b'{"numbers": "' + b"0" * (1 << 22) + b'"}')
     assert len(bomb) < 10_000
     write_raw(tmp_path / "a.aselmdb", {1: bomb, 2: row, "nextid": 3})
-    first, second = reader("aselmdb").read(tmp_path / "a.aselmdb", 0, None)
-    assert "inflates beyond 1 MiB" in str(first)
-    assert len(second) == len(row["numbers"])
-    with pytest.raises(DataError, match="inflates beyond"):
-        list(read(tmp_path / "a.aselmdb"))
+    with using(Limits.parse(["structure=1MiB"])):
+        first, second = reader("aselmdb").read(tmp_path / "a.aselmdb", 0, None)
+        assert "inflates beyond 1 MiB" in str(first)
+        assert len(second) == len(row["numbers"])
+        with pytest.raises(DataError, match="inflates beyond"):
+            list(read(tmp_path / "a.aselmdb"))
 
 
 @pytest.mark.parametrize("value", [b"not zlib", zlib.compress(b"{"), zlib.compress(b"[]"), zlib.compress(b"{}")])

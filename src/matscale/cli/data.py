@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from matscale.cli.types import limit_option
 from matscale.core.errors import did_you_mean
+from matscale.core.threads import usable_cores
 
 if TYPE_CHECKING:
     from matscale.core.data.manifest import Manifest
     from matscale.core.data.references import References
 
 FOLDER = click.Path(path_type=Path)
-N_WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+N_WORKERS = usable_cores()
 
 ELSEWHERE = {
     "make": ("matscale.cli.data_make:make", "Make a dataset: crystals, rattled and heated, labelled by a potential."),
@@ -64,17 +66,25 @@ def data() -> None:
 @click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the packed dataset.")
 @click.option("--filter", "conditions", multiple=True, metavar="COND", help='Keep what meets it: "forces_max<50", ...')
 @click.option("--key", "keys", multiple=True, metavar="LABEL=KEY", help="Where a label is: energy=my_energy, ...")
+@click.option("--unit", "units", multiple=True, metavar="LABEL=UNIT",
+              help="Unit of a label, or of length: energy=kcal/mol, ...  [default: as the files state it]")  # fmt: skip
 @click.option("--group-key", metavar="KEY", help="Value that names the group which a split keeps together.")
 @click.option("--workers", type=click.IntRange(min=1), default=N_WORKERS, show_default=True, help="Processes.")
-@click.option("--strict", is_flag=True, help="The first structure that cannot be used is an error (exit 3).")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Whatever cannot be used is an error: a structure, a label that is NaN, a file of a folder (exit 3).",
+)
 @click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
               help="Of positions and forces; float64 is exact.")  # fmt: skip
+@limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def pack(
     sources: tuple[Path, ...],
     out: Path,
     conditions: tuple[str, ...],
     keys: tuple[str, ...],
+    units: tuple[str, ...],
     group_key: str | None,
     workers: int,
     strict: bool,
@@ -83,21 +93,22 @@ def pack(
 ) -> None:
     """Pack files and folders SRC... into a dataset that training can use.
 
-    Reads extended XYZ (.gz, .xz), ASE databases, .aselmdb and whatever ASE reads. Structures that cannot be used are
-    left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption the same command goes on; once
-    it is done, it does nothing.
+    Reads extended XYZ (.gz, .bz2, .xz, .zst), ASE databases, .aselmdb and whatever ASE reads. Structures that cannot be
+    used are left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption the same command goes
+    on; once it is done, it does nothing.
 
     \b
     Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of
       n_atoms, n_elements, volume_per_atom [Å³], energy_per_atom [eV],
-      forces_max [eV/Å], stress_max [eV/Å³];
+      forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
     or: elements in Al,O    elements not in Pu,U
     """
     from matscale.cli.pack_progress import PackProgress
     from matscale.core.data.labels import Keys
+    from matscale.core.data.pack import describe_passed
     from matscale.core.data.pack import pack as pack_sources
 
-    given = Keys.parse(keys, group_key)
+    given = Keys.parse(keys, group_key, units)
     with PackProgress() as progress:
         packed = pack_sources(
             sources,
@@ -109,6 +120,8 @@ def pack(
             precision=precision,
             progress=progress,
         )
+    if packed.manifest.passed_over:
+        click.echo(f"{describe_passed(packed.manifest.passed_over)} (the manifest lists all).", err=True)
     if packed.was_there:
         click.echo(f"{out}: already packed from these files with these options; nothing to do.", err=True)
     _show(out, packed.manifest, as_json)
@@ -151,12 +164,24 @@ def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
     click.echo(aligned(rows, right=(2, 3, 4)))
     if len(manifest.sources) > 20:
         click.echo(f"... and {len(manifest.sources) - 20:,} more sources (--json lists all)")
+    for note, n in _notes(manifest).most_common(30):
+        click.echo(f"note: {note} ({n:,} structures)")
+    if manifest.isolated_atoms:
+        energies = ", ".join(f"{symbol} {energy:.6g}" for symbol, energy in manifest.isolated_atoms.items())
+        click.echo(f"isolated atoms [eV], not among the structures: {energies}")
     if manifest.rejected or manifest.filtered:
         click.echo(
             f"{manifest.rejected:,} structures could not be used and {manifest.filtered:,} were filtered out: "
             f"{folder / 'rejected.jsonl'}"
         )
     click.echo(f"hash: {manifest.hash}")
+
+
+def _notes(manifest: Manifest) -> Counter[str]:
+    total = Counter[str]()
+    for source in manifest.sources:
+        total.update(source.notes)
+    return total
 
 
 def _labels(manifest: Manifest) -> str:

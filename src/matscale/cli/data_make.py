@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from matscale.cli.stages import Stages
-from matscale.cli.types import PluginName
+from matscale.cli.types import PluginName, limit_option
 
 
 class Listed(click.ParamType):
@@ -58,6 +58,7 @@ class Listed(click.ParamType):
     help="A recipe.toml to follow; other options go before it.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
+@limit_option
 @click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def make(
@@ -69,11 +70,11 @@ def make(
     max_atoms, per_parent, dynamics, strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
     """
     from matscale.core.config import override, read_toml
-    from matscale.core.data.crew import n_cores
     from matscale.core.data.make import make as make_dataset
     from matscale.core.data.recipe import Recipe
     from matscale.core.errors import ConfigError
     from matscale.core.manager import host
+    from matscale.core.threads import usable_cores
 
     keys = {"temperatures": "rattle_temperatures", "md_temperatures": "dynamics_temperatures"}
     values = read_toml(config) if config else {}
@@ -83,7 +84,7 @@ def make(
     labeler = host().labeler(values.pop("labeler", "emt"))
     recipe = Recipe.parse(override(values, assignments), str(config or "recipe"))
     with Stages() as stages:
-        manifest = make_dataset(recipe, labeler, out, workers or n_cores(), partial(stages, f"Making {out}"))
+        manifest = make_dataset(recipe, labeler, out, workers or usable_cores(), partial(stages, f"Making {out}"))
     _report(out, manifest, as_json)
 
 
@@ -92,6 +93,7 @@ def make(
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="Folder of the dataset.  [default: in the cache, by name]"
 )
+@limit_option
 @click.option("--keep-archive", is_flag=True, help="Keep the downloaded archive beside the dataset.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that pack.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -102,11 +104,11 @@ def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, 
     name (--data omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
     """
     from matscale.core.data import fetch as fetching
-    from matscale.core.data.crew import n_cores
     from matscale.core.data.manifest import Manifest
+    from matscale.core.threads import usable_cores
 
     with Stages() as stages:
-        path = fetching.fetch(name, out, stages, workers or n_cores(), keep_archive)
+        path = fetching.fetch(name, out, stages, workers or usable_cores(), keep_archive)
     _report(path, Manifest.read(path), as_json)
 
 

@@ -129,7 +129,8 @@ def fit(
     from matscale.core.scaling.checklist import checklist as fill
     from matscale.core.scaling.fit import Options, fit_all, needs_curves
 
-    table = _table(sources, columns, where, target, baselines, no_baselines, curves=needs_curves(law, checkpoint))
+    curves = needs_curves(law, checkpoint)
+    table = _table(sources, columns, where, target, baselines, no_baselines, curves, lists_excluded=True)
     table = _only(table, architectures)
     options = Options(target=target, axis=axis, at=at, checkpoint=checkpoint, samples=samples, seed=seed)
     refused: list[str] = []
@@ -267,13 +268,20 @@ def _table(
     baselines: Path | None,
     no_baselines: bool,
     curves: bool = False,
+    lists_excluded: bool = False,
 ) -> Table:
+    """The table of a command; how it was read, and what was left out unless the command lists it, go to stderr."""
+    from matscale.cli.laws_text import excluded_text
     from matscale.core.scaling.baselines import read_baselines, with_baselines
     from matscale.core.scaling.sources import read
 
     merged = {key: value for pairs in columns for key, value in pairs.items()}
     chosen = {key: value for pairs in where for key, value in pairs.items()}
     table = read(list(sources), merged, target=target, where=chosen, curves=curves)
+    for sentence in table.notes:
+        click.echo(sentence, err=True)
+    if not lists_excluded and table.excluded:
+        click.echo("\n".join(excluded_text(table.excluded)), err=True)
     if baselines is not None:
         return replace(table, baselines=read_baselines(baselines))
     if no_baselines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matscale.cli.table import aligned
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matscale.core.scaling.plan import Plan, Quantity
     from matscale.core.scaling.result import Fit
     from matscale.core.scaling.select import Candidate
+    from matscale.core.scaling.table import Excluded
 
 SHOWN = 6
 """Excluded runs that are listed one by one; `--json` lists all."""
@@ -39,7 +40,7 @@ def fit_text(fit: Fit) -> str:
     if len(fit.candidates) > 1:
         lines.append(f"  forms: {'; '.join(map(_candidate, fit.candidates))}")
     lines += [f"  note: {note}" for note in fit.notes]
-    return "\n".join([*lines, *_excluded(fit)])
+    return "\n".join([*lines, *excluded_text(fit.excluded)])
 
 
 def _candidate(tried: Candidate) -> str:
@@ -60,12 +61,13 @@ def _held_out(fit: Fit) -> list[str]:
     return lines
 
 
-def _excluded(fit: Fit) -> list[str]:
-    if not fit.excluded:
+def excluded_text(excluded: Sequence[Excluded]) -> list[str]:
+    """What no law saw, by reason."""
+    if not excluded:
         return []
-    lines = [f"  excluded: {len(fit.excluded)}"]
+    lines = [f"  excluded: {len(excluded)}"]
     by_reason: dict[str, list[str]] = {}
-    for one in fit.excluded:
+    for one in excluded:
         by_reason.setdefault(one.reason, []).append(one.row)
     for reason, rows in list(by_reason.items())[:SHOWN]:
         shown = ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

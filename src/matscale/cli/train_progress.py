@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +19,11 @@ from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.record import Run
 
 EVERY = 10.0
-"""Seconds between lines about training, at least."""
+"""Seconds within which a line is printed while a run is under way, whether steps end or not."""
+SLOWER = 10.0
+"""How many times the usual time a step takes before this is said."""
+LEAST = 1.0
+"""Seconds of a step below which it is never called slow."""
 
 
 @contextmanager
@@ -32,19 +40,36 @@ def progress_for(quiet: bool) -> Iterator[Progress]:
 
 
 class Lines(Progress):
-    """Plain lines."""
+    """Plain lines: one for a row of metrics or a validation, and one at least every ten seconds."""
 
     def __init__(self) -> None:
         self.stages = Stages()
-        self.said_at = 0.0
+        self.said_at = time.monotonic()
         self.pace = Pace()
+        self.loss = ""
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._tick, daemon=True)
 
     def close(self) -> None:
         """Leave the terminal as it should be."""
+        self._over.set()
         self.stages.__exit__()
+
+    def _tick(self) -> None:
+        """Run beside the training, which says nothing while a step lasts."""
+        while not self._over.wait(0.5):
+            if (told := self.pace.slower()) is not None:
+                self.show(told)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Show where the run is, if that was not said for a while."""
+        if time.monotonic() - self.said_at >= EVERY:
+            self.show(f"{self.pace.share:4.0%}  {self.pace.doing}  {self.loss}{self.pace.text()}")
 
     def show(self, text: str) -> None:
         """One line."""
+        self.said_at = time.monotonic()
         click.echo(text, err=True)
 
     def stage(self, what: str, done: int, total: int) -> None:
@@ -55,16 +80,18 @@ class Lines(Progress):
         self.stages.what = ""
         for line in introduction(run, facts):
             self.show(line)
+        self.pace.begin()
+        self._watch.start()
 
     def stepped(self, status: StepStatus) -> None:
         self.pace.add(status)
 
+    def working(self, what: str) -> None:
+        self.pace.turn_to(what)
+
     def logged(self, row: Mapping[str, Any]) -> None:
-        if time.monotonic() - self.said_at < EVERY:
-            return
-        self.said_at = time.monotonic()
-        loss = f"train loss {row.get('loss', row['objective']):.4g}"
-        self.show(f"{self.pace.share:4.0%}  step {row['step']}  {loss}  {self.pace.text()}")
+        self.loss = f"train loss {row.get('loss', row['objective']):.4g}  "
+        self.refresh()
 
     def validated(self, row: Mapping[str, Any], is_best: bool) -> None:
         best = "  best so far" if is_best else ""
@@ -72,6 +99,9 @@ class Lines(Progress):
 
     def said(self, message: str) -> None:
         self.show(message)
+
+    def ended(self, run: Run, status: str) -> None:
+        self._over.set()
 
 
 class Bars(Lines):
@@ -90,7 +120,6 @@ class Bars(Lines):
             TextColumn("{task.fields[note]}"),
         )
         self.bars = RichProgress(*columns, console=Console(stderr=True), transient=True)
-        self.loss = ""
 
     def started(self, run: Run, facts: Mapping[str, Any]) -> None:
         super().started(run, facts)
@@ -101,14 +130,14 @@ class Bars(Lines):
     def show(self, text: str) -> None:
         self.bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def refresh(self) -> None:
+        self.bars.update(self.whole, completed=self.pace.share, note=f"{self.loss}{self.pace.text()}")
+
     def stepped(self, status: StepStatus) -> None:
         super().stepped(status)
-        self.bars.update(self.whole, completed=status.progress, note=f"{self.loss}{self.pace.text()}")
+        self.refresh()
         which, note = f"epoch {status.epoch + 1}", f"step {status.step}"
         self.bars.update(self.epoch, completed=status.batch, total=status.n_batches, description=which, note=note)
-
-    def logged(self, row: Mapping[str, Any]) -> None:
-        self.loss = f"loss {row.get('loss', row['objective']):.4g}  "
 
     def close(self) -> None:
         super().close()
@@ -116,33 +145,80 @@ class Bars(Lines):
 
 
 class Pace:
-    """Speed and time left, from what the last steps took."""
+    """Speed and time left, from what the last minutes took; what is under way now counts with the time it has taken.
 
-    def __init__(self) -> None:
-        self.share = self.first_share = 0.0
-        self.began: float | None = None
-        self.rate = self.wait = 0.0
+    `clock` gives seconds. Sums of time, progress and atoms fade with a time constant of a tenth of the run so far, at
+    least half a minute and at most five.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.share = 0.0
+        self.doing = "step 1"
+        self.began = self.since = clock()
+        self.time = self.progress = self.step_time = self.atoms = self.waited = 0.0
+        self.last: StepStatus | None = None
+        self.usual: deque[float] = deque(maxlen=101)
+        """Seconds of the last steps that were not slow."""
+        self.told_slow = False
+
+    def begin(self) -> None:
+        """The first step begins."""
+        self.began = self.since = self.clock()
+
+    def turn_to(self, what: str) -> None:
+        """Something other than a step begins."""
+        self.doing = what
 
     def add(self, status: StepStatus) -> None:
-        if self.began is None:
-            self.began, self.first_share = time.monotonic(), status.progress
-        self.share = status.progress
-        seconds = max(status.seconds, 1e-9)
-        fresh = 0.1 if self.rate else 1.0
-        self.rate += fresh * (status.n_atoms / seconds - self.rate)
-        self.wait += fresh * (status.data_wait / seconds - self.wait)
+        """A step has ended."""
+        now = self.clock()
+        passed = now - self.since
+        kept = math.exp(-passed / min(max((now - self.began) / 10, 30.0), 300.0))
+        done = status.progress - (self.share if self.last else status.progress)
+        self.time = kept * self.time + (passed if self.last else 0.0)
+        self.progress = kept * self.progress + done
+        self.step_time = kept * self.step_time + status.seconds
+        self.atoms = kept * self.atoms + status.n_atoms
+        self.waited = kept * self.waited + status.data_wait
+        self.share, self.since, self.last = status.progress, now, status
+        self.doing = f"step {status.step + 1}"
+        if not self._is_slow(status.seconds):
+            self.usual.append(status.seconds)
+            self.told_slow = False
+
+    def _is_slow(self, seconds: float) -> bool:
+        return len(self.usual) >= 5 and seconds > max(SLOWER * statistics.median(self.usual), LEAST)
+
+    def _under_way(self) -> float:
+        """Seconds since the last step ended."""
+        return self.clock() - self.since
+
+    def slower(self) -> str | None:
+        """A sentence when a step takes ten times what steps took before; once, until they are as fast again."""
+        now = self._under_way() if self.doing.startswith("step") else 0.0
+        before = self.last.seconds if self.last else 0.0
+        if self.told_slow or not self._is_slow(max(now, before)):
+            return None
+        self.told_slow = True
+        usual = statistics.median(self.usual)
+        return (
+            f"A step takes {max(now, before):.2g} s and longer, {usual:.2g} s before. Other programs may be using "
+            "these cores or this device; a run with fewer threads (--set compute.threads=1) suffers less from them."
+        )
 
     def left(self) -> float | None:
         """Seconds to the end of the run, if it can be told yet."""
-        done = self.share - self.first_share
-        if self.began is None or done <= 0:
+        if self.progress <= 0:
             return None
-        return (time.monotonic() - self.began) / done * (1 - self.share)
+        return (self.time + self._under_way()) / self.progress * (1 - self.share)
 
     def text(self) -> str:
+        """`1,200 atoms/s  data wait 3%  5 min left`."""
         left = self.left()
         time_left = "" if left is None else f"  {duration(left)} left"
-        return f"{self.rate:,.0f} atoms/s  data wait {self.wait:.0%}{time_left}"
+        spent = max(self.step_time + (self._under_way() if self.doing.startswith("step") else 0.0), 1e-9)
+        return f"{self.atoms / spent:,.0f} atoms/s  data wait {self.waited / spent:.0%}{time_left}"
 
 
 def duration(seconds: float) -> str:

@@ -77,6 +77,37 @@ class PluginName(click.ParamType):
         return [CompletionItem(plugin.asked, help=plugin.entry.distribution) for plugin in plugins]
 
 
+class LimitSetting(click.ParamType):
+    """`memory=8GiB`: one limit on what is read, as text; all of them together become `Limits`."""
+
+    name = "limit"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "NAME=VALUE"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from dataclasses import fields
+
+        from matscale.core.data.limits import Limits
+
+        return [CompletionItem(f"{f.name}=") for f in fields(Limits) if f.name.startswith(incomplete)]
+
+
+def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
+    """Have the limits count until the command has ended."""
+    if given:
+        from matscale.core.data.limits import Limits, using
+
+        ctx.with_resource(using(Limits.parse(given)))
+
+
+limit_option = click.option(
+    "--limit", multiple=True, type=LimitSetting(), expose_value=False, callback=_set_limits,
+    help="Limit on what is read: structure, atoms, structures, memory, seconds, expansion, unpacked or members.",
+)  # fmt: skip
+"""For commands that read structures or archives; the limits hold while the command runs."""
+
+
 ArchitectureName = PluginName("register_architectures", "architecture")
 """For `--arch` and the NAME of an architecture."""
 TrackerName = PluginName("register_trackers", "tracker")

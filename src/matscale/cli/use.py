@@ -9,6 +9,7 @@ import click
 
 from matscale.cli.errors_table import errors_json, errors_table
 from matscale.cli.stages import Stages
+from matscale.cli.types import limit_option
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dic
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
 @device_option
 @dtype_option
+@limit_option
 @click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that cannot be predicted.")
 def predict(
     run: Path,

@@ -11,6 +11,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure, full_to_voigt
+from matscale.core.errors import NonFinitePrediction
 from matscale.core.potential import Potential
 from matscale.core.predict import Prediction, floating, predict_batch, prepare
 
@@ -20,7 +21,7 @@ class PotentialCalculator(Calculator):
 
     Neighbours are searched anew for every geometry. A stress is missing for models that do not predict one and for
     structures without a cell volume: asking for it then raises ASE's PropertyNotImplementedError. An element that was
-    not in the training data raises DataError.
+    not in the training data raises DataError, and a prediction that is not finite NonFinitePrediction.
     """
 
     def __init__(self, potential: Potential, **kwargs: Any) -> None:
@@ -48,7 +49,13 @@ class PotentialCalculator(Calculator):
             )
 
     def _predict(self, structure: Structure) -> Prediction:
-        return predict_batch(self.potential, [prepare(self.potential, structure)])[0]
+        found = predict_batch(self.potential, [prepare(self.potential, structure)])[0]
+        if not found.is_finite:
+            raise NonFinitePrediction(
+                f"atoms: the predictions for the structure ({structure.formula}, {len(structure)} atoms) are not "
+                "finite. Look at its geometry: atoms too near to each other, or a dynamics that has come apart."
+            )
+        return found
 
     def _predicts_stress(self) -> bool:
         """Whether a model that derives nothing gives a stress: found out with a single atom."""

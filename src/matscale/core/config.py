@@ -6,7 +6,6 @@ is its help text. An unknown key is refused, and the nearest known one is named.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -14,7 +13,9 @@ from typing import Any, Self, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from matscale.core import parsing
 from matscale.core.errors import ConfigError, did_you_mean
+from matscale.core.parsing import MAX_DEPTH, Malformed, parse_toml
 
 
 class Config(BaseModel):
@@ -35,6 +36,8 @@ class Config(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+_SHOWN = 200
+"""Characters of a wrong value in a message."""
 _KINDS = dict.fromkeys(("model_type", "dict_type", "mapping_type"), "expected a table of keys")
 _KINDS |= dict.fromkeys(("tuple_type", "list_type"), "expected a list")
 """What pydantic calls a dictionary and a tuple, in words of TOML."""
@@ -51,7 +54,9 @@ def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str
         return f"{'.'.join([*path, str(error['loc'][-1])])} is missing"
     said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's name for what our validators raise
     reason = _KINDS.get(error["type"], said)
-    return f"{key} = {error['input']!r}: {reason}" if key else reason
+    given = repr(error["input"])
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
+    return f"{key} = {given}: {reason}" if key else reason
 
 
 def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
@@ -92,6 +97,8 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
         if not equals or not path.strip():
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, for example --set optimizer.lr=1e-3.")
         *parents, last = path.strip().split(".")
+        if len(parents) >= MAX_DEPTH:
+            raise ConfigError(f"--set {assignment[:60]}...: {len(parents) + 1} levels; no key is that deep.")
         section = result
         for parent in parents:
             child = section.get(parent, {})
@@ -104,19 +111,14 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except Malformed:
         return text
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Raises ConfigError with the file and line if it is missing or not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}).") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML ({error}).") from None
+    return parsing.read_toml(path)
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Errors that are the user's to mend: each names what, where, what was given and what to do next.
 
 `exit_code` is what the command line ends with (DESIGN: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite
-loss, 5 stopped early and saved).
+loss, 5 stopped early and saved, 6 another process of the run was lost).
 """
 
 from __future__ import annotations
@@ -40,10 +40,22 @@ class NonFiniteLossError(MatscaleError):
     exit_code = 4
 
 
+class NonFinitePrediction(MatscaleError):
+    """A trained model has weights, or gives predictions, that are NaN or infinite."""
+
+    exit_code = 4
+
+
 class StoppedEarly(MatscaleError):
     """The run was asked to stop; it saved and can be resumed."""
 
     exit_code = 5
+
+
+class PeerLost(MatscaleError):
+    """Another process of the run ended, or did not answer in time."""
+
+    exit_code = 6
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

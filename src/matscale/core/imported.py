@@ -56,6 +56,8 @@ def save(
                 "imported": dict(source),
             }
         )
-        checkpoint.save(run.checkpoint_folder, checkpoint.Checkpoint(step, potential.state_dict(), None, {}, {}))
+        run.seal()
+        state = {"run": run.kept({"status": "completed"})}
+        checkpoint.save(run.checkpoint_folder, checkpoint.Checkpoint(step, potential.state_dict(), None, {}, state))
         run.update({"status": "completed", "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     return Run(path, run.config, run.info)

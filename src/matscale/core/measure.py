@@ -6,9 +6,11 @@ evaluated on any data like the model, whether or not the training data can still
 
 from __future__ import annotations
 
-import json
+import math
 import os
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,11 +26,14 @@ from matscale.core.baselines import (
     plain_baselines,
 )
 from matscale.core.data.loader import Budget, Loader
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.evaluation import evaluate
 from matscale.core.files import write_json
+from matscale.core.outputs import Outputs
 from matscale.core.potential import Potential
 from matscale.core.predict import floating
+from matscale.core.train.info import DIGEST, DamagedRecord, read_sealed, sealed
+from matscale.core.train.nonfinite import named, suspects
 from matscale.core.train.record import Run
 from matscale.core.use import load
 
@@ -71,7 +76,8 @@ def measure(
     """Metrics of `matscale.core.evaluation.evaluate` on these rows of the dataset, in batches of `batch` structures.
 
     Raises DataError for a structure without neighbours if training had none such, and, with the names, for elements
-    that were not in training, unless `any_element`: on the validation part of its
+    that were not in training, unless `any_element` (NonFinitePrediction for structures whose predictions are not
+    finite): on the validation part of its
     own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
     """
     device, budget = potential.references.device, Budget(structures=batch)
@@ -85,7 +91,24 @@ def measure(
                 potential.check_elements(moved)
             yield moved
 
-    return evaluate(potential, batches())
+    bad = list[int]()
+
+    def look(_: object, given: tuple[AtomicBatch], outputs: Outputs) -> None:
+        bad.extend(suspects(outputs, replace(given[0], energy=None, forces=None, stress=None)))
+
+    handle = potential.register_forward_hook(look)
+    try:
+        values = evaluate(potential, batches())
+    finally:
+        handle.remove()
+    if bad:
+        raise NonFinitePrediction(
+            f"{dataset.path}: the predictions for {len(bad):,} of {len(rows):,} structures are not finite: "
+            f"{named(dataset, bad)}. Choose another checkpoint, or leave out such structures."
+        )
+    if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise NonFinitePrediction(f"{dataset.path}: the errors {', '.join(wrong)} are too large for a number.")
+    return values
 
 
 def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:
@@ -122,8 +145,11 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
     path = run.path / FILE
     if path.exists():
         try:
-            return parse_baselines(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            kept = read_sealed(path)
+            return parse_baselines({name: values for name, values in kept.items() if name != DIGEST})
+        except DamagedRecord as error:
+            warnings.warn(f"{error} It is made again.", stacklevel=2)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
     if "dataset" not in run.info:
         raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
@@ -136,5 +162,5 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
         raise DataError(f"{dataset.path}: is not the dataset any more that {run.path} was trained on.")
     fitted = fit_baselines(dataset, parts(dataset, run.config)[0])
     if os.access(run.path, os.W_OK):
-        write_json(path, plain_baselines(fitted))
+        write_json(path, sealed(plain_baselines(fitted)))
     return fitted

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.formats import read_atoms
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure, full_to_voigt
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import make_folder, replacing
 from matscale.core.potential import Potential
 
@@ -38,6 +39,10 @@ class Prediction:
     """[n_atoms, 3] eV/Å"""
     stress: NDArray[np.float64] | None
     """[3, 3] eV/Å³; None where the model gives none or the structure has no cell volume."""
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(np.isfinite(x).all()) for x in (self.energy, self.forces, self.stress) if x is not None)
 
 
 def floating(potential: Potential) -> torch.dtype:
@@ -63,8 +68,10 @@ def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list
     ends = np.cumsum([p.n_atoms for p in prepared])[:-1]
     stresses = [None] * len(prepared) if outputs.stress is None else list(outputs.stress.double().cpu().numpy())
     return [
-        Prediction(energy, f, s if s is not None and np.isfinite(s).all() else None)
-        for energy, f, s in zip(outputs.energy.tolist(), np.split(forces, ends), stresses)
+        Prediction(energy, f, s if s is not None and volume > 0 else None)
+        for energy, f, s, volume in zip(
+            outputs.energy.tolist(), np.split(forces, ends), stresses, batch.volume().tolist()
+        )
     ]
 
 
@@ -90,14 +97,15 @@ def predict_file(
 
     Order, info and further arrays are kept; `energy`, `forces` and `stress` are the predictions. `source` is anything
     that ASE reads. Memory is bounded by `batch` structures. `target` appears when it is complete. Raises DataError that
-    names the first structure that cannot be predicted, unless `skip_invalid`, and ConfigError for other suffixes.
+    names the first structure that cannot be predicted and NonFinitePrediction that names those whose predictions are
+    not finite, unless `skip_invalid`, and ConfigError for other suffixes.
     """
-    written, skipped = 0, list[Skipped]()
+    written, skipped, bad = 0, list[Skipped](), list[int]()
 
-    def usable() -> Iterator[tuple[Any, AtomicBatch]]:
+    def usable() -> Iterator[tuple[int, Any, AtomicBatch]]:
         for position, atoms in enumerate(_read(source)):
             try:
-                yield atoms, prepare(potential, Structure.from_ase(atoms, f"{source}: structure {position}"))
+                yield position, atoms, prepare(potential, Structure.from_ase(atoms, f"{source}: structure {position}"))
             except DataError as error:
                 reason = str(error).removeprefix(f"{source}: structure {position}: ")
                 if not skip_invalid:
@@ -110,12 +118,28 @@ def predict_file(
     with _replacing(target) as file:
         structures = usable()
         while chunk := list(islice(structures, batch)):
-            predictions = predict_batch(potential, [prepared for _, prepared in chunk])
-            _write(file, [labelled(atoms, p) for (atoms, _), p in zip(chunk, predictions)])
-            written += len(chunk)
+            predictions = predict_batch(potential, [prepared for *_, prepared in chunk])
+            found = [(place, atoms, p) for (place, atoms, _), p in zip(chunk, predictions)]
+            bad += [place for place, _, p in found if not p.is_finite]
+            _write(file, [labelled(atoms, p) for _, atoms, p in found if p.is_finite])
+            written += sum(p.is_finite for *_, p in found)
             if progress is not None:
                 progress(written)
-    return written, skipped
+        if bad and not skip_invalid:
+            raise NonFinitePrediction(
+                f"{source}: the predictions for {len(bad)} of {written + len(bad)} structures are not finite: "
+                f"{_listed(bad)}. Nothing was written. Look at their geometry, or pass --skip-invalid to leave out "
+                "such structures and list them."
+            )
+    skipped += [Skipped(position, "its predictions are not finite.") for position in bad]
+    return written, sorted(skipped, key=lambda one: one.position)
+
+
+def _listed(positions: Sequence[int]) -> str:
+    """`structures 3, 17 and 2 more (counted from 0)` for a message."""
+    more = f" and {len(positions) - 8} more" if len(positions) > 8 else ""
+    plural = "s" if len(positions) > 1 else ""
+    return f"structure{plural} {', '.join(map(str, positions[:8]))}{more} (counted from 0)"
 
 
 def labelled(atoms: Any, prediction: Prediction) -> Any:
@@ -134,22 +158,9 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _read(source: Path) -> Iterator[Any]:
-    from ase.io import iread
-
-    if not source.exists():
+    if not source.is_file() and not source.is_dir():
         raise DataError(f"{source}: no such file.")
-    position = 0
-    try:
-        for atoms in iread(str(source), index=":", do_not_split_by_at_sign=True):
-            yield atoms
-            position += 1
-    except DataError:
-        raise
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        raise DataError(
-            f"{source}: structure {position} (counted from 0) cannot be read ({type(error).__name__}: {error}). "
-            "Give a file that ASE reads, such as extxyz."
-        ) from None
+    return read_atoms(source)
 
 
 def _write(file: TextIO, images: Iterable[Any]) -> None:

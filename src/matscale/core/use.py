@@ -7,19 +7,22 @@ in safetensors files whose digests are checked.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from matscale.core.architecture import Architecture, DatasetInfo
-from matscale.core.errors import ConfigError, MatscaleError, PluginError
+from matscale.core.errors import ConfigError, MatscaleError, NonFinitePrediction, PluginError
 from matscale.core.manager import host
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint as checkpoints
 from matscale.core.train.compute import device_of
-from matscale.core.train.config import ComputeConfig
+from matscale.core.train.config import ComputeConfig, differences
 from matscale.core.train.distributed import World
-from matscale.core.train.record import Run
+from matscale.core.train.info import without
+from matscale.core.train.names import CONFIG, INFO, MOVABLE, RESUMABLE
+from matscale.core.train.record import Kept, Run
+from matscale.core.train.restorable import non_finite
 
 if TYPE_CHECKING:
     from matscale.core.calculator import PotentialCalculator
@@ -49,8 +52,9 @@ def load(
     ```
 
     Raises ConfigError for a folder that is no run or one that was pre-trained, a checkpoint or a device that does not
-    exist; PluginError, with what
-    to install, if the run's architecture cannot be had; MatscaleError if the checkpoint is damaged.
+    exist, and if config.toml says another model than the checkpoint; PluginError, with what to install, if the run's
+    architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the checkpoint
+    is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if run.config.pretrain is not None:
@@ -74,8 +78,9 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
         raise ConfigError(
             f"{run.path}: run.json has no dataset_info: the run ended before its first step. Train again."
         )
-    info = DatasetInfo.parse(run.info["dataset_info"])
-    weights = _weights(run, resolve_step(run, checkpoint))
+    step = resolve_step(run, checkpoint)
+    weights = _weights(run, step)
+    info = DatasetInfo.parse(_of_the_same_model(run, step)["dataset_info"])
     if run.config.pretrain is not None:
         weights = {name: w for name, w in weights.items() if not name.startswith(PRETEXT_PREFIX)}
     potential = Potential.of(architecture, config, info, seed=run.config.seed, isolated=run.config.data.isolated)
@@ -88,6 +93,12 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
             f"{run.path}: the weights do not fit the architecture {architecture.name!r} as it is installed. "
             f"{_trained_with(run)} {error}"
         ) from None
+    told = {**dict(potential.named_parameters()), "references": potential.references, "scales": potential.scales}
+    if bad := non_finite(told):
+        raise NonFinitePrediction(
+            f"{checkpoints.folder_of(run.checkpoint_folder, step)}: weights of the model are not finite ({bad}): its "
+            f"predictions for all structures would be meaningless. {_another(run, step)}"
+        )
     return potential
 
 
@@ -125,9 +136,9 @@ def resolve_step(run: Run, checkpoint: str | int) -> int:
     steps = run.checkpoints()
     if not steps:
         raise ConfigError(f"{run.path}: has no checkpoint yet. Train on with --resume.")
-    named = {"best": run.best if run.best is not None else run.last, "last": run.last}
-    if checkpoint in named:
-        step = named[str(checkpoint)]
+    if checkpoint in ("best", "last"):
+        step = run.best if checkpoint == "best" else None
+        step = run.last if step is None else step
         return steps[-1] if step is None else step
     if str(checkpoint).isdecimal() and int(checkpoint) in steps:
         return int(checkpoint)
@@ -140,9 +151,38 @@ def _weights(run: Run, step: int) -> dict[str, torch.Tensor]:
     try:
         return checkpoints.load_weights(checkpoints.folder_of(run.checkpoint_folder, step))
     except checkpoints.DamagedCheckpoint as error:
-        others = ", ".join(str(s) for s in run.checkpoints() if s != step)
-        hint = f"Choose another checkpoint: {others}." if others else "There is no other one: train again."
-        raise MatscaleError(f"{error} {hint}") from None
+        kind = NonFinitePrediction if isinstance(error, checkpoints.NonFiniteCheckpoint) else MatscaleError
+        told = "Predictions for all structures would be meaningless. " if kind is NonFinitePrediction else ""
+        raise kind(f"{error} {told}{_another(run, step)}") from None
+
+
+def _another(run: Run, step: int) -> str:
+    others = ", ".join(str(s) for s in run.checkpoints() if s != step)
+    return f"Choose another checkpoint: {others}." if others else "There is no other one: train again."
+
+
+def _of_the_same_model(run: Run, step: int) -> dict[str, Any]:
+    """What run.json says, if the weights of a step were trained as config.toml says. Raises ConfigError if not."""
+    folder = checkpoints.folder_of(run.checkpoint_folder, step)
+    try:
+        kept = Kept.of(folder)
+    except checkpoints.DamagedCheckpoint as error:
+        raise MatscaleError(f"{error} {_another(run, step)}") from None
+    if kept is None:  # of an older matscale
+        return run.info
+    was, now = (without(config.plain(), (*RESUMABLE, *MOVABLE)) for config in (kept.config, run.config))
+    if changed := differences(was, now):
+        listed = "; ".join(f"{key} was {before!r}, is {after!r}" for key, (before, after) in changed.items())
+        raise ConfigError(
+            f"{run.path / CONFIG}: has been changed since the checkpoint of step {step} was made ({listed}): its "
+            "weights are those of another model or training. Undo the change, or train another run with -o."
+        )
+    if kept.info.get("dataset_info") != run.info["dataset_info"]:
+        raise ConfigError(
+            f"{run.path / INFO}: its dataset_info is not that of the checkpoint of step {step}. Delete the file, and "
+            "it is taken from the newest checkpoint."
+        )
+    return run.info
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:

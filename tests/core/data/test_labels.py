@@ -123,3 +123,9 @@ def test_the_trajectory_is_taken_where_one_is_named():
     assert bare.group == "AlO"
     with pytest.raises(Unusable, match=r"no value 'btach'\. Did you mean 'batch'"):
         attach(structure(batch=12), Keys(group="btach"))
+
+
+def test_an_infinite_label_is_attached_without_a_warning_and_refused_later():
+    s = structure(stress=np.diag([np.inf, 1.0, 1.0]))
+    assert attach(s) == {"stress": "stress"}
+    assert np.isinf(s.stress[0, 0])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from matscale.core.report.build import build
 from matscale.core.report.page import page
+from matscale.core.report.serve import Pages, server, url
 from synthetic_runs import make_study
 
 pytestmark = pytest.mark.slow
@@ -201,6 +204,27 @@ def test_nothing_was_said_and_nothing_was_asked_for(desktop: Opened) -> None:
     assert desktop.heard == []
     assert [url for url in desktop.asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert desktop.tab.evaluate("performance.getEntriesByType('resource').map(e => e.name)") == []
+
+
+@pytest.mark.network
+def test_the_served_page_works_under_its_policy(browser: Any, address: str) -> None:
+    """Figures are drawn and nothing is complained of; a script that came from elsewhere is not run."""
+    text = Path(urlsplit(address).path).read_text(encoding="utf-8")
+    served = server(Pages(["."], lambda version: text), "127.0.0.1", 0)
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        opened = Opened(browser, url(served), viewport={"width": 1280, "height": 900})
+        names = opened.tab.eval_on_selector_all(".plot", "divs => divs.map(div => div.dataset.figure)")
+        assert all(opened.figure(each)["data"] for each in names)
+        assert opened.heard == []
+        opened.tab.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'bad = 1'}))")
+        assert opened.tab.evaluate("typeof bad") == "undefined"
+        assert any("Content Security Policy" in each for each in opened.heard)
+    finally:
+        served.shutdown()
+        served.server_close()
+        thread.join()
 
 
 def test_an_error_or_a_request_would_be_noticed(browser: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from matscale.core.report.records import folders_of
-from matscale.core.report.serve import Pages, server, url, version_of
+from matscale.core.report.serve import Pages, policy_of, server, url, version_of
 from synthetic_runs import make_run
 
 pytestmark = pytest.mark.network
@@ -86,6 +86,45 @@ def test_a_site_that_points_its_name_here_gets_nothing(tmp_path: Path) -> None:
         assert get(port, host=f"localhost:{port}")[0] == 200
         assert get(port, "/etc/passwd")[0] == 404
         assert len(built) == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/version", "/nothing"])
+def test_an_answer_allows_nothing_from_elsewhere(tmp_path: Path, path: str) -> None:
+    make_run(tmp_path / "a")
+    with running([str(tmp_path)]) as (port, _):
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        assert "default-src 'none'" in (answer.headers["Content-Security-Policy"] or "")
+        assert len(answer.headers.get_all("Content-Security-Policy")) == 1
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        connection.close()
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/version", 200), ("/nothing", 404)])
+def test_head_is_answered_like_get_without_a_body(tmp_path: Path, path: str, status: int) -> None:
+    make_run(tmp_path / "a")
+    with running([str(tmp_path)]) as (port, _):
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        headers = []
+        for method in ("HEAD", "GET"):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == status
+            assert (body == b"") is (method == "HEAD")
+            headers.append((answer.headers["Content-Length"], answer.headers["Content-Type"]))
+            connection.close()
+        assert headers[0] == headers[1]
+
+
+def test_the_policy_names_the_scripts_of_the_page_by_their_hash() -> None:
+    policy = policy_of("<script type='application/json'>{}</script><script>a</script>\n<script>\nb\n</script>")
+    assert policy.count("'sha256-") == 2
+    assert "'sha256-ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs='" in policy
+    assert "unsafe-eval" not in policy
+    assert "script-src 'none'" in policy_of("<p>none</p>")
 
 
 def test_the_version_is_that_of_the_records(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_run_that_diverged_at_its_end_is_not_taken_for_what_it_was_before() ->
     assert [one.reason for one in table.excluded] == [
         "its run diverged later",
         "diverged: its loss is not finite",
-        "diverged: its loss is not finite",
+        "has no validation: finite losses follow",
     ]
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import tiny
 from torch.testing import assert_close
 
+from matscale.core.errors import ConfigError
 from matscale.core.train import checkpoint
+from matscale.core.train.distributed import World
 from matscale.core.train.record import Run
 from matscale.core.train.session import train
 
@@ -26,7 +30,7 @@ def free_port() -> int:
         return port
 
 
-def launch(size: int, *arguments: str | Path) -> list[subprocess.Popen[bytes]]:
+def launch(size: int, *arguments: str | Path, stderr: int | None = None) -> list[subprocess.Popen[bytes]]:
     """What torchrun does."""
     port, script = free_port(), str(Path(tiny.__file__))
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
@@ -34,6 +38,7 @@ def launch(size: int, *arguments: str | Path) -> list[subprocess.Popen[bytes]]:
         subprocess.Popen(
             [sys.executable, script, *map(str, arguments)],
             env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=stderr,
         )
         for rank in range(size)
     ]
@@ -61,3 +66,51 @@ def test_two_processes_equal_one_with_the_same_global_batch(data: Path, tmp_path
     ]
     for key in states[0]:
         assert_close(states[0][key], states[1][key], rtol=1e-7, atol=1e-10)
+
+
+def wait_for_rows(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+    end = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text().strip():
+        assert time.monotonic() < end, "no step was made"
+        assert all(p.poll() is None for p in processes)
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_when_a_process_is_lost_the_others_say_so_and_end(data: Path, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    changes = ["budget.steps=1000000", "log_every=1", "evaluation.every=1000000", "compute.timeout=6"]
+    processes = launch(2, run, data, *changes, stderr=subprocess.PIPE)
+    try:
+        wait_for_rows(run, processes)
+        processes[1].send_signal(number)
+        _, said = processes[0].communicate(timeout=30)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == 6
+    sentence = said.decode().strip().splitlines()[-1]
+    assert sentence.startswith("Process 0 of 2: another process of the run ended, or did not answer for 6 s")
+    assert b"Traceback" not in said
+    info = Run.open(run).info
+    assert (info["status"], info["error"].partition(":")[0]) == ("failed", "PeerLost")
+
+
+@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+def test_tasks_that_would_train_copies_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(ConfigError, match=r"torchrun --nproc-per-node 4 -m matscale train"):
+        World.from_environment()
+    monkeypatch.setenv("WORLD_SIZE", "1")  # each task has a run of its own
+    assert World.from_environment().size == 1
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("x", "2"), ("0", "-1"), ("0", "")])
+def test_an_environment_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, rank: str, size: str) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(ConfigError, match=r"RANK|WORLD_SIZE"):
+        World.from_environment()

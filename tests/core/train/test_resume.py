@@ -240,3 +240,23 @@ def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:
     tiny.make_dataset(folder, seed=1)
     with pytest.raises(DataError, match="has changed since"):
         train(config, tmp_path / "run", resume=True, architecture=tiny.architecture())
+
+
+class StopBefore(Progress):
+    """Sends this process a signal before the first step."""
+
+    def started(self, run: Run, facts: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)  # whatever comes next is not reached
+        raise AssertionError("the signal did not end this")
+
+
+def test_a_signal_before_the_first_step_leaves_a_stopped_run(unbroken: Run, data: Path, tmp_path: Path) -> None:
+    architecture = tiny.architecture(unbroken.config.architecture.name)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedEarly, match=r"SIGTERM before the first step.*--resume -o"):
+        train(unbroken.config, tmp_path / "run", architecture=architecture, progress=StopBefore())
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert Run.open(tmp_path / "run").info["status"] == "stopped"
+    resumed = train(unbroken.config, tmp_path / "run", resume=True, architecture=architecture)
+    assert_same(resumed, unbroken)

@@ -118,7 +118,7 @@ def test_the_nursery_forks_since_it_has_one_thread_only() -> None:
 
 
 def test_workers_share_out_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("matscale.plugins.launchers.local.n_cores", lambda: 12)
+    monkeypatch.setattr("matscale.plugins.launchers.local.usable_cores", lambda: 12)
     for options, workers, threads in (({}, 12, "1"), ({"workers": 3}, 3, "4"), ({"workers": 5, "threads": 7}, 5, "7")):
         pool = LocalPool(LocalOptions(**options))
         assert (pool.size, pool.environment["OMP_NUM_THREADS"]) == (workers, threads)

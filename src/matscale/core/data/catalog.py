@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from matscale.core.data import cache, fetch
-from matscale.core.data.crew import n_cores
 from matscale.core.data.labelers import Labeler
 from matscale.core.data.make import EDITION, make
 from matscale.core.data.manifest import FILE, FORMAT_VERSION
@@ -20,6 +19,7 @@ from matscale.core.data.recipe import Recipe
 from matscale.core.data.stages import Stages, silent
 from matscale.core.errors import DataError, did_you_mean
 from matscale.core.files import sweep_up
+from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}
 """Datasets that are made on first use, by the labeler of the same name, without a download."""
@@ -58,7 +58,7 @@ def embedded(name: str, stages: Stages = silent) -> Path:
         if not (path / FILE).is_file():
             sweep_up(path.parent)
             progress = partial(stages, f"Making the dataset {name!r}")
-            make(recipe, labeler, path, workers=min(8, n_cores()), progress=progress)
+            make(recipe, labeler, path, workers=min(8, usable_cores()), progress=progress)
     return path
 
 

@@ -30,11 +30,6 @@ from matscale.core.errors import DataError, MatscaleError
 Parent = tuple[int, Structure | None]
 
 
-def n_cores() -> int:
-    """Cores that this process may use: a batch system often grants fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Crew:
     """Use as a context: `with Crew(recipe, "emt", 2) as crew: crew.families(parents)`."""
 

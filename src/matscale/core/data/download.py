@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matscale.core.data.limits import FREE, current, shown
 from matscale.core.errors import DataError
 from matscale.core.files import (
     DiskError,
@@ -155,15 +156,20 @@ def extract(archive: Path, folder: Path) -> Path:
     """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears when all of it is there.
 
     Only plain files and folders inside it come out: absolute paths, `..`, links that leave it and devices are refused.
-    Raises DataError for such an archive or a damaged one, which is deleted, so that the next try fetches it anew.
+    Raises DataError for such an archive or a damaged one, which is deleted, so that the next try fetches it anew; and
+    for one that unpacks to more than `Limits` and the disk allow, which stays.
     """
     make_folder(folder.parent)
     try:
         with replacing_folder(folder) as building, tarfile.open(archive) as tar:
-            tar.extractall(building, filter="data")
+            room = _Room(archive, building)
+            for member in tar:
+                room.take(member)
+                tar.extract(member, building, filter="data")
             rest = tar.fileobj is not None
             while rest:  # a tar ends before its file does: the checksum of gzip comes last
                 rest = bool(tar.fileobj and tar.fileobj.read(1 << 20))
+                room.skip(1 << 20)
     except tarfile.FilterError as error:
         archive.unlink()
         raise DataError(
@@ -175,3 +181,44 @@ def extract(archive: Path, folder: Path) -> Path:
     except OSError as error:
         raise DiskError.of(folder, error) from error
     return folder
+
+
+class _Room:
+    """What the members of an archive take, as they are unpacked, against what is allowed."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.limits = archive, current()
+        self.members, self.bytes, self.skipped = 0, 0, 0
+        self.free = shutil.disk_usage(folder).free
+        self.ratio = FREE + self.limits.expansion * archive.stat().st_size
+
+    def take(self, member: tarfile.TarInfo) -> None:
+        """Raises DataError if this member is one too many, or too large, before anything of it is written."""
+        self.members += 1
+        self.bytes += member.size + 512
+        if self.members > self.limits.members:
+            raise self._refused(f"has more than {self.limits.members:,} members", f"members={10 * self.members}")
+        if self.bytes > self.limits.unpacked:
+            raise self._refused(f"unpacks to {shown(self.bytes)} or more", f"unpacked={2 * self.bytes}")
+        if self.bytes > self.ratio:
+            times = self.bytes / self.archive.stat().st_size
+            raise self._refused(
+                f"unpacks to {shown(self.bytes)} or more, {times:.0f} times its size", f"expansion={2 * times:.0f}"
+            )
+        if self.bytes > self.free:
+            raise DataError(
+                f"{self.archive}: unpacks to {shown(self.bytes)} or more, and its disk has {shown(self.free)} left. "
+                "Choose a folder on a larger disk (-o)."
+            )
+
+    def skip(self, n_bytes: int) -> None:
+        """Count what follows the last member, which is read for its checksum alone."""
+        self.skipped += n_bytes
+        if self.skipped > self.ratio:
+            raise self._refused(f"goes on for {shown(self.skipped)} after its last member", "expansion=...")
+
+    def _refused(self, what: str, allow: str) -> DataError:
+        return DataError(
+            f"{self.archive}: {what}: more than such an archive should. Do not trust its source; if you do, allow it: "
+            f"--limit {allow}."
+        )

@@ -33,9 +33,20 @@ QUANTITIES: dict[str, tuple[str, Callable[[Structure], float | None]]] = {
     "volume_per_atom": ("Å³", lambda s: float(abs(np.linalg.det(s.cell))) / len(s) if s.pbc.all() else None),
     "energy_per_atom": ("eV", lambda s: None if s.energy is None else s.energy / len(s)),
     "forces_max": ("eV/Å, largest norm", lambda s: None if s.forces is None else _largest_norm(s)),
+    "config_weight": ("weight of the structure, where the file has one", lambda s: _given(s, "config_weight")),
+    "weight": ("the same under another name", lambda s: _given(s, "weight")),
     "stress_max": ("eV/Å³, largest component", lambda s: None if s.stress is None else float(np.abs(s.stress).max())),
 }
 """Name -> (unit or meaning, how it is measured; None: the structure has no such value)."""
+
+
+def _given(structure: Structure, name: str) -> float | None:
+    """A number among what the file says of the structure."""
+    value = next((value for key, value in structure.info.items() if str(key).lower() == name), None)
+    try:
+        return None if value is None or np.size(value) != 1 else float(np.reshape(value, -1)[0])
+    except (ValueError, TypeError):
+        return None
 
 
 def _largest_norm(structure: Structure) -> float:

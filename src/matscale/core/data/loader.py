@@ -125,6 +125,11 @@ class Loader:
         self._n_edges: NDArray[np.integer] | None = None
         self._warned = False
 
+    @property
+    def n_structures(self) -> int:
+        """Structures of an epoch, over all ranks."""
+        return len(self._indices)
+
     def n_batches(self, epoch: int) -> int:
         """How many batches this rank gets in `epoch`."""
         return len(range(self.rank, len(self._boundaries(epoch)) - 1, self.world_size))

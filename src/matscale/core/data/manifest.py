@@ -41,6 +41,8 @@ class SourceRecord(_Part):
     """Structures that could not be used."""
     filtered: int = 0
     """Structures that a filter left out."""
+    notes: dict[str, int] = {}
+    """What was decided while it was read (units converted, values ignored) -> number of structures."""
 
 
 class Manifest(_Part):
@@ -65,6 +67,10 @@ class Manifest(_Part):
     """Structures that could not be used; each with its reason in `rejected.jsonl`."""
     filtered: int = 0
     """Structures that a filter left out; listed there as well."""
+    isolated_atoms: dict[str, float] = {}
+    """Symbol -> energy [eV] of an isolated atom, where the sources mark such frames: they are not packed."""
+    passed_over: list[str] = []
+    """Files in the folders given that no reader knows; neither hidden ones nor notes, licences and the like."""
     fingerprint: str = ""
     """Of the files and options that `matscale data pack` was given: tells whether there is anything to do."""
     hash: str = ""

@@ -19,13 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from matscale.core.data import filters
-from matscale.core.data.formats import Reader, find_sources
-from matscale.core.data.labels import NAMES, Keys
+from matscale.core.data.formats import Reader, survey
+from matscale.core.data.labels import NAMES, TOLERANCE, Keys
+from matscale.core.data.limits import current
 from matscale.core.data.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.task import Recipe, Result, Span, run_task
 from matscale.core.data.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
 from matscale.core.files import make_folder, open_lock, remove, replacing, sweep_up, write_text
+from matscale.core.parsing import read_json
 
 TASK = 4096
 """Structures of a task."""
@@ -33,6 +35,8 @@ SPANS = 64
 """Sources of a task, when they are small."""
 REJECTED = "rejected.jsonl"
 LOCK = ".lock"
+MAX_NOTES = 50
+"""Different sentences about one source that the manifest keeps, the most frequent first."""
 
 Progress = Callable[[int, int], None]
 """(structures done, structures in all as far as it is known)"""
@@ -68,7 +72,10 @@ def pack(
     `out` holds something else already; ConfigError for a filter that is none.
     """
     check_precision(precision)
-    out, found = Path(out), find_sources(sources)
+    found, passed = survey(sources)
+    out = Path(out)
+    if strict and passed:
+        raise DataError(f"{describe_passed(passed)} (--strict). Convert or unpack them, or move them elsewhere.")
     texts = tuple(f.text for f in filters.parse(filter))
     recipe = Recipe(
         tuple((str(path), responsible.name) for path, responsible in found),
@@ -76,6 +83,7 @@ def pack(
         keys or Keys(),
         precision,
         piece_bytes,
+        current(),
     )
     fingerprint = _fingerprint(recipe, task_size, shard_bytes)
     if (out / FILE).exists():
@@ -85,6 +93,7 @@ def pack(
         spans, total = _plan(found, parts, task_size)
         results = _run(recipe, spans, parts, workers, strict, total, progress)
         records = _records(recipe, results)
+        isolated = _isolated(results)
         names = [parts / name for result in results for name in result.pieces]
         shards = join(names, out, shard_bytes, done=_unlink)
         _collect_rejected(parts, len(spans), out / REJECTED)
@@ -97,6 +106,8 @@ def pack(
             fingerprint=fingerprint,
             rejected=sum(r.rejected for r in records),
             filtered=sum(r.filtered for r in records),
+            isolated_atoms=isolated,
+            passed_over=[str(path) for path in passed],
         )
     return Packed(manifest, was_there=False)
 
@@ -104,7 +115,18 @@ def pack(
 def _fingerprint(recipe: Recipe, *cut: int) -> str:
     """Identity of what is asked for: the files (name, size, time of change) and all options that matter."""
     files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
-    return hashlib.sha256(json.dumps([files, asdict(recipe), cut]).encode()).hexdigest()
+    asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
+    if not recipe.keys.units:  # as before there were any: what was packed then is still the same
+        del asked["keys"]["units"]
+    return hashlib.sha256(json.dumps([files, asked, cut]).encode()).hexdigest()
+
+
+def describe_passed(passed: Sequence[Path | str]) -> str:
+    """Sentence about files that no reader knows: how many, of which kinds, and the first names."""
+    kinds = Counter("".join(Path(path).suffixes[-2:]) or "no suffix" for path in passed)
+    names = ", ".join(map(str, passed[:5])) + (", ..." if len(passed) > 5 else "")
+    shown = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
+    return f"{len(passed)} files were passed over, no reader knows them ({shown}): {names}"
 
 
 def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
@@ -169,7 +191,7 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
     """Tasks, each a list of spans of sources, and the number of structures as far as readers can tell."""
     plan = parts / "plan.json"
     if plan.exists():  # counting takes a pass over text files: not twice
-        kept = json.loads(plan.read_text())
+        kept = read_json(plan, hint=f"Remove {parts}, and pack again.")
         return [[Span(*span) for span in task] for task in kept["tasks"]], kept["total"]
     tasks: list[list[Span]] = []
     room, total = 0, 0
@@ -181,7 +203,7 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
         for start in starts:
             stop = None if start == starts[-1] else start + size
             length = size if n is None else min(size, n - start)
-            if length > room or len(tasks[-1]) >= SPANS:
+            if not tasks or length > room or len(tasks[-1]) >= SPANS:
                 tasks.append([])
                 room = size
             tasks[-1].append(Span(number, start, stop))
@@ -267,12 +289,15 @@ def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
     """What the manifest says of each source. Raises DataError if nothing usable was found, or a given key nowhere."""
     used: list[dict[str, Counter[str]]] = [{label: Counter() for label in NAMES} for _ in recipe.sources]
     rejected, filtered, reasons = Counter[int](), Counter[int](), Counter[str]()
+    notes: list[Counter[str]] = [Counter() for _ in recipe.sources]
     for result in results:
         rejected.update({int(s): k for s, k in result.rejected.items()})
         filtered.update({int(s): k for s, k in result.filtered.items()})
         reasons.update(result.reasons)
         for source, label, key, n in result.keys:
             used[source][label][key] += n
+        for source, note, n in result.notes:
+            notes[source][note] += n
     if not any(result.kept for result in results):
         why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "there are none in the sources"
         first = next((f" The first: {r.first_rejected}." for r in results if r.first_rejected), "")
@@ -288,9 +313,23 @@ def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
             keys={label: ", ".join(sorted(c)) for label, c in used[number].items() if c},
             rejected=rejected[number],
             filtered=filtered[number],
+            notes=dict(notes[number].most_common(MAX_NOTES)),
         )
         for number, (path, form) in enumerate(recipe.sources)
     ]
+
+
+def _isolated(results: Sequence[Result]) -> dict[str, float]:
+    """Symbol -> energy [eV]. Raises DataError for two atoms of one element whose energies differ."""
+    found: dict[str, tuple[float, str]] = {}
+    for symbol, energy, place in (atom for result in results for atom in result.isolated):
+        first, where = found.setdefault(symbol, (energy, place))
+        if abs(first - energy) > TOLERANCE["energy"]:
+            raise DataError(
+                f"Two isolated atoms of {symbol} have different energies: {first:.6g} eV ({where}) and {energy:.6g} eV "
+                f"({place}). Keep one of them, or leave all out: --filter 'n_atoms>1'."
+            )
+    return {symbol: energy for symbol, (energy, _) in sorted(found.items())}
 
 
 def _unlink(pieces: list[Path]) -> None:

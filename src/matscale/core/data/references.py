@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.errors import DataError
+from matscale.core.parsing import parse_json
 
 if TYPE_CHECKING:
     from matscale.core.data.packed import PackedDataset
@@ -72,7 +73,7 @@ class References:
         from ase.data import atomic_numbers
 
         try:
-            given = json.loads(text)
+            given = parse_json(text)
             energies = {atomic_numbers[symbol]: float(energy) for symbol, energy in given["references"].items()}
             values = np.zeros(119)
             values[list(energies)] = list(energies.values())
@@ -83,7 +84,7 @@ class References:
                 float(given["residual_rms"]),
                 int(given["n_structures"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"Not a table of reference energies ({error!r}). `matscale data refs --json` writes one."
             ) from None

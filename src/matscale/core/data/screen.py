@@ -7,7 +7,7 @@
 | non-finite ... | NaN or infinity in positions, cell or a label |
 | wrong number of forces | not one per atom |
 | missing cell | a periodic axis without a lattice vector |
-| absurd volume | a periodic cell that is flat, or below 0.3 or above 1e5 Å³ per atom |
+| absurd volume | a periodic cell that is flat, or below 0.3 or (with two atoms or more) above 1e5 Å³ per atom |
 | overlapping atoms | two atoms (or an atom and its image) closer than 0.1 Å |
 """
 
@@ -24,7 +24,7 @@ from matscale.core.data.structure import Structure
 MIN_DISTANCE = 0.1
 """Å"""
 MIN_VOLUME, MAX_VOLUME = 0.3, 1e5
-"""Å³ per atom. Metallic hydrogen at 500 GPa has about 1; one atom in a box of 40 Å has 64,000."""
+"""Å³ per atom. Metallic hydrogen at 500 GPa has about 1. A single atom, as references need, may have any box."""
 _ALL_PAIRS = 64
 
 
@@ -87,7 +87,8 @@ def _faces(frame: NDArray[np.float64], n: int, has_volume: bool) -> tuple[NDArra
     volume = _dot(a, normals[0])
     # A volume of rounding noise: vectors in one plane, whatever their length.
     flat = abs(volume) <= 1e-6 * (_dot(a, a) * _dot(b, b) * _dot(c, c)) ** 0.5
-    if flat or (has_volume and not MIN_VOLUME <= abs(volume) / n <= MAX_VOLUME):
+    most = MAX_VOLUME if n > 1 else math.inf
+    if flat or (has_volume and not MIN_VOLUME <= abs(volume) / n <= most):
         raise Unusable("absurd volume", f"{0.0 if flat else abs(volume) / n:.3g} Å³ per atom")
     heights = [abs(volume) / _dot(normal, normal) ** 0.5 for normal in normals]
     return np.array(normals).T / volume, heights

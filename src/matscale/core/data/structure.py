@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Voigt order xx yy zz yz xz xy, as (row, column) of the 3×3 tensor."""
+
+CALCULATOR = "calculator:"
+"""Readers put the results of an attached calculator into `Structure.info` under this prefix."""
 
 
 def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
@@ -22,6 +26,16 @@ def full_to_voigt(full: Any) -> NDArray[np.float64]:
     """[..., 3, 3] -> [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged."""
     s = np.asarray(full, dtype=np.float64)
     return np.stack([0.5 * (s[..., a, b] + s[..., b, a]) for a, b in VOIGT], axis=-1)
+
+
+def whole_numbers(values: Any) -> NDArray[np.int64]:
+    """Atomic numbers from an array of any kind. Raises ValueError for what is no small whole number."""
+    given = np.asarray(values)
+    if given.dtype.kind not in "iu":
+        given = given.astype(np.float64)
+        if not (np.abs(given) < 2**31).all() or (given != np.round(given)).any():  # NaN is not below
+            raise ValueError("atomic numbers are not whole numbers")
+    return given.astype(np.int64).reshape(-1)
 
 
 @dataclass
@@ -48,6 +62,10 @@ class Structure:
     """File and position in it, for messages."""
     info: dict[str, Any] = field(default_factory=dict)
     """Whatever else the file said of it; not packed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the file says of all its structures, units above all; not packed."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided while it was read, a sentence each: packing counts them and lists them in the manifest."""
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from matscale.core.data import filters
 from matscale.core.data.formats import reader
-from matscale.core.data.labels import Keys, Unusable, attach
+from matscale.core.data.labels import MISSING, Keys, Unusable, attach
+from matscale.core.data.limits import Limits, using
+from matscale.core.data.remarks import is_isolated_atom
 from matscale.core.data.screen import screen
 from matscale.core.data.shard import arrays_of, narrowed, write_shard
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 from matscale.core.files import write_text
+from matscale.core.parsing import read_json
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Recipe:
     keys: Keys
     precision: str
     piece_bytes: int
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -55,19 +59,29 @@ class Result:
     keys: list[tuple[int, str, str, int]]
     """(source, label, key under which it was found, in how many structures)"""
     first_rejected: str
+    notes: list[tuple[int, str, int]] = field(default_factory=list)
+    """(source, what was decided, for how many structures)"""
+    isolated: list[tuple[str, float, str]] = field(default_factory=list)
+    """(symbol, energy [eV], place) of the isolated atoms"""
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
         """The record of a task, or None if it has not been done."""
         path = parts / f"task-{number:08d}.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return cls(**read_json(path))
+        except (DataError, TypeError):  # damaged: the task is done again
+            return None
 
 
 def run_task(recipe: Recipe, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
     """Do a task and write its record, last. Raises DataError at the first unusable structure if `strict`."""
     task = _Task(recipe, number, parts, strict)
-    for span in spans:
-        task.read(span)
+    with using(recipe.limits):
+        for span in spans:
+            task.read(span)
     return task.finish()
 
 
@@ -82,6 +96,8 @@ class _Task:
         self.lines: list[str] = []
         self.rejected, self.filtered = Counter[str](), Counter[str]()
         self.reasons, self.keys = Counter[str](), Counter[tuple[int, str, str]]()
+        self.notes = Counter[tuple[int, str]]()
+        self.isolated: list[tuple[str, float, str]] = []
         self.first_rejected = ""
 
     def read(self, span: Span) -> None:
@@ -107,14 +123,33 @@ class _Task:
                 self.filtered[str(source)] += 1
                 self._note(structure.source, f"filter {condition.text}", complaint)
                 return
+        masked = next((note for note in structure.notes if note.endswith(MISSING)), None)
+        if self.strict and masked:
+            raise DataError(f"{structure.source}: {masked} (--strict).")
+        if is_isolated_atom(structure):
+            self._keep_apart(source, structure)
+            return
         self.keys.update((source, label, key) for label, key in used.items())
-        structure.info = {}  # found what was wanted; the rest would fill the memory
+        self.notes.update((source, note) for note in structure.notes)
+        structure.info, structure.metadata, structure.notes = (
+            {},
+            {},
+            [],
+        )  # found what was wanted; the rest would fill the memory
         self.structures.append(structure)
         self.sources.append(source)
         self.kept += 1
         self.bytes += 49 * len(structure) + 192
         if self.bytes >= self.recipe.piece_bytes:
             self._spill()
+
+    def _keep_apart(self, source: int, structure: Structure) -> None:
+        """An isolated atom gives a reference energy and is not trained on."""
+        if structure.energy is None:
+            self.notes[source, "isolated atoms without an energy are left out"] += 1
+            return
+        self.notes[source, "isolated atoms (config_type) are kept apart: their energies are in the manifest"] += 1
+        self.isolated.append((structure.formula, structure.energy, structure.source))
 
     def _leave_out(self, source: int, place: str, fault: Unusable) -> None:
         if self.strict:
@@ -150,6 +185,8 @@ class _Task:
             reasons=dict(self.reasons),
             keys=[(*key, n) for key, n in sorted(self.keys.items())],
             first_rejected=self.first_rejected,
+            notes=[(*note, n) for note, n in sorted(self.notes.items())],
+            isolated=self.isolated,
         )
         write_text(self.parts / f"{name}.json", json.dumps(asdict(result)))
         return result

@@ -8,7 +8,6 @@ fairchem 2 writes one inference checkpoint with both, by name; `inference` puts 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from torch import Tensor
 from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import scratch
 from matscale.core.import_fairchem import inference, unpickle
+from matscale.core.parsing import read_json
 
 TIMEOUT = 1800
 """Seconds for reading a file."""
@@ -146,7 +146,7 @@ def read(path: str | Path) -> Checkpoint:
         raise ConfigError(f"{path}: there is no such file. Give the path of a checkpoint of fairchem (.pt).")
     with scratch("import") as folder:
         _unpickle(path.resolve(), folder)
-        plain = json.loads((folder / "content.json").read_text(encoding="utf-8"))
+        plain = read_json(folder / "content.json")
         tensors = load_file(folder / "tensors.safetensors")
         values = {key: _filled(value, tensors) for key, value in plain.items()}
     return Checkpoint(path, inference.as_training(path, values))

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.config import read_toml
 from matscale.core.errors import DataError, MatscaleError
-from matscale.core.scaling.from_runs import NEEDED
+from matscale.core.scaling.from_runs import NEEDED, config_of
 from matscale.core.scaling.sources import expand
 from matscale.core.scaling.table import Excluded
 from matscale.core.study.ledger import run_folders
-from matscale.core.study.outcome import read_info, state_of
+from matscale.core.study.outcome import state_of
+from matscale.core.train.info import changed_rows, read_info
 from matscale.core.train.names import CONFIG, INFO, METRICS
 from matscale.core.train.rows import Rows
 
@@ -118,7 +118,7 @@ def read_records(folders: Sequence[Path]) -> Records:
     for folder, name in zip(folders, names):
         try:
             runs.append(_record(folder, name, n_points))
-        except (MatscaleError, OSError) as error:
+        except (MatscaleError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
             damaged.append(Excluded(str(folder), str(error)))
     return Records(tuple(runs), tuple(damaged))
 
@@ -133,12 +133,12 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def _record(folder: Path, name: str, n_points: int) -> RunRecord:
     state = state_of(folder)
-    info = read_info(folder)
-    if info is None:
-        if (folder / INFO).exists():
-            raise DataError(f"{folder / INFO}: is damaged. Restore it from a copy of the run, or remove the run.")
+    if not (folder / INFO).exists() and not (folder / CONFIG).exists():
         return RunRecord(folder, name, state.status, state.reason)
-    config = read_toml(folder / CONFIG)
+    info = read_info(folder)
+    config = config_of(folder, info)
+    if state.status != "running" and (reason := changed_rows(folder, info)):
+        raise DataError(reason)
     validations = _validations(folder)
     slim = [{key: value for key, value in row.items() if key in NEEDED} for row in validations]
     return RunRecord(folder, name, state.status, state.reason, info, config, _curve(validations, n_points), slim)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -29,6 +31,20 @@ def version_of(sources: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+NOTHING = "default-src 'none'"
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+def policy_of(page: str) -> str:
+    """Content security policy: the scripts that the page was built with, by their hash, and nothing from elsewhere."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in _SCRIPT.findall(page)]
+    scripts = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
 class Pages:
     """The page of now. Built once per version, by one thread at a time."""
 
@@ -36,15 +52,16 @@ class Pages:
         """`build`: version -> page; may raise MatscaleError, which is shown until there is something else to show."""
         self.sources, self.build = sources, build
         self.lock = threading.Lock()
-        self.version, self.text = "", ""
+        self.version, self.text, self.policy = "", "", ""
 
-    def current(self) -> str:
+    def current(self) -> tuple[str, str]:
+        """The page, and the policy that it is served under."""
         with self.lock:
             version = version_of(self.sources)
             if version != self.version:
                 self.text = self._page(version)
-                self.version = version
-            return self.text
+                self.version, self.policy = version, policy_of(self.text)
+            return self.text, self.policy
 
     def _page(self, version: str) -> str:
         try:
@@ -69,6 +86,10 @@ class _OverIPv6(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     pages: Pages
     is_local: bool
+    policy = NOTHING
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
         # Another site's name may be made to point to this machine: to such a visitor a local server says nothing.
@@ -76,20 +97,29 @@ class _Handler(BaseHTTPRequestHandler):
         if self.is_local and name not in LOOPBACK:
             self.send_error(403, "ask for it as localhost")
         elif self.path.partition("?")[0] == "/":
-            self._answer("text/html", self.pages.current())
+            self._answer("text/html", *self.pages.current())
         elif self.path == "/version":
             self._answer("text/plain", version_of(self.pages.sources))
         else:
             self.send_error(404)
 
-    def _answer(self, kind: str, text: str) -> None:
-        body = text.encode()
+    def _answer(self, kind: str, text: str, policy: str = NOTHING) -> None:
+        body = text.encode(errors="replace")
         self.send_response(200)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        self.policy = policy
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def end_headers(self) -> None:
+        """Every answer, that of an error too: no guessing of its type, no word of it to others."""
+        self.send_header("Content-Security-Policy", self.policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
         """A line per request would bury what the command itself says."""

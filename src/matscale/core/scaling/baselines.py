@@ -6,8 +6,8 @@ kept in that run's folder as `baseline_errors.json`.
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 from matscale.core.errors import DataError, MatscaleError
 from matscale.core.files import write_json
+from matscale.core.parsing import read_json
 from matscale.core.scaling.table import Table
-from matscale.core.train.names import INFO
+from matscale.core.train.info import DIGEST, DamagedRecord, read_info, read_sealed, sealed
 
 FILE = "baseline_errors.json"
 
@@ -36,15 +37,10 @@ def with_baselines(table: Table) -> tuple[Table, str]:
 
 def read_baselines(path: Path) -> Errors:
     """A JSON file: {name: {error: value}} as `matscale baselines --json` prints it, or {name: loss}."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: is no JSON ({error}). `matscale baselines --data D --json` makes such a file."
-        ) from None
+    values = read_json(path, hint="`matscale baselines --data D --json` makes such a file.")
     if not isinstance(values, Mapping):
         raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
-    return {str(name): _errors(path, str(name), errors) for name, errors in values.items()}
+    return {str(name): _errors(path, str(name), errors) for name, errors in values.items() if name != DIGEST}
 
 
 def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
@@ -56,7 +52,7 @@ def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
 
 
 def _largest(folders: list[Path]) -> Path:
-    train = {f: int(json.loads((f / INFO).read_text(encoding="utf-8"))["dataset"]["train"]) for f in folders}
+    train = {folder: (read_info(folder).get("dataset") or {}).get("train") or 0 for folder in folders}
     largest = [folder for folder in folders if train[folder] == max(train.values())]
     return next((folder for folder in largest if (folder / FILE).exists()), largest[0])
 
@@ -65,7 +61,11 @@ def measured(folder: Path) -> Errors:
     """Errors of the baselines on the run's validation part, from its folder or measured now."""
     path = folder / FILE
     if path.exists():
-        return read_baselines(path)
+        try:
+            read_sealed(path)
+            return read_baselines(path)
+        except DamagedRecord as error:
+            warnings.warn(f"{error} It is measured again.", stacklevel=2)
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
@@ -77,5 +77,5 @@ def measured(folder: Path) -> Errors:
     rows = rows_of(run, dataset, "validation")
     errors = evaluate_baselines(baselines_of(run), passes(dataset, rows))
     if os.access(folder, os.W_OK):
-        write_json(path, errors)
+        write_json(path, sealed(errors))
     return errors

@@ -14,12 +14,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
 from matscale.core.scaling.table import Excluded, Table
-from matscale.core.train.names import CONFIG, INFO, METRICS, called, is_record
+from matscale.core.train.info import changed_config, changed_rows, read_info
+from matscale.core.train.names import CONFIG, INFO, METRICS, called
 from matscale.core.train.rows import Rows
 
 COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}
@@ -57,7 +58,8 @@ def read_runs(
     """One row per run, or one per validation with `curves`.
 
     Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are pre-training or
-    overfit checks, or have no such error. Raises DataError if the losses of two runs are not the same quantity: another
+    overfit checks, or have no such error; and those whose files are damaged or were changed.
+    Raises DataError if the losses of two runs are not the same quantity: another
     dataset, another validation part (share, seed, what the split keeps together), other labels, or other weights in
     training.
     """
@@ -65,17 +67,28 @@ def read_runs(
     rows, excluded, facts = [], [], []
     for folder in folders:
         held = (known or {}).get(folder)
-        info = held.info if held else _info(folder)
-        if reason := _unfit(info):
+        try:
+            info = held.info if held else read_info(folder)
+            config = held.config if held else config_of(folder, info)
+            altered = changed_rows(folder, info) if curves else ""
+        except (MatscaleError, OSError) as error:
+            excluded.append(Excluded(str(folder), f"cannot be used: {error}"))
+            continue
+        if reason := _unfit(info) or _unfit_config(config) or altered:
             excluded.append(Excluded(str(folder), reason))
             continue
-        config = held.config if held else read_toml(folder / CONFIG)
-        if config.get("data", {}).get("overfit"):
-            excluded.append(Excluded(str(folder), "is an overfit check: it is validated on what it was trained on"))
-            continue
-        facts.append({"folder": str(folder), "info": info, "config": config})
         validations = () if not curves else held.validations if held else validations_of(folder)
-        rows += list(_rows(folder, info, names, validations, curves))
+        fact = {"folder": str(folder), "info": info, "config": config}
+        try:
+            found = list(_rows(folder, info, names, validations, curves))
+            _definition(fact)
+            _facts([fact])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+            told = f"cannot be used: its records lack or garble something ({type(error).__name__}: {error})"
+            excluded.append(Excluded(str(folder), told))
+            continue
+        rows += found
+        facts.append(fact)
     _refuse_mixture(facts)
     for row in rows:
         row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
@@ -89,14 +102,20 @@ def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:
     raise DataError(f"None of the {len(folders)} runs can be fitted. {listed}. `matscale train` makes one.")
 
 
-def _info(folder: Path) -> dict[str, Any]:
-    try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MatscaleError(f"{folder / INFO}: cannot be read ({error}). Restore or remove the run.") from None
-    if not is_record(info):
-        raise MatscaleError(f"{folder / INFO}: is no record of a run. Restore it from a copy, or remove the run.")
-    return cast(dict[str, Any], info)
+def config_of(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """config.toml of a run. Raises ConfigError if it is not what the run was trained with."""
+    config = read_toml(folder / CONFIG)
+    if reason := changed_config(folder, info, config):
+        raise ConfigError(reason)
+    return config
+
+
+def _unfit_config(config: Mapping[str, Any]) -> str:
+    if not all(isinstance(config.get(key, {}), dict) for key in ("data", "loss", "optimizer", "schedule")):
+        return "cannot be used: a section of its config.toml is none"
+    if config.get("data", {}).get("overfit"):
+        return "is an overfit check: it is validated on what it was trained on"
+    return ""
 
 
 def _unfit(info: Mapping[str, Any]) -> str:

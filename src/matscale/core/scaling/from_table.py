@@ -1,37 +1,32 @@
-"""Rows from a file: CSV, JSON lines or parquet, with a map from our columns to theirs."""
+"""Rows from a file: CSV, JSON, JSON lines or parquet, with a map from our columns to theirs."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
-from matscale.core.scaling.table import AXES, Excluded, Table
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.scaling.columns import (
+    KNOWN,
+    PARTS,
+    TRAIN_LOSS,
+    WORDS,
+    Choice,
+    choose,
+    factor,
+    plain_name,
+)
+from matscale.core.scaling.logs import name_runs
+from matscale.core.scaling.numerals import MISSING, Cell, Numerals
+from matscale.core.scaling.table import AXES, Excluded, Table, shown
+from matscale.core.scaling.tabular import SUFFIXES, read_records
 from matscale.core.train.names import INFO, called
-from matscale.core.train.units import parse_count
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-KNOWN = {
-    "n": ("n", "params", "parameters", "num_params", "n_params", "non_embedding"),
-    "d": ("d", "data", "tokens", "dataset_size", "structures", "seen_examples"),
-    "c": ("c", "flops", "cumulative_flops", "compute"),
-    "loss": ("loss", "val_loss", "validation_loss", "best_val_loss", "final_loss"),
-    "arch": ("arch", "architecture", "model"),
-    "seed": ("seed",),
-    "run": ("run", "run_name", "model_name"),
-    "step": ("step", "epoch"),
-    "u": ("u", "unique"),
-    "s": ("s", "seen"),
-    "e": ("e", "experts", "num_experts"),
-    "definition": ("definition",),
-}
-"""Our column -> what it is usually called; used where the map says nothing."""
+__all__ = ["KNOWN", "SUFFIXES", "read_table", "table_of"]
+
 LEDGER = {
     "n": "non_embedding",
     "d": "train",
@@ -47,7 +42,6 @@ LEDGER = {
 """The same for the ledger of a study, so that it gives the law that the study's folders give."""
 LEDGERS_OWN = frozenset({"identity", "role", "status", *LEDGER.values()})
 """A file with all of these columns is one."""
-TEXT = ("arch", "seed", "run", "definition")
 
 
 def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
@@ -56,11 +50,8 @@ def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] 
     Raises ConfigError for a mapped column that the file has not, DataError with the row if there is no loss
     or no size, or if a cell is no number.
     """
-    try:
-        records = list(_records(path))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text in UTF-8 ({error}). Save it as CSV or JSON lines in UTF-8.") from None
-    return table_of(records, columns, where, path)
+    records, notes = read_records(path)
+    return table_of(records, columns, where, path, notes)
 
 
 def table_of(
@@ -68,41 +59,127 @@ def table_of(
     columns: Mapping[str, str],
     where: Mapping[str, str] | None = None,
     path: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Table:
-    """Rows of the file `path`, or of a program, as a table; errors as for `read_table`."""
+    """Rows of the file `path`, or of a program, as a table; errors as for `read_table`.
+
+    `notes` says how the file was read; what is decided here joins it.
+    """
     place, prefix = (str(path), f"{path.name} ") if path else ("rows", "")
     if not records:
         raise DataError(f"{place}: has no rows. A table needs one row per loss, and at least four sizes.")
     found = list(dict.fromkeys(key for record in records for key in record))
     is_ledger = set(found) >= LEDGERS_OWN
-    names = _resolve(place, found, {**LEDGER, **columns} if is_ledger else columns)
+    choice = choose(place, found, {**LEDGER, **columns} if is_ledger else columns)
     _check_where(place, found, where or {})
     chosen = [(k, r) for k, r in enumerate(records) if _matches(r, where or {})]
     if not chosen:
         raise DataError(f"{place}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
     unfit = {k: _unfit(r) for k, r in chosen} if is_ledger else {}
-    rows = [_row(f"{prefix}row {k + 1}", record, names) for k, record in chosen if not unfit.get(k)]
-    if not rows:
+    fit = [(f"{prefix}row {k + 1}", record) for k, record in chosen if not unfit.get(k)]
+    if not fit:
         raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
-    _refuse_gaps(rows, names)
+    if not is_ledger:
+        _refuse_parts(place, [record for _, record in fit], choice)
+    rows, told = _rows(place, fit, choice, columns)
+    _refuse_gaps(rows, choice.names)
+    own = [record for _, record in fit]
     if is_ledger:
-        _complete(rows, [record for k, record in chosen if not unfit[k]], names)
+        _complete(rows, own, choice.names)
     refuse_mixture(rows)
-    folders = [r["path"] for k, r in chosen if is_ledger and not unfit[k] and (Path(r["path"]) / INFO).exists()]
-    table = Table.of(rows, names=names, facts={"folders": folders} if folders else {})
+    again: list[Excluded] = []
+    if not is_ledger:
+        rows, again, choice, joined = name_runs(place, rows, own, choice, "run" in columns)
+        told = [*told, *joined]
+    folders = [str(r.get("path")) for r in own if is_ledger and (Path(str(r.get("path"))) / INFO).exists()]
+    told = [*notes, *told]
+    said = tuple(f"{place}: {sentence}" for sentence in ([choice.text] if told or choice.is_doubtful else []) + told)
+    table = Table.of(rows, names=choice.names, facts={"folders": folders} if folders else {}, notes=said)
     if is_ledger:
         table = table.with_known_compute()
     excluded = [Excluded(f"{prefix}row {k + 1}", reason) for k, reason in unfit.items() if reason]
-    return replace(table, excluded=(*excluded, *table.excluded))
+    return replace(table, excluded=(*excluded, *again, *table.excluded))
+
+
+def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+    """Raises DataError if rows hold the losses of several parts of the data, or several metrics."""
+    for name in dict.fromkeys(name for record in records for name in record):
+        if plain_name(name) not in PARTS or name in choice.names.values():
+            continue
+        values = list(dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, "")))
+        if len(values) > 1:
+            likely = next((v for v in values if "val" in v.lower()), values[0])
+            raise DataError(
+                f"{place}: {name} is {', '.join(v[:40] for v in values[:5])}: the losses of several are not one "
+                f"quantity. Choose one: --where '{name}={likely[:60]}'."
+            )
+
+
+def _rows(
+    place: str, records: Sequence[tuple[str, Mapping[str, Any]]], choice: Choice, columns: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Ours of each record, as numbers and words, and how they were read."""
+    numeric = {ours: theirs for ours, theirs in choice.names.items() if ours not in WORDS}
+    texts = [
+        Cell(source, theirs, record[theirs])
+        for source, record in records
+        for theirs in dict.fromkeys(numeric.values())
+        if isinstance(record.get(theirs), str)
+    ]
+    numerals = Numerals.of(texts)
+    factors = {ours: factor(place, ours, theirs, ours in columns) for ours, theirs in numeric.items()}
+    trains = _train_losses([record for _, record in records], choice)
+    rows = []
+    for source, record in records:
+        row: dict[str, Any] = {"source": source}
+        for ours, theirs in choice.names.items():
+            if ours in WORDS:
+                row[ours] = _word(record.get(theirs))
+                continue
+            value = _cell(source, theirs, record.get(theirs), numerals)
+            if value is not None and factors[ours] != 1 and _has_suffix(record[theirs]):
+                raise DataError(
+                    f"{source}: {theirs} is {shown(record[theirs])}: a unit in the cell, and one in the heading. Write "
+                    "one of them."
+                )
+            row[ours] = value if value is None else value * factors[ours]
+        row["train_loss"] = _any_finite(record, trains, numerals)
+        rows.append(row)
+    scaled = [f"{theirs} is in units of {factors[ours]:g}" for ours, theirs in numeric.items() if factors[ours] != 1]
+    return rows, [*numerals.notes, *scaled]
+
+
+def _train_losses(records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
+    """Columns with the loss of training batches: `train_loss`; `loss` where `val_loss` is there too."""
+    names = dict.fromkeys(name for record in records for name in record)
+    beside = choice.beside.get("loss", [])
+    return [
+        name
+        for name in names
+        if name not in choice.names.values() and (TRAIN_LOSS.search(plain_name(name)) or name in beside)
+        if "best" not in plain_name(name)
+    ]
+
+
+def _any_finite(record: Mapping[str, Any], names: Sequence[str], numerals: Numerals) -> float | None:
+    for name in names:
+        try:
+            value = _cell("", name, record.get(name), numerals)
+        except DataError:
+            continue  # no number, so no loss either
+        if value is not None and math.isfinite(value):
+            return value
+    return None
 
 
 def _unfit(record: Mapping[str, Any]) -> str:
     """Why a row of a ledger is no point of a law; empty if it is one."""
-    if record["role"] == "trunk":
+    if record.get("role") == "trunk":
         return "is the trunk of cooldowns: its learning rate never fell; its branches count"
-    if record["role"] == "pretrain":
+    if record.get("role") == "pretrain":
         return "is pre-training: its loss is another quantity; runs that begin with it count"
-    return "" if record["status"] == "completed" else f"is not complete (status: {record['status']})"
+    status = record.get("status")
+    return "" if status == "completed" else f"is not complete (status: {status})"
 
 
 def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
@@ -111,8 +188,8 @@ def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any
         if names["arch"] == LEDGER["arch"]:
             row["arch"] = called(row["arch"], record.get("variant"))
         if names["c"] == LEDGER["c"] and "flops_before" in record:
-            before = _cell(row["source"], "flops_before", record["flops_before"])
-            row["c"] = None if before is None else row["c"] + before
+            before = _cell(row["source"], "flops_before", record["flops_before"], Numerals())
+            row["c"] = None if before is None or row["c"] is None else row["c"] + before
 
 
 def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
@@ -153,83 +230,6 @@ def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix in (".csv", ".tsv"):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from _csv(path, csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    elif path.suffix == ".parquet":
-        yield from _parquet(path)
-    else:
-        yield from _json_lines(path)
-
-
-def _csv(path: Path, reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
-    twice = sorted(name for name, times in Counter(reader.fieldnames or ()).items() if times > 1)
-    if twice:
-        raise DataError(f"{path}: has two columns {twice[0]!r}, of which one would be lost. Rename or remove one.")
-    for number, record in enumerate(reader, start=1):
-        unnamed: Any = None  # where csv puts what has no column
-        beyond = record.pop(unnamed, ())
-        if any(cell.strip() for cell in beyond):
-            raise DataError(
-                f"{path.name} row {number}: has more cells than the {len(record)} columns of the first line. Write "
-                "decimal points, and quote text that holds the separator."
-            )
-        yield record
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: line {number} is not JSON ({error}). Write one object per line.") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{path}: line {number} is {line[:40]!r}, not an object. Write one object per line.")
-        yield record
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise MatscaleError(
-            f'{path}: reading parquet takes pyarrow, which is not installed: pip install "matscale[tables]", or save '
-            "it as CSV."
-        ) from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise DataError(
-            f"{path}: is no parquet that can be read ({error}). Write it again, or save it as CSV."
-        ) from None
-    yield from rows
-
-
-def _resolve(place: str, found: list[str], columns: Mapping[str, str]) -> dict[str, str]:
-    """Our column -> the file's."""
-    for ours, theirs in columns.items():
-        if theirs not in found:
-            raise ConfigError(f"{place}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")
-    lowered = {name.lower(): name for name in reversed(found)}
-    guessed = {
-        ours: lowered[theirs]
-        for ours, usual in KNOWN.items()
-        for theirs in reversed(usual)
-        if theirs in lowered and lowered[theirs] not in columns.values()
-    }
-    names = {**guessed, **columns}
-    if "loss" not in names:
-        raise DataError(f"{place} row 1: which column is the loss? Say --map loss=COLUMN. It has: {', '.join(found)}.")
-    if not set(names) & set(AXES):
-        raise DataError(
-            f"{place} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {', '.join(found)}."
-        )
-    return names
-
-
 def _check_where(place: str, found: list[str], where: Mapping[str, str]) -> None:
     for name in where:
         if name not in found:
@@ -248,25 +248,22 @@ def _equal_numbers(value: Any, wanted: str) -> bool:
         return False
 
 
-def _row(source: str, record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    row: dict[str, Any] = {"source": source}
-    for ours, theirs in names.items():
-        value = record.get(theirs)
-        row[ours] = value if ours in TEXT else _cell(source, theirs, value)
-    return row
+def _word(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
 
 
-def _cell(source: str, column: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, str) and value.strip() in ("", "NA", "null", "None")):
+def _has_suffix(value: Any) -> bool:
+    return isinstance(value, str) and value.strip()[-1:].isalpha() and value.strip().lower() not in ("nan", "inf")
+
+
+def _cell(source: str, column: str, value: Any, numerals: Numerals) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
         return None
     try:
-        if not isinstance(value, bool):
+        if isinstance(value, str):
+            return numerals.value(value)
+        if not isinstance(value, bool | bytes):
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    try:
-        if not isinstance(value, bool):
-            return float(parse_count(value))
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise DataError(f"{source}: {column} is {value!r}, not a number. Correct the row, or map another column.")
+    raise DataError(f"{source}: {column} is {shown(value)}, not a number. Correct the row, or map another column.")

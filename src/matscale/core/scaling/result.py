@@ -132,6 +132,8 @@ class Fit:
             "excluded": [one.plain() for one in self.excluded],
             "held_out": [one.plain() for one in self.held_out],
             "candidates": [one.plain() for one in self.candidates],
+            "columns": dict(self.table.names),
+            "reading": list(self.table.notes),
             "baselines": self.baselines,
         }
         plain: dict[str, Any] = finite(values)

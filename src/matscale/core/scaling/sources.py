@@ -46,7 +46,7 @@ def read(
     else:
         items = [source]
     paths = [path for item in items for path in expand(str(item))]
-    files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
+    files = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if files and len(files) < len(paths):
         raise ConfigError("Runs and tables cannot be mixed in one fit: their losses may be different quantities.")
     if len(files) > 1:
@@ -57,7 +57,9 @@ def read(
         raise ConfigError("--where chooses rows of a table; for runs, name the folders.")
     runs = sorted({run for path in paths for run in find_runs(path)})
     if not runs:
-        raise DataError(f"{', '.join(map(str, paths))}: no run folder there (run.json), and no table.")
+        raise DataError(
+            f"{', '.join(map(str, paths))}: no run folder there (run.json), and no table ({', '.join(SUFFIXES)})."
+        )
     return read_runs(runs, columns, curves)
 
 

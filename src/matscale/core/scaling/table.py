@@ -35,6 +35,8 @@ AXES = {
 WORDS = ("arch", "seed", "run", "source")
 SAME = 0.01
 """Values of an axis that differ by less than 1 % are one size."""
+LARGEST = 1e40
+"""Amounts, and losses, beyond this or below its inverse are slips of the pen."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,16 @@ class Table:
     """Baseline -> error -> value, on the same validation set; the error that was mapped to `loss` is among them."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the records say beside numbers, for the checklist."""
+    notes: tuple[str, ...] = ()
+    """How the file was read: which column became what, what its rows are."""
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
         """From dictionaries with the columns above; other numeric columns are kept beside them.
 
-        A row whose loss is not finite is a run that diverged: it is excluded, and where that was the run's last step,
-        so are its earlier ones. Raises DataError that names the row for
-        a loss, n, d or c that is not positive, and if a run says two things about one step.
+        A run diverged if its last loss is not finite: all its rows are excluded. NaN before a finite loss, or beside a
+        finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError that names
+        the row for a loss, n, d or c that is not positive, and if a run says two things about one step.
         """
         rows = [{"source": f"row {k + 1}", **row} for k, row in enumerate(rows)]
         for row in rows:
@@ -80,10 +84,8 @@ class Table:
         }
         words = {name: np.array([_word(row.get(name)) for row in rows], dtype=np.str_) for name in WORDS}
         table = cls(numbers, words, **extra)
-        diverged = np.isinf(table["loss"]) | _not_a_number(rows)
-        reasons = np.where(diverged, "diverged: its loss is not finite", "its run diverged later")
-        diverged |= _diverged_later(table, diverged)
-        table = table.keep(~diverged, lambda k: str(reasons[k]))
+        reasons = _not_finite(table, rows)
+        table = table.keep(np.array([not reason for reason in reasons], dtype=bool), lambda k: reasons[k])
         table = table.keep(np.isfinite(table["loss"]), "has no value of the loss")
         return _without_copies(table)
 
@@ -178,19 +180,38 @@ def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
     return labels
 
 
+def shown(value: Any) -> str:
+    """A value for a message: short, whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
+
+
 def _check(row: Mapping[str, Any]) -> None:
     for name in ("loss", *AXES):
         value = row.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, float | int):
+        try:
+            number = float(value) if isinstance(value, float | int) and not isinstance(value, bool) else None
+        except OverflowError:
+            number = None
+        if number is None:
             raise DataError(
-                f"{row['source']}: {name} is {value!r}, not a number. Correct the row, or map another column."
+                f"{row['source']}: {name} is {shown(value)}, not a number. Correct the row, or map another column."
             )
-        diverged = name == "loss" and not np.isfinite(value)
-        if not diverged and not (value > 0 and np.isfinite(value)):
+        diverged = name == "loss" and not np.isfinite(number)
+        if not diverged and not (number > 0 and np.isfinite(number)):
             raise DataError(
-                f"{row['source']}: {name} is {value!r}; a scaling law needs positive numbers. Correct or drop the row."
+                f"{row['source']}: {name} is {shown(value)}; a scaling law needs positive numbers. Correct or drop the "
+                "row."
+            )
+        if not diverged and not 1 / LARGEST < number < LARGEST:
+            raise DataError(
+                f"{row['source']}: {name} is {shown(value)}, outside {1 / LARGEST:g} to {LARGEST:g}: no training has "
+                "that. Correct or drop the row."
             )
 
 
@@ -202,20 +223,26 @@ def _word(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _not_a_number(rows: Sequence[Mapping[str, Any]]) -> Mask:
-    """Rows whose loss is NaN, as a diverged run writes it; a missing one is another matter."""
-    losses = [row.get("loss") for row in rows]
-    return np.array([isinstance(v, float) and v != v for v in losses], dtype=bool)
+def _not_finite(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why each row is left out for a loss that is not finite, its own or its run's last; empty if it is not.
 
-
-def _diverged_later(table: Table, diverged: Mask) -> Mask:
-    """Rows of runs whose last step diverged: what a run had before is not what it came to."""
-    last: dict[str, int] = {}
-    names = table.runs.tolist()
-    for k, name in enumerate(names):
-        if name not in last or table["step"][k] > table["step"][last[name]]:
-            last[name] = k
-    return np.array([bool(diverged[last[name]]) for name in names], dtype=bool)
+    A missing loss is another matter.
+    """
+    stated = [isinstance(row.get("loss"), float | int) for row in rows]
+    reasons = [""] * len(rows)
+    diverged: dict[str, bool] = {}
+    names, losses = table.runs.tolist(), table["loss"].tolist()
+    for k in np.argsort(table["step"], kind="stable")[::-1].tolist():  # a run's last step decides
+        is_finite, is_nan = np.isfinite(losses[k]), np.isnan(losses[k])
+        if not stated[k]:
+            continue
+        if is_nan and rows[k].get("train_loss") is not None:
+            reasons[k] = "has no validation: its training loss is finite"
+        elif diverged.setdefault(names[k], not is_finite):
+            reasons[k] = "its run diverged later" if is_finite else "diverged: its loss is not finite"
+        elif not is_finite:
+            reasons[k] = "has no validation: finite losses follow" if is_nan else "its loss is infinite"
+    return reasons
 
 
 def _without_copies(table: Table) -> Table:
@@ -244,5 +271,6 @@ def _refuse_contradiction(table: Table, a: int, b: int) -> None:
     if table["loss"][a] != table["loss"][b]:
         raise DataError(
             f"{table.words['source'][a]} and {table.words['source'][b]}: both are run '{table.words['run'][a]}' at the "
-            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Name each run apart."
+            f"same sizes and step, with losses {table['loss'][a]:g} and {table['loss'][b]:g}. Name each run apart, "
+            "or say which column does: --map run=COLUMN."
         )

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from matscale.core.config import Config, read_toml
 from matscale.core.errors import ConfigError, did_you_mean
+from matscale.core.filenames import file_name
 from matscale.core.manager import host
 from matscale.core.study.launcher import Launcher
 from matscale.core.train.config import Count, Fraction, Positive, Seconds
@@ -42,7 +43,7 @@ class Ladder(Config):
 
     smallest: Parameters = Field(alias="from")
     largest: Parameters = Field(alias="to")
-    rungs: Positive
+    rungs: Annotated[int, Field(ge=1, le=1000)]
 
     def counts(self) -> list[int]:
         """Parameters of each rung."""
@@ -85,7 +86,7 @@ LearningRate = Annotated[
 class ArchitectureGrid(Config):
     name: str
     """Family of models: `matscale models list`."""
-    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$")] | None = None
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$", max_length=60)] | None = None
     """Tells two entries of one architecture apart, in names of runs and in laws: `OC` makes `gemnet-OC` of gemnet."""
     sizes: Names = ()
     """Published configurations by name."""
@@ -141,7 +142,7 @@ class CooldownGrid(Config):
 
 
 class Study(Config):
-    name: str
+    name: Annotated[str, AfterValidator(file_name)]
     """What the study is called; its folder is `studies/<name>`."""
     output: Path | None = None
     """Another folder."""
@@ -164,6 +165,8 @@ class Study(Config):
     """Keys of the training configuration that are the same in all runs."""
     grid: dict[str, Any] = Field(default_factory=dict)
     """Key of the training configuration -> list of its values: one more dimension each."""
+    max_runs: Positive = 10_000
+    """A grid of more runs is refused before any of them is planned."""
     retries: Annotated[int, Field(ge=0)] = 2
     """How often a run that was cut off for an outside reason is taken up again by one sweep."""
     launchers: dict[str, dict[str, Any]] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ WITHOUT_EFFECT = (
     "skip_nonfinite",
     "compute.device",
     "compute.threads",
+    "compute.timeout",
     "checkpoint",
     "plugins",
     "trackers",

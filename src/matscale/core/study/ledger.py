@@ -17,7 +17,7 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import finite, write_text
 from matscale.core.study.outcome import State, read_info, state_of
 from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
-from matscale.core.train.record import CONFIG, PLANNED, validation_loss
+from matscale.core.train.record import CONFIG, INFO, PLANNED, validation_loss
 
 JSONL, CSV = "runs.jsonl", "runs.csv"
 
@@ -78,7 +78,7 @@ def row(run: Path, state: State | None = None, planned: PlannedRun | None = None
         "run": run.name,
         "path": str(run),
         "role": labels.pop("role", "run") if is_compared else "pretrain",
-        "branch_of": Path(info["start"]["run"]).name if "flops_shared" in info else None,
+        "branch_of": Path((info.get("start") or {}).get("run") or "").name or None if "flops_shared" in info else None,
         "status": state.status,
         "reason": state.reason,
         "flops_before": (info.get("start") or {}).get("flops", 0.0) if info else None,
@@ -101,10 +101,10 @@ def row(run: Path, state: State | None = None, planned: PlannedRun | None = None
 
 def _planned_labels(run: Path) -> dict[str, Any]:
     try:
-        labels: dict[str, Any] = read_toml(run / PLANNED).get("labels", {})
+        labels = read_toml(run / PLANNED).get("labels", {})
     except MatscaleError:
         return {}
-    return labels
+    return labels if isinstance(labels, dict) else {}
 
 
 def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -159,4 +159,4 @@ def run_folders(path: Path) -> Iterator[Path]:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / CONFIG).exists() or (path / PLANNED).exists()
+    return any((path / name).exists() for name in (CONFIG, PLANNED, INFO))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from matscale.core import errors
 from matscale.core.errors import MatscaleError
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended
+from matscale.core.train import info as records
 from matscale.core.train.lock import is_locked
-from matscale.core.train.names import is_record
-from matscale.core.train.record import CONFIG, INFO, LOG
+from matscale.core.train.record import CHECKPOINTS, CONFIG, LOG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
 """planned: nothing there yet; stopped: saved when it was asked to; crashed: cut off for a reason outside of it; failed:
@@ -22,11 +21,13 @@ for one of its own, which would come again; blocked: the run that it branches of
 
 INSIDE = frozenset(
     kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
-) - {1, 5}
+) - {1, 5, 6}
 """Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
 
 KILLED = "it was killed, or the machine went down"
 """What the folder of a run that was cut off can tell."""
+
+_MEND = "`matscale train --resume -o {}` takes it from the newest checkpoint."
 
 _OF_ERROR = {
     name: kind.exit_code
@@ -47,10 +48,9 @@ class State:
 def read_info(run: Path) -> dict[str, Any] | None:
     """run.json, or None where there is none that can be read."""
     try:
-        info: dict[str, Any] = json.loads((run / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return records.read_info(run)
+    except MatscaleError:
         return None
-    return info if is_record(info) else None
 
 
 def is_at_work(run: Path) -> bool:
@@ -65,9 +65,13 @@ def state_of(run: Path) -> State:
 
 def _recorded(run: Path) -> State:
     """Of a run that no process is at work on."""
-    info = read_info(run) if (run / CONFIG).exists() else None
-    if info is None:
-        return State("planned")
+    if not (run / CONFIG).exists():
+        began = (run / CHECKPOINTS).exists()
+        return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")
+    try:
+        info = records.read_info(run)
+    except MatscaleError as damage:
+        return State("crashed", f"{damage} {_MEND.format(run)}")
     status = info.get("status")
     if status == "running":
         return State("crashed", KILLED)

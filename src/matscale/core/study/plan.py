@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +16,9 @@ from matscale.core.data.packed import PackedDataset
 from matscale.core.data.stages import Stages, silent
 from matscale.core.describe import parameters
 from matscale.core.errors import ConfigError
+from matscale.core.filenames import LONGEST
 from matscale.core.manager import host
+from matscale.core.parsing import MAX_DEPTH
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import identity
@@ -90,6 +93,7 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
     PluginError for a tracker whose package is missing; and DataError.
     """
     _refuse_own(study)
+    _refuse_too_many(study)
     sizes = list(_sizes(study))
     dataset = PackedDataset.open(locate(study.data.path, stages))
     folder = study.folder.resolve()
@@ -114,6 +118,30 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
     if not result.runs:
         raise ConfigError(f"The grid of {study.name} is empty. {' '.join(result.notes)}")
     return result
+
+
+def _refuse_too_many(study: Study) -> None:
+    """Raises ConfigError for a grid of more than `max_runs` runs, counted without making it."""
+    budget, data = study.budget, study.data
+    lengths = [budget.epochs, budget.steps, budget.flops, study.wsd.steps if study.wsd else ()]
+    factors = {
+        "data.fractions and data.counts": len(data.fractions) + len(data.counts),
+        "seeds": len(study.seeds),
+        "budget": sum(map(len, lengths)),
+    } | {f"grid.{key}": len(values) for key, values in _leaves(study.grid).items()}
+    n_models = 0
+    for grid in study.architectures:
+        source = grid if grid.sizes or grid.params else study
+        rungs = source.params.rungs if isinstance(source.params, Ladder) else len(source.params or ())
+        lr = study.lr if grid.lr is None else grid.lr
+        n_models += max(1, len(source.sizes) + rungs) * (max(1, len(lr)) if isinstance(lr, tuple) else 1)
+    n = n_models * math.prod(max(1, factor) for factor in factors.values())
+    if n > study.max_runs:
+        told = ", ".join(f"{name}: {factor:,}" for name, factor in factors.items() if factor > 1)
+        raise ConfigError(
+            f"{study.name}: the grid has {n:,} runs, more than max_runs = {study.max_runs:,} (models and learning "
+            f"rates: {n_models:,}{', ' + told if told else ''}). Leave values out, or set max_runs in the study."
+        )
 
 
 def _require_watchers(result: Plan) -> None:
@@ -226,6 +254,8 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     """`{"a.b": c}` and `{"a": {"b": c}}` alike."""
     result: dict[str, Any] = {}
     for key, value in values.items():
+        if key.count(".") >= MAX_DEPTH:
+            raise ConfigError(f"{key[:60]}...: {key.count('.') + 1} levels; no key is that deep.")
         inner = _nested(value) if isinstance(value, Mapping) else value
         for part in reversed(key.split(".")):
             inner = {part: inner}
@@ -308,7 +338,7 @@ def name(labels: Mapping[str, Any]) -> str:
     """`schnet-30k-fraction0.1-seed0-lr0.001`: what people read; the identity that follows it is what counts."""
     first = [called(labels["architecture"], labels.get("variant")), str(labels["size"])]
     rest = [f"{key.rpartition('.')[2]}{_text(value)}" for key, value in labels.items() if key not in _FIRST]
-    return "-".join(_safe(part) for part in first + rest)
+    return "-".join(_safe(part) for part in first + rest)[:LONGEST]
 
 
 _FIRST = ("architecture", "variant", "size", "role")

@@ -146,8 +146,9 @@ def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
 def _loss(run: PlannedRun) -> float:
     """Of the last validation, which the schedule ends in; infinite if training became non-finite."""
     state = state_of(run.path)
-    if state.status == "completed":
-        return validation_loss((read_info(run.path) or {})["last"])
+    last = (read_info(run.path) or {}).get("last")
+    if state.status == "completed" and last:
+        return validation_loss(last)
     if state.status == "failed" and state.reason.startswith(NonFiniteLossError.__name__):
         return math.inf
     raise MatscaleError(

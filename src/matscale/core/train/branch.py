@@ -13,8 +13,10 @@ from typing import Any
 
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.train import checkpoint
-from matscale.core.train.config import RESUMABLE, TrainConfig, differences
+from matscale.core.train.config import TrainConfig, differences
+from matscale.core.train.names import RESUMABLE
 from matscale.core.train.record import Run
+from matscale.core.train.restorable import check_state
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every")
@@ -45,7 +47,9 @@ class Branch:
                 f"{', '.join(MAY_DIFFER)}. To begin with its weights alone, leave out start.branch."
             )
         step = resolve_step(trunk, config.start.checkpoint)
-        saved = checkpoint.load(checkpoint.folder_of(trunk.checkpoint_folder, step))
+        folder = checkpoint.folder_of(trunk.checkpoint_folder, step)
+        saved = checkpoint.load(folder)
+        check_state(saved, folder)
         return cls(trunk, _forgetful(saved))
 
     def check(self, setup: Setup) -> None:

@@ -3,12 +3,14 @@
     checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
                         ema.safetensors         the same with averaged weights, if there is an average
                         optimizer.safetensors   AdamW's moments, `<parameter>.<moment>`
-                        state.json              everything else that a resumed run continues from
+                        state.json              everything else that a resumed run continues from, what the tensors are
+                                                called and like, and a copy of the run's configuration and run.json
                         manifest.json           sizes and SHA-256 of the others; written last
     checkpoints/last, best                      a step each
 
 A folder is made under a temporary name, every file flushed to the disk, then renamed. What is damaged later (cut off,
-flipped, missing) is found by its digest, and the checkpoint before it is used.
+flipped, missing, tensors of another name or shape) is found by its digest or by what state.json says of it, and the
+checkpoint before it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,14 +30,22 @@ from torch import Tensor
 
 from matscale.core.errors import MatscaleError
 from matscale.core.files import DiskError, make_folder, remove, replacing_folder, sweep_up, write_blocks, write_text
+from matscale.core.train.info import DIGEST, digest_of
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"step_(\d+)")
+GROUPS = ("model", "ema", "optimizer")
 Tensors = Mapping[str, Tensor]
 
 
 class DamagedCheckpoint(MatscaleError):
     """A checkpoint on disk is not what was written."""
+
+
+class NonFiniteCheckpoint(DamagedCheckpoint):
+    """A checkpoint holds a NaN or an infinity where none was written."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,12 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in groups.items():
         if tensors is not None:
             write_tensors(folder / f"{name}.safetensors", tensors)
-    write_text(folder / "state.json", json.dumps({"step": checkpoint.step, **checkpoint.state}))
+    told = {
+        "tensors": _signature(groups),
+        "non_finite": {k: _non_finite(v) for k, v in groups.items() if v is not None},
+    }
+    state = {"step": checkpoint.step, **checkpoint.state, **told}
+    write_text(folder / "state.json", json.dumps({**state, DIGEST: digest_of(state)}))
     files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(folder.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "files": files}
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
@@ -124,57 +139,122 @@ def _digest(path: Path) -> str:
 
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest, if every file is as it was written; else raises DamagedCheckpoint that says which is not."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        version, files = manifest["format_version"], dict(manifest["files"])
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{folder}: manifest.json cannot be read ({error}).") from None
+    manifest = _manifest(folder)
+    for name, entry in manifest["files"].items():
+        if Path(name).name != name:
+            raise DamagedCheckpoint(f"{folder}: {name} is missing.")
+        _check(folder / name, entry)
+    return manifest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Raises DamagedCheckpoint for one that is not of this folder, or names files outside it."""
+    manifest = _json(folder / "manifest.json")
+    version, files = manifest.get("format_version"), manifest.get("files")
+    if not isinstance(version, int) or not isinstance(files, dict):
+        raise DamagedCheckpoint(f"{folder}: manifest.json is not that of a checkpoint.")
     if version > FORMAT_VERSION:
         raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")
-    if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(expected):
+    if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(files):
         raise DamagedCheckpoint(f"{folder}: manifest.json does not list the files of a checkpoint.")
-    for name, (size, digest) in expected.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise DamagedCheckpoint(f"{folder}: {name} is missing.")
-        if path.stat().st_size != size:
-            raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, {size} were written.")
-        if _digest(path) != digest:
-            raise DamagedCheckpoint(f"{path}: its content is not what was written (SHA-256 differs).")
+    if folder_of(folder.parent, manifest.get("step", -1)).name != folder.name:
+        raise DamagedCheckpoint(f"{folder}: manifest.json is that of step {manifest.get('step')}.")
     return manifest
+
+
+def _check(path: Path, entry: Any) -> None:
+    """Raises DamagedCheckpoint if a file is not the one that the manifest tells of."""
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing.")
+    size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+    if path.stat().st_size != size:
+        raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, {size} were written.")
+    if _digest(path) != digest:
+        raise DamagedCheckpoint(f"{path}: its content is not what was written (SHA-256 differs).")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path.parent}: {path.name} cannot be read ({error}).") from None
+    if not isinstance(values, dict):
+        raise DamagedCheckpoint(f"{path}: holds {type(values).__name__}, not keys and values.")
+    return values
+
+
+def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
+    """state.json of a checkpoint, after verification of this file, or of the `whole` checkpoint."""
+    manifest = verify(folder) if whole else _manifest(folder)
+    _check(folder / "state.json", manifest["files"]["state.json"])
+    state = _json(folder / "state.json")
+    if DIGEST in state and state[DIGEST] != digest_of(state):
+        raise DamagedCheckpoint(f"{folder}: state.json is not what was written (its own digest differs).")
+    if state.get("step") != manifest["step"]:
+        raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.get('step')}.")
+    return state
 
 
 def load(folder: Path) -> Checkpoint:
     """Read one checkpoint. Raises DamagedCheckpoint if it is not whole."""
-    files = verify(folder)["files"]
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    ema = _tensors(folder / "ema.safetensors") if "ema.safetensors" in files else None
-    model, optimizer = _tensors(folder / "model.safetensors"), _tensors(folder / "optimizer.safetensors")
-    return Checkpoint(int(state.pop("step")), model, ema, optimizer, state)
+    state = state_of(folder, whole=True)
+    names = [name for name in GROUPS if name != "ema" or (folder / "ema.safetensors").exists()]
+    groups: dict[str, dict[str, Tensor]] = {name: _tensors(folder, name, state) for name in names}
+    rest = {key: value for key, value in state.items() if key not in ("step", "tensors", "non_finite", DIGEST)}
+    return Checkpoint(int(state["step"]), groups["model"], groups.get("ema"), groups["optimizer"], rest)
 
 
 def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
     """State of the Potential, after verification: averaged weights where there are, unless `averaged` is False."""
     files = verify(folder)["files"]
-    name = "ema.safetensors" if averaged and "ema.safetensors" in files else "model.safetensors"
-    return _tensors(folder / name)
+    return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", state_of(folder))
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors: dict[str, Tensor] = load_file(path)
+    path = folder / f"{group}.safetensors"
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedCheckpoint(f"{path}: cannot be read ({error}).") from None
+    if "tensors" in state and state["tensors"].get(group) != _signature({group: tensors})[group]:
+        raise DamagedCheckpoint(f"{path}: its tensors have other names, shapes or types than those that were saved.")
+    if bad := sorted({*_non_finite(tensors)} - {*state.get("non_finite", {}).get(group, tensors)}):
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NonFiniteCheckpoint(f"{path}: holds numbers that are not finite ({', '.join(bad[:3])}{more}).")
     return tensors
 
 
-def load_latest(root: Path) -> Checkpoint | None:
-    """The newest sound checkpoint, with a warning for each damaged one that was passed over; None if there is none."""
+def _non_finite(tensors: Tensors) -> list[str]:
+    """Names of the tensors with a NaN or an infinity; a buffer may hold one on purpose."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+
+
+def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
+    """Group -> digest of the names, types and shapes of its tensors."""
+    told = {
+        group: sorted([name, str(value.dtype), list(value.shape)] for name, value in tensors.items())
+        for group, tensors in groups.items()
+        if tensors is not None
+    }
+    return {group: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for group, rows in told.items()}
+
+
+def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> Checkpoint | None:
+    """The newest sound checkpoint that is `usable`, with a warning for each damaged one; None if there is none.
+
+    `usable` may raise DamagedCheckpoint too.
+    """
     for step in reversed(steps(root)):
         try:
-            return load(folder_of(root, step))
+            saved = load(folder_of(root, step))
+            if usable(saved):
+                return saved
         except DamagedCheckpoint as error:
-            warnings.warn(f"{error} The checkpoint before it is used.", stacklevel=2)
+            before = "The checkpoint before it is used." if step != steps(root)[0] else "There is none before it."
+            warnings.warn(f"{error} {before}", stacklevel=2)
     return None
 
 

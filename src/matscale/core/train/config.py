@@ -15,7 +15,7 @@ from matscale.core.config import Config
 from matscale.core.train.loss import LossConfig
 from matscale.core.train.units import parse_count, parse_seconds
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
@@ -205,7 +205,9 @@ class ComputeConfig(Config):
     checkpoint_activations: bool = False
     """Keep the inputs of each block only and run it again in the backward: less memory, 15 to 40 % more time."""
     threads: Positive | None = None
-    """CPU threads of torch; none: torch's choice."""
+    """CPU threads of torch; none: one per core that the process may use, or OMP_NUM_THREADS."""
+    timeout: Seconds = 600.0
+    """With several processes: wall time [s] to wait for another one before the run ends with exit code 6."""
 
     @model_validator(mode="after")
     def _one_who_decides(self) -> ComputeConfig:
@@ -262,20 +264,6 @@ class TrainConfig(Config):
         if self.pretrain.task == "distances" and self.compute.compile:
             raise ValueError("compute.compile is of a model's forward, and --pretrain distances reads embeddings only")
         return self
-
-
-RESUMABLE = (
-    "budget.max_time",
-    "skip_nonfinite",
-    "compute.device",
-    "compute.threads",
-    "compute.checkpoint_activations",
-    "checkpoint",
-    "plugins",
-    "trackers",
-    "labels",
-)
-"""What may be changed when a run is resumed: nothing that decides which numbers are computed."""
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from matscale.core.errors import ConfigError, PeerLost
+
+_TASKS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
+"""Variable that says how many tasks a launcher other than torchrun has started -> the launcher."""
 
 
 class World:
@@ -24,10 +30,17 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """By the variables that torchrun sets."""
-        environment = os.environ
-        rank, size = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
-        return cls(rank, size, int(environment.get("LOCAL_RANK", "0")))
+        """Read the variables that torchrun sets.
+
+        Raises ConfigError if they make no sense, or if another launcher has started several tasks without them: each
+        would train a copy of the same run.
+        """
+        if "WORLD_SIZE" not in os.environ:
+            _refuse_copies()
+        rank, size, local = (_number(name, default) for name, default in _VARIABLES.items())
+        if not 0 <= rank < size:
+            raise ConfigError(f"RANK = {rank} with WORLD_SIZE = {size}: ranks are counted from 0. torchrun sets both.")
+        return cls(rank, size, local)
 
     @property
     def is_main(self) -> bool:
@@ -35,21 +48,41 @@ class World:
         return self.rank == 0
 
     @contextmanager
-    def connected(self, device: torch.device) -> Iterator[None]:
-        """Process group for the time of a run (nccl on GPUs, gloo on CPUs); nothing to do for one process."""
+    def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
+        """Process group for the time of a run (nccl on GPUs, gloo on CPUs); nothing to do for one process.
+
+        Inside, an error of torch.distributed (a process that ended, or did not answer for `timeout` seconds) becomes
+        PeerLost.
+        """
         if self.size == 1 or dist.is_initialized():
             yield
             return
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=self.rank, world_size=self.size)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        self.timeout = timeout
+        with self._answered():
+            dist.init_process_group(backend, rank=self.rank, world_size=self.size, timeout=timedelta(seconds=timeout))
         try:
             yield
         finally:
             dist.destroy_process_group()
 
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Around what waits for other processes."""
+        try:
+            yield
+        except RuntimeError as error:  # of torch.distributed and gloo, which have many kinds
+            raise PeerLost(
+                f"Process {self.rank} of {self.size}: another process of the run ended, or did not answer for "
+                f"{self.timeout:g} s ({str(error).splitlines()[0]}). Look for its error above. The run goes on "
+                "from its last checkpoint with --resume and the same number of processes."
+            ) from None
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over processes, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with self._answered():
+                dist.all_reduce(tensor)
         return tensor
 
     def sums(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
@@ -80,10 +113,33 @@ class World:
     def share(self, model: nn.Module) -> None:
         """Give every process the weights and buffers of the first."""
         if self.size > 1:
-            for tensor in (*model.parameters(), *model.buffers()):
-                dist.broadcast(tensor.data, 0)
+            with self._answered():
+                for tensor in (*model.parameters(), *model.buffers()):
+                    dist.broadcast(tensor.data, 0)
 
     def barrier(self) -> None:
         """Wait for all."""
         if self.size > 1:
-            dist.barrier()
+            with self._answered():
+                dist.barrier()
+
+
+_VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise ConfigError(f"{name} = {value!r} in the environment: expected a whole number, as torchrun sets it.")
+    return int(value)
+
+
+def _refuse_copies() -> None:
+    for variable, launcher in _TASKS.items():
+        if _number(variable, 1) > 1:
+            n = os.environ[variable]
+            raise ConfigError(
+                f"{launcher} has started {n} tasks, and each would train a copy of the same run. For one run on {n} "
+                f"processes of this machine, start one task, with: torchrun --nproc-per-node {n} -m matscale train ... "
+                "If each task trains a run of its own, in a folder of its own, set WORLD_SIZE=1."
+            )

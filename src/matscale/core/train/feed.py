@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 
 import torch
@@ -27,15 +28,28 @@ class Group:
     """Seconds until they were there."""
 
 
+WALKED = 1 << 25
+"""Structures whose batches are counted at the start of a run, over all its epochs."""
+
+
+def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
+    """Optimizer steps in `epochs` epochs.
+
+    Epochs differ where atoms or edges limit a batch: as many of them are counted as have `WALKED` structures together,
+    one at least. Those beyond count as the mean of the counted ones, so that a million epochs are planned at once.
+    """
+    if loader.budget.atoms is loader.budget.edges is None:
+        return epochs * -(-loader.n_batches(0) // accumulate)
+    counted = min(epochs, max(1, WALKED // loader.n_structures))
+    steps = sum(-(-loader.n_batches(epoch) // accumulate) for epoch in range(counted))
+    return steps if counted == epochs else round(Fraction(steps * epochs, counted))
+
+
 class Feed:
     """Groups of `accumulate` batches; the last group of an epoch may be smaller, none spans two epochs."""
 
     def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Goal) -> None:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
-
-    def steps(self, epoch: int) -> int:
-        """Optimizer steps in an epoch."""
-        return -(-self.loader.n_batches(epoch) // self.accumulate)
 
     def groups(self, epoch: int, batch: int) -> Iterator[Group]:
         """Without end, from batch number `batch` of `epoch` on."""

@@ -5,15 +5,25 @@ from __future__ import annotations
 FORMAT_VERSION = 1
 CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
 
-SECTIONS = ("architecture", "parameters", "dataset", "labels", "best", "last")
-"""Keys of run.json whose value is an object, or null."""
+RESUMABLE = (
+    "budget.max_time",
+    "skip_nonfinite",
+    "compute.device",
+    "compute.threads",
+    "compute.timeout",
+    "compute.checkpoint_activations",
+    "checkpoint",
+    "plugins",
+    "trackers",
+    "labels",
+)
+"""What may be changed when a run is resumed: nothing that decides which numbers are computed."""
+
+MOVABLE = ("budget", "data.path", "start.run")
+"""Keys of a configuration that may change, besides `RESUMABLE`, and leave a trained model what it is: how long it was
+to train, and where folders lie (the hash of the data is checked by itself)."""
 
 
 def called(architecture: str, variant: object = None) -> str:
     """`gemnet-OC` of the architecture gemnet and the label `variant` of a run: what laws and comparisons tell apart."""
     return f"{architecture}-{variant}" if variant else architecture
-
-
-def is_record(info: object) -> bool:
-    """Whether what was read from a run.json has the shape of one."""
-    return isinstance(info, dict) and all(isinstance(info.get(key) or {}, dict) for key in SECTIONS)

@@ -7,8 +7,9 @@ else a sample says how many an atom has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from matscale.core.architecture import BatchShape
 from matscale.core.data.graph_cache import open_cache
 from matscale.core.data.loader import Loader
 from matscale.core.train.distributed import World
+from matscale.core.train.feed import steps_of
 from matscale.core.train.setup import Setup
 
 N_SAMPLED, N_BATCHES = 2048, 2048
@@ -110,9 +112,9 @@ class Outlook:
         """From the loaders that training will use."""
         config, shapes = setup.config, Shapes.of(setup)
         training, validation = setup.training_loader(World()), setup.validation_loader(World())
-        steps = [-(-n // config.batch.accumulate) for n in _batches(training, config.budget.epochs or 1)]
-        in_all = sum(steps) if config.budget.epochs else None
-        return cls(Sample.of(training, shapes), Sample.of(validation, shapes), steps[0], in_all)
+        count = partial(steps_of, training, config.batch.accumulate)
+        in_all = count(config.budget.epochs) if config.budget.epochs else None
+        return cls(Sample.of(training, shapes), Sample.of(validation, shapes), count(1), in_all)
 
     def flops(self, cost: Callable[[BatchShape], float], steps: int) -> float:
         """Of so many training steps."""
@@ -136,10 +138,3 @@ class Outlook:
         """How many there are in so many steps; the last one is always there."""
         interval = every if every is not None else every_epochs * self.steps_per_epoch
         return -(-steps // interval)
-
-
-def _batches(loader: Loader, epochs: int) -> Iterator[int]:
-    """Batches in each epoch; all alike unless atoms or edges limit a batch."""
-    alike = loader.budget.atoms is loader.budget.edges is None
-    for epoch in range(epochs):
-        yield loader.n_batches(0 if alike else epoch)

@@ -41,6 +41,9 @@ class Progress:
     def stepped(self, status: StepStatus) -> None:
         """After every optimizer step."""
 
+    def working(self, what: str) -> None:
+        """The run does something other than a step (`validation`, `checkpoint`) until the next call of any method."""
+
     def logged(self, row: Mapping[str, Any]) -> None:
         """A row of training metrics was written."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from matscale.core.files import append_text, finite, write_text
+from matscale.core.files import append_text, finite, write_blocks
 
 
 class Rows:
@@ -16,7 +17,7 @@ class Rows:
 
     def __init__(self, path: Path, holding: str = "") -> None:
         """`holding`: read only rows whose text has this in it, which is much faster than to parse all."""
-        self.path, self.holding = path, holding
+        self.path, self.holding = path, holding.encode()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row, flush and fsync."""
@@ -26,6 +27,14 @@ class Rows:
         """Complete rows in order. A last line that was cut off by a kill is passed over."""
         return (row for line in self._lines() if self.holding in line and (row := _parse(line)) is not None)
 
+    def written(self, count: int | None = None) -> dict[str, Any]:
+        """How many complete rows there are, of the first `count`, and the SHA-256 of their bytes."""
+        rows, digest = 0, hashlib.sha256()
+        for line in islice(self._lines(), count):
+            rows += 1
+            digest.update(line)
+        return {"rows": rows, "sha256": digest.hexdigest()}
+
     def count(self) -> int:
         """How many complete rows there are."""
         return sum(1 for _ in self._lines())
@@ -33,18 +42,18 @@ class Rows:
     def cut(self, count: int) -> None:
         """Drop all but the first `count` rows (and a half-written one), in one move."""
         if self.path.exists():
-            write_text(self.path, "".join(islice(self._lines(), count)))
+            write_blocks(self.path, islice(self._lines(), count))
 
-    def _lines(self) -> Iterator[str]:
+    def _lines(self) -> Iterator[bytes]:
         if not self.path.exists():
             return
-        with self.path.open(encoding="utf-8", errors="replace") as file:
-            yield from (line for line in file if line.endswith("\n"))
+        with self.path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

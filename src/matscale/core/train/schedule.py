@@ -38,6 +38,13 @@ class Budget:
         return int(share * self.steps) / self.steps
 
 
+def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
+    """The step after which the cooldown of `wsd` begins: a run can be extended from there. Empty without one."""
+    if config.kind != "wsd" or budget.steps is None:
+        return ()
+    return (math.floor((1 - config.decay) * budget.steps + 1e-9),)
+
+
 def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
     """Learning rate as a share of the highest, at `progress` in [0, 1].
 

@@ -19,18 +19,20 @@ from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
 from matscale.core.potential import Potential
-from matscale.core.train import checkpoint
+from matscale.core.train import checkpoint, extension
 from matscale.core.train.branch import Branch
 from matscale.core.train.compute import configured, describe, device_of
-from matscale.core.train.config import RESUMABLE, TrainConfig, differences
+from matscale.core.train.config import TrainConfig, differences
 from matscale.core.train.distributed import World
 from matscale.core.train.lock import FolderLock
+from matscale.core.train.names import CONFIG, MOVABLE, RESUMABLE
 from matscale.core.train.prepare import prepare_model
 from matscale.core.train.progress import Progress
-from matscale.core.train.record import Run
+from matscale.core.train.record import Kept, Run
+from matscale.core.train.restorable import check_state
 from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.start import Source
-from matscale.core.train.stop import StopRequest
+from matscale.core.train.stop import Interrupted, StopRequest
 from matscale.core.train.trainer import Trainer
 from matscale.version import __version__
 
@@ -58,15 +60,21 @@ def train(
     )
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
-    with configured(config.compute, device), world.connected(device), ExitStack() as stack:
-        if world.is_main:
-            run = stack.enter_context(_claimed(Path(path), config, resume, world))
-        world.barrier()
-        run = run if world.is_main else Run.open(path)
-        if run.info["status"] == "completed":
-            return run
-        stack.enter_context(_recorded(run, world, progress))
-        _session(run, architecture, device, world, observers, progress)
+    try:
+        with StopRequest() as stop, configured(config.compute, device), ExitStack() as stack:
+            stack.enter_context(world.connected(device, config.compute.timeout))
+            if world.is_main:
+                run = stack.enter_context(_claimed(Path(path), config, resume, world))
+            world.barrier()
+            run = run if world.is_main else Run.open(path)
+            if run.info["status"] == "completed":
+                return run
+            stack.enter_context(_recorded(run, world, progress))
+            _session(run, architecture, device, world, observers, progress, stop)
+    except Interrupted as signal:
+        raise StoppedEarly(
+            f"Stopped by {signal} before the first step. Start again with: matscale train --resume -o {path}"
+        ) from None
     return run
 
 
@@ -94,17 +102,32 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
 def reopened(path: str | Path, config: TrainConfig) -> Run:
     """The run in `path`, to go on with `config`. Raises ConfigError if that would change what is computed."""
     run = Run.open(path)
+    kept = Kept.latest(run.checkpoint_folder)
     changed = differences(run.config.plain(), config.plain())
-    fixed = {k: v for k, v in changed.items() if not any(k == r or k.startswith(r + ".") for r in RESUMABLE)}
+    since = {} if kept is None else differences(kept.config.plain(), config.plain())
+    fixed = {k: v for k, v in changed.items() if not _is_in(k, (*RESUMABLE, "budget"))}
+    fixed |= {k: v for k, v in since.items() if not _is_in(k, (*RESUMABLE, *MOVABLE))}
+    if kept is None and run.checkpoints():  # of an older matscale: how far its schedule had come is not known
+        fixed |= {k: v for k, v in changed.items() if not _is_in(k, RESUMABLE)}
     if fixed:
         listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
         raise ConfigError(
-            f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out, or start "
-            f"another run with -o. What may change: {', '.join(RESUMABLE)}."
+            f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out (or undo "
+            f"the edit of {CONFIG}), or start another run with -o. What may change: {', '.join(RESUMABLE)}; and the "
+            "budget, where the schedule permits."
         )
-    if changed:
+    budget = {k for k in {**changed, **since} if _is_in(k, ("budget",)) and not _is_in(k, RESUMABLE)}
+    if budget:
+        extension.check(run, config)
+    if changed or not (run.path / CONFIG).exists():
         run.save_config(config)
+    if budget and run.info["status"] == "completed":
+        run.update({"status": "stopped"})
     return run
+
+
+def _is_in(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 @contextmanager
@@ -116,7 +139,7 @@ def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
     try:
         yield
         status = "completed"
-    except StoppedEarly:
+    except (StoppedEarly, Interrupted):
         status = "stopped"
         raise
     except BaseException as exception:
@@ -146,6 +169,7 @@ def _session(
     world: World,
     observers: Observers,
     progress: Progress,
+    stop: StopRequest,
 ) -> None:
     config = run.config
     setup = prepare(config, architecture, progress)
@@ -153,7 +177,9 @@ def _session(
     setup = source.continued(setup) if source else setup
     goal = setup.goal()
     potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
-    saved = checkpoint.load_latest(run.checkpoint_folder)
+    saved = _latest(run, progress)
+    if not saved and run.checkpoints():
+        progress.said(f"{run.path}: none of its checkpoints is sound. The run begins anew.")
     if not saved and not branch:
         prepare_model(potential, setup, device)
     cost = cost_of_setup(setup, potential, device)
@@ -167,9 +193,10 @@ def _session(
         branch.check(setup)
     if world.is_main:
         # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
-        run.cut(saved.state["rows"] if saved else {})
+        rows = run.cut(saved.state["rows"] if saved else {})
         write_text(run.path / "references.json", setup.references.to_json() + "\n")
-        run.update(_facts(setup, potential, cost, peak, device, world))
+        run.seal()
+        run.update({**_facts(setup, potential, cost, peak, device, world), **rows})
         if source:
             run.update({"start": source.facts(potential)})
         if branch:
@@ -181,12 +208,14 @@ def _session(
     elif branch:
         trainer.restore(branch.saved)
     world.barrier()
+    if world.is_main and saved:
+        _forget_after(run, saved.step)
     progress.started(run, {**run.info, "resumed_from": saved.step if saved else None, "budget": trainer.budget})
     observers.run_started(run=run)
     status = "failed"
     try:
-        with StopRequest() as stop:
-            trainer.fit(stop)
+        stop.begin()
+        trainer.fit(stop)
         status = "completed"
     except torch.OutOfMemoryError as error:
         raise MatscaleError(
@@ -202,6 +231,39 @@ def _session(
             with _unless_failed(sys.exception()):
                 run.update(trainer.totals())
         observers.run_ended(run=run, status=status)
+
+
+def _latest(run: Run, progress: Progress) -> checkpoint.Checkpoint | None:
+    """The newest sound checkpoint that the run can go on from with its budget."""
+    passed = list[int]()
+
+    def usable(saved: checkpoint.Checkpoint) -> bool:
+        folder = checkpoint.folder_of(run.checkpoint_folder, saved.step)
+        check_state(saved, folder)
+        kept = Kept.of(folder)
+        if kept is None or extension.continues(kept, run.config):
+            return True
+        passed.append(saved.step)
+        return False
+
+    saved = checkpoint.load_latest(run.checkpoint_folder, usable)
+    if passed and not saved:
+        raise extension.refusal(run, run.config)
+    if saved and passed:
+        progress.said(
+            f"The cooldown of the shorter run began after step {saved.step}: the run goes on from there, and steps up "
+            f"to {passed[0]} are done anew."
+        )
+    return saved
+
+
+def _forget_after(run: Run, step: int) -> None:
+    """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run does not have."""
+    for later in run.checkpoints():
+        if later > step:
+            checkpoint.remove(checkpoint.folder_of(run.checkpoint_folder, later))
+    if checkpoint.pointer(run.checkpoint_folder, "last") != step:
+        write_text(run.checkpoint_folder / "last", f"{step}\n")
 
 
 def _check_same_data(run: Run, setup: Setup) -> None:

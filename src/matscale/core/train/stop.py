@@ -1,7 +1,7 @@
 """Being asked to stop: signals, and the end of a Slurm job's time.
 
 The first SIGINT, SIGTERM or SIGUSR1 has the run save at the next step boundary and end with exit 5; the second leaves
-at once, as if there were no handler.
+at once, as if there were no handler. Before the first step there is nothing to save: `Interrupted` is raised at once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ SLURM_MARGIN = 120.0
 """Seconds before the end of a Slurm job at which a run saves and stops, or a tenth of a short job."""
 
 
+class Interrupted(BaseException):
+    """A signal came before the first step. Not an Exception, so that no guard takes it for a fault of a plugin."""
+
+
 class StopRequest:
-    """A context that turns signals into `reason`; None as long as nobody asked."""
+    """A context that turns signals into `reason`; None until the run is asked to stop.
+
+    A signal raises `Interrupted` until `begin` is called, which has signals wait for `asked`.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.waits = False
         end = os.environ.get("SLURM_JOB_END_TIME", "")
         self.deadline = _deadline(float(end)) if end.isdigit() else None
 
@@ -41,6 +49,12 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.reason = signal.Signals(number).name
+        if not self.waits:
+            raise Interrupted(self.reason)
+
+    def begin(self) -> None:
+        """From here on a signal waits for the end of the step."""
+        self.waits = True
 
     def asked(self) -> bool:
         """Whether to stop at this step boundary."""

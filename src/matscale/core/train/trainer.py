@@ -23,7 +23,7 @@ from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
-from matscale.core.train.feed import Feed, Group
+from matscale.core.train.feed import Feed, Group, steps_of
 from matscale.core.train.goal import Goal
 from matscale.core.train.interval import Interval
 from matscale.core.train.learner import Gradient, Learner
@@ -32,7 +32,7 @@ from matscale.core.train.position import Position, seed_step
 from matscale.core.train.progress import Progress, StepStatus
 from matscale.core.train.record import Run, validation_loss
 from matscale.core.train.samples import Samples
-from matscale.core.train.schedule import Budget, lr_factor
+from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.setup import Setup
 from matscale.core.train.stop import StopRequest
 
@@ -60,8 +60,10 @@ class Trainer:
         self.samples = Samples(setup, run)
         self.peak = peak
         epochs = self.config.budget.epochs
-        steps = None if epochs is None else sum(self.feed.steps(epoch) for epoch in range(epochs))
+        steps = None if epochs is None else steps_of(self.feed.loader, self.config.batch.accumulate, epochs)
         self.budget = Budget.of(self.config.budget, steps)
+        self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
+        self.steps_of_epochs = steps
         self.position = Position()
         self.interval = Interval(objective.metrics(device))
         self.began = time.perf_counter()
@@ -190,7 +192,7 @@ class Trainer:
             due = p.batch == 0 and p.epoch % config.evaluation.every_epochs == 0
         is_best = due and self._validate()
         every = config.checkpoint.every
-        if is_best or p.step in config.checkpoint.at or (due if every is None else p.step % every == 0):
+        if is_best or p.step in self.kept_for_good or (due if every is None else p.step % every == 0):
             self._save()
 
     def _finish(self) -> None:
@@ -215,6 +217,7 @@ class Trainer:
     def _validate(self) -> bool:
         """Measure and write a row; whether it is the best so far."""
         p = self.position
+        self.progress.working("validation")
         with self.learner.evaluating() as predictor:
             row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
             if self.world.is_main:
@@ -269,6 +272,7 @@ class Trainer:
         if self.saved == p.step:
             return
         self.saved = p.step
+        self.progress.working("checkpoint")
         means = self.interval
         if self.world.size > 1:  # the sums so far of all processes, kept by the first
             means = Interval(self.learner.objective.metrics(self.device))
@@ -277,10 +281,18 @@ class Trainer:
         if self.world.is_main:
             p.wall_s = self._elapsed()
             written = self.run.rows_written()
-            state = {"position": p.plain(), "interval": means.state(), "seed": self.config.seed, "rows": written}
+            totals = {**self.totals(), "rows": written}
+            state = {
+                "position": p.plain(),
+                "interval": means.state(),
+                "seed": self.config.seed,
+                "rows": written,
+                "steps_of_epochs": self.steps_of_epochs,
+                "run": self.run.kept(totals),
+            }
             checkpoint.save(self.run.checkpoint_folder, self.learner.checkpoint(p.step, state))
             self.settle()
-            self.run.update(self.totals())
+            self.run.update(totals)
             self.observers.checkpoint_saved(run=self.run, step=p.step)
         self.world.barrier()
 
@@ -295,7 +307,7 @@ class Trainer:
         for name, step in wanted.items():
             if checkpoint.pointer(root, name) != step:
                 write_text(root / name, f"{step}\n")
-        checkpoint.prune(root, self.config.checkpoint.keep, self.config.checkpoint.at)
+        checkpoint.prune(root, self.config.checkpoint.keep, tuple(self.kept_for_good))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Continue from a checkpoint."""

@@ -16,14 +16,16 @@ from pydantic import Field
 
 from matscale import hookimpl
 from matscale.core.config import Config
-from matscale.core.data.crew import n_cores
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.study.claim import claim, is_claimed
 from matscale.core.study.launcher import Ended, Job, Launcher
+from matscale.core.threads import usable_cores
 from matscale.core.train.config import Positive
 from matscale.plugins.launchers.nursery import Nursery
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+"""Each run has one process, whatever launcher has started the sweep."""
 PATIENCE = 120.0
 """Seconds that a run has to save when the sweep is interrupted."""
 
@@ -46,13 +48,13 @@ class LocalPool:
 
     def __init__(self, options: LocalOptions) -> None:
         gpus = _gpus(options)
-        self.size = options.workers or len(gpus) or n_cores()
+        self.size = options.workers or len(gpus) or usable_cores()
         self.warm = options.warm and sys.platform == "linux"
         # A worker keeps its slot, and with it its GPU.
         self.gpus: list[int | None] = [gpus[k % len(gpus)] if gpus else None for k in range(self.size)]
-        threads = options.threads or max(1, n_cores() // self.size)
+        threads = options.threads or max(1, usable_cores() // self.size)
         path = os.pathsep.join(p for p in sys.path if p)
-        self.environment = os.environ | dict.fromkeys(THREADS, str(threads)) | {"PYTHONPATH": path}
+        self.environment = os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE | {"PYTHONPATH": path}
         self.slots: dict[Path, int] = {}
         self.processes: dict[Path, subprocess.Popen[bytes]] = {}
         """Started anew; the others are the nursery's."""

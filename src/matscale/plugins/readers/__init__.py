@@ -9,11 +9,13 @@ from matscale.plugins.readers import ase_files, aselmdb, extxyz
 
 @hookimpl
 def register_readers() -> list[Reader]:
+    # LMDB ends the process that reads a damaged file, and ASE's readers allocate what a file announces.
+    db, lmdb = ase_files, aselmdb
     return [
-        Reader("extxyz", "extended XYZ, also .gz and .xz", extxyz.matches, extxyz.read, extxyz.count),
-        Reader("aselmdb", "ASE's LMDB database, as OMat24 ships", aselmdb.matches, aselmdb.read, aselmdb.count),
+        Reader("extxyz", "extended XYZ, also .gz, .bz2, .xz and .zst", extxyz.matches, extxyz.read, extxyz.count),
+        Reader("aselmdb", "ASE's LMDB database, as OMat24 ships", lmdb.matches, lmdb.read, lmdb.count, is_guarded=True),
+        Reader("ase-db", "ASE database: .db (SQLite), .json", db.matches_db, db.read_db, db.count_db, is_guarded=True),
         Reader(
-            "ase-db", "ASE database: .db (SQLite), .json", ase_files.matches_db, ase_files.read_db, ase_files.count_db
+            "ase", "any file that ASE reads", db.matches, db.read, lambda path: None, is_generic=True, is_guarded=True
         ),
-        Reader("ase", "any file that ASE reads", ase_files.matches, ase_files.read, lambda path: None, is_generic=True),
     ]

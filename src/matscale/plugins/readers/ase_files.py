@@ -33,11 +33,14 @@ def count_db(path: Path) -> int:
 
 def read_db(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
     limit = None if stop is None else stop - start
-    for row in _connected(path).select(offset=start, limit=limit):
+    database = _connected(path)
+    metadata = dict(database.metadata)
+    for row in database.select(offset=start, limit=limit):
         atoms = row.toatoms(add_additional_information=False)
         structure = from_ase(atoms, f"{path} id {row.id}")
         results = {k: v for k, v in structure.info.items() if k.startswith(CALCULATOR)}
         structure.info = {**structure.info, **row.key_value_pairs, **(row.data or {}), **results}
+        structure.metadata = metadata
         yield structure
 
 
@@ -77,6 +80,8 @@ def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
         for atoms in iread(str(path), index=slice(start, stop), do_not_split_by_at_sign=True):
             yield from_ase(atoms, f"{path} structure {number}")
             number += 1
+    except MemoryError:
+        raise
     except Exception as error:  # ASE's readers raise whatever their parsing meets
         raise DataError(
             f"{path}: ASE cannot read structure {number} ({type(error).__name__}: {error}). "

@@ -2,7 +2,8 @@
 
 Two dialects exist: fairchem's until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
 ase-db-backends writes {"__ndarray__": [shape, dtype, flat]} and NaN as such. Both are read. Only one structure's JSON
-is in memory at a time, and it may not grow beyond a limit: a small value that inflates to gigabytes is refused.
+is in memory at a time, and it may not grow beyond `Limits.structure`: a small value that inflates to gigabytes is
+refused. LMDB crashes on damaged files: what is here runs in a guarded process (`matscale.core.data.guard`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from numpy.typing import NDArray
 
 from matscale.core.data.formats import Frame
 from matscale.core.data.labels import CALCULATOR, Unusable
-from matscale.core.data.structure import Structure
+from matscale.core.data.limits import current, shown
+from matscale.core.data.structure import Structure, whole_numbers
 from matscale.core.errors import DataError
 
-MAX_JSON = 256 << 20
-"""Bytes of one structure's JSON: some 3 million atoms."""
 _RESULTS = ("energy", "forces", "stress", "free_energy")
 
 
@@ -38,8 +38,12 @@ def count(path: Path) -> int:
 
 def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
     with _transaction(path) as transaction:
+        metadata = _metadata(transaction, path)
         for number in _ids(transaction, path)[start:stop].tolist():
-            yield _row(transaction.get(b"%d" % number), f"{path} id {number}")
+            frame = _row(transaction.get(b"%d" % number), f"{path} id {number}")
+            if isinstance(frame, Structure):
+                frame.metadata = metadata
+            yield frame
 
 
 @contextmanager
@@ -65,19 +69,36 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
     if following is None:
         raise DataError(f"{path}: an LMDB file without the key 'nextid': not an ASE database.")
     try:
-        ids = np.arange(1, int(_decode(following)), dtype=np.int64)
-        return np.setdiff1d(ids, np.array(_decode(deleted), dtype=np.int64)) if deleted is not None else ids
-    except (Unusable, ValueError, TypeError) as error:
+        end = _decode(following)
+        gone = np.unique(np.array(_decode(deleted) if deleted is not None else [], dtype=np.int64))
+        if not isinstance(end, int) or end < 1:
+            raise ValueError(f"nextid = {str(end)[:40]}")
+        # As many keys as there are, as far as the file has room for them: the number itself may be damaged.
+        entries = min(int(transaction.stat()["entries"]), path.stat().st_size // 16)
+        if end - 1 - len(gone) > 2 * entries:
+            raise ValueError(f"nextid = {end}, and the file has {entries:,} entries")
+        return np.setdiff1d(np.arange(1, end, dtype=np.int64), gone, assume_unique=True)
+    except (Unusable, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: 'nextid' or 'deleted_ids' is damaged ({error}). Download it again.") from None
+
+
+def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
+    """What the file says of all structures; units above all."""
+    value = transaction.get(b"metadata")
+    try:
+        metadata = _decode(value) if value is not None else {}
+    except Unusable as fault:
+        raise DataError(f"{path}: 'metadata' is damaged ({fault.detail}). Download it again.") from None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _decode(value: bytes) -> Any:
     """Raises Unusable for what is not zlib-compressed JSON, or inflates beyond the limit."""
-    inflater = zlib.decompressobj()
+    inflater, most = zlib.decompressobj(), current().structure
     try:
-        text = inflater.decompress(value, MAX_JSON)
+        text = inflater.decompress(value, most)
         if not inflater.eof:
-            what = f"inflates beyond {MAX_JSON >> 20} MiB" if inflater.unconsumed_tail else "is cut off"
+            what = f"inflates beyond {shown(most)} (--limit structure=...)" if len(text) >= most else "is cut off"
             raise Unusable("unreadable", f"its {len(value)} bytes: {what}")
         return json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
@@ -91,7 +112,7 @@ def _row(value: bytes | None, source: str) -> Frame:
         row = _decode(value)
         cell = row["cell"]
         structure = Structure(
-            atomic_numbers=_array(row["numbers"]).astype(np.int64).reshape(-1),
+            atomic_numbers=whole_numbers(_array(row["numbers"])),
             positions=_array(row["positions"]).reshape(-1, 3),
             cell=_array(cell["array"] if isinstance(cell, dict) and "array" in cell else cell).reshape(3, 3),
             pbc=np.broadcast_to(_array(row["pbc"]).astype(bool), 3).copy(),
@@ -104,7 +125,7 @@ def _row(value: bytes | None, source: str) -> Frame:
         return structure
     except Unusable as fault:
         return Unusable(fault.reason, f"{source}: {fault.detail}")
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
 
 

@@ -1,32 +1,44 @@
 """Extended XYZ, plain or compressed, read forwards only.
 
 ASE's reader seeks back and forth, which in a compressed file means to decompress from the beginning for every
-structure (35 structures/s from .xz here); this one passes over the file once. The comment line is parsed by ASE.
+structure (35 structures/s from .xz here); this one passes over the file once. Comment lines: see `comment`.
 """
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
+import sys
+import zlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.data.formats import Frame
 from matscale.core.data.labels import Unusable
-from matscale.core.data.structure import Structure
+from matscale.core.data.lines import Lines
+from matscale.core.data.structure import Structure, whole_numbers
 from matscale.core.errors import DataError
+from matscale.plugins.readers.comment import parse_comment
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 SUFFIXES = (".extxyz", ".xyz")
-_OPEN: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+_OPEN: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, ".zst": zstd.open}
+_UNREADABLE = (ValueError, EOFError, OSError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 
 
 def matches(path: Path) -> bool:
-    stem = path.name[: -len(path.suffix)] if path.suffix in _OPEN else path.name
+    stem = path.name[: -len(path.suffix)] if path.suffix.lower() in _OPEN else path.name
     return stem.lower().endswith(SUFFIXES)
 
 
@@ -35,23 +47,28 @@ class _Stream:
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
-        self._file: TextIO = _OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8")
+        suffix = path.suffix.lower()
+        file = _OPEN.get(suffix, open)(path, "rt", encoding="utf-8")
+        self._file = Lines(path, file, suffix in _OPEN)
         self._line = 0
 
     def frame(self) -> list[str] | None:
         """Comment line and atom lines of the next structure; None at the end of the file."""
         try:
-            head = self._file.readline()
+            self._file.begin()
+            head = self._file.line()
             while head and not head.strip():
-                head = self._file.readline()
+                head = self._file.line()
                 self._line += 1
             if not head:
                 return None
             n_atoms = int(head)
             if n_atoms < 0:
                 raise ValueError(f"it announces {n_atoms} atoms")
-            lines = list(islice(self._file, n_atoms + 1))  # ends with the file, whatever number was announced
-        except (ValueError, EOFError, OSError, lzma.LZMAError) as error:
+            if n_atoms > self._file.limits.atoms:
+                raise ValueError(f"it announces {n_atoms:.4g} atoms (--limit atoms=... allows more)")
+            lines = self._file.take(n_atoms + 1)  # ends with the file, whatever number was announced
+        except _UNREADABLE as error:
             raise self._broken(str(error)) from None
         if len(lines) <= n_atoms:
             raise self._broken(f"it ends within a structure of {n_atoms} atoms")
@@ -115,36 +132,67 @@ def count(path: Path) -> int:
 
 
 def _parse(lines: list[str], source: str) -> Frame:
-    from ase.io.extxyz import key_val_str_to_dict
-
     try:
-        info = key_val_str_to_dict(lines[0].strip())
-        cell = np.asarray(info.pop("Lattice", np.zeros((3, 3))), dtype=np.float64).T
-        default_pbc = [True] * 3 if cell.any() else [False] * 3
-        pbc = np.asarray(info.pop("pbc", default_pbc), dtype=bool) & np.ones(3, dtype=bool)
-        columns = _columns(lines[1:], str(info.pop("Properties", "species:S:1:pos:R:3")))
-        numbers = columns.pop("Z") if "Z" in columns else _numbers(columns.pop("species").tolist())
+        info = parse_comment(lines[0])
+        cell = _cell(_special(info, "Lattice"))
+        pbc = _pbc(_special(info, "pbc"), bool(cell.any()))
+        properties = _special(info, "Properties")
+        columns, notes = _columns(lines[1:], str(properties or "species:S:1:pos:R:3"))
+        numbers = whole_numbers(columns.pop("Z")) if "Z" in columns else _numbers(columns.pop("species").tolist())
         positions = columns.pop("pos")
     except Unusable as fault:
-        return fault
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        return Unusable(fault.reason, fault.detail if source in fault.detail else f"{source}: {fault.detail}")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
     columns.pop("species", None)
+    for name in ("stress", "virial"):  # nine numbers in a row are read column by column, as ASE does
+        if np.shape(info.get(name, ())) == (9,):
+            info[name] = np.reshape(info[name], (3, 3), order="F")
     return Structure(
-        atomic_numbers=numbers.astype(np.int64),
+        atomic_numbers=numbers,
         positions=positions,
         cell=cell,
         pbc=pbc,
         source=source,
         info={**info, **columns},
+        notes=notes,
     )
+
+
+def _special(info: dict[str, Any], name: str) -> Any:
+    """Take a key of the format out of `info`, however its letters are written; None if it is not there."""
+    if name in info:
+        return info.pop(name)
+    return next((info.pop(key) for key in list(info) if key.lower() == name.lower()), None)
+
+
+def _cell(lattice: Any) -> NDArray[np.float64]:
+    """[3, 3] from nine numbers (vector by vector), 3×3, or the three of a diagonal; zeros for None."""
+    if lattice is None:
+        return np.zeros((3, 3))
+    numbers = np.asarray(lattice, dtype=np.float64)
+    if numbers.size not in (3, 9):
+        raise Unusable("unreadable", f"Lattice has {numbers.size} numbers; 9, or the 3 of a diagonal, are understood")
+    return np.diag(numbers.reshape(-1)) if numbers.size == 3 else numbers.reshape(3, 3)
+
+
+def _pbc(given: Any, has_cell: bool) -> NDArray[np.bool_]:
+    """[3] from one flag or three: true and false, 1 and 0, or letters such as TTF."""
+    if given is None:
+        return np.full(3, has_cell)
+    if isinstance(given, str) and len(given) == 3 and set(given.upper()) <= {"T", "F"}:
+        given = [letter == "T" for letter in given.upper()]
+    flags = np.asarray(given)
+    if flags.size not in (1, 3) or flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all():
+        raise Unusable("unreadable", f"pbc = {given!r}: three flags such as 'T T F' are understood")
+    return np.broadcast_to(flags.reshape(-1).astype(bool), 3).copy()
 
 
 _KINDS: dict[str, Any] = {"R": np.float64, "I": np.int64, "S": np.str_, "L": np.str_}
 
 
-def _columns(lines: list[str], properties: str) -> dict[str, NDArray[Any]]:
-    """Name -> [n_atoms] or [n_atoms, k] of the per-atom columns."""
+def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """(name -> [n_atoms] or [n_atoms, k] of the per-atom columns, what was not read)."""
     rows = [line.split() for line in lines]
     fields, start, columns = properties.split(":"), 0, {}
     layout = list(zip(fields[0::3], fields[1::3], map(int, fields[2::3])))
@@ -152,11 +200,23 @@ def _columns(lines: list[str], properties: str) -> dict[str, NDArray[Any]]:
     short = next((row for row in rows if len(row) < width), None)
     if short is not None:
         raise Unusable("unreadable", f"an atom has {len(short)} columns, Properties announces {width}")
+    more = len(rows[0]) - width if rows else 0
+    notes = [f"{more} columns per atom are not read: Properties does not announce them"] if more > 0 else []
     for name, kind, k in layout:
         part = [row[start] for row in rows] if k == 1 else [row[start : start + k] for row in rows]
-        columns[name] = np.array(part, dtype=_KINDS[kind])
+        columns[name] = _converted(part, kind)
         start += k
-    return columns
+    return columns, notes
+
+
+def _converted(part: list[Any], kind: str) -> NDArray[Any]:
+    try:
+        return np.array(part, dtype=_KINDS[kind])
+    except ValueError:
+        if kind != "R":
+            raise
+        texts = np.array(part, dtype=np.str_)  # exponents as Fortran writes them: 1.0D-3
+        return np.char.replace(np.char.replace(texts, "D", "e"), "d", "e").astype(np.float64)
 
 
 def _numbers(symbols: list[str]) -> NDArray[np.int64]:

@@ -29,6 +29,7 @@ from torch import Tensor
 from matscale.plugins.eqv2.charts import Passage
 from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
+from matscale.plugins.eqv2.fast.grid_products import folded, product, product_into
 from matscale.plugins.eqv2.fast.sizes import AtOnce, Shape, keeps_turned
 from matscale.plugins.eqv2.fast.so2 import Convolution
 
@@ -192,10 +193,10 @@ class _Work:
         return g_w
 
     def on_grid(self, name: str, table: Tensor, x: Tensor) -> Tensor:
-        """`table` [P, K] times each of `x` [n, K, H] -> [n, P, H]"""
+        """`table` [P, K] times each of `x` [n, K, H]: values on the grid, in the layout of `product`"""
         if name not in self.buffers:
             self.buffers[name] = self.like.new_empty(self.at_once.grid, table.shape[0], x.shape[2])
-        return torch.bmm(table.expand(x.shape[0], *table.shape), x, out=self.buffers[name][: x.shape[0]])
+        return product(table, folded(x), room=self.buffers[name])
 
     def passage(self, chunk: Chunk) -> Passage | None:
         """Those of its edges whose activation is a mean over both charts: `charts`."""
@@ -217,7 +218,7 @@ class _Work:
         for h, out in zip(hidden.split(self.at_once.grid), curved.split(self.at_once.grid)):
             grid = self.on_grid("grid", self.to_grid, h)
             torch.nn.functional.silu(grid, inplace=True)
-            torch.bmm(from_grid.expand(h.shape[0], *from_grid.shape), grid, out=out)
+            product_into(from_grid, grid, out)
 
     def activate_backward(
         self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor, passage: Passage | None
@@ -240,4 +241,4 @@ class _Work:
             grid = self.on_grid("grid", self.to_grid, h)
             g_grid = self.on_grid("g_grid", self.from_grid[1 : self.n_used].T, g)
             torch.ops.aten.silu_backward.grad_input(g_grid, grid, grad_input=g_grid)
-            torch.bmm(back.expand(h.shape[0], *back.shape), g_grid, out=g_h)
+            product_into(back, g_grid, g_h)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from matscale.plugins.eqv2.blocks import FeedForward
 from matscale.plugins.eqv2.fast.derivative import first_derivative
+from matscale.plugins.eqv2.fast.grid_products import folded, product, product_into
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
 from matscale.plugins.eqv2.fast.sizes import grid_at_once
 from matscale.plugins.eqv2.so3 import SphereGrid
@@ -44,12 +45,12 @@ class Pointwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:
         at_once = grid_at_once(grid.to_grid.shape[0] * x.shape[2], x)
-        to_grid, from_grid = (_repeated(table, at_once, x) for table in (grid.to_grid, grid.from_grid[1:]))
+        to_grid, from_grid = grid.to_grid.to(x.dtype), grid.from_grid[1:].to(x.dtype)
         out = torch.zeros_like(x)
         for c, rest in zip(x.split(at_once), out[:, 1:].split(at_once)):
-            inner = torch.nn.functional.silu(torch.bmm(to_grid[: len(c)], c), inplace=True)
-            outer = torch.nn.functional.silu(inner @ weight.T, inplace=True)
-            rest.copy_(torch.bmm(from_grid[: len(c)], outer))
+            inner = torch.nn.functional.silu(product(to_grid, folded(c)), inplace=True)
+            outer = torch.nn.functional.silu(_mixed(inner, weight.T), inplace=True)
+            product_into(from_grid, outer, rest)
         ctx.grid = grid
         ctx.save_for_backward(x, weight)
         return out
@@ -59,22 +60,21 @@ class Pointwise(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         at_once = grid_at_once(ctx.grid.to_grid.shape[0] * x.shape[2], x)
-        tables = (ctx.grid.to_grid, ctx.grid.from_grid[1:].T, ctx.grid.to_grid.T)
-        to_grid, to_g_grid, from_g_grid = (_repeated(table, at_once, x) for table in tables)
+        to_grid, from_grid = ctx.grid.to_grid.to(x.dtype), ctx.grid.from_grid[1:].to(x.dtype)
         g_x, g_weight = torch.empty_like(x), torch.zeros_like(weight)
         silu_backward = torch.ops.aten.silu_backward
         for c, g_c, g_out in zip(*(part.split(at_once) for part in (x, g_x, g[:, 1:]))):
-            before = torch.bmm(to_grid[: len(c)], c)
+            before = product(to_grid, folded(c))
             inner = torch.nn.functional.silu(before)
-            g_grid = torch.bmm(to_g_grid[: len(c)], g_out)
-            silu_backward.grad_input(g_grid, inner @ weight.T, grad_input=g_grid)
-            g_weight.addmm_(g_grid.flatten(0, 1).T, inner.flatten(0, 1))
-            g_inner = g_grid @ weight
+            g_grid = product(from_grid.T, folded(g_out))
+            silu_backward.grad_input(g_grid, _mixed(inner, weight.T), grad_input=g_grid)
+            g_weight.addmm_(g_grid.reshape(-1, len(weight)).T, inner.reshape(-1, len(weight)))
+            g_inner = _mixed(g_grid, weight)
             silu_backward.grad_input(g_inner, before, grad_input=g_inner)
-            torch.bmm(from_g_grid[: len(c)], g_inner, out=g_c)
+            product_into(to_grid.T, g_inner, g_c)
         return g_x, g_weight, None
 
 
-def _repeated(table: Tensor, n: int, like: Tensor) -> Tensor:
-    """A matrix for each of `n` atoms, without copies: a batched product that would fold them moves more memory."""
-    return table.to(like.dtype).expand(n, -1, -1)
+def _mixed(values: Tensor, weight: Tensor) -> Tensor:
+    """Channels of the values on the grid, in either layout of `product`, times `weight` [H, H]."""
+    return (values.view(-1, len(weight)) @ weight).view_as(values)

@@ -1,0 +1,98 @@
+"""Limits on what is read from outside, so that no file fills the memory or the disk, or takes for ever.
+
+Each is per structure, per file or per archive: files of any size are read, as long as they can be streamed. Change one
+by `--limit NAME=VALUE` where a command reads files, or in Python:
+
+    with using(Limits.parse(["atoms=5M"])):
+        pack(["large.extxyz"], "dataset")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, fields, replace
+
+from matscale.core.errors import ConfigError, did_you_mean
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_UNITS |= {f"{letter}I": 1 << (10 * k) for k, letter in enumerate("KMGTP", start=1)}
+FREE = 256 << 20
+"""Bytes that any compressed file may unpack to, whatever its ratio."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader accepts; every one is a positive whole number."""
+
+    structure: int = 32 << 20
+    """Bytes of one structure as text, JSON or a row of a database: some 300,000 atoms."""
+    atoms: int = 1_000_000
+    """Atoms of one structure."""
+    structures: int = 1_000_000_000
+    """Structures of one file."""
+    memory: int = 4 << 30
+    """Bytes that a process that reads through ASE or LMDB may take besides the file itself."""
+    seconds: int = 600
+    """Processor time [s] that reading one structure through ASE or LMDB may take."""
+    expansion: int = 200
+    """Bytes that a byte of a compressed file or an archive may unpack to, beyond the first 256 MiB."""
+    unpacked: int = 2 * 10**12
+    """Bytes that an archive may unpack to; also no more than the disk has left."""
+    members: int = 1_000_000
+    """Files and folders of an archive."""
+
+    @classmethod
+    def parse(cls, assignments: Iterable[str]) -> Limits:
+        """Limits from texts such as "memory=8GiB" or "atoms=5M". Raises ConfigError with the nearest right name."""
+        known = [field.name for field in fields(cls)]
+        given: dict[str, int] = {}
+        for assignment in assignments:
+            name, equals, text = (part.strip() for part in assignment.partition("="))
+            if not equals or not text:
+                raise ConfigError(f"--limit {assignment}: expected NAME=VALUE, for example --limit memory=8GiB.")
+            if name not in known:
+                raise ConfigError(f"--limit {assignment}: no limit {name!r}. {did_you_mean(name, known)}")
+            given[name] = _number(assignment, text)
+        return replace(cls(), **given)
+
+    def changed(self) -> dict[str, int]:
+        """The limits that differ from the defaults."""
+        default = asdict(Limits())
+        return {name: value for name, value in asdict(self).items() if value != default[name]}
+
+
+def _number(assignment: str, text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,6})?(?:[eE][0-9]{1,2})?)\s*([KMGTP]?I?)B?", text.upper())
+    value = float(match[1]) * _UNITS[match[2]] if match and match[2] in _UNITS else 0.0
+    if not 1 <= value < 2**63:
+        raise ConfigError(f"--limit {assignment}: expected a positive number such as 500, 5M, 8GB or 8GiB.")
+    return int(value)
+
+
+_current: ContextVar[Limits | None] = ContextVar("limits", default=None)
+
+
+def current() -> Limits:
+    """The limits that count now."""
+    return _current.get() or Limits()
+
+
+@contextmanager
+def using(limits: Limits) -> Iterator[None]:
+    """Have `limits` count within the block, in this thread and in the processes that it asks to read."""
+    token = _current.set(limits)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def shown(n_bytes: float) -> str:
+    """A number of bytes for messages: `32 MiB`."""
+    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.4g} {unit}"
+    return f"{n_bytes:.0f} bytes"

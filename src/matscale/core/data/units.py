@@ -1,0 +1,221 @@
+"""Units that a file states for its labels and coordinates, and their conversion to eV and Å.
+
+A unit is a product of known names, as files write it: `kcal/mol/Ang`, `Hartree/Bohr`, `eV/Å^3`, `kJ mol^-1`, `GPa`,
+`eV/atom`. Its dimension has to be that of the label. Factors are those of `ase.units`.
+
+Where a unit is stated (in the metadata of the file or beside the structure, the latter counts first):
+
+| key | meaning |
+|---|---|
+| `_property_unit_dict`, `units`, ... with names | label or key -> unit, as SchNetPack writes |
+| `energy_unit`, `forces_units`, `REF_energy_unit`, ... | unit of one label |
+| `_distance_unit`, `length_unit`, ... | unit of positions and cell |
+| `units` with a text | units of energy and length, `kcal/mol, Angstrom`; forces and stress follow from them |
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from matscale.core.errors import DataError
+
+Dimension = tuple[int, int, int]
+"""Powers of energy, length and number of atoms."""
+DIMENSIONS: dict[str, Dimension] = {
+    "energy": (1, 0, 0),
+    "forces": (1, -1, 0),
+    "stress": (1, -3, 0),
+    "virial": (1, 0, 0),
+    "length": (0, 1, 0),
+}
+INSIDE = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "virial": "eV", "length": "Å"}
+"""Units that matscale computes in."""
+
+_E, _L, _P = (1, 0, 0), (0, 1, 0), (1, -3, 0)
+
+
+@cache
+def _names() -> dict[str, tuple[float, Dimension]]:
+    from ase import units
+
+    energies = {"eV": 1.0, "Hartree": units.Hartree, "Ha": units.Hartree, "Eh": units.Hartree, "E_h": units.Hartree}
+    energies |= {"Rydberg": units.Rydberg, "Ry": units.Rydberg, "cal": units.kcal / 1000, "J": units.kJ / 1000}
+    energies |= {prefix + name: size * energies[name] for name in energies for prefix, size in _PREFIXES.items()}
+    angstroms = ("Å", "A", "Ang", "Angstrom", "Angstroms", "Ångström", "Ångstrom")
+    lengths = dict.fromkeys(angstroms, 1.0) | {"nm": units.nm, "pm": units.nm / 1000}
+    lengths |= dict.fromkeys(("Bohr", "a0", "a_0", "au", "a.u."), units.Bohr)
+    pressures = {"Pa": units.Pascal, "kPa": 1e3 * units.Pascal, "MPa": 1e6 * units.Pascal, "GPa": units.GPa}
+    pressures |= {"bar": units.bar, "kbar": 1e3 * units.bar, "kB": 1e3 * units.bar, "Mbar": 1e6 * units.bar}
+    pressures |= {"atm": 101325 * units.Pascal}
+    known = {"mol": (units.mol, (0, 0, 0)), "atom": (1.0, (0, 0, 1)), "atoms": (1.0, (0, 0, 1))}
+    for sizes, dimension in ((energies, (1, 0, 0)), (lengths, (0, 1, 0)), (pressures, (1, -3, 0))):
+        known |= {name: (size, dimension) for name, size in sizes.items()}
+    return known
+
+
+@cache
+def _in_any_case() -> dict[str, tuple[float, Dimension]]:
+    """Names in lower case, where no two differ by their case alone."""
+    return {name.lower(): value for name, value in _names().items() if name not in ("MPa", "Mbar")}
+
+
+def _known(name: str) -> tuple[float, Dimension] | None:
+    """Factor and dimension of a name; mega is not milli."""
+    is_mega = name.startswith("M") and name.lower() != "mol"
+    return _names().get(name) or (None if is_mega else _in_any_case().get(name.lower()))
+
+
+_PREFIXES = {"m": 1e-3, "k": 1e3}
+_TERM = re.compile(r"\s*([/*])?\s*(a\.u\.|a_?0(?!\d)|E_?h\b|[^\W\d_]+)(?:\s*\^?\s*\{?([-+]?\d+)\}?)?")
+_PLAIN = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−·×", "0123456789--**")
+_ATOMIC = ("au", "a.u.", "a.u", "atomic", "atomic units")
+_UNSTATED = ("", "none", "null", "1")
+
+
+@cache
+def parse(text: str) -> tuple[float, Dimension] | None:
+    """(factor to eV and Å, dimension) of a product of units; None if a part of it is unknown.
+
+    >>> parse("meV/Å^3"), parse("parsec")
+    ((0.001, (1, -3, 0)), None)
+    """
+    rest = re.sub(r"\bper\b", "/", unicodedata.normalize("NFC", text).translate(_PLAIN).replace("**", "^"))
+    rest = re.sub(r"/\s*\(([^()/]*)\)", lambda group: "/" + "/".join(re.split(r"[*\s]+", group[1].strip())), rest)
+    rest = re.sub(r"[()]", " ", rest).strip()
+    factor, dimension, place = 1.0, (0, 0, 0), 0
+    while place < len(rest):
+        term = _TERM.match(rest, place)
+        known = term and _known(term[2])
+        power = int(term[3] or 1) if term else 0
+        if term is None or known is None or not 1 <= abs(power) <= 9:
+            return None
+        power = -power if term[1] == "/" else power
+        factor *= known[0] ** power
+        dimension = tuple(have + power * more for have, more in zip(dimension, known[1]))  # type: ignore[assignment]
+        place = term.end()
+    return (factor, dimension) if rest else None
+
+
+def factor(label: str, unit: str, n_atoms: int = 1) -> float:
+    """Factor that turns a label in `unit` into eV and Å; a unit per atom is multiplied by `n_atoms`.
+
+    Raises DataError with the unit for one that is unknown, or that a label of this kind cannot have.
+
+    >>> factor("forces", "Hartree/Bohr").__round__(4), factor("energy", "eV/atom", n_atoms=8)
+    (51.4221, 8.0)
+    """
+    wanted = DIMENSIONS[label]
+    if unit.strip().lower() in _ATOMIC:
+        return float(_names()["Hartree"][0] ** wanted[0] * _names()["Bohr"][0] ** wanted[1])
+    found = parse(unit)
+    if found is None:
+        raise DataError(f"{label} is in {unit!r}, a unit that matscale does not know. {_SAY.format(label=label)}")
+    if found[1] == (*wanted[:2], -1):
+        return found[0] * n_atoms
+    if found[1] != wanted:
+        raise DataError(f"{label} is in {unit!r}, which is no unit of {label}. {_SAY.format(label=label)}")
+    return found[0]
+
+
+_SAY = (
+    "Write the unit as in kcal/mol, Hartree/Bohr or eV/Å^3: in the file, or with --unit {label}=UNIT, which counts "
+    "more than the file."
+)
+
+_LABEL_WORDS = {
+    "energy": ("energy", "energies"),
+    "forces": ("forces", "force"),
+    "stress": ("stress", "stresses", "pressure"),
+    "virial": ("virial", "virials"),
+    "length": ("length", "distance", "position", "positions", "pos", "cell", "lattice", "coordinates"),
+}
+_LABEL_OF_WORD = {word: label for label, words in _LABEL_WORDS.items() for word in words}
+_UNIT_KEY = re.compile(r"_*(?:(\w+?)_)?(?:property_)?units?(?:_dict)?(?:_(?:of_)?(\w+?))?_*")
+
+
+def stated(*places: Mapping[str, Any]) -> dict[str, str]:
+    """Label, or key of a label in lower case -> unit, as these mappings state it; the later ones count more.
+
+    Text that names an energy and a length at once fills both. Raises DataError for a text that says neither.
+
+    >>> stated({"_property_unit_dict": {"energy": "kcal/mol"}, "_distance_unit": "Ang", "step": 3})
+    {'energy': 'kcal/mol', 'length': 'Ang'}
+    """
+    found: dict[str, str] = {}
+    for place in places:
+        for key, value in place.items():
+            key = str(key).lower()
+            match = _UNIT_KEY.fullmatch(key) if "unit" in key and key != "unit_cell" else None
+            if match is None:
+                continue
+            if isinstance(value, (list, tuple)):
+                value = " ".join(map(str, value))
+            if isinstance(value, Mapping):
+                for name, unit in value.items():
+                    _put(found, str(name), unit)
+            elif (name := (match[1] or match[2])) and name.lower() not in ("property", "all", "default"):
+                _put(found, name, value)
+            elif isinstance(value, str):
+                found |= _of_text(value)
+    return found
+
+
+def _put(found: dict[str, str], name: str, unit: Any) -> None:
+    name = name.lower()
+    if isinstance(unit, str) and unit.strip().lower() not in _UNSTATED:
+        found[_LABEL_OF_WORD.get(name, name)] = unit.strip()
+
+
+def _of_text(text: str) -> dict[str, str]:
+    """Units of energy and length that `units = "kcal/mol, Å"` or a unit style names."""
+    if text.strip().lower() in _UNSTATED:
+        return {}
+    if text.strip().lower() in _ATOMIC:
+        return dict.fromkeys(DIMENSIONS, "a.u.")
+    if text.strip().lower() in ("metal", "ase"):
+        return {"energy": "eV", "length": "Å"}
+    parts = [text] if parse(text) else [part for part in re.split(r"[,;]\s*|\s+and\s+|\s+", text.strip()) if part]
+    found = {}
+    for part in parts:
+        known = parse(part)
+        label = next((name for name, dimension in DIMENSIONS.items() if known and known[1] == dimension), None)
+        if label is None:
+            raise DataError(
+                f"units = {text!r}, which matscale does not understand at {part!r}. Give the units of the labels: "
+                "--unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
+            )
+        found[label] = part
+    return found
+
+
+def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
+    """Unit of the label found under `key`: stated for the key, for the label, or derived; None: nothing says another.
+
+    Raises DataError where the energy or the length is in another unit and nothing says whether this label follows.
+    """
+    kind = "virial" if label == "stress" and "virial" in key.lower() else label
+    for name in (key.lower(), kind, label if kind == "virial" else None):
+        if name is not None and name in units:
+            return units[name]
+    energy, length = units.get("energy"), units.get("length")
+    others = {
+        name: unit for name, unit in (("energy", energy), ("length", length)) if unit and not _is_inside(name, unit)
+    }
+    needed = [name for name, power in zip(("energy", "length"), DIMENSIONS[kind]) if power and name != label]
+    strange = {name: unit for name, unit in others.items() if name in needed}
+    if not strange:
+        return None
+    if kind == "virial" or (energy and length):
+        energy = "Hartree" if energy and energy.lower() in _ATOMIC else energy or "eV"
+        length = "Bohr" if length and length.lower() in _ATOMIC else length
+        return energy + {0: "", -1: f"/{length}", -3: f"/{length}^3"}[DIMENSIONS[kind][1]]
+    said = " and ".join(f"{name} is in {unit!r}" for name, unit in strange.items())
+    raise DataError(f"{said}, and nothing states the unit of {label} ({key}). Say it: --unit {label}=UNIT.")
+
+
+def _is_inside(label: str, unit: str) -> bool:
+    return abs(factor(label, unit) - 1) < 1e-12

@@ -1,0 +1,22 @@
+"""Names that come from outside and become names of files: checked in one place, so that none leaves its folder."""
+
+from __future__ import annotations
+
+LONGEST = 200
+"""Bytes; file systems hold 255, and suffixes are added."""
+_FORBIDDEN = set('/\\:*?"<>|')
+
+
+def file_name(name: str) -> str:
+    """`name`, if it can be the name of one file or folder. Raises ValueError that says why it cannot."""
+    if not name.strip():
+        raise ValueError("it is empty, and becomes the name of a folder")
+    wrong = next((c for c in name if c in _FORBIDDEN or not c.isprintable()), None)
+    if wrong is not None:
+        raise ValueError(f"it contains {wrong!r}, and becomes the name of a folder: use letters, digits, . _ + -")
+    if name.startswith(".") or name != name.strip():
+        raise ValueError("it begins with a dot or has a space at an end, and becomes the name of a folder")
+    n = len(name.encode("utf-8", errors="replace"))
+    if n > LONGEST:
+        raise ValueError(f"it has {n} bytes and becomes the name of a folder, where at most {LONGEST} fit")
+    return name

@@ -1,0 +1,110 @@
+"""JSON and TOML that come from outside: bounded in size and depth, and every fault is an error with a place.
+
+The parsers of Python raise RecursionError for a thousand brackets, ValueError for a number of 5,000 digits, and accept
+half a character ("\\ud800") that no file can hold afterwards. All of that is one kind of error here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import ConfigError, DataError, MatscaleError
+
+MAX_BYTES = 64 << 20
+"""Bytes of a file with settings or a record."""
+MAX_DEPTH = 64
+"""Lists and tables within each other."""
+MAX_INTEGER = 1 << 63
+"""Whole numbers are below: more has no meaning here, and overflows where it is used."""
+
+Error = type[MatscaleError]
+
+
+class Malformed(ValueError):
+    """Text that is no JSON or TOML within the limits; the message says why, without the place."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises Malformed."""
+    return _parsed(text, json.loads)
+
+
+def parse_toml(text: str | bytes) -> dict[str, Any]:
+    """The tables of a TOML text. Raises Malformed."""
+    result: dict[str, Any] = _parsed(text, tomllib.loads)
+    return result
+
+
+def read_json(path: Path, error: Error = DataError, hint: str = "") -> Any:
+    """The value of a JSON file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
+    return _read(path, parse_json, "JSON", error, hint)
+
+
+def read_toml(path: Path, error: Error = ConfigError, hint: str = "") -> dict[str, Any]:
+    """The tables of a TOML file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
+    result: dict[str, Any] = _read(path, parse_toml, "TOML", error, hint)
+    return result
+
+
+def read_bytes(path: Path, error: Error = DataError, most: int = MAX_BYTES) -> bytes:
+    """A file of at most `most` bytes. Raises `error` with the path."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else b"0" * (most + 1)
+    except (OSError, ValueError) as fault:  # ValueError: a name with a NUL byte
+        raise error(f"{path}: cannot be read ({fault}).") from None
+    if len(content) > most:
+        raise error(f"{path}: is larger than {most:,} bytes, more than such a file ever is. Is it another file?")
+    return content
+
+
+def _read(path: Path, parse: Callable[[bytes], Any], form: str, error: Error, hint: str) -> Any:
+    content = read_bytes(path, error)
+    try:
+        return parse(content)
+    except Malformed as fault:
+        raise error(f"{path}: is not valid {form} ({fault}). {hint}".rstrip()) from None
+
+
+def _parsed(text: str | bytes, loads: Callable[[str], Any]) -> Any:
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        value = loads(text)
+    except UnicodeDecodeError as fault:
+        raise Malformed(f"not UTF-8: byte {fault.start} is 0x{fault.object[fault.start]:02x}") from None
+    except RecursionError:
+        raise Malformed(f"nested deeper than {MAX_DEPTH} levels") from None
+    except (ValueError, OverflowError) as fault:  # the parsers' own errors, and integers of thousands of digits
+        raise Malformed(str(fault)[:300]) from None
+    check_plain(value)
+    return value
+
+
+def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
+    """Raises Malformed for what is nested too deep, integers out of range, and text that UTF-8 cannot hold."""
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            raise Malformed(f"nested deeper than {MAX_DEPTH} levels")
+        for item in value.values() if isinstance(value, dict) else value:
+            if not isinstance(item, float):  # most values are
+                check_plain(item, depth - 1)
+        if isinstance(value, dict):
+            for key in value:
+                _check_text(key)
+    elif isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
+        raise Malformed(f"the whole number {str(value)[:12]}... is out of range")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise Malformed(f"half a character in {text[:40]!r}") from None

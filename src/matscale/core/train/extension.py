@@ -1,0 +1,77 @@
+"""A run that goes on with another budget: where its schedule permits, it is as if it had had that budget all along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import ConfigError
+from matscale.core.train import checkpoint
+from matscale.core.train.config import TrainConfig
+from matscale.core.train.record import Kept, Run
+from matscale.core.train.restorable import check_position
+from matscale.core.train.schedule import Budget
+
+
+def continues(kept: Kept, config: TrainConfig) -> bool:
+    """Whether what led to a checkpoint would have been the same with the budget of `config`."""
+    was = kept.config
+    if _limits(was) == _limits(config):
+        return True
+    if was.schedule.kind == "cosine":
+        return False
+    position = kept.state["position"]
+    for one in (was, config):
+        budget = _budget(one, was, kept.state)
+        done = budget.progress(position["step"], position["wall_s"], position["flops"])
+        if done < budget.warmup(one.schedule.warmup):
+            return False
+        if one.schedule.kind == "wsd" and one.schedule.decay and done > 1 - one.schedule.decay + 1e-9:
+            return False
+    return True
+
+
+def _limits(config: TrainConfig) -> dict[str, Any]:
+    """Without that of time, which may be another one in every session."""
+    return {key: value for key, value in config.budget.plain().items() if key != "max_time"}
+
+
+def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Budget:
+    """The steps of epochs are those that the run counted, in proportion."""
+    epochs, counted = config.budget.epochs, state.get("steps_of_epochs")
+    if epochs is None:
+        steps = None
+    elif counted is not None and was.budget.epochs is not None:
+        steps = round(counted * epochs / was.budget.epochs)
+    else:  # an older checkpoint, or one of a run whose epochs were no limit: as many as an epoch had so far
+        steps = round(state["position"]["step"] * epochs / max(state["position"]["epoch"], 1))
+    return Budget.of(config.budget, steps)
+
+
+def check(run: Run, config: TrainConfig) -> None:
+    """Raises ConfigError that says how to train on, if no checkpoint of the run can go on with the budget given."""
+    stories = [kept for step in run.checkpoints() if (kept := _kept(run.checkpoint_folder, step)) is not None]
+    if stories and not any(continues(kept, config) for kept in stories):
+        raise refusal(run, stories[-1].config)
+
+
+def refusal(run: Run, was: TrainConfig) -> ConfigError:
+    given = ", ".join(f"{key} = {value}" for key, value in _limits(was).items())
+    reason = {
+        "cosine": "its learning rate has followed a cosine over that budget",
+        "wsd": "its cooldown has begun, and no checkpoint from before it is left",
+    }.get(was.schedule.kind, "its warm-up would have been another one")
+    return ConfigError(
+        f"{run.path}: cannot go on with another budget than {given}: {reason}. Start a run with its weights instead: "
+        f"matscale train --from {run.path} -o ... with the budget that you want. Runs that are to be extended by "
+        "--resume take --set schedule.kind=constant, or wsd, whose last checkpoint before the cooldown is kept."
+    )
+
+
+def _kept(root: Path, step: int) -> Kept | None:
+    folder = checkpoint.folder_of(root, step)
+    try:
+        check_position(checkpoint.state_of(folder), folder)
+        return Kept.of(folder)
+    except checkpoint.DamagedCheckpoint:
+        return None

@@ -1,0 +1,131 @@
+"""Study files and budgets that ask for too much, or for a place outside their folder: refused by name, at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from matscale.core.config import override
+from matscale.core.data.graph import Graph
+from matscale.core.data.loader import Budget, Loader
+from matscale.core.errors import ConfigError
+from matscale.core.filenames import file_name
+from matscale.core.study.config import Study
+from matscale.core.study.plan import name, plan
+from matscale.core.train import feed
+from matscale.core.train.config import BudgetConfig
+from matscale.core.train.feed import steps_of
+
+
+def study(folder, text):
+    (folder / "study.toml").write_text('architectures = ["fcn"]\n' + text, encoding="utf-8")
+    return Study.read(folder / "study.toml")
+
+
+@pytest.mark.parametrize("given", ["../../x", "/tmp/x", "..", ".", "", " ", "a/b", "a\\\\b", "a\\u0000b", "a\\nb"])
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path, given):
+    with pytest.raises(ConfigError, match=r"study\.toml: name = "):
+        study(tmp_path, f'name = "{given}"')
+
+
+@pytest.mark.parametrize("given", ["first", "my study", "Ångström-1.5", "a+b_c"])
+def test_a_name_as_people_give_them_is_taken(tmp_path, given):
+    assert study(tmp_path, f'name = "{given}"').folder == Path("studies") / given
+
+
+def test_a_name_of_a_thousand_letters_is_refused():
+    with pytest.raises(ValueError, match="at most 200 fit"):
+        file_name("a" * 1000)
+
+
+def test_the_name_of_a_run_fits_in_a_folder():
+    labels = {"architecture": "fcn", "size": "3k", "set": "x" * 5000}
+    assert len(name(labels)) <= 200
+
+
+def test_a_grid_of_a_billion_runs_is_refused_before_it_is_made(tmp_path):
+    grid = "\n".join(f"'optimizer.{key}' = {[k / 1000 for k in range(1, 1001)]}" for key in ("eps", "clip", "ema"))
+    with pytest.raises(ConfigError, match=r"the grid has 1,000,000,000 runs, more than max_runs = 10,000"):
+        plan(study(tmp_path, f"[grid]\n{grid}"))
+
+
+def test_a_ladder_of_a_billion_rungs_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="rungs = 1000000000"):
+        study(tmp_path, 'params = { from = "3k", to = "100k", rungs = 1000000000 }')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 5000 + "]" * 5000,
+        "set = {a = " + "[" * 300 + "]" * 300 + "}",
+        "seeds = " + "9" * 400,
+        "seeds = " + "9" * 5000,
+        "budget = { epochs = " + "9" * 400 + " }",
+        "[set]\n" + ".".join("a" * 500) + " = 1",
+        '[set]\n"' + ".".join("a" * 5000) + '" = 1',
+        'name = "\\ud800"',
+        "seeds = nan",
+        "budget = 1979-05-27",
+        "architectures = 3",
+    ],
+)
+def test_hostile_toml_is_a_config_error_with_the_file(tmp_path, text):
+    (tmp_path / "study.toml").write_text('architectures = ["fcn"]\n' * (not text.startswith("arch")) + text)
+    with pytest.raises(ConfigError, match=r"study|\.\.\.: \d+ levels"):
+        plan(Study.read(tmp_path / "study.toml"))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\x00", b"name = 'a\x00'", b"\xef\xbb\xbfname"])
+def test_bytes_that_are_no_text_are_a_config_error_with_the_file(tmp_path, content):
+    (tmp_path / "study.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"study\.toml"):
+        Study.read(tmp_path / "study.toml")
+
+
+def test_a_setting_of_a_thousand_levels_is_refused():
+    with pytest.raises(ConfigError, match="1000 levels"):
+        override({}, [".".join("a" * 1000) + "=1"])
+    assert override({}, ["a=" + "[" * 5000]) == {"a": "[" * 5000}
+
+
+class Sizes:
+    """A dataset of 100 structures of 1 to 9 atoms."""
+
+    n_atoms = np.random.default_rng(0).integers(1, 10, 100)
+
+    def __len__(self):
+        return 100
+
+    def batch(self, indices, graph=None, dtype=torch.float32):
+        raise AssertionError("no batch is made to count them")
+
+
+def loader(**budget):
+    return Loader(Sizes(), range(100), Graph.none(), Budget(**budget))
+
+
+@pytest.mark.parametrize("budget", [{"structures": 7}, {"atoms": 20}])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_steps_of_epochs_are_counted_exactly(budget, accumulate):
+    batches = loader(**budget)
+    assert steps_of(batches, accumulate, 50) == sum(-(-batches.n_batches(e) // accumulate) for e in range(50))
+
+
+@pytest.mark.parametrize("budget", [{"structures": 7}, {"atoms": 20}])
+def test_a_trillion_epochs_are_planned_at_once(budget, monkeypatch):
+    monkeypatch.setattr(feed, "WALKED", 100 * 40)
+    batches, asked = loader(**budget), []
+    count = batches.n_batches
+    monkeypatch.setattr(batches, "n_batches", lambda epoch: asked.append(epoch) or count(epoch))
+    steps = steps_of(batches, 1, 10**12)
+    assert len(asked) <= 40
+    assert steps == pytest.approx(10**12 * np.mean([count(epoch) for epoch in range(40)]), rel=1e-9)
+
+
+def test_a_budget_of_400_digits_is_refused():
+    with pytest.raises(ConfigError, match="epochs"):
+        BudgetConfig.parse({"epochs": 10**400})

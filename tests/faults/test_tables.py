@@ -1,0 +1,450 @@
+"""Tables as other people write them: the right law, or a refusal that says why; never another number."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import matscale
+from matscale.cli import main
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.scaling.sources import read
+
+SIZES = [int(n) for n in np.round(10 ** np.linspace(6, 9, 7))]
+LOSSES = [round(30 * n**-0.2 * f, 6) for n, f in zip(SIZES, (1.002, 0.998, 1.001, 1.0, 0.999, 1.002, 0.998))]
+STEPS = list(range(100, 1100, 100))
+Rows = list[dict[str, Any]]
+
+
+def curve(final: float) -> list[float]:
+    return [round(final * (1 + 3 * float(np.exp(-step / 150))), 6) for step in STEPS[:-1]] + [final]
+
+
+def log(**ours: Callable[[int, int], Any]) -> Rows:
+    """Ten steps of seven runs; `ours` are further columns, functions of (size, step)."""
+    return [
+        {**{name: of(n, step) for name, of in ours.items()}, "n": n, "val_loss": loss}
+        for n, final in zip(SIZES, LOSSES)
+        for step, loss in zip(STEPS, curve(final))
+    ]
+
+
+def written(path: Path, rows: Rows, by: str = ",") -> Path:
+    lines = [by.join(rows[0]), *(by.join(map(str, row.values())) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def ends(source: Any, **options: Any) -> dict[float, float]:
+    table = read(source, **options).ends()
+    assert len(set(table["n"].tolist())) == len(table)
+    return dict(zip(table["n"].tolist(), table["loss"].tolist()))
+
+
+TRUTH = dict(zip(map(float, SIZES), LOSSES))
+
+# Logs are no tables of runs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "step", ["step", "_step", "global_step", "Global Step", "iteration", "iter", "trainer/global_step", "epoch"]
+)
+@pytest.mark.parametrize("run", ["", "run", "run_id", "run_name", "name", "id", "Name", "ID", "experiment"])
+def test_only_the_last_step_of_a_run_is_a_point(step: str, run: str) -> None:
+    names = {run: lambda n, step: f"r{n}"} if run else {}
+    rows = [{step: row.pop("at"), **row} for row in log(at=lambda n, step: step, **names)]
+    table = read(rows)
+    assert ends(rows) == TRUTH
+    assert any("70 rows with a loss are 7 runs" in note for note in table.notes)
+
+
+def test_a_log_gives_the_law_of_its_ends_in_every_command(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", log(name=lambda n, step: f"r{n}", _step=lambda n, step: step))
+    fit = matscale.fit(path, "power")
+    assert fit.parameters["alpha"] == pytest.approx(0.2, abs=0.002)
+    assert len(fit.table) == 7
+    result = CliRunner().invoke(main, ["fit", str(path), "--law", "power", "--json"])
+    (plain,) = json.loads(result.stdout)
+    assert plain["columns"] == {"n": "n", "loss": "val_loss", "run": "name", "step": "_step"}
+    assert plain["n_runs"] == 7
+    assert any("the last step of each counts" in sentence for sentence in plain["reading"])
+    assert "run = name, step = _step" in result.stderr
+
+
+def test_columns_that_are_constant_along_steps_tell_runs_apart() -> None:
+    rows = [
+        {**row, "lr": lr, "val_loss": row["val_loss"] * (1 if lr == 0.01 else 1.1), "grad_norm": k + lr}
+        for k, row in enumerate(log(step=lambda n, step: step))
+        for lr in (0.01, 0.1)
+    ]
+    table = read(rows).ends()
+    assert len(table) == 14
+    assert sorted(table["loss"][table["loss"] < 1.0001 * max(LOSSES)])[-1] == max(LOSSES)
+    assert any("that share n, lr" in note for note in read(rows).notes)
+
+
+def test_one_name_for_all_runs_is_no_run() -> None:
+    rows = log(experiment=lambda n, step: "scaling", step=lambda n, step: step)
+    assert ends(rows) == TRUTH
+    assert any("experiment is the same in runs of other n" in note for note in read(rows).notes)
+
+
+def test_a_column_that_numbers_the_rows_is_no_run() -> None:
+    rows = [{"id": k, **row} for k, row in enumerate(log(step=lambda n, step: step))]
+    assert ends(rows) == TRUTH
+
+
+@pytest.mark.parametrize("axis", ["tokens", "flops"])
+def test_rows_that_may_be_steps_or_runs_are_refused_with_what_to_say(axis: str) -> None:
+    rows = log(step=lambda n, step: step, **{axis: lambda n, step: step * 1e6})
+    with pytest.raises(DataError, match=r"a log of 7 runs, or 70 runs\?.* --map run=n if those of one n are"):
+        read(rows)
+    assert ends(rows, columns={"run": "n"}) == TRUTH
+
+
+def test_several_losses_at_one_step_without_a_run_are_refused() -> None:
+    rows = log(step=lambda n, step: step)
+    with pytest.raises(DataError, match="Some steps have several losses"):
+        read([*rows, *({**row, "val_loss": 1.1 * row["val_loss"]} for row in rows)])
+
+
+def test_a_curve_without_steps_is_refused() -> None:
+    rows = log(run=lambda n, step: f"r{n}", tokens=lambda n, step: step * 1e6)
+    with pytest.raises(DataError, match="if they are its curve, say --map step=tokens"):
+        read(rows)
+    assert ends(rows, columns={"step": "tokens"}) == TRUTH
+
+
+def test_runs_of_one_row_each_stay_runs() -> None:
+    rows = [{"n": n, "step": 2000, "val_loss": f * loss} for n, loss in TRUTH.items() for f in (1.0, 1.01)]
+    assert len(read(rows).ends()) == 14
+    named = [{"run": f"r{k}", **row} for k, row in enumerate(rows)]
+    assert len(read(named).ends()) == 14
+
+
+def test_a_missing_step_or_run_is_refused_by_row() -> None:
+    rows = log(run=lambda n, step: f"r{n}", step=lambda n, step: step)
+    for key in ("step", "run"):
+        with pytest.raises(DataError, match=rf"row 12: has no {key}"):
+            read([{**row, key: None} if k == 11 else row for k, row in enumerate(rows)])
+
+
+def test_losses_of_training_and_validation_are_not_mixed() -> None:
+    rows = [{**row, "split": s} for row in log(step=lambda n, step: step) for s in ("train", "val")]
+    with pytest.raises(DataError, match="--where 'split=val'"):
+        read(rows)
+    assert ends(rows, where={"split": "val"}) == TRUTH
+
+
+def test_steps_that_a_resumed_run_wrote_again_count_once_and_are_listed() -> None:
+    rows = log(run=lambda n, step: f"r{n}", step=lambda n, step: step)
+    first = [{**row, "val_loss": 1.3 * row["val_loss"]} for row in rows if row["n"] == SIZES[2] and row["step"] > 600]
+    at = next(k for k, row in enumerate(rows) if row["n"] == SIZES[2] and row["step"] == 700)
+    resumed = [*rows[:at], *first, *rows[at:]]
+    assert ends(resumed) == TRUTH
+    reasons = [one.reason for one in read(resumed).excluded]
+    assert len(reasons) == 4
+    assert all("was resumed and wrote step" in reason for reason in reasons)
+
+
+def test_two_runs_under_one_name_are_refused() -> None:
+    rows = log(run=lambda n, step: f"r{n}", step=lambda n, step: step)
+    with pytest.raises(DataError, match=r"both are run 'r1000000' at step 100.*Name each run apart"):
+        read([*rows, *({**row, "val_loss": 1.1 * row["val_loss"]} for row in rows)])
+
+
+# NaN ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["NaN", "nan", ""])
+@pytest.mark.parametrize("ending", [True, False])
+def test_nan_in_training_rows_is_not_divergence(tmp_path: Path, missing: str, ending: bool) -> None:
+    rows: Rows = []
+    for row in log(run=lambda n, step: f"r{n}", step=lambda n, step: step):
+        train = {**row, "step": row["step"] - 50, "train_loss": row["val_loss"], "val_loss": missing}
+        rows += [train, {**row, "train_loss": row["val_loss"]}]
+        if ending and row["step"] == STEPS[-1]:
+            rows.append({**train, "step": row["step"] + 10})
+    keys = ("run", "n", "step", "train_loss", "val_loss")
+    path = written(tmp_path / "t.csv", [{key: row[key] for key in keys} for row in rows])
+    assert ends(path) == TRUTH
+    assert not any("diverged" in one.reason for one in read(path).excluded)
+
+
+@pytest.mark.parametrize("end", [float("nan"), float("inf")])
+def test_a_run_that_ends_without_a_finite_loss_diverged(end: float) -> None:
+    rows = log(run=lambda n, step: f"r{n}", step=lambda n, step: step)
+    bad = [{**row, "val_loss": end} if row["n"] == SIZES[0] and row["step"] > 800 else row for row in rows]
+    assert set(ends(bad)) == set(TRUTH) - {float(SIZES[0])}
+    assert {one.reason for one in read(bad).excluded} == {"its run diverged later", "diverged: its loss is not finite"}
+    middle = [{**row, "val_loss": float("nan")} if row["step"] == 500 else row for row in rows]
+    assert ends(middle) == TRUTH
+
+
+# Columns ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["non_embedding", "N (non-embedding)", "Non-Embedding Params", "params_excl_embeddings", "n_non_emb"]
+)
+def test_parameters_without_embeddings_are_taken_before_all(name: str, tmp_path: Path) -> None:
+    rows = [{"params": 4 * n + 5_000_000, name: n, "loss": loss} for n, loss in TRUTH.items()]
+    fit = matscale.fit(written(tmp_path / "t.csv", rows), "power")
+    assert fit.parameters["alpha"] == pytest.approx(0.2, abs=0.002)
+    assert fit.plain()["columns"]["n"] == name
+    assert f"n = {name} (params is there too)" in fit.plain()["reading"][0]
+    assert set(read(rows, {"n": "params"})["n"]) == {4 * n + 5_000_000 for n in TRUTH}
+
+
+def test_the_validation_loss_is_taken_before_the_training_loss() -> None:
+    rows = [{"n": n, "loss": 0.9 * loss, "eval_loss": loss, "best_val_loss": 0.95 * loss} for n, loss in TRUTH.items()]
+    assert ends(rows) == TRUTH
+
+
+@pytest.mark.parametrize(
+    ("heading", "factor"),
+    [("params (M)", 1e6), ("N [millions]", 1e6), ("params_B", 1e9), ("params (1e3)", 1e3), ("params (B params)", 1e9)],
+)
+def test_units_in_headings_are_converted(heading: str, factor: float) -> None:
+    rows = [{heading: n / factor, "loss (eV/atom)": loss} for n, loss in TRUTH.items()]
+    assert {round(n) for n in ends(rows)} == set(SIZES)
+    assert any(f"{heading} is in units of {factor:g}" in note for note in read(rows).notes)
+
+
+def test_units_that_are_not_known_or_stated_twice_are_refused() -> None:
+    with pytest.raises(DataError, match=r"the unit in 'params \(furlongs\)' is not known"):
+        read([{"params (furlongs)": n, "loss": loss} for n, loss in TRUTH.items()])
+    with pytest.raises(DataError, match="a unit in the cell, and one in the heading"):
+        read([{"params (M)": "20M", "loss": 1.0}])
+    with pytest.raises(DataError, match="states a factor for the loss"):
+        read([{"n": n, "loss (x1e3)": loss} for n, loss in TRUTH.items()])
+
+
+@pytest.mark.parametrize("heading", ["{} - val_loss", "{}/val_loss", "{}_val_loss", "val_loss/{}"])
+def test_a_column_per_run_is_refused_with_a_command_that_melts_it(heading: str, tmp_path: Path) -> None:
+    heads = [f'"{heading.format(f"r{n}")}{end}"' for n in SIZES for end in ("", "__MIN", "__MAX")]
+    heads = heads if " - " in heading else heads[::3]
+    repeats = 3 if " - " in heading else 1
+    lines = [",".join(['"Step"', *heads])]
+    curves = [curve(loss) for loss in LOSSES]
+    for k, step in enumerate(STEPS):
+        lines.append(",".join([str(step), *(f"{c[k]}" for c in curves for _ in range(repeats))]))
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"has a column per run \(r1000000, .*Melt it, then add a column n") as error:
+        read(path)
+    command = shlex.split(str(error.value).partition("each run: ")[2])
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    head, *rows = (tmp_path / "long.csv").read_text().splitlines()
+    long = [f"{head},n", *(f"{row},{row.split(',')[0][1:]}" for row in rows)]
+    (tmp_path / "long.csv").write_text("\n".join(long))
+    assert ends(tmp_path / "long.csv") == TRUTH
+
+
+# Dialects -----------------------------------------------------------------------------------------------------------
+
+
+def grouped(n: int, mark: str) -> str:
+    return f"{n:,}".replace(",", mark)
+
+
+def cells(n: int, loss: float, thousands: str = "", decimal: str = ".") -> tuple[str, str]:
+    return grouped(n, thousands), str(loss).replace(".", decimal)
+
+
+def text(rows: Sequence[Sequence[str]], by: str = ",", head: str = "n{by}loss") -> str:
+    return "\n".join([head.format(by=by), *(by.join(row) for row in rows)]) + "\n"
+
+
+def human(n: int) -> str:
+    return f"{n / 1e6:.9g}M"
+
+
+Written = Callable[[Sequence[tuple[int, float]]], str | bytes]
+DIALECTS: dict[str, Written] = {
+    "plain": lambda t: text([cells(*row) for row in t]),
+    "semicolon": lambda t: text([cells(*row) for row in t], ";"),
+    "blank after comma": lambda t: text([cells(*row) for row in t], ", "),
+    "decimal comma": lambda t: text([cells(*row, decimal=",") for row in t], ";"),
+    "decimal comma in quotes": lambda t: text([(f'"{n}"', f'"{str(loss).replace(".", ",")}"') for n, loss in t]),
+    "Excel in German": lambda t: text([cells(*row, ".", ",") for row in t], ";"),
+    "Excel in German, tabs": lambda t: text([cells(*row, ".", ",") for row in t], "\t"),
+    "sep=": lambda t: "sep=;\n" + text([cells(*row, decimal=",") for row in t], ";"),
+    "thousands": lambda t: text([(f'"{n:,}"', str(loss)) for n, loss in t]),
+    "blanks between thousands": lambda t: text([cells(*row, "\u202f") for row in t]),
+    "apostrophes": lambda t: text([cells(*row, "'") for row in t]),
+    "tab": lambda t: text([cells(*row) for row in t], "\t"),
+    "pipe": lambda t: text([cells(*row) for row in t], "|"),
+    "savetxt": lambda t: text([(f"{n:.18e}", f"{loss:.18e}") for n, loss in t], " ", "# n loss"),
+    "hash": lambda t: "# made by hand\n# " + text([cells(*row) for row in t]),
+    "BOM": lambda t: "\ufeff" + text([cells(*row) for row in t]),
+    "UTF-16": lambda t: text([cells(*row) for row in t], "\t").encode("utf-16"),
+    "UTF-16 without BOM": lambda t: text([cells(*row) for row in t]).encode("utf-16-le"),
+    "human": lambda t: text([(human(n), str(loss)) for n, loss in t], head="params{by}loss"),
+    "human, exponent": lambda t: text([(f"{n:.9e}", f"{loss:.9e}") for n, loss in t]),
+    "trailing commas": lambda t: text([(*cells(*row), "", "") for row in t], head="n,loss,,"),
+    "index of pandas": lambda t: text([(str(k), *cells(*row)) for k, row in enumerate(t)], head="{by}n{by}loss"),
+    "Unnamed": lambda t: text([(str(k), *cells(*row)) for k, row in enumerate(t)], head="Unnamed: 0{by}n{by}loss"),
+    "quoted": lambda t: text([(f'"{n}"', f'"{loss}"') for n, loss in t], head='"n"{by}"loss"'),
+    "formula": lambda t: text([(f'"=""{n}"""', f'"=""{loss}"""') for n, loss in t]),
+    "units": lambda t: text([(f"{n / 1e6:.9g}", str(loss)) for n, loss in t], head="params (M){by}loss [eV]"),
+    "old Mac": lambda t: text([cells(*row) for row in t]).replace("\n", "\r"),
+    "Windows": lambda t: text([cells(*row) for row in t]).replace("\n", "\r\n"),
+    "comments": lambda t: text([cells(*row) for row in t]).replace("\n", "\n# a comment\n", 3),
+    "two ways": lambda t: text([(f'"{n:,}"', str(loss).replace(".", ",")) for n, loss in t], ";"),
+    "decimal comma, commas": lambda t: text([cells(*row, decimal=",") for row in t]),
+}
+SHARP = {"two ways", "decimal comma, commas"}
+"""Those that no reader can understand."""
+
+
+def judged(path: Path, truth: Sequence[tuple[int, float]]) -> str:
+    """`right` or `refused`; anything else is an error."""
+    try:
+        table = read(path)
+    except DataError:
+        return "refused"
+    np.testing.assert_allclose(table["n"], [n for n, _ in truth], rtol=1e-6)
+    np.testing.assert_allclose(table["loss"], [loss for _, loss in truth], rtol=1e-6)
+    return "right"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_table_in_any_dialect_is_read_alike_or_refused(dialect: str, tmp_path: Path) -> None:
+    path, truth = tmp_path / "t.csv", list(zip(SIZES, LOSSES))
+    content = DIALECTS[dialect](truth)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert judged(path, truth) == ("refused" if dialect in SHARP else "right")
+    if judged(path, truth) == "right":
+        assert matscale.fit(path, "power").parameters["alpha"] == pytest.approx(0.2, abs=0.002)
+
+
+def test_a_number_with_two_readings_is_refused_unless_another_cell_decides(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("n;loss\n1,000;4\n3,000;3\n")
+    with pytest.raises(DataError, match=r"row 1: n is '1,000': 1000 or 1\.000\? No other cell says what a comma means"):
+        read(path)
+    for loss, n in (("3.25", 1000), ("3,25", 1)):
+        path.write_text(f"n;loss\n1,000;4\n3,000;{loss}\n")
+        assert read(path)["n"].tolist() == [n, 3 * n]
+
+
+EXAMPLES = int(os.environ.get("MATSCALE_FUZZ", "0")) or 60
+"""Inputs per property; MATSCALE_FUZZ=100000 is the long mode."""
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    dialect=st.sampled_from(sorted(DIALECTS)),
+    a=st.floats(0.05, 5000),
+    alpha=st.floats(0.05, 0.6),
+    decimals=st.integers(1, 6),
+    smallest=st.integers(3, 10**9),
+)
+def test_no_dialect_changes_a_number(
+    tmp_path: Path, dialect: str, a: float, alpha: float, decimals: int, smallest: int
+) -> None:
+    truth = [(n := smallest * 3**k, max(round(a * n**-alpha, decimals), 10.0**-decimals)) for k in range(5)]
+    if any("e" in str(loss) for _, loss in truth):
+        return
+    content = DIALECTS[dialect](truth)
+    path = tmp_path / "t.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    judged(path, truth)
+
+
+def test_json_and_parquet_go_the_same_way(tmp_path: Path) -> None:
+    rows = log(name=lambda n, step: f"r{n}", global_step=lambda n, step: step)
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = [tmp_path / "t.json", tmp_path / "t.jsonl"]
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra tables)")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    for source in (*sources, tmp_path / "t.parquet"):
+        assert ends(source) == TRUTH
+
+
+# Hostile values -----------------------------------------------------------------------------------------------------
+
+GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", GOOD.encode() + b"9000,1.5," + b"x" * 200_000, r"row 3, column 'notes' has 200,000 characters"),
+        ("t.csv", GOOD.encode() + b"9000,1.5,\xff\n", r"no text in UTF-8 \(row 3, column 'notes': byte 0xFF\)"),
+        ("t.csv", GOOD.encode() + b"9000,1.\x005,c\n", r"row 3, column 'loss' holds a NUL"),
+        ("t.csv", GOOD.encode() + b"1" + b"0" * 400 + b",1.5,c\n", r"row 3: n is '1000.*, not a number"),
+        ("t.csv", GOOD.encode() + b"9000,1.5e400,c\n", r"row 3: loss is '1.5e400', not a number"),
+        ("t.csv", GOOD.encode() + b"1e300,1.5,c\n", r"row 3: n is 1e\+300, outside 1e-40 to 1e\+40"),
+        ("t.csv", GOOD.encode() + b"9000,1e-300,c\n", r"row 3: loss is 1e-300, outside"),
+        ("t.csv", GOOD.encode() + b'9000,1.5,"never closed\n8000,1,d\n', r"\(row 3\) is not CSV .*Close every"),
+        ("t.csv", GOOD.encode() + b"9000,1.5,c,,,,7\n", r"row 3: has more cells than the 3 columns"),
+        ("t.csv", GOOD.encode() + b"#9000,1.5,c\n", r"row 3: begins with '#': is it left out on purpose"),
+        ("t.csv", b"1000,3.5\n3000,2.5\n", r"numbers, no names of columns"),
+        ("t.csv", b"\x00" * 500, r"t\.csv"),
+        ("t.csv", b"", r"t\.csv: has no rows"),
+        ("t.csv", b"n loss\n1 2 3\n", r"what separates the columns cannot be told"),
+        ("t.jsonl", b'{"n": 1' + b"0" * 400 + b', "loss": 1}\n', r"row 1: n is 1000.*characters\), not a number"),
+        ("t.jsonl", b'{"n": 1' + b"0" * 5000 + b', "loss": 1}\n', r"line 1 is not JSON"),
+        ("t.jsonl", b'{"n": ' + b"[" * 100_000, r"line 1 is not JSON"),
+        ("t.jsonl", b'{"n": 1, "loss": 2, "run": "\\u0000"}', r"row 1, column 'run' holds a NUL"),
+        ("t.jsonl", b'{"n": 1, "loss": 2, "run": "\\ud800"}', r"row 1, column 'run': half a character"),
+        ("t.jsonl", b'{"n": 1, "n": 5, "loss": 2}', r"line 1 has two values of 'n'"),
+        ("t.jsonl", b'{"n": {"a": 1}, "loss": 2}', r"row 1: n is {'a': 1}, not a number"),
+        ("t.jsonl", b"\xff\xff\n", r"no text in UTF-8 \(line 1: byte 0xFF\)"),
+        ("t.json", b'{"n": [1, 2]}', r"is no list of objects.*orient='records'"),
+    ],
+)
+def test_a_hostile_value_is_an_error_with_its_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / name)
+
+
+LEDGER = {"identity": "a", "role": "run", "status": "completed", "non_embedding": 10, "train": 5, "flops": 1.0}
+LEDGER |= {"structures": 5, "last_loss": 1.0, "architecture": "m", "seed": 0, "path": "r", "steps": 3}
+
+
+@pytest.mark.parametrize("change", [{"path": 5}, {"role": None}, {"flops": None, "flops_before": 1}, {"seed": [1]}])
+def test_a_ledger_with_values_of_other_types_is_read(change: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text(json.dumps({**LEDGER, **change}))
+    assert len(read(tmp_path / "runs.jsonl")) == 1
+
+
+@settings(max_examples=2 * EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    position=st.integers(0, 200),
+    inserted=st.one_of(
+        st.binary(max_size=12), st.sampled_from([b'"', b",", b";", b"\n", b"#", b"1e999", b"-", b"nan"])
+    ),
+    suffix=st.sampled_from([".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"]),
+)
+def test_a_damaged_table_never_ends_in_another_error(
+    tmp_path: Path, position: int, inserted: bytes, suffix: str
+) -> None:
+    rows = log(run=lambda n, step: f"r{n}", step=lambda n, step: step)[:8]
+    content = "\n".join(map(json.dumps, rows)) if "json" in suffix else ""
+    path = written(tmp_path / f"t{suffix}", rows, "\t" if suffix == ".tsv" else ",")
+    data = content.encode() if content else path.read_bytes()
+    path.write_bytes(data[:position] + inserted + data[position:])
+    try:
+        table = read(path)
+    except (DataError, ConfigError):
+        return
+    assert np.isfinite(table["loss"]).all()

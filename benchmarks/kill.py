@@ -1,114 +1,104 @@
-"""Kill a training run at random moments, resume it each time, and compare it with one that was never touched.
+"""Kill every kind of work that writes at chosen points of its writing, start it again, and compare with unbroken work.
 
-    OMP_NUM_THREADS=1 python benchmarks/kill.py --kills 200
+    OMP_NUM_THREADS=1 python benchmarks/kill.py --kills 1000
 
-Each child trains the tiny model of tests/core/train for a random time and is then ended with SIGKILL, be it in a step,
-in a validation or in the middle of writing a checkpoint. After every kill the run must be readable and must have lost
-nothing that was complete. When enough kills are done, the last child trains to the end: its metrics and weights must be
-those of the unbroken run, bit for bit. Exit code 1, with what differs, if they are not.
+The victims are those of tests/kills.py: training, packing, making, edge caches, sweeps, predictions, exports, imports,
+reports. Each works in a fork of this process, which counts its operations on the disk; a fork is ended with SIGKILL
+before, amid or after one of them (MATSCALE_FAULT, see matscale.core.files). After every kill nothing half-written may
+be taken for whole and nothing complete be lost; the same command again must succeed, give the same bytes or numbers,
+and leave nothing over. All writes are hit amid their bytes, and other points as often as --kills allows. Exit code 1
+if that does not hold once.
+
+Then training is killed again and again in one folder, each time a random number of points further, until it is
+complete; this --walks times. A folder on a RAM disk (TMPDIR=/dev/shm) spares the time of flushing.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-import warnings
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import torch
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "tests")]
+import kills  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "core" / "train"))
-import tiny
-
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.record import CONFIG, TIMINGS, Run
-from matscale.core.train.session import train
-
-STEPS_PER_KILL = 4
+INSIDE = {"after open", "before write", "amid write", "after write", "before fsync", "after fsync", "before rename"}
+"""Points between the opening of a file and the moment at which it has its name."""
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--kills", type=int, default=200)
+    options.add_argument("--kills", type=int, default=1000)
+    options.add_argument("--walks", type=int, default=3)
     options.add_argument("--seed", type=int, default=0)
     arguments = options.parse_args()
-    torch.set_num_threads(1)
+    chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        return _compare(Path(folder), arguments.kills, random.Random(arguments.seed))
+        return 1 if _all(Path(folder), kills.shelved(Path(folder)), arguments, chance) else 0
 
 
-def _compare(folder: Path, kills: int, chance: random.Random) -> int:
-    data = tiny.make_dataset(folder / "data").path
-    steps = max(60, 2 * STEPS_PER_KILL * kills)  # twice what is likely to be needed: how fast a machine is varies
-    every = ("checkpoint.every=2", "log_every=1", "evaluation.every=5")
-    config = tiny.configured(data, f"budget.steps={steps}", *every)
-    began = time.perf_counter()
-    unbroken = train(config, folder / "unbroken", architecture=tiny.architecture())
-    per_step = (time.perf_counter() - began) / steps
-    done, in_save, last = 0, 0, 0
-    while done < kills:
-        child = _child(config, folder / "run")
-        slept = chance.uniform(0.0, 0.1 + 2 * STEPS_PER_KILL * per_step)
-        time.sleep(slept)
-        os.kill(child, signal.SIGKILL)
-        killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        if not killed:
-            break  # it had come to its end: the machine became much faster meanwhile
-        done += 1
-        in_save += bool(list((folder / "run" / "checkpoints").glob(f".*partial-{child}*")))
-        if (folder / "run" / CONFIG).exists():
-            now = Run.open(folder / "run").last or 0
-            if now > last:  # a machine that became faster would use up all steps before the last kill
-                per_step = min(per_step, slept / (now - last))
-            last = now
-    status = os.waitpid(_child(config, folder / "run"), 0)[1]
-    if status != 0:
-        print(f"the last session ended with status {status}")
-        return 1
-    difference = _difference(Run.open(folder / "run"), unbroken)
-    print(f"{done} kills over {steps} steps, {in_save} amid a checkpoint: {difference or 'equal to the unbroken run'}")
-    return 1 if difference or 2 * done < kills else 0
+def _all(folder: Path, victims: dict[str, kills.Victim], arguments: argparse.Namespace, chance: random.Random) -> int:
+    """Number of kills that something did not survive."""
+    failed = 0
+    points = {name: kills.points(victim, folder / f"whole-{name}") for name, victim in victims.items()}
+    places = [(name, k) for name, found in points.items() for k in range(len(found))]
+    amid = [(name, k) for name, k in places if points[name][k] == "amid write"]
+    others = [place for place in places if place not in set(amid)]
+    chosen = amid + chance.sample(others, min(max(arguments.kills - len(amid), 0), len(others)))
+    done: Counter[tuple[str, str]] = Counter()
+    for name, victim in victims.items():
+        began, whole = time.perf_counter(), victim.contents(folder / f"whole-{name}")
+        for k in sorted(k for other, k in chosen if other == name):
+            place = folder / "victim"
+            try:
+                kills.kill_at(victim, place, k + 1, whole)
+            except Exception as error:
+                failed += 1
+                print(f"FAILED: {name}, {points[name][k]}: {type(error).__name__}: {str(error)[:1000]}", flush=True)
+            shutil.rmtree(place)
+            done[name, points[name][k]] += 1
+        print(f"{_line(name, done)} of {len(points[name])} points; {time.perf_counter() - began:.0f} s", flush=True)
+    for _ in range(arguments.walks):
+        _walk(folder, victims["train"], points["train"], chance, done)
+    print(_line("train", done), "with walks")
+    total, inside = sum(done.values()), sum(n for (_, kind), n in done.items() if kind in INSIDE)
+    outcome = f"{failed} not survived" if failed else "all survived"
+    print(
+        f"{total} kills, {inside} inside the writing of a file, {_count(done, 'amid write')} amid its bytes: {outcome}"
+    )
+    return failed
 
 
-def _child(config: TrainConfig, path: Path) -> int:
-    """Train in a forked process, which has everything imported already; returns its id."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a damaged checkpoint would be one that a kill had made
-            train(config, path, resume=(path / CONFIG).exists(), architecture=tiny.architecture())
-        os._exit(0)
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        os._exit(1)
+def _walk(folder: Path, victim: kills.Victim, points: list[str], chance: random.Random, done: Counter) -> None:
+    """Kill one training again and again until it is through."""
+    place = folder / "walk"
+    place.mkdir()
+    while True:
+        status, said = kills.forked(victim, place, **{kills.FAULT: f"kill@{chance.randint(1, len(points) // 3)}"})
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, said
+        victim.contents(place)
+        done["train", "in a walk"] += 1
+    assert victim.contents(place) == victim.contents(folder / "whole-train"), "a walk: another result"
+    assert not kills.left_over(place), f"a walk: left over: {kills.left_over(place)}"
+    shutil.rmtree(place)
 
 
-def _difference(run: Run, other: Run) -> str:
-    ours, theirs = _numbers(run), _numbers(other)
-    if ours != theirs:
-        k = next((k for k, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-        return f"rows differ from row {k} on ({len(ours)} and {len(theirs)} rows)"
-    if list(run.samples) != list(other.samples):
-        return "stored predictions differ"
-    states = [checkpoint.load(checkpoint.folder_of(r.checkpoint_folder, r.last or 0)) for r in (run, other)]
-    for name in ("model", "ema", "optimizer"):
-        mine, yours = (getattr(state, name) for state in states)
-        if mine.keys() != yours.keys() or not all(torch.equal(mine[k], yours[k]) for k in mine):
-            return f"{name} differs"
-    return ""
+def _line(name: str, done: Counter) -> str:
+    mine = Counter({kind: n for (other, kind), n in done.items() if other == name})
+    inside = sum(n for kind, n in mine.items() if kind in INSIDE)
+    return f"{name:8} {sum(mine.values()):5} kills, {inside:4} inside a write, {mine['amid write']:3} amid its bytes"
 
 
-def _numbers(run: Run) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in run.metrics()]
+def _count(done: Counter, kind: str) -> int:
+    return sum(n for (_, other), n in done.items() if other == kind)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None
         click.echo(f"No split: {error}", err=True)
     if html is not None:
         from matscale.core.data.figure import figure
+        from matscale.core.files import write_text
 
-        html.write_text(figure(str(opened.path), tables), encoding="utf-8")
+        write_text(html, figure(str(opened.path), tables))
         click.echo(f"figure: {html}", err=True)
     if as_json:
         elements = opened.manifest.elements

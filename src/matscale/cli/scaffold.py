@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 from collections.abc import Collection
 from importlib.resources import files
@@ -10,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from matscale.core.errors import ConfigError
+from matscale.core.files import make_folder, replacing_folder, write_text
 from matscale.version import API_VERSION, __version__
 
 FILES = {
@@ -41,21 +43,18 @@ def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
 
 
 def write(folder: Path, values: dict[str, str]) -> list[Path]:
-    """Write the package into a folder that must not exist. Raises ConfigError if it does or cannot be made."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise ConfigError(
-            f"{folder} exists already: nothing was written. Remove it, or name another folder with -o."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{folder}: the folder cannot be made ({error}). Name another with -o.") from None
+    """Write the package into a folder that must not exist. Raises ConfigError if it does, DiskError if it cannot be
+    made."""
+    if os.path.lexists(folder):
+        raise ConfigError(f"{folder} exists already: nothing was written. Remove it, or name another folder with -o.")
+    make_folder(folder.parent)
     written = []
-    for target, source in FILES.items():
-        path = folder / Template(target).substitute(values)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(_filled(source, values), encoding="utf-8")
-        written.append(path)
+    with replacing_folder(folder) as building:
+        for target, source in FILES.items():
+            path = Path(Template(target).substitute(values))
+            make_folder((building / path).parent)
+            write_text(building / path, _filled(source, values))
+            written.append(folder / path)
     return written
 
 

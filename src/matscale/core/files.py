@@ -1,44 +1,358 @@
-"""Files that survive a kill: written under a temporary name, flushed to the disk, renamed, the folder flushed too.
+"""The one path by which files and folders are written: whole or not at all, errors in one sentence, faults on request.
 
-A rename without these flushes can leave empty files after a power cut on common file systems.
+A file is made under a temporary name, flushed to the disk, renamed, and its folder is flushed too: without these
+flushes a power cut can leave empty files on common file systems. Its mode is the umask's.
+
+The temporary name, `.NAME.partial-HOST-PID`, says who is writing. What a dead process left is deleted by the next one
+that writes into the folder (`sweep_up`): if it was of this host and no process has its number, or wherever it was from
+if the caller holds the lock of the folder. A PID says nothing about another host of a shared file system.
+
+For tests only, the environment places faults. Every operation has a fault point before and after it, a write one more
+after half of its bytes; they are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the process with
+SIGKILL at point 137, `enospc@137` (or any other name of an errno) has the operation fail there, `enospc@137+` there and
+from there on, as on a disk that stays full. `MATSCALE_FAULT_COUNT=FILE` appends a line per point to FILE.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
-from collections.abc import Callable
+import re
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from matscale.core.errors import MatscaleError
 
 TEMPORARY = ".partial"
 """In the name of everything that is not yet what it is going to be."""
+FAULT, FAULT_COUNT = "MATSCALE_FAULT", "MATSCALE_FAULT_COUNT"
+BLOCK = 1 << 20
+"""Bytes of a write, at most."""
+
+_LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}-(?:(?P<host>.+)-)?(?P<pid>\d+)")
+_HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64] or "localhost"
+
+_FULL = "Free space on that disk, or choose a folder on another"
+_FORBIDDEN = "Choose a folder that you may write to, or mend its permissions"
+_GONE = "See that the folder is there and that nothing else has its name, or choose another"
+_BROKEN = "The disk, or the network that it is reached by, has a fault: see the system's log, or choose another disk"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "Your quota is used up: delete something, have it raised, or choose a folder on another disk",
+    errno.EFBIG: "A limit forbids a file of this size (`ulimit -f`, or the file system's own): raise it",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "The disk is mounted read-only: choose a folder on another",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ENOENT: _GONE,
+    errno.ENOTDIR: _GONE,
+    errno.EEXIST: _GONE,
+    errno.EISDIR: "A folder has this name: choose another",
+    errno.EMFILE: "Too many files are open: raise the limit (`ulimit -n`)",
+    errno.ENFILE: "Too many files are open on this machine: close some",
+    errno.EIO: _BROKEN,
+    errno.ESTALE: _BROKEN,
+}
 
 
-def flush(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+class DiskError(MatscaleError):
+    """A file or a folder could not be written; what was there before is as it was."""
+
+    errno: int | None = None
+
+    @classmethod
+    def of(cls, path: Path | str, error: OSError) -> DiskError:
+        """What `error` means for `path`, in a sentence."""
+        advice = _ADVICE.get(error.errno or 0, "Mend that, or choose another folder")
+        found = cls(f"{path}: cannot be written ({error.strerror or error}). {advice}; then run the same again.")
+        found.errno = error.errno
+        return found
+
+    def told(self, more: str) -> DiskError:
+        """The same with a further sentence."""
+        found = DiskError(f"{self} {more}")
+        found.errno = self.errno
+        return found
+
+
+# Faults ---------------------------------------------------------------------------------------------------------------
+
+_reached = 0
+
+
+def _due(what: str, path: Path | str) -> bool:
+    """Whether a fault is to happen at this point, the next one of this process."""
+    wanted, listed = os.environ.get(FAULT), os.environ.get(FAULT_COUNT)
+    if wanted is None and listed is None:
+        return False
+    global _reached
+    _reached += 1
+    if listed is not None:
+        with open(listed, "a", encoding="utf-8") as file:
+            file.write(f"{_reached} {what} {path}\n")
+    _, _, place = (wanted or "").partition("@")
+    return bool(place) and (_reached >= int(place[:-1]) if place.endswith("+") else _reached == int(place))
+
+
+def _fail() -> None:
+    kind = os.environ[FAULT].partition("@")[0]
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    number = getattr(errno, kind.upper())
+    raise OSError(number, os.strerror(number))
+
+
+@contextmanager
+def _operation(what: str, path: Path | str) -> Iterator[None]:
+    """One operation on the disk between its two fault points. Raises DiskError that names `path`."""
     try:
+        if _due(f"before {what}", path):
+            _fail()
+        yield
+        if _due(f"after {what}", path):
+            _fail()
+    except OSError as error:
+        raise DiskError.of(path, error) from error
+
+
+# Operations -----------------------------------------------------------------------------------------------------------
+
+
+class _Raw(io.FileIO):
+    """An open file whose errors name `target`, what the file is going to be."""
+
+    def __init__(self, descriptor: int, target: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self.target = target
+
+    def write(self, data: Any) -> int:
+        with _operation("write", self.target):
+            block = memoryview(data).cast("B")[:BLOCK]
+            if _due("amid write", self.target):
+                super().write(block[: len(block) // 2])
+                _fail()
+            return super().write(block)
+
+
+def _open(path: Path, flags: int, target: Path) -> _Raw:
+    with _operation("open", target):
+        return _Raw(os.open(path, flags | os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), target)
+
+
+def open_lock(path: Path) -> int:
+    """Descriptor of a file to lock, which is made if need be. Raises DiskError."""
+    with _operation("open", path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def _fsync(descriptor: int, path: Path) -> None:
+    with _operation("fsync", path):
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` make the file under a temporary name, then put it in place in one move."""
-    temporary = path.with_name(f".{path.name}{TEMPORARY}-{os.getpid()}")
+def _flush_folder(path: Path) -> None:
+    with _operation("fsync_folder", path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there. Raises DiskError."""
+    if not path.is_dir():
+        with _operation("mkdir", path):
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file or a folder another name in the same folder, on the disk too. Raises DiskError."""
+    with _operation("rename", target):
+        os.rename(source, target)
+    _flush_folder(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there; a folder is renamed first, so that no half of it stays under its name.
+    Raises DiskError."""
+    if not path.is_dir() or path.is_symlink():
+        with _operation("unlink", path):
+            path.unlink(missing_ok=True)
+        return
+    doomed = path
+    if not _LEFT.fullmatch(path.name):
+        doomed = _temporary(path.with_name(f"{path.name}.old"))
+        with _operation("rename", path):
+            os.rename(path, doomed)
+    with _operation("unlink", path):
+        shutil.rmtree(doomed)
+
+
+# What a dead process left ---------------------------------------------------------------------------------------------
+
+_mine: set[Path] = set()
+"""Temporary names in use by this process (or by the one that it was forked from, with another number in them)."""
+_swept: set[tuple[int, Path]] = set()
+
+
+def _temporary(path: Path) -> Path:
+    """A temporary name beside `path`; the first one in a folder has what dead processes left there swept up."""
+    folder = path.parent.absolute()
+    if (os.getpid(), folder) not in _swept:
+        _swept.add((os.getpid(), folder))
+        sweep_up(folder)
+    name = path.name if len(os.fsencode(path.name)) <= 128 else sha256(os.fsencode(path.name)).hexdigest()
+    temporary = folder / f".{name}{TEMPORARY}-{_HOST}-{os.getpid()}"
+    _mine.add(temporary)
+    return temporary
+
+
+def sweep_up(folder: Path, *, alone: bool = False) -> None:
+    """Delete the files and folders that dead processes left half-written in `folder`.
+
+    `alone`: the caller holds the lock of the folder, so that what comes from other hosts is left over too.
+    """
+    with suppress(OSError, DiskError):  # a folder that is not there, or not ours to change: the next write will say so
+        for path in [Path(entry) for entry in os.scandir(folder)]:
+            match = _LEFT.fullmatch(path.name)
+            if match and path.absolute() not in _mine and (alone or _is_dead(match["host"], int(match["pid"]))):
+                remove(path)
+
+
+def _is_dead(host: str | None, pid: int) -> bool:
+    if host not in (None, _HOST):
+        return False
+    if pid == os.getpid():  # numbers come again, above all in containers: what is ours is in `_mine`
+        return True
     try:
-        write(temporary)
-        flush(temporary)
-        os.replace(temporary, path)
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+# Whole or not at all --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Raises DiskError. A device or a pipe is refused: the file would take its name, and no device be left.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DiskError(f"{path}: is not a plain file, but a device or a pipe. Choose the name of a file.")
+    temporary = _temporary(path)
+    try:
+        raw = _open(temporary, os.O_EXCL, path)
+        try:
+            file = io.BufferedWriter(raw, BLOCK)
+            yield file
+            file.flush()
+            _fsync(raw.fileno(), path)
+        finally:
+            raw.close()  # before the buffer, which would try once more to write what it holds
+        rename(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    flush(path.parent)
+        _discard(temporary)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `path`, and of what is there, when the block ends well; else it vanishes.
+
+    The files in it are to be written by this module. Raises DiskError.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        with _operation("mkdir", path):
+            temporary.mkdir()
+        yield temporary
+        _flush_folder(temporary)
+        if path.exists():
+            remove(path)
+        rename(temporary, path)
+    finally:
+        _discard(temporary)
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A folder for a moment, among the system's temporary ones, that only this user can read. Raises DiskError."""
+    temporary = _temporary(Path(tempfile.gettempdir()) / f"matscale-{name}")
+    try:
+        with _operation("mkdir", temporary):
+            temporary.mkdir(mode=0o700)
+        yield temporary
+    finally:
+        _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    """Delete what did not come to be; there is nothing to delete if it did."""
+    with suppress(OSError):  # it stays for `sweep_up`; what went wrong before is what matters
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+    _mine.discard(temporary)
+
+
+@contextmanager
+def appending(path: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to append to, unbuffered; flushed to the disk when the block ends well.
+
+    If the disk refuses, what was appended is taken back, unless `keep`. Raises DiskError.
+    """
+    raw = _open(path, os.O_APPEND, path)
+    try:
+        size = os.fstat(raw.fileno()).st_size
+        try:
+            yield raw
+            _fsync(raw.fileno(), path)
+        except DiskError:
+            if not keep:
+                with suppress(OSError):
+                    os.ftruncate(raw.fileno(), size)
+            raise
+    finally:
+        raw.close()
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
+    """Replace a file by these blocks, one after another."""
+    with replacing(path) as file:
+        for block in blocks:
+            file.write(block)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file."""
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_blocks(path, [text.encode("utf-8")])
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file; it is on the disk when this returns."""
+    with appending(path) as file:
+        write_all(file, text.encode("utf-8"))
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write to an unbuffered file, which may take less at once than it is given."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import lzma
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from matscale.core.data.formats import read_atoms
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure, full_to_voigt
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
+from matscale.core.files import make_folder, replacing
 from matscale.core.potential import Potential
 
 LABELS = ("energy", "forces", "stress")
@@ -196,13 +197,14 @@ def _replacing(target: Path) -> Iterator[TextIO]:
         raise ConfigError(
             f"{target}: predictions are written as extxyz. Use a name that ends in {', '.join(SUFFIXES)}."
         )
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
-    opener = openers.get(target.suffix, open)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with opener(temporary, "wt", encoding="utf-8") as file:
-            yield file
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(target.parent)
+    with replacing(target) as file, ExitStack() as stack:
+        packed: Any = file
+        if target.suffix == ".gz":  # without name and time: equal predictions are equal files
+            packed = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        elif target.suffix == ".xz":
+            packed = stack.enter_context(lzma.open(file, "wb"))
+        text = io.TextIOWrapper(packed, encoding="utf-8")
+        yield text
+        text.flush()
+        text.detach()

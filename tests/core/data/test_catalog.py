@@ -13,6 +13,7 @@ from matscale.core.data import cache, catalog
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.recipe import Recipe
 from matscale.core.errors import DataError
+from matscale.core.files import DiskError
 
 SMALL = Recipe(n=4, per_parent=4, max_atoms=4, elements=("Cu", "Ni"))
 
@@ -38,9 +39,11 @@ def test_the_embedded_dataset_is_made_once_and_then_found(small):
 
 def test_what_a_killed_process_left_is_cleared_away(small):
     left = catalog.resolve("emt")
-    left.rename(small / f".{left.name}.12345.making")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left.rename(small / f".{left.name}.partial-{ended.pid}")
     assert catalog.resolve("emt") == left
-    assert not list(small.glob("*.making"))
+    assert not list(small.glob("*.partial*"))
 
 
 def test_another_recipe_is_another_folder(small, monkeypatch):
@@ -114,7 +117,7 @@ def test_a_killed_holder_leaves_no_lock_behind(tmp_path):
 
 def test_a_cache_that_cannot_be_written_says_which_variable_to_set(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="Set MATSCALE_CACHE"), cache.lock(tmp_path / "file" / "thing"):
+    with pytest.raises(DiskError, match="set MATSCALE_CACHE"), cache.lock(tmp_path / "file" / "thing"):
         pass
 
 

@@ -19,6 +19,7 @@ from matscale.core.data.graph_cache import build_cache, open_cache
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.data.packed import PackedDataset
 from matscale.core.errors import DataError
+from matscale.core.files import DiskError
 
 GRAPHS = [Graph.radius(5.0), Graph.nearest(8.0, 5), Graph.nearest(8.0, 5, strict=False)]
 MANY_SHARDS = {"piece_bytes": 3000, "shard_bytes": 8000}
@@ -221,7 +222,7 @@ def test_a_graph_without_edges_has_no_cache(dataset):
 
 def test_a_dataset_that_cannot_be_written_to_says_what_to_do(dataset):
     (dataset.path / "graphs").write_text("in the way")
-    with pytest.raises(DataError, match=r"radius-5: edges cannot be kept there .* data\.cache_graphs=false"):
+    with pytest.raises(DiskError, match=r"radius-5: cannot be written .* data\.cache_graphs=false"):
         build_cache(dataset, Graph.radius(5.0))
 
 

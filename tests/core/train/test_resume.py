@@ -66,6 +66,19 @@ def test_a_stopped_run_resumes_bit_for_bit(unbroken: Run, data: Path, tmp_path: 
     assert_same(Run.open(tmp_path / "run"), unbroken)
 
 
+def test_a_run_killed_before_its_last_checkpoint_had_its_name_names_it_when_it_goes_on(
+    unbroken: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(unbroken.path, path)
+    last, best = (checkpoint.pointer(path / "checkpoints", name) for name in ("last", "best"))
+    (path / "checkpoints" / "last").write_text(f"{Run.open(path).checkpoints()[-2]}\n")
+    (path / "checkpoints" / "best").unlink()
+    Run.open(path).update({"status": "running"})
+    train(unbroken.config, path, resume=True, architecture=tiny.architecture(unbroken.config.architecture.name))
+    assert [checkpoint.pointer(path / "checkpoints", name) for name in ("last", "best")] == [last, best]
+
+
 class FailAt(Progress):
     """Breaks off at the end of a run, after a row was written and before the last checkpoint."""
 

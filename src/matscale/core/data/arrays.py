@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.files import replace_file
+from matscale.core.files import replacing
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -54,14 +54,10 @@ def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> s
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            for block in _blocks(text, columns, names, dtypes):
-                digest.update(block)
-                file.write(block)
-
-    replace_file(path, write)
+    with replacing(path) as file:
+        for block in _blocks(text, columns, names, dtypes):
+            digest.update(block)
+            file.write(block)
     return digest.hexdigest()
 
 

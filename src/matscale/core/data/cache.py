@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from matscale.core.errors import DataError
+from matscale.core.files import DiskError, make_folder, open_lock
 
 VARIABLE = "MATSCALE_CACHE"
 """Environment: the folder for datasets that are made or downloaded by name."""
@@ -33,10 +34,10 @@ def lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None
     """
     file = path.with_name(f".{path.name}.lock")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be written ({error}). Set {VARIABLE} to a folder that can.") from None
+        make_folder(file.parent)
+        descriptor = open_lock(file)
+    except DiskError as error:
+        raise error.told(f"Or set {VARIABLE} to a folder that can be written to.") from None
     try:
         if not _try(descriptor, file):
             if waiting is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from matscale.core.data.manifest import FILE, FORMAT_VERSION
 from matscale.core.data.recipe import Recipe
 from matscale.core.data.stages import Stages, silent
 from matscale.core.errors import DataError, did_you_mean
+from matscale.core.files import sweep_up
 from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}
@@ -56,8 +56,7 @@ def embedded(name: str, stages: Stages = silent) -> Path:
         return path
     with cache.lock(path, lambda: stages(f"Waiting for another process that makes the dataset {name!r}", 0, 0)):
         if not (path / FILE).is_file():
-            for left in path.parent.glob(f".{path.name}.*.making"):  # of a process that was killed
-                shutil.rmtree(left)
+            sweep_up(path.parent)
             progress = partial(stages, f"Making the dataset {name!r}")
             make(recipe, labeler, path, workers=min(8, usable_cores()), progress=progress)
     return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import logging
+import hashlib
 import shutil
 import tarfile
 import time
@@ -14,6 +14,16 @@ from typing import Any
 
 from matscale.core.data.limits import FREE, current, shown
 from matscale.core.errors import DataError
+from matscale.core.files import (
+    DiskError,
+    appending,
+    make_folder,
+    remove,
+    rename,
+    replacing_folder,
+    write_all,
+    write_text,
+)
 
 Progress = Callable[[int, int], None]
 """(bytes here, bytes in all; 0 if the server does not say)"""
@@ -35,34 +45,36 @@ def retrieve(url: str, path: Path, sha256: str | None = None, progress: Progress
 
     What has arrived waits in `<path>.part`: a later call goes on from there.
     """
-    import pooch
-
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # it would announce the checksum of every file without a published one
-    try:
-        fetched = pooch.retrieve(
-            url,
-            known_hash=None if sha256 is None else f"sha256:{sha256}",
-            fname=path.name,
-            path=path.parent,
-            downloader=Resuming(path.with_name(path.name + ".part"), progress),
+    if path.is_file() and (sha256 is None or digest_of(path) == sha256):
+        return path
+    make_folder(path.parent)
+    part = path.with_name(path.name + ".part")
+    Resuming(part, progress)(url)
+    found = None if sha256 is None else digest_of(part)
+    if found != sha256:
+        remove(part)
+        raise DataError(
+            f"{url}: is not the published file (its SHA-256 is {found}, not {sha256}). Try again; if it stays so, "
+            "report it."
         )
-    except ValueError as error:  # pooch's word for a wrong checksum
-        raise DataError(f"{url}: is not the published file ({error}). Try again; if it stays so, report it.") from None
-    finally:
-        logger.setLevel(level)
-    return Path(fetched)
+    rename(part, path)
+    return path
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Resuming:
-    """A downloader for pooch that asks for the rest (HTTP Range) as long as the rest belongs to the same file."""
+    """A downloader that asks for the rest (HTTP Range) as long as the rest belongs to the same file."""
 
     def __init__(self, part: Path, progress: Progress | None = None) -> None:
         self.part, self.progress = part, progress
         self._mark = part.with_name(part.name + ".etag")
 
-    def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> None:
+    def __call__(self, url: str) -> None:
         import requests
 
         failures, error = 0, ""
@@ -70,8 +82,7 @@ class Resuming:
             before = self._size()
             try:
                 if self._fetch(url):
-                    shutil.move(self.part, output_file)
-                    self._mark.unlink(missing_ok=True)
+                    remove(self._mark)
                     return
                 error = "the connection ended early"
             except requests.RequestException as broken:
@@ -102,7 +113,7 @@ class Resuming:
                 answer = f"{response.status_code} {response.reason}"
                 raise DataError(f"{url}: the server answers {answer}. The file may have moved: see the dataset's page.")
             if response.status_code == 416:  # a part as long as the file or longer: not to be trusted
-                self.part.unlink()
+                remove(self.part)
                 return False
             response.raise_for_status()
             if response.status_code != 206:
@@ -116,15 +127,17 @@ class Resuming:
 
     def _remember(self, mark: str | None) -> None:
         if mark and not mark.startswith("W/"):  # a weak one may belong to other bytes
-            self._mark.write_text(mark, encoding="utf-8")
+            write_text(self._mark, mark)
         else:
-            self._mark.unlink(missing_ok=True)
+            remove(self._mark)
 
     def _store(self, response: Any, have: int, total: int) -> None:
         reported = 0.0
-        with open(self.part, "ab" if have else "wb") as file:
+        if not have:
+            remove(self.part)
+        with appending(self.part, keep=True) as file:
             for chunk in response.iter_content(CHUNK):
-                file.write(chunk)
+                write_all(file, chunk)
                 have += len(chunk)
                 if self.progress is not None and (have == total or time.monotonic() > reported + REPORT):
                     self.progress(have, total)
@@ -146,11 +159,9 @@ def extract(archive: Path, folder: Path) -> Path:
     Raises DataError for such an archive or a damaged one, which is deleted, so that the next try fetches it anew; and
     for one that unpacks to more than `Limits` and the disk allow, which stays.
     """
-    building = folder.with_name(f".{folder.name}.extracting")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    make_folder(folder.parent)
     try:
-        with tarfile.open(archive) as tar:
+        with replacing_folder(folder) as building, tarfile.open(archive) as tar:
             room = _Room(archive, building)
             for member in tar:
                 room.take(member)
@@ -159,7 +170,6 @@ def extract(archive: Path, folder: Path) -> Path:
             while rest:  # a tar ends before its file does: the checksum of gzip comes last
                 rest = bool(tar.fileobj and tar.fileobj.read(1 << 20))
                 room.skip(1 << 20)
-        building.rename(folder)
     except tarfile.FilterError as error:
         archive.unlink()
         raise DataError(
@@ -168,8 +178,8 @@ def extract(archive: Path, folder: Path) -> Path:
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         archive.unlink()
         raise DataError(f"{archive}: is damaged or cut short ({error}). It was deleted: fetch it again.") from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise DiskError.of(folder, error) from error
     return folder
 
 

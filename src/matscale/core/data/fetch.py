@@ -7,10 +7,7 @@ published: the SHA-256 of what came is written into the dataset (`fetched.json`)
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +17,7 @@ from matscale.core.data.manifest import FILE
 from matscale.core.data.pack import pack
 from matscale.core.data.stages import Stages, silent
 from matscale.core.errors import DataError, did_you_mean
+from matscale.core.files import make_folder, remove, write_json
 
 VARIABLE = "MATSCALE_OMAT24_URL"
 """Environment: address of a mirror of the folder below."""
@@ -90,29 +88,34 @@ def fetch(
     if name not in ARCHIVES:
         raise DataError(f"There is no published dataset {name!r}. {did_you_mean(name, ARCHIVES)}")
     path = out or cache.folder() / name.replace("/", "-")
-    if (path / FILE).is_file():
+    source = path.with_name(f"{path.name}.source")
+    if (path / FILE).is_file() and not source.exists():
         return path
     if path.exists() and not (path / RECORD).is_file():
         raise DataError(f"{path}: exists already and is not a dataset. Choose another folder (-o).")
     with cache.lock(path, lambda: stages(f"Waiting for another process that fetches {name}", 0, 0)):
         if not (path / FILE).is_file():
-            _bring(name, ARCHIVES[name], path, stages, workers, keep_archive)
+            _bring(name, ARCHIVES[name], path, stages, workers)
+        if not keep_archive and source.exists():
+            remove(_archive(path))
+        remove(source)
     return path
 
 
-def _bring(name: str, archive: Archive, path: Path, stages: Stages, workers: int, keep_archive: bool) -> None:
-    file = path.with_name(f"{path.name}.tar.gz")
+def _archive(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tar.gz")
+
+
+def _bring(name: str, archive: Archive, path: Path, stages: Stages, workers: int) -> None:
+    file = _archive(path)
     download.retrieve(archive.url, file, archive.sha256, partial(stages, f"Downloading {name}"))
     stages(f"Unpacking {file.name}", 0, 0)
-    with open(file, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    record = {"name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": digest}
+    record = {
+        "name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": download.digest_of(file)
+    }  # fmt: skip
     source = path.with_name(f"{path.name}.source")  # stays if packing is interrupted, which then goes on
     if not source.exists():
         download.extract(file, source)
-    path.mkdir(exist_ok=True)
-    (path / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    make_folder(path)
+    write_json(path / RECORD, record)
     pack([source], path, workers=workers, progress=partial(stages, f"Packing {name}"))
-    shutil.rmtree(source)
-    if not keep_archive:
-        file.unlink()

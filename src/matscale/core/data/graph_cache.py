@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -42,7 +41,7 @@ from matscale.core.data.packed import PackedDataset
 from matscale.core.data.shard import map_shard
 from matscale.core.data.verified import at_once, check_once
 from matscale.core.errors import DataError
-from matscale.core.files import write_text
+from matscale.core.files import DiskError, make_folder, open_lock, remove, sweep_up, write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -138,17 +137,20 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
     folder = _folder(dataset, graph)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _locked(folder / ".lock"):
+            sweep_up(folder, alone=True)
             found = _survey(dataset, graph)
             if found.fault and not found.is_foreign:
                 warnings.warn(f"{found.fault}; its edges are found again.", stacklevel=2)
             if not found.is_whole:
                 _build(dataset, graph, folder, workers, progress, found.sound)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: edges cannot be kept there ({error}). Copy the dataset to a disk with room where you may "
-            "write, or find neighbours anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
+            for parts in folder.glob(".parts-*"):  # the cache is whole
+                remove(parts)
+    except DiskError as error:
+        raise error.told(
+            "Edges are kept beside the dataset: copy it to a disk with room where you may write, or find neighbours "
+            "anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
         ) from None
     dataset.forget_graphs()
     return EdgeCache(folder, _sizes(dataset))
@@ -267,13 +269,14 @@ def _build(
 ) -> None:
     """Build all files but those with the numbers `kept`, whose records are given."""
     if not kept:
-        (folder / MANIFEST).unlink(missing_ok=True)
+        remove(folder / MANIFEST)
     identity = _identity(dataset, graph)
     parts = folder / f".parts-{identity['dataset'][:16]}-{graph.cutoff!r}"
     for other in folder.glob(".parts-*"):
         if other != parts:  # pieces of other data
-            shutil.rmtree(other)
-    parts.mkdir(exist_ok=True)
+            remove(other)
+    make_folder(parts)
+    sweep_up(parts, alone=True)
     pieces = [piece for piece in _pieces(_sizes(dataset)) if piece[0] not in kept]
     done = len(dataset) - sum(last - first for _, first, last in pieces)
     for n in _searched(dataset, graph, [(a, b, parts / _name(a, b)) for _, a, b in pieces], workers):
@@ -291,7 +294,6 @@ def _build(
         files.append({"file": path.name, "sha256": digest, "n_edges": sum(len(m["neighbor"]) for m in members)})
     manifest = {"identity": identity, "n_edges": sum(f["n_edges"] for f in files), "files": files}
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
-    shutil.rmtree(parts)
 
 
 def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, Path]], workers: int) -> Iterator[int]:
@@ -394,7 +396,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Held by one process at a time, and let go by the system if that process dies."""
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -6,8 +6,6 @@ structures in the order of those numbers.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from matscale.core.data.recipe import Recipe
 from matscale.core.data.structure import Structure
 from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import DataError
+from matscale.core.files import make_folder, replacing_folder, write_text
 
 EDITION = 2
 """Raise it when equal recipes come to give other structures."""
@@ -45,14 +44,9 @@ def make(
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         holds = "holds a packed dataset already" if (path / FILE).exists() else "exists already"
         raise DataError(f"{path}: {holds}. Choose another folder (-o), or remove this one.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    building = path.with_name(f".{path.name}.{os.getpid()}.making")
-    try:
-        manifest = _write(recipe, labeler, building, workers, progress)
-        os.replace(building, path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return manifest
+    make_folder(path.parent)
+    with replacing_folder(path) as building:
+        return _write(recipe, labeler, building, workers, progress)
 
 
 def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progress: Progress | None) -> Manifest:
@@ -68,7 +62,7 @@ def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progres
         done += len(structures)
         if progress is not None:
             progress(done, recipe.n)
-    (folder / "recipe.toml").write_text(to_toml(recipe.plain() | {"labeler": labeler.name}), encoding="utf-8")
+    write_text(folder / "recipe.toml", to_toml(recipe.plain() | {"labeler": labeler.name}))
     return writer.finish()
 
 

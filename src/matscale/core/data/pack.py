@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from matscale.core.data.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.task import Recipe, Result, Span, run_task
 from matscale.core.data.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
-from matscale.core.files import TEMPORARY
+from matscale.core.files import make_folder, open_lock, remove, replacing, sweep_up, write_text
 from matscale.core.parsing import read_json
 
 TASK = 4096
@@ -33,6 +34,7 @@ TASK = 4096
 SPANS = 64
 """Sources of a task, when they are small."""
 REJECTED = "rejected.jsonl"
+LOCK = ".lock"
 MAX_NOTES = 50
 """Different sentences about one source that the manifest keeps, the most frequent first."""
 
@@ -85,6 +87,7 @@ def pack(
     )
     fingerprint = _fingerprint(recipe, task_size, shard_bytes)
     if (out / FILE).exists():
+        _tidy(out)
         return _already(out, fingerprint, strict)
     with _claimed(out, fingerprint) as parts:
         spans, total = _plan(found, parts, task_size)
@@ -106,7 +109,6 @@ def pack(
             isolated_atoms=isolated,
             passed_over=[str(path) for path in passed],
         )
-    shutil.rmtree(parts)
     return Packed(manifest, was_there=False)
 
 
@@ -141,28 +143,48 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
-    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else."""
+    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else. Deleted at the
+    end."""
+    make_folder(out)
+    with _locked(out):
+        parts, mark = out / PARTS, out / PARTS / "recipe"
+        if not mark.is_file() or mark.read_text() != fingerprint:
+            remove(parts)
+            make_folder(parts)
+            for left in out.glob("shard-*.safetensors"):
+                remove(left)
+            write_text(mark, fingerprint)
+        sweep_up(out, alone=True)
+        sweep_up(parts, alone=True)
+        yield parts
+        remove(parts)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """No other process packs into `out`; the file of the lock goes when the block ends well."""
     import fcntl
 
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "w") as lock:
+    lock = open_lock(out / LOCK)
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DataError(
                 f"{out}: another process is packing into it. Wait for it, or choose another folder."
             ) from None
-        parts, mark = out / PARTS, out / PARTS / "recipe"
-        if not mark.is_file() or mark.read_text() != fingerprint:
-            shutil.rmtree(parts, ignore_errors=True)
-            parts.mkdir()
-            for left in out.glob("shard-*.safetensors"):
-                left.unlink()
-            mark.write_text(fingerprint)
-        for left in [*out.glob(f".*{TEMPORARY}-*"), *parts.glob(f".*{TEMPORARY}-*")]:  # of a process that was killed
-            left.unlink()
-        yield parts
-        (out / ".lock").unlink()
+        yield
+        remove(out / LOCK)
+    finally:
+        os.close(lock)
+
+
+def _tidy(out: Path) -> None:
+    """Delete what a process left that was killed when its dataset was complete, and nothing but deleting was left."""
+    if (out / LOCK).exists():
+        with _locked(out):
+            sweep_up(out, alone=True)
+            remove(out / PARTS)
 
 
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
@@ -186,7 +208,7 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
                 room = size
             tasks[-1].append(Span(number, start, stop))
             room -= max(length, 1) if n is not None else size // SPANS
-    plan.write_text(json.dumps({"total": total, "tasks": [[list(asdict(s).values()) for s in t] for t in tasks]}))
+    write_text(plan, json.dumps({"total": total, "tasks": [[list(asdict(s).values()) for s in t] for t in tasks]}))
     return tasks, total
 
 
@@ -312,11 +334,11 @@ def _isolated(results: Sequence[Result]) -> dict[str, float]:
 
 def _unlink(pieces: list[Path]) -> None:
     for piece in pieces:
-        piece.unlink(missing_ok=True)
+        remove(piece)
 
 
 def _collect_rejected(parts: Path, n_tasks: int, out: Path) -> None:
-    with open(out, "wb") as file:
+    with replacing(out) as file:
         for number in range(n_tasks):
             with open(parts / f"task-{number:08d}.rejected.jsonl", "rb") as part:
                 shutil.copyfileobj(part, file)

@@ -6,7 +6,6 @@ Until the manifest appears, which is last, there is no dataset.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from matscale.core.data.shard import LABELS, arrays_of, map_shard, narrowed, win
 from matscale.core.data.statistics import Tally, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.files import write_text
+from matscale.core.files import make_folder, remove, sweep_up, write_text
 
 PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30
@@ -59,8 +58,10 @@ class ShardWriter:
         self.precision, self.labels_by, self.sources = precision, labels_by, list(sources)
         self.shard_bytes, self.piece_bytes = shard_bytes, piece_bytes
         self._parts = self.path / PARTS
-        shutil.rmtree(self._parts, ignore_errors=True)
-        self._parts.mkdir(parents=True)
+        make_folder(self.path)
+        sweep_up(self.path)
+        remove(self._parts)
+        make_folder(self._parts)
         self._pieces: list[Path] = []
         self._structures: list[Structure] = []
         self._numbers: list[int] = []
@@ -89,11 +90,10 @@ class ShardWriter:
         if not self.sources:
             self.sources = [SourceRecord(path=self.labels_by or "python")]
         shards = join(self._pieces, self.path, self.shard_bytes)
-        manifest = describe(
+        remove(self._parts)  # before the manifest, after which nobody would look for it
+        return describe(
             self.path, shards, self.sources, labels_by=self.labels_by, precision=self.precision, **described
         )
-        shutil.rmtree(self._parts)
-        return manifest
 
 
 def check_precision(precision: str) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.files import scratch
 from matscale.core.import_fairchem import inference, unpickle
 from matscale.core.parsing import read_json
 
@@ -143,10 +144,10 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. Give the path of a checkpoint of fairchem (.pt).")
-    with tempfile.TemporaryDirectory(prefix="matscale-import-") as folder:
-        _unpickle(path.resolve(), Path(folder))
-        plain = read_json(Path(folder) / "content.json")
-        tensors = load_file(Path(folder) / "tensors.safetensors")
+    with scratch("import") as folder:
+        _unpickle(path.resolve(), folder)
+        plain = read_json(folder / "content.json")
+        tensors = load_file(folder / "tensors.safetensors")
         values = {key: _filled(value, tensors) for key, value in plain.items()}
     return Checkpoint(path, inference.as_training(path, values))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matscale.core.errors import MatscaleError
+from matscale.core.files import make_folder, scratch, write_blocks
 from matscale.core.report.build import Panel
 
 
@@ -24,10 +25,14 @@ def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str])
     paths = [folder / f"{panel.name}.{kind}" for panel in panels for kind in formats]
     if not paths:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     figures = [_for_paper(panel) for panel in panels for _ in formats]
     try:
-        write_images(figures, [str(path) for path in paths], format=[path.suffix[1:] for path in paths], scale=2)
+        with scratch("figures") as drawn:
+            files = [drawn / path.name for path in paths]
+            write_images(figures, [str(file) for file in files], format=[file.suffix[1:] for file in files], scale=2)
+            for file, path in zip(files, paths):
+                write_blocks(path, [file.read_bytes()])
     except ChromeNotFoundError:
         raise MatscaleError(
             "Static figures are drawn by Chrome or Chromium, and there is none on the path. Install one "

@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from matscale.core.files import make_folder, open_lock
 from matscale.core.study.launcher import CLAIM
 
 PATIENCE = 1.0
@@ -20,8 +21,8 @@ PATIENCE = 1.0
 
 def claim(run: Path) -> int | None:
     """A locked file descriptor, to be handed to a process (`pass_fds`) and closed here; None if somebody has it."""
-    run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run / CLAIM, os.O_RDWR | os.O_CREAT, 0o644)
+    make_folder(run)
+    descriptor = open_lock(run / CLAIM)
     end = time.monotonic() + PATIENCE
     while not _locked(descriptor, fcntl.LOCK_EX):
         if time.monotonic() > end:

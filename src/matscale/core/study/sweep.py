@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matscale.core.config import to_toml
 from matscale.core.errors import MatscaleError, StoppedEarly
-from matscale.core.files import write_text
+from matscale.core.files import DiskError, make_folder, sweep_up, write_text
 from matscale.core.study import ledger
 from matscale.core.study.launcher import Ended, Job, Pool
 from matscale.core.study.outcome import State, is_at_work, state_after, state_of
@@ -59,9 +59,10 @@ class Sweep:
 
     def run(self) -> None:
         """Do what is missing. Raises StoppedEarly when asked to stop; ConfigError if another sweep is at work."""
-        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.plan.folder)
         other = "begin another study, with another `output` in its file"
         with FolderLock(self.plan.folder, "is doing this study", other), StopRequest() as stop:
+            sweep_up(self.plan.folder, alone=True)
             self._read()
             finished, left = False, ""
             try:
@@ -214,15 +215,13 @@ def _writing(folder: Path) -> Iterator[None]:
     """A disk that is full or gone ends the sweep, and nothing else: the ledger that there was stays whole."""
     try:
         yield
-    except OSError as error:
-        raise MatscaleError(
-            f"{folder}: cannot be written to ({error.strerror or error}). Runs that are complete stay so. Make room, "
-            "then run the same sweep again: it goes on where this one ended."
-        ) from error
+    except (OSError, DiskError) as error:
+        told = error if isinstance(error, DiskError) else DiskError.of(folder, error)
+        raise told.told("Runs that are complete stay so: the same sweep again goes on where this one ended.") from error
 
 
 def lay_out(run: PlannedRun) -> None:
     """Write what a process needs to train the run; a run that has begun keeps what it began with."""
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     if not (run.path / CONFIG).exists():
         write_text(run.path / PLANNED, to_toml(run.config.plain()))

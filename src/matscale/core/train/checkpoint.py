@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from matscale.core.errors import MatscaleError
-from matscale.core.files import TEMPORARY, flush, write_text
+from matscale.core.files import DiskError, make_folder, remove, replacing_folder, sweep_up, write_blocks, write_text
 from matscale.core.train.info import DIGEST, digest_of
 
 FORMAT_VERSION = 1
@@ -80,52 +80,56 @@ def pointer(root: Path, name: str) -> int | None:
 def save(root: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint and have `last` name it. Raises MatscaleError (disk full, not writable); the others stay."""
     final = folder_of(root, checkpoint.step)
-    temporary = root / f".{final.name}{TEMPORARY}-{os.getpid()}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        _write(temporary, checkpoint)
-        _move(temporary, final)
+        make_folder(root)
+        with replacing_folder(final) as temporary:
+            _write(temporary, checkpoint)
         write_text(root / "last", f"{checkpoint.step}\n")
-    except OSError as error:
-        raise MatscaleError(
-            f"{final}: the checkpoint could not be written ({error}). Free space or mend the folder's permissions, "
-            "then go on with --resume from the checkpoint before."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except DiskError as error:
+        raise error.told("The checkpoint before it is whole: go on from there with --resume.") from error
     return final
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    from safetensors.torch import save_file
-
     groups = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer}
     for name, tensors in groups.items():
         if tensors is not None:
-            # Copies, since safetensors refuses tensors that share memory (tied weights).
-            plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-            save_file(plain, folder / f"{name}.safetensors")
+            write_tensors(folder / f"{name}.safetensors", tensors)
     told = {
         "tensors": _signature(groups),
         "non_finite": {k: _non_finite(v) for k, v in groups.items() if v is not None},
     }
     state = {"step": checkpoint.step, **checkpoint.state, **told}
-    (folder / "state.json").write_text(json.dumps({**state, DIGEST: digest_of(state)}), encoding="utf-8")
+    write_text(folder / "state.json", json.dumps({**state, DIGEST: digest_of(state)}))
     files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(folder.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "files": files}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in (*folder.iterdir(), folder):
-        flush(path)
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
 
 
-def _move(temporary: Path, final: Path) -> None:
-    """Rename; what had the name (a run that came by here before it was killed) steps aside first."""
-    if final.exists():
-        remove(final)
-    os.rename(temporary, final)
-    flush(final.parent)
+_NAMES = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""dtype -> its name in a file, in the order in which safetensors writes them: wide ones first."""
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a safetensors file, byte for byte what the library writes.
+
+    The library's own writer knows neither the umask nor the errors of disks, and refuses tensors that share memory
+    (tied weights), which would have to be copied first.
+    """
+    order = list(_NAMES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header, start = {}, 0
+    for name in names:
+        tensor, end = tensors[name], start + tensors[name].nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    contents = (tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for name in names)
+    write_blocks(path, chain([len(text).to_bytes(8, "little"), text], contents))
 
 
 def _digest(path: Path) -> str:
@@ -254,14 +258,6 @@ def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved:
     return None
 
 
-def remove(folder: Path) -> None:
-    """Delete a checkpoint. It is renamed first, so that a kill on the way does not leave half of one."""
-    doomed = folder.with_name(f".{folder.name}{TEMPORARY}-{os.getpid()}-old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
 def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
     """Delete all but the `keep` latest checkpoints, the best and those of the steps `for_good`; and what killed
     processes left half-written."""
@@ -269,7 +265,4 @@ def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
     for step in steps(root):
         if step not in spared:
             remove(folder_of(root, step))
-    own = f"-{os.getpid()}"
-    for leftover in root.glob(f".*{TEMPORARY}-*"):
-        if own not in leftover.name and leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
+    sweep_up(root, alone=True)

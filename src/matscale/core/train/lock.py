@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from matscale.core.errors import ConfigError
+from matscale.core.files import DiskError, open_lock
 
 PATIENCE = 1.0
 """Seconds for which the lock is tried: whoever only looks (`is_locked`) holds it for a moment too."""
@@ -27,7 +28,7 @@ class FolderLock:
         self.file: IO[str] | None = None
 
     def __enter__(self) -> FolderLock:
-        file = self.path.open("a+", encoding="utf-8")
+        file = os.fdopen(open_lock(self.path), "r+", encoding="utf-8")
         end = time.monotonic() + PATIENCE
         while not _taken(file, exclusive=True):
             if time.monotonic() < end:
@@ -37,10 +38,13 @@ class FolderLock:
             holder = file.read().strip() or "another process"
             file.close()
             raise ConfigError(f"{self.path.parent}: {holder} {self.does}. Wait for it, or {self.instead}.")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         self.file = file
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            file.close()
+            raise DiskError.of(self.path, error) from error
         return self
 
     def __exit__(self, *exception: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from matscale.core.config import read_toml, to_toml
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.files import finite, write_json, write_text
+from matscale.core.files import finite, make_folder, remove, write_json, write_text
 from matscale.core.train import checkpoint
 from matscale.core.train.config import TrainConfig
 from matscale.core.train.info import DIGEST, DamagedRecord, changed_rows, fingerprint, malformed, read_info, sealed
@@ -121,8 +121,8 @@ class Run:
         """Make the folder. Raises ConfigError if there is a run, or anything else, in it already."""
         path = Path(path)
         cls.check_free(path)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG).unlink(missing_ok=True)
+        make_folder(path)
+        remove(path / CONFIG)
         run = cls(path, config, {"format_version": FORMAT_VERSION, "name": path.name, "status": "running"})
         run.save_info()
         write_text(path / CONFIG, to_toml(config.plain()))  # last: a folder with it is a run

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from matscale.core.files import finite, replace_file
+from matscale.core.files import append_text, finite, write_blocks
 
 
 class Rows:
@@ -22,10 +21,7 @@ class Rows:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row, flush and fsync."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(dict(row)), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_text(self.path, json.dumps(finite(dict(row)), allow_nan=False) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Complete rows in order. A last line that was cut off by a kill is passed over."""
@@ -46,8 +42,7 @@ class Rows:
     def cut(self, count: int) -> None:
         """Drop all but the first `count` rows (and a half-written one), in one move."""
         if self.path.exists():
-            kept = b"".join(islice(self._lines(), count))
-            replace_file(self.path, lambda temporary: temporary.write_bytes(kept))
+            write_blocks(self.path, islice(self._lines(), count))
 
     def _lines(self) -> Iterator[bytes]:
         if not self.path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ import torch
 
 from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
-from matscale.core.files import write_text
+from matscale.core.files import DiskError, make_folder, sweep_up, write_text
 from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.observers import Observers
 from matscale.core.manager import host
@@ -84,8 +85,10 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
         Run.open(path)
     else:
         Run.check_free(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     with FolderLock(path):
+        sweep_up(path, alone=True)
+        sweep_up(path / "checkpoints", alone=True)
         run = reopened(path, config) if resume else Run.create(path, config)
         before = run.info.get("world_size", world.size)
         if before != world.size and run.info["status"] != "completed":
@@ -144,8 +147,19 @@ def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
         raise
     finally:
         if world.is_main:
-            run.update({"status": status, "error": error, "ended": _now()})
+            with _unless_failed(error):
+                run.update({"status": status, "error": error, "ended": _now()})
         progress.ended(run, status)
+
+
+@contextmanager
+def _unless_failed(error: object) -> Iterator[None]:
+    """Where a session has ended with an error, one of the disk in writing that down does not take its place."""
+    try:
+        yield
+    except DiskError:
+        if error is None:
+            raise
 
 
 def _session(
@@ -193,6 +207,8 @@ def _session(
             run.update(branch.facts())
     if saved:
         trainer.restore(saved)
+        if world.is_main:
+            trainer.settle()
     elif branch:
         trainer.restore(branch.saved)
     world.barrier()
@@ -216,7 +232,8 @@ def _session(
         raise
     finally:
         if world.is_main:
-            run.update(trainer.totals())
+            with _unless_failed(sys.exception()):
+                run.update(trainer.totals())
         observers.run_ended(run=run, status=status)
 
 

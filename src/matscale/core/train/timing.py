@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from matscale.core.evaluation import tally
+from matscale.core.files import scratch
 from matscale.core.flops import Cost
 from matscale.core.potential import Potential
 from matscale.core.train import checkpoint
@@ -96,10 +95,10 @@ def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device
 
 def _checkpoint(learner: Learner) -> float:
     """The second of two: the first one loads what writes it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch("timing") as folder:
         for step in (1, 2):
             began = time.perf_counter()
-            checkpoint.save(Path(folder), learner.checkpoint(step, {}))
+            checkpoint.save(folder, learner.checkpoint(step, {}))
         return time.perf_counter() - began
 
 

@@ -290,14 +290,24 @@ class Trainer:
                 "steps_of_epochs": self.steps_of_epochs,
                 "run": self.run.kept(totals),
             }
-            root = self.run.checkpoint_folder
-            checkpoint.save(root, self.learner.checkpoint(p.step, state))
-            if p.best is not None:
-                write_text(root / "best", f"{p.best['step']}\n")
-            checkpoint.prune(root, self.config.checkpoint.keep, tuple(self.kept_for_good))
+            checkpoint.save(self.run.checkpoint_folder, self.learner.checkpoint(p.step, state))
+            self.settle()
             self.run.update(totals)
             self.observers.checkpoint_saved(run=self.run, step=p.step)
         self.world.barrier()
+
+    def settle(self) -> None:
+        """Have `last` and `best` name what this checkpoint makes them, and delete what is not kept.
+
+        A kill right after a checkpoint was written leaves that to the session that goes on from it, which may have
+        nothing else to do.
+        """
+        root, p = self.run.checkpoint_folder, self.position
+        wanted = {"last": p.step, **({} if p.best is None else {"best": p.best["step"]})}
+        for name, step in wanted.items():
+            if checkpoint.pointer(root, name) != step:
+                write_text(root / name, f"{step}\n")
+        checkpoint.prune(root, self.config.checkpoint.keep, tuple(self.kept_for_good))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Continue from a checkpoint."""

@@ -9,6 +9,7 @@ dicts, lists, numbers, texts and tensors, which torch loads with `weights_only=T
 from __future__ import annotations
 
 from collections import OrderedDict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from matscale.core.errors import ConfigError
-from matscale.core.files import replace_file
+from matscale.core.files import make_folder, write_blocks
 from matscale.core.potential import Potential
 from matscale.core.train.record import Run
 from matscale.core.use import load, resolve_step
@@ -36,7 +37,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     """Write the model of `run` to `target`, a file of fairchem v1; what was written is returned.
 
     Raises ConfigError for another architecture, for options without a counterpart in fairchem and if `target` exists;
-    OSError where it cannot be written; besides, what `matscale.load` raises.
+    DiskError where it cannot be written; besides, what `matscale.load` raises.
     """
     target = Path(target)
     name = run.config.architecture.name
@@ -53,14 +54,11 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     potential = load(run, step)
     written = {**content(potential), "step": step}
     written["config"]["cmd"]["identifier"] = run.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(target, lambda temporary: _write(written, temporary))
+    make_folder(target.parent)
+    file = BytesIO()  # torch does not survive a file that refuses a write
+    torch.save(written, file)
+    write_blocks(target, [file.getbuffer()])
     return potential
-
-
-def _write(values: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:  # torch, given a path, has an error of its own where nothing can be written
-        torch.save(values, file)
 
 
 def content(potential: Potential) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from matscale import hookimpl
 from matscale.core.config import Config
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.files import write_text
+from matscale.core.files import make_folder, remove, write_text
 from matscale.core.study.launcher import Ended, Job, Launcher
 from matscale.core.train.config import Positive, Seconds
 from matscale.plugins.launchers.slurm_script import EXIT, script
@@ -163,20 +163,20 @@ class SlurmPool:
         return Path(lines[int(task) - 1]) if 0 < int(task) <= len(lines) else None
 
     def _submit(self, jobs: Sequence[Job]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         taken = [int(match[1]) for path in self.folder.iterdir() if (match := re.match(r"array-(\d+)\.", path.name))]
         number = f"{max(taken, default=0) + 1:04d}"
         listed, file = self.folder / f"array-{number}.txt", self.folder / f"array-{number}.sh"
         for job in jobs:
-            (job.path / EXIT).unlink(missing_ok=True)
+            remove(job.path / EXIT)
         # Both are there before Slurm knows the job: whoever finds it in the queue can tell what it is.
         write_text(listed, "".join(f"{job.path}\n" for job in jobs))
         write_text(file, script(self.options, self.prefix + number, listed, len(jobs)))
         try:
             _call("sbatch", "--parsable", str(file))
         except OSError as error:
-            file.unlink()
-            listed.unlink()
+            remove(file)
+            remove(listed)
             raise MatscaleError(f"sbatch did not take the runs: {error}. Mend [slurm] in the study file.") from None
         self._alive |= {job.path: "queued" for job in jobs}
 

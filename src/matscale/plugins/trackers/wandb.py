@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from matscale import hookimpl
-from matscale.core.files import write_text
+from matscale.core.files import make_folder, write_text
 from matscale.core.train.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Session:
 def _identity(run: Run) -> str:
     file = run.path / FOLDER / IDENTITY
     if not file.exists():
-        file.parent.mkdir(exist_ok=True)
+        make_folder(file.parent)
         write_text(file, f"{uuid4().hex[:12]}\n")
     return file.read_text(encoding="utf-8").strip()
 

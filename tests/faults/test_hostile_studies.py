@@ -42,8 +42,9 @@ def test_a_name_of_a_thousand_letters_is_refused():
 
 
 def test_the_name_of_a_run_fits_in_a_folder():
-    labels = {"architecture": "fcn", "size": "3k", "set": "x" * 5000}
-    assert len(name(labels)) <= 200
+    for letter in "xé漢𐍈":
+        labels = {"architecture": "fcn", "size": "3k", "set": letter * 5000}
+        assert len(name(labels).encode()) <= 200
 
 
 def test_a_grid_of_a_billion_runs_is_refused_before_it_is_made(tmp_path):
@@ -129,3 +130,30 @@ def test_a_trillion_epochs_are_planned_at_once(budget, monkeypatch):
 def test_a_budget_of_400_digits_is_refused():
     with pytest.raises(ConfigError, match="epochs"):
         BudgetConfig.parse({"epochs": 10**400})
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ('lr = "rule.toml"', "[fcn]\na = 0.3\nb = 1e10"),
+        ('lr = "rule.toml"', "[fcn]\na = 0.3\nb = -1e10"),
+        ('lr = "rule.toml"', "fcn = 3"),
+        ('output = "a\\u0000b"', ""),
+        (f'output = "{"a" * 300}"', ""),
+        ("[set]\narchitecture = 3", ""),
+        ("[set]\narchitecture = {config = 3}", ""),
+        ("[set]\ndata = 3", ""),
+        ("[set]\nstart = 3", ""),
+        ("[grid]\narchitecture = [3]", ""),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_a_config_error(alloys, tmp_path, text, rule):
+    (tmp_path / "rule.toml").write_text(rule)
+    data = f'params = ["3k"]\ndata.path = "{alloys.path}"\n'
+    with pytest.raises(ConfigError, match=r"rule\.toml|output|set: |expected a table"):
+        plan(study(tmp_path, data + text))
+
+
+def test_settings_that_are_no_table_are_a_config_error():
+    with pytest.raises(ConfigError, match="here = 3: expected a table of keys"):
+        BudgetConfig.parse(3, "here")

@@ -26,6 +26,8 @@ class Config(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "configuration") -> Self:
         """Build from plain values. Raises ConfigError that names the key, what was given and what is possible."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where} = {repr(values)[:_SHOWN]}: expected a table of keys.")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:

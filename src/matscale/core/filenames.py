@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 LONGEST = 200
 """Bytes; file systems hold 255, and suffixes are added."""
 _FORBIDDEN = set('/\\:*?"<>|')
@@ -20,3 +22,12 @@ def file_name(name: str) -> str:
     if n > LONGEST:
         raise ValueError(f"it has {n} bytes and becomes the name of a folder, where at most {LONGEST} fit")
     return name
+
+
+def usable_path(path: Path) -> Path:
+    """`path`, if a file system could hold it. Raises ValueError that says why none can."""
+    if "\0" in str(path):
+        raise ValueError("it has a NUL character in it, which no path can have")
+    if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
+        raise ValueError(f"{longest[:20]}... has {len(longest)} characters; file systems hold names of 255 bytes")
+    return path

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from matscale.core.config import Config, read_toml
 from matscale.core.errors import ConfigError, did_you_mean
-from matscale.core.filenames import file_name
+from matscale.core.filenames import file_name, usable_path
 from matscale.core.manager import host
 from matscale.core.study.launcher import Launcher
 from matscale.core.train.config import Count, Fraction, Positive, Seconds
@@ -144,7 +144,7 @@ class CooldownGrid(Config):
 class Study(Config):
     name: Annotated[str, AfterValidator(file_name)]
     """What the study is called; its folder is `studies/<name>`."""
-    output: Path | None = None
+    output: Annotated[Path, AfterValidator(usable_path)] | None = None
     """Another folder."""
     architectures: Annotated[
         tuple[Annotated[ArchitectureGrid, BeforeValidator(lambda v: _named(v))], ...], BeforeValidator(listed)

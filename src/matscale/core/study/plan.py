@@ -196,7 +196,7 @@ def _sizes(study: Study) -> Iterator[Size]:
         chosen: list[tuple[str, ArchitectureConfig, int | None]]
         chosen = [(name, architecture.size(name), None) for name in names]
         chosen += [(short(n), architecture.ladder(n), n) for n in counts]
-        over = merged(_nested(study.set), _nested(grid.set)).get("architecture", {}).get("config", {})
+        over = _section(_section(merged(_nested(study.set), _nested(grid.set)), "architecture"), "architecture.config")
         if not chosen:
             chosen = [("default", architecture.config.parse(over, f"architecture.config of {grid.name}"), None)]
         for label, config, wanted in chosen:
@@ -205,6 +205,14 @@ def _sizes(study: Study) -> Iterator[Size]:
             )
             wanted = wanted if full == config else None  # else the study itself has changed the model
             yield Size(grid, architecture, label, full.plain(), parameters(architecture, full), wanted)
+
+
+def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The table under the last part of `key`, or an empty one. Raises ConfigError for what is no table."""
+    found = values.get(key.rpartition(".")[2], {})
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"set: {key} = {found!r}: expected a table of keys.")
+    return dict(found)
 
 
 @dataclass(frozen=True)
@@ -282,10 +290,12 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
     rule = _rule(study, size)
     if rule is not None and rule.batch is not None:
         fixed = merged({"batch": {"structures": rule.batch}}, fixed)
+    for key in ("data", "optimizer"):  # what the study itself says of these would take the place of a wrong value
+        _section(fixed, key)
     values = merged(fixed, point.values)
-    model = merged(size.config, values.get("architecture", {}).get("config", {}))
+    model = merged(size.config, _section(_section(values, "architecture"), "architecture.config"))
     values = merged(values, {"architecture": {"name": grid.name, "config": model}, "data": {"path": study.data.path}})
-    begun_with = values.get("start", {}).get("run")
+    begun_with = _section(values, "start").get("run")
     if begun_with is not None:
         Run.open(begun_with)  # or its error, before anything is started
     for lr in _rates(study, size, rule):
@@ -305,9 +315,12 @@ def _rule(study: Study, size: Size) -> Rule | None:
 
 
 def _rates(study: Study, size: Size, rule: Rule | None) -> list[float] | list[None]:
-    if rule is not None:
-        return [rule.lr(size.parameters[rule.parameters])]
     lr = study.lr if size.grid.lr is None else size.grid.lr
+    if rule is not None:
+        try:
+            return [rule.lr(size.parameters[rule.parameters])]
+        except ConfigError as error:
+            raise ConfigError(f"{lr}: {size.grid.name}: {error} Tune again: matscale tune.") from None
     return [None] if lr is None or isinstance(lr, Path) else list(lr)
 
 
@@ -338,7 +351,8 @@ def name(labels: Mapping[str, Any]) -> str:
     """`schnet-30k-fraction0.1-seed0-lr0.001`: what people read; the identity that follows it is what counts."""
     first = [called(labels["architecture"], labels.get("variant")), str(labels["size"])]
     rest = [f"{key.rpartition('.')[2]}{_text(value)}" for key, value in labels.items() if key not in _FIRST]
-    return "-".join(_safe(part) for part in first + rest)[:LONGEST]
+    whole = "-".join(_safe(part) for part in first + rest)
+    return whole.encode()[:LONGEST].decode(errors="ignore")  # a letter may have four bytes
 
 
 _FIRST = ("architecture", "variant", "size", "role")

@@ -8,6 +8,7 @@ parameters = "non_embedding"
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,8 +36,17 @@ class Rule(Config):
     """Per size: parameters, best learning rate, loss there, and by how much it rises at half and at twice the rate."""
 
     def lr(self, n: int) -> float:
-        """Learning rate for N parameters, to three digits: as many as such a rule can mean."""
-        return float(f"{self.a * n**self.b:.3g}")
+        """Learning rate for N parameters, to three digits: as many as such a rule can mean.
+
+        Raises ConfigError where that is no positive number.
+        """
+        try:
+            lr = float(f"{self.a * n**self.b:.3g}")
+        except OverflowError:
+            lr = math.inf
+        if not 0 < lr < math.inf:
+            raise ConfigError(f"a = {self.a:g}, b = {self.b:g}: the learning rate of {n:,} parameters is {lr}.")
+        return lr
 
 
 def read_rule(path: Path, architecture: str) -> Rule:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from matscale.core.buildable import buildable
 from matscale.core.config import Config
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
@@ -150,8 +151,11 @@ class Architecture:
         return self.sizes[name]
 
     def model(self, config: ArchitectureConfig, info: DatasetInfo, seed: int) -> nn.Module:
-        """Build with weights that depend on (config, info, seed) alone; the caller's random state is untouched."""
-        with torch.random.fork_rng(devices=[]):
+        """Build with weights that depend on (config, info, seed) alone; the caller's random state is untouched.
+
+        Raises ConfigError for a model that is too large to build.
+        """
+        with torch.random.fork_rng(devices=[]), buildable(self.name):
             torch.manual_seed(seed)
             return self.build(config, info)
 

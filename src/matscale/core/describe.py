@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo, count_parameters
+from matscale.core.buildable import buildable
 from matscale.core.config import override
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
@@ -130,7 +131,7 @@ def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n
 def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
     """Parameter counts, on torch's `meta` device where the model can be built there: nothing is allocated."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), buildable(architecture.name):
             return count_parameters(architecture.build(config, DatasetInfo.any()))
     except (NotImplementedError, RuntimeError):  # it looks at values of tensors, which have none there
         return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))

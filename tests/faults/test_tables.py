@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import matscale
 from matscale.cli import main
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.scaling.baselines import read_baselines
 from matscale.core.scaling.sources import read
 
 SIZES = [int(n) for n in np.round(10 ** np.linspace(6, 9, 7))]
@@ -448,3 +449,23 @@ def test_a_damaged_table_never_ends_in_another_error(
     except (DataError, ConfigError):
         return
     assert np.isfinite(table["loss"]).all()
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity", "-1", "true"])
+def test_a_baseline_that_is_no_error_is_refused_by_name(tmp_path, value):
+    path = tmp_path / "baselines.json"
+    path.write_text(f'{{"mean": {{"loss": {value}}}}}')
+    with pytest.raises(DataError, match=r"baselines\.json: baseline 'mean' has "):
+        read_baselines(path)
+
+
+def test_a_cosine_of_a_baseline_may_be_negative(tmp_path):
+    (tmp_path / "baselines.json").write_text('{"zero": {"loss": 1.5, "forces_cos": -0.25}}')
+    assert read_baselines(tmp_path / "baselines.json") == {"zero": {"loss": 1.5, "forces_cos": -0.25}}
+
+
+@pytest.mark.parametrize("command", ["fit", "report"])
+def test_more_bootstrap_samples_than_memory_holds_are_refused(tmp_path, command):
+    (tmp_path / "t.csv").write_text("params,loss\n1000,2\n")
+    result = CliRunner().invoke(main, [command, str(tmp_path / "t.csv"), "--samples", "1000000000000"])
+    assert (result.exit_code, "<=100000" in result.stderr) == (2, True)

@@ -78,7 +78,9 @@ sampling_options = [
         show_default=True,
         help="Which step of a run counts in joint laws.",
     ),
-    click.option("--samples", type=click.IntRange(50), default=1000, show_default=True, help="Bootstrap samples."),
+    click.option(
+        "--samples", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Bootstrap samples."
+    ),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
 ]
 

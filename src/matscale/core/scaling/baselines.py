@@ -6,6 +6,7 @@ kept in that run's folder as `baseline_errors.json`.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from matscale.core.scaling.table import Table
 from matscale.core.train.info import DIGEST, DamagedRecord, read_info, read_sealed, sealed
 
 FILE = "baseline_errors.json"
+SIGNED = frozenset({"forces_cos"})
+"""What `matscale baselines` prints that is no error, and may be negative."""
 
 Errors = dict[str, dict[str, float]]
 
@@ -45,7 +48,13 @@ def read_baselines(path: Path) -> Errors:
 
 def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
     found = errors if isinstance(errors, Mapping) else {"loss": errors}
-    numbers = {str(k): float(v) for k, v in found.items() if isinstance(v, int | float)}
+    numbers = {str(k): float(v) for k, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    for key, value in numbers.items():
+        if not (math.isfinite(value) and (value >= 0 or key in SIGNED)):
+            raise DataError(
+                f"{path}: baseline {name!r} has {key} = {value}, and errors are finite and not negative. Measure "
+                "again: matscale baselines --data D --json."
+            )
     if not numbers:
         raise DataError(f"{path}: baseline {name!r} has no number: {errors!r}.")
     return numbers

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from matscale import hookimpl
+from matscale.plugin import hookimpl
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -67,7 +67,7 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
     from ase.units import GPa
     from scipy.optimize import OptimizeWarning
 
-    from matscale.core.errors import MatscaleError
+    from matscale.plugin import MatscaleError
 
     where = f"{formula}, {volumes[0]:.4g} to {volumes[-1]:.4g} Å³"
     lowest = int(np.argmin(energies))
@@ -101,7 +101,7 @@ def read(file: Path) -> Atoms:
     """The last structure of a file. Raises DataError unless it is a crystal."""
     from ase.io import read as read_file
 
-    from matscale.core.errors import DataError
+    from matscale.plugin import DataError
 
     try:
         atoms = cast(Any, read_file(file, index=-1))  # one structure, for one index

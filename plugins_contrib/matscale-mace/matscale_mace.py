@@ -34,15 +34,25 @@ from ase.data import chemical_symbols
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from matscale import hookimpl
-from matscale.core.architecture import CLAIMS, Architecture, ArchitectureConfig, DatasetInfo, closest, graded
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.errors import ConfigError, DataError, PluginError
-from matscale.core.layers.heads import sum_by_structure
-from matscale.core.layers.precision import refuse_half, times_matrix
-from matscale.core.outputs import Outputs
-from matscale.core.undisturbed import undisturbed
+from matscale.plugin import (
+    CLAIMS,
+    Architecture,
+    ArchitectureConfig,
+    AtomicBatch,
+    ConfigError,
+    DataError,
+    DatasetInfo,
+    Graph,
+    Outputs,
+    PluginError,
+    closest,
+    graded,
+    hookimpl,
+    refuse_half,
+    sum_by_structure,
+    times_matrix,
+    undisturbed,
+)
 
 API_VERSION = (1, 0)
 INSTALL = 'pip install --no-deps "mace-torch>=0.3.14,<0.4"'

@@ -32,14 +32,22 @@ from ase.data import chemical_symbols
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from matscale import hookimpl
-from matscale.core.architecture import CLAIMS, Architecture, ArchitectureConfig, DatasetInfo, closest, graded
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.errors import ConfigError, DataError
-from matscale.core.layers.precision import refuse_half
-from matscale.core.outputs import Outputs
-from matscale.core.undisturbed import undisturbed
+from matscale.plugin import (
+    CLAIMS,
+    Architecture,
+    ArchitectureConfig,
+    AtomicBatch,
+    ConfigError,
+    DataError,
+    DatasetInfo,
+    Graph,
+    Outputs,
+    closest,
+    graded,
+    hookimpl,
+    refuse_half,
+    undisturbed,
+)
 
 API_VERSION = (1, 0)
 NEQUIP = version("nequip")  # fails where the package is not installed, without the ten seconds of its import

@@ -38,14 +38,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from matscale import hookimpl
-from matscale.core.architecture import CLAIMS, Architecture, ArchitectureConfig, DatasetInfo, closest, graded
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.layers.heads import mean_by_structure, sum_by_structure
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.radial import cosine_cutoff
-from matscale.core.outputs import Outputs
+from matscale.plugin import (
+    CLAIMS,
+    Architecture,
+    ArchitectureConfig,
+    AtomicBatch,
+    DatasetInfo,
+    Graph,
+    Outputs,
+    closest,
+    cosine_cutoff,
+    full_precision,
+    graded,
+    hookimpl,
+    mean_by_structure,
+    sum_by_structure,
+)
 
 API_VERSION = (1, 0)
 

@@ -19,12 +19,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.heads import DirectHeads, head_widths
-from matscale.core.layers.precision import full_precision
-from matscale.core.outputs import Outputs
+from matscale.plugin import (
+    Architecture,
+    ArchitectureConfig,
+    AtomicBatch,
+    BatchShape,
+    DatasetInfo,
+    DirectHeads,
+    Outputs,
+    closest,
+    full_precision,
+    graded,
+    head_widths,
+    hookimpl,
+)
 
 
 class FCNConfig(ArchitectureConfig):

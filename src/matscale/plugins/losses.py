@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from matscale import hookimpl
-from matscale.core.train.loss import Loss
+from matscale.plugin import Loss, hookimpl
 
 HUBER_DELTA = 0.01
 """Where huber turns from square to linear, in the unit of its term: eV/atom, eV/Å, eV/Å³ (as MACE has it)."""

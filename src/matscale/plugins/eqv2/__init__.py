@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture
-from matscale.core.import_fairchem import Importer
+from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.fairchem import IMPORTER
 from matscale.plugins.eqv2.flops import step_flops

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from matscale.core.layers.precision import full_precision
+from matscale.plugin import full_precision
 from matscale.plugins.eqv2.charts import Passage
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.edges import Edges

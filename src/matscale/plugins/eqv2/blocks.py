@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matscale.core.layers.precision import full_precision
+from matscale.plugin import full_precision
 from matscale.plugins.eqv2.attention import GraphAttention
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.edges import Edges

@@ -6,8 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.core.architecture import ArchitectureConfig
-from matscale.core.errors import ConfigError
+from matscale.plugin import ArchitectureConfig, ConfigError
 
 MAX_DEGREE = 11
 """Highest degree l of the spherical harmonics that e3nn provides."""

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.errors import DataError
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.radial import polynomial_cutoff
-from matscale.core.readable import is_counted
+from matscale.plugin import AtomicBatch, DataError, full_precision, is_counted, polynomial_cutoff
 from matscale.plugins.eqv2.charts import ChartPassage, Passage
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.rotation import EdgeRotation

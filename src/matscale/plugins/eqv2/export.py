@@ -16,17 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matscale.core.errors import ConfigError
-from matscale.core.files import make_folder, write_blocks
-from matscale.core.potential import Potential
-from matscale.core.train.record import Run
-from matscale.core.use import load, resolve_step
+from matscale.plugin import ConfigError, Potential, Run, __version__, load_run, make_folder, resolve_step, write_blocks
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.heads import Rank2StressHead
 from matscale.plugins.eqv2.model import EqV2
 from matscale.plugins.eqv2.names import fairchem_from_config, fairchem_name
 from matscale.plugins.eqv2.tables import fairchem_tables
-from matscale.version import __version__
 
 _HEADS = {"energy": "equiformer_v2_energy_head", "forces": "equiformer_v2_force_head", "stress": "rank2_symmetric_head"}
 _PARTS = {"stress_isotropic": 0, "stress_anisotropic": 2}
@@ -51,7 +46,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     except ConfigError as error:
         raise ConfigError(f"{run.path}: cannot be exported: {error}") from None
     step = resolve_step(run, checkpoint)
-    potential = load(run, step)
+    potential = load_run(run, step)
     written = {**content(potential), "step": step}
     written["config"]["cmd"]["identifier"] = run.name
     make_folder(target.parent)

@@ -12,9 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from matscale.core.architecture import DatasetInfo
-from matscale.core.errors import ConfigError
-from matscale.core.import_fairchem import Checkpoint, Importer, Role
+from matscale.plugin import Checkpoint, ConfigError, DatasetInfo, Importer, Role
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.heads import Rank2StressHead
 from matscale.plugins.eqv2.model import EqV2

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from matscale.core.architecture import BatchShape
+from matscale.plugin import BatchShape
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.so3 import kept
 

@@ -16,9 +16,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.heads import mean_by_structure, sum_by_structure
-from matscale.core.layers.precision import full_precision
+from matscale.plugin import AtomicBatch, full_precision, mean_by_structure, sum_by_structure
 from matscale.plugins.eqv2.attention import GraphAttention
 from matscale.plugins.eqv2.blocks import FeedForward, make_norm
 from matscale.plugins.eqv2.config import EqV2Config

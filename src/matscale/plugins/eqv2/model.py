@@ -21,11 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from matscale.core.architecture import DatasetInfo
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.errors import DataError
-from matscale.core.outputs import Outputs
+from matscale.plugin import AtomicBatch, DataError, DatasetInfo, Graph, Outputs
 from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.attention import EdgeDegree, RadialNetwork
 from matscale.plugins.eqv2.blocks import Block, make_norm

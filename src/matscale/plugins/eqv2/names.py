@@ -31,8 +31,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.core.errors import ConfigError
-from matscale.core.import_fairchem import copy_named
+from matscale.plugin import ConfigError, copy_named
 from matscale.plugins.eqv2.config import EqV2Config
 
 _RULES = [

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from matscale.core.errors import DataError
-from matscale.core.import_fairchem import Checkpoint
+from matscale.plugin import Checkpoint, DataError
 
 _HEADS = {"energy_block.": "output_heads.energy.energy_block.", "force_block.": "output_heads.forces.force_block."}
 _REFERENCES = "energy_lin_ref"

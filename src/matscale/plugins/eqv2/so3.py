@@ -32,7 +32,7 @@ from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from matscale.core.layers.precision import full_precision
+from matscale.plugin import full_precision
 from matscale.plugins.eqv2.config import GridKind
 
 Array = NDArray[np.float64]

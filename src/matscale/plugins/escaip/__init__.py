@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture
-from matscale.core.import_fairchem import Importer
+from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.flops import step_flops
 from matscale.plugins.escaip.model import EScAIP, build, graph

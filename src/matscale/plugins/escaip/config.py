@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.core.architecture import ArchitectureConfig
+from matscale.plugin import ArchitectureConfig
 
 PUBLISHED_SHARES = (20, 10, 4, 10, 20)
 """Channels of a head of 64 that see the angle through the Legendre polynomials of degree 0, 1, 2, 3 and 4."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from matscale.core.architecture import BatchShape
+from matscale.plugin import BatchShape
 from matscale.plugins.escaip.config import EScAIPConfig
 
 Row = tuple[str, int]

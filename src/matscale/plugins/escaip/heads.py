@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import gelu
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.heads import mean_by_structure, sum_by_structure
-from matscale.core.layers.precision import full_precision
+from matscale.plugin import AtomicBatch, full_precision, mean_by_structure, sum_by_structure
 from matscale.plugins.escaip.blocks import FeedForward
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.layout import Layout

@@ -20,10 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.errors import DataError
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.radial import GaussianBasis
+from matscale.plugin import AtomicBatch, DataError, GaussianBasis, full_precision
 from matscale.plugins.escaip.config import EScAIPConfig
 
 FAR = 1e6

@@ -20,12 +20,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from matscale.core.architecture import DatasetInfo
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.errors import ConfigError
-from matscale.core.layers.rows import is_plain_wanted
-from matscale.core.outputs import Outputs
+from matscale.plugin import AtomicBatch, ConfigError, DatasetInfo, Graph, Outputs, is_plain_wanted
 from matscale.plugins.escaip.blocks import Block, InputBlock
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.heads import EnergyHead, ForcesHead, Mlp, Readout, StressHead

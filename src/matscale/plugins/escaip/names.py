@@ -19,9 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.core.errors import ConfigError
-from matscale.core.import_fairchem import Checkpoint, Importer, Role, copy_named
-from matscale.core.import_fairchem.options import renamed
+from matscale.plugin import Checkpoint, ConfigError, Importer, Role, copy_named, renamed_options
 from matscale.plugins.escaip.config import EScAIPConfig
 
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -146,7 +144,7 @@ _WITHOUT_EFFECT = {
 def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:
     """Ours, of the options of an `EScAIP_backbone`. Raises ConfigError that names what differs."""
     given = {**_DEFAULTS, **options}
-    values = renamed("escaip", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
+    values = renamed_options("escaip", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     for name in ("readout_hidden_layer_multiplier", "output_hidden_layer_multiplier"):
         if given[name] != given["ffn_hidden_layer_multiplier"]:
             raise ConfigError(

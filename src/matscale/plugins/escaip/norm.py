@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.rows import is_plain_wanted
+from matscale.plugin import full_precision, is_plain_wanted
 
 
 class RMSNorm(nn.Module):

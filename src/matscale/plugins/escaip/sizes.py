@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from matscale.core.architecture import closest, graded
+from matscale.plugin import closest, graded
 from matscale.plugins.escaip.config import EScAIPConfig
 from matscale.plugins.escaip.model import build
 

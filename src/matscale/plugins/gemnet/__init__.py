@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture
-from matscale.core.import_fairchem import Importer
+from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.gemnet.config import GemNetConfig, graph
 from matscale.plugins.gemnet.fairchem import IMPORTER
 from matscale.plugins.gemnet.flops import step_flops

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from matscale.core.layers.precision import full_precision
-from matscale.core.readable import is_readable_wanted
+from matscale.plugin import full_precision, is_readable_wanted
 
 KEPT = 1 << 23
 """Angles of a batch up to which their polynomials are kept: 235 MB in float32 with seven of them."""

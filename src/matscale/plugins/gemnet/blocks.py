@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from matscale.core.layers.precision import full_precision
+from matscale.plugin import full_precision
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.geometry import Geometry
 from matscale.plugins.gemnet.interactions import (

@@ -10,9 +10,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.core.architecture import ArchitectureConfig
-from matscale.core.data.graph import Graph
-from matscale.core.errors import ConfigError
+from matscale.plugin import ArchitectureConfig, ConfigError, Graph
 
 
 class GemNetConfig(ArchitectureConfig):

@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.rows import Rows
-from matscale.core.readable import is_readable_wanted
+from matscale.plugin import LinearRows, full_precision, is_readable_wanted
 from matscale.plugins.gemnet.angles import legendre, neighbor_products
 from matscale.plugins.gemnet.links import Links
 
@@ -70,8 +68,11 @@ class Dihedrals:
         outs, outs_middle = outs[order], outs_middle[order]
         same = edges.image(span)[outs] == middle.image(span)[outs_middle]
         cos_out = (edges.unit[outs] * middle.unit[outs_middle]).sum(1)
-        self._by_edge, self._out_degree = Rows.gathered(order, len(order)), torch.bincount(outs, minlength=edges.n)
-        self.in_edges = Rows.gathered(self.ins, edges.n)
+        self._by_edge, self._out_degree = (
+            LinearRows.gathered(order, len(order)),
+            torch.bincount(outs, minlength=edges.n),
+        )
+        self.in_edges = LinearRows.gathered(self.ins, edges.n)
         self._out_table = legendre(cos_out, n_spherical).masked_fill(same[:, None], 0.0)  # [n_out, L]
 
     @full_precision

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matscale.core.errors import ConfigError, DataError
-from matscale.core.import_fairchem import Checkpoint, Importer, Role
+from matscale.plugin import Checkpoint, ConfigError, DataError, Importer, Role
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.model import GemNet
 from matscale.plugins.gemnet.names import fairchem_name, state_from_fairchem

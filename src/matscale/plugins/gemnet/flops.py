@@ -14,9 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from matscale.core.architecture import BatchShape
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
+from matscale.plugin import AtomicBatch, BatchShape, Graph
 from matscale.plugins.gemnet.config import GemNetConfig, graph
 from matscale.plugins.gemnet.links import Links, links_of, symmetric, within
 

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.radial import GaussianBasis, polynomial_cutoff
-from matscale.core.layers.rows import Rows
+from matscale.plugin import AtomicBatch, GaussianBasis, Graph, LinearRows, full_precision, polynomial_cutoff
 from matscale.plugins.gemnet.angles import Angles, Ends
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.dihedrals import Dihedrals
@@ -38,11 +34,11 @@ class Geometry:
 
     edges: Links
     """Those that carry messages: symmetric, sorted by target."""
-    swap: Rows
+    swap: LinearRows
     """[n_edges, C] of the reverse of each edge."""
-    sources: Rows
+    sources: LinearRows
     """[n_atoms, C] -> [n_edges, C]"""
-    targets: Rows
+    targets: LinearRows
     """[n_atoms, C] -> [n_edges, C]"""
     rank: Tensor
     """[n_atoms] place of each atom in the order in which edges are sorted by target."""
@@ -57,12 +53,12 @@ class Geometry:
     """Pairs b → a, to edges c → a."""
     edge_pair_angles: Angles | None = None
     """Edges b → a, to pairs c → a."""
-    pair_sources: Rows | None = None
+    pair_sources: LinearRows | None = None
     """[n_atoms, C] -> [n_pairs, C]"""
     far: Links | None = None
     """Pairs of the atom-atom interaction, sorted by target in an order of their own."""
     far_rank: Tensor | None = None
-    far_sources: Rows | None = None
+    far_sources: LinearRows | None = None
     """[n_atoms, C] -> [n_far, C]"""
 
     @classmethod
@@ -83,16 +79,19 @@ class Geometry:
         if pairs:
             pairs = pairs.sorted_by(rank)
             pair_ends = _ends(pairs, rank, span)
-            parts |= {"pairs": pairs, "pair_sources": Rows.gathered(pairs.source, data.n_atoms)}
+            parts |= {"pairs": pairs, "pair_sources": LinearRows.gathered(pairs.source, data.n_atoms)}
             if config.atom_edge:
                 parts["pair_angles"] = Angles(pair_ends, ends, n)
             if config.edge_atom:
                 parts["edge_pair_angles"] = Angles(ends, pair_ends, n)
         if config.atom_atom:
             parts |= _far(links, config.rule("atom_atom"))
-        sources, targets = Rows.gathered(edges.source, data.n_atoms), Rows.gathered(edges.target, data.n_atoms)
+        sources, targets = (
+            LinearRows.gathered(edges.source, data.n_atoms),
+            LinearRows.gathered(edges.target, data.n_atoms),
+        )
         triplets = Angles(ends, ends, n)
-        return cls(edges, Rows.gathered(swap, edges.n), sources, targets, rank, triplets, **parts)  # type: ignore[arg-type]
+        return cls(edges, LinearRows.gathered(swap, edges.n), sources, targets, rank, triplets, **parts)  # type: ignore[arg-type]
 
     def to_atoms(self, x: Tensor) -> Tensor:
         """Sums over the edges that end at an atom: [n_edges, C] -> [n_atoms, C]"""
@@ -115,7 +114,7 @@ def _far(links: Links, rule: Graph) -> dict[str, object]:
     far = within(links, rule)
     rank = rank_by(far.degree)
     far = far.sorted_by(rank)
-    return {"far": far, "far_rank": rank, "far_sources": Rows.gathered(far.source, far.n_atoms)}
+    return {"far": far, "far_rank": rank, "far_sources": LinearRows.gathered(far.source, far.n_atoms)}
 
 
 def by_rank(x: Tensor, rank: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale.core.layers.rows import Rows
+from matscale.plugin import LinearRows
 from matscale.plugins.gemnet.angles import Angles, neighbor_products
 from matscale.plugins.gemnet.dihedrals import Dihedrals
 from matscale.plugins.gemnet.layers import SILU, SQRT_HALF, Dense, Scale, orthogonal
@@ -31,7 +31,7 @@ class BothWays(nn.Module):
         super().__init__()
         self.same, self.reverse = Dense(n_in, n_out), Dense(n_in, n_out)
 
-    def forward(self, x: Tensor, swap: Rows) -> Tensor:
+    def forward(self, x: Tensor, swap: LinearRows) -> Tensor:
         """[n_edges, n_in] -> [n_edges, n_out]"""
         same, reverse = (functional.silu(functional.linear(x, each.weight)) for each in (self.same, self.reverse))
         return (same + swap(reverse)) * (SILU * SQRT_HALF)
@@ -47,7 +47,7 @@ class Narrow(nn.Module):
         self.scale = Scale()
         self.project = Dense(n_in, n_out)
 
-    def forward(self, x: Tensor, radial: Tensor, rows: Rows | None = None) -> Tensor:
+    def forward(self, x: Tensor, radial: Tensor, rows: LinearRows | None = None) -> Tensor:
         """`x` [n, n_in], of which m `rows` are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
         x = self.dense(x)
         x = x if rows is None else rows(x)
@@ -71,7 +71,13 @@ class TripletInteraction(nn.Module):
         self.up = BothWays(n_summed, n_out)
 
     def forward(
-        self, x: Tensor, radial: Tensor, circular: Tensor, angles: Angles, swap: Rows, rows: Rows | None = None
+        self,
+        x: Tensor,
+        radial: Tensor,
+        circular: Tensor,
+        angles: Angles,
+        swap: LinearRows,
+        rows: LinearRows | None = None,
     ) -> Tensor:
         """`circular` [n_edges, I, L] -> [n_edges, n_out]"""
         x = self.narrow(x, radial, rows)
@@ -111,7 +117,7 @@ class QuadrupletInteraction(nn.Module):
         self.up = BothWays(n_summed, n_edge)
 
     def forward(
-        self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: Rows
+        self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: LinearRows
     ) -> Tensor:
         """`circular` [n_in, I] of the in-triplets, `spherical` [n_edges, S, L²] -> [n_edges, n_edge]"""
         x = dihedrals.in_edges(self.narrow(m, radial))
@@ -130,7 +136,7 @@ class PairInteraction(nn.Module):
         self.scale = Scale()
         self.up = Dense(n_summed, n_atom)
 
-    def forward(self, h: Tensor, radial: Tensor, sources: Rows, degree: Tensor, rank: Tensor) -> Tensor:
+    def forward(self, h: Tensor, radial: Tensor, sources: LinearRows, degree: Tensor, rank: Tensor) -> Tensor:
         """`radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
         x = sources(self.project(h))
         summed = self.bilinear(neighbor_products(radial, x, degree).flatten(1)).index_select(0, rank)

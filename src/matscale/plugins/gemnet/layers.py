@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale.core.layers.rows import Rows
+from matscale.plugin import LinearRows
 
 SQRT_HALF = math.sqrt(0.5)
 SILU = 1 / 0.6
@@ -66,7 +66,7 @@ class PairDense(nn.Module):
         self.weight = nn.Parameter(orthogonal(torch.empty(n_out, 2 * n_atom + n_edge)))
         self.n_atom = n_atom
 
-    def forward(self, h: Tensor, m: Tensor, sources: Rows, targets: Rows) -> Tensor:
+    def forward(self, h: Tensor, m: Tensor, sources: LinearRows, targets: LinearRows) -> Tensor:
         """[n_atoms, n_atom], [n_edges, n_edge] -> [n_edges, n_out]"""
         w_source, w_target, w_edge = self.weight.split([self.n_atom, self.n_atom, m.shape[1]], dim=1)
         of_atoms = sources(functional.linear(h, w_source)) + targets(functional.linear(h, w_target))

@@ -13,8 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
+from matscale.plugin import AtomicBatch, Graph
 
 _RESOLUTION = 1e6
 """Steps per Å in which distances are compared, as the core's own nearest rule does."""

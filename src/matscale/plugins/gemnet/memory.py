@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from matscale.core.errors import ConfigError
+from matscale.plugin import ConfigError
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.links import Links
 

@@ -18,11 +18,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from matscale.core.architecture import DatasetInfo
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.heads import mean_by_structure, sum_by_structure
-from matscale.core.layers.precision import full_precision
-from matscale.core.outputs import Outputs
+from matscale.plugin import AtomicBatch, DatasetInfo, Outputs, full_precision, mean_by_structure, sum_by_structure
 from matscale.plugins.gemnet.angles import legendre
 from matscale.plugins.gemnet.blocks import Bases, InteractionBlock, OutputBlock, Readout
 from matscale.plugins.gemnet.config import GemNetConfig, check_elements

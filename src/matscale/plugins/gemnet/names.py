@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from matscale.core.errors import DataError
+from matscale.plugin import DataError
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.model import GemNet
 

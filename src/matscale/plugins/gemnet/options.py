@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matscale.core.import_fairchem.options import renamed
+from matscale.plugin import renamed_options
 from matscale.plugins.gemnet.config import GemNetConfig
 
 _OPTIONS = {
@@ -81,7 +81,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
         given.setdefault("sbf", {"name": "spherical_harmonics"})  # their default
     elif given.get("sbf"):
         del given["sbf"]  # of quadruplets
-    values = renamed("gemnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
+    values = renamed_options("gemnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     if is_oc:
         values = {**_without_unused(values, given), **_limits_of_oc(given)}
         values.setdefault("n_joint_layers", 2)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from matscale.core.architecture import DatasetInfo, closest, graded
+from matscale.plugin import DatasetInfo, closest, graded
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.model import build
 

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from matscale import hookimpl
-from matscale.core.data.labelers import MPTRJ_ELEMENTS, Labeler, needs
+from matscale.plugin import MPTRJ_ELEMENTS, Labeler, hookimpl, needs_package
 
 MODEL = "0.3.0"
 
@@ -28,7 +27,7 @@ def _silence() -> Iterator[None]:
 
 @cache
 def _model() -> Any:
-    with needs("chgnet"):
+    with needs_package("chgnet"):
         from chgnet.model import CHGNet
     with _silence():
         return CHGNet.load(model_name=MODEL, use_device="cpu", verbose=False)

@@ -13,10 +13,7 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from numpy.typing import NDArray
 
-from matscale import hookimpl
-from matscale.core.data.graph import Graph
-from matscale.core.data.labelers import Labeler
-from matscale.core.data.neighbors import neighbors
+from matscale.plugin import Graph, Labeler, hookimpl, neighbors
 
 
 class _Neighbors:

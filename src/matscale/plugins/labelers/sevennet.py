@@ -10,8 +10,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from matscale import hookimpl
-from matscale.core.data.labelers import MPTRJ_ELEMENTS, Labeler, needs
+from matscale.plugin import MPTRJ_ELEMENTS, Labeler, hookimpl, needs_package
 
 MODEL = "7net-0_11Jul2024"
 
@@ -23,7 +22,7 @@ def calculator() -> Any:
         # It recommends GPU kernels, and compiles its activations in a way that torch has deprecated.
         warnings.filterwarnings("ignore", "No tensor product accelerator", UserWarning)
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
-        with needs("sevenn"):
+        with needs_package("sevenn"):
             from sevenn.calculator import SevenNetCalculator
         return SevenNetCalculator(MODEL, device="cpu")
 

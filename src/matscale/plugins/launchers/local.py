@@ -14,13 +14,19 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from matscale import hookimpl
-from matscale.core.config import Config
-from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.study.claim import claim, is_claimed
-from matscale.core.study.launcher import Ended, Job, Launcher
-from matscale.core.threads import usable_cores
-from matscale.core.train.config import Positive
+from matscale.plugin import (
+    Config,
+    ConfigError,
+    Ended,
+    Job,
+    Launcher,
+    MatscaleError,
+    Positive,
+    claim_run,
+    hookimpl,
+    is_run_claimed,
+    usable_cores,
+)
 from matscale.plugins.launchers.nursery import Nursery
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -71,7 +77,7 @@ class LocalPool:
 
     def start(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            descriptor = claim(job.path)
+            descriptor = claim_run(job.path)
             if descriptor is None:
                 self._refused.append(Ended(job.path, None, "another process took it up", retry=False))
                 continue
@@ -107,7 +113,7 @@ class LocalPool:
 
     def ended(self) -> list[Ended]:
         over = [Ended(path, p.returncode) for path, p in self.processes.items() if p.poll() is not None]
-        over += [Ended(path, None) for path in self.orphans if not is_claimed(path)]
+        over += [Ended(path, None) for path in self.orphans if not is_run_claimed(path)]
         over += self._of_nursery()
         for end in over:
             del self.slots[end.path]

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from matscale.core.study.launcher import Job
+from matscale.plugin import Job
 
 PAUSE = 0.1
 """Seconds between two looks at the children."""
@@ -199,7 +199,7 @@ def warm_up() -> None:
     """Import what every run needs, the architectures of matscale among it."""
     from importlib import import_module
 
-    from matscale.core.manager import host
+    from matscale.plugin import host
 
     for module in MODULES:
         import_module(module)

@@ -18,12 +18,20 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from matscale import hookimpl
-from matscale.core.config import Config
-from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.files import make_folder, remove, write_text
-from matscale.core.study.launcher import Ended, Job, Launcher
-from matscale.core.train.config import Positive, Seconds
+from matscale.plugin import (
+    Config,
+    ConfigError,
+    Ended,
+    Job,
+    Launcher,
+    MatscaleError,
+    Positive,
+    Seconds,
+    hookimpl,
+    make_folder,
+    remove_path,
+    write_text,
+)
 from matscale.plugins.launchers.slurm_script import EXIT, script
 
 FOLDER = "slurm"
@@ -168,15 +176,15 @@ class SlurmPool:
         number = f"{max(taken, default=0) + 1:04d}"
         listed, file = self.folder / f"array-{number}.txt", self.folder / f"array-{number}.sh"
         for job in jobs:
-            remove(job.path / EXIT)
+            remove_path(job.path / EXIT)
         # Both are there before Slurm knows the job: whoever finds it in the queue can tell what it is.
         write_text(listed, "".join(f"{job.path}\n" for job in jobs))
         write_text(file, script(self.options, self.prefix + number, listed, len(jobs)))
         try:
             _call("sbatch", "--parsable", str(file))
         except OSError as error:
-            remove(file)
-            remove(listed)
+            remove_path(file)
+            remove_path(listed)
             raise MatscaleError(f"sbatch did not take the runs: {error}. Mend [slurm] in the study file.") from None
         self._alive |= {job.path: "queued" for job in jobs}
 

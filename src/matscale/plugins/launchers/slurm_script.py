@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matscale.core.study.launcher import CLAIM, Job
-from matscale.core.train.record import CONFIG, INFO, LOG, PLANNED
+from matscale.plugin import CLAIM_FILE, CONFIG, INFO, LOG, PLANNED, Job
 
 if TYPE_CHECKING:
     from matscale.plugins.launchers.slurm import SlurmOptions
@@ -63,7 +62,7 @@ def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
     words = {
         "listed": shlex.quote(str(listed)),
         "log": LOG,
-        "claim": CLAIM,
+        "claim": CLAIM_FILE,
         "exit": EXIT,
         "config": CONFIG,
         "planned": PLANNED,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.scaling.law import Law
+from matscale.plugin import Law, hookimpl
 from matscale.plugins.laws.broken import BROKEN
 from matscale.plugins.laws.joint import CHINCHILLA, KAPLAN
 from matscale.plugins.laws.power import FLOOR, POWER

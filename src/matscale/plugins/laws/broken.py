@@ -13,8 +13,7 @@ from itertools import product
 import numpy as np
 from scipy.special import expit
 
-from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.nonnegative import amplitudes, best_of, log_amplitudes
+from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
 from matscale.plugins.laws.terms import log_sum, shares
 
 WIDTHS = (-4.0, 3.0)

@@ -10,8 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.nonnegative import amplitudes, best_of, log_amplitudes
+from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
 from matscale.plugins.laws.terms import log_sum, shares
 
 EXPONENTS = np.linspace(0.02, 2.0, 40)

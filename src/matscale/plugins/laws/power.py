@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.nonnegative import amplitudes, best_of, log_amplitudes
+from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
 from matscale.plugins.laws.terms import log_sum, shares
 
 ALPHAS = np.geomspace(0.02, 3.0, 60)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from matscale.core.scaling.law import Array, Law
+from matscale.plugin import Array, Law
 from matscale.plugins.laws.joint import EXPONENTS, projected
 from matscale.plugins.laws.terms import log_sum, shares
 

@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from matscale.core.scaling.law import Array, Law
+from matscale.plugin import Array, Law
 
 LOG10 = np.log(10.0)
 

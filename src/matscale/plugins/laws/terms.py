@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from matscale.core.scaling.law import Array
+from matscale.plugin import Array
 
 
 def log_sum(terms: Array) -> Array:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.data.formats import Reader
+from matscale.plugin import Reader, hookimpl
 from matscale.plugins.readers import ase_files, aselmdb, extxyz
 
 

@@ -9,9 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from matscale.core.data.formats import Frame, from_ase
-from matscale.core.data.labels import CALCULATOR
-from matscale.core.errors import DataError
+from matscale.plugin import CALCULATOR, DataError, Frame, from_ase
 
 _DATABASES = {".db": rb"SQLite format 3\0", ".json": rb"\s*\{\s*\"(\d+|ids|metadata)\"\s*:"}
 """Suffix -> how an ASE database begins: much else is called so, settings and notes above all."""

@@ -18,11 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.formats import Frame
-from matscale.core.data.labels import CALCULATOR, Unusable
-from matscale.core.data.limits import current, shown
-from matscale.core.data.structure import Structure, whole_numbers
-from matscale.core.errors import DataError
+from matscale.plugin import (
+    CALCULATOR,
+    DataError,
+    Frame,
+    Structure,
+    Unusable,
+    bytes_as_text,
+    current_limits,
+    whole_numbers,
+)
 
 _RESULTS = ("energy", "forces", "stress", "free_energy")
 
@@ -94,11 +99,13 @@ def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
 
 def _decode(value: bytes) -> Any:
     """Raises Unusable for what is not zlib-compressed JSON, or inflates beyond the limit."""
-    inflater, most = zlib.decompressobj(), current().structure
+    inflater, most = zlib.decompressobj(), current_limits().structure
     try:
         text = inflater.decompress(value, most)
         if not inflater.eof:
-            what = f"inflates beyond {shown(most)} (--limit structure=...)" if len(text) >= most else "is cut off"
+            what = (
+                f"inflates beyond {bytes_as_text(most)} (--limit structure=...)" if len(text) >= most else "is cut off"
+            )
             raise Unusable("unreadable", f"its {len(value)} bytes: {what}")
         return json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:

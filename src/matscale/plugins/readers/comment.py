@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.data.labels import Unusable
+from matscale.plugin import Unusable
 
 _DOUBLE, _SINGLE = r'"[^"\\]*(?:\\.[^"\\]*)*"', r"'[^'\\]*(?:\\.[^'\\]*)*'"
 _PAIR = re.compile(rf"({_DOUBLE}|{_SINGLE}|[^\s=\"'][^\s=]*)(?:\s*=\s*({_DOUBLE}|{_SINGLE}|(?=[\"'{{\[])|\S*))?")

@@ -18,11 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.formats import Frame
-from matscale.core.data.labels import Unusable
-from matscale.core.data.lines import Lines
-from matscale.core.data.structure import Structure, whole_numbers
-from matscale.core.errors import DataError
+from matscale.plugin import DataError, Frame, Lines, Structure, Unusable, whole_numbers
 from matscale.plugins.readers.comment import parse_comment
 
 if sys.version_info >= (3, 14):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture
-from matscale.core.import_fairchem import Importer
+from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.schnet.model import SIZES, SchNet, SchNetConfig, build, graph, ladder, step_flops
 from matscale.plugins.schnet.names import IMPORTER
 

@@ -24,13 +24,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale.core.architecture import ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.errors import ConfigError
-from matscale.core.layers.heads import sum_by_structure
-from matscale.core.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff
-from matscale.core.outputs import Outputs
+from matscale.plugin import (
+    ArchitectureConfig,
+    AtomicBatch,
+    BatchShape,
+    ConfigError,
+    DatasetInfo,
+    GaussianBasis,
+    Graph,
+    Outputs,
+    ShiftedSoftplus,
+    closest,
+    cosine_cutoff,
+    graded,
+    sum_by_structure,
+)
 from matscale.plugins.schnet.pairs import Pairs
 
 

@@ -18,9 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.core.errors import ConfigError
-from matscale.core.import_fairchem import Checkpoint, Importer, Role, copy_named
-from matscale.core.import_fairchem.options import renamed
+from matscale.plugin import Checkpoint, ConfigError, Importer, Role, copy_named, renamed_options
 from matscale.plugins.schnet.model import SchNetConfig
 
 _RULES = [
@@ -71,7 +69,7 @@ _WITHOUT_EFFECT = {"use_pbc_single", "otf_graph"}
 def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
     """Ours, of the options of a `schnet`. Raises ConfigError that names what differs."""
     given = {**_DEFAULTS, **options}
-    values = renamed("schnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
+    values = renamed_options("schnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     # Neither is an option there: 50 nearest neighbours, and rows for 99 elements.
     return SchNetConfig.parse({**values, "max_neighbors": 50, "max_atomic_number": 99}, "model")
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.rows import Rows, is_plain_wanted
+from matscale.plugin import AtomicBatch, LinearRows, is_plain_wanted
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class Pairs:
 
     distance: Tensor
     """[n_bonds] Å"""
-    images: Rows | None
+    images: LinearRows | None
     """Sums over the bonds of a pair, [n_bonds, C] -> [n_pairs, C]. None: each bond is a pair of its own."""
-    filters: Rows | None
+    filters: LinearRows | None
     """[n_pairs, C] -> [n_messages, C]. None: each pair has one message."""
-    sources: Rows
+    sources: LinearRows
     """[n_atoms, C] -> [n_messages, C]"""
-    targets: Rows
+    targets: LinearRows
     """Sums over the messages of an atom, [n_messages, C] -> [n_atoms, C]"""
 
     @classmethod
@@ -46,13 +45,13 @@ class Pairs:
         distance = _only(data, places).edge_distance()
         if is_mutual:  # both directions of a pair have one filter, also those of an atom's own images
             keys, pair = torch.unique_consecutive(pair, return_inverse=True)
-            images = Rows.summed(pair, len(keys))
+            images = LinearRows.summed(pair, len(keys))
             both = torch.stack([keys, keys % data.n_atoms * data.n_atoms + keys // data.n_atoms]).flatten()
             both, order = both.sort()
-            filters = Rows.gathered(order % len(keys), len(keys))
+            filters = LinearRows.gathered(order % len(keys), len(keys))
         else:
             both, pair = torch.unique(target * data.n_atoms + source, return_inverse=True)
-            images, filters = Rows(pair, bond, len(both), len(places)), None
+            images, filters = LinearRows(pair, bond, len(both), len(places)), None
         return cls(distance, images, filters, *_messages(both % data.n_atoms, both // data.n_atoms, data.n_atoms))
 
     def summed(self, x: Tensor) -> Tensor:
@@ -65,8 +64,8 @@ class Pairs:
         return self.targets(self.sources(x) * weight)  # in half precision of a finer type than x
 
 
-def _messages(source: Tensor, target: Tensor, n_atoms: int) -> tuple[Rows, Rows]:
-    return Rows.gathered(source, n_atoms), Rows.summed(target, n_atoms)
+def _messages(source: Tensor, target: Tensor, n_atoms: int) -> tuple[LinearRows, LinearRows]:
+    return LinearRows.gathered(source, n_atoms), LinearRows.summed(target, n_atoms)
 
 
 def _only(data: AtomicBatch, places: Tensor) -> AtomicBatch:

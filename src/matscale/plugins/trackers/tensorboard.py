@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from matscale import hookimpl
-from matscale.core.config import to_toml
-from matscale.core.train.tracker import Tracker
+from matscale.plugin import Tracker, hookimpl, to_toml
 
 if TYPE_CHECKING:
-    from matscale.core.train.record import Run
+    from matscale.plugin import Run
 
 FOLDER = "tensorboard"
 FLUSH = 10

@@ -13,12 +13,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matscale import hookimpl
-from matscale.core.errors import PluginError
-from matscale.core.train.tracker import Tracker
+from matscale.plugin import PluginError, Tracker, hookimpl
 
 if TYPE_CHECKING:
-    from matscale.core.train.record import Run
+    from matscale.plugin import Run
 
 FOLDER, WHERE = "trackio", "TRACKIO_DIR"
 PROJECT = "matscale"

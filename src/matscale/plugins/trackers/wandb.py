@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from matscale import hookimpl
-from matscale.core.files import make_folder, write_text
-from matscale.core.train.tracker import Tracker
+from matscale.plugin import Tracker, hookimpl, make_folder, write_text
 
 if TYPE_CHECKING:
-    from matscale.core.train.record import Run
+    from matscale.plugin import Run
 
 FOLDER, IDENTITY = "wandb", "run-id"
 """wandb's own folder, and our file in it: all sessions of a run are one run of wandb's."""

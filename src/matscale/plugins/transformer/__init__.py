@@ -6,8 +6,7 @@ of the one and of the other never get into one law, and `matscale compare` sets 
 
 from __future__ import annotations
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture
+from matscale.plugin import Architecture, hookimpl
 from matscale.plugins.transformer import periodic, plain
 
 __all__ = ["periodic", "plain", "register_architectures"]

@@ -17,8 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale.core.architecture import ArchitectureConfig, DatasetInfo, closest, graded
-from matscale.core.layers.padding import Padding
+from matscale.plugin import ArchitectureConfig, DatasetInfo, Padding, closest, graded
 
 
 class EncoderConfig(ArchitectureConfig):

@@ -30,15 +30,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale import hookimpl
-from matscale.core.architecture import Architecture, BatchShape, DatasetInfo
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.layers.heads import DirectHeads, head_widths
-from matscale.core.layers.padding import Padding
-from matscale.core.layers.precision import full_precision
-from matscale.core.layers.radial import GaussianBasis, polynomial_cutoff
-from matscale.core.outputs import Outputs
+from matscale.plugin import (
+    Architecture,
+    AtomicBatch,
+    BatchShape,
+    DatasetInfo,
+    DirectHeads,
+    GaussianBasis,
+    Graph,
+    Outputs,
+    Padding,
+    full_precision,
+    head_widths,
+    hookimpl,
+    polynomial_cutoff,
+)
 from matscale.plugins.transformer.encoder import (
     DIAL,
     SHAPES,

@@ -24,13 +24,18 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from matscale.core.architecture import Architecture, BatchShape, DatasetInfo
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.graph import Graph
-from matscale.core.layers.heads import DirectHeads, head_widths
-from matscale.core.layers.padding import Padding
-from matscale.core.layers.precision import full_precision
-from matscale.core.outputs import Outputs
+from matscale.plugin import (
+    Architecture,
+    AtomicBatch,
+    BatchShape,
+    DatasetInfo,
+    DirectHeads,
+    Graph,
+    Outputs,
+    Padding,
+    full_precision,
+    head_widths,
+)
 from matscale.plugins.transformer.encoder import DIAL, SHAPES, EncoderConfig, EncoderLayer, encoder_ladder
 
 

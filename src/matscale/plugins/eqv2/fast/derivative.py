@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matscale.core.errors import MatscaleError
+from matscale.plugin import MatscaleError
 
 ADVICE = (
     "eqv2: the fast path has first derivatives of the parameters only, and a second one was asked for. Run the forward "

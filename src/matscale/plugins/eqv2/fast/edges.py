@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from matscale.core.data.batch import AtomicBatch
+from matscale.plugin import AtomicBatch
 from matscale.plugins.eqv2.edges import EdgeFrames, Edges
 
 

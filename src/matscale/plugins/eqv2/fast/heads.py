@@ -8,8 +8,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.heads import mean_by_structure, sum_by_structure
+from matscale.plugin import AtomicBatch, mean_by_structure, sum_by_structure
 from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.fast.feed_forward import feed_forward, scalars
 from matscale.plugins.eqv2.heads import EnergyHead, EquivariantStressHead, Rank2StressHead

@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from matscale.core.data.batch import AtomicBatch
-from matscale.core.outputs import Outputs
-from matscale.core.readable import is_readable_wanted
-from matscale.core.recompute import in_place_of
+from matscale.plugin import AtomicBatch, Outputs, is_readable_wanted, recomputed_in_place_of
 from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
@@ -102,7 +99,7 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
     for block, features in zip(layers, rho[1:]):
-        x = in_place_of(block, _block, model, block, x, features, edges, data)
+        x = recomputed_in_place_of(block, _block, model, block, x, features, edges, data)
     return _read_out(model, model.norm(x), rho[-1], edges, data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    """One, or as many as MATSCALE_TEST_THREADS says."""
+    torch.set_num_threads(int(os.environ.get("MATSCALE_TEST_THREADS", "1")))
 
 
 @pytest.fixture

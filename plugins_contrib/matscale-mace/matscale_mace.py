@@ -40,7 +40,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError, DataError, PluginError
 from matscale.core.layers.heads import sum_by_structure
-from matscale.core.layers.precision import refuse_half
+from matscale.core.layers.precision import refuse_half, times_matrix
 from matscale.core.outputs import Outputs
 from matscale.core.undisturbed import undisturbed
 
@@ -131,7 +131,7 @@ class Mace(nn.Module):
             "positions": batch.positions.clone(),  # it is marked as requiring a gradient
             "node_attrs": nn.functional.one_hot(self._types(batch), self.n_elements).to(batch.positions.dtype),
             "edge_index": batch.edge_index.flip(0),  # mace: vectors point from row 0 to row 1
-            "shifts": torch.einsum("ea,eab->eb", shifts, lattice),
+            "shifts": times_matrix(shifts, lattice),
             "unit_shifts": shifts,
             "cell": batch.cell.flatten(0, 1),
             "batch": batch.batch,

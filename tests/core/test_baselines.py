@@ -241,6 +241,11 @@ def test_baselines_survive_json_to_the_last_bit(alloy: PackedDataset) -> None:
             assert torch.equal(getattr(before, label), getattr(after, label)), (name, label)
 
 
+def test_baselines_do_not_depend_on_the_order_of_the_training_part(alloys: PackedDataset) -> None:
+    order = np.random.default_rng(0).permutation(len(alloys))
+    assert plain_baselines(fit_baselines(alloys, order)) == plain_baselines(fit_baselines(alloys, everything(alloys)))
+
+
 def test_an_unknown_baseline_is_answered_with_the_nearest(alloy: PackedDataset) -> None:
     with pytest.raises(DataError, match="Did you mean 'nearest'"):
         parse_baselines({"nearst": {}})

@@ -199,3 +199,17 @@ def test_eight_structures_are_learnt_by_heart(forces: str, alloys: PackedDataset
     losses = [row["loss"] for row in run.metrics("train")]
     assert losses[-1] < 0.25 * losses[0]
     assert run.info["last"]["forces_cos"] > 0.9
+
+
+@pytest.mark.parametrize("forces", ["gradient", "direct"])
+@pytest.mark.parametrize(("precision", "bound"), [(torch.bfloat16, 0.03), (torch.float16, 0.005)])
+def test_half_precision_costs_digits_of_forces_and_nothing_of_the_lattice(forces, precision, bound):
+    subject = Subject(ARCHITECTURE, ladder(10_000).model_copy(update={"forces": forces}))
+    potential = subject.perturbed().float().eval()
+    cell = np.array([[41.3, 0.2, -3.1], [5.1, 43.7, 0.3], [-4.6, 6.9, 47.1]])
+    around_a_corner = (molecule().positions @ np.linalg.inv(cell)) % 1.0 @ cell
+    batch = subject.batch(structure(molecule().atomic_numbers, around_a_corner, cell), crystal(), dtype=torch.float32)
+    exact = potential(batch)
+    with torch.autocast("cpu", precision):
+        rough = potential(batch)
+    assert 0 < (rough.forces - exact.forces).norm() < bound * exact.forces.norm()

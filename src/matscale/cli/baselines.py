@@ -41,7 +41,8 @@ def baselines(data: str, validation: float, seed: int, by: Literal["group", "str
     from matscale.core.data.split import split
 
     with Stages() as stages:
-        dataset = PackedDataset.open(resolve(data, stages))
+        dataset = PackedDataset.open(resolve(data, stages), stages=stages)
+        dataset.check()
     parts = split(dataset, validation, seed, by=by)
     click.echo(
         f"{dataset.path}: fitted on {len(parts.train):,} structures, measured on {len(parts.validation):,}.", err=True

@@ -33,6 +33,7 @@ class Stages:
     def __exit__(self, *exception: object) -> None:
         if self.counts and self.what:
             click.echo(err=True)
+        self.what = ""
 
 
 class Shown(Progress):

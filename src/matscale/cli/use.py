@@ -77,12 +77,14 @@ def evaluate(
     if data is None and "dataset" not in record.info:
         raise ConfigError(f"{run}: has no dataset of its own, because it was not trained here. Name one with --data.")
     with Stages() as stages:
-        dataset = PackedDataset.open(resolve(data or record.config.data.path, stages))
+        dataset = PackedDataset.open(resolve(data or record.config.data.path, stages), stages=stages)
+        dataset.check()
     rows = rows_of(record, dataset, which)
     click.echo(f"{dataset.path}: measured on {len(rows):,} of {len(dataset):,} structures.", err=True)
     potential = load(record, checkpoint, device=device, dtype=dtype)
     own = is_own(record, dataset)
-    models = {record.config.architecture.name: measure(potential, dataset, rows, batch, any_element=own)}
+    with stages:
+        models = {record.config.architecture.name: measure(potential, dataset, rows, batch, any_element=own)}
     if baselines:
         models |= _baselines(record, dataset, rows)
     click.echo(errors_json(models) if as_json else errors_table(models))

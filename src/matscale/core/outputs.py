@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.layers.precision import outside_autocast
+from matscale.core.layers.precision import outside_autocast, times_matrix
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
     if strain.shape != batch.cell.shape:
         raise ValueError(f"strain has shape {tuple(strain.shape)}, the batch needs {tuple(batch.cell.shape)}.")
     symmetric = 0.5 * (strain + strain.transpose(1, 2))
-    positions = batch.positions + torch.einsum("na,nab->nb", batch.positions, symmetric[batch.batch])
-    return batch.with_geometry(positions, batch.cell + batch.cell @ symmetric)
+    positions = batch.positions + times_matrix(batch.positions, symmetric.index_select(0, batch.batch))
+    return batch.with_geometry(positions, batch.cell + times_matrix(batch.cell, symmetric[:, None]))
 
 
 def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:

@@ -23,6 +23,7 @@ from matscale import hookimpl
 from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape, DatasetInfo, closest, graded
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.layers.heads import DirectHeads, head_widths
+from matscale.core.layers.precision import full_precision
 from matscale.core.outputs import Outputs
 
 
@@ -69,8 +70,13 @@ class FCN(nn.Module):
 
     def embed(self, data: AtomicBatch) -> Tensor:
         """[n_atoms, H]: what the heads read."""
-        x = torch.cat([self.embedding(data.atomic_numbers), data.positions], dim=-1)
-        found: Tensor = self.blocks(self.project(x))
+        found: Tensor = self.blocks(self._inputs(data))
+        return found
+
+    @full_precision
+    def _inputs(self, data: AtomicBatch) -> Tensor:
+        """Half precision would round coordinates by up to 0.06 Å."""
+        found: Tensor = self.project(torch.cat([self.embedding(data.atomic_numbers), data.positions], dim=-1))
         return found
 
 

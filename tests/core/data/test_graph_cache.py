@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -95,7 +96,8 @@ def test_numbers_too_large_for_a_byte_are_kept(structures, pack_into):
     computed = dataset.batch([1, 0], Graph.radius(5.0))
     build_cache(dataset, Graph.radius(5.0))
     assert_same_edges(dataset.batch([1, 0], Graph.radius(5.0)), computed)
-    assert computed.edge_shift.abs().max() > 127
+    kept = map_arrays(dataset.path / "graphs" / "radius-5" / "edges-00000.safetensors")
+    assert np.abs(kept["shift"]).max() > 127  # a batch has the atoms moved near the origin, and small shifts
     assert computed.edge_index.max() > 255
 
 
@@ -161,12 +163,48 @@ def test_a_damaged_manifest_of_edges_is_refused(dataset, damage):
         assert open_cache(dataset, Graph.radius(5.0)) is None
 
 
-def test_a_truncated_file_of_edges_is_named(dataset):
-    cache = build_cache(dataset, Graph.radius(5.0))
+def test_a_truncated_file_of_edges_is_named_and_its_edges_are_found_anew(dataset):
+    graph = Graph.radius(5.0)
+    cache = build_cache(dataset, graph)
+    before = dataset.batch([0], graph)
     file = cache.folder / "edges-00000.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(DataError, match=r"edges-00000\.safetensors: is not a whole file of edges"):
-        dataset.batch([0], Graph.radius(5.0))
+    with pytest.warns(UserWarning, match=r"edges-00000\.safetensors: has changed since it was written"):
+        after = PackedDataset.open(dataset.path).batch([0], graph)
+    assert_same_edges(after, before)
+
+
+def test_only_the_damaged_file_is_built_again(dataset, monkeypatch):
+    graph = Graph.radius(5.0)
+    cache = build_cache(dataset, graph)
+    before = {file.name: file.read_bytes() for file in cache.folder.glob("*.*")}
+    file = cache.folder / "edges-00002.safetensors"
+    file.write_bytes(before[file.name][:-1] + b"!")
+    searched, real = [], graph_cache.neighbors
+    monkeypatch.setattr(graph_cache, "neighbors", lambda *args: searched.append(1) or real(*args))
+    with pytest.warns(UserWarning, match=r"edges-00002\.safetensors: has changed .* found again"):
+        build_cache(dataset, graph)
+    assert {file.name: file.read_bytes() for file in cache.folder.glob("*.*")} == before
+    assert len(searched) == dataset.manifest.shards[2].n_structures
+
+
+def test_a_damaged_piece_of_an_interrupted_build_is_searched_again(dataset):
+    graph = Graph.radius(5.0)
+
+    def killed(done, total):
+        if done >= 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(dataset, graph, progress=killed)
+    piece = sorted(dataset.path.glob("graphs/radius-5/.parts-*/*.safetensors"))[0]
+    contents = bytearray(piece.read_bytes())
+    contents[-1] ^= 1  # a degree
+    piece.write_bytes(contents)
+    build_cache(dataset, graph)
+    cached = PackedDataset.open(dataset.path).batch(range(60), graph)
+    shutil.rmtree(dataset.path / "graphs")
+    assert_same_edges(cached, PackedDataset.open(dataset.path).batch(range(60), graph))
 
 
 def test_a_structure_without_neighbour_list_is_named(structures, pack_into):

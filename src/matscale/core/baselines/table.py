@@ -25,11 +25,16 @@ BASELINES: dict[str, type[Baseline]] = {
 
 
 def fit_baselines(dataset: PackedDataset, indices: NDArray[np.int64]) -> dict[str, Baseline]:
-    """Every baseline, fitted on the structures `indices`. Raises DataError if there are none."""
+    """Every baseline, fitted on the set of structures `indices`. Raises DataError if there are none.
+
+    The structures are added up in the order of the dataset, whatever the order of `indices`: a sum of floats depends
+    on its order, and the same training part gives the same baselines to the last bit.
+    """
     if len(indices) == 0:
         raise DataError(
             f"{dataset.path}: the training part is empty, so no baseline can be fitted. Use a smaller validation share."
         )
+    indices = np.sort(indices)
     return {name: baseline.fit(dataset, indices) for name, baseline in BASELINES.items()}
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,18 +79,18 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
     size = int.from_bytes(buffer[:8], "little")
     if not 0 < size <= min(_MAX_HEADER, len(buffer) - 8):
         raise ValueError(f"a header of {size} bytes in a file of {len(buffer)}")
-    header = json.loads(buffer[8 : 8 + size])
     try:
+        header = json.loads(buffer[8 : 8 + size])
         return {name: _view(buffer, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"a header that says {error}") from None
 
 
 def _view(buffer: mmap.mmap, offset: int, entry: dict[str, Any]) -> NDArray[Any]:
     start, end = entry["data_offsets"]
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(int(k) for k in entry["shape"])
-    count = int(np.prod(shape, dtype=np.int64))
-    if end - start != count * dtype.itemsize or start < 0 or offset + end > len(buffer):
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"]))
+    count = math.prod(shape)  # of Python's integers, which do not overflow
+    if min(shape, default=0) < 0 or end - start != count * dtype.itemsize or start < 0 or offset + end > len(buffer):
         raise ValueError(f"array at bytes {start} to {end} does not fit the file of {len(buffer)} bytes")
     return np.frombuffer(buffer, dtype, count, offset + start).reshape(shape)
 

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from matscale.core.layers.precision import times_matrix
+
 if TYPE_CHECKING:
     from matscale.core.architecture import BatchShape
 
@@ -100,7 +102,7 @@ class AtomicBatch:
         j, i = self.edges()
         assert self.edge_shift is not None
         cell = self.cell.index_select(0, self.batch.index_select(0, i))
-        shift = torch.einsum("ea,eab->eb", self.edge_shift.to(cell.dtype), cell)
+        shift = times_matrix(self.edge_shift.to(cell.dtype), cell)
         return self.positions.index_select(0, j) - self.positions.index_select(0, i) + shift
 
     def edge_distance(self) -> Tensor:
@@ -112,7 +114,7 @@ class AtomicBatch:
         has_cell = torch.linalg.det(self.cell).abs() > 1e-9
         safe = torch.where(has_cell[:, None, None], self.cell, torch.eye(3).to(self.cell))
         inverse = torch.linalg.inv(safe) * has_cell[:, None, None]
-        return torch.einsum("na,nab->nb", self.positions, inverse[self.batch])
+        return times_matrix(self.positions, inverse.index_select(0, self.batch))
 
     def volume(self) -> Tensor:
         """[n_structures] Å³; 0 without a cell."""
@@ -139,14 +141,14 @@ class AtomicBatch:
         """
         m = matrix.to(self.positions).expand(self.n_structures, 3, 3)
         turn = m.transpose(1, 2)
-        per_atom = turn[self.batch]
-        vectors = lambda x: torch.einsum("na,nab->nb", x, per_atom)  # noqa: E731
+        per_atom = turn.index_select(0, self.batch)
+        vectors = lambda x: times_matrix(x, per_atom)  # noqa: E731
         return replace(
             self,
             positions=vectors(self.positions),
-            cell=self.cell @ turn,
+            cell=times_matrix(self.cell, turn[:, None]),
             forces=None if self.forces is None else vectors(self.forces),
-            stress=None if self.stress is None else m @ self.stress @ turn,
+            stress=None if self.stress is None else _turned(self.stress, turn),
         )
 
     def to(
@@ -229,3 +231,9 @@ class AtomicBatch:
             return d
 
         return Batch.from_data_list([data(m) for m in self.split()])
+
+
+def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
+    """Tensors T as turn.T @ T @ turn, both [n, 3, 3]."""
+    half = times_matrix(tensors, turn[:, None])
+    return times_matrix(half.transpose(1, 2), turn[:, None]).transpose(1, 2)

@@ -1,7 +1,8 @@
 """Edges kept beside a dataset, so that training does not search for neighbours again in every epoch.
 
     <dataset>/graphs/<graph.key>/edges-00000.safetensors, ...   one file per shard of the dataset
-    <dataset>/graphs/<graph.key>/manifest.json                  the graph, and the hash of the dataset they belong to
+    <dataset>/graphs/<graph.key>/manifest.json                  the graph, the hash of the dataset they belong to, and
+                                                                a SHA-256 per file
 
 | array | dtype and shape | |
 |---|---|---|
@@ -12,7 +13,8 @@
 | degree | uint8, uint16 or uint32 [N] | edges of each centre i; i itself is not stored |
 
 An edge takes 4 bytes in the usual case, 28 in a batch. Building can be interrupted: finished pieces are kept in a
-hidden folder and used again. A cache whose dataset has changed is never used.
+hidden folder and used again. A cache whose dataset has changed is never used, nor is one with a damaged file: each file
+is checked once (see `matscale.core.data.verified`), and building a cache again keeps the files that are sound.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,14 +34,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.arrays import Arrays, map_arrays, write_arrays
+from matscale.core.data.arrays import Arrays, map_arrays, sha256, write_arrays
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import neighbors
 from matscale.core.data.packed import PackedDataset
+from matscale.core.data.shard import map_shard
+from matscale.core.data.verified import at_once, check_once
 from matscale.core.errors import DataError
 from matscale.core.files import DiskError, make_folder, open_lock, remove, sweep_up, write_text
 
 FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
 PIECE = 4096
 """Structures whose edges are found and written at once: a second or so of work, some tens of MB."""
 
@@ -50,30 +55,24 @@ Progress = Callable[[int, int], None]
 class EdgeCache:
     """The edges of every structure of a dataset, mapped from disk. Get one from `open_cache` or `build_cache`."""
 
-    def __init__(self, folder: Path, files: list[str], sizes: list[int]) -> None:
-        self.folder, self._files = folder, files
+    def __init__(self, folder: Path, sizes: list[int]) -> None:
+        self.folder = folder
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._maps: dict[int, Arrays] = {}
 
     def _arrays(self, number: int) -> Arrays:
         if number not in self._maps:
-            path = self.folder / self._files[number]
+            path = self.folder / _file(number)
             try:
-                self._maps[number] = arrays = map_arrays(path)
-                found = len(arrays["edge_ptr"]) - 1, int(arrays["edge_ptr"][-1]), int(arrays["atom_ptr"][-1])
-                expected = int(np.diff(self._starts)[number]), len(arrays["neighbor"]), len(arrays["degree"])
-                if found != expected:
-                    raise ValueError(f"pointers say {found}, contents {expected}")
-            except (OSError, ValueError, KeyError) as error:
-                raise DataError(
-                    f"{path}: is not a whole file of edges ({error}). Delete {self.folder}; it will be built again."
-                ) from None
+                self._maps[number] = map_arrays(path)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: was sound a moment ago, and is not any more ({error}).") from None
         return self._maps[number]
 
     @cached_property
     def n_edges(self) -> NDArray[np.int32]:
         """[n] edges of each structure. Read when it is first asked for."""
-        counts = [np.diff(self._arrays(k)["edge_ptr"]).astype(np.int32) for k in range(len(self._files))]
+        counts = [np.diff(self._arrays(k)["edge_ptr"]).astype(np.int32) for k in range(len(self._starts) - 1)]
         return np.concatenate(counts)
 
     def gather(
@@ -116,27 +115,23 @@ def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.in
 def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
     """The cache of these edges, or None if there is none.
 
-    One that belongs to other data (the dataset was packed again) or to another rule is left alone with a warning.
+    One that belongs to other data (the dataset was packed again) or to another rule is left alone with a warning, and
+    so is one with a damaged file: its edges are then found anew.
     """
-    manifest = _folder(dataset, graph) / "manifest.json"
-    if not graph.has_edges or not manifest.is_file():
+    if not graph.has_edges:
         return None
-    try:
-        values = json.loads(manifest.read_text(encoding="utf-8"))
-        if values["identity"] == _identity(dataset, graph):
-            return EdgeCache(manifest.parent, [f["file"] for f in values["files"]], _sizes(dataset))
-        reason = "belongs to other data or another rule"
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"is damaged ({error})"
-    warnings.warn(f"{manifest}: {reason}; these edges are not used. Building the cache replaces them.", stacklevel=2)
-    return None
+    found = _survey(dataset, graph)
+    if found.fault:
+        warnings.warn(f"{found.fault}; these edges are not used. Building the cache replaces them.", stacklevel=2)
+    return EdgeCache(_folder(dataset, graph), _sizes(dataset)) if found.is_whole else None
 
 
 def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Progress | None = None) -> EdgeCache:
     """Find the edges of every structure and keep them beside the dataset; a valid cache is returned as it is.
 
     `workers` > 1 searches in that many processes. Several builders at once (the ranks of one run) wait for the first.
-    Raises DataError that names the structure whose neighbours cannot be found, or if the folder cannot be written.
+    Files of a cache that are damaged are built again with a warning. Raises DataError that names the structure whose
+    neighbours cannot be found, or if the folder cannot be written.
     """
     if not graph.has_edges:
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
@@ -145,12 +140,11 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
         make_folder(folder)
         with _locked(folder / ".lock"):
             sweep_up(folder, alone=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a cache of other data: replaced in a moment
-                cache = open_cache(dataset, graph)
-            if cache is None:
-                _build(dataset, graph, folder, workers, progress)
-                cache = open_cache(dataset, graph)
+            found = _survey(dataset, graph)
+            if found.fault and not found.is_foreign:
+                warnings.warn(f"{found.fault}; its edges are found again.", stacklevel=2)
+            if not found.is_whole:
+                _build(dataset, graph, folder, workers, progress, found.sound)
             for parts in folder.glob(".parts-*"):  # the cache is whole
                 remove(parts)
     except DiskError as error:
@@ -158,13 +152,124 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
             "Edges are kept beside the dataset: copy it to a disk with room where you may write, or find neighbours "
             "anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
         ) from None
-    assert cache is not None
     dataset.forget_graphs()
-    return cache
+    return EdgeCache(folder, _sizes(dataset))
 
 
-def _build(dataset: PackedDataset, graph: Graph, folder: Path, workers: int, progress: Progress | None) -> None:
-    remove(folder / "manifest.json")
+@dataclass
+class _Survey:
+    """State of a cache."""
+
+    sound: dict[int, dict[str, Any]]
+    """Number of a file that is as it was written -> its record in the manifest."""
+    fault: str = ""
+    """What is wrong, the first of it; nothing if there is no cache."""
+    is_whole: bool = False
+    is_foreign: bool = False
+    """It belongs to other data or another rule."""
+
+
+def _survey(dataset: PackedDataset, graph: Graph) -> _Survey:
+    """Look at a cache, and check those of its files that were not checked before. Never raises for a damaged one."""
+    manifest = _folder(dataset, graph) / MANIFEST
+    if not os.path.lexists(manifest):
+        return _Survey({})
+    try:
+        if not manifest.is_file():
+            raise ValueError("not a file")
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        if values["identity"] != _identity(dataset, graph):
+            return _Survey({}, f"{manifest}: belongs to other data or another rule", is_foreign=True)
+        records = _records(values, dataset)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return _Survey({}, f"{manifest}: is damaged ({error})")
+
+    def fault(number: int) -> str:
+        try:
+            _check(dataset, manifest.parent, number, records[number].get("sha256", ""))
+            return ""
+        except (OSError, ValueError) as error:
+            return f"{manifest.parent / _file(number)}: {error}"
+
+    paths = [manifest.parent / _file(number) for number in range(len(records))]
+    faults = list(at_once(fault, paths, "Checking cached edges", dataset.stages))
+    sound = {number: record for number, record in enumerate(records) if not faults[number]}
+    return _Survey(sound, next(filter(None, faults), ""), is_whole=len(sound) == len(records))
+
+
+def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
+    """The records of the files. Raises ValueError, or what Python raises, for anything else than `_build` writes."""
+    records: list[dict[str, Any]] = manifest["files"]
+    names = [record.get("file") for record in records]
+    if names != [_file(number) for number in range(len(dataset.manifest.shards))]:
+        raise ValueError(f"it names the files {names!r:.100}")
+    return records
+
+
+def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again: bool = False) -> bool:
+    """Check a file of edges; return whether it was read. Raises ValueError or OSError that says what is wrong."""
+    path, shard = folder / _file(number), dataset.manifest.shards[number]
+
+    def inspect() -> None:
+        try:
+            _check_edges(map_arrays(path), map_shard(dataset.path / shard.file)["atom_ptr"])
+        except KeyError as error:
+            raise ValueError(f"has no array {error}") from None
+
+    return check_once(path, digest, inspect, shard.sha256, again)
+
+
+def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
+    """Look at everything that a file of edges holds; `atom_ptr` is that of the shard. Raises ValueError."""
+    edge_ptr, neighbor, degree = arrays["edge_ptr"], arrays["neighbor"], arrays["degree"]
+    if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
+        raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
+    if edge_ptr[0] != 0 or (edge_ptr[1:] < edge_ptr[:-1]).any():
+        raise ValueError("edge_ptr runs backwards")
+    n_atoms, n_edges = int(atom_ptr[-1]), int(edge_ptr[-1])
+    shapes = {"neighbor": ("u", (n_edges,)), "shift": ("i", (n_edges, 3)), "degree": ("u", (n_atoms,))}
+    for name, (kind, shape) in shapes.items():
+        if arrays[name].dtype.kind != kind or arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, expected {shape}")
+    if not np.array_equal(arrays["atom_ptr"], atom_ptr):
+        raise ValueError("atom_ptr is not that of the dataset")
+    counts = np.diff(edge_ptr)
+    if (np.add.reduceat(degree, atom_ptr[:-1], dtype=np.int64) != counts).any():
+        raise ValueError("the degrees of some structure do not sum to its edges")
+    some = counts > 0
+    if some.any() and (np.maximum.reduceat(neighbor, edge_ptr[:-1][some]) >= np.diff(atom_ptr)[some]).any():
+        raise ValueError("a neighbour is outside its structure")
+
+
+def verify_caches(dataset: PackedDataset) -> None:
+    """Check all files of all caches of a dataset, whatever was checked before. Raises DataError for the first fault.
+
+    A cache of other data, which is never used, is passed over.
+    """
+    for manifest in sorted(dataset.path.glob(f"graphs/*/{MANIFEST}")):
+        path, again = manifest, f"Delete {manifest.parent}; it will be built again."
+        try:
+            values = json.loads(manifest.read_text(encoding="utf-8"))
+            if values["identity"]["dataset"] != dataset.hash or values["identity"]["format_version"] != FORMAT_VERSION:
+                continue
+            for number, record in enumerate(_records(values, dataset)):
+                path = manifest.parent / _file(number)
+                _check(dataset, manifest.parent, number, record.get("sha256", ""), again=True)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path}: {error}. {again}") from None
+
+
+def _build(
+    dataset: PackedDataset,
+    graph: Graph,
+    folder: Path,
+    workers: int,
+    progress: Progress | None,
+    kept: dict[int, dict[str, Any]],
+) -> None:
+    """Build all files but those with the numbers `kept`, whose records are given."""
+    if not kept:
+        remove(folder / MANIFEST)
     identity = _identity(dataset, graph)
     parts = folder / f".parts-{identity['dataset'][:16]}-{graph.cutoff!r}"
     for other in folder.glob(".parts-*"):
@@ -172,20 +277,23 @@ def _build(dataset: PackedDataset, graph: Graph, folder: Path, workers: int, pro
             remove(other)
     make_folder(parts)
     sweep_up(parts, alone=True)
-    pieces = list(_pieces(_sizes(dataset)))
-    done = 0
+    pieces = [piece for piece in _pieces(_sizes(dataset)) if piece[0] not in kept]
+    done = len(dataset) - sum(last - first for _, first, last in pieces)
     for n in _searched(dataset, graph, [(a, b, parts / _name(a, b)) for _, a, b in pieces], workers):
         done += n
         if progress is not None:
             progress(done, len(dataset))
     files: list[dict[str, Any]] = []
     for shard in range(len(dataset.manifest.shards)):
+        if shard in kept:
+            files.append(kept[shard])
+            continue
         members = [map_arrays(parts / _name(a, b)) for owner, a, b in pieces if owner == shard]
-        path = folder / f"edges-{shard:05d}.safetensors"
+        path = folder / _file(shard)
         digest = write_arrays(path, _joined(members)) if members else None
         files.append({"file": path.name, "sha256": digest, "n_edges": sum(len(m["neighbor"]) for m in members)})
     manifest = {"identity": identity, "n_edges": sum(f["n_edges"] for f in files), "files": files}
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, Path]], workers: int) -> Iterator[int]:
@@ -206,7 +314,8 @@ def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, 
 
 def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
     """Write the edges of structures first ... last − 1 to `path`, unless they are there."""
-    if path.is_file():
+    seal = path.with_suffix(".sha256")
+    if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
         return last - first
     indices, shifts, degrees, n_atoms = [], [], [], []
     for row in range(first, last):
@@ -226,7 +335,7 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
         "shift": _narrow(np.concatenate(shifts)),
         "degree": _narrow(np.concatenate(degrees)),
     }
-    write_arrays(path, {name: [array] for name, array in arrays.items()})
+    write_text(seal, write_arrays(path, {name: [array] for name, array in arrays.items()}))
     return last - first
 
 
@@ -262,6 +371,10 @@ def _pieces(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
 
 def _name(first: int, last: int) -> str:
     return f"{first:012d}-{last:012d}.safetensors"
+
+
+def _file(shard: int) -> str:
+    return f"edges-{shard:05d}.safetensors"
 
 
 def _sizes(dataset: PackedDataset) -> list[int]:

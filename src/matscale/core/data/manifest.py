@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matscale.core.errors import DataError
 from matscale.core.files import write_text
 
 FORMAT_VERSION = 1
 FILE = "manifest.json"
+_MAX_BYTES = 256 << 20
+_AGAIN = "Copy the dataset again, or pack it again."
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
 class ShardRecord(_Part):
     """One shard file."""
 
     file: str
-    n_structures: int
-    n_atoms: int
+    """Its name; it lies in the folder of the manifest."""
+    n_structures: Count
+    n_atoms: Count
     sha256: str
 
 
@@ -49,8 +55,8 @@ class Manifest(_Part):
     """Contents of `manifest.json`."""
 
     format_version: int = FORMAT_VERSION
-    n_structures: int
-    n_atoms: int
+    n_structures: Count
+    n_atoms: Count
     elements: dict[str, int]
     """Symbol -> number of atoms."""
     labels: dict[str, int]
@@ -80,30 +86,61 @@ class Manifest(_Part):
     def read(cls, folder: Path) -> Manifest:
         """Raises DataError if `folder` holds no packed dataset, a damaged one, or one of another format."""
         path = folder / FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = int(values["format_version"])
-        except FileNotFoundError:
+        if not path.exists():
             raise DataError(
                 f"{folder}: no packed dataset (it has no {FILE}). `matscale data pack SRC -o {folder}` makes one."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: is damaged ({error!r}). Pack the dataset again.") from None
+            )
+        try:
+            if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+                raise ValueError(f"not a file of at most {_MAX_BYTES >> 20} MiB")
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = int(values["format_version"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise DataError(f"{path}: is damaged ({error!r}). {_AGAIN}") from None
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{path}: format version {version}; this matscale reads {FORMAT_VERSION}. "
                 "Pack the dataset again with this version, or install the one that wrote it."
             )
+        checksum = values.pop("checksum", None)  # what was packed before there were checksums has none
+        if checksum is not None and checksum != _checksum(values):
+            raise DataError(f"{path}: has changed since it was written (its checksum differs). {_AGAIN}")
         try:
-            return cls.model_validate(values)
+            manifest = cls.model_validate(values)
+            fault = manifest._fault()
         except ValidationError as error:
-            raise DataError(f"{path}: is damaged ({error}). Pack the dataset again.") from None
+            fault = str(error)
+        if fault:
+            raise DataError(f"{path}: is damaged ({fault}). {_AGAIN}")
+        return manifest
+
+    def _fault(self) -> str:
+        """What contradicts itself, or nothing."""
+        names = [shard.file for shard in self.shards]
+        for name in names:
+            if not name or not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:
+                return f"shard {name!r} is not the name of a file in its folder"
+        if not names or len(set(names)) < len(names):
+            return "it names no shard, or one of them twice"
+        for count in ("n_structures", "n_atoms"):
+            total = sum(getattr(shard, count) for shard in self.shards)
+            if total != getattr(self, count):
+                return f"{count} = {getattr(self, count)}, and its shards hold {total}"
+        if self.hash != dataset_hash(self.shards):
+            return "its hash is not that of its shards"
+        return ""
 
     def write(self, folder: Path) -> None:
         """Appears whole or not at all; written last, it is what makes a folder a dataset."""
         values = self.model_dump(mode="json")
+        values["checksum"] = _checksum(values)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
         write_text(folder / FILE, f"{{\n{lines}\n}}\n")
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """SHA-256 of plain values, however they are laid out in the file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def dataset_hash(shards: list[ShardRecord]) -> str:

@@ -18,6 +18,7 @@ from vesin import NeighborList
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
+from matscale.core.data.nearby import brought_near
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 
@@ -198,12 +199,23 @@ def collate(
     def floats(parts: list[NDArray[np.float64]]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(np.float64)).to(dtype)
 
-    edge_index, edge_shift = _edges_of(structures, graph) if graph.has_edges else (None, None)
+    cells, pbc = (
+        np.stack([s.cell.reshape(3, 3) for s in structures]),
+        [np.asarray(s.pbc, dtype=bool) for s in structures],
+    )
+    positions, edges = brought_near(
+        np.concatenate([s.positions.reshape(-1, 3) for s in structures]).astype(np.float64),
+        np.array(counts),
+        cells,
+        np.stack(pbc),
+        _edges_of(structures, graph) if graph.has_edges else None,
+    )
+    edge_index, edge_shift = (None, None) if edges is None else map(torch.from_numpy, edges)
     return AtomicBatch(
-        positions=floats([s.positions.reshape(-1, 3) for s in structures]),
+        positions=floats([positions]),
         atomic_numbers=torch.from_numpy(np.concatenate([s.atomic_numbers for s in structures]).astype(np.int64)),
-        cell=floats([s.cell.reshape(1, 3, 3) for s in structures]),
-        pbc=torch.from_numpy(np.stack([np.asarray(s.pbc, dtype=bool) for s in structures])),
+        cell=floats([cells]),
+        pbc=torch.from_numpy(np.stack(pbc)),
         batch=torch.from_numpy(np.repeat(np.arange(len(structures)), counts)),
         atoms_per_structure=torch.tensor(counts),
         edge_index=edge_index,
@@ -215,7 +227,7 @@ def collate(
     )
 
 
-def _edges_of(structures: Sequence[Structure], graph: Graph) -> tuple[torch.Tensor, torch.Tensor]:
+def _edges_of(structures: Sequence[Structure], graph: Graph) -> Edges:
     indices, shifts, n_atoms = [], [], 0
     for position, structure in enumerate(structures):
         try:
@@ -225,4 +237,4 @@ def _edges_of(structures: Sequence[Structure], graph: Graph) -> tuple[torch.Tens
         indices.append(index + n_atoms)
         shifts.append(shift)
         n_atoms += len(structure)
-    return torch.from_numpy(np.concatenate(indices, axis=1)), torch.from_numpy(np.concatenate(shifts))
+    return np.concatenate(indices, axis=1), np.concatenate(shifts)

@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matscale.core.data.arrays import Arrays, sha256
+from matscale.core.data.arrays import Arrays
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.data.manifest import Manifest, SourceRecord
-from matscale.core.data.shard import LABELS, map_shard
+from matscale.core.data.manifest import Manifest, ShardRecord, SourceRecord
+from matscale.core.data.nearby import brought_near
+from matscale.core.data.shard import LABELS, check_shard, map_shard, smallest
+from matscale.core.data.stages import Stages, silent
 from matscale.core.data.structure import Structure
+from matscale.core.data.verified import at_once, check_once
 from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import DataError, did_you_mean
 
@@ -36,8 +40,10 @@ Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
 class PackedDataset:
     """Structures with labels, in the order in which they were packed. Make one with `open`."""
 
-    def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False) -> None:
-        self.path, self.manifest, self.in_memory = path, manifest, in_memory
+    def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, stages: Stages = silent) -> None:
+        self.path, self.manifest, self.in_memory, self.stages = path, manifest, in_memory, stages
+        for record in manifest.shards:
+            _check_size(path / record.file, record)
         sizes = [shard.n_structures for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._shards: dict[int, Arrays] = {}
@@ -46,14 +52,15 @@ class PackedDataset:
             self._load()
 
     @classmethod
-    def open(cls, path: Path | str, in_memory: bool = False) -> PackedDataset:
+    def open(cls, path: Path | str, in_memory: bool = False, stages: Stages = silent) -> PackedDataset:
         """Open a packed dataset. Costs the same for a thousand structures and a hundred million.
 
-        Shards are mapped when something is read from them; `in_memory` reads all of them at once instead. Raises
-        DataError if there is no dataset at `path`, or a damaged one.
+        Shards are mapped when something is read from them; `in_memory` reads all of them at once instead. The first
+        time on a machine that a shard is read from, it is checked as a whole: `stages` is told when that takes a while.
+        Raises DataError if there is no dataset at `path`, or a damaged one.
         """
         path = Path(path)
-        return cls(path, Manifest.read(path), in_memory)
+        return cls(path, Manifest.read(path), in_memory, stages)
 
     @property
     def hash(self) -> str:
@@ -74,17 +81,27 @@ class PackedDataset:
         self.__init__(**state)  # type: ignore[misc]
 
     def shard(self, number: int) -> Arrays:
-        """Arrays of one shard, mapped on first use. Raises DataError if the file is missing or damaged."""
+        """Arrays of one shard, mapped and, if need be, checked on first use.
+
+        Raises DataError if the file is missing, damaged, or not the one that was packed.
+        """
         if number not in self._shards:
-            record = self.manifest.shards[number]
-            arrays = map_shard(self.path / record.file)
-            if (len(arrays["group"]), int(arrays["atom_ptr"][-1])) != (record.n_structures, record.n_atoms):
-                raise DataError(
-                    f"{self.path / record.file}: holds {len(arrays['group'])} structures and {arrays['atom_ptr'][-1]} "
-                    f"atoms, the manifest says {record.n_structures} and {record.n_atoms}. Copy the dataset again."
-                )
-            self._shards[number] = arrays
+            self._shards[number] = self._checked(self.manifest.shards[number])
         return self._shards[number]
+
+    def _checked(self, record: ShardRecord, again: bool = False) -> Arrays:
+        path, n_sources = self.path / record.file, len(self.manifest.sources)
+        arrays = map_shard(path)
+        if (len(arrays["group"]), int(arrays["atom_ptr"][-1])) != (record.n_structures, record.n_atoms):
+            raise DataError(
+                f"{path}: holds {len(arrays['group'])} structures and {arrays['atom_ptr'][-1]} "
+                f"atoms, the manifest says {record.n_structures} and {record.n_atoms}. Copy the dataset again."
+            )
+        try:
+            check_once(path, record.sha256, lambda: check_shard(arrays, n_sources), f"{n_sources} sources", again)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}. Copy the dataset again, or pack it again.") from None
+        return arrays
 
     def _load(self) -> None:
         """Hold everything in memory, as if it were one shard."""
@@ -95,8 +112,16 @@ class PackedDataset:
 
     def shards(self) -> Iterator[tuple[int, Arrays]]:
         """(index of its first structure, arrays) of every shard, in order."""
+        self.check()
         for number in range(len(self._starts) - 1):
             yield int(self._starts[number]), self.shard(number)
+
+    def check(self) -> None:
+        """Map all shards now, several at once, and check those that were not checked before."""
+        if len(self._shards) < len(self._starts) - 1:
+            paths = [self.path / record.file for record in self.manifest.shards]
+            for _ in at_once(self.shard, paths, "Checking the data", self.stages):
+                pass
 
     def _column(self, name: str) -> NDArray[Any]:
         columns = [arrays[name] for _, arrays in self.shards()]
@@ -203,9 +228,9 @@ class PackedDataset:
         atoms = _Atoms(pieces, n)
         positions = atoms.gather("positions")
         cell, pbc = _rows("cell", pieces, n), _rows("pbc", pieces, n).view(bool)
-        edge_index, edge_shift = (
-            self._edges(index, atoms, positions, cell, pbc, graph) if graph.has_edges else (None,) * 2
-        )
+        edges = self._edges(index, atoms, positions, cell, pbc, graph) if graph.has_edges else None
+        positions, edges = brought_near(positions, atoms.counts, cell, pbc, edges)
+        edge_index, edge_shift = (None, None) if edges is None else (_tensor(x) for x in edges)
         return AtomicBatch(
             positions=_tensor(positions, dtype),
             atomic_numbers=_tensor(atoms.gather("atomic_numbers"), torch.int64),
@@ -223,33 +248,45 @@ class PackedDataset:
 
     def _edges(
         self, index: NDArray[Any], atoms: _Atoms, positions: Any, cell: Any, pbc: Any, graph: Graph
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         if graph.key not in self._caches:
             from matscale.core.data.graph_cache import open_cache
 
             self._caches[graph.key] = open_cache(self, graph)
         cache = self._caches[graph.key]
         if cache is not None:
-            edge_index, edge_shift = cache.gather(index, atoms.starts)
-        else:
-            edge_index, edge_shift = _neighbors(atoms, positions.astype(np.float64), cell, pbc, graph)
-        return _tensor(edge_index), _tensor(edge_shift)
+            return cache.gather(index, atoms.starts)
+        return _neighbors(atoms, positions.astype(np.float64), cell, pbc, graph)
 
     def forget_graphs(self) -> None:
         """Look for cached graphs again when the next batch is made: one was built meanwhile."""
         self._caches.clear()
 
     def verify(self) -> None:
-        """Read every shard and compare its SHA-256. Raises DataError that names the first file which differs."""
+        """Read every shard and every file of cached edges, and check them whatever was checked before.
+
+        Raises DataError that names the first file which is not as it was written.
+        """
+        from matscale.core.data.graph_cache import verify_caches
+
         for record in self.manifest.shards:
-            path = self.path / record.file
-            if not path.is_file():
-                raise DataError(f"{path}: is missing. Copy the dataset again.")
-            if sha256(path) != record.sha256:
-                raise DataError(
-                    f"{path}: has changed since it was packed (its SHA-256 differs from the manifest's). "
-                    "Copy the dataset again, or pack it again."
-                )
+            self._checked(record, again=True)
+        verify_caches(self)
+
+
+def _check_size(path: Path, record: ShardRecord) -> None:
+    """Raises DataError unless the file is there and large enough; opening does not read it."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: is missing ({error.strerror}). Copy the dataset again.") from None
+    if not S_ISREG(stat.st_mode):
+        raise DataError(f"{path}: is not a file. Copy the dataset again.")
+    if stat.st_size < smallest(record.n_structures, record.n_atoms):
+        raise DataError(
+            f"{path}: is not a whole shard ({stat.st_size:,} bytes, too few for {record.n_structures:,} structures "
+            f"and {record.n_atoms:,} atoms). Copy the dataset again."
+        )
 
 
 class _Atoms:

@@ -1,14 +1,19 @@
-"""What stays in full precision where a run computes in half: geometry, norms, softmax, long sums.
+"""What stays in full precision where a run computes in less: geometry, norms, softmax, long sums.
 
 `compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of what they are
-given. That suits products of features with weights. It does not suit those with constants of geometry, whose rounding
-breaks the symmetry that they stand for, nor squares and exponentials, which leave the range of fp16.
+given; tf32 has a GPU round what enters a product to 10 bits. That suits products of features with weights. It does not
+suit those with constants of geometry, whose rounding breaks the symmetry that they stand for, nor squares and
+exponentials, which leave the range of fp16.
+
+The core's own geometry (edge vectors, strain, rotation) has no matrix products: `times_matrix` is sums of products of
+single numbers, which no mode rounds, forward or backward. A plugin that multiplies by matrices that it made from
+positions does so in a `full_precision` function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -26,20 +31,45 @@ def outside_autocast() -> AbstractContextManager[object]:
     return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
 
 
+def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """Rows times matrices without a matrix product: `vectors` [..., 3], `matrices` [..., 3, 3] -> [..., 3].
+
+    Neither autocast nor tf32 rounds it. Differentiable any number of times.
+    """
+    x, y, z = vectors.unsqueeze(-1).unbind(-2)
+    a, b, c = matrices.unbind(-2)
+    return x * a + y * b + z * c
+
+
 def full_precision(function: Function) -> Function:
     """Run a function or method outside autocast; tensors among its arguments that are half precision become float32.
 
-    Where autocast is off nothing changes, whatever the types.
+    Its products are not rounded to tf32 either, but for what torch.compile has compiled. Where neither is on nothing
+    changes, whatever the types.
     """
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch.get_float32_matmul_precision() != "highest":
+            with _unrounded():
+                return wrapped(*args, **kwargs)
         if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             return function(*args, **kwargs)
         with outside_autocast():
             return function(*map(_widened, args), **{name: _widened(value) for name, value in kwargs.items()})
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def _unrounded() -> Iterator[None]:
+    """Products of float32 numbers in float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _widened(value: Any) -> Any:

@@ -95,7 +95,7 @@ def plan(study: Study, stages: Stages = silent) -> Plan:
     _refuse_own(study)
     _refuse_too_many(study)
     sizes = list(_sizes(study))
-    dataset = PackedDataset.open(locate(study.data.path, stages))
+    dataset = PackedDataset.open(locate(study.data.path, stages), stages=stages)
     folder = study.folder.resolve()
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
     result = Plan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})

@@ -201,7 +201,7 @@ class ComputeConfig(Config):
     precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
     """Arithmetic of the model; losses and metrics are summed in float64 whatever it is."""
     compile: bool = False
-    """Compile the model (direct forces only: torch cannot compile a double backward)."""
+    """Compile the model (direct forces only: torch.compile does not differentiate what it compiled a second time)."""
     checkpoint_activations: bool = False
     """Keep the inputs of each block only and run it again in the backward: less memory, 15 to 40 % more time."""
     threads: Positive | None = None

@@ -55,8 +55,8 @@ class Learner:
     def _compile(self) -> None:
         if self.potential.derive:
             raise ConfigError(
-                "compute.compile = true: torch cannot compile the double backward that forces by derivative need. "
-                "Leave it out for this architecture."
+                "compute.compile = true: training on forces by derivative needs a second derivative, which "
+                "torch.compile does not take of a model that it compiled. Leave it out for this architecture."
             )
         self.potential.model.compile(dynamic=True)  # in place: the names of the weights stay
 

@@ -200,7 +200,7 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     progress = progress or Progress()
     model_config = architecture.config.parse(config.architecture.config, "architecture.config")
     graph = architecture.graph(model_config)
-    dataset = PackedDataset.open(locate(config.data.path, progress.stage), in_memory=config.data.in_memory)
+    dataset = PackedDataset.open(locate(config.data.path, progress.stage), config.data.in_memory, progress.stage)
     train, validation = parts(dataset, config)
     pretext = pretext_of(config.pretrain, dataset, train)
     if pretext is None:

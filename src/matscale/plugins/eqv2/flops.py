@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from matscale.core.architecture import BatchShape
-from matscale.core.flops.geometry import derived_geometry_flops
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.so3 import kept
 
@@ -39,7 +38,7 @@ def step_flops(config: EqV2Config, shape: BatchShape) -> float:
         # What comes into the first backward of the last product is constant: nobody asks for its gradient.
         total["atom"] -= config.n_coefficients * config.ffn_hidden
     products = total["edge"] * shape.n_edges + total["atom"] * shape.n_atoms + total["structure"] * shape.n_structures
-    return 2.0 * products + (derived_geometry_flops(shape) if config.forces == "gradient" else 0.0)
+    return 2.0 * products
 
 
 def tally(config: EqV2Config) -> Iterator[Row]:
@@ -54,7 +53,6 @@ def tally(config: EqV2Config) -> Iterator[Row]:
     yield _norm(config)
     yield from _feed_forward(config, 1)
     if config.forces == "direct":
-        yield "edge", "geometry", 9  # shifts times cells; the core's with derived forces
         yield from _attention(config, 1)
         yield from _stress(config)
 

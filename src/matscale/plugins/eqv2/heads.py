@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.layers.heads import mean_by_structure, sum_by_structure
+from matscale.core.layers.precision import full_precision
 from matscale.plugins.eqv2.attention import GraphAttention
 from matscale.plugins.eqv2.blocks import FeedForward, make_norm
 from matscale.plugins.eqv2.config import EqV2Config
@@ -36,6 +37,7 @@ TENSORS = (
 """The symmetric tensors [6, 3, 3] of the scalar and the five l = 2 components."""
 
 
+@full_precision
 def tensor_from_parts(isotropic: Tensor, anisotropic: Tensor) -> Tensor:
     """[n], [n, 5] -> symmetric [n, 3, 3]"""
     parts = torch.cat([isotropic[:, None], anisotropic], dim=1)

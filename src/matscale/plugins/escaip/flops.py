@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from matscale.core.architecture import BatchShape
-from matscale.core.flops.geometry import derived_geometry_flops
 from matscale.plugins.escaip.config import EScAIPConfig
 
 Row = tuple[str, int]
@@ -35,11 +34,10 @@ def step_flops(config: EScAIPConfig, shape: BatchShape) -> float:
         total[kind] += products
     per_atom = sum(TIMES[config.forces][kind] * products for kind, products in total.items())
     if config.is_direct:
-        shifts = 9 * shape.n_edges  # shifts times cells; the core's with derived forces
         stress = 2 * 9 * config.max_neighbors if config.predicts_stress else 0  # n nᵀ, with a gradient of one factor
-        return 2.0 * ((per_atom + stress) * shape.n_atoms + shifts)
+        return 2.0 * (per_atom + stress) * shape.n_atoms
     # What comes into the first backward of the last product is constant: nobody asks for its gradient.
-    return 2.0 * (per_atom - config.hidden) * shape.n_atoms + derived_geometry_flops(shape)
+    return 2.0 * (per_atom - config.hidden) * shape.n_atoms
 
 
 def tally(config: EScAIPConfig) -> Iterator[Row]:

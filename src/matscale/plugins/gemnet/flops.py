@@ -17,7 +17,6 @@ from torch import Tensor
 from matscale.core.architecture import BatchShape
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.flops.geometry import derived_geometry_flops
 from matscale.plugins.gemnet.config import GemNetConfig, graph
 from matscale.plugins.gemnet.links import Links, links_of, symmetric, within
 
@@ -57,9 +56,7 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
     """Of forward, loss and backward."""
     times, n = TIMES[config.forces], counts(config, shape)
     products = sum(times[kind] * getattr(n, per) * each for per, kind, each in tally(config))
-    if config.forces == "gradient":
-        return 2.0 * products + derived_geometry_flops(shape)
-    return 2.0 * (products + 9 * shape.n_edges)  # shifts times cells
+    return 2.0 * products
 
 
 # How many -------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from matscale.core.architecture import ArchitectureConfig, BatchShape, DatasetIn
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError
-from matscale.core.flops.geometry import derived_geometry_flops
 from matscale.core.layers.heads import sum_by_structure
 from matscale.core.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff
 from matscale.core.outputs import Outputs
@@ -151,7 +150,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     products = 6 * shape.n_edges * per_edge + shape.n_atoms * (
         6 * (per_atom + hidden * half) + 3 * hidden * filters + 5 * half
     )
-    return 2.0 * products + derived_geometry_flops(shape)
+    return 2.0 * products
 
 
 def graph(config: SchNetConfig) -> Graph:

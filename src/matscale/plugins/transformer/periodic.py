@@ -208,7 +208,7 @@ def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
     layer = 7 * width * width + 2 * width * config.feedforward
     heads = DirectHeads.multiply_adds(head_widths(width, config.head_width, config.head_layers))
     per_pair = 3 * 5 * width + 2 * 5 * config.n_radial * config.n_heads  # q·k, A v, A u v three times; bias, directions
-    products = 3.0 * (config.n_layers * layer + heads) * shape.n_atoms + 9.0 * shape.n_edges  # 9: shifts times cells
+    products = 3.0 * (config.n_layers * layer + heads) * shape.n_atoms
     return 2.0 * (products + config.n_layers * per_pair * shape.sum_atoms_squared)
 
 

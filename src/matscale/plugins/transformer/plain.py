@@ -29,6 +29,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.layers.heads import DirectHeads, head_widths
 from matscale.core.layers.padding import Padding
+from matscale.core.layers.precision import full_precision
 from matscale.core.outputs import Outputs
 from matscale.plugins.transformer.encoder import DIAL, SHAPES, EncoderConfig, EncoderLayer, encoder_ladder
 
@@ -56,6 +57,7 @@ class SummedInputs(nn.Module):
         self.cartesian = nn.Sequential(nn.Linear(3, width, bias=False), nn.SiLU(), nn.Linear(width, width))
         self.fractional = nn.Sequential(nn.Linear(3, width, bias=False), nn.SiLU(), nn.Linear(width, width))
 
+    @full_precision  # half precision would round coordinates by up to 0.06 Å
     def forward(self, data: AtomicBatch, padding: Padding) -> Tensor:
         x = self.embedding(data.atomic_numbers) + self.cartesian(data.positions)
         return x + self.fractional(data.fractional()) + atom_number_encoding(padding.rank, self.width).to(x.dtype)
@@ -147,7 +149,7 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
     forward += DirectHeads.multiply_adds(head_widths(width, config.head_width, config.head_layers))
     products = 3.0 * forward * shape.n_atoms + 6.0 * config.n_layers * width * shape.sum_atoms_squared
     if config.inputs == "summed":
-        products += shape.n_atoms * (2 * 2 * 3 * width + 3 * 2 * width * width + 9)  # 9: fractional coordinates
+        products += shape.n_atoms * (2 * 2 * 3 * width + 3 * 2 * width * width)
     return 2.0 * products
 
 

@@ -1,0 +1,58 @@
+"""Equalities to the last bit hold with every instruction set that this processor can imitate, with one thread and two.
+
+MATSCALE_TEST_PROCESSORS=all runs the whole of the files below so, not only their most sensitive tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SENSITIVE = {
+    "tests/cli/test_use_commands.py": "beside_the_baselines",
+    "tests/core/test_baselines.py": "order_of_the_training_part or to_the_last_bit",
+    "tests/core/train/test_resume.py": "bit_for_bit and springs-17",
+    "tests/core/train/test_loss.py": "round_trip_bit_for_bit",
+}
+
+
+def simd() -> str:
+    """The instruction sets beyond its baseline that numpy uses here: what it may be told not to use."""
+    return " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
+
+
+PROCESSORS = {
+    "plain": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "NPY_DISABLE_CPU_FEATURES": simd(),
+        "OMP_NUM_THREADS": "1",
+    },
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "OMP_NUM_THREADS": "2",
+        "MATSCALE_TEST_THREADS": "2",
+    },
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_equalities_hold_on_other_processors(name: str) -> None:
+    chosen = (
+        []
+        if os.environ.get("MATSCALE_TEST_PROCESSORS") == "all"
+        else ["-k", " or ".join(f"({k})" for k in SENSITIVE.values())]
+    )
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, *SENSITIVE]
+    found = subprocess.run(line, cwd=ROOT, env=os.environ | PROCESSORS[name], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-4000:] + found.stderr[-2000:]

@@ -197,7 +197,7 @@ def _labels(manifest: Manifest) -> str:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
 def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
-    """Fit element reference energies of the dataset DIR by least squares."""
+    """Fit element reference energies of the dataset DIR, and say how well they predict held-out structures."""
     import numpy as np
 
     from matscale.core.data.packed import PackedDataset
@@ -222,8 +222,9 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
     lines = [
         aligned(rows, right=(1, 2, 3)),
         f"fitted on {fitted.n_structures:,} structures; left over: {1000 * fitted.residual_rms:.1f} meV/atom (rms)",
+        *fitted.judged(),
         f"rank {fitted.rank} of {len(fitted.elements)} elements"
-        + ("" if fitted.is_determined else ": only sums over compositions like these are determined, not each value"),
+        + (": only sums over compositions like these are determined" if fitted.rank < len(fitted.elements) else ""),
     ]
     unseen = fitted.unseen(atomic_numbers[symbol] for symbol in manifest.elements)
     if unseen:

@@ -33,6 +33,7 @@ OPTIONS = {
     "overfit": "data.overfit",
     "start": "start.run",
     "partial": "start.partial",
+    "references": "start.references",
     "pretrain": "pretrain.task",
     "track": "trackers",
 }
@@ -60,6 +61,11 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not."
+        ),
+        click.option(
+            "--references",
+            type=click.Choice(["auto", "keep", "refit"]),
+            help="With --from: its element references, or ones corrected for the new data.  [default: auto]",
         ),
         click.option(
             "--pretrain",

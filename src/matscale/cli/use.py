@@ -34,6 +34,12 @@ dtype_option = click.option(
     "--dtype", type=click.Choice(["float32", "float64"]), help="Arithmetic of the model.  [default: as trained]"
 )
 
+net_force_option = click.option(
+    "--zero-net-force",
+    is_flag=True,
+    help="Take the mean off the forces of each structure: direct forces do not sum to zero by themselves.",
+)
+
 
 @click.command()
 @run_argument
@@ -50,6 +56,8 @@ dtype_option = click.option(
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
 @device_option
 @dtype_option
+@net_force_option
+@click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that the model cannot judge.")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the baselines beside it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by model.")
 def evaluate(
@@ -60,6 +68,8 @@ def evaluate(
     batch: int,
     device: str,
     dtype: str | None,
+    zero_net_force: bool,
+    skip_invalid: bool,
     baselines: bool,
     as_json: bool,
 ) -> None:
@@ -69,7 +79,7 @@ def evaluate(
     """
     from matscale.core.data.catalog import resolve
     from matscale.core.data.packed import PackedDataset
-    from matscale.core.measure import is_own, measure, rows_of
+    from matscale.core.measure import measure, rows_of, usable
     from matscale.core.train.record import Run
     from matscale.core.use import load
 
@@ -80,11 +90,13 @@ def evaluate(
         dataset = PackedDataset.open(resolve(data or record.config.data.path, stages), stages=stages)
         dataset.check()
     rows = rows_of(record, dataset, which)
-    click.echo(f"{dataset.path}: measured on {len(rows):,} of {len(dataset):,} structures.", err=True)
-    potential = load(record, checkpoint, device=device, dtype=dtype)
-    own = is_own(record, dataset)
+    potential = load(record, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)
+    rows, left_out = usable(record, potential, dataset, rows, skip_invalid=skip_invalid)
+    for reason in left_out:
+        click.echo(f"Left out: {reason}", err=True)
+    click.echo(f"{dataset.path}: measuring on {len(rows):,} of {len(dataset):,} structures.", err=True)
     with stages:
-        models = {record.config.architecture.name: measure(potential, dataset, rows, batch, any_element=own)}
+        models = {record.config.architecture.name: measure(potential, dataset, rows, batch, any_element=True)}
     if baselines:
         models |= _baselines(record, dataset, rows)
     click.echo(errors_json(models) if as_json else errors_table(models))
@@ -113,6 +125,7 @@ def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dic
 @device_option
 @dtype_option
 @limit_option
+@net_force_option
 @click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that cannot be predicted.")
 def predict(
     run: Path,
@@ -122,6 +135,7 @@ def predict(
     batch: int,
     device: str,
     dtype: str | None,
+    zero_net_force: bool,
     skip_invalid: bool,
 ) -> None:
     """Predict energy, forces and stress of the structures in FILE (anything that ASE reads) with the model in RUN.
@@ -132,7 +146,7 @@ def predict(
     from matscale.core.predict import predict_file
     from matscale.core.use import load
 
-    potential = load(run, checkpoint, device=device, dtype=dtype)
+    potential = load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)
     with Stages() as stages:
         written, skipped = predict_file(
             potential,

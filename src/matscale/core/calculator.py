@@ -20,8 +20,9 @@ class PotentialCalculator(Calculator):
     """Energy [eV] (the same as free_energy), forces [eV/Å], stress [eV/Å³, Voigt xx yy zz yz xz xy].
 
     Neighbours are searched anew for every geometry. A stress is missing for models that do not predict one and for
-    structures without a cell volume: asking for it then raises ASE's PropertyNotImplementedError. An element that was
-    not in the training data raises DataError, and a prediction that is not finite NonFinitePrediction.
+    structures without a volume (three lattice vectors and a periodic axis), whatever the architecture: asking for it
+    then raises ASE's PropertyNotImplementedError. An element that was not in the training data raises DataError, and a
+    prediction that is not finite NonFinitePrediction.
     """
 
     def __init__(self, potential: Potential, **kwargs: Any) -> None:
@@ -45,7 +46,8 @@ class PotentialCalculator(Calculator):
             self.results["stress"] = full_to_voigt(found.stress)
         elif "stress" in properties:
             raise PropertyNotImplementedError(
-                "stress: it is defined only for structures with three lattice vectors. Set a cell with a volume."
+                "stress: it is defined only for structures with three lattice vectors and a periodic axis. Set a cell "
+                "with a volume, and pbc."
             )
 
     def _predict(self, structure: Structure) -> Prediction:

@@ -25,6 +25,7 @@ from matscale.core.baselines import (
     passes,
     plain_baselines,
 )
+from matscale.core.data.isolated import isolated
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.evaluation import evaluate
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from matscale.core.data.packed import PackedDataset
 
 FILE = "baselines.json"
+CHUNK = 1024
+"""Structures that are looked at together before anything is measured."""
 Which = Literal["auto", "validation", "train", "all"]
 
 
@@ -59,9 +62,9 @@ def compare(
 
     `which` is as for `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
     """
-    rows = rows_of(run, dataset, which)
     potential = load(run, checkpoint, device=device, dtype=dtype)
-    model = measure(potential, dataset, rows, batch, any_element=is_own(run, dataset))
+    rows, _ = usable(run, potential, dataset, rows_of(run, dataset, which))
+    model = measure(potential, dataset, rows, batch, any_element=True)
     return {run.config.architecture.name: model, **evaluate_baselines(baselines_of(run), passes(dataset, rows))}
 
 
@@ -109,6 +112,61 @@ def measure(
     if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
         raise NonFinitePrediction(f"{dataset.path}: the errors {', '.join(wrong)} are too large for a number.")
     return values
+
+
+def usable(
+    run: Run, potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], *, skip_invalid: bool = False
+) -> tuple[NDArray[np.int64], list[str]]:
+    """(the rows that the model of the run can judge, what is left out and why).
+
+    It cannot judge structures with elements that were not in training, except on the run's own dataset. Raises
+    DataError that lists them unless `skip_invalid`, which leaves out structures without neighbours as well, if
+    training had none such; and if nothing is left.
+    """
+    from ase.data import chemical_symbols
+
+    kept, alone, foreign = [], [], []
+    unseen = ~potential.known.cpu().numpy()
+    elements = np.zeros(len(unseen), dtype=bool)
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        counts = dataset.composition(chunk)
+        has_unseen = np.zeros(len(chunk), dtype=bool) if is_own(run, dataset) else counts[:, unseen].any(axis=1)
+        elements |= (counts[has_unseen] > 0).any(axis=0)
+        lonely = np.zeros(len(chunk), dtype=bool)
+        if skip_invalid and potential.graph.has_edges and not potential.isolated:
+            lonely[~has_unseen] = isolated(dataset.batch(chunk[~has_unseen], potential.graph)).numpy()
+        foreign.append(chunk[has_unseen])
+        alone.append(chunk[lonely])
+        kept.append(chunk[~has_unseen & ~lonely])
+    names = ", ".join(chemical_symbols[z] for z in np.flatnonzero(elements & unseen))
+    found = (
+        (np.concatenate([*foreign, rows[:0]]), f"with elements that the model was not trained on: {names}; rows "),
+        (
+            np.concatenate([*alone, rows[:0]]),
+            f"in which no atom has a neighbour within {potential.graph.cutoff:g} Å; rows ",
+        ),
+    )
+    left_out = [f"{len(bad):,} of {len(rows):,} structures {why}{ranges(bad)}" for bad, why in found if len(bad)]
+    remaining = np.concatenate([*kept, rows[:0]])
+    if left_out and not skip_invalid:
+        known = ", ".join(chemical_symbols[z] for z in potential.elements)
+        raise DataError(
+            f"{dataset.path}: cannot be measured: {'; '.join(left_out)}. The model knows {known}. Pass --skip-invalid "
+            "to leave these structures out."
+        )
+    if not len(remaining):
+        raise DataError(f"{dataset.path}: no structure is left to measure on ({'; '.join(left_out)}).")
+    return remaining, left_out
+
+
+def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
+    """Row numbers for people: `0-31, 40`; at most `listed` of them, then how many more."""
+    rows = np.sort(rows)
+    blocks = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    texts = [f"{b[0]}-{b[-1]}" if len(b) > 1 else f"{b[0]}" for b in blocks]
+    more = f" and {sum(map(len, blocks[listed:])):,} more" if len(texts) > listed else ""
+    return ", ".join(texts[:listed]) + more
 
 
 def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:

@@ -51,6 +51,17 @@ def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
     return batch.with_geometry(positions, batch.cell + times_matrix(batch.cell, symmetric[:, None]))
 
 
+def where_defined(stress: Tensor, batch: AtomicBatch) -> Tensor:
+    """`stress` [n_structures, 3, 3] with NaN for the structures that have none, because they have no volume."""
+    return torch.where(batch.has_volume()[:, None, None], stress, torch.nan)
+
+
+def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
+    """`forces` [n_atoms, 3] minus their mean over each structure, so that those of a structure sum to zero."""
+    total = forces.new_zeros(batch.n_structures, 3).index_add(0, batch.batch, forces)
+    return forces - (total / batch.atoms_per_structure[:, None])[batch.batch]
+
+
 def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:
     """Energy, forces and stress of a batch; what the model leaves out is derived when `derive` is True.
 
@@ -74,7 +85,7 @@ def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create
         else:  # an energy that does not depend on the geometry at all
             dE_dr, dE_dstrain = torch.zeros_like(positions), torch.zeros_like(strain)
     volume = batch.volume()[:, None, None]
-    stress = torch.where(volume > 0, dE_dstrain / torch.where(volume > 0, volume, 1.0), torch.nan)
+    stress = where_defined(dE_dstrain / torch.where(volume > 0, volume, 1.0), batch)
     completed = replace(
         outputs,
         forces=-dE_dr if outputs.forces is None else outputs.forces,

@@ -24,7 +24,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.isolated import check_batch
 from matscale.core.errors import DataError
-from matscale.core.outputs import Outputs, predict
+from matscale.core.outputs import Outputs, predict, where_defined, without_net_force
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Potential(nn.Module):
     references: Tensor
     scales: Tensor
     known: Tensor
+    zero_net_force: bool = False
+    """Whether the mean is taken off the forces of each structure: direct forces do not sum to zero by themselves."""
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class Potential(nn.Module):
     @classmethod
     def around(cls, other: Potential) -> Self:
         """One of this class with the model, references and scales of another."""
-        return cls(
+        potential = cls(
             other.model,
             derive=other.derive,
             elements=other.elements,
@@ -117,6 +119,8 @@ class Potential(nn.Module):
             graph=other.graph,
             isolated=other.isolated,
         )
+        potential.zero_net_force = other.zero_net_force
+        return potential
 
     def check_neighbors(self, batch: AtomicBatch, name: str = "") -> None:
         """Raises DataError for a structure in which no atom has a neighbour, if training had none such.
@@ -139,7 +143,10 @@ class Potential(nn.Module):
             )
 
     def forward(self, batch: AtomicBatch) -> Outputs:
-        """In training mode the outputs of a gradient model keep their graph (double backward); in evaluation not."""
+        """In training mode the outputs of a gradient model keep their graph (double backward); in evaluation not.
+
+        Stress is NaN where there is no volume, whatever the architecture.
+        """
         if self.derive:
             raw = predict(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
         else:
@@ -150,9 +157,12 @@ class Potential(nn.Module):
             forces_scale = stress_scale = energy_scale
         reference = torch.zeros(batch.n_structures, dtype=torch.float64, device=batch.positions.device)
         reference.index_add_(0, batch.batch, self.references[batch.atomic_numbers])
+        forces = None if raw.forces is None else raw.forces.to(kind) * forces_scale
+        if forces is not None and self.zero_net_force:
+            forces = without_net_force(forces, batch)
         return replace(
             raw,
             energy=raw.energy.double() * self.scales[0] + reference,
-            forces=None if raw.forces is None else raw.forces.to(kind) * forces_scale,
-            stress=None if raw.stress is None else raw.stress.to(kind) * stress_scale,
+            forces=forces,
+            stress=None if raw.stress is None else where_defined(raw.stress.to(kind) * stress_scale, batch),
         )

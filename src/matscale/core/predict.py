@@ -24,8 +24,10 @@ from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import make_folder, replacing
 from matscale.core.potential import Potential
 
-LABELS = ("energy", "free_energy", "forces", "stress")
+LABELS = ("energy", "forces", "stress")
 """Names under which predictions are written; labels of the source under these names give way to them."""
+PARTS = ("free_energy", "energies", "stresses")
+"""What a source says of its own energy and stress: written as `source_free_energy`, ..., beside the predictions."""
 SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz")
 
 
@@ -95,10 +97,11 @@ def predict_file(
 ) -> tuple[int, list[Skipped]]:
     """Write the structures of `source` with predictions to `target`, an extxyz file; (how many, which were left out).
 
-    Order, info and further arrays are kept; `energy`, `forces` and `stress` are the predictions. `source` is anything
-    that ASE reads. Memory is bounded by `batch` structures. `target` appears when it is complete. Raises DataError that
-    names the first structure that cannot be predicted and NonFinitePrediction that names those whose predictions are
-    not finite, unless `skip_invalid`, and ConfigError for other suffixes.
+    Order, info, further arrays and other results (magnetic moments, charges, ...) are kept; `energy`, `forces` and
+    `stress` are the predictions. `source` is anything that ASE reads. Memory is bounded by `batch` structures. `target`
+    appears when it is complete. Raises DataError that names the first structure that cannot be predicted and
+    NonFinitePrediction that names those whose predictions are not finite, unless `skip_invalid`, and ConfigError for
+    other suffixes.
     """
     written, skipped, bad = 0, list[Skipped](), list[int]()
 
@@ -143,18 +146,36 @@ def _listed(positions: Sequence[int]) -> str:
 
 
 def labelled(atoms: Any, prediction: Prediction) -> Any:
-    """A copy of ase.Atoms whose labels are the predictions."""
+    """A copy of ase.Atoms whose energy, forces and stress are the predictions; the rest is what it said.
+
+    Readers put part of that into a calculator: magnetic moments, charges, dipole, free energy.
+    """
     from ase.calculators.singlepoint import SinglePointCalculator
 
     copy = atoms.copy()
-    for name in LABELS:
-        copy.info.pop(name, None)
-        copy.arrays.pop(name, None)
-    results: dict[str, Any] = {"energy": prediction.energy, "forces": prediction.forces}
+    said = {} if atoms.calc is None else {k: v for k, v in atoms.calc.results.items() if v is not None}
+    for name in {*LABELS, *PARTS, *said}:
+        found = [place.pop(name) for place in (copy.info, copy.arrays) if name in place]
+        if found:
+            said.setdefault(name, found[0])
+    results: dict[str, Any] = {}
+    for name, value in said.items():
+        if name in PARTS:
+            place = copy.info if name == "free_energy" else copy.arrays
+            place[f"source_{name}"] = value if name == "free_energy" else _columns(value)
+        elif name not in LABELS:
+            results[name] = _columns(value) if name == "born_effective_charges" else value
+    results |= {"energy": prediction.energy, "forces": prediction.forces}
     if prediction.stress is not None:
         results["stress"] = full_to_voigt(prediction.stress)
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
+
+
+def _columns(values: Any) -> NDArray[Any]:
+    """[n_atoms] or [n_atoms, k]: extxyz knows no tensors per atom."""
+    array = np.asarray(values)
+    return array.reshape(len(array), -1) if array.ndim > 1 else array
 
 
 def _read(source: Path) -> Iterator[Any]:

@@ -38,12 +38,14 @@ def load(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
+    zero_net_force: bool = False,
 ) -> Potential:
     """The trained Potential of a run, in evaluation mode.
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
     The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`.
-    `dtype` is float32 or float64; by default that in which the run kept its weights. The Potential says in `graph`
+    `dtype` is float32 or float64; by default that in which the run kept its weights. `zero_net_force` takes the mean
+    off the forces of each structure, as runs with `net_force = "removed"` always do. The Potential says in `graph`
     which edges its batches need:
 
     ```python
@@ -63,6 +65,7 @@ def load(
             f"Fine-tune it first: matscale train --from {run.path} --data ..."
         )
     potential = restored(run, checkpoint)
+    potential.zero_net_force |= zero_net_force
     if dtype is not None:
         # References and scales stay float64: only the model computes in `dtype`.
         potential.model.to(_dtype(dtype))
@@ -84,6 +87,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
     if run.config.pretrain is not None:
         weights = {name: w for name, w in weights.items() if not name.startswith(PRETEXT_PREFIX)}
     potential = Potential.of(architecture, config, info, seed=run.config.seed, isolated=run.config.data.isolated)
+    potential.zero_net_force = run.config.net_force == "removed"
     if any(w.dtype == torch.float64 for name, w in weights.items() if name.startswith("model.")):
         potential.model.double()
     try:
@@ -108,11 +112,12 @@ def calculator(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
+    zero_net_force: bool = False,
 ) -> PotentialCalculator:
     """An ASE calculator that drives the trained Potential of a run; arguments and errors are those of `load`."""
     from matscale.core.calculator import PotentialCalculator
 
-    return PotentialCalculator(load(run, checkpoint, device=device, dtype=dtype))
+    return PotentialCalculator(load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force))
 
 
 def architecture_of(run: Run) -> Architecture:

@@ -28,6 +28,9 @@ from matscale.core.layers.precision import times_matrix
 if TYPE_CHECKING:
     from matscale.core.architecture import BatchShape
 
+FLAT = 1e-6
+"""Share of the product of their lengths below which three lattice vectors lie in one plane."""
+
 
 @dataclass(frozen=True)
 class DenseBatch:
@@ -117,8 +120,19 @@ class AtomicBatch:
         return times_matrix(self.positions, inverse.index_select(0, self.batch))
 
     def volume(self) -> Tensor:
-        """[n_structures] Å³; 0 without a cell."""
-        return torch.linalg.det(self.cell).abs()
+        """[n_structures] Å³ of the three lattice vectors; 0 where there is none: see `has_volume`."""
+        volume = torch.linalg.det(self.cell).abs()
+        return torch.where(self.has_volume(), volume, torch.zeros_like(volume))
+
+    def has_volume(self) -> Tensor:
+        """[n_structures] whether three lattice vectors span a volume and an axis is periodic: else there is no stress.
+
+        A slab with a vector across it has the volume of that box, as in ASE and in plane-wave codes.
+        """
+        a, b, c = self.cell.detach().double().unbind(dim=1)
+        volume = (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
+        spans = volume > FLAT * a.norm(dim=1) * b.norm(dim=1) * c.norm(dim=1)  # less is rounding
+        return spans & self.pbc.bool().any(dim=1)
 
     def dense(self) -> DenseBatch:
         """The padded layout, for attention over all atoms of a structure."""

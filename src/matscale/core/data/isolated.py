@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
@@ -31,14 +32,19 @@ def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
     """Raises DataError that says which structure of a batch has no edge, by `name` or its row of the dataset."""
     if not graph.has_edges:
         return
-    count = batch.batch[batch.edges()[1]].bincount(minlength=batch.n_structures)
-    if bool((count > 0).all()):
+    lonely = isolated(batch)
+    if not bool(lonely.any()):
         return
-    place = int((count == 0).nonzero()[0])
+    place = int(lonely.nonzero()[0])
     row = place if batch.index is None or batch.index[place] < 0 else int(batch.index[place])
     positions, cell = batch.positions[batch.batch == place], batch.cell[place]
     why = _why(positions.double().cpu().numpy(), cell.double().cpu().numpy(), batch.pbc[place].cpu().numpy(), graph)
     raise DataError(f"{name or f'structure {row}'}: {why} {HINT}")
+
+
+def isolated(batch: AtomicBatch) -> Tensor:
+    """[n_structures] whether a structure has no edge."""
+    return batch.batch[batch.edges()[1]].bincount(minlength=batch.n_structures) == 0
 
 
 HINT = (

@@ -1,17 +1,26 @@
-"""Element reference energies: the part of the energy that composition alone explains, fitted by least squares.
+"""Element reference energies: the part of the energy that composition alone explains.
 
     energy_s ≈ Σ_Z n_sZ · reference_Z        [eV]
 
-Structures count equally and per atom: the fit minimises Σ_s ((energy_s − Σ_Z n_sZ reference_Z) / n_s)². Where the
-compositions do not determine every element (rank below the number of elements), the solution of least norm is taken
-and the rank says so. References are applied once, in `Potential`, and are always invertible: they only add up.
+Structures count equally and per atom. With x_s = n_s / Σ_Z n_sZ and y_s = energy_s / Σ_Z n_sZ the fit minimises
+
+    Σ_s (y_s − x_s · reference)²  +  shrinkage · Σ_Z (reference_Z − mean y)²
+
+`shrinkage` is 0, which is least squares, wherever that predicts held-out structures well. With many elements and few
+structures of each it does not: then the references are drawn towards the mean energy per atom, as strongly as predicts
+held-out structures best. The strength is that of the smallest error over `FOLDS` parts of the fitted structures, cut by
+group, as a split cuts; least squares give way only to an error below `BETTER` times their own. A shrinkage of 1 weighs
+as much as one structure of each pure element at the mean.
+
+Where compositions do not determine every element, the solution nearest to the mean is taken. References are applied
+once, in `Potential`, and are always invertible: they only add up.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +33,28 @@ if TYPE_CHECKING:
     from matscale.core.data.packed import PackedDataset
 
 CHUNK = 8192
+FOLDS = 5
+LISTED = 20
+"""Elements in a message; `references.json` has all."""
+SHRINKAGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
+"""Strengths that are tried; the last is as good as a constant."""
+BETTER = 0.9
+"""Share of the held-out error of least squares that a shrunk fit must stay below to be taken."""
+DETERMINED = 0.25
+"""Weight of the compositions below which an element's reference counts as not determined: that of one structure of
+which half is this element. The weight of a structure of the pure element is 1."""
+_RCOND = 1e-10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Root mean square errors on structures that the fit did not see [eV/atom]: see the top of this module."""
+
+    rms: float
+    """Of references that are fitted as these are."""
+    least_squares: float
+    constant: float
+    """Of the mean energy per atom of the other structures."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +69,36 @@ class References:
     residual_rms: float
     """eV/atom; what is left of the energy."""
     n_structures: int
+    shrinkage: float = 0.0
+    """Strength of the pull towards the mean energy per atom; 0: least squares."""
+    undetermined: tuple[int, ...] = ()
+    """Atomic numbers of which the compositions say next to nothing (`DETERMINED`), or less than the pull does."""
+    held_out: HeldOut | None = None
+    """None where there are too few structures to hold some out."""
 
     @property
     def is_determined(self) -> bool:
         """Whether every reference energy is, rather than only their sums over the compositions seen."""
-        return self.rank == len(self.elements)
+        return self.rank == len(self.elements) and not self.undetermined
+
+    def judged(self) -> list[str]:
+        """Sentences on how far the references can be trusted: on held-out structures, and by element."""
+        from ase.data import chemical_symbols
+
+        lines = []
+        if self.held_out is not None:
+            found = self.held_out
+            by = f"shrunk references {found.rms:.3g} eV/atom, least squares {found.least_squares:.3g}"
+            by = by if self.shrinkage else f"references {found.rms:.3g} eV/atom"
+            lines.append(f"error on held-out structures (rms): {by}, a constant {found.constant:.3g}")
+        if self.undetermined:
+            few = self.undetermined[:LISTED]
+            more = f" and {len(self.undetermined) - LISTED} more" if len(self.undetermined) > LISTED else ""
+            lines.append(
+                f"not determined by the data, {len(self.undetermined)} of {len(self.elements)} elements: "
+                f"{', '.join(chemical_symbols[z] for z in few)}{more}"
+            )
+        return lines
 
     def unseen(self, elements: Iterable[int]) -> tuple[int, ...]:
         """Those of these atomic numbers that the fit did not see."""
@@ -63,6 +119,9 @@ class References:
                 "rank": self.rank,
                 "residual_rms": self.residual_rms,
                 "n_structures": self.n_structures,
+                "shrinkage": self.shrinkage,
+                "undetermined": [chemical_symbols[z] for z in self.undetermined],
+                "held_out_rms": None if self.held_out is None else asdict(self.held_out),
             },
             indent=1,
         )
@@ -83,6 +142,9 @@ class References:
                 int(given["rank"]),
                 float(given["residual_rms"]),
                 int(given["n_structures"]),
+                float(given.get("shrinkage", 0.0)),
+                tuple(atomic_numbers[symbol] for symbol in given.get("undetermined", ())),
+                HeldOut(**held_out) if (held_out := given.get("held_out_rms")) else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
@@ -90,47 +152,140 @@ class References:
             ) from None
 
 
-def fit_references(dataset: PackedDataset, indices: Any) -> References:
+def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.float64] | None = None) -> References:
     """Fit on the structures at `indices` that have an energy. Memory does not grow with their number.
 
-    Raises DataError if none has one.
+    `energies` [len(indices)] eV are fitted in place of the dataset's. Raises DataError if there is none.
     """
     # A QR factor that is updated chunk by chunk carries all that least squares needs, at full precision (normal
-    # equations would square the condition number).
-    factor: NDArray[np.float64] = np.zeros((0, 120))
-    n = 0
-    for counts, energy in _labelled(dataset, indices):
+    # equations would square the condition number). Those of the folds are enough for cross-validation.
+    indices = np.asarray(indices, dtype=np.int64)
+    folds = _folds(dataset, indices)
+    whole, parts = _Factor(), [_Factor() for _ in range(FOLDS)]
+    for places, counts, energy in _labelled(dataset, indices, energies):
         rows = np.concatenate([counts, energy[:, None]], axis=1) / counts.sum(axis=1, keepdims=True)
-        factor = np.asarray(np.linalg.qr(np.concatenate([factor, rows]), mode="r"))
-        n += len(rows)
-    if not n:
+        whole.add(rows)
+        for fold, part in enumerate(parts):
+            part.add(rows[folds[places] == fold])
+    if not whole.n:
         raise DataError(f"{dataset.path}: no energy among these structures, so no reference energies can be fitted.")
-    elements = np.flatnonzero(np.abs(factor[:, :119]).sum(axis=0) > 0)
-    values = np.zeros(119)
-    values[elements], _, rank, _ = np.linalg.lstsq(factor[:, elements], factor[:, 119], rcond=1e-10)
-    residual = factor[:, elements] @ values[elements] - factor[:, 119]
-    rms = float(np.sqrt((residual**2).sum() / n))
-    return References(values, tuple(int(z) for z in elements), int(rank), rms, n)
+    shrinkage, held_out = _chosen([part for part in parts if part.n])
+    elements = np.flatnonzero(np.abs(whole.r[:, :119]).sum(axis=0) > 0)
+    values, rank = whole.solve(elements, shrinkage)
+    return References(
+        values,
+        tuple(int(z) for z in elements),
+        rank,
+        float(np.sqrt(whole.squares(values) / whole.n)),
+        whole.n,
+        shrinkage,
+        tuple(int(z) for z in elements[whole.weight(elements) < max(DETERMINED, shrinkage)]),
+        held_out,
+    )
+
+
+class _Factor:
+    """Rows (composition / n_atoms [119], energy / n_atoms) of any number of structures, as the R of their QR."""
+
+    def __init__(self) -> None:
+        self.r: NDArray[np.float64] = np.zeros((0, 120))
+        self.n, self.total = 0, 0.0
+
+    def add(self, rows: NDArray[np.float64]) -> None:
+        if len(rows):
+            self._take(rows, len(rows), float(rows[:, 119].sum()))
+
+    def without(self, all_parts: list[_Factor]) -> _Factor:
+        """The other parts together."""
+        rest = _Factor()
+        for other in all_parts:
+            if other is not self:
+                rest._take(other.r, other.n, other.total)
+        return rest
+
+    def _take(self, rows: NDArray[np.float64], n: int, total: float) -> None:
+        self.r = np.asarray(np.linalg.qr(np.concatenate([self.r, rows]), mode="r"))
+        self.n, self.total = self.n + n, self.total + total
+
+    def solve(self, elements: NDArray[np.int64], shrinkage: float) -> tuple[NDArray[np.float64], int]:
+        """(references [119], rank of the compositions); 0 for other elements."""
+        values = np.zeros(119)
+        x, y, mean = self.r[:, elements], self.r[:, 119], self.total / self.n
+        values[elements], _, rank, _ = np.linalg.lstsq(x, y, rcond=_RCOND)
+        if shrinkage or rank < len(elements):
+            pull = np.sqrt(shrinkage) * np.eye(len(elements))
+            left = np.concatenate([y - x.sum(axis=1) * mean, np.zeros(len(elements))])
+            values[elements] = mean + np.linalg.lstsq(np.concatenate([x, pull]), left, rcond=_RCOND)[0]
+        return values, int(rank)
+
+    def squares(self, values: NDArray[np.float64]) -> float:
+        """Sum over the structures of what references [119] leave of the energy per atom, squared."""
+        return float(((self.r[:, :119] @ values - self.r[:, 119]) ** 2).sum())
+
+    def weight(self, elements: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[len(elements)] structures of the pure element that would determine each reference as well: 1 / (XᵀX)⁻¹."""
+        _, s, v = np.linalg.svd(self.r[:, elements], full_matrices=True)
+        s = np.concatenate([s, np.zeros(len(elements) - len(s))])
+        inverse = np.zeros(len(elements))
+        for size, direction in zip(s, v):
+            share = direction**2
+            unknown = size <= _RCOND * s[0]
+            inverse += np.where(share > _RCOND, np.inf, 0.0) if unknown else share / size**2
+        return 1 / inverse
+
+
+def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[len(indices)] part of each structure: by its group; by its row if one part would hold all."""
+    for keys in (dataset.groups[indices], indices):
+        mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # neighbours among the keys come apart
+        folds = ((mixed >> np.uint64(40)) % np.uint64(FOLDS)).astype(np.int64)
+        if len(np.unique(folds)) > 1:
+            break
+    return folds
+
+
+def _chosen(parts: list[_Factor]) -> tuple[float, HeldOut | None]:
+    """(strength to fit with, errors on held-out structures). Elements that a fit lacks count as its mean."""
+    if len(parts) < 2:
+        return 0.0, None
+    squares, constant = np.zeros(len(SHRINKAGES)), 0.0
+    for part in parts:
+        rest = part.without(parts)
+        elements = np.flatnonzero(np.abs(rest.r[:, :119]).sum(axis=0) > 0)
+        mean = np.full(119, rest.total / rest.n)
+        constant += part.squares(mean)
+        for k, shrinkage in enumerate(SHRINKAGES):
+            values = mean.copy()
+            values[elements] = rest.solve(elements, shrinkage)[0][elements]
+            squares[k] += part.squares(values)
+    rms = np.sqrt(squares / sum(part.n for part in parts))
+    best = int(rms.argmin())
+    best = best if rms[best] < BETTER * rms[0] else 0
+    return SHRINKAGES[best], HeldOut(
+        float(rms[best]), float(rms[0]), float(np.sqrt(constant / sum(p.n for p in parts)))
+    )
 
 
 def with_values(values: NDArray[np.float64], dataset: PackedDataset, indices: Any) -> References:
     """References that were not fitted here, with what they leave of the energies of the structures at `indices`."""
     squares, n = 0.0, 0
-    for counts, energy in _labelled(dataset, indices):
+    for _, counts, energy in _labelled(dataset, np.asarray(indices, dtype=np.int64)):
         squares += float((((energy - counts @ values) / counts.sum(axis=1)) ** 2).sum())
         n += len(energy)
     elements = tuple(int(z) for z in np.flatnonzero(values))
     return References(values, elements, len(elements), float(np.sqrt(squares / max(n, 1))), n)
 
 
-def _labelled(dataset: PackedDataset, indices: Any) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """(composition [k, 119], energy [k] eV) of the structures that have an energy, a chunk at a time."""
-    indices = np.asarray(indices, dtype=np.int64)
+def _labelled(
+    dataset: PackedDataset, indices: NDArray[np.int64], energies: NDArray[np.float64] | None = None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]]:
+    """(places in `indices` [k], composition [k, 119], energy [k] eV) of those that have an energy, chunk by chunk."""
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
-        energy = dataset.energies(chunk)
+        energy = dataset.energies(chunk) if energies is None else energies[start : start + CHUNK]
         known = np.isfinite(energy)
-        yield dataset.composition(chunk[known]).astype(np.float64), energy[known]
+        places = start + np.flatnonzero(known)
+        yield places, dataset.composition(chunk[known]).astype(np.float64), energy[known]
 
 
 def scales(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
@@ -140,6 +295,35 @@ def scales(dataset: PackedDataset, indices: Any, references: References) -> dict
     `forces` [eV/Å]: rms of the components; `stress` [eV/Å³]: rms of the nine components. A label that is missing
     everywhere, or that is zero everywhere, has scale 1.
     """
+    sums = _label_sums(dataset, indices, references)
+    return {
+        name: _spread(count, total, squares, centred=name.startswith("energy"))
+        for name, (count, total, squares) in sums.items()
+    }
+
+
+SIZES = {
+    "energy": ("energy_per_atom", "eV/atom after references"),
+    "forces": ("forces", "eV/Å"),
+    "stress": ("stress", "eV/Å³"),
+}
+"""Label -> (its name in `scales`, unit)."""
+
+
+def label_rms(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
+    """Root mean square of the labels in `SIZES` of the structures at `indices`; labels that none has are left out."""
+    sums = _label_sums(dataset, indices, references)
+    found = {label: sums[name] for label, (name, _) in SIZES.items()}
+    return {label: float(np.sqrt(squares / count)) for label, (count, _, squares) in found.items() if count}
+
+
+def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """At most `n` of these rows, evenly spaced."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, n).astype(int))] if len(rows) > n else rows
+
+
+def _label_sums(dataset: PackedDataset, indices: Any, references: References) -> dict[str, list[float]]:
+    """(count, sum, sum of squares) of every label by its name in `scales`."""
     indices = np.asarray(indices, dtype=np.int64)
     sums: dict[str, list[float]] = {name: [0.0, 0.0, 0.0] for name in ("energy_per_atom", "energy", "forces", "stress")}
     for start in range(0, len(indices), CHUNK):
@@ -152,10 +336,7 @@ def scales(dataset: PackedDataset, indices: Any, references: References) -> dict
             known = values[np.isfinite(values)]
             for k, term in enumerate((len(known), known.sum(), (known**2).sum())):
                 sums[name][k] += float(term)
-    return {
-        name: _spread(count, total, squares, centred=name.startswith("energy"))
-        for name, (count, total, squares) in sums.items()
-    }
+    return sums
 
 
 def _spread(count: float, total: float, squares: float, centred: bool) -> float:

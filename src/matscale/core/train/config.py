@@ -72,13 +72,19 @@ class StartConfig(Config):
     """Take what fits by name and shape and list what does not, rather than to refuse a model that differs."""
     branch: bool = False
     """Go on in the midst of the other run: its optimizer, averages, counts and place in the data too."""
+    references: Annotated[Literal["keep", "refit"] | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
+    """Element references: those of the other run (`keep`), or corrected by what its predictions leave of the new
+    energies (`refit`). None, or `auto`: refit if that leaves much less."""
 
     @model_validator(mode="after")
     def _of_a_run(self) -> StartConfig:
-        if self.run is None and (self.partial or self.branch or self.checkpoint != "best"):
+        if self.run is None and (self.partial or self.branch or self.references or self.checkpoint != "best"):
             raise ValueError(
-                "partial, branch and checkpoint say how to begin with another run: name it (--from, start.run)"
+                "partial, branch, references and checkpoint say how to begin with another run: name it (--from, "
+                "start.run)"
             )
+        if self.references and self.branch:
+            raise ValueError("a branch takes the whole state of the other run; leave out references")
         if self.partial and self.branch:
             raise ValueError("a branch takes the whole state of the other run; leave out partial")
         return self
@@ -244,6 +250,9 @@ class TrainConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_every: Positive = 10
     """Optimizer steps between rows of training metrics."""
+    net_force: Literal["removed"] | None = None
+    """`removed`: the mean is taken off the predicted forces of each structure, in training and in use. Direct forces do
+    not sum to zero by themselves; those by derivative do."""
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
     """Steps with a non-finite loss or gradient that may be left out; one more ends the run with exit 4."""
     plugins: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ class Masks:
         """From the NaNs in the labels. A stress counts only where it is defined: in a cell with a volume."""
         stress = _complete(batch.stress)
         if stress is not None:
-            stress = stress & (batch.volume() > 0)
+            stress = stress & batch.has_volume()
         return cls(_complete(batch.energy), _complete(batch.forces), stress)
 
     def count(self, term: str) -> int:

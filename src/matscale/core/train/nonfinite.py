@@ -24,7 +24,7 @@ def suspects(outputs: Outputs, batch: AtomicBatch) -> list[int]:
             bad[batch.batch[~torch.isfinite(per_atom).all(dim=1)]] = True
     if outputs.stress is not None:
         # A structure without volume has no stress; NaN is the right answer there.
-        bad |= ~torch.isfinite(outputs.stress).flatten(1).all(dim=1) & (batch.volume() > 0)
+        bad |= ~torch.isfinite(outputs.stress).flatten(1).all(dim=1) & batch.has_volume()
     return [] if batch.index is None else batch.index[bad].tolist()
 
 

@@ -182,6 +182,10 @@ def _session(
         progress.said(f"{run.path}: none of its checkpoints is sound. The run begins anew.")
     if not saved and not branch:
         prepare_model(potential, setup, device)
+    if source and saved:
+        setup = source.resumed(setup, saved.model["references"])
+    elif source:
+        setup = source.corrected(setup, potential, device, world, progress.said)
     cost = cost_of_setup(setup, potential, device)
     for complaint in cost.complaints(setup.architecture.name):
         progress.said(complaint)

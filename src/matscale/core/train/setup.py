@@ -19,7 +19,7 @@ from matscale.core.data.graph_cache import build_cache, open_cache
 from matscale.core.data.isolated import check_rows
 from matscale.core.data.loader import Augmentation, Budget, Loader
 from matscale.core.data.packed import PackedDataset
-from matscale.core.data.references import References, fit_references, scales
+from matscale.core.data.references import SIZES, References, evenly, fit_references, label_rms, scales
 from matscale.core.data.split import split
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.manager import host
@@ -34,6 +34,10 @@ from matscale.core.train.pretext import Pretext, pretext_of
 from matscale.core.train.progress import Progress
 
 DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 10, 16
+_FAR, _NEGLIGIBLE = 3.0, 1e-3
+"""Ratio, and difference in eV, eV/Å and eV/Å³, from which labels of two parts are said to differ in size."""
+_LABEL_SAMPLE = 4096
+"""Structures of each part whose labels are compared."""
 _DEGREE_SAMPLE = 128
 """Structures on whose graphs the mean number of neighbours is measured."""
 _HEAD = 0x48454144
@@ -109,6 +113,7 @@ class Setup:
             self.scales,
             self.config.data.isolated,
         )
+        potential.zero_net_force = self.config.net_force == "removed"
         if self.pretext is not None:
             potential = self._for(self.pretext, potential)
         if self.config.compute.checkpoint_activations:
@@ -212,11 +217,9 @@ def prepare(config: TrainConfig, architecture: Architecture, progress: Progress 
     references = _references(dataset, train) if pretext is None else NO_REFERENCES
     info = _info(dataset, train, graph)
     _say_unseen(dataset, validation, info, progress)
-    if pretext is None and not references.is_determined:
-        progress.said(
-            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
-            "compositions like those of the training part are determined."
-        )
+    if pretext is None:
+        _say_references(references, progress)
+        _say_distance(dataset, train, validation, references, progress)
     return Setup(
         config,
         architecture,
@@ -272,6 +275,40 @@ def _say_unseen(dataset: PackedDataset, validation: NDArray[np.int64], info: Dat
         )
 
 
+def _say_references(references: References, progress: Progress) -> None:
+    if references.rank < len(references.elements):
+        progress.said(
+            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
+            "compositions like those of the training part are determined."
+        )
+    elif references.shrinkage or references.undetermined:
+        drawn = ", drawn towards the mean energy per atom" if references.shrinkage else ""
+        progress.said(f"Element references{drawn}: {'; '.join(references.judged())}.")
+
+
+def _say_distance(
+    dataset: PackedDataset,
+    train: NDArray[np.int64],
+    validation: NDArray[np.int64],
+    references: References,
+    progress: Progress,
+) -> None:
+    """Warn if the labels of one part are of another size than those of the other: it asks about other materials."""
+    ours, theirs = (label_rms(dataset, evenly(part, _LABEL_SAMPLE), references) for part in (train, validation))
+    far = [
+        f"{name} {ours[name]:.3g} against {theirs[name]:.3g} {unit}"
+        for name, (_, unit) in SIZES.items()
+        if name in ours and name in theirs
+        if max(ours[name], theirs[name]) > _FAR * min(ours[name], theirs[name]) + _NEGLIGIBLE
+    ]
+    if far:
+        progress.said(
+            f"Warning: training and validation part are far from each other (rms of the labels: {'; '.join(far)}). "
+            "The split puts whole groups into either part; errors on the one say little of the other. Another "
+            "data.validation_seed draws another split."
+        )
+
+
 def _cache_edges(dataset: PackedDataset, graph: Graph, progress: Progress) -> None:
     if not os.access(dataset.path, os.W_OK):
         progress.said(f"{dataset.path} cannot be written to: neighbour lists are made anew for every batch.")
@@ -298,7 +335,6 @@ def _scales(dataset: PackedDataset, train: NDArray[np.int64], references: Refere
 def _info(dataset: PackedDataset, train: NDArray[np.int64], graph: Graph) -> DatasetInfo:
     degree = 0.0
     if graph.has_edges:
-        rows = train[np.unique(np.linspace(0, len(train) - 1, _DEGREE_SAMPLE).astype(int))]
-        sample = dataset.batch(rows, graph)
+        sample = dataset.batch(evenly(train, _DEGREE_SAMPLE), graph)
         degree = sample.n_edges / sample.n_atoms
     return DatasetInfo(dataset.elements(train), float(dataset.n_atoms[train].mean()), degree)

@@ -1,9 +1,10 @@
 """Fine-tuning: a run that begins with the model of another one.
 
 The new run predicts in step 0 what the other one does: it takes its weights, the scales that they were trained in, its
-element references, and what its model was told of the data when it was built. A run that was pre-trained gives weights
-alone: its scales were those of another quantity, and its head for that is left behind. References of elements that the
-other run has not seen, which only `partial` allows, are those that the new data give.
+element references, and what its model was told of the data when it was built. The references are corrected where the
+new data are of another functional, which shifts the energy of every atom: see `Source.corrected`. A run that was
+pre-trained gives weights alone: its scales were those of another quantity, and its head for that is left behind.
+References of elements that the other run has not seen, which only `partial` allows, are those that the new data give.
 """
 
 from __future__ import annotations
@@ -12,16 +13,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from matscale.core.architecture import DatasetInfo
-from matscale.core.data.references import with_values
+from matscale.core.data.references import evenly, fit_references, with_values
 from matscale.core.errors import ConfigError
+from matscale.core.evaluation import tally
 from matscale.core.potential import Potential, Scales
 from matscale.core.train.config import StartConfig
+from matscale.core.train.distributed import World
 from matscale.core.train.record import Run
 from matscale.core.train.setup import Setup
 
+SAMPLE = 4096
+"""Training structures that a correction of the references is fitted to."""
+WORSE, NOTABLE = 1.5, 0.05
+"""Ratio of the errors without and with a correction, and their difference [eV/atom], from which it is made."""
+SHOWN = (
+    ("energy_mae", "energy", "meV/atom"),
+    ("forces_mae", "forces", "meV/Å"),
+    ("stress_mae", "stress", "meV/Å³"),
+)
 LISTED = 12
 """Names of weights in a message; run.json has all."""
 
@@ -94,6 +109,58 @@ class Source:
             say(f"Not taken from {self.run.path}: {_listed(unlike)}.")
         return potential
 
+    def corrected(
+        self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Callable[[str], None]
+    ) -> Setup:
+        """`setup` and `potential` with references that suit the new data, and a line on the errors of step 0.
+
+        The correction is fitted to what the potential, with the other run's references, leaves of the energies of up to
+        `SAMPLE` training structures: a shift per element, as between two functionals. It is taken if `start.references`
+        says `refit`; else if it predicts held-out structures so much better that `WORSE` and `NOTABLE` are exceeded,
+        and the other run's references alone are as much worse than ones fitted to the new data.
+        """
+        choice = setup.config.start.references
+        if self.is_pretrained or not setup.dataset.has("energy")[setup.train].any():
+            return setup
+        rows = evenly(setup.train, SAMPLE)
+        kept = setup.references
+        left = setup.dataset.energies(rows) - _energies(potential, setup, rows, device)
+        shift = fit_references(setup.dataset, rows, left)
+        per_atom = left / setup.dataset.n_atoms[rows]
+        before = float(np.sqrt(np.nanmean(per_atom**2)))
+        after = shift.residual_rms if shift.held_out is None else shift.held_out.rms
+        fresh = fit_references(setup.dataset, rows).residual_rms
+        alone = with_values(kept.values, setup.dataset, rows).residual_rms
+        clear = all(a > WORSE * b and a - b > NOTABLE for a, b in ((before, after), (alone, fresh)))
+        refit = choice == "refit" or (choice is None and clear)
+        errors = _errors(potential, setup, device, world)
+        if refit:
+            fitted = with_values(kept.values + shift.values, setup.dataset, setup.train)
+            setup = replace(setup, references=fitted)
+            potential.references.copy_(torch.from_numpy(fitted.values))
+            corrected = _errors(potential, setup, device, world)
+            say(
+                f"Element references: those of {self.run.path} were corrected, because its predictions are off by "
+                f"{before:.3g} eV/atom (rms) on the training part, and by {after:.3g} with the correction. "
+                "To keep them: --references keep"
+            )
+            say(f"Step 0, before the correction: {errors}; after: {corrected}")
+        else:
+            if clear:
+                say(
+                    f"Warning: with the element references of {self.run.path} predictions are off by {before:.3g} "
+                    f"eV/atom (rms) on the training part; corrected ones would leave {after:.3g}. To correct them: "
+                    "--references refit"
+                )
+            say(f"Step 0, with the element references of {self.run.path}: {errors}")
+        return setup
+
+    def resumed(self, setup: Setup, references: Tensor) -> Setup:
+        """`setup` with the references of a checkpoint of the new run, which were corrected or kept at its start."""
+        if self.is_pretrained:
+            return setup
+        return replace(setup, references=with_values(references.numpy(), setup.dataset, setup.train))
+
     def facts(self, potential: Potential) -> dict[str, Any]:
         """For run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
@@ -103,6 +170,29 @@ class Source:
         spent = {"flops": float(info.get("flops") or 0.0) + earlier if known else None}
         pretrain = {"pretrain": self.run.config.pretrain.task} if self.run.config.pretrain else {}
         return {"run": str(self.run.path), "step": self.step, "not_taken": unlike, **spent, **pretrain}
+
+
+def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float64]:
+    """[len(rows)] eV that the potential predicts."""
+    potential.eval()
+    found = []
+    for start in range(0, len(rows), setup.config.evaluation.structures):
+        part = rows[start : start + setup.config.evaluation.structures]
+        batch = setup.dataset.batch(part, setup.graph, dtype=setup.dtype).to(device)
+        with torch.no_grad():
+            found.append(potential(batch).energy.detach().double().cpu().numpy())
+    potential.train()
+    return np.concatenate(found)
+
+
+def _errors(potential: Potential, setup: Setup, device: torch.device, world: World) -> str:
+    """On the validation part, over all processes."""
+    batches = (batch.to(device) for batch in setup.validation_loader(world).epoch(0))
+    values = tally(potential, batches).over(world, device).values()
+    shown = [
+        f"{name} {1e3 * values[key]:.4g} {unit}" for key, name, unit in SHOWN if np.isfinite(values.get(key, np.nan))
+    ]
+    return ", ".join(shown)
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:

@@ -18,11 +18,11 @@ from matscale.core.files import DiskError, append_text, replacing, sweep_up, wri
 from matscale.core.train import checkpoint
 
 SAMPLED = {
-    "train": 4,
+    "train": 2,
     "pack": 4,
     "make": 1,
     "edges": 3,
-    "sweep": 2,
+    "sweep": 1,
     "predict": 3,
     "export": 2,
     "import": 3,

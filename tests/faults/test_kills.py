@@ -10,11 +10,11 @@ import pytest
 import kills
 
 SAMPLED = {
-    "train": 6,
+    "train": 5,
     "pack": 6,
-    "make": 2,
+    "make": 1,
     "edges": 5,
-    "sweep": 4,
+    "sweep": 2,
     "predict": 5,
     "export": 3,
     "import": 5,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matscale.core.data.formats import read, reader
 from matscale.core.data.labels import Unusable
 from matscale.core.data.structure import full_to_voigt
+from matscale.core.errors import DataError
 from matscale.plugins.readers.comment import parse_comment
 
 STRESS = np.array([[0.01, 0.04, 0.05], [0.04, 0.02, 0.06], [0.05, 0.06, 0.03]])
@@ -240,3 +241,10 @@ def test_what_ase_writes_is_read_back(tmp_path, structures):
     assert one.info["words"] == ["x", "y z"]
     assert one.info["flag"] is False
     assert np.allclose(full_to_voigt(one.stress), atoms.get_stress())
+
+
+@pytest.mark.parametrize("names", ["Species:S:1:Pos:R:3", "species:S:1:positions:R:3"])
+def test_properties_without_species_or_pos_are_refused_with_the_columns(tmp_path, names):
+    columns = ", ".join(names.split(":")[::3])
+    with pytest.raises(DataError, match=f"Properties has the columns {columns}; species and pos are needed"):
+        read_one(tmp_path, f"{CELL} Properties={names}")

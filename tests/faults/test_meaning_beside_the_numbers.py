@@ -154,6 +154,29 @@ def test_a_unit_is_understood_in_every_way_of_writing_it(text):
     assert units.factor("forces", text) == pytest.approx(0.0103642696)
 
 
+@pytest.mark.parametrize(
+    "given", ["energyunit", "EnergyUnit", "energyUnits", "Energy-Unit", "energy.unit", "unit_energy"]
+)
+def test_a_unit_is_found_however_its_name_is_joined(given):
+    assert units.stated({given: "meV"}) == {"energy": "meV"}
+
+
+def test_a_unit_inside_the_description_of_a_label_is_found(tmp_path, structures):
+    (one,) = structures(1)
+    described = {"energy": {"unit": "Hartree"}, "forces": {"units": "Hartree/Bohr", "shape": [-1, 3]}}
+    source = schnetpack(tmp_path / "a.db", one, {}, described, Hartree, Hartree / Bohr)
+    got, _ = packed(tmp_path, source)
+    assert got.energy == pytest.approx(one.energy)
+    assert np.allclose(got.forces, one.forces)
+
+
+def test_words_that_hold_unit_state_none():
+    assert units.stated({"formula_units": 4, "asymmetric_unit": "x", "unitcell": 3, "unit_cell": "cubic"}).keys() <= {
+        "formula",
+        "asymmetric",
+    }
+
+
 def test_a_free_energy_that_differs_is_said(tmp_path):
     manifest = packed(tmp_path, extxyz(tmp_path / "a.extxyz", "energy=2 free_energy=1.9", "energy=2 free_energy=2"))[1]
     ((note, n),) = notes(manifest).items()
@@ -198,7 +221,7 @@ def test_a_manifest_from_before_there_were_notes_still_opens(tmp_path):
     pack([extxyz(tmp_path / "a.extxyz", "energy=2")], tmp_path / "out")
     path = tmp_path / "out" / "manifest.json"
     values = json.loads(path.read_text())
-    for key in ("isolated_atoms", "passed_over"):
+    for key in ("isolated_atoms", "passed_over", "checksum"):
         del values[key]
     del values["sources"][0]["notes"]
     path.write_text(json.dumps(values))

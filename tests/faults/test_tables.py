@@ -128,6 +128,22 @@ def test_a_curve_without_steps_is_refused() -> None:
     assert ends(rows, columns={"step": "tokens"}) == TRUTH
 
 
+@pytest.mark.parametrize("column", ["tokens_seen", "consumed_samples", "Relative Time (Wall)", "batch"])
+def test_a_log_whose_progress_has_another_name_is_refused(column: str) -> None:
+    rows = log(**{column: lambda n, step: 1000 * step})
+    with pytest.raises(DataError, match=r"10 rows of one size: steps of one run, or runs of their own\? .*--map step="):
+        read(rows)
+    assert ends(rows, columns={"step": column}) == TRUTH
+    assert len(read(rows, columns={"run": column}).ends()) == len(rows)
+
+
+def test_a_column_that_does_not_rise_along_rows_is_no_progress() -> None:
+    rows = [
+        {"n": n, "wall_time": 5 - k % 2, "loss": loss + 0.001 * k} for n, loss in zip(SIZES, LOSSES) for k in range(4)
+    ]
+    assert len(read(rows).ends()) == len(rows)
+
+
 def test_runs_of_one_row_each_stay_runs() -> None:
     rows = [{"n": n, "step": 2000, "val_loss": f * loss} for n, loss in TRUTH.items() for f in (1.0, 1.01)]
     assert len(read(rows).ends()) == 14
@@ -207,6 +223,21 @@ def test_parameters_without_embeddings_are_taken_before_all(name: str, tmp_path:
     assert fit.plain()["columns"]["n"] == name
     assert f"n = {name} (params is there too)" in fit.plain()["reading"][0]
     assert set(read(rows, {"n": "params"})["n"]) == {4 * n + 5_000_000 for n in TRUTH}
+
+
+@pytest.mark.parametrize("embeddings", ["embedding_params", "n_embeddings", "emb"])
+def test_parameters_with_embeddings_beside_those_of_embeddings_are_refused(embeddings: str) -> None:
+    rows: Rows = [{"params": n + 50_000_000, embeddings: 50_000_000, "loss": loss} for n, loss in zip(SIZES, LOSSES)]
+    with pytest.raises(DataError, match=f"params and {embeddings}, .* without embeddings"):
+        read(rows)
+    assert len(read(rows, columns={"n": "params"})) == len(rows)
+    assert ends([{**row, "non_embedding": row["params"] - row[embeddings]} for row in rows]) == TRUTH
+
+
+@pytest.mark.parametrize("column", ["n_tokens", "num_structures", "training_tokens", "train_size"])
+def test_amounts_of_data_are_not_overlooked(column: str) -> None:
+    table = read([{"n": n, column: 20 * n, "loss": loss} for n, loss in zip(SIZES, LOSSES)])
+    assert table["d"].tolist() == [20.0 * n for n in SIZES]
 
 
 def test_the_validation_loss_is_taken_before_the_training_loss() -> None:

@@ -8,7 +8,8 @@ Where a unit is stated (in the metadata of the file or beside the structure, the
 | key | meaning |
 |---|---|
 | `_property_unit_dict`, `units`, ... with names | label or key -> unit, as SchNetPack writes |
-| `energy_unit`, `forces_units`, `REF_energy_unit`, ... | unit of one label |
+| `energy_unit`, `forces_units`, `REF_energy_unit`, `energyUnit`, ... | unit of one label |
+| `energy`, `forces`, ... with a `unit` | the same, as `{"energy": {"unit": "Hartree"}}` |
 | `_distance_unit`, `length_unit`, ... | unit of positions and cell |
 | `units` with a text | units of energy and length, `kcal/mol, Angstrom`; forces and stress follow from them |
 """
@@ -134,7 +135,7 @@ _LABEL_WORDS = {
     "length": ("length", "distance", "position", "positions", "pos", "cell", "lattice", "coordinates"),
 }
 _LABEL_OF_WORD = {word: label for label, words in _LABEL_WORDS.items() for word in words}
-_UNIT_KEY = re.compile(r"_*(?:(\w+?)_)?(?:property_)?units?(?:_dict)?(?:_(?:of_)?(\w+?))?_*")
+_UNIT_KEY = re.compile(r"_*(?:(\w+?)_?)?(?:property_)?units?(?:_dict)?(?:_(?:of_)?(\w+?))?_*")
 
 
 def stated(*places: Mapping[str, Any]) -> dict[str, str]:
@@ -148,9 +149,11 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for place in places:
         for key, value in place.items():
-            key = str(key).lower()
+            key = re.sub(r"\W+", "_", str(key).lower())
             match = _UNIT_KEY.fullmatch(key) if "unit" in key and key != "unit_cell" else None
             if match is None:
+                if isinstance(value, Mapping) and (unit := value.get("unit", value.get("units"))):
+                    _put(found, key, unit)  # {"energy": {"unit": "Hartree"}}
                 continue
             if isinstance(value, (list, tuple)):
                 value = " ".join(map(str, value))

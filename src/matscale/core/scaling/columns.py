@@ -24,7 +24,11 @@ KNOWN = {
         "total_params",
         "total_parameters",
     ),
-    "d": ("d", "dataset_size", "data", "tokens", "structures", "seen_examples"),
+    "d": (
+        *("d", "dataset_size", "data", "tokens", "structures", "seen_examples"),
+        *(f"{lead}_{noun}" for noun in ("tokens", "structures") for lead in ("n", "num", "total", "train", "training")),
+        *("n_train", "num_train", "train_size", "n_data"),
+    ),
     "c": ("c", "total_flops", "cumulative_flops", "flops", "compute"),
     "loss": (
         *(f"{part}_loss" for part in ("val", "validation", "valid", "eval", "final_val", "final_validation")),
@@ -139,7 +143,24 @@ def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choi
         raise DataError(
             f"{place} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {_listed(found)}."
         )
+    _refuse_embeddings(place, found, names, columns)
     return Choice(names, {ours: those[1:] for ours, those in guessed.items()}, frozenset(guessed))
+
+
+def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:
+    """Raises DataError if the parameters taken hold those of embeddings, which stand in a column of their own."""
+    theirs = names.get("n")
+    if theirs is None or "n" in columns or NON_EMBEDDING.match(re.sub(r"[^a-z0-9]+", "_", theirs.lower())):
+        return
+    embeddings = next((name for name in found if _EMBEDDINGS.fullmatch(plain_name(name, is_count=True))), None)
+    if embeddings is not None:
+        raise DataError(
+            f"{place}: has {theirs} and {embeddings}, and n is the number of parameters without embeddings. Write a "
+            f"column non_embedding ({theirs} minus {embeddings}), or say --map 'n={theirs}' if it holds none of them."
+        )
+
+
+_EMBEDDINGS = re.compile(r"((n|num)_)?emb(ed|edding|eddings)?(_(params?|parameters))?")
 
 
 def _listed(found: Sequence[str]) -> str:

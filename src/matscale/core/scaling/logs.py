@@ -32,6 +32,8 @@ def name_runs(
     """
     if "step" not in choice.names:
         _refuse_curves_without_steps(place, rows, choice, is_mapped)
+        if not is_mapped:
+            _refuse_progress(place, rows, records, choice)
         return rows, [], choice, []
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
     _refuse_missing(measured, "step", choice)
@@ -90,6 +92,42 @@ def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice
                 f"column of steps: if they are its curve, say --map step={theirs}; if they are runs of their own, name "
                 "each apart."
             )
+
+
+def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+    """Raises DataError if rows of one size rise in a column such as `tokens_seen` or `time`: a log, perhaps."""
+    record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
+    measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
+    groups = [same for same in _grouped(measured, _by("run", *IDENTITY, *ALONG)).values() if len(same) > 2]
+    used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
+    for name in dict.fromkeys(name for record in records for name in record):
+        if name in used or is_loss(name) or not _PROGRESS & {*plain_name(name).split("_")}:
+            continue
+        if groups and all(_rises([record_of[id(row)].get(name) for row in same]) for same in groups):
+            raise DataError(
+                f"{place}: no column names the run, and {name} rises along {len(groups[0])} rows of one size: steps of "
+                f"one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
+                f"run={name}, or --map d={name} if it is the amount of data."
+            )
+
+
+_PROGRESS = frozenset(
+    (
+        *("token", "sample", "example", "structure", "frame", "batch", "minibatch", "step", "iter", "iteration"),
+        *("tokens", "samples", "examples", "structures", "frames", "batches", "minibatches", "steps", "iterations"),
+        *("epoch", "epochs", "update", "updates", "time", "timestamp", "seconds", "minutes", "hours", "elapsed"),
+        *("runtime", "wall", "relative", "progress", "seen", "consumed", "processed", "checkpoint"),
+    )
+)
+"""Words in headings of what grows while a run goes on."""
+
+
+def _rises(values: Sequence[Any]) -> bool:
+    try:
+        numbers = [float(str(value).replace(",", "")) for value in values]
+    except ValueError:
+        return False
+    return all(a < b for a, b in pairwise(numbers))
 
 
 def _names_runs(rows: Sequence[Row]) -> bool:
@@ -235,10 +273,15 @@ def _constant_columns(
     return [name for name in others if crowded and name not in used and not is_metric(name) and is_constant(name)]
 
 
+def is_loss(name: str) -> bool:
+    """Whether a heading is that of a loss or an error."""
+    plain = plain_name(name)
+    return bool(TRAIN_LOSS.search(plain)) or plain.endswith(("loss", "_mae", "_rmse", "error"))
+
+
 def is_metric(name: str) -> bool:
     """Whether a heading is that of something measured."""
-    plain = plain_name(name)
-    return bool(TRAIN_LOSS.search(plain)) or plain.endswith(("loss", "_mae", "_rmse", "error", "time", "timestamp"))
+    return is_loss(name) or plain_name(name).endswith(("time", "timestamp"))
 
 
 def _last_of_each_step(place: str, rows: Sequence[Row], choice: Choice) -> tuple[list[Row], list[Excluded]]:

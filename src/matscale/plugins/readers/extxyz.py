@@ -134,6 +134,10 @@ def _parse(lines: list[str], source: str) -> Frame:
         pbc = _pbc(_special(info, "pbc"), bool(cell.any()))
         properties = _special(info, "Properties")
         columns, notes = _columns(lines[1:], str(properties or "species:S:1:pos:R:3"))
+        if "pos" not in columns or not {"species", "Z"} & {*columns}:
+            raise Unusable(
+                "unreadable", f"Properties has the columns {', '.join(columns)[:200]}; species and pos are needed"
+            )
         numbers = whole_numbers(columns.pop("Z")) if "Z" in columns else _numbers(columns.pop("species").tolist())
         positions = columns.pop("pos")
     except Unusable as fault:

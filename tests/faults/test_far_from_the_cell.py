@@ -22,6 +22,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.packed import PackedDataset
 from matscale.core.data.structure import Structure
 from matscale.core.data.writer import ShardWriter
+from matscale.core.errors import DataError
 from matscale.core.manager import host
 from matscale.core.predict import predict_batch, prepare
 
@@ -105,3 +106,10 @@ def test_predictions_do_not_depend_on_how_far_away_a_structure_is() -> None:
             atoms.calc = calculator
             apart.append(atoms.get_forces())
         assert np.abs(apart[1] - apart[0]).max() < 1e-4 * np.abs(apart[0]).max()
+
+
+def test_coordinates_that_leave_no_digit_of_a_bond_are_refused() -> None:
+    here = metal()
+    lost = replace(here, positions=here.positions + np.array([1e17, 0, 0]))
+    with pytest.raises(DataError, match=r"1e\+17 Å from the origin"):
+        collate([lost], Graph.none(), torch.float64)

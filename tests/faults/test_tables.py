@@ -500,3 +500,11 @@ def test_more_bootstrap_samples_than_memory_holds_are_refused(tmp_path, command)
     (tmp_path / "t.csv").write_text("params,loss\n1000,2\n")
     result = CliRunner().invoke(main, [command, str(tmp_path / "t.csv"), "--samples", "1000000000000"])
     assert (result.exit_code, "<=100000" in result.stderr) == (2, True)
+
+
+def test_a_run_that_its_tracker_calls_crashed_is_left_out(tmp_path: Path) -> None:
+    rows = "".join(f"r{n},finished,{n},{30 * n**-0.2}\n" for n in (1000, 3000, 9000, 27000, 81000))
+    (tmp_path / "t.csv").write_text("Name,State,n,loss\n" + rows + "bad,crashed,250000,9.0\n")
+    table = read(tmp_path / "t.csv")
+    assert sorted(table.numbers["n"]) == [1000, 3000, 9000, 27000, 81000]
+    assert any("did not finish (state: crashed)" in excluded.reason for excluded in table.excluded)

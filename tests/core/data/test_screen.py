@@ -32,6 +32,7 @@ FAULTS = {
     "non-finite positions": {"positions": NAN3},
     "wrong number of forces": {"forces": np.zeros((3, 3))},
     "missing cell": {"cell": np.diag([5.6, 4.0, 0.0])},
+    "absurd coordinates": {"positions": np.array([[1e17, 0, 0], [2.0, 2.0, 0.0]])},
     "absurd volume": {"cell": np.array([[5.6, 0, 0], [0, 4, 0], [5.6, 4, 0]])},
     "overlapping atoms": {"positions": np.array([[0.0, 0, 0], [5.55, 0, 0]])},
 }

@@ -123,7 +123,7 @@ def test_a_value_to_hold_where_there_is_nothing_to_hold_is_refused() -> None:
 @pytest.mark.parametrize("text", ["[1, 2]", '{"status": "completed", "architecture": "schnet"}'])
 def test_a_run_json_of_another_shape_is_refused_by_path(tmp_path: Path, text: str) -> None:
     (make_synthetic(tmp_path / "runs" / "a") / "run.json").write_text(text)
-    with pytest.raises(MatscaleError, match=r"run\.json: is no record of a run"):
+    with pytest.raises(MatscaleError, match=r"run\.json: is damaged"):
         read(tmp_path / "runs")
 
 

@@ -51,9 +51,7 @@ def test_counts_are_those_of_the_products_on_paper(batch: AtomicBatch) -> None:
     inner = 3 * outer  # and of that with W₁
     # A direct model: forward, then gradients to W₁, W₂ and to the layer between; none to the positions.
     assert count_step(direct, batch) == (inner + outer) + (inner + 2 * outer)
-    # The strain: positions times a 3×3 matrix each, once forward and to both factors backward; the cells, forward.
-    strain = 3 * 18 * batch.n_atoms + 54 * batch.n_structures
-    prediction = (inner + outer) + (outer + inner) + strain
+    prediction = (inner + outer) + (outer + inner)  # the strain has no matrix products
     assert count_prediction(derived, batch) == prediction
     # The second backward goes through the derivative's products and through the forward's.
     assert count_step(derived, batch) > 2.5 * prediction

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matscale.core.errors import DataError
+
 FAR = 100.0
 """Å from the origin along an axis up to which no atom is moved: float32 resolves 8·10⁻⁶ Å there."""
+FARTHEST = 1e8
+"""Å from the origin up to which positions are taken: float64 resolves 1.5·10⁻⁸ Å there."""
 _INSIDE = 1e-9
 """Of a lattice vector by which an atom may lie before its cell and count as inside it."""
 
@@ -42,6 +46,11 @@ def brought_near(
         atoms, rows = slice(ends[s] - counts[s], ends[s]), np.asarray(cells[s], dtype=np.float64)[pbc[s]]
         if not (np.isfinite(moved[atoms]).all() and np.isfinite(rows).all()):
             continue  # what reads the batch refuses it, with its name
+        if (farthest := np.abs(moved[atoms]).max()) > FARTHEST:
+            raise DataError(
+                f"An atom is {farthest:.3g} Å from the origin, where no digit of a bond length is left (most: "
+                f"{FARTHEST:.0e} Å). Wrap the structure into its cell, or leave it out."
+            )
         inverse = np.linalg.pinv(rows)  # [3, periodic axes]
         whole = np.floor(moved[atoms] @ inverse + _INSIDE)
         moved[atoms] -= whole @ rows

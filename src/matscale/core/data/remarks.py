@@ -109,8 +109,17 @@ def hint(structure: Structure, label: str) -> str | None:
         return None
     names = [key.removeprefix(CALCULATOR) for key in near]
     shape = {"energy": "", "forces": " [n, 3]", "stress": f" of {np.size(structure.info[near[0]])} numbers"}[label]
+    unit = f", and --unit {label}=UNIT for the unit that its name states" if _states_unit(names[0]) else ""
     others = f" (or {', '.join(f'`{name}`' for name in names[1:4])})" if len(names) > 1 else ""
-    return f"no {label} found; the file has `{names[0]}`{shape}{others}: --key {label}={names[0]}"
+    return f"no {label} found; the file has `{names[0]}`{shape}{others}: --key {label}={names[0]}{unit}"
+
+
+_UNITS = frozenset(["ha", "hartree", "kcal", "kj", "ry", "rydberg", "mev", "bohr", "au", "gpa", "kbar", "bar"])
+
+
+def _states_unit(name: str) -> bool:
+    """Whether a part of the name of a label is a unit: `energy_Ha`, `forces_kcal_mol`."""
+    return not _UNITS.isdisjoint(re.split(r"[\W_]+", name.lower()))
 
 
 def _bare(key: Any) -> str:

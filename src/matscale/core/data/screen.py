@@ -6,6 +6,7 @@
 | unknown element | atomic number outside 1..118 |
 | non-finite ... | NaN or infinity in positions, cell or a label |
 | wrong number of forces | not one per atom |
+| absurd coordinates | a position or lattice vector beyond 10⁸ Å, where no digit of a bond length is left |
 | missing cell | a periodic axis without a lattice vector |
 | absurd volume | a periodic cell that is flat, or below 0.3 or (with two atoms or more) above 1e5 Å³ per atom |
 | overlapping atoms | two atoms (or an atom and its image) closer than 0.1 Å |
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.data.labels import Unusable
+from matscale.core.data.nearby import FARTHEST
 from matscale.core.data.structure import Structure
 
 MIN_DISTANCE = 0.1
@@ -41,6 +43,8 @@ def screen(structure: Structure) -> None:
         if value is not None and value.shape != (n, 3):
             raise Unusable(f"wrong number of {name}", f"shape {value.shape} for {n} atoms")
     _check_finite(structure)
+    if max(np.abs(structure.positions).max(), np.abs(structure.cell).max()) > FARTHEST:
+        raise Unusable("absurd coordinates", f"a position or lattice vector beyond {FARTHEST:.0e} Å")
     frame = _frame(structure)
     _check_overlaps(structure.positions, frame, structure.pbc)
 

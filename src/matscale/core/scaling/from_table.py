@@ -75,7 +75,7 @@ def table_of(
     chosen = [(k, r) for k, r in enumerate(records) if _matches(r, where or {})]
     if not chosen:
         raise DataError(f"{place}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
-    unfit = {k: _unfit(r) for k, r in chosen} if is_ledger else {}
+    unfit = {k: (_unfit if is_ledger else _unfinished)(r) for k, r in chosen}
     fit = [(f"{prefix}row {k + 1}", record) for k, record in chosen if not unfit.get(k)]
     if not fit:
         raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
@@ -180,6 +180,18 @@ def _unfit(record: Mapping[str, Any]) -> str:
         return "is pre-training: its loss is another quantity; runs that begin with it count"
     status = record.get("status")
     return "" if status == "completed" else f"is not complete (status: {status})"
+
+
+_UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "pending", "preempted", "preempting"})
+"""States of a run in the tables of trackers (W&B: `State`) that leave its last loss without meaning."""
+
+
+def _unfinished(record: Mapping[str, Any]) -> str:
+    """Why a row of another table is no point of a law, by its column `state`; empty if it may be one."""
+    state = next(
+        (str(value).strip().lower() for key, value in record.items() if str(key).strip().lower() == "state"), ""
+    )
+    return f"did not finish (state: {state})" if state in _UNFINISHED else ""
 
 
 def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:

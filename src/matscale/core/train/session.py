@@ -61,7 +61,7 @@ def train(
     device = device_of(config.compute, world)
     progress = (progress if world.is_main else None) or Progress()
     try:
-        with StopRequest() as stop, configured(config.compute, device), ExitStack() as stack:
+        with StopRequest(waits=False) as stop, configured(config.compute, device), ExitStack() as stack:
             stack.enter_context(world.connected(device, config.compute.timeout))
             if world.is_main:
                 run = stack.enter_context(_claimed(Path(path), config, resume, world))

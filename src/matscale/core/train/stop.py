@@ -25,12 +25,12 @@ class Interrupted(BaseException):
 class StopRequest:
     """A context that turns signals into `reason`; None until the run is asked to stop.
 
-    A signal raises `Interrupted` until `begin` is called, which has signals wait for `asked`.
+    Signals wait for `asked`. With `waits` False they raise `Interrupted` until `begin` is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waits: bool = True) -> None:
         self.reason: str | None = None
-        self.waits = False
+        self.waits = waits
         end = os.environ.get("SLURM_JOB_END_TIME", "")
         self.deadline = _deadline(float(end)) if end.isdigit() else None
 

@@ -76,6 +76,9 @@ class SlurmOptions(Config):
 
     @model_validator(mode="after")
     def _enough(self) -> SlurmOptions:
+        lines = (self.partition, self.account, self.qos, self.constraint, self.memory, *self.sbatch)
+        if broken := next((text for text in lines if text is not None and not text.isprintable()), None):
+            raise ValueError(f"{broken!r} holds a line break or a control character, which an option of sbatch cannot")
         if self.time is not None and self.time <= self.margin:
             raise ValueError(f"time = {self.time:g} s leaves nothing before the margin of {self.margin:g} s")
         return self

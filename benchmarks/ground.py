@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -144,8 +144,9 @@ class Process:
 
     def ask(self, what: str, batch: int) -> float:
         """`step`, `evaluation`: seconds. `peak-step`, `peak-evaluation`: MB above the process with its model."""
-        self.process.stdin.write(f"{what} {batch}\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # a process that has ended gives no answer below
+            self.process.stdin.write(f"{what} {batch}\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith(_ANSWER):
                 return float(line.removeprefix(_ANSWER))
@@ -158,7 +159,9 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait()
 
 

@@ -24,7 +24,8 @@ import sys
 sys.path.insert(0, {folder!r})
 import ground, torch
 model = torch.nn.Linear(2, 1)
-side = ground.Side("one", model, lambda k: {{"energy": model(torch.ones(k, 2))}}, ground.adamw_of_others(model, "itself"))
+optimizer = ground.adamw_of_others(model, "itself")
+side = ground.Side("one", model, lambda k: {{"energy": model(torch.ones(k, 2))}}, optimizer)
 print("a line that fairchem's import prints")
 ground.serve(side)
 """
@@ -70,10 +71,13 @@ def test_a_side_in_a_process_of_its_own_answers_with_seconds_and_memory(tmp_path
         assert 0 < process.ask("step", 3) < 60
         assert 0 <= process.ask("evaluation", 3) < 60
         assert process.ask("peak-step", 3) >= 0
-    with pytest.raises(SystemExit, match="instead of an answer"), ground.Process(["-c", "pass"]) as ended:
+
+
+def test_a_side_that_ends_is_said_to_have_ended() -> None:
+    with ground.Process(["-c", "import sys; sys.exit(3)"]) as ended:
         ended.process.wait()
-        ended.process.stdin = open(tmp_path / "nothing", "w")  # noqa: SIM115
-        ended.ask("step", 0)
+        with pytest.raises(SystemExit, match="ended with 3 instead of an answer"):
+            ended.ask("step", 0)
 
 
 def test_every_batch_goes_to_one_side_and_the_other_in_turn() -> None:

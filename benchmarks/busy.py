@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from machine import machine
+
 LOOP = "while True: pass"
 
 
@@ -62,6 +64,7 @@ def main() -> None:
                 for busy in (0, cores):
                     got = measured(options, options.data, policy, busy, Path(scratch) / f"{policy}-{busy}-{k}")
                     times.setdefault((policy, busy), []).append(got)
+    print(machine())
     print(f"{options.arch} {options.params}, {options.steps} steps, {options.threads} threads, {cores} cores")
     print(f"{'threads':8} {'idle [s]':>9} {'busy [s]':>9} {'ratio':>6} {'processor, idle [s]':>20} {'busy [s]':>9}")
     for policy in ("sleeps", "spins"):

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from machine import machine
 
 from matscale.core.data.structure import Structure
 
@@ -36,6 +37,7 @@ def main() -> None:
     if options.what == "reach-child":
         print(json.dumps(measure_reach(options.data)))
         return
+    print(machine())
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         if options.what == "read":
             read(options, Path(folder))

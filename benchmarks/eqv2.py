@@ -1,18 +1,19 @@
-"""EquiformerV2 against fairchem v1 in one process: whole training steps, evaluation, peak memory, share of a bound.
+"""EquiformerV2 beside fairchem v1's: whole training steps, evaluation, peak memory, share of a bound.
 
-    PYTHONPATH=src VENV/bin/python benchmarks/eqv2.py STRUCTURES [--case small mid 31M] [--passes 7] [--json FILE]
+    taskset -c 1 VENV/bin/python benchmarks/eqv2.py STRUCTURES [--case small mid 31M] [--passes 7] [--json FILE]
 
-VENV is a scratch environment with fairchem-core 1.10.0 and what matscale needs; both run on its torch. fairchem imports
-torch_scatter, for which a stand-in on torch_geometric.utils.scatter gives the same numbers. STRUCTURES is any file that
+VENV is a scratch environment with matscale and fairchem-core 1.10.0, both on its torch (docs/benchmarks.md has the
+commands that make it). fairchem imports torch_scatter, for which `standins.py` stands in. STRUCTURES is any file that
 ASE reads; of the 31M case only the first 6 structures are used, in batches of 2, else all in batches of 8.
 
-The sides have the same weights and the same edges. Graphs are made before the clock starts, for both; rotations, grids
-and all else that follows from the geometry are inside. Outputs are compared first, in evaluation mode. Then every batch
-goes to one side and the other in turn: in training mode forward, loss (the sum of mean absolute outputs), backward and
-AdamW; in evaluation mode a forward. One thread; denormal numbers are flushed to zero on both sides unless `--denormals`
-(fairchem's Gaussians make some, which slow it down). Medians over passes of all batches; `ratio` is the median of the
-ratios of a pass. Memory is the peak of a process of its own, three training steps on the largest batch, above what the
-process had once the model was built.
+Times are measured on two grounds (`ground.py`): `equal` for both, and each package as it runs by `itself`. On either
+the sides have the same edges. Graphs are made before the clock starts, for both; rotations, grids and all else that
+follows from the geometry are inside. On equal ground they have the same weights, and outputs are compared first, in
+evaluation mode. In training mode a step is forward, loss (the sum of mean absolute outputs), backward and AdamW; in
+evaluation mode a forward. Denormal numbers are flushed to zero on both sides unless `--denormals` (fairchem's Gaussians
+make some, which slow it down). Medians over passes of all batches, in seconds of the processor; `ratio` is the median
+of the ratios of a pass, `least` and `largest` are their range. Memory is the peak of a process of its own, three
+training steps on the largest batch, above what the process had once the model was built.
 
 The bound counts matrix products at the speed of a 1024³ product in this process, SiLU on the grids of edges, and twelve
 passes over [n_edges, K_r, 2C] at the speed of a copy. It is an estimate: three products for a complex one
@@ -23,19 +24,32 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import standins
 import torch
-from torch import Tensor, nn
+from ground import (
+    GROUNDS,
+    OWN,
+    Ground,
+    Process,
+    Side,
+    adamw_of_others,
+    alternate,
+    difference,
+    heading,
+    heap,
+    peak_in_a_process,
+    ratios,
+    serve,
+    settle,
+    timed,
+)
+from torch import Tensor
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
@@ -110,29 +124,6 @@ def batches(path: Path, case: str, config: EqV2Config) -> list[AtomicBatch]:
     return [collate(part, graph(config), torch.float64).to(dtype=torch.float32) for part in parts]
 
 
-@dataclass
-class Side:
-    """A model with its own kind of batches."""
-
-    name: str
-    model: nn.Module
-    predict: Callable[[int], dict[str, Tensor]]
-    """Outputs of a batch by its number."""
-    optimizer: torch.optim.Optimizer
-
-    def step(self, batch: int) -> None:
-        self.optimizer.zero_grad()
-        outputs = self.predict(batch)
-        loss = sum(output.abs().mean() for output in outputs.values())
-        assert isinstance(loss, Tensor)
-        loss.backward()
-        self.optimizer.step()
-
-    def evaluate(self, batch: int) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return self.predict(batch)
-
-
 def ours(config: EqV2Config, data: list[AtomicBatch]) -> Side:
     torch.manual_seed(0)
     model = EqV2(config)
@@ -144,15 +135,18 @@ def ours(config: EqV2Config, data: list[AtomicBatch]) -> Side:
         return {**parts, "stress_isotropic": isotropic[:, None], "stress_anisotropic": anisotropic}
 
     optimizer = adamw(model, OptimizerConfig(weight_decay=WEIGHT_DECAY))
-    return Side("matscale", model, predict, optimizer)
+    return Side(OWN, model, predict, optimizer)
 
 
-def theirs(case: str, data: list[AtomicBatch]) -> Side:
+def theirs(case: str, data: list[AtomicBatch], ground: Ground) -> Side:
     """fairchem's model on the same edges."""
+    standins.install()
+    # These modules alone: `setup_imports` imports all of fairchem's models and what they need.
+    import fairchem.core.models.base
+    import fairchem.core.models.equiformer_v2.equiformer_v2
+    import fairchem.core.models.equiformer_v2.heads  # noqa: F401
     from fairchem.core.common.registry import registry
-    from fairchem.core.common.utils import setup_imports
 
-    setup_imports()
     torch.manual_seed(0)
     options = {"backbone": {"model": "equiformer_v2_backbone", **backbone(case)}, "heads": HEADS}
     model = registry.get_model_class("hydra")(pass_through_head_outputs=True, otf_graph=True, **options)
@@ -162,8 +156,11 @@ def theirs(case: str, data: list[AtomicBatch]) -> Side:
     def predict(batch: int) -> dict[str, Tensor]:
         return model(published[batch])
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=WEIGHT_DECAY)
-    return Side("fairchem", model, predict, optimizer)
+    return Side("fairchem", model, predict, adamw_of_others(model, ground, WEIGHT_DECAY))
+
+
+def side_of(name: str, case: str, config: EqV2Config, data: list[AtomicBatch], ground: Ground) -> Side:
+    return ours(config, data) if name == OWN else theirs(case, data, ground)
 
 
 def _published(data: AtomicBatch) -> Any:
@@ -196,52 +193,9 @@ def _published(data: AtomicBatch) -> Any:
     return batch
 
 
-def compare(a: Side, b: Side, n_batches: int) -> dict[str, float]:
-    """Largest difference of each output over its largest value."""
-    a.model.eval(), b.model.eval()
-    worst: dict[str, float] = {}
-    for batch in range(n_batches):
-        first, second = a.evaluate(batch), b.evaluate(batch)
-        for name, value in second.items():
-            x, y = first[name].double().flatten(), value.double().flatten()
-            worst[name] = max(worst.get(name, 0.0), float((x - y).abs().max() / x.abs().max()))
-    return worst
-
-
-def clock(work: Callable[[int], object], n_batches: int) -> list[float]:
-    seconds = []
-    for batch in range(n_batches):
-        start = time.perf_counter()
-        work(batch)
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def alternate(works: list[Callable[[int], object]], n_batches: int, passes: int) -> list[list[float]]:
-    """Seconds of each pass over all batches, per side; every batch goes to one side and the other in turn."""
-    totals: list[list[float]] = [[] for _ in works]
-    gc.collect()
-    gc.freeze()  # the many objects that imports and models leave behind are not looked through again
-    for number in range(passes + 1):
-        sums = [0.0] * len(works)
-        for batch in range(n_batches):
-            for side, work in enumerate(works):
-                start = time.perf_counter()
-                work(batch)
-                sums[side] += time.perf_counter() - start
-        if number:  # the first pass fills caches
-            for side, seconds in enumerate(sums):
-                totals[side].append(seconds)
-    return totals
-
-
 def summary(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    return {
-        "fairchem_ms": 1e3 * statistics.median(theirs),
-        "matscale_ms": 1e3 * statistics.median(ours),
-        "ratio": statistics.median(a / b for a, b in zip(theirs, ours)),
-        "ratio_of_best": min(theirs) / min(ours),
-    }
+    medians = {f"{name}_ms": 1e3 * statistics.median(x) for name, x in (("fairchem", theirs), (OWN, ours))}
+    return medians | ratios(theirs, ours) | {"ratio_of_best": min(theirs) / min(ours)}
 
 
 def per_edge_and_atom(config: EqV2Config) -> tuple[float, float, float]:
@@ -275,7 +229,7 @@ def speeds() -> dict[str, float]:
     """Of this machine, now: the best of several tries."""
 
     def best(work: Callable[[], object], repeats: int = 20) -> float:
-        return min(clock(lambda _: work(), repeats))
+        return min(timed(lambda _: work())(k) for k in range(repeats))
 
     a, b, out = (torch.randn(1024, 1024) for _ in range(3))
     x, y, z = (torch.randn(100_000) for _ in range(3))
@@ -289,83 +243,111 @@ def speeds() -> dict[str, float]:
     }
 
 
-def status_mb(key: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) / 1024
+# What is measured ----------------------------------------------------------------------------------------------------
 
 
-def peak_of(side: Side, data: list[AtomicBatch], steps: bool) -> float:
-    """MB above the process with its model, in this process."""
-    largest = max(range(len(data)), key=lambda number: data[number].n_edges)
-    side.model.train(steps)
-    base = status_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
-    for _ in range(3):
-        side.step(largest) if steps else side.evaluate(largest)
-    return status_mb("VmHWM") - base
+def own_command(arguments: argparse.Namespace, case: str, name: str, ground: Ground) -> list[str]:
+    command = [__file__, str(arguments.structures), "--case", case, "--serve", name, "--ground", ground]
+    return [*command, *(["--denormals"] if arguments.denormals else [])]
 
 
-def peak_in_a_process(arguments: argparse.Namespace, case: str, name: str, kind: str) -> float:
-    command = [sys.executable, __file__, str(arguments.structures), "--case", case, "--peak", name, kind]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def equal_times(
+    case: str, config: EqV2Config, data: list[AtomicBatch], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Outputs compared, then times: in this process, one side and the other in turn."""
+    peer, own = theirs(case, data, "equal"), ours(config, data)
+    load_fairchem(own.model, peer.model.state_dict())
+    peer.model.eval(), own.model.eval()
+    with torch.no_grad():
+        row: dict[str, Any] = {
+            "parameters": sum(p.numel() for p in own.model.parameters()),
+            "difference": difference(peer, own, len(data)),
+            "gauge": difference(peer, peer, len(data)),
+        }
+    print(f"{case}: largest difference of outputs, relative to the largest value, and fairchem's from call to call:")
+    print("  " + ", ".join(f"{k} {v:.1e} ({row['gauge'][k]:.1e})" for k, v in row["difference"].items()), flush=True)
+    with heap(OWN, "equal"):
+        evaluation = alternate([timed(side.evaluate) for side in (peer, own)], len(data), arguments.passes)
+        peer.model.train(), own.model.train()
+        step = alternate([timed(side.step) for side in (peer, own)], len(data), arguments.passes)
+    return row | {"step": summary(*step), "evaluation": summary(*evaluation)}
+
+
+def own_times(case: str, n_batches: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """In two processes, one and the other in turn."""
+    with (
+        Process(own_command(arguments, case, "fairchem", "itself")) as peer,
+        Process(own_command(arguments, case, OWN, "itself")) as own,
+    ):
+        return {
+            kind: summary(*alternate([side.work(kind) for side in (peer, own)], n_batches, arguments.passes))
+            for kind in ("evaluation", "step")
+        }
 
 
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     config = config_from_fairchem(backbone(case))
     data = batches(arguments.structures, case, config)
-    peer, own = theirs(case, data), ours(config, data)
-    load_fairchem(own.model, peer.model.state_dict())
-    row: dict[str, Any] = {
-        "case": case,
-        "parameters": sum(p.numel() for p in own.model.parameters()),
-        "atoms": sum(b.n_atoms for b in data),
-        "edges": sum(b.n_edges for b in data),
-        "difference": compare(peer, own, len(data)),
-        "gauge": compare(peer, peer, len(data)),
-    }
-    print(f"{case}: largest difference of outputs, relative to the largest value, and fairchem's from call to call:")
-    print("  " + ", ".join(f"{k} {v:.1e} ({row['gauge'][k]:.1e})" for k, v in row["difference"].items()), flush=True)
-    row["evaluation"] = summary(*alternate([peer.evaluate, own.evaluate], len(data), arguments.passes))
-    peer.model.train(), own.model.train()
-    row["step"] = summary(*alternate([peer.step, own.step], len(data), arguments.passes))
+    row: dict[str, Any] = {"case": case, "atoms": sum(b.n_atoms for b in data), "edges": sum(b.n_edges for b in data)}
+    largest = max(range(len(data)), key=lambda number: data[number].n_edges)
+    for ground in arguments.ground:
+        equal = ground == "equal"
+        found = equal_times(case, config, data, arguments) if equal else own_times(case, len(data), arguments)
+        for kind in ("step", "evaluation"):
+            for name in () if arguments.no_memory else ("fairchem", OWN):
+                command = own_command(arguments, case, name, ground)
+                found[kind][f"{name}_mb"] = peak_in_a_process(command, kind, largest)
+            print(f"  {ground}, {kind}: " + ", ".join(f"{k} {v:.4g}" for k, v in found[kind].items()), flush=True)
+        row[ground] = found
     row["speeds"] = speeds()
     row["bound_ms"] = bound_ms(config, data, row["speeds"])
-    for kind in () if arguments.no_memory else ("step", "evaluation"):
-        peaks = {name: peak_in_a_process(arguments, case, name, kind) for name in ("fairchem", "matscale")}
-        row[kind] |= {f"{name}_mb": peak for name, peak in peaks.items()}
-    for kind in ("step", "evaluation"):
-        print(f"  {kind}: " + ", ".join(f"{k} {v:.4g}" for k, v in row[kind].items()), flush=True)
-    print(f"  bound {row['bound_ms']:.0f} ms: {row['bound_ms'] / row['step']['matscale_ms']:.0%}; {row['speeds']}")
+    share = row["bound_ms"] / row[arguments.ground[0]]["step"]["matscale_ms"]
+    print(f"  bound {row['bound_ms']:.0f} ms: {share:.0%}; {row['speeds']}")
     return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown, equal ground first."""
+    lines = ["| case | ground | step: fairchem / matscale [ms] | ratio | evaluation [ms] | ratio | memory [MB] |"]
+    lines.append("|" + 7 * "---|")
+    for row in rows:
+        for ground in (ground for ground in GROUNDS if ground in row):
+            cells = [row["case"], ground]
+            for kind in ("step", "evaluation"):
+                r = row[ground][kind]
+                cells.append(f"{r['fairchem_ms']:,.0f} / {r['matscale_ms']:,.0f}")
+                cells.append(f"{r['ratio']:.2f} ({r['least']:.2f} to {r['largest']:.2f})")
+            r = row[ground]["step"]
+            cells.append(f"{r['fairchem_mb']:,.0f} / {r['matscale_mb']:,.0f}" if "matscale_mb" in r else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structures", type=Path)
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--ground", nargs="+", choices=GROUNDS, default=GROUNDS, help="both by default")
     parser.add_argument("--passes", type=int, default=7, help="timed passes over all batches, after one that is not")
     parser.add_argument("--denormals", action="store_true", help="do not flush them to zero, on either side")
     parser.add_argument("--no-memory", action="store_true", help="measure times only")
-    parser.add_argument(
-        "--peak", nargs=2, metavar=("SIDE", "KIND"), help="print the peak of one side in MB, nothing else"
-    )
+    parser.add_argument("--serve", choices=("fairchem", OWN), help="be that side, and work as told on standard input")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(not arguments.denormals)
-    if arguments.peak:
-        name, kind = arguments.peak
-        config = config_from_fairchem(backbone(arguments.case[0]))
-        data = batches(arguments.structures, arguments.case[0], config)
-        side = ours(config, data) if name == "matscale" else theirs(arguments.case[0], data)
-        print(peak_of(side, data, steps=kind == "step"))
+    settle(not arguments.denormals)
+    if arguments.serve:
+        case, ground = arguments.case[0], arguments.ground[0]
+        config = config_from_fairchem(backbone(case))
+        data = batches(arguments.structures, case, config)
+        with heap(arguments.serve, ground):
+            serve(side_of(arguments.serve, case, config, data, ground))
         return
-    print(
-        f"torch {torch.__version__}, one thread, denormals {'kept' if arguments.denormals else 'flushed'} on both sides"
-    )
+    head = heading(arguments.ground, not arguments.denormals)
+    print(head, flush=True)
     rows = [measure(case, arguments) for case in arguments.case]
+    print(f"\n{head}\n\n{table(rows)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        arguments.json.write_text(json.dumps({"machine": head, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

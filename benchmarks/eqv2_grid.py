@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import machine
 from torch import nn
 
 from matscale.core.data.batch import AtomicBatch
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--readable", action="store_true", help="with --steps: on the readable path")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    print(f"{machine()}; torch {torch.__version__}, 1 thread\n")
     if arguments.steps:
         with readable_form() if arguments.readable else nullcontext():
             print_step_times(arguments.steps)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 
 from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    print(f"{machine()}; torch {torch.__version__}, 1 thread\n")
     found = {}
     for what, batches in (("batches", growing_batches()), ("neighbourhoods", growing_neighbourhoods())):
         with forced("readable") if arguments.readable else nullcontext():

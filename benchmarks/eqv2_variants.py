@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from eqv2_linear import alloy, potential, step
+from machine import machine
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
@@ -87,6 +88,7 @@ def main() -> None:
                 start = time.process_time()
                 step(model, batch)
             seconds[name].append(time.process_time() - start)
+    print(f"{machine()}; torch {torch.__version__}, 1 thread")
     print(f"{arguments.layers} layers, {batch.n_atoms} atoms, {batch.n_edges:,} edges\n")
     print("| variant | first step, s | median step, s | fastest | memory, MB |\n|---|---|---|---|---|")
     for name, (first, *times) in seconds.items():

@@ -1,14 +1,14 @@
-"""EScAIP with direct forces beside fairchem v2's in one process: whole training steps.
+"""EScAIP with direct forces beside fairchem v2's: whole training steps.
 
-    PYTHONPATH=src VENV/bin/python benchmarks/escaip.py STRUCTURES [--passes 7]
+    taskset -c 1 VENV/bin/python benchmarks/escaip.py STRUCTURES [--passes 7]
 
-VENV is a scratch environment with fairchem-core 2.24.0 (`--no-deps`; hydra-core, omegaconf, numba and what else it
-imports beside it) and what matscale needs. Both sides: 128 channels, 4 layers, float32, all structures in batches of 8,
-the same weights, neither compiled nor padded to a number of atoms. fairchem searches its neighbours inside the clock;
-ours has edges from the loader, as in training, and makes its layout of them inside. Where the two choose other
-neighbours (docs/escaip.md) outputs differ: by how much is printed first.
-Loss: the sum of the mean absolute energy and force. One thread; denormal numbers are flushed to zero on both sides, and
-freed memory stays with the process, as `matscale train` has it (`--heap default`: as other packages are run).
+VENV is a scratch environment with matscale and fairchem-core 2.24.0 (docs/benchmarks.md has the commands). Both sides:
+128 channels, 4 layers, float32, all structures in batches of 8, neither compiled nor padded to a number of atoms. Times
+are measured on two grounds (`ground.py`). On equal ground both sides search their neighbours inside the clock and have
+the same weights; where the two choose other neighbours (docs/escaip.md) outputs differ: by how much is printed first.
+As each package runs by itself fairchem searches inside its model, and matscale's edges come with the batch. What is
+made of the edges is inside for both. Loss: the sum of the mean absolute energy and force. Denormal numbers are flushed
+to zero on both sides. Medians over passes of all batches, in seconds of the processor.
 """
 
 from __future__ import annotations
@@ -17,21 +17,33 @@ import argparse
 import importlib.util
 import statistics
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from eqv2 import alternate
-from models import Side, difference
+from ground import (
+    GROUNDS,
+    OWN,
+    Ground,
+    Process,
+    Side,
+    adamw_of_others,
+    alternate,
+    difference,
+    heading,
+    heap,
+    ratios,
+    serve,
+    settle,
+    timed,
+)
 from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.train.config import OptimizerConfig
-from matscale.core.train.heap import kept_heap
 from matscale.core.train.optim import adamw
 from matscale.plugins.escaip import EScAIP, EScAIPConfig, graph
 from matscale.plugins.escaip.names import load_fairchem
@@ -41,15 +53,20 @@ def config_of(slots: int) -> EScAIPConfig:
     return EScAIPConfig(stress_head="none", max_atomic_number=95, max_neighbors=slots)
 
 
-def ours(config: EScAIPConfig, data: list[AtomicBatch]) -> Side:
+def collated(config: EScAIPConfig, part: list[Structure]) -> AtomicBatch:
+    return collate(part, graph(config), torch.float64).to(dtype=torch.float32)
+
+
+def ours(config: EScAIPConfig, parts: list[list[Structure]], ground: Ground) -> Side:
     torch.manual_seed(0)
     model = EScAIP(config)
+    data = [collated(config, part) for part in parts]
 
     def predict(k: int) -> dict[str, Tensor]:
-        out = model(data[k])
+        out = model(collated(config, parts[k]) if ground == "equal" else data[k])
         return {"energy": out.energy.float(), "forces": out.forces}
 
-    return Side("matscale", model, predict, adamw(model, OptimizerConfig()))
+    return Side(OWN, model, predict, adamw(model, OptimizerConfig()))
 
 
 def published() -> Any:
@@ -65,7 +82,7 @@ def published() -> Any:
     return module
 
 
-def theirs(c: EScAIPConfig, data: list[AtomicBatch]) -> Side:
+def theirs(c: EScAIPConfig, parts: list[list[Structure]], ground: Ground) -> Side:
     from torch_geometric.data import Batch, Data
 
     module = published()
@@ -108,41 +125,64 @@ def theirs(c: EScAIPConfig, data: list[AtomicBatch]) -> Side:
         batch.natoms, batch.cell, batch.pbc = one.atoms_per_structure, one.cell, one.pbc
         return batch
 
-    batches = [converted(one) for one in data]
+    batches = [converted(collated(c, part)) for part in parts]
 
     def predict(k: int) -> dict[str, Tensor]:
         embedded = backbone(batches[k])
         out = {name: head(batches[k], embedded)[name] for name, head in heads.items()}
         return {"energy": out["energy"].flatten(), "forces": out["forces"]}
 
-    return Side("fairchem", model, predict, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    return Side("fairchem", model, predict, adamw_of_others(model, ground))
+
+
+def structures_in_batches(path: Path) -> list[list[Structure]]:
+    import ase.io
+
+    structures = [Structure.from_ase(atoms) for atoms in ase.io.read(path, index=":")]
+    return [structures[start : start + 8] for start in range(0, len(structures), 8)]
+
+
+def equal_seconds(config: EScAIPConfig, parts: list[list[Structure]], passes: int) -> list[list[float]]:
+    own, peer = ours(config, parts, "equal"), theirs(config, parts, "equal")
+    load_fairchem(own.model, peer.model.state_dict())
+    worst = difference(peer, own, len(parts))
+    print(f"{sum(p.numel() for p in own.model.parameters()):,} parameters; " + str(worst), flush=True)
+    with heap(OWN, "equal"):
+        return alternate([timed(own.step), timed(peer.step)], len(parts), passes)
+
+
+def own_seconds(n_batches: int, arguments: argparse.Namespace) -> list[list[float]]:
+    command = [__file__, str(arguments.structures), "--slots", str(arguments.slots), "--ground", "itself", "--serve"]
+    with Process([*command, OWN]) as own, Process([*command, "fairchem"]) as peer:
+        return alternate([own.work("step"), peer.work("step")], n_batches, arguments.passes)
 
 
 def main() -> None:
-    import ase.io
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structures", type=Path)
     parser.add_argument("--passes", type=int, default=7, help="timed passes over all batches, after one that is not")
     parser.add_argument("--slots", type=int, default=60, help="room for an atom and its neighbours, on both sides")
-    parser.add_argument("--heap", choices=("kept", "default"), default="kept", help="freed memory, on both sides")
+    parser.add_argument("--ground", nargs="+", choices=GROUNDS, default=GROUNDS, help="both by default")
+    parser.add_argument("--serve", choices=(OWN, "fairchem"), help="be that side, and work as told on standard input")
     arguments = parser.parse_args()
-    config = config_of(arguments.slots)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    structures = [Structure.from_ase(atoms) for atoms in ase.io.read(arguments.structures, index=":")]
-    parts = [structures[start : start + 8] for start in range(0, len(structures), 8)]
-    data = [collate(part, graph(config), torch.float64).to(dtype=torch.float32) for part in parts]
-    own, peer = ours(config, data), theirs(config, data)
-    load_fairchem(own.model, peer.model.state_dict())
-    worst = difference(peer, own, len(data))
-    print(f"{sum(p.numel() for p in own.model.parameters()):,} parameters; " + str(worst), flush=True)
-    with nullcontext() if arguments.heap == "default" else kept_heap():
-        seconds = alternate([own.step, peer.step], len(data), arguments.passes)
-    print(
-        f"matscale {1e3 * statistics.median(seconds[0]):.0f} ms, fairchem {1e3 * statistics.median(seconds[1]):.0f} ms"
-    )
-    print(f"ratio {statistics.median(theirs / ours for ours, theirs in zip(*seconds)):.2f}")
+    settle()
+    config, parts = config_of(arguments.slots), structures_in_batches(arguments.structures)
+    if arguments.serve:
+        ground = arguments.ground[0]
+        with heap(arguments.serve, ground):
+            serve((ours if arguments.serve == OWN else theirs)(config, parts, ground))
+        return
+    print(heading(arguments.ground), flush=True)
+    for ground in arguments.ground:
+        equal = ground == "equal"
+        own, peer = equal_seconds(config, parts, arguments.passes) if equal else own_seconds(len(parts), arguments)
+        r = ratios(peer, own)
+        print(
+            f"{ground}: matscale {1e3 * statistics.median(own):,.0f} ms, "
+            f"fairchem {1e3 * statistics.median(peer):,.0f} ms; matscale is {r['ratio']:.2f} times as fast "
+            f"({r['least']:.2f} to {r['largest']:.2f})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from machine import machine
+
 CASES = {
     "fcn": ("300k", 256),
     "transformer": ("300k", 64),
@@ -59,6 +61,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", action="append", choices=CASES)
     arguments = parser.parse_args()
+    print(f"{machine()}\n")
     print("| estimated / real | training FLOPs | validation FLOPs | memory [MB] | time [s] | disk [MB] |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

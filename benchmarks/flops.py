@@ -15,6 +15,7 @@ from collections.abc import Callable
 from itertools import islice
 
 import torch
+from machine import machine
 
 from matscale.core.flops import cost_of, peak_of
 from matscale.core.manager import get, host
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--data", default="emt")
     parser.add_argument("--batch", type=int, default=16)
     arguments = parser.parse_args()
+    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads.")
     print(f"Peak of this CPU in fp32, measured: {peak_of(CPU, 'fp32').flops_per_s:.3g} FLOP/s.\n")
     print("| | parameters | start, formula [s] | start, fit [s] | step [ms] | accounting [µs] | share |")
     print("|---|---|---|---|---|---|---|")

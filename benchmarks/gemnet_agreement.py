@@ -15,7 +15,8 @@ from pathlib import Path
 
 import peers
 import torch
-from models import Side, batches, ours, share_weights
+from ground import Side
+from models import batches, ours, share_weights
 from torch import Tensor
 
 from matscale.core.data.batch import AtomicBatch

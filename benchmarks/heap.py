@@ -3,7 +3,8 @@
     python benchmarks/heap.py STRUCTURES [--arch schnet gemnet] [--steps 15]
 
 Each in a process of its own that trains one model of the ladder on the first 16 structures: forward, loss, backward,
-AdamW. Prints the median of a step, the page faults of one and what of the time the system took (`core/train/heap.py`).
+AdamW (fused), one thread. Prints the median of a step, the page faults of one and what of the time the system took
+(`core/train/heap.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from machine import machine
 
 from matscale.core.architecture import DatasetInfo
 from matscale.core.data.neighbors import collate
@@ -74,6 +76,7 @@ def main() -> None:
         with kept_heap() if arguments.one == "kept" else nullcontext():
             print(measure(arguments.arch[0], arguments))
         return
+    print(f"{machine()}; torch {torch.__version__}, 1 thread, fused AdamW", flush=True)
     rest = [str(arguments.structures), "--params", str(arguments.params), "--steps", str(arguments.steps)]
     for name in arguments.arch:
         for heap in ("default", "kept"):

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+from machine import machine
 
 from matscale.core.manager import host
 from matscale.core.scaling.bootstrap import bootstrap
@@ -63,6 +64,7 @@ def speed(reps: int) -> None:
     boot = timed(lambda: bootstrap(law, found, x, y, groups(np.exp(x[:, 0])), samples=1000), 2)
     forms = [form for form in host().laws() if form.axes == ("x",)]
     one = timed(lambda: fit_means(simulated(rng, 10, 2.0, 3, 0.01, 0.01, floor=0.3), forms, "loss"), 5)
+    print(machine())
     print(
         f"{len(y)} runs jointly: {fit:.3f} s; 1,000 bootstrap samples: {boot:.1f} s; ten sizes, all forms: {one:.2f} s"
     )

@@ -1,20 +1,20 @@
-"""SchNet, GemNet-dT and GemNet-OC beside other packages' in one process: whole training steps and peak memory.
+"""SchNet, GemNet-dT and GemNet-OC beside other packages': whole training steps and peak memory.
 
-    PYTHONPATH=src VENV/bin/python benchmarks/models.py STRUCTURES --case schnet gemnet-dT gemnet-OC [--size small]
+    taskset -c 1 VENV/bin/python benchmarks/models.py STRUCTURES --case schnet gemnet-dT gemnet-OC [--size small]
 
 VENV is a scratch environment with fairchem-core 1.10.0 (`--no-deps`), torch_geometric, schnetpack 2.2.0 (`--no-deps`;
 left out where it is missing) and what matscale needs. STRUCTURES is any file that ASE reads: all in batches of 8, or
 with `--size published` the first 6 in batches of 2. `schnet` has the 50 nearest neighbours, as in fairchem;
 `schnet-radius` all within 6 Å.
 
-The sides have the same weights and the same edges, which are made before the clock starts (`peers.py`). What follows
-from them is inside: distances, GemNet's symmetric edges, triplets, quadruplets. Energies and forces are compared first.
-Then every batch goes to each side in turn: forward, loss (the sum of the mean absolute energy and force), backward,
-AdamW. Forces of SchNet are derivatives; ours come with the stress, schnetpack's, PyG's and fairchem's without.
-One thread; denormal numbers are flushed to zero on all sides, and freed memory stays with the process, as
-`matscale train` has it (`--heap default`: as other packages are run). Medians over passes of all batches; a ratio is
-the median of the ratios of a pass. Memory is the peak of three training steps on the largest batch, in a process of its
-own, above what the process had once the model was built.
+Times are measured on two grounds (`ground.py`): `equal` for all, and each package as it runs by `itself`. On either
+the sides have the same edges, which are made before the clock starts (`peers.py`). What follows from them is inside:
+distances, GemNet's symmetric edges, triplets, quadruplets. On equal ground the sides have the same weights, and outputs
+are compared first. A step is forward, loss (the sum of the mean absolute energy and force), backward, AdamW. Forces of
+SchNet are derivatives; ours come with the stress, schnetpack's, PyG's and fairchem's without. Denormal numbers are
+flushed to zero on all sides. Medians over passes of all batches, in seconds of the processor; a ratio is the median of
+the ratios of a pass, `least` and `largest` are their range. Memory is the peak of three training steps on the largest
+batch, in a process of its own, above what the process had once the model was built.
 """
 
 from __future__ import annotations
@@ -22,16 +22,30 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import peers
 import torch
-from eqv2 import alternate, speeds, status_mb
+from eqv2 import speeds
+from ground import (
+    GROUNDS,
+    OWN,
+    Ground,
+    Process,
+    Side,
+    adamw_of_others,
+    alternate,
+    difference,
+    heading,
+    heap,
+    peak_in_a_process,
+    ratios,
+    serve,
+    settle,
+    timed,
+)
 from torch import Tensor, nn
 
 from matscale.core.architecture import Architecture, BatchShape, DatasetInfo
@@ -40,26 +54,11 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.outputs import predict
 from matscale.core.train.config import OptimizerConfig
-from matscale.core.train.heap import kept_heap
 from matscale.core.train.optim import adamw
 from matscale.plugins import gemnet, schnet
 from matscale.plugins.gemnet.names import state_from_fairchem
 
 CASES = ("schnet", "schnet-radius", "gemnet-dT", "gemnet-OC")
-
-
-@dataclass
-class Side:
-    name: str
-    model: nn.Module
-    predict: peers.Predict
-    optimizer: torch.optim.Optimizer
-
-    def step(self, batch: int) -> None:
-        self.optimizer.zero_grad()
-        outputs = self.predict(batch)
-        (outputs["energy"].abs().mean() + outputs["forces"].abs().mean()).backward()
-        self.optimizer.step()
 
 
 def architecture_of(case: str) -> Architecture:
@@ -88,24 +87,24 @@ def ours(case: str, size: str, data: list[AtomicBatch]) -> Side:
         assert out.forces is not None
         return {"energy": out.energy.float(), "forces": out.forces}
 
-    return Side("matscale", model, of_batch, adamw(model, OptimizerConfig()))
+    return Side(OWN, model, of_batch, adamw(model, OptimizerConfig()))
 
 
-def theirs(name: str, case: str, size: str, data: list[AtomicBatch]) -> Side:
+def theirs(name: str, case: str, size: str, data: list[AtomicBatch], ground: Ground) -> Side:
     torch.manual_seed(0)
     if name == "fairchem":
         model, of_batch = peers.fairchem(case, size, data)
     else:
         model, of_batch = {"pyg": peers.pyg, "schnetpack": peers.schnetpack}[name](case, size, data)
-    return Side(name, model, of_batch, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    return Side(name, model, of_batch, adamw_of_others(model, ground))
 
 
-def side_of(name: str, case: str, size: str, data: list[AtomicBatch]) -> Side:
-    return ours(case, size, data) if name == "matscale" else theirs(name, case, size, data)
+def side_of(name: str, case: str, size: str, data: list[AtomicBatch], ground: Ground) -> Side:
+    return ours(case, size, data) if name == OWN else theirs(name, case, size, data, ground)
 
 
 def names_of(case: str) -> list[str]:
-    names = ["matscale", "fairchem"]
+    names = [OWN, "fairchem"]
     if not case.startswith("schnet"):
         return names
     import importlib.util
@@ -128,32 +127,9 @@ def share_weights(case: str, own: Side, others: list[Side]) -> None:
         assert all(".conv.nn." in name for name in target), list(target)
 
 
-def difference(a: Side, b: Side, n_batches: int) -> dict[str, float]:
-    """Largest difference of each output over its largest value."""
-    worst: dict[str, float] = {}
-    for batch in range(n_batches):
-        first, second = a.predict(batch), b.predict(batch)
-        for name, value in second.items():
-            x, y = first[name].detach().double(), value.detach().double()
-            worst[name] = max(worst.get(name, 0.0), float((x - y).abs().max() / x.abs().max()))
-    return worst
-
-
-def peak_mb(side: Side, data: list[AtomicBatch]) -> float:
-    """Above the process with its model, in this process."""
-    largest = max(range(len(data)), key=lambda number: data[number].n_edges)
-    base = status_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
-    for _ in range(3):
-        side.step(largest)
-    return status_mb("VmHWM") - base
-
-
-def peak_in_a_process(arguments: argparse.Namespace, case: str, name: str) -> float:
-    command = [sys.executable, __file__, str(arguments.structures), "--case", case, "--size", arguments.size]
-    command += ["--heap", arguments.heap, "--peak", name]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+def own_command(arguments: argparse.Namespace, case: str, name: str, ground: Ground) -> list[str]:
+    command = [__file__, str(arguments.structures), "--case", case, "--size", arguments.size]
+    return [*command, "--ground", ground, "--serve", name]
 
 
 def flops(case: str, size: str, data: list[AtomicBatch]) -> float:
@@ -174,33 +150,61 @@ def profiled(side: Side) -> str:
     return seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
 
 
-def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    data = batches(arguments.structures, case, arguments.size)
-    sides = [side_of(name, case, arguments.size, data) for name in names_of(case)]
+def equal_seconds(case: str, data: list[AtomicBatch], arguments: argparse.Namespace) -> list[list[float]]:
+    """Of the passes of each side, in this process; outputs are compared first."""
+    sides = [side_of(name, case, arguments.size, data, "equal") for name in names_of(case)]
     own, others = sides[0], sides[1:]
     share_weights(case, own, others)
-    row: dict[str, Any] = {
-        "case": case,
-        "size": arguments.size,
-        "parameters": sum(p.numel() for p in own.model.parameters()),
-        "atoms": sum(b.n_atoms for b in data),
-        "edges": sum(b.n_edges for b in data),
-        "difference": {other.name: difference(own, other, len(data)) for other in others},
-    }
+    for other in others:
+        worst = difference(own, other, len(data))
+        print(f"  differs from {other.name} by " + ", ".join(f"{k} {v:.1e}" for k, v in worst.items()), flush=True)
+    with heap(OWN, "equal"):
+        return alternate([timed(side.step) for side in sides], len(data), arguments.passes)
+
+
+def own_seconds(case: str, n_batches: int, arguments: argparse.Namespace) -> list[list[float]]:
+    """Of the passes of each side, which has a process of its own."""
+    with ExitStack() as stack:
+        commands = [own_command(arguments, case, name, "itself") for name in names_of(case)]
+        works = [stack.enter_context(Process(command)).work("step") for command in commands]
+        return alternate(works, n_batches, arguments.passes)
+
+
+def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    data = batches(arguments.structures, case, arguments.size)
+    count = sum(p.numel() for p in ours(case, arguments.size, data).model.parameters())
+    row: dict[str, Any] = {"case": case, "size": arguments.size, "parameters": count}
+    row |= {"atoms": sum(b.n_atoms for b in data), "edges": sum(b.n_edges for b in data)}
     print(f"{case} {arguments.size}: {row['parameters']:,} parameters, {row['atoms']} atoms, {row['edges']:,} edges")
-    for name, worst in row["difference"].items():
-        print(f"  differs from {name} by " + ", ".join(f"{k} {v:.1e}" for k, v in worst.items()), flush=True)
-    seconds = alternate([side.step for side in sides], len(data), arguments.passes)
-    for side, mine in zip(sides, seconds):
-        peak = None if arguments.no_memory else peak_in_a_process(arguments, case, side.name)
-        ratio = statistics.median(theirs / ours for theirs, ours in zip(mine, seconds[0]))
-        row[side.name] = {"step_ms": 1e3 * statistics.median(mine), "ratio": ratio, "mb": peak}
-        print(f"  {side.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row[side.name].items() if v), flush=True)
+    largest = max(range(len(data)), key=lambda number: data[number].n_edges)
+    for ground in arguments.ground:
+        equal = ground == "equal"
+        seconds = equal_seconds(case, data, arguments) if equal else own_seconds(case, len(data), arguments)
+        row[ground] = {}
+        for name, mine in zip(names_of(case), seconds):
+            found = {"step_ms": 1e3 * statistics.median(mine), **ratios(mine, seconds[0])}
+            if not arguments.no_memory:
+                found["mb"] = peak_in_a_process(own_command(arguments, case, name, ground), "step", largest)
+            row[ground][name] = found
+            print(f"  {ground}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
     row["speeds"] = speeds()
     products_ms = flops(case, arguments.size, data) / row["speeds"]["gemm_gflop_s"] / 1e6
-    row["products_share"] = products_ms / row["matscale"]["step_ms"]
+    row["products_share"] = products_ms / row[arguments.ground[0]][OWN]["step_ms"]
     print(f"  products at the speed of a 1024³ one: {products_ms:.0f} ms, {row['products_share']:.0%} of the step")
     return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown, equal ground first."""
+    lines = ["| case | ground | package | step [ms] | matscale is so many times as fast | memory [MB] |"]
+    lines.append("|" + 6 * "---|")
+    for row in rows:
+        for ground in (ground for ground in GROUNDS if ground in row):
+            for name, r in row[ground].items():
+                ratio = "" if name == OWN else f"{r['ratio']:.2f} ({r['least']:.2f} to {r['largest']:.2f})"
+                memory = f"{r['mb']:,.0f}" if "mb" in r else ""
+                lines.append(f"| {row['case']} | {ground} | {name} | {r['step_ms']:,.0f} | {ratio} | {memory} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -208,29 +212,30 @@ def main() -> None:
     parser.add_argument("structures", type=Path)
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--size", choices=("small", "published"), default="small")
+    parser.add_argument("--ground", nargs="+", choices=GROUNDS, default=GROUNDS, help="both by default")
     parser.add_argument("--passes", type=int, default=7, help="timed passes over all batches, after one that is not")
     parser.add_argument("--no-memory", action="store_true", help="measure times only")
-    parser.add_argument("--heap", choices=("kept", "default"), default="kept", help="freed memory, on all sides")
-    parser.add_argument("--peak", metavar="SIDE", help="print the peak of one side in MB, nothing else")
+    parser.add_argument("--serve", metavar="SIDE", help="be that side, and work as told on standard input")
     parser.add_argument("--profile", action="store_true", help="print what our step spends its time on, nothing else")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    if arguments.peak:
-        data = batches(arguments.structures, arguments.case[0], arguments.size)
-        with nullcontext() if arguments.heap == "default" else kept_heap():
-            print(peak_mb(side_of(arguments.peak, arguments.case[0], arguments.size, data), data))
+    settle()
+    case, ground = arguments.case[0], arguments.ground[0]
+    if arguments.serve:
+        data = batches(arguments.structures, case, arguments.size)
+        with heap(arguments.serve, ground):
+            serve(side_of(arguments.serve, case, arguments.size, data, ground))
         return
     if arguments.profile:
-        data = batches(arguments.structures, arguments.case[0], arguments.size)
-        print(profiled(ours(arguments.case[0], arguments.size, data)))
+        data = batches(arguments.structures, case, arguments.size)
+        print(profiled(ours(case, arguments.size, data)))
         return
-    print(f"torch {torch.__version__}, one thread, denormals flushed on all sides")
-    with nullcontext() if arguments.heap == "default" else kept_heap():
-        rows = [measure(case, arguments) for case in arguments.case]
+    head = heading(arguments.ground)
+    print(head, flush=True)
+    rows = [measure(case, arguments) for case in arguments.case]
+    print(f"\n{head}\n\n{table(rows)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1))
+        arguments.json.write_text(json.dumps({"machine": head, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

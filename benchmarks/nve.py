@@ -23,6 +23,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
+from machine import machine
 
 import matscale
 
@@ -99,6 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     calculators = {"EMT": EMT(), **{run.name: matscale.calculator(run) for run in arguments.runs}}
     rows = []
+    print(f"{machine()}; torch {torch.__version__}, 1 thread\n")
     print(
         "| run | K | ps | drift, meV/atom/ps | fluctuation, meV/atom | change, meV/atom | mean K | force error, meV/Å "
         "| ms a step |\n" + 9 * "|---" + "|"

@@ -20,6 +20,7 @@ from typing import Any
 
 import lmdb
 import numpy as np
+from machine import machine
 
 from matscale.core.data.pack import pack
 
@@ -36,6 +37,7 @@ def main() -> None:
         before, start = cpu_seconds(), time.perf_counter()
         manifest = pack([source], Path(folder) / "packed", workers=options.workers).manifest
         wall, cpu = time.perf_counter() - start, cpu_seconds() - before
+    print(machine())
     n = manifest.n_structures
     assert n == options.structures
     print(

@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+from machine import machine  # noqa: E402
+
 from synthetic_runs import make_study  # noqa: E402
 
 DATA = (1000, 1500, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 10_000)
@@ -71,6 +73,7 @@ def main() -> None:
     if not runs.exists():
         seeds = max(1, arguments.runs // (2 * 5 * len(DATA)))
         make_study(runs, data=DATA, seeds=seeds, n_validations=arguments.validations)
+    print(machine())
     print(f"{len(list(runs.iterdir())):,} runs")
     show(build(arguments.folder))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from data import random_crystal
+from machine import machine
 
 LARGE = 118_000_000
 
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         firsts.append(opened())
     first, later = float(np.median(firsts)), float(np.median([opened() for _ in range(20)]))
     epoch = seconds_of_an_epoch(path, folder / "run", options)
+    print(machine())
     print(f"{n:,} structures, {size / 1e6:.1f} MB in one shard, hashed by one thread")
     print(f"first opening {1e3 * first:.1f} ms ({size / first / 1e9:.2f} GB/s); later ones {1e3 * later:.2f} ms")
     print(f"an epoch of fcn at {options.params} parameters, {options.batch} structures a step: {epoch:.1f} s")

@@ -6,7 +6,8 @@
 A row for each architecture of the study: its rung of the ladder with what the study sets on top. Or the rung of one
 architecture, 100,000 parameters, for one that has to be alone in its environment. A step is the trainer's: forward,
 loss on energy, forces and stress, backward, clipped AdamW, on the trainer's heap; batches of 8, edges made before the
-clock starts, one thread, float32. Rates are the atoms of all batches over the median seconds of a pass.
+clock starts, one thread, float32, denormal numbers flushed to zero, which the trainer leaves to torch. Rates are the
+atoms of all batches over the median seconds of a pass.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine
 from torch import nn
 
 from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
@@ -91,6 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    print(f"{machine()}; torch {torch.__version__}, 1 thread, kept heap, fused AdamW, denormals flushed", flush=True)
     alone = host().architecture(arguments.arch) if arguments.arch else None
     rows = [(alone.name, alone, alone.ladder(100_000))] if alone else models(arguments.study)
     for name, architecture, config in rows:

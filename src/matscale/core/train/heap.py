@@ -18,13 +18,13 @@ _LARGEST = 1 << 30
 """Bytes of a block that is still taken from the heap. Old versions of glibc refuse more than 32 MB."""
 _USUAL = 1 << 25
 """Where glibc's own threshold, which grows with what is freed, ends."""
-_OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 @contextmanager
 def kept_heap() -> Iterator[None]:
     """Freed memory is given back at the end only. Does nothing without glibc, or where the environment tunes it."""
-    if not is_glibc() or any(name in os.environ for name in _OF_USER):
+    if not is_glibc() or any(name in os.environ for name in OF_USER):
         yield
         return
     libc = ctypes.CDLL(None)

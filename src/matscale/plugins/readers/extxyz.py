@@ -139,7 +139,7 @@ def _parse(lines: list[str], source: str) -> Frame:
                 "unreadable", f"Properties has the columns {', '.join(columns)[:200]}; species and pos are needed"
             )
         numbers = whole_numbers(columns.pop("Z")) if "Z" in columns else _numbers(columns.pop("species").tolist())
-        positions = columns.pop("pos")
+        positions = columns.pop("pos").astype(np.float64)
     except Unusable as fault:
         return Unusable(fault.reason, fault.detail if source in fault.detail else f"{source}: {fault.detail}")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:

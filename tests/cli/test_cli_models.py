@@ -180,11 +180,11 @@ def test_an_architecture_that_cannot_be_built_does_not_take_the_list_with_it(sit
     rows = {row["name"]: row for row in json.loads(result.stdout)}
     assert rows["fails"]["parameters"] is None
     assert rows["schnet"]["parameters"]["total"] > 0
-    assert "fails: cannot be built (MemoryError: too big)" in result.stderr
+    assert "fails: cannot be built (ConfigError: architecture.config of fails: makes a model" in result.stderr
     assert re.search(r"Left out: .*\bbroken\b", result.stderr)
     shown = site.run("models", "show", "fails")
     assert shown.exit_code == 2
-    assert "fails (my-fails 1.0) cannot be built: MemoryError: too big." in shown.stderr
+    assert "architecture.config of fails: makes a model that does not fit in the memory (too big)" in shown.stderr
 
 
 def test_a_model_that_looks_at_the_values_of_its_tensors_is_counted_all_the_same(site: Site) -> None:

@@ -272,7 +272,7 @@ def command(*arguments: str | Path) -> Outcome:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return Outcome(-1, "", "".join(traceback.format_exception(result.exception)[-4:]))
     spoken = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    said = [line for line in result.stderr.splitlines() if "measured on" not in line]
+    said = [line for line in result.stderr.splitlines() if "measuring on" not in line]
     return Outcome(result.exit_code, result.stdout, "\n".join([*spoken, *said]))
 
 

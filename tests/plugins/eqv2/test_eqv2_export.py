@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
+from matscale.core.files import DiskError
 from matscale.core.import_fairchem.checkpoint import Checkpoint
 from matscale.core.import_fairchem.run import import_run, translate
 from matscale.core.outputs import Outputs
@@ -176,11 +178,11 @@ def test_a_failed_write_leaves_nothing(
     make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     run = make_run("eqv2", **SMALL)
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(DiskError, match="No space"):
         export_run(run, tmp_path / "out" / "a.pt")
     assert not list((tmp_path / "out").iterdir())
 

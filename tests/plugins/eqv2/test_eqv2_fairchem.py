@@ -204,7 +204,7 @@ def test_an_imported_model_is_fine_tuned(files: Files, alloys: Any) -> None:
     held = content(elementrefs={"energy": {"element_references": torch.ones(119)}})
     import_run(files.write(held), files.folder / "run")
     arguments = ["train", "--from", files.folder / "run", "--data", alloys.path, "-o", files.folder / "tuned"]
-    limits = ["--steps", 1, "--lr", 1e-12, "--device", "cpu", "-q"]
+    limits = ["--steps", 1, "--lr", 1e-12, "--device", "cpu", "-q", "--references", "keep"]
     result = CliRunner().invoke(main, [str(a) for a in (*arguments, *limits)])
     assert result.exit_code == 0, result.output
     structure, outputs = alloys.structure(0), []

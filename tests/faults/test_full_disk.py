@@ -1,9 +1,8 @@
-"""Disks that refuse: faults placed at points of all writing, and real ones."""
+"""Disks that refuse, by a fault or in truth; `test_kills.py` fills them amid all work that writes."""
 
 from __future__ import annotations
 
 import os
-import random
 import resource
 import signal
 import stat
@@ -13,40 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import kills
 from matscale.core.files import DiskError, append_text, replacing, sweep_up, write_blocks, write_text
 from matscale.core.train import checkpoint
-
-SAMPLED = {
-    "train": 2,
-    "pack": 4,
-    "make": 1,
-    "edges": 3,
-    "sweep": 1,
-    "predict": 3,
-    "export": 2,
-    "import": 3,
-    "report": 2,
-}
-
-
-@pytest.fixture(scope="module")
-def victims(tmp_path_factory: pytest.TempPathFactory) -> dict[str, kills.Victim]:
-    return kills.shelved(tmp_path_factory.getbasetemp() / "victims")
-
-
-@pytest.mark.parametrize("name", SAMPLED)
-def test_a_disk_that_is_full_from_any_point_on_ends_in_one_sentence(
-    name: str, victims: dict[str, kills.Victim], tmp_path: Path
-) -> None:
-    victim = victims[name]
-    points = kills.points(victim, tmp_path / "whole")
-    whole = victim.contents(tmp_path / "whole")
-    # MATSCALE_FAULTS=all tries every point, which takes minutes.
-    every = os.environ.get("MATSCALE_FAULTS") == "all"
-    chosen = range(len(points)) if every else random.Random(name).sample(range(len(points)), SAMPLED[name])
-    for point in chosen:
-        kills.fill_at(victim, tmp_path / f"full-{point}", point + 1, whole)
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "EFBIG", "ENAMETOOLONG"])

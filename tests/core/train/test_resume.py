@@ -221,16 +221,6 @@ def test_the_first_signal_ends_the_process_with_exit_5(data: Path, tmp_path: Pat
         assert process.wait(PATIENCE) == 5
 
 
-def test_a_run_that_is_killed_again_and_again_equals_an_unbroken_one() -> None:
-    # A process of its own: it forks children that train, which is safe only where no threads run.
-    script = Path(__file__).resolve().parents[3] / "benchmarks" / "kill.py"
-    command = [sys.executable, str(script), "--kills", "12"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
-    # The script itself wants half of the kills at least: how many a run has room for depends on the machine's mood.
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "equal to the unbroken run" in done.stdout
-
-
 def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     config = tiny.configured(tiny.make_dataset(folder).path)

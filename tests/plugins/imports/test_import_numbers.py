@@ -182,7 +182,8 @@ def test_an_imported_model_is_used_like_any_other(
     energy = atoms.get_potential_energy()
     assert read_file(tmp_path / "out.extxyz").get_potential_energy() == pytest.approx(energy, rel=1e-5)
 
-    options = ("--steps", 1, "--lr", 1e-12, "--device", "cpu", "-q", *(() if theirs.is_derived else NO_STRESS))
+    options = ("--steps", 1, "--lr", 1e-12, "--device", "cpu", "-q", "--references", "keep")
+    options += () if theirs.is_derived else NO_STRESS
     tuned = run_cli("train", "--from", run, "--data", alloys.path, "-o", tmp_path / "tuned", *options)
     assert tuned.exit_code == 0, tuned.output
     atoms.calc = matscale.calculator(tmp_path / "tuned")  # scale factors and the rest are as they were

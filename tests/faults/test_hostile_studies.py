@@ -25,7 +25,9 @@ def study(folder, text):
     return Study.read(folder / "study.toml")
 
 
-@pytest.mark.parametrize("given", ["../../x", "/tmp/x", "..", ".", "", " ", "a/b", "a\\\\b", "a\\u0000b", "a\\nb"])
+@pytest.mark.parametrize(
+    "given", ["../../x", "/elsewhere/x", "..", ".", "", " ", "a/b", "a\\\\b", "a\\u0000b", "a\\nb"]
+)
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path, given):
     with pytest.raises(ConfigError, match=r"study\.toml: name = "):
         study(tmp_path, f'name = "{given}"')

@@ -127,7 +127,7 @@ def test_a_header_that_is_nested_too_deep_is_a_value_error(tmp_path):
 
 MANIFESTS = {
     "a shard elsewhere": ("file", "../other/shard-00000.safetensors", "not the name of a file"),
-    "a shard by its absolute path": ("file", "/tmp/shard-00000.safetensors", "not the name of a file"),
+    "a shard by its absolute path": ("file", "/elsewhere/shard-00000.safetensors", "not the name of a file"),
     "a shard with a backslash": ("file", "..\\shard", "not the name of a file"),
     "the folder itself": ("file", ".", "not the name of a file"),
     "the folder above": ("file", "..", "not the name of a file|is not a file"),

@@ -41,7 +41,7 @@ def list_plugins(load: bool, as_json: bool) -> None:
     if load:
         host().load_all()
     for name in host().unknown_blocks:
-        click.echo(f"Warning: {BLOCK} names {name!r}, and no plugin is called so.", err=True)
+        click.echo(f"Warning: {BLOCK} names {name!r}, and there is no plugin of that name.", err=True)
     rows = [_row(plugin) for plugin in host().plugins]
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -12,7 +12,7 @@ from matscale.core.train.progress import Progress
 class Stages:
     """Called with (what, done, total): a line that counts on a terminal, else one line when a stage begins.
 
-    `total` 0 means that nobody knows. Used as a context, it ends an unfinished line before anything else is printed.
+    `total` 0: unknown. Used as a context, it ends an unfinished line before anything else is printed.
     """
 
     def __init__(self) -> None:

@@ -103,7 +103,7 @@ def evaluate(
 
 
 def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Errors of the run's baselines; none, and a line that says why, if they cannot be had."""
+    """Errors of the run's baselines; none, and a line that says why, if they are not available."""
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.errors import DataError
     from matscale.core.measure import baselines_of
@@ -111,7 +111,7 @@ def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dic
     try:
         baselines = baselines_of(run)
     except DataError as error:
-        click.echo(f"No baselines: the run's own training data cannot be had. {error}", err=True)
+        click.echo(f"No baselines: the run's own training data are not available. {error}", err=True)
         return {}
     return evaluate_baselines(baselines, passes(dataset, rows))
 

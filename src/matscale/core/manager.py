@@ -194,7 +194,7 @@ class Host:
     ) -> Observers:
         """Those that watch a run: the plugins in `names`, the one that supplies the run's architecture, the `trackers`.
 
-        A name may also be that of an architecture. Raises ConfigError or PluginError for one that cannot be had, for
+        A name may also be that of an architecture. Raises ConfigError or PluginError for one that is not available, for
         it was asked for.
         """
         named = [self._watcher(name).require() for name in names]

@@ -126,7 +126,7 @@ def architecture_of(run: Run) -> Architecture:
         return host().architecture(run.config.architecture.name)
     except MatscaleError as error:
         raise PluginError(
-            f"{run.path}: its architecture {run.config.architecture.name!r} cannot be had. {_trained_with(run)} {error}"
+            f"{run.path}: its architecture {run.config.architecture.name!r} is missing. {_trained_with(run)} {error}"
         ) from None
 
 

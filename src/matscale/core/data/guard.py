@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from itertools import count
@@ -71,11 +72,9 @@ class _Child:
         assert self.process.stdout is not None
         self.is_ready, token, limits = False, secrets.token_hex(8), current()
         request = {"function": function, "path": str(path), "arguments": arguments, "token": token}
-        try:
+        with suppress(BrokenPipeError):  # of a dead process, which the first answer tells of
             self.process.stdin.write(json.dumps(request | {"limits": asdict(limits)}).encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it is dead, and what follows says so
         for number in count():
             message = _received(self.process.stdout)
             if message is None:

@@ -56,7 +56,7 @@ class Ended:
 
     path: Path
     code: int | None
-    """Exit code; negative: the signal that ended it; None: nobody knows."""
+    """Exit code; negative: the signal that ended it; None: unknown."""
     reason: str = ""
     """What the launcher knows of it: `cancelled`, `node failure`."""
     retry: bool = True

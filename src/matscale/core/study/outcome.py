@@ -102,7 +102,7 @@ def state_after(ended: Ended) -> State:
 def told(code: int | None) -> str:
     """An exit code in words."""
     if code is None:
-        return "it ended, and nobody knows how"
+        return "it ended without an exit code"
     number = _signal(code)
     if number is None:
         return f"exit code {code}"

@@ -33,7 +33,7 @@ class Progress:
     """Silent. Subclasses show what they like; none of the methods may change the run."""
 
     def stage(self, what: str, done: int, total: int) -> None:
-        """Before the run starts: `what` is being done, so much of so much (0 of 0: nobody knows)."""
+        """Before the run starts: `what` is being done, so much of so much (0 of 0: unknown)."""
 
     def started(self, run: Run, facts: Mapping[str, Any]) -> None:
         """`facts` are the keys of run.json that are known before the first step, and `resumed_from` (a step)."""

@@ -12,7 +12,7 @@ from typing import Any
 from matscale.plugin import CALCULATOR, DataError, Frame, from_ase
 
 _DATABASES = {".db": rb"SQLite format 3\0", ".json": rb"\s*\{\s*\"(\d+|ids|metadata)\"\s*:"}
-"""Suffix -> how an ASE database begins: much else is called so, settings and notes above all."""
+"""Suffix -> how an ASE database begins: other files have these suffixes too, such as settings and notes."""
 _NOT_STRUCTURES = {"castep-md", "dlp4", "gamess-us-in", "gaussian-in", "mustem", "eon"}
 _AMBIGUOUS = {"*.md", "*.log", "*.dat", "*.in", "*.data", "*config*", "*.json", "inp", "34", "*.34", "gradient"}
 """Patterns of ASE's that are also the names of notes, logs and settings."""

@@ -1,7 +1,7 @@
 """Kill every kind of work that writes at chosen points of its writing, start it again, and compare with unbroken work.
 
     OMP_NUM_THREADS=1 python benchmarks/kill.py --kills 1050
-    OMP_NUM_THREADS=1 python benchmarks/kill.py --each 3 --full 1 --walks 1      # a sample, as in the tests
+    OMP_NUM_THREADS=1 python benchmarks/kill.py --each 1 --full 1 --walks 0      # a sample, as in the tests
 
 The victims are those of tests/kills.py: training, packing, making, edge caches, sweeps, predictions, exports, imports,
 reports. Each works in a fork of this process, which counts its operations on the disk; a fork is ended with SIGKILL

@@ -69,9 +69,9 @@ def read(options: argparse.Namespace, folder: Path) -> None:
     import torch
 
     from matscale.core.data.graph import Graph
-    from matscale.core.data.graph_cache import build_cache
     from matscale.core.data.loader import Augmentation, Budget, Loader
-    from matscale.core.data.packed import PackedDataset, ShardWriter
+    from matscale.core.data.store.edge_cache_build import build_cache
+    from matscale.core.data.store.packed import PackedDataset, ShardWriter
 
     torch.set_num_threads(1)
     path = options.data
@@ -192,8 +192,8 @@ def reach(n: int, folder: Path) -> None:
 
 def write_large(path: Path, n: int, block: int = 50_000) -> None:
     """n structures of 1 to 6 atoms: one random block, again and again."""
-    from matscale.core.data.manifest import Manifest, ShardRecord, dataset_hash
-    from matscale.core.data.shard import arrays_of, write_shard
+    from matscale.core.data.store.manifest import Manifest, ShardRecord, dataset_hash
+    from matscale.core.data.store.shard import arrays_of, write_shard
 
     rng = np.random.default_rng(0)
     path.mkdir(parents=True)
@@ -228,7 +228,7 @@ def measure_reach(path: Path) -> dict:
 
     from matscale.core.data.graph import Graph
     from matscale.core.data.loader import Budget, Loader
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
 
     torch.set_num_threads(1)
     before = memory()

@@ -28,8 +28,8 @@ from torch import nn
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.outputs import Outputs, predict
-from matscale.core.readable import readable_form
+from matscale.core.model.outputs import Outputs, predict
+from matscale.core.model.reference_path import readable_form
 from matscale.plugins.eqv2 import SIZES as SIZES_BY_NAME
 from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
 from matscale.plugins.eqv2.config import LEBEDEV

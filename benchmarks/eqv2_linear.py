@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from machine import machine
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.flops import count_step
-from matscale.core.manager import host
-from matscale.core.potential import Potential
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential
 from matscale.plugins.eqv2.fast import forced
 
 COPIES = (1, 2, 5, 10, 20, 50, 100)

@@ -25,8 +25,8 @@ from machine import machine
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
-from matscale.core.potential import Potential
-from matscale.core.recompute import checkpoint_activations
+from matscale.core.model.activation_checkpointing import checkpoint_activations
+from matscale.core.model.potential import Potential
 from matscale.plugins.eqv2.fast import forced
 
 Form = Callable[[], AbstractContextManager[object]]

@@ -43,10 +43,10 @@ from torch import Tensor, nn
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.train.config import OptimizerConfig
+from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 from matscale.plugins.escaip import EScAIP, EScAIPConfig, graph
-from matscale.plugins.escaip.names import load_fairchem
+from matscale.plugins.escaip.fairchem.names import load_fairchem
 
 
 def config_of(slots: int) -> EScAIPConfig:

@@ -18,10 +18,10 @@ import torch
 from machine import machine
 
 from matscale.core.flops import cost_of, peak_of
-from matscale.core.manager import get, host
-from matscale.core.train.config import TrainConfig
+from matscale.core.hosting.host import get, host
+from matscale.core.runs.config import TrainConfig
+from matscale.core.train.accumulation import Feed, Group
 from matscale.core.train.distributed import World
-from matscale.core.train.feed import Feed, Group
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import Objective
 from matscale.core.train.session import cost_of_setup, probes_of_setup

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from machine import machine
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.manager import host
-from matscale.core.outputs import predict
-from matscale.core.train.config import OptimizerConfig
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.outputs import predict
+from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.heap import kept_heap
 from matscale.core.train.optim import adamw
 

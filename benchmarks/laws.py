@@ -19,16 +19,16 @@ from collections.abc import Callable
 import numpy as np
 from machine import machine
 
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap
+from matscale.core.scaling.comparison.pairs import pooled
+from matscale.core.scaling.comparison.power_of_test import power
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.one_variable import fit_means
-from matscale.core.scaling.pairs import pooled
-from matscale.core.scaling.power_of_test import power
 from matscale.core.scaling.solve import HUBER, solve
-from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.tables.table import Table, groups
 
 TRUE_ND = {"E": 0.5, "A": 30.0, "B": 60.0, "alpha": 0.3, "beta": 0.35}
 

@@ -48,15 +48,15 @@ from ground import (
 )
 from torch import Tensor, nn
 
-from matscale.core.architecture import Architecture, BatchShape, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.outputs import predict
-from matscale.core.train.config import OptimizerConfig
+from matscale.core.model.architecture import Architecture, BatchShape, DatasetInfo
+from matscale.core.model.outputs import predict
+from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 from matscale.plugins import gemnet, schnet
-from matscale.plugins.gemnet.names import state_from_fairchem
+from matscale.plugins.gemnet.fairchem.names import state_from_fairchem
 
 CASES = ("schnet", "schnet-radius", "gemnet-dT", "gemnet-OC")
 

@@ -22,7 +22,7 @@ import lmdb
 import numpy as np
 from machine import machine
 
-from matscale.core.data.pack import pack
+from matscale.core.data.sources.pack import pack
 
 
 def main() -> None:

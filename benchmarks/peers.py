@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.plugins.gemnet import GemNetConfig
-from matscale.plugins.gemnet.options import config_from_fairchem
+from matscale.plugins.gemnet.fairchem.options import config_from_fairchem
 from matscale.plugins.schnet import SIZES, SchNetConfig
 
 Predict = Callable[[int], dict[str, Tensor]]

@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
-    from matscale.core.data import verified
-    from matscale.core.data.packed import PackedDataset, ShardWriter
+    from matscale.core.data.store import verified
+    from matscale.core.data.store.packed import PackedDataset, ShardWriter
 
     path, rng = folder / "dataset", np.random.default_rng(0)
     writer = ShardWriter(path)
@@ -79,8 +79,8 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 
 def seconds_per_structure(path: Path, folder: Path, copies: int = 40) -> float:
     """Time of checking one more structure of a large shard: what a small one takes is mostly the stamp."""
-    from matscale.core.data.arrays import sha256
-    from matscale.core.data.shard import check_shard, map_shard, write_shard
+    from matscale.core.data.store.arrays import sha256
+    from matscale.core.data.store.shard import check_shard, map_shard, write_shard
 
     small, large = path / "shard-00000.safetensors", folder / "large.safetensors"
     write_shard(large, [map_shard(small)] * copies)

@@ -23,18 +23,18 @@ import torch
 from machine import machine
 from torch import nn
 
-from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.describe import describe
-from matscale.core.manager import host
-from matscale.core.potential import Potential
-from matscale.core.train.config import OptimizerConfig
+from matscale.core.estimate.describe import describe
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.model.potential import Potential
+from matscale.core.runs.config import OptimizerConfig
+from matscale.core.runs.names import called
 from matscale.core.train.heap import kept_heap
-from matscale.core.train.names import called
 from matscale.core.train.optim import adamw
-from matscale.core.train.units import parse_count
+from matscale.core.units import parse_count
 
 ZOO = Path(__file__).parents[1] / "examples" / "zoo.toml"
 

@@ -16,9 +16,9 @@ from crystals import random_structures
 from little import Site
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
     from matscale.core.data.structure import Structure
-    from matscale.core.train.record import Run
+    from matscale.core.runs.record import Run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -62,8 +62,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def alloys(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     """24 rattled and strained cells of Al, Cu and Ni with 2 atoms each, labelled by ASE's EMT."""
-    from matscale.core.data.packed import PackedDataset
-    from matscale.core.data.writer import ShardWriter
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.data.store.writer import ShardWriter
 
     path = tmp_path_factory.mktemp("data") / "alloys"
     writer, rng = ShardWriter(path, labels_by="surrogate: emt"), np.random.default_rng(1)
@@ -105,14 +105,14 @@ def _run(
     training: dict[str, Any] | None = None,
     **config: Any,
 ) -> Run:
-    from matscale.core.architecture import DatasetInfo
     from matscale.core.data.references import fit_references
     from matscale.core.data.split import split
-    from matscale.core.manager import host
-    from matscale.core.potential import Potential, Scales
-    from matscale.core.train import checkpoint
-    from matscale.core.train.config import TrainConfig
-    from matscale.core.train.record import Run
+    from matscale.core.hosting.host import host
+    from matscale.core.model.architecture import DatasetInfo
+    from matscale.core.model.potential import Potential, Scales
+    from matscale.core.runs import checkpoint
+    from matscale.core.runs.config import TrainConfig
+    from matscale.core.runs.record import Run
 
     chosen = {"name": architecture, "config": config}
     data = {"path": str(dataset.path), "validation": 0.25}

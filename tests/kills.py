@@ -20,30 +20,31 @@ import numpy as np
 import torch
 
 from crystals import random_structures
-from matscale.core import predict
-from matscale.core.architecture import ArchitectureConfig, DatasetInfo
 from matscale.core.config import read_toml
-from matscale.core.data import graph_cache, verified
-from matscale.core.data.formats import read_atoms_here
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache, open_cache
-from matscale.core.data.make import make
-from matscale.core.data.manifest import FILE
-from matscale.core.data.pack import pack
-from matscale.core.data.packed import PackedDataset
-from matscale.core.data.recipe import Recipe
+from matscale.core.data.sources.find import read_atoms_here
+from matscale.core.data.sources.pack import pack
+from matscale.core.data.store import edge_cache_build, verified
+from matscale.core.data.store.edge_cache_build import build_cache, open_cache
+from matscale.core.data.store.manifest import FILE
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.synthetic.make import make
+from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import MatscaleError
 from matscale.core.files import FAULT, FAULT_COUNT, DiskError, write_text
-from matscale.core.manager import host
-from matscale.core.potential import Potential, Scales
+from matscale.core.hosting.host import host
+from matscale.core.inference import predict
+from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
+from matscale.core.model.potential import Potential, Scales
 from matscale.core.report.build import build
 from matscale.core.report.page import page
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import CONFIG, PLANNED, TIMINGS, Run
 from matscale.core.study import sweep as sweeping
 from matscale.core.study.claim import claim
 from matscale.core.study.launcher import Ended, Job
-from matscale.core.train import checkpoint, session
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.record import CONFIG, PLANNED, TIMINGS, Run
+from matscale.core.train import session
 from matscale.core.train.session import train
 
 OUT = "out"
@@ -158,7 +159,7 @@ def _edges(folder: Path, data: Path) -> None:
             if file.is_file():
                 (folder / OUT / file.name).write_bytes(file.read_bytes())
     never = 10**18  # whether a new file is old enough for a stamp is a question of time
-    with patch.object(graph_cache, "PIECE", 4), patch.object(verified, "SETTLED_NS", never):
+    with patch.object(edge_cache_build, "PIECE", 4), patch.object(verified, "SETTLED_NS", never):
         build_cache(PackedDataset.open(folder / OUT), Graph.radius(4.0))
 
 
@@ -210,7 +211,7 @@ def _sweep(folder: Path, data: Path) -> None:
 
 
 def _export(shelf: Path, data: Path) -> Victim:
-    from matscale.plugins.eqv2.export import export_run
+    from matscale.plugins.eqv2.fairchem.export import export_run
 
     family = host().architecture("eqv2")
     config = family.ladder(10_000).model_copy(update={"stress_head": "rank2", "max_neighbors": 20})
@@ -231,7 +232,7 @@ def _export(shelf: Path, data: Path) -> Victim:
 
 
 def _import(shelf: Path) -> Victim:
-    from matscale.core.import_fairchem import run as importing
+    from matscale.core.fairchem import run as importing
 
     found = importing.read(shelf / "exported.pt")  # once: it takes a process, and writes nothing that stays
 

@@ -11,9 +11,9 @@ from textwrap import dedent
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.core import manager
+from matscale.core.hosting import host as manager
 from matscale.core.hosting.catalogue import discover
-from matscale.core.manager import Host
+from matscale.core.hosting.host import Host
 
 
 class Site:
@@ -76,8 +76,8 @@ def architecture(*names: str) -> str:
         from torch import nn
 
         from matscale import hookimpl
-        from matscale.core.architecture import Architecture, ArchitectureConfig, closest
-        from matscale.core.outputs import Outputs
+        from matscale.core.model.architecture import Architecture, ArchitectureConfig, closest
+        from matscale.core.model.outputs import Outputs
 
 
         class LinearConfig(ArchitectureConfig):

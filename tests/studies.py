@@ -15,13 +15,13 @@ from typing import Any
 import tomli_w
 
 from matscale.core.config import read_toml
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import PLANNED, TIMINGS, Run
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.config import Study
 from matscale.core.study.launcher import Ended, Job
 from matscale.core.study.plan import Plan, plan
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.record import PLANNED, TIMINGS, Run
 
 
 def study_file(folder: Path, packed: Path, /, **values: Any) -> Path:

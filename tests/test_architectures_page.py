@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from zoo import ZOO, models  # noqa: E402
 
-from matscale.core.describe import describe, parameters  # noqa: E402
-from matscale.core.manager import host  # noqa: E402
+from matscale.core.estimate.describe import describe, parameters  # noqa: E402
+from matscale.core.hosting.host import host  # noqa: E402
 
 LETTERS = {
     "permutation": "P",

@@ -16,7 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import ground  # noqa: E402
 from machine import processor  # noqa: E402
 
-from matscale.core.train.config import OptimizerConfig  # noqa: E402
+from matscale.core.runs.config import OptimizerConfig  # noqa: E402
 from matscale.core.train.optim import adamw  # noqa: E402
 
 SERVED = """

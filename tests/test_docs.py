@@ -17,13 +17,13 @@ import click
 import pytest
 
 from matscale.cli import main
-from matscale.core.architecture import Architecture
 from matscale.core.config import Config, _section
-from matscale.core.data.filters import QUANTITIES
-from matscale.core.data.labels import TRAJECTORIES
-from matscale.core.data.recipe import Recipe
-from matscale.core.manager import host
-from matscale.core.train.config import TrainConfig
+from matscale.core.data.sources.filters import QUANTITIES
+from matscale.core.data.sources.labels import TRAJECTORIES
+from matscale.core.data.synthetic.recipe import Recipe
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture
+from matscale.core.runs.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

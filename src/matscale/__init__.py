@@ -14,14 +14,18 @@ from matscale.core.threads import prepare as _prepare_threads
 from matscale.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
+    from matscale.core.inference.load import calculator, load
     from matscale.core.scaling.fit import fit
-    from matscale.core.use import calculator, load
 
 __all__ = ["API_VERSION", "__version__", "calculator", "fit", "hookimpl", "load"]
 
 _prepare_threads()  # before torch is imported
 
-_LAZY = {"load": "matscale.core.use", "calculator": "matscale.core.use", "fit": "matscale.core.scaling.fit"}
+_LAZY = {
+    "load": "matscale.core.inference.load",
+    "calculator": "matscale.core.inference.load",
+    "fit": "matscale.core.scaling.fit",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,68 +14,79 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matscale.core.architecture import CLAIMS as CLAIMS
-    from matscale.core.architecture import Architecture as Architecture
-    from matscale.core.architecture import ArchitectureConfig as ArchitectureConfig
-    from matscale.core.architecture import BatchShape as BatchShape
-    from matscale.core.architecture import DatasetInfo as DatasetInfo
-    from matscale.core.architecture import closest as closest
-    from matscale.core.architecture import count_parameters as count_parameters
-    from matscale.core.architecture import graded as graded
     from matscale.core.config import Config as Config
     from matscale.core.config import to_toml as to_toml
     from matscale.core.data.batch import AtomicBatch as AtomicBatch
-    from matscale.core.data.formats import Frame as Frame
-    from matscale.core.data.formats import Reader as Reader
-    from matscale.core.data.formats import from_ase as from_ase
     from matscale.core.data.graph import Graph as Graph
-    from matscale.core.data.labelers import MPTRJ_ELEMENTS as MPTRJ_ELEMENTS
-    from matscale.core.data.labelers import Labeler as Labeler
-    from matscale.core.data.labelers import needs as needs_package
-    from matscale.core.data.labels import CALCULATOR as CALCULATOR
-    from matscale.core.data.labels import Unusable as Unusable
-    from matscale.core.data.limits import current as current_limits
-    from matscale.core.data.limits import shown as bytes_as_text
-    from matscale.core.data.lines import Lines as Lines
     from matscale.core.data.neighbors import collate as collate
     from matscale.core.data.neighbors import neighbors as neighbors
+    from matscale.core.data.sources.find import Frame as Frame
+    from matscale.core.data.sources.find import Reader as Reader
+    from matscale.core.data.sources.find import from_ase as from_ase
+    from matscale.core.data.sources.labels import CALCULATOR as CALCULATOR
+    from matscale.core.data.sources.labels import Unusable as Unusable
+    from matscale.core.data.sources.limits import current as current_limits
+    from matscale.core.data.sources.limits import shown as bytes_as_text
+    from matscale.core.data.sources.lines import Lines as Lines
     from matscale.core.data.structure import Structure as Structure
     from matscale.core.data.structure import whole_numbers as whole_numbers
+    from matscale.core.data.synthetic.labelers import MPTRJ_ELEMENTS as MPTRJ_ELEMENTS
+    from matscale.core.data.synthetic.labelers import Labeler as Labeler
+    from matscale.core.data.synthetic.labelers import needs as needs_package
     from matscale.core.errors import ConfigError as ConfigError
     from matscale.core.errors import DataError as DataError
     from matscale.core.errors import MatscaleError as MatscaleError
     from matscale.core.errors import PluginError as PluginError
+    from matscale.core.fairchem import Checkpoint as Checkpoint
+    from matscale.core.fairchem import Importer as Importer
+    from matscale.core.fairchem import Role as Role
+    from matscale.core.fairchem import copy_named as copy_named
+    from matscale.core.fairchem.options import renamed as renamed_options
     from matscale.core.files import make_folder as make_folder
     from matscale.core.files import remove as remove_path
     from matscale.core.files import write_blocks as write_blocks
     from matscale.core.files import write_text as write_text
     from matscale.core.hookspecs import hookimpl as hookimpl
-    from matscale.core.import_fairchem import Checkpoint as Checkpoint
-    from matscale.core.import_fairchem import Importer as Importer
-    from matscale.core.import_fairchem import Role as Role
-    from matscale.core.import_fairchem import copy_named as copy_named
-    from matscale.core.import_fairchem.options import renamed as renamed_options
-    from matscale.core.layers.heads import DirectHeads as DirectHeads
-    from matscale.core.layers.heads import head_widths as head_widths
-    from matscale.core.layers.heads import mean_by_structure as mean_by_structure
-    from matscale.core.layers.heads import sum_by_structure as sum_by_structure
-    from matscale.core.layers.padding import Padding as Padding
-    from matscale.core.layers.precision import full_precision as full_precision
-    from matscale.core.layers.precision import refuse_half as refuse_half
-    from matscale.core.layers.precision import times_matrix as times_matrix
-    from matscale.core.layers.radial import GaussianBasis as GaussianBasis
-    from matscale.core.layers.radial import ShiftedSoftplus as ShiftedSoftplus
-    from matscale.core.layers.radial import cosine_cutoff as cosine_cutoff
-    from matscale.core.layers.radial import polynomial_cutoff as polynomial_cutoff
-    from matscale.core.layers.rows import Rows as LinearRows
-    from matscale.core.layers.rows import is_plain_wanted as is_plain_wanted
-    from matscale.core.manager import host as host
-    from matscale.core.outputs import Outputs as Outputs
-    from matscale.core.outputs import predict as predict
-    from matscale.core.potential import Potential as Potential
-    from matscale.core.readable import is_counted as is_counted
-    from matscale.core.readable import is_readable_wanted as is_readable_wanted
-    from matscale.core.recompute import in_place_of as recomputed_in_place_of
+    from matscale.core.hosting.host import host as host
+    from matscale.core.hosting.tracker import Tracker as Tracker
+    from matscale.core.inference.load import load as load_run
+    from matscale.core.inference.load import resolve_step as resolve_step
+    from matscale.core.model.activation_checkpointing import in_place_of as recomputed_in_place_of
+    from matscale.core.model.architecture import CLAIMS as CLAIMS
+    from matscale.core.model.architecture import Architecture as Architecture
+    from matscale.core.model.architecture import ArchitectureConfig as ArchitectureConfig
+    from matscale.core.model.architecture import BatchShape as BatchShape
+    from matscale.core.model.architecture import DatasetInfo as DatasetInfo
+    from matscale.core.model.architecture import closest as closest
+    from matscale.core.model.architecture import count_parameters as count_parameters
+    from matscale.core.model.architecture import graded as graded
+    from matscale.core.model.isolation import undisturbed as undisturbed
+    from matscale.core.model.layers.heads import DirectHeads as DirectHeads
+    from matscale.core.model.layers.heads import head_widths as head_widths
+    from matscale.core.model.layers.heads import mean_by_structure as mean_by_structure
+    from matscale.core.model.layers.heads import sum_by_structure as sum_by_structure
+    from matscale.core.model.layers.linear_rows import Rows as LinearRows
+    from matscale.core.model.layers.linear_rows import is_plain_wanted as is_plain_wanted
+    from matscale.core.model.layers.padding import Padding as Padding
+    from matscale.core.model.layers.radial import GaussianBasis as GaussianBasis
+    from matscale.core.model.layers.radial import ShiftedSoftplus as ShiftedSoftplus
+    from matscale.core.model.layers.radial import cosine_cutoff as cosine_cutoff
+    from matscale.core.model.layers.radial import polynomial_cutoff as polynomial_cutoff
+    from matscale.core.model.outputs import Outputs as Outputs
+    from matscale.core.model.outputs import predict as predict
+    from matscale.core.model.potential import Potential as Potential
+    from matscale.core.model.reference_path import is_counted as is_counted
+    from matscale.core.model.reference_path import is_readable_wanted as is_readable_wanted
+    from matscale.core.precision import full_precision as full_precision
+    from matscale.core.precision import refuse_half as refuse_half
+    from matscale.core.precision import times_matrix as times_matrix
+    from matscale.core.runs.config import Positive as Positive
+    from matscale.core.runs.config import Seconds as Seconds
+    from matscale.core.runs.record import CONFIG as CONFIG
+    from matscale.core.runs.record import INFO as INFO
+    from matscale.core.runs.record import LOG as LOG
+    from matscale.core.runs.record import PLANNED as PLANNED
+    from matscale.core.runs.record import Run as Run
     from matscale.core.scaling.law import Array as Array
     from matscale.core.scaling.law import Law as Law
     from matscale.core.scaling.nonnegative import amplitudes as amplitudes
@@ -88,18 +99,7 @@ if TYPE_CHECKING:
     from matscale.core.study.launcher import Job as Job
     from matscale.core.study.launcher import Launcher as Launcher
     from matscale.core.threads import usable_cores as usable_cores
-    from matscale.core.train.config import Positive as Positive
-    from matscale.core.train.config import Seconds as Seconds
     from matscale.core.train.loss import Loss as Loss
-    from matscale.core.train.record import CONFIG as CONFIG
-    from matscale.core.train.record import INFO as INFO
-    from matscale.core.train.record import LOG as LOG
-    from matscale.core.train.record import PLANNED as PLANNED
-    from matscale.core.train.record import Run as Run
-    from matscale.core.train.tracker import Tracker as Tracker
-    from matscale.core.undisturbed import undisturbed as undisturbed
-    from matscale.core.use import load as load_run
-    from matscale.core.use import resolve_step as resolve_step
     from matscale.version import API_VERSION as API_VERSION
     from matscale.version import __version__ as __version__
 
@@ -199,18 +199,18 @@ _LAZY = {
     "__version__": "matscale.version:__version__",
     # Architectures
     "hookimpl": "matscale.core.hookspecs:hookimpl",
-    "CLAIMS": "matscale.core.architecture:CLAIMS",
-    "Architecture": "matscale.core.architecture:Architecture",
-    "ArchitectureConfig": "matscale.core.architecture:ArchitectureConfig",
-    "BatchShape": "matscale.core.architecture:BatchShape",
-    "DatasetInfo": "matscale.core.architecture:DatasetInfo",
-    "closest": "matscale.core.architecture:closest",
-    "count_parameters": "matscale.core.architecture:count_parameters",
-    "graded": "matscale.core.architecture:graded",
+    "CLAIMS": "matscale.core.model.architecture:CLAIMS",
+    "Architecture": "matscale.core.model.architecture:Architecture",
+    "ArchitectureConfig": "matscale.core.model.architecture:ArchitectureConfig",
+    "BatchShape": "matscale.core.model.architecture:BatchShape",
+    "DatasetInfo": "matscale.core.model.architecture:DatasetInfo",
+    "closest": "matscale.core.model.architecture:closest",
+    "count_parameters": "matscale.core.model.architecture:count_parameters",
+    "graded": "matscale.core.model.architecture:graded",
     "Config": "matscale.core.config:Config",
     "to_toml": "matscale.core.config:to_toml",
-    "Positive": "matscale.core.train.config:Positive",
-    "Seconds": "matscale.core.train.config:Seconds",
+    "Positive": "matscale.core.runs.config:Positive",
+    "Seconds": "matscale.core.runs.config:Seconds",
     # Structures, batches, predictions
     "Structure": "matscale.core.data.structure:Structure",
     "whole_numbers": "matscale.core.data.structure:whole_numbers",
@@ -218,40 +218,40 @@ _LAZY = {
     "collate": "matscale.core.data.neighbors:collate",
     "neighbors": "matscale.core.data.neighbors:neighbors",
     "AtomicBatch": "matscale.core.data.batch:AtomicBatch",
-    "Outputs": "matscale.core.outputs:Outputs",
-    "predict": "matscale.core.outputs:predict",
-    "Potential": "matscale.core.potential:Potential",
+    "Outputs": "matscale.core.model.outputs:Outputs",
+    "predict": "matscale.core.model.outputs:predict",
+    "Potential": "matscale.core.model.potential:Potential",
     # Building blocks of models
-    "DirectHeads": "matscale.core.layers.heads:DirectHeads",
-    "head_widths": "matscale.core.layers.heads:head_widths",
-    "mean_by_structure": "matscale.core.layers.heads:mean_by_structure",
-    "sum_by_structure": "matscale.core.layers.heads:sum_by_structure",
-    "Padding": "matscale.core.layers.padding:Padding",
-    "full_precision": "matscale.core.layers.precision:full_precision",
-    "refuse_half": "matscale.core.layers.precision:refuse_half",
-    "times_matrix": "matscale.core.layers.precision:times_matrix",
-    "GaussianBasis": "matscale.core.layers.radial:GaussianBasis",
-    "ShiftedSoftplus": "matscale.core.layers.radial:ShiftedSoftplus",
-    "cosine_cutoff": "matscale.core.layers.radial:cosine_cutoff",
-    "polynomial_cutoff": "matscale.core.layers.radial:polynomial_cutoff",
-    "LinearRows": "matscale.core.layers.rows:Rows",
-    "is_plain_wanted": "matscale.core.layers.rows:is_plain_wanted",
-    "is_counted": "matscale.core.readable:is_counted",
-    "is_readable_wanted": "matscale.core.readable:is_readable_wanted",
-    "recomputed_in_place_of": "matscale.core.recompute:in_place_of",
-    "undisturbed": "matscale.core.undisturbed:undisturbed",
+    "DirectHeads": "matscale.core.model.layers.heads:DirectHeads",
+    "head_widths": "matscale.core.model.layers.heads:head_widths",
+    "mean_by_structure": "matscale.core.model.layers.heads:mean_by_structure",
+    "sum_by_structure": "matscale.core.model.layers.heads:sum_by_structure",
+    "Padding": "matscale.core.model.layers.padding:Padding",
+    "full_precision": "matscale.core.precision:full_precision",
+    "refuse_half": "matscale.core.precision:refuse_half",
+    "times_matrix": "matscale.core.precision:times_matrix",
+    "GaussianBasis": "matscale.core.model.layers.radial:GaussianBasis",
+    "ShiftedSoftplus": "matscale.core.model.layers.radial:ShiftedSoftplus",
+    "cosine_cutoff": "matscale.core.model.layers.radial:cosine_cutoff",
+    "polynomial_cutoff": "matscale.core.model.layers.radial:polynomial_cutoff",
+    "LinearRows": "matscale.core.model.layers.linear_rows:Rows",
+    "is_plain_wanted": "matscale.core.model.layers.linear_rows:is_plain_wanted",
+    "is_counted": "matscale.core.model.reference_path:is_counted",
+    "is_readable_wanted": "matscale.core.model.reference_path:is_readable_wanted",
+    "recomputed_in_place_of": "matscale.core.model.activation_checkpointing:in_place_of",
+    "undisturbed": "matscale.core.model.isolation:undisturbed",
     # Readers and labelers
-    "Frame": "matscale.core.data.formats:Frame",
-    "Reader": "matscale.core.data.formats:Reader",
-    "from_ase": "matscale.core.data.formats:from_ase",
-    "CALCULATOR": "matscale.core.data.labels:CALCULATOR",
-    "Unusable": "matscale.core.data.labels:Unusable",
-    "current_limits": "matscale.core.data.limits:current",
-    "bytes_as_text": "matscale.core.data.limits:shown",
-    "Lines": "matscale.core.data.lines:Lines",
-    "MPTRJ_ELEMENTS": "matscale.core.data.labelers:MPTRJ_ELEMENTS",
-    "Labeler": "matscale.core.data.labelers:Labeler",
-    "needs_package": "matscale.core.data.labelers:needs",
+    "Frame": "matscale.core.data.sources.find:Frame",
+    "Reader": "matscale.core.data.sources.find:Reader",
+    "from_ase": "matscale.core.data.sources.find:from_ase",
+    "CALCULATOR": "matscale.core.data.sources.labels:CALCULATOR",
+    "Unusable": "matscale.core.data.sources.labels:Unusable",
+    "current_limits": "matscale.core.data.sources.limits:current",
+    "bytes_as_text": "matscale.core.data.sources.limits:shown",
+    "Lines": "matscale.core.data.sources.lines:Lines",
+    "MPTRJ_ELEMENTS": "matscale.core.data.synthetic.labelers:MPTRJ_ELEMENTS",
+    "Labeler": "matscale.core.data.synthetic.labelers:Labeler",
+    "needs_package": "matscale.core.data.synthetic.labelers:needs",
     # Losses, laws, trackers
     "Loss": "matscale.core.train.loss:Loss",
     "Array": "matscale.core.scaling.law:Array",
@@ -259,7 +259,7 @@ _LAZY = {
     "amplitudes": "matscale.core.scaling.nonnegative:amplitudes",
     "best_of": "matscale.core.scaling.nonnegative:best_of",
     "log_amplitudes": "matscale.core.scaling.nonnegative:log_amplitudes",
-    "Tracker": "matscale.core.train.tracker:Tracker",
+    "Tracker": "matscale.core.hosting.tracker:Tracker",
     # Launchers
     "CLAIM_FILE": "matscale.core.study.launcher:CLAIM",
     "Ended": "matscale.core.study.launcher:Ended",
@@ -273,20 +273,20 @@ _LAZY = {
     "write_blocks": "matscale.core.files:write_blocks",
     "write_text": "matscale.core.files:write_text",
     # Importers of checkpoints
-    "Checkpoint": "matscale.core.import_fairchem:Checkpoint",
-    "Importer": "matscale.core.import_fairchem:Importer",
-    "Role": "matscale.core.import_fairchem:Role",
-    "copy_named": "matscale.core.import_fairchem:copy_named",
-    "renamed_options": "matscale.core.import_fairchem.options:renamed",
+    "Checkpoint": "matscale.core.fairchem:Checkpoint",
+    "Importer": "matscale.core.fairchem:Importer",
+    "Role": "matscale.core.fairchem:Role",
+    "copy_named": "matscale.core.fairchem:copy_named",
+    "renamed_options": "matscale.core.fairchem.options:renamed",
     # Runs, and what else is installed
-    "CONFIG": "matscale.core.train.record:CONFIG",
-    "INFO": "matscale.core.train.record:INFO",
-    "LOG": "matscale.core.train.record:LOG",
-    "PLANNED": "matscale.core.train.record:PLANNED",
-    "Run": "matscale.core.train.record:Run",
-    "load_run": "matscale.core.use:load",
-    "resolve_step": "matscale.core.use:resolve_step",
-    "host": "matscale.core.manager:host",
+    "CONFIG": "matscale.core.runs.record:CONFIG",
+    "INFO": "matscale.core.runs.record:INFO",
+    "LOG": "matscale.core.runs.record:LOG",
+    "PLANNED": "matscale.core.runs.record:PLANNED",
+    "Run": "matscale.core.runs.record:Run",
+    "load_run": "matscale.core.inference.load:load",
+    "resolve_step": "matscale.core.inference.load:resolve_step",
+    "host": "matscale.core.hosting.host:host",
     # Errors
     "ConfigError": "matscale.core.errors:ConfigError",
     "DataError": "matscale.core.errors:DataError",

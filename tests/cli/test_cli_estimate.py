@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from matscale.cli import main
 from matscale.cli.words import duration, size_of
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 
 
 def matscale(*arguments: str) -> Result:

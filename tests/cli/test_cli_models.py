@@ -10,11 +10,11 @@ from click.testing import CliRunner, Result
 
 from little import Site, architecture
 from matscale.cli import main
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.graph import Graph
-from matscale.core.describe import configuration, describe, reference_crystal
 from matscale.core.errors import ConfigError
-from matscale.core.manager import get, host
+from matscale.core.estimate.describe import configuration, describe, reference_crystal
+from matscale.core.hosting.host import get, host
+from matscale.core.model.architecture import DatasetInfo
 
 KEYS = {"name", "size", "config", "parameters", "flops_per_atom", "claims"}
 

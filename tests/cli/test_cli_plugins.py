@@ -12,7 +12,7 @@ import pytest
 
 from little import Site, architecture, install_faulty
 from matscale.cli.scaffold import names, write
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 
 KEYS = ["name", "distribution", "version", "api", "hooks", "status", "reason"]

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli.data_make import fetch, make
-from matscale.core.data.packed import PackedDataset
-from matscale.core.data.recipe import Recipe
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import ConfigError, DataError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from little import Site, architecture
-from matscale.core.data.packed import PackedDataset
-from matscale.core.train.record import Run
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.runs.record import Run
 from studies import study_file
 
 LOSS = """
@@ -27,7 +27,7 @@ LOSS = """
 LABELER = """
     from ase.calculators.lj import LennardJones
     from matscale import hookimpl
-    from matscale.core.data.labelers import Labeler
+    from matscale.core.data.synthetic.labelers import Labeler
 
     @hookimpl
     def register_labelers():
@@ -38,7 +38,7 @@ LABELER = """
 TRACKER = """
     import json
     from matscale import hookimpl
-    from matscale.core.train.tracker import Tracker
+    from matscale.core.hosting.tracker import Tracker
 
     class Diary:
         def __init__(self, run, step):

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from little import Site
 from matscale.cli import main
-from matscale.core.scaling.digits import counted, number, percent, size, with_interval
+from matscale.core.scaling.text import counted, number, percent, size, with_interval
 from synthetic_runs import make_run
 
 STABLE = {"law", "parameters", "intervals", "verdict", "reasons", "range", "n_sizes", "n_seeds", "excluded", "held_out"}

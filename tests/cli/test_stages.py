@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from matscale.cli.stages import Stages
+from matscale.cli.progress.stages import Stages
 
 
 def test_a_log_gets_one_line_a_stage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.cli.sweep_progress import Lines, Table, watcher_for
-from matscale.core.data.packed import PackedDataset
+from matscale.cli.progress.sweep import Lines, Table, watcher_for
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.estimate.timing import Timing
 from matscale.core.study.outcome import State
 from matscale.core.study.sweep import Sweep, Watcher
-from matscale.core.train.timing import Timing
 from studies import FakePool, planned, rows, study_file, wait_for
 
 
@@ -144,7 +144,7 @@ def test_a_dry_run_times_each_kind_of_step_once(
 ) -> None:
     timed = []
     monkeypatch.setattr(
-        "matscale.core.estimate.timed", lambda *given: timed.append(given[4]) or Timing(1e-9, 1e-9, 0, 0)
+        "matscale.core.estimate.estimate.timed", lambda *given: timed.append(given[4]) or Timing(1e-9, 1e-9, 0, 0)
     )
     data = {"path": str(alloys.path), "counts": [8, 16]}
     file = study_file(tmp_path, alloys.path, data=data, lr=[1e-3, 3e-3], budget={"epochs": [1, 2]})

@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.cli.train_progress import Lines, Pace, duration, progress_for
-from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.cli.progress.train import Lines, Pace, duration, progress_for
 from matscale.core.data.split import split
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.data.structure import Structure
+from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs.record import Run
 from matscale.core.train.loss import TERMS
-from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import Run
 
 FEW = ["--arch", "fcn", "--params", "2000", "--device", "cpu", "--set", "compute.threads=1", "--steps", "6"]
 
@@ -248,7 +248,7 @@ def test_a_step_of_ten_times_the_usual_is_said_once() -> None:
 
 
 def test_lines_go_on_while_a_step_lasts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("matscale.cli.train_progress.EVERY", 0.2)
+    monkeypatch.setattr("matscale.cli.progress.train.EVERY", 0.2)
     lines = Lines()
     lines.pace.begin()
     lines._watch.start()

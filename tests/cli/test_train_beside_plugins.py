@@ -8,8 +8,8 @@ import pytest
 from click.testing import Result
 
 from little import Site, architecture, install_faulty
-from matscale.core.data.packed import PackedDataset
-from matscale.core.train.record import Run
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.runs.record import Run
 
 
 @pytest.fixture

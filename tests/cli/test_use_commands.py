@@ -13,9 +13,9 @@ from ase.io import read, write
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset
 from matscale.core.data.split import split
-from matscale.core.train.record import Run
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.runs.record import Run
 
 MakeRun = Callable[..., Run]
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from matscale.core.architecture import (
+from matscale.core.errors import ConfigError
+from matscale.core.model.architecture import (
     Architecture,
     ArchitectureConfig,
     DatasetInfo,
@@ -14,7 +15,6 @@ from matscale.core.architecture import (
     count_parameters,
     graded,
 )
-from matscale.core.errors import ConfigError
 
 
 class SquareConfig(ArchitectureConfig):

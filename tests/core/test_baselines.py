@@ -25,9 +25,9 @@ from matscale.core.baselines import (
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure
-from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import DataError
 
 AL, NI, CU = 13, 28, 29

@@ -13,11 +13,11 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.stress import voigt_6_to_full_3x3_stress
 
 import matscale
-from matscale.core.calculator import PotentialCalculator
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
-from matscale.core.predict import predict_batch, prepare
-from matscale.core.train.record import Run
+from matscale.core.inference.calculator import PotentialCalculator
+from matscale.core.inference.predict import predict_batch, prepare
+from matscale.core.runs.record import Run
 
 MakeRun = Callable[..., Run]
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 2, "cutoff": 4.0}

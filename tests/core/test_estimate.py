@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from crystals import random_structures
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
-from matscale.core.estimate import ASSUMED_MFU, Estimate, estimate
-from matscale.core.manager import get
-from matscale.core.memory import LiveBytes, activation_bytes, activations_of
-from matscale.core.potential import Potential
-from matscale.core.readable import readable_form
-from matscale.core.train.config import TrainConfig
+from matscale.core.estimate.estimate import ASSUMED_MFU, Estimate, estimate
+from matscale.core.estimate.live_bytes import LiveBytes, activation_bytes, activations_of
+from matscale.core.hosting.host import get
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential
+from matscale.core.model.reference_path import readable_form
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.learner import Learner
 from matscale.core.train.session import train
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from little import Site, architecture
-from matscale.core.architecture import BatchShape
 from matscale.core.errors import ConfigError, PluginError
 from matscale.core.hosting.observers import PluginWarning
+from matscale.core.model.architecture import BatchShape
 from matscale.version import API_VERSION
 
 SHAPE = BatchShape(n_structures=1, n_atoms=2, n_edges=4, sum_atoms_squared=4)
@@ -290,7 +290,7 @@ def test_a_hook_wrapper_is_refused(site: Site) -> None:
 @pytest.mark.parametrize(
     ("returned", "complaint"),
     [
-        ("['schnet']", r"'schnet' \(str\) in it; each must be a matscale.core.architecture:Architecture"),
+        ("['schnet']", r"'schnet' \(str\) in it; each must be a matscale.core.model.architecture:Architecture"),
         ("None", r"returned None \(NoneType\); it must return a list"),
         ("42", r"returned 42 \(int\)"),
         ("[a, a]", "two of the name 'linear'"),

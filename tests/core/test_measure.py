@@ -11,12 +11,12 @@ import pytest
 
 import matscale
 from matscale.core.baselines import fit_baselines
-from matscale.core.data.packed import PackedDataset
 from matscale.core.data.split import split
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.measure import FILE, baselines_of, compare, measure, rows_of
-from matscale.core.outputs import Outputs
-from matscale.core.train.record import Run
+from matscale.core.inference.compare import FILE, baselines_of, compare, measure, rows_of
+from matscale.core.model.outputs import Outputs
+from matscale.core.runs.record import Run
 
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}
 MakeRun = Callable[..., Run]

@@ -13,7 +13,7 @@ from matscale.core.contract import structures
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.outputs import Outputs, predict, strained
+from matscale.core.model.outputs import Outputs, predict, strained
 
 
 class Springs(nn.Module):

@@ -11,8 +11,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.errors import DataError
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential, Scales
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential, Scales
 
 
 class Ones(nn.Module):

@@ -14,9 +14,9 @@ from ase.io import read, write
 
 import matscale
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.potential import Potential
-from matscale.core.predict import predict_file
-from matscale.core.train.record import Run
+from matscale.core.inference.predict import predict_file
+from matscale.core.model.potential import Potential
+from matscale.core.runs.record import Run
 
 MakeRun = Callable[..., Run]
 
@@ -54,7 +54,7 @@ def test_predictions_come_in_order_with_what_the_file_said(
 
 
 def test_a_file_holds_what_the_calculator_says(potential: Potential, crystals: list[Atoms], tmp_path: Path) -> None:
-    from matscale.core.calculator import PotentialCalculator
+    from matscale.core.inference.calculator import PotentialCalculator
 
     write(tmp_path / "in.extxyz", crystals)
     predict_file(potential, tmp_path / "in.extxyz", tmp_path / "out.extxyz")

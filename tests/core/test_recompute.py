@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError
+from matscale.core.estimate.live_bytes import activation_bytes
 from matscale.core.flops import count_step
-from matscale.core.manager import host
-from matscale.core.memory import activation_bytes
-from matscale.core.potential import Potential
-from matscale.core.recompute import checkpoint_activations
-from matscale.core.train.config import TrainConfig
+from matscale.core.hosting.host import host
+from matscale.core.model.activation_checkpointing import checkpoint_activations
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 
 EQV2 = {"channels": 4, "n_layers": 3, "lmax": 2, "edge_channels": 4, "grid_resolution": 8, "n_radial": 16}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from matscale.core.undisturbed import undisturbed
+from matscale.core.model.isolation import undisturbed
 
 
 def state() -> dict[str, Any]:

@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 import matscale
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, MatscaleError, PluginError
-from matscale.core.train import checkpoint
-from matscale.core.train.record import Run
+from matscale.core.runs import checkpoint
+from matscale.core.runs.record import Run
 
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}
 MakeRun = Callable[..., Run]

@@ -12,9 +12,9 @@ import zlib
 import lmdb
 import pytest
 
-from matscale.core.data.download import extract
-from matscale.core.data.formats import read, reader
-from matscale.core.data.limits import Limits, using
+from matscale.core.data.named.download import extract
+from matscale.core.data.sources.find import read, reader
+from matscale.core.data.sources.limits import Limits, using
 from matscale.core.errors import DataError
 
 ATOM = "H 0 0 0\n"
@@ -24,8 +24,8 @@ BOUND = 1 << 30
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from matscale.core.data.formats import reader_of
-from matscale.core.data.labels import Unusable
+from matscale.core.data.sources.find import reader_of
+from matscale.core.data.sources.labels import Unusable
 from matscale.core.errors import DataError
 path = Path(sys.argv[1])
 found = reader_of(path)
@@ -137,7 +137,7 @@ def test_an_archive_beyond_a_limit_is_refused_and_nothing_stays(tmp_path, limits
 
 
 def test_an_archive_that_grows_two_hundredfold_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("matscale.core.data.download.FREE", 1 << 16)
+    monkeypatch.setattr("matscale.core.data.named.download.FREE", 1 << 16)
     path = archive(tmp_path / "a.tar.gz", [1 << 20] * 8)
     with pytest.raises(DataError, match=r"a\.tar\.gz: unpacks to .* times its size.*--limit expansion="):
         extract(path, tmp_path / "out")

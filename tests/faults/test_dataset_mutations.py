@@ -20,16 +20,16 @@ import pytest
 import torch
 
 from matscale.cli import main
-from matscale.core.architecture import DatasetInfo
-from matscale.core.data import graph_cache, verified
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
 from matscale.core.data.loader import Budget, Loader
-from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.store import edge_cache_build, verified
+from matscale.core.data.store.edge_cache_build import build_cache
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.errors import MatscaleError
-from matscale.core.evaluation import evaluate
-from matscale.core.manager import host
-from matscale.core.potential import Potential
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential
+from matscale.core.train.evaluation import evaluate
 
 LONG = os.environ.get("MATSCALE_FAULTS") == "long"
 GRAPH = Graph.radius(4.0)
@@ -134,7 +134,7 @@ def numbers_of():
 def dataset(structures, tmp_path, monkeypatch):
     """Three shards with their edges and with the other files that a dataset may have, checked and stamped."""
     monkeypatch.setattr(verified, "SETTLED_NS", 0)
-    monkeypatch.setattr(graph_cache, "PIECE", 8)
+    monkeypatch.setattr(edge_cache_build, "PIECE", 8)
     monkeypatch.setenv("MATSCALE_CACHE", str(tmp_path / "cache"))
     writer = ShardWriter(tmp_path / "data", piece_bytes=2500, shard_bytes=5000)
     writer.append(*structures(36))

@@ -11,8 +11,8 @@ from ase.io.extxyz import key_val_str_to_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matscale.core.data.formats import read, reader
-from matscale.core.data.labels import Unusable
+from matscale.core.data.sources.find import read, reader
+from matscale.core.data.sources.labels import Unusable
 from matscale.core.data.structure import full_to_voigt
 from matscale.core.errors import DataError
 from matscale.plugins.readers.comment import parse_comment

@@ -12,19 +12,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from matscale.core.calculator import PotentialCalculator
 from matscale.core.contract.structures import atom, crystal, metal, molecule, slab
 from matscale.core.contract.subject import Subject
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.edge_cache_build import build_cache
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure
-from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import DataError
-from matscale.core.manager import host
-from matscale.core.predict import predict_batch, prepare
+from matscale.core.hosting.host import host
+from matscale.core.inference.calculator import PotentialCalculator
+from matscale.core.inference.predict import predict_batch, prepare
 
 FAR = 100_000.0
 """Å"""

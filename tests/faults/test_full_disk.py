@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from matscale.core.files import DiskError, append_text, replacing, sweep_up, write_blocks, write_text
-from matscale.core.train import checkpoint
+from matscale.core.runs import checkpoint
 
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "EFBIG", "ENAMETOOLONG"])

@@ -14,11 +14,11 @@ from ase.db import connect
 from ase.io import write
 
 from fuzzing import attack, n_inputs
-from matscale.core.data.formats import read_atoms, reader
-from matscale.core.data.labels import Keys, Unusable, attach
-from matscale.core.data.limits import Limits, using
-from matscale.core.data.screen import screen
-from matscale.core.data.shard import arrays_of
+from matscale.core.data.sources.find import read_atoms, reader
+from matscale.core.data.sources.labels import Keys, Unusable, attach
+from matscale.core.data.sources.limits import Limits, using
+from matscale.core.data.sources.screen import screen
+from matscale.core.data.store.shard import arrays_of
 from matscale.core.errors import ConfigError
 from matscale.plugins.readers import aselmdb
 

@@ -9,17 +9,17 @@ import pytest
 
 from fuzzing import attack, n_inputs
 from matscale.core.config import override, read_toml
-from matscale.core.data.filters import parse as parse_filters
-from matscale.core.data.recipe import Recipe
 from matscale.core.data.references import References
+from matscale.core.data.sources.filters import parse as parse_filters
+from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.parsing import read_json
-from matscale.core.scaling.baselines import read_baselines
-from matscale.core.scaling.from_table import read_table
+from matscale.core.runs.config import TrainConfig
+from matscale.core.scaling.tables.baselines import read_baselines
+from matscale.core.scaling.tables.from_table import read_table
 from matscale.core.study import plan
 from matscale.core.study.config import Study
-from matscale.core.study.rule import read_rule
-from matscale.core.train.config import TrainConfig
+from matscale.core.study.lr_law import read_rule
 
 STUDY = b"""
 name = "first"

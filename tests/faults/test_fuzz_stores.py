@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fuzzing import attack, n_inputs
-from matscale.core.data.packed import PackedDataset, ShardWriter
-from matscale.core.train.checkpoint import Checkpoint, load_latest, save
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
+from matscale.core.runs.checkpoint import Checkpoint, load_latest, save
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 from ase import Atoms
 from ase.io import write
 
-from matscale.core.data import guard
-from matscale.core.data.formats import Unusable, read_atoms, reader
-from matscale.core.data.limits import Limits, using
+from matscale.core.data.sources import guard
+from matscale.core.data.sources.find import Unusable, read_atoms, reader
+from matscale.core.data.sources.limits import Limits, using
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 
@@ -145,7 +145,7 @@ def test_packing_a_file_that_crashes_lmdb_ends_with_exit_3(shared, tmp_path):
 def test_the_reading_process_ends_with_its_caller(file):
     code = f"""
 import os, pathlib, sys
-from matscale.core.data import guard
+from matscale.core.data.sources import guard
 next(guard.stream("faults_loop:many", pathlib.Path({str(file)!r}), 10**9))
 """
     (file.parent / "faults_loop.py").write_text("def many(path, n):\n    yield from range(n)\n")

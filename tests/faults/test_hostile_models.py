@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from matscale.core.architecture import DatasetInfo
-from matscale.core.describe import parameters
 from matscale.core.errors import ConfigError
-from matscale.core.manager import get
+from matscale.core.estimate.describe import parameters
+from matscale.core.hosting.host import get
+from matscale.core.model.architecture import DatasetInfo
 
 HUGE = [{"hidden": 10**12}, {"hidden": 10**18}, {"embedding": 10**13}]
 

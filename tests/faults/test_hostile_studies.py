@@ -13,11 +13,11 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError
 from matscale.core.filenames import file_name
+from matscale.core.runs.config import BudgetConfig
 from matscale.core.study.config import Study
 from matscale.core.study.plan import name, plan
-from matscale.core.train import feed
-from matscale.core.train.config import BudgetConfig
-from matscale.core.train.feed import steps_of
+from matscale.core.train import accumulation
+from matscale.core.train.accumulation import steps_of
 
 
 def study(folder, text):
@@ -120,7 +120,7 @@ def test_steps_of_epochs_are_counted_exactly(budget, accumulate):
 
 @pytest.mark.parametrize("budget", [{"structures": 7}, {"atoms": 20}])
 def test_a_trillion_epochs_are_planned_at_once(budget, monkeypatch):
-    monkeypatch.setattr(feed, "WALKED", 100 * 40)
+    monkeypatch.setattr(accumulation, "WALKED", 100 * 40)
     batches, asked = loader(**budget), []
     count = batches.n_batches
     monkeypatch.setattr(batches, "n_batches", lambda epoch: asked.append(epoch) or count(epoch))

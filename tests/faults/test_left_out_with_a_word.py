@@ -14,9 +14,9 @@ from ase.io import write as ase_write
 from click.testing import CliRunner
 
 from matscale.cli import main
-from matscale.core.data.formats import read, survey
-from matscale.core.data.pack import pack
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.sources.find import read, survey
+from matscale.core.data.sources.pack import pack
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
 
 if sys.version_info >= (3, 14):

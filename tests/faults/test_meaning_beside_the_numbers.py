@@ -13,11 +13,11 @@ from ase.units import Bohr, GPa, Hartree, kcal, mol
 from click.testing import CliRunner
 
 from matscale.cli import main
-from matscale.core.data import units
-from matscale.core.data.labels import Keys
-from matscale.core.data.manifest import Manifest
-from matscale.core.data.pack import pack
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.sources import units
+from matscale.core.data.sources.labels import Keys
+from matscale.core.data.sources.pack import pack
+from matscale.core.data.store.manifest import Manifest
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError
 
 KCAL = kcal / mol

@@ -22,11 +22,11 @@ from matscale.core.contract import structures as examples
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.predict import predict_file
+from matscale.core.inference.predict import predict_file
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.runs.record import Run
 from matscale.core.train.loss import Masks
-from matscale.core.train.record import Run
 
 MakeRun = Callable[..., Run]
 LITTLE = {

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 
 import matscale
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset
 from matscale.core.data.references import References, fit_references, with_values
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure
-from matscale.core.data.writer import ShardWriter
-from matscale.core.train.record import Run
+from matscale.core.runs.record import Run
 
 MakeRun = Callable[..., Run]
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}

@@ -16,14 +16,14 @@ from click.testing import CliRunner, Result
 
 import matscale
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, MatscaleError, NonFinitePrediction, StoppedEarly
-from matscale.core.manager import get
-from matscale.core.scaling.from_runs import read_runs
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig, merged
-from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import TIMINGS, Run
+from matscale.core.hosting.host import get
+from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig, merged
+from matscale.core.runs.record import TIMINGS, Run
+from matscale.core.scaling.tables.from_runs import read_runs
 from matscale.core.train.session import train
 
 SMALL = {"hidden": 4, "filters": 4, "n_radial": 4, "n_layers": 1, "cutoff": 4.0}
@@ -218,7 +218,7 @@ def test_other_tensors_under_a_right_digest_count_as_damage(alloys: PackedDatase
 def test_predictions_that_are_not_finite_end_with_code_4_and_name_the_structures(
     run: Run, alloys: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matscale.core.potential import Potential
+    from matscale.core.model.potential import Potential
 
     forward = Potential.forward
 

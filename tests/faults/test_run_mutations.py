@@ -25,14 +25,14 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import MatscaleError, StoppedEarly
-from matscale.core.manager import get
-from matscale.core.scaling.from_runs import read_runs
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import Run
+from matscale.core.hosting.host import get
+from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
+from matscale.core.scaling.tables.from_runs import read_runs
 from matscale.core.train.session import train
 from synthetic_runs import make_run
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import matscale
 from matscale.cli import main
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.scaling.baselines import read_baselines
-from matscale.core.scaling.sources import read
+from matscale.core.scaling.tables.baselines import read_baselines
+from matscale.core.scaling.tables.sources import read
 
 SIZES = [int(n) for n in np.round(10 ** np.linspace(6, 9, 7))]
 LOSSES = [round(30 * n**-0.2 * f, 6) for n, f in zip(SIZES, (1.002, 0.998, 1.001, 1.0, 0.999, 1.002, 0.998))]

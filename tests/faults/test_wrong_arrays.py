@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from matscale.core.data import graph_cache
-from matscale.core.data.arrays import map_arrays, write_arrays
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
-from matscale.core.data.manifest import Manifest, dataset_hash
-from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.store import edge_cache_build
+from matscale.core.data.store.arrays import map_arrays, write_arrays
+from matscale.core.data.store.edge_cache_build import build_cache
+from matscale.core.data.store.manifest import Manifest, dataset_hash
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.errors import DataError
 
 GRAPH = Graph.radius(5.0)
@@ -228,8 +228,8 @@ def test_wrong_edges_are_found_anew_though_the_digest_is_right(dataset, change, 
 
 def test_edges_of_another_folder_are_not_read(dataset):
     folder = build_cache(PackedDataset.open(dataset), GRAPH).folder
-    manifest = json.loads((folder / graph_cache.MANIFEST).read_text())
+    manifest = json.loads((folder / edge_cache_build.MANIFEST).read_text())
     manifest["files"][0]["file"] = "../../../elsewhere/edges-00000.safetensors"
-    (folder / graph_cache.MANIFEST).write_text(json.dumps(manifest))
+    (folder / edge_cache_build.MANIFEST).write_text(json.dumps(manifest))
     with pytest.warns(UserWarning, match="is damaged .*elsewhere"):
         PackedDataset.open(dataset).batch(range(20), GRAPH)

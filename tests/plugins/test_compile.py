@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from matscale.core.architecture import Architecture, DatasetInfo
 from matscale.core.contract.structures import crystal, metal, slab
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture, DatasetInfo
 
 # torch's compiler warns of itself: it looks at gradients that are none, and uses what it has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo, count_parameters
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo, count_parameters
 from matscale.testing import checks
 
 ARCHITECTURES = host().architectures()

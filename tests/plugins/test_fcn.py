@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from matscale.core.architecture import DatasetInfo, count_parameters
+from matscale.core.model.architecture import DatasetInfo, count_parameters
 from matscale.plugins.fcn import SIZES, build
 
 COUNTS = [9_434, 38_298, 181_278, 655_050, 1_325_706, 5_338_250, 13_024_650]

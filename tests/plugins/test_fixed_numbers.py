@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.manager import host
-from matscale.core.outputs import Outputs, predict
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.outputs import Outputs, predict
 
 ESCAIP = {"hidden": 8, "n_layers": 2, "n_heads": 2, "degree_channels": [1, 1, 0, 1, 1], "atom_channels": 3,
           "order_channels": 2, "n_order": 4, "distance_channels": 4, "n_radial": 6, "cutoff": 4.0, "n_neighbors": 8,

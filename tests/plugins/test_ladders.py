@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matscale.core.architecture import Architecture
-from matscale.core.describe import parameters
-from matscale.core.manager import get, host
+from matscale.core.estimate.describe import parameters
+from matscale.core.hosting.host import get, host
+from matscale.core.model.architecture import Architecture
 
 BUILT_IN = [a for a in host().architectures() if host().origin(a.name)[0] == "matscale"]
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.contract.structures import atom, crystal, metal, molecule, slab, structure, with_positions
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.layers.padding import Padding
-from matscale.core.manager import get
-from matscale.core.train.config import TrainConfig
+from matscale.core.hosting.host import get
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.layers.padding import Padding
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.setup import resolved
 from matscale.plugins.transformer.periodic import PairGeometry, PeriodicTransformer, PeriodicTransformerConfig
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from matscale.core.architecture import Architecture
 from matscale.core.contract.structures import crystal, metal, molecule, slab, structure
 from matscale.core.contract.subject import Subject
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import Structure
-from matscale.core.manager import host
-from matscale.core.outputs import Outputs, strained
-from matscale.core.potential import Potential
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture
+from matscale.core.model.outputs import Outputs, strained
+from matscale.core.model.potential import Potential
 from rounding import tf32
 
 FORCES = {"bf16": 0.03, "fp16": 0.005, "tf32": 0.005}

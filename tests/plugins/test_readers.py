@@ -16,9 +16,9 @@ from ase.db import connect
 from ase.io import read as ase_read
 from ase.io import write as ase_write
 
-from matscale.core.data.formats import find_sources, read, reader, reader_of
-from matscale.core.data.labels import Unusable
-from matscale.core.data.limits import Limits, using
+from matscale.core.data.sources.find import find_sources, read, reader, reader_of
+from matscale.core.data.sources.labels import Unusable
+from matscale.core.data.sources.limits import Limits, using
 from matscale.core.data.structure import full_to_voigt
 from matscale.core.errors import ConfigError, DataError
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from matscale.core.architecture import Architecture, DatasetInfo, count_parameters
 from matscale.core.config import Config
 from matscale.core.contract import structures
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.errors import ConfigError
 from matscale.core.flops import measure_step_flops
+from matscale.core.model.architecture import Architecture, DatasetInfo, count_parameters
 from matscale.plugins.transformer import register_architectures as register
 from matscale.plugins.transformer.plain import SIZES, Transformer, TransformerConfig, atom_number_encoding, build
 

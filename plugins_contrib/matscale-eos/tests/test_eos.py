@@ -18,10 +18,10 @@ from click.testing import CliRunner, Result
 from matscale_eos import fit, scan
 
 from matscale.cli import main
+from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import MatscaleError
-from matscale.core.train.config import TrainConfig
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.contract.structures import crystal, metal, slab
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.outputs import predict
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.outputs import predict
 
 INFO = DatasetInfo(mean_degree=30.0)
 SEED = 5

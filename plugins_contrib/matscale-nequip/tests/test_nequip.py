@@ -16,18 +16,18 @@ import pytest
 import torch
 from matscale_nequip import OMAT24, SIZES, NequipConfig, build, ladder, n_parameters, register_architectures
 
-from matscale.core.architecture import DatasetInfo, count_parameters
 from matscale.core.contract.structures import metal, structure
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.data.writer import ShardWriter
 from matscale.core.errors import ConfigError, DataError, StoppedEarly
-from matscale.core.potential import Potential
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.progress import Progress
-from matscale.core.train.record import Run
+from matscale.core.model.architecture import DatasetInfo, count_parameters
+from matscale.core.model.potential import Potential
+from matscale.core.progress import Progress
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
 from matscale.core.train.session import train
 from matscale.core.train.setup import resolved
 from matscale.testing import checks
@@ -42,7 +42,7 @@ def _one_thread() -> None:
 
 
 def test_the_installed_package_is_found_by_its_name():
-    from matscale.core.manager import host
+    from matscale.core.hosting.host import host
 
     assert host().architecture("nequip").config is NequipConfig
     assert host().origin("nequip")[0] == "matscale-nequip"

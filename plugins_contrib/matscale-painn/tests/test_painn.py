@@ -10,17 +10,17 @@ import torch
 from matscale_painn import Painn, PainnConfig, build, ladder, register_architectures
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo, count_parameters
 from matscale.core.contract.structures import crystal, metal, molecule, slab, structure, supercell
 from matscale.core.contract.subject import Subject
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure, voigt_to_full
-from matscale.core.data.writer import ShardWriter
 from matscale.core.flops import Probes, cost_of
-from matscale.core.outputs import predict
-from matscale.core.potential import Potential
-from matscale.core.train.config import TrainConfig
+from matscale.core.model.architecture import DatasetInfo, count_parameters
+from matscale.core.model.outputs import predict
+from matscale.core.model.potential import Potential
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 from matscale.core.train.setup import resolved
 from matscale.testing import checks
@@ -35,7 +35,7 @@ def _one_thread() -> None:
 
 
 def test_the_installed_package_is_found_by_its_name():
-    from matscale.core.manager import host
+    from matscale.core.hosting.host import host
 
     assert host().architecture("painn").config is PainnConfig
     assert host().origin("painn")[0] == "matscale-painn"

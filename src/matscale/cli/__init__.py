@@ -33,7 +33,7 @@ COMMANDS = {
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
     "import": ("matscale.cli.importing:importing", "Models of other programs, as runs: fairchem."),
-    "export": ("matscale.cli.exporting:exporting", "Runs, for other programs: fairchem."),
+    "export": ("matscale.cli.fairchem:exporting", "Runs, for other programs: fairchem."),
 }
 """Name -> (where the click command lives, its line in `matscale --help`)."""
 
@@ -49,7 +49,7 @@ class LazyGroup(click.Group):
             module, _, attribute = COMMANDS[cmd_name][0].partition(":")
             command: click.Command = getattr(import_module(module), attribute)
             return command
-        from matscale.core.manager import host
+        from matscale.core.hosting.host import host
 
         return host().command(cmd_name)
 

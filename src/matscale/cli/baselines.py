@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from matscale.cli.errors_table import errors_json, errors_table
-from matscale.cli.stages import Stages
+from matscale.cli.progress.stages import Stages
 
 
 @click.command()
@@ -36,9 +36,9 @@ def baselines(data: str, validation: float, seed: int, by: Literal["group", "str
     element energies; nearest looks up an atom's element and that of its nearest neighbour.
     """
     from matscale.core.baselines import evaluate_baselines, fit_baselines, passes
-    from matscale.core.data.catalog import resolve
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.named.catalog import resolve
     from matscale.core.data.split import split
+    from matscale.core.data.store.packed import PackedDataset
 
     with Stages() as stages:
         dataset = PackedDataset.open(resolve(data, stages), stages=stages)

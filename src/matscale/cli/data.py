@@ -15,8 +15,8 @@ from matscale.core.errors import did_you_mean
 from matscale.core.threads import usable_cores
 
 if TYPE_CHECKING:
-    from matscale.core.data.manifest import Manifest
     from matscale.core.data.references import References
+    from matscale.core.data.store.manifest import Manifest
 
 FOLDER = click.Path(path_type=Path)
 N_WORKERS = usable_cores()
@@ -104,9 +104,9 @@ def pack(
     or: elements in Al,O    elements not in Pu,U
     """
     from matscale.cli.pack_progress import PackProgress
-    from matscale.core.data.labels import Keys
-    from matscale.core.data.pack import describe_passed
-    from matscale.core.data.pack import pack as pack_sources
+    from matscale.core.data.sources.labels import Keys
+    from matscale.core.data.sources.pack import describe_passed
+    from matscale.core.data.sources.pack import pack as pack_sources
 
     given = Keys.parse(keys, group_key, units)
     with PackProgress() as progress:
@@ -133,12 +133,12 @@ def pack(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(dataset: str, verify: bool, as_json: bool) -> None:
     """Print what the packed dataset DIR holds and where it comes from."""
-    from matscale.core.data.manifest import Manifest
+    from matscale.core.data.store.manifest import Manifest
 
     folder = resolve(dataset)
     manifest = Manifest.read(folder)
     if verify:
-        from matscale.core.data.packed import PackedDataset
+        from matscale.core.data.store.packed import PackedDataset
 
         PackedDataset(folder, manifest).verify()
         click.echo(f"{folder}: every file is as it was packed.", err=True)
@@ -146,7 +146,7 @@ def info(dataset: str, verify: bool, as_json: bool) -> None:
 
 
 def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
-    from matscale.cli.table import aligned
+    from matscale.cli.text import aligned
 
     if as_json:
         values = manifest.model_dump(mode="json", exclude={"statistics", "fingerprint"})
@@ -200,9 +200,9 @@ def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> No
     """Fit element reference energies of the dataset DIR, and say how well they predict held-out structures."""
     import numpy as np
 
-    from matscale.core.data.packed import PackedDataset
     from matscale.core.data.references import fit_references
     from matscale.core.data.split import split
+    from matscale.core.data.store.packed import PackedDataset
 
     opened = PackedDataset.open(resolve(dataset))
     indices = np.arange(len(opened)) if validation is None else split(opened, validation, seed).train
@@ -213,7 +213,7 @@ def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> No
 def _reference_table(fitted: References, manifest: Manifest) -> str:
     from ase.data import atomic_numbers, chemical_symbols
 
-    from matscale.cli.table import aligned
+    from matscale.cli.text import aligned
 
     rows = [("element", "Z", "eV/atom", "atoms in dataset")]
     for z in fitted.elements:
@@ -234,8 +234,8 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
 
 def resolve(name: str) -> Path:
     """Folder of a dataset given as a path, or as a name that matscale can make."""
-    from matscale.cli.stages import Stages
-    from matscale.core.data.catalog import resolve as resolve_name
+    from matscale.cli.progress.stages import Stages
+    from matscale.core.data.named.catalog import resolve as resolve_name
 
     with Stages() as stages:
         return resolve_name(name, stages)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from matscale.cli.stages import Stages
+from matscale.cli.progress.stages import Stages
 from matscale.cli.types import PluginName, limit_option
 
 
@@ -70,10 +70,10 @@ def make(
     max_atoms, per_parent, dynamics, strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
     """
     from matscale.core.config import override, read_toml
-    from matscale.core.data.make import make as make_dataset
-    from matscale.core.data.recipe import Recipe
+    from matscale.core.data.synthetic.make import make as make_dataset
+    from matscale.core.data.synthetic.recipe import Recipe
     from matscale.core.errors import ConfigError
-    from matscale.core.manager import host
+    from matscale.core.hosting.host import host
     from matscale.core.threads import usable_cores
 
     keys = {"temperatures": "rattle_temperatures", "md_temperatures": "dynamics_temperatures"}
@@ -103,8 +103,8 @@ def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, 
     An interrupted download goes on when the same command is given again. A dataset in the cache can be used by its
     name (--data omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
     """
-    from matscale.core.data import fetch as fetching
-    from matscale.core.data.manifest import Manifest
+    from matscale.core.data.named import omat24 as fetching
+    from matscale.core.data.store.manifest import Manifest
     from matscale.core.threads import usable_cores
 
     with Stages() as stages:

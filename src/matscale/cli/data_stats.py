@@ -24,7 +24,7 @@ SHOWN = ("n_atoms", "energy_per_atom", "forces_norm", "stress_max")
 def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None, as_json: bool) -> None:
     """Print moments and histograms of the dataset DIR by source and by split."""
     from matscale.cli.data import resolve
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
     from matscale.core.errors import DataError
 
     opened = PackedDataset.open(resolve(dataset))
@@ -34,8 +34,8 @@ def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None
     except DataError as error:  # one group, one structure: there is no such split, and the rest can be shown
         click.echo(f"No split: {error}", err=True)
     if html is not None:
-        from matscale.core.data.figure import figure
         from matscale.core.files import write_text
+        from matscale.core.report.dataset_figure import figure
 
         write_text(html, figure(str(opened.path), tables))
         click.echo(f"figure: {html}", err=True)
@@ -48,7 +48,7 @@ def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None
 
 def _split_tables(opened: Any, validation: float, seed: int, by: Any) -> dict[str, Any]:
     from matscale.core.data.split import split
-    from matscale.core.data.statistics import by_part
+    from matscale.core.data.store.statistics import by_part
 
     parts = split(opened, validation, seed, by)
     tallies = by_part(opened, {"train": parts.train, "validation": parts.validation})
@@ -56,8 +56,8 @@ def _split_tables(opened: Any, validation: float, seed: int, by: Any) -> dict[st
 
 
 def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
-    from matscale.cli.table import aligned
-    from matscale.core.data.statistics import PROPERTIES
+    from matscale.cli.text import aligned
+    from matscale.core.data.store.statistics import PROPERTIES
 
     total = max(sum(elements.values()), 1)
     common = sorted(elements.items(), key=lambda item: -item[1])[:12]
@@ -79,7 +79,7 @@ def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
 
 def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
     """At most `n_rows` lines: the filled range of bins, neighbours joined."""
-    from matscale.core.data.statistics import edge
+    from matscale.core.data.store.statistics import edge
 
     bins = {number: count for number, count in moments["bins"]}  # noqa: C416 - pairs are lists here
     if not bins:

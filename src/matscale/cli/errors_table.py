@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 
-from matscale.cli.table import aligned
+from matscale.cli.text import aligned
 
 GPA = 160.2176634
 """GPa in 1 eV/Å³."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.stages import Shown, Stages
-from matscale.cli.table import aligned
+from matscale.cli.progress.stages import Shown, Stages
+from matscale.cli.text import aligned
 from matscale.cli.train import configuration, given, training_options
 from matscale.cli.words import duration, size_of
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matscale.core.estimate import Estimate
+    from matscale.core.estimate.estimate import Estimate
 
 
 @click.command()
@@ -56,8 +56,8 @@ def estimate(
             raise ConfigError(f"{study}: a study says all that its runs are. Leave the options of a single run out.")
         _study(study, on, mfu, time_steps, as_json)
         return
-    from matscale.core.estimate import TIME_STEPS
-    from matscale.core.estimate import estimate as estimated
+    from matscale.core.estimate.estimate import TIME_STEPS
+    from matscale.core.estimate.estimate import estimate as estimated
 
     time_steps = TIME_STEPS if time_steps is None else time_steps
     config, architecture = configuration(arch, size, params, file, given(options), assignments, None)

@@ -36,7 +36,7 @@ def fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "ra
     """
     from ase.data import chemical_symbols
 
-    from matscale.core.import_fairchem.run import import_run
+    from matscale.core.fairchem.run import import_run
 
     run, imported = import_run(checkpoint, target, weights)
     kind = {"ema": "averaged (EMA)", "raw": "raw"}[imported.weights]

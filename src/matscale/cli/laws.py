@@ -14,9 +14,9 @@ from matscale.cli.types import Amount, ArchitectureName
 from matscale.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from matscale.core.scaling.allocation.speed import Speed
     from matscale.core.scaling.fit import Options
-    from matscale.core.scaling.speed import Speed
-    from matscale.core.scaling.table import Table
+    from matscale.core.scaling.tables.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -174,8 +174,8 @@ def compare(
     cross, what the test could have seen, and what would settle it.
     """
     from matscale.cli.laws_text import comparison_text
-    from matscale.core.manager import host
-    from matscale.core.scaling.compare import compare as test
+    from matscale.core.hosting.host import host
+    from matscale.core.scaling.comparison.compare import compare as test
 
     table = _table(sources, columns, where, target, baselines, no_baselines)
     laws = [law for law in host().laws() if law.axes == ("x",)]
@@ -223,8 +223,8 @@ def plan(
     tell most.
     """
     from matscale.cli.laws_text import plan_text
+    from matscale.core.scaling.allocation.plan import make_plan
     from matscale.core.scaling.fit import Options, needs_curves
-    from matscale.core.scaling.plan import make_plan
 
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
@@ -253,7 +253,7 @@ def _speed(
     device: str | None, table: Table, precision: str | None, mfu: float | None
 ) -> Callable[[float], Speed] | None:
     """Parameters of a model -> its speed on the device; refuses options that only say something of a device."""
-    from matscale.core.scaling.speed import speed_on
+    from matscale.core.scaling.allocation.speed import speed_on
 
     if device is None:
         if precision or mfu:
@@ -274,8 +274,8 @@ def _table(
 ) -> Table:
     """The table of a command; how it was read, and what was left out unless the command lists it, go to stderr."""
     from matscale.cli.laws_text import excluded_text
-    from matscale.core.scaling.baselines import read_baselines, with_baselines
-    from matscale.core.scaling.sources import read
+    from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
+    from matscale.core.scaling.tables.sources import read
 
     merged = {key: value for pairs in columns for key, value in pairs.items()}
     chosen = {key: value for pairs in where for key, value in pairs.items()}

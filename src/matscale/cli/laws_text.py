@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from matscale.cli.table import aligned
-from matscale.core.scaling.digits import counted, number, percent, size, with_interval
+from matscale.cli.text import aligned
+from matscale.core.scaling.text import counted, number, percent, size, with_interval
 
 if TYPE_CHECKING:
-    from matscale.core.scaling.compare import Comparison
-    from matscale.core.scaling.pairs import Pair
-    from matscale.core.scaling.plan import Plan, Quantity
+    from matscale.core.scaling.allocation.plan import Plan, Quantity
+    from matscale.core.scaling.comparison.compare import Comparison
+    from matscale.core.scaling.comparison.pairs import Pair
     from matscale.core.scaling.result import Fit
     from matscale.core.scaling.select import Candidate
-    from matscale.core.scaling.table import Excluded
+    from matscale.core.scaling.tables.table import Excluded
 
 SHOWN = 6
 """Excluded runs that are listed one by one; `--json` lists all."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.table import aligned
+from matscale.cli.text import aligned
 from matscale.cli.types import ArchitectureName, ParameterCount
 from matscale.core.errors import MatscaleError, PluginError
 
 if TYPE_CHECKING:
-    from matscale.core.architecture import Architecture, ArchitectureConfig
-    from matscale.core.describe import Description
-    from matscale.core.manager import Host
+    from matscale.core.estimate.describe import Description
+    from matscale.core.hosting.host import Host
+    from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 
 @click.group()
@@ -32,7 +32,7 @@ def list_models(sizes: bool, as_json: bool) -> None:
     (forward, loss, backward) per atom of an fcc crystal in which a radius graph has 42 neighbours per atom. With
     --sizes they are left out for architectures without a formula for them: `models show` runs a step to count them.
     """
-    from matscale.core.manager import host
+    from matscale.core.hosting.host import host
 
     rows = [
         _row(host(), architecture, config)
@@ -61,8 +61,8 @@ def show(
 
     The configuration is the default one, or that of --size or --params, with every --set on top of it.
     """
-    from matscale.core.describe import configuration, counted_per_atom, describe
-    from matscale.core.manager import host
+    from matscale.core.estimate.describe import configuration, counted_per_atom, describe
+    from matscale.core.hosting.host import host
 
     architecture = host().architecture(name)
     distribution, version = host().origin(name)
@@ -104,8 +104,8 @@ def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> Non
 
     FLOPs are those of a training step per atom of the crystal of `models show`, where there is a formula for them.
     """
-    from matscale.core.describe import rungs
-    from matscale.core.manager import host
+    from matscale.core.estimate.describe import rungs
+    from matscale.core.hosting.host import host
 
     architecture = host().architecture(name)
     found = rungs(architecture, host(), smallest, largest, n)
@@ -132,7 +132,7 @@ def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig
 
 def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | None) -> dict[str, Any]:
     """One architecture that fails must not take the list of the others with it."""
-    from matscale.core.describe import configuration, describe
+    from matscale.core.estimate.describe import configuration, describe
 
     try:
         # To run a step of every published size of a large model would take minutes.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.table import aligned
+from matscale.cli.text import aligned
 from matscale.cli.types import PluginName
 
 if TYPE_CHECKING:
-    from matscale.core.architecture import Architecture
     from matscale.core.hosting.loading import Plugin
+    from matscale.core.model.architecture import Architecture
 
 COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
@@ -36,7 +36,7 @@ def list_plugins(load: bool, as_json: bool) -> None:
     and the hooks are those that the source marks. With --load it is `ok`, `failed`, `incompatible`, `blocked` or
     `clash` (works, under the name distribution:name).
     """
-    from matscale.core.manager import BLOCK, host
+    from matscale.core.hosting.host import BLOCK, host
 
     if load:
         host().load_all()
@@ -61,8 +61,8 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     the contract tests is what the architecture claims: see `matscale models show`.
     """
     from matscale.core.errors import PluginError
+    from matscale.core.hosting.host import host
     from matscale.core.hosting.loading import plugin_traceback
-    from matscale.core.manager import host
 
     plugin = host().plugin(name).load()
     if plugin.error is not None:
@@ -87,7 +87,7 @@ def new(name: str, output: Path | None) -> None:
     It works as it is: a small learned embedded atom, which passes the contract and can be trained.
     """
     from matscale.cli.scaffold import names, write
-    from matscale.core.manager import host
+    from matscale.core.hosting.host import host
 
     values = names(name, taken={plugin.name for plugin in host().plugins})
     folder = output or Path(name)

@@ -79,7 +79,7 @@ def _refuse_contradictions(ctx: click.Context, serve: bool, figures: Path | None
 
 
 def _options(baselines: Path | None, no_baselines: bool, samples: int) -> dict[str, Any]:
-    from matscale.core.scaling.baselines import read_baselines
+    from matscale.core.scaling.tables.baselines import read_baselines
 
     known = read_baselines(baselines) if baselines is not None else None
     return {"baselines": known, "measure_baselines": not no_baselines, "samples": samples}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from matscale.cli.table import aligned
+from matscale.cli.text import aligned
 from matscale.cli.words import duration
 from matscale.core.errors import ConfigError
 
@@ -38,8 +38,8 @@ def list_runs(
     crashed is a run that was killed: `matscale sweep`, or `matscale train --resume`, goes on with it. failed is one
     that ended with an error of its own.
     """
+    from matscale.core.runs.names import called
     from matscale.core.study import ledger
-    from matscale.core.train.names import called
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv are two ways to print the same: give one of them.")
@@ -90,7 +90,7 @@ def _number(value: float | None, form: str) -> str:
 def show(run: Path, as_json: bool) -> None:
     """Show one run: what it is, how it stands, what it cost, how well it does."""
     from matscale.cli.errors_table import errors_table
-    from matscale.cli.train_progress import pretrained
+    from matscale.cli.progress.train import pretrained
     from matscale.core.study.ledger import row, run_folders
     from matscale.core.study.outcome import read_info
 

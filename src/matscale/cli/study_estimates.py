@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matscale.cli.stages import Shown, Stages
-from matscale.cli.table import aligned
+from matscale.cli.progress.stages import Shown, Stages
+from matscale.cli.text import aligned
 from matscale.cli.words import duration, size_of
 
 if TYPE_CHECKING:

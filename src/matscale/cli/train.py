@@ -12,8 +12,8 @@ from matscale.cli.types import ArchitectureName, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matscale.core.architecture import Architecture
-    from matscale.core.train.config import TrainConfig
+    from matscale.core.model.architecture import Architecture
+    from matscale.core.runs.config import TrainConfig
 
 DEFAULT_PARAMETERS = 30_000
 """Without --size, --params or a configuration: small enough to learn the default data on two cores in minutes."""
@@ -138,7 +138,7 @@ def train(
 
         click.echo(to_toml(config.plain()), nl=False)
         return
-    from matscale.cli.train_progress import progress_for
+    from matscale.cli.progress.train import progress_for
     from matscale.core.train.distributed import World
     from matscale.core.train.session import train as start
 
@@ -164,9 +164,9 @@ def configuration(
 ) -> tuple[TrainConfig, Architecture]:
     """The resolved configuration and its architecture. Raises ConfigError for what does not go together."""
     from matscale.core.config import override, read_toml
-    from matscale.core.manager import get
-    from matscale.core.train.config import TrainConfig, merged
-    from matscale.core.train.record import Run
+    from matscale.core.hosting.host import get
+    from matscale.core.runs.config import TrainConfig, merged
+    from matscale.core.runs.record import Run
     from matscale.core.train.setup import resolved
 
     values: dict[str, Any] = Run.open(resumed).config.plain() if resumed else {}
@@ -194,7 +194,7 @@ def configuration(
 
 
 def _with_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    from matscale.core.train.config import merged
+    from matscale.core.runs.config import merged
 
     lengths = {"epochs", "steps"}
     if any(f"budget.{name}" in options for name in lengths):  # one of them replaces the other
@@ -224,11 +224,11 @@ def free_folder(config: TrainConfig) -> Path:
 def _conclude(run: Any, quiet: bool) -> None:
     """The table against the baselines; of pre-training, its error beside that of the trivial guess."""
     from matscale.cli.errors_table import errors_table
-    from matscale.cli.stages import Stages
-    from matscale.cli.train_progress import pretrained
-    from matscale.core.data.catalog import resolve
-    from matscale.core.data.packed import PackedDataset
-    from matscale.core.measure import compare
+    from matscale.cli.progress.stages import Stages
+    from matscale.cli.progress.train import pretrained
+    from matscale.core.data.named.catalog import resolve
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.inference.compare import compare
 
     if run.config.pretrain is not None:
         click.echo(f"Pre-training ({run.config.pretrain.task}): {pretrained(run.info['last'])}")

@@ -12,8 +12,8 @@ from matscale.cli.types import ArchitectureName, CommaSeparated, ParameterCount,
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matscale.core.study.lr_law import Rule
     from matscale.core.study.plan import Plan
-    from matscale.core.study.rule import Rule
     from matscale.core.study.tune import Tuned
 
 
@@ -63,10 +63,10 @@ def tune(
     A study takes the rule by `lr = "lr.toml"`. The runs are kept in studies/tune-ARCH: the same command again does only
     what is missing.
     """
-    from matscale.cli.sweep_progress import watcher_for
+    from matscale.cli.progress.sweep import watcher_for
     from matscale.core.config import override
-    from matscale.core.manager import host
-    from matscale.core.study.rule import write_rule
+    from matscale.core.hosting.host import host
+    from matscale.core.study.lr_law import write_rule
     from matscale.core.study.sweep import Sweep
     from matscale.core.study.tune import Tuning, default_output, rule
     from matscale.core.study.tune import tune as start
@@ -102,7 +102,7 @@ def tune(
 
 
 def _table(results: list[Tuned]) -> str:
-    from matscale.cli.table import aligned
+    from matscale.cli.text import aligned
 
     batches = any(result.batch is not None for result in results)
     heading = ["PARAMETERS", *(["BATCH"] if batches else []), "BEST LR", "LOSS", "AT LR/2", "AT 2 LR"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from matscale.core.train.units import LARGEST_MODEL, parse_count
+from matscale.core.units import LARGEST_MODEL, parse_count
 
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
@@ -67,7 +67,7 @@ class PluginName(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from matscale.core.hosting.catalogue import declared_hooks
-        from matscale.core.manager import host
+        from matscale.core.hosting.host import host
 
         def offers(plugin: Plugin) -> bool:
             hooks = declared_hooks(plugin.entry)
@@ -88,7 +88,7 @@ class LimitSetting(click.ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from dataclasses import fields
 
-        from matscale.core.data.limits import Limits
+        from matscale.core.data.sources.limits import Limits
 
         return [CompletionItem(f"{f.name}=") for f in fields(Limits) if f.name.startswith(incomplete)]
 
@@ -96,7 +96,7 @@ class LimitSetting(click.ParamType):
 def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
     """Have the limits count until the command has ended."""
     if given:
-        from matscale.core.data.limits import Limits, using
+        from matscale.core.data.sources.limits import Limits, using
 
         ctx.with_resource(using(Limits.parse(given)))
 

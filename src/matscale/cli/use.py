@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from matscale.cli.errors_table import errors_json, errors_table
-from matscale.cli.stages import Stages
+from matscale.cli.progress.stages import Stages
 from matscale.cli.types import limit_option
 from matscale.core.errors import ConfigError
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from matscale.core.data.packed import PackedDataset
-    from matscale.core.train.record import Run
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.runs.record import Run
 
 run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 checkpoint_option = click.option(
@@ -77,11 +77,11 @@ def evaluate(
 
     Baselines learn from the training part of the run, like the model.
     """
-    from matscale.core.data.catalog import resolve
-    from matscale.core.data.packed import PackedDataset
-    from matscale.core.measure import measure, rows_of, usable
-    from matscale.core.train.record import Run
-    from matscale.core.use import load
+    from matscale.core.data.named.catalog import resolve
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.inference.compare import measure, rows_of, usable
+    from matscale.core.inference.load import load
+    from matscale.core.runs.record import Run
 
     record = Run.open(run)
     if data is None and "dataset" not in record.info:
@@ -106,7 +106,7 @@ def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dic
     """Errors of the run's baselines; none, and a line that says why, if they are not available."""
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.errors import DataError
-    from matscale.core.measure import baselines_of
+    from matscale.core.inference.compare import baselines_of
 
     try:
         baselines = baselines_of(run)
@@ -143,8 +143,8 @@ def predict(
     They are written in order, with what FILE says of them, as the labels energy, forces and stress, which replace
     labels of these names.
     """
-    from matscale.core.predict import predict_file
-    from matscale.core.use import load
+    from matscale.core.inference.load import load
+    from matscale.core.inference.predict import predict_file
 
     potential = load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)
     with Stages() as stages:

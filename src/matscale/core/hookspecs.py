@@ -19,15 +19,15 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from matscale.core.architecture import Architecture, ArchitectureConfig, BatchShape
-    from matscale.core.data.formats import Reader
-    from matscale.core.data.labelers import Labeler
-    from matscale.core.import_fairchem.importer import Importer
+    from matscale.core.data.sources.find import Reader
+    from matscale.core.data.synthetic.labelers import Labeler
+    from matscale.core.fairchem.importer import Importer
+    from matscale.core.hosting.tracker import Tracker
+    from matscale.core.model.architecture import Architecture, ArchitectureConfig, BatchShape
+    from matscale.core.runs.record import Run
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
-    from matscale.core.train.record import Run
-    from matscale.core.train.tracker import Tracker
 
 hookspec = pluggy.HookspecMarker("matscale")
 hookimpl = pluggy.HookimplMarker("matscale")
@@ -38,7 +38,7 @@ hookimpl = pluggy.HookimplMarker("matscale")
 
 @hookspec
 def register_architectures() -> list[Architecture]:  # type: ignore[empty-body]
-    """Families of models: see `matscale.core.architecture.Architecture`."""
+    """Families of models: see `matscale.core.model.architecture.Architecture`."""
 
 
 @hookspec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.data.structure import Structure
 
 

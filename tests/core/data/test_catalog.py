@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from matscale.core.data import cache, catalog
-from matscale.core.data.packed import PackedDataset
-from matscale.core.data.recipe import Recipe
+from matscale.core.data.named import cache, catalog
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import DataError
 from matscale.core.files import DiskError
 
@@ -55,8 +55,8 @@ def test_another_recipe_is_another_folder(small, monkeypatch):
 def test_two_processes_at_once_make_it_once(tmp_path):
     script = (
         "import sys\n"
-        "from matscale.core.data import catalog\n"
-        "from matscale.core.data.recipe import Recipe\n"
+        "from matscale.core.data.named import catalog\n"
+        "from matscale.core.data.synthetic.recipe import Recipe\n"
         "catalog.EMBEDDED['emt'] = Recipe(n=40, per_parent=40, prototypes=('fcc',))\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
@@ -101,7 +101,7 @@ def test_a_lock_keeps_others_out_until_it_is_released(tmp_path):
 
 def test_a_killed_holder_leaves_no_lock_behind(tmp_path):
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom matscale.core.data import cache\n"
+        "import sys, time\nfrom pathlib import Path\nfrom matscale.core.data.named import cache\n"
         "with cache.lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     holder = subprocess.Popen(

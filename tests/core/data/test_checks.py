@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from matscale.core.data.checks import check_stress
-from matscale.core.data.formats import read
+from matscale.core.data.sources.find import read
+from matscale.core.data.stress_units import check_stress
 from matscale.core.errors import DataError
 
 GPA, KBAR = 160.21766, 1602.1766
@@ -40,8 +40,8 @@ def test_a_dataset_without_stress_has_nothing_to_check(structures, pack_into):
 
 
 def test_training_refuses_such_a_stress_unless_told_otherwise(structures, pack_into):
-    from matscale.core.manager import get
-    from matscale.core.train.config import TrainConfig
+    from matscale.core.hosting.host import get
+    from matscale.core.runs.config import TrainConfig
     from matscale.core.train.setup import prepare
 
     dataset = pack_into([replace(s, forces=0.1 * s.forces, stress=s.stress * KBAR) for s in structures(40)])

@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.units import kB
 
-from matscale.core.data.distort import langevin, overlaps, rattle, strain
+from matscale.core.data.synthetic.perturb import langevin, overlaps, rattle, strain
 
 
 class Springs:

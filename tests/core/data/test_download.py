@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from matscale.core.data import download
+from matscale.core.data.named import download
 from matscale.core.errors import DataError
 from webserver import Server, serving
 

@@ -14,8 +14,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
-from matscale.core.data import cache, catalog, download, fetch
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.named import cache, catalog, download, omat24
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
 from webserver import Server, serving
 
@@ -49,7 +49,7 @@ def server(monkeypatch, tmp_path) -> Iterator[Server]:
     monkeypatch.setattr(download, "CHUNK", 100)
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     with serving() as server:
-        monkeypatch.setenv(fetch.VARIABLE, server.url + "/")
+        monkeypatch.setenv(omat24.VARIABLE, server.url + "/")
         yield server
 
 
@@ -75,16 +75,16 @@ def test_a_dataset_comes_over_a_line_that_drops(server, archive, tmp_path):
 def test_a_truncated_archive_is_a_data_error_and_leaves_nothing(server, archive, tmp_path):
     server.files[VALIDATION] = archive[: len(archive) // 2]
     with pytest.raises(DataError, match="cut short"):
-        fetch.fetch("omat24/val/rattled-300")
+        omat24.fetch("omat24/val/rattled-300")
     assert [p.name for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
     server.files[VALIDATION] = archive
-    assert len(PackedDataset.open(fetch.fetch("omat24/val/rattled-300"))) == 6
+    assert len(PackedDataset.open(omat24.fetch("omat24/val/rattled-300"))) == 6
 
 
 @pytest.mark.network
 def test_the_archive_can_be_kept(server, archive, tmp_path):
     server.files[VALIDATION] = archive
-    path = fetch.fetch("omat24/val/rattled-300", tmp_path / "mine", keep_archive=True)
+    path = omat24.fetch("omat24/val/rattled-300", tmp_path / "mine", keep_archive=True)
     assert path == tmp_path / "mine"
     assert (tmp_path / "mine.tar.gz").read_bytes() == archive
 
@@ -92,7 +92,7 @@ def test_the_archive_can_be_kept(server, archive, tmp_path):
 def test_a_folder_in_use_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(DataError, match="is not a dataset"):
-        fetch.fetch("salex", tmp_path)
+        omat24.fetch("salex", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -108,13 +108,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     ],
 )
 def test_names_lead_to_the_published_addresses(name, address, monkeypatch):
-    monkeypatch.delenv(fetch.VARIABLE, raising=False)
+    monkeypatch.delenv(omat24.VARIABLE, raising=False)
     base = "https://dl.fbaipublicfiles.com/opencatalystproject/data/omat/"
-    assert fetch.ARCHIVES[fetch.canonical(name)].url == base + address
+    assert omat24.ARCHIVES[omat24.canonical(name)].url == base + address
 
 
 def test_all_eleven_subsets_have_a_training_and_a_validation_part():
-    assert len([name for name in fetch.ARCHIVES if name.startswith("omat24/")]) == 22
+    assert len([name for name in omat24.ARCHIVES if name.startswith("omat24/")]) == 22
 
 
 def test_a_wrong_subset_is_answered_with_the_nearest():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from matscale.core.data.figure import _outline, _short, figure
-from matscale.core.data.statistics import PROPERTIES
+from matscale.core.data.store.statistics import PROPERTIES
+from matscale.core.report.dataset_figure import _outline, _short, figure
 
 
 def test_sources_are_called_by_what_tells_them_apart() -> None:

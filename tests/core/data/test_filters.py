@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from matscale.core.data.filters import parse
+from matscale.core.data.sources.filters import parse
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from matscale.core.data import graph_cache
-from matscale.core.data.arrays import map_arrays
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache, open_cache
 from matscale.core.data.loader import Budget, Loader
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store import edge_cache_build
+from matscale.core.data.store.arrays import map_arrays
+from matscale.core.data.store.edge_cache_build import build_cache, open_cache
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
 from matscale.core.files import DiskError
 
@@ -37,7 +37,7 @@ def dataset(structures, pack_into):
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
-    monkeypatch.setattr(graph_cache, "PIECE", 7)
+    monkeypatch.setattr(edge_cache_build, "PIECE", 7)
 
 
 def assert_same_edges(one, other):
@@ -123,8 +123,8 @@ def test_an_interrupted_build_goes_on_where_it_stopped(dataset, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_cache(dataset, graph, progress=killed)
     assert open_cache(dataset, graph) is None
-    searched, real = [], graph_cache.neighbors
-    monkeypatch.setattr(graph_cache, "neighbors", lambda *args: searched.append(1) or real(*args))
+    searched, real = [], edge_cache_build.neighbors
+    monkeypatch.setattr(edge_cache_build, "neighbors", lambda *args: searched.append(1) or real(*args))
     build_cache(dataset, graph)
     assert 0 < len(searched) <= 30
     assert not list((dataset.path / "graphs" / "radius-4").glob(".parts*"))
@@ -132,7 +132,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(dataset, monkeypatch):
 
 def test_a_valid_cache_is_not_built_again(dataset, monkeypatch):
     build_cache(dataset, Graph.radius(4.0))
-    monkeypatch.setattr(graph_cache, "neighbors", None)
+    monkeypatch.setattr(edge_cache_build, "neighbors", None)
     build_cache(dataset, Graph.radius(4.0))
 
 
@@ -180,8 +180,8 @@ def test_only_the_damaged_file_is_built_again(dataset, monkeypatch):
     before = {file.name: file.read_bytes() for file in cache.folder.glob("*.*")}
     file = cache.folder / "edges-00002.safetensors"
     file.write_bytes(before[file.name][:-1] + b"!")
-    searched, real = [], graph_cache.neighbors
-    monkeypatch.setattr(graph_cache, "neighbors", lambda *args: searched.append(1) or real(*args))
+    searched, real = [], edge_cache_build.neighbors
+    monkeypatch.setattr(edge_cache_build, "neighbors", lambda *args: searched.append(1) or real(*args))
     with pytest.warns(UserWarning, match=r"edges-00002\.safetensors: has changed .* found again"):
         build_cache(dataset, graph)
     assert {file.name: file.read_bytes() for file in cache.folder.glob("*.*")} == before
@@ -227,7 +227,7 @@ def test_a_dataset_that_cannot_be_written_to_says_what_to_do(dataset):
 
 
 def _rank(path, queue):
-    graph_cache.PIECE = 7
+    edge_cache_build.PIECE = 7
     build_cache(PackedDataset.open(path), Graph.radius(4.0), progress=lambda done, total: queue.put(done))
 
 
@@ -240,7 +240,7 @@ def test_builders_at_the_same_time_wait_for_the_first(dataset):
     for rank in ranks:
         rank.join(60)
         assert rank.exitcode == 0
-    n_pieces = len(list(graph_cache._pieces([shard.n_structures for shard in dataset.manifest.shards])))
+    n_pieces = len(list(edge_cache_build._pieces([shard.n_structures for shard in dataset.manifest.shards])))
     seen = [queue.get(timeout=5) for _ in range(n_pieces)]
     assert seen == sorted(seen)
     assert queue.empty()  # only one of them searched

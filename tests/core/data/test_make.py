@@ -7,15 +7,15 @@ import pytest
 from ase.build import bulk, molecule
 from ase.io import write
 
-from matscale.core.data import catalog
-from matscale.core.data.crew import Crew
-from matscale.core.data.draw import family
-from matscale.core.data.labelers import Labeler
-from matscale.core.data.make import make
-from matscale.core.data.packed import PackedDataset
-from matscale.core.data.recipe import Recipe
+from matscale.core.data.named import catalog
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.synthetic.families import family
+from matscale.core.data.synthetic.labelers import Labeler
+from matscale.core.data.synthetic.make import make
+from matscale.core.data.synthetic.recipe import Recipe
+from matscale.core.data.synthetic.workers import Crew
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
 
 SMALL = Recipe(n=18, per_parent=3, max_atoms=6, elements=("Cu", "Ni"))
 

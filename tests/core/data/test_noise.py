@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from crystals import random_structures
+from matscale.core.data.augment import Noise
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.data.noise import Noise
 
 GRAPH = Graph.radius(4.0)
 

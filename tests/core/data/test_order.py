@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from matscale.core.data.order import Permutation, rotations, uniforms
+from matscale.core.counter_rng import Permutation, rotations, uniforms
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 255, 256, 257, 1000, 70_001])

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from ase.io import write as ase_write
 
-from matscale.core.data import pack as module
-from matscale.core.data.labels import Keys
-from matscale.core.data.pack import pack
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.sources import pack as module
+from matscale.core.data.sources.labels import Keys
+from matscale.core.data.sources.pack import pack
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
 
 
@@ -124,7 +124,7 @@ def test_a_join_that_was_interrupted_goes_on(source, tmp_path, monkeypatch):
 
 SCRIPT = """
 import sys
-from matscale.core.data.pack import pack
+from matscale.core.data.sources.pack import pack
 if __name__ == "__main__":
     pack([sys.argv[1]], sys.argv[2], task_size=20, shard_bytes=20000, workers=2)
 """

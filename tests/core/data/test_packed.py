@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from matscale.core.data.packed import PackedDataset, ShardWriter
-from matscale.core.data.shard import map_shard
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
+from matscale.core.data.store.shard import map_shard
 from matscale.core.errors import ConfigError, DataError
 
 LAYOUTS = {"one shard": {}, "many shards": {"piece_bytes": 3000, "shard_bytes": 8000}}
@@ -210,7 +210,7 @@ def test_until_the_writer_finishes_there_is_no_dataset(structures, tmp_path):
 
 
 def test_the_elements_of_some_structures_are_found_a_chunk_at_a_time(structures, pack_into, monkeypatch):
-    monkeypatch.setattr("matscale.core.data.packed._CHUNK", 3)
+    monkeypatch.setattr("matscale.core.data.store.packed._CHUNK", 3)
     given = structures(20)
     dataset, some = pack_into(given), [17, 2, 3, 11, 5]
     assert dataset.elements(some) == tuple(sorted({int(z) for k in some for z in given[k].atomic_numbers}))

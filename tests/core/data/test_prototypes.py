@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ase.neighborlist import neighbor_list
 
-from matscale.core.data.distort import overlaps
-from matscale.core.data.prototypes import PROTOTYPES, hermite, parent, radii, reduced
+from matscale.core.data.synthetic.perturb import overlaps
+from matscale.core.data.synthetic.prototypes import PROTOTYPES, hermite, parent, radii, reduced
 
 METALS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
 

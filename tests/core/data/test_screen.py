@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ase.geometry import get_distances
 
-from matscale.core.data.labels import Unusable
-from matscale.core.data.screen import screen
+from matscale.core.data.sources.labels import Unusable
+from matscale.core.data.sources.screen import screen
 from matscale.core.data.structure import Structure
 
 SOUND = Structure(

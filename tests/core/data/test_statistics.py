@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matscale.core.data.statistics import MAX_BINS, PROPERTIES, Summary, edge
+from matscale.core.data.store.statistics import MAX_BINS, PROPERTIES, Summary, edge
 
 STRESS = PROPERTIES["stress_component"]
 

@@ -12,13 +12,13 @@ from crystals import random_structures
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
+from matscale.core.estimate.live_bytes import LiveBytes
 from matscale.core.flops import Probes, cost_of, count_step, flops_of_kernel
 from matscale.core.flops.count import run_counted
 from matscale.core.flops.kernels import _KERNELS
-from matscale.core.memory import LiveBytes
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.readable import is_readable_wanted, readable_form
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.model.reference_path import is_readable_wanted, readable_form
 
 
 @torch.library.custom_op("matscale_tests::outer_sum", mutates_args=())

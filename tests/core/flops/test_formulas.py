@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from crystals import random_structures
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.flops import count_step
-from matscale.core.manager import get
-from matscale.core.potential import Potential
+from matscale.core.hosting.host import get
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential
 
 SMALL = {
     "channels": 3,

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from little import Site
-from matscale.core.import_fairchem import run
-from matscale.core.import_fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem import run
+from matscale.core.fairchem.checkpoint import Checkpoint
 
 PLUGIN = """
 import torch
 from matscale import hookimpl
-from matscale.core.architecture import Architecture, ArchitectureConfig
-from matscale.core.import_fairchem import Importer, copy_named
-from matscale.core.import_fairchem.options import renamed
-from matscale.core.outputs import Outputs
+from matscale.core.model.architecture import Architecture, ArchitectureConfig
+from matscale.core.fairchem import Importer, copy_named
+from matscale.core.fairchem.options import renamed
+from matscale.core.model.outputs import Outputs
 
 class LoneConfig(ArchitectureConfig):
     width: int = 1

@@ -8,7 +8,13 @@ import torch
 from matscale.core.contract import structures
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import full_to_voigt, voigt_to_full
-from matscale.core.layers.heads import DirectHeads, head_widths, mean_by_structure, sum_by_structure, symmetric_tensor
+from matscale.core.model.layers.heads import (
+    DirectHeads,
+    head_widths,
+    mean_by_structure,
+    sum_by_structure,
+    symmetric_tensor,
+)
 
 
 def test_six_numbers_become_the_tensor_in_voigt_order() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from matscale.core.contract import structures
 from matscale.core.data.neighbors import collate
-from matscale.core.layers.padding import Padding
+from matscale.core.model.layers.padding import Padding
 
 
 def test_padding_agrees_with_the_dense_batch_and_can_be_undone() -> None:

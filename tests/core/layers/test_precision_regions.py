@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from matscale.core.errors import ConfigError
-from matscale.core.layers.precision import full_precision, outside_autocast, refuse_half
+from matscale.core.precision import full_precision, outside_autocast, refuse_half
 
 HALVES = [torch.bfloat16, torch.float16]
 

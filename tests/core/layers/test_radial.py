@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matscale.core.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff, polynomial_cutoff
+from matscale.core.model.layers.radial import GaussianBasis, ShiftedSoftplus, cosine_cutoff, polynomial_cutoff
 
 ENVELOPES = [cosine_cutoff, polynomial_cutoff]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from matscale.core.layers.radial import ShiftedSoftplus
-from matscale.core.layers.rows import Rows
-from matscale.core.readable import readable_form
+from matscale.core.model.layers.linear_rows import Rows
+from matscale.core.model.layers.radial import ShiftedSoftplus
+from matscale.core.model.reference_path import readable_form
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.report.analysis import analyse
 from matscale.core.report.records import folders_of, read_records, short_names, thin
-from matscale.core.scaling.from_runs import read_runs
-from matscale.core.train.rows import Rows
+from matscale.core.runs.files import Rows
+from matscale.core.scaling.tables.from_runs import read_runs
 from synthetic_runs import make_run, make_study
 
 

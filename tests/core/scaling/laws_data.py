@@ -8,7 +8,7 @@ import numpy as np
 
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.means import Means
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
 
 SIZES = tuple(np.geomspace(1e4, 1e6, 8).round())
 TRUTH = {"E": 0.5, "A": 30.0, "B": 60.0, "alpha": 0.3, "beta": 0.35}

@@ -9,12 +9,12 @@ import pytest
 from laws_data import SIZES, grid, ladder, means_of
 
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.manager import host
-from matscale.core.scaling.compare import Comparison, compare
+from matscale.core.hosting.host import host
+from matscale.core.scaling.comparison.compare import Comparison, compare
+from matscale.core.scaling.comparison.pairs import pooled
+from matscale.core.scaling.comparison.power_of_test import power, slope_error, smallest_difference
 from matscale.core.scaling.intervals import quantile
-from matscale.core.scaling.pairs import pooled
-from matscale.core.scaling.power_of_test import power, slope_error, smallest_difference
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
 
 Rng = np.random.Generator
 LAWS = [law for law in host().laws() if law.axes == ("x",)]

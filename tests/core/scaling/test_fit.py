@@ -19,7 +19,7 @@ from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.frontier import hull
 from matscale.core.scaling.isoflop import optima
 from matscale.core.scaling.joint_verdict import contradicted
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.verdict import VERDICTS, learning
 
 Rng = np.random.Generator

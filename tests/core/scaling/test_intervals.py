@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from laws_data import means_of
 
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap, take_apart
 from matscale.core.scaling.intervals import profile, spread, t_intervals
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.solve import HUBER, solve
-from matscale.core.scaling.table import groups
+from matscale.core.scaling.tables.table import groups
 
 POWER, FLOOR, JOINT = (host().law(name) for name in ("power", "floor", "nd"))
 

@@ -12,10 +12,10 @@ from laws_data import TRUTH, grid, ladder
 
 import matscale
 from matscale.core.errors import ConfigError, DataError, MatscaleError
-from matscale.core.scaling.plan import make_plan, measured_cost, needed, optimal_size, reached
+from matscale.core.scaling.allocation.plan import make_plan, measured_cost, needed, optimal_size, reached
+from matscale.core.scaling.allocation.speed import Speed, speed_on
 from matscale.core.scaling.result import Fit
-from matscale.core.scaling.speed import Speed, speed_on
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
 from synthetic_runs import make_study
 
 LAW = np.array([list(TRUTH.values())])

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import matscale
-from matscale.core.manager import host
-from matscale.core.scaling.from_table import read_table
+from matscale.core.hosting.host import host
 from matscale.core.scaling.solve import solve
+from matscale.core.scaling.tables.from_table import read_table
 
 GEMSTONES = {"n": "params_active_precise", "d": "tokens", "loss": "final_loss", "run": "run_name", "step": "step"}
 PUBLISHED = [

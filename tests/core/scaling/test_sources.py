@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import matscale
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import write_json
-from matscale.core.scaling.baselines import FILE, measured, read_baselines, with_baselines
-from matscale.core.scaling.from_table import read_table
-from matscale.core.scaling.sources import read
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
+from matscale.core.scaling.tables.baselines import FILE, measured, read_baselines, with_baselines
+from matscale.core.scaling.tables.from_table import read_table
+from matscale.core.scaling.tables.sources import read
 from matscale.core.study import ledger
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.record import Run
 from matscale.core.train.session import train
 from synthetic_runs import make_run as make_synthetic
 from synthetic_runs import make_study

@@ -8,7 +8,7 @@ import pytest
 import matscale
 from matscale.core.errors import DataError
 from matscale.core.scaling.means import size_means, slice_of
-from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.tables.table import Table, groups
 
 ROW = {"arch": "m", "n": 1000.0, "loss": 2.0}
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from matscale.core.errors import DataError
+from matscale.core.runs.config import TrainConfig
 from matscale.core.study.clock import Clock, counted_flops, kind_of, work
 from matscale.core.study.outcome import State
 from matscale.core.study.planned import PlannedRun
-from matscale.core.train.config import TrainConfig
 from studies import planned
 
 FLOPS_PER_WORK = {"fcn": 6.0, "schnet": 300.0, "eqv2": 2000.0}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, PluginError
-from matscale.core.manager import get
+from matscale.core.hosting import tracker
+from matscale.core.hosting.host import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
-from matscale.core.study.rule import Rule, write_rule
-from matscale.core.train import tracker
+from matscale.core.study.lr_law import Rule, write_rule
 from matscale.core.train.setup import parts
 from studies import planned
 

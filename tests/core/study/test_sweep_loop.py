@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError, StoppedEarly
+from matscale.core.locks import FolderLock
+from matscale.core.runs.record import Run
 from matscale.core.study import ledger
 from matscale.core.study.claim import claim, is_claimed
 from matscale.core.study.launcher import Ended
@@ -23,8 +25,6 @@ from matscale.core.study.outcome import State, state_after, state_of
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
 from matscale.core.study.sweep import Sweep, Watcher, lay_out
-from matscale.core.train.lock import FolderLock
-from matscale.core.train.record import Run
 from studies import FakePool, completed, planned, rows
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.study.lr_law import Rule, read_rule, write_rule
 from matscale.core.study.plan import Plan
-from matscale.core.study.rule import Rule, read_rule, write_rule
 from matscale.core.study.sweep import lay_out
 from matscale.core.study.tune import Tuned, Tuning, best_batch, rule, tune
 from studies import completed

@@ -10,7 +10,7 @@ import torch
 from test_resume import assert_same, numbers, weights
 
 from matscale.core.errors import ConfigError, StoppedEarly
-from matscale.core.train.record import Run
+from matscale.core.runs.record import Run
 from matscale.core.train.session import train
 
 LENGTH, LEAVES = 20, 12

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from matscale.core.errors import MatscaleError
-from matscale.core.train import checkpoint
-from matscale.core.train.checkpoint import Checkpoint, DamagedCheckpoint
+from matscale.core.runs import checkpoint
+from matscale.core.runs.checkpoint import Checkpoint, DamagedCheckpoint
 
 FILES = ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 

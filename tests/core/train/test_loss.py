@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError
-from matscale.core.evaluation import evaluate
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
+from matscale.core.train.evaluation import evaluate
 from matscale.core.train.loss import LossConfig, Masks, Objective, decompose
 from matscale.core.train.metrics import Metrics
 from matscale.plugins.losses import HUBER_DELTA, register_losses

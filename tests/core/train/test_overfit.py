@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from matscale.core.data.packed import PackedDataset
-from matscale.core.manager import host
-from matscale.core.train.config import TrainConfig
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.hosting.host import host
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 from matscale.core.train.setup import resolved
 

@@ -18,15 +18,15 @@ from test_resume import assert_same
 
 import matscale
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.errors import ConfigError, DataError, StoppedEarly
 from matscale.core.flops.count import run_counted
-from matscale.core.manager import get
-from matscale.core.scaling.from_runs import read_runs
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
+from matscale.core.hosting.host import get
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
+from matscale.core.scaling.tables.from_runs import read_runs
 from matscale.core.train.distributed import World
-from matscale.core.train.record import Run
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare, resolved
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig, differences, merged
-from matscale.core.train.lock import FolderLock, is_locked
-from matscale.core.train.record import Run
-from matscale.core.train.rows import Rows
-from matscale.core.train.units import parse_count, parse_seconds
+from matscale.core.locks import FolderLock, is_locked
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig, differences, merged
+from matscale.core.runs.files import Rows
+from matscale.core.runs.record import Run
+from matscale.core.units import parse_count, parse_seconds
 
 CONFIG = TrainConfig.parse({"architecture": {"name": "tiny", "config": {"width": 3}}, "budget": {"max_time": "30m"}})
 
@@ -131,7 +131,7 @@ def test_a_look_at_a_run_does_not_keep_a_process_out(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", CONFIG)
-    script = "import os,sys;from pathlib import Path;from matscale.core.train.lock import FolderLock as L\n"
+    script = "import os,sys;from pathlib import Path;from matscale.core.locks import FolderLock as L\n"
     script += "l=L(Path(sys.argv[1]));l.__enter__();os.kill(os.getpid(),9)"
     assert subprocess.run([sys.executable, "-c", script, str(run.path)], check=False).returncode == -9
     assert "process" in (run.path / ".lock").read_text()

@@ -19,10 +19,10 @@ import torch
 
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, StoppedEarly
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.progress import Progress
-from matscale.core.train.record import TIMINGS, Run
+from matscale.core.progress import Progress
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import TIMINGS, Run
 from matscale.core.train.session import train
 
 

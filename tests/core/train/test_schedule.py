@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from matscale.core.errors import MatscaleError
-from matscale.core.train.config import BudgetConfig, OptimizerConfig, ScheduleConfig
+from matscale.core.runs.config import BudgetConfig, OptimizerConfig, ScheduleConfig
 from matscale.core.train.optim import Average, adamw, decays, load_optimizer_tensors, optimizer_tensors, set_lr
 from matscale.core.train.schedule import Budget, lr_factor
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 import matscale
 from matscale.cli import main
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
-from matscale.core.train.record import Run
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.runs.record import Run
 
 MakeRun = Callable[..., Run]
 TINY = {"hidden": 8, "filters": 8, "n_radial": 8, "n_layers": 1, "cutoff": 4.0}

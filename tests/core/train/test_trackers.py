@@ -10,18 +10,18 @@ import pytest
 from tiny import StopAt, architecture, configured
 
 from little import Site
-from matscale.core import manager
 from matscale.core.errors import ConfigError, PluginError, StoppedEarly
+from matscale.core.hosting import host
 from matscale.core.hosting.observers import PluginWarning
+from matscale.core.runs.files import Rows
+from matscale.core.runs.record import TIMINGS, Run
 from matscale.core.study.identity import identity
-from matscale.core.train.record import TIMINGS, Run
-from matscale.core.train.rows import Rows
 from matscale.core.train.session import train
 
 DIARY = """
 import json
 from matscale import hookimpl
-from matscale.core.train.tracker import Tracker
+from matscale.core.hosting.tracker import Tracker
 
 class Diary:
     def __init__(self, run, step):
@@ -47,9 +47,9 @@ def register_trackers():
 
 @pytest.fixture(autouse=True)
 def _fresh_host() -> Iterator[None]:
-    manager.host.cache_clear()
+    host.host.cache_clear()
     yield
-    manager.host.cache_clear()
+    host.host.cache_clear()
 
 
 def install(site: Site, fault: str = "pass", modules: tuple[str, ...] = (), **options: Any) -> None:

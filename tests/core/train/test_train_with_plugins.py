@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from little import Site, architecture, install_faulty
-from matscale.core import manager
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import PluginError
+from matscale.core.hosting import host
 from matscale.core.hosting.observers import PluginWarning
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.record import Run
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
 from matscale.core.train.session import train
 
 TIMED = ("wall", "time", "atoms_per_s", "flops_per_s", "wait", "mfu", "memory")
@@ -23,9 +23,9 @@ TIMED = ("wall", "time", "atoms_per_s", "flops_per_s", "wait", "mfu", "memory")
 
 @pytest.fixture(autouse=True)
 def _fresh_host() -> Iterator[None]:
-    manager.host.cache_clear()
+    host.host.cache_clear()
     yield
-    manager.host.cache_clear()
+    host.host.cache_clear()
 
 
 def run(data: PackedDataset, folder: Path, *plugins: str, architecture: str = "linear") -> Run:
@@ -56,7 +56,7 @@ def test_plugins_that_a_run_did_not_ask_for_change_nothing_in_it(
     install_faulty(site)
     site.install("a-nonsense", "from matscale import hookimpl\n@hookimpl\ndef register_losses(): return 3\n")
     site.install("a-raiser", "from matscale import hookimpl\n@hookimpl\ndef run_started(run): 1 / 0\n")
-    manager.host.cache_clear()
+    host.host.cache_clear()
     beside = run(alloys, tmp_path / "beside")  # a warning would be an error here
 
     assert beside.info["status"] == "completed"

@@ -16,16 +16,16 @@ import tiny
 import torch
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, MatscaleError, NonFiniteLossError
-from matscale.core.evaluation import evaluate
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
 from matscale.core.train.distributed import World
+from matscale.core.train.evaluation import evaluate
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LossConfig, Objective
-from matscale.core.train.record import Run
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare, resolved
 from matscale.plugins.losses import register_losses
@@ -282,9 +282,9 @@ def test_observers_see_the_whole_run(data: Path, tmp_path: Path, monkeypatch: py
         def __getattr__(self, name: str) -> object:
             return lambda **arguments: seen.append(name)
 
-    from matscale.core import manager
+    from matscale.core.hosting import host
 
-    real = manager.host()
+    real = host.host()
     fake = SimpleNamespace(loss=real.loss, step_flops=real.step_flops, architecture=real.architecture)
     fake.observers = lambda names, architecture, trackers=(): Watcher() if tuple(names) == ("watcher",) else None
     monkeypatch.setattr("matscale.core.train.session.host", lambda: fake)

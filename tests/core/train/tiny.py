@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.config import override
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset, ShardWriter
+from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.data.structure import Structure
 from matscale.core.errors import MatscaleError
-from matscale.core.outputs import Outputs, strained
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.progress import Progress, StepStatus
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.model.outputs import Outputs, strained
+from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 
 

@@ -17,7 +17,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
-from matscale.plugins.eqv2.names import config_from_fairchem, load_fairchem
+from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, load_fairchem
 
 SMALL = {
     "channels": 8,

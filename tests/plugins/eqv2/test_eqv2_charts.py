@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from matscale.core.contract.subject import ContractError
 from matscale.core.data.structure import Structure
-from matscale.core.manager import host
-from matscale.core.outputs import predict
-from matscale.core.readable import readable_form
+from matscale.core.hosting.host import host
+from matscale.core.model.outputs import predict
+from matscale.core.model.reference_path import readable_form
 from matscale.plugins.eqv2 import fast, rotation
 from matscale.plugins.eqv2.charts import HALF_WIDTH, ChartPassage
 from matscale.plugins.eqv2.rotation import POLAR, EdgeRotation

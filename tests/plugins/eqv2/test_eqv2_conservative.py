@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import Structure
-from matscale.core.outputs import predict
+from matscale.core.model.outputs import predict
 from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.model import graph
 

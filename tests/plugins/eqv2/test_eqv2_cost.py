@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.flops import count_step
-from matscale.core.manager import host
-from matscale.core.potential import Potential
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential
 
 
 def potential(small, **options: object) -> Potential:

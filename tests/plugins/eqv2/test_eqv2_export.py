@@ -18,17 +18,17 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
+from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.run import import_run, translate
 from matscale.core.files import DiskError
-from matscale.core.import_fairchem.checkpoint import Checkpoint
-from matscale.core.import_fairchem.run import import_run, translate
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.train import checkpoint as checkpoints
-from matscale.core.train.record import Run
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.runs import checkpoint as checkpoints
+from matscale.core.runs.record import Run
 from matscale.plugins.eqv2 import EqV2Config
-from matscale.plugins.eqv2.export import export_run
-from matscale.plugins.eqv2.names import config_from_fairchem, derived, fairchem_from_config
-from matscale.plugins.eqv2.tables import fairchem_tables
+from matscale.plugins.eqv2.fairchem.export import export_run
+from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, derived, fairchem_from_config
+from matscale.plugins.eqv2.fairchem.tables import fairchem_tables
 
 SMALL = {
     "channels": 4,

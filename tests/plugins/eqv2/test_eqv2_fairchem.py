@@ -21,13 +21,13 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.import_fairchem.checkpoint import Checkpoint, read
-from matscale.core.import_fairchem.run import import_run, translate
-from matscale.core.train.record import Run
+from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.run import import_run, translate
+from matscale.core.runs.record import Run
 from matscale.plugins.eqv2 import EqV2, graph
-from matscale.plugins.eqv2.fairchem import configuration
+from matscale.plugins.eqv2.fairchem.importer import configuration
+from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, fairchem_name
 from matscale.plugins.eqv2.heads import parts_from_tensor, tensor_from_parts
-from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name
 
 BACKBONE = {
     "model": "equiformer_v2_backbone",

@@ -14,8 +14,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import MatscaleError
-from matscale.core.outputs import Outputs
-from matscale.core.train.config import OptimizerConfig
+from matscale.core.model.outputs import Outputs
+from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 from matscale.plugins.eqv2 import EqV2, fast, graph
 from matscale.plugins.eqv2.fast import sizes

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 import matscale
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
-from matscale.core.train.record import Run
+from matscale.core.runs.record import Run
 
 MakeRun = Callable[..., Run]
 TINY = dict.fromkeys(["channels", "edge_channels", "attention_hidden", "alpha_channels", "ffn_hidden"], 4) | {

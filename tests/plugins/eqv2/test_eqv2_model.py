@@ -11,14 +11,14 @@ from e3nn import o3
 from torch import nn
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.readable import readable_form
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.reference_path import readable_form
 from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims, fast
 from matscale.plugins.eqv2.blocks import Drop, make_norm
 from matscale.plugins.eqv2.edges import WideGaussians
-from matscale.plugins.eqv2.names import config_from_fairchem, fairchem_name, load_fairchem
+from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, fairchem_name, load_fairchem
 from matscale.plugins.eqv2.rotation import wigner
 
 

@@ -13,8 +13,8 @@ from e3nn import o3
 from torch import Tensor
 
 from matscale.cli import main
-from matscale.core.data.packed import PackedDataset
-from matscale.core.outputs import predict
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.model.outputs import predict
 from matscale.plugins.eqv2.edges import Edges
 
 FORMS = [

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from matscale.core.architecture import count_parameters
 from matscale.core.data.structure import Structure
+from matscale.core.model.architecture import count_parameters
 from matscale.plugins.eqv2 import SIZES, EqV2, EqV2Config, ladder
 from matscale.plugins.eqv2.counts import parameters, total
-from matscale.plugins.eqv2.names import published_counts
+from matscale.plugins.eqv2.fairchem.names import published_counts
 from matscale.plugins.eqv2.sizes import rungs
 
 OMAT24 = {

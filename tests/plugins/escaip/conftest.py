@@ -16,8 +16,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.plugins.escaip.config import EScAIPConfig
+from matscale.plugins.escaip.fairchem.names import config_from_fairchem, load_fairchem
 from matscale.plugins.escaip.model import EScAIP, graph
-from matscale.plugins.escaip.names import config_from_fairchem, load_fairchem
 
 
 @pytest.fixture(autouse=True)

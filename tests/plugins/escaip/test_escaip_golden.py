@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from matscale.core.architecture import count_parameters
-from matscale.core.outputs import predict
+from matscale.core.model.architecture import count_parameters
+from matscale.core.model.outputs import predict
 
 
 def test_the_layout_keeps_the_neighbours_of_the_golden_run(golden) -> None:

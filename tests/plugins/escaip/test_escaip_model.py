@@ -11,12 +11,12 @@ import torch
 from e3nn import o3
 from torch.testing import assert_close
 
-from matscale.core.architecture import DatasetInfo, count_parameters
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.readable import readable_form
+from matscale.core.model.architecture import DatasetInfo, count_parameters
+from matscale.core.model.reference_path import readable_form
 from matscale.plugins.escaip import SIZES, EScAIP, EScAIPConfig, build, graph
 from matscale.plugins.escaip.layout import soft_rank
 

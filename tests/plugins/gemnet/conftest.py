@@ -18,8 +18,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.plugins.gemnet import GemNet, GemNetConfig, graph
-from matscale.plugins.gemnet.names import state_from_fairchem
-from matscale.plugins.gemnet.options import config_from_fairchem
+from matscale.plugins.gemnet.fairchem.names import state_from_fairchem
+from matscale.plugins.gemnet.fairchem.options import config_from_fairchem
 
 SMALL = {
     "n_layers": 2,

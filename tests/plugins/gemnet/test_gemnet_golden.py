@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from matscale.core.architecture import count_parameters
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.outputs import predict
+from matscale.core.model.architecture import count_parameters
+from matscale.core.model.outputs import predict
+from matscale.plugins.gemnet.fairchem.names import fairchem_name, state_from_fairchem
+from matscale.plugins.gemnet.fairchem.options import config_from_fairchem
 from matscale.plugins.gemnet.geometry import Geometry
 from matscale.plugins.gemnet.layers import Scale
-from matscale.plugins.gemnet.names import fairchem_name, state_from_fairchem
-from matscale.plugins.gemnet.options import config_from_fairchem
 
 MODELS = [("t", "direct"), ("t", "gradient"), ("oc", "direct")]
 

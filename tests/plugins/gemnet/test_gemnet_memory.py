@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from matscale.core.errors import ConfigError
-from matscale.core.outputs import predict
+from matscale.core.model.outputs import predict
 from matscale.plugins.gemnet import angles, dihedrals
 from matscale.plugins.gemnet.links import links_of
 from matscale.plugins.gemnet.memory import group_limits, least_bytes, total_memory

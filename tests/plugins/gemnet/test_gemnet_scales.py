@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from matscale.core.data.neighbors import collate
-from matscale.core.data.packed import PackedDataset
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 from matscale.plugins.gemnet import GemNet, graph
 from matscale.plugins.gemnet.layers import Scale

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from matscale.core.architecture import DatasetInfo, count_parameters
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError
+from matscale.core.model.architecture import DatasetInfo, count_parameters
 from matscale.plugins.gemnet import SIZES, GemNet, GemNetConfig, build, graph, ladder
 from matscale.plugins.gemnet.layers import Scale
 

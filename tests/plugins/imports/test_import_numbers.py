@@ -18,10 +18,10 @@ import matscale
 from fairchem_files import GOLDEN, Theirs, write
 from matscale.cli import main
 from matscale.core.data.neighbors import collate
-from matscale.core.import_fairchem import inference
-from matscale.core.import_fairchem.checkpoint import Checkpoint, read
-from matscale.core.import_fairchem.run import Imported, translate
-from matscale.core.train.record import Run
+from matscale.core.fairchem import inference
+from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.run import Imported, translate
+from matscale.core.runs.record import Run
 
 ONE_PIECE = ("gemnet-t", "gemnet-dt", "gemnet-oc")
 

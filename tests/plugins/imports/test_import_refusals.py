@@ -11,9 +11,9 @@ import torch
 
 from fairchem_files import NORMALIZATION, Theirs, task, write, write_inference
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.import_fairchem import inference
-from matscale.core.import_fairchem.checkpoint import Checkpoint, read
-from matscale.core.import_fairchem.run import translate
+from matscale.core.fairchem import inference
+from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.run import translate
 
 
 def as_is(content: dict[str, Any], choice: Any = "auto") -> Any:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 
-from matscale.core.data.labelers import MPTRJ_ELEMENTS, Labeler, label
-from matscale.core.data.prototypes import parent
+from matscale.core.data.synthetic.labelers import MPTRJ_ELEMENTS, Labeler, label
+from matscale.core.data.synthetic.prototypes import parent
 from matscale.core.errors import PluginError
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
 from matscale.plugins.labelers import chgnet, sevennet
 from matscale.plugins.labelers.emt import FastEMT
 

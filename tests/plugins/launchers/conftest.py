@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from studies import PATIENCE, said, study_file, sweeping, trained
 
 LENGTH: dict[str, Any] = {

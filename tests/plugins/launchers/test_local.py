@@ -110,7 +110,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(pool: LocalPool, tmp
 
 
 def test_the_nursery_forks_since_it_has_one_thread_only() -> None:
-    code = "from matscale.plugins.launchers.nursery import may_fork, warm_up; warm_up(); print(may_fork())"
+    code = "from matscale.plugins.launchers.fork_server import may_fork, warm_up; warm_up(); print(may_fork())"
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
 from matscale.core.scaling.law import Law
 from matscale.core.scaling.solve import HUBER, refine, solve
 from matscale.plugins.laws import register_laws

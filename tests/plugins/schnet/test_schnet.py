@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from matscale.core.architecture import DatasetInfo, count_parameters
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
-from matscale.core.outputs import predict
+from matscale.core.model.architecture import DatasetInfo, count_parameters
+from matscale.core.model.outputs import predict
 from matscale.plugins.schnet import SIZES, SchNet, SchNetConfig, build
-from matscale.plugins.schnet.names import config_from_fairchem, load_fairchem
+from matscale.plugins.schnet.fairchem.names import config_from_fairchem, load_fairchem
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.contract.structures import crystal, metal, molecule, slab
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.outputs import predict
-from matscale.core.readable import readable_form
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.outputs import predict
+from matscale.core.model.reference_path import readable_form
 from matscale.plugins.schnet import SchNet, SchNetConfig, build
 from matscale.plugins.schnet.pairs import Pairs
 

@@ -11,7 +11,7 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra: 
 from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
 from tracked import points, train_tracked
 
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 
 
 def test_all_sessions_of_a_run_are_one_curve_with_the_numbers_of_metrics_jsonl(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tracked import points, train_tracked
 
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.hosting.observers import PluginWarning
 
 pytestmark = pytest.mark.skipif(find_spec("trackio") is None, reason="trackio is not installed (extra: trackers)")

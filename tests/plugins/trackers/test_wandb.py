@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tracked import points, train_tracked
 
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 
 pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed (extra: trackers)")
 

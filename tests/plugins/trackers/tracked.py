@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import StoppedEarly
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import Run
+from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
 from matscale.core.train.session import train
 
 Points = dict[tuple[str, int], float]

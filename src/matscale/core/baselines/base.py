@@ -14,10 +14,10 @@ from torch import Tensor
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
 
 CHUNK = 1024
 """Structures that are in memory at once while a baseline is fitted."""

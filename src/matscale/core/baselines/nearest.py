@@ -26,10 +26,10 @@ from matscale.core.baselines.base import Baseline, MaskedSum, batches
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.errors import DataError
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
 
 TIE = 1e-4
 """Å within which two distances are equal: far above float32 rounding, far below any displacement of interest."""

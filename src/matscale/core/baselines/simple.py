@@ -13,10 +13,10 @@ from torch import Tensor
 
 from matscale.core.baselines.base import Baseline, MaskedSum, batches, single
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
 
 
 @dataclass(frozen=True)

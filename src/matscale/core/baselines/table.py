@@ -15,7 +15,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
     from matscale.core.train.loss import LossConfig
 
 BASELINES: dict[str, type[Baseline]] = {
@@ -43,8 +43,8 @@ def evaluate_baselines(
     batches: Callable[[], Iterable[AtomicBatch]],
     loss: LossConfig | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of `matscale.core.evaluation.evaluate` by baseline; `batches()` starts a pass over the data anew."""
-    from matscale.core.evaluation import evaluate
+    """Metrics of `matscale.core.train.evaluation` by baseline; `batches()` starts a pass over the data anew."""
+    from matscale.core.train.evaluation import evaluate
 
     return {name: evaluate(baseline, batches(), loss) for name, baseline in baselines.items()}
 

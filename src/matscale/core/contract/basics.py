@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.contract.check import register
 from matscale.core.contract.structures import (
     atom,
@@ -28,7 +27,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.errors import DataError
 from matscale.core.flops import count_step
-from matscale.core.outputs import Outputs
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.outputs import Outputs
 
 
 @register("shapes-and-dtypes")

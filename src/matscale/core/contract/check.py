@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from matscale.core.architecture import Architecture, ArchitectureConfig
 from matscale.core.contract.subject import ContractError, Subject
+from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 Condition = Callable[[Subject], str | None]
 """Why a check does not apply to a subject; None if it does."""

@@ -21,7 +21,7 @@ from matscale.core.contract.structures import molecule
 from matscale.core.contract.subject import ContractError, Subject, require
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import Structure
-from matscale.core.potential import Potential
+from matscale.core.model.potential import Potential
 
 FACTOR = 3.0
 """Of all weights, if energy and forces are finite then."""

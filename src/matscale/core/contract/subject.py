@@ -12,13 +12,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.contract.structures import crystal
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential, Scales
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential, Scales
 
 
 class ContractError(AssertionError):

@@ -12,7 +12,7 @@ from matscale.core.contract.check import claiming, register
 from matscale.core.contract.structures import crystal, metal, molecule, slab, supercell, with_positions
 from matscale.core.contract.subject import Subject, require_equal
 from matscale.core.data.structure import Structure
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
 
 
 def _structures() -> list[Structure]:

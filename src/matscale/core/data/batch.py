@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from matscale.core.layers.precision import times_matrix
+from matscale.core.precision import times_matrix
 
 if TYPE_CHECKING:
-    from matscale.core.architecture import BatchShape
+    from matscale.core.model.architecture import BatchShape
 
 FLAT = 1e-6
 """Share of the product of their lengths below which three lattice vectors lie in one plane."""
@@ -82,7 +82,7 @@ class AtomicBatch:
     @property
     def shape(self) -> BatchShape:
         """The sizes on which the cost of a step depends."""
-        from matscale.core.architecture import BatchShape
+        from matscale.core.model.architecture import BatchShape
 
         squares = int((self.atoms_per_structure.long() ** 2).sum())
         return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)

@@ -14,7 +14,7 @@ from matscale.core.data.neighbors import nearest_distance
 from matscale.core.errors import DataError
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
 
 
 def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray[np.integer], graph: Graph) -> None:

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from matscale.core.counter_rng import Permutation, rotations, uniforms
+from matscale.core.data.augment import Noise
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache
 from matscale.core.data.isolated import check_batch
-from matscale.core.data.noise import Noise
-from matscale.core.data.order import Permutation, rotations, uniforms
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.edge_cache_build import build_cache
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 
 _WINDOW = 1 << 17

@@ -30,7 +30,7 @@ from matscale.core.errors import DataError
 from matscale.core.parsing import parse_json
 
 if TYPE_CHECKING:
-    from matscale.core.data.packed import PackedDataset
+    from matscale.core.data.store.packed import PackedDataset
 
 CHUNK = 8192
 FOLDS = 5

@@ -103,7 +103,7 @@ class Structure:
 
     @classmethod
     def from_ase(cls, atoms: Any, source: str = "") -> Structure:
-        """Geometry of an ase.Atoms; its labels are the business of `matscale.core.data.labels`."""
+        """Geometry of an ase.Atoms; its labels are the business of `matscale.core.data.sources.labels`."""
         return cls(
             atomic_numbers=atoms.get_atomic_numbers().astype(np.int64),
             positions=np.array(atoms.get_positions(), dtype=np.float64),

@@ -9,13 +9,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.flops.elementwise import ElementwiseCounter
 from matscale.core.flops.kernels import kernels
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.readable import readable_form
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.model.reference_path import readable_form
 
 
 @dataclass(frozen=True)

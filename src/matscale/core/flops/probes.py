@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 
 N_FITTED, N_SAMPLED = 8, 128
 

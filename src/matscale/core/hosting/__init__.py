@@ -1,1 +1,1 @@
-"""How plugins are found, imported and asked; `matscale.core.manager` is the door to it."""
+"""How plugins are found, imported and asked; `matscale.core.hosting.host` is the door to it."""

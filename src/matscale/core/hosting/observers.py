@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from matscale.core.train.record import Run
+    from matscale.core.runs.record import Run
 
 
 class PluginWarning(UserWarning):

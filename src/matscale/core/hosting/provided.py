@@ -26,14 +26,14 @@ class Kind:
 KINDS = {
     kind.word: kind
     for kind in (
-        Kind("architecture", "register_architectures", "matscale.core.architecture:Architecture"),
-        Kind("reader", "register_readers", "matscale.core.data.formats:Reader"),
-        Kind("labeler", "register_labelers", "matscale.core.data.labelers:Labeler"),
+        Kind("architecture", "register_architectures", "matscale.core.model.architecture:Architecture"),
+        Kind("reader", "register_readers", "matscale.core.data.sources.find:Reader"),
+        Kind("labeler", "register_labelers", "matscale.core.data.synthetic.labelers:Labeler"),
         Kind("loss", "register_losses", "matscale.core.train.loss:Loss"),
         Kind("law", "register_laws", "matscale.core.scaling.law:Law"),
-        Kind("tracker", "register_trackers", "matscale.core.train.tracker:Tracker"),
+        Kind("tracker", "register_trackers", "matscale.core.hosting.tracker:Tracker"),
         Kind("launcher", "register_launchers", "matscale.core.study.launcher:Launcher"),
-        Kind("importer", "register_importers", "matscale.core.import_fairchem.importer:Importer"),
+        Kind("importer", "register_importers", "matscale.core.fairchem.importer:Importer"),
         Kind("command", "register_commands", "click:Command"),
     )
 }
@@ -80,7 +80,7 @@ def _check(kind: Kind, value: Any) -> None:
 
 def _check_architecture(value: Any) -> None:
     """What the type of a frozen dataclass alone does not see to."""
-    from matscale.core.architecture import ArchitectureConfig
+    from matscale.core.model.architecture import ArchitectureConfig
 
     if not isinstance(value.config, type) or not issubclass(value.config, ArchitectureConfig):
         raise PluginError(f"architecture {value.name!r}: config is {_shown(value.config)}, not an ArchitectureConfig.")

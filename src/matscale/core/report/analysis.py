@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from matscale.core.errors import DataError, MatscaleError
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
 from matscale.core.report.records import Records
-from matscale.core.scaling.baselines import with_baselines
-from matscale.core.scaling.compare import Comparison, compare
+from matscale.core.scaling.comparison.compare import Comparison, compare
 from matscale.core.scaling.fit import Options, fit_law, varies, ways, widest
-from matscale.core.scaling.from_runs import ERRORS, Known, read_runs
 from matscale.core.scaling.result import Fit
-from matscale.core.scaling.table import Excluded, Table, groups
+from matscale.core.scaling.tables.baselines import with_baselines
+from matscale.core.scaling.tables.from_runs import ERRORS, Known, read_runs
+from matscale.core.scaling.tables.table import Excluded, Table, groups
 
 TERMS = ("energy", "forces", "stress")
 

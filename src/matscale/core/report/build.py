@@ -17,7 +17,7 @@ from matscale.core.report.analysis import TERMS, Analysis, analyse, main_axis, o
 from matscale.core.report.records import ALONG, MEASURED, Records, folders_of, read_records
 from matscale.core.scaling.fit import varies
 from matscale.core.scaling.result import Fit
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
 
 MARKS = (
     "Filled points carry the law, open ones do not; the band is where 95 % of new sizes fall; a dotted line is no law."

@@ -12,11 +12,11 @@ from matscale.core.report.analysis import levels
 from matscale.core.report.colours import NEUTRAL, faint, scale, style
 from matscale.core.report.layout import AXES, figure, rounded
 from matscale.core.report.words import symbol
-from matscale.core.scaling.digits import size
 from matscale.core.scaling.frontier import curves
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit, bars
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.text import size
 
 UNITS = {
     "loss": ("validation loss", 1.0),

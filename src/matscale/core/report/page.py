@@ -13,7 +13,7 @@ from matscale.core.report import tables
 from matscale.core.report.build import SECTIONS, Panel, Report, choices
 from matscale.core.report.runs_figures import data_levels
 from matscale.core.report.words import refused
-from matscale.core.scaling.digits import counted
+from matscale.core.scaling.text import counted
 from matscale.version import __version__
 
 TITLES = {

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from matscale.core.errors import DataError, MatscaleError
-from matscale.core.scaling.from_runs import NEEDED, config_of
-from matscale.core.scaling.sources import expand
-from matscale.core.scaling.table import Excluded
+from matscale.core.runs.files import Rows
+from matscale.core.runs.info import changed_rows, read_info
+from matscale.core.runs.names import CONFIG, INFO, METRICS
+from matscale.core.scaling.tables.from_runs import NEEDED, config_of
+from matscale.core.scaling.tables.sources import expand
+from matscale.core.scaling.tables.table import Excluded
 from matscale.core.study.ledger import run_folders
 from matscale.core.study.outcome import state_of
-from matscale.core.train.info import changed_rows, read_info
-from matscale.core.train.names import CONFIG, INFO, METRICS
-from matscale.core.train.rows import Rows
 
 ALONG = {
     "flops": "training FLOPs",

@@ -10,8 +10,8 @@ import numpy as np
 from matscale.core.report.colours import scale, style
 from matscale.core.report.layout import AXES, figure, rounded
 from matscale.core.report.records import ALONG, MEASURED, RunRecord
-from matscale.core.scaling.digits import size
-from matscale.core.scaling.table import groups
+from matscale.core.scaling.tables.table import groups
+from matscale.core.scaling.text import size
 
 BY = ("architecture", "size", "data")
 

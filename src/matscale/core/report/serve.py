@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from matscale.core.errors import MatscaleError
 from matscale.core.report.records import folders_of
-from matscale.core.train.names import INFO, METRICS
+from matscale.core.runs.names import INFO, METRICS
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -10,8 +10,8 @@ from typing import Any
 from matscale.core.report.analysis import Analysis
 from matscale.core.report.records import RunRecord
 from matscale.core.report.words import chip, exponents, reach
-from matscale.core.scaling.digits import number, percent, size
-from matscale.core.scaling.table import Excluded
+from matscale.core.scaling.tables.table import Excluded
+from matscale.core.scaling.text import number, percent, size
 
 RUN_COLUMNS = (
     "run", "status", "architecture", "N", "D", "seed", "epochs", "FLOPs", "hours", "loss", "energy meV/atom",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from matscale.core.report.analysis import Refused
-from matscale.core.scaling.compare import Comparison, Pair
-from matscale.core.scaling.digits import counted, number, percent, size, with_interval
+from matscale.core.scaling.comparison.compare import Comparison, Pair
 from matscale.core.scaling.result import Fit
+from matscale.core.scaling.text import counted, number, percent, size, with_interval
 
 OVER = {
     "n": "parameters N", "d": "training structures D", "c": "training compute C", "nd": "parameters and data",

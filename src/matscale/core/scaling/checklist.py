@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from matscale.core.scaling.digits import counted, percent, size
 from matscale.core.scaling.result import Fit
-from matscale.core.scaling.table import AXES
+from matscale.core.scaling.tables.table import AXES
+from matscale.core.scaling.text import counted, percent, size
 
 UNKNOWN = "not recorded"
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
-from matscale.core.manager import host
-from matscale.core.scaling.baselines import with_baselines
+from matscale.core.hosting.host import host
 from matscale.core.scaling.frontier import fit_frontier
 from matscale.core.scaling.isoflop import fit_isoflop
 from matscale.core.scaling.joint import fit_joint
@@ -15,8 +14,9 @@ from matscale.core.scaling.law import Law
 from matscale.core.scaling.means import BESIDE, has_one_cost
 from matscale.core.scaling.one_variable import fit_slice
 from matscale.core.scaling.result import Fit
-from matscale.core.scaling.sources import Source, read
-from matscale.core.scaling.table import AXES, Table, groups
+from matscale.core.scaling.tables.baselines import with_baselines
+from matscale.core.scaling.tables.sources import Source, read
+from matscale.core.scaling.tables.table import AXES, Table, groups
 
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
 """What `law` may say, besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, a

@@ -13,14 +13,14 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.errors import DataError
-from matscale.core.scaling.digits import counted
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means, size_means
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import solve
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.text import counted
 from matscale.core.scaling.verdict import Reason, flat, learning, verdict
 
 SKIPPED = 0.1

@@ -11,7 +11,7 @@ from matscale.core.scaling.intervals import spread
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import HUBER, solve
-from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.tables.table import Table, groups
 
 
 @dataclass(frozen=True)

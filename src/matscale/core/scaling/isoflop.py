@@ -19,7 +19,7 @@ from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
-from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.verdict import Reason, learning, verdict
 
 BUDGET = 0.1

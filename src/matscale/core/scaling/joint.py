@@ -6,14 +6,14 @@ import numpy as np
 
 from matscale.core.errors import DataError
 from matscale.core.scaling.bootstrap import bootstrap
-from matscale.core.scaling.digits import counted, percent
 from matscale.core.scaling.held_out import hold_out_cells
 from matscale.core.scaling.joint_verdict import joint_reasons
 from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import HUBER, Solution, solve
-from matscale.core.scaling.table import AXES, Table, groups
+from matscale.core.scaling.tables.table import AXES, Table, groups
+from matscale.core.scaling.text import counted, percent
 from matscale.core.scaling.verdict import learning, verdict
 
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from matscale.core.scaling.bootstrap import Draws
-from matscale.core.scaling.digits import counted, percent, size
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means
 from matscale.core.scaling.solve import HUBER, Solution, refine
-from matscale.core.scaling.table import Table, groups
+from matscale.core.scaling.tables.table import Table, groups
+from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, Reason, flat, is_large, missed
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matscale.core.errors import DataError
 from matscale.core.scaling.law import Array
-from matscale.core.scaling.table import AXES, Table, groups
+from matscale.core.scaling.tables.table import AXES, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
 """Axis -> the variable that has to be the same for all points of a law in it."""

@@ -13,7 +13,7 @@ from matscale.core.scaling.law import Law, named
 from matscale.core.scaling.means import Means, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.select import Candidate, candidates, choose
-from matscale.core.scaling.table import Table
+from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.verdict import few, learning, one_variable, verdict
 
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from matscale.core.files import finite
 from matscale.core.scaling.bootstrap import Draws
-from matscale.core.scaling.from_runs import ERRORS
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.intervals import LEVEL, Spread
 from matscale.core.scaling.law import Array, Frame, Law
 from matscale.core.scaling.select import Candidate
-from matscale.core.scaling.table import Excluded, Table
+from matscale.core.scaling.tables.from_runs import ERRORS
+from matscale.core.scaling.tables.table import Excluded, Table
 from matscale.core.scaling.verdict import NO_LEARNING, NOT_IDENTIFIABLE, Reason
 
 

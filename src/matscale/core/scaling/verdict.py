@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from matscale.core.scaling.digits import percent, size
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.intervals import Spread
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import refine
+from matscale.core.scaling.text import percent, size
 
 NO_LEARNING, NOT_IDENTIFIABLE = "no learning", "not identifiable"
 VERDICTS = ("law", "law with floor", "broken law", NOT_IDENTIFIABLE, NO_LEARNING)

@@ -19,10 +19,10 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from matscale.core.config import Config, read_toml
 from matscale.core.errors import ConfigError, did_you_mean
 from matscale.core.filenames import file_name, usable_path
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
+from matscale.core.runs.config import Count, Fraction, Positive, Seconds
 from matscale.core.study.launcher import Launcher
-from matscale.core.train.config import Count, Fraction, Positive, Seconds
-from matscale.core.train.units import LARGEST_MODEL, parse_count
+from matscale.core.units import LARGEST_MODEL, parse_count
 
 
 def listed(value: Any) -> Any:

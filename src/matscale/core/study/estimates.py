@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from matscale.core.estimate import Estimate, Price, foresee, price
-from matscale.core.manager import host
+from matscale.core.estimate.estimate import Estimate, Price, foresee, price
+from matscale.core.hosting.host import host
+from matscale.core.progress import Progress
+from matscale.core.runs.config import TrainConfig
 from matscale.core.study.outcome import state_of
 from matscale.core.study.planned import PlannedRun
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.progress import Progress
 
 if TYPE_CHECKING:
     from matscale.core.study.plan import Plan

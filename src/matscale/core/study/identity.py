@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from matscale.core.train.config import TrainConfig
+from matscale.core.runs.config import TrainConfig
 
 WITHOUT_EFFECT = (
     "skip_nonfinite",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from matscale.core.config import Config
-from matscale.core.train.record import CONFIG, LOG, PLANNED
+from matscale.core.runs.record import CONFIG, LOG, PLANNED
 
 CLAIM = ".worker.lock"
 """In the run folder; locked (flock) by whoever trains the run or is about to, from before its process begins."""

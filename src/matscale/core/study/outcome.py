@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from matscale.core import errors
 from matscale.core.errors import MatscaleError
+from matscale.core.locks import is_locked
+from matscale.core.runs import info as records
+from matscale.core.runs.record import CHECKPOINTS, CONFIG, LOG
 from matscale.core.study.claim import is_claimed
 from matscale.core.study.launcher import Ended
-from matscale.core.train import info as records
-from matscale.core.train.lock import is_locked
-from matscale.core.train.record import CHECKPOINTS, CONFIG, LOG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
 """planned: nothing there yet; stopped: saved when it was asked to; crashed: cut off for a reason outside of it; failed:

@@ -10,23 +10,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from matscale.core.architecture import Architecture, ArchitectureConfig
-from matscale.core.data.catalog import resolve as locate
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.named.catalog import resolve as locate
 from matscale.core.data.stages import Stages, silent
-from matscale.core.describe import parameters
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
+from matscale.core.estimate.describe import parameters
 from matscale.core.filenames import LONGEST
-from matscale.core.manager import host
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture, ArchitectureConfig
 from matscale.core.parsing import MAX_DEPTH
+from matscale.core.runs.config import TrainConfig, merged
+from matscale.core.runs.names import called
+from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import identity
+from matscale.core.study.lr_law import Rule, read_rule
 from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
-from matscale.core.study.rule import Rule, read_rule
-from matscale.core.train.config import TrainConfig, merged
-from matscale.core.train.names import called
-from matscale.core.train.record import CONFIG, Run
 from matscale.core.train.setup import resolved
 
 OWN = {

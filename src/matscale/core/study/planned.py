@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matscale.core.train.config import TrainConfig
+from matscale.core.runs.config import TrainConfig
 
 RUNS, TRUNKS = "runs", "trunks"
 """Folders of a study: its runs, and the long ones that runs branch off, which are no results by themselves."""

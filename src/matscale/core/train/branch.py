@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig, differences
-from matscale.core.train.names import RESUMABLE
-from matscale.core.train.record import Run
-from matscale.core.train.restorable import check_state
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig, differences
+from matscale.core.runs.names import RESUMABLE
+from matscale.core.runs.record import Run
+from matscale.core.runs.restorable import check_state
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every")
@@ -35,7 +35,7 @@ class Branch:
         """None for a run that is no branch. Raises ConfigError for a trunk that did otherwise up to the step."""
         if config.start.run is None or not config.start.branch:
             return None
-        from matscale.core.use import resolve_step
+        from matscale.core.inference.load import resolve_step
 
         trunk = Run.open(config.start.run)
         changed = differences(trunk.config.plain(), config.plain())

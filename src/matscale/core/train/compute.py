@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from matscale.core.errors import ConfigError
-from matscale.core.train.config import ComputeConfig
+from matscale.core.runs.config import ComputeConfig
 from matscale.core.train.distributed import World
 from matscale.core.train.heap import kept_heap
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import ConfigError
-from matscale.core.train import checkpoint
-from matscale.core.train.config import TrainConfig
-from matscale.core.train.record import Kept, Run
-from matscale.core.train.restorable import check_position
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Kept, Run
+from matscale.core.runs.restorable import check_position
 from matscale.core.train.schedule import Budget
 
 

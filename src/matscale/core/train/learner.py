@@ -13,13 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.train.checkpoint import Checkpoint
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.runs.checkpoint import Checkpoint
+from matscale.core.runs.config import TrainConfig
 from matscale.core.train.compute import autocast, scaler_of
-from matscale.core.train.config import TrainConfig
 from matscale.core.train.distributed import World
-from matscale.core.train.goal import Goal
+from matscale.core.train.objective import Goal
 from matscale.core.train.optim import Average, adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 
 

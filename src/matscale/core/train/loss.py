@@ -22,7 +22,7 @@ from matscale.core.config import Config
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import VOIGT
 from matscale.core.errors import ConfigError
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
 
 if TYPE_CHECKING:
     from matscale.core.train.metrics import Metrics

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.outputs import Outputs
+from matscale.core.model.outputs import Outputs
 from matscale.core.train.loss import LossConfig, Masks, residuals
 
 _SUMS = (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.packed import PackedDataset
-from matscale.core.outputs import Outputs
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.model.outputs import Outputs
 
 _NAMED = 8
 

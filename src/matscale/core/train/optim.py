@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from matscale.core.errors import MatscaleError
-from matscale.core.train.config import OptimizerConfig
+from matscale.core.runs.config import OptimizerConfig
 
 
 def decays(model: nn.Module) -> dict[str, bool]:

@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 
-from matscale.core.potential import Potential
+from matscale.core.model.potential import Potential
 from matscale.core.train.distributed import World
 from matscale.core.train.setup import Setup
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.files import write_json
-from matscale.core.outputs import Outputs
-from matscale.core.train.record import GEOMETRIES, Run
+from matscale.core.model.outputs import Outputs
+from matscale.core.runs.record import GEOMETRIES, Run
 from matscale.core.train.setup import Setup
 
 

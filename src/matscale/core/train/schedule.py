@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from matscale.core.train.config import BudgetConfig, ScheduleConfig
+from matscale.core.runs.config import BudgetConfig, ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,25 @@ from typing import Any
 
 import torch
 
-from matscale.core.architecture import Architecture, count_parameters
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
 from matscale.core.files import DiskError, make_folder, sweep_up, write_text
 from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
+from matscale.core.hosting.host import host
 from matscale.core.hosting.observers import Observers
-from matscale.core.manager import host
-from matscale.core.potential import Potential
-from matscale.core.train import checkpoint, extension
+from matscale.core.locks import FolderLock
+from matscale.core.model.architecture import Architecture, count_parameters
+from matscale.core.model.potential import Potential
+from matscale.core.progress import Progress
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig, differences
+from matscale.core.runs.names import CONFIG, MOVABLE, RESUMABLE
+from matscale.core.runs.record import Kept, Run
+from matscale.core.runs.restorable import check_state
+from matscale.core.train import extension
 from matscale.core.train.branch import Branch
 from matscale.core.train.compute import configured, describe, device_of
-from matscale.core.train.config import TrainConfig, differences
 from matscale.core.train.distributed import World
-from matscale.core.train.lock import FolderLock
-from matscale.core.train.names import CONFIG, MOVABLE, RESUMABLE
 from matscale.core.train.prepare import prepare_model
-from matscale.core.train.progress import Progress
-from matscale.core.train.record import Kept, Run
-from matscale.core.train.restorable import check_state
 from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.start import Source
 from matscale.core.train.stop import Interrupted, StopRequest

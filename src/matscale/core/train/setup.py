@@ -11,27 +11,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matscale.core.architecture import Architecture, ArchitectureConfig, DatasetInfo
-from matscale.core.data.catalog import resolve as locate
-from matscale.core.data.checks import check_stress
 from matscale.core.data.graph import Graph
-from matscale.core.data.graph_cache import build_cache, open_cache
 from matscale.core.data.isolated import check_rows
 from matscale.core.data.loader import Augmentation, Budget, Loader
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.named.catalog import resolve as locate
 from matscale.core.data.references import SIZES, References, evenly, fit_references, label_rms, scales
 from matscale.core.data.split import split
+from matscale.core.data.store.edge_cache_build import build_cache, open_cache
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.data.stress_units import check_stress
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.manager import host
-from matscale.core.potential import Potential, Scales
-from matscale.core.recompute import checkpoint_activations
-from matscale.core.train.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
+from matscale.core.hosting.host import host
+from matscale.core.model.activation_checkpointing import checkpoint_activations
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
+from matscale.core.model.potential import Potential, Scales
+from matscale.core.progress import Progress
+from matscale.core.runs.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.distributed import World
-from matscale.core.train.goal import Goal
 from matscale.core.train.loss import LABEL_OF, TERMS, Objective
-from matscale.core.train.position import mix
+from matscale.core.train.objective import Goal
 from matscale.core.train.pretext import Pretext, pretext_of
-from matscale.core.train.progress import Progress
+from matscale.core.train.state import mix
 
 DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 10, 16
 _FAR, _NEGLIGIBLE = 3.0, 1e-3

@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matscale.core.architecture import DatasetInfo
 from matscale.core.data.references import evenly, fit_references, with_values
 from matscale.core.errors import ConfigError
-from matscale.core.evaluation import tally
-from matscale.core.potential import Potential, Scales
-from matscale.core.train.config import StartConfig
+from matscale.core.model.architecture import DatasetInfo
+from matscale.core.model.potential import Potential, Scales
+from matscale.core.runs.config import StartConfig
+from matscale.core.runs.record import Run
 from matscale.core.train.distributed import World
-from matscale.core.train.record import Run
+from matscale.core.train.evaluation import tally
 from matscale.core.train.setup import Setup
 
 SAMPLE = 4096
@@ -55,7 +55,7 @@ class Source:
         """None for a run with new weights, and for a branch. Raises what `matscale.load` raises."""
         if config.run is None or config.branch:
             return None
-        from matscale.core.use import resolve_step, restored
+        from matscale.core.inference.load import resolve_step, restored
 
         run = Run.open(config.run)
         step = resolve_step(run, config.checkpoint)

@@ -15,25 +15,25 @@ import torch
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
-from matscale.core.evaluation import tally
 from matscale.core.files import write_text
 from matscale.core.flops import Cost, Peak
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.train import checkpoint
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs import checkpoint
+from matscale.core.runs.record import Run, validation_loss
+from matscale.core.train.accumulation import Feed, Group, steps_of
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
-from matscale.core.train.feed import Feed, Group, steps_of
-from matscale.core.train.goal import Goal
-from matscale.core.train.interval import Interval
+from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner
 from matscale.core.train.nonfinite import named, suspects
-from matscale.core.train.position import Position, seed_step
-from matscale.core.train.progress import Progress, StepStatus
-from matscale.core.train.record import Run, validation_loss
+from matscale.core.train.objective import Goal
+from matscale.core.train.running_metrics import Interval
 from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.setup import Setup
+from matscale.core.train.state import Position, seed_step
 from matscale.core.train.stop import StopRequest
 
 

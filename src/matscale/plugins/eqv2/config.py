@@ -22,7 +22,7 @@ LEBEDEV = {
 
 
 class EqV2Config(ArchitectureConfig):
-    """Configuration of EquiformerV2. `matscale.plugins.eqv2.names` maps fairchem's names of these options."""
+    """Configuration of EquiformerV2. `matscale.plugins.eqv2.fairchem.names` maps fairchem's names of these options."""
 
     channels: int = Field(default=16, ge=1)
     """Channels C of each spherical-harmonic coefficient of an atom."""

@@ -100,7 +100,7 @@ class EqV2(nn.Module):
         return Outputs(energy=energy, forces=forces, stress=stress)
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
         return list(self.blocks)
 
     def idle_parameters(self) -> frozenset[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.escaip.config import EScAIPConfig
+from matscale.plugins.escaip.fairchem.names import IMPORTER
 from matscale.plugins.escaip.flops import step_flops
 from matscale.plugins.escaip.model import EScAIP, build, graph
-from matscale.plugins.escaip.names import IMPORTER
 from matscale.plugins.escaip.sizes import DIAL, SIZES, ladder
 
 __all__ = [

@@ -80,7 +80,7 @@ class EScAIP(nn.Module):
         return atom_stages, edge_stages
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
         return list(self.blocks)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.gemnet.config import GemNetConfig, graph
-from matscale.plugins.gemnet.fairchem import IMPORTER
+from matscale.plugins.gemnet.fairchem.importer import IMPORTER
 from matscale.plugins.gemnet.flops import step_flops
 from matscale.plugins.gemnet.model import GemNet, build
 from matscale.plugins.gemnet.sizes import DIAL, SIZES, ladder

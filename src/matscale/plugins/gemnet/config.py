@@ -14,7 +14,7 @@ from matscale.plugin import ArchitectureConfig, ConfigError, Graph
 
 
 class GemNetConfig(ArchitectureConfig):
-    """Configuration of GemNet. `matscale.plugins.gemnet.names` maps fairchem's names of these options."""
+    """Configuration of GemNet. `matscale.plugins.gemnet.fairchem.names` maps fairchem's names of these options."""
 
     n_layers: int = Field(default=3, ge=1)
     """Interaction blocks; there is one output block more."""

@@ -160,7 +160,7 @@ class GemNet(nn.Module):
             self(AtomicBatch.join(list(batches)))
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
         return [*self.blocks, *self.outputs]
 
 

@@ -27,7 +27,7 @@ from matscale.plugin import (
     is_run_claimed,
     usable_cores,
 )
-from matscale.plugins.launchers.nursery import Nursery
+from matscale.plugins.launchers.fork_server import Nursery
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}

@@ -3,7 +3,7 @@
 Two dialects exist: fairchem's until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
 ase-db-backends writes {"__ndarray__": [shape, dtype, flat]} and NaN as such. Both are read. Only one structure's JSON
 is in memory at a time, and it may not grow beyond `Limits.structure`: a small value that inflates to gigabytes is
-refused. LMDB crashes on damaged files: what is here runs in a guarded process (`matscale.core.data.guard`).
+refused. LMDB crashes on damaged files: what is here runs in a guarded process (`matscale.core.data.sources.guard`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
+from matscale.plugins.schnet.fairchem.names import IMPORTER
 from matscale.plugins.schnet.model import SIZES, SchNet, SchNetConfig, build, graph, ladder, step_flops
-from matscale.plugins.schnet.names import IMPORTER
 
 __all__ = [
     "SIZES",

@@ -119,7 +119,7 @@ class SchNet(nn.Module):
         return h
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
         return list(self.interactions)
 
 

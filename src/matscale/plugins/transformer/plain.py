@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.recompute`)."""
+        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
         return list(self.layers)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.packed import PackedDataset
-from matscale.core.train.config import PretrainConfig
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.runs.config import PretrainConfig
 from matscale.core.train.pretext.base import Pretext
 from matscale.core.train.pretext.denoise import Denoise
 from matscale.core.train.pretext.distances import Distances

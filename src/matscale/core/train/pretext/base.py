@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from matscale.core.data.augment import Noise
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.noise import Noise
-from matscale.core.data.packed import PackedDataset
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential, Scales
-from matscale.core.train.config import PretrainConfig
+from matscale.core.data.store.packed import PackedDataset
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential, Scales
+from matscale.core.runs.config import PretrainConfig
 from matscale.core.train.metrics import Sums
 
 

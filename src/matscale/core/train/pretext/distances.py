@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.images import minimum_image_distance
-from matscale.core.data.packed import PackedDataset
+from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
-from matscale.core.layers.heads import mlp
-from matscale.core.layers.padding import Padding
-from matscale.core.outputs import Outputs
-from matscale.core.potential import Potential
-from matscale.core.train.config import PretrainConfig
+from matscale.core.model.layers.heads import mlp
+from matscale.core.model.layers.padding import Padding
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.runs.config import PretrainConfig
 from matscale.core.train.pretext.base import Pretext
 
 HIDDEN = 64
@@ -145,8 +145,8 @@ def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
 
 def _embedding() -> list[str]:
     """Architectures whose models have embeddings; those that cannot be built without data are passed over."""
-    from matscale.core.architecture import DatasetInfo
-    from matscale.core.manager import host
+    from matscale.core.hosting.host import host
+    from matscale.core.model.architecture import DatasetInfo
 
     names = []
     for architecture in host().architectures():

@@ -1,0 +1,56 @@
+"""Gaussian noise on the positions of structures, and the forces that would undo it: what denoising learns from.
+
+Like an order or a rotation, the noise of a structure is a pure function of (seed, epoch, its row in the dataset), so
+that a resumed run, and any number of processes, draw the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.counter_rng import uniforms
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.neighbors import with_edges
+
+_NOISE = 4
+"""Stream of random numbers, apart from those of the loader."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Independent normal displacements of all atoms."""
+
+    sigma: float
+    """Å, of each component"""
+
+    def displaced(self, batch: AtomicBatch, graph: Graph, *words: int) -> AtomicBatch:
+        """The batch with noise on it and the edges of where its atoms are then.
+
+        `forces` are minus the displacements [Å]: they point back, as those of a spring of 1 eV/Å² would. Energy and
+        stress are left out. A displacement of all atoms together is none, so the mean over a structure is taken off,
+        and the rest made as large as the noise was before. An atom that is alone stays where it is.
+        """
+        assert batch.index is not None
+        counts = batch.atoms_per_structure.numpy()
+        moved = torch.from_numpy(self.displacements(batch.index.numpy(), counts, *words))
+        positions = batch.positions.double() + moved
+        back = -moved.to(batch.positions.dtype)
+        bare = replace(batch, edge_index=None, edge_shift=None, energy=None, stress=None, forces=back)
+        return with_edges(bare.with_geometry(positions.to(batch.positions.dtype), batch.cell), graph)
+
+    def displacements(self, rows: NDArray[np.int64], counts: NDArray[np.integer], *words: int) -> NDArray[np.float64]:
+        """[n_atoms, 3] Å for structures `rows` of `counts` atoms: a pure function of (words, row, atom)."""
+        most = int(counts.max(initial=0))
+        first, second = uniforms(rows, 6 * most, _NOISE, *words).reshape(len(rows), most, 2, 3).transpose(2, 0, 1, 3)
+        normal = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)  # Box and Muller
+        is_atom = np.arange(most) < counts[:, None]
+        normal = np.where(is_atom[:, :, None], normal, 0.0)
+        centred = normal - normal.sum(axis=1, keepdims=True) / np.maximum(counts, 1)[:, None, None]
+        restored = np.sqrt(counts / np.maximum(counts - 1, 1))[:, None, None]  # the variance that the mean took along
+        drawn: NDArray[np.float64] = self.sigma * (restored * centred)[is_atom]
+        return drawn

@@ -1,0 +1,1 @@
+"""Datasets with a name: made on first use, or downloaded."""

@@ -1,0 +1,68 @@
+"""Datasets by name: what `--data` takes, a packed folder or one of the names here.
+
+`emt` wins over a folder of that name in the working directory (`./emt` is the folder); a published name, which has a
+slash and may be gigabytes away, does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+from matscale.core.data.named import cache, omat24
+from matscale.core.data.stages import Stages, silent
+from matscale.core.data.store.manifest import FILE, FORMAT_VERSION
+from matscale.core.data.synthetic.labelers import Labeler
+from matscale.core.data.synthetic.make import EDITION, make
+from matscale.core.data.synthetic.recipe import Recipe
+from matscale.core.errors import DataError, did_you_mean
+from matscale.core.files import sweep_up
+from matscale.core.threads import usable_cores
+
+EMBEDDED = {"emt": Recipe()}
+"""Datasets that are made on first use, by the labeler of the same name, without a download."""
+
+
+def resolve(name_or_path: str, stages: Stages = silent) -> Path:
+    """The folder of a packed dataset: `name_or_path` itself, or what belongs to the name, made if need be.
+
+    A published name (`omat24/rattled-300`) is downloaded. `stages` is told what goes on meanwhile. Raises DataError
+    for a file that is not packed yet, and for an unknown name with the nearest one.
+    """
+    if name_or_path in EMBEDDED:
+        return embedded(name_or_path, stages)
+    if omat24.known(name_or_path) and not Path(name_or_path).exists():
+        return omat24.fetch(name_or_path, stages=stages)
+    path = Path(name_or_path)
+    if (path / FILE).is_file():
+        return path
+    if path.exists():
+        packed = path.name.partition(".")[0] + "-packed"
+        raise DataError(f"{path}: is not a packed dataset. Pack it first: matscale data pack {path} -o {packed}")
+    nearest = did_you_mean(name_or_path, [*EMBEDDED, *omat24.ARCHIVES])
+    raise DataError(f"There is no dataset {name_or_path!r}, neither a folder nor a name. {nearest}")
+
+
+def embedded(name: str, stages: Stages = silent) -> Path:
+    """The folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
+    from matscale.core.hosting.host import host
+
+    labeler = host().labeler(name)
+    recipe = EMBEDDED[name].of(labeler)
+    path = cache.folder() / f"{name}-{_key(recipe, labeler)}"
+    if (path / FILE).is_file():
+        return path
+    with cache.lock(path, lambda: stages(f"Waiting for another process that makes the dataset {name!r}", 0, 0)):
+        if not (path / FILE).is_file():
+            sweep_up(path.parent)
+            progress = partial(stages, f"Making the dataset {name!r}")
+            make(recipe, labeler, path, workers=min(8, usable_cores()), progress=progress)
+    return path
+
+
+def _key(recipe: Recipe, labeler: Labeler) -> str:
+    """Changes when anything does that decides the contents, so that an old cache is never taken for a new one."""
+    text = json.dumps([EDITION, FORMAT_VERSION, labeler.labels_by(), recipe.plain()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

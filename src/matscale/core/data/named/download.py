@@ -1,0 +1,224 @@
+"""Downloads that survive a broken connection, now or next time, and archives that are unpacked whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import tarfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matscale.core.data.sources.limits import FREE, current, shown
+from matscale.core.errors import DataError
+from matscale.core.files import (
+    DiskError,
+    appending,
+    make_folder,
+    remove,
+    rename,
+    replacing_folder,
+    write_all,
+    write_text,
+)
+
+Progress = Callable[[int, int], None]
+"""(bytes here, bytes in all; 0 if the server does not say)"""
+
+RETRIES = 6
+"""Attempts in a row that brought not one byte before giving up."""
+PAUSE = 1.0
+"""Seconds before the second of them; doubled each time."""
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+CHUNK = 1 << 16
+"""Bytes that a broken connection loses at most."""
+REPORT = 0.2
+"""Seconds between reports of progress."""
+
+
+def retrieve(url: str, path: Path, sha256: str | None = None, progress: Progress | None = None) -> Path:
+    """Download `url` to `path`, or find it there. Raises DataError when that is not possible, or if SHA-256 differs.
+
+    What has arrived waits in `<path>.part`: a later call goes on from there.
+    """
+    if path.is_file() and (sha256 is None or digest_of(path) == sha256):
+        return path
+    make_folder(path.parent)
+    part = path.with_name(path.name + ".part")
+    Resuming(part, progress)(url)
+    found = None if sha256 is None else digest_of(part)
+    if found != sha256:
+        remove(part)
+        raise DataError(
+            f"{url}: is not the published file (its SHA-256 is {found}, not {sha256}). Try again; if it stays so, "
+            "report it."
+        )
+    rename(part, path)
+    return path
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Resuming:
+    """A downloader that asks for the rest (HTTP Range) as long as the rest belongs to the same file."""
+
+    def __init__(self, part: Path, progress: Progress | None = None) -> None:
+        self.part, self.progress = part, progress
+        self._mark = part.with_name(part.name + ".etag")
+
+    def __call__(self, url: str) -> None:
+        import requests
+
+        failures, error = 0, ""
+        while failures < RETRIES:
+            before = self._size()
+            try:
+                if self._fetch(url):
+                    remove(self._mark)
+                    return
+                error = "the connection ended early"
+            except requests.RequestException as broken:
+                error = str(broken)
+            failures = failures + 1 if self._size() <= before else 0
+            if 0 < failures < RETRIES:
+                time.sleep(PAUSE * 2 ** (failures - 1))
+        raise DataError(
+            f"{url}: the download stopped at {self._size():,} bytes ({error}). They are kept in {self.part}: "
+            "run the same command again to go on."
+        )
+
+    def _size(self) -> int:
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def _fetch(self, url: str) -> bool:
+        """One connection; whether the file is complete after it."""
+        import requests
+
+        have = self._size()
+        headers = {"Accept-Encoding": "identity"}
+        if have and self._mark.exists():
+            headers |= {"Range": f"bytes={have}-", "If-Range": self._mark.read_text(encoding="utf-8")}
+        else:
+            have = 0  # whose beginning it is cannot be told: begin again
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429):
+                answer = f"{response.status_code} {response.reason}"
+                raise DataError(f"{url}: the server answers {answer}. The file may have moved: see the dataset's page.")
+            if response.status_code == 416:  # a part as long as the file or longer: not to be trusted
+                remove(self.part)
+                return False
+            response.raise_for_status()
+            if response.status_code != 206:
+                have = 0  # no ranges here, or another file by now
+            length = int(response.headers.get("Content-Length", 0))
+            total = have + length if length else 0
+            self._check_space(url, length)
+            self._remember(response.headers.get("ETag") or response.headers.get("Last-Modified"))
+            self._store(response, have, total)
+        return not total or self._size() == total
+
+    def _remember(self, mark: str | None) -> None:
+        if mark and not mark.startswith("W/"):  # a weak one may belong to other bytes
+            write_text(self._mark, mark)
+        else:
+            remove(self._mark)
+
+    def _store(self, response: Any, have: int, total: int) -> None:
+        reported = 0.0
+        if not have:
+            remove(self.part)
+        with appending(self.part, keep=True) as file:
+            for chunk in response.iter_content(CHUNK):
+                write_all(file, chunk)
+                have += len(chunk)
+                if self.progress is not None and (have == total or time.monotonic() > reported + REPORT):
+                    self.progress(have, total)
+                    reported = time.monotonic()
+
+    def _check_space(self, url: str, length: int) -> None:
+        free = shutil.disk_usage(self.part.parent).free
+        if length > free:
+            raise DataError(
+                f"{url}: needs {length / 1e9:.1f} GB more, but {self.part.parent} has {free / 1e9:.1f} GB left. "
+                "Choose a folder on a larger disk (-o)."
+            )
+
+
+def extract(archive: Path, folder: Path) -> Path:
+    """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears when all of it is there.
+
+    Only plain files and folders inside it come out: absolute paths, `..`, links that leave it and devices are refused.
+    Raises DataError for such an archive or a damaged one, which is deleted, so that the next try fetches it anew; and
+    for one that unpacks to more than `Limits` and the disk allow, which stays.
+    """
+    make_folder(folder.parent)
+    try:
+        with replacing_folder(folder) as building, tarfile.open(archive) as tar:
+            room = _Room(archive, building)
+            for member in tar:
+                room.take(member)
+                tar.extract(member, building, filter="data")
+            rest = tar.fileobj is not None
+            while rest:  # a tar ends before its file does: the checksum of gzip comes last
+                rest = bool(tar.fileobj and tar.fileobj.read(1 << 20))
+                room.skip(1 << 20)
+    except tarfile.FilterError as error:
+        archive.unlink()
+        raise DataError(
+            f"{archive}: wants to write outside its folder ({error}). It was deleted; do not trust its source."
+        ) from None
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        archive.unlink()
+        raise DataError(f"{archive}: is damaged or cut short ({error}). It was deleted: fetch it again.") from None
+    except OSError as error:
+        raise DiskError.of(folder, error) from error
+    return folder
+
+
+class _Room:
+    """What the members of an archive take, as they are unpacked, against what is allowed."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.archive, self.limits = archive, current()
+        self.members, self.bytes, self.skipped = 0, 0, 0
+        self.free = shutil.disk_usage(folder).free
+        self.ratio = FREE + self.limits.expansion * archive.stat().st_size
+
+    def take(self, member: tarfile.TarInfo) -> None:
+        """Raises DataError if this member is one too many, or too large, before anything of it is written."""
+        self.members += 1
+        self.bytes += member.size + 512
+        if self.members > self.limits.members:
+            raise self._refused(f"has more than {self.limits.members:,} members", f"members={10 * self.members}")
+        if self.bytes > self.limits.unpacked:
+            raise self._refused(f"unpacks to {shown(self.bytes)} or more", f"unpacked={2 * self.bytes}")
+        if self.bytes > self.ratio:
+            times = self.bytes / self.archive.stat().st_size
+            raise self._refused(
+                f"unpacks to {shown(self.bytes)} or more, {times:.0f} times its size", f"expansion={2 * times:.0f}"
+            )
+        if self.bytes > self.free:
+            raise DataError(
+                f"{self.archive}: unpacks to {shown(self.bytes)} or more, and its disk has {shown(self.free)} left. "
+                "Choose a folder on a larger disk (-o)."
+            )
+
+    def skip(self, n_bytes: int) -> None:
+        """Count what follows the last member, which is read for its checksum alone."""
+        self.skipped += n_bytes
+        if self.skipped > self.ratio:
+            raise self._refused(f"goes on for {shown(self.skipped)} after its last member", "expansion=...")
+
+    def _refused(self, what: str, allow: str) -> DataError:
+        return DataError(
+            f"{self.archive}: {what}: more than such an archive should. Do not trust its source; if you do, allow it: "
+            f"--limit {allow}."
+        )

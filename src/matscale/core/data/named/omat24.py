@@ -1,0 +1,121 @@
+"""Published datasets by name: OMat24 and sAlex (arXiv:2410.12771, CC BY 4.0), downloaded, unpacked and packed.
+
+Addresses and sizes are those of the dataset cards of fairchem (docs/core/datasets/omat24.md) and
+huggingface.co/datasets/facebook/OMAT24. The validation sets are the corrected ones of December 2024. No checksums are
+published: the SHA-256 of what came is written into the dataset (`fetched.json`), to compare with a colleague's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from matscale.core.data.named import cache, download
+from matscale.core.data.sources.pack import pack
+from matscale.core.data.stages import Stages, silent
+from matscale.core.data.store.manifest import FILE
+from matscale.core.errors import DataError, did_you_mean
+from matscale.core.files import make_folder, remove, write_json
+
+VARIABLE = "MATSCALE_OMAT24_URL"
+"""Environment: address of a mirror of the folder below."""
+BASE = "https://dl.fbaipublicfiles.com/opencatalystproject/data/omat"
+
+RECORD = "fetched.json"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file on the server."""
+
+    path: str
+    """Below the base address."""
+    megabytes: int
+    """About; compressed."""
+    sha256: str | None = None
+    """Where one is published."""
+
+    @property
+    def url(self) -> str:
+        return f"{os.environ.get(VARIABLE, BASE).rstrip('/')}/{self.path}"
+
+
+# Subset -> compressed size in MB of training and validation part.
+_OMAT24 = {
+    "rattled-1000": (21_000, 218),
+    "rattled-1000-subsampled": (7_100, 77),
+    "rattled-500": (13_000, 135),
+    "rattled-500-subsampled": (7_300, 79),
+    "rattled-300": (12_000, 122),
+    "rattled-300-subsampled": (6_400, 69),
+    "aimd-from-PBE-1000-npt": (26_000, 261),
+    "aimd-from-PBE-1000-nvt": (24_000, 251),
+    "aimd-from-PBE-3000-npt": (25_000, 282),
+    "aimd-from-PBE-3000-nvt": (32_000, 364),
+    "rattled-relax": (12_000, 118),
+}
+ARCHIVES = {
+    **{f"omat24/{name}": Archive(f"241018/omat/train/{name}.tar.gz", size) for name, (size, _) in _OMAT24.items()},
+    **{f"omat24/val/{name}": Archive(f"241220/omat/val/{name}.tar.gz", size) for name, (_, size) in _OMAT24.items()},
+    "salex": Archive("241018/sAlex/train.tar.gz", 7_600),
+    "salex/val": Archive("241018/sAlex/val.tar.gz", 408),
+}
+"""What `matscale data fetch` knows: training parts by the bare name, validation parts with `/val`."""
+
+
+def canonical(name: str) -> str:
+    """`omat24/train/rattled-300` and `salex/train` are long for `omat24/rattled-300` and `salex`."""
+    parts = name.rstrip("/").split("/")
+    return "/".join(part for k, part in enumerate(parts) if not (k == 1 and part == "train"))
+
+
+def known(name: str) -> bool:
+    """Whether `name` belongs to a published dataset, be it misspelt in its second part."""
+    return name.split("/")[0] in ("omat24", "salex")
+
+
+def fetch(
+    name: str, out: Path | None = None, stages: Stages = silent, workers: int = 1, keep_archive: bool = False
+) -> Path:
+    """The packed dataset called `name`: found in `out`, by default its folder in the user's cache, or brought there.
+
+    An interrupted download goes on where it stopped. Raises DataError for an unknown name, a server that cannot be
+    reached, a damaged archive.
+    """
+    name = canonical(name)
+    if name not in ARCHIVES:
+        raise DataError(f"There is no published dataset {name!r}. {did_you_mean(name, ARCHIVES)}")
+    path = out or cache.folder() / name.replace("/", "-")
+    source = path.with_name(f"{path.name}.source")
+    if (path / FILE).is_file() and not source.exists():
+        return path
+    if path.exists() and not (path / RECORD).is_file():
+        raise DataError(f"{path}: exists already and is not a dataset. Choose another folder (-o).")
+    with cache.lock(path, lambda: stages(f"Waiting for another process that fetches {name}", 0, 0)):
+        if not (path / FILE).is_file():
+            _bring(name, ARCHIVES[name], path, stages, workers)
+        if not keep_archive and source.exists():
+            remove(_archive(path))
+        remove(source)
+    return path
+
+
+def _archive(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tar.gz")
+
+
+def _bring(name: str, archive: Archive, path: Path, stages: Stages, workers: int) -> None:
+    file = _archive(path)
+    download.retrieve(archive.url, file, archive.sha256, partial(stages, f"Downloading {name}"))
+    stages(f"Unpacking {file.name}", 0, 0)
+    record = {
+        "name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": download.digest_of(file)
+    }  # fmt: skip
+    source = path.with_name(f"{path.name}.source")  # stays if packing is interrupted, which then goes on
+    if not source.exists():
+        download.extract(file, source)
+    make_folder(path)
+    write_json(path / RECORD, record)
+    pack([source], path, workers=workers, progress=partial(stages, f"Packing {name}"))

@@ -1,0 +1,304 @@
+"""Files that hold structures: which reader is responsible for a path, and what it must supply.
+
+A reader turns a file into structures one at a time and puts whatever else the file says into `Structure.info`
+(results of a calculator under the prefix "calculator:"); the labels are found there by
+`matscale.core.data.sources.labels`, alike for all formats. Readers come from plugins by the hook `register_readers`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matscale.core.data.sources import guard
+from matscale.core.data.sources.labels import CALCULATOR, Keys, Unusable, attach
+from matscale.core.data.sources.limits import current
+from matscale.core.data.store.manifest import FILE
+from matscale.core.data.structure import Structure
+from matscale.core.errors import DataError, MatscaleError
+
+if TYPE_CHECKING:
+    from matscale.core.hosting.loading import Plugin
+
+Frame = Structure | Unusable
+"""What a reader yields: a structure, or why the one at this place cannot be read."""
+
+_GEOMETRY = ("numbers", "positions")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How to read one format."""
+
+    name: str
+    summary: str
+    matches: Callable[[Path], bool]
+    """Whether a path is of this format; by its name, or by a look into it."""
+    read: Callable[[Path, int, int | None], Iterator[Frame]]
+    """(path, start, stop) -> the structures start, ..., stop − 1 in the order of the file; to its end if stop is None.
+    Lazily: one structure in memory. Raises DataError if the file as a whole cannot be read."""
+    count: Callable[[Path], int | None]
+    """Number of structures, if it can be told without reading them; else None."""
+    is_generic: bool = False
+    """Asked only for paths that no other reader knows."""
+    is_guarded: bool = False
+    """Read in a process of its own: a library that it calls may crash, or take any amount of memory or time."""
+
+
+def from_ase(atoms: Any, source: str) -> Structure:
+    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator."""
+    structure = Structure.from_ase(atoms, source)
+    structure.info = {
+        **atoms.info,
+        **{name: value for name, value in atoms.arrays.items() if name not in _GEOMETRY},
+        **{CALCULATOR + name: value for name, value in (atoms.calc.results if atoms.calc else {}).items()},
+    }
+    return structure
+
+
+def reader(name: str) -> Reader:
+    """The reader called `name`. Raises ConfigError with the nearest name."""
+    return _limited(_unlimited(name))
+
+
+def _limited(known: Reader) -> Reader:
+    """The reader within the limits of `matscale.core.data.sources.limits`, guarded if it has to be; whatever it raises
+    is a DataError that names the place."""
+
+    def number(path: Path) -> int | None:
+        try:
+            (n,) = guard.stream(_COUNT, path, known.name) if known.is_guarded else (known.count(path),)
+        except MatscaleError:
+            raise
+        except Exception as error:
+            raise _raised(known, f"{path}", error) from error
+        if n is not None and n > current().structures:
+            raise _too_many(path, n)
+        return n
+
+    def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
+        limits, place = current(), start
+        try:
+            asked = (known.name, start, stop)
+            for frame in guard.stream(_READ, path, *asked) if known.is_guarded else known.read(path, start, stop):
+                if place >= limits.structures:
+                    raise _too_many(path, place + 1)
+                if isinstance(frame, Structure) and len(frame) > limits.atoms:
+                    frame = Unusable("too many atoms", f"{len(frame):,}: {_ALLOW} atoms=...")
+                yield frame
+                place += 1
+        except MatscaleError:
+            raise
+        except Exception as error:
+            raise _raised(known, f"{path} structure {place}", error) from error
+
+    return replace(known, read=read, count=number)
+
+
+_ALLOW = "more than is read unless you say so: --limit"
+_READ, _COUNT = "matscale.core.data.sources.find:read_here", "matscale.core.data.sources.find:count_here"
+
+
+def _too_many(path: Path, n: int) -> DataError:
+    return DataError(f"{path}: has {n:,} structures or more, {_ALLOW} structures={2 * n}.")
+
+
+def _raised(known: Reader, place: str, error: Exception) -> DataError:
+    return DataError(
+        f"{place}: the reader {known.name!r} cannot read it ({type(error).__name__}: {error}). "
+        "The file may be damaged: restore it, or leave it out."
+    )
+
+
+def read_here(path: Path, name: str, start: int, stop: int | None) -> Iterator[Frame]:
+    """What the guarded process does for `read`."""
+    yield from _unlimited(name).read(path, start, stop)
+
+
+def count_here(path: Path, name: str) -> Iterator[int | None]:
+    """What the guarded process does for `count`."""
+    yield _unlimited(name).count(path)
+
+
+def _unlimited(name: str) -> Reader:
+    from matscale.core.hosting.host import host
+
+    found: Reader = _builtin().get(name) or host().find("reader", name).value
+    return found
+
+
+def read_atoms(path: Path) -> Iterator[Any]:
+    """Every structure of a file that ASE reads, as ase.Atoms; read in a guarded process, within the limits.
+
+    Raises DataError that names the structure which cannot be read.
+    """
+    return guard.stream("matscale.core.data.sources.find:read_atoms_here", path)
+
+
+def read_atoms_here(path: Path) -> Iterator[Any]:
+    """What the guarded process does for `read_atoms`."""
+    from ase.io import iread
+
+    position, limits = 0, current()
+    try:
+        for atoms in iread(str(path), index=":", do_not_split_by_at_sign=True):
+            if position >= limits.structures:
+                raise _too_many(path, position + 1)
+            if len(atoms) > limits.atoms:
+                raise DataError(
+                    f"{path}: structure {position} (counted from 0) has {len(atoms):,} atoms, {_ALLOW} atoms=..."
+                )
+            yield atoms
+            position += 1
+    except (MatscaleError, MemoryError):
+        raise
+    except Exception as error:  # ASE's readers raise whatever their parsing meets
+        raise DataError(
+            f"{path}: structure {position} (counted from 0) cannot be read ({type(error).__name__}: {error}). "
+            "Give a file that ASE reads, such as extxyz."
+        ) from None
+
+
+def reader_of(path: Path) -> Reader:
+    """The reader that is responsible for a path. Raises DataError if none is."""
+    # Outside plugins are imported only for a path that no built-in reader knows by name.
+    for known in (_builtin, _outside):
+        for candidate in known().values():
+            if not candidate.is_generic and candidate.matches(path):
+                return _limited(candidate)
+    everyone = {**_outside(), **_builtin()}
+    for candidate in everyone.values():
+        if candidate.is_generic and candidate.matches(path):
+            return _limited(candidate)
+    if path.name.lower().endswith(_ARCHIVES):
+        raise DataError(f"{path}: is an archive, and archives are not looked into. Unpack it, and give what is in it.")
+    raise DataError(
+        f"{path}: no reader knows this format. There are readers for: "
+        f"{', '.join(f'{r.name} ({r.summary})' for r in everyone.values())}. A plugin can supply another."
+    )
+
+
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
+
+
+def _builtin() -> dict[str, Reader]:
+    from matscale.core.hosting.host import host
+
+    readers: dict[str, Reader] = host().plugin("readers").require().provides.get("reader", {})
+    return readers
+
+
+def _outside() -> dict[str, Reader]:
+    from matscale.core.hosting.host import host
+
+    outside = [plugin for plugin in host().plugins if not plugin.entry.builtin]
+    return {name: _guarded(value, p) for p in outside for name, value in p.load().provides.get("reader", {}).items()}
+
+
+def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
+    """It may be asked about files that are none of its business: raising then is a no, with a warning."""
+
+    def matches(path: Path) -> bool:
+        try:
+            return bool(outsider.matches(path))
+        except Exception as error:
+            from matscale.core.hosting.observers import PluginWarning
+
+            raised = f"raised {type(error).__name__}: {error}"
+            message = f"Plugin {plugin.describe()} {raised} when its reader {outsider.name!r} was asked about a file."
+            warnings.warn(f"{message} Other readers are asked instead.", PluginWarning, stacklevel=3)
+            return False
+
+    return replace(outsider, matches=matches)
+
+
+def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
+    """Files to read, with their readers: the first part of `survey`."""
+    return survey(paths)[0]
+
+
+def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
+    """(files to read with their readers, files that were passed over).
+
+    A folder stands for the files in it (and below) that a reader knows, by name. Its hidden files, and notes, licences,
+    checksums and the like, are not listed as passed over. Raises DataError for a path that does not exist, a file of
+    unknown format, a folder without any known file, and for a file that comes twice.
+    """
+    found: list[tuple[Path, Reader]] = []
+    passed: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder.")
+        if path.is_dir():
+            known, unknown = _files_below(path)
+            found, passed = found + known, passed + unknown
+        else:
+            found.append((path, reader_of(path)))
+    seen: Counter[Path] = Counter(path.resolve() for path, _ in found)
+    twice = next((path for path, times in seen.items() if times > 1), None)
+    if twice is not None:
+        raise DataError(f"{twice}: is given twice, by itself or in a folder. Its structures would count double.")
+    return found, passed
+
+
+def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
+    if (folder / FILE).exists() and any(folder.glob("shard-*.safetensors")):
+        raise DataError(f"{folder}: is packed already. Give the files that it was packed from.")
+    found, passed = [], []
+    for path in sorted(_visible(folder)):
+        try:
+            if not path.is_file():  # a link that leads nowhere, or to a folder
+                raise DataError(f"{path}: is not followed.")
+            found.append((path, reader_of(path)))
+        except DataError:
+            if not _is_side_file(path.name):
+                passed.append(path)
+    if not found:
+        what = f" It has {', '.join(p.name for p in passed[:5])}." if passed else ""
+        raise DataError(f"{folder}: holds no file of a known format.{what}")
+    return found, passed
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Files below a folder, and links to folders, which are not followed: they may lead in a circle."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}).")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        yield from (Path(place) / name for name in [*files, *links] if not name.startswith("."))
+
+
+_SIDE_FILES = (
+    *("readme*", "licen[sc]e*", "copying*", "notice*", "citation*", "changelog*", "authors*", "makefile", "dockerfile"),
+    *("manifest*", "checksum*", "*sums", "*sums.txt", "*.md5", "*.sha1", "*.sha256", "*.sha512", "*.asc", "*.sig"),
+    *("*.md", "*.rst", "*.pdf", "*.html", "*.tex", "*.bib", "*.png", "*.jpg", "*.svg", "*.ipynb"),
+    *("*.py", "*.sh", "*.toml", "*.yaml", "*.yml", "*.ini", "*.cfg"),
+    *("*.lock", "*-lock", "*.db-journal", "*.db-wal", "*.db-shm", "metadata.npz", "thumbs.db", "desktop.ini"),
+)
+
+
+def _is_side_file(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _SIDE_FILES)
+
+
+def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:
+    """All structures of a file or folder, with their labels. Raises DataError at the first that cannot be read."""
+    for source, responsible in find_sources([path]):
+        for number, frame in zip(count(), responsible.read(source, 0, None)):
+            if isinstance(frame, Unusable):
+                raise DataError(f"{source}: structure {number}: {frame}.")
+            try:
+                attach(frame, keys or Keys())
+            except Unusable as fault:
+                raise DataError(f"{frame.source}: {fault}.") from None
+            yield frame

@@ -1,0 +1,344 @@
+"""`matscale data pack`: files in, a packed dataset out; in parallel, in bounded memory, to be resumed after a kill.
+
+The sources are cut into tasks of some thousand structures, a pure function of the sources. Each task is done by one
+process, which writes its pieces and, last, a small record of them. Whatever has its record is never done again. When
+all are there the pieces are joined into shards, so that the result does not depend on workers or interruptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matscale.core.data.sources import filters
+from matscale.core.data.sources.find import Reader, survey
+from matscale.core.data.sources.labels import NAMES, TOLERANCE, Keys
+from matscale.core.data.sources.limits import current
+from matscale.core.data.sources.pack_task import Recipe, Result, Span, run_task
+from matscale.core.data.store.manifest import FILE, Manifest, SourceRecord
+from matscale.core.data.store.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
+from matscale.core.errors import DataError
+from matscale.core.files import make_folder, open_lock, remove, replacing, sweep_up, write_text
+from matscale.core.parsing import read_json
+
+TASK = 4096
+"""Structures of a task."""
+SPANS = 64
+"""Sources of a task, when they are small."""
+REJECTED = "rejected.jsonl"
+LOCK = ".lock"
+MAX_NOTES = 50
+"""Different sentences about one source that the manifest keeps, the most frequent first."""
+
+Progress = Callable[[int, int], None]
+"""(structures done, structures in all as far as it is known)"""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` returns."""
+
+    manifest: Manifest
+    was_there: bool
+    """Nothing was done: the folder held this dataset already."""
+
+
+def pack(
+    sources: Iterable[Path | str],
+    out: Path | str,
+    *,
+    filter: Iterable[str] = (),
+    keys: Keys | None = None,
+    workers: int = 1,
+    strict: bool = False,
+    precision: str = "float64",
+    progress: Progress | None = None,
+    task_size: int = TASK,
+    shard_bytes: int = SHARD_BYTES,
+    piece_bytes: int = PIECE_BYTES,
+) -> Packed:
+    """Pack files and folders into `out`. The same call again does nothing, or goes on where it was interrupted.
+
+    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; `strict` makes the
+    first one an error. Raises DataError for that, for labels that contradict each other, if nothing is left, and if
+    `out` holds something else already; ConfigError for a filter that is none.
+    """
+    check_precision(precision)
+    found, passed = survey(sources)
+    out = Path(out)
+    if strict and passed:
+        raise DataError(f"{describe_passed(passed)} (--strict). Convert or unpack them, or move them elsewhere.")
+    texts = tuple(f.text for f in filters.parse(filter))
+    recipe = Recipe(
+        tuple((str(path), responsible.name) for path, responsible in found),
+        texts,
+        keys or Keys(),
+        precision,
+        piece_bytes,
+        current(),
+    )
+    fingerprint = _fingerprint(recipe, task_size, shard_bytes)
+    if (out / FILE).exists():
+        _tidy(out)
+        return _already(out, fingerprint, strict)
+    with _claimed(out, fingerprint) as parts:
+        spans, total = _plan(found, parts, task_size)
+        results = _run(recipe, spans, parts, workers, strict, total, progress)
+        records = _records(recipe, results)
+        isolated = _isolated(results)
+        names = [parts / name for result in results for name in result.pieces]
+        shards = join(names, out, shard_bytes, done=_unlink)
+        _collect_rejected(parts, len(spans), out / REJECTED)
+        manifest = describe(
+            out,
+            shards,
+            records,
+            filters=list(texts),
+            precision=precision,
+            fingerprint=fingerprint,
+            rejected=sum(r.rejected for r in records),
+            filtered=sum(r.filtered for r in records),
+            isolated_atoms=isolated,
+            passed_over=[str(path) for path in passed],
+        )
+    return Packed(manifest, was_there=False)
+
+
+def _fingerprint(recipe: Recipe, *cut: int) -> str:
+    """Identity of what is asked for: the files (name, size, time of change) and all options that matter."""
+    files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
+    asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
+    if not recipe.keys.units:  # as before there were any: what was packed then is still the same
+        del asked["keys"]["units"]
+    return hashlib.sha256(json.dumps([files, asked, cut]).encode()).hexdigest()
+
+
+def describe_passed(passed: Sequence[Path | str]) -> str:
+    """Sentence about files that no reader knows: how many, of which kinds, and the first names."""
+    kinds = Counter("".join(Path(path).suffixes[-2:]) or "no suffix" for path in passed)
+    names = ", ".join(map(str, passed[:5])) + (", ..." if len(passed) > 5 else "")
+    shown = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
+    return f"{len(passed)} files were passed over, no reader knows them ({shown}): {names}"
+
+
+def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
+    manifest = Manifest.read(out)
+    if manifest.fingerprint != fingerprint:
+        raise DataError(
+            f"{out}: holds a dataset that was packed from other files, or with other options. "
+            "Choose another folder, or remove this one."
+        )
+    if strict and manifest.rejected:
+        raise DataError(f"{out}: {manifest.rejected} structures were left out; {out / REJECTED} lists them.")
+    return Packed(manifest, was_there=True)
+
+
+@contextmanager
+def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
+    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else. Deleted at the
+    end."""
+    make_folder(out)
+    with _locked(out):
+        parts, mark = out / PARTS, out / PARTS / "recipe"
+        if not mark.is_file() or mark.read_text() != fingerprint:
+            remove(parts)
+            make_folder(parts)
+            for left in out.glob("shard-*.safetensors"):
+                remove(left)
+            write_text(mark, fingerprint)
+        sweep_up(out, alone=True)
+        sweep_up(parts, alone=True)
+        yield parts
+        remove(parts)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """No other process packs into `out`; the file of the lock goes when the block ends well."""
+    import fcntl
+
+    lock = open_lock(out / LOCK)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"{out}: another process is packing into it. Wait for it, or choose another folder."
+            ) from None
+        yield
+        remove(out / LOCK)
+    finally:
+        os.close(lock)
+
+
+def _tidy(out: Path) -> None:
+    """Delete what a process left that was killed when its dataset was complete, and nothing but deleting was left."""
+    if (out / LOCK).exists():
+        with _locked(out):
+            sweep_up(out, alone=True)
+            remove(out / PARTS)
+
+
+def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
+    """Tasks, each a list of spans of sources, and the number of structures as far as readers can tell."""
+    plan = parts / "plan.json"
+    if plan.exists():  # counting takes a pass over text files: not twice
+        kept = read_json(plan, hint=f"Remove {parts}, and pack again.")
+        return [[Span(*span) for span in task] for task in kept["tasks"]], kept["total"]
+    tasks: list[list[Span]] = []
+    room, total = 0, 0
+    for number, (path, responsible) in enumerate(found):
+        n = responsible.count(path)
+        total += n or 0
+        # Ends of sources are left open: the reader sees the end of the file and closes it.
+        starts = range(0, max(n, 1), size) if n is not None else range(1)
+        for start in starts:
+            stop = None if start == starts[-1] else start + size
+            length = size if n is None else min(size, n - start)
+            if not tasks or length > room or len(tasks[-1]) >= SPANS:
+                tasks.append([])
+                room = size
+            tasks[-1].append(Span(number, start, stop))
+            room -= max(length, 1) if n is not None else size // SPANS
+    write_text(plan, json.dumps({"total": total, "tasks": [[list(asdict(s).values()) for s in t] for t in tasks]}))
+    return tasks, total
+
+
+def _run(
+    recipe: Recipe,
+    tasks: Sequence[list[Span]],
+    parts: Path,
+    workers: int,
+    strict: bool,
+    total: int,
+    progress: Progress | None,
+) -> list[Result]:
+    """Do what has no record yet; results in the order of the tasks."""
+    results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
+    missing = [number for number in range(len(tasks)) if number not in results]
+    done = sum(result.seen for result in results.values())
+
+    def take(number: int, result: Result) -> None:
+        nonlocal done
+        results[number] = result
+        done += result.seen
+        if progress is not None:
+            progress(done, max(total, done))
+
+    if progress is not None:
+        progress(done, max(total, done))
+    for result in results.values():
+        _refuse_rejected(result, strict)
+    if workers <= 1 or len(missing) <= 1:
+        for number in missing:
+            take(number, run_task(recipe, number, tasks[number], parts, strict))
+    else:
+        for number, result in _in_processes(recipe, tasks, missing, parts, min(workers, len(missing)), strict):
+            take(number, result)
+    return [results[number] for number in range(len(tasks))]
+
+
+def _refuse_rejected(result: Result, strict: bool) -> None:
+    if strict and result.first_rejected:
+        raise DataError(f"{result.first_rejected} (--strict)")
+
+
+def _in_processes(
+    recipe: Recipe, tasks: Sequence[list[Span]], missing: list[int], parts: Path, workers: int, strict: bool
+) -> Iterator[tuple[int, Result]]:
+    import multiprocessing
+
+    # Spawned, not forked: a fork copies locks of threads (torch, LMDB) that nobody will release.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+        try:
+            waiting = {pool.submit(run_task, recipe, n, tasks[n], parts, strict): n for n in missing}
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield waiting.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    import multiprocessing
+    import os
+    import threading
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
+    """What the manifest says of each source. Raises DataError if nothing usable was found, or a given key nowhere."""
+    used: list[dict[str, Counter[str]]] = [{label: Counter() for label in NAMES} for _ in recipe.sources]
+    rejected, filtered, reasons = Counter[int](), Counter[int](), Counter[str]()
+    notes: list[Counter[str]] = [Counter() for _ in recipe.sources]
+    for result in results:
+        rejected.update({int(s): k for s, k in result.rejected.items()})
+        filtered.update({int(s): k for s, k in result.filtered.items()})
+        reasons.update(result.reasons)
+        for source, label, key, n in result.keys:
+            used[source][label][key] += n
+        for source, note, n in result.notes:
+            notes[source][note] += n
+    if not any(result.kept for result in results):
+        why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "there are none in the sources"
+        first = next((f" The first: {r.first_rejected}." for r in results if r.first_rejected), "")
+        raise DataError(f"No structure could be packed: {why}.{first}")
+    for label in NAMES:
+        given = getattr(recipe.keys, label)
+        if given is not None and not any(counts[label] for counts in used):
+            raise DataError(f"--key {label}={given}: no structure has a value of this name. Nothing was packed.")
+    return [
+        SourceRecord(
+            path=path,
+            format=form,
+            keys={label: ", ".join(sorted(c)) for label, c in used[number].items() if c},
+            rejected=rejected[number],
+            filtered=filtered[number],
+            notes=dict(notes[number].most_common(MAX_NOTES)),
+        )
+        for number, (path, form) in enumerate(recipe.sources)
+    ]
+
+
+def _isolated(results: Sequence[Result]) -> dict[str, float]:
+    """Symbol -> energy [eV]. Raises DataError for two atoms of one element whose energies differ."""
+    found: dict[str, tuple[float, str]] = {}
+    for symbol, energy, place in (atom for result in results for atom in result.isolated):
+        first, where = found.setdefault(symbol, (energy, place))
+        if abs(first - energy) > TOLERANCE["energy"]:
+            raise DataError(
+                f"Two isolated atoms of {symbol} have different energies: {first:.6g} eV ({where}) and {energy:.6g} eV "
+                f"({place}). Keep one of them, or leave all out: --filter 'n_atoms>1'."
+            )
+    return {symbol: energy for symbol, (energy, _) in sorted(found.items())}
+
+
+def _unlink(pieces: list[Path]) -> None:
+    for piece in pieces:
+        remove(piece)
+
+
+def _collect_rejected(parts: Path, n_tasks: int, out: Path) -> None:
+    with replacing(out) as file:
+        for number in range(n_tasks):
+            with open(parts / f"task-{number:08d}.rejected.jsonl", "rb") as part:
+                shutil.copyfileobj(part, file)

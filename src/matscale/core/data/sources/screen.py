@@ -1,0 +1,147 @@
+"""What makes a structure unusable, whatever the model: one function, one reason each.
+
+| reason | meaning |
+|---|---|
+| no atoms | nothing to learn from |
+| unknown element | atomic number outside 1..118 |
+| non-finite ... | NaN or infinity in positions, cell or a label |
+| wrong number of forces | not one per atom |
+| absurd coordinates | a position or lattice vector beyond 10⁸ Å, where no digit of a bond length is left |
+| missing cell | a periodic axis without a lattice vector |
+| absurd volume | a periodic cell that is flat, or below 0.3 or (with two atoms or more) above 1e5 Å³ per atom |
+| overlapping atoms | two atoms (or an atom and its image) closer than 0.1 Å |
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.data.nearby import FARTHEST
+from matscale.core.data.sources.labels import Unusable
+from matscale.core.data.structure import Structure
+
+MIN_DISTANCE = 0.1
+"""Å"""
+MIN_VOLUME, MAX_VOLUME = 0.3, 1e5
+"""Å³ per atom. Metallic hydrogen at 500 GPa has about 1. A single atom, as references need, may have any box."""
+_ALL_PAIRS = 64
+
+
+def screen(structure: Structure) -> None:
+    """Raises Unusable, with the reason, if the structure cannot be used."""
+    n = len(structure)
+    if n == 0:
+        raise Unusable("no atoms", "0 atoms")
+    z = structure.atomic_numbers
+    if z.min() < 1 or z.max() > 118:
+        raise Unusable("unknown element", f"atomic number {int(z[(z < 1) | (z > 118)][0])}")
+    for name in ("positions", "forces"):
+        value = getattr(structure, name)
+        if value is not None and value.shape != (n, 3):
+            raise Unusable(f"wrong number of {name}", f"shape {value.shape} for {n} atoms")
+    _check_finite(structure)
+    if max(np.abs(structure.positions).max(), np.abs(structure.cell).max()) > FARTHEST:
+        raise Unusable("absurd coordinates", f"a position or lattice vector beyond {FARTHEST:.0e} Å")
+    frame = _frame(structure)
+    _check_overlaps(structure.positions, frame, structure.pbc)
+
+
+def _check_finite(structure: Structure) -> None:
+    with np.errstate(invalid="ignore", over="ignore"):
+        for name in ("positions", "cell", "energy", "forces", "stress"):
+            value = getattr(structure, name)
+            # A sum is finite only if all terms are, and costs less than looking at each.
+            if value is not None and not math.isfinite(np.sum(value)) and not np.isfinite(value).all():
+                n_wrong = int(np.size(value) - np.isfinite(value).sum())
+                raise Unusable(f"non-finite {name}", f"{n_wrong} of {np.size(value)} values")
+
+
+def _frame(structure: Structure) -> NDArray[np.float64]:
+    """[3, 3] the cell, completed by unit vectors along axes that are not periodic; checked on the way."""
+    periodic = structure.pbc
+    if not periodic.any():
+        return np.eye(3)
+    lengths = np.sqrt(np.einsum("ka,ka->k", structure.cell, structure.cell))
+    if (lengths[periodic] < 1e-6).any():
+        axis = int(np.flatnonzero(periodic & (lengths < 1e-6))[0])
+        raise Unusable("missing cell", f"axis {'abc'[axis]} is periodic and has no lattice vector")
+    if not periodic.all():
+        return _completed(structure.cell, periodic)
+    return structure.cell
+
+
+def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Rows of axes that are not periodic replaced by unit vectors orthogonal to the periodic ones."""
+    frame = cell.copy()
+    normals = np.linalg.svd(cell[periodic])[2][int(periodic.sum()) :]
+    frame[~periodic] = normals
+    return frame
+
+
+def _faces(frame: NDArray[np.float64], n: int, has_volume: bool) -> tuple[NDArray[np.float64], list[float]]:
+    """(inverse of the frame, distances between its opposite faces); checked for a volume that can be.
+
+    In Python's floats: NumPy's calls would cost more than these few dozen multiplications, for every structure.
+    """
+    a, b, c = frame.tolist()
+    normals = (_cross(b, c), _cross(c, a), _cross(a, b))
+    volume = _dot(a, normals[0])
+    # A volume of rounding noise: vectors in one plane, whatever their length.
+    flat = abs(volume) <= 1e-6 * (_dot(a, a) * _dot(b, b) * _dot(c, c)) ** 0.5
+    most = MAX_VOLUME if n > 1 else math.inf
+    if flat or (has_volume and not MIN_VOLUME <= abs(volume) / n <= most):
+        raise Unusable("absurd volume", f"{0.0 if flat else abs(volume) / n:.3g} Å³ per atom")
+    heights = [abs(volume) / _dot(normal, normal) ** 0.5 for normal in normals]
+    return np.array(normals).T / volume, heights
+
+
+def _cross(u: list[float], v: list[float]) -> list[float]:
+    return [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]]
+
+
+def _dot(u: list[float], v: list[float]) -> float:
+    return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
+
+
+def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
+    inverse, heights = _faces(frame, len(positions), bool(periodic.all()))
+    # With heights above 2 r, an image closer than r is the one that rounding fractional coordinates finds.
+    between_images = min((height for height, has in zip(heights, periodic.tolist()) if has), default=np.inf)
+    if between_images < 2 * MIN_DISTANCE:
+        raise Unusable("overlapping atoms", f"images {between_images:.3g} Å apart")
+    fractional = positions @ inverse
+    i, j = _close_pairs(fractional, periodic, MIN_DISTANCE / min(heights))
+    if len(i) == 0:
+        return
+    difference = fractional[i] - fractional[j]
+    difference -= np.round(difference) * periodic
+    vectors = difference @ frame
+    squares = np.einsum("pa,pa->p", vectors, vectors)
+    nearest = int(squares.argmin())
+    if squares[nearest] < MIN_DISTANCE**2:
+        distance = squares[nearest] ** 0.5
+        raise Unusable("overlapping atoms", f"atoms {i[nearest]} and {j[nearest]} are {distance:.3g} Å apart")
+
+
+def _close_pairs(
+    fractional: NDArray[np.float64], periodic: NDArray[np.bool_], reach: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs i < j that may be within `reach` in every fractional coordinate; more than those if there are few atoms."""
+    n = len(fractional)
+    if n <= _ALL_PAIRS:
+        return _UPPER[n]
+    from scipy.spatial import cKDTree
+
+    box = np.where(periodic, 1.0, 0.0)  # 0 stands for an axis without images
+    wrapped = np.where(periodic, fractional % 1.0, fractional)
+    wrapped[wrapped == 1.0] = 0.0  # −1e-17 % 1.0
+    # Axes without images hold Å rather than fractions: shift them above zero, which the tree asks for.
+    wrapped -= np.where(periodic, 0.0, wrapped.min(axis=0))
+    pairs = cKDTree(wrapped, boxsize=box).query_pairs(reach, p=np.inf, output_type="ndarray")
+    return pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+
+
+_UPPER = [np.triu_indices(n, 1) for n in range(_ALL_PAIRS + 1)]

@@ -1,0 +1,1 @@
+"""A packed dataset on disk: shards, manifest, statistics, cached edges."""

@@ -1,0 +1,151 @@
+"""`manifest.json`: what a packed dataset says of itself. It stays small, and opening a dataset reads nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matscale.core.errors import DataError
+from matscale.core.files import write_text
+
+FORMAT_VERSION = 1
+FILE = "manifest.json"
+_MAX_BYTES = 256 << 20
+_AGAIN = "Copy the dataset again, or pack it again."
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class ShardRecord(_Part):
+    """One shard file."""
+
+    file: str
+    """Its name; it lies in the folder of the manifest."""
+    n_structures: Count
+    n_atoms: Count
+    sha256: str
+
+
+class SourceRecord(_Part):
+    """One file that was packed, and where its labels were found."""
+
+    path: str
+    format: str = ""
+    keys: dict[str, str] = {}
+    """Label -> key under which it was found, such as energy -> info['REF_energy']."""
+    structures: int = 0
+    rejected: int = 0
+    """Structures that could not be used."""
+    filtered: int = 0
+    """Structures that a filter left out."""
+    notes: dict[str, int] = {}
+    """What was decided while it was read (units converted, values ignored) -> number of structures."""
+
+
+class Manifest(_Part):
+    """Contents of `manifest.json`."""
+
+    format_version: int = FORMAT_VERSION
+    n_structures: Count
+    n_atoms: Count
+    elements: dict[str, int]
+    """Symbol -> number of atoms."""
+    labels: dict[str, int]
+    """energy, forces, stress -> number of structures that have it."""
+    statistics: dict[str, Any] = {}
+    """Source, or "all" -> property -> moments and histogram: see `matscale.core.data.store.statistics`."""
+    sources: list[SourceRecord] = []
+    labels_by: str | None = None
+    """None for labels as the sources had them; else the labeler: "surrogate: chgnet-0.3.0"."""
+    filters: list[str] = []
+    precision: str = "float64"
+    shards: list[ShardRecord] = []
+    rejected: int = 0
+    """Structures that could not be used; each with its reason in `rejected.jsonl`."""
+    filtered: int = 0
+    """Structures that a filter left out; listed there as well."""
+    isolated_atoms: dict[str, float] = {}
+    """Symbol -> energy [eV] of an isolated atom, where the sources mark such frames: they are not packed."""
+    passed_over: list[str] = []
+    """Files in the folders given that no reader knows; neither hidden ones nor notes, licences and the like."""
+    fingerprint: str = ""
+    """Of the files and options that `matscale data pack` was given: tells whether there is anything to do."""
+    hash: str = ""
+    """Identity of the dataset: depends on the contents of its shards and their order, on nothing else."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises DataError if `folder` holds no packed dataset, a damaged one, or one of another format."""
+        path = folder / FILE
+        if not path.exists():
+            raise DataError(
+                f"{folder}: no packed dataset (it has no {FILE}). `matscale data pack SRC -o {folder}` makes one."
+            )
+        try:
+            if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+                raise ValueError(f"not a file of at most {_MAX_BYTES >> 20} MiB")
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = int(values["format_version"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise DataError(f"{path}: is damaged ({error!r}). {_AGAIN}") from None
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path}: format version {version}; this matscale reads {FORMAT_VERSION}. "
+                "Pack the dataset again with this version, or install the one that wrote it."
+            )
+        checksum = values.pop("checksum", None)  # what was packed before there were checksums has none
+        if checksum is not None and checksum != _checksum(values):
+            raise DataError(f"{path}: has changed since it was written (its checksum differs). {_AGAIN}")
+        try:
+            manifest = cls.model_validate(values)
+            fault = manifest._fault()
+        except ValidationError as error:
+            fault = str(error)
+        if fault:
+            raise DataError(f"{path}: is damaged ({fault}). {_AGAIN}")
+        return manifest
+
+    def _fault(self) -> str:
+        """What contradicts itself, or nothing."""
+        names = [shard.file for shard in self.shards]
+        for name in names:
+            if not name or not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:
+                return f"shard {name!r} is not the name of a file in its folder"
+        if not names or len(set(names)) < len(names):
+            return "it names no shard, or one of them twice"
+        for count in ("n_structures", "n_atoms"):
+            total = sum(getattr(shard, count) for shard in self.shards)
+            if total != getattr(self, count):
+                return f"{count} = {getattr(self, count)}, and its shards hold {total}"
+        if self.hash != dataset_hash(self.shards):
+            return "its hash is not that of its shards"
+        return ""
+
+    def write(self, folder: Path) -> None:
+        """Appears whole or not at all; written last, it is what makes a folder a dataset."""
+        values = self.model_dump(mode="json")
+        values["checksum"] = _checksum(values)
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
+        write_text(folder / FILE, f"{{\n{lines}\n}}\n")
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """SHA-256 of plain values, however they are laid out in the file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def dataset_hash(shards: list[ShardRecord]) -> str:
+    """Identity of the dataset that consists of these shards."""
+    digest = hashlib.sha256(f"matscale packed {FORMAT_VERSION}\n".encode())
+    for shard in shards:
+        digest.update(f"{shard.sha256} {shard.n_structures} {shard.n_atoms}\n".encode())
+    return digest.hexdigest()

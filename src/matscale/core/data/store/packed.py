@@ -1,0 +1,358 @@
+"""`PackedDataset`: a dataset on disk, opened by reading its manifest alone and gathered from memory maps.
+
+A batch is a handful of NumPy gathers, whatever the number of structures in it: no structure is made into an object on
+the way. How the files look: `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.nearby import brought_near
+from matscale.core.data.stages import Stages, silent
+from matscale.core.data.store.arrays import Arrays
+from matscale.core.data.store.manifest import Manifest, ShardRecord, SourceRecord
+from matscale.core.data.store.shard import LABELS, check_shard, map_shard, smallest
+from matscale.core.data.store.verified import at_once, check_once
+from matscale.core.data.store.writer import ShardWriter
+from matscale.core.data.structure import Structure
+from matscale.core.errors import DataError, did_you_mean
+
+__all__ = ["Manifest", "PackedDataset", "ShardWriter", "SourceRecord"]
+
+NO_GRAPH = Graph.none()
+_CHUNK = 8192
+Indices = Sequence[int] | NDArray[np.integer[Any]]
+Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
+"""(arrays of a shard, rows in it, their places in the batch: None when all rows are of this one shard)"""
+
+
+class PackedDataset:
+    """Structures with labels, in the order in which they were packed. Make one with `open`."""
+
+    def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, stages: Stages = silent) -> None:
+        self.path, self.manifest, self.in_memory, self.stages = path, manifest, in_memory, stages
+        for record in manifest.shards:
+            _check_size(path / record.file, record)
+        sizes = [shard.n_structures for shard in manifest.shards]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._shards: dict[int, Arrays] = {}
+        self._caches: dict[str, Any] = {}
+        if in_memory:
+            self._load()
+
+    @classmethod
+    def open(cls, path: Path | str, in_memory: bool = False, stages: Stages = silent) -> PackedDataset:
+        """Open a packed dataset. Costs the same for a thousand structures and a hundred million.
+
+        Shards are mapped when something is read from them; `in_memory` reads all of them at once instead. The first
+        time on a machine that a shard is read from, it is checked as a whole: `stages` is told when that takes a while.
+        Raises DataError if there is no dataset at `path`, or a damaged one.
+        """
+        path = Path(path)
+        return cls(path, Manifest.read(path), in_memory, stages)
+
+    @property
+    def hash(self) -> str:
+        """Identity of the dataset, by contents."""
+        return self.manifest.hash
+
+    def __len__(self) -> int:
+        return self.manifest.n_structures
+
+    def __repr__(self) -> str:
+        return f"PackedDataset({str(self.path)!r}, {len(self):,} structures, {self.manifest.n_atoms:,} atoms)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Maps are not sent to other processes: they open the files again."""
+        return {"path": self.path, "manifest": self.manifest, "in_memory": self.in_memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def shard(self, number: int) -> Arrays:
+        """Arrays of one shard, mapped and, if need be, checked on first use.
+
+        Raises DataError if the file is missing, damaged, or not the one that was packed.
+        """
+        if number not in self._shards:
+            self._shards[number] = self._checked(self.manifest.shards[number])
+        return self._shards[number]
+
+    def _checked(self, record: ShardRecord, again: bool = False) -> Arrays:
+        path, n_sources = self.path / record.file, len(self.manifest.sources)
+        arrays = map_shard(path)
+        if (len(arrays["group"]), int(arrays["atom_ptr"][-1])) != (record.n_structures, record.n_atoms):
+            raise DataError(
+                f"{path}: holds {len(arrays['group'])} structures and {arrays['atom_ptr'][-1]} "
+                f"atoms, the manifest says {record.n_structures} and {record.n_atoms}. Copy the dataset again."
+            )
+        try:
+            check_once(path, record.sha256, lambda: check_shard(arrays, n_sources), f"{n_sources} sources", again)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}. Copy the dataset again, or pack it again.") from None
+        return arrays
+
+    def _load(self) -> None:
+        """Hold everything in memory, as if it were one shard."""
+        mapped = [arrays for _, arrays in self.shards()]
+        joined = {k: np.concatenate([a[k] for a in mapped]) for k in mapped[0] if k != "atom_ptr"}
+        joined["atom_ptr"] = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
+        self._starts, self._shards = np.array([0, len(self)]), {0: joined}
+
+    def shards(self) -> Iterator[tuple[int, Arrays]]:
+        """(index of its first structure, arrays) of every shard, in order."""
+        self.check()
+        for number in range(len(self._starts) - 1):
+            yield int(self._starts[number]), self.shard(number)
+
+    def check(self) -> None:
+        """Map all shards now, several at once, and check those that were not checked before."""
+        if len(self._shards) < len(self._starts) - 1:
+            paths = [self.path / record.file for record in self.manifest.shards]
+            for _ in at_once(self.shard, paths, "Checking the data", self.stages):
+                pass
+
+    def _column(self, name: str) -> NDArray[Any]:
+        columns = [arrays[name] for _, arrays in self.shards()]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+    @cached_property
+    def n_atoms(self) -> NDArray[np.int32]:
+        """[n] atoms of each structure. Read when it is first asked for."""
+        return np.concatenate([np.diff(arrays["atom_ptr"]).astype(np.int32) for _, arrays in self.shards()])
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """[n] hash of the name of each structure's group."""
+        return self._column("group")
+
+    @cached_property
+    def sources(self) -> NDArray[np.int32]:
+        """[n] index into `manifest.sources`."""
+        return self._column("source")
+
+    def has(self, label: str) -> NDArray[np.bool_]:
+        """[n] which structures have the label "energy", "forces" or "stress"."""
+        if label not in LABELS:
+            raise DataError(f"No label {label!r}. {did_you_mean(label, LABELS)}")
+        return self._column(f"has_{label}").astype(bool)
+
+    def _pieces(self, indices: Indices) -> tuple[NDArray[np.int64], Pieces]:
+        index = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(index) and not (index.min() >= 0 and index.max() < len(self)):
+            wrong = int(index[(index < 0) | (index >= len(self))][0])
+            raise IndexError(f"structure {wrong} of a dataset of {len(self):,} (0 to {len(self) - 1})")
+        if len(self._starts) == 2:
+            return index, [(self.shard(0), index, None)]
+        owner = np.searchsorted(self._starts, index, side="right") - 1
+        pieces: Pieces = []
+        for number in np.unique(owner):
+            places = np.flatnonzero(owner == number)
+            pieces.append((self.shard(int(number)), index[places] - self._starts[number], places))
+        return index, pieces
+
+    def energies(self, indices: Indices | None = None) -> NDArray[np.float64]:
+        """[n] eV, NaN where missing; of all structures, or of those at `indices` in that order."""
+        if indices is None:
+            return self._column("energy")
+        index, pieces = self._pieces(indices)
+        return _rows("energy", pieces, len(index))
+
+    def composition(self, indices: Indices | None = None) -> NDArray[np.int32]:
+        """[n, 119] atoms of each element, by atomic number. Ask for a few thousand at a time: 476 bytes each."""
+        index, pieces = self._pieces(np.arange(len(self)) if indices is None else indices)
+        atoms = _Atoms(pieces, len(index))
+        z = atoms.gather("atomic_numbers").astype(np.int64)
+        return np.bincount(atoms.batch() * 119 + z, minlength=119 * len(index)).reshape(-1, 119).astype(np.int32)
+
+    def elements(self, indices: Indices) -> tuple[int, ...]:
+        """Atomic numbers that occur in the structures at `indices`, ascending. Memory does not grow with these."""
+        index = np.asarray(indices, dtype=np.int64)
+        seen = np.zeros(119, dtype=bool)
+        for start in range(0, len(index), _CHUNK):
+            _, pieces = self._pieces(chunk := index[start : start + _CHUNK])
+            seen[_Atoms(pieces, len(chunk)).gather("atomic_numbers")] = True
+        return tuple(int(z) for z in np.flatnonzero(seen))
+
+    def labels(self, indices: Indices) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Forces [n_atoms, 3] eV/Å and stress [n, 3, 3] eV/Å³ of the structures at `indices`; NaN where missing."""
+        index, pieces = self._pieces(indices)
+        return _Atoms(pieces, len(index)).gather("forces"), _rows("stress", pieces, len(index))
+
+    def structure(self, index: int) -> Structure:
+        """One structure with its labels. Its trajectory's name is not kept on disk, only `groups` is."""
+        _, [(arrays, rows, _)] = self._pieces([index])
+        row = int(rows[0])
+        atoms = slice(int(arrays["atom_ptr"][row]), int(arrays["atom_ptr"][row + 1]))
+        return Structure(
+            atomic_numbers=arrays["atomic_numbers"][atoms].astype(np.int64),
+            positions=arrays["positions"][atoms].astype(np.float64),
+            cell=arrays["cell"][row].copy(),
+            pbc=arrays["pbc"][row].astype(bool),
+            energy=float(arrays["energy"][row]) if arrays["has_energy"][row] else None,
+            forces=arrays["forces"][atoms].astype(np.float64) if arrays["has_forces"][row] else None,
+            stress=arrays["stress"][row].copy() if arrays["has_stress"][row] else None,
+            source=f"{self.path} structure {index}",
+        )
+
+    def __getitem__(self, index: int) -> Structure:
+        return self.structure(index)
+
+    def __iter__(self) -> Iterator[Structure]:
+        return (self.structure(index) for index in range(len(self)))
+
+    def batch(
+        self,
+        indices: Indices,
+        graph: Graph = NO_GRAPH,
+        dtype: torch.dtype = torch.float32,
+    ) -> AtomicBatch:
+        """The structures at `indices`, in that order, as one batch; NaN for missing labels.
+
+        `dtype` is that of all floating tensors but the energy, which stays float64: total energies lose meV in single
+        precision. Edges come from the cache of this graph beside the dataset if there is one, else they are computed.
+        """
+        index, pieces = self._pieces(indices)
+        n = len(index)
+        atoms = _Atoms(pieces, n)
+        positions = atoms.gather("positions")
+        cell, pbc = _rows("cell", pieces, n), _rows("pbc", pieces, n).view(bool)
+        edges = self._edges(index, atoms, positions, cell, pbc, graph) if graph.has_edges else None
+        positions, edges = brought_near(positions, atoms.counts, cell, pbc, edges)
+        edge_index, edge_shift = (None, None) if edges is None else (_tensor(x) for x in edges)
+        return AtomicBatch(
+            positions=_tensor(positions, dtype),
+            atomic_numbers=_tensor(atoms.gather("atomic_numbers"), torch.int64),
+            cell=_tensor(cell, dtype),
+            pbc=_tensor(pbc),
+            batch=_tensor(atoms.batch()),
+            atoms_per_structure=_tensor(atoms.counts),
+            edge_index=edge_index,
+            edge_shift=edge_shift,
+            energy=_tensor(_rows("energy", pieces, n)),
+            forces=_tensor(atoms.gather("forces"), dtype),
+            stress=_tensor(_rows("stress", pieces, n), dtype),
+            index=_tensor(index.copy()),
+        )
+
+    def _edges(
+        self, index: NDArray[Any], atoms: _Atoms, positions: Any, cell: Any, pbc: Any, graph: Graph
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        if graph.key not in self._caches:
+            from matscale.core.data.store.edge_cache_build import open_cache
+
+            self._caches[graph.key] = open_cache(self, graph)
+        cache = self._caches[graph.key]
+        if cache is not None:
+            return cache.gather(index, atoms.starts)
+        return _neighbors(atoms, positions.astype(np.float64), cell, pbc, graph)
+
+    def forget_graphs(self) -> None:
+        """Look for cached graphs again when the next batch is made: one was built meanwhile."""
+        self._caches.clear()
+
+    def verify(self) -> None:
+        """Read every shard and every file of cached edges, and check them whatever was checked before.
+
+        Raises DataError that names the first file which is not as it was written.
+        """
+        from matscale.core.data.store.edge_cache_build import verify_caches
+
+        for record in self.manifest.shards:
+            self._checked(record, again=True)
+        verify_caches(self)
+
+
+def _check_size(path: Path, record: ShardRecord) -> None:
+    """Raises DataError unless the file is there and large enough; opening does not read it."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: is missing ({error.strerror}). Copy the dataset again.") from None
+    if not S_ISREG(stat.st_mode):
+        raise DataError(f"{path}: is not a file. Copy the dataset again.")
+    if stat.st_size < smallest(record.n_structures, record.n_atoms):
+        raise DataError(
+            f"{path}: is not a whole shard ({stat.st_size:,} bytes, too few for {record.n_structures:,} structures "
+            f"and {record.n_atoms:,} atoms). Copy the dataset again."
+        )
+
+
+class _Atoms:
+    """Where the atoms of a batch lie in the shards."""
+
+    def __init__(self, pieces: Pieces, n: int) -> None:
+        self._pieces, self.counts = pieces, np.empty(n, dtype=np.int64)
+        firsts = []
+        for arrays, rows, places in pieces:
+            first = arrays["atom_ptr"][rows]
+            self.counts[slice(None) if places is None else places] = arrays["atom_ptr"][rows + 1] - first
+            firsts.append(first)
+        ends = np.cumsum(self.counts)
+        self.starts = ends - self.counts  # [n] first atom of each structure, in the batch
+        self.total = int(ends[-1]) if n else 0
+        self._within = np.arange(self.total)
+        self._maps = [self._map(first, places) for first, (_, _, places) in zip(firsts, pieces)]
+
+    def _map(self, first: NDArray[np.int64], places: NDArray[np.int64] | None) -> tuple[Any, Any]:
+        """(rows in the shard, rows in the batch or None for all of them)"""
+        if places is None:
+            return self._within + np.repeat(first - self.starts, self.counts), None
+        counts = self.counts[places]
+        offset = np.cumsum(counts) - counts
+        within = np.arange(int(counts.sum()))
+        return within + np.repeat(first - offset, counts), within + np.repeat(self.starts[places] - offset, counts)
+
+    def gather(self, name: str) -> NDArray[Any]:
+        """[n_atoms, ...] of a per-atom array."""
+        source = self._pieces[0][0][name] if self._pieces else np.zeros((0, 3))
+        if len(self._maps) == 1 and self._maps[0][1] is None:
+            return source.take(self._maps[0][0], axis=0)
+        result = np.empty((self.total, *source.shape[1:]), source.dtype)
+        for (arrays, _, _), (rows, places) in zip(self._pieces, self._maps):
+            result[places] = arrays[name].take(rows, axis=0)
+        return result
+
+    def batch(self) -> NDArray[np.int64]:
+        """[n_atoms] structure of each atom."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+
+def _rows(name: str, pieces: Pieces, n: int) -> NDArray[Any]:
+    """[n, ...] of a per-structure array."""
+    source = pieces[0][0][name] if pieces else np.zeros(0)
+    if len(pieces) == 1 and pieces[0][2] is None:
+        return source.take(pieces[0][1], axis=0)
+    result = np.empty((n, *source.shape[1:]), source.dtype)
+    for arrays, rows, places in pieces:
+        result[places] = arrays[name].take(rows, axis=0)
+    return result
+
+
+def _tensor(array: NDArray[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if dtype is None else tensor.to(dtype)
+
+
+def _neighbors(
+    atoms: _Atoms, positions: NDArray[np.float64], cell: NDArray[Any], pbc: NDArray[Any], graph: Graph
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    from matscale.core.data.neighbors import neighbors
+
+    edges, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
+    for s, (start, count) in enumerate(zip(atoms.starts, atoms.counts)):
+        index, shift = neighbors(positions[start : start + count], cell[s], pbc[s], graph)
+        edges.append(index + start)
+        shifts.append(shift)
+    return np.concatenate(edges, axis=1), np.concatenate(shifts)

@@ -1,0 +1,127 @@
+"""Files that are checked once: a stamp says that SHA-256 and contents of a file were right, and which file that was.
+
+The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`; where that folder cannot be written, it is kept in
+the user's cache folder. It holds size, time of change, time of status change and inode of the file. Any write changes
+one of them; programs can set back the first of the two times, not the second. A copied or moved file is checked again.
+
+What a stamp cannot see is a disk that loses bits of a file that nothing writes to: `matscale data info --verify` reads
+everything, whatever the stamps say.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from matscale.core.data.named import cache
+from matscale.core.data.stages import Stages
+from matscale.core.errors import MatscaleError
+from matscale.core.files import write_json
+
+T = TypeVar("T")
+
+CHECKS = 1
+"""Raise it when files are checked for more: what was stamped before is then checked again."""
+SETTLED_NS = 2_000_000_000
+"""A file that changed less than this before it was checked gets no stamp: clocks of file systems tick in up to two
+seconds, so that the next change could bear the same time."""
+FOLDER = ".verified"
+_LONG = 1.0
+"""Seconds of checking from which on it is worth a word."""
+
+
+def check_once(path: Path, digest: str, inspect: Callable[[], object], against: str = "", again: bool = False) -> bool:
+    """Compare a file's SHA-256 with `digest` and have `inspect` look at its contents, unless a stamp says it was done.
+
+    `against` names what else `inspect` compares the file with; `again` checks whatever the stamp says. Processes that
+    ask at once wait for the first. Returns whether the file was read. Raises ValueError that says what is wrong, what
+    `inspect` raises, and OSError for a file that cannot be read.
+    """
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise ValueError("is not a file" if path.exists() else "is missing")
+    facts = {"checks": CHECKS, "sha256": digest, "against": against}
+    if not again and _is_stamped(path, facts | _identity(os.stat(path))):
+        return False
+    with open(path, "rb") as file:
+        with suppress(OSError):  # a file system without locks: several processes may then check the same file
+            fcntl.flock(file, fcntl.LOCK_EX)
+        began, identity = time.time_ns(), _identity(os.fstat(file.fileno()))
+        if not again and _is_stamped(path, facts | identity):
+            return False
+        try:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise ValueError("has changed since it was written: its SHA-256 is not the manifest's")
+            inspect()
+        except ValueError:
+            _forget(path)
+            raise
+        if _identity(os.stat(path)) == identity and identity["ctime_ns"] < began - SETTLED_NS:
+            _stamp(path, facts | identity)
+    return True
+
+
+def _identity(stat: os.stat_result) -> dict[str, Any]:
+    return {
+        "size": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
+        "inode": stat.st_ino,
+    }
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """Where the stamp of a file may be: beside it, or in the user's cache folder."""
+    yield path.parent / FOLDER / f"{path.name}.json"
+    yield cache.folder() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+
+
+def _is_stamped(path: Path, stamp: dict[str, Any]) -> bool:
+    return any(_read(place) == stamp for place in _places(path))
+
+
+def _read(place: Path) -> Any:
+    try:
+        return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+    except (OSError, ValueError, RecursionError):  # a damaged stamp is none
+        return None
+
+
+def _stamp(path: Path, stamp: dict[str, Any]) -> None:
+    """Keep the stamp where that is possible; without one the file is checked the next time, too."""
+    for place in _places(path):
+        with suppress(OSError, MatscaleError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, stamp)
+            return
+
+
+def _forget(path: Path) -> None:
+    for place in _places(path):
+        with suppress(OSError):
+            place.unlink(missing_ok=True)
+
+
+def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, stages: Stages) -> Iterator[T]:
+    """What `check` returns for each file, by its number, in order. Threads do as many at once as there are cores.
+
+    `stages` is told of `what`, in MiB, when it takes longer than a second.
+    """
+    from matscale.core.threads import usable_cores
+
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    done, began = 0, time.monotonic()
+    # Hashing and NumPy let other threads run.
+    with ThreadPoolExecutor(min(usable_cores(), max(len(paths), 1))) as pool:
+        for size, result in zip(sizes, pool.map(check, range(len(paths)))):
+            done += size
+            if time.monotonic() - began > _LONG:
+                stages(what, done >> 20, sum(sizes) >> 20)
+            yield result

@@ -1,0 +1,176 @@
+"""`ShardWriter`: structures in, a packed dataset out, in bounded memory and never half-written.
+
+Structures are collected in pieces of some megabytes, spilled to a hidden folder and joined into shards at the end.
+Until the manifest appears, which is last, there is no dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matscale.core.data.store.arrays import n_bytes, sha256
+from matscale.core.data.store.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash
+from matscale.core.data.store.shard import LABELS, arrays_of, map_shard, narrowed, windows, write_shard
+from matscale.core.data.store.statistics import Tally, tally
+from matscale.core.data.structure import Structure
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.files import make_folder, remove, sweep_up, write_text
+
+PIECE_BYTES = 64 << 20
+SHARD_BYTES = 2 << 30
+"""Few large shards: a shuffled batch then touches few files."""
+PARTS = ".parts"
+MAX_LISTED = 32
+"""Up to this number of sources, statistics are kept for each."""
+PRECISIONS = ("float64", "float32")
+
+
+class ShardWriter:
+    """Writes a packed dataset to a folder that must not hold one yet.
+
+    ```python
+    writer = ShardWriter(path, labels_by="surrogate: emt")
+    writer.append(structure)
+    manifest = writer.finish()
+    ```
+    `source` of `append` is an index into `sources`.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        precision: str = "float64",
+        labels_by: str | None = None,
+        sources: Sequence[SourceRecord] = (),
+        shard_bytes: int = SHARD_BYTES,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        """`precision` is that of positions and forces: float64 keeps them exactly, float32 halves the dataset."""
+        check_precision(precision)
+        self.path = Path(path)
+        if (self.path / FILE).exists():
+            raise DataError(f"{self.path}: holds a packed dataset already. Choose another folder, or remove this one.")
+        self.precision, self.labels_by, self.sources = precision, labels_by, list(sources)
+        self.shard_bytes, self.piece_bytes = shard_bytes, piece_bytes
+        self._parts = self.path / PARTS
+        make_folder(self.path)
+        sweep_up(self.path)
+        remove(self._parts)
+        make_folder(self._parts)
+        self._pieces: list[Path] = []
+        self._structures: list[Structure] = []
+        self._numbers: list[int] = []
+        self._bytes = 0
+
+    def append(self, *structures: Structure, source: int = 0) -> None:
+        """Add structures in this order."""
+        for structure in structures:
+            self._structures.append(structure)
+            self._numbers.append(source)
+            self._bytes += 49 * len(structure) + 192
+            if self._bytes >= self.piece_bytes:
+                self._spill()
+
+    def _spill(self) -> None:
+        if not self._structures and self._pieces:
+            return
+        arrays = narrowed(arrays_of(self._structures, self._numbers), self.precision)
+        self._pieces.append(self._parts / f"part-{len(self._pieces):08d}.safetensors")
+        write_shard(self._pieces[-1], [arrays])
+        self._structures, self._numbers, self._bytes = [], [], 0
+
+    def finish(self, **described: Any) -> Manifest:
+        """Join the pieces, measure, write the manifest; `described` fills further fields of it (filters, ...)."""
+        self._spill()
+        if not self.sources:
+            self.sources = [SourceRecord(path=self.labels_by or "python")]
+        shards = join(self._pieces, self.path, self.shard_bytes)
+        remove(self._parts)  # before the manifest, after which nobody would look for it
+        return describe(
+            self.path, shards, self.sources, labels_by=self.labels_by, precision=self.precision, **described
+        )
+
+
+def check_precision(precision: str) -> None:
+    """Raises ConfigError unless `precision` is one that shards can have."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision = {precision!r}: must be one of {', '.join(PRECISIONS)}.")
+
+
+def join(
+    pieces: Sequence[Path], folder: Path, shard_bytes: int, done: Callable[[list[Path]], None] | None = None
+) -> list[ShardRecord]:
+    """Join files of pieces into shards of about `shard_bytes`; the cut depends on the sizes of the pieces alone.
+
+    A shard that is there already, from a join that was interrupted, is kept. `done` is told the pieces of each
+    finished shard, so that they can be deleted.
+    """
+    plan_file = folder / PARTS / "shards.json"
+    plan = _plan(pieces, shard_bytes, plan_file)
+    records = []
+    for number, names in enumerate(plan):
+        path = folder / f"shard-{number:05d}.safetensors"
+        members = [folder / PARTS / name for name in names]
+        if all(member.exists() for member in members):
+            digest = write_shard(path, [map_shard(member) for member in members])
+        else:
+            digest = sha256(path)
+        arrays = map_shard(path)
+        n = len(arrays["group"])
+        records.append(ShardRecord(file=path.name, n_structures=n, n_atoms=int(arrays["atom_ptr"][-1]), sha256=digest))
+        if done is not None:
+            done(members)
+    return records
+
+
+def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str]]:
+    """Names of the pieces of each shard; written down, since pieces vanish while they are joined."""
+    import json
+
+    if file.exists():
+        plan: list[list[str]] = json.loads(file.read_text(encoding="utf-8"))
+        return plan
+    plan, size = [], shard_bytes
+    for piece in pieces:
+        if size >= shard_bytes:
+            plan.append([])
+            size = 0
+        plan[-1].append(piece.name)
+        size += n_bytes(map_shard(piece))
+    write_text(file, json.dumps(plan))
+    return plan
+
+
+def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRecord], **described: Any) -> Manifest:
+    """Measure the shards once and write the manifest that makes `folder` a dataset."""
+    from ase.data import chemical_symbols
+
+    counts, labels = np.zeros(256, dtype=np.int64), dict.fromkeys(LABELS, 0)
+    per_source = np.zeros(len(sources), dtype=np.int64)
+    total: dict[str, Tally] = {}
+    for shard in shards:
+        arrays = map_shard(folder / shard.file)
+        for piece in windows(arrays):
+            counts += np.bincount(piece["atomic_numbers"], minlength=256)
+            per_source += np.bincount(piece["source"], minlength=len(sources))
+            for label in LABELS:
+                labels[label] += int(piece[f"has_{label}"].sum())
+            tally(piece, [s.path for s in sources] if len(sources) <= MAX_LISTED else [], total)
+    manifest = Manifest(
+        n_structures=sum(s.n_structures for s in shards),
+        n_atoms=sum(s.n_atoms for s in shards),
+        elements={chemical_symbols[z]: int(counts[z]) for z in np.flatnonzero(counts)},
+        labels=labels,
+        statistics={name: t.plain() for name, t in total.items()},
+        sources=[s.model_copy(update={"structures": int(k)}) for s, k in zip(sources, per_source)],
+        shards=shards,
+        hash=dataset_hash(shards),
+        **described,
+    )
+    manifest.write(folder)
+    return manifest

@@ -1,0 +1,75 @@
+"""Before training: is the stress in eV/Å³?
+
+A model that trains on a stress which is 160 times too large trains without complaint. It is found here, from the labels
+alone.
+
+Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4.
+Two numbers tell units apart. (1) The ratio of the shear virial to the forces that cause it, per structure,
+
+    R = ‖dev σ‖_F V / (f d √N),    f = rms norm of the forces, d = (V/N)^(1/3)
+
+whose lower quartile over a dataset is 0.1 to 0.5 for dynamics, rattled and relaxing structures of any density: both
+sides grow together. Strained perfect crystals have large R (21 for elastic data of Ni-Mo), so this is not enough alone.
+(2) The virial per atom, |σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data of all kinds, since it compares with
+cohesive energies. In GPa both are 160 times larger, in kbar 1602 times. Refused: R above 8 and the median virial above
+4 eV/atom; or, where there are no forces to compare with, a median virial above 60 eV/atom. Calibrated on six public
+sets (MatterSim's three of MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each right,
+in GPa and in kbar.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matscale.core.errors import DataError
+
+if TYPE_CHECKING:
+    from matscale.core.data.store.packed import PackedDataset
+
+SAMPLE = 2000
+"""Structures that the stress is judged by."""
+_MIN_FORCE = 1e-3
+"""eV/Å; below it forces are rounding."""
+
+
+def check_stress(dataset: PackedDataset, indices: Any) -> None:
+    """Raises DataError if the stress looks like GPa or kbar: see the top of this module."""
+    indices = np.asarray(indices)
+    indices = indices[dataset.has("stress")[indices]]
+    sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
+    if not len(sample):
+        return
+    shear, virial = stress_numbers(dataset, sample)
+    typical = float(np.median(virial)) if len(virial) else 0.0
+    quartile = float(np.quantile(shear, 0.25)) if len(shear) else None
+    if typical <= 4 or (typical <= 60 if quartile is None else quartile <= 8):
+        return
+    compared = "there are no forces to compare it with" if quartile is None else (
+        f"relative to the forces it is {quartile:.3g} (a quarter of the structures have less; 0.1 to 0.5 is usual)"
+    )  # fmt: skip
+    raise DataError(
+        f"{dataset.path}: the stress looks like GPa or kbar, not eV/Å³: stress × volume is {typical:.3g} eV per atom "
+        f"(median; 0.03 to 6 is usual), and {compared}. Divide by 160.21766 (GPa) or 1602.1766 (kbar; VASP's sign is "
+        "the opposite of ASE's as well) and pack again, or train without stress. If it is right, switch this check "
+        "off: --set data.check_stress_unit=false."
+    )
+
+
+def stress_numbers(dataset: PackedDataset, indices: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(R of the structures whose forces are above rounding, |σ|_max V/N in eV/atom of those with a volume)."""
+    forces, stress = dataset.labels(indices)
+    geometry = dataset.batch(indices)
+    counts = geometry.atoms_per_structure.numpy()
+    volume = geometry.volume().double().numpy()
+    squares = np.zeros(len(counts))
+    np.add.at(squares, geometry.batch.numpy(), (forces.astype(np.float64) ** 2).sum(axis=1))
+    force = np.sqrt(squares / counts)
+    shear = stress - np.trace(stress, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
+    size = np.linalg.norm(shear, axis=(1, 2)) * volume
+    solid = volume > 0
+    compared = solid & (force > _MIN_FORCE)
+    ratio = size[compared] / (force * np.cbrt(volume / counts) * np.sqrt(counts))[compared]
+    return ratio, (np.abs(stress).max(axis=(1, 2)) * volume / counts)[solid]

@@ -1,0 +1,1 @@
+"""Datasets made from nothing: crystals, perturbed and labelled by a potential."""

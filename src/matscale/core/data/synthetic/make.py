@@ -1,0 +1,82 @@
+"""Datasets from nothing: a recipe, a labeler and a seed give a packed dataset, the same whatever the workers.
+
+Parents are made one by one, each from the recipe and its own number (`draw.family`); the writer takes their
+structures in the order of those numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from matscale.core.config import to_toml
+from matscale.core.data.sources.find import read
+from matscale.core.data.store.manifest import FILE, Manifest, SourceRecord
+from matscale.core.data.store.writer import ShardWriter
+from matscale.core.data.structure import Structure
+from matscale.core.data.synthetic.families import family
+from matscale.core.data.synthetic.labelers import Labeler
+from matscale.core.data.synthetic.recipe import Recipe
+from matscale.core.data.synthetic.workers import Crew
+from matscale.core.errors import DataError
+from matscale.core.files import make_folder, replacing_folder, write_text
+
+EDITION = 2
+"""Raise it when equal recipes come to give other structures."""
+
+Progress = Callable[[int, int], None]
+"""(structures done, structures in all)"""
+
+
+def make(
+    recipe: Recipe, labeler: Labeler, path: Path | str, workers: int = 1, progress: Progress | None = None
+) -> Manifest:
+    """Make a packed dataset at `path`, which appears when it is complete.
+
+    More than one worker means that many processes, for a labeler that an installed plugin registers under its name.
+    `recipe.toml` is laid beside the manifest. Raises ConfigError for a recipe that cannot be followed, DataError if
+    `path` exists or what is drawn is absurd again and again.
+    """
+    path, recipe = Path(path), recipe.of(labeler)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        holds = "holds a packed dataset already" if (path / FILE).exists() else "exists already"
+        raise DataError(f"{path}: {holds}. Choose another folder (-o), or remove this one.")
+    make_folder(path.parent)
+    with replacing_folder(path) as building:
+        return _write(recipe, labeler, building, workers, progress)
+
+
+def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progress: Progress | None) -> Manifest:
+    given = [_named(s, file) for file in recipe.files for s in read(file)]
+    labeler.choose(sorted({chemical_symbols[z] for parent in given for z in parent.atomic_numbers}))
+    names = recipe.files or recipe.prototypes
+    sources = [SourceRecord(path=name, format="file" if recipe.files else "prototype") for name in names]
+    writer = ShardWriter(folder, labels_by=labeler.labels_by(), sources=sources)
+    done = 0
+    for structures in _families(recipe, labeler, given, workers):
+        for structure in structures:
+            writer.append(structure, source=names.index(structure.source.partition(": parent ")[0]))
+        done += len(structures)
+        if progress is not None:
+            progress(done, recipe.n)
+    write_text(folder / "recipe.toml", to_toml(recipe.plain() | {"labeler": labeler.name}))
+    return writer.finish()
+
+
+def _named(structure: Structure, file: str) -> Structure:
+    structure.source = file
+    return structure
+
+
+def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers: int) -> Iterator[list[Structure]]:
+    """The structures of parent 0, 1, ..., in this order."""
+    order = np.random.default_rng(recipe.seed).permutation(len(given))
+    parents = ((k, given[order[k % len(given)]] if given else None) for k in range(recipe.n_parents))
+    if workers <= 1 or recipe.n_parents <= 1:
+        yield from (family(recipe, labeler, k, parent) for k, parent in parents)
+        return
+    with Crew(recipe, labeler.name, min(workers, recipe.n_parents)) as crew:
+        yield from crew.families(parents)

@@ -1,0 +1,77 @@
+"""The recipe of a made dataset: what is made, from which parents, how far from equilibrium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from matscale.core.config import Config
+from matscale.core.data.synthetic.labelers import Labeler
+from matscale.core.data.synthetic.prototypes import PROTOTYPES, check
+from matscale.core.errors import ConfigError
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Recipe(Config):
+    """Everything that decides a made dataset but the labeler. Equal recipes give equal datasets."""
+
+    n: Count = 4000
+    """Structures."""
+    elements: tuple[str, ...] = ()
+    """Symbols; none: all that the labeler knows."""
+    prototypes: tuple[str, ...] = PROTOTYPES
+    """Kinds of parents, taken in turn."""
+    files: tuple[str, ...] = ()
+    """Files whose structures are the parents, in place of prototypes."""
+    max_atoms: Count = 32
+    """Atoms of a parent made from a prototype, at most."""
+    per_parent: Count = 20
+    """Structures made from one parent."""
+    rattle_temperatures: tuple[Positive, ...] = (300.0, 500.0, 1000.0)
+    """Of rattled structures [K]; one is drawn for each."""
+    dynamics_temperatures: tuple[Positive, ...] = (300.0, 1000.0, 3000.0)
+    """Of Langevin runs [K]; one is drawn for each."""
+    dynamics: Share = 0.25
+    """Share of structures that are frames of Langevin runs."""
+    strained: Share = 0.15
+    """Share of structures that are strained by twice `strain`, atoms in place. The rest are rattled and strained."""
+    strain: Share = 0.02
+    """Deviation of each strain component."""
+    spring: Positive = 3.0
+    """Stiffness that turns a temperature into displacements [eV/Å²]."""
+    closeness: Share = 0.7
+    """A structure with two atoms nearer than this times the sum of their radii is drawn again."""
+    forces_max: Positive = 30.0
+    """A structure with a force component beyond this is drawn again [eV/Å]."""
+    stress_max: Positive = 1.0
+    """A structure with a stress component beyond this is drawn again [eV/Å³]."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def n_parents(self) -> int:
+        """How many parents it takes."""
+        return -(-self.n // self.per_parent)
+
+    def of(self, labeler: Labeler) -> Recipe:
+        """The same with its elements spelt out. Raises ConfigError for what `labeler` or a prototype cannot do."""
+        elements = labeler.choose(self.elements)
+        if self.dynamics + self.strained > 1:
+            raise ConfigError(
+                f"dynamics = {self.dynamics} and strained = {self.strained}: the shares add up to more than 1."
+            )
+        if not self.rattle_temperatures or not self.dynamics_temperatures:
+            raise ConfigError("A recipe needs at least one temperature of each kind (--temperatures 300,1000).")
+        if self.files:
+            missing = [file for file in self.files if not Path(file).exists()]
+            if missing:
+                raise ConfigError(f"{missing[0]}: no such file, so no parents can be taken from it.")
+        elif not self.prototypes:
+            raise ConfigError("A recipe needs prototypes (--prototypes fcc,bcc) or files (--from FILE) as parents.")
+        else:
+            check(self.prototypes, elements)
+        return self.model_copy(update={"elements": elements})

@@ -1,0 +1,149 @@
+"""What a model of some architecture and size is: the figures of `matscale models`.
+
+FLOPs are those of one training step (forward, loss, backward; the double backward of derived forces included) on a
+reference crystal, per atom: fcc with 20 atoms in the cell, scaled so that a radius graph gives every atom its first
+three shells of neighbours, 42. A graph of the nearest k gives k, a model without a graph 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from matscale.core.config import override
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.data.neighbors import collate
+from matscale.core.data.structure import Structure
+from matscale.core.errors import ConfigError
+from matscale.core.flops import measure_step, measure_step_flops
+from matscale.core.hosting.host import Host
+from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo, count_parameters
+from matscale.core.model.buildable import buildable
+
+ALUMINIUM = 13
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model without its weights."""
+
+    name: str
+    size: str | None
+    """Name of the published configuration that this is; None if it is none of them."""
+    config: ArchitectureConfig
+    parameters: dict[str, int]
+    flops_per_atom: float | None
+    """Of one training step on the reference crystal; None where only running the step would tell."""
+    neighbors_per_atom: float
+    """In the reference crystal."""
+    claims: list[str]
+    reference: str
+    """DOI or arXiv id of the paper."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values, under the stable keys of the command line."""
+        return vars(self) | {"config": self.config.plain()}
+
+
+def configuration(
+    architecture: Architecture, size: str | None = None, n_params: int | None = None, assignments: Sequence[str] = ()
+) -> ArchitectureConfig:
+    """A published size, or the rung of the ladder nearest to `n_params`, or the default; then `a.b=c` on top.
+
+    Raises ConfigError for a wrong size or key, with the nearest right one.
+    """
+    if size is not None and n_params is not None:
+        raise ConfigError(f"size {size!r} and {n_params:,} parameters are two ways to say the same; give one of them.")
+    if size is not None:
+        start = architecture.size(size)
+    elif n_params is not None:
+        start = architecture.ladder(n_params)
+    else:
+        return architecture.config.parse(override({}, assignments), f"configuration of {architecture.name}")
+    return architecture.config.parse(override(start.plain(), assignments), f"configuration of {architecture.name}")
+
+
+def describe(architecture: Architecture, config: ArchitectureConfig, host: Host, measure: bool = True) -> Description:
+    """Count the parameters and FLOPs of a model.
+
+    FLOPs are those of a formula, for which `host` asks the plugins; without one, a step is run if `measure` is True.
+    """
+    batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
+    flops = host.step_flops(architecture, config, batch.shape)
+    if flops is None and measure:
+        flops = measure_step_flops(architecture, config, batch)
+    return Description(
+        name=architecture.name,
+        size=next((size for size, published in architecture.sizes.items() if published == config), None),
+        config=config,
+        parameters=parameters(architecture, config),
+        flops_per_atom=None if flops is None else flops / batch.n_atoms,
+        neighbors_per_atom=batch.n_edges / batch.n_atoms,
+        claims=sorted(architecture.claims_of(config)),
+        reference=architecture.reference,
+    )
+
+
+def counted_per_atom(architecture: Architecture, config: ArchitectureConfig) -> dict[str, float]:
+    """What a counter finds in a training step on the reference crystal, per atom: `contractions`, `elementwise`."""
+    batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
+    count = measure_step(architecture, config, batch)
+    return {"contractions": count.contractions / batch.n_atoms, "elementwise": count.elementwise / batch.n_atoms}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A configuration of a size ladder."""
+
+    wanted: int
+    """Parameters that were asked for."""
+    description: Description
+
+    @property
+    def deviation(self) -> float:
+        """Of the parameters there are, relative to those asked for."""
+        return self.description.parameters["total"] / self.wanted - 1
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {"wanted": self.wanted, "deviation": self.deviation, **self.description.plain()}
+
+
+def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n: int) -> list[Rung]:
+    """`n` models of the ladder, evenly spaced in the logarithm of their parameters, both ends included.
+
+    Raises ConfigError for an empty or single-valued range with several rungs.
+    """
+    if n < 1 or largest < smallest or (n > 1 and largest == smallest):
+        raise ConfigError(
+            f"{n} rungs from {smallest:,} to {largest:,} parameters: give a range that grows, and at least one rung."
+        )
+    wanted = [round(smallest * (largest / smallest) ** (k / max(n - 1, 1))) for k in range(n)]
+    return [Rung(count, describe(architecture, architecture.ladder(count), host, measure=False)) for count in wanted]
+
+
+def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
+    """Parameter counts, on torch's `meta` device where the model can be built there: nothing is allocated."""
+    try:
+        with torch.device("meta"), buildable(architecture.name):
+            return count_parameters(architecture.build(config, DatasetInfo.any()))
+    except (NotImplementedError, RuntimeError):  # it looks at values of tensors, which have none there
+        return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))
+
+
+@lru_cache(maxsize=32)
+def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:
+    """The crystal on which FLOPs are stated: see the top of this module."""
+    from ase.build import bulk
+
+    # The third shell of fcc is at a √(3/2), the fourth at a √2; the cutoff falls between the two.
+    lattice_constant = graph.cutoff / math.sqrt(math.sqrt(1.5 * 2)) if graph.has_edges else 4.05
+    atoms = bulk("Al", "fcc", a=lattice_constant, cubic=True) * (5, 1, 1)
+    atoms.numbers[:] = atomic_number
+    return collate([Structure.from_ase(atoms, source="reference crystal")], graph)

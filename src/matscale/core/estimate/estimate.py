@@ -1,0 +1,227 @@
+"""What a training run would take, before it is spent: parameters, FLOPs, memory, time, disk. See docs/flops.md.
+
+FLOPs are the run's own accounting, applied to the shapes of its batches. Memory is weights, gradients, optimizer and
+the activations of the largest batch. Time is timed here on a few steps, or is FLOPs over an assumed share (MFU) of the
+peak of a device.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from matscale.core.errors import ConfigError
+from matscale.core.estimate.forecast import Outlook
+from matscale.core.estimate.live_bytes import resident_bytes
+from matscale.core.estimate.memory_need import Need, disk_bytes, extrapolated_activations, measured_activations
+from matscale.core.estimate.timing import Timing, timed
+from matscale.core.flops import Cost, Peak, named_peak, peak_of
+from matscale.core.hosting.host import host
+from matscale.core.model.architecture import Architecture, count_parameters
+from matscale.core.progress import Progress
+from matscale.core.runs.config import BudgetConfig, TrainConfig
+from matscale.core.train.compute import configured, describe, device_of
+from matscale.core.train.distributed import World
+from matscale.core.train.session import cost_of_setup
+from matscale.core.train.setup import Setup, prepare, resolved
+
+ASSUMED_MFU = 0.05
+"""Of equivariant networks in fp32; docs/flops.md has measured ones."""
+TIME_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run that has not been made. Bytes are bytes, times seconds."""
+
+    architecture: str
+    parameters: dict[str, int]
+    steps: int
+    epochs: float
+    flops_per_step: float
+    """Mean over the run."""
+    flops: float
+    """Training, the whole run."""
+    validation_flops: float
+    """All validations of the run."""
+    flops_counted_by: str
+    elementwise_share: float
+    """Element-wise work, as a share of `flops` and not in them."""
+    activation_bytes: int
+    """Of the largest batch, of training or validation."""
+    optimizer_bytes: int
+    """Moments of AdamW and the average of the weights."""
+    memory_bytes: int
+    """Weights, gradients, optimizer, activations; on a CPU also the process itself."""
+    device: str
+    seconds: float
+    """Training, validations and checkpoints; not the preparation of the data."""
+    device_hours: float
+    seconds_by: Literal["timed on this machine", "peak × MFU"]
+    mfu: float
+    """Assumed, or what the timed steps reached."""
+    peak_flops_per_s: float
+    peak_by: str
+    disk_bytes: int
+    """The run folder when it is complete."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return dict(vars(self))
+
+
+def estimate(
+    config: TrainConfig,
+    *,
+    device: str | None = None,
+    mfu: float | None = None,
+    time_steps: int = TIME_STEPS,
+    architecture: Architecture | None = None,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Estimate the run of `config` by one process.
+
+    `device` names one of `matscale.core.flops.peaks`; without it, this machine's, as `compute.device` says. Time comes
+    from `time_steps` timed steps, or, with a named device, with `mfu` or without steps, from peak × MFU (`ASSUMED_MFU`
+    unless given). Beyond timed steps only a few single structures are run. Raises ConfigError for an unknown device,
+    an MFU outside (0, 1], and a budget that does not pay for one step; see `prepare` for faults of the data.
+    """
+    if mfu is not None and not 0 < mfu <= 1:
+        raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
+    architecture = architecture or host().architecture(config.architecture.name)
+    setup, outlook = foresee(config, architecture, progress)
+    return price(setup, outlook, device=device, mfu=mfu, time_steps=time_steps, progress=progress).of(setup, outlook)
+
+
+def foresee(config: TrainConfig, architecture: Architecture, progress: Progress | None = None) -> tuple[Setup, Outlook]:
+    """The data of a run and the batches that it will see; no model is run. See `prepare` for what it raises."""
+    setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
+    return setup, Outlook.of(setup)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a step, a validation and a checkpoint take: alike for all runs that differ in length, data and seed."""
+
+    architecture: str
+    parameters: dict[str, int]
+    cost: Cost
+    timing: Timing
+    need: Need
+    memory_bytes: int
+    device: str
+    peak: Peak
+    assumed_mfu: float | None
+    """None: steps were timed."""
+
+    def of(self, setup: Setup, outlook: Outlook) -> Estimate:
+        """Of one run. Raises ConfigError if its budget does not pay for one step."""
+        config, timing = setup.config, self.timing
+        steps = _steps(config.budget, outlook, self.cost, timing)
+        flops = outlook.flops(self.cost.step, steps)
+        validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
+        saves = validations if config.checkpoint.every is None else -(-steps // config.checkpoint.every)
+        validation = validations * outlook.validation.total(self.cost.prediction)
+        seconds = flops * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
+        seconds += timing.warm_up_seconds + saves * timing.checkpoint_seconds
+        return Estimate(
+            architecture=self.architecture,
+            parameters=self.parameters,
+            steps=steps,
+            epochs=steps / outlook.steps_per_epoch,
+            flops_per_step=flops / steps,
+            flops=flops,
+            validation_flops=validation,
+            flops_counted_by=self.cost.counted_by,
+            elementwise_share=self.cost.elementwise_share,
+            activation_bytes=self.need.activations,
+            optimizer_bytes=self.need.optimizer,
+            memory_bytes=self.memory_bytes,
+            device=self.device,
+            seconds=seconds,
+            device_hours=seconds / 3600,
+            seconds_by="timed on this machine" if self.assumed_mfu is None else "peak × MFU",
+            mfu=self._mfu,
+            peak_flops_per_s=self.peak.flops_per_s,
+            peak_by=self.peak.by,
+            disk_bytes=disk_bytes(setup, self.need, steps, validations, saves),
+        )
+
+    @property
+    def _mfu(self) -> float:
+        if self.assumed_mfu is not None:
+            return self.assumed_mfu
+        per_flop = self.timing.seconds_per_flop
+        return 1 / (per_flop * self.peak.flops_per_s) if per_flop else 0.0
+
+
+def price(
+    setup: Setup,
+    outlook: Outlook,
+    *,
+    device: str | None = None,
+    mfu: float | None = None,
+    time_steps: int = TIME_STEPS,
+    progress: Progress | None = None,
+) -> Price:
+    """Count, weigh and time the steps of a run; the options are those of `estimate`."""
+    if mfu is not None and not 0 < mfu <= 1:
+        raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
+    config, architecture = setup.config, setup.architecture
+    named = None if device is None else Peak(named_peak(device, config.compute.precision), "table")
+    here = torch.device("cpu") if named else device_of(config.compute, World())
+    on_cpu = here.type == "cpu" and named is None
+    with configured(config.compute, here):
+        process = resident_bytes() if on_cpu else 0
+        potential = setup.potential().to(here)
+        cost, peak = cost_of_setup(setup, potential, here), named or peak_of(here, config.compute.precision)
+        for complaint in cost.complaints(architecture.name):
+            (progress or Progress()).said(complaint)
+        if named is None and mfu is None and time_steps > 0:
+            activations = measured_activations(setup, potential, outlook, cost, here)
+            timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)
+        else:
+            activations = extrapolated_activations(setup, potential, outlook, here)
+            mfu = ASSUMED_MFU if mfu is None else mfu
+            timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
+        need = Need.of(potential, config.optimizer, activations)
+        return Price(
+            architecture=architecture.name,
+            parameters=count_parameters(potential.model),
+            cost=cost,
+            timing=timing,
+            need=need,
+            memory_bytes=process + need.at_once(on_cpu),
+            device=device or describe(here),
+            peak=peak,
+            assumed_mfu=mfu,
+        )
+
+
+def _without_cache(config: TrainConfig) -> TrainConfig:
+    """Neighbour lists of a whole dataset are a cost of the run, not of its estimate."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
+
+
+def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -> int:
+    """Until the first budget is used up."""
+    limits = [n for n in (budget.steps, outlook.steps_of_epochs) if n is not None]
+    one = outlook.flops(cost.step, 1)
+    if budget.max_flops is not None and one:
+        if budget.max_flops < one:
+            raise ConfigError(
+                f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {one:.4g} FLOPs. "
+                "Give more, or take smaller batches (--batch) or a smaller model (--params)."
+            )
+        limits.append(outlook.steps_for(cost.step, budget.max_flops))
+    if budget.max_time is not None and one:
+        limits.append(max(1, outlook.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
+    if not limits:
+        raise ConfigError(
+            "The model has no contractions, by whose FLOPs time is judged here: say with --steps or --epochs how long "
+            "the run is."
+        )
+    return min(limits)

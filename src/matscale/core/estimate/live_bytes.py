@@ -1,0 +1,114 @@
+"""How much memory a training step needs, measured on small batches and carried over to large ones.
+
+Every tensor that is made while a step runs is noted, and crossed out when its storage is freed; the most that was alive
+at once is the activations, temporaries included. This is what a model asks of any device: it is measured where there
+is one at hand, and holds for another.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.flops.cost import fit
+from matscale.core.flops.count import backward_of_any_loss
+from matscale.core.model.architecture import BatchShape
+from matscale.core.model.potential import Potential
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that were made inside and are alive; `peak` is the most there have been."""
+
+    takes_any_form = True
+    """Memory is that of the form that training takes: see `matscale.core.model.reference_path`."""
+
+    def __init__(self, existing: Sequence[Tensor] = ()) -> None:
+        """`existing` were there before: views of them are nothing new. They must outlive this."""
+        super().__init__()
+        self.live, self.peak = 0, 0
+        self._known = {x.untyped_storage()._cdata for x in existing}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor):
+                self._note(x.untyped_storage())
+        return out
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or size == 0:
+            return
+        self._known.add(key)
+        weakref.finalize(storage, self._forget, key, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def activation_bytes(
+    potential: Potential, batch: AtomicBatch, autocast: Autocast = nullcontext, training: bool = True
+) -> int:
+    """Most that a training step on `batch` has alive beside weights, gradients of weights and the batch itself.
+
+    Without `training`, that a prediction has.
+    """
+    probe = copy.deepcopy(potential).train(training)
+    for parameter in probe.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    batch = replace(batch, positions=batch.positions + 0)
+    known = [*probe.parameters(), *probe.buffers(), *(x for x in vars(batch).values() if isinstance(x, Tensor))]
+    watch = LiveBytes(known)
+    devices = [batch.positions.device] if batch.positions.is_cuda else []
+    with torch.random.fork_rng(devices=devices), torch.set_grad_enabled(training), watch:
+        with autocast():
+            outputs = probe(batch)
+        if training:
+            backward_of_any_loss(outputs)
+    return watch.peak
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    """Gradients of weights are accounted for apart."""
+    parameter.grad = None
+
+
+def activations_of(
+    potential: Potential,
+    batches: Sequence[AtomicBatch],
+    autocast: Autocast = nullcontext,
+    training: bool = True,
+) -> Callable[[BatchShape], float]:
+    """Bytes for a batch of any shape: a polynomial in its sizes, fitted to what `batches` took."""
+    needed = [float(activation_bytes(potential, batch, autocast, training)) for batch in batches]
+    return fit([batch.shape for batch in batches], needed)
+
+
+def resident_bytes() -> int:
+    """Memory of this process now; its highest so far where the system does not say."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    except (OSError, ImportError, IndexError, ValueError):
+        from matscale.core.train.compute import memory_bytes
+
+        return memory_bytes(torch.device("cpu"))

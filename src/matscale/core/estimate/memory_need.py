@@ -1,0 +1,111 @@
+"""Bytes that a run needs: in memory while it trains, and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.estimate.forecast import Outlook
+from matscale.core.estimate.live_bytes import Autocast, activation_bytes, activations_of
+from matscale.core.flops import Cost
+from matscale.core.model.potential import Potential
+from matscale.core.runs.config import OptimizerConfig
+from matscale.core.train.compute import autocast
+from matscale.core.train.distributed import World
+from matscale.core.train.session import probes_of_setup
+from matscale.core.train.setup import Setup
+
+_ROW_BYTES, _NUMBER_BYTES, _HEADER_BYTES, _FILES_BYTES = 900, 23, 70, 4000
+"""A row of metrics.jsonl; a predicted number in samples.jsonl; what a tensor's name, type and place take in a file
+besides its name; the other files of a checkpoint, and as much again for those of the run."""
+
+_HEAP = 1.5
+"""Memory that a process takes from the system for tensors that are alive: malloc keeps and scatters what was freed.
+1.3 to 1.75 in the four runs of benchmarks/estimate.py; a GPU's allocator counts what is alive."""
+
+
+def measured_activations(
+    setup: Setup, potential: Potential, outlook: Outlook, cost: Cost, device: torch.device
+) -> float:
+    """Bytes of activations of the dearest batch of training, or of validation if that is more."""
+    loaders = (setup.training_loader(World()), setup.validation_loader(World()))
+    batches = (
+        loader.batch(0, sample.dearest(cost.step)).to(device)
+        for loader, sample in zip(loaders, (outlook.training, outlook.validation))
+    )
+    half = _autocast(setup, device)
+    return max(activation_bytes(potential, batch, half, training) for batch, training in zip(batches, (True, False)))
+
+
+def extrapolated_activations(setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> float:
+    """The same from single structures, and a batch of them."""
+    fitted, half = probes_of_setup(setup, device).fitted, _autocast(setup, device)
+    probes = [*fitted, AtomicBatch.join(list(fitted))]
+    needed = []
+    for sample, training in ((outlook.training, True), (outlook.validation, False)):
+        bytes_of = activations_of(potential, probes, half, training)
+        needed += [bytes_of(shape) for shape in sample.shapes]
+    return max(needed)
+
+
+def _autocast(setup: Setup, device: torch.device) -> Autocast:
+    return lambda: autocast(setup.config.compute, device)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes, by what they are for."""
+
+    weights: int
+    """With buffers."""
+    state: int
+    """Of the model in a checkpoint."""
+    names: int
+    """Headers of a file with the model's tensors."""
+    gradients: int
+    moments: int
+    average: int
+    activations: int
+
+    @classmethod
+    def of(cls, potential: Potential, optimizer: OptimizerConfig, activations: float) -> Need:
+        trained = _bytes(p for p in potential.parameters() if p.requires_grad)
+        return cls(
+            weights=_bytes(potential.parameters()) + _bytes(potential.buffers()),
+            state=_bytes(potential.state_dict().values()),
+            names=sum(len(name) + _HEADER_BYTES for name in potential.state_dict()),
+            gradients=trained,
+            moments=2 * trained,
+            average=_bytes(potential.parameters()) if optimizer.ema else 0,
+            activations=int(activations),
+        )
+
+    @property
+    def optimizer(self) -> int:
+        return self.moments + self.average
+
+    def at_once(self, on_cpu: bool) -> int:
+        """The most that is needed at one time: in a step, or, in the memory that files are written from, in saving."""
+        saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
+        return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
+
+    @property
+    def checkpoint(self) -> int:
+        models = 2 if self.average else 1
+        return models * (self.state + self.names) + self.moments + 3 * self.names + _FILES_BYTES
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def disk_bytes(setup: Setup, need: Need, steps: int, validations: int, saves: int) -> int:
+    """Checkpoints that are kept, rows, samples."""
+    config = setup.config
+    rows = (steps // config.log_every + validations) * _ROW_BYTES
+    n_atoms = float(setup.dataset.n_atoms[setup.validation].mean()) if len(setup.validation) else 0.0
+    samples = validations * min(config.evaluation.samples, len(setup.validation)) * (3 * n_atoms + 10) * _NUMBER_BYTES
+    return int(min(saves, config.checkpoint.keep + 1) * need.checkpoint + rows + samples) + _FILES_BYTES

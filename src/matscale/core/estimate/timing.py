@@ -1,0 +1,107 @@
+"""Seconds of a few training steps, a validation batch and a checkpoint, timed as the trainer does them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from matscale.core.files import scratch
+from matscale.core.flops import Cost
+from matscale.core.model.potential import Potential
+from matscale.core.runs import checkpoint
+from matscale.core.train.accumulation import Feed, Group
+from matscale.core.train.compute import configured
+from matscale.core.train.distributed import World
+from matscale.core.train.evaluation import tally
+from matscale.core.train.learner import Learner
+from matscale.core.train.objective import Goal
+from matscale.core.train.setup import Setup
+
+WARM_UP = 2
+"""Steps that are timed apart: they allocate, and choose kernels."""
+LEAST_SECONDS, MOST = 1.0, 8
+"""Short steps are timed for a second, but not more than so many times the steps that were asked for."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was timed on this machine."""
+
+    seconds_per_flop: float
+    """Of training steps, waiting for data included."""
+    prediction_seconds_per_flop: float
+    """Of validation."""
+    warm_up_seconds: float
+    """What the first steps take beyond later ones."""
+    checkpoint_seconds: float
+
+
+def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
+    """Train `potential` for `steps` steps, or more if they are short, on batches from all over the epoch."""
+    objective = setup.goal()
+    with configured(setup.config.compute, device):
+        learner = Learner(potential, setup.config, objective, device, World())
+        seconds, flops = list[float](), list[float]()
+        for k, group in enumerate(_groups(setup, device, objective, WARM_UP + MOST * steps)):
+            if k >= WARM_UP + steps and sum(seconds[WARM_UP:]) > LEAST_SECONDS:
+                break
+            seconds.append(group.waited + _step(learner, group, device, k))
+            flops.append(sum(cost.step(shape) for shape in group.shapes))
+        rate = sum(seconds[WARM_UP:]) / max(sum(flops[WARM_UP:]), 1.0)
+        warm_up = max(sum(seconds[:WARM_UP]) - rate * sum(flops[:WARM_UP]), 0.0)
+        return Timing(rate, _validation(setup, learner, cost, device), warm_up, _checkpoint(learner))
+
+
+def _groups(setup: Setup, device: torch.device, objective: Goal, n: int) -> Iterator[Group]:
+    loader = setup.training_loader(World())
+    feed = Feed(loader, setup.config.batch.accumulate, device, objective)
+    last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
+    places = np.linspace(0, last, n).astype(int)
+    for place in np.random.default_rng(0).permutation(places):  # it may be left off in the middle
+        yield next(feed.groups(0, int(place)))
+
+
+def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float:
+    began = time.perf_counter()
+    counts = {name: max(count, 1.0) for name, count in group.labelled.items()}
+    gradient = learner.gradient(group.batches, counts)
+    metrics = learner.objective.metrics(device)
+    for outputs, batch in gradient.seen:
+        metrics.update(outputs, batch)
+    learner.update(gradient, learner.config.optimizer.lr * 1e-3, k + 1)
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device) -> float:
+    """Of up to three batches, the first not timed if there are more."""
+    loader = setup.validation_loader(World())
+    with learner.evaluating() as predictor:
+        spent, flops = [], []
+        for k in range(min(3, loader.n_batches(0))):
+            began = time.perf_counter()
+            batch = loader.batch(0, k)
+            tally(predictor, iter([batch.to(device)]), learner.objective)
+            _wait(device)
+            spent.append(time.perf_counter() - began)
+            flops.append(cost.prediction(batch.shape))
+    first = 1 if len(spent) > 1 else 0
+    return sum(spent[first:]) / sum(flops[first:]) if sum(flops[first:]) else 0.0
+
+
+def _checkpoint(learner: Learner) -> float:
+    """The second of two: the first one loads what writes it."""
+    with scratch("timing") as folder:
+        for step in (1, 2):
+            began = time.perf_counter()
+            checkpoint.save(folder, learner.checkpoint(step, {}))
+        return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

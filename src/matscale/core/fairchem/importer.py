@@ -1,0 +1,63 @@
+"""`Importer`: what only one architecture knows of its checkpoints. Returned by the hook `register_importers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from matscale.core.errors import DataError
+from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
+
+Role = Literal["trained", "fixed", "derived"]
+"""Of a tensor in a file: a weight, of which there may be an average; one that is taken but has no average, as a scale
+factor; one that follows from the options or from the others, as a table, and is passed over."""
+
+
+@dataclass(frozen=True)
+class Importer:
+    """How checkpoints of one of fairchem's models become a model of ours."""
+
+    name: str
+    """The architecture of the run."""
+    models: tuple[str, ...]
+    """Names in fairchem's configurations: of models in one piece, and of backbones of hydra models."""
+    config: Callable[[Checkpoint], ArchitectureConfig]
+    """Ours, of the file's. Raises ConfigError that names the first option which makes it another network."""
+    roles: Callable[[Any, Iterable[str]], Mapping[str, Role]]
+    """(model, names) -> roles of the tensors of a file. A name that is left out is refused."""
+    load: Callable[[Any, Mapping[str, Tensor]], None]
+    """Copy published weights into a model. Raises DataError that names what is missing or has another shape."""
+    normal: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+    """Older and other forms of file, put into the one that the rest understands."""
+    max_atomic_number: Callable[[Any], int] = lambda config: config.max_atomic_number
+    """Of a config: the heaviest element that the model has weights for."""
+    info: Callable[[Any, tuple[int, ...]], DatasetInfo] = lambda config, elements: DatasetInfo(elements)
+    """(config, elements) -> what the run record keeps of the data."""
+    stress_parts: Callable[[Any, Tensor], None] | None = None
+    """(model, [2, 2]) takes scale and shift of the isotropic and the anisotropic part; None: there is no such head."""
+    notes: Callable[[Checkpoint], list[str]] = lambda checkpoint: []
+    """What the user should know of this file although it is imported; sentences."""
+
+
+def copy_named(model: nn.Module, weights: Mapping[str, Tensor], published: Callable[[str], str]) -> None:
+    """Copy weights into a model whose parameters have one published name each.
+
+    Raises DataError that names what is missing or has another shape.
+    """
+    own = {published(name): (name, p) for name, p in model.named_parameters()}
+    missing = sorted(set(own) - set(weights))
+    if missing:
+        raise DataError(
+            f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?"
+        )
+    for name, (ours, parameter) in own.items():
+        if weights[name].shape != parameter.shape:
+            raise DataError(
+                f"{name} has shape {tuple(weights[name].shape)}, {ours} needs {tuple(parameter.shape)}: "
+                "the weights are those of a model with other options."
+            )
+        parameter.data.copy_(weights[name])

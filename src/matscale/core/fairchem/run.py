@@ -1,0 +1,122 @@
+"""From the content of a file to a Potential, and to a run like any other."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from matscale.core.errors import ConfigError, DataError, PluginError
+from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.importer import Importer
+from matscale.core.fairchem.scales import normalisers, references
+from matscale.core.fairchem.size import check_size
+from matscale.core.fairchem.weights import Choice, Kind, chosen
+from matscale.core.hosting.host import host
+from matscale.core.inference.imported import save
+from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
+from matscale.core.model.potential import Potential
+from matscale.core.runs.record import Run
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model of fairchem as one of ours."""
+
+    architecture: str
+    config: ArchitectureConfig
+    info: DatasetInfo
+    potential: Potential
+    weights: Kind
+    notes: list[str]
+    """What the user should know of it."""
+
+
+def importer_of(checkpoint: Checkpoint) -> Importer:
+    """That which knows the file's model. Raises ConfigError that lists the models which are known."""
+    model, importers = checkpoint.model, host().importers()
+    found = [importer for importer in importers if model.name in importer.models]
+    if len(found) > 1:
+        names = " and ".join(importer.name for importer in found)
+        raise PluginError(
+            f"{checkpoint.path}: {names} both import {model.name!r}. Block one with MATSCALE_BLOCK_PLUGINS."
+        )
+    if not found:
+        known = ", ".join(sorted({name for importer in importers for name in importer.models}))
+        what = "model" if model.heads is None else "backbone"
+        raise ConfigError(f"{checkpoint.path}: its {what} is {model.name!r}, and only these are imported: {known}.")
+    return found[0]
+
+
+def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
+    """The Potential that predicts what fairchem predicts. `auto` takes averaged weights where there are.
+
+    Raises ConfigError for another network and for weights that are not in the file, DataError for unknown content.
+    """
+    importer = importer_of(checkpoint)
+    checkpoint = importer.normal(checkpoint)
+    config = configuration(checkpoint, importer)
+    architecture = host().architecture(importer.name)
+    row, elements = references(checkpoint, importer.max_atomic_number(config))
+    info = importer.info(config, elements)
+    n_numbers = sum(weight.numel() for weight in checkpoint.weights.values())
+    check_size(checkpoint.path, config, lambda: architecture.build(config, info), n_numbers)
+    model = architecture.model(config, info, seed=0)
+    names = [*checkpoint.weights, *(checkpoint.averaged or ())]
+    roles = importer.roles(model, names)
+    weights, which = chosen(checkpoint, roles, choice)
+    for name, weight in weights.items():
+        if roles[name] != "derived" and not weight.isfinite().all():
+            raise DataError(f"{checkpoint.path}: {name} has NaN or infinite values.")
+    try:
+        importer.load(model, weights)
+    except DataError as error:
+        raise DataError(f"{checkpoint.path}: {error}") from None
+    derive = architecture.derives_forces(config)
+    scales, parts = normalisers(checkpoint, derived=derive)
+    if importer.stress_parts is not None:
+        importer.stress_parts(model, parts)
+    graph = architecture.graph(config)
+    potential = Potential(model, derive=derive, elements=elements, references=row, scales=scales, graph=graph)
+    return Imported(importer.name, config, info, potential, which, importer.notes(checkpoint))
+
+
+def configuration(checkpoint: Checkpoint, importer: Importer) -> ArchitectureConfig:
+    """Ours, of the file's. Raises ConfigError that names the file and what is another network."""
+    try:
+        return importer.config(checkpoint)
+    except ConfigError as error:
+        at = f"{checkpoint.path}: "
+        raise ConfigError(at + str(error).removeprefix(at)) from None
+
+
+def import_run(path: str | Path, target: str | Path, choice: Choice = "auto") -> tuple[Run, Imported]:
+    """Import the checkpoint at `path` as the run `target`. Raises what `read`, `translate` and `Run.create` raise."""
+    Run.check_free(Path(target), resumable=False)
+    found = read(path)
+    imported = translate(found, choice)
+    step = found.values.get("step")
+    cmd = found.section("config", "cmd")
+    source = {
+        "format": str(found.values.get("format", "fairchem v1")),
+        "file": found.path.name,
+        "sha256": _sha256(found.path),
+        "weights": imported.weights,
+        **{key: str(cmd[key]) for key in ("identifier", "version", "commit", "timestamp_id") if cmd.get(key)},
+        **({"notes": imported.notes} if imported.notes else {}),
+    }
+    run = save(
+        target,
+        imported.architecture,
+        imported.config,
+        imported.info,
+        imported.potential,
+        source,
+        step if isinstance(step, int) and step > 0 else 0,
+    )
+    return run, imported
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

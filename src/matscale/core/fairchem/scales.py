@@ -1,0 +1,97 @@
+r"""What turns the numbers of fairchem's models into physics: normalizers and element references.
+
+    E = rmsd_E · model + Σ_atoms reference(Z),    F = rmsd_F · model,    σ_part = rmsd_part · model + mean_part
+
+so `references` and `scales` of the Potential take those of energy and forces, and a stress head the two of its parts.
+Where forces (and stress) are derivatives of the model's energy, their scales have to be that of the energy: with others
+they are not the derivatives of what is predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matscale.core.errors import DataError
+from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.model.potential import Scales
+
+_TARGETS = {"target": "energy", "grad_target": "forces"}
+"""Names of normalizers in old files."""
+_DIRECT = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
+_DERIVED = ("energy", "forces", "stress")
+
+
+def normalisers(checkpoint: Checkpoint, *, derived: bool) -> tuple[Scales, Tensor]:
+    """Scales of energy [eV], forces [eV/Å] and stress [eV/Å³]; scale and shift of the two parts of the stress [2, 2].
+
+    The scale of the anisotropic part is that of the stress, and those of its parts are relative to it. `derived`:
+    forces and stress are derivatives. Raises DataError for what is unknown and for what ours cannot express.
+    """
+    path, known = checkpoint.path, _DERIVED if derived else _DIRECT
+    found = {_TARGETS.get(name, name): value for name, value in checkpoint.section("normalizers").items()}
+    if unknown := sorted(set(found) - set(known)):
+        raise DataError(f"{path}: unknown normalizer {unknown[0]!r}. Known: {', '.join(known)}.")
+    pairs = {name: _scale_and_shift(path, name, found.get(name, {})) for name in known}
+    for name in ("energy", "forces", "stress") if derived else ("energy", "forces"):
+        if pairs[name][1]:
+            raise DataError(
+                f"{path}: the normalizer of {name} adds {pairs[name][1]:g}, once for each "
+                f"{'structure' if name == 'energy' else 'component'}. Such a model is not extensive or not equivariant "
+                "and is not imported."
+            )
+    energy = pairs["energy"][0]
+    if derived:
+        _check_derivatives(path, energy, {name: pairs[name][0] for name in known if name in found or name == "forces"})
+        return Scales(energy=energy), torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    stress = pairs["stress_anisotropic"][0]
+    parts = torch.tensor([pairs["stress_isotropic"], pairs["stress_anisotropic"]], dtype=torch.float64) / stress
+    return Scales(energy=energy, forces=pairs["forces"][0], stress=stress), parts
+
+
+def _check_derivatives(path: Path, energy: float, scales: dict[str, float]) -> None:
+    for name, scale in scales.items():
+        if not math.isclose(scale, energy, rel_tol=1e-6):
+            raise DataError(
+                f"{path}: the energy is multiplied by {energy:g} and its derivatives, the {name}, by {scale:g}. What "
+                "it predicts as forces is no force of its energy, and it is not imported."
+            )
+
+
+def _scale_and_shift(path: Path, name: str, values: dict[str, Any]) -> tuple[float, float]:
+    known = {"rmsd", "std", "mean"}
+    if not isinstance(values, dict) or set(values) - known:
+        raise DataError(f"{path}: the normalizer of {name} has other entries than {', '.join(sorted(known))}.")
+    scale, shift = _number(values.get("rmsd", values.get("std", 1.0))), _number(values.get("mean", 0.0))
+    if not (0 < scale < math.inf and math.isfinite(shift)):
+        raise DataError(f"{path}: the normalizer of {name} is {values!r}: a positive scale and a shift are expected.")
+    return scale, shift
+
+
+def _number(value: Any) -> float:
+    """Of a tensor of one element or a plain number; NaN of anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    return float(value) if isinstance(value, float | int) else math.nan
+
+
+def references(checkpoint: Checkpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
+    """[119] eV, and the elements of the training data: those with a reference; without references all of the table."""
+    found = checkpoint.section("elementrefs")
+    if unknown := sorted(set(found) - {"energy"}):
+        raise DataError(f"{checkpoint.path}: element references of {unknown[0]!r}: only those of the energy are known.")
+    table = range(1, max_atomic_number + 1)
+    if not found:
+        return torch.zeros(119), tuple(table)
+    values = checkpoint.section("elementrefs", "energy").get("element_references")
+    if not isinstance(values, Tensor) or values.dim() != 1 or len(values) > 119 or not values.isfinite().all():
+        raise DataError(
+            f"{checkpoint.path}: elementrefs.energy is not a row of at most 119 finite energies by element."
+        )
+    row = torch.zeros(119, dtype=torch.float64)
+    row[: len(values)] = values.double()
+    return row, tuple(z for z in table if row[z] != 0) or tuple(table)

@@ -1,0 +1,74 @@
+"""Whether the options of a file make a model that its weights can fill: asked before anything is allocated.
+
+The options come from a file that is not trusted. Ten channels or ten to the twelfth are the same few bytes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.model.architecture import ArchitectureConfig
+
+MOST = 100_000
+"""Channels, layers, neighbours and all else that is counted: lists of so many are made in no time."""
+
+
+FREE = 1_000_000
+"""Parameters that may be built in any case: what is missing then is said by name later."""
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Module], n_numbers: int) -> None:
+    """Build on torch's `meta` device, and stop as soon as parameters exceed the `n_numbers` of the file.
+
+    Raises ConfigError then, for a whole number beyond any model's, and for options of which nothing can be built.
+    """
+    for name, value in config.model_dump().items():
+        if any(
+            isinstance(each, int) and each > MOST for each in (value if isinstance(value, list | tuple) else [value])
+        ):
+            raise ConfigError(f"{path}: {name} = {value!r} by its options, and no model has more than {MOST:,} of it.")
+    try:
+        with torch.device("meta"), _at_most(n_numbers):
+            build()
+    except MatscaleError:
+        raise
+    except _TooLargeError:
+        raise ConfigError(
+            f"{path}: its options make a model of more parameters than the {n_numbers:,} numbers among its weights: "
+            "options and weights are of two models."
+        ) from None
+    except Exception as error:  # whatever numbers the file has for widths make it raise
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise ConfigError(f"{path}: no model can be built of its options: {type(error).__name__}: {reason}") from None
+
+
+@contextmanager
+def _at_most(n_numbers: int) -> Iterator[None]:
+    seen: dict[int, nn.Parameter] = {}  # holding them, lest another gets the number of one that is gone
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        if parameter is None or id(parameter) in seen:
+            return
+        seen[id(parameter)] = parameter
+        total += parameter.numel()
+        if total > max(n_numbers, FREE):
+            raise _TooLargeError
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,326 @@
+"""The plugin host: finds what a plugin supplies by name, importing as little as it takes.
+
+Something called X is looked for in the plugin whose entry point is called X, then in the built-in plugins, then in all
+others. The names of built-in plugins are reserved; `distribution:X` means the X of that distribution. A plugin that is
+broken, blocked or incompatible is an error for those who ask for it and does not exist for everybody else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from matscale.core.errors import ConfigError, MatscaleError, PluginError, did_you_mean
+from matscale.core.hosting.catalogue import Entry, canonical, declared_hooks, discover
+from matscale.core.hosting.loading import Plugin
+from matscale.core.hosting.observers import Observers, PluginWarning
+from matscale.core.hosting.provided import KINDS
+
+if TYPE_CHECKING:
+    import click
+
+    from matscale.core.data.sources.find import Reader
+    from matscale.core.data.synthetic.labelers import Labeler
+    from matscale.core.fairchem.importer import Importer
+    from matscale.core.hosting.tracker import Tracking
+    from matscale.core.model.architecture import Architecture, ArchitectureConfig, BatchShape
+    from matscale.core.scaling.law import Law
+    from matscale.core.study.launcher import Launcher
+    from matscale.core.train.loss import Loss
+
+BLOCK = "MATSCALE_BLOCK_PLUGINS"
+"""Environment: plugins not to use, by name or `distribution:name`, with commas between them."""
+ONLY_BUILTIN = "MATSCALE_NO_PLUGINS"
+"""Environment: 1 to use the built-in plugins only."""
+
+
+@cache
+def host() -> Host:
+    """The host of this process, built from entry-point metadata when it is first asked for."""
+    only_builtin = os.environ.get(ONLY_BUILTIN, "").strip().lower() not in ("", "0", "false", "no")
+    blocked = [name.strip() for name in os.environ.get(BLOCK, "").split(",") if name.strip()]
+    return Host(discover(), blocked=blocked, only_builtin=only_builtin)
+
+
+def get(name: str) -> Architecture:
+    """The architecture called `name`, or `distribution:name`."""
+    return host().architecture(name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that a plugin supplies, and the plugin."""
+
+    plugin: Plugin
+    value: Any
+
+
+class Host:
+    """All installed plugins, and what they supply."""
+
+    def __init__(self, entries: Iterable[Entry], blocked: Sequence[str] = (), only_builtin: bool = False) -> None:
+        self.plugins = [Plugin(entry) for entry in entries]
+        for plugin in self.plugins:
+            if plugin.name in blocked or plugin.entry.qualified in blocked:
+                plugin.state, plugin.trouble = "blocked", f"by {BLOCK} in the environment."
+            elif only_builtin and not plugin.entry.builtin:
+                plugin.state, plugin.trouble = "blocked", f"by {ONLY_BUILTIN} in the environment."
+        names = {name for p in self.plugins for name in (p.name, p.entry.qualified)}
+        self.unknown_blocks = [name for name in blocked if name not in names]
+        self._renamed: dict[str, Architecture] = {}
+        _mark_clashes(self.plugins)
+
+    # By name ----------------------------------------------------------------------------------------------------------
+
+    def architecture(self, name: str) -> Architecture:
+        """Its `name` is one that finds it again. Raises ConfigError (nearest names) or PluginError (its own error)."""
+        return self._architecture(self.find("architecture", name))
+
+    def loss(self, name: str) -> Loss:
+        found: Loss = self.find("loss", name).value
+        return found
+
+    def labeler(self, name: str) -> Labeler:
+        found: Labeler = self.find("labeler", name).value
+        return found
+
+    def law(self, name: str) -> Law:
+        found: Law = self.find("law", name).value
+        return found
+
+    def launcher(self, name: str) -> Launcher:
+        found: Launcher = self.find("launcher", name).value
+        return found
+
+    def tracking(self, name: str) -> Tracking:
+        """The tracker called `name`, for one run. Raises PluginError if a module that it needs is missing."""
+        from matscale.core.hosting.tracker import Tracking
+
+        found = self.find("tracker", name)
+        return Tracking.of(found.value, found.plugin)
+
+    def command(self, name: str) -> click.Command | None:
+        """The command of the entry point that has the command's name; None if there is none of that name."""
+        named = self._named(name)
+        found: click.Command | None = named.require().provides.get("command", {}).get(_plain(name)) if named else None
+        return found
+
+    def origin(self, name: str) -> tuple[str, str]:
+        """(distribution, version) that the architecture called `name` comes from."""
+        entry = self.find("architecture", name).plugin.entry
+        return entry.distribution, entry.version
+
+    def plugin(self, name: str) -> Plugin:
+        """The plugin of an entry-point name. Raises ConfigError (nearest name), PluginError if it is ambiguous."""
+        named = self._named(name)
+        if named is None:
+            raise ConfigError(f"No plugin is called {name!r}. {did_you_mean(name, (p.asked for p in self.plugins))}")
+        return named
+
+    def find(self, kind: str, name: str) -> Found:
+        """See the top of this module. Raises ConfigError for a name that nobody supplies, PluginError otherwise."""
+        named = self._named(name)
+        if named and (value := named.require().provides.get(kind, {}).get(_plain(name))) is not None:
+            return Found(named, value)
+        distribution = _distribution(name)
+        if distribution is None:
+            for found in self._providers(kind, name, (p for p in self.plugins if p.entry.builtin)):
+                return found
+        others = [p for p in self.plugins if not p.entry.builtin or distribution is not None]
+        providers = list(self._providers(kind, name, self._of(distribution, others)))
+        if len(providers) > 1:
+            raise _ambiguous(f"{kind} {_plain(name)!r}", _plain(name), [found.plugin for found in providers])
+        if not providers:
+            raise self._unknown(kind, name)
+        return providers[0]
+
+    # All of a kind ----------------------------------------------------------------------------------------------------
+
+    def architectures(self) -> list[Architecture]:
+        """Every architecture that can be asked for, built-in ones first, each under the name that finds it."""
+        return [self._architecture(found) for found in self._all("architecture")]
+
+    def losses(self) -> list[Loss]:
+        return [found.value for found in self._all("loss")]
+
+    def labelers(self) -> list[Labeler]:
+        return [found.value for found in self._all("labeler")]
+
+    def laws(self) -> list[Law]:
+        """Built-in ones first, in their order."""
+        return [found.value for found in self._all("law")]
+
+    def launchers(self) -> list[Launcher]:
+        return [found.value for found in self._all("launcher")]
+
+    def importers(self) -> list[Importer]:
+        return [found.value for found in self._all("importer")]
+
+    def readers(self) -> list[Reader]:
+        return [found.value for found in self._all("reader")]
+
+    def load_all(self) -> None:
+        """Import every plugin, each inside its guard."""
+        for plugin in self.plugins:
+            plugin.load()
+        for found in self._all("architecture"):
+            asked = self._asked("architecture", found)
+            if asked != found.value.name and not found.plugin.clash:
+                found.plugin.clash = f"another plugin has an architecture {found.value.name!r}: ask for {asked}."
+
+    # Hooks with a question --------------------------------------------------------------------------------------------
+
+    def step_flops(self, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
+        """FLOPs of one optimiser step as a formula gives them; None: nobody has one, count by running the step.
+
+        Asked are the plugins that are loaded, the architecture's own first, then the architecture itself.
+        """
+        loaded = [p for p in self.plugins if p.state == "ok" and "step_flops" in p.implements]
+        for plugin in sorted(loaded, key=lambda p: architecture.config not in _configs(p)):
+            value = _guarded_flops(plugin, architecture, config, shape)
+            if value is not None:
+                return _checked_flops(value, f"The hook step_flops of plugin {plugin.describe()}")
+        if architecture.step_flops is None:
+            return None
+        return _checked_flops(architecture.step_flops(config, shape), f"step_flops of {architecture.name!r}")
+
+    def observers(
+        self, names: Sequence[str], architecture: Architecture | None = None, trackers: Sequence[str] = ()
+    ) -> Observers:
+        """Those that watch a run: the plugins in `names`, the one that supplies the run's architecture, the `trackers`.
+
+        A name may also be that of an architecture. Raises ConfigError or PluginError for one that is not available, for
+        it was asked for.
+        """
+        named = [self._watcher(name).require() for name in names]
+        own = [p for p in self.plugins if architecture and architecture.config in _configs(p)]
+        return Observers([*named, *own, *map(self.tracking, trackers)])
+
+    # Within -----------------------------------------------------------------------------------------------------------
+
+    def _watcher(self, name: str) -> Plugin:
+        if plugin := self._named(name):
+            return plugin
+        try:
+            return self.find("architecture", name).plugin
+        except ConfigError:
+            known = did_you_mean(name, (p.asked for p in self.plugins))
+            raise ConfigError(f"There is no plugin {name!r} to watch the run. {known}") from None
+
+    def _of(self, distribution: str | None, plugins: Iterable[Plugin]) -> list[Plugin]:
+        return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]
+
+    def _named(self, name: str) -> Plugin | None:
+        """The plugin that an entry-point name means, not loaded; a blocked one does not stand in another's way."""
+        distribution = _distribution(name)
+        named = [p for p in self._of(distribution, self.plugins) if p.name == _plain(name)]
+        rivals = [p for p in named if p.state != "blocked"] or named
+        reserved = [p for p in named if p.entry.builtin]
+        if distribution is None and not reserved and len(rivals) > 1:
+            raise _ambiguous(f"plugin {name!r}", name, rivals)
+        return next(iter(reserved or rivals), None)
+
+    def _providers(self, kind: str, name: str, plugins: Iterable[Plugin]) -> Iterator[Found]:
+        for plugin in plugins:
+            value = plugin.load().provides.get(kind, {}).get(_plain(name)) if _may_supply(plugin, kind) else None
+            if value is not None:
+                yield Found(plugin, value)
+
+    def _all(self, kind: str) -> list[Found]:
+        supplying = [p for p in self.plugins if _may_supply(p, kind)]
+        return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
+
+    def _asked(self, kind: str, found: Found) -> str:
+        """The name that finds it again: the plain one unless that means something else, or is contested."""
+        try:
+            plain_finds_it = self.find(kind, found.value.name).value is found.value
+        except MatscaleError:
+            plain_finds_it = False
+        return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
+
+    def _architecture(self, found: Found) -> Architecture:
+        """Under the name that finds it again; the same object each time."""
+        architecture: Architecture = found.value
+        asked = self._asked("architecture", found)
+        if asked == architecture.name:
+            return architecture
+        return self._renamed.setdefault(asked, replace(architecture, name=asked))
+
+    def _unknown(self, kind: str, name: str) -> MatscaleError:
+        known = [self._asked(kind, found) for found in self._all(kind)]
+        silent = [p for p in self.plugins if p.state in ("failed", "incompatible", "blocked")]
+        note = (
+            f" Not available, for reasons that `matscale plugins list --load` gives: {_join(silent)}." if silent else ""
+        )
+        return ConfigError(f"There is no {kind} {name!r}. {did_you_mean(name, known)}{note}")
+
+
+def _may_supply(plugin: Plugin, kind: str) -> bool:
+    """False for a built-in plugin whose source does not mark the hook: fitting a law need not import the models."""
+    if not plugin.entry.builtin or plugin.state != "not loaded":
+        return True
+    hooks = declared_hooks(plugin.entry)
+    return hooks is None or KINDS[kind].hook in hooks
+
+
+def _plain(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _distribution(name: str) -> str | None:
+    """The canonical distribution of `distribution:name`; None for a plain name."""
+    distribution, colon, _ = name.rpartition(":")
+    return canonical(distribution) if colon else None
+
+
+def _join(plugins: Iterable[Plugin]) -> str:
+    return ", ".join(sorted({plugin.asked for plugin in plugins}))
+
+
+def _ambiguous(what: str, name: str, rivals: list[Plugin]) -> PluginError:
+    qualified = [f"{p.entry.distribution}:{name}" for p in rivals]
+    owners = " and ".join(f"{p.entry.distribution} {p.entry.version}" for p in rivals)
+    return PluginError(f"The {what} comes from {owners}. Say which one is meant: {' or '.join(qualified)}.")
+
+
+def _mark_clashes(plugins: list[Plugin]) -> None:
+    """Names that two distributions gave to a plugin; told from metadata, before anything is imported."""
+    for plugin in plugins:
+        if plugin.entry.builtin:
+            continue
+        rivals = [p for p in plugins if p.name == plugin.name and p is not plugin]
+        reserved = [p for p in rivals if p.entry.builtin]
+        contested = [p for p in rivals if p.state != "blocked" and plugin.state != "blocked"]
+        if reserved:
+            plugin.clash = f"the name is that of a built-in plugin: ask for {plugin.entry.qualified}."
+        elif contested:
+            others = " and ".join(p.entry.distribution for p in contested)
+            plugin.clash = f"{others} has a plugin of the same name: ask for {plugin.entry.qualified}."
+
+
+def _configs(plugin: Plugin) -> list[type]:
+    return [architecture.config for architecture in plugin.provides.get("architecture", {}).values()]
+
+
+def _guarded_flops(plugin: Plugin, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> Any:
+    """What the hook says. If it raises: an error from the architecture's own plugin, else a warning, and no answer."""
+    try:
+        return plugin.hook.step_flops(architecture=architecture, config=config, shape=shape)
+    except Exception as error:
+        message = f"Plugin {plugin.describe()} raised {type(error).__name__}: {error} in its hook step_flops"
+        if architecture.config in _configs(plugin):
+            raise PluginError(f"{message}, for its own architecture {architecture.name!r}.") from error
+        plugin.implements.remove("step_flops")
+        warnings.warn(f"{message}; it is not asked again.", PluginWarning, stacklevel=4)
+        return None
+
+
+def _checked_flops(value: Any, source: str) -> float:
+    if isinstance(value, (int, float)) and math.isfinite(value) and value >= 0:
+        return float(value)
+    raise PluginError(f"{source} returned {value!r}; it must return a number of FLOPs, or None.")

@@ -1,0 +1,1 @@
+"""Use of trained models: load, predict, compare, calculator for ASE."""

@@ -1,0 +1,224 @@
+"""Errors of a trained run on a dataset, beside those of baselines that learned from the same structures.
+
+The baselines of a run are kept in its folder as `baselines.json`, once somebody asked for them: they can then be
+evaluated on any data like the model, whether or not the training data can still be had.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.baselines import (
+    Baseline,
+    evaluate_baselines,
+    fit_baselines,
+    parse_baselines,
+    passes,
+    plain_baselines,
+)
+from matscale.core.data.isolated import isolated
+from matscale.core.data.loader import Budget, Loader
+from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
+from matscale.core.files import write_json
+from matscale.core.inference.load import load
+from matscale.core.inference.predict import floating
+from matscale.core.model.outputs import Outputs
+from matscale.core.model.potential import Potential
+from matscale.core.runs.info import DIGEST, DamagedRecord, read_sealed, sealed
+from matscale.core.runs.record import Run
+from matscale.core.train.evaluation import evaluate
+from matscale.core.train.nonfinite import named, suspects
+
+if TYPE_CHECKING:
+    from matscale.core.data.batch import AtomicBatch
+    from matscale.core.data.store.packed import PackedDataset
+
+FILE = "baselines.json"
+CHUNK = 1024
+"""Structures that are looked at together before anything is measured."""
+Which = Literal["auto", "validation", "train", "all"]
+
+
+def compare(
+    run: Run,
+    dataset: PackedDataset,
+    which: Which = "auto",
+    *,
+    checkpoint: str | int = "best",
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metrics by name: the run's model under the name of its architecture, then its baselines.
+
+    `which` is as for `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
+    """
+    potential = load(run, checkpoint, device=device, dtype=dtype)
+    rows, _ = usable(run, potential, dataset, rows_of(run, dataset, which))
+    model = measure(potential, dataset, rows, batch, any_element=True)
+    return {run.config.architecture.name: model, **evaluate_baselines(baselines_of(run), passes(dataset, rows))}
+
+
+def measure(
+    potential: Potential,
+    dataset: PackedDataset,
+    rows: NDArray[np.int64],
+    batch: int = 32,
+    *,
+    any_element: bool = False,
+) -> dict[str, float]:
+    """Metrics of `matscale.core.train.evaluation` on these rows of the dataset, in batches of `batch` structures.
+
+    Raises DataError for a structure without neighbours if training had none such, and, with the names, for elements
+    that were not in training, unless `any_element` (NonFinitePrediction for structures whose predictions are not
+    finite): on the validation part of its
+    own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
+    """
+    device, budget = potential.references.device, Budget(structures=batch)
+    loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
+
+    def batches() -> Iterator[AtomicBatch]:
+        for one in loader.epoch(0):
+            potential.check_neighbors(one)
+            moved = one.to(device)
+            if not any_element:
+                potential.check_elements(moved)
+            yield moved
+
+    bad = list[int]()
+
+    def look(_: object, given: tuple[AtomicBatch], outputs: Outputs) -> None:
+        bad.extend(suspects(outputs, replace(given[0], energy=None, forces=None, stress=None)))
+
+    handle = potential.register_forward_hook(look)
+    try:
+        values = evaluate(potential, batches())
+    finally:
+        handle.remove()
+    if bad:
+        raise NonFinitePrediction(
+            f"{dataset.path}: the predictions for {len(bad):,} of {len(rows):,} structures are not finite: "
+            f"{named(dataset, bad)}. Choose another checkpoint, or leave out such structures."
+        )
+    if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise NonFinitePrediction(f"{dataset.path}: the errors {', '.join(wrong)} are too large for a number.")
+    return values
+
+
+def usable(
+    run: Run, potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], *, skip_invalid: bool = False
+) -> tuple[NDArray[np.int64], list[str]]:
+    """(the rows that the model of the run can judge, what is left out and why).
+
+    It cannot judge structures with elements that were not in training, except on the run's own dataset. Raises
+    DataError that lists them unless `skip_invalid`, which leaves out structures without neighbours as well, if
+    training had none such; and if nothing is left.
+    """
+    from ase.data import chemical_symbols
+
+    kept, alone, foreign = [], [], []
+    unseen = ~potential.known.cpu().numpy()
+    elements = np.zeros(len(unseen), dtype=bool)
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        counts = dataset.composition(chunk)
+        has_unseen = np.zeros(len(chunk), dtype=bool) if is_own(run, dataset) else counts[:, unseen].any(axis=1)
+        elements |= (counts[has_unseen] > 0).any(axis=0)
+        lonely = np.zeros(len(chunk), dtype=bool)
+        if skip_invalid and potential.graph.has_edges and not potential.isolated:
+            lonely[~has_unseen] = isolated(dataset.batch(chunk[~has_unseen], potential.graph)).numpy()
+        foreign.append(chunk[has_unseen])
+        alone.append(chunk[lonely])
+        kept.append(chunk[~has_unseen & ~lonely])
+    names = ", ".join(chemical_symbols[z] for z in np.flatnonzero(elements & unseen))
+    found = (
+        (np.concatenate([*foreign, rows[:0]]), f"with elements that the model was not trained on: {names}; rows "),
+        (
+            np.concatenate([*alone, rows[:0]]),
+            f"in which no atom has a neighbour within {potential.graph.cutoff:g} Å; rows ",
+        ),
+    )
+    left_out = [f"{len(bad):,} of {len(rows):,} structures {why}{ranges(bad)}" for bad, why in found if len(bad)]
+    remaining = np.concatenate([*kept, rows[:0]])
+    if left_out and not skip_invalid:
+        known = ", ".join(chemical_symbols[z] for z in potential.elements)
+        raise DataError(
+            f"{dataset.path}: cannot be measured: {'; '.join(left_out)}. The model knows {known}. Pass --skip-invalid "
+            "to leave these structures out."
+        )
+    if not len(remaining):
+        raise DataError(f"{dataset.path}: no structure is left to measure on ({'; '.join(left_out)}).")
+    return remaining, left_out
+
+
+def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
+    """Row numbers for people: `0-31, 40`; at most `listed` of them, then how many more."""
+    rows = np.sort(rows)
+    blocks = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    texts = [f"{b[0]}-{b[-1]}" if len(b) > 1 else f"{b[0]}" for b in blocks]
+    more = f" and {sum(map(len, blocks[listed:])):,} more" if len(texts) > listed else ""
+    return ", ".join(texts[:listed]) + more
+
+
+def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:
+    """The structures of `dataset` that `which` means for this run.
+
+    `auto`: the run's validation part if this is the run's dataset (by its hash), else all. Raises ConfigError for the
+    `train` or `validation` part of a dataset that the run was not trained on.
+    """
+    if which == "all":
+        return np.arange(len(dataset))
+    if is_own(run, dataset):
+        from matscale.core.train.setup import parts
+
+        train, validation = parts(dataset, run.config)
+        return train if which == "train" else validation
+    if which == "auto":
+        return np.arange(len(dataset))
+    raise ConfigError(
+        f"{dataset.path}: is not the dataset that {run.path} was trained on, so it has no {which} part of that run. "
+        "Leave out --split to measure on all of it."
+    )
+
+
+def is_own(run: Run, dataset: PackedDataset) -> bool:
+    """Whether the run was trained on this dataset."""
+    return bool(run.info.get("dataset", {}).get("hash") == dataset.hash)
+
+
+def baselines_of(run: Run) -> dict[str, Baseline]:
+    """The baselines fitted on the run's training part: from its folder, else fitted now and, if possible, kept there.
+
+    Raises DataError if they were never fitted and the dataset is gone, or is another one now.
+    """
+    path = run.path / FILE
+    if path.exists():
+        try:
+            kept = read_sealed(path)
+            return parse_baselines({name: values for name, values in kept.items() if name != DIGEST})
+        except DamagedRecord as error:
+            warnings.warn(f"{error} It is made again.", stacklevel=2)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
+    if "dataset" not in run.info:
+        raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
+    from matscale.core.data.named.catalog import resolve
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.train.setup import parts
+
+    dataset = PackedDataset.open(resolve(run.config.data.path))
+    if not is_own(run, dataset):
+        raise DataError(f"{dataset.path}: is not the dataset any more that {run.path} was trained on.")
+    fitted = fit_baselines(dataset, parts(dataset, run.config)[0])
+    if os.access(run.path, os.W_OK):
+        write_json(path, sealed(plain_baselines(fitted)))
+    return fitted

@@ -1,0 +1,210 @@
+"""Predictions of a trained Potential: for structures at hand, and for all structures of a file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.neighbors import collate
+from matscale.core.data.sources.find import read_atoms
+from matscale.core.data.structure import Structure, full_to_voigt
+from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
+from matscale.core.files import make_folder, replacing
+from matscale.core.model.potential import Potential
+
+LABELS = ("energy", "forces", "stress")
+"""Names under which predictions are written; labels of the source under these names give way to them."""
+PARTS = ("free_energy", "energies", "stresses")
+"""What a source says of its own energy and stress: written as `source_free_energy`, ..., beside the predictions."""
+SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a Potential says of one structure."""
+
+    energy: float
+    """eV, total."""
+    forces: NDArray[np.float64]
+    """[n_atoms, 3] eV/Å"""
+    stress: NDArray[np.float64] | None
+    """[3, 3] eV/Å³; None where the model gives none or the structure has no cell volume."""
+
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(np.isfinite(x).all()) for x in (self.energy, self.forces, self.stress) if x is not None)
+
+
+def floating(potential: Potential) -> torch.dtype:
+    """The arithmetic of its model: what batches have to come in."""
+    return next((p.dtype for p in potential.model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
+    """A batch of one, in the model's precision. Raises DataError for an unseen element, an impossible geometry, and
+    for a structure without neighbours unless training had some."""
+    batch = collate([structure], potential.graph, dtype=floating(potential))
+    potential.check_neighbors(batch, structure.source)
+    potential.check_elements(batch.to(potential.references.device))
+    return batch
+
+
+def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list[Prediction]:
+    """Predictions for what `prepare` made, in one call of the model."""
+    batch = AtomicBatch.join(list(prepared)).to(potential.references.device)
+    with torch.no_grad():
+        outputs = potential(batch).detach()
+    forces = outputs.forces.double().cpu().numpy()
+    ends = np.cumsum([p.n_atoms for p in prepared])[:-1]
+    stresses = [None] * len(prepared) if outputs.stress is None else list(outputs.stress.double().cpu().numpy())
+    return [
+        Prediction(energy, f, s if s is not None and volume > 0 else None)
+        for energy, f, s, volume in zip(
+            outputs.energy.tolist(), np.split(forces, ends), stresses, batch.volume().tolist()
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A structure that was left out."""
+
+    position: int
+    """In the source, from 0."""
+    reason: str
+
+
+def predict_file(
+    potential: Potential,
+    source: Path,
+    target: Path,
+    *,
+    batch: int = 32,
+    skip_invalid: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[int, list[Skipped]]:
+    """Write the structures of `source` with predictions to `target`, an extxyz file; (how many, which were left out).
+
+    Order, info, further arrays and other results (magnetic moments, charges, ...) are kept; `energy`, `forces` and
+    `stress` are the predictions. `source` is anything that ASE reads. Memory is bounded by `batch` structures. `target`
+    appears when it is complete. Raises DataError that names the first structure that cannot be predicted and
+    NonFinitePrediction that names those whose predictions are not finite, unless `skip_invalid`, and ConfigError for
+    other suffixes.
+    """
+    written, skipped, bad = 0, list[Skipped](), list[int]()
+
+    def usable() -> Iterator[tuple[int, Any, AtomicBatch]]:
+        for position, atoms in enumerate(_read(source)):
+            try:
+                yield position, atoms, prepare(potential, Structure.from_ase(atoms, f"{source}: structure {position}"))
+            except DataError as error:
+                reason = str(error).removeprefix(f"{source}: structure {position}: ")
+                if not skip_invalid:
+                    raise DataError(
+                        f"{source}: structure {position} (counted from 0): {reason} Pass --skip-invalid to leave out "
+                        "such structures and list them."
+                    ) from None
+                skipped.append(Skipped(position, reason))
+
+    with _replacing(target) as file:
+        structures = usable()
+        while chunk := list(islice(structures, batch)):
+            predictions = predict_batch(potential, [prepared for *_, prepared in chunk])
+            found = [(place, atoms, p) for (place, atoms, _), p in zip(chunk, predictions)]
+            bad += [place for place, _, p in found if not p.is_finite]
+            _write(file, [labelled(atoms, p) for _, atoms, p in found if p.is_finite])
+            written += sum(p.is_finite for *_, p in found)
+            if progress is not None:
+                progress(written)
+        if bad and not skip_invalid:
+            raise NonFinitePrediction(
+                f"{source}: the predictions for {len(bad)} of {written + len(bad)} structures are not finite: "
+                f"{_listed(bad)}. Nothing was written. Look at their geometry, or pass --skip-invalid to leave out "
+                "such structures and list them."
+            )
+    skipped += [Skipped(position, "its predictions are not finite.") for position in bad]
+    return written, sorted(skipped, key=lambda one: one.position)
+
+
+def _listed(positions: Sequence[int]) -> str:
+    """`structures 3, 17 and 2 more (counted from 0)` for a message."""
+    more = f" and {len(positions) - 8} more" if len(positions) > 8 else ""
+    plural = "s" if len(positions) > 1 else ""
+    return f"structure{plural} {', '.join(map(str, positions[:8]))}{more} (counted from 0)"
+
+
+def labelled(atoms: Any, prediction: Prediction) -> Any:
+    """A copy of ase.Atoms whose energy, forces and stress are the predictions; the rest is what it said.
+
+    Readers put part of that into a calculator: magnetic moments, charges, dipole, free energy.
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    copy = atoms.copy()
+    said = {} if atoms.calc is None else {k: v for k, v in atoms.calc.results.items() if v is not None}
+    for name in {*LABELS, *PARTS, *said}:
+        found = [place.pop(name) for place in (copy.info, copy.arrays) if name in place]
+        if found:
+            said.setdefault(name, found[0])
+    results: dict[str, Any] = {}
+    for name, value in said.items():
+        if name in PARTS:
+            place = copy.info if name == "free_energy" else copy.arrays
+            place[f"source_{name}"] = value if name == "free_energy" else _columns(value)
+        elif name not in LABELS:
+            results[name] = _columns(value) if name == "born_effective_charges" else value
+    results |= {"energy": prediction.energy, "forces": prediction.forces}
+    if prediction.stress is not None:
+        results["stress"] = full_to_voigt(prediction.stress)
+    copy.calc = SinglePointCalculator(copy, **results)
+    return copy
+
+
+def _columns(values: Any) -> NDArray[Any]:
+    """[n_atoms] or [n_atoms, k]: extxyz knows no tensors per atom."""
+    array = np.asarray(values)
+    return array.reshape(len(array), -1) if array.ndim > 1 else array
+
+
+def _read(source: Path) -> Iterator[Any]:
+    if not source.is_file() and not source.is_dir():
+        raise DataError(f"{source}: no such file.")
+    return read_atoms(source)
+
+
+def _write(file: TextIO, images: Iterable[Any]) -> None:
+    from ase.io.extxyz import write_xyz
+
+    write_xyz(file, images)
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[TextIO]:
+    """A text file that takes the place of `target` when the block ends well, and vanishes when it does not."""
+    if not target.name.endswith(SUFFIXES):
+        raise ConfigError(
+            f"{target}: predictions are written as extxyz. Use a name that ends in {', '.join(SUFFIXES)}."
+        )
+    make_folder(target.parent)
+    with replacing(target) as file, ExitStack() as stack:
+        packed: Any = file
+        if target.suffix == ".gz":  # without name and time: equal predictions are equal files
+            packed = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        elif target.suffix == ".xz":
+            packed = stack.enter_context(lzma.open(file, "wb"))
+        text = io.TextIOWrapper(packed, encoding="utf-8")
+        yield text
+        text.flush()
+        text.detach()

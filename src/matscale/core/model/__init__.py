@@ -1,0 +1,1 @@
+"""What is shared by all models: architecture, outputs, potential, layers."""

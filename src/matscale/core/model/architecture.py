@@ -1,0 +1,226 @@
+"""What a plugin says about a family of models: one small frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from matscale.core.config import Config
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.graph import Graph
+from matscale.core.errors import ConfigError, did_you_mean
+from matscale.core.model.buildable import buildable
+
+CLAIMS = {
+    "permutation": "renumbering the atoms renumbers the forces and changes nothing else",
+    "translation": "moving all atoms together changes nothing",
+    "periodic": "moving one atom by a lattice vector, or choosing another cell of the same crystal, changes nothing",
+    "rotation": "energy is invariant; forces and stress turn with the structure",
+    "reflection": "the same for mirror images",
+    "extensive": "a supercell has energy in proportion to its size",
+    "smooth": "energy and forces are continuous, also as neighbours enter and leave or an edge points elsewhere",
+    "conservative": "forces and stress are derivatives of the energy",
+}
+"""Symmetries and properties that an architecture may claim; `matscale plugins check` tests exactly what is claimed."""
+
+
+class ArchitectureConfig(Config):
+    """Base of every architecture's configuration: a string under a field is its help text, with the unit."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model may know of its data when it is built; kept in the run record, to rebuild the same model."""
+
+    elements: tuple[int, ...] = tuple(range(1, 119))
+    """Atomic numbers that occur in training."""
+    mean_atoms: float = 20.0
+    """Mean number of atoms of a structure."""
+    mean_degree: float = 40.0
+    """Mean number of neighbours of an atom in this architecture's graph; 0 without a graph."""
+
+    @classmethod
+    def any(cls) -> DatasetInfo:
+        """All elements, ordinary sizes: for building a model without data."""
+        return cls()
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {"elements": list(self.elements), "mean_atoms": self.mean_atoms, "mean_degree": self.mean_degree}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> DatasetInfo:
+        """The inverse of `plain`."""
+        return cls(tuple(values["elements"]), float(values["mean_atoms"]), float(values["mean_degree"]))
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The sizes on which the cost of a step depends."""
+
+    n_structures: int
+    n_atoms: int
+    n_edges: int
+    sum_atoms_squared: int
+    """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
+    count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
+    """Counts `n_triplets`; asked only where a cost depends on them."""
+    batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
+    """The batch itself, for a formula that has more to count; None where only the numbers are known, as in a plan."""
+
+    @cached_property
+    def n_triplets(self) -> int:
+        """Ordered pairs of different neighbours of an atom: Σ over atoms of degree·(degree − 1)."""
+        return self.count_triplets()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models. Returned by the hook `register_architectures`."""
+
+    name: str
+    """What a user types: `--arch schnet`."""
+    summary: str
+    """One line."""
+    reference: str
+    """DOI or arXiv id of the paper."""
+    config: type[ArchitectureConfig]
+    build: Callable[[Any, DatasetInfo], nn.Module]
+    """(config, info) -> module whose forward maps an AtomicBatch to Outputs. Pure; draws its weights from torch's
+    global generator, which the core seeds (`Architecture.model`)."""
+    ladder: Callable[[int], Any]
+    """Wanted number of parameters -> the config of this family that comes closest, varying one documented dial."""
+    dial: str
+    """What the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
+    claims: frozenset[str] = frozenset()
+    """What holds for every config of the family, unless `claims_for` says otherwise for one."""
+    forces: Literal["direct", "gradient", "both"] = "direct"
+    """`both`: the config has a field `forces` that says which."""
+    graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
+    """config -> the neighbours that the model needs."""
+    sizes: Mapping[str, ArchitectureConfig] = field(default_factory=dict)
+    """Published configurations by name."""
+    step_flops: Callable[[Any, BatchShape], float] | None = None
+    """(config, shape) -> FLOPs of one optimiser step; None: counted by running it."""
+    max_atomic_number: int = 118
+    claims_for: Callable[[Any], frozenset[str]] | None = None
+    """config -> its claims, for a family in which a symmetry depends on an option."""
+    rotation_tolerance: float = 1e-6
+    """Largest relative error, in float64, of the claims rotation and reflection; more for a family that keeps them only
+    approximately, such as one whose activations act on a grid of the sphere."""
+
+    rotates: bool = False
+    """Training turns the structures at random, unless `augmentation.rotate` says otherwise: for a family that has to
+    learn from data what rotation does."""
+    compiles: bool = False
+    """`compute.compile` may be asked for, with direct forces: torch.compile gives the same numbers, and does not begin
+    anew for each batch of another size."""
+
+    def __post_init__(self) -> None:
+        self._known(self.claims)
+
+    def _known(self, claims: frozenset[str]) -> frozenset[str]:
+        """A misspelt claim would never be checked."""
+        unknown = claims - set(CLAIMS)
+        if unknown:
+            raise ConfigError(
+                f"Architecture {self.name!r} claims {sorted(unknown)}. {did_you_mean(min(unknown), CLAIMS)}"
+            )
+        return claims
+
+    def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:
+        """The claims that hold for this config: `conservative` only where forces are gradients."""
+        claims = self.claims if self.claims_for is None else self._known(self.claims_for(config))
+        return claims if self.derives_forces(config) else claims - {"conservative"}
+
+    def derives_forces(self, config: ArchitectureConfig) -> bool:
+        """Whether the core derives forces and stress from the energy."""
+        if self.forces == "both":
+            return bool(config.forces == "gradient")  # type: ignore[attr-defined]
+        return self.forces == "gradient"
+
+    def size(self, name: str) -> ArchitectureConfig:
+        """The published configuration called `name`. Raises ConfigError with the nearest name."""
+        if name not in self.sizes:
+            raise ConfigError(f"{self.name} has no size {name!r}. {did_you_mean(name, self.sizes)}")
+        return self.sizes[name]
+
+    def model(self, config: ArchitectureConfig, info: DatasetInfo, seed: int) -> nn.Module:
+        """Build with weights that depend on (config, info, seed) alone; the caller's random state is untouched.
+
+        Raises ConfigError for a model that is too large to build.
+        """
+        with torch.random.fork_rng(devices=[]), buildable(self.name):
+            torch.manual_seed(seed)
+            return self.build(config, info)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters by one rule for all: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
+
+    An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`, and what a model
+    names by a method `element_tables()`.
+    """
+    total = sum(p.numel() for p in model.parameters())
+    declared: frozenset[str] = getattr(model, "element_tables", frozenset)()
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(p): p.numel() for name, p in model.named_parameters() if name in declared}
+    embedding = sum(tables.values())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "total": total,
+        "trainable": trainable,
+        "embedding": embedding,
+        "non_embedding": total - embedding,
+    }
+
+
+def graded(dial: int) -> int:
+    """A width for every dial position 1, 2, 3, ...: each number up to 128, then in steps of 2, from 256 of 4, ...
+
+    From 64 on, neighbouring widths differ by at most 1/64, and wide layers get widths that a GPU likes.
+    """
+    octave, rest = divmod(max(dial - 64, 0), 64)
+    return (64 + rest) << octave if dial >= 64 else dial
+
+
+def closest(
+    n_params: int,
+    make: Callable[[int], Any],
+    build: Callable[[Any, DatasetInfo], nn.Module],
+    fine: Callable[[Any, int], Any] | None = None,
+) -> Any:
+    """The config `make(dial)`, dial = 1, 2, ..., whose model has the total parameter count nearest to `n_params`.
+
+    Small models change a lot from one width to the next: where the nearest is more than 2 % away, `fine(config, dial)`
+    turns a second, finer dial of that config. Neither count may fall as its dial grows. Models are built on torch's
+    `meta` device: nothing is allocated.
+    """
+
+    def count(config: Any) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(config, DatasetInfo.any()).parameters())
+
+    config = _nearest(n_params, make, count)
+    if fine is None or abs(count(config) / n_params - 1) <= 0.02:
+        return config
+    coarse = config
+    return min(
+        coarse, _nearest(n_params, lambda dial: fine(coarse, dial), count), key=lambda c: abs(count(c) - n_params)
+    )
+
+
+def _nearest(n_params: int, make: Callable[[int], Any], count: Callable[[Any], int]) -> Any:
+    """Bisection for the dial at which a growing count passes `n_params`."""
+    low, high = 1, 2
+    while count(make(high)) < n_params:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(make(middle)) < n_params else (low, middle)
+    return make(min((low, high), key=lambda dial: abs(count(make(dial)) - n_params)))

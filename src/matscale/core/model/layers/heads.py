@@ -1,0 +1,85 @@
+"""From features of atoms to energy, forces and stress, for models that predict all three directly.
+
+    energy = Σ_atoms e(x)                [n_structures]        extensive
+    forces = f(x)                        [n_atoms, 3]
+    stress = mean_atoms S(s(x))          [n_structures, 3, 3]  intensive: a supercell has the stress of its cell
+
+e, f and s are MLPs with 1, 3 and 6 outputs; S puts the six numbers into a symmetric tensor, in the order of `VOIGT`
+(xx yy zz yz xz xy). Neither f nor S∘s is equivariant: a model with these heads must not claim rotation.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.model.outputs import Outputs
+
+_FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
+"""Where each of the nine entries of the tensor, row by row, stands among xx yy zz yz xz xy."""
+
+
+def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
+    """[n_atoms, ...] -> [n_structures, ...] in float64: a sum over a large cell keeps its last digits."""
+    out = torch.zeros(batch.n_structures, *x.shape[1:], dtype=torch.float64, device=x.device)
+    return out.index_add(0, batch.batch, x.double())
+
+
+def mean_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
+    """[n_atoms, ...] -> [n_structures, ...], summed in float64, in the type of `x`."""
+    atoms = batch.atoms_per_structure.reshape(-1, *(1,) * (x.dim() - 1))
+    return (sum_by_structure(x, batch) / atoms).to(x.dtype)
+
+
+def symmetric_tensor(six: Tensor) -> Tensor:
+    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3]."""
+    return six[..., _FULL_FROM_SIX].unflatten(-1, (3, 3))
+
+
+def mlp(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers of these widths with SiLU between them; the last one starts near zero.
+
+    A potential multiplies what comes out by scales measured on its training set, so an output near zero is the mean
+    of the data: the loss starts at its baseline, whatever the width.
+    """
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+    last = layers[-2]
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers[:-1])
+
+
+def head_widths(width: int, head_width: int, head_layers: int) -> tuple[int, ...]:
+    """Widths before the output of a head with 2 (width → head_width → out) or 3 (one more width → width) layers."""
+    return (width,) * (head_layers - 1) + (head_width,)
+
+
+class DirectHeads(nn.Module):
+    """Three MLPs on the features of each atom, and the sums that make energy, forces and stress of them."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        """`widths` of features and hidden layers; the outputs come on top."""
+        super().__init__()
+        self.energy = mlp((*widths, 1))
+        self.forces = mlp((*widths, 3))
+        self.stress = mlp((*widths, 6))
+
+    def forward(self, x: Tensor, batch: AtomicBatch) -> Outputs:
+        """[n_atoms, width] -> Outputs"""
+        return Outputs(
+            energy=sum_by_structure(self.energy(x).squeeze(-1), batch),
+            forces=self.forces(x),
+            stress=mean_by_structure(symmetric_tensor(self.stress(x)), batch),
+        )
+
+    @staticmethod
+    def multiply_adds(widths: tuple[int, ...]) -> int:
+        """Multiply-adds per atom of one forward through the three heads."""
+        hidden = sum(a * b for a, b in pairwise(widths))
+        return 3 * hidden + 10 * widths[-1]

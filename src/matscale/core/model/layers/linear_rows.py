@@ -1,0 +1,78 @@
+"""Gathers and sums of rows as one linear map, whose derivatives of all orders are such maps again.
+
+    y_k = Σ_{entries (k, r)} x_r          gather: one entry for each k; sum over a segment: one for each r
+
+`index_add` on a CPU goes row by row; here entries are sorted once per batch, by either end, and both the map and its
+transpose, which is its gradient, are one call of `embedding_bag`. Three to four times as fast, and always summed in
+one order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from matscale.core.model.reference_path import is_readable_wanted
+
+
+def is_plain_wanted() -> bool:
+    """Whether somebody is at work who needs a rule for each operation: a compiler, torch.func, a counter."""
+    if torch.compiler.is_compiling() or is_readable_wanted() or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+class Rows:
+    """The map with entries (`out`[e], `taken`[e]): [n_in, C] -> [n_out, C]."""
+
+    def __init__(self, out: Tensor, taken: Tensor, n_out: int, n_in: int) -> None:
+        self.out, self.taken, self.n_out, self.n_in = out, taken, n_out, n_in
+        self._there: tuple[Tensor, Tensor] | None = None
+        self._back: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def gathered(cls, taken: Tensor, n_in: int) -> Rows:
+        """y_k = x_taken[k]"""
+        return cls(torch.arange(len(taken), device=taken.device), taken, len(taken), n_in)
+
+    @classmethod
+    def summed(cls, out: Tensor, n_out: int) -> Rows:
+        """y_k = sum of the x_r with out[r] = k"""
+        return cls(out, torch.arange(len(out), device=out.device), n_out, len(out))
+
+    def transposed(self) -> Rows:
+        """The map from outputs to inputs: a sum over what was gathered, a gather of what was summed."""
+        rows = Rows(self.taken, self.out, self.n_in, self.n_out)
+        rows._there, rows._back = self._back, self._there
+        return rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if is_plain_wanted() or not len(self.out):
+            return x.new_zeros(self.n_out, x.shape[1]).index_add(0, self.out, x.index_select(0, self.taken))
+        if self._there is None or self._back is None:
+            self._there = _bags(self.out, self.taken, self.n_out)
+            self._back = _bags(self.taken, self.out, self.n_in)
+        y: Tensor = _Bags.apply(x, *self._there, *self._back)
+        return y
+
+
+def _bags(by: Tensor, taken: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """`taken` in the order of `by`, and where each of the n values of `by` begins."""
+    ordered, order = by.sort(stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(n, device=by.device))
+    return taken.index_select(0, order), starts
+
+
+class _Bags(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taken: Tensor, starts: Tensor, back: Tensor, back_starts: Tensor) -> Tensor:
+        ctx.save_for_backward(taken, starts, back, back_starts)
+        return torch.embedding_bag(x.contiguous(), taken, starts, mode=0)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        taken, starts, back, back_starts = ctx.saved_tensors
+        return _Bags.apply(gradients[0], back, back_starts, taken, starts), None, None, None, None

@@ -1,0 +1,94 @@
+"""What a model returns, and how the core completes it: forces and stress as derivatives of the energy.
+
+The one strain trick (Knuth et al., Comput. Phys. Commun. 190, 33 (2015)): deform positions and cell by (1 + ε), then
+stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backward pass. No model derives its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.precision import outside_autocast, times_matrix
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Predictions for a batch."""
+
+    energy: Tensor
+    """[n_structures], total."""
+    forces: Tensor | None = None
+    """[n_atoms, 3]; None: to be derived from the energy."""
+    stress: Tensor | None = None
+    """[n_structures, 3, 3], symmetric, +(1/V) dE/dε; None: to be derived, or not predicted."""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    """Whatever a model can show when asked, such as attention weights."""
+
+    def detach(self) -> Outputs:
+        """The same values without their history."""
+        return Outputs(
+            energy=self.energy.detach(),
+            forces=None if self.forces is None else self.forces.detach(),
+            stress=None if self.stress is None else self.stress.detach(),
+            extras={name: value.detach() for name, value in self.extras.items()},
+        )
+
+
+def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
+    """Deform positions and cell by a small strain, differentiably.
+
+    `strain` [n_structures, 3, 3] is dimensionless; only its symmetric part acts. Raises ValueError, with both shapes,
+    if it has another shape.
+    """
+    if strain.shape != batch.cell.shape:
+        raise ValueError(f"strain has shape {tuple(strain.shape)}, the batch needs {tuple(batch.cell.shape)}.")
+    symmetric = 0.5 * (strain + strain.transpose(1, 2))
+    positions = batch.positions + times_matrix(batch.positions, symmetric.index_select(0, batch.batch))
+    return batch.with_geometry(positions, batch.cell + times_matrix(batch.cell, symmetric[:, None]))
+
+
+def where_defined(stress: Tensor, batch: AtomicBatch) -> Tensor:
+    """`stress` [n_structures, 3, 3] with NaN for the structures that have none, because they have no volume."""
+    return torch.where(batch.has_volume()[:, None, None], stress, torch.nan)
+
+
+def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
+    """`forces` [n_atoms, 3] minus their mean over each structure, so that those of a structure sum to zero."""
+    total = forces.new_zeros(batch.n_structures, 3).index_add(0, batch.batch, forces)
+    return forces - (total / batch.atoms_per_structure[:, None])[batch.batch]
+
+
+def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:
+    """Energy, forces and stress of a batch; what the model leaves out is derived when `derive` is True.
+
+    `derive=False` (a model with direct forces) calls the model and nothing else. `create_graph=True` keeps the graph
+    for training on forces (double backward); otherwise the result is detached. Structures without a cell volume get
+    NaN stress from derivation: it is not defined for them.
+    """
+    if not derive:
+        return model(batch)
+    with torch.enable_grad():
+        positions = batch.positions.detach().requires_grad_()
+        strain = torch.zeros_like(batch.cell, requires_grad=True)
+        outputs: Outputs = model(strained(batch.with_geometry(positions, batch.cell), strain))
+        if outputs.forces is not None and outputs.stress is not None:
+            return outputs if create_graph else outputs.detach()
+        if outputs.energy.requires_grad:
+            with outside_autocast():  # a derivative takes the precision of each operation that it is of
+                dE_dr, dE_dstrain = torch.autograd.grad(
+                    outputs.energy.sum(), (positions, strain), create_graph=create_graph, materialize_grads=True
+                )
+        else:  # an energy that does not depend on the geometry at all
+            dE_dr, dE_dstrain = torch.zeros_like(positions), torch.zeros_like(strain)
+    volume = batch.volume()[:, None, None]
+    stress = where_defined(dE_dstrain / torch.where(volume > 0, volume, 1.0), batch)
+    completed = replace(
+        outputs,
+        forces=-dE_dr if outputs.forces is None else outputs.forces,
+        stress=stress if outputs.stress is None else outputs.stress,
+    )
+    return completed if create_graph else completed.detach()

@@ -1,0 +1,1 @@
+"""A run on disk: training writes it, everything else reads it."""

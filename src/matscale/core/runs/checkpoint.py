@@ -1,0 +1,268 @@
+"""Checkpoints: data, never code, and either whole or not there.
+
+    checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
+                        ema.safetensors         the same with averaged weights, if there is an average
+                        optimizer.safetensors   AdamW's moments, `<parameter>.<moment>`
+                        state.json              everything else that a resumed run continues from, what the tensors are
+                                                called and like, and a copy of the run's configuration and run.json
+                        manifest.json           sizes and SHA-256 of the others; written last
+    checkpoints/last, best                      a step each
+
+A folder is made under a temporary name, every file flushed to the disk, then renamed. What is damaged later (cut off,
+flipped, missing, tensors of another name or shape) is found by its digest or by what state.json says of it, and the
+checkpoint before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matscale.core.errors import MatscaleError
+from matscale.core.files import DiskError, make_folder, remove, replacing_folder, sweep_up, write_blocks, write_text
+from matscale.core.runs.info import DIGEST, digest_of
+
+FORMAT_VERSION = 1
+_FOLDER = re.compile(r"step_(\d+)")
+GROUPS = ("model", "ema", "optimizer")
+Tensors = Mapping[str, Tensor]
+
+
+class DamagedCheckpoint(MatscaleError):
+    """A checkpoint on disk is not what was written."""
+
+
+class NonFiniteCheckpoint(DamagedCheckpoint):
+    """A checkpoint holds a NaN or an infinity where none was written."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, in memory."""
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"step_{step}"
+
+
+def steps(root: Path) -> list[int]:
+    """Steps with a checkpoint folder under `root`, ascending."""
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _FOLDER.fullmatch(name)))
+
+
+def pointer(root: Path, name: str) -> int | None:
+    """The step that `last` or `best` names."""
+    try:
+        return int((root / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def save(root: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and have `last` name it. Raises MatscaleError (disk full, not writable); the others stay."""
+    final = folder_of(root, checkpoint.step)
+    try:
+        make_folder(root)
+        with replacing_folder(final) as temporary:
+            _write(temporary, checkpoint)
+        write_text(root / "last", f"{checkpoint.step}\n")
+    except DiskError as error:
+        raise error.told("The checkpoint before it is whole: go on from there with --resume.") from error
+    return final
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    groups = {"model": checkpoint.model, "ema": checkpoint.ema, "optimizer": checkpoint.optimizer}
+    for name, tensors in groups.items():
+        if tensors is not None:
+            write_tensors(folder / f"{name}.safetensors", tensors)
+    told = {
+        "tensors": _signature(groups),
+        "non_finite": {k: _non_finite(v) for k, v in groups.items() if v is not None},
+    }
+    state = {"step": checkpoint.step, **checkpoint.state, **told}
+    write_text(folder / "state.json", json.dumps({**state, DIGEST: digest_of(state)}))
+    files = {p.name: {"size": p.stat().st_size, "sha256": _digest(p)} for p in sorted(folder.iterdir())}
+    manifest = {"format_version": FORMAT_VERSION, "step": checkpoint.step, "files": files}
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+
+
+_NAMES = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""dtype -> its name in a file, in the order in which safetensors writes them: wide ones first."""
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a safetensors file, byte for byte what the library writes.
+
+    The library's own writer knows neither the umask nor the errors of disks, and refuses tensors that share memory
+    (tied weights), which would have to be copied first.
+    """
+    order = list(_NAMES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
+    header, start = {}, 0
+    for name in names:
+        tensor, end = tensors[name], start + tensors[name].nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    contents = (tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for name in names)
+    write_blocks(path, chain([len(text).to_bytes(8, "little"), text], contents))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest, if every file is as it was written; else raises DamagedCheckpoint that says which is not."""
+    manifest = _manifest(folder)
+    for name, entry in manifest["files"].items():
+        if Path(name).name != name:
+            raise DamagedCheckpoint(f"{folder}: {name} is missing.")
+        _check(folder / name, entry)
+    return manifest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Raises DamagedCheckpoint for one that is not of this folder, or names files outside it."""
+    manifest = _json(folder / "manifest.json")
+    version, files = manifest.get("format_version"), manifest.get("files")
+    if not isinstance(version, int) or not isinstance(files, dict):
+        raise DamagedCheckpoint(f"{folder}: manifest.json is not that of a checkpoint.")
+    if version > FORMAT_VERSION:
+        raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")
+    if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(files):
+        raise DamagedCheckpoint(f"{folder}: manifest.json does not list the files of a checkpoint.")
+    if folder_of(folder.parent, manifest.get("step", -1)).name != folder.name:
+        raise DamagedCheckpoint(f"{folder}: manifest.json is that of step {manifest.get('step')}.")
+    return manifest
+
+
+def _check(path: Path, entry: Any) -> None:
+    """Raises DamagedCheckpoint if a file is not the one that the manifest tells of."""
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing.")
+    size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+    if path.stat().st_size != size:
+        raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, {size} were written.")
+    if _digest(path) != digest:
+        raise DamagedCheckpoint(f"{path}: its content is not what was written (SHA-256 differs).")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{path.parent}: {path.name} cannot be read ({error}).") from None
+    if not isinstance(values, dict):
+        raise DamagedCheckpoint(f"{path}: holds {type(values).__name__}, not keys and values.")
+    return values
+
+
+def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
+    """state.json of a checkpoint, after verification of this file, or of the `whole` checkpoint."""
+    manifest = verify(folder) if whole else _manifest(folder)
+    _check(folder / "state.json", manifest["files"]["state.json"])
+    state = _json(folder / "state.json")
+    if DIGEST in state and state[DIGEST] != digest_of(state):
+        raise DamagedCheckpoint(f"{folder}: state.json is not what was written (its own digest differs).")
+    if state.get("step") != manifest["step"]:
+        raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.get('step')}.")
+    return state
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read one checkpoint. Raises DamagedCheckpoint if it is not whole."""
+    state = state_of(folder, whole=True)
+    names = [name for name in GROUPS if name != "ema" or (folder / "ema.safetensors").exists()]
+    groups: dict[str, dict[str, Tensor]] = {name: _tensors(folder, name, state) for name in names}
+    rest = {key: value for key, value in state.items() if key not in ("step", "tensors", "non_finite", DIGEST)}
+    return Checkpoint(int(state["step"]), groups["model"], groups.get("ema"), groups["optimizer"], rest)
+
+
+def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
+    """State of the Potential, after verification: averaged weights where there are, unless `averaged` is False."""
+    files = verify(folder)["files"]
+    return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", state_of(folder))
+
+
+def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / f"{group}.safetensors"
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DamagedCheckpoint(f"{path}: cannot be read ({error}).") from None
+    if "tensors" in state and state["tensors"].get(group) != _signature({group: tensors})[group]:
+        raise DamagedCheckpoint(f"{path}: its tensors have other names, shapes or types than those that were saved.")
+    if bad := sorted({*_non_finite(tensors)} - {*state.get("non_finite", {}).get(group, tensors)}):
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NonFiniteCheckpoint(f"{path}: holds numbers that are not finite ({', '.join(bad[:3])}{more}).")
+    return tensors
+
+
+def _non_finite(tensors: Tensors) -> list[str]:
+    """Names of the tensors with a NaN or an infinity; a buffer may hold one on purpose."""
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+
+
+def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
+    """Group -> digest of the names, types and shapes of its tensors."""
+    told = {
+        group: sorted([name, str(value.dtype), list(value.shape)] for name, value in tensors.items())
+        for group, tensors in groups.items()
+        if tensors is not None
+    }
+    return {group: hashlib.sha256(json.dumps(rows).encode()).hexdigest() for group, rows in told.items()}
+
+
+def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> Checkpoint | None:
+    """The newest sound checkpoint that is `usable`, with a warning for each damaged one; None if there is none.
+
+    `usable` may raise DamagedCheckpoint too.
+    """
+    for step in reversed(steps(root)):
+        try:
+            saved = load(folder_of(root, step))
+            if usable(saved):
+                return saved
+        except DamagedCheckpoint as error:
+            before = "The checkpoint before it is used." if step != steps(root)[0] else "There is none before it."
+            warnings.warn(f"{error} {before}", stacklevel=2)
+    return None
+
+
+def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
+    """Delete all but the `keep` latest checkpoints, the best and those of the steps `for_good`; and what killed
+    processes left half-written."""
+    spared = {*steps(root)[-keep:], *for_good, pointer(root, "best"), pointer(root, "last")}
+    for step in steps(root):
+        if step not in spared:
+            remove(folder_of(root, step))
+    sweep_up(root, alone=True)

@@ -1,0 +1,193 @@
+"""run.json: written with a digest of its own content, and checked when it is read. Knows no torch.
+
+A record without a digest is of a run that has not begun, or of an older matscale: its shape is checked all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from matscale.core.errors import MatscaleError
+from matscale.core.files import finite
+from matscale.core.runs.files import Rows
+from matscale.core.runs.names import FORMAT_VERSION, INFO, METRICS, MOVABLE, RESUMABLE
+
+DIGEST = "digest"
+"""Key of a sealed file: SHA-256 of everything else in it."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class DamagedRecord(MatscaleError):
+    """A file of a run is not what was written."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Architecture(_Part):
+    name: str | None = None
+    distribution: str | None = None
+    version: str | None = None
+
+
+class _Dataset(_Part):
+    hash: str | None = None
+    train: Count | None = None
+    path: str | None = None
+
+
+class _DatasetInfo(_Part):
+    elements: list[Annotated[int, Field(ge=1, le=118)]]
+    mean_atoms: Amount
+    mean_degree: Amount
+
+
+class _Validation(_Part):
+    step: Count
+    loss: float | None = None
+    objective: float | None = None
+    energy_mae: float | None = None
+    forces_mae: float | None = None
+    stress_mae: float | None = None
+
+
+class _Start(_Part):
+    run: str | None = None
+    step: Count | None = None
+    flops: Amount | None = None
+
+
+class _Written(_Part):
+    rows: Count
+    sha256: str
+
+
+class _Info(_Part):
+    """What a run.json may hold; a key that is there has this type."""
+
+    format_version: Count = 0
+    name: str | None = None
+    status: str | None = None
+    error: str | None = None
+    config_sha256: str | None = None
+    architecture: _Architecture | None = None
+    parameters: dict[str, Count] | None = None
+    dataset: _Dataset | None = None
+    dataset_info: _DatasetInfo | None = None
+    labels: dict[str, str | int | float] | None = None
+    seed: Count | None = None
+    device: str | None = None
+    precision: str | None = None
+    world_size: Annotated[int, Field(ge=1)] = 1
+    steps: Count | None = None
+    epochs: Amount | None = None
+    structures: Count | None = None
+    atoms: Count | None = None
+    edges: Count | None = None
+    flops: Amount | None = None
+    flops_shared: Amount | None = None
+    validation_flops: Amount | None = None
+    wall_s: Amount | None = None
+    wall_s_shared: Amount | None = None
+    best: _Validation | None = None
+    last: _Validation | None = None
+    start: _Start | None = None
+    rows: dict[str, _Written] | None = None
+    altered: list[str] | None = None
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """run.json of a run. Raises DamagedRecord that says what is wrong with it, MatscaleError for a newer format."""
+    path = folder / INFO
+    info = read_sealed(path)
+    version = info.get("format_version", 0)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")
+    if fault := malformed(info):
+        raise DamagedRecord(f"{path}: is damaged ({fault}).")
+    return info
+
+
+def malformed(info: Mapping[str, Any]) -> str:
+    """Which key of a run.json has a value that it cannot have; empty if none."""
+    try:
+        _Info.model_validate(info)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return ""
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values with their digest; what is not finite becomes null, as JSON wants it."""
+    plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
+    return {**plain, DIGEST: digest_of(plain)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The values of a file that `sealed` made, or that never was. Raises DamagedRecord if they are others."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{path}: is damaged ({error}).") from None
+    if not isinstance(values, dict):
+        raise DamagedRecord(f"{path}: is damaged (it holds {type(values).__name__}, not keys and values).")
+    if DIGEST in values and values[DIGEST] != digest_of(values):
+        raise DamagedRecord(f"{path}: is damaged (its content is not what was written: its digest differs).")
+    return values
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON-ready values, without the digest that is among them."""
+    rest = {key: value for key, value in values.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, without what may change when a run is resumed or moved."""
+    return digest_of(_even(without(config, (*RESUMABLE, *MOVABLE))))
+
+
+def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    """Nested `values` without the dotted `keys`."""
+    return {
+        key: without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if prefix + key not in keys
+    }
+
+
+def _even(values: Any) -> Any:
+    """1 and 1.0 are one number, whichever of them a file holds."""
+    if isinstance(values, Mapping):
+        return {key: _even(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_even(value) for value in values]
+    return int(values) if isinstance(values, float) and values.is_integer() else values
+
+
+def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """A sentence if config.toml does not say any more what the run was trained with; else empty."""
+    known = info.get("config_sha256")
+    if known is None or known == fingerprint(config):
+        return ""
+    return f"{folder}: config.toml has been changed since the run was trained. Undo that."
+
+
+def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
+    """A sentence if rows of a .jsonl file are not those that run.json tells of; else empty. Later rows may follow."""
+    if name in (info.get("altered") or ()):
+        return f"{folder / name}: rows of it had been altered when the run was resumed."
+    known = (info.get("rows") or {}).get(name)
+    if known is None or Rows(folder / name).written(known["rows"]) == known:
+        return ""
+    return f"{folder / name}: its first {known['rows']} rows are not those that were written. Restore it from a copy."

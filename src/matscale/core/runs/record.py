@@ -1,0 +1,330 @@
+"""A run on disk: one folder that says what was trained, how, and what came of it. DESIGN §6.
+
+config.toml              the resolved configuration; `matscale train --config` of it repeats the run
+run.json                 identity and totals, see `RunInfo`
+metrics.jsonl            a row per log point and per validation
+samples.json, .jsonl     a few validation structures, and their predictions at every validation
+references.json          element reference energies [eV]
+checkpoints/step_<n>/    see `matscale.core.runs.checkpoint`; `checkpoints/last` and `best` name a step
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache as cached
+from pathlib import Path
+from typing import Any
+
+from matscale.core.config import read_toml, to_toml
+from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.files import finite, make_folder, remove, write_json, write_text
+from matscale.core.runs import checkpoint
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.files import Rows
+from matscale.core.runs.info import DIGEST, DamagedRecord, changed_rows, fingerprint, malformed, read_info, sealed
+from matscale.core.runs.names import CONFIG, FORMAT_VERSION, GEOMETRIES, INFO, METRICS, SAMPLES
+
+__all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES", "TIMINGS", "Run", "validation_loss"]
+
+CHECKPOINTS = "checkpoints"
+PLANNED, LOG = "planned.toml", "log.txt"
+"""What a study lays into the folder of a run before it begins, and what the run's process prints."""
+
+TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
+"""Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The copy that a checkpoint keeps of a run's configuration and run.json."""
+
+    step: int
+    config: TrainConfig
+    info: dict[str, Any]
+    state: dict[str, Any]
+    """The rest of state.json."""
+
+    @classmethod
+    def of(cls, folder: Path, *, whole: bool = False) -> Kept | None:
+        """None for a checkpoint without one. Raises DamagedCheckpoint; `whole`: also for damage to the tensors."""
+        state = checkpoint.state_of(folder, whole=whole)
+        if "run" not in state:
+            return None
+        try:
+            config, info = TrainConfig.parse(state["run"]["config"]), dict(state["run"]["info"])
+        except (ConfigError, KeyError, TypeError, ValueError) as error:
+            raise checkpoint.DamagedCheckpoint(f"{folder}: state.json holds no record of a run ({error}).") from None
+        if fault := malformed(info):
+            raise checkpoint.DamagedCheckpoint(f"{folder}: state.json holds no record of a run ({fault}).")
+        return cls(int(state["step"]), config, info, state)
+
+    @classmethod
+    def latest(cls, root: Path, *, whole: bool = False) -> Kept | None:
+        """Of the newest checkpoint that has a sound one; `whole`: of the newest sound checkpoint."""
+        for step in reversed(checkpoint.steps(root)):
+            try:
+                if (kept := cls.of(checkpoint.folder_of(root, step), whole=whole)) is not None:
+                    return kept
+            except checkpoint.DamagedCheckpoint:
+                continue  # to load it tells of the damage
+        return None
+
+    @property
+    def taken(self) -> str:
+        return f"It is taken from the checkpoint of step {self.step}; `matscale train --resume` writes it anew."
+
+
+def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
+    """config.toml; where it cannot be read and there is a copy, the error says so."""
+    try:
+        return TrainConfig.parse(read_toml(path / CONFIG), str(path / CONFIG))
+    except ConfigError as error:
+        hint = " Undo what was changed; or delete the file, and it is taken from the newest checkpoint."
+        raise ConfigError(f"{error}{hint if kept() else ''}") from None
+
+
+def _warn_of_pointer(root: Path, name: str, named: int | None, instead: str) -> None:
+    path = root / name
+    says = f"names step {named}" if named is not None else "cannot be read" if path.exists() else "is missing"
+    warnings.warn(f"{path}: {says}. {instead}, which is taken.", stacklevel=3)
+
+
+class Run:
+    """A run folder. Make one with `Run.create`, read one with `Run.open`.
+
+    `info` is run.json: `name`, `status` (running, completed, stopped, failed), `architecture` {name, distribution,
+    version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
+    validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
+    `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
+    `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
+    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
+    began with another one has `start` {run, step, not_taken, flops}, these the training FLOPs of that run and of those
+    it began with (null if one of them was imported), and also `pretrain` if that run was pre-trained; one that is
+    pre-trained has `pretrain` itself, the name of what it learned, and rows without `loss`. A branch of one also
+    `flops_shared` and `wall_s_shared`, what of its totals the other run spent. One of a study has `labels`; one of
+    another program has `imported`, and neither `dataset` nor metrics.
+
+    `rows` says of the .jsonl files how many rows they had at the last checkpoint and their SHA-256, `altered` which of
+    them were found changed; `config_sha256` is the fingerprint of the configuration, `digest` that of run.json itself.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self.info = info
+
+    @classmethod
+    def create(cls, path: str | Path, config: TrainConfig) -> Run:
+        """Make the folder. Raises ConfigError if there is a run, or anything else, in it already."""
+        path = Path(path)
+        cls.check_free(path)
+        make_folder(path)
+        remove(path / CONFIG)
+        run = cls(path, config, {"format_version": FORMAT_VERSION, "name": path.name, "status": "running"})
+        run.save_info()
+        write_text(path / CONFIG, to_toml(config.plain()))  # last: a folder with it is a run
+        return run
+
+    @staticmethod
+    def check_free(path: Path, *, resumable: bool = True) -> None:
+        """Raises ConfigError if a new run at `path` would touch anything.
+
+        What a kill left half-made is nothing, nor is a run that failed before its first step. `resumable`: whether who
+        asks could go on with a run that is there.
+        """
+        if (path / CONFIG).exists():
+            if _failed_at_the_start(path):
+                return
+            instead = "Add --resume to go on with it, or choose" if resumable else "Choose"
+            raise ConfigError(f"{path}: there is a run already. {instead} another folder with -o.")
+        ours = {INFO, PLANNED, LOG}
+        if path.exists() and (
+            not path.is_dir() or any(not p.name.startswith(".") and p.name not in ours for p in path.iterdir())
+        ):
+            raise ConfigError(f"{path}: is in the way (not an empty folder). Choose another folder with -o.")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Read a run folder. Raises ConfigError if it is none.
+
+        A run.json that is damaged, or a file that is missing, is taken from the newest sound checkpoint, with a
+        warning: a checkpoint keeps a copy of both. Raises MatscaleError where there is no such copy.
+        """
+        path = Path(path)
+        kept = cached(lambda: Kept.latest(path / CHECKPOINTS, whole=True))
+        if (path / CONFIG).exists():
+            config = _config(path, kept)
+        elif (saved := kept()) is not None:
+            warnings.warn(f"{path / CONFIG}: is missing. {saved.taken}", stacklevel=2)
+            config = saved.config
+        else:
+            raise ConfigError(f"{path}: is not a run folder (no {CONFIG} in it). `matscale train -o {path}` makes one.")
+        try:
+            info = read_info(path)
+        except DamagedRecord as error:
+            if (saved := kept()) is None:
+                raise MatscaleError(f"{error} Restore it from a copy of the run.") from None
+            warnings.warn(f"{error} {saved.taken}", stacklevel=2)
+            info = {**saved.info, DIGEST: ""}
+        return cls(path, config, info)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def rows(self) -> Rows:
+        """metrics.jsonl, to append to."""
+        return Rows(self.path / METRICS)
+
+    @property
+    def samples(self) -> Rows:
+        """samples.jsonl, to append to."""
+        return Rows(self.path / SAMPLES)
+
+    def metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last is passed over."""
+        return (row for row in self.rows if split is None or row.get("split") == split)
+
+    def rows_written(self) -> dict[str, dict[str, Any]]:
+        """File -> its rows and their digest, for a checkpoint to remember: a step alone does not tell which of its rows
+        came after."""
+        return {METRICS: self.rows.written(), SAMPLES: self.samples.written()}
+
+    def cut(self, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Go back to what `rows_written` said once; files that it does not name lose all rows.
+
+        Returns what run.json is to say of the rows. Warns of a file whose rows are not those that were written.
+        """
+        altered = set(self.info.get("altered") or ()) if written else set()
+        for rows in (self.rows, self.samples):
+            name, known = rows.path.name, written.get(rows.path.name, 0)
+            count = known if isinstance(known, int) else known["rows"]  # a number: of an older matscale, without digest
+            if not isinstance(known, int) and rows.written(count) != known:
+                altered.add(name)
+                warnings.warn(
+                    f"{rows.path}: its first {count} rows are not those that were written before the checkpoint. The "
+                    "run goes on, and what its rows tell of the steps before is not used by laws.",
+                    stacklevel=2,
+                )
+            rows.cut(count)
+        return {"rows": self.rows_written(), "altered": sorted(altered)}
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    def checkpoints(self) -> list[int]:
+        """Steps of which there is a checkpoint, ascending; whether one is sound is known when it is loaded."""
+        return checkpoint.steps(self.checkpoint_folder)
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best validation, if there has been one.
+
+        Where its checkpoint is damaged or gone, with a warning, that of the best sound one, or of the last sound one if
+        none of them was validated. Where none is sound, the damaged one: to load it says what is wrong with it.
+        """
+        root, named = self.checkpoint_folder, checkpoint.pointer(self.checkpoint_folder, "best")
+        is_known, known = self._best_known()
+        if is_known and known != named:
+            told = "no step was validated yet" if known is None else f"the best was that of step {known}"
+            if named is not None or known is not None or (root / "best").exists():
+                _warn_of_pointer(root, "best", named, f"By the newest checkpoint {told}")
+            named = known
+        elif named is None and (root / "best").exists():
+            _warn_of_pointer(root, "best", named, "The best sound checkpoint is looked for")
+        elif named is None:
+            return None
+        if is_known and named is None:
+            return None
+        if named is not None and self._is_sound(named):
+            return named
+        sound = [step for step in self.checkpoints() if self._is_sound(step)]
+        if not sound:
+            return named
+        altered = changed_rows(self.path, self.info)
+        losses = {} if altered else {row.get("step"): validation_loss(row) for row in self.metrics("validation")}
+        best = min(sound, key=lambda step: (losses.get(step, math.inf), -step))
+        if named is not None or altered:
+            warnings.warn(
+                f"{checkpoint.folder_of(root, named or best)}: the best checkpoint is damaged or gone; that of step "
+                f"{best} is taken in its place. {altered}".rstrip(),
+                stacklevel=2,
+            )
+        return best
+
+    def _best_known(self) -> tuple[bool, int | None]:
+        """Whether the newest checkpoint says which step was the best so far, and what it says."""
+        for step in reversed(self.checkpoints()):
+            try:
+                position = checkpoint.state_of(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
+                if position is not None:
+                    best = position["best"]
+                    return True, None if best is None else int(best["step"])
+            except (checkpoint.DamagedCheckpoint, KeyError, TypeError, ValueError):
+                continue
+        return False, None
+
+    def _is_sound(self, step: int) -> bool:
+        try:
+            checkpoint.verify(checkpoint.folder_of(self.checkpoint_folder, step))
+        except checkpoint.DamagedCheckpoint:
+            return False
+        return True
+
+    @property
+    def last(self) -> int | None:
+        """Step of the latest checkpoint: the one that `last` names, unless there is a newer sound one."""
+        root, steps = self.checkpoint_folder, self.checkpoints()
+        named = checkpoint.pointer(root, "last")
+        known = named if named in steps else None
+        newer = [step for step in steps if known is None or step > known]
+        newest = next((step for step in reversed(newer) if self._is_sound(step)), known)
+        if newest is None:  # none is sound: to load one says what is wrong with it
+            return steps[-1] if steps else None
+        if newest != named:
+            _warn_of_pointer(root, "last", named, f"The newest sound checkpoint is that of step {newest}")
+        return newest
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set keys of run.json and write it."""
+        self.info.update(values)
+        self.save_info()
+
+    def seal(self) -> None:
+        """From now on run.json is written with its digest: the run has begun, and nobody else writes to it."""
+        self.info |= {DIGEST: "", "config_sha256": fingerprint(self.config.plain())}
+
+    def save_info(self) -> None:
+        write_json(self.path / INFO, sealed(self.info) if DIGEST in self.info else self.info)
+
+    def save_config(self, config: TrainConfig) -> None:
+        """Replace the configuration, when a resumed run was given other limits."""
+        self.config = config
+        write_text(self.path / CONFIG, to_toml(config.plain()))
+
+    def kept(self, totals: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint keeps of the configuration and of run.json, brought up to date with `totals`."""
+        info = {**self.info, **totals}
+        info.pop(DIGEST, None)
+        return {"config": self.config.plain(), "info": finite(info)}
+
+
+def _failed_at_the_start(path: Path) -> bool:
+    """Whether a run ended with an error that left nothing to go on with: its data were refused, say."""
+    try:
+        info = read_info(path)
+    except MatscaleError:
+        return False
+    began = (path / METRICS).exists() or (path / CHECKPOINTS).exists()
+    return info.get("status") == "failed" and not began
+
+
+def validation_loss(row: Mapping[str, Any]) -> float:
+    """What validations are compared by; infinite where it was not finite (null in the file)."""
+    loss = row.get("loss", row.get("objective"))
+    return loss if loss is not None and math.isfinite(loss) else math.inf

@@ -1,0 +1,1 @@
+"""Plans: which runs to train next, and how to spend a budget."""

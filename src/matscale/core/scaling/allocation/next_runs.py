@@ -1,0 +1,71 @@
+"""Which runs would tell most: those that shrink the uncertainty of the prediction that matters, for what they cost.
+
+Over the bootstrap samples, the prediction at the target and that at a candidate vary together. A run at the candidate,
+with noise σ, takes cov² / (σ² + var) off the variance of the target: one step of Bayesian optimal design (Chaloner &
+Verdinelli 1995), with the samples in place of a Gaussian posterior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.law import Array
+
+if TYPE_CHECKING:
+    from matscale.core.scaling.allocation.plan import Cost
+    from matscale.core.scaling.result import Fit
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A run to do next."""
+
+    n: float
+    d: float
+    flops: float
+    gain: float
+    """Share of the prediction's variance that it takes away"""
+
+
+def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
+    """The best `count` runs that cost at most twice the largest; `target` (N, D) is what is to be predicted."""
+    assert isinstance(fit.spread, Draws)
+    n, d = _candidates(fit)
+    flops = cost.flops(n, d)
+    cheap = flops <= 2 * cost.largest
+    n, d, flops = n[cheap], d[cheap], flops[cheap]
+    aim = target or (3 * fit.range["n"][1], 3 * fit.range["d"][1])
+    here = _predictions(fit, n, d)
+    there = _predictions(fit, np.array([aim[0]]), np.array([aim[1]]))[:, 0]
+    noise = fit.spread.noise.between + fit.spread.noise.within
+    whole = max(float(there.var()), 1e-300)
+    chosen: list[Proposal] = []
+    for _ in range(count):
+        together = (here * there[:, None]).mean(axis=0)
+        gain = together**2 / (noise + here.var(axis=0)) / whole
+        # Gain per root of cost lies between "at any price" and "per FLOP", which would only ever ask for tiny runs.
+        k = int(np.argmax(gain / np.sqrt(flops / cost.largest + 0.05)))
+        chosen.append(Proposal(float(n[k]), float(d[k]), float(flops[k]), float(gain[k])))
+        known = here[:, k] / (noise + here[:, k].var())
+        there = there - known * together[k]
+        here = here - np.outer(known, (here * here[:, k : k + 1]).mean(axis=0))
+    return chosen
+
+
+def _candidates(fit: Fit) -> tuple[Array, Array]:
+    """Sizes and data of the runs, between them, and up to three times beyond."""
+    axes = [np.geomspace(fit.range[axis][0] / 2, 3 * fit.range[axis][1], 16) for axis in ("n", "d")]
+    n, d = np.meshgrid(*axes, indexing="ij")
+    return n.ravel(), d.ravel()
+
+
+def _predictions(fit: Fit, n: Array, d: Array) -> Array:
+    """ln L of every sample at every place [b, k], about its mean; far-off samples are drawn in to the 1 % quantiles."""
+    assert isinstance(fit.spread, Draws)
+    values = fit.law.value(fit.spread.draws, np.log(np.stack([n, d], axis=-1)) - fit.frame.x)
+    values = np.clip(values, *np.quantile(values, [0.01, 0.99], axis=0))
+    return np.asarray(values - values.mean(axis=0))

@@ -1,0 +1,262 @@
+"""What to train with a budget, by the joint law and the measured cost C(N, D).
+
+    minimise  E + A N^-alpha + B D^-beta   with   k N^p D^q = C
+
+k, p, q are fitted to the runs' counted FLOPs: models of atoms cost by edges and atoms, so that 6 N D is wrong by
+factors and tilts with N. The condition alpha A N^-alpha / p = beta B D^-beta / q gives N in closed form; every
+bootstrap sample of the law gives its own, and so the intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.files import finite
+from matscale.core.scaling.allocation.next_runs import Proposal, propose
+from matscale.core.scaling.allocation.speed import Speed
+from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.intervals import LEVEL
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.tables.table import Table
+
+FURTHEST = 30.0
+"""Budgets beyond so many times the largest compute seen are refused."""
+ROUGH = 0.15
+"""Relative error of C(N, D) beyond which it is no power of N and D."""
+FLAT = 0.2
+"""Power of N or D in C below which a run's cost does not follow it: a budget would then buy any amount of it."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """C = k N^p D^q, fitted to runs."""
+
+    log_k: float
+    p: float
+    q: float
+    error: float
+    """Root mean square of ln(found / law)"""
+    largest: float
+    """FLOPs of the largest run"""
+
+    def flops(self, n: Array, d: Array) -> Array:
+        return np.asarray(np.exp(self.log_k + self.p * np.log(n) + self.q * np.log(d)))
+
+    def data(self, c: Array, n: Array) -> Array:
+        """D that N and C leave."""
+        return np.asarray(np.exp((np.log(c) - self.log_k - self.p * np.log(n)) / self.q))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it was asked for, and not found."""
+        return self.low == self.high
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train."""
+
+    flops: Quantity
+    """Given, or what the target loss takes"""
+    n: Quantity
+    d: Quantity
+    loss: Quantity
+    """To expect, where a new run would fall; the target if one was given"""
+    unreachable: float
+    """Share of bootstrap samples in which no budget reaches the target; 0 without one"""
+    cost: Cost
+    speed: Speed | None
+    """Of the device that was named"""
+    beyond: float
+    """Budget over the largest compute seen"""
+    proposals: tuple[Proposal, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def device_hours(self) -> float | None:
+        """On one device of the kind that was named."""
+        return None if self.speed is None else self.flops.value / self.speed.flops_per_s / 3600.0
+
+    def plain(self) -> dict[str, Any]:
+        quantities = {name: vars(getattr(self, name)) for name in ("flops", "n", "d", "loss")}
+        values = {
+            **quantities,
+            "unreachable": self.unreachable,
+            "cost": vars(self.cost),
+            "device_hours": self.device_hours,
+            "speed": self.speed.plain() if self.speed else None,
+            "beyond": self.beyond,
+            "next_runs": [vars(p) for p in self.proposals],
+            "notes": list(self.notes),
+        }
+        plain: dict[str, Any] = finite(values)
+        return plain
+
+
+def measured_cost(table: Table) -> Cost:
+    """C(N, D) of the runs. Raises DataError without compute, or where it is no product of powers."""
+    if not table.has("n", "d", "c"):
+        raise DataError("A plan needs n, d and c of every run: the cost is measured, never 6 N D. Map the columns.")
+    columns = np.column_stack([np.ones(len(table)), np.log(table["n"]), np.log(table["d"])])
+    y = np.log(table["c"])
+    (log_k, p, q), _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-9)
+    if rank < 3:
+        raise DataError("The cost C(N, D) cannot be told from these runs: n and d have to vary independently.")
+    error = float(np.sqrt(((y - columns @ [log_k, p, q]) ** 2).mean()))
+    if error > ROUGH:
+        raise DataError(
+            f"FLOPs are no function of n and d alone here (C = k N^p D^q misses by {error:.0%}): runs of one size saw "
+            "their data for different times. Map d to what was seen: --map d=structures."
+        )
+    return Cost(float(log_k), float(p), float(q), error, float(table["c"].max()))
+
+
+def _refuse_flat(cost: Cost) -> None:
+    """Raises DataError where more of n or d costs nothing: as many steps on any data are one cost for all of them."""
+    for axis, power, how in (("n", cost.p, ""), ("d", cost.q, ": the same steps were made on any amount of data")):
+        if power < FLAT:
+            raise DataError(
+                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget "
+                f"says how much of {axis} to take: train runs whose cost follows it (for d, by epochs, not steps)."
+            )
+
+
+def make_plan(
+    fit: Fit,
+    *,
+    flops: float | None = None,
+    loss: float | None = None,
+    speed: Callable[[float], Speed] | None = None,
+) -> Plan:
+    """The allocation for `flops`, or for the target `loss`; `speed` of a model of so many parameters gives its hours.
+
+    Raises MatscaleError with the reasons if the joint law is none, ConfigError for a budget that is too far or a loss
+    that the law never reaches.
+    """
+    if (flops is None) == (loss is None):
+        raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
+    assert isinstance(fit.spread, Draws)
+    cost = measured_cost(fit.table)
+    if not fit.is_law:
+        raise MatscaleError(refusal(fit, cost))
+    _refuse_flat(cost)
+    draws = _samples(fit.spread)
+    best = np.array([[fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
+    if flops is None:
+        assert loss is not None
+        budget, unreachable = _for_loss(loss, best, draws, cost, fit)
+    else:
+        budget, unreachable = np.full(1 + len(draws), flops), 0.0
+    _refuse_far(float(budget[0]), cost)
+    laws = np.concatenate([best, draws])
+    reachable = np.isfinite(budget)
+    n = optimal_size(laws[reachable], budget[reachable], cost)
+    d = cost.data(budget[reachable], n)
+    expected = _predicted(fit, float(n[0]), float(d[0])) if loss is None else Quantity(loss, loss, loss)
+    return Plan(
+        flops=_quantity(budget[reachable]),
+        n=_quantity(n),
+        d=_quantity(d),
+        loss=expected,
+        unreachable=unreachable,
+        cost=cost,
+        speed=speed(float(n[0])) if speed else None,
+        beyond=float(budget[0]) / cost.largest,
+        proposals=tuple(propose(fit, cost, (float(n[0]), float(d[0])))),
+        notes=tuple(_notes(fit, float(n[0]), float(d[0]))),
+    )
+
+
+def refusal(fit: Fit, cost: Cost) -> str:
+    """Why there is no plan, and which runs would change that."""
+    best = ", ".join(f"n = {p.n:,.0f} on d = {p.d:,.0f}" for p in propose(fit, cost, None)[:3])
+    reasons = "; ".join(str(reason) for reason in fit.reasons)
+    advice = f" The runs that would tell most: {best}." if best else ""
+    return f"No plan: the joint law is {fit.verdict} ({reasons}).{advice}"
+
+
+def optimal_size(laws: Array, c: Array, cost: Cost) -> Array:
+    """N [b] that is best for budgets `c` [b] by laws (E, A, B, alpha, beta) [b, 5]."""
+    _, a, b, alpha, beta = laws.T
+    left = np.log(alpha * a * cost.q) - np.log(beta * b * cost.p)
+    return np.asarray(np.exp((left + beta * (np.log(c) - cost.log_k) / cost.q) / (alpha + beta * cost.p / cost.q)))
+
+
+def reached(laws: Array, c: Array, cost: Cost) -> Array:
+    """The least loss [b] for budgets `c` [b]."""
+    n = optimal_size(laws, c, cost)
+    e, a, b, alpha, beta = laws.T
+    return np.asarray(e + a * n**-alpha + b * cost.data(c, n) ** -beta)
+
+
+def needed(loss: float, laws: Array, cost: Cost) -> Array:
+    """The least C [b] that reaches `loss`; infinite where the floor is above it. By bisection in ln C."""
+    low, high = np.full(len(laws), np.log(cost.largest) - 60.0), np.full(len(laws), np.log(cost.largest) + 120.0)
+    with np.errstate(over="ignore", under="ignore"):
+        for _ in range(80):
+            middle = (low + high) / 2
+            above = reached(laws, np.exp(middle), cost) > loss
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        return np.where(laws[:, 0] < loss, np.exp(high), np.inf)
+
+
+def _samples(spread: Draws) -> Array:
+    plain = spread.law.plain(spread.law.bounded(spread.widened()), spread.frame)
+    laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
+    return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]
+
+
+def _for_loss(loss: float, best: Array, draws: Array, cost: Cost, fit: Fit) -> tuple[Array, float]:
+    budgets = needed(loss, np.concatenate([best, draws]), cost)
+    unreachable = float(np.isinf(budgets[1:]).mean())
+    if np.isinf(budgets[0]):
+        low, high = fit.intervals["E"]
+        raise ConfigError(
+            f"--loss {loss:g}: the floor of the law is {best[0, 0]:.3g} ({low:.3g} to {high:.3g}), so no budget "
+            f"reaches it (in {unreachable:.0%} of the bootstrap samples). Choose a target above the floor."
+        )
+    return budgets, unreachable
+
+
+def _refuse_far(c: float, cost: Cost) -> None:
+    if c > FURTHEST * cost.largest:
+        raise ConfigError(
+            f"{c:.2g} FLOPs are {c / cost.largest:,.3g} times the largest compute seen ({cost.largest:.2g}); the law "
+            f"is not known beyond {FURTHEST:.0f} times. Plan for {FURTHEST * cost.largest:.2g} at most, train there, "
+            "fit again."
+        )
+
+
+def _quantity(values: Array) -> Quantity:
+    """The first value is the fit's, the others its samples'."""
+    low, high = np.quantile(values, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Quantity(float(values[0]), float(min(low, values[0])), float(max(high, values[0])))
+
+
+def _predicted(fit: Fit, n: float, d: float) -> Quantity:
+    loss, low, high = fit.predict({"n": n, "d": d})
+    return Quantity(float(loss[0]), float(low[0]), float(high[0]))
+
+
+def _notes(fit: Fit, n: float, d: float) -> list[str]:
+    notes = []
+    for axis, value in (("n", n), ("d", d)):
+        low, high = fit.range[axis]
+        if not low <= value <= high:
+            notes.append(f"{axis} = {value:,.0f} lies outside the runs ({low:,.0f} to {high:,.0f})")
+    return notes

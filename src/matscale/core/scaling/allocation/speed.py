@@ -1,0 +1,68 @@
+"""How fast a device trains: as the runs did on it, else a share of its peak. Which of the two is always said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.text import counted, size
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training FLOP/s of one device."""
+
+    device: str
+    flops_per_s: float
+    by: Literal["recorded", "given", "assumed"]
+    """From runs on that device; from the peak and a share of it that was given, or assumed"""
+    text: str
+    """Where it is from, in words"""
+
+    def plain(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def speed_on(device: str, table: Table, n: float, precision: str | None = None, mfu: float | None = None) -> Speed:
+    """Of a model of `n` parameters on `device`; small models reach less of a device than large ones.
+
+    If `mfu` is given, that share of the peak. Else what the runs of the table reached there (counted FLOPs over wall
+    time and processes, validations included), those of the size nearest to `n`. Without such runs an assumed share of
+    the peak. Raises ConfigError for a device with neither runs nor a known peak.
+    """
+    from matscale.core.estimate.estimate import ASSUMED_MFU
+    from matscale.core.flops import named_peak
+
+    known = [] if mfu else _runs_on(device, table, precision)
+    if known:
+        return _recorded(device, known, n)
+    arithmetic = precision or "fp32"
+    share, by = (mfu, "given") if mfu else (ASSUMED_MFU, "assumed")
+    peak = named_peak(device, arithmetic)
+    text = f"{share:.2g} of its peak in {arithmetic}, {peak:.3g} FLOP/s: a share that was {by}"
+    text += "" if mfu else "; no run of these was made there"
+    return Speed(device, peak * share, "given" if mfu else "assumed", text)
+
+
+def _recorded(device: str, known: Sequence[Mapping[str, Any]], n: float) -> Speed:
+    far = np.abs(np.log([run["n"] / n for run in known]))
+    nearest = [run for run, away in zip(known, far) if away <= far.min() + 0.01]
+    reached = float(np.median([run["flops_per_s"] for run in nearest]))
+    where = ", ".join(sorted({str(run["device"]) for run in nearest}))
+    text = f"{reached:.3g} FLOP/s, as {counted(len(nearest), 'run')} of n = {size(nearest[0]['n'])} reached on {where}"
+    return Speed(device, reached, "recorded", text)
+
+
+def _runs_on(device: str, table: Table, precision: str | None) -> list[Mapping[str, Any]]:
+    from matscale.core.flops import is_same_device
+
+    mine = set(table.words["run"].tolist())
+    return [
+        run
+        for run in table.facts.get("speeds", ())
+        if run["run"] in mine and precision in (None, run["precision"]) and is_same_device(device, run["device"])
+    ]

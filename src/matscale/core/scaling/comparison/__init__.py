@@ -1,0 +1,1 @@
+"""Comparison of the exponents of two architectures."""

@@ -1,0 +1,194 @@
+"""Do two architectures scale differently? Analysis of covariance on size means.
+
+Each architecture has its own law; the scatter of sizes about the laws is pooled; the difference of the exponents over
+its standard error is compared with Student's t on Σ (sizes - parameters) degrees of freedom. For powers this is the
+test of the interaction slope × architecture. A bootstrap over seeds is not used: when sizes scatter more than seeds do,
+which is the rule, it finds differences where there are none in 9 to 77 % of the cases; this test in 5 % (docs/laws.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.files import finite
+from matscale.core.scaling.comparison.pairs import DIFFERENT, NOT_SHOWN, Pair, overlap, tested
+from matscale.core.scaling.intervals import LEVEL
+from matscale.core.scaling.law import Array, Law
+from matscale.core.scaling.means import BESIDE, Means, refuse_mixed_costs, size_means, slice_of
+from matscale.core.scaling.one_variable import check_enough, fit_means
+from matscale.core.scaling.result import Fit, lowest_bar
+from matscale.core.scaling.tables.table import Table, groups
+from matscale.core.scaling.verdict import learning
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One architecture at the place where all are compared."""
+
+    architecture: str
+    loss: float
+    low: float
+    high: float
+    is_law: bool
+    """Whether the loss is that of a law, and not only of a line through its sizes"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All architectures over one variable."""
+
+    axis: str
+    law: Law
+    fixed: str
+    fits: dict[str, Fit]
+    pairs: tuple[Pair, ...]
+    at: float
+    """Where losses are ranked: the largest value that all reach"""
+    ranking: tuple[Rank, ...]
+
+    def plain(self) -> dict[str, Any]:
+        values = {
+            "axis": self.axis,
+            "law": self.law.name,
+            "fixed": self.fixed or None,
+            "fits": {name: fit.plain() for name, fit in self.fits.items()},
+            "pairs": [_plain_pair(pair) for pair in self.pairs],
+            "ranking": [{**vars(rank), "at": self.at} for rank in self.ranking],
+        }
+        plain: dict[str, Any] = finite(values)
+        return plain
+
+
+def _plain_pair(pair: Pair) -> dict[str, Any]:
+    plain = {**vars(pair), "interval": list(pair.interval), "ratios": [vars(r) for r in pair.ratios]}
+    return {**plain, "crossing": list(pair.crossing) if pair.crossing else None, "settling": vars(pair.settling)}
+
+
+def compare(
+    table: Table,
+    architectures: Sequence[str],
+    laws: Sequence[Law],
+    *,
+    axis: str | None = None,
+    target: str = "loss",
+    at: float | None = None,
+) -> Comparison:
+    """`architectures` (all of the table if empty) over `axis`: compute where every run has it, else parameters.
+
+    `laws` are the forms in one variable, the plain power first. Raises ConfigError for a name that is not there,
+    DataError if an architecture has fewer than three sizes.
+    """
+    names = list(dict.fromkeys(architectures)) or table.architectures
+    for name in names:
+        if name not in table.architectures:
+            raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
+    if len(names) < 2:
+        raise ConfigError(f"A comparison needs two architectures; there is {', '.join(names) or 'none'}.")
+    axis = axis or ("c" if table.take(np.isin(table.words["arch"], names)).has("c") else "n")
+    parts, fixed = _slices({name: table.of_architecture(name).ends() for name in names}, axis, at)
+    means, no_learning = {}, {}
+    for name, part in parts.items():
+        refuse_mixed_costs(part, axis)
+        bar = lowest_bar(part, target)
+        raw = size_means(part, axis, fixed)
+        no_learning[name] = learning(np.exp(raw.y), bar)
+        if bar is not None and not any(r.is_no_learning for r in no_learning[name]):
+            part = part.keep(part["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
+        means[name] = size_means(part, axis, fixed)
+        _check_enough(name, means[name])
+    law = _common_form(means, laws, target)
+    fits = {name: fit_means(means[name], [law], target, no_learning[name]) for name in names}
+    pairs = _adjusted([tested(a, b, means, fits, law) for a, b in combinations(names, 2)])
+    where, ranking = _ranking(means, fits)
+    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking))
+
+
+def _check_enough(name: str, means: Means) -> None:
+    """Raises DataError that says which of the architectures has too few sizes."""
+    try:
+        check_enough(means)
+    except DataError as error:
+        raise DataError(f"{name}: {error} To compare the others, name them with --arch.") from None
+
+
+def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[str, Table], str]:
+    """The runs of each architecture at one common value of what has to be fixed (data, for n and c)."""
+    other = "d" if axis == "c" else BESIDE.get(axis)
+    if axis == "d" or other is None or not all(part.has(other) for part in parts.values()):
+        sliced = {name: slice_of(part, axis, at) for name, part in parts.items()}
+        notes = {name: note for name, (_, note) in sliced.items() if note}
+        fixed = "; ".join(f"{name} at {note}" for name, note in notes.items())
+        return {name: part for name, (part, _) in sliced.items()}, fixed
+    values = sorted({float(v) for part in parts.values() for v in part[other]})
+    levels = groups(np.array(values))
+    centres = [float(np.exp(np.log(np.array(values)[levels == k]).mean())) for k in range(int(levels.max()) + 1)]
+    key = "n" if axis == "c" and all(p.has("n") for p in parts.values()) else axis
+
+    def sizes(value: float) -> int:
+        return min(len(set(groups_at(part, other, value, key))) for part in parts.values())
+
+    chosen = min(centres, key=lambda v: abs(np.log(v / at))) if at else max(centres, key=lambda v: (sizes(v), v))
+    if at is not None and not _near(np.array([chosen]), at).any():
+        raise DataError(f"No runs have {other} = {at:g}. There are: {', '.join(f'{v:,.0f}' for v in centres)}.")
+    if sizes(chosen) == 0:
+        known = ", ".join(f"{v:,.0f}" for v in centres)
+        raise DataError(f"The architectures share no {other} ({known}): train each on the same data.")
+    fixed = f"{other} = {chosen:,.0f}" if len(centres) > 1 else ""
+    kept = {
+        name: part.keep(
+            _near(part[other], chosen), f"its {other} is another: all are compared at {other} = {chosen:,.0f}"
+        )
+        for name, part in parts.items()
+    }
+    return kept, fixed
+
+
+def groups_at(part: Table, other: str, value: float, key: str) -> list[int]:
+    """Sizes of the runs near `value` of `other`."""
+    near = part[key][_near(part[other], value)]
+    return groups(near).tolist() if len(near) else []
+
+
+def _near(values: Array, value: float) -> np.ndarray:
+    return np.asarray(np.abs(np.log(values / value)) < 0.02)
+
+
+def _common_form(means: dict[str, Means], laws: Sequence[Law], target: str) -> Law:
+    """A floor only where every architecture shows one: a saturating and a plain exponent are not comparable."""
+    plain = laws[0]
+    chosen = {
+        fit_means(m, [law for law in laws if law.verdict != "broken law"], target).law.name for m in means.values()
+    }
+    return next((law for law in laws if law.name in chosen), plain) if len(chosen) == 1 else plain
+
+
+def _adjusted(pairs: list[Pair]) -> list[Pair]:
+    """Holm's step-down correction over the pairs that were tested, and the verdicts that follow."""
+    known = sorted((k for k in range(len(pairs)) if np.isfinite(pairs[k].p)), key=lambda k: pairs[k].p)
+    adjusted, running = [float("nan")] * len(pairs), 0.0
+    for rank, k in enumerate(known):
+        running = max(running, min(1.0, pairs[k].p * (len(known) - rank)))
+        adjusted[k] = running
+    return [
+        replace(
+            pair,
+            p_adjusted=p,
+            verdict=DIFFERENT if pair.verdict == NOT_SHOWN and p < 1 - LEVEL else pair.verdict,
+        )
+        for pair, p in zip(pairs, adjusted, strict=True)
+    ]
+
+
+def _ranking(means: dict[str, Means], fits: dict[str, Fit]) -> tuple[float, list[Rank]]:
+    at = float(np.exp(overlap(*means.values())[1]))
+    ranks = []
+    for name, fit in fits.items():
+        loss, low, high = (float(v[0]) for v in fit.predict(at, new=False))
+        ranks.append(Rank(name, loss, low, high, fit.is_law))
+    return at, sorted(ranks, key=lambda rank: rank.loss)

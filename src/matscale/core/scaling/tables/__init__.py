@@ -1,0 +1,1 @@
+"""Tables of losses by size, from runs and from files."""

@@ -1,0 +1,90 @@
+"""Baselines of the runs that a law is fitted to: what knows nothing, measured on the same validation part.
+
+They are fitted on the training part of the run with most data, which makes them hardest to beat, measured once, and
+kept in that run's folder as `baseline_errors.json`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import DataError, MatscaleError
+from matscale.core.files import write_json
+from matscale.core.parsing import read_json
+from matscale.core.runs.info import DIGEST, DamagedRecord, read_info, read_sealed, sealed
+from matscale.core.scaling.tables.table import Table
+
+FILE = "baseline_errors.json"
+SIGNED = frozenset({"forces_cos"})
+"""What `matscale baselines` prints that is no error, and may be negative."""
+
+Errors = dict[str, dict[str, float]]
+
+
+def with_baselines(table: Table) -> tuple[Table, str]:
+    """`table` with the baselines of its runs, and a sentence why there are none (empty if there are)."""
+    folders = [Path(folder) for folder in table.facts.get("folders", ())]
+    if table.baselines or not folders:
+        return table, "" if table.baselines else "no baselines are known for a table: give them with --baselines FILE"
+    try:
+        return replace(table, baselines=measured(_largest(folders))), ""
+    except MatscaleError as error:
+        return table, f"no baselines: {error}"
+
+
+def read_baselines(path: Path) -> Errors:
+    """A JSON file: {name: {error: value}} as `matscale baselines --json` prints it, or {name: loss}."""
+    values = read_json(path, hint="`matscale baselines --data D --json` makes such a file.")
+    if not isinstance(values, Mapping):
+        raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
+    return {str(name): _errors(path, str(name), errors) for name, errors in values.items() if name != DIGEST}
+
+
+def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
+    found = errors if isinstance(errors, Mapping) else {"loss": errors}
+    numbers = {str(k): float(v) for k, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    for key, value in numbers.items():
+        if not (math.isfinite(value) and (value >= 0 or key in SIGNED)):
+            raise DataError(
+                f"{path}: baseline {name!r} has {key} = {value}, and errors are finite and not negative. Measure "
+                "again: matscale baselines --data D --json."
+            )
+    if not numbers:
+        raise DataError(f"{path}: baseline {name!r} has no number: {errors!r}.")
+    return numbers
+
+
+def _largest(folders: list[Path]) -> Path:
+    train = {folder: (read_info(folder).get("dataset") or {}).get("train") or 0 for folder in folders}
+    largest = [folder for folder in folders if train[folder] == max(train.values())]
+    return next((folder for folder in largest if (folder / FILE).exists()), largest[0])
+
+
+def measured(folder: Path) -> Errors:
+    """Errors of the baselines on the run's validation part, from its folder or measured now."""
+    path = folder / FILE
+    if path.exists():
+        try:
+            read_sealed(path)
+            return read_baselines(path)
+        except DamagedRecord as error:
+            warnings.warn(f"{error} It is measured again.", stacklevel=2)
+    from matscale.core.baselines import evaluate_baselines, passes
+    from matscale.core.data.named.catalog import resolve
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.inference.compare import baselines_of, rows_of
+    from matscale.core.runs.record import Run
+
+    run = Run.open(folder)
+    dataset = PackedDataset.open(resolve(run.config.data.path))
+    rows = rows_of(run, dataset, "validation")
+    errors = evaluate_baselines(baselines_of(run), passes(dataset, rows))
+    if os.access(folder, os.W_OK):
+        write_json(path, sealed(errors))
+    return errors

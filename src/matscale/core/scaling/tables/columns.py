@@ -1,0 +1,257 @@
+"""Which column of a table is what: usual names, units in headings, and what to say of the choice."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.scaling.tables.table import AXES
+
+KNOWN = {
+    "n": (
+        "non_embedding",
+        "n",
+        "params",
+        "parameters",
+        "num_params",
+        "n_params",
+        "num_parameters",
+        "n_parameters",
+        "total_params",
+        "total_parameters",
+    ),
+    "d": (
+        *("d", "dataset_size", "data", "tokens", "structures", "seen_examples"),
+        *(f"{lead}_{noun}" for noun in ("tokens", "structures") for lead in ("n", "num", "total", "train", "training")),
+        *("n_train", "num_train", "train_size", "n_data"),
+    ),
+    "c": ("c", "total_flops", "cumulative_flops", "flops", "compute"),
+    "loss": (
+        *(f"{part}_loss" for part in ("val", "validation", "valid", "eval", "final_val", "final_validation")),
+        *("loss", "final_loss", "best_val_loss", "best_validation_loss"),
+    ),
+    "arch": ("arch", "architecture", "model"),
+    "seed": ("seed", "random_seed"),
+    "run": (
+        *("run", "run_id", "runid", "id", "run_name", "name", "experiment_id", "experiment_name", "experiment"),
+        *("exp_id", "exp_name", "exp", "trial_id", "trial_name", "trial", "job_id", "job_name", "job", "model_name"),
+    ),
+    "step": (
+        *("step", "steps", "global_step", "global_steps", "trainer_global_step", "iteration", "iterations", "iter"),
+        *("iters", "train_step", "training_step", "n_steps", "num_steps", "update", "updates", "num_updates"),
+        *("epoch", "epochs"),
+    ),
+    "u": ("u", "unique"),
+    "s": ("s", "seen"),
+    "e": ("e", "experts", "num_experts"),
+    "definition": ("definition",),
+}
+"""Our column -> what it is usually called, the documented meaning first; used where the map says nothing. Case, blanks
+and punctuation do not count: `_step` and `trainer/global_step` are among them."""
+WORDS = ("arch", "seed", "run", "definition")
+NON_EMBEDDING = re.compile(r"(?!.*(flop|compute|loss))(.*_)?(non|no|without|wo|excl|excluding|minus)_?emb")
+TRAIN_LOSS = re.compile(r"train.*(loss|mae|rmse|mse|error)|(loss|mae|rmse|mse|error)_train")
+PARTS = ("split", "phase", "tag", "metric", "variable", "subset", "partition")
+"""Columns that say which quantity a row holds: losses of two parts are not one."""
+SCALES = {
+    **dict.fromkeys(("k", "K", "thousand", "thousands"), 1e3),
+    **dict.fromkeys(("M", "million", "millions", "mio", "Mio"), 1e6),
+    **dict.fromkeys(("G", "B", "bn", "billion", "billions"), 1e9),
+    **dict.fromkeys(("T", "trillion", "trillions"), 1e12),
+    **{f"{letter}FLOP{s}": 10.0**p for letter, p in zip("kMGTPEZ", range(3, 22, 3)) for s in ("", "s", "S")},
+    **dict.fromkeys(("PF-days", "PFLOP/s-days", "PFLOPs-days", "petaflop/s-days", "petaflop-days"), 8.64e19),
+}
+"""Unit of a count, as headings state it -> factor."""
+NOUNS = frozenset(
+    (
+        "params",
+        "parameters",
+        "tokens",
+        "structures",
+        "examples",
+        "samples",
+        "frames",
+        "flop",
+        "flops",
+        "count",
+        "number",
+    )
+)
+_UNIT = re.compile(r"(?P<base>.+?)\s*[(\[](?P<unit>[^()\[\]]+)[)\]]\s*")
+_ENDING = re.compile(
+    r"(?P<base>.+?)(?:_in_| in |[_ /])(?P<unit>[kKMGBT]|thousands?|millions?|billions?|trillions?|1e\d+)"
+)
+_POWER = re.compile(r"[x×*]?\s*(?:1[eE]\+?(\d+)|10\^?(?:\*\*)?(\d+)|e(\d+))")
+_WIDE = (
+    re.compile(r"(?P<run>.+?) - (?P<metric>.+?)(__(MIN|MAX))?"),
+    re.compile(r"(?P<run>.+?)[/_ ](?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)"),
+    re.compile(r"(?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)[/_ ](?P<run>.+)"),
+)
+"""Headings of tables with a column per run, as trackers write them."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The columns of a file that are ours."""
+
+    names: dict[str, str]
+    """Our column -> the file's"""
+    beside: dict[str, list[str]]
+    """Our column -> others of the file that could have been it"""
+    guessed: frozenset[str]
+    """Ours for which nothing was mapped"""
+
+    @property
+    def text(self) -> str:
+        """`n = non_embedding (params is there too), loss = val_loss`."""
+        return ", ".join(f"{ours} = {theirs}{self._told(ours)}" for ours, theirs in self.names.items())
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether something was taken that does not have our name, or is not the only one."""
+        return any(self.names[ours].lower() != ours or self.beside.get(ours) for ours in self.guessed & {*self.names})
+
+    def _told(self, ours: str) -> str:
+        others = self.beside.get(ours, [])
+        return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""
+
+    def without_run(self) -> Choice | None:
+        """With the next column that may name the run; None if there is none."""
+        others = self.beside.get("run", [])
+        names = {k: v for k, v in self.names.items() if k != "run"} | ({"run": others[0]} if others else {})
+        return Choice(names, {**self.beside, "run": others[1:]}, self.guessed)
+
+
+def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choice:
+    """Raises ConfigError for a mapped column that is not there, DataError if there is no loss or no size."""
+    for ours, theirs in columns.items():
+        if theirs not in found:
+            raise ConfigError(f"{place}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")
+    # A run may be named by a column that is something else besides: --map run=n.
+    taken = {theirs for ours, theirs in columns.items() if ours not in WORDS}
+    candidates = {ours: _candidates(ours, [name for name in found if name not in taken]) for ours in KNOWN}
+    guessed = {ours: names for ours, names in candidates.items() if names and ours not in columns}
+    names = {**{ours: those[0] for ours, those in guessed.items()}, **columns}
+    if "loss" not in names:
+        _refuse_wide(place, found)
+        raise DataError(f"{place} row 1: which column is the loss? Say --map loss=COLUMN. It has: {_listed(found)}.")
+    if not set(names) & set(AXES):
+        raise DataError(
+            f"{place} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {_listed(found)}."
+        )
+    _refuse_embeddings(place, found, names, columns)
+    return Choice(names, {ours: those[1:] for ours, those in guessed.items()}, frozenset(guessed))
+
+
+def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:
+    """Raises DataError if the parameters taken hold those of embeddings, which stand in a column of their own."""
+    theirs = names.get("n")
+    if theirs is None or "n" in columns or NON_EMBEDDING.match(re.sub(r"[^a-z0-9]+", "_", theirs.lower())):
+        return
+    embeddings = next((name for name in found if _EMBEDDINGS.fullmatch(plain_name(name, is_count=True))), None)
+    if embeddings is not None:
+        raise DataError(
+            f"{place}: has {theirs} and {embeddings}, and n is the number of parameters without embeddings. Write a "
+            f"column non_embedding ({theirs} minus {embeddings}), or say --map 'n={theirs}' if it holds none of them."
+        )
+
+
+_EMBEDDINGS = re.compile(r"((n|num)_)?emb(ed|edding|eddings)?(_(params?|parameters))?")
+
+
+def _listed(found: Sequence[str]) -> str:
+    shown = ", ".join(name[:60] for name in found[:30])
+    return shown + (f" and {len(found) - 30} more" if len(found) > 30 else "")
+
+
+def _candidates(ours: str, found: Sequence[str]) -> list[str]:
+    """Columns that may be `ours`, the likeliest first."""
+    usual = KNOWN[ours]
+
+    def rank(name: str) -> float:
+        plain = plain_name(name, ours in AXES)
+        whole = re.sub(r"[^a-z0-9]+", "_", name.lower())
+        if ours == "n" and (NON_EMBEDDING.match(plain) or (plain in usual and NON_EMBEDDING.match(whole))):
+            return -1.0
+        return usual.index(plain) if plain in usual else float("inf")
+
+    return sorted((name for name in found if rank(name) < float("inf")), key=rank)
+
+
+def plain_name(name: str, is_count: bool = False) -> str:
+    """`Val Loss [eV]` -> `val_loss`."""
+    base, _ = _divided(name, is_count)
+    return re.sub(r"[^a-z0-9]+", "_", base.lower()).strip("_")
+
+
+def _divided(name: str, is_count: bool) -> tuple[str, str]:
+    """(name, unit) of a heading."""
+    match = _UNIT.fullmatch(name) or (_ENDING.fullmatch(name) if is_count else None)
+    return (match["base"], match["unit"].strip()) if match else (name, "")
+
+
+def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
+    """What numbers below the heading `name` are to be multiplied by: 1e6 for `params (M)`.
+
+    Raises DataError for a unit that is not known, unless somebody chose the column.
+    """
+    _, unit = _divided(name, ours in AXES)
+    first, _, rest = unit.partition(" ")
+    power = _POWER.match(unit)
+    if ours not in AXES:
+        if power and ours == "loss":
+            raise DataError(f"{place}: {name!r} states a factor for the loss. Write the loss itself.")
+        return 1.0
+    if not unit or unit.lower() in NOUNS or NON_EMBEDDING.match(plain_name(unit)):
+        return 1.0
+    if power and {*unit[power.end() :].lower().split()} <= NOUNS:
+        return 10.0 ** int(next(filter(None, power.groups())))
+    if unit in SCALES:
+        return SCALES[unit]
+    if first in SCALES and {*rest.lower().split()} <= NOUNS:
+        return SCALES[first]
+    if is_mapped:
+        return 1.0
+    raise DataError(
+        f"{place}: the unit in {name!r} is not known. Write plain numbers ({AXES[ours]}), or take those "
+        f"that are there: --map '{ours}={name}'."
+    )
+
+
+def _refuse_wide(place: str, found: Sequence[str]) -> None:
+    """Raises DataError with the command that melts a table which has a column per run."""
+    steps = _candidates("step", found)
+    for pattern in _WIDE if steps else ():
+        matches = [match for match in map(pattern.fullmatch, found) if match]
+        metrics = [match["metric"] for match in matches]
+        losses = [name for name in dict.fromkeys(metrics) if plain_name(name) in KNOWN["loss"]]
+        metric = next(iter(losses), max(dict.fromkeys(metrics), key=metrics.count, default=""))
+        first = next((match for match in matches if match["metric"] == metric), None)
+        runs = list(dict.fromkeys(match["run"] for match in matches if match["metric"] == metric))
+        if first is None or not (len(runs) > 1 or (losses and pattern is _WIDE[0])):
+            continue
+        own = re.sub("__(MIN|MAX)$", "", first[0])
+        raise DataError(
+            f"{place}: has a column per run ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}); a table has a "
+            "row per loss. Melt it, then add a column n with the parameters of each run: "
+            f"{_melt(place, own.replace(first['run'], '', 1), own.endswith(metric), steps[0], metric)}"
+        )
+
+
+def _melt(place: str, fixed: str, is_ending: bool, step: str, metric: str) -> str:
+    """Command that writes a long table with the columns run, step and the metric; `fixed` is in every heading."""
+    file, step, fixed, metric = (json.dumps(text, ensure_ascii=False) for text in (place, step, fixed, metric))
+    by = ', delimiter="\\t"' if place.endswith(".tsv") else ""
+    taken, cut = ("endswith", "removesuffix") if is_ending else ("startswith", "removeprefix")
+    code = (
+        f'import csv; rows = csv.DictReader(open({file}, encoding="utf-8-sig", newline=""){by}); '
+        'out = csv.writer(open("long.csv", "w", newline="")); '
+        f'out.writerow(["run", "step", {metric}]); '
+        f"out.writerows([k.{cut}({fixed}), row[{step}], v] for row in rows for k, v in row.items() "
+        f"if k.{taken}({fixed}) and v)"
+    )
+    return f"python -c {shlex.quote(code)}"

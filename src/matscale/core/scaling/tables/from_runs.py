@@ -1,0 +1,264 @@
+"""Rows from run folders: every figure comes from run.json and metrics.jsonl, see `matscale.core.runs.record`.
+
+| column | default | may be mapped to |
+|---|---|---|
+| n | `non_embedding` | `total`, `trainable` |
+| d | `unique` structures of the training part | `structures`, `atoms`, `edges` seen |
+| c | `flops` of training | `gpu_hours` (wall time × processes) |
+| loss | the compared `loss`, last validation | `energy_mae`, `forces_mae`, `stress_mae`, any key of such a row |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matscale.core.config import read_toml
+from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
+from matscale.core.runs.files import Rows
+from matscale.core.runs.info import changed_config, changed_rows, read_info
+from matscale.core.runs.names import CONFIG, INFO, METRICS, called
+from matscale.core.scaling.tables.table import Excluded, Table
+
+COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}
+PARAMETERS = ("total", "trainable", "embedding", "non_embedding")
+SEEN = ("structures", "atoms", "edges", "flops", "gpu_hours")
+ERRORS = {"loss": "loss", "energy": "energy_mae", "forces": "forces_mae", "stress": "stress_mae"}
+"""`--target` -> key of a validation row."""
+NEEDED = frozenset({*SEEN, *ERRORS.values(), "step", "split", "wall_s"})
+"""Keys of a validation row that a table may come from, where no other error is asked for."""
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folders at or below `path`, sorted."""
+    if (path / INFO).exists():
+        return [path]
+    return sorted(info.parent for info in path.rglob(INFO) if not info.parent.name.startswith("."))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What somebody has read of a run already, so that thousands of files are read once."""
+
+    info: Mapping[str, Any]
+    config: Mapping[str, Any]
+    validations: Sequence[Mapping[str, Any]]
+    """Rows of metrics.jsonl; of each at least the keys `NEEDED`"""
+
+
+def read_runs(
+    folders: Sequence[Path],
+    columns: Mapping[str, str],
+    curves: bool = False,
+    known: Mapping[Path, Known] | None = None,
+) -> Table:
+    """One row per run, or one per validation with `curves`.
+
+    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are pre-training or
+    overfit checks, or have no such error; and those whose files are damaged or were changed.
+    Raises DataError if the losses of two runs are not the same quantity: another
+    dataset, another validation part (share, seed, what the split keeps together), other labels, or other weights in
+    training.
+    """
+    names = {**COLUMNS, **columns}
+    rows, excluded, facts = [], [], []
+    for folder in folders:
+        held = (known or {}).get(folder)
+        try:
+            info = held.info if held else read_info(folder)
+            config = held.config if held else config_of(folder, info)
+            altered = changed_rows(folder, info) if curves else ""
+        except (MatscaleError, OSError) as error:
+            excluded.append(Excluded(str(folder), f"cannot be used: {error}"))
+            continue
+        if reason := _unfit(info) or _unfit_config(config) or altered:
+            excluded.append(Excluded(str(folder), reason))
+            continue
+        validations = () if not curves else held.validations if held else validations_of(folder)
+        fact = {"folder": str(folder), "info": info, "config": config}
+        try:
+            found = list(_rows(folder, info, names, validations, curves))
+            _definition(fact)
+            _facts([fact])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+            told = f"cannot be used: its records lack or garble something ({type(error).__name__}: {error})"
+            excluded.append(Excluded(str(folder), told))
+            continue
+        rows += found
+        facts.append(fact)
+    _refuse_mixture(facts)
+    for row in rows:
+        row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
+    table = Table.of(rows, names=names, facts=_facts(facts)) if rows else _nothing(folders, excluded)
+    table = table.with_known_compute()
+    return Table(table.numbers, table.words, (*excluded, *table.excluded), table.names, table.baselines, table.facts)
+
+
+def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:
+    listed = "; ".join(f"{e.row}: {e.reason}" for e in excluded[:5])
+    raise DataError(f"None of the {len(folders)} runs can be fitted. {listed}. `matscale train` makes one.")
+
+
+def config_of(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """config.toml of a run. Raises ConfigError if it is not what the run was trained with."""
+    config = read_toml(folder / CONFIG)
+    if reason := changed_config(folder, info, config):
+        raise ConfigError(reason)
+    return config
+
+
+def _unfit_config(config: Mapping[str, Any]) -> str:
+    if not all(isinstance(config.get(key, {}), dict) for key in ("data", "loss", "optimizer", "schedule")):
+        return "cannot be used: a section of its config.toml is none"
+    if config.get("data", {}).get("overfit"):
+        return "is an overfit check: it is validated on what it was trained on"
+    return ""
+
+
+def _unfit(info: Mapping[str, Any]) -> str:
+    """Why a run is no point of a law; empty if it is one."""
+    status = info.get("status")
+    if (info.get("labels") or {}).get("role") == "trunk":
+        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if "pretrain" in info:
+        return f"is pre-training ({info['pretrain']}): its loss is another quantity; runs that begin with it count"
+    if "imported" in info:
+        return "was not trained here (imported)"
+    if status == "failed" and "NonFinite" in str(info.get("error")):
+        return f"diverged: {info['error']}"
+    if status != "completed":
+        return f"is not complete (status: {status})"
+    if not info.get("last"):
+        return "was never validated"
+    return ""
+
+
+def validations_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of validations. Others, of which there may be many more, are not parsed."""
+    return (row for row in Rows(folder / METRICS, holding='"validation"') if row.get("split") == "validation")
+
+
+def _rows(
+    folder: Path,
+    info: Mapping[str, Any],
+    names: Mapping[str, str],
+    validations: Iterable[Mapping[str, Any]],
+    curves: bool,
+) -> Iterator[dict[str, Any]]:
+    parameters = {k: float(v) for k, v in info["parameters"].items()}
+    if curves:
+        validations = (row for row in validations if row.get("structures", 0) > 0)
+    else:
+        # The cost of the best model is that of the whole run: its schedule had to be paid for.
+        best, last = info.get("best") or info["last"], info["last"]
+        validations = (last,) if best["step"] == last["step"] else (best, last)
+    before = (info.get("start") or {}).get("flops", 0.0)
+    for row in validations:
+        cost = row if curves else {**row, **{k: info[k] for k in ("structures", "atoms", "edges", "flops", "wall_s")}}
+        known = {
+            **parameters,
+            **{k: float(cost[k]) for k in SEEN if k in cost},
+            "unique": float(info["dataset"]["train"]),
+            "gpu_hours": float(cost["wall_s"]) * int(info.get("world_size", 1)) / 3600.0,
+        }
+        if before is None:
+            known["flops"] = 0.0  # not known: the run began with an imported model
+        elif "flops" in known:
+            known["flops"] += before
+        errors = {k: v for k, v in row.items() if k not in known and k not in ("epoch", "time", "split")}
+        found = {ours: _value(folder, ours, theirs, known, errors) for ours, theirs in names.items()}
+        extra = {key: _finite(row[key]) for key in ERRORS.values() if row.get(key) is not None}
+        yield {
+            **extra,
+            **{k: v for k, v in found.items() if v is not None},
+            "loss": found["loss"],
+            "arch": called(info["architecture"]["name"], (info.get("labels") or {}).get("variant")),
+            "seed": info["seed"],
+            "run": str(folder),
+            "step": float(row["step"]),
+            "source": str(folder) if not curves else f"{folder} step {row['step']}",
+        }
+
+
+def _finite(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], errors: Mapping[str, Any]) -> Any:
+    if ours != "loss":
+        if theirs not in known:
+            raise ConfigError(f"--map {ours}={theirs}: a run has no such number. {did_you_mean(theirs, known)}")
+        return known[theirs] or None
+    if theirs in errors:
+        return "diverged" if errors[theirs] is None else float(errors[theirs])
+    if theirs in ERRORS.values():
+        return None
+    raise ConfigError(f"{folder}: has no error {theirs!r}. {did_you_mean(theirs, errors)}")
+
+
+def _definition(run: Mapping[str, Any]) -> dict[str, str]:
+    """What a validation loss is a function of, besides the model: which structures, which labels, which weights."""
+    data, info = run["config"].get("data", {}), run["info"]
+    drawn_by = data.get("validation_seed")
+    return {
+        "dataset": str(info["dataset"]["hash"])[:12],
+        "validation share": str(data.get("validation", 0.1)),
+        "seed of the validation part": str(info["seed"] if drawn_by is None else drawn_by),
+        "rule of the split": str(data.get("split_by", "group")),
+        "training loss": json.dumps(run["config"].get("loss", {}), sort_keys=True),
+        "labels": str(info["dataset"].get("labels_by")),
+    }
+
+
+def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError that names every way in which the losses of two runs are different quantities."""
+    if not runs:
+        return
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        kinds.setdefault(tuple(_definition(run).values()), []).append(run)
+    if len(kinds) == 1:
+        return
+    (a, first), (b, second) = list(kinds.items())[:2]
+    names = list(_definition(runs[0]))
+    told = "; ".join(f"the {name} is {x} in one and {y} in the other" for name, x, y in zip(names, a, b) if x != y)
+    counts = " and ".join(str(len(same)) for same in kinds.values())
+    seeds = " With data.validation_seed set, runs of other seeds share it." if "seed of the" in told else ""
+    raise DataError(
+        f"{first[0]['folder']} and {second[0]['folder']}: their losses are not the same quantity: {told}. Of "
+        f"{len(runs)} runs, {counts} belong together; fit them apart: name other folders.{seeds}"
+    )
+
+
+def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For the checklist: what the configurations say, as the set of values that occur."""
+
+    def values(pick: Any) -> list[Any]:
+        return sorted({json.dumps(pick(run), sort_keys=True) for run in runs})
+
+    return {
+        "folders": [run["folder"] for run in runs],
+        "schedule": values(lambda run: run["config"].get("schedule", {}).get("kind")),
+        "learning rates": values(lambda run: run["config"].get("optimizer", {}).get("lr")),
+        "global batch": values(lambda run: run["info"].get("global_batch")),
+        "epochs": [float(run["info"]["structures"]) / float(run["info"]["dataset"]["train"]) for run in runs],
+        "devices": values(lambda run: run["info"].get("device")),
+        "dataset": values(lambda run: run["info"]["dataset"].get("path")),
+        "labels by": values(lambda run: run["info"]["dataset"].get("labels_by")),
+        "flops counted by": values(lambda run: run["info"].get("flops_counted_by")),
+        "speeds": [_speed(run["folder"], run["info"]) for run in runs if run["info"].get("device")],
+    }
+
+
+def _speed(folder: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    """FLOP/s of one device over the whole run."""
+    return {
+        "run": folder,
+        "n": float(info["parameters"]["non_embedding"]),
+        "device": info["device"],
+        "precision": info.get("precision"),
+        "flops_per_s": info["flops"] / max(float(info["wall_s"]), 1e-9) / int(info.get("world_size", 1)),
+    }

@@ -1,0 +1,272 @@
+"""Rows from a file: CSV, JSON, JSON lines or parquet, with a map from our columns to theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.runs.names import INFO, called
+from matscale.core.scaling.tables.columns import KNOWN, PARTS, TRAIN_LOSS, WORDS, Choice, choose, factor, plain_name
+from matscale.core.scaling.tables.logs import name_runs
+from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals
+from matscale.core.scaling.tables.table import AXES, Excluded, Table, shown
+from matscale.core.scaling.tables.tabular import SUFFIXES, read_records
+
+__all__ = ["KNOWN", "SUFFIXES", "read_table", "table_of"]
+
+LEDGER = {
+    "n": "non_embedding",
+    "d": "train",
+    "c": "flops",
+    "u": "train",
+    "s": "structures",
+    "loss": "last_loss",
+    "arch": "architecture",
+    "seed": "seed",
+    "run": "path",
+    "step": "steps",
+}
+"""The same for the ledger of a study, so that it gives the law that the study's folders give."""
+LEDGERS_OWN = frozenset({"identity", "role", "status", *LEDGER.values()})
+"""A file with all of these columns is one."""
+
+
+def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
+    """The rows of `path` as a table. `columns` maps our names to those of the file.
+
+    Raises ConfigError for a mapped column that the file has not, DataError with the row if there is no loss
+    or no size, or if a cell is no number.
+    """
+    records, notes = read_records(path)
+    return table_of(records, columns, where, path, notes)
+
+
+def table_of(
+    records: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    where: Mapping[str, str] | None = None,
+    path: Path | None = None,
+    notes: Sequence[str] = (),
+) -> Table:
+    """Rows of the file `path`, or of a program, as a table; errors as for `read_table`.
+
+    `notes` says how the file was read; what is decided here joins it.
+    """
+    place, prefix = (str(path), f"{path.name} ") if path else ("rows", "")
+    if not records:
+        raise DataError(f"{place}: has no rows. A table needs one row per loss, and at least four sizes.")
+    found = list(dict.fromkeys(key for record in records for key in record))
+    is_ledger = set(found) >= LEDGERS_OWN
+    choice = choose(place, found, {**LEDGER, **columns} if is_ledger else columns)
+    _check_where(place, found, where or {})
+    chosen = [(k, r) for k, r in enumerate(records) if _matches(r, where or {})]
+    if not chosen:
+        raise DataError(f"{place}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
+    unfit = {k: (_unfit if is_ledger else _unfinished)(r) for k, r in chosen}
+    fit = [(f"{prefix}row {k + 1}", record) for k, record in chosen if not unfit.get(k)]
+    if not fit:
+        raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
+    if not is_ledger:
+        _refuse_parts(place, [record for _, record in fit], choice)
+    rows, told = _rows(place, fit, choice, columns)
+    _refuse_gaps(rows, choice.names)
+    own = [record for _, record in fit]
+    if is_ledger:
+        _complete(rows, own, choice.names)
+    refuse_mixture(rows)
+    again: list[Excluded] = []
+    if not is_ledger:
+        rows, again, choice, joined = name_runs(place, rows, own, choice, "run" in columns)
+        told = [*told, *joined]
+    folders = [str(r.get("path")) for r in own if is_ledger and (Path(str(r.get("path"))) / INFO).exists()]
+    told = [*notes, *told]
+    said = tuple(f"{place}: {sentence}" for sentence in ([choice.text] if told or choice.is_doubtful else []) + told)
+    table = Table.of(rows, names=choice.names, facts={"folders": folders} if folders else {}, notes=said)
+    if is_ledger:
+        table = table.with_known_compute()
+    excluded = [Excluded(f"{prefix}row {k + 1}", reason) for k, reason in unfit.items() if reason]
+    return replace(table, excluded=(*excluded, *again, *table.excluded))
+
+
+def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+    """Raises DataError if rows hold the losses of several parts of the data, or several metrics."""
+    for name in dict.fromkeys(name for record in records for name in record):
+        if plain_name(name) not in PARTS or name in choice.names.values():
+            continue
+        values = list(dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, "")))
+        if len(values) > 1:
+            likely = next((v for v in values if "val" in v.lower()), values[0])
+            raise DataError(
+                f"{place}: {name} is {', '.join(v[:40] for v in values[:5])}: the losses of several are not one "
+                f"quantity. Choose one: --where '{name}={likely[:60]}'."
+            )
+
+
+def _rows(
+    place: str, records: Sequence[tuple[str, Mapping[str, Any]]], choice: Choice, columns: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Ours of each record, as numbers and words, and how they were read."""
+    numeric = {ours: theirs for ours, theirs in choice.names.items() if ours not in WORDS}
+    texts = [
+        Cell(source, theirs, record[theirs])
+        for source, record in records
+        for theirs in dict.fromkeys(numeric.values())
+        if isinstance(record.get(theirs), str)
+    ]
+    numerals = Numerals.of(texts)
+    factors = {ours: factor(place, ours, theirs, ours in columns) for ours, theirs in numeric.items()}
+    trains = _train_losses([record for _, record in records], choice)
+    rows = []
+    for source, record in records:
+        row: dict[str, Any] = {"source": source}
+        for ours, theirs in choice.names.items():
+            if ours in WORDS:
+                row[ours] = _word(record.get(theirs))
+                continue
+            value = _cell(source, theirs, record.get(theirs), numerals)
+            if value is not None and factors[ours] != 1 and _has_suffix(record[theirs]):
+                raise DataError(
+                    f"{source}: {theirs} is {shown(record[theirs])}: a unit in the cell, and one in the heading. Write "
+                    "one of them."
+                )
+            row[ours] = value if value is None else value * factors[ours]
+        row["train_loss"] = _any_finite(record, trains, numerals)
+        rows.append(row)
+    scaled = [f"{theirs} is in units of {factors[ours]:g}" for ours, theirs in numeric.items() if factors[ours] != 1]
+    return rows, [*numerals.notes, *scaled]
+
+
+def _train_losses(records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
+    """Columns with the loss of training batches: `train_loss`; `loss` where `val_loss` is there too."""
+    names = dict.fromkeys(name for record in records for name in record)
+    beside = choice.beside.get("loss", [])
+    return [
+        name
+        for name in names
+        if name not in choice.names.values() and (TRAIN_LOSS.search(plain_name(name)) or name in beside)
+        if "best" not in plain_name(name)
+    ]
+
+
+def _any_finite(record: Mapping[str, Any], names: Sequence[str], numerals: Numerals) -> float | None:
+    for name in names:
+        try:
+            value = _cell("", name, record.get(name), numerals)
+        except DataError:
+            continue  # no number, so no loss either
+        if value is not None and math.isfinite(value):
+            return value
+    return None
+
+
+def _unfit(record: Mapping[str, Any]) -> str:
+    """Why a row of a ledger is no point of a law; empty if it is one."""
+    if record.get("role") == "trunk":
+        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if record.get("role") == "pretrain":
+        return "is pre-training: its loss is another quantity; runs that begin with it count"
+    status = record.get("status")
+    return "" if status == "completed" else f"is not complete (status: {status})"
+
+
+_UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "pending", "preempted", "preempting"})
+"""States of a run in the tables of trackers (W&B: `State`) that leave its last loss without meaning."""
+
+
+def _unfinished(record: Mapping[str, Any]) -> str:
+    """Why a row of another table is no point of a law, by its column `state`; empty if it may be one."""
+    state = next(
+        (str(value).strip().lower() for key, value in record.items() if str(key).strip().lower() == "state"), ""
+    )
+    return f"did not finish (state: {state})" if state in _UNFINISHED else ""
+
+
+def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
+    """What a ledger says in two columns: variants are architectures, and compute includes what a run began with."""
+    for row, record in zip(rows, records, strict=True):
+        if names["arch"] == LEDGER["arch"]:
+            row["arch"] = called(row["arch"], record.get("variant"))
+        if names["c"] == LEDGER["c"] and "flops_before" in record:
+            before = _cell(row["source"], "flops_before", record["flops_before"], Numerals())
+            row["c"] = None if before is None or row["c"] is None else row["c"] + before
+
+
+def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
+    """Raises DataError if some rows have a size and others not: a law at one d cannot place a row without d."""
+    for axis in (axis for axis in AXES if axis in names):
+        missing = [row for row in rows if row[axis] is None]
+        if 0 < len(missing) < len(rows):
+            more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(
+                f"{missing[0]['source']}: has no {names[axis]} ({axis}, {AXES[axis]}){more}; the other rows do. Fill "
+                "it in, or choose rows that have it with --where."
+            )
+
+
+def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError if rows say that their losses are defined differently, or plainly differ in their unit."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        seen.setdefault(str(row.get("definition") or ""), str(row["source"]))
+    if len(seen) > 1:
+        (a, first), (b, second) = list(seen.items())[:2]
+        raise DataError(
+            f"{first} and {second}: their losses are not the same quantity ({a or 'unnamed'}; {b or 'unnamed'}). "
+            "One law needs one definition: fit them apart (--where, or other folders)."
+        )
+    same: dict[tuple[Any, ...], tuple[float, str]] = {}
+    for row in rows:
+        key = tuple(row.get(k) for k in ("arch", *AXES, "step"))
+        loss = row.get("loss")
+        if not isinstance(loss, float) or not math.isfinite(loss) or loss <= 0:
+            continue
+        other, source = same.setdefault(key, (loss, str(row["source"])))
+        factor = max(loss / other, other / loss)
+        if 700 < factor < 1400:
+            raise DataError(
+                f"{source} and {row['source']}: same sizes, but the losses {other:g} and {loss:g} differ by a factor "
+                f"of {factor:.0f}, as eV and meV do. Bring all rows to one unit."
+            )
+
+
+def _check_where(place: str, found: list[str], where: Mapping[str, str]) -> None:
+    for name in where:
+        if name not in found:
+            raise ConfigError(f"{place}: has no column {name!r} (--where). {did_you_mean(name, found)}")
+
+
+def _matches(record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    values = ((record.get(name), wanted) for name, wanted in where.items())
+    return all(str(value) == wanted or _equal_numbers(value, wanted) for value, wanted in values)
+
+
+def _equal_numbers(value: Any, wanted: str) -> bool:
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return False
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _has_suffix(value: Any) -> bool:
+    return isinstance(value, str) and value.strip()[-1:].isalpha() and value.strip().lower() not in ("nan", "inf")
+
+
+def _cell(source: str, column: str, value: Any, numerals: Numerals) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+        return None
+    try:
+        if isinstance(value, str):
+            return numerals.value(value)
+        if not isinstance(value, bool | bytes):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise DataError(f"{source}: {column} is {shown(value)}, not a number. Correct the row, or map another column.")

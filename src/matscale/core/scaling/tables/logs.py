@@ -1,0 +1,309 @@
+"""Which rows of a table are one run: a log has a row per step, and only a run's last step is a point of a law."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from matscale.core.errors import DataError
+from matscale.core.scaling.tables.columns import TRAIN_LOSS, Choice, plain_name
+from matscale.core.scaling.tables.table import AXES, Excluded
+from matscale.core.scaling.text import counted
+
+Row = dict[str, Any]
+Groups = dict[Hashable, list[Row]]
+
+IDENTITY = ("arch", "seed", "n", "e")
+"""Ours that no run changes on its way."""
+ALONG = ("d", "u", "s", "c")
+"""Ours that may be a run's own, or may grow along its steps."""
+
+
+def name_runs(
+    place: str, rows: list[Row], records: Sequence[Mapping[str, Any]], choice: Choice, is_mapped: bool
+) -> tuple[list[Row], list[Excluded], Choice, list[str]]:
+    """The rows with their runs named; those that a resumed run wrote again; what was decided, in sentences.
+
+    `records` are the rows as the file has them, `is_mapped` says that somebody chose the column of the run. Raises
+    DataError where rows could be steps of one run or runs of their own, and nothing says which.
+    """
+    if "step" not in choice.names:
+        _refuse_curves_without_steps(place, rows, choice, is_mapped)
+        if not is_mapped:
+            _refuse_progress(place, rows, records, choice)
+        return rows, [], choice, []
+    measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
+    _refuse_missing(measured, "step", choice)
+    if not any(row["step"] is not None for row in measured):
+        return rows, [], choice, []
+    notes: list[str] = []
+    while "run" in choice.names and not is_mapped and not _names_runs(measured):
+        notes.append(f"{choice.names['run']} numbers the rows and names no run")
+        choice = choice.without_run() or choice
+        for row, record in zip(rows, records, strict=True):
+            row["run"] = record.get(choice.names["run"]) if "run" in choice.names else None
+    if "run" in choice.names:
+        _refuse_missing(measured, "run", choice)
+        told = _join_named(place, rows, measured, choice)
+    else:
+        told = _join_unnamed(place, rows, measured, records, choice)
+    kept, again = _last_of_each_step(place, rows, choice)
+    return kept, again, choice, [*notes, *told]
+
+
+def _grouped(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> Groups:
+    groups: Groups = defaultdict(list)
+    for row in rows:
+        groups[key(row)].append(row)
+    return groups
+
+
+def _by(*names: str) -> Callable[[Row], Hashable]:
+    return lambda row: tuple(row.get(name) for name in names)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == ""
+
+
+def _refuse_missing(rows: Sequence[Row], ours: str, choice: Choice) -> None:
+    missing = [row for row in rows if _is_empty(row.get(ours))]
+    if 0 < len(missing) < len(rows):
+        raise DataError(
+            f"{missing[0]['source']}: has no {choice.names[ours]} ({ours}), which the other rows have. Fill it in, or "
+            "choose rows that have it with --where."
+        )
+
+
+def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice, is_mapped: bool) -> None:
+    """Raises DataError if one run has several amounts of data or compute: a curve, of which no column is the step."""
+    column = choice.names.get("run", "")
+    if not (is_mapped or plain_name(column) == "run" or plain_name(column).endswith("id")):
+        return  # a label that runs share, perhaps
+    for same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run", *IDENTITY)).values():
+        along = [axis for axis in ALONG if len({row.get(axis) for row in same}) > 1]
+        if along and len({_by(*ALONG)(row) for row in same}) == len(same):
+            theirs = choice.names[along[0]]
+            raise DataError(
+                f"{place}: run {str(same[0]['run'])[:60]!r} has {len(same)} rows with different {theirs}, and no "
+                f"column of steps: if they are its curve, say --map step={theirs}; if they are runs of their own, name "
+                "each apart."
+            )
+
+
+def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+    """Raises DataError if rows of one size rise in a column such as `tokens_seen` or `time`: a log, perhaps."""
+    record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
+    measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
+    groups = [same for same in _grouped(measured, _by("run", *IDENTITY, *ALONG)).values() if len(same) > 2]
+    used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
+    for name in dict.fromkeys(name for record in records for name in record):
+        if name in used or is_loss(name) or not _PROGRESS & {*plain_name(name).split("_")}:
+            continue
+        if groups and all(_rises([record_of[id(row)].get(name) for row in same]) for same in groups):
+            raise DataError(
+                f"{place}: no column names the run, and {name} rises along {len(groups[0])} rows of one size: steps of "
+                f"one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
+                f"run={name}, or --map d={name} if it is the amount of data."
+            )
+
+
+_PROGRESS = frozenset(
+    (
+        *("token", "sample", "example", "structure", "frame", "batch", "minibatch", "step", "iter", "iteration"),
+        *("tokens", "samples", "examples", "structures", "frames", "batches", "minibatches", "steps", "iterations"),
+        *("epoch", "epochs", "update", "updates", "time", "timestamp", "seconds", "minutes", "hours", "elapsed"),
+        *("runtime", "wall", "relative", "progress", "seen", "consumed", "processed", "checkpoint"),
+    )
+)
+"""Words in headings of what grows while a run goes on."""
+
+
+def _rises(values: Sequence[Any]) -> bool:
+    try:
+        numbers = [float(str(value).replace(",", "")) for value in values]
+    except ValueError:
+        return False
+    return all(a < b for a, b in pairwise(numbers))
+
+
+def _names_runs(rows: Sequence[Row]) -> bool:
+    """Whether the column of the run does more than count the rows of a log."""
+    values = [row["run"] for row in rows]
+    if not any(not _is_empty(value) for value in values):
+        return False
+    try:
+        numbers = [int(str(value)) for value in values]
+    except ValueError:
+        return True
+    counts = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and len(numbers) > 1
+    logs = _grouped(rows, _by(*IDENTITY)).values()
+    return not (counts and any(len({row["step"] for row in log}) > 1 for log in logs))
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------
+
+
+def _own_axes(groups: Groups, names: Mapping[str, str]) -> list[str]:
+    """Amounts of data that are a run's own: at one step there are several, or many steps have the same."""
+
+    def is_own(axis: str) -> bool:
+        for same in groups.values():
+            values = _grouped(same, _by(axis))
+            if len(values) > 1 and 2 * len(values) <= len(same):
+                return True
+            if any(len({row[axis] for row in at}) > 1 for at in _grouped(same, _by("step")).values()):
+                return True
+        return False
+
+    return [axis for axis in ("d", "u") if axis in names and is_own(axis)]
+
+
+def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice: Choice) -> list[str]:
+    """Rows of one name are one run, unless they differ in what no run changes."""
+    first = _by("run", *IDENTITY)
+    key = _by("run", *IDENTITY, *_own_axes(_grouped(measured, first), choice.names))
+    several = [run for run, keys in _grouped(rows, _by("run")).items() if len({key(row) for row in keys}) > 1]
+    groups = _grouped(measured, key)
+    told = []
+    if len(groups) < len(measured):
+        told.append(_told(groups, measured, f"of one {choice.names['run']}"))
+    if several:
+        apart = [k for k in (*IDENTITY, *AXES) if k in choice.names]
+        told.append(
+            f"{choice.names['run']} is the same in runs of other {', '.join(apart)}: they are told apart by those"
+        )
+        for row in rows:
+            if _by("run")(row) in several:
+                row["run"] = f"{row['run']} {_label(row, choice)}"
+    return told
+
+
+def _join_unnamed(
+    place: str,
+    rows: Sequence[Row],
+    measured: Sequence[Row],
+    records: Sequence[Mapping[str, Any]],
+    choice: Choice,
+) -> list[str]:
+    """Rows that share what is constant along steps are one run. Raises DataError where that is not known."""
+    base = _grouped(measured, _by(*IDENTITY))
+    if all(len({row["step"] for row in same}) == 1 for same in base.values()):
+        return []  # one step each: rows are runs
+    own = _own_axes(base, choice.names)
+    keys = [*(name for name in IDENTITY if name in choice.names), *own]
+    groups = _grouped(measured, _by(*keys))
+    if all(len(same) == 1 for same in groups.values()):
+        return []
+    ask = _question(place, groups, measured, keys, choice)
+    along = [
+        axis
+        for axis in ALONG
+        if axis in choice.names and axis not in own
+        if any(len({row[axis] for row in same}) > 1 for same in groups.values())
+    ]
+    steps = Counter(row["step"] for row in measured)
+    if along:
+        raise DataError(f"{ask} {choice.names[along[0]]} grows with the steps, as it does in either.")
+    if len(groups) > 1 and 2 * len(steps) > len(measured):
+        raise DataError(f"{ask} They share few steps.")
+    extra = _constant_columns(groups, rows, records, choice)
+    for row, record in zip(rows, records, strict=True):
+        row["run"] = _label(row, choice, [*keys, *(f"{name}={record.get(name)}" for name in extra)])
+    runs = _grouped(measured, _by("run"))
+    if any(len({row["step"] for row in same}) < len(same) for same in runs.values()):
+        raise DataError(f"{ask} Some steps have several losses, so these are several runs, or one that was resumed.")
+    shared = [choice.names.get(key, key) for key in keys] + extra
+    return [_told(runs, measured, f"that share {', '.join(shared)}") + "; --map run=COLUMN says otherwise"]
+
+
+def _label(row: Row, choice: Choice, keys: Sequence[str] = (*IDENTITY, "d")) -> str:
+    parts = [
+        key if "=" in key else f"{key}={row[key]:g}" if isinstance(row[key], float) else f"{key}={row[key]}"
+        for key in keys
+        if "=" in key or (key in choice.names and row.get(key) is not None)
+    ]
+    return " ".join(parts)
+
+
+def _told(groups: Groups, measured: Sequence[Row], shared: str) -> str:
+    return (
+        f"{counted(len(measured), 'row')} with a loss are {counted(len(groups), 'run')}: those {shared}; the last "
+        "step of each counts"
+    )
+
+
+def _question(place: str, groups: Groups, measured: Sequence[Row], keys: Sequence[str], choice: Choice) -> str:
+    key, same = max(groups.items(), key=lambda item: len(item[1]))
+    values = ", ".join(f"{choice.names.get(k, k)} = {v}" for k, v in zip(keys, key))  # type: ignore[call-overload]
+    column = next((choice.names[k] for k in ("n", "e", "d") if k in keys), "COLUMN")
+    return (
+        f"{place}: no column names the run, and {len(same)} rows have {values or 'no size'}: a log of {len(groups)} "
+        f"runs, or {len(measured)} runs? Say which rows are one run, --map run=COLUMN: --map run={column} if those of "
+        f"one {column} are, or a column with a name for each row if each is a run."
+    )
+
+
+def _constant_columns(
+    groups: Groups, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice
+) -> list[str]:
+    """Columns of the file that tell apart the runs of a group, of which some step has several."""
+    record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
+    crowded = [
+        (same, max(Counter(row["step"] for row in same).values()))
+        for same in groups.values()
+        if len({row["step"] for row in same}) < len(same)
+    ]
+    used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
+
+    def is_constant(name: str) -> bool:
+        """Of no more values than there are runs, and not a function of the step."""
+        differs = False
+        for same, most in crowded:
+            if len({str(record_of[id(row)].get(name)) for row in same}) > most:
+                return False
+            at = _grouped(same, _by("step")).values()
+            differs |= any(len({str(record_of[id(row)].get(name)) for row in rows}) > 1 for rows in at)
+        return differs
+
+    others = dict.fromkeys(name for record in records for name in record)
+    return [name for name in others if crowded and name not in used and not is_metric(name) and is_constant(name)]
+
+
+def is_loss(name: str) -> bool:
+    """Whether a heading is that of a loss or an error."""
+    plain = plain_name(name)
+    return bool(TRAIN_LOSS.search(plain)) or plain.endswith(("loss", "_mae", "_rmse", "error"))
+
+
+def is_metric(name: str) -> bool:
+    """Whether a heading is that of something measured."""
+    return is_loss(name) or plain_name(name).endswith(("time", "timestamp"))
+
+
+def _last_of_each_step(place: str, rows: Sequence[Row], choice: Choice) -> tuple[list[Row], list[Excluded]]:
+    """Without the rows that a run wrote again after it was resumed. Raises DataError for two runs under one name."""
+    again: dict[int, Excluded] = {}
+    for run, same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run")).items():
+        finite = [row for row in same if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
+        at = _grouped(finite, _by("step"))
+        twice = [pair for pair in at.values() if len({row["loss"] for row in pair}) > 1]
+        if not twice:
+            continue
+        name = str(run[0])[:60]  # type: ignore[index]
+        steps = [row["step"] for row in finite]
+        falls = sum(b < a for a, b in pairwise(steps))
+        if len(at) == 1 or len(twice) == len(at) or falls == 0 or 2 * falls > len(steps):
+            raise DataError(
+                f"{twice[0][0]['source']} and {twice[0][1]['source']}: both are run '{name}' at step "
+                f"{twice[0][0]['step']:g}, with losses {twice[0][0]['loss']:g} and {twice[0][1]['loss']:g}, and "
+                "nothing says that it was resumed there. Name each run apart, or choose rows with --where."
+            )
+        for pair in twice:
+            for row in pair[:-1]:
+                reason = f"run {name} was resumed and wrote step {row['step']:g} again: {pair[-1]['source']} counts"
+                again[id(row)] = Excluded(str(row["source"]), reason)
+    return [row for row in rows if id(row) not in again], list(again.values())

@@ -1,0 +1,141 @@
+"""Numbers as files write them: decimal points or commas, marks between thousands, `20B`, `1e3`.
+
+Which mark is the decimal one is decided for the whole file, by the cells that allow one reading alone: `3.25` and
+`1,234,567` say a point, `3,25` and `1.234,5` a comma. `1,234` alone says neither.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from matscale.core.errors import DataError
+from matscale.core.units import parse_count
+
+MISSING = frozenset({"", "na", "n/a", "null", "none", "-", "--", "<na>"})
+"""Cells that hold no value, in lower case. `nan` is a value: that of a run that diverged, perhaps."""
+_NUMBER = re.compile(r"[+-]?(?P<digits>[\d.,]*\d[\d.,]*)(?P<exponent>[eE][+-]?\d+)?(?P<suffix>\s*[a-zA-Z]*)")
+_OTHER = {".": ",", ",": "."}
+_CALLED = {".": "point", ",": "comma"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell with its place."""
+
+    source: str
+    column: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.text[:40]!r} ({self.source}, {self.column})"
+
+
+@dataclass
+class Numerals:
+    """What the cells of a file say of its marks."""
+
+    decimal: dict[str, Cell] = field(default_factory=dict)
+    """Mark -> a cell in which it can be the decimal mark only"""
+    thousands: dict[str, Cell] = field(default_factory=dict)
+    """Mark -> a cell in which it can stand between thousands only"""
+    grouped: set[tuple[str, str]] = field(default_factory=set)
+    """(column, mark between thousands)"""
+
+    @classmethod
+    def of(cls, cells: Iterable[Cell]) -> Numerals:
+        """Raises DataError with both cells where one contradicts the other."""
+        found = cls()
+        open_: dict[tuple[str, str], Cell] = {}
+        for cell in cells:
+            match = _NUMBER.fullmatch(_bare(cell.text))
+            digits = match["digits"] if match else ""
+            for mark, is_decimal in _uses(digits, bool(match and match["exponent"])):
+                if is_decimal is None:
+                    open_.setdefault((cell.column, mark), cell)
+                    continue
+                (found.decimal if is_decimal else found.thousands).setdefault(mark, cell)
+                if not is_decimal:
+                    found.grouped.add((cell.column, mark))
+        found._refuse_contradictions()
+        for (column, mark), cell in open_.items():
+            found._settle(column, mark, cell)
+        return found
+
+    def _refuse_contradictions(self) -> None:
+        for mark in ".,":
+            for other in (self.thousands.get(mark), self.decimal.get(_OTHER[mark])):
+                if mark in self.decimal and other is not None:
+                    raise DataError(
+                        f"{self.decimal[mark]} has a decimal {_CALLED[mark]}, and {other} has none: one file needs one "
+                        "way to write numbers. Write decimal points, and nothing between thousands."
+                    )
+
+    def _settle(self, column: str, mark: str, cell: Cell) -> None:
+        """Decide what `mark` is in cells like 1,234 that allow two readings."""
+        if mark in self.decimal:
+            return
+        if _OTHER[mark] in self.decimal or (column, mark) in self.grouped:
+            self.thousands.setdefault(mark, cell)
+        elif _OTHER[mark] in self.thousands:
+            self.decimal[mark] = cell
+        elif mark == "," or mark in self.thousands:
+            whole, _, rest = cell.text.partition(mark)
+            raise DataError(
+                f"{cell.source}: {column} is {cell.text[:40]!r}: {whole}{rest} or {whole}.{rest}? No other cell says "
+                f"what a {_CALLED[mark]} means in this file. Write decimal points, and nothing between thousands."
+            )
+
+    @property
+    def notes(self) -> list[str]:
+        """How numbers were read, where it is not the plain way."""
+        told = ["decimal commas"] if "," in self.decimal else []
+        told += [f"a {_CALLED[mark]} between thousands" for mark in self.thousands]
+        return [f"numbers have {' and '.join(told)}"] if told else []
+
+    def value(self, text: str) -> float:
+        """The number in `text`. Raises ValueError if there is none, or one too large for any machine."""
+        bare = _bare(text)
+        match = _NUMBER.fullmatch(bare)
+        if match is None:
+            return float(bare)  # nan, inf, or an error
+        digits, mark = match["digits"], "," if "," in self.decimal else "."
+        for other in self.thousands:
+            if other in digits:
+                whole, point, rest = digits.partition(_OTHER[other])
+                if not re.fullmatch(rf"\d{{1,3}}({re.escape(other)}\d{{3}})+", whole) or other in rest:
+                    raise ValueError("thousands in groups of three digits are expected")
+                digits = whole.replace(other, "") + point + rest
+        sign = bare[0] if bare[0] in "+-" else ""
+        plain = digits.replace(mark, ".") + (match["exponent"] or "")
+        suffix = match["suffix"].strip()
+        value = float(parse_count(plain + ("k" if suffix == "K" else suffix))) if suffix else float(plain)
+        if math.isinf(value):
+            raise ValueError("it is too large")
+        return -value if sign == "-" else value
+
+
+def _bare(text: str) -> str:
+    """Without what programs put around and into numbers: quotation marks, =\"5\", blanks and ' between thousands."""
+    bare = re.sub(r"^=?[\"'](.*)[\"']$", r"\1", text.strip()).strip().replace("\u2212", "-")
+    if re.fullmatch(r"[+-]?\d{1,3}([ '’_\u00a0\u2009\u202f]\d{3})+(\D.*)?", bare):
+        bare = re.sub(r"(?<=\d)[ '’_\u00a0\u2009\u202f](?=\d{3}(\D|$))", "", bare)
+    return bare
+
+
+def _uses(digits: str, has_exponent: bool) -> list[tuple[str, bool | None]]:
+    """(mark, whether it is the decimal one); None where both readings are possible."""
+    marks = [char for char in digits if char in ".,"]
+    if not marks:
+        return []
+    if len(set(marks)) == 2:
+        last = marks[-1]
+        return [(last, True), (_OTHER[last], False)]
+    mark = marks[0]
+    if len(marks) > 1:
+        return [(mark, False)]
+    before, _, after = digits.partition(mark)
+    could_group = len(after) == 3 and 1 <= len(before) <= 3 and before[0] != "0" and not has_exponent
+    return [(mark, None if could_group else True)]

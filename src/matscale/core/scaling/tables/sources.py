@@ -1,0 +1,82 @@
+"""Where a table comes from: run folders, studies, globs, files, or rows of a program."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.scaling.tables.from_runs import ERRORS, find_runs, read_runs
+from matscale.core.scaling.tables.from_table import KNOWN, SUFFIXES, read_table, table_of
+from matscale.core.scaling.tables.table import Table
+
+Source = Table | str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]
+
+
+def read(
+    source: Source,
+    columns: Mapping[str, str] | None = None,
+    *,
+    target: str = "loss",
+    where: Mapping[str, str] | None = None,
+    curves: bool = False,
+) -> Table:
+    """The table at `source`. `target`: which error is fitted (loss, energy, forces, stress, or a column).
+
+    Raises ConfigError if nothing is there, or runs and tables are mixed.
+    """
+    columns = dict(columns or {})
+    for ours in columns:
+        if ours not in KNOWN:
+            raise ConfigError(
+                f"--map {ours}={columns[ours]}: {ours!r} is none of our names, which stand on the left. "
+                f"{did_you_mean(ours, KNOWN)}"
+            )
+    if target != "loss":
+        columns.setdefault("loss", ERRORS.get(target, target))
+    if isinstance(source, Table):
+        _refuse_other_columns(source, columns, where)
+        return source
+    if not isinstance(source, str | Path):
+        items = list(source)
+        if items and isinstance(items[0], Mapping):
+            return table_of(items, columns, where)  # type: ignore[arg-type]
+    else:
+        items = [source]
+    paths = [path for item in items for path in expand(str(item))]
+    files = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if files and len(files) < len(paths):
+        raise ConfigError("Runs and tables cannot be mixed in one fit: their losses may be different quantities.")
+    if len(files) > 1:
+        raise ConfigError(f"One table at a time, not {len(files)}: their columns may mean different things.")
+    if files:
+        return read_table(files[0], columns, where)
+    if where:
+        raise ConfigError("--where chooses rows of a table; for runs, name the folders.")
+    runs = sorted({run for path in paths for run in find_runs(path)})
+    if not runs:
+        raise DataError(
+            f"{', '.join(map(str, paths))}: no run folder there (run.json), and no table ({', '.join(SUFFIXES)})."
+        )
+    return read_runs(runs, columns, curves)
+
+
+def _refuse_other_columns(table: Table, columns: Mapping[str, str], where: Mapping[str, str] | None) -> None:
+    other = [f"{ours}={theirs}" for ours, theirs in columns.items() if table.names.get(ours) != theirs]
+    if other or where:
+        asked = ", ".join([*other, *(f"{key} = {value}" for key, value in (where or {}).items())])
+        raise ConfigError(
+            f"A Table has its columns and rows already, and cannot be read again with {asked}. Give the rows or the "
+            "file that it was made of."
+        )
+
+
+def expand(item: str) -> list[Path]:
+    if Path(item).exists():
+        return [Path(item)]
+    found = sorted(glob.glob(item))
+    if not found:
+        raise ConfigError(f"{item}: there is no such run, folder or table.")
+    return [Path(name) for name in found]

@@ -1,0 +1,75 @@
+"""The training batches of one optimizer step after another, from any place in any epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+
+import torch
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.loader import Loader
+from matscale.core.model.architecture import BatchShape
+from matscale.core.train.objective import Goal
+
+
+@dataclass(frozen=True)
+class Group:
+    """The batches whose gradients make one step, on this process."""
+
+    batches: list[AtomicBatch]
+    shapes: list[BatchShape]
+    labelled: dict[str, float]
+    """Term -> items with its label."""
+    waited: float
+    """Seconds until they were there."""
+
+
+WALKED = 1 << 25
+"""Structures whose batches are counted at the start of a run, over all its epochs."""
+
+
+def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
+    """Optimizer steps in `epochs` epochs.
+
+    Epochs differ where atoms or edges limit a batch: as many of them are counted as have `WALKED` structures together,
+    one at least. Those beyond count as the mean of the counted ones, so that a million epochs are planned at once.
+    """
+    if loader.budget.atoms is loader.budget.edges is None:
+        return epochs * -(-loader.n_batches(0) // accumulate)
+    counted = min(epochs, max(1, WALKED // loader.n_structures))
+    steps = sum(-(-loader.n_batches(epoch) // accumulate) for epoch in range(counted))
+    return steps if counted == epochs else round(Fraction(steps * epochs, counted))
+
+
+class Feed:
+    """Groups of `accumulate` batches; the last group of an epoch may be smaller, none spans two epochs."""
+
+    def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Goal) -> None:
+        self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
+
+    def groups(self, epoch: int, batch: int) -> Iterator[Group]:
+        """Without end, from batch number `batch` of `epoch` on."""
+        while True:
+            batches = self.loader.epoch(epoch, start=batch)
+            start = time.perf_counter()
+            while chunk := list(islice(batches, self.accumulate)):
+                yield self._group(chunk, start)
+                start = time.perf_counter()
+            epoch, batch = epoch + 1, 0
+
+    def _group(self, batches: list[AtomicBatch], start: float) -> Group:
+        shapes = [batch.shape for batch in batches]
+        labelled = dict.fromkeys(self.objective.terms, 0.0)
+        for batch in batches:
+            for name, count in self.objective.counts(batch).items():
+                labelled[name] += count
+        return Group([self._moved(b) for b in batches], shapes, labelled, time.perf_counter() - start)
+
+    def _moved(self, batch: AtomicBatch) -> AtomicBatch:
+        if self.device.type == "cpu":
+            return batch
+        return batch.pin_memory().to(self.device, non_blocking=True)

@@ -1,0 +1,100 @@
+"""Errors of anything that predicts: a trained potential, a baseline, somebody else's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from matscale.core.data.batch import AtomicBatch
+from matscale.core.model.outputs import Outputs
+from matscale.core.train.distributed import World
+from matscale.core.train.loss import LossConfig, Objective
+from matscale.core.train.metrics import Metrics, Sums
+from matscale.core.train.objective import Goal
+
+Predictor = Callable[[AtomicBatch], Outputs]
+
+
+def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossConfig | None = None) -> dict[str, float]:
+    """Errors in physical units (eV/atom, eV/Å, eV/Å³) and the compared loss, exact over uneven batches.
+
+    A predictor that is an `nn.Module` is put into evaluation mode (no dropout) for the time. Random numbers, if it
+    draws any, neither depend on the caller's nor disturb them. With `loss`, `objective` is that loss. The keys are
+    those of `matscale.core.train.metrics`, besides `n_structures` and `n_atoms`.
+    """
+    objective = None
+    if loss is not None:
+        from matscale.core.hosting.host import host
+
+        objective = Objective(loss, host().loss)
+    return tally(predictor, batches, objective).values()
+
+
+class Tally:
+    """Sums of an evaluation, which processes can add up before they are divided."""
+
+    def __init__(self, objective: Goal | None) -> None:
+        self.objective = objective
+        self.metrics: Sums | None = None
+        self.counts = {"n_structures": 0.0, "n_atoms": 0.0}
+        self.items = dict.fromkeys(objective.terms if objective else (), 0.0)
+        self.sums = dict(self.items)
+
+    def add(self, outputs: Outputs, batch: AtomicBatch) -> None:
+        """One batch."""
+        self.metrics = self.metrics or self._sums(batch.positions.device)
+        self.metrics.update(outputs, batch)
+        self.counts["n_structures"] += batch.n_structures
+        self.counts["n_atoms"] += batch.n_atoms
+        if self.objective is not None:
+            for name, count in self.objective.counts(batch).items():
+                self.items[name] += count
+            for name, value in self.objective.sums(outputs, batch).items():
+                self.sums[name] += float(value)
+
+    def _sums(self, device: torch.device) -> Sums:
+        return Metrics(device) if self.objective is None else self.objective.metrics(device)
+
+    def over(self, world: World, device: torch.device) -> Tally:
+        """The sums of all processes."""
+        self.metrics = self.metrics or self._sums(device)
+        world.sum(self.metrics.sums)
+        self.counts = world.sums(self.counts, device)
+        self.items, self.sums = world.sums(self.items, device), world.sums(self.sums, device)
+        return self
+
+    def values(self) -> dict[str, float]:
+        """Means by key."""
+        values: dict[str, float] = {} if self.metrics is None else self.metrics.values()
+        if self.objective is not None:
+            sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in self.sums.items() if self.items[name]}
+            values["objective"] = float(self.objective.total(sums, self.items))
+        return {**values, **{name: int(count) for name, count in self.counts.items()}}
+
+
+def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal | None = None) -> Tally:
+    """`evaluate` before the division."""
+    result = Tally(objective)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(predictor):
+        torch.manual_seed(0)
+        for batch in batches:
+            result.add(predictor(batch), batch)
+    return result
+
+
+@contextmanager
+def _evaluating(predictor: Predictor) -> Iterator[None]:
+    """Evaluation mode for a module, then the mode it had."""
+    if not isinstance(predictor, nn.Module):
+        yield
+        return
+    was_training = predictor.training
+    predictor.eval()
+    try:
+        yield
+    finally:
+        predictor.train(was_training)

@@ -1,0 +1,120 @@
+r"""A trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator and its trainer: `fairchem` backwards.
+
+    rmsd_E, rmsd_F = scales of energy and forces,    rmsd_part, mean_part = stress scale · (scale, shift) of its head
+
+and the element references as they are. fairchem reads pickles, so this is the one file of matscale that writes one: of
+dicts, lists, numbers, texts and tensors, which torch loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matscale.plugin import ConfigError, Potential, Run, __version__, load_run, make_folder, resolve_step, write_blocks
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.fairchem.names import fairchem_from_config, fairchem_name
+from matscale.plugins.eqv2.fairchem.tables import fairchem_tables
+from matscale.plugins.eqv2.heads import Rank2StressHead
+from matscale.plugins.eqv2.model import EqV2
+
+_HEADS = {"energy": "equiformer_v2_energy_head", "forces": "equiformer_v2_force_head", "stress": "rank2_symmetric_head"}
+_PARTS = {"stress_isotropic": 0, "stress_anisotropic": 2}
+"""Part of the stress -> its degree l."""
+
+
+def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> Potential:
+    """Write the model of `run` to `target`, a file of fairchem v1; what was written is returned.
+
+    Raises ConfigError for another architecture, for options without a counterpart in fairchem and if `target` exists;
+    DiskError where it cannot be written; besides, what `matscale.load` raises.
+    """
+    target = Path(target)
+    name = run.config.architecture.name
+    if name != "eqv2":
+        raise ConfigError(f"{run.path}: its architecture is {name!r}: fairchem v1 takes an eqv2 of ours, nothing else.")
+    if target.exists():
+        raise ConfigError(f"{target}: is in the way. Choose another file with -o.")
+    config = EqV2Config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
+    try:
+        fairchem_from_config(config)  # before the weights are read
+    except ConfigError as error:
+        raise ConfigError(f"{run.path}: cannot be exported: {error}") from None
+    step = resolve_step(run, checkpoint)
+    potential = load_run(run, step)
+    written = {**content(potential), "step": step}
+    written["config"]["cmd"]["identifier"] = run.name
+    make_folder(target.parent)
+    file = BytesIO()  # torch does not survive a file that refuses a write
+    torch.save(written, file)
+    write_blocks(target, [file.getbuffer()])
+    return potential
+
+
+def content(potential: Potential) -> dict[str, Any]:
+    """What the file holds. Raises ConfigError that names an option without a counterpart in fairchem."""
+    model = potential.model
+    assert isinstance(model, EqV2)
+    weights = {fairchem_name(name): p.detach().float().cpu() for name, p in model.named_parameters()}
+    found = {
+        "state_dict": OrderedDict({**weights, **fairchem_tables(model.config)}),
+        "normalizers": _normalizers(potential),
+        "config": _config(model.config),
+        "val_metrics": None,
+        "amp": None,
+    }
+    if potential.references.any():
+        found["elementrefs"] = {"energy": {"element_references": potential.references.cpu()}}
+    return found
+
+
+def _normalizers(potential: Potential) -> dict[str, dict[str, Tensor]]:
+    energy, forces, stress = potential.scales.cpu()
+    zero = torch.zeros_like(energy)
+    found = {"energy": {"mean": zero, "rmsd": energy}, "forces": {"mean": zero, "rmsd": forces}}
+    head = getattr(potential.model, "stress", None)
+    if isinstance(head, Rank2StressHead):
+        for name, (scale, shift) in zip(_PARTS, head.normalisers.double().cpu()):
+            found[name] = {"mean": stress * shift, "rmsd": stress * scale}
+    return {name: {key: value.clone() for key, value in pair.items()} for name, pair in found.items()}
+
+
+def _config(config: EqV2Config) -> dict[str, Any]:
+    """As fairchem's trainer writes it. Of optimizer, losses and data its calculator needs no more than the keys."""
+    heads: dict[str, dict[str, Any]] = {"energy": {"module": _HEADS["energy"]}, "forces": {"module": _HEADS["forces"]}}
+    outputs: dict[str, dict[str, Any]] = {
+        "energy": {"shape": 1, "level": "system", "property": "energy"},
+        "forces": {"irrep_dim": 1, "level": "atom", "property": "forces", **_ON_ALL_ATOMS},
+    }
+    if config.stress_head != "none":
+        options = {"decompose": True, "use_source_target_embedding": True, "default_norm_type": config.norm}
+        heads["stress"] = {"module": _HEADS["stress"], "output_name": "stress", **options}
+        parts = {name: {"irrep_dim": degree, "level": "system", "parent": "stress"} for name, degree in _PARTS.items()}
+        outputs["stress"] = {"level": "system", "property": "stress", "irrep_dim": 2, "decomposition": parts}
+    losses = [{"energy": {"fn": "per_atom_mae", "coefficient": 2.5}}, {"forces": {"fn": "l2mae", "coefficient": 20}}]
+    return {
+        "task": {},
+        "trainer": "ocp",
+        "model": {
+            "name": "hydra",
+            "pass_through_head_outputs": True,
+            "otf_graph": True,
+            "backbone": fairchem_from_config(config),
+            "heads": heads,
+        },
+        "outputs": outputs,
+        "optim": {},
+        "loss_functions": losses,
+        "evaluation_metrics": {"metrics": {"energy": ["mae"], "forces": ["mae"]}, "primary_metric": "forces_mae"},
+        "dataset": {"src": ""},
+        "amp": False,
+        "cmd": {"version": f"matscale {__version__}", "seed": 0},
+    }
+
+
+_ON_ALL_ATOMS = {"train_on_free_atoms": True, "eval_on_free_atoms": True}

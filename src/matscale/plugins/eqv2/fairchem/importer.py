@@ -1,0 +1,102 @@
+"""Checkpoints of EquiformerV2 by fairchem v1: what `matscale import fairchem` has to know of them.
+
+A hydra model with an `equiformer_v2_backbone` and heads for energy, forces and, where it has one, stress; or an
+`equiformer_v2` from before (`prehydra`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from matscale.plugin import Checkpoint, ConfigError, DatasetInfo, Importer, Role
+from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, derived, fairchem_name, load_fairchem
+from matscale.plugins.eqv2.fairchem.prehydra import as_hydra
+from matscale.plugins.eqv2.heads import Rank2StressHead
+from matscale.plugins.eqv2.model import EqV2
+
+_HEADS: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "energy": ({"equiformer_v2_energy_head", "equiformerV2_scalar_head"}, {"output_name": "energy", "reduce": "sum"}),
+    "forces": ({"equiformer_v2_force_head", "equiformerV2_vector_head"}, {"output_name": "forces"}),
+    "stress": (
+        {"rank2_symmetric_head"},
+        {
+            "output_name": "stress",
+            "decompose": True,
+            "use_source_target_embedding": True,
+            "edge_level_mlp": False,
+            "num_mlp_layers": 2,
+            "extensive": False,
+        },
+    ),
+}
+"""Head -> the names of its module, and the value of each of its options that is supported."""
+_REQUIRED = {"stress": ("decompose", "use_source_target_embedding")}
+"""Options whose default in fairchem is another one."""
+
+
+def configuration(checkpoint: Checkpoint) -> EqV2Config:
+    """Ours, of the file's. Raises ConfigError that names what is another network."""
+    path, backbone, heads = checkpoint.path, checkpoint.model.options, checkpoint.model.heads or {}
+    for head, (modules, options) in _HEADS.items():
+        if head in heads or head != "stress":
+            chosen = dict(checkpoint.section("config", "model", "heads", head))
+            _check_head(path, head, chosen, modules, options)
+    if extra := sorted(set(heads) - set(_HEADS)):
+        raise ConfigError(f"{path}: head {extra[0]!r} has no counterpart here. Known: energy, forces, stress.")
+    return config_from_fairchem(backbone, stress_head="rank2" if "stress" in heads else "none")
+
+
+def _check_head(path: Path, name: str, head: dict[str, Any], modules: set[str], options: dict[str, Any]) -> None:
+    module = head.pop("module", None)
+    if not isinstance(module, str) or module not in modules:
+        raise ConfigError(
+            f"{path}: its head for {name} is {module!r}: only {' or '.join(sorted(modules))} is imported."
+        )
+    if name == "stress":
+        head.pop("default_norm_type", None)  # of backbones without a norm of their own
+        head.pop("avg_num_nodes", None)  # has an effect on extensive heads alone
+    for key in _REQUIRED.get(name, ()):
+        head.setdefault(key, False)
+    for key, value in head.items():
+        if key not in options:
+            raise ConfigError(f"{path}: unknown option {key} = {value!r} of the head for {name}.")
+        if isinstance(value, Tensor) or value != options[key]:
+            raise ConfigError(f"{path}: {key} = {value!r} of the head for {name}: only {options[key]!r} is imported.")
+
+
+def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
+    """Parameters are trained; index tables, grids and the like are derived."""
+    parameters = {fairchem_name(name) for name, _ in model.named_parameters()}
+    found: dict[str, Role] = {}
+    for name in names:
+        if name in parameters:
+            found[name] = "trained"
+        elif derived(name):
+            found[name] = "derived"
+    return found
+
+
+def _stress_parts(model: EqV2, parts: Tensor) -> None:
+    if model.config.stress_head == "rank2":
+        cast(Rank2StressHead, model.stress).normalisers.copy_(parts)
+
+
+def _info(config: EqV2Config, elements: tuple[int, ...]) -> DatasetInfo:
+    return DatasetInfo(elements, config.mean_atoms, config.mean_degree)
+
+
+IMPORTER = Importer(
+    name="eqv2",
+    models=("equiformer_v2_backbone", "equiformer_v2"),
+    normal=as_hydra,
+    config=configuration,
+    roles=roles,
+    load=load_fairchem,
+    info=_info,
+    stress_parts=_stress_parts,
+)

@@ -1,0 +1,221 @@
+"""A process that has imported everything a training needs and forks one for each run: it starts in no time.
+
+To import torch and the architectures takes seconds, which is more than a tiny run itself. The nursery imports them
+once, does nothing else, and forks. That is safe because it is checked: it forks only while it has a single thread and
+has not touched a GPU, and starts an ordinary process otherwise. A forked process is one of its own: it has its own
+session, its output goes to the run's log, and it outlives the nursery and the sweep.
+
+Messages go over a socket pair: {"path", "arguments", "log", "environment"} with the file descriptor of the run's claim,
+or {"signal", "path"}; back come {"path", "code"} when a process has ended, and {"path", "error"} if none could begin.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matscale.plugin import Job
+
+PAUSE = 0.1
+"""Seconds between two looks at the children."""
+LARGEST = 1 << 16
+"""Bytes of a message."""
+MODULES = (
+    "matscale.core.train.session",
+    "matscale.core.data.named.catalog",
+    "safetensors.torch",
+    "scipy.optimize",
+    "torch._dynamo",
+)
+"""What a training imports sooner or later; the last one with its first optimizer."""
+
+
+class Nursery:
+    """The sweep's side. Raises OSError if the nursery is gone: then start another one."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-P", "-m", "matscale.plugins.launchers.fork_server", str(theirs.fileno())]
+            # One thread while it only imports: numpy's library of linear algebra would start others at once.
+            single = {"OPENBLAS_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                env=environment | single,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+
+    def start(self, job: Job, claim: int, environment: dict[str, str]) -> None:
+        """Begin a process that holds the file descriptor `claim`, with `environment` on top of the nursery's."""
+        message = {
+            "path": str(job.path),
+            "arguments": job.arguments,
+            "log": str(job.log),
+            "environment": environment,
+        }
+        socket.send_fds(self._socket, [json.dumps(message).encode()], [claim])
+
+    def signal(self, path: Path, number: int) -> None:
+        """Send a signal to the process of a run, if it has not ended."""
+        self._socket.send(json.dumps({"path": str(path), "signal": number}).encode())
+
+    def ended(self) -> list[tuple[Path, int | None, str]]:
+        """(run folder, exit code, error) of the processes that ended since it was last asked."""
+        found = []
+        while select.select([self._socket], [], [], 0)[0]:
+            text = self._socket.recv(LARGEST)
+            if not text:
+                raise ConnectionResetError("the nursery is gone")
+            message = json.loads(text)
+            found.append((Path(message["path"]), message.get("code"), message.get("error", "")))
+        return found
+
+    def close(self) -> None:
+        """The nursery ends; what it has begun goes on."""
+        self._socket.close()
+        self._process.wait()
+
+
+class _Server:
+    """The nursery's side."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.children: dict[int, str] = {}
+        self.spawned: dict[int, subprocess.Popen[bytes]] = {}
+
+    def serve(self) -> None:
+        """Until the sweep is gone."""
+        while True:
+            if select.select([self.connection], [], [], PAUSE)[0] and not self._answer():
+                return
+            self._report()
+
+    def _answer(self) -> bool:
+        text, descriptors, _, _ = socket.recv_fds(self.connection, LARGEST, 1)
+        if not text:
+            return False
+        message = json.loads(text)
+        if "signal" in message:
+            for pid, path in self.children.items():
+                if path == message["path"]:
+                    os.kill(pid, message["signal"])
+            return True
+        try:
+            self._begin(message, descriptors[0])
+        except OSError as error:
+            self._say({"path": message["path"], "error": str(error)})
+        finally:
+            os.close(descriptors[0])
+        return True
+
+    def _begin(self, message: dict[str, Any], claim: int) -> None:
+        with open(message["log"], "ab") as log:
+            if not may_fork():
+                process = _spawned(message, claim, log.fileno())
+                self.children[process.pid], self.spawned[process.pid] = message["path"], process
+                return
+            pid = os.fork()
+            if pid:
+                self.children[pid] = message["path"]
+                return
+            self.connection.close()
+            _become(message, log.fileno())
+
+    def _report(self) -> None:
+        for pid, path in list(self.children.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                del self.children[pid]
+                code = os.waitstatus_to_exitcode(status)
+                if pid in self.spawned:
+                    self.spawned.pop(pid).returncode = code  # it is reaped; its own object must not wait for it
+                self._say({"path": path, "code": code})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        with suppress(BrokenPipeError):  # nobody is left to know; the run folder tells the next sweep
+            self.connection.send(json.dumps(message).encode())
+
+
+def may_fork() -> bool:
+    """Whether a copy of this process is sound: no other thread could hold a lock in it, no GPU has state in it."""
+    import torch
+
+    try:
+        n_threads = len(os.listdir("/proc/self/task"))
+    except OSError:  # no Linux: who knows
+        return False
+    return n_threads == 1 and not torch.cuda.is_initialized()
+
+
+def _spawned(message: dict[str, Any], claim: int, log: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "matscale", *message["arguments"]],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=os.environ | message["environment"],
+        pass_fds=(claim,),
+        start_new_session=True,
+    )
+
+
+def _become(message: dict[str, Any], log: int) -> None:
+    """In the child: be `python -m matscale ARGUMENTS`, and end as it ends. Never returns."""
+    code = 1
+    try:
+        os.setsid()
+        os.environ.update(message["environment"])
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        sys.argv = ["matscale", *message["arguments"]]
+        runpy.run_module("matscale", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def warm_up() -> None:
+    """Import what every run needs, the architectures of matscale among it."""
+    from importlib import import_module
+
+    from matscale.plugin import host
+
+    for module in MODULES:
+        import_module(module)
+    for plugin in host().plugins:
+        if plugin.entry.builtin:
+            plugin.load()
+    gc.freeze()  # so that a collection in a child does not copy all these pages
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    warm_up()
+    _Server(connection).serve()
+
+
+if __name__ == "__main__":
+    main()

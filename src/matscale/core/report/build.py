@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from matscale.core.report import laws_figures, runs_figures, words
 from matscale.core.report.analysis import TERMS, Analysis, analyse, main_axis, of_target
@@ -36,7 +36,7 @@ class Panel:
     title: str
     figure: Any
     sentences: tuple[str, ...] = ()
-    """HTML"""
+    """Text, or `Markup` where words are marked"""
     is_small: bool = False
 
 
@@ -96,7 +96,7 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
         if not varies(table, axis):
             continue
         fits = analysis.fits_in(axis)
-        said = [words.sentence(fit) for fit in fits] + _refusals(analysis, axis, "loss")
+        said: list[str] = [*map(words.sentence, fits), *_refusals(analysis, axis, "loss")]
         said.append(MARKS)
         yield Panel(f"loss-{axis}", "laws", title, laws_figures.against(table, fits, axis, index, names), tuple(said))
     for fit in analysis.fits:
@@ -121,17 +121,17 @@ def _term_panels(records: Records, analysis: Analysis, table: Table) -> Iterable
             continue
         fits = [fit for fit in analysis.terms.get(term, ()) if fit.axes == (axis,)]
         figure = laws_figures.against(part, fits, axis, index, names, term)
-        said = [words.sentence(fit) for fit in fits] + _refusals(analysis, axis, term)
+        said = [*map(words.sentence, fits), *_refusals(analysis, axis, term)]
         yield Panel(f"error-{term}", "terms", f"{term.capitalize()} error", figure, tuple(said), is_small=True)
 
 
 def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
     if not analysis.fits:
         return
-    said = []
+    said: list[str] = []
     for comparison in analysis.comparisons:
         for pair in comparison.pairs:
-            said.append(" ".join(words.pair_sentences(pair, comparison)))
+            said.append(Markup(" ").join(words.pair_sentences(pair, comparison)))
         said.append(words.ranking(comparison))
     said += [words.refused(one) for one in analysis.refused if one.target == "comparison"]
     said.append("Open markers: no law is claimed.")
@@ -151,13 +151,13 @@ def _residual_panels(records: Records, analysis: Analysis, table: Table) -> Iter
             yield Panel(name, "residuals", title, figure, tuple(map(_scatter, fits)), is_small=True)
 
 
-def _scatter(fit: Fit) -> str:
+def _scatter(fit: Fit) -> Markup:
     spread = 100 * float(np.sqrt(np.mean(np.expm1(fit.residuals) ** 2)))
-    name = escape(fit.architecture)
-    return f"<b>{name}</b>: the points ({fit.points}) lie {spread:.2g} % (rms) from the {fit.law.name} law."
+    said = f": the points ({fit.points}) lie {spread:.2g} % (rms) from the {fit.law.name} law."
+    return Markup("<b>{}</b>{}").format(fit.architecture, said)
 
 
-def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = "") -> list[str]:
+def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = "") -> list[Markup]:
     ways = {"c": ("c", "frontier", ""), "nd": ("nd",)}.get(axis, (axis,))
     return [
         words.refused(one)

@@ -8,8 +8,9 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from markupsafe import Markup
 
 from matscale.core.errors import MatscaleError
 from matscale.core.report.records import folders_of
@@ -31,6 +32,10 @@ def version_of(sources: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+WAITING = Markup(
+    '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><title>waiting</title>'
+    "<p>{}</p><p>This page looks again every three seconds.</p>"
+)
 NOTHING = "default-src 'none'"
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -67,10 +72,7 @@ class Pages:
         try:
             return self.build(version)
         except MatscaleError as error:
-            return (
-                '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="3"><title>waiting</title>'
-                f"<p>{escape(str(error))}</p><p>This page looks again every three seconds.</p>"
-            )
+            return WAITING.format(error)
 
 
 def server(pages: Pages, host: str, port: int) -> ThreadingHTTPServer:

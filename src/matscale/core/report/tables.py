@@ -1,11 +1,13 @@
-"""Tables of the report, as HTML that can be read without a script."""
+"""Tables of the report: what stands in them. `assets/page.html.jinja` draws them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup
 
 from matscale.core.report.analysis import Analysis
 from matscale.core.report.records import RunRecord
@@ -38,83 +40,67 @@ WORDS = frozenset(
 """Headings of columns that hold words; all others are numbers and stand to the right."""
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """`rows` hold HTML."""
-    heads = "".join(f'<th scope="col"{_side(h)}>{escape(h)}</th>' for h in headings)
-    body = "".join(
-        "<tr>" + "".join(f"<td{_side(h)}>{cell}</td>" for h, cell in zip(headings, row)) + "</tr>\n" for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>'
-        f"{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>"
-    )
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table as the template draws it; a cell is text, or `Markup` where it has elements of its own."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[Sequence[str], ...]
 
 
-def verdicts(analysis: Analysis) -> str:
+def side(heading: str) -> str:
+    """Class of a column: `num`, which stands to the right, or none."""
+    return "" if heading in WORDS else "num"
+
+
+def verdicts(analysis: Analysis) -> HtmlTable:
     """Every law in a row: what is claimed and what not."""
     rows = [
         [
-            escape(fit.architecture),
-            escape(f"{fit.name}{f' at {fit.fixed}' if fit.fixed else ''}"),
+            fit.architecture,
+            f"{fit.name}{f' at {fit.fixed}' if fit.fixed else ''}",
             chip(fit.verdict),
             exponents(fit),
-            escape(reach(fit)),
+            reach(fit),
         ]
         for fit in analysis.fits
     ]
-    return table(("architecture", "law", "verdict", "exponents", "range"), rows, "Laws of the validation loss")
+    headings = ("architecture", "law", "verdict", "exponents", "range")
+    return HtmlTable("Laws of the validation loss", headings, tuple(rows))
 
 
-def held_out(analysis: Analysis) -> str:
+def held_out(analysis: Analysis) -> HtmlTable:
     """What the smaller sizes said of the largest."""
     rows = []
     for fit in analysis.fits:
         for held in fit.held_out[-2:]:
             at = ", ".join(f"{axis.upper()} = {size(value)}" for axis, value in held.at.items())
             rows.append([
-                escape(fit.architecture), escape(fit.name), at, number(held.predicted, held.low, held.high),
-                f"{held.found:.4g}", percent(held.error), "inside" if held.covered else "<b>outside</b>",
+                fit.architecture, fit.name, at, number(held.predicted, held.low, held.high),
+                f"{held.found:.4g}", percent(held.error), "inside" if held.covered else Markup("<b>outside</b>"),
             ])  # fmt: skip
     headings = ("architecture", "law", "held out", "predicted", "found", "error", "95 % interval")
-    return table(headings, rows, "The largest sizes, predicted from the smaller ones") if rows else ""
+    return HtmlTable("The largest sizes, predicted from the smaller ones", headings, tuple(rows))
 
 
-def runs_table(runs: Sequence[RunRecord], data: Sequence[int]) -> str:
-    """One row per run, which a click on a point leads to; `data`: number of its amount of data, or -1."""
-    heads = "".join(
-        f'<th scope="col" aria-sort="none"{_side(h)}><button type="button" data-sort="{k}">{escape(h)}</button></th>'
-        for k, h in enumerate(RUN_COLUMNS)
-    )
-    body = "".join(_run_row(k, run, data[k]) for k, run in enumerate(runs))
-    return (
-        '<div class="scroll tall" tabindex="0" role="region" aria-label="All runs"><table id="runs-table">'
-        "<caption>All runs. A name shows its run in the figures.</caption>"
-        f"<thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>"
-    )
-
-
-def _run_row(k: int, run: RunRecord, data: int) -> str:
-    last = run.last
-    status = f'<span title="{escape(run.reason)}">{escape(run.status)}</span>' if run.reason else escape(run.status)
-    hours = run.number("wall_s")
-    cells = [
-        f'<button type="button" data-run="{k}">{escape(run.name)}</button>',
-        status,
-        escape(run.architecture),
+def run_cells(run: RunRecord) -> list[str]:
+    """Cells of a run below `RUN_COLUMNS`, after its name and status."""
+    last, hours = run.last, run.number("wall_s")
+    return [
+        run.architecture,
         _whole(run.n),
         _whole(run.d),
-        escape(str(run.info.get("seed", "-"))),
+        str(run.info.get("seed", "-")),
         _digits(run.info.get("epochs")),
         _digits(run.info.get("flops")),
         _digits(hours / 3600.0 if hours else None),
         _digits(last.get("loss"), 1.0, 4),
         *(_digits(last.get(key), 1e3, 4) for key in ("energy_mae", "forces_mae", "stress_mae")),
     ]
-    body = "".join(f"<td{_side(h)}>{cell}</td>" for h, cell in zip(RUN_COLUMNS, cells))
-    return f'<tr id="run-{k}" data-architecture="{escape(run.architecture)}" data-data="{data}">{body}</tr>\n'
 
 
-def hardware(runs: Sequence[RunRecord]) -> str:
+def hardware(runs: Sequence[RunRecord]) -> HtmlTable:
     """What computed, for how long, and how many FLOPs."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
@@ -127,45 +113,40 @@ def hardware(runs: Sequence[RunRecord]) -> str:
         wall = sum(run.number("wall_s") or 0.0 for run in found)
         hours = wall / 3600 * int(world)
         rows.append([
-            escape(device), world, escape(precision), f"{len(found):,}", f"{flops:.3g}", f"{hours:.3g}",
-            f"{flops / wall:.3g}" if wall else "-", escape(by),
+            device, world, precision, f"{len(found):,}", f"{flops:.3g}", f"{hours:.3g}",
+            f"{flops / wall:.3g}" if wall else "-", by,
         ])  # fmt: skip
     headings = ("device", "processes", "precision", "runs", "FLOPs", "device-hours", "FLOPs/s", "FLOPs counted by")
-    return table(headings, rows, "Hardware and FLOPs of training")
+    return HtmlTable("Hardware and FLOPs of training", headings, tuple(rows))
 
 
-def left_out(analysis: Analysis) -> str:
-    """Runs that no law saw, and runs that one law did not see, by reason."""
+@dataclass(frozen=True)
+class LeftOut:
+    """Runs that one law, or every law, did not see for one reason; the first fifty by name."""
+
+    law: str
+    reason: str
+    n_runs: int
+    shown: tuple[str, ...]
+
+
+def left_out(analysis: Analysis) -> list[LeftOut]:
+    """Runs that no law saw, then those that one law did not see, by reason."""
     seen = set(analysis.excluded)
-    parts = [_by_reason(analysis.excluded, "every law")]
-    parts += [
-        _by_reason([e for e in fit.excluded if e not in seen], f"{fit.architecture}, {fit.name}")
-        for fit in analysis.fits
-    ]
-    return "".join(parts)
+    groups: list[tuple[str, Sequence[Excluded]]] = [("every law", analysis.excluded)]
+    groups += [(f"{fit.architecture}, {fit.name}", [e for e in fit.excluded if e not in seen]) for fit in analysis.fits]
+    return [one for law, excluded in groups for one in _by_reason(excluded, law)]
 
 
-def _by_reason(excluded: Sequence[Excluded], law: str) -> str:
+def _by_reason(excluded: Sequence[Excluded], law: str) -> list[LeftOut]:
     by_reason: dict[str, list[str]] = {}
     for one in excluded:
         by_reason.setdefault(one.reason, []).append(one.row)
-    parts = []
-    for reason, rows in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-        listed = "".join(f"<li>{escape(row)}</li>" for row in sorted(rows)[:50])
-        more = f"<li>and {len(rows) - 50:,} more</li>" if len(rows) > 50 else ""
-        parts.append(
-            f"<details><summary>{escape(law)}: {len(rows):,} × {escape(reason)}</summary>"
-            f"<ul>{listed}{more}</ul></details>"
-        )
-    return "".join(parts)
+    most_first = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [LeftOut(law, reason, len(rows), tuple(sorted(rows)[:50])) for reason, rows in most_first]
 
 
-def facts(rows: Mapping[str, Any]) -> str:
-    """Two columns."""
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in rows.items() if v) + "</dl>"
-
-
-def provenance(runs: Sequence[RunRecord], command: str, version: str) -> str:
+def provenance(runs: Sequence[RunRecord], command: str, version: str) -> dict[str, str]:
     """From what, by what and how: enough to make the runs and this page again."""
     infos = [run.info for run in runs if run.info]
 
@@ -181,29 +162,22 @@ def provenance(runs: Sequence[RunRecord], command: str, version: str) -> str:
     def data(key: str) -> str:
         return values(lambda info: (info.get("dataset") or {}).get(key))
 
-    return facts(
-        {
-            "made by": f"matscale {version}",
-            "command": command,
-            "a run again": "matscale train --config RUN/config.toml",
-            "dataset": data("path"),
-            "dataset hash": data("hash"),
-            "structures": data("structures"),
-            "labels by": data("labels_by"),
-            "runs by matscale": version_of("matscale"),
-            "torch": version_of("torch"),
-            "python": version_of("python"),
-            "architectures from": values(
-                lambda i: (
-                    "{name}: {distribution} {version}".format(**i["architecture"]) if "architecture" in i else None
-                )
-            ),
-        }
-    )
-
-
-def _side(heading: str) -> str:
-    return "" if heading in WORDS else ' class="num"'
+    facts = {
+        "made by": f"matscale {version}",
+        "command": command,
+        "a run again": "matscale train --config RUN/config.toml",
+        "dataset": data("path"),
+        "dataset hash": data("hash"),
+        "structures": data("structures"),
+        "labels by": data("labels_by"),
+        "runs by matscale": version_of("matscale"),
+        "torch": version_of("torch"),
+        "python": version_of("python"),
+        "architectures from": values(
+            lambda i: "{name}: {distribution} {version}".format(**i["architecture"]) if "architecture" in i else None
+        ),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _whole(value: float | None) -> str:

@@ -1,8 +1,11 @@
-"""Verdicts in sentences, as they stand beside figures. No more digits than the intervals support."""
+"""Verdicts in sentences, as they stand beside figures. No more digits than the intervals support.
+
+Sentences are `Markup`: its `format` escapes whatever is put in, so that a name from a run's record stays a name.
+"""
 
 from __future__ import annotations
 
-from html import escape
+from markupsafe import Markup
 
 from matscale.core.report.analysis import Refused
 from matscale.core.scaling.comparison.compare import Comparison, Pair
@@ -15,15 +18,15 @@ OVER = {
 }  # fmt: skip
 
 
-def sentence(fit: Fit) -> str:
-    """HTML: the verdict on one law, what it says, how far it reaches, how its test went."""
+def sentence(fit: Fit) -> Markup:
+    """The verdict on one law, what it says, how far it reaches, how its test went."""
     over = OVER.get("".join(fit.axes), ", ".join(fit.axes))
-    beside = f" at {escape(fit.fixed)}" if fit.fixed else ""
-    head = f"{chip(fit.verdict)} <b>{escape(fit.architecture)}</b> over {over}{beside}"
+    beside = f" at {fit.fixed}" if fit.fixed else ""
+    head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
     if not fit.is_law:
-        why = "; ".join(escape(reason.text) for reason in fit.reasons)
-        return f"{head}: no law is claimed: {why}. {_dotted(fit)}"
-    return f"{head}: {exponents(fit)}, over {reach(fit)}. {held_out(fit)}"
+        why = "; ".join(reason.text for reason in fit.reasons)
+        return Markup("{}: no law is claimed: {}. {}").format(head, why, _dotted(fit))
+    return Markup("{}: {}, over {}. {}").format(head, exponents(fit), reach(fit), held_out(fit))
 
 
 def _dotted(fit: Fit) -> str:
@@ -43,7 +46,7 @@ def exponents(fit: Fit) -> str:
 
 
 def symbol(name: str) -> str:
-    return {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}.get(name, escape(name))
+    return {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}.get(name, name)
 
 
 def reach(fit: Fit) -> str:
@@ -64,27 +67,23 @@ def held_out(fit: Fit) -> str:
     return f"Held out: {at} was predicted {percent(abs(held.error))[1:]} too {side}, {inside} the 95 % interval."
 
 
-def refused(one: Refused) -> str:
-    if one.target == "comparison":
-        return f"{chip('not comparable')} <b>{escape(one.architecture)}</b> over {OVER[one.way]}: {escape(one.reason)}"
-    return f"{chip('no fit')} <b>{escape(one.architecture)}</b> over {OVER[one.way]}: {escape(one.reason)}"
+def refused(one: Refused) -> Markup:
+    badge = chip("not comparable" if one.target == "comparison" else "no fit")
+    return Markup("{} <b>{}</b> over {}: {}").format(badge, one.architecture, OVER[one.way], one.reason)
 
 
-def chip(verdict: str) -> str:
+def chip(verdict: str) -> Markup:
     """The verdict as a word in a frame: told apart by its text, not by its colour."""
     kind = "yes" if verdict in ("law", "law with floor", "broken law", "exponents differ") else "no"
-    return f'<span class="chip {kind}">{escape(verdict)}</span>'
+    return Markup('<span class="chip {}">{}</span>').format(kind, verdict)
 
 
 def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
-    """HTML: the test of two exponents, and what it could have seen."""
+    """The test of two exponents, and what it could have seen."""
     axis = comparison.axis.upper()
-    names = f"<b>{escape(pair.first)}</b> and <b>{escape(pair.second)}</b>"
-    said = [
-        f"{chip(pair.verdict)} {names} over {OVER[comparison.axis]}"
-        + (f" at {escape(comparison.fixed)}" if comparison.fixed else "")
-        + f": {escape(pair.reason) or _difference(pair)}."
-    ]
+    over = OVER[comparison.axis] + (f" at {comparison.fixed}" if comparison.fixed else "")
+    head = Markup("{} <b>{}</b> and <b>{}</b> over {}").format(chip(pair.verdict), pair.first, pair.second, over)
+    said: list[str] = [Markup("{}: {}.").format(head, pair.reason or _difference(pair))]
     if not pair.reason:
         said.append(
             f"A true difference of 0.04 would be seen with {_share(pair.power)}; {_number(pair.smallest)} with 80 %."
@@ -92,12 +91,10 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
     if pair.ratios:
         last = pair.ratios[-1]
         ratio = with_interval(last.value, last.low, last.high)
-        said.append(
-            f"Loss of {escape(pair.first)} over that of {escape(pair.second)} at {axis} = {size(last.at)}: {ratio}."
-        )
+        said.append(f"Loss of {pair.first} over that of {pair.second} at {axis} = {size(last.at)}: {ratio}.")
     if not pair.reason:
         said.append(crossing(pair, axis))
-    said.append(f"To settle it: {escape(pair.settling.text)}.")
+    said.append(f"To settle it: {pair.settling.text}.")
     return said
 
 
@@ -130,7 +127,7 @@ def _number(value: float) -> str:
 def ranking(comparison: Comparison) -> str:
     """One line: all architectures at the largest common value."""
     ranks = "; ".join(
-        f"{k}. {escape(rank.architecture)} {number(rank.loss, rank.low, rank.high)}"
+        f"{k}. {rank.architecture} {number(rank.loss, rank.low, rank.high)}"
         + ("" if rank.is_law else " (by a line that is no law)")
         for k, rank in enumerate(comparison.ranking, start=1)
     )

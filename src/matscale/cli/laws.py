@@ -124,8 +124,9 @@ def fit(
 ) -> None:
     """Fit scaling laws to RUNS (folders, globs, a study) or a TABLE (CSV, JSON lines, parquet).
 
-    Each law has intervals, a test on the largest sizes, and a verdict: law, law with floor, broken law, not
-    identifiable, no learning. What was left out, and why, is listed.
+    Each law has intervals, a test on the largest sizes, and a verdict: law (with floor, broken), local slope, rejected,
+    incomplete design, not identifiable, no learning. A refused law says what can still be said. What was left out, and
+    why, is listed.
     """
     from matscale.cli.laws_text import checklist_text, fit_text
     from matscale.core.scaling.checklist import checklist as fill
@@ -198,6 +199,11 @@ def compare(
     type=click.FloatRange(0, 1, min_open=True),
     help="Share of its peak.  [default: what runs on it reached; without any, 0.05 is assumed]",
 )
+@click.option(
+    "--despite",
+    type=click.Choice(["rejected", "incomplete-design", "not-identifiable"]),
+    help="Plan by a joint law of this verdict too, with its uncertainty widened by what it misses.",
+)
 @sampled
 def plan(
     sources: tuple[str, ...],
@@ -213,14 +219,15 @@ def plan(
     device: str | None,
     precision: str | None,
     mfu: float | None,
+    despite: str | None,
     checkpoint: str,
     samples: int,
     seed: int,
 ) -> None:
     """Say which size on how much data makes the best of a budget, or what a loss takes.
 
-    By the joint law and the measured cost of the runs. Without a joint law there is no plan, but the runs that would
-    tell most.
+    By the joint law and the measured cost of the runs. Without a joint law there is no plan, but what can still be said
+    and the runs that would tell most; --despite plans by a refused law with a wider uncertainty.
     """
     from matscale.cli.laws_text import plan_text
     from matscale.core.scaling.allocation.plan import make_plan
@@ -235,7 +242,7 @@ def plan(
         raise ConfigError(f"Plan for one architecture at a time: --arch {' or --arch '.join(table.architectures)}.")
     fitted = _joint(table, Options(target=target, checkpoint=checkpoint, samples=samples, seed=seed))
     speed = _speed(device, fitted.table, precision, mfu)
-    result = make_plan(fitted, flops=flops, loss=loss, speed=speed)
+    result = make_plan(fitted, flops=flops, loss=loss, speed=speed, despite=(despite or "").replace("-", " "))
     if as_json:
         values = {"fit": fitted.plain(), **result.plain()}
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))

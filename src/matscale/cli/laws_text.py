@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from matscale.cli.text import aligned
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
+from matscale.core.scaling.verdict import LOCAL_SLOPE
 
 if TYPE_CHECKING:
     from matscale.core.scaling.allocation.plan import Plan, Quantity
@@ -30,7 +31,9 @@ def fit_text(fit: Fit) -> str:
     )
     lines = [title]
     lines += [f"  because {reason}" for reason in fit.reasons]
-    lines.append(f"  {fit.law.formula}" + ("" if fit.is_law else "   (fitted all the same; not to be used)"))
+    if fit.still:
+        lines.append(f"  still, {fit.still}")
+    lines.append(f"  {fit.law.formula}" + ("" if fit.is_law else f"   ({words_of(fit)})"))
     for name, value in fit.parameters.items():
         lines.append(f"    {name:<8} {with_interval(value, *fit.intervals[name])}")
     ranges = ", ".join(f"{axis} {size(low)} to {size(high)}" for axis, (low, high) in fit.range.items())
@@ -41,6 +44,11 @@ def fit_text(fit: Fit) -> str:
         lines.append(f"  forms: {'; '.join(map(_candidate, fit.candidates))}")
     lines += [f"  note: {note}" for note in fit.notes]
     return "\n".join([*lines, *excluded_text(fit.excluded)])
+
+
+def words_of(fit: Fit) -> str:
+    """What the parameters below are not."""
+    return "a slope over this range, no exponent" if fit.verdict == LOCAL_SLOPE else "as fitted; not to be extrapolated"
 
 
 def _candidate(tried: Candidate) -> str:

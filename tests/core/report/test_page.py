@@ -67,22 +67,22 @@ def test_the_same_records_give_the_same_bytes(study: Path, text: str) -> None:
 
 
 def test_every_law_is_said_in_words_with_its_interval(report: Report, text: str) -> None:
-    assert {fit.verdict for fit in report.analysis.fits} >= {"law with floor", "not identifiable"}
+    assert {fit.verdict for fit in report.analysis.fits} >= {"law with floor", "incomplete design"}
     for panel in report.panels:
         if panel.name.startswith("joint-"):
             assert "α = " in panel.sentences[0]
     assert '<span class="chip yes">law with floor</span>' in text
-    assert '<span class="chip no">not identifiable</span>' in text
+    assert '<span class="chip no">incomplete design</span>' in text
 
 
-def test_a_law_that_is_none_has_no_band_and_says_not_to_be_used(report: Report) -> None:
+def test_a_law_that_is_none_has_no_band_and_says_not_to_be_extrapolated(report: Report) -> None:
     panel = next(panel for panel in report.panels if panel.name == "loss-d")  # three amounts of data carry no law
-    assert all(fit.verdict == "not identifiable" for fit in report.analysis.fits_in("d"))
-    lines = [t for t in panel.figure.data if t.mode == "lines" and t.name and "not identifiable" in t.name]
+    assert all(fit.verdict == "incomplete design" for fit in report.analysis.fits_in("d"))
+    lines = [t for t in panel.figure.data if t.mode == "lines" and t.name and "incomplete design" in t.name]
     assert lines
     assert all(line.line.dash == "dot" for line in lines)
     assert not any(trace.fill for trace in panel.figure.data)
-    assert "not to be used" in panel.sentences[0]
+    assert "not to be extrapolated" in panel.sentences[0]
 
 
 def test_a_law_has_a_band_around_its_line(report: Report) -> None:

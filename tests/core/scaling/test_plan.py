@@ -143,7 +143,7 @@ def test_a_plan_of_run_folders_rests_on_their_counted_flops_and_their_speed(tmp_
 def test_without_a_law_there_is_no_plan_but_the_runs_that_would_tell() -> None:
     fit = matscale.fit(grid(np.random.default_rng(0), 3, 4, 2, 0.02), "nd", samples=60)
     with pytest.raises(
-        MatscaleError, match=r"No plan: the joint law is not identifiable \(b: .*runs that would tell most"
+        MatscaleError, match=r"No plan: the joint law is incomplete design \(b: .*runs that would tell most"
     ):
         make_plan(fit, flops=1e12)
 

@@ -11,6 +11,7 @@ from matscale.core.report.analysis import Refused
 from matscale.core.scaling.comparison.compare import Comparison, Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
+from matscale.core.scaling.verdict import LAWS
 
 OVER = {
     "n": "parameters N", "d": "training structures D", "c": "training compute C", "nd": "parameters and data",
@@ -25,12 +26,13 @@ def sentence(fit: Fit) -> Markup:
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
     if not fit.is_law:
         why = "; ".join(reason.text for reason in fit.reasons)
-        return Markup("{}: no law is claimed: {}. {}").format(head, why, _dotted(fit))
+        still = f" Still, {fit.still}." if fit.still else ""
+        return Markup("{}: no law is claimed: {}.{} {}").format(head, why, still, _dotted(fit))
     return Markup("{}: {}, over {}. {}").format(head, exponents(fit), reach(fit), held_out(fit))
 
 
 def _dotted(fit: Fit) -> str:
-    return f"The dotted line ({exponents(fit)}) is not to be used."
+    return f"The dotted line ({exponents(fit)}) is not to be extrapolated."
 
 
 def exponents(fit: Fit) -> str:
@@ -74,7 +76,7 @@ def refused(one: Refused) -> Markup:
 
 def chip(verdict: str) -> Markup:
     """The verdict as a word in a frame: told apart by its text, not by its colour."""
-    kind = "yes" if verdict in ("law", "law with floor", "broken law", "exponents differ") else "no"
+    kind = "yes" if verdict in (*LAWS, "exponents differ") else "no"
     return Markup('<span class="chip {}">{}</span>').format(kind, verdict)
 
 

@@ -15,7 +15,7 @@ docs/laws.md has the coverage that this reaches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,18 @@ class Draws:
     freedom: Array
     """Degrees of freedom of each parameter [p]"""
     noise: Noise
+
+    def stretched(self, factor: float) -> Draws:
+        """The same with all deviations multiplied by `factor`."""
+        noise = self.noise
+        wider = replace(
+            noise,
+            sizes=noise.sizes * factor,
+            runs=noise.runs * factor,
+            between=noise.between * factor**2,
+            within=noise.within * factor**2,
+        )
+        return replace(self, draws=self.theta + (self.draws - self.theta) * factor, noise=wider)
 
     def widened(self, level: float = LEVEL) -> Array:
         """Draws moved away from the fit by Student's t over the normal quantile."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matscale.core.scaling.bootstrap import bootstrap
-from matscale.core.scaling.intervals import spread
+from matscale.core.scaling.intervals import spread, wide_enough
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import HUBER, solve
@@ -35,6 +35,12 @@ class HeldOut:
     @property
     def covered(self) -> bool:
         return self.low <= self.found <= self.high
+
+    @property
+    def widening(self) -> float:
+        """Factor by which the interval has to grow, in ln L, to hold what was found; 1 where it does."""
+        end = self.high if self.found > self.predicted else self.low
+        return wide_enough(float(np.log(self.found / self.predicted)), float(np.log(end / self.predicted)))
 
     def plain(self) -> dict[str, object]:
         return {

@@ -7,7 +7,7 @@ profile intervals, {v : (S(v) - S) / (S / (k - p)) <= t²} with S the sum of squ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -32,6 +32,10 @@ class Spread:
     freedom: int
     """Sizes less parameters."""
 
+    def stretched(self, factor: float) -> Spread:
+        """The same with all errors multiplied by `factor`."""
+        return replace(self, covariance=self.covariance * factor**2, scatter=self.scatter * factor)
+
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
         """(low, high) of ln L."""
         centre, half = self.law.value(self.theta, logx - self.frame.x) + self.frame.y, self.half_width(logx, level, new)
@@ -47,6 +51,11 @@ class Spread:
 def quantile(level: float, freedom: int) -> float:
     """Of |t|; infinite without a degree of freedom."""
     return float(stats.t.ppf(0.5 + level / 2, freedom)) if freedom > 0 else float("inf")
+
+
+def wide_enough(missed: float, half: float) -> float:
+    """Factor, 1 at least, by which an interval of half-width `half` has to grow to hold what lies `missed` away."""
+    return max(1.0, abs(missed / half)) if half and np.isfinite(half) else 1.0
 
 
 def spread(law: Law, theta: Array, frame: Frame, logx: Array, logy: Array) -> Spread:

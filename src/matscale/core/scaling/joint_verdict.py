@@ -10,6 +10,7 @@ from scipy import stats
 
 from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.held_out import HeldOut
+from matscale.core.scaling.intervals import wide_enough
 from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means
 from matscale.core.scaling.solve import HUBER, Solution, refine
@@ -35,7 +36,7 @@ def joint_reasons(
     values = named(law.plain(solution.theta, solution.frame))
     found = [reason for name in law.exponents for reason in flat(name, values[name], *intervals[name])]
     found += _unstable(law, solution, x, y, groups(runs[law.axes[0]]), values, intervals)
-    found += _bent(law, solution, draws, x, y)
+    found += _bent(law, solution, draws, x, y, intervals)
     found += missed(held)
     found += contradicted(law, draws, runs)
     edge = [name for name in law.exponents if name in ("alpha", "beta") and not 0.02 < abs(values[name]) < 2.0]
@@ -80,11 +81,14 @@ def _unstable(
         if is_large(float(moved[worst]), values[name], low, high):
             left = size(float(np.exp(x[sizes == worst, 0].mean())))
             change = percent(float(moved[worst]) / values[name])
-            found.append(Reason("d", f"without {law.axes[0]} = {left}, {name} changes by {change}"))
+            text = f"without {law.axes[0]} = {left}, {name} changes by {change}"
+            found.append(Reason("d", text, widening=wide_enough(float(moved[worst]), (high - low) / 2)))
     return found
 
 
-def _bent(law: Law, solution: Solution, draws: Draws, x: Array, y: Array) -> list[Reason]:
+def _bent(
+    law: Law, solution: Solution, draws: Draws, x: Array, y: Array, intervals: dict[str, tuple[float, float]]
+) -> list[Reason]:
     """Trigger e: the mean residual of each size, against (ln x)² of that size."""
     size = draws.noise.size
     counts = np.bincount(size)
@@ -96,11 +100,17 @@ def _bent(law: Law, solution: Solution, draws: Draws, x: Array, y: Array) -> lis
     if freedom < 2:
         return []
     rest = mean - columns[:, :2] @ np.linalg.lstsq(columns[:, :2], mean, rcond=None)[0]
-    left = mean - columns @ np.linalg.lstsq(columns, mean, rcond=None)[0]
+    bend = np.linalg.lstsq(columns, mean, rcond=None)[0]
+    left = mean - columns @ bend
     squares, fewer = float(left @ left), float(rest @ rest)
     f = (fewer - squares) / max(squares / freedom, 1e-300)
     p = float(stats.f.sf(f, 1, freedom))
-    return [Reason("e", f"sizes bend away from the {law.name} law (p = {p:.1g})")] if p < SIGNIFICANT else []
+    if p >= SIGNIFICANT:
+        return []
+    low, high = intervals[law.exponents[0]]
+    changes = abs(float(bend[2])) * float(np.ptp(at))
+    widening = 1 + changes / ((high - low) / 2) if high > low else 1.0
+    return [Reason("e", f"sizes bend away from the {law.name} law (p = {p:.1g})", widening=widening)]
 
 
 def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
@@ -121,9 +131,11 @@ def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
         spread = float(np.std(np.mean([one.samples for one in slices], axis=0)))
         freedom = min([len(slices) - 1] * (len(slices) > 1) + [one.n_sizes - 2 for one in slices])
         off = float(np.sqrt(error**2 + between**2 / len(slices) + spread**2))
-        if abs(slope - implied) > float(stats.t.ppf(0.975, freedom)) * max(off, 0.01 * abs(slope)):
+        limit = float(stats.t.ppf(0.975, freedom)) * max(off, 0.01 * abs(slope))
+        if abs(slope - implied) > limit:
             at = f"{len(slices)} values of {'d' if axis == 'n' else 'n'}" if len(slices) > 1 else slices[0].fixed
-            found.append(Reason("g", f"at {at} the slope in {axis} is {slope:.3f}, the joint law says {implied:.3f}"))
+            text = f"at {at} the slope in {axis} is {slope:.3f}, the joint law says {implied:.3f}"
+            found.append(Reason("g", text, widening=wide_enough(slope - implied, limit)))
     return found
 
 

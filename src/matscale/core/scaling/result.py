@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,15 @@ from matscale.core.scaling.law import Array, Frame, Law
 from matscale.core.scaling.select import Candidate
 from matscale.core.scaling.tables.from_runs import ERRORS
 from matscale.core.scaling.tables.table import Excluded, Table
-from matscale.core.scaling.verdict import NO_LEARNING, NOT_IDENTIFIABLE, Reason
+from matscale.core.scaling.text import with_interval
+from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NOT_IDENTIFIABLE, REFUSED, REJECTED, Reason
+
+STILL = {
+    REJECTED: "within the range of the points, with what the law misses allowed for",
+    INCOMPLETE: "if the law holds, which these runs cannot test",
+    NOT_IDENTIFIABLE: "the exponent is not known better than",
+}
+"""Verdict -> what the widened intervals are true of."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,33 @@ class Fit:
 
     @property
     def is_law(self) -> bool:
-        return self.verdict not in (NO_LEARNING, NOT_IDENTIFIABLE)
+        return self.verdict in LAWS
+
+    @property
+    def widening(self) -> float:
+        """Factor by which intervals have to grow to hold what the law misses; 1 where nothing speaks against it."""
+        return max((reason.widening for reason in self.reasons), default=1.0)
+
+    @property
+    def allowing_for_misfit(self) -> Fit:
+        """The same law with every uncertainty multiplied by `widening`: what can still be said of a refused law."""
+        k = self.widening
+        if k == 1.0:
+            return self
+        intervals = {
+            name: _stretched(self.parameters[name], ends, k, in_logs=name in self.law.logs)
+            for name, ends in self.intervals.items()
+        }
+        return replace(self, spread=self.spread.stretched(k), intervals=intervals)
+
+    @property
+    def still(self) -> str:
+        """What can be said although the law is refused, in a sentence; empty where the verdict says it all."""
+        if self.verdict not in REFUSED:
+            return ""
+        wide = self.allowing_for_misfit.intervals
+        told = ", ".join(f"{name} {with_interval(self.parameters[name], *wide[name])}" for name in self.law.exponents)
+        return f"{STILL[self.verdict]}: {told}"
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
@@ -124,6 +158,9 @@ class Fit:
             "level": self.level,
             "verdict": self.verdict,
             "reasons": [str(reason) for reason in self.reasons],
+            "widening": self.widening,
+            "intervals_with_misfit": {name: list(ends) for name, ends in self.allowing_for_misfit.intervals.items()},
+            "still": self.still or None,
             "notes": list(self.notes),
             "range": {axis: list(ends) for axis, ends in self.range.items()},
             "n_sizes": self.n_sizes,
@@ -138,6 +175,16 @@ class Fit:
         }
         plain: dict[str, Any] = finite(values)
         return plain
+
+
+def _stretched(value: float, ends: tuple[float, float], factor: float, in_logs: bool) -> tuple[float, float]:
+    """`ends` moved away from `value` by `factor`; by the ratio to it for a parameter that cannot be negative."""
+    if in_logs and value > 0:
+        with np.errstate(over="ignore", divide="ignore"):
+            low, high = (float(value * np.exp(factor * np.log(end / value))) for end in ends)
+        return low, high
+    low, high = (float(value + (end - value) * factor) for end in ends)
+    return low, high
 
 
 def bars(table: Table, target: str) -> dict[str, float]:

@@ -10,9 +10,11 @@
 | f | the largest held-out size lies outside its 95 % predictive interval |
 | g | the joint law contradicts the slopes of the slices of the grid, all slices together |
 | h | an optimum lies at the edge of what was tried |
+| i | the slope belongs to the range of the points: a floor stands, or cannot be excluded |
 
-Where the best run itself has learned nothing (a): `no learning`. With any other: `not identifiable`. With none, the
-form's own name.
+The verdict is that of the weightiest reason, in this order: `no learning` where the best run itself has learned nothing
+(a), `not identifiable` (a, c), `rejected` (e, f, g), `not identifiable` (d), `incomplete design` (b, h), `local slope`
+(i). With none, it is the form's own name.
 """
 
 from __future__ import annotations
@@ -24,14 +26,26 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.scaling.held_out import HeldOut
-from matscale.core.scaling.intervals import Spread
+from matscale.core.scaling.intervals import Spread, wide_enough
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import refine
 from matscale.core.scaling.text import percent, size
 
-NO_LEARNING, NOT_IDENTIFIABLE = "no learning", "not identifiable"
-VERDICTS = ("law", "law with floor", "broken law", NOT_IDENTIFIABLE, NO_LEARNING)
+LAWS = ("law", "law with floor", "broken law")
+LOCAL_SLOPE, REJECTED, INCOMPLETE = "local slope", "rejected", "incomplete design"
+NOT_IDENTIFIABLE, NO_LEARNING = "not identifiable", "no learning"
+VERDICTS = (*LAWS, LOCAL_SLOPE, REJECTED, INCOMPLETE, NOT_IDENTIFIABLE, NO_LEARNING)
+REFUSED = (REJECTED, INCOMPLETE, NOT_IDENTIFIABLE)
+"""Verdicts that are no law, and after which something can still be said."""
+WORDS = {
+    **dict.fromkeys("ac", NOT_IDENTIFIABLE),
+    **dict.fromkeys("efg", REJECTED),
+    "d": NOT_IDENTIFIABLE,
+    **dict.fromkeys("bh", INCOMPLETE),
+    "i": LOCAL_SLOPE,
+}
+"""Trigger -> verdict, the weightiest first: a law that the points contradict is rejected, whichever size decides it."""
 SIGNIFICANT = 0.01
 DECADE = 0.95
 """Of a decade: sizes of a ladder rarely fall exactly where they were wanted."""
@@ -42,10 +56,12 @@ class Reason:
     """A trigger that fired."""
 
     trigger: str
-    """One of a to h."""
+    """One of a to i."""
     text: str
     is_no_learning: bool = False
     """Whether it is more than a doubt: nothing was learned."""
+    widening: float = 1.0
+    """Factor by which intervals have to grow to hold what the law misses."""
 
     def __str__(self) -> str:
         return f"{self.trigger}: {self.text}"
@@ -55,8 +71,9 @@ def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float
     """One of `VERDICTS`. A floor whose interval holds 0 is not claimed."""
     if any(reason.is_no_learning for reason in reasons):
         return NO_LEARNING
-    if reasons:
-        return NOT_IDENTIFIABLE
+    fired = {reason.trigger for reason in reasons}
+    if fired:
+        return next(word for trigger, word in WORDS.items() if trigger in fired)
     has_floor = law.floor is not None and intervals[law.floor][0] > 0
     return "law" if law.verdict == "law with floor" and not has_floor else law.verdict
 
@@ -100,7 +117,7 @@ def one_variable(
     low, high = intervals[name]
     reasons += flat(name, value, low, high) or rising(law, spread, means)
     reasons += unstable(law, spread, means, name, low, high)
-    reasons += bent(law, spread, means)
+    reasons += bent(law, spread, means, (high - low) / 2)
     return reasons + missed(held)
 
 
@@ -144,7 +161,8 @@ def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high
     if not is_large(float(moved[worst]), value, low, high):
         return []
     left = size(float(np.exp(means.x[worst, 0])))
-    return [Reason("d", f"without {means.axis} = {left}, {name} changes by {percent(float(moved[worst]) / value)}")]
+    text = f"without {means.axis} = {left}, {name} changes by {percent(float(moved[worst]) / value)}"
+    return [Reason("d", text, widening=wide_enough(float(moved[worst]), (high - low) / 2))]
 
 
 def is_large(change: float, value: float, low: float, high: float) -> bool:
@@ -152,8 +170,11 @@ def is_large(change: float, value: float, low: float, high: float) -> bool:
     return abs(change) > min(max((high - low) / 2, 0.02 * abs(value)), 0.3 * abs(value))
 
 
-def bent(law: Law, spread: Spread, means: Means) -> list[Reason]:
-    """Trigger e: a term in (ln x)² beside the law, and the runs of signs among its residuals."""
+def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
+    """Trigger e: a term in (ln x)² beside the law, and the runs of signs among its residuals.
+
+    `half` is the half-width of the exponent's interval: it has to grow by as much as the slope changes to either end.
+    """
     if spread.freedom < 2:
         return []
     x, y = means.x - spread.frame.x, means.y - spread.frame.y
@@ -161,15 +182,17 @@ def bent(law: Law, spread: Spread, means: Means) -> list[Reason]:
     columns = np.column_stack([law.derivatives(spread.theta, x), x[:, 0] ** 2])
     coefficients, _, rank, _ = np.linalg.lstsq(columns, residual, rcond=1e-10)
     left = residual - columns @ coefficients
+    changes = abs(float(coefficients[-1])) * float(np.ptp(x[:, 0]))
+    widening = 1 + changes / half if half > 0 else 1.0
     freedom = spread.freedom - 1
     if rank == columns.shape[1] and left @ left > 0:
         f = (residual @ residual - left @ left) / (left @ left / freedom)
         p = float(stats.f.sf(f, 1, freedom))
         if p < SIGNIFICANT:
-            return [Reason("e", f"the points bend away from the {law.name} law (p = {p:.2g})")]
+            return [Reason("e", f"the points bend away from the {law.name} law (p = {p:.2g})", widening=widening)]
     p = _runs_of_signs(residual)
     if p < SIGNIFICANT:
-        return [Reason("e", f"the residuals run in blocks of one sign (p = {p:.2g})")]
+        return [Reason("e", f"the residuals run in blocks of one sign (p = {p:.2g})", widening=widening)]
     return []
 
 
@@ -191,4 +214,5 @@ def missed(held: list[HeldOut]) -> list[Reason]:
         return []
     last = held[-1]
     at = ", ".join(f"{axis} = {size(value)}" for axis, value in last.at.items())
-    return [Reason("f", f"at {at} the smaller sizes predict {percent(last.error)}, outside their 95 % interval")]
+    text = f"at {at} the smaller sizes predict {percent(last.error)}, outside their 95 % interval"
+    return [Reason("f", text, widening=last.widening)]

@@ -24,6 +24,7 @@ from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
 """Budgets beyond so many times the largest compute seen are refused."""
@@ -142,20 +143,29 @@ def make_plan(
     flops: float | None = None,
     loss: float | None = None,
     speed: Callable[[float], Speed] | None = None,
+    despite: str = "",
 ) -> Plan:
     """The allocation for `flops`, or for the target `loss`; `speed` of a model of so many parameters gives its hours.
 
-    Raises MatscaleError with the reasons if the joint law is none, ConfigError for a budget that is too far or a loss
-    that the law never reaches.
+    `despite` names the verdict of a refused law to plan by all the same, with every uncertainty widened by what the law
+    misses. Raises MatscaleError with the reasons if the joint law has another verdict and is no law, ConfigError for a
+    budget that is too far or a loss that the law never reaches.
     """
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
-    assert isinstance(fit.spread, Draws)
     cost = measured_cost(fit.table)
     if not fit.is_law:
-        raise MatscaleError(refusal(fit, cost))
+        if fit.verdict != despite or despite not in REFUSED:
+            raise MatscaleError(refusal(fit, cost))
+        fit = fit.allowing_for_misfit
     _refuse_flat(cost)
+    assert isinstance(fit.spread, Draws)
     draws = _samples(fit.spread)
+    if 2 * len(draws) < len(fit.spread.draws):
+        raise MatscaleError(
+            f"No plan: only {len(draws)} of {len(fit.spread.draws)} bootstrap samples, widened by what the law misses, "
+            f"have a best size at all. {_advice(fit, cost)}"
+        )
     best = np.array([[fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
     if flops is None:
         assert loss is not None
@@ -178,16 +188,34 @@ def make_plan(
         speed=speed(float(n[0])) if speed else None,
         beyond=float(budget[0]) / cost.largest,
         proposals=tuple(propose(fit, cost, (float(n[0]), float(d[0])))),
-        notes=tuple(_notes(fit, float(n[0]), float(d[0]))),
+        notes=(*_despite(fit), *_notes(fit, float(n[0]), float(d[0]))),
     )
 
 
 def refusal(fit: Fit, cost: Cost) -> str:
-    """Why there is no plan, and which runs would change that."""
-    best = ", ".join(f"n = {p.n:,.0f} on d = {p.d:,.0f}" for p in propose(fit, cost, None)[:3])
+    """Why there is no plan, what can be said all the same, and which runs would change that."""
     reasons = "; ".join(str(reason) for reason in fit.reasons)
-    advice = f" The runs that would tell most: {best}." if best else ""
-    return f"No plan: the joint law is {fit.verdict} ({reasons}).{advice}"
+    still = f" Still, {fit.still}. --despite {option(fit.verdict)} plans with this uncertainty." if fit.still else ""
+    return f"No plan: the joint law is {fit.verdict} ({reasons}).{still} {_advice(fit, cost)}".rstrip()
+
+
+def option(verdict: str) -> str:
+    """The verdict as `--despite` takes it: `incomplete-design`."""
+    return verdict.replace(" ", "-")
+
+
+def _advice(fit: Fit, cost: Cost) -> str:
+    best = ", ".join(f"n = {p.n:,.0f} on d = {p.d:,.0f}" for p in propose(fit, cost, None)[:3])
+    return f"The runs that would tell most: {best}." if best else ""
+
+
+def _despite(fit: Fit) -> list[str]:
+    """What is to be known of a plan by a law that was refused."""
+    if fit.is_law:
+        return []
+    reasons = "; ".join(str(reason) for reason in fit.reasons)
+    wider = f"; its uncertainty is {fit.widening:.2g} times wider for it" if fit.widening > 1 else ""
+    return [f"the law is {fit.verdict} ({reasons}){wider}"]
 
 
 def optimal_size(laws: Array, c: Array, cost: Cost) -> Array:

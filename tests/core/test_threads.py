@@ -11,7 +11,8 @@ import pytest
 
 from matscale.core import threads
 
-SHOW = "import matscale, os; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('OMP_NUM_THREADS'))"
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+SHOW = f"import matscale, os; print(*map(os.environ.get, {NAMES}))"
 
 
 def shown(code: str = SHOW, **environment: str) -> str:
@@ -23,13 +24,13 @@ def shown(code: str = SHOW, **environment: str) -> str:
 
 
 def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
-    assert shown().startswith("PASSIVE")
-    assert shown(OMP_WAIT_POLICY="ACTIVE").startswith("ACTIVE")
-    assert shown(GOMP_SPINCOUNT="1000").startswith("None")
+    assert shown().startswith("PASSIVE 2000")
+    assert shown(OMP_WAIT_POLICY="ACTIVE").startswith("ACTIVE None")
+    assert shown(GOMP_SPINCOUNT="1000").startswith("None 1000")
 
 
 def test_nothing_is_set_once_torch_is_imported() -> None:
-    assert shown("import sys; sys.modules['torch'] = sys; " + SHOW) == "None None"
+    assert shown("import sys; sys.modules['torch'] = sys; " + SHOW) == "None None None"
 
 
 def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **files: str) -> None:
@@ -62,7 +63,7 @@ def test_cores_are_those_that_the_control_group_grants(
 def test_torch_gets_no_more_threads_than_a_quota_pays_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     group(monkeypatch, tmp_path, cpu_max="200000 100000")
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY"):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     threads.prepare()
     assert os.environ["OMP_NUM_THREADS"] == "2"

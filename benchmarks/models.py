@@ -48,10 +48,10 @@ from ground import (
 )
 from torch import Tensor, nn
 
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.model.architecture import Architecture, BatchShape, DatasetInfo
+from matscale.core.model.architecture import Architecture, DatasetInfo
 from matscale.core.model.outputs import predict
 from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.optim import adamw

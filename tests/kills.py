@@ -25,7 +25,8 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.sources.find import read_atoms_here
 from matscale.core.data.sources.pack import pack
 from matscale.core.data.store import edge_cache_build, verified
-from matscale.core.data.store.edge_cache_build import build_cache, open_cache
+from matscale.core.data.store.edge_cache import open_cache
+from matscale.core.data.store.edge_cache_build import build_cache
 from matscale.core.data.store.manifest import FILE
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.data.synthetic.make import make
@@ -34,6 +35,7 @@ from matscale.core.errors import MatscaleError
 from matscale.core.files import FAULT, FAULT_COUNT, DiskError, write_text
 from matscale.core.hosting.host import host
 from matscale.core.inference import predict
+from matscale.core.locks import claim
 from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
 from matscale.core.model.potential import Potential, Scales
 from matscale.core.report.build import build
@@ -42,7 +44,6 @@ from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import CONFIG, PLANNED, TIMINGS, Run
 from matscale.core.study import sweep as sweeping
-from matscale.core.study.claim import claim
 from matscale.core.study.launcher import Ended, Job
 from matscale.core.train import session
 from matscale.core.train.session import train

@@ -15,10 +15,10 @@ from typing import Any
 import tomli_w
 
 from matscale.core.config import read_toml
+from matscale.core.locks import is_claimed
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import PLANNED, TIMINGS, Run
-from matscale.core.study.claim import is_claimed
 from matscale.core.study.config import Study
 from matscale.core.study.launcher import Ended, Job
 from matscale.core.study.plan import Plan, plan

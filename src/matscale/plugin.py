@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from matscale.core.config import Config as Config
     from matscale.core.config import to_toml as to_toml
     from matscale.core.data.batch import AtomicBatch as AtomicBatch
+    from matscale.core.data.batch import BatchShape as BatchShape
     from matscale.core.data.graph import Graph as Graph
     from matscale.core.data.neighbors import collate as collate
     from matscale.core.data.neighbors import neighbors as neighbors
-    from matscale.core.data.sources.find import Frame as Frame
-    from matscale.core.data.sources.find import Reader as Reader
-    from matscale.core.data.sources.find import from_ase as from_ase
     from matscale.core.data.sources.labels import CALCULATOR as CALCULATOR
     from matscale.core.data.sources.labels import Unusable as Unusable
     from matscale.core.data.sources.limits import current as current_limits
     from matscale.core.data.sources.limits import shown as bytes_as_text
     from matscale.core.data.sources.lines import Lines as Lines
+    from matscale.core.data.sources.reader import Frame as Frame
+    from matscale.core.data.sources.reader import Reader as Reader
+    from matscale.core.data.sources.reader import from_ase as from_ase
     from matscale.core.data.structure import Structure as Structure
     from matscale.core.data.structure import whole_numbers as whole_numbers
     from matscale.core.data.synthetic.labelers import MPTRJ_ELEMENTS as MPTRJ_ELEMENTS
@@ -50,12 +51,13 @@ if TYPE_CHECKING:
     from matscale.core.hosting.host import host as host
     from matscale.core.hosting.tracker import Tracker as Tracker
     from matscale.core.inference.load import load as load_run
-    from matscale.core.inference.load import resolve_step as resolve_step
+    from matscale.core.locks import CLAIM as CLAIM_FILE
+    from matscale.core.locks import claim as claim_run
+    from matscale.core.locks import is_claimed as is_run_claimed
     from matscale.core.model.activation_checkpointing import in_place_of as recomputed_in_place_of
     from matscale.core.model.architecture import CLAIMS as CLAIMS
     from matscale.core.model.architecture import Architecture as Architecture
     from matscale.core.model.architecture import ArchitectureConfig as ArchitectureConfig
-    from matscale.core.model.architecture import BatchShape as BatchShape
     from matscale.core.model.architecture import DatasetInfo as DatasetInfo
     from matscale.core.model.architecture import closest as closest
     from matscale.core.model.architecture import count_parameters as count_parameters
@@ -87,14 +89,12 @@ if TYPE_CHECKING:
     from matscale.core.runs.record import LOG as LOG
     from matscale.core.runs.record import PLANNED as PLANNED
     from matscale.core.runs.record import Run as Run
+    from matscale.core.runs.restore import resolve_step as resolve_step
     from matscale.core.scaling.law import Array as Array
     from matscale.core.scaling.law import Law as Law
     from matscale.core.scaling.nonnegative import amplitudes as amplitudes
     from matscale.core.scaling.nonnegative import best_of as best_of
     from matscale.core.scaling.nonnegative import log_amplitudes as log_amplitudes
-    from matscale.core.study.claim import claim as claim_run
-    from matscale.core.study.claim import is_claimed as is_run_claimed
-    from matscale.core.study.launcher import CLAIM as CLAIM_FILE
     from matscale.core.study.launcher import Ended as Ended
     from matscale.core.study.launcher import Job as Job
     from matscale.core.study.launcher import Launcher as Launcher
@@ -202,7 +202,7 @@ _LAZY = {
     "CLAIMS": "matscale.core.model.architecture:CLAIMS",
     "Architecture": "matscale.core.model.architecture:Architecture",
     "ArchitectureConfig": "matscale.core.model.architecture:ArchitectureConfig",
-    "BatchShape": "matscale.core.model.architecture:BatchShape",
+    "BatchShape": "matscale.core.data.batch:BatchShape",
     "DatasetInfo": "matscale.core.model.architecture:DatasetInfo",
     "closest": "matscale.core.model.architecture:closest",
     "count_parameters": "matscale.core.model.architecture:count_parameters",
@@ -241,9 +241,9 @@ _LAZY = {
     "recomputed_in_place_of": "matscale.core.model.activation_checkpointing:in_place_of",
     "undisturbed": "matscale.core.model.isolation:undisturbed",
     # Readers and labelers
-    "Frame": "matscale.core.data.sources.find:Frame",
-    "Reader": "matscale.core.data.sources.find:Reader",
-    "from_ase": "matscale.core.data.sources.find:from_ase",
+    "Frame": "matscale.core.data.sources.reader:Frame",
+    "Reader": "matscale.core.data.sources.reader:Reader",
+    "from_ase": "matscale.core.data.sources.reader:from_ase",
     "CALCULATOR": "matscale.core.data.sources.labels:CALCULATOR",
     "Unusable": "matscale.core.data.sources.labels:Unusable",
     "current_limits": "matscale.core.data.sources.limits:current",
@@ -261,12 +261,12 @@ _LAZY = {
     "log_amplitudes": "matscale.core.scaling.nonnegative:log_amplitudes",
     "Tracker": "matscale.core.hosting.tracker:Tracker",
     # Launchers
-    "CLAIM_FILE": "matscale.core.study.launcher:CLAIM",
+    "CLAIM_FILE": "matscale.core.locks:CLAIM",
     "Ended": "matscale.core.study.launcher:Ended",
     "Job": "matscale.core.study.launcher:Job",
     "Launcher": "matscale.core.study.launcher:Launcher",
-    "claim_run": "matscale.core.study.claim:claim",
-    "is_run_claimed": "matscale.core.study.claim:is_claimed",
+    "claim_run": "matscale.core.locks:claim",
+    "is_run_claimed": "matscale.core.locks:is_claimed",
     "usable_cores": "matscale.core.threads:usable_cores",
     "make_folder": "matscale.core.files:make_folder",
     "remove_path": "matscale.core.files:remove",
@@ -285,7 +285,7 @@ _LAZY = {
     "PLANNED": "matscale.core.runs.record:PLANNED",
     "Run": "matscale.core.runs.record:Run",
     "load_run": "matscale.core.inference.load:load",
-    "resolve_step": "matscale.core.inference.load:resolve_step",
+    "resolve_step": "matscale.core.runs.restore:resolve_step",
     "host": "matscale.core.hosting.host:host",
     # Errors
     "ConfigError": "matscale.core.errors:ConfigError",

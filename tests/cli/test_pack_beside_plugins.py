@@ -13,7 +13,7 @@ from matscale.core.hosting.observers import PluginWarning
 READER = """
     import numpy as np
     from matscale import hookimpl
-    from matscale.core.data.sources.find import Reader
+    from matscale.core.data.sources.reader import Reader
     from matscale.core.data.structure import Structure
 
     def matches(path):

@@ -15,7 +15,7 @@ from matscale.cli import main
 from matscale.cli.progress.sweep import Lines, Table, watcher_for
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.estimate.timing import Timing
-from matscale.core.study.outcome import State
+from matscale.core.runs.status import State
 from matscale.core.study.sweep import Sweep, Watcher
 from studies import FakePool, planned, rows, study_file, wait_for
 

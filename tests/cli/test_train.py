@@ -18,8 +18,8 @@ from matscale.core.data.split import split
 from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.data.structure import Structure
 from matscale.core.progress import Progress, StepStatus
+from matscale.core.runs.config import TERMS
 from matscale.core.runs.record import Run
-from matscale.core.train.loss import TERMS
 
 FEW = ["--arch", "fcn", "--params", "2000", "--device", "cpu", "--set", "compute.threads=1", "--steps", "6"]
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from little import Site, architecture
+from matscale.core.data.batch import BatchShape
 from matscale.core.errors import ConfigError, PluginError
 from matscale.core.hosting.observers import PluginWarning
-from matscale.core.model.architecture import BatchShape
 from matscale.version import API_VERSION
 
 SHAPE = BatchShape(n_structures=1, n_atoms=2, n_edges=4, sum_atoms_squared=4)

@@ -26,7 +26,7 @@ from matscale.core.inference.predict import predict_file
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
 from matscale.core.runs.record import Run
-from matscale.core.train.loss import Masks
+from matscale.core.train.residuals import Masks
 
 MakeRun = Callable[..., Run]
 LITTLE = {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from matscale.cli.lazy import LazyGroup
 from matscale.cli.types import limit_option
-from matscale.core.errors import did_you_mean
 from matscale.core.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -29,34 +28,7 @@ ELSEWHERE = {
 """Name -> (where the command lives, its line of help): imported when asked for."""
 
 
-class DataGroup(click.Group):
-    """Knows the commands that live in other files by name and summary."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*self.commands, *ELSEWHERE})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in ELSEWHERE:
-            module, _, attribute = ELSEWHERE[cmd_name][0].partition(":")
-            command: click.Command = getattr(import_module(module), attribute)
-            return command
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError:
-            hint = did_you_mean(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        lines = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
-        lines |= {name: summary for name, (_, summary) in ELSEWHERE.items()}
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(lines.items()))
-
-
-@click.group(cls=DataGroup)
+@click.group(cls=LazyGroup, elsewhere=ELSEWHERE)
 def data() -> None:
     """Make, pack, inspect and fetch datasets."""
 

@@ -91,8 +91,8 @@ def show(run: Path, as_json: bool) -> None:
     """Show one run: what it is, how it stands, what it cost, how well it does."""
     from matscale.cli.errors_table import errors_table
     from matscale.cli.progress.train import pretrained
+    from matscale.core.runs.status import read_info
     from matscale.core.study.ledger import row, run_folders
-    from matscale.core.study.outcome import read_info
 
     if list(run_folders(run)) != [run]:
         raise ConfigError(f"{run}: is not a run. `matscale runs list {run}` lists those in it.")

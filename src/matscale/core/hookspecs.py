@@ -19,11 +19,12 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from matscale.core.data.sources.find import Reader
+    from matscale.core.data.batch import BatchShape
+    from matscale.core.data.sources.reader import Reader
     from matscale.core.data.synthetic.labelers import Labeler
     from matscale.core.fairchem.importer import Importer
     from matscale.core.hosting.tracker import Tracker
-    from matscale.core.model.architecture import Architecture, ArchitectureConfig, BatchShape
+    from matscale.core.model.architecture import Architecture, ArchitectureConfig
     from matscale.core.runs.record import Run
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher

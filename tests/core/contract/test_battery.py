@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from matscale.core.contract import BoundCheck, Check, all_checks
 from matscale.core.contract.subject import ContractError, Subject
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.graph import Graph
-from matscale.core.model.architecture import CLAIMS, Architecture, ArchitectureConfig, BatchShape, DatasetInfo
+from matscale.core.model.architecture import CLAIMS, Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.model.layers.heads import mean_by_structure, sum_by_structure
 from matscale.core.model.layers.padding import Padding
 from matscale.core.model.layers.radial import GaussianBasis, cosine_cutoff

@@ -16,7 +16,8 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.data.store import edge_cache_build
 from matscale.core.data.store.arrays import map_arrays
-from matscale.core.data.store.edge_cache_build import build_cache, open_cache
+from matscale.core.data.store.edge_cache import open_cache
+from matscale.core.data.store.edge_cache_build import build_cache
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
 from matscale.core.files import DiskError

@@ -7,8 +7,8 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from matscale.core.data.sources.find import from_ase
 from matscale.core.data.sources.labels import Keys, Unusable, attach
+from matscale.core.data.sources.reader import from_ase
 from matscale.core.data.structure import Structure, full_to_voigt
 from matscale.core.errors import ConfigError, DataError
 

@@ -12,7 +12,8 @@ from laws_data import TRUTH, grid, ladder
 
 import matscale
 from matscale.core.errors import ConfigError, DataError, MatscaleError
-from matscale.core.scaling.allocation.plan import make_plan, measured_cost, needed, optimal_size, reached
+from matscale.core.scaling.allocation.cost_law import measured_cost
+from matscale.core.scaling.allocation.plan import make_plan, needed, optimal_size, reached
 from matscale.core.scaling.allocation.speed import Speed, speed_on
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.table import Table

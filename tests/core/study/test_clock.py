@@ -11,8 +11,8 @@ import pytest
 
 from matscale.core.errors import DataError
 from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.status import State
 from matscale.core.study.clock import Clock, counted_flops, kind_of, work
-from matscale.core.study.outcome import State
 from matscale.core.study.planned import PlannedRun
 from studies import planned
 

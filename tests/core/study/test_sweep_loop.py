@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError, StoppedEarly
-from matscale.core.locks import FolderLock
+from matscale.core.locks import FolderLock, claim, is_claimed
 from matscale.core.runs.record import Run
+from matscale.core.runs.status import State, state_of
 from matscale.core.study import ledger
-from matscale.core.study.claim import claim, is_claimed
 from matscale.core.study.launcher import Ended
-from matscale.core.study.outcome import State, state_after, state_of
+from matscale.core.study.outcome import state_after
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
 from matscale.core.study.sweep import Sweep, Watcher, lay_out

@@ -12,11 +12,11 @@ import tiny
 import torch
 from torch import nn
 
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.graph import Graph
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.flops import Probes, cost_of, count_prediction, count_step, fit, measure_step_flops, probes_of
-from matscale.core.model.architecture import BatchShape, DatasetInfo
+from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
 from matscale.core.progress import Progress

@@ -12,9 +12,11 @@ from torch.testing import assert_close
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError
 from matscale.core.model.outputs import Outputs
+from matscale.core.runs.config import LossConfig
 from matscale.core.train.evaluation import evaluate
-from matscale.core.train.loss import LossConfig, Masks, Objective, decompose
+from matscale.core.train.loss import Objective
 from matscale.core.train.metrics import Metrics
+from matscale.core.train.residuals import Masks, decompose
 from matscale.plugins.losses import HUBER_DELTA, register_losses
 
 LOSSES = {loss.name: loss for loss in register_losses()}

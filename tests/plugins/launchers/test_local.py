@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from matscale.core.errors import ConfigError
-from matscale.core.study.claim import is_claimed
+from matscale.core.locks import is_claimed
 from matscale.core.study.launcher import Ended, Job
 from matscale.plugins.launchers.local import LocalOptions, LocalPool
 from studies import PATIENCE, in_the_midst, process_of, rows, said, sweeping, trained, wait_for
@@ -100,7 +100,7 @@ def test_what_a_nursery_began_is_watched_on_when_the_nursery_is_killed(pool: Loc
 
 
 def test_a_run_that_another_process_has_taken_is_left_to_it(pool: LocalPool, tmp_path: Path) -> None:
-    from matscale.core.study.claim import claim
+    from matscale.core.locks import claim
 
     descriptor = claim(tmp_path)
     assert descriptor is not None

@@ -123,7 +123,7 @@ def nearest_elements(batch: AtomicBatch) -> Tensor:
 def _nearest(
     positions: NDArray[np.float64], numbers: NDArray[np.int64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    from matscale.core.data.neighbors import neighbors
+    from matscale.core.data.neighbors import neighbors  # start-up: vesin
 
     n = len(positions)
     if n == 1 and not pbc.any():

@@ -105,7 +105,7 @@ class CompositionBaseline(Baseline):
 
     @classmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:
-        from matscale.core.data.references import fit_references
+        from matscale.core.data.references import fit_references  # start-up: torch
 
         stress = MaskedSum(1, 9)
         for batch in batches(dataset, indices):

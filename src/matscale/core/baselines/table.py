@@ -16,7 +16,7 @@ from matscale.core.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.train.loss import LossConfig
+    from matscale.core.runs.config import LossConfig
 
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline for baseline in (ZeroBaseline, MeanBaseline, CompositionBaseline, NearestBaseline)
@@ -44,7 +44,7 @@ def evaluate_baselines(
     loss: LossConfig | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of `matscale.core.train.evaluation` by baseline; `batches()` starts a pass over the data anew."""
-    from matscale.core.train.evaluation import evaluate
+    from matscale.core.train.evaluation import evaluate  # start-up: torch
 
     return {name: evaluate(baseline, batches(), loss) for name, baseline in baselines.items()}
 

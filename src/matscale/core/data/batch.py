@@ -17,16 +17,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from matscale.core.precision import times_matrix
-
-if TYPE_CHECKING:
-    from matscale.core.model.architecture import BatchShape
 
 FLAT = 1e-6
 """Share of the product of their lengths below which three lattice vectors lie in one plane."""
@@ -82,8 +80,6 @@ class AtomicBatch:
     @property
     def shape(self) -> BatchShape:
         """The sizes on which the cost of a step depends."""
-        from matscale.core.model.architecture import BatchShape
-
         squares = int((self.atoms_per_structure.long() ** 2).sum())
         return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)
 
@@ -251,3 +247,23 @@ def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
     """Tensors T as turn.T @ T @ turn, both [n, 3, 3]."""
     half = times_matrix(tensors, turn[:, None])
     return times_matrix(half.transpose(1, 2), turn[:, None]).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The sizes on which the cost of a step depends."""
+
+    n_structures: int
+    n_atoms: int
+    n_edges: int
+    sum_atoms_squared: int
+    """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
+    count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
+    """Counts `n_triplets`; asked only where a cost depends on them."""
+    batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
+    """The batch itself, for a formula that has more to count; None where only the numbers are known, as in a plan."""
+
+    @cached_property
+    def n_triplets(self) -> int:
+        """Ordered pairs of different neighbours of an atom: Σ over atoms of degree·(degree − 1)."""
+        return self.count_triplets()

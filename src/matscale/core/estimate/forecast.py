@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from matscale.core.data.batch import BatchShape
 from matscale.core.data.loader import Loader
-from matscale.core.data.store.edge_cache_build import open_cache
-from matscale.core.model.architecture import BatchShape
+from matscale.core.data.store.edge_cache import open_cache
 from matscale.core.train.accumulation import steps_of
 from matscale.core.train.distributed import World
 from matscale.core.train.setup import Setup

@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.flops.cost import fit
 from matscale.core.flops.count import backward_of_any_loss
-from matscale.core.model.architecture import BatchShape
 from matscale.core.model.potential import Potential
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -109,6 +108,6 @@ def resident_bytes() -> int:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * resource.getpagesize()
     except (OSError, ImportError, IndexError, ValueError):
-        from matscale.core.train.compute import memory_bytes
+        from matscale.core.train.compute import memory_bytes  # start-up: torch
 
         return memory_bytes(torch.device("cpu"))

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.flops.count import count_prediction, run_counted
 from matscale.core.flops.probes import Probes
-from matscale.core.model.architecture import BatchShape
 from matscale.core.model.potential import Potential
 
 Formula = Callable[[BatchShape], float | None]

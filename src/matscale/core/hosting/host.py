@@ -24,11 +24,12 @@ from matscale.core.hosting.provided import KINDS
 if TYPE_CHECKING:
     import click
 
-    from matscale.core.data.sources.find import Reader
+    from matscale.core.data.batch import BatchShape
+    from matscale.core.data.sources.reader import Reader
     from matscale.core.data.synthetic.labelers import Labeler
     from matscale.core.fairchem.importer import Importer
-    from matscale.core.hosting.tracker import Tracking
-    from matscale.core.model.architecture import Architecture, ArchitectureConfig, BatchShape
+    from matscale.core.hosting.observers import Tracking
+    from matscale.core.model.architecture import Architecture, ArchitectureConfig
     from matscale.core.scaling.law import Law
     from matscale.core.study.launcher import Launcher
     from matscale.core.train.loss import Loss
@@ -99,7 +100,7 @@ class Host:
 
     def tracking(self, name: str) -> Tracking:
         """The tracker called `name`, for one run. Raises PluginError if a module that it needs is missing."""
-        from matscale.core.hosting.tracker import Tracking
+        from matscale.core.hosting.observers import Tracking  # start-up: plugins
 
         found = self.find("tracker", name)
         return Tracking.of(found.value, found.plugin)

@@ -5,12 +5,20 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
+from matscale.core.errors import PluginError
+from matscale.core.hosting.loading import Plugin, install_hint
+
 if TYPE_CHECKING:
+    from matscale.core.hosting.tracker import Log, Tracker
     from matscale.core.runs.record import Run
+
+PLACE = frozenset({"step", "split", "time"})
+"""Keys of a row that say where and when, and are no metrics."""
 
 
 class PluginWarning(UserWarning):
@@ -88,3 +96,56 @@ def _farewell(title: str, event: str, error: BaseException) -> str:
         f"{title} raised {type(error).__name__}: {error} in its hook {event} "
         f"({where.filename}:{where.lineno}). It is switched off for the rest of this run; the run goes on."
     )
+
+
+class Tracking:
+    """A tracker as an observer of one run."""
+
+    implements = ("run_started", "step_ended", "evaluated", "run_ended")
+
+    def __init__(self, tracker: Tracker, title: str) -> None:
+        self.tracker, self.title = tracker, title
+        self.log: Log | None = None
+
+    @classmethod
+    def of(cls, tracker: Tracker, plugin: Plugin) -> Tracking:
+        """Raises PluginError that says what to install for a module that is missing."""
+        title = f"Tracker {tracker.name!r} ({plugin.entry.distribution} {plugin.entry.version})"
+        for module in tracker.modules:
+            if find_spec(module) is None:
+                raise PluginError(
+                    f"{title} cannot be used: there is no module {module!r}. {install_hint(module, plugin.entry)}"
+                )
+        return cls(tracker, title)
+
+    @property
+    def name(self) -> str:
+        return self.tracker.name
+
+    @property
+    def hook(self) -> Tracking:
+        return self
+
+    def run_started(self, run: Run) -> None:
+        """Its rows go up to the step that it continues from: those after its checkpoint have been cut off."""
+        self.log = self.tracker.open(run, max((row["step"] for row in run.metrics()), default=0))
+
+    def step_ended(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        self._tell(metrics)
+
+    def evaluated(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        self._tell(metrics)
+
+    def run_ended(self, run: Run, status: str) -> None:
+        if self.log is not None:
+            self.log.close(status)
+
+    def _tell(self, row: Mapping[str, Any]) -> None:
+        if self.log is not None:
+            self.log.log(row["step"], row["time"], scalars(row))
+
+
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row of metrics.jsonl under its keys, after the split: `train/lr`, `validation/loss`."""
+    values = {key: value for key, value in row.items() if key not in PLACE and isinstance(value, int | float)}
+    return {f"{row['split']}/{key}": float(value) for key, value in values.items()}

@@ -27,7 +27,7 @@ KINDS = {
     kind.word: kind
     for kind in (
         Kind("architecture", "register_architectures", "matscale.core.model.architecture:Architecture"),
-        Kind("reader", "register_readers", "matscale.core.data.sources.find:Reader"),
+        Kind("reader", "register_readers", "matscale.core.data.sources.reader:Reader"),
         Kind("labeler", "register_labelers", "matscale.core.data.synthetic.labelers:Labeler"),
         Kind("loss", "register_losses", "matscale.core.train.loss:Loss"),
         Kind("law", "register_laws", "matscale.core.scaling.law:Law"),
@@ -53,7 +53,7 @@ def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
     """`results` is pluggy's list of what each implementation returned; None is left out of it."""
     values = results[0] if results else None
     if not isinstance(values, (list, tuple)):
-        raise PluginError(f"{kind.hook} returned {_shown(values)}; it must return a list.")
+        raise PluginError(f"{kind.hook} returned {shown(values)}; it must return a list.")
     named: dict[str, Any] = {}
     for value in values:
         _check(kind, value)
@@ -68,30 +68,17 @@ def _check(kind: Kind, value: Any) -> None:
     # Whoever made a value of the type has imported its module: nothing need be imported here, click least of all.
     expected = getattr(sys.modules.get(module), attribute, None)
     if expected is None or not isinstance(value, expected):
-        raise PluginError(f"{kind.hook} returned a list with {_shown(value)} in it; each must be a {kind.type}.")
+        raise PluginError(f"{kind.hook} returned a list with {shown(value)} in it; each must be a {kind.type}.")
     if not isinstance(value.name, str) or not _NAME.fullmatch(value.name):
         raise PluginError(
             f"{kind.hook} returned one with the name {value.name!r}; a name is letters, digits and _ . + -, because "
             "people type it."
         )
     if kind.word == "architecture":
-        _check_architecture(value)
+        value.check()
 
 
-def _check_architecture(value: Any) -> None:
-    """What the type of a frozen dataclass alone does not see to."""
-    from matscale.core.model.architecture import ArchitectureConfig
-
-    if not isinstance(value.config, type) or not issubclass(value.config, ArchitectureConfig):
-        raise PluginError(f"architecture {value.name!r}: config is {_shown(value.config)}, not an ArchitectureConfig.")
-    for field in ("build", "ladder", "graph"):
-        if not callable(getattr(value, field)):
-            raise PluginError(f"architecture {value.name!r}: {field} is {_shown(getattr(value, field))}, no function.")
-    for size, config in value.sizes.items():
-        if not isinstance(config, value.config):
-            raise PluginError(f"architecture {value.name!r}: size {size!r} is not a {value.config.__name__}.")
-
-
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value that a plugin returned, for messages."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

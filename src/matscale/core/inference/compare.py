@@ -178,7 +178,7 @@ def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[
     if which == "all":
         return np.arange(len(dataset))
     if is_own(run, dataset):
-        from matscale.core.train.setup import parts
+        from matscale.core.train.setup import parts  # start-up: torch
 
         train, validation = parts(dataset, run.config)
         return train if which == "train" else validation
@@ -211,9 +211,9 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
     if "dataset" not in run.info:
         raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
-    from matscale.core.data.named.catalog import resolve
-    from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.train.setup import parts
+    from matscale.core.data.named.catalog import resolve  # start-up: torch
+    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
+    from matscale.core.train.setup import parts  # start-up: torch
 
     dataset = PackedDataset.open(resolve(run.config.data.path))
     if not is_own(run, dataset):

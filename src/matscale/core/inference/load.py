@@ -7,28 +7,21 @@ in safetensors files whose digests are checked.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from matscale.core.errors import ConfigError, MatscaleError, NonFinitePrediction, PluginError
-from matscale.core.hosting.host import host
-from matscale.core.model.architecture import Architecture, DatasetInfo
+from matscale.core.errors import ConfigError
 from matscale.core.model.potential import Potential
-from matscale.core.runs import checkpoint as checkpoints
-from matscale.core.runs.config import ComputeConfig, differences
-from matscale.core.runs.info import without
-from matscale.core.runs.names import CONFIG, INFO, MOVABLE, RESUMABLE
-from matscale.core.runs.record import Kept, Run
-from matscale.core.runs.restorable import non_finite
+from matscale.core.runs.config import ComputeConfig
+from matscale.core.runs.record import Run
+from matscale.core.runs.restore import restored
 from matscale.core.train.compute import device_of
 from matscale.core.train.distributed import World
 
 if TYPE_CHECKING:
     from matscale.core.inference.calculator import PotentialCalculator
 
-PRETEXT_PREFIX = "pretext."
-"""Of the names of what pre-training adds to a potential."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -73,39 +66,6 @@ def load(
     return potential.to(place).eval().requires_grad_(False)
 
 
-def restored(run: Run, checkpoint: str | int) -> Potential:
-    """The Potential of a run on the CPU, pre-trained ones too, whose heads for that are left out; see `load`."""
-    architecture = architecture_of(run)
-    config = architecture.config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
-    if "dataset_info" not in run.info:
-        raise ConfigError(
-            f"{run.path}: run.json has no dataset_info: the run ended before its first step. Train again."
-        )
-    step = resolve_step(run, checkpoint)
-    weights = _weights(run, step)
-    info = DatasetInfo.parse(_of_the_same_model(run, step)["dataset_info"])
-    if run.config.pretrain is not None:
-        weights = {name: w for name, w in weights.items() if not name.startswith(PRETEXT_PREFIX)}
-    potential = Potential.of(architecture, config, info, seed=run.config.seed, isolated=run.config.data.isolated)
-    potential.zero_net_force = run.config.net_force == "removed"
-    if any(w.dtype == torch.float64 for name, w in weights.items() if name.startswith("model.")):
-        potential.model.double()
-    try:
-        potential.load_state_dict(weights)
-    except RuntimeError as error:
-        raise PluginError(
-            f"{run.path}: the weights do not fit the architecture {architecture.name!r} as it is installed. "
-            f"{_trained_with(run)} {error}"
-        ) from None
-    told = {**dict(potential.named_parameters()), "references": potential.references, "scales": potential.scales}
-    if bad := non_finite(told):
-        raise NonFinitePrediction(
-            f"{checkpoints.folder_of(run.checkpoint_folder, step)}: weights of the model are not finite ({bad}): its "
-            f"predictions for all structures would be meaningless. {_another(run, step)}"
-        )
-    return potential
-
-
 def calculator(
     run: Run | Path | str,
     checkpoint: str | int = "best",
@@ -115,79 +75,9 @@ def calculator(
     zero_net_force: bool = False,
 ) -> PotentialCalculator:
     """An ASE calculator that drives the trained Potential of a run; arguments and errors are those of `load`."""
-    from matscale.core.inference.calculator import PotentialCalculator
+    from matscale.core.inference.calculator import PotentialCalculator  # start-up: torch
 
     return PotentialCalculator(load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force))
-
-
-def architecture_of(run: Run) -> Architecture:
-    """The architecture of a run, by name. Raises PluginError that says what to install."""
-    try:
-        return host().architecture(run.config.architecture.name)
-    except MatscaleError as error:
-        raise PluginError(
-            f"{run.path}: its architecture {run.config.architecture.name!r} is missing. {_trained_with(run)} {error}"
-        ) from None
-
-
-def _trained_with(run: Run) -> str:
-    origin = run.info.get("architecture", {})
-    name, version = origin.get("distribution"), origin.get("version")
-    return f"The run was trained with {name} {version}: pip install {name}=={version}." if name and version else ""
-
-
-def resolve_step(run: Run, checkpoint: str | int) -> int:
-    """The step of `best`, `last` or a number. Raises ConfigError that names the checkpoints that exist."""
-    steps = run.checkpoints()
-    if not steps:
-        raise ConfigError(f"{run.path}: has no checkpoint yet. Train on with --resume.")
-    if checkpoint in ("best", "last"):
-        step = run.best if checkpoint == "best" else None
-        step = run.last if step is None else step
-        return steps[-1] if step is None else step
-    if str(checkpoint).isdecimal() and int(checkpoint) in steps:
-        return int(checkpoint)
-    raise ConfigError(
-        f"{run.path}: has no checkpoint {checkpoint!r}. Known: best, last, {', '.join(str(s) for s in steps)}."
-    )
-
-
-def _weights(run: Run, step: int) -> dict[str, torch.Tensor]:
-    try:
-        return checkpoints.load_weights(checkpoints.folder_of(run.checkpoint_folder, step))
-    except checkpoints.DamagedCheckpoint as error:
-        kind = NonFinitePrediction if isinstance(error, checkpoints.NonFiniteCheckpoint) else MatscaleError
-        told = "Predictions for all structures would be meaningless. " if kind is NonFinitePrediction else ""
-        raise kind(f"{error} {told}{_another(run, step)}") from None
-
-
-def _another(run: Run, step: int) -> str:
-    others = ", ".join(str(s) for s in run.checkpoints() if s != step)
-    return f"Choose another checkpoint: {others}." if others else "There is no other one: train again."
-
-
-def _of_the_same_model(run: Run, step: int) -> dict[str, Any]:
-    """What run.json says, if the weights of a step were trained as config.toml says. Raises ConfigError if not."""
-    folder = checkpoints.folder_of(run.checkpoint_folder, step)
-    try:
-        kept = Kept.of(folder)
-    except checkpoints.DamagedCheckpoint as error:
-        raise MatscaleError(f"{error} {_another(run, step)}") from None
-    if kept is None:  # of an older matscale
-        return run.info
-    was, now = (without(config.plain(), (*RESUMABLE, *MOVABLE)) for config in (kept.config, run.config))
-    if changed := differences(was, now):
-        listed = "; ".join(f"{key} was {before!r}, is {after!r}" for key, (before, after) in changed.items())
-        raise ConfigError(
-            f"{run.path / CONFIG}: has been changed since the checkpoint of step {step} was made ({listed}): its "
-            "weights are those of another model or training. Undo the change, or train another run with -o."
-        )
-    if kept.info.get("dataset_info") != run.info["dataset_info"]:
-        raise ConfigError(
-            f"{run.path / INFO}: its dataset_info is not that of the checkpoint of step {step}. Delete the file, and "
-            "it is taken from the newest checkpoint."
-        )
-    return run.info
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:

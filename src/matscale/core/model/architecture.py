@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from matscale.core.config import Config
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import BatchShape
 from matscale.core.data.graph import Graph
-from matscale.core.errors import ConfigError, did_you_mean
+from matscale.core.errors import ConfigError, PluginError, did_you_mean
+from matscale.core.hosting.provided import shown
 from matscale.core.model.buildable import buildable
 
 CLAIMS = {
@@ -60,26 +60,6 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
-class BatchShape:
-    """The sizes on which the cost of a step depends."""
-
-    n_structures: int
-    n_atoms: int
-    n_edges: int
-    sum_atoms_squared: int
-    """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
-    count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
-    """Counts `n_triplets`; asked only where a cost depends on them."""
-    batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
-    """The batch itself, for a formula that has more to count; None where only the numbers are known, as in a plan."""
-
-    @cached_property
-    def n_triplets(self) -> int:
-        """Ordered pairs of different neighbours of an atom: Σ over atoms of degree·(degree − 1)."""
-        return self.count_triplets()
-
-
-@dataclass(frozen=True)
 class Architecture:
     """A family of models. Returned by the hook `register_architectures`."""
 
@@ -123,6 +103,18 @@ class Architecture:
 
     def __post_init__(self) -> None:
         self._known(self.claims)
+
+    def check(self) -> None:
+        """Look at what the type of a frozen dataclass alone does not see to. Raises PluginError."""
+        config: Any = self.config
+        if not isinstance(config, type) or not issubclass(config, ArchitectureConfig):
+            raise PluginError(f"architecture {self.name!r}: config is {shown(config)}, not an ArchitectureConfig.")
+        for name in ("build", "ladder", "graph"):
+            if not callable(value := getattr(self, name)):
+                raise PluginError(f"architecture {self.name!r}: {name} is {shown(value)}, no function.")
+        for size, published in self.sizes.items():
+            if not isinstance(published, config):
+                raise PluginError(f"architecture {self.name!r}: size {size!r} is not a {config.__name__}.")
 
     def _known(self, claims: frozenset[str]) -> frozenset[str]:
         """A misspelt claim would never be checked."""

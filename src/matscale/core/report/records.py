@@ -14,11 +14,11 @@ from matscale.core.errors import DataError, MatscaleError
 from matscale.core.runs.files import Rows
 from matscale.core.runs.info import changed_rows, read_info
 from matscale.core.runs.names import CONFIG, INFO, METRICS
+from matscale.core.runs.status import state_of
 from matscale.core.scaling.tables.from_runs import NEEDED, config_of
 from matscale.core.scaling.tables.sources import expand
 from matscale.core.scaling.tables.table import Excluded
 from matscale.core.study.ledger import run_folders
-from matscale.core.study.outcome import state_of
 
 ALONG = {
     "flops": "training FLOPs",

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from matscale.core.config import Config
-from matscale.core.train.loss import LossConfig
 from matscale.core.units import parse_count, parse_seconds
 
 Positive = Annotated[int, Field(ge=1, le=10**15)]
@@ -20,6 +19,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
+LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress", "stress_anisotropic": "stress"}
+"""Term -> the label that it needs."""
 
 
 class ArchitectureChoice(Config):
@@ -140,6 +142,52 @@ class AugmentationConfig(Config):
     architecture wants it; not in an overfit check."""
     reflect: bool = False
     """Mirror every other one as well."""
+
+
+class Term(Config):
+    weight: Annotated[float, Field(ge=0)]
+    """Factor in the objective; 0 leaves the term out."""
+    kind: str
+    """Name of a loss: mae, mse, huber, l2, or a plugin's."""
+
+
+class EnergyTerm(Term):
+    weight: Annotated[float, Field(ge=0)] = 2.5
+    kind: str = "mae"
+
+
+class ForcesTerm(Term):
+    weight: Annotated[float, Field(ge=0)] = 20.0
+    kind: str = "l2"
+
+
+class StressTerm(Term):
+    weight: Annotated[float, Field(ge=0)] = 5.0
+    kind: str = "mae"
+
+
+class LossConfig(Config):
+    """OMat24's loss by default. Residuals are in eV/atom, eV/Å and eV/Å³."""
+
+    energy: EnergyTerm = EnergyTerm()
+    forces: ForcesTerm = ForcesTerm()
+    stress_isotropic: StressTerm = StressTerm()
+    stress_anisotropic: StressTerm = StressTerm()
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossConfig:
+        if not any(self.term(name).weight for name in TERMS):
+            raise ValueError("every term has weight 0: nothing would be learned")
+        return self
+
+    def term(self, name: str) -> Term:
+        """One of `TERMS`."""
+        term: Term = getattr(self, name)
+        return term
+
+    def needs(self) -> set[str]:
+        """Labels of the terms that count."""
+        return {LABEL_OF[name] for name in TERMS if self.term(name).weight > 0}
 
 
 class OptimizerConfig(Config):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from matscale.core.errors import MatscaleError
-from matscale.core.study.outcome import read_info
+from matscale.core.runs.status import read_info
 from matscale.core.study.plan import Plan
 from matscale.core.study.planned import PlannedRun
 
@@ -53,7 +53,7 @@ def counted_flops(run: PlannedRun) -> float:
 
     It is counted on the CPU and in fp32, beside runs that are under way: FLOPs depend on neither.
     """
-    from matscale.core.study.estimates import EstimatedRun, Estimator
+    from matscale.core.study.estimates import EstimatedRun, Estimator  # start-up: torch
 
     compute = run.config.compute.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
     alike = replace(run, config=run.config.model_copy(update={"compute": compute}))

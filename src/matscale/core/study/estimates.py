@@ -11,7 +11,7 @@ from matscale.core.estimate.estimate import Estimate, Price, foresee, price
 from matscale.core.hosting.host import host
 from matscale.core.progress import Progress
 from matscale.core.runs.config import TrainConfig
-from matscale.core.study.outcome import state_of
+from matscale.core.runs.status import state_of
 from matscale.core.study.planned import PlannedRun
 
 if TYPE_CHECKING:

@@ -16,9 +16,6 @@ from typing import Any, Protocol
 from matscale.core.config import Config
 from matscale.core.runs.record import CONFIG, LOG, PLANNED
 
-CLAIM = ".worker.lock"
-"""In the run folder; locked (flock) by whoever trains the run or is about to, from before its process begins."""
-
 
 @dataclass(frozen=True)
 class Job:

@@ -167,7 +167,7 @@ def _leave_out_short(result: Plan, stages: Stages) -> None:
     new = [run for run in result.runs if run.config.budget.max_flops and not (run.path / CONFIG).exists()]
     if not new:
         return
-    from matscale.core.study.estimates import Estimator
+    from matscale.core.study.estimates import Estimator  # start-up: torch
 
     estimator, short = Estimator(mfu=1.0, time_steps=0), []
     for done, run in enumerate(new):
@@ -325,7 +325,7 @@ def _rates(study: Study, size: Size, rule: Rule | None) -> list[float] | list[No
 
 
 def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:
-    from matscale.core.train.setup import parts
+    from matscale.core.train.setup import parts  # start-up: torch
 
     train, _ = parts(result.dataset, config)
     counts = size.parameters

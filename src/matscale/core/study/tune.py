@@ -20,9 +20,9 @@ import numpy as np
 
 from matscale.core.errors import ConfigError, MatscaleError, NonFiniteLossError
 from matscale.core.runs.record import validation_loss
+from matscale.core.runs.status import read_info, state_of
 from matscale.core.study.config import Study
 from matscale.core.study.lr_law import Rule
-from matscale.core.study.outcome import read_info, state_of
 from matscale.core.study.plan import Plan, plan, short
 from matscale.core.study.planned import PlannedRun
 

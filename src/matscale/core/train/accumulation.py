@@ -10,9 +10,8 @@ from itertools import islice
 
 import torch
 
-from matscale.core.data.batch import AtomicBatch
+from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.loader import Loader
-from matscale.core.model.architecture import BatchShape
 from matscale.core.train.objective import Goal
 
 

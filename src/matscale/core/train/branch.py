@@ -17,6 +17,7 @@ from matscale.core.runs.config import TrainConfig, differences
 from matscale.core.runs.names import RESUMABLE
 from matscale.core.runs.record import Run
 from matscale.core.runs.restorable import check_state
+from matscale.core.runs.restore import resolve_step
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every")
@@ -35,8 +36,6 @@ class Branch:
         """None for a run that is no branch. Raises ConfigError for a trunk that did otherwise up to the step."""
         if config.start.run is None or not config.start.branch:
             return None
-        from matscale.core.inference.load import resolve_step
-
         trunk = Run.open(config.start.run)
         changed = differences(trunk.config.plain(), config.plain())
         fixed = [k for k in changed if not any(k == m or k.startswith(m + ".") for m in MAY_DIFFER)]

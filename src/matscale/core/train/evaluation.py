@@ -10,8 +10,9 @@ from torch import nn
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
+from matscale.core.runs.config import LossConfig
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import LossConfig, Objective
+from matscale.core.train.loss import Objective
 from matscale.core.train.metrics import Metrics, Sums
 from matscale.core.train.objective import Goal
 
@@ -27,7 +28,7 @@ def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossCon
     """
     objective = None
     if loss is not None:
-        from matscale.core.hosting.host import host
+        from matscale.core.hosting.host import host  # start-up: plugins
 
         objective = Objective(loss, host().loss)
     return tally(predictor, batches, objective).values()

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
-from matscale.core.train.loss import LossConfig, Masks, residuals
+from matscale.core.runs.config import LossConfig
+from matscale.core.train.residuals import Masks, residuals
 
 _SUMS = (
     "energy_mae",

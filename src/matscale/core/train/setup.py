@@ -17,7 +17,8 @@ from matscale.core.data.loader import Augmentation, Budget, Loader
 from matscale.core.data.named.catalog import resolve as locate
 from matscale.core.data.references import SIZES, References, evenly, fit_references, label_rms, scales
 from matscale.core.data.split import split
-from matscale.core.data.store.edge_cache_build import build_cache, open_cache
+from matscale.core.data.store.edge_cache import open_cache
+from matscale.core.data.store.edge_cache_build import build_cache
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.data.stress_units import check_stress
 from matscale.core.errors import ConfigError, DataError
@@ -26,9 +27,17 @@ from matscale.core.model.activation_checkpointing import checkpoint_activations
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.model.potential import Potential, Scales
 from matscale.core.progress import Progress
-from matscale.core.runs.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
+from matscale.core.runs.config import (
+    LABEL_OF,
+    TERMS,
+    ArchitectureChoice,
+    BatchConfig,
+    BudgetConfig,
+    TrainConfig,
+    merged,
+)
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import LABEL_OF, TERMS, Objective
+from matscale.core.train.loss import Objective
 from matscale.core.train.objective import Goal
 from matscale.core.train.pretext import Pretext, pretext_of
 from matscale.core.train.state import mix

@@ -24,6 +24,7 @@ from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.potential import Potential, Scales
 from matscale.core.runs.config import StartConfig
 from matscale.core.runs.record import Run
+from matscale.core.runs.restore import resolve_step, restored
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
 from matscale.core.train.setup import Setup
@@ -55,8 +56,6 @@ class Source:
         """None for a run with new weights, and for a branch. Raises what `matscale.load` raises."""
         if config.run is None or config.branch:
             return None
-        from matscale.core.inference.load import resolve_step, restored
-
         run = Run.open(config.run)
         step = resolve_step(run, config.checkpoint)
         return cls(run, step, restored(run, step).eval().requires_grad_(False), config.partial)

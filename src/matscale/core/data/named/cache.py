@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from matscale.core.errors import DataError
-from matscale.core.files import DiskError, make_folder, open_lock
+from matscale.core import locks
 
 VARIABLE = "MATSCALE_CACHE"
 """Environment: the folder for datasets that are made or downloaded by name."""
@@ -25,45 +23,6 @@ def folder() -> Path:
     return Path(pooch.os_cache("matscale"))
 
 
-@contextmanager
-def lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (the file `.<name>.lock` beside it), against processes and threads.
-
-    The operating system releases it when its holder ends, however that happens: no lock is ever stale, and the empty
-    file that stays means nothing. `waiting` is called once if somebody else holds it.
-    """
-    file = path.with_name(f".{path.name}.lock")
-    try:
-        make_folder(file.parent)
-        descriptor = open_lock(file)
-    except DiskError as error:
-        raise error.told(f"Or set {VARIABLE} to a folder that can be written to.") from None
-    try:
-        if not _try(descriptor, file):
-            if waiting is not None:
-                waiting()
-            _wait(descriptor, file)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _try(descriptor: int, file: Path) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise _no_locks(file, error) from None
-    return True
-
-
-def _wait(descriptor: int, file: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        raise _no_locks(file, error) from None
-
-
-def _no_locks(file: Path, error: OSError) -> DataError:
-    return DataError(f"{file}: its file system has no locks ({error}). Set {VARIABLE} to a folder on a local disk.")
+def lock(path: Path, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+    """Hold the lock that belongs to `path`, so that two processes do not fill it at once; see `locks.lock`."""
+    return locks.lock(path, waiting, VARIABLE)

@@ -47,7 +47,7 @@ def resolve(name_or_path: str, stages: Stages = silent) -> Path:
 
 def embedded(name: str, stages: Stages = silent) -> Path:
     """The folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: plugins
 
     labeler = host().labeler(name)
     recipe = EMBEDDED[name].of(labeler)

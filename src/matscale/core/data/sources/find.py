@@ -11,56 +11,22 @@ import fnmatch
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matscale.core.data.sources import guard
-from matscale.core.data.sources.labels import CALCULATOR, Keys, Unusable, attach
+from matscale.core.data.sources.labels import Keys, Unusable, attach
 from matscale.core.data.sources.limits import current
+from matscale.core.data.sources.reader import Frame, Reader
 from matscale.core.data.store.manifest import FILE
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError, MatscaleError
 
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
-
-Frame = Structure | Unusable
-"""What a reader yields: a structure, or why the one at this place cannot be read."""
-
-_GEOMETRY = ("numbers", "positions")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How to read one format."""
-
-    name: str
-    summary: str
-    matches: Callable[[Path], bool]
-    """Whether a path is of this format; by its name, or by a look into it."""
-    read: Callable[[Path, int, int | None], Iterator[Frame]]
-    """(path, start, stop) -> the structures start, ..., stop − 1 in the order of the file; to its end if stop is None.
-    Lazily: one structure in memory. Raises DataError if the file as a whole cannot be read."""
-    count: Callable[[Path], int | None]
-    """Number of structures, if it can be told without reading them; else None."""
-    is_generic: bool = False
-    """Asked only for paths that no other reader knows."""
-    is_guarded: bool = False
-    """Read in a process of its own: a library that it calls may crash, or take any amount of memory or time."""
-
-
-def from_ase(atoms: Any, source: str) -> Structure:
-    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator."""
-    structure = Structure.from_ase(atoms, source)
-    structure.info = {
-        **atoms.info,
-        **{name: value for name, value in atoms.arrays.items() if name not in _GEOMETRY},
-        **{CALCULATOR + name: value for name, value in (atoms.calc.results if atoms.calc else {}).items()},
-    }
-    return structure
 
 
 def reader(name: str) -> Reader:
@@ -128,7 +94,7 @@ def count_here(path: Path, name: str) -> Iterator[int | None]:
 
 
 def _unlimited(name: str) -> Reader:
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: plugins
 
     found: Reader = _builtin().get(name) or host().find("reader", name).value
     return found
@@ -189,14 +155,14 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", 
 
 
 def _builtin() -> dict[str, Reader]:
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: plugins
 
     readers: dict[str, Reader] = host().plugin("readers").require().provides.get("reader", {})
     return readers
 
 
 def _outside() -> dict[str, Reader]:
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: plugins
 
     outside = [plugin for plugin in host().plugins if not plugin.entry.builtin]
     return {name: _guarded(value, p) for p in outside for name, value in p.load().provides.get("reader", {}).items()}
@@ -209,7 +175,7 @@ def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
         try:
             return bool(outsider.matches(path))
         except Exception as error:
-            from matscale.core.hosting.observers import PluginWarning
+            from matscale.core.hosting.observers import PluginWarning  # start-up: plugins
 
             raised = f"raised {type(error).__name__}: {error}"
             message = f"Plugin {plugin.describe()} {raised} when its reader {outsider.name!r} was asked about a file."

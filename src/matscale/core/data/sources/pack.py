@@ -13,20 +13,22 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from matscale.core.data.sources import filters
-from matscale.core.data.sources.find import Reader, survey
+from matscale.core.data.sources.find import survey
 from matscale.core.data.sources.labels import NAMES, TOLERANCE, Keys
 from matscale.core.data.sources.limits import current
 from matscale.core.data.sources.pack_task import Recipe, Result, Span, run_task
+from matscale.core.data.sources.reader import Reader
 from matscale.core.data.store.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.store.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
 from matscale.core.files import make_folder, open_lock, remove, replacing, sweep_up, write_text
+from matscale.core.locks import lock_file
+from matscale.core.parallel import in_processes
 from matscale.core.parsing import read_json
 
 TASK = 4096
@@ -163,16 +165,10 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """No other process packs into `out`; the file of the lock goes when the block ends well."""
-    import fcntl
-
     lock = open_lock(out / LOCK)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"{out}: another process is packing into it. Wait for it, or choose another folder."
-            ) from None
+        if not lock_file(lock, wait=False):
+            raise DataError(f"{out}: another process is packing into it. Wait for it, or choose another folder.")
         yield
         remove(out / LOCK)
     finally:
@@ -241,48 +237,15 @@ def _run(
         for number in missing:
             take(number, run_task(recipe, number, tasks[number], parts, strict))
     else:
-        for number, result in _in_processes(recipe, tasks, missing, parts, min(workers, len(missing)), strict):
-            take(number, result)
+        given = [(recipe, number, tasks[number], parts, strict) for number in missing]
+        for k, result in in_processes(run_task, given, workers):
+            take(missing[k], result)
     return [results[number] for number in range(len(tasks))]
 
 
 def _refuse_rejected(result: Result, strict: bool) -> None:
     if strict and result.first_rejected:
         raise DataError(f"{result.first_rejected} (--strict)")
-
-
-def _in_processes(
-    recipe: Recipe, tasks: Sequence[list[Span]], missing: list[int], parts: Path, workers: int, strict: bool
-) -> Iterator[tuple[int, Result]]:
-    import multiprocessing
-
-    # Spawned, not forked: a fork copies locks of threads (torch, LMDB) that nobody will release.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
-        try:
-            waiting = {pool.submit(run_task, recipe, n, tasks[n], parts, strict): n for n in missing}
-            while waiting:
-                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield waiting.pop(future), future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    import multiprocessing
-    import os
-    import threading
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:

@@ -1,33 +1,10 @@
-"""Edges kept beside a dataset, so that training does not search for neighbours again in every epoch.
-
-    <dataset>/graphs/<graph.key>/edges-00000.safetensors, ...   one file per shard of the dataset
-    <dataset>/graphs/<graph.key>/manifest.json                  the graph, the hash of the dataset they belong to, and
-                                                                a SHA-256 per file
-
-| array | dtype and shape | |
-|---|---|---|
-| atom_ptr | int64 [n + 1] | as in the dataset's shard |
-| edge_ptr | int64 [n + 1] | edges of structure s are edge_ptr[s] .. edge_ptr[s + 1], in the order of `neighbors` |
-| neighbor | uint8, uint16 or uint32 [E] | j, counted from the first atom of its structure |
-| shift | int8, int16 or int32 [E, 3] | |
-| degree | uint8, uint16 or uint32 [N] | edges of each centre i; i itself is not stored |
-
-An edge takes 4 bytes in the usual case, 28 in a batch. Building can be interrupted: finished pieces are kept in a
-hidden folder and used again. A cache whose dataset has changed is never used, nor is one with a damaged file: each file
-is checked once (see `matscale.core.data.store.verified`), and building a cache again keeps the files that are sound.
-"""
+"""Finding the edges of a whole dataset, and keeping them beside it: see `matscale.core.data.store.edge_cache`."""
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,94 +13,19 @@ from numpy.typing import NDArray
 
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import neighbors
-from matscale.core.data.store.arrays import Arrays, map_arrays, sha256, write_arrays
+from matscale.core.data.store.arrays import map_arrays, sha256, write_arrays
+from matscale.core.data.store.edge_cache import MANIFEST, EdgeCache, file_of, folder_of, identity_of, sizes_of, survey
 from matscale.core.data.store.packed import PackedDataset
-from matscale.core.data.store.shard import map_shard
-from matscale.core.data.store.verified import at_once, check_once
 from matscale.core.errors import DataError
 from matscale.core.files import DiskError, make_folder, open_lock, remove, sweep_up, write_text
+from matscale.core.locks import lock_file
+from matscale.core.parallel import in_processes
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 PIECE = 4096
 """Structures whose edges are found and written at once: a second or so of work, some tens of MB."""
 
 Progress = Callable[[int, int], None]
 """(structures done, structures in all)"""
-
-
-class EdgeCache:
-    """The edges of every structure of a dataset, mapped from disk. Get one from `open_cache` or `build_cache`."""
-
-    def __init__(self, folder: Path, sizes: list[int]) -> None:
-        self.folder = folder
-        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        self._maps: dict[int, Arrays] = {}
-
-    def _arrays(self, number: int) -> Arrays:
-        if number not in self._maps:
-            path = self.folder / _file(number)
-            try:
-                self._maps[number] = map_arrays(path)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: was sound a moment ago, and is not any more ({error}).") from None
-        return self._maps[number]
-
-    @cached_property
-    def n_edges(self) -> NDArray[np.int32]:
-        """[n] edges of each structure. Read when it is first asked for."""
-        counts = [np.diff(self._arrays(k)["edge_ptr"]).astype(np.int32) for k in range(len(self._starts) - 1)]
-        return np.concatenate(counts)
-
-    def gather(
-        self, indices: NDArray[np.int64], first_atoms: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(edge_index [2, n_edges], edge_shift [n_edges, 3]) of a batch of the structures at `indices`.
-
-        `first_atoms` [len(indices)]: where the atoms of each begin in the batch.
-        """
-        n = len(indices)
-        neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
-        n_edges = np.zeros(n, np.int64)
-        owners = np.searchsorted(self._starts, indices, side="right") - 1
-        for owner in np.unique(owners).tolist():
-            places = np.flatnonzero(owners == owner)
-            rows, arrays = indices[places] - self._starts[owner], self._arrays(owner)
-            atoms, edges = _spans(arrays["atom_ptr"], rows), _spans(arrays["edge_ptr"], rows)
-            n_edges[places] = edges[1] - edges[0]
-            all_neighbors, all_shifts, all_degrees = arrays["neighbor"], arrays["shift"], arrays["degree"]
-            for place, a, b, e, f in zip(places.tolist(), *atoms.tolist(), *edges.tolist()):
-                neighbor[place], shift[place], degree[place] = all_neighbors[e:f], all_shifts[e:f], all_degrees[a:b]
-        if not n:
-            return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
-        edge_index = np.empty((2, int(n_edges.sum())), np.int64)
-        np.concatenate(neighbor, out=edge_index[0], casting="unsafe")  # widened on the way
-        edge_index[0] += np.repeat(first_atoms, n_edges)
-        degrees = np.concatenate(degree)
-        edge_index[1] = np.repeat(np.arange(len(degrees)), degrees)
-        return edge_index, np.concatenate(shift, dtype=np.int32)
-
-
-_NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
-
-
-def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[2, len(rows)]: where each row begins and ends."""
-    return np.stack([pointer[rows], pointer[rows + 1]])
-
-
-def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
-    """The cache of these edges, or None if there is none.
-
-    One that belongs to other data (the dataset was packed again) or to another rule is left alone with a warning, and
-    so is one with a damaged file: its edges are then found anew.
-    """
-    if not graph.has_edges:
-        return None
-    found = _survey(dataset, graph)
-    if found.fault:
-        warnings.warn(f"{found.fault}; these edges are not used. Building the cache replaces them.", stacklevel=2)
-    return EdgeCache(_folder(dataset, graph), _sizes(dataset)) if found.is_whole else None
 
 
 def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Progress | None = None) -> EdgeCache:
@@ -135,12 +37,13 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
     """
     if not graph.has_edges:
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
-    folder = _folder(dataset, graph)
+    folder = folder_of(dataset, graph)
     try:
         make_folder(folder)
-        with _locked(folder / ".lock"):
+        with open(open_lock(folder / ".lock"), "rb") as file:
+            lock_file(file)
             sweep_up(folder, alone=True)
-            found = _survey(dataset, graph)
+            found = survey(dataset, graph)
             if found.fault and not found.is_foreign:
                 warnings.warn(f"{found.fault}; its edges are found again.", stacklevel=2)
             if not found.is_whole:
@@ -153,110 +56,7 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
             "anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
         ) from None
     dataset.forget_graphs()
-    return EdgeCache(folder, _sizes(dataset))
-
-
-@dataclass
-class _Survey:
-    """State of a cache."""
-
-    sound: dict[int, dict[str, Any]]
-    """Number of a file that is as it was written -> its record in the manifest."""
-    fault: str = ""
-    """What is wrong, the first of it; nothing if there is no cache."""
-    is_whole: bool = False
-    is_foreign: bool = False
-    """It belongs to other data or another rule."""
-
-
-def _survey(dataset: PackedDataset, graph: Graph) -> _Survey:
-    """Look at a cache, and check those of its files that were not checked before. Never raises for a damaged one."""
-    manifest = _folder(dataset, graph) / MANIFEST
-    if not os.path.lexists(manifest):
-        return _Survey({})
-    try:
-        if not manifest.is_file():
-            raise ValueError("not a file")
-        values = json.loads(manifest.read_text(encoding="utf-8"))
-        if values["identity"] != _identity(dataset, graph):
-            return _Survey({}, f"{manifest}: belongs to other data or another rule", is_foreign=True)
-        records = _records(values, dataset)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return _Survey({}, f"{manifest}: is damaged ({error})")
-
-    def fault(number: int) -> str:
-        try:
-            _check(dataset, manifest.parent, number, records[number].get("sha256", ""))
-            return ""
-        except (OSError, ValueError) as error:
-            return f"{manifest.parent / _file(number)}: {error}"
-
-    paths = [manifest.parent / _file(number) for number in range(len(records))]
-    faults = list(at_once(fault, paths, "Checking cached edges", dataset.stages))
-    sound = {number: record for number, record in enumerate(records) if not faults[number]}
-    return _Survey(sound, next(filter(None, faults), ""), is_whole=len(sound) == len(records))
-
-
-def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
-    """The records of the files. Raises ValueError, or what Python raises, for anything else than `_build` writes."""
-    records: list[dict[str, Any]] = manifest["files"]
-    names = [record.get("file") for record in records]
-    if names != [_file(number) for number in range(len(dataset.manifest.shards))]:
-        raise ValueError(f"it names the files {names!r:.100}")
-    return records
-
-
-def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again: bool = False) -> bool:
-    """Check a file of edges; return whether it was read. Raises ValueError or OSError that says what is wrong."""
-    path, shard = folder / _file(number), dataset.manifest.shards[number]
-
-    def inspect() -> None:
-        try:
-            _check_edges(map_arrays(path), map_shard(dataset.path / shard.file)["atom_ptr"])
-        except KeyError as error:
-            raise ValueError(f"has no array {error}") from None
-
-    return check_once(path, digest, inspect, shard.sha256, again)
-
-
-def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
-    """Look at everything that a file of edges holds; `atom_ptr` is that of the shard. Raises ValueError."""
-    edge_ptr, neighbor, degree = arrays["edge_ptr"], arrays["neighbor"], arrays["degree"]
-    if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
-        raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
-    if edge_ptr[0] != 0 or (edge_ptr[1:] < edge_ptr[:-1]).any():
-        raise ValueError("edge_ptr runs backwards")
-    n_atoms, n_edges = int(atom_ptr[-1]), int(edge_ptr[-1])
-    shapes = {"neighbor": ("u", (n_edges,)), "shift": ("i", (n_edges, 3)), "degree": ("u", (n_atoms,))}
-    for name, (kind, shape) in shapes.items():
-        if arrays[name].dtype.kind != kind or arrays[name].shape != shape:
-            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, expected {shape}")
-    if not np.array_equal(arrays["atom_ptr"], atom_ptr):
-        raise ValueError("atom_ptr is not that of the dataset")
-    counts = np.diff(edge_ptr)
-    if (np.add.reduceat(degree, atom_ptr[:-1], dtype=np.int64) != counts).any():
-        raise ValueError("the degrees of some structure do not sum to its edges")
-    some = counts > 0
-    if some.any() and (np.maximum.reduceat(neighbor, edge_ptr[:-1][some]) >= np.diff(atom_ptr)[some]).any():
-        raise ValueError("a neighbour is outside its structure")
-
-
-def verify_caches(dataset: PackedDataset) -> None:
-    """Check all files of all caches of a dataset, whatever was checked before. Raises DataError for the first fault.
-
-    A cache of other data, which is never used, is passed over.
-    """
-    for manifest in sorted(dataset.path.glob(f"graphs/*/{MANIFEST}")):
-        path, again = manifest, f"Delete {manifest.parent}; it will be built again."
-        try:
-            values = json.loads(manifest.read_text(encoding="utf-8"))
-            if values["identity"]["dataset"] != dataset.hash or values["identity"]["format_version"] != FORMAT_VERSION:
-                continue
-            for number, record in enumerate(_records(values, dataset)):
-                path = manifest.parent / _file(number)
-                _check(dataset, manifest.parent, number, record.get("sha256", ""), again=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: {error}. {again}") from None
+    return EdgeCache(folder, sizes_of(dataset))
 
 
 def _build(
@@ -270,14 +70,14 @@ def _build(
     """Build all files but those with the numbers `kept`, whose records are given."""
     if not kept:
         remove(folder / MANIFEST)
-    identity = _identity(dataset, graph)
+    identity = identity_of(dataset, graph)
     parts = folder / f".parts-{identity['dataset'][:16]}-{graph.cutoff!r}"
     for other in folder.glob(".parts-*"):
         if other != parts:  # pieces of other data
             remove(other)
     make_folder(parts)
     sweep_up(parts, alone=True)
-    pieces = [piece for piece in _pieces(_sizes(dataset)) if piece[0] not in kept]
+    pieces = [piece for piece in _pieces(sizes_of(dataset)) if piece[0] not in kept]
     done = len(dataset) - sum(last - first for _, first, last in pieces)
     for n in _searched(dataset, graph, [(a, b, parts / _name(a, b)) for _, a, b in pieces], workers):
         done += n
@@ -289,7 +89,7 @@ def _build(
             files.append(kept[shard])
             continue
         members = [map_arrays(parts / _name(a, b)) for owner, a, b in pieces if owner == shard]
-        path = folder / _file(shard)
+        path = folder / file_of(shard)
         digest = write_arrays(path, _joined(members)) if members else None
         files.append({"file": path.name, "sha256": digest, "n_edges": sum(len(m["neighbor"]) for m in members)})
     manifest = {"identity": identity, "n_edges": sum(f["n_edges"] for f in files), "files": files}
@@ -301,15 +101,9 @@ def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, 
     if workers <= 1 or len(tasks) == 1:
         for first, last, path in tasks:
             yield _search(dataset, graph, first, last, path)
-        return
-    # Fresh processes: a fork would copy torch's threads in whatever state they are.
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_search, dataset, graph, *task) for task in tasks]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    else:
+        for _, n in in_processes(_search, [(dataset, graph, *task) for task in tasks], workers):
+            yield n
 
 
 def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
@@ -371,34 +165,3 @@ def _pieces(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
 
 def _name(first: int, last: int) -> str:
     return f"{first:012d}-{last:012d}.safetensors"
-
-
-def _file(shard: int) -> str:
-    return f"edges-{shard:05d}.safetensors"
-
-
-def _sizes(dataset: PackedDataset) -> list[int]:
-    return [shard.n_structures for shard in dataset.manifest.shards]
-
-
-def _folder(dataset: PackedDataset, graph: Graph) -> Path:
-    return dataset.path / "graphs" / graph.key
-
-
-def _identity(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
-    """What must be equal for edges to be the right ones; `key` alone rounds the cutoff."""
-    rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # of the layout, not the edges
-    return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": rule}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time, and let go by the system if that process dies."""
-    import fcntl
-
-    descriptor = open_lock(path)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

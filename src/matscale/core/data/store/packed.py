@@ -21,6 +21,7 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.nearby import brought_near
 from matscale.core.data.stages import Stages, silent
 from matscale.core.data.store.arrays import Arrays
+from matscale.core.data.store.edge_cache import open_cache, verify_caches
 from matscale.core.data.store.manifest import Manifest, ShardRecord, SourceRecord
 from matscale.core.data.store.shard import LABELS, check_shard, map_shard, smallest
 from matscale.core.data.store.verified import at_once, check_once
@@ -250,8 +251,6 @@ class PackedDataset:
         self, index: NDArray[Any], atoms: _Atoms, positions: Any, cell: Any, pbc: Any, graph: Graph
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         if graph.key not in self._caches:
-            from matscale.core.data.store.edge_cache_build import open_cache
-
             self._caches[graph.key] = open_cache(self, graph)
         cache = self._caches[graph.key]
         if cache is not None:
@@ -267,8 +266,6 @@ class PackedDataset:
 
         Raises DataError that names the first file which is not as it was written.
         """
-        from matscale.core.data.store.edge_cache_build import verify_caches
-
         for record in self.manifest.shards:
             self._checked(record, again=True)
         verify_caches(self)
@@ -348,7 +345,7 @@ def _tensor(array: NDArray[Any], dtype: torch.dtype | None = None) -> torch.Tens
 def _neighbors(
     atoms: _Atoms, positions: NDArray[np.float64], cell: NDArray[Any], pbc: NDArray[Any], graph: Graph
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    from matscale.core.data.neighbors import neighbors
+    from matscale.core.data.neighbors import neighbors  # start-up: vesin
 
     edges, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
     for s, (start, count) in enumerate(zip(atoms.starts, atoms.counts)):

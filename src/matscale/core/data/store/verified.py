@@ -10,7 +10,6 @@ everything, whatever the stamps say.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,8 @@ from matscale.core.data.named import cache
 from matscale.core.data.stages import Stages
 from matscale.core.errors import MatscaleError
 from matscale.core.files import write_json
+from matscale.core.locks import lock_file
+from matscale.core.threads import usable_cores
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def check_once(path: Path, digest: str, inspect: Callable[[], object], against: 
         return False
     with open(path, "rb") as file:
         with suppress(OSError):  # a file system without locks: several processes may then check the same file
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)
         began, identity = time.time_ns(), _identity(os.fstat(file.fileno()))
         if not again and _is_stamped(path, facts | identity):
             return False
@@ -114,8 +115,6 @@ def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, stages:
 
     `stages` is told of `what`, in MiB, when it takes longer than a second.
     """
-    from matscale.core.threads import usable_cores
-
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()
     # Hashing and NumPy let other threads run.

@@ -113,7 +113,7 @@ def _structure(values: dict[str, Any]) -> Structure:
 
 def work() -> None:
     """What a worker does: answer each line of stdin by one of stdout."""
-    from matscale.core.hosting.host import host
+    from matscale.core.hosting.host import host  # start-up: plugins
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle: it ends its workers

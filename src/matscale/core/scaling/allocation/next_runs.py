@@ -16,7 +16,7 @@ from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.law import Array
 
 if TYPE_CHECKING:
-    from matscale.core.scaling.allocation.plan import Cost
+    from matscale.core.scaling.allocation.cost_law import Cost
     from matscale.core.scaling.result import Fit
 
 

@@ -15,43 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import finite
+from matscale.core.scaling.allocation.cost_law import Cost, _refuse_flat, measured_cost
 from matscale.core.scaling.allocation.next_runs import Proposal, propose
 from matscale.core.scaling.allocation.speed import Speed
 from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit
-from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
 """Budgets beyond so many times the largest compute seen are refused."""
-ROUGH = 0.15
-"""Relative error of C(N, D) beyond which it is no power of N and D."""
-FLAT = 0.2
-"""Power of N or D in C below which a run's cost does not follow it: a budget would then buy any amount of it."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """C = k N^p D^q, fitted to runs."""
-
-    log_k: float
-    p: float
-    q: float
-    error: float
-    """Root mean square of ln(found / law)"""
-    largest: float
-    """FLOPs of the largest run"""
-
-    def flops(self, n: Array, d: Array) -> Array:
-        return np.asarray(np.exp(self.log_k + self.p * np.log(n) + self.q * np.log(d)))
-
-    def data(self, c: Array, n: Array) -> Array:
-        """D that N and C leave."""
-        return np.asarray(np.exp((np.log(c) - self.log_k - self.p * np.log(n)) / self.q))
 
 
 @dataclass(frozen=True)
@@ -107,34 +83,6 @@ class Plan:
         }
         plain: dict[str, Any] = finite(values)
         return plain
-
-
-def measured_cost(table: Table) -> Cost:
-    """C(N, D) of the runs. Raises DataError without compute, or where it is no product of powers."""
-    if not table.has("n", "d", "c"):
-        raise DataError("A plan needs n, d and c of every run: the cost is measured, never 6 N D. Map the columns.")
-    columns = np.column_stack([np.ones(len(table)), np.log(table["n"]), np.log(table["d"])])
-    y = np.log(table["c"])
-    (log_k, p, q), _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-9)
-    if rank < 3:
-        raise DataError("The cost C(N, D) cannot be told from these runs: n and d have to vary independently.")
-    error = float(np.sqrt(((y - columns @ [log_k, p, q]) ** 2).mean()))
-    if error > ROUGH:
-        raise DataError(
-            f"FLOPs are no function of n and d alone here (C = k N^p D^q misses by {error:.0%}): runs of one size saw "
-            "their data for different times. Map d to what was seen: --map d=structures."
-        )
-    return Cost(float(log_k), float(p), float(q), error, float(table["c"].max()))
-
-
-def _refuse_flat(cost: Cost) -> None:
-    """Raises DataError where more of n or d costs nothing: as many steps on any data are one cost for all of them."""
-    for axis, power, how in (("n", cost.p, ""), ("d", cost.q, ": the same steps were made on any amount of data")):
-        if power < FLAT:
-            raise DataError(
-                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget "
-                f"says how much of {axis} to take: train runs whose cost follows it (for d, by epochs, not steps)."
-            )
 
 
 def make_plan(

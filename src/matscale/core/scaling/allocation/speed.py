@@ -34,8 +34,8 @@ def speed_on(device: str, table: Table, n: float, precision: str | None = None, 
     time and processes, validations included), those of the size nearest to `n`. Without such runs an assumed share of
     the peak. Raises ConfigError for a device with neither runs nor a known peak.
     """
-    from matscale.core.estimate.estimate import ASSUMED_MFU
-    from matscale.core.flops import named_peak
+    from matscale.core.estimate.estimate import ASSUMED_MFU  # start-up: torch
+    from matscale.core.flops import named_peak  # start-up: torch
 
     known = [] if mfu else _runs_on(device, table, precision)
     if known:
@@ -58,7 +58,7 @@ def _recorded(device: str, known: Sequence[Mapping[str, Any]], n: float) -> Spee
 
 
 def _runs_on(device: str, table: Table, precision: str | None) -> list[Mapping[str, Any]]:
-    from matscale.core.flops import is_same_device
+    from matscale.core.flops import is_same_device  # start-up: torch
 
     mine = set(table.words["run"].tolist())
     return [

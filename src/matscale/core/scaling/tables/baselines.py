@@ -75,11 +75,11 @@ def measured(folder: Path) -> Errors:
             return read_baselines(path)
         except DamagedRecord as error:
             warnings.warn(f"{error} It is measured again.", stacklevel=2)
-    from matscale.core.baselines import evaluate_baselines, passes
-    from matscale.core.data.named.catalog import resolve
-    from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.inference.compare import baselines_of, rows_of
-    from matscale.core.runs.record import Run
+    from matscale.core.baselines import evaluate_baselines, passes  # start-up: torch
+    from matscale.core.data.named.catalog import resolve  # start-up: torch
+    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
+    from matscale.core.inference.compare import baselines_of, rows_of  # start-up: torch
+    from matscale.core.runs.record import Run  # start-up: torch
 
     run = Run.open(folder)
     dataset = PackedDataset.open(resolve(run.config.data.path))

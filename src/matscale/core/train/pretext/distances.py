@@ -145,8 +145,8 @@ def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
 
 def _embedding() -> list[str]:
     """Architectures whose models have embeddings; those that cannot be built without data are passed over."""
-    from matscale.core.hosting.host import host
-    from matscale.core.model.architecture import DatasetInfo
+    from matscale.core.hosting.host import host  # start-up: plugins
+    from matscale.core.model.architecture import DatasetInfo  # start-up: torch
 
     names = []
     for architecture in host().architectures():

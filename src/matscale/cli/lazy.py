@@ -1,0 +1,89 @@
+"""Groups of commands that know their commands by name and summary, and import one when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from matscale.core.errors import MatscaleError, did_you_mean
+
+
+class LazyGroup(click.Group):
+    """A group some of whose commands live in files that are imported when one of these commands is asked for."""
+
+    def __init__(self, *args: Any, elsewhere: Mapping[str, tuple[str, str]], **settings: Any) -> None:
+        """`elsewhere`: name -> (`module:command`, its line of help)."""
+        super().__init__(*args, **settings)
+        self.elsewhere = elsewhere
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.elsewhere:
+            module, _, attribute = self.elsewhere[cmd_name][0].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"No such command {args[0]!r}. {hint}", ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        lines |= {name: summary for name, (_, summary) in self.elsewhere.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lines[name]) for name in self.list_commands(ctx)])
+
+
+class MainGroup(LazyGroup):
+    """`matscale` itself: commands in the order of the table, those of plugins too; errors become messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.elsewhere)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.elsewhere:
+            return super().get_command(ctx, cmd_name)
+        from matscale.core.hosting.host import host  # start-up: no plugin is looked for unless one is asked for
+
+        return host().command(cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        default, warnings.formatwarning = warnings.formatwarning, _format_warning
+        try:
+            return super().invoke(ctx)
+        except MatscaleError as error:
+            if os.environ.get("MATSCALE_DEBUG"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output left (`| head`): nothing more to say
+            ctx.exit(0)
+        except OSError as error:  # a full disk, a folder without permission: the user's to mend
+            if os.environ.get("MATSCALE_DEBUG"):
+                raise
+            click.echo(f"Error: {error}. MATSCALE_DEBUG=1 shows where.", err=True)
+            ctx.exit(1)
+        finally:
+            warnings.formatwarning = default
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What we tell a user is a sentence; the line of code that says it is no help."""
+    if issubclass(category, UserWarning):
+        return f"Warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"

@@ -1,0 +1,46 @@
+"""What a reader of files is: it turns one format into structures, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matscale.core.data.sources.labels import CALCULATOR, Unusable
+from matscale.core.data.structure import Structure
+
+Frame = Structure | Unusable
+"""What a reader yields: a structure, or why the one at this place cannot be read."""
+
+_GEOMETRY = ("numbers", "positions")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How to read one format."""
+
+    name: str
+    summary: str
+    matches: Callable[[Path], bool]
+    """Whether a path is of this format; by its name, or by a look into it."""
+    read: Callable[[Path, int, int | None], Iterator[Frame]]
+    """(path, start, stop) -> the structures start, ..., stop − 1 in the order of the file; to its end if stop is None.
+    Lazily: one structure in memory. Raises DataError if the file as a whole cannot be read."""
+    count: Callable[[Path], int | None]
+    """Number of structures, if it can be told without reading them; else None."""
+    is_generic: bool = False
+    """Asked only for paths that no other reader knows."""
+    is_guarded: bool = False
+    """Read in a process of its own: a library that it calls may crash, or take any amount of memory or time."""
+
+
+def from_ase(atoms: Any, source: str) -> Structure:
+    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator."""
+    structure = Structure.from_ase(atoms, source)
+    structure.info = {
+        **atoms.info,
+        **{name: value for name, value in atoms.arrays.items() if name not in _GEOMETRY},
+        **{CALCULATOR + name: value for name, value in (atoms.calc.results if atoms.calc else {}).items()},
+    }
+    return structure

@@ -1,0 +1,79 @@
+"""Status of a run, read from its folder; tells permanent failures from transient ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matscale.core import errors
+from matscale.core.errors import MatscaleError
+from matscale.core.locks import is_claimed, is_locked
+from matscale.core.runs import info as records
+from matscale.core.runs.record import CHECKPOINTS, CONFIG
+
+Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
+"""planned: nothing there yet; stopped: saved when it was asked to; crashed: cut off for a reason outside of it; failed:
+for one of its own, which would come again; blocked: the run that it branches off has failed."""
+
+INSIDE = frozenset(
+    kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
+) - {1, 5, 6}
+"""Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
+
+KILLED = "it was killed, or the machine went down"
+"""What the folder of a run that was cut off can tell."""
+
+_MEND = "`matscale train --resume -o {}` takes it from the newest checkpoint."
+
+_OF_ERROR = {
+    name: kind.exit_code
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, MatscaleError)
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """How a run stands."""
+
+    status: Status
+    reason: str = ""
+    """Why it did not end well."""
+
+
+def read_info(run: Path) -> dict[str, Any] | None:
+    """run.json, or None where there is none that can be read."""
+    try:
+        return records.read_info(run)
+    except MatscaleError:
+        return None
+
+
+def is_at_work(run: Path) -> bool:
+    """Whether a process trains the run, or is about to: one of a sweep, or `matscale train` by itself."""
+    return is_claimed(run) or is_locked(run)
+
+
+def state_of(run: Path) -> State:
+    """By what the folder says. A run that says that it is running, and that no process is at work on, was killed."""
+    return State("running") if is_at_work(run) else recorded(run)
+
+
+def recorded(run: Path) -> State:
+    """Of a run that no process is at work on."""
+    if not (run / CONFIG).exists():
+        began = (run / CHECKPOINTS).exists()
+        return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")
+    try:
+        info = records.read_info(run)
+    except MatscaleError as damage:
+        return State("crashed", f"{damage} {_MEND.format(run)}")
+    status = info.get("status")
+    if status == "running":
+        return State("crashed", KILLED)
+    if status == "failed":
+        error = str(info.get("error") or "")
+        inside = _OF_ERROR.get(error.partition(":")[0]) in INSIDE
+        return State("failed" if inside else "crashed", error)
+    return State("stopped" if status == "stopped" else "completed")

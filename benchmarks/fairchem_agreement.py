@@ -28,13 +28,13 @@ from ase.build import bulk
 from ase.io import write
 
 import matscale
+from matscale.core.fairchem.export import export_run
 from matscale.core.fairchem.run import import_run
 from matscale.core.hosting.host import host
 from matscale.core.inference.imported import save
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.potential import Potential, Scales
 from matscale.core.runs.record import Run
-from matscale.plugins.eqv2.fairchem.export import export_run
 
 SIDE, SIDE2 = (Path(__file__).with_name(name) for name in ("fairchem_side.py", "fairchem2_side.py"))
 QUANTITIES = ("energy", "forces", "stress")

@@ -212,7 +212,7 @@ def _sweep(folder: Path, data: Path) -> None:
 
 
 def _export(shelf: Path, data: Path) -> Victim:
-    from matscale.plugins.eqv2.fairchem.export import export_run
+    from matscale.core.fairchem.export import export_run
 
     family = host().architecture("eqv2")
     config = family.ladder(10_000).model_copy(update={"stress_head": "rank2", "max_neighbors": 20})

@@ -19,16 +19,17 @@ def exporting() -> None:
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write (.pt).")
 @checkpoint_option
 def fairchem(run: Path, target: Path, checkpoint: str) -> None:
-    """Export an EquiformerV2 to fairchem v1.
+    """Export a run to fairchem v1: an EquiformerV2, or what a plugin can export.
 
     The file has weights, element references and scales; fairchem's calculator predicts with it what the run predicts.
-    What fairchem cannot express is refused by name: it needs the published stress head (`--set
+    What fairchem cannot express is refused by name: of an EquiformerV2 it needs the published stress head (`--set
     architecture.config.stress_head=rank2` in training), direct forces and a limit of neighbours.
     """
+    from matscale.core.fairchem.export import export_run
     from matscale.core.model.architecture import count_parameters
     from matscale.core.runs.record import Run
-    from matscale.plugins.eqv2.fairchem.export import export_run
 
-    potential = export_run(Run.open(run), target, checkpoint)
+    record = Run.open(run)
+    potential = export_run(record, target, checkpoint)
     total = count_parameters(potential.model)["total"]
-    click.echo(f"eqv2, {total:,} parameters, for fairchem v1: {target}")
+    click.echo(f"{record.config.architecture.name}, {total:,} parameters, for fairchem v1: {target}")

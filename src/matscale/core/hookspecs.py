@@ -69,7 +69,7 @@ def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
 
 @hookspec
 def register_importers() -> list[Importer]:  # type: ignore[empty-body]
-    """Ways to read fairchem's checkpoints of an architecture (`matscale import fairchem`)."""
+    """Ways to read fairchem's checkpoints of an architecture (`matscale import fairchem`), and to write them."""
 
 
 @hookspec

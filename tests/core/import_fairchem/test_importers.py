@@ -105,3 +105,56 @@ def test_two_importers_of_one_model_are_an_error_that_names_both(
     result = site.run("import", "fairchem", "lone.pt", "-o", str(tmp_path / "run"))
     assert result.exit_code == 2
     assert "lone and other both import 'lonenet'" in " ".join(result.stderr.split())
+
+
+EXPORT = """
+from matscale.plugin import ConfigError
+
+def export(potential):
+    if len(potential.model.energy) == 2:
+        raise ConfigError("width = 2: fairchem's is always odd.")
+    return {"state_dict": {"lone_energy": potential.model.energy.detach()}, "config": {"model": {"name": "lonenet"}}}
+"""
+
+
+def exported(site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch, weights: list[float]) -> tuple[Any, Path]:
+    """What `matscale export` said of a model with these weights, and the file."""
+    theirs = content({"lone_energy": torch.tensor(weights)}, channels=len(weights))
+    torch.save(theirs, folder / "lone.pt")
+    monkeypatch.setattr(run, "read", lambda path: Checkpoint(path, theirs))
+    result = site.run("import", "fairchem", str(folder / "lone.pt"), "-o", str(folder / "run"))
+    assert result.exit_code == 0, result.output
+    return site.run("export", "fairchem", str(folder / "run"), "-o", str(folder / "back.pt")), folder / "back.pt"
+
+
+def test_an_outside_package_exports_its_own_architecture(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("lab-lone", PLUGIN.replace("load=lambda", "export=export, load=lambda") + EXPORT)
+    result, file = exported(site, tmp_path, monkeypatch, [1.0, 2.0, 4.0])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("lone, 3 parameters, for fairchem v1")
+    found = torch.load(file, weights_only=True)
+    assert found["state_dict"]["lone_energy"].tolist() == [1, 2, 4]
+    assert found["config"] == {"model": {"name": "lonenet"}, "cmd": {"identifier": "run"}}
+
+
+def test_what_an_exporter_refuses_ends_with_the_run_and_its_reason(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("lab-lone", PLUGIN.replace("load=lambda", "export=export, load=lambda") + EXPORT)
+    result, file = exported(site, tmp_path, monkeypatch, [1.0, 2.0])
+    assert result.exit_code == 2
+    assert "run: cannot be exported: width = 2" in " ".join(result.stderr.split())
+    assert not file.exists()
+
+
+def test_an_architecture_without_a_way_back_is_refused_with_those_that_have_one(site: Site, tmp_path: Path) -> None:
+    from matscale.core.errors import ConfigError
+    from matscale.core.fairchem.export import exporter_of
+    from matscale.core.runs.config import TrainConfig
+    from matscale.core.runs.record import Run
+
+    lone = Run(tmp_path, TrainConfig.parse({"architecture": {"name": "lone"}}), {})
+    with pytest.raises(ConfigError, match="is 'lone', and only these are exported to fairchem v1: eqv2"):
+        exporter_of(lone)

@@ -19,6 +19,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
 from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.export import export_run
 from matscale.core.fairchem.run import import_run, translate
 from matscale.core.files import DiskError
 from matscale.core.model.outputs import Outputs
@@ -26,7 +27,6 @@ from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint as checkpoints
 from matscale.core.runs.record import Run
 from matscale.plugins.eqv2 import EqV2Config
-from matscale.plugins.eqv2.fairchem.export import export_run
 from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, derived, fairchem_from_config
 from matscale.plugins.eqv2.fairchem.tables import fairchem_tables
 

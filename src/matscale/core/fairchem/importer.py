@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from matscale.core.errors import DataError
 from matscale.core.fairchem.checkpoint import Checkpoint
 from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
+
+if TYPE_CHECKING:
+    from matscale.core.model.potential import Potential
 
 Role = Literal["trained", "fixed", "derived"]
 """Of a tensor in a file: a weight, of which there may be an average; one that is taken but has no average, as a scale
@@ -41,6 +44,9 @@ class Importer:
     """(model, [2, 2]) takes scale and shift of the isotropic and the anisotropic part; None: there is no such head."""
     notes: Callable[[Checkpoint], list[str]] = lambda checkpoint: []
     """What the user should know of this file although it is imported; sentences."""
+    export: Callable[[Potential], Mapping[str, Any]] | None = None
+    """Content of a file of fairchem v1 with the weights, scales and references of a Potential: the way back, for
+    `matscale export fairchem`. Raises ConfigError that names an option without a counterpart. None: there is no way."""
 
 
 def copy_named(model: nn.Module, weights: Mapping[str, Tensor], published: Callable[[str], str]) -> None:

@@ -2,21 +2,18 @@ r"""A trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator an
 
     rmsd_E, rmsd_F = scales of energy and forces,    rmsd_part, mean_part = stress scale · (scale, shift) of its head
 
-and the element references as they are. fairchem reads pickles, so this is the one file of matscale that writes one: of
-dicts, lists, numbers, texts and tensors, which torch loads with `weights_only=True`.
+and the element references as they are.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from matscale.plugin import ConfigError, Potential, Run, __version__, load_run, make_folder, resolve_step, write_blocks
+from matscale.plugin import Potential, __version__
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.fairchem.names import fairchem_from_config, fairchem_name
 from matscale.plugins.eqv2.fairchem.tables import fairchem_tables
@@ -28,43 +25,16 @@ _PARTS = {"stress_isotropic": 0, "stress_anisotropic": 2}
 """Part of the stress -> its degree l."""
 
 
-def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> Potential:
-    """Write the model of `run` to `target`, a file of fairchem v1; what was written is returned.
-
-    Raises ConfigError for another architecture, for options without a counterpart in fairchem and if `target` exists;
-    DiskError where it cannot be written; besides, what `matscale.load` raises.
-    """
-    target = Path(target)
-    name = run.config.architecture.name
-    if name != "eqv2":
-        raise ConfigError(f"{run.path}: its architecture is {name!r}: fairchem v1 takes an eqv2 of ours, nothing else.")
-    if target.exists():
-        raise ConfigError(f"{target}: is in the way. Choose another file with -o.")
-    config = EqV2Config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
-    try:
-        fairchem_from_config(config)  # before the weights are read
-    except ConfigError as error:
-        raise ConfigError(f"{run.path}: cannot be exported: {error}") from None
-    step = resolve_step(run, checkpoint)
-    potential = load_run(run, step)
-    written = {**content(potential), "step": step}
-    written["config"]["cmd"]["identifier"] = run.name
-    make_folder(target.parent)
-    file = BytesIO()  # torch does not survive a file that refuses a write
-    torch.save(written, file)
-    write_blocks(target, [file.getbuffer()])
-    return potential
-
-
 def content(potential: Potential) -> dict[str, Any]:
     """What the file holds. Raises ConfigError that names an option without a counterpart in fairchem."""
     model = potential.model
     assert isinstance(model, EqV2)
+    config = _config(model.config)  # first: it refuses what has no counterpart
     weights = {fairchem_name(name): p.detach().float().cpu() for name, p in model.named_parameters()}
     found = {
         "state_dict": OrderedDict({**weights, **fairchem_tables(model.config)}),
         "normalizers": _normalizers(potential),
-        "config": _config(model.config),
+        "config": config,
         "val_metrics": None,
         "amp": None,
     }

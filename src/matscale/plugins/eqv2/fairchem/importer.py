@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from matscale.plugin import Checkpoint, ConfigError, DatasetInfo, Importer, Role
 from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.fairchem.export import content
 from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, derived, fairchem_name, load_fairchem
 from matscale.plugins.eqv2.fairchem.prehydra import as_hydra
 from matscale.plugins.eqv2.heads import Rank2StressHead
@@ -99,4 +100,5 @@ IMPORTER = Importer(
     load=load_fairchem,
     info=_info,
     stress_parts=_stress_parts,
+    export=content,
 )

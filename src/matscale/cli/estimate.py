@@ -10,9 +10,10 @@ import click
 
 from matscale.cli.progress.stages import Shown, Stages
 from matscale.cli.text import aligned
-from matscale.cli.train import configuration, given, training_options
+from matscale.cli.train import training_options
 from matscale.cli.words import duration, size_of
 from matscale.core.errors import ConfigError
+from matscale.core.train.options import configuration, given
 
 if TYPE_CHECKING:
     from matscale.core.estimate.estimate import Estimate

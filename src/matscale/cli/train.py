@@ -4,39 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from matscale.cli.types import ArchitectureName, ParameterCount, TrackerName
 from matscale.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from matscale.core.model.architecture import Architecture
-    from matscale.core.runs.config import TrainConfig
-
-DEFAULT_PARAMETERS = 30_000
-"""Without --size, --params or a configuration: small enough to learn the default data on two cores in minutes."""
-
-# Option -> where it goes in the configuration.
-OPTIONS = {
-    "data": "data.path",
-    "epochs": "budget.epochs",
-    "steps": "budget.steps",
-    "max_time": "budget.max_time",
-    "max_flops": "budget.max_flops",
-    "lr": "optimizer.lr",
-    "batch": "batch.structures",
-    "seed": "seed",
-    "device": "compute.device",
-    "precision": "compute.precision",
-    "overfit": "data.overfit",
-    "start": "start.run",
-    "partial": "start.partial",
-    "references": "start.references",
-    "pretrain": "pretrain.task",
-    "track": "trackers",
-}
+from matscale.core.train.options import configuration, free_folder, given
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,11 +68,6 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Configuration key -> value, of the `training_options` that were used."""
-    return {OPTIONS[name]: value for name, value in options.items() if value is not None}
-
-
 @click.command()
 @training_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
@@ -151,74 +120,6 @@ def train(
         if not no_baselines:
             _conclude(run, quiet)
         click.echo(f"Run: {run.path}")
-
-
-def configuration(
-    arch: str | None,
-    size: str | None,
-    params: int | None,
-    file: Path | None,
-    options: dict[str, Any],
-    assignments: tuple[str, ...],
-    resumed: Path | None,
-) -> tuple[TrainConfig, Architecture]:
-    """The resolved configuration and its architecture. Raises ConfigError for what does not go together."""
-    from matscale.core.config import override, read_toml
-    from matscale.core.hosting.host import get
-    from matscale.core.runs.config import TrainConfig, merged
-    from matscale.core.runs.record import Run
-    from matscale.core.train.setup import resolved
-
-    values: dict[str, Any] = Run.open(resumed).config.plain() if resumed else {}
-    if file is not None:
-        values = merged(values, read_toml(file))
-    values = _with_options(values, options)
-    chosen = values.get("architecture", {})
-    source = values.get("start", {}).get("run")
-    if source is not None and not chosen:
-        theirs = Run.open(source).config.architecture
-        if arch in (None, theirs.name):
-            chosen = theirs.plain()
-    if arch is not None and arch != chosen.get("name"):
-        chosen = {"name": arch}  # the keys of another architecture mean nothing to this one
-    if "name" not in chosen:
-        raise ConfigError("Say which architecture to train: --arch schnet. `matscale models list` shows all.")
-    if size is not None or params is not None:
-        chosen = {"name": chosen["name"]}  # a size chosen here replaces the file's
-    elif not chosen.get("config"):
-        params = DEFAULT_PARAMETERS
-    values = override({**values, "architecture": chosen}, assignments)
-    config = TrainConfig.parse(values, str(file) if file else "configuration")
-    architecture = get(config.architecture.name)
-    return resolved(config, architecture, size, params), architecture
-
-
-def _with_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    from matscale.core.runs.config import merged
-
-    lengths = {"epochs", "steps"}
-    if any(f"budget.{name}" in options for name in lengths):  # one of them replaces the other
-        budget = {key: value for key, value in values.get("budget", {}).items() if key not in lengths}
-        values = {**values, "budget": budget}
-    task = options.get("pretrain.task")
-    if task not in (None, values.get("pretrain", {}).get("task")):
-        values = {key: value for key, value in values.items() if key != "pretrain"}  # options are those of another task
-    for key, value in options.items():
-        nested: Any = value
-        for section in reversed(key.split(".")):
-            nested = {section: nested}
-        values = merged(values, nested)
-    return values
-
-
-def free_folder(config: TrainConfig) -> Path:
-    """`runs/<architecture>-<data>-<k>`, the first that does not exist."""
-    data = Path(config.data.path).name
-    name = config.architecture.name.replace(":", "-")
-    k = 1
-    while (path := Path("runs") / f"{name}-{data}-{k}").exists():
-        k += 1
-    return path
 
 
 def _conclude(run: Any, quiet: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from matscale.core.units import LARGEST_MODEL, parse_count
+from matscale.core.units import parse_count, parse_parameters
 
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
@@ -20,13 +20,9 @@ class ParameterCount(click.ParamType):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
-            count = round(parse_count(value))
-        except (ValueError, OverflowError):  # no number; 1e999
-            count = 0
-        if not 1 <= count <= LARGEST_MODEL:
-            wanted = "Write for example 30k, 1M, 2.5e6 or 12000, at most 10T."
-            self.fail(f"{value!r} is no number of parameters. {wanted}", param, ctx)
-        return count
+            return parse_parameters(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Amount(click.ParamType):

@@ -13,12 +13,37 @@ _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*
 
 
 def parse_count(value: Any) -> Any:
-    """`1.5M` -> 1500000.0; a number is returned as it is. Raises ValueError with the known suffixes."""
+    """`1.5M` -> 1500000.0; a number is returned as it is. Raises ValueError with the known suffixes.
+
+    >>> parse_count("1.5M"), parse_count("2e15"), parse_count(12_000)
+    (1500000.0, 2000000000000000.0, 12000)
+    """
     return _parse(value, _COUNTS, "a count such as 30k, 1M or 2e15")
 
 
+def parse_parameters(value: Any) -> int:
+    """A number of parameters, as a whole number: `30k` -> 30000. Raises ValueError for none, and for more than 10T.
+
+    >>> parse_parameters("30k"), parse_parameters("1.5M"), parse_parameters(12_000)
+    (30000, 1500000, 12000)
+    """
+    try:
+        count = round(parse_count(value))
+    except (ValueError, TypeError, OverflowError):  # no number; 1e999
+        count = 0
+    if not 1 <= count <= LARGEST_MODEL:
+        raise ValueError(
+            f"{value!r} is no number of parameters. Write for example 30k, 1M, 2.5e6 or 12000, at most 10T."
+        )
+    return count
+
+
 def parse_seconds(value: Any) -> Any:
-    """`30m` -> 1800.0; a number is seconds. Raises ValueError with the known suffixes."""
+    """`30m` -> 1800.0; a number is seconds. Raises ValueError with the known suffixes.
+
+    >>> parse_seconds("90s"), parse_seconds("30m"), parse_seconds("2h")
+    (90.0, 1800.0, 7200.0)
+    """
     return _parse(value, _SECONDS, "a time such as 90, 90s, 30m or 2h")
 
 

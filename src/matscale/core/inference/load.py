@@ -50,6 +50,10 @@ def load(
     exist, and if config.toml says another model than the checkpoint; PluginError, with what to install, if the run's
     architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the checkpoint
     is damaged.
+
+    >>> potential = load("runs/first")
+    >>> potential.graph.key, potential.training
+    ('radius-6', False)
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if run.config.pretrain is not None:
@@ -61,7 +65,7 @@ def load(
     potential.zero_net_force |= zero_net_force
     if dtype is not None:
         # References and scales stay float64: only the model computes in `dtype`.
-        potential.model.to(_dtype(dtype))
+        potential.model.to(dtype_of(dtype))
     place = device_of(ComputeConfig(device=str(device)), World.from_environment())
     return potential.to(place).eval().requires_grad_(False)
 
@@ -74,13 +78,25 @@ def calculator(
     dtype: torch.dtype | str | None = None,
     zero_net_force: bool = False,
 ) -> PotentialCalculator:
-    """An ASE calculator that drives the trained Potential of a run; arguments and errors are those of `load`."""
+    """An ASE calculator that drives the trained Potential of a run; arguments and errors are those of `load`.
+
+    >>> from ase.build import bulk
+    >>> atoms = bulk("Cu", cubic=True)
+    >>> atoms.calc = calculator("runs/first")
+    >>> atoms.get_forces().shape, atoms.get_stress().shape
+    ((4, 3), (6,))
+    """
     from matscale.core.inference.calculator import PotentialCalculator  # start-up: torch
 
     return PotentialCalculator(load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force))
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """Type of a model's weights by its name. Raises ConfigError for any but float32 and float64.
+
+    >>> dtype_of("float64")
+    torch.float64
+    """
     for name, known in DTYPES.items():
         if dtype in (name, known):
             return known

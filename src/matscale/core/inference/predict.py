@@ -131,15 +131,19 @@ def predict_file(
         if bad and not skip_invalid:
             raise NonFinitePrediction(
                 f"{source}: the predictions for {len(bad)} of {written + len(bad)} structures are not finite: "
-                f"{_listed(bad)}. Nothing was written. Look at their geometry, or pass --skip-invalid to leave out "
+                f"{listed(bad)}. Nothing was written. Look at their geometry, or pass --skip-invalid to leave out "
                 "such structures and list them."
             )
     skipped += [Skipped(position, "its predictions are not finite.") for position in bad]
     return written, sorted(skipped, key=lambda one: one.position)
 
 
-def _listed(positions: Sequence[int]) -> str:
-    """`structures 3, 17 and 2 more (counted from 0)` for a message."""
+def listed(positions: Sequence[int]) -> str:
+    """`structures 3, 17 and 2 more (counted from 0)` for a message.
+
+    >>> listed([3]), listed([3, 17])
+    ('structure 3 (counted from 0)', 'structures 3, 17 (counted from 0)')
+    """
     more = f" and {len(positions) - 8} more" if len(positions) > 8 else ""
     plural = "s" if len(positions) > 1 else ""
     return f"structure{plural} {', '.join(map(str, positions[:8]))}{more} (counted from 0)"

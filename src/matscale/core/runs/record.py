@@ -109,12 +109,23 @@ class Run:
 
     `rows` says of the .jsonl files how many rows they had at the last checkpoint and their SHA-256, `altered` which of
     them were found changed; `config_sha256` is the fingerprint of the configuration, `digest` that of run.json itself.
+
+    >>> run = Run.open("runs/first")
+    >>> run.config.architecture.name, run.info["status"]
+    ('schnet', 'completed')
+    >>> [row["split"] for row in run.metrics("validation")]
+    ['validation', 'validation']
     """
 
     def __init__(self, path: Path, config: TrainConfig, info: dict[str, Any]) -> None:
         self.path = path
         self.config = config
         self.info = info
+
+    def __repr__(self) -> str:
+        status, steps = self.info.get("status", "not begun"), self.info.get("steps")
+        made = "" if steps is None else f", {steps:,} steps"
+        return f"<Run {self.path}: {self.config.architecture.name}, {status}{made}>"
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig) -> Run:

@@ -55,23 +55,45 @@ def fit(
     where: Mapping[str, str] | None = None,
     architecture: str | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
-    **options: object,
+    axis: str | None = None,
+    at: float | None = None,
+    checkpoint: str = "last",
+    samples: int = 1000,
+    seed: int = 0,
 ) -> Fit:
     """The law of one architecture in `source`: run folders, a study, a table file, rows or a `Table`.
 
     `law`: `n`, `d`, `c` choose the form in that variable, `nd` is the joint law, `frontier` and `isoflop` are those of
     compute; the name of a form takes that form; `auto` takes the joint law where there is a grid, else the variable
-    with most sizes. `options` are those of `Options`. Raises DataError (data), ConfigError (names).
+    with most sizes. `axis` to `seed` are those of `Options`. Raises DataError (data), ConfigError (names).
+
+    >>> rows = [{"n": 10.0**p, "loss": 40 * 10.0**(-0.3 * p) * (1 + 0.01 * (-1)**p)} for p in range(3, 9)]
+    >>> found = fit(rows, law="power")
+    >>> found.verdict, round(found.parameters["alpha"], 2)
+    ('law', 0.3)
     """
-    table = read(source, columns, target=target, where=where, curves=needs_curves(law, str(options.get("checkpoint"))))
-    table = replace(table, baselines=dict(baselines)) if baselines else with_baselines(table)[0]
-    chosen = Options(target=target, **options)  # type: ignore[arg-type]
+    table = read_with_baselines(source, columns, target, where, baselines, needs_curves(law, checkpoint))
+    chosen = Options(target, axis, at, checkpoint, samples, seed)
     _refuse_unused(law, chosen)
     name = architecture or _only(table)
     if name not in table.architectures:
         raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
     part = table.of_architecture(name)
     return fit_law(part, best_way(part) if law == "auto" else law, chosen)
+
+
+def read_with_baselines(
+    source: Source,
+    columns: Mapping[str, str] | None,
+    target: str,
+    where: Mapping[str, str] | None,
+    baselines: Mapping[str, Mapping[str, float]] | None,
+    curves: bool = False,
+) -> Table:
+    """The table at `source` with `baselines`, or else, of runs, those that are measured now."""
+    table = read(source, columns, target=target, where=where, curves=curves)
+    given = {name: dict(errors) for name, errors in (baselines or {}).items()}
+    return replace(table, baselines=given) if given else with_baselines(table)[0]
 
 
 def fit_all(

@@ -1,0 +1,428 @@
+"""The functions of `import matscale`, in the order of a study: train, evaluate, predict, compare, plan.
+
+Each is a few lines over `matscale.core`; `load` and `calculator` (`core/inference/load.py`) and `fit` (`core/scaling/fit.py`) are
+public as they are. The command line has the same names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
+
+if TYPE_CHECKING:
+    import torch
+    from ase import Atoms
+
+    from matscale.core.data.batch import AtomicBatch
+    from matscale.core.data.graph import Graph
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.data.structure import Structure
+    from matscale.core.inference.predict import Prediction
+    from matscale.core.model.potential import Potential
+    from matscale.core.runs.config import TrainConfig
+    from matscale.core.runs.record import Run
+    from matscale.core.scaling.allocation.plan import Plan
+    from matscale.core.scaling.comparison.compare import Comparison
+    from matscale.core.scaling.result import Fit
+    from matscale.core.scaling.tables.sources import Source
+
+    Model = Potential | Run | Path | str
+    Structures = Structure | Atoms | Iterable[Structure | Atoms] | Path | str
+
+
+def train(
+    config: str | Path | TrainConfig | Mapping[str, Any] | None = None,
+    *,
+    arch: str | None = None,
+    size: str | None = None,
+    params: str | float | None = None,
+    data: str | Path | None = None,
+    set: Mapping[str, Any] | Iterable[str] = (),
+    start: str | Path | None = None,
+    partial: bool | None = None,
+    references: Literal["auto", "keep", "refit"] | None = None,
+    pretrain: Literal["distances", "denoise"] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    max_time: str | float | None = None,
+    max_flops: str | float | None = None,
+    lr: float | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] | None = None,
+    overfit: int | None = None,
+    track: str | Sequence[str] | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train one model and return its run: the folder `path`, `config`, `info` (run.json) and `metrics()`.
+
+    Keywords are the options of `matscale train` (`start` is its --from; `set` takes {"optimizer.lr": 1e-3} too).
+    `config` is a TOML file, a TrainConfig or a dictionary; keywords count more. `output` is the run folder, by default
+    a new one in runs/. Progress goes to stderr unless `quiet`. `matscale.load`, `evaluate`, `predict` take the run.
+
+    >>> run = matscale.train(arch="schnet", params="5k", data="emt", steps=10, output="runs/little", quiet=True)
+    >>> run
+    <Run runs/little: schnet, completed, 10 steps>
+    >>> run.info["best"]["step"], run.info["best"]["loss"] < 60
+    (10, True)
+    >>> matscale.train(arch="schnet", stepps=30)
+    Traceback (most recent call last):
+    matscale.core.errors.ConfigError: matscale.train has no argument 'stepps'. Did you mean 'steps'? Known: ...
+
+    Raises ConfigError for what does not go together or is in the way, DataError for the data, StoppedEarly on Ctrl-C
+    (a run that was saved: `resume=True` goes on), NonFiniteLossError.
+    """
+    from matscale.cli.progress.train import progress_for
+    from matscale.core.train.distributed import World
+    from matscale.core.train.options import configuration, free_folder, given
+    from matscale.core.train.session import train as start_training
+
+    if resume and output is None:
+        raise ConfigError("resume=True: say with output= which run goes on.")
+    options = {
+        "data": data if data is None else str(data), "epochs": epochs, "steps": steps, "max_time": max_time,
+        "max_flops": max_flops, "lr": lr, "batch": batch, "seed": seed, "device": device, "precision": precision,
+        "overfit": overfit, "start": start if start is None else str(start), "partial": partial,
+        "references": references, "pretrain": pretrain, "track": [track] if isinstance(track, str) else track,
+    }  # fmt: skip
+    resolved, architecture = configuration(
+        arch,
+        size,
+        None if params is None else _parameters(params),
+        _values(config),
+        given(options),
+        _assignments(set),
+        Path(output) if resume and output is not None else None,
+    )
+    world = World.from_environment()
+    if world.size > 1 and output is None:
+        raise ConfigError("Several processes train one run: say with output= which.")
+    folder = free_folder(resolved) if output is None else output
+    with progress_for(quiet or not world.is_main) as progress:
+        return start_training(resolved, folder, resume=resume, architecture=architecture, progress=progress)
+
+
+def _parameters(params: str | float) -> int:
+    from matscale.core.units import parse_parameters
+
+    try:
+        return parse_parameters(params)
+    except ValueError as error:
+        raise ConfigError(f"params = {error}") from None
+
+
+def _values(config: str | Path | TrainConfig | Mapping[str, Any] | None) -> Path | Mapping[str, Any] | None:
+    from matscale.core.config import Config
+
+    if isinstance(config, Config):
+        return config.plain()
+    if config is None or isinstance(config, Mapping):
+        return config
+    if not isinstance(config, str | Path):
+        raise ConfigError(f"config is of type {type(config).__name__}: expected a TOML file, a TrainConfig or a dict.")
+    return Path(config)
+
+
+def _assignments(values: Mapping[str, Any] | Iterable[str]) -> list[str]:
+    """`KEY=VALUE` texts, whose values are read as TOML: that of a list, a number or a text is its JSON."""
+    if isinstance(values, Mapping):
+        return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    return [values] if isinstance(values, str) else list(values)
+
+
+def evaluate(
+    model: Model,
+    data: PackedDataset | Path | str | Iterable[Structure | Atoms] | None = None,
+    *,
+    split: Literal["auto", "validation", "train", "all"] = "auto",
+    checkpoint: str | int = "best",
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> dict[str, float]:
+    """Errors of a run or a loaded model: the numbers of `matscale evaluate --json` (eV/atom, eV/Å, eV/Å³).
+
+    `data` is a packed dataset (path or name), by default that of the run, or structures with labels (ase.Atoms with
+    a calculator that holds them). `split` is the part of it: `auto` is the run's validation part of its own dataset and
+    all of any other. The compared loss is `loss`.
+
+    >>> errors = matscale.evaluate("runs/first")
+    >>> errors["n_structures"], errors["loss"] < 60
+    (4, True)
+    >>> potential = matscale.load("runs/first")
+    >>> matscale.evaluate(potential, data="emt", split="all")["n_structures"]
+    40
+
+    Raises ConfigError for a run or a dataset that does not exist, DataError for elements that the model does not know
+    and structures without neighbours, NonFinitePrediction.
+    """
+    import numpy as np
+
+    from matscale.core.data.batch import AtomicBatch
+    from matscale.core.data.named.catalog import resolve
+    from matscale.core.data.store.packed import PackedDataset
+    from matscale.core.inference.compare import measure, rows_of, usable
+    from matscale.core.train.evaluation import evaluate as errors_of
+
+    run, potential = _opened(model, checkpoint, device, dtype)
+    if data is not None and not isinstance(data, PackedDataset | Path | str):
+        if split not in ("auto", "all"):
+            raise ConfigError(f"split = {split!r}: structures have no parts; a dataset has.")
+        device = potential.references.device
+        found = errors_of(potential, (AtomicBatch.join(some).to(device) for some in _prepared(potential, data, batch)))
+        if "loss" not in found:
+            raise DataError("There is no structure with a label to evaluate on.")
+        return found
+    if isinstance(data, PackedDataset):
+        dataset = data
+    else:
+        if data is None and (run is None or "dataset" not in run.info):
+            raise ConfigError("Say with data= what to evaluate on: the model has no dataset of its own.")
+        dataset = PackedDataset.open(resolve(str(data) if run is None or data is not None else run.config.data.path))
+        dataset.check()
+    if run is None:
+        if split not in ("auto", "all"):
+            raise ConfigError(f"split = {split!r}: the parts are those of a run. Give the run instead of its model.")
+        return measure(potential, dataset, np.arange(len(dataset)), batch)
+    rows, _ = usable(run, potential, dataset, rows_of(run, dataset, split))
+    return measure(potential, dataset, rows, batch, any_element=True)
+
+
+def predict(
+    model: Model,
+    structures: Structures,
+    *,
+    checkpoint: str | int = "best",
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> list[Prediction]:
+    """Predictions for structures, in order: each has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
+
+    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file that ASE reads. `stress` is None for
+    structures without a volume and models without a stress.
+
+    >>> from ase.build import bulk
+    >>> copper, gold = matscale.predict("runs/first", [bulk("Cu"), bulk("Au", cubic=True)])
+    >>> copper.forces.shape, gold.forces.shape, gold.stress.shape
+    ((1, 3), (4, 3), (3, 3))
+
+    Raises DataError that names the first structure that cannot be predicted (an element that was not in training, atoms
+    in one place), NonFinitePrediction that names all whose predictions are not finite.
+    """
+    from matscale.core.inference.predict import listed, predict_batch
+
+    _, potential = _opened(model, checkpoint, device, dtype)
+    found = [one for some in _prepared(potential, structures, batch) for one in predict_batch(potential, some)]
+    if bad := [position for position, one in enumerate(found) if not one.is_finite]:
+        raise NonFinitePrediction(
+            f"The predictions for {len(bad)} of {len(found)} structures are not finite: {listed(bad)}. Look at their "
+            "geometry."
+        )
+    return found
+
+
+def batch(
+    structures: Structures, graph: Graph | Potential | float | None = None, *, dtype: torch.dtype | str | None = None
+) -> AtomicBatch:
+    """A batch of structures, for models and loops of your own; the edges are those of `graph`.
+
+    `graph` is a Graph, a cutoff in Å, a Potential (its neighbours and its type), or None: no edges. Labels of
+    structures come along, NaN where there is none; of ase.Atoms those of their calculator. Floating tensors are float32
+    unless `dtype` says float64; energies always are float64.
+
+    >>> from ase.build import bulk
+    >>> two = matscale.batch([bulk("Cu"), bulk("Au", cubic=True)], 3.0)
+    >>> two.n_structures, two.n_atoms, two.n_edges
+    (2, 5, 60)
+    >>> potential = matscale.load("runs/first")
+    >>> potential(matscale.batch(bulk("Cu"), potential)).forces.shape
+    torch.Size([1, 3])
+    """
+    import torch
+
+    from matscale.core.data.graph import Graph
+    from matscale.core.data.neighbors import collate
+    from matscale.core.inference.load import dtype_of
+    from matscale.core.inference.predict import floating
+    from matscale.core.model.potential import Potential
+
+    kind = torch.float32 if dtype is None else dtype_of(dtype)
+    if isinstance(graph, Potential):
+        kind = floating(graph) if dtype is None else kind
+        graph = graph.graph
+    elif isinstance(graph, int | float):
+        graph = Graph.radius(graph)
+    elif not isinstance(graph, Graph | None):
+        raise ConfigError(f"graph is of type {type(graph).__name__}: expected a Graph, a cutoff in Å or a Potential.")
+    return collate(list(_structures(structures)), graph or Graph.none(), kind)
+
+
+def _opened(
+    model: Model, checkpoint: str | int, device: torch.device | str, dtype: torch.dtype | str | None
+) -> tuple[Run | None, Potential]:
+    """(the run, if `model` is one; its Potential)."""
+    from matscale.core.inference.load import load
+    from matscale.core.model.potential import Potential
+    from matscale.core.runs.record import Run
+
+    if isinstance(model, Potential):
+        if checkpoint != "best" or str(device) != "cpu" or dtype is not None:
+            raise ConfigError("checkpoint, device and dtype say how a run is loaded, and this model is loaded already.")
+        return None, model.eval()
+    if not isinstance(model, Run | str | Path):
+        raise ConfigError(f"model is of type {type(model).__name__}: expected a run, its folder or a Potential.")
+    run = model if isinstance(model, Run) else Run.open(model)
+    return run, load(run, checkpoint, device=device, dtype=dtype)
+
+
+def _prepared(potential: Potential, structures: Structures, size: int) -> Iterator[list[AtomicBatch]]:
+    """Batches of one structure, `size` at a time. Raises DataError for a structure that the potential cannot judge."""
+    from matscale.core.inference.predict import prepare
+
+    if size < 1:
+        raise ConfigError(f"batch = {size}: must be at least 1.")
+    remaining = _structures(structures)
+    while chunk := list(islice(remaining, size)):
+        yield [_named(prepare, potential, one) for one in chunk]
+
+
+def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Potential, one: Structure) -> AtomicBatch:
+    """`prepare`, whose errors say which structure is meant."""
+    try:
+        return prepare(potential, one)
+    except DataError as error:
+        raise DataError(f"{one.source}: {str(error).removeprefix(f'{one.source}: ')}") from None
+
+
+def _structures(given: Structures) -> Iterator[Structure]:
+    """Structures with the labels that they bring. Raises ConfigError for anything else."""
+    from ase import Atoms
+
+    from matscale.core.data.sources.find import read_atoms
+    from matscale.core.data.sources.labels import Unusable, attach
+    from matscale.core.data.sources.reader import from_ase
+    from matscale.core.data.structure import Structure
+
+    items: Iterable[Any]
+    if isinstance(given, str | Path):
+        if not Path(given).is_file():
+            raise DataError(f"{given}: no such file.")
+        items = read_atoms(Path(given))
+    elif isinstance(given, Structure | Atoms):
+        items = [given]
+    elif isinstance(given, Iterable):
+        items = given
+    else:
+        raise ConfigError(f"structures is of type {type(given).__name__}: expected structures or a file of them.")
+    for position, item in enumerate(items):
+        if isinstance(item, Structure):
+            yield item if item.source else replace(item, source=f"structure {position}")
+            continue
+        if not isinstance(item, Atoms):
+            raise ConfigError(
+                f"structures[{position}] is of type {type(item).__name__}: expected ase.Atoms or matscale.Structure."
+            )
+        structure = from_ase(item, f"structure {position}")
+        try:
+            attach(structure)
+        except Unusable as fault:
+            raise DataError(f"{structure.source}: {fault}.") from None
+        yield structure
+
+
+def compare(
+    source: Source,
+    architectures: str | Sequence[str] = (),
+    *,
+    axis: Literal["n", "d", "c"] | None = None,
+    at: float | None = None,
+    target: str = "loss",
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+) -> Comparison:
+    """Test whether architectures scale with the same exponent, as `matscale compare` does.
+
+    `source` and the rest are those of `matscale.fit`; `architectures` are all of the table if none is named. `axis` is
+    the variable: n (parameters), d (data) or c (compute); `at` the value of the other one.
+
+    >>> rows = [{"arch": a, "n": n, "loss": k * n**-p * (1 + 0.01 * (seed - 1)), "seed": seed}
+    ...         for a, k, p in (("one", 40, 0.3), ("two", 60, 0.4)) for n in (1e3, 1e4, 1e5, 1e6) for seed in range(3)]
+    >>> comparison = matscale.compare(rows, axis="n")
+    >>> comparison.pairs[0].verdict, [rank.architecture for rank in comparison.ranking]
+    ('exponents differ', ['two', 'one'])
+
+    Raises ConfigError for a name that is not there, DataError for too few sizes.
+    """
+    from matscale.core.hosting.host import host
+    from matscale.core.scaling.comparison.compare import compare as test
+    from matscale.core.scaling.fit import read_with_baselines
+
+    table = read_with_baselines(source, columns, target, where, baselines)
+    names = [architectures] if isinstance(architectures, str) else architectures
+    laws = [law for law in host().laws() if law.axes == ("x",)]
+    return test(table, names, laws, axis=axis, target=target, at=at)
+
+
+def plan(
+    source: Source | Fit,
+    *,
+    flops: str | float | None = None,
+    loss: float | None = None,
+    architecture: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    mfu: float | None = None,
+    target: str = "loss",
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    checkpoint: str = "last",
+    samples: int = 1000,
+    seed: int = 0,
+) -> Plan:
+    """Size and data that make the best of a budget of `flops` (1e18, "50P"), or what the `loss` takes.
+
+    `source` is what `matscale.fit` takes, or its result for the joint law (law="nd"). With `device` the plan states
+    hours on it; `precision` and `mfu` are those of `matscale plan`.
+
+    >>> rows = [{"n": n, "d": d, "c": 6 * n * d, "loss": 1 + 40 * n**-0.4 + 90 * d**-0.5, "seed": 0}
+    ...         for n in (1e3, 4e3, 16e3, 64e3) for d in (1e3, 4e3, 16e3, 64e3)]
+    >>> best = matscale.plan(rows, flops="1e11", samples=200)
+    >>> round(best.n.value, -3), round(best.d.value, -3), round(best.loss.value, 2)
+    (151000.0, 110000.0, 1.61)
+
+    Raises MatscaleError if there is no joint law, ConfigError for a budget that is too far or a loss below the floor.
+    """
+    from matscale.core.scaling.allocation.plan import make_plan
+    from matscale.core.scaling.allocation.speed import speed_on
+    from matscale.core.scaling.fit import fit
+    from matscale.core.scaling.result import Fit
+
+    if device is None and (precision or mfu):
+        raise ConfigError("precision and mfu say how fast a device is: name it with device=.")
+    fitted = source if isinstance(source, Fit) else fit(
+        source, "nd", target, columns=columns, where=where, architecture=architecture, baselines=baselines,
+        checkpoint=checkpoint, samples=samples, seed=seed,
+    )  # fmt: skip
+    speed = None if device is None else lambda n: speed_on(device, fitted.table, n, precision, mfu)
+    return make_plan(fitted, flops=None if flops is None else _amount(flops), loss=loss, speed=speed)
+
+
+def _amount(flops: str | float) -> float:
+    from matscale.core.units import parse_count
+
+    try:
+        return float(parse_count(flops))
+    except (ValueError, TypeError, OverflowError):
+        raise ConfigError(f"flops = {flops!r}: write for example 1e18 or '50P'.") from None

@@ -1,0 +1,40 @@
+"""Wrong arguments of a public function as an error that names the nearest right one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from matscale.core.errors import ConfigError, did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R], name: str) -> Callable[P, R]:
+    """`function` under its public `name`: arguments that it does not take raise ConfigError instead of TypeError.
+
+    >>> from matscale.core.errors import ConfigError
+    >>> def area(width, height=1.0): return width * height
+    >>> try: checked(area, "matscale.area")(2.0, heigth=3.0)
+    ... except ConfigError as error: print(error)
+    matscale.area has no argument 'heigth'. Did you mean 'height'? Known: height, width.
+    """
+    signature = inspect.signature(function)
+    known = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            unknown = next((key for key in kwargs if key not in known), None)
+            if unknown is None:
+                raise ConfigError(f"{name}: {error}. Arguments: {', '.join(known)}.") from None
+            raise ConfigError(f"{name} has no argument {unknown!r}. {did_you_mean(unknown, known)}") from None
+        return function(*args, **kwargs)
+
+    call.__module__, _, call.__qualname__ = name.rpartition(".")  # so that it can be pickled by its public name
+    return call

@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 
 import matscale
-from matscale.core.data import catalog
-from matscale.core.data.recipe import Recipe
+from matscale.core.data.named import catalog
+from matscale.core.data.synthetic.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"

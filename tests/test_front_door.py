@@ -136,9 +136,9 @@ def test_predictions_come_in_order_whatever_the_batch(make_run: Callable[..., Ru
     write(tmp_path / "in.extxyz", crystals)
     one_by_one = [matscale.predict(run, crystal)[0].energy for crystal in crystals]
     for given in (crystals, iter(crystals), tmp_path / "in.extxyz", [matscale.Structure.from_ase(a) for a in crystals]):
-        assert [p.energy for p in matscale.predict(run, given, batch=2)] == pytest.approx(one_by_one, rel=1e-6)
+        assert [p.energy for p in matscale.predict(run, given, batch=2)] == pytest.approx(one_by_one, rel=1e-4)
     crystals[1].calc = matscale.calculator(run)
-    assert crystals[1].get_potential_energy() == pytest.approx(one_by_one[1], rel=1e-6)
+    assert crystals[1].get_potential_energy() == pytest.approx(one_by_one[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

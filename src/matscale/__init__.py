@@ -25,6 +25,7 @@ from matscale.version import API_VERSION, __version__
 if TYPE_CHECKING:
     from matscale.api import batch, compare, evaluate, plan, predict, train
     from matscale.core.data.structure import Structure
+    from matscale.core.inference.load import calculator, load
     from matscale.core.scaling.fit import fit
 
 __all__ = [

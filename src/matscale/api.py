@@ -1,7 +1,7 @@
 """The functions of `import matscale`, in the order of a study: train, evaluate, predict, compare, plan.
 
-Each is a few lines over `matscale.core`; `load` and `calculator` (`core/inference/load.py`) and `fit` (`core/scaling/fit.py`) are
-public as they are. The command line has the same names.
+Each is a few lines over `matscale.core`. `load` and `calculator` (`core/inference/load.py`) and `fit`
+(`core/scaling/fit.py`) are public as they are. The command line has the same names.
 """
 
 from __future__ import annotations

@@ -12,7 +12,11 @@ def size_of(n_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """2 h 5 min, 3 min 20 s, 12.5 s."""
+    """2 h 5 min, 3 min 20 s, 12.5 s.
+
+    >>> duration(42), duration(200), duration(4000)
+    ('42 s', '3 min 20 s', '1 h 6 min')
+    """
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes = seconds / 60

@@ -92,7 +92,11 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """`values` with each `a.b=c` applied; c is read as a TOML value, or as a string if it is none."""
+    """`values` with each `a.b=c` applied; c is read as a TOML value, or as a string if it is none.
+
+    >>> override({"seed": 0}, ["optimizer.lr=1e-3", "data.path=emt"])
+    {'seed': 0, 'optimizer': {'lr': 0.001}, 'data': {'path': 'emt'}}
+    """
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -124,5 +128,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """TOML text of plain values."""
+    """TOML text of plain values.
+
+    >>> print(to_toml({"seed": 0, "trackers": []}), end="")
+    seed = 0
+    trackers = []
+    """
     return tomli_w.dumps(dict(values))

@@ -80,7 +80,11 @@ def _round(x: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]
 
 
 def uniforms(indices: NDArray[np.int64], n: int, *words: int) -> NDArray[np.float64]:
-    """[len(indices), n] numbers in [0, 1), each a pure function of (words, index, column)."""
+    """[len(indices), n] numbers in [0, 1), each a pure function of (words, index, column).
+
+    >>> uniforms(np.arange(3), 2, 0).round(3).tolist()
+    [[0.06, 0.541], [0.191, 0.422], [0.673, 0.169]]
+    """
     each = mixed(indices.astype(np.uint64) ^ keyed(*words))
     columns = mixed(np.arange(n, dtype=np.uint64))
     return (mixed(each[:, None] ^ columns) >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -90,6 +94,10 @@ def rotations(indices: NDArray[np.int64], *words: int) -> NDArray[np.float64]:
     """[len(indices), 3, 3] rotation matrices, Haar-uniform, one per index.
 
     From uniform unit quaternions: K. Shoemake, "Uniform random rotations", Graphics Gems III (1992).
+
+    >>> turn = rotations(np.arange(1), 0)[0]
+    >>> bool(np.allclose(turn @ turn.T, np.eye(3)))
+    True
     """
     u, angle, other = uniforms(indices, 3, *words).T
     angle, other = 2 * np.pi * angle, 2 * np.pi * other

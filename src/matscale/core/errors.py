@@ -59,7 +59,11 @@ class PeerLost(MatscaleError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence for error messages: the nearest known name, and all of them when they are few."""
+    """A sentence for error messages: the nearest known name, and all of them when they are few.
+
+    >>> did_you_mean("schent", ["schnet", "gemnet", "eqv2"])
+    "Did you mean 'schnet'? Known: eqv2, gemnet, schnet."
+    """
     known = sorted({each for each in known if each})
     if not known:
         return "None is known."

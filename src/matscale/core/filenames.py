@@ -10,7 +10,14 @@ _FORBIDDEN = set('/\\:*?"<>|')
 
 
 def file_name(name: str) -> str:
-    """`name`, if it can be the name of one file or folder. Raises ValueError that says why it cannot."""
+    """`name`, if it can be the name of one file or folder. Raises ValueError that says why it cannot.
+
+    >>> file_name("schnet-30k")
+    'schnet-30k'
+    >>> try: file_name("../other")
+    ... except ValueError as error: print(error)
+    it contains '/', and becomes the name of a folder: use letters, digits, . _ + -
+    """
     if not name.strip():
         raise ValueError("it is empty, and becomes the name of a folder")
     wrong = next((c for c in name if c in _FORBIDDEN or not c.isprintable()), None)

@@ -361,7 +361,11 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def finite(values: Any) -> Any:
-    """The same plain values with NaN and infinities, which JSON does not know, as None."""
+    """The same plain values with NaN and infinities, which JSON does not know, as None.
+
+    >>> finite({"loss": float("nan"), "errors": [0.5, float("inf")]})
+    {'loss': None, 'errors': [0.5, None]}
+    """
     if isinstance(values, dict):
         return {key: finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

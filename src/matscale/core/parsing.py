@@ -30,12 +30,21 @@ class Malformed(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises Malformed."""
+    """The value of a JSON text. Raises Malformed.
+
+    >>> try: parse_json(100 * "[" + 100 * "]")
+    ... except Malformed as error: print(error)
+    nested deeper than 64 levels
+    """
     return _parsed(text, json.loads)
 
 
 def parse_toml(text: str | bytes) -> dict[str, Any]:
-    """The tables of a TOML text. Raises Malformed."""
+    """The tables of a TOML text. Raises Malformed.
+
+    >>> parse_toml("budget.steps = 100")
+    {'budget': {'steps': 100}}
+    """
     result: dict[str, Any] = _parsed(text, tomllib.loads)
     return result
 

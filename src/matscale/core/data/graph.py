@@ -14,7 +14,11 @@ from matscale.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Graph:
-    """A neighbour rule. Make one with `none`, `dense`, `radius` or `nearest`."""
+    """A neighbour rule. Make one with `none`, `dense`, `radius` or `nearest`.
+
+    >>> Graph.radius(6.0).key, Graph.nearest(12.0, 20).key, Graph.none().has_edges
+    ('radius-6', 'nearest-12-20-strict', False)
+    """
 
     kind: Literal["none", "dense", "radius", "nearest"]
     cutoff: float = 0.0

@@ -45,6 +45,10 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
 
     Raises DataError for values that are not finite, for a periodic cell without volume, and for atoms
     closer than 0.01 Å.
+
+    >>> edge_index, edge_shift = neighbors([[0, 0, 0]], 2.5 * np.eye(3), [True] * 3, Graph.radius(3.0))
+    >>> edge_index.shape, edge_shift[0].tolist()
+    ((2, 6), [-1, 0, 0])
     """
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
     periodic = np.asarray(pbc, dtype=bool).reshape(3)
@@ -64,7 +68,11 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
 
 
 def nearest_distance(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> float | None:
-    """Å between the nearest two atoms, periodic images included; None for a single atom without images."""
+    """Å between the nearest two atoms, periodic images included; None for a single atom without images.
+
+    >>> nearest_distance([[0, 0, 0], [0, 0, 2.0]], np.zeros((3, 3)), [False] * 3)
+    2.0
+    """
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
     periodic = np.asarray(pbc, dtype=bool).reshape(3)
     box = np.where(periodic[:, None], np.asarray(cell, dtype=np.float64).reshape(3, 3), 0.0)
@@ -191,6 +199,11 @@ def collate(
 
     Floating tensors get `dtype`, except energies, which stay float64: a total of −1000 eV leaves float32 only 0.1 meV.
     Missing labels are NaN. Raises DataError that names the structure whose neighbours cannot be found.
+
+    >>> atom = Structure(np.array([29]), np.zeros((1, 3)), 2.5 * np.eye(3), np.array([True] * 3), energy=-3.7)
+    >>> batch = collate([atom, atom], Graph.radius(3.0))
+    >>> batch.n_structures, batch.n_edges, batch.energy.tolist()
+    (2, 12, [-3.7, -3.7])
     """
     if not structures:
         raise DataError("a batch of no structures: give at least one.")

@@ -318,7 +318,11 @@ def label_rms(dataset: PackedDataset, indices: Any, references: References) -> d
 
 
 def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """At most `n` of these rows, evenly spaced."""
+    """At most `n` of these rows, evenly spaced.
+
+    >>> evenly(np.arange(100), 5).tolist()
+    [0, 24, 49, 74, 99]
+    """
     return rows[np.unique(np.linspace(0, len(rows) - 1, n).astype(int))] if len(rows) > n else rows
 
 

@@ -63,6 +63,13 @@ def split(
     `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
     of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if the
     dataset is too small, or is a single group.
+
+    >>> class Little:  # a dataset of ten structures in five groups
+    ...     groups = np.repeat(np.arange(5), 2)
+    ...     def __len__(self): return 10
+    >>> parts = split(Little(), validation=0.2, seed=0)
+    >>> len(parts.train), len(parts.validation), set(parts.take(count=2)) <= set(parts.take(count=5))
+    (8, 2, True)
     """
     if not 0 < validation < 1:
         raise ConfigError(f"validation = {validation}: must be between 0 and 1, such as 0.1.")

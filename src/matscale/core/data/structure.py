@@ -17,19 +17,31 @@ CALCULATOR = "calculator:"
 
 
 def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
-    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3]."""
+    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3].
+
+    >>> voigt_to_full([1, 2, 3, 4, 5, 6]).tolist()
+    [[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]
+    """
     v = np.asarray(voigt, dtype=np.float64)
     return v[..., [[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
 
 
 def full_to_voigt(full: Any) -> NDArray[np.float64]:
-    """[..., 3, 3] -> [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged."""
+    """[..., 3, 3] -> [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged.
+
+    >>> full_to_voigt([[1, 6, 5], [6, 2, 4], [5, 4, 3]]).tolist()
+    [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    """
     s = np.asarray(full, dtype=np.float64)
     return np.stack([0.5 * (s[..., a, b] + s[..., b, a]) for a, b in VOIGT], axis=-1)
 
 
 def whole_numbers(values: Any) -> NDArray[np.int64]:
-    """Atomic numbers from an array of any kind. Raises ValueError for what is no small whole number."""
+    """Atomic numbers from an array of any kind. Raises ValueError for what is no small whole number.
+
+    >>> whole_numbers([13.0, 8.0]).tolist()
+    [13, 8]
+    """
     given = np.asarray(values)
     if given.dtype.kind not in "iu":
         given = given.astype(np.float64)
@@ -40,7 +52,13 @@ def whole_numbers(values: Any) -> NDArray[np.int64]:
 
 @dataclass
 class Structure:
-    """A crystal, molecule or cluster with its labels, if it has any."""
+    """A crystal, molecule or cluster with its labels, if it has any.
+
+    >>> cell, pbc = 2.5 * np.eye(3), np.array([True] * 3)
+    >>> oxide = Structure(np.array([12, 8]), np.array([[0, 0, 0], [2.1, 0, 0]]), cell, pbc, energy=-11.9)
+    >>> oxide.formula, len(oxide), oxide.to_ase().get_potential_energy()
+    ('MgO', 2, -11.9)
+    """
 
     atomic_numbers: NDArray[np.int64]
     """[n_atoms]"""

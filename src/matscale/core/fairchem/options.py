@@ -20,6 +20,9 @@ def renamed(
 
     `only`: the values that options without a name of ours may have. Raises ConfigError that names `what`, the option
     and its value, if it has another value or is in none of the three.
+
+    >>> renamed("net", {"channels": 8, "otf": True}, {"channels": "width"}, only={}, without_effect={"otf"})
+    {'width': 8}
     """
     found: dict[str, Any] = {}
     for key, value in given.items():

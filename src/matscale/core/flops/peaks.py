@@ -49,7 +49,11 @@ class Peak:
 
 
 def named_peak(name: str, precision: str) -> float:
-    """FLOP/s of a device of the table, `A100` or `NVIDIA H100 PCIe`. Raises ConfigError for others."""
+    """FLOP/s of a device of the table, `A100` or `NVIDIA H100 PCIe`. Raises ConfigError for others.
+
+    >>> f"{named_peak('A100', 'bf16'):.3g}"
+    '3.12e+14'
+    """
     key = _key(name)
     if key is None:
         raise ConfigError(f"There is no peak of a device {name!r} in the table. {did_you_mean(name, _TABLE)}")
@@ -69,6 +73,9 @@ def is_same_device(name: str, recorded: str) -> bool:
     """Whether `name`, as a user says it (`H100`, `cpu`), means the device of a run (`cuda:0 (NVIDIA H100 80GB HBM3)`).
 
     An `H100` is no `H100 PCIe`: of both the entry of the table counts where there is one.
+
+    >>> is_same_device("H100", "cuda:0 (NVIDIA H100 80GB HBM3)"), is_same_device("A100", "cpu (2 threads)")
+    (True, False)
     """
     words = _plain(recorded).replace("(", " ").replace(")", " ")
     key, other = _key(name), _key(words)

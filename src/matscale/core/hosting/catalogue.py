@@ -45,7 +45,11 @@ class Entry:
 
 
 def canonical(distribution: str) -> str:
-    """The form in which two spellings of one distribution's name are equal (PyPA, "Names and normalization")."""
+    """The form in which two spellings of one distribution's name are equal (PyPA, "Names and normalization").
+
+    >>> canonical("Matscale_PaiNN")
+    'matscale-painn'
+    """
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 

@@ -161,7 +161,11 @@ def usable(
 
 
 def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
-    """Row numbers for people: `0-31, 40`; at most `listed` of them, then how many more."""
+    """Row numbers for people: `0-31, 40`; at most `listed` of them, then how many more.
+
+    >>> ranges(np.array([4, 0, 1, 2, 3, 40]))
+    '0-4, 40'
+    """
     rows = np.sort(rows)
     blocks = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     texts = [f"{b[0]}-{b[-1]}" if len(b) > 1 else f"{b[0]}" for b in blocks]

@@ -157,6 +157,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
     An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`, and what a model
     names by a method `element_tables()`.
+
+    >>> count_parameters(nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 1)))
+    {'total': 809, 'trainable': 809, 'embedding': 800, 'non_embedding': 9}
     """
     total = sum(p.numel() for p in model.parameters())
     declared: frozenset[str] = getattr(model, "element_tables", frozenset)()
@@ -176,6 +179,9 @@ def graded(dial: int) -> int:
     """A width for every dial position 1, 2, 3, ...: each number up to 128, then in steps of 2, from 256 of 4, ...
 
     From 64 on, neighbouring widths differ by at most 1/64, and wide layers get widths that a GPU likes.
+
+    >>> [graded(dial) for dial in (1, 128, 129, 192, 193)]
+    [1, 128, 130, 256, 260]
     """
     octave, rest = divmod(max(dial - 64, 0), 64)
     return (64 + rest) << octave if dial >= 64 else dial
@@ -192,6 +198,9 @@ def closest(
     Small models change a lot from one width to the next: where the nearest is more than 2 % away, `fine(config, dial)`
     turns a second, finer dial of that config. Neither count may fall as its dial grows. Models are built on torch's
     `meta` device: nothing is allocated.
+
+    >>> closest(1_000, lambda width: width, lambda width, info: nn.Linear(width, width))
+    31
     """
 
     def count(config: Any) -> int:

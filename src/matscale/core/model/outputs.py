@@ -57,7 +57,14 @@ def where_defined(stress: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
-    """`forces` [n_atoms, 3] minus their mean over each structure, so that those of a structure sum to zero."""
+    """`forces` [n_atoms, 3] minus their mean over each structure, so that those of a structure sum to zero.
+
+    >>> import matscale
+    >>> from ase import Atoms
+    >>> pair = matscale.batch(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]]))
+    >>> without_net_force(torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 1.0]]), pair).tolist()
+    [[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]
+    """
     total = forces.new_zeros(batch.n_structures, 3).index_add(0, batch.batch, forces)
     return forces - (total / batch.atoms_per_structure[:, None])[batch.batch]
 

@@ -165,7 +165,11 @@ def _curve(validations: Sequence[Mapping[str, Any]], n_points: int) -> dict[str,
 
 
 def thin(n: int, n_points: int) -> list[int]:
-    """At most `n_points` of `n` positions: half of them evenly in the logarithm, half evenly; first and last always."""
+    """At most `n_points` of `n` positions: half of them evenly in the logarithm, half evenly; first and last always.
+
+    >>> thin(1000, 8)
+    [0, 9, 99, 333, 666, 999]
+    """
     if n <= n_points:
         return list(range(n))
     half = max(n_points // 2, 1)

@@ -324,7 +324,11 @@ class TrainConfig(Config):
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, section by section."""
+    """`base` with the values of `over`, section by section.
+
+    >>> merged({"budget": {"steps": 100}, "seed": 0}, {"budget": {"max_time": "1h"}})
+    {'budget': {'steps': 100, 'max_time': '1h'}, 'seed': 0}
+    """
     result = dict(base)
     for key, value in over.items():
         inner = result.get(key)
@@ -334,7 +338,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value in a, value in b), where they differ; None where there is none."""
+    """Dotted key -> (value in a, value in b), where they differ; None where there is none.
+
+    >>> differences({"budget": {"steps": 100}, "seed": 0}, {"budget": {"steps": 200}, "seed": 0})
+    {'budget.steps': (100, 200)}
+    """
     found: dict[str, tuple[Any, Any]] = {}
     for key in sorted({*a, *b}):
         left, right = a.get(key), b.get(key)

@@ -158,7 +158,11 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    """Nested `values` without the dotted `keys`."""
+    """Nested `values` without the dotted `keys`.
+
+    >>> without({"budget": {"steps": 9, "epochs": 1}, "seed": 0}, ("budget.steps",))
+    {'budget': {'epochs': 1}, 'seed': 0}
+    """
     return {
         key: without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in values.items()

@@ -25,5 +25,9 @@ to train, and where folders lie (the hash of the data is checked by itself)."""
 
 
 def called(architecture: str, variant: object = None) -> str:
-    """`gemnet-OC` of the architecture gemnet and the label `variant` of a run: what laws and comparisons tell apart."""
+    """`gemnet-OC` of the architecture gemnet and the label `variant` of a run: what laws and comparisons tell apart.
+
+    >>> called("gemnet"), called("gemnet", "OC")
+    ('gemnet', 'gemnet-OC')
+    """
     return f"{architecture}-{variant}" if variant else architecture

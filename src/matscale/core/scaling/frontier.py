@@ -65,7 +65,12 @@ def _median5(values: Array) -> Array:
 
 
 def hull(c: Array, loss: Array) -> Array:
-    """Indices of the lower convex hull that falls, from the cheapest point to the best one (Andrew's chain)."""
+    """Indices of the lower convex hull that falls, from the cheapest point to the best one (Andrew's chain).
+
+    >>> c, loss = np.log([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 2.9, 2.0, 2.5])
+    >>> hull(c, loss).tolist()
+    [0, 2]
+    """
     order = np.lexsort((loss, c))
     best = np.minimum.accumulate(loss[order])
     chain: list[int] = []

@@ -15,6 +15,11 @@ def amplitudes(columns: Array, logy: Array) -> tuple[Array, Array]:
 
     `columns` [g, k, m] for g grid points, `logy` [k]; returns c [g, m] and [g]. With m ≤ 3 all subsets of non-zero
     amplitudes are tried (Lawson & Hanson's problem, solved by enumeration), which beats one call per grid point.
+
+    >>> x = np.array([1.0, 2.0, 4.0])
+    >>> c, left = amplitudes(np.stack([np.ones(3), 1 / x], axis=-1)[None], np.log(2 + 3 / x))
+    >>> c.round(6).tolist(), bool(left[0] < 1e-12)
+    ([[2.0, 3.0]], True)
     """
     scaled = columns * np.exp(-logy)[:, None]
     n_grid, _, m = scaled.shape

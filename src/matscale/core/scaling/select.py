@@ -45,7 +45,11 @@ def _finite(value: float) -> float | None:
 
 
 def aicc(squares: float, n_points: int, n_parameters: int) -> float:
-    """Akaike's criterion, corrected for few points (Hurvich & Tsai 1989); the variance counts as a parameter."""
+    """Akaike's criterion, corrected for few points (Hurvich & Tsai 1989); the variance counts as a parameter.
+
+    >>> round(aicc(squares=0.02, n_points=8, n_parameters=2), 2), round(aicc(0.02, 8, 3), 2)
+    (-35.93, -26.6)
+    """
     p = n_parameters + 1
     if n_points - p - 1 <= 0:
         return float("inf")

@@ -34,7 +34,11 @@ class Solution:
 
 
 def rho(residual: Array, delta: float | None) -> Array:
-    """Half the square, or Huber's function."""
+    """Half the square, or Huber's function.
+
+    >>> rho(np.array([0.1, 2.0]), None).round(3).tolist(), rho(np.array([0.1, 2.0]), 0.5).round(3).tolist()
+    ([0.005, 2.0], [0.005, 0.875])
+    """
     half = 0.5 * residual**2
     if delta is None:
         return half

@@ -21,7 +21,11 @@ def decimals(low: float, high: float) -> int | None:
 
 def number(value: float, low: float, high: float) -> str:
     """`value` as the interval allows: 0.347 in (0.31, 0.39) is `0.35`, 320 in (20, 5000) is `~300`; `-` where the
-    interval says nothing. Six digits where it has no width, as on a table that a formula wrote."""
+    interval says nothing. Six digits where it has no width, as on a table that a formula wrote.
+
+    >>> number(0.347, 0.31, 0.39), number(320, 20, 5000)
+    ('0.35', '~300')
+    """
     if _is_a_point(value, low, high):
         return f"{value + 0.0:.6g}"  # no minus before a nought
     places = decimals(low, high)
@@ -35,7 +39,11 @@ def number(value: float, low: float, high: float) -> str:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """`0.35 (0.31 to 0.39)`; `undetermined (0 to 1.3e+06)` where not even the magnitude is known."""
+    """`0.35 (0.31 to 0.39)`; `undetermined (0 to 1.3e+06)` where not even the magnitude is known.
+
+    >>> with_interval(0.347, 0.31, 0.39), with_interval(9.0, 0.0, 1.3e6)
+    ('0.35 (0.31 to 0.39)', 'undetermined (0 to 1.3e+06)')
+    """
     if _is_a_point(value, low, high):
         return f"{number(value, low, high)} (no scatter)"
     places = decimals(low, high)
@@ -83,19 +91,31 @@ def _significant(value: float, digits: int) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """`1 seed`, `12 seeds`."""
+    """`1 seed`, `12 seeds`.
+
+    >>> counted(1, "seed"), counted(12, "seed")
+    ('1 seed', '12 seeds')
+    """
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def percent(value: float) -> str:
-    """A relative change with its sign: `+1.2 %`, `-31 %`, `+5,600 %`."""
+    """A relative change with its sign: `+1.2 %`, `-31 %`, `+5,600 %`.
+
+    >>> percent(0.012), percent(-0.31), percent(56)
+    ('+1.2 %', '-31 %', '+5,600 %')
+    """
     if value >= 10:
         return f"+{_significant(100 * value, 2)} %"
     return f"{100 * value:+.1f} %" if abs(value) < 0.1 else f"{100 * value:+.0f} %"
 
 
 def size(value: float) -> str:
-    """A number of parameters, structures or FLOPs: `12,500`, `3.1e+15`."""
+    """A number of parameters, structures or FLOPs: `12,500`, `3.1e+15`.
+
+    >>> size(12_500), size(3.1e15)
+    ('12,500', '3.1e+15')
+    """
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if 1 <= abs(value) < 1e6 and abs(value) >= 100 else f"{value:.3g}"

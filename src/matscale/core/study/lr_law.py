@@ -20,7 +20,12 @@ from matscale.core.files import write_text
 
 
 class Rule(Config):
-    """LR(N) of one architecture, and what it rests on."""
+    """LR(N) of one architecture, and what it rests on.
+
+    >>> rule = Rule(a=0.31, b=-0.33)
+    >>> rule.lr(10_000), rule.lr(1_000_000)
+    (0.0148, 0.00325)
+    """
 
     a: Annotated[float, Field(gt=0)]
     """Learning rate at N = 1."""

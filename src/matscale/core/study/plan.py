@@ -374,7 +374,11 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def short(n: float) -> str:
-    """`3k`, `30k`, `1.5M`."""
+    """`3k`, `30k`, `1.5M`.
+
+    >>> short(3_000), short(30_000), short(1.5e6)
+    ('3k', '30k', '1.5M')
+    """
     for factor, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if n >= factor:
             return f"{n / factor:.3g}{letter}"

@@ -68,7 +68,12 @@ def residuals(outputs: Outputs, batch: AtomicBatch) -> Residuals:
 
 
 def decompose(stress: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, 3, 3] -> isotropic and anisotropic parts [n, 6] each, in Voigt order xx yy zz yz xz xy; they add up."""
+    """[n, 3, 3] -> isotropic and anisotropic parts [n, 6] each, in Voigt order xx yy zz yz xz xy; they add up.
+
+    >>> isotropic, anisotropic = decompose(torch.diag(torch.tensor([1.0, 2.0, 3.0]))[None])
+    >>> isotropic.tolist(), anisotropic.tolist()
+    ([[2.0, 2.0, 2.0, 0.0, 0.0, 0.0]], [[-1.0, 0.0, 1.0, 0.0, 0.0, 0.0]])
+    """
     voigt = torch.stack([0.5 * (stress[:, a, b] + stress[:, b, a]) for a, b in VOIGT], dim=1)
     pressure = voigt[:, :3].mean(dim=1, keepdim=True)
     isotropic = torch.cat([pressure.expand(-1, 3), torch.zeros_like(voigt[:, 3:])], dim=1)

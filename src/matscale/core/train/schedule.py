@@ -14,7 +14,11 @@ from matscale.core.runs.config import BudgetConfig, ScheduleConfig
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be spent; None is no limit. At least one is given."""
+    """How much may be spent; None is no limit. At least one is given.
+
+    >>> Budget(steps=100, max_time=60.0).progress(step=20, seconds=45.0, flops=0.0)
+    0.75
+    """
 
     steps: int | None = None
     max_time: float | None = None
@@ -39,7 +43,11 @@ class Budget:
 
 
 def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
-    """The step after which the cooldown of `wsd` begins: a run can be extended from there. Empty without one."""
+    """The step after which the cooldown of `wsd` begins: a run can be extended from there. Empty without one.
+
+    >>> last_stable_step(ScheduleConfig(kind="wsd", decay=0.2), Budget(steps=100))
+    (80,)
+    """
     if config.kind != "wsd" or budget.steps is None:
         return ()
     return (math.floor((1 - config.decay) * budget.steps + 1e-9),)
@@ -51,6 +59,10 @@ def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
     Linear from `warmup_factor` to 1 over `warmup` (none if that is 0); then cosine, stable–decay, or constant. The
     cosine is OMat24's: 0.01 + 0.99 (1 + cos(π progress)) / 2, counted from the start of the run, not from the end of
     the warm-up, so that it begins a little below 1.
+
+    >>> cosine = ScheduleConfig(kind="cosine", floor=0.01)
+    >>> [round(lr_factor(progress, cosine, warmup=0.0), 3) for progress in (0.0, 0.5, 1.0)]
+    [1.0, 0.505, 0.01]
     """
     progress = min(max(progress, 0.0), 1.0)
     if warmup > 0 and progress <= warmup:

@@ -64,7 +64,11 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def mix(parts: Iterable[int]) -> int:
-    """A 63-bit number from a few integers; close inputs give unrelated outputs (the finaliser of SplitMix64)."""
+    """A 63-bit number from a few integers; close inputs give unrelated outputs (the finaliser of SplitMix64).
+
+    >>> mix([0, 1]) == mix([0, 1]), mix([0, 1]) == mix([1, 0])
+    (True, False)
+    """
     value = 0
     for part in parts:
         value = (value + part + 0x9E3779B97F4A7C15) & ((1 << 64) - 1)

@@ -66,13 +66,21 @@ ARCHIVES = {
 
 
 def canonical(name: str) -> str:
-    """`omat24/train/rattled-300` and `salex/train` are long for `omat24/rattled-300` and `salex`."""
+    """`omat24/train/rattled-300` and `salex/train` are long for `omat24/rattled-300` and `salex`.
+
+    >>> canonical("omat24/train/rattled-300"), canonical("salex/train")
+    ('omat24/rattled-300', 'salex')
+    """
     parts = name.rstrip("/").split("/")
     return "/".join(part for k, part in enumerate(parts) if not (k == 1 and part == "train"))
 
 
 def known(name: str) -> bool:
-    """Whether `name` belongs to a published dataset, be it misspelt in its second part."""
+    """Whether `name` belongs to a published dataset, be it misspelt in its second part.
+
+    >>> known("omat24/rattled-300"), known("emt")
+    (True, False)
+    """
     return name.split("/")[0] in ("omat24", "salex")
 
 

@@ -63,7 +63,11 @@ class Filter:
 
 
 def parse(texts: Iterable[str]) -> list[Filter]:
-    """Raises ConfigError, with the nearest right name, for a text that is no filter."""
+    """Raises ConfigError, with the nearest right name, for a text that is no filter.
+
+    >>> [one.text for one in parse(["forces_max<50", "elements in {Al, O}"])]
+    ['forces_max<50', 'elements in Al,O']
+    """
     return [_elements(text) or _comparison(text) for text in texts]
 
 

@@ -49,7 +49,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """Names that the user gave; None leaves the search to the rules above."""
+    """Names that the user gave; None leaves the search to the rules above.
+
+    >>> Keys.parse(["energy=my_energy"], units=["energy=kcal/mol"]).units
+    (('energy', 'kcal/mol'),)
+    """
 
     energy: str | None = None
     forces: str | None = None
@@ -98,6 +102,14 @@ def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
 
     Labels that its reader has set already stay. Raises Unusable for a label of the wrong shape, DataError for
     candidates that disagree.
+
+    >>> from ase.build import bulk
+    >>> from matscale.core.data.sources.reader import from_ase
+    >>> atoms = bulk("Cu")
+    >>> atoms.info["REF_energy"] = -3.7
+    >>> structure = from_ase(atoms, "copper")
+    >>> attach(structure), structure.energy
+    ({'energy': 'REF_energy'}, -3.7)
     """
     used, stated = {}, _units(structure, keys)
     _convert_lengths(structure, stated)

@@ -25,7 +25,11 @@ FREE = 256 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader accepts; every one is a positive whole number."""
+    """What a reader accepts; every one is a positive whole number.
+
+    >>> Limits.parse(["memory=8GiB", "atoms=5k"]).changed()
+    {'atoms': 5000, 'memory': 8589934592}
+    """
 
     structure: int = 32 << 20
     """Bytes of one structure as text, JSON or a row of a database: some 300,000 atoms."""
@@ -91,7 +95,11 @@ def using(limits: Limits) -> Iterator[None]:
 
 
 def shown(n_bytes: float) -> str:
-    """A number of bytes for messages: `32 MiB`."""
+    """A number of bytes for messages: `32 MiB`.
+
+    >>> shown(512), shown(32 * 2**20)
+    ('512 bytes', '32 MiB')
+    """
     for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if n_bytes >= factor:
             return f"{n_bytes / factor:.4g} {unit}"

@@ -157,7 +157,11 @@ def _scaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def volume(z: NDArray[np.int64]) -> float:
-    """Å³ of a close-packed alloy of these atoms by Vegard's rule: their radii average."""
+    """Å³ of a close-packed alloy of these atoms by Vegard's rule: their radii average.
+
+    >>> round(volume(np.array([29, 29])), 1)
+    23.5
+    """
     return float(len(z) * np.mean(radii(z)) ** 3 * np.sqrt(32.0))
 
 

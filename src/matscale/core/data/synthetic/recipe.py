@@ -18,7 +18,11 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Recipe(Config):
-    """Everything that decides a made dataset but the labeler. Equal recipes give equal datasets."""
+    """Everything that decides a made dataset but the labeler. Equal recipes give equal datasets.
+
+    >>> Recipe(n=1000, per_parent=30).n_parents
+    34
+    """
 
     n: Count = 4000
     """Structures."""

@@ -23,7 +23,14 @@ _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """[n_atoms, ...] -> [n_structures, ...] in float64: a sum over a large cell keeps its last digits."""
+    """[n_atoms, ...] -> [n_structures, ...] in float64: a sum over a large cell keeps its last digits.
+
+    >>> import matscale
+    >>> from ase.build import bulk
+    >>> batch = matscale.batch([bulk("Cu"), bulk("Cu", cubic=True)])
+    >>> sum_by_structure(torch.ones(5), batch).tolist()
+    [1.0, 4.0]
+    """
     out = torch.zeros(batch.n_structures, *x.shape[1:], dtype=torch.float64, device=x.device)
     return out.index_add(0, batch.batch, x.double())
 
@@ -35,7 +42,11 @@ def mean_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def symmetric_tensor(six: Tensor) -> Tensor:
-    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3]."""
+    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3].
+
+    >>> symmetric_tensor(torch.arange(6)).tolist()
+    [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
+    """
     return six[..., _FULL_FROM_SIX].unflatten(-1, (3, 3))
 
 
@@ -56,7 +67,11 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def head_widths(width: int, head_width: int, head_layers: int) -> tuple[int, ...]:
-    """Widths before the output of a head with 2 (width → head_width → out) or 3 (one more width → width) layers."""
+    """Widths before the output of a head with 2 (width → head_width → out) or 3 (one more width → width) layers.
+
+    >>> head_widths(64, 32, 2), head_widths(64, 32, 3)
+    ((64, 32), (64, 64, 32))
+    """
     return (width,) * (head_layers - 1) + (head_width,)
 
 

@@ -22,7 +22,11 @@ from matscale.core.model.layers.linear_rows import is_plain_wanted
 
 
 class GaussianBasis(nn.Module):
-    """A distance as `n_radial` Gaussians, evenly spaced from 0 to the cutoff, as wide as their spacing."""
+    """A distance as `n_radial` Gaussians, evenly spaced from 0 to the cutoff, as wide as their spacing.
+
+    >>> [round(x, 3) for x in GaussianBasis(cutoff=4.0, n_radial=5)(torch.tensor(1.0)).tolist()]
+    [0.607, 1.0, 0.607, 0.135, 0.011]
+    """
 
     centers: Tensor
 
@@ -42,13 +46,21 @@ class GaussianBasis(nn.Module):
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """1 at distance 0, 0 with zero slope at the cutoff and beyond. Any shape, Å."""
+    """1 at distance 0, 0 with zero slope at the cutoff and beyond. Any shape, Å.
+
+    >>> [round(x, 3) for x in cosine_cutoff(torch.tensor([0.0, 2.5, 5.0, 6.0]), 5.0).tolist()]
+    [1.0, 0.5, 0.0, 0.0]
+    """
     inside = 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1.0)
     return torch.where(distance < cutoff, inside, torch.zeros_like(distance))
 
 
 def polynomial_cutoff(distance: Tensor, cutoff: float, power: int = 5) -> Tensor:
-    """1 at distance 0, 0 with zero slope and curvature at the cutoff and beyond. Any shape, Å."""
+    """1 at distance 0, 0 with zero slope and curvature at the cutoff and beyond. Any shape, Å.
+
+    >>> [round(x, 3) for x in polynomial_cutoff(torch.tensor([0.0, 2.5, 5.0, 6.0]), 5.0).tolist()]
+    [1.0, 0.773, 0.0, 0.0]
+    """
     x = distance / cutoff
     p = power
     # Horner's form of the polynomial: fewer roundings near x = 1, where the terms cancel.
@@ -57,7 +69,11 @@ def polynomial_cutoff(distance: Tensor, cutoff: float, power: int = 5) -> Tensor
 
 
 class ShiftedSoftplus(nn.Module):
-    """ln(1 + e^x) − ln 2: smooth to all orders, zero at zero."""
+    """ln(1 + e^x) − ln 2: smooth to all orders, zero at zero.
+
+    >>> [round(x, 3) for x in ShiftedSoftplus()(torch.tensor([-1.0, 0.0, 1.0])).tolist()]
+    [-0.38, 0.0, 0.62]
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if is_plain_wanted():

@@ -19,7 +19,12 @@ FLAT = 0.2
 
 @dataclass(frozen=True)
 class Cost:
-    """C = k N^p D^q, fitted to runs."""
+    """C = k N^p D^q, fitted to runs.
+
+    >>> cost = Cost(log_k=np.log(6.0), p=1.0, q=1.0, error=0.0, largest=1e18)
+    >>> float(cost.flops(1e6, 1e9).round(-10)), float(cost.data(6e15, 1e6).round(-2))
+    (6000000000000000.0, 1000000000.0)
+    """
 
     log_k: float
     p: float

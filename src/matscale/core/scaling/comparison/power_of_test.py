@@ -28,7 +28,11 @@ class Settling:
 
 
 def power(difference: float, error: float, freedom: int, level: float = 0.95) -> float:
-    """Probability that a true `difference` is significant, its estimate having standard error `error`."""
+    """Probability that a true `difference` is significant, its estimate having standard error `error`.
+
+    >>> round(power(difference=0.1, error=0.03, freedom=8), 2), round(power(0.02, 0.03, 8), 2)
+    (0.83, 0.09)
+    """
     if freedom <= 0 or not error > 0:
         return float("nan")
     limit, shift = stats.t.ppf(0.5 + level / 2, freedom), abs(difference) / error
@@ -38,7 +42,11 @@ def power(difference: float, error: float, freedom: int, level: float = 0.95) ->
 
 
 def smallest_difference(error: float, freedom: int) -> float:
-    """The difference that is seen with probability `WANTED`."""
+    """The difference that is seen with probability `WANTED`.
+
+    >>> round(smallest_difference(error=0.03, freedom=8), 2)
+    0.1
+    """
     if freedom <= 0 or not error > 0:
         return float("nan")
     low, high = 0.0, 1.0
@@ -51,7 +59,11 @@ def smallest_difference(error: float, freedom: int) -> float:
 
 
 def slope_error(scatter: float, n_sizes: int, width: float) -> float:
-    """Standard error of a slope over `n_sizes` even steps in a range of `width` in ln x."""
+    """Standard error of a slope over `n_sizes` even steps in a range of `width` in ln x.
+
+    >>> round(slope_error(scatter=0.05, n_sizes=6, width=np.log(1e3)), 4)
+    0.0087
+    """
     spread = width**2 * n_sizes * (n_sizes + 1) / (12 * (n_sizes - 1))
     return float(scatter / np.sqrt(spread))
 

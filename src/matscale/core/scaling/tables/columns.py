@@ -183,7 +183,11 @@ def _candidates(ours: str, found: Sequence[str]) -> list[str]:
 
 
 def plain_name(name: str, is_count: bool = False) -> str:
-    """`Val Loss [eV]` -> `val_loss`."""
+    """`Val Loss [eV]` -> `val_loss`.
+
+    >>> plain_name("Val Loss [eV]")
+    'val_loss'
+    """
     base, _ = _divided(name, is_count)
     return re.sub(r"[^a-z0-9]+", "_", base.lower()).strip("_")
 
@@ -198,6 +202,9 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
     """What numbers below the heading `name` are to be multiplied by: 1e6 for `params (M)`.
 
     Raises DataError for a unit that is not known, unless somebody chose the column.
+
+    >>> factor("table.csv", "n", "params (M)", is_mapped=False)
+    1000000.0
     """
     _, unit = _divided(name, ours in AXES)
     first, _, rest = unit.partition(" ")

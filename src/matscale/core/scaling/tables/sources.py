@@ -26,6 +26,10 @@ def read(
     """The table at `source`. `target`: which error is fitted (loss, energy, forces, stress, or a column).
 
     Raises ConfigError if nothing is there, or runs and tables are mixed.
+
+    >>> table = read([{"model": "schnet", "params": n, "val_loss": 40 * n**-0.3} for n in (1e3, 1e4, 1e5)])
+    >>> len(table), table.names["n"], table["n"].tolist()
+    (3, 'params', [1000.0, 10000.0, 100000.0])
     """
     columns = dict(columns or {})
     for ours in columns:

@@ -169,7 +169,11 @@ class Table:
 
 
 def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
-    """Number of the size of each value [k], ascending; a size reaches from its least value `tolerance` upwards."""
+    """Number of the size of each value [k], ascending; a size reaches from its least value `tolerance` upwards.
+
+    >>> groups(np.array([1000.0, 30_000.0, 1001.0])).tolist()
+    [0, 1, 0]
+    """
     order = np.argsort(values, kind="stable")
     labels = np.empty(len(values), dtype=np.int64)
     label, start = -1, -np.inf

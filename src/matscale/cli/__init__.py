@@ -26,7 +26,7 @@ COMMANDS = {
     "baselines": ("matscale.cli.baselines:baselines", "Errors of zero, mean, composition and nearest neighbour."),
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
-    "import": ("matscale.cli.importing:importing", "Models of other programs, as runs: fairchem."),
+    "import": ("matscale.cli.fairchem:importing", "Models of other programs, as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Runs, for other programs: fairchem."),
 }
 """Name -> (where the click command lives, its line in `matscale --help`)."""

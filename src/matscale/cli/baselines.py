@@ -6,8 +6,8 @@ from typing import Literal
 
 import click
 
-from matscale.cli.errors_table import errors_json, errors_table
 from matscale.cli.progress.stages import Stages
+from matscale.cli.text import errors_json, errors_table
 
 
 @click.command()

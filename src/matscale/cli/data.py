@@ -75,7 +75,7 @@ def pack(
       forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
     or: elements in Al,O    elements not in Pu,U
     """
-    from matscale.cli.pack_progress import PackProgress
+    from matscale.cli.progress.stages import PackProgress
     from matscale.core.data.sources.labels import Keys
     from matscale.core.data.sources.pack import describe_passed
     from matscale.core.data.sources.pack import pack as pack_sources

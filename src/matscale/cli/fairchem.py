@@ -1,12 +1,54 @@
-"""`matscale export`: runs, for other programs."""
+"""`matscale import` and `matscale export`: models of other programs as runs, and runs for other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from matscale.cli.use import checkpoint_option, run_argument
+
+
+@click.group("import")
+def importing() -> None:
+    """Turn a model that another program trained into a run."""
+
+
+@importing.command("fairchem")
+@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Run folder to make.")
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "ema", "raw"]),
+    default="auto",
+    show_default=True,
+    help="Averaged or raw ones; auto: averaged where there are.",
+)
+def import_fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "raw"]) -> None:
+    """Import SchNet, GemNet-T, -dT or -OC, EquiformerV2 or EScAIP.
+
+    CHECKPOINT (.pt) is one of fairchem v1 or, of EScAIP, an inference checkpoint of fairchem v2. It comes with its
+    element references, normalizers and scale factors. Plugins can bring further architectures.
+
+    The run predicts what fairchem's calculator predicts; `matscale evaluate`, `predict` and `matscale.calculator` take
+    it as it is. CHECKPOINT is a pickled file: it is read in a process of its own, and refused if it holds anything
+    but numbers and texts. fairchem's own calculator takes the raw weights of checkpoint.pt, and the averaged ones of
+    best_checkpoint.pt.
+    """
+    from ase.data import chemical_symbols
+
+    from matscale.core.fairchem.run import import_run
+
+    run, imported = import_run(checkpoint, target, weights)
+    kind = {"ema": "averaged (EMA)", "raw": "raw"}[imported.weights]
+    known = " ".join(chemical_symbols[z] for z in imported.info.elements)
+    for note in imported.notes:
+        click.echo(note, err=True)
+    click.echo(
+        f"{imported.architecture}, {run.info['parameters']['total']:,} parameters, {kind} weights. Elements: {known}"
+    )
+    click.echo(f"Run: {run.path}")
 
 
 @click.group("export")
@@ -14,11 +56,11 @@ def exporting() -> None:
     """Turn a run into a file of another program."""
 
 
-@exporting.command()
+@exporting.command("fairchem")
 @run_argument
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write (.pt).")
 @checkpoint_option
-def fairchem(run: Path, target: Path, checkpoint: str) -> None:
+def export_fairchem(run: Path, target: Path, checkpoint: str) -> None:
     """Export a run to fairchem v1: an EquiformerV2, or what a plugin can export.
 
     The file has weights, element references and scales; fairchem's calculator predicts with it what the run predicts.

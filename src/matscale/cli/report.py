@@ -61,7 +61,7 @@ def report(
     write_text(output, page(result))
     click.echo(f"{output}  {output.stat().st_size / 1e6:.1f} MB, {len(result.records.runs):,} runs")
     if figures is not None:
-        from matscale.core.report.static import write_figures
+        from matscale.core.report.build import write_figures
 
         written = write_figures(result.panels, figures, formats or FORMATS[:1])
         click.echo(f"{figures}  {len(written)} figures")

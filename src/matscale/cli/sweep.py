@@ -50,10 +50,10 @@ def sweep(
     reason (killed, node failure) is tried again, what failed for one of its own is told. Ctrl-C has the runs save.
     The study's folder holds runs/, and runs.jsonl and runs.csv with a row per run.
     """
+    from matscale.cli.estimate import show
     from matscale.cli.progress.stages import Stages
     from matscale.cli.progress.sweep import watcher_for
     from matscale.cli.runs import spending
-    from matscale.cli.study_estimates import show
     from matscale.core.hosting.host import host
     from matscale.core.study.config import Study
     from matscale.core.study.ledger import row, spent

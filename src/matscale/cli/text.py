@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -13,3 +15,34 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+GPA = 160.2176634
+"""GPa in 1 eV/Å³."""
+
+COLUMNS = {
+    "loss": ("loss", 1.0, "{:.3f}"),
+    "energy MAE [meV/atom]": ("energy_mae", 1e3, "{:.1f}"),
+    "forces MAE [meV/Å]": ("forces_mae", 1e3, "{:.1f}"),
+    "stress MAE [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
+    "[GPa]": ("stress_mae", GPA, "{:.3f}"),
+}
+"""Heading -> (key of the metrics in eV units, factor, format)."""
+
+
+def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
+    """`models` {name: metrics in eV units} -> aligned text; a metric that was not measured is a dash."""
+    rows = [["model", *COLUMNS]]
+    for name, metrics in models.items():
+        rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
+    return aligned(rows, right=range(1, len(rows[0])))
+
+
+def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
+    """`models` {name: metrics in eV units} as JSON; what was not measured is null, since JSON knows no NaN."""
+    finite = {n: {k: v if math.isfinite(v) else None for k, v in m.items()} for n, m in models.items()}
+    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _cell(value: float | None, factor: float, form: str) -> str:
+    return "-" if value is None or not math.isfinite(value) else form.format(value * factor)

@@ -124,9 +124,9 @@ def train(
 
 def _conclude(run: Any, quiet: bool) -> None:
     """The table against the baselines; of pre-training, its error beside that of the trivial guess."""
-    from matscale.cli.errors_table import errors_table
     from matscale.cli.progress.stages import Stages
     from matscale.cli.progress.train import pretrained
+    from matscale.cli.text import errors_table
     from matscale.core.data.named.catalog import resolve
     from matscale.core.data.store.packed import PackedDataset
     from matscale.core.inference.compare import compare

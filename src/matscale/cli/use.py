@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from matscale.cli.errors_table import errors_json, errors_table
 from matscale.cli.progress.stages import Stages
+from matscale.cli.text import errors_json, errors_table
 from matscale.cli.types import limit_option
 from matscale.core.errors import ConfigError
 

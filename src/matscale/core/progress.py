@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,3 +55,11 @@ class Progress:
 
     def ended(self, run: Run, status: str) -> None:
         """The run is over: completed, stopped, failed."""
+
+
+Stages = Callable[[str, int, int], None]
+"""(what is being done, how much of it is done, how much there is; 0 where that is unknown)"""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Nobody listens."""

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from matscale.core.data.images import minimum_image_distance
-from matscale.core.data.neighbors import collate
+from matscale.core.data.neighbors import collate, minimum_image_distance
 from matscale.core.data.structure import Structure
 
 

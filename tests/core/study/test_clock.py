@@ -13,7 +13,7 @@ from matscale.core.errors import DataError
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.status import State
 from matscale.core.study.clock import Clock, counted_flops, kind_of, work
-from matscale.core.study.planned import PlannedRun
+from matscale.core.study.identity import PlannedRun
 from studies import planned
 
 FLOPS_PER_WORK = {"fcn": 6.0, "schnet": 300.0, "eqv2": 2000.0}

@@ -20,10 +20,10 @@ from matscale.core.locks import FolderLock, claim, is_claimed
 from matscale.core.runs.record import Run
 from matscale.core.runs.status import State, state_of
 from matscale.core.study import ledger
+from matscale.core.study.identity import PlannedRun
 from matscale.core.study.launcher import Ended
 from matscale.core.study.outcome import state_after
 from matscale.core.study.plan import Plan
-from matscale.core.study.planned import PlannedRun
 from matscale.core.study.sweep import Sweep, Watcher, lay_out
 from studies import FakePool, completed, planned, rows
 

@@ -17,8 +17,7 @@ import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.study.launcher import Ended, Job
-from matscale.plugins.launchers.slurm import SlurmOptions, SlurmPool
-from matscale.plugins.launchers.slurm_script import script
+from matscale.plugins.launchers.slurm import SlurmOptions, SlurmPool, script
 from studies import PATIENCE, in_the_midst, process_of, rows, said, sweeping, trained, wait_for
 
 # A Slurm that answers from files ------------------------------------------------------------------------------------

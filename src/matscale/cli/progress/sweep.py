@@ -14,8 +14,8 @@ import click
 from matscale.cli.progress.train import duration
 from matscale.core.runs.status import State, read_info
 from matscale.core.study.clock import Clock
+from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import Plan
-from matscale.core.study.planned import PlannedRun
 from matscale.core.study.sweep import Sweep, Watcher
 
 SHOWN = 12

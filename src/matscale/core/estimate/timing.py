@@ -18,7 +18,7 @@ from matscale.core.train.compute import configured
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Learner
-from matscale.core.train.objective import Goal
+from matscale.core.train.loss import Goal
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2

@@ -36,7 +36,7 @@ from matscale.core.model.potential import Potential
 from matscale.core.runs.info import DIGEST, DamagedRecord, read_sealed, sealed
 from matscale.core.runs.record import Run
 from matscale.core.train.evaluation import evaluate
-from matscale.core.train.nonfinite import named, suspects
+from matscale.core.train.learner import named, suspects
 
 if TYPE_CHECKING:
     from matscale.core.data.batch import AtomicBatch

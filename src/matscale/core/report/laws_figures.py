@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from matscale.core.report.analysis import levels
-from matscale.core.report.colours import NEUTRAL, faint, scale, style
-from matscale.core.report.layout import AXES, figure, rounded
+from matscale.core.report.layout import AXES, NEUTRAL, faint, figure, rounded, scale, style
 from matscale.core.report.words import symbol
 from matscale.core.scaling.frontier import curves
 from matscale.core.scaling.law import Array

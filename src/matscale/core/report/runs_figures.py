@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.report.colours import scale, style
-from matscale.core.report.layout import AXES, figure, rounded
+from matscale.core.report.layout import AXES, figure, rounded, scale, style
 from matscale.core.report.records import ALONG, MEASURED, RunRecord
 from matscale.core.scaling.tables.table import groups
 from matscale.core.scaling.text import size

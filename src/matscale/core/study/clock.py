@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.status import read_info
+from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import Plan
-from matscale.core.study.planned import PlannedRun
 
 if TYPE_CHECKING:
     from matscale.core.study.sweep import Sweep

@@ -12,7 +12,7 @@ from dataclasses import replace
 from matscale.core.errors import ConfigError
 from matscale.core.runs.config import BudgetConfig, ScheduleConfig, StartConfig, TrainConfig
 from matscale.core.study.config import CooldownGrid
-from matscale.core.study.planned import TRUNKS, Need, PlannedRun
+from matscale.core.study.identity import TRUNKS, Need, PlannedRun
 
 
 def row(grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRun]) -> Iterator[PlannedRun]:

@@ -12,7 +12,7 @@ from matscale.core.hosting.host import host
 from matscale.core.progress import Progress
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.status import state_of
-from matscale.core.study.planned import PlannedRun
+from matscale.core.study.identity import PlannedRun
 
 if TYPE_CHECKING:
     from matscale.core.study.plan import Plan

@@ -17,7 +17,7 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import finite, write_text
 from matscale.core.runs.record import CONFIG, INFO, PLANNED, validation_loss
 from matscale.core.runs.status import State, read_info, state_of
-from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
+from matscale.core.study.identity import RUNS, TRUNKS, PlannedRun
 
 JSONL, CSV = "runs.jsonl", "runs.csv"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.data.named.catalog import resolve as locate
-from matscale.core.data.stages import Stages, silent
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 from matscale.core.estimate.describe import parameters
@@ -19,14 +18,14 @@ from matscale.core.filenames import LONGEST
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 from matscale.core.parsing import MAX_DEPTH
+from matscale.core.progress import Stages, silent
 from matscale.core.runs.config import TrainConfig, merged
 from matscale.core.runs.names import called
 from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
-from matscale.core.study.identity import identity
+from matscale.core.study.identity import RUNS, TRUNKS, PlannedRun, identity
 from matscale.core.study.lr_law import Rule, read_rule
-from matscale.core.study.planned import RUNS, TRUNKS, PlannedRun
 from matscale.core.train.setup import resolved
 
 OWN = {

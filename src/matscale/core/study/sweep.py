@@ -20,10 +20,10 @@ from matscale.core.runs import checkpoint
 from matscale.core.runs.record import CONFIG, PLANNED
 from matscale.core.runs.status import State, is_at_work, state_of
 from matscale.core.study import ledger
+from matscale.core.study.identity import PlannedRun
 from matscale.core.study.launcher import Ended, Job, Pool
 from matscale.core.study.outcome import state_after
 from matscale.core.study.plan import Plan
-from matscale.core.study.planned import PlannedRun
 from matscale.core.train.stop import StopRequest
 
 PAUSE = 0.2

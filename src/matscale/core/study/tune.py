@@ -22,9 +22,9 @@ from matscale.core.errors import ConfigError, MatscaleError, NonFiniteLossError
 from matscale.core.runs.record import validation_loss
 from matscale.core.runs.status import read_info, state_of
 from matscale.core.study.config import Study
+from matscale.core.study.identity import PlannedRun
 from matscale.core.study.lr_law import Rule
 from matscale.core.study.plan import Plan, plan, short
-from matscale.core.study.planned import PlannedRun
 
 COARSE = 4.0
 """Ratio of neighbouring learning rates of the first grid."""

@@ -12,7 +12,7 @@ import torch
 
 from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.loader import Loader
-from matscale.core.train.objective import Goal
+from matscale.core.train.loss import Goal
 
 
 @dataclass(frozen=True)

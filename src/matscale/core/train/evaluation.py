@@ -12,9 +12,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.config import LossConfig
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import Objective
+from matscale.core.train.loss import Goal, Objective
 from matscale.core.train.metrics import Metrics, Sums
-from matscale.core.train.objective import Goal
 
 Predictor = Callable[[AtomicBatch], Outputs]
 

@@ -10,8 +10,9 @@ without the label are left out of sum and count alike. Energies are compared in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.config import LABEL_OF, TERMS, LossConfig
-from matscale.core.train.metrics import Metrics
+from matscale.core.train.metrics import Metrics, Sums
 from matscale.core.train.residuals import Masks, residuals
 
 
@@ -32,6 +33,26 @@ class Loss:
     summary: str
     per_item: Callable[[Tensor], Tensor]
     """Residuals [n, k] of n items with k components each -> [n]; the mean over items is taken by the core."""
+
+
+class Goal(Protocol):
+    """A loss as sums and counts per term, so that uneven batches and ranks add up exactly."""
+
+    @property
+    def terms(self) -> Collection[str]:
+        """Their names."""
+
+    def counts(self, batch: AtomicBatch) -> dict[str, int]:
+        """Items per term: known before the model has run."""
+
+    def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
+        """Sum over items per term (float64 scalars); terms without items are left out."""
+
+    def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
+        """The loss. With the counts of a larger batch: this part's share of that batch's loss."""
+
+    def metrics(self, device: torch.device | str) -> Sums:
+        """Empty sums of the errors that rows of metrics.jsonl show."""
 
 
 class Objective:

@@ -30,9 +30,8 @@ from matscale.core.train import extension
 from matscale.core.train.branch import Branch
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.distributed import World
-from matscale.core.train.prepare import prepare_model
 from matscale.core.train.setup import Setup, prepare, resolved
-from matscale.core.train.start import Source
+from matscale.core.train.start import Source, prepare_model
 from matscale.core.train.stop import Interrupted, StopRequest
 from matscale.core.train.trainer import Trainer
 from matscale.version import __version__

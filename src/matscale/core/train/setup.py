@@ -37,8 +37,7 @@ from matscale.core.runs.config import (
     merged,
 )
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import Objective
-from matscale.core.train.objective import Goal
+from matscale.core.train.loss import Goal, Objective
 from matscale.core.train.pretext import Pretext, pretext_of
 from matscale.core.train.state import mix
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -209,3 +210,21 @@ def _listed(unlike: dict[str, str]) -> str:
     names = [f"{name} ({why})" for name, why in unlike.items()]
     rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + rest
+
+
+N_BATCHES = 4
+
+
+def prepare_model(potential: Potential, setup: Setup, device: torch.device) -> None:
+    """Call the model's `prepare`, if it has one, with the first batches of the run as a single process sees them.
+
+    `prepare(batches)` measures what a model needs before its first step, such as factors that keep the variance of its
+    activations. It is called once for a run; what it finds it keeps in buffers, which are saved with the weights. A run
+    that goes on, and a branch, have them already. A run that begins with the weights of another one is asked as well:
+    what is there should stay.
+    """
+    prepare = getattr(potential.model, "prepare", None)
+    if prepare is not None:
+        batches = islice(setup.training_loader(World()).epoch(0), N_BATCHES)
+        with torch.no_grad():
+            prepare([batch.to(device) for batch in batches])

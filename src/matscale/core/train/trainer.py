@@ -26,9 +26,8 @@ from matscale.core.train.accumulation import Feed, Group, steps_of
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
-from matscale.core.train.learner import Gradient, Learner
-from matscale.core.train.nonfinite import named, suspects
-from matscale.core.train.objective import Goal
+from matscale.core.train.learner import Gradient, Learner, named, suspects
+from matscale.core.train.loss import Goal
 from matscale.core.train.running_metrics import Interval
 from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, last_stable_step, lr_factor

@@ -25,7 +25,7 @@ from matscale.plugin import AtomicBatch, DataError, DatasetInfo, Graph, Outputs
 from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.attention import EdgeDegree, RadialNetwork
 from matscale.plugins.eqv2.blocks import Block, make_norm
-from matscale.plugins.eqv2.config import EqV2Config, check_elements
+from matscale.plugins.eqv2.config import EqV2Config, check_elements, idle_parameters
 from matscale.plugins.eqv2.edges import EdgeFrames, Edges
 from matscale.plugins.eqv2.heads import (
     EnergyHead,
@@ -34,7 +34,6 @@ from matscale.plugins.eqv2.heads import (
     Rank2StressHead,
     tensor_from_parts,
 )
-from matscale.plugins.eqv2.idle import idle_parameters
 from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
@@ -104,7 +103,7 @@ class EqV2(nn.Module):
         return list(self.blocks)
 
     def idle_parameters(self) -> frozenset[str]:
-        """Names of parameters that no output depends on; see `matscale.plugins.eqv2.idle`."""
+        """Names of parameters that no output depends on; see `matscale.plugins.eqv2.config`."""
         return idle_parameters(self.config)
 
     def _check_elements(self, numbers: Tensor) -> None:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from matscale.core.data.named import cache, omat24
-from matscale.core.data.stages import Stages, silent
 from matscale.core.data.store.manifest import FILE, FORMAT_VERSION
 from matscale.core.data.synthetic.labelers import Labeler
 from matscale.core.data.synthetic.make import EDITION, make
 from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import DataError, did_you_mean
 from matscale.core.files import sweep_up
+from matscale.core.progress import Stages, silent
 from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}

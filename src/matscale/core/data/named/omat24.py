@@ -14,10 +14,10 @@ from pathlib import Path
 
 from matscale.core.data.named import cache, download
 from matscale.core.data.sources.pack import pack
-from matscale.core.data.stages import Stages, silent
 from matscale.core.data.store.manifest import FILE
 from matscale.core.errors import DataError, did_you_mean
 from matscale.core.files import make_folder, remove, write_json
+from matscale.core.progress import Stages, silent
 
 VARIABLE = "MATSCALE_OMAT24_URL"
 """Environment: address of a mirror of the folder below."""

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.nearby import brought_near
-from matscale.core.data.stages import Stages, silent
 from matscale.core.data.store.arrays import Arrays
 from matscale.core.data.store.edge_cache import open_cache, verify_caches
 from matscale.core.data.store.manifest import Manifest, ShardRecord, SourceRecord
@@ -28,6 +27,7 @@ from matscale.core.data.store.verified import at_once, check_once
 from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError, did_you_mean
+from matscale.core.progress import Stages, silent
 
 __all__ = ["Manifest", "PackedDataset", "ShardWriter", "SourceRecord"]
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matscale.core.data.named import cache
-from matscale.core.data.stages import Stages
 from matscale.core.errors import MatscaleError
 from matscale.core.files import write_json
 from matscale.core.locks import lock_file
+from matscale.core.progress import Stages
 from matscale.core.threads import usable_cores
 
 T = TypeVar("T")

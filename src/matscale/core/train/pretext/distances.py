@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.data.images import minimum_image_distance
+from matscale.core.data.neighbors import minimum_image_distance
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 from matscale.core.model.layers.heads import mlp

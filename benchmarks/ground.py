@@ -1,6 +1,6 @@
 """The ground on which models of several packages are timed: `equal` for all, or each package as it runs by `itself`.
 
-`equal`: all sides in one process, freed memory stays with it (`core/train/heap.py`), AdamW is fused for all.
+`equal`: all sides in one process, freed memory stays with it (`core/heap.py`), AdamW is fused for all.
 `itself`: each side in a process of its own. matscale's keeps freed memory and has fused AdamW, as `matscale train` sets
 both; the others' leave the heap to glibc and AdamW as torch has it by default, a loop over the weights.
 On either ground: one thread, denormals flushed (by itself no package does so), and every batch goes to one side and the
@@ -25,7 +25,7 @@ import torch
 from machine import machine
 from torch import Tensor, nn
 
-from matscale.core.train.heap import OF_USER, is_glibc, kept_heap
+from matscale.core.heap import OF_USER, is_glibc, kept_heap
 
 Ground = Literal["equal", "itself"]
 GROUNDS: tuple[Ground, ...] = ("equal", "itself")

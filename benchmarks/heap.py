@@ -4,7 +4,7 @@
 
 Each in a process of its own that trains one model of the ladder on the first 16 structures: forward, loss, backward,
 AdamW (fused), one thread. Prints the median of a step, the page faults of one and what of the time the system took
-(`core/train/heap.py`).
+(`core/heap.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from machine import machine
 
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
+from matscale.core.heap import kept_heap
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.outputs import predict
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.train.heap import kept_heap
 from matscale.core.train.optim import adamw
 
 NAMES = ("fcn", "transformer", "schnet", "eqv2", "gemnet", "escaip")

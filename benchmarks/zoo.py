@@ -27,12 +27,12 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.estimate.describe import describe
+from matscale.core.heap import kept_heap
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import OptimizerConfig
-from matscale.core.runs.names import called
-from matscale.core.train.heap import kept_heap
+from matscale.core.runs.files import called
 from matscale.core.train.optim import adamw
 from matscale.core.units import parse_count
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matscale.core.fairchem import Importer as Importer
     from matscale.core.fairchem import Role as Role
     from matscale.core.fairchem import copy_named as copy_named
-    from matscale.core.fairchem.options import renamed as renamed_options
+    from matscale.core.fairchem.importer import renamed as renamed_options
     from matscale.core.files import make_folder as make_folder
     from matscale.core.files import remove as remove_path
     from matscale.core.files import write_blocks as write_blocks
@@ -92,9 +92,9 @@ if TYPE_CHECKING:
     from matscale.core.runs.restore import resolve_step as resolve_step
     from matscale.core.scaling.law import Array as Array
     from matscale.core.scaling.law import Law as Law
-    from matscale.core.scaling.nonnegative import amplitudes as amplitudes
-    from matscale.core.scaling.nonnegative import best_of as best_of
-    from matscale.core.scaling.nonnegative import log_amplitudes as log_amplitudes
+    from matscale.core.scaling.solve import amplitudes as amplitudes
+    from matscale.core.scaling.solve import best_of as best_of
+    from matscale.core.scaling.solve import log_amplitudes as log_amplitudes
     from matscale.core.study.launcher import Ended as Ended
     from matscale.core.study.launcher import Job as Job
     from matscale.core.study.launcher import Launcher as Launcher
@@ -256,9 +256,9 @@ _LAZY = {
     "Loss": "matscale.core.train.loss:Loss",
     "Array": "matscale.core.scaling.law:Array",
     "Law": "matscale.core.scaling.law:Law",
-    "amplitudes": "matscale.core.scaling.nonnegative:amplitudes",
-    "best_of": "matscale.core.scaling.nonnegative:best_of",
-    "log_amplitudes": "matscale.core.scaling.nonnegative:log_amplitudes",
+    "amplitudes": "matscale.core.scaling.solve:amplitudes",
+    "best_of": "matscale.core.scaling.solve:best_of",
+    "log_amplitudes": "matscale.core.scaling.solve:log_amplitudes",
     "Tracker": "matscale.core.hosting.tracker:Tracker",
     # Launchers
     "CLAIM_FILE": "matscale.core.locks:CLAIM",
@@ -277,7 +277,7 @@ _LAZY = {
     "Importer": "matscale.core.fairchem:Importer",
     "Role": "matscale.core.fairchem:Role",
     "copy_named": "matscale.core.fairchem:copy_named",
-    "renamed_options": "matscale.core.fairchem.options:renamed",
+    "renamed_options": "matscale.core.fairchem.importer:renamed",
     # Runs, and what else is installed
     "CONFIG": "matscale.core.runs.record:CONFIG",
     "INFO": "matscale.core.runs.record:INFO",

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.cli.words import duration, size_of
+from matscale.cli.text import duration, size_of
 from matscale.core.data.store.packed import PackedDataset
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from matscale.cli.progress.stages import Shown, Stages
-from matscale.cli.text import aligned
+from matscale.cli.text import aligned, duration, size_of
 from matscale.cli.train import training_options
-from matscale.cli.words import duration, size_of
 from matscale.core.errors import ConfigError
 from matscale.core.train.options import configuration, given
 

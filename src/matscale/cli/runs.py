@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from matscale.cli.text import aligned
-from matscale.cli.words import duration
+from matscale.cli.text import aligned, duration
 from matscale.core.errors import ConfigError
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
@@ -38,7 +37,7 @@ def list_runs(
     crashed is a run that was killed: `matscale sweep`, or `matscale train --resume`, goes on with it. failed is one
     that ended with an error of its own.
     """
-    from matscale.core.runs.names import called
+    from matscale.core.runs.files import called
     from matscale.core.study import ledger
 
     if as_json and as_csv:

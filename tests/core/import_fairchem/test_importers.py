@@ -20,7 +20,7 @@ import torch
 from matscale import hookimpl
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 from matscale.core.fairchem import Importer, copy_named
-from matscale.core.fairchem.options import renamed
+from matscale.core.fairchem.importer import renamed
 from matscale.core.model.outputs import Outputs
 
 class LoneConfig(ArchitectureConfig):

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from matscale.core.train.heap import is_glibc
+from matscale.core.heap import is_glibc
 
 FAULTS = """
 import ctypes, resource
 from contextlib import nullcontext
-from matscale.core.train.heap import kept_heap
+from matscale.core.heap import kept_heap
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from matscale.core.errors import DataError, MatscaleError
-from matscale.core.runs.files import Rows
+from matscale.core.runs.files import CONFIG, INFO, METRICS, Rows
 from matscale.core.runs.info import changed_rows, read_info
-from matscale.core.runs.names import CONFIG, INFO, METRICS
 from matscale.core.runs.status import state_of
 from matscale.core.scaling.tables.from_runs import NEEDED, config_of
 from matscale.core.scaling.tables.sources import expand

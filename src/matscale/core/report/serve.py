@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from matscale.core.errors import MatscaleError
 from matscale.core.report.records import folders_of
-from matscale.core.runs.names import INFO, METRICS
+from matscale.core.runs.files import INFO, METRICS
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -1,4 +1,7 @@
-"""A file of JSON rows that is only ever appended to: readable whatever moment its writer was killed at."""
+"""Files of a run folder: their names, and the rows of a .jsonl file, which is only ever appended to. Knows no torch.
+
+Such a file is readable whatever moment its writer was killed at.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.files import append_text, finite, write_blocks
+
+FORMAT_VERSION = 1
+CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
+
+RESUMABLE = (
+    "budget.max_time",
+    "skip_nonfinite",
+    "compute.device",
+    "compute.threads",
+    "compute.timeout",
+    "compute.checkpoint_activations",
+    "checkpoint",
+    "plugins",
+    "trackers",
+    "labels",
+)
+"""What may be changed when a run is resumed: nothing that decides which numbers are computed."""
+
+MOVABLE = ("budget", "data.path", "start.run")
+"""Keys of a configuration that may change, besides `RESUMABLE`, and leave a trained model what it is: how long it was
+to train, and where folders lie (the hash of the data is checked by itself)."""
 
 
 class Rows:
@@ -57,3 +81,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def called(architecture: str, variant: object = None) -> str:
+    """`gemnet-OC` of the architecture gemnet and the label `variant` of a run: what laws and comparisons tell apart.
+
+    >>> called("gemnet"), called("gemnet", "OC")
+    ('gemnet', 'gemnet-OC')
+    """
+    return f"{architecture}-{variant}" if variant else architecture

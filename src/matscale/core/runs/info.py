@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matscale.core.errors import MatscaleError
 from matscale.core.files import finite
-from matscale.core.runs.files import Rows
-from matscale.core.runs.names import FORMAT_VERSION, INFO, METRICS, MOVABLE, RESUMABLE
+from matscale.core.runs.files import FORMAT_VERSION, INFO, METRICS, MOVABLE, RESUMABLE, Rows
 
 DIGEST = "digest"
 """Key of a sealed file: SHA-256 of everything else in it."""

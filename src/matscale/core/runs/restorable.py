@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matscale.core.runs.checkpoint import Checkpoint, DamagedCheckpoint
+from matscale.core.runs.files import METRICS
 from matscale.core.runs.info import Amount, Count
-from matscale.core.runs.names import METRICS
 
 Number = Annotated[float, Field(allow_inf_nan=True)]
 

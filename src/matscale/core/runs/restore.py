@@ -12,8 +12,8 @@ from matscale.core.model.architecture import Architecture, DatasetInfo
 from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint as checkpoints
 from matscale.core.runs.config import differences
+from matscale.core.runs.files import CONFIG, INFO, MOVABLE, RESUMABLE
 from matscale.core.runs.info import without
-from matscale.core.runs.names import CONFIG, INFO, MOVABLE, RESUMABLE
 from matscale.core.runs.record import Kept, Run
 from matscale.core.runs.restorable import non_finite
 

@@ -20,7 +20,7 @@ from matscale.core.model.architecture import Architecture, ArchitectureConfig
 from matscale.core.parsing import MAX_DEPTH
 from matscale.core.progress import Stages, silent
 from matscale.core.runs.config import TrainConfig, merged
-from matscale.core.runs.names import called
+from matscale.core.runs.files import called
 from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study

@@ -14,7 +14,7 @@ from typing import Any
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig, differences
-from matscale.core.runs.names import RESUMABLE
+from matscale.core.runs.files import RESUMABLE
 from matscale.core.runs.record import Run
 from matscale.core.runs.restorable import check_state
 from matscale.core.runs.restore import resolve_step

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from matscale.core.errors import ConfigError
+from matscale.core.heap import kept_heap
 from matscale.core.runs.config import ComputeConfig
 from matscale.core.train.distributed import World
-from matscale.core.train.heap import kept_heap
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -23,7 +23,7 @@ from matscale.core.model.potential import Potential
 from matscale.core.progress import Progress
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig, differences
-from matscale.core.runs.names import CONFIG, MOVABLE, RESUMABLE
+from matscale.core.runs.files import CONFIG, MOVABLE, RESUMABLE
 from matscale.core.runs.record import Kept, Run
 from matscale.core.runs.restorable import check_state
 from matscale.core.train import extension

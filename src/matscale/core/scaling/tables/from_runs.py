@@ -18,9 +18,8 @@ from typing import Any
 
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
-from matscale.core.runs.files import Rows
+from matscale.core.runs.files import CONFIG, INFO, METRICS, Rows, called
 from matscale.core.runs.info import changed_config, changed_rows, read_info
-from matscale.core.runs.names import CONFIG, INFO, METRICS, called
 from matscale.core.scaling.tables.table import Excluded, Table
 
 COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
-from matscale.core.runs.names import INFO, called
+from matscale.core.runs.files import INFO, called
 from matscale.core.scaling.tables.columns import KNOWN, PARTS, TRAIN_LOSS, WORDS, Choice, choose, factor, plain_name
 from matscale.core.scaling.tables.logs import name_runs
 from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals

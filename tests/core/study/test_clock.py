@@ -12,7 +12,7 @@ import pytest
 from matscale.core.errors import DataError
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.status import State
-from matscale.core.study.clock import Clock, counted_flops, kind_of, work
+from matscale.core.study.clock import Clock, counted_flops, kind_of, timed_seconds, work
 from matscale.core.study.identity import PlannedRun
 from studies import planned
 
@@ -46,7 +46,8 @@ class Simulated:
 
     def __post_init__(self) -> None:
         self.states = {run.path: State("planned") for run in self.runs}
-        self.clock = Clock(SimpleNamespace(runs=self.runs), count=self.count)  # type: ignore[arg-type]
+        plan: Any = SimpleNamespace(runs=self.runs)
+        self.clock = Clock(plan, count=self.count, time=lambda run: None)  # as where steps cannot be timed
 
     def count(self, run: PlannedRun) -> float:
         self.counted.append(run.name)
@@ -88,6 +89,26 @@ def test_a_kind_that_is_done_is_judged_by_its_own_runs() -> None:
     assert sweep.counted == []
 
 
+def test_small_models_of_other_architectures_are_judged_by_timed_steps() -> None:
+    """Steps of small models take as long as their overhead: FLOPs would foresee a hundred times what eqv2 takes."""
+
+    def truth(run: PlannedRun) -> float:
+        overhead = {"fcn": 0.4, "schnet": 2.0, "eqv2": 5.0}[run.config.architecture.name]
+        return overhead + 0.1 * seconds_of(run)
+
+    sweep, whole, spent, timed = Simulated(GRID), sum(map(truth, GRID)), 0.0, list[str]()
+    sweep.clock.time = lambda run: timed.append(run.name) or 0.5 * truth(run)  # type: ignore[func-returns-value]
+    for run in GRID:
+        sweep.states[run.path] = State("completed")
+        sweep.clock.seconds[run.name], sweep.clock.flops[run.name] = truth(run), flops_of(run)
+        spent += truth(run)
+        left = sweep.clock.left(sweep)  # type: ignore[arg-type]
+        assert left is not None
+        assert whole / 1.2 < spent + left < 1.2 * whole
+    assert len(timed) == 6  # two a kind
+    assert sweep.counted == []
+
+
 def test_budgets_of_flops_are_judged_by_flops() -> None:
     done = run_of("a", "schnet", 1000)
     other = run_of("b", "eqv2", 1000, budget={"max_flops": 5e12})
@@ -109,4 +130,5 @@ def test_a_run_that_cannot_be_counted_still_has_an_estimate() -> None:
 def test_the_plan_counts_the_flops_of_a_run(tmp_path: Path, data: Path) -> None:
     small, large = planned(tmp_path, data, seeds=[0]).runs
     assert 0 < counted_flops(small) < counted_flops(large)
+    assert 0 < (timed_seconds(small) or 0) < 60
     assert counted_flops(large) / work(large) == pytest.approx(counted_flops(small) / work(small), rel=1.0)

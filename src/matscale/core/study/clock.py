@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.status import read_info
@@ -53,12 +55,27 @@ def counted_flops(run: PlannedRun) -> float:
 
     It is counted on the CPU and in fp32, beside runs that are under way: FLOPs depend on neither.
     """
+    return _estimated(run, {"device": "cpu", "precision": "fp32", "compile": False}, mfu=1.0, time_steps=0)[0]
+
+
+def timed_seconds(run: PlannedRun) -> float | None:
+    """Seconds of a run's own training, from a few steps on this machine; None for a run that takes an accelerator."""
+    from matscale.core.train.compute import device_of  # start-up: torch
+    from matscale.core.train.distributed import World  # start-up: torch
+
+    if device_of(run.config.compute, World()).type != "cpu":
+        return None  # whose steps would be timed beside those of the runs
+    return _estimated(run, {"compile": False})[1]
+
+
+def _estimated(run: PlannedRun, compute: Mapping[str, Any], **options: Any) -> tuple[float, float]:
+    """(FLOPs, seconds) of a run's own training with some keys of `compute` replaced."""
     from matscale.core.study.estimates import EstimatedRun, Estimator  # start-up: torch
 
-    compute = run.config.compute.model_copy(update={"device": "cpu", "precision": "fp32", "compile": False})
-    alike = replace(run, config=run.config.model_copy(update={"compute": compute}))
-    row = EstimatedRun(alike, Estimator(mfu=1.0, time_steps=0).of(alike), "planned")
-    return row.estimate.flops * (1 - row.shared)
+    config = run.config.model_copy(update={"compute": run.config.compute.model_copy(update=compute)})
+    alike = replace(run, config=config)
+    row = EstimatedRun(alike, Estimator(**options).of(alike), "planned")
+    return row.estimate.flops * (1 - row.shared), row.estimate.seconds * (1 - row.shared)
 
 
 @dataclass(frozen=True)
@@ -77,8 +94,11 @@ class Spent:
 class Clock:
     """Device time that is left.
 
-    A kind of which runs are complete is judged by those. Another is judged by one of another precision or variant, and
-    a new architecture by its FLOPs, counted once, at the FLOP/s that all completed runs reached.
+    Sizes between completed ones of their kind are judged by those. For others, where runs are on the CPU, a few steps
+    of the smallest and of the largest run of a kind are timed once; completed runs, of the same kind if there are some,
+    say by what factor runs take longer. Steps of an accelerator cannot be timed beside the runs: there a kind is judged
+    by its own completed runs, by those of another precision or variant, and a new architecture by its FLOPs, at the
+    FLOP/s that all completed runs reached.
     """
 
     plan: Plan
@@ -87,23 +107,67 @@ class Clock:
     flops: dict[str, float] = field(default_factory=dict)
     """Name of a completed run -> its own FLOPs."""
     count: Callable[[PlannedRun], float] = counted_flops
+    time: Callable[[PlannedRun], float | None] = timed_seconds
     _counted: dict[Kind, float | None] = field(default_factory=dict)
     """Kind -> FLOPs per work; None where they could not be counted."""
+    _timed: dict[Kind, tuple[list[float], list[float]] | None] = field(default_factory=dict)
+    """Kind -> (1 / parameters, seconds per work) of its ends; None where they could not be timed."""
 
     def left(self, sweep: Sweep) -> float | None:
         """Seconds of device time; None as long as nothing is done to judge by."""
-        spent: dict[Kind, Spent] = {}
-        for run in self.plan.runs:
-            if sweep.states[run.path].status == "completed" and self._read(run):
-                one = Spent(work(run), self.seconds[run.name], self.flops.get(run.name, 0.0))
-                spent[kind_of(run)] = spent.get(kind_of(run), Spent()) + one
-        if not spent:
-            return None
+        done: dict[Kind, list[PlannedRun]] = {}
         left: dict[Kind, list[PlannedRun]] = {}
         for run in self.plan.runs:
-            if sweep.states[run.path].status not in ("completed", "failed", "blocked"):
+            status = sweep.states[run.path].status
+            if status == "completed" and self._read(run):
+                done.setdefault(kind_of(run), []).append(run)
+            elif status not in ("completed", "failed", "blocked"):
                 left.setdefault(kind_of(run), []).append(run)
-        return sum(self._rate(kind, runs, spent) * sum(map(work, runs)) for kind, runs in left.items())
+        if not done:
+            return None
+        return sum(self._seconds(kind, runs, done) for kind, runs in left.items())
+
+    def _seconds(self, kind: Kind, runs: Sequence[PlannedRun], done: Mapping[Kind, Sequence[PlannedRun]]) -> float:
+        """Of `runs`, all of one kind."""
+        if own := self._between(runs, done.get(kind, ())):
+            return own
+        foreseen = self._foreseen(kind, runs)
+        if foreseen is not None:
+            judges = {kind: done[kind]} if kind in done else done
+            known = [(self._foreseen(other, those), those) for other, those in judges.items()]
+            expected = sum(seconds for seconds, _ in known if seconds is not None)
+            taken = sum(self.seconds[run.name] for seconds, those in known if seconds is not None for run in those)
+            return foreseen * (taken / expected if expected and taken else 1.0)
+        spent = {other: sum(map(self._spent, those), Spent()) for other, those in done.items()}
+        return self._rate(kind, runs, spent) * sum(map(work, runs))
+
+    def _between(self, runs: Sequence[PlannedRun], done: Sequence[PlannedRun]) -> float | None:
+        """Seconds of `runs` by completed ones of their kind, if no size lies outside those: no step need be timed."""
+        sizes = sorted({_parameters(run) for run in done})
+        if not sizes or not all(sizes[0] <= _parameters(run) <= sizes[-1] for run in runs):
+            return None
+        alike = [sum((self._spent(run) for run in done if _parameters(run) == size), Spent()) for size in sizes]
+        ends = [1 / size for size in reversed(sizes)], [one.seconds / max(one.work, 1e-9) for one in reversed(alike)]
+        return _at(ends, runs)
+
+    def _foreseen(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
+        """Seconds of `runs` of a kind by its timed steps: per work a + b / N, as a step takes a' + b' N."""
+        if kind not in self._timed:
+            alike = sorted((run for run in self.plan.runs if kind_of(run) == kind), key=_parameters)
+            self._timed[kind] = self._ends(alike[-1], alike[0])
+        ends = self._timed[kind]
+        return None if ends is None else _at(ends, runs)
+
+    def _ends(self, *runs: PlannedRun) -> tuple[list[float], list[float]] | None:
+        try:
+            taken = [self.time(run) for run in runs]
+        except MatscaleError:  # the run itself will say what is wrong with it
+            return None
+        rates = [seconds / max(work(run), 1e-9) for seconds, run in zip(taken, runs) if seconds is not None]
+        return ([1 / _parameters(run) for run in runs], rates) if len(rates) == len(runs) else None
+
+    def _spent(self, run: PlannedRun) -> Spent:
+        return Spent(work(run), self.seconds[run.name], self.flops.get(run.name, 0.0))
 
     def _read(self, run: PlannedRun) -> bool:
         """Whether it is known what a completed run took."""
@@ -140,3 +204,12 @@ class Clock:
             except MatscaleError:  # the run itself will say what is wrong with it
                 self._counted[kind] = None
         return self._counted[kind]
+
+
+def _at(rates: tuple[list[float], list[float]], runs: Sequence[PlannedRun]) -> float:
+    """Seconds of `runs`, from (1 / parameters, rising; seconds per work)."""
+    return float(sum(np.interp(1 / _parameters(run), *rates) * work(run) for run in runs))
+
+
+def _parameters(run: PlannedRun) -> int:
+    return max(run.parameters["non_embedding"], 1)

@@ -12,6 +12,7 @@ from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import HUBER, Solution, solve
+from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import AXES, Table, groups
 from matscale.core.scaling.text import counted, percent
 from matscale.core.scaling.verdict import learning, verdict
@@ -102,4 +103,4 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
             f"up to {most:.0f} epochs: a repeated structure is worth less than a new one, or harms: see --law "
             "repetition and --law overfitting"
         )
-    return notes
+    return [*notes, *filter(None, [seen_note(runs)])]

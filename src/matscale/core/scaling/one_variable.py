@@ -13,6 +13,7 @@ from matscale.core.scaling.law import Law, named
 from matscale.core.scaling.means import Means, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.select import Candidate, candidates, choose
+from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.verdict import few, learning, one_variable, verdict
 
@@ -28,7 +29,13 @@ def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss"
     if bar is not None and not any(reason.is_no_learning for reason in reasons):
         chosen = chosen.keep(chosen["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
         everything = size_means(chosen, axis, fixed)
-    return fit_means(everything, laws, target, reasons)
+    try:
+        return fit_means(everything, laws, target, reasons)
+    except DataError as error:
+        told = seen_note(table)
+        if not told:
+            raise
+        raise DataError(f"{error} {told[0].upper()}{told[1:]}.") from None
 
 
 def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence = ()) -> Fit:
@@ -88,4 +95,4 @@ def notes(means: Means, best: Candidate, found: Sequence[Candidate], disagreemen
         said.append("no floor was needed in this range; far beyond it one may appear")
     if int(means.counts.max()) == 1:
         said.append("one run per size: what a seed changes is not known")
-    return said
+    return [*said, *filter(None, [seen_note(means.table)])]

@@ -3,7 +3,7 @@
 | column | default | may be mapped to |
 |---|---|---|
 | n | `non_embedding` | `total`, `trainable` |
-| d | `unique` structures of the training part | `structures`, `atoms`, `edges` seen |
+| d | `unique` structures of the training part, or those seen if fewer | `structures`, `atoms`, `edges` seen |
 | c | `flops` of training | `gpu_hours` (wall time × processes) |
 | loss | the compared `loss`, last validation | `energy_mae`, `forces_mae`, `stress_mae`, any key of such a row |
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, MatscaleError, did_you_mean
 from matscale.core.runs.files import CONFIG, INFO, METRICS, Rows, called
 from matscale.core.runs.info import changed_config, changed_rows, read_info
+from matscale.core.scaling.tables.seen import as_seen
 from matscale.core.scaling.tables.table import Excluded, Table
 
 COLUMNS = {"n": "non_embedding", "d": "unique", "c": "flops", "loss": "loss", "u": "unique", "s": "structures"}
@@ -93,7 +94,7 @@ def read_runs(
         row["loss"] = float("nan") if row["loss"] == "diverged" else row["loss"]
     table = Table.of(rows, names=names, facts=_facts(facts)) if rows else _nothing(folders, excluded)
     table = table.with_known_compute()
-    return Table(table.numbers, table.words, (*excluded, *table.excluded), table.names, table.baselines, table.facts)
+    return as_seen(replace(table, excluded=(*excluded, *table.excluded)))
 
 
 def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:

@@ -13,6 +13,7 @@ from matscale.core.runs.files import INFO, called
 from matscale.core.scaling.tables.columns import KNOWN, PARTS, TRAIN_LOSS, WORDS, Choice, choose, factor, plain_name
 from matscale.core.scaling.tables.logs import name_runs
 from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals
+from matscale.core.scaling.tables.seen import as_seen
 from matscale.core.scaling.tables.table import AXES, Excluded, Table, shown
 from matscale.core.scaling.tables.tabular import SUFFIXES, read_records
 
@@ -89,7 +90,7 @@ def table_of(
     if is_ledger:
         table = table.with_known_compute()
     excluded = [Excluded(f"{prefix}row {k + 1}", reason) for k, reason in unfit.items() if reason]
-    return replace(table, excluded=(*excluded, *again, *table.excluded))
+    return as_seen(replace(table, excluded=(*excluded, *again, *table.excluded)))
 
 
 def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:

@@ -241,7 +241,7 @@ def test_isoflop_sets_and_a_frontier_of_run_folders_are_fitted(tmp_path: Path) -
             make_isoflop_run(tmp_path / f"{c:.0e}-{n:.0f}", round(n), c, 100 * loss + 5)  # bent: all budgets touch
     result = matscale("fit", tmp_path, "--law", "isoflop", "--no-baselines")
     assert result.exit_code == 0, result.output
-    assert "loss(c): LAW" in result.stdout
+    assert "N_opt(C): LAW\n  N_opt = A C^-alpha" in result.stdout
     assert "28 runs (isoflop)" in result.stdout
     [fit] = json.loads(matscale("fit", tmp_path, "--law", "isoflop", "--no-baselines", "--json").stdout)
     assert fit["parameters"]["alpha"] == pytest.approx(-0.5, abs=0.01)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matscale.cli.text import aligned
+from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
 from matscale.core.scaling.verdict import LOCAL_SLOPE
 
@@ -24,18 +25,15 @@ SHOWN = 6
 
 def fit_text(fit: Fit) -> str:
     """One law: verdict, parameters, range, held-out test, reasons, exclusions."""
-    variables = ", ".join(fit.axes)
     beside = f" at {fit.fixed}" if fit.fixed else ""
-    title = (
-        f"{fit.architecture + ': ' if fit.architecture else ''}{fit.target}({variables}){beside}: {fit.verdict.upper()}"
-    )
+    whose = f"{fit.architecture}: " if fit.architecture else ""
+    title = f"{whose}{fit.quantity}{beside}: {fit.verdict.upper()}"
     lines = [title]
     lines += [f"  because {reason}" for reason in fit.reasons]
     if fit.still:
         lines.append(f"  still, {fit.still}")
-    lines.append(f"  {fit.law.formula}" + ("" if fit.is_law else f"   ({words_of(fit)})"))
-    for name, value in fit.parameters.items():
-        lines.append(f"    {name:<8} {with_interval(value, *fit.intervals[name])}")
+    lines.append(f"  {fit.formula}" + ("" if fit.is_law else f"   ({words_of(fit)})"))
+    lines += [f"    {name:<8} {fit.told(name)}" for name in fit.parameters]
     ranges = ", ".join(f"{axis} {size(low)} to {size(high)}" for axis, (low, high) in fit.range.items())
     counts = ((fit.n_sizes, "size"), (fit.n_seeds, "seed"), (len(fit.table), "run"))
     lines.append(f"  range: {ranges}; {', '.join(counted(*pair) for pair in counts)} ({fit.points})")
@@ -62,9 +60,10 @@ def _held_out(fit: Fit) -> list[str]:
     for held in fit.held_out[-2:]:
         at = ", ".join(f"{axis} = {size(value)}" for axis, value in held.at.items())
         inside = "inside" if held.covered else "OUTSIDE"
+        test = "" if held.can_fail else ", which is too wide to be a test"
         lines.append(
             f"  held out {at}: predicted {with_interval(held.predicted, held.low, held.high)}, found {held.found:.4g} "
-            f"({percent(held.error)}), {inside} the 95 % interval"
+            f"({percent(held.error)}), {inside} the 95 % interval{test}"
         )
     return lines
 
@@ -101,6 +100,7 @@ def comparison_text(result: Comparison) -> str:
         exponent = with_interval(fit.parameters[name], *fit.intervals[name])
         rows.append([key, fit.verdict, exponent, str(fit.n_sizes), str(len(fit.table))])
     lines.append(aligned(rows, right=(3, 4)))
+    lines += [f"note: {key}: {told}" for key, fit in result.fits.items() if (told := seen_note(fit.table))]
     for pair in result.pairs:
         lines += ["", *_pair(pair, result)]
     lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]

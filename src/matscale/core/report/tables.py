@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from matscale.core.report.analysis import Analysis
 from matscale.core.report.records import RunRecord
-from matscale.core.report.words import chip, exponents, reach
+from matscale.core.report.words import chip, exponents, reach, remarks
 from matscale.core.scaling.tables.table import Excluded
 from matscale.core.scaling.text import number, percent, size
 
@@ -32,6 +32,7 @@ WORDS = frozenset(
         "verdict",
         "exponents",
         "range",
+        "reasons and notes",
         "device",
         "what",
         "value",
@@ -63,10 +64,11 @@ def verdicts(analysis: Analysis) -> HtmlTable:
             chip(fit.verdict),
             exponents(fit),
             reach(fit),
+            remarks(fit),
         ]
         for fit in analysis.fits
     ]
-    headings = ("architecture", "law", "verdict", "exponents", "range")
+    headings = ("architecture", "law", "verdict", "exponents", "range", "reasons and notes")
     return HtmlTable("Laws of the validation loss", headings, tuple(rows))
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from matscale.core.report.analysis import Refused
 from matscale.core.scaling.comparison.compare import Comparison, Pair
 from matscale.core.scaling.result import Fit
+from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
 from matscale.core.scaling.verdict import LAWS
 
@@ -27,8 +28,18 @@ def sentence(fit: Fit) -> Markup:
     if not fit.is_law:
         why = "; ".join(reason.text for reason in fit.reasons)
         still = f" Still, {fit.still}." if fit.still else ""
-        return Markup("{}: no law is claimed: {}.{} {}").format(head, why, still, _dotted(fit))
-    return Markup("{}: {}, over {}. {}").format(head, exponents(fit), reach(fit), held_out(fit))
+        return Markup("{}: no law is claimed: {}.{} {}{}").format(head, why, still, _dotted(fit), _notes(fit))
+    return Markup("{}: {}, over {}. {}{}").format(head, exponents(fit), reach(fit), held_out(fit), _notes(fit))
+
+
+def _notes(fit: Fit) -> str:
+    return "".join(f" Note: {note}." for note in fit.notes)
+
+
+def remarks(fit: Fit) -> Markup:
+    """Every reason and note of a law, a line each, as they stand beside its badge."""
+    still = [f"still, {fit.still}"] if fit.still else []
+    return Markup("<br>").join([*(f"because {reason}" for reason in fit.reasons), *still, *fit.notes])
 
 
 def _dotted(fit: Fit) -> str:
@@ -42,8 +53,7 @@ def exponents(fit: Fit) -> str:
     parts = []
     for name in names:
         scale = factor if name == fit.law.floor else 1.0
-        low, high = (end * scale for end in fit.intervals[name])
-        parts.append(f"{symbol(name)} = {with_interval(fit.parameters[name] * scale, low, high)}")
+        parts.append(f"{symbol(name)} = {fit.told(name, scale)}")
     return ", ".join(parts)
 
 
@@ -65,8 +75,9 @@ def held_out(fit: Fit) -> str:
     held = fit.held_out[-1]
     at = ", ".join(f"{axis.upper()} = {size(value)}" for axis, value in held.at.items())
     inside = "inside" if held.covered else "outside"
+    test = "" if held.can_fail else ", which is too wide to be a test"
     side = "high" if held.error > 0 else "low"
-    return f"Held out: {at} was predicted {percent(abs(held.error))[1:]} too {side}, {inside} the 95 % interval."
+    return f"Held out: {at} was predicted {percent(abs(held.error))[1:]} too {side}, {inside} the 95 % interval{test}."
 
 
 def refused(one: Refused) -> Markup:
@@ -97,6 +108,8 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
     if not pair.reason:
         said.append(crossing(pair, axis))
     said.append(f"To settle it: {pair.settling.text}.")
+    tables = {name: comparison.fits[name].table for name in (pair.first, pair.second)}
+    said += [f"{name}: {told}." for name, table in tables.items() if (told := seen_note(table))]
     return said
 
 

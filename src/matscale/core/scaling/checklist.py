@@ -25,7 +25,7 @@ def checklist(fit: Fit) -> dict[str, dict[str, str]]:
 def _law(fit: Fit) -> dict[str, str]:
     names = fit.table.names
     return {
-        "form": f"{fit.law.formula} ({fit.law.reference})",
+        "form": f"{fit.formula} ({fit.law.reference})",
         "chosen among": ", ".join(c.law.name for c in fit.candidates) or "no others: it was asked for",
         "variables": ", ".join(f"{a}: {AXES.get(a, a)} ({names.get(a, a)})" for a in fit.axes),
         "target": f"{fit.target} ({names.get('loss', 'loss')})",

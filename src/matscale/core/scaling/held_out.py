@@ -26,6 +26,8 @@ class HeldOut:
     """95 % predictive interval of the loss"""
     high: float
     covered_80: bool
+    can_fail: bool = True
+    """Whether the interval is narrower than the losses that the law was fitted to; a wider one holds whatever comes"""
 
     @property
     def error(self) -> float:
@@ -51,6 +53,7 @@ class HeldOut:
             "relative_error": self.error,
             "covered_80": self.covered_80,
             "covered_95": self.covered,
+            "can_fail": self.can_fail,
         }
 
 
@@ -82,6 +85,7 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
                 low=float(np.exp(log_l[j] - half[j])),
                 high=float(np.exp(log_l[j] + half[j])),
                 covered_80=bool(abs(log_l[j] - y[j]) <= half_80[j]),
+                can_fail=bool(2 * half[j] < np.ptp(kept.y)),
             )
             for j in range(len(y))
         ]
@@ -116,6 +120,7 @@ def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int =
             low=float(np.exp(low[j])),
             high=float(np.exp(high[j])),
             covered_80=bool(low_80[j] <= y[j] <= high_80[j]),
+            can_fail=bool(high[j] - low[j] < np.ptp(logy[rest])),
         )
         for j in range(len(members))
     ]

@@ -19,6 +19,7 @@ from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
+from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.verdict import Reason, learning, verdict
 
@@ -104,6 +105,6 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
         fit,
         points="isoflop",
         reasons=tuple(reasons),
-        notes=(*notes, "the law is that of the best size: N_opt grows with C to the power -alpha"),
+        notes=(*notes, *filter(None, [seen_note(runs)])),
         verdict=verdict(fit.law, reasons, fit.intervals),
     )

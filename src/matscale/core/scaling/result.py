@@ -19,6 +19,8 @@ from matscale.core.scaling.tables.table import Excluded, Table
 from matscale.core.scaling.text import with_interval
 from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NOT_IDENTIFIABLE, REFUSED, REJECTED, Reason
 
+EXACT = 1e-6
+"""Residuals of ln L below this are those of a table that a formula wrote."""
 STILL = {
     REJECTED: "within the range of the points, with what the law misses allowed for",
     INCOMPLETE: "if the law holds, which these runs cannot test",
@@ -93,9 +95,26 @@ class Fit:
         """What can be said although the law is refused, in a sentence; empty where the verdict says it all."""
         if self.verdict not in REFUSED:
             return ""
-        wide = self.allowing_for_misfit.intervals
-        told = ", ".join(f"{name} {with_interval(self.parameters[name], *wide[name])}" for name in self.law.exponents)
+        wide = self.allowing_for_misfit
+        told = ", ".join(f"{name} {wide.told(name)}" for name in self.law.exponents)
         return f"{STILL[self.verdict]}: {told}"
+
+    @property
+    def quantity(self) -> str:
+        """What the law is of: `loss(n, d)`, or `N_opt(C)`, the best size of isoFLOP sets."""
+        return "N_opt(C)" if self.points == "isoflop" else f"{self.target}({', '.join(self.axes)})"
+
+    @property
+    def formula(self) -> str:
+        """The law as people write it."""
+        return "N_opt = A C^-alpha" if self.points == "isoflop" else self.law.formula
+
+    def told(self, name: str, factor: float = 1.0) -> str:
+        """A parameter with its interval, in digits that the interval supports."""
+        value, (low, high) = self.parameters[name], self.intervals[name]
+        if low == high and float(np.abs(self.residuals).max()) > EXACT:
+            return f"{value * factor + 0.0:.6g} (at the bound of the search; no interval)"
+        return with_interval(value * factor, low * factor, high * factor)
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
@@ -150,7 +169,8 @@ class Fit:
             "architecture": self.architecture,
             "axes": list(self.axes),
             "target": self.target,
-            "formula": self.law.formula,
+            "quantity": self.quantity,
+            "formula": self.formula,
             "points": self.points,
             "fixed": self.fixed or None,
             "parameters": dict(self.parameters),

@@ -3,7 +3,7 @@
 | trigger | fires when |
 |---|---|
 | a | the best run does not beat every baseline, or more than 30 % of the runs lie within 2 % of one value (plateau) |
-| b | fewer than 4 sizes, or less than a decade between the smallest and the largest |
+| b | fewer than 4 sizes, or less than a decade between the smallest and the largest; or the check f cannot fail |
 | c | the interval of the exponent holds 0, or is wider than the exponent; or the loss rises |
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
 | e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
@@ -209,10 +209,15 @@ def _runs_of_signs(residual: Array) -> float:
 
 
 def missed(held: list[HeldOut]) -> list[Reason]:
-    """Trigger f, by the furthest size alone: of several, one outside would be no surprise."""
-    if not held or held[-1].covered:
+    """Trigger f, by the furthest size alone: of several, one outside would be no surprise; b where it tests nothing."""
+    if not held:
         return []
     last = held[-1]
     at = ", ".join(f"{axis} = {size(value)}" for axis, value in last.at.items())
+    if last.covered and last.can_fail:
+        return []
+    if last.covered:
+        ends = f"{last.low:.2g} to {last.high:.2g}"
+        return [Reason("b", f"no check: at {at} the smaller sizes allow {ends}, a wider range than their own")]
     text = f"at {at} the smaller sizes predict {percent(last.error)}, outside their 95 % interval"
     return [Reason("f", text, widening=last.widening)]

@@ -32,7 +32,7 @@ class Proposal:
 
 
 def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
-    """The best `count` runs that cost at most twice the largest; `target` (N, D) is what is to be predicted."""
+    """The best `count` runs, all different, that cost at most twice the largest; `target` (N, D) is to be predicted."""
     assert isinstance(fit.spread, Draws)
     n, d = _candidates(fit)
     flops = cost.flops(n, d)
@@ -44,11 +44,14 @@ def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int
     noise = fit.spread.noise.between + fit.spread.noise.within
     whole = max(float(there.var()), 1e-300)
     chosen: list[Proposal] = []
-    for _ in range(count):
+    is_free = np.ones(len(n), dtype=bool)
+    for _ in range(min(count, len(n))):
         together = (here * there[:, None]).mean(axis=0)
         gain = together**2 / (noise + here.var(axis=0)) / whole
         # Gain per root of cost lies between "at any price" and "per FLOP", which would only ever ask for tiny runs.
-        k = int(np.argmax(gain / np.sqrt(flops / cost.largest + 0.05)))
+        worth = gain / np.sqrt(flops / cost.largest + 0.05)
+        k = int(np.argmax(np.where(is_free, worth, -np.inf)))
+        is_free[k] = False
         chosen.append(Proposal(float(n[k]), float(d[k]), float(flops[k]), float(gain[k])))
         known = here[:, k] / (noise + here[:, k].var())
         there = there - known * together[k]

@@ -24,6 +24,7 @@ from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit
+from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
@@ -136,7 +137,7 @@ def make_plan(
         speed=speed(float(n[0])) if speed else None,
         beyond=float(budget[0]) / cost.largest,
         proposals=tuple(propose(fit, cost, (float(n[0]), float(d[0])))),
-        notes=(*_despite(fit), *_notes(fit, float(n[0]), float(d[0]))),
+        notes=(*_despite(fit), *filter(None, [seen_note(fit.table)]), *_notes(fit, float(n[0]), float(d[0]))),
     )
 
 

@@ -97,8 +97,11 @@ def comparison_text(result: Comparison) -> str:
     name = result.law.exponents[0]
     rows = [["architecture", "verdict", name, "sizes", "runs"]]
     for key, fit in result.fits.items():
-        exponent = with_interval(fit.parameters[name], *fit.intervals[name])
-        rows.append([key, fit.verdict, exponent, str(fit.n_sizes), str(len(fit.table))])
+        rows.append([key, fit.verdict, fit.told(name), str(fit.n_sizes), str(len(fit.table))])
+        if joint := result.joint.get(key):
+            exponent = joint.exponent_of(result.axis)
+            told = f"{exponent} = {joint.told(exponent)}"
+            rows.append(["  joint law", joint.verdict, told, str(joint.n_sizes), str(len(joint.table))])
     lines.append(aligned(rows, right=(3, 4)))
     lines += [f"note: {key}: {told}" for key, fit in result.fits.items() if (told := seen_note(fit.table))]
     for pair in result.pairs:
@@ -118,16 +121,17 @@ def _pair(pair: Pair, result: Comparison) -> list[str]:
     for ratio in pair.ratios:
         value = with_interval(ratio.value, ratio.low, ratio.high)
         lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")
-    if not pair.reason:
+    if not pair.reason and not pair.basis:
         lines.append(f"  {_crossing(pair, result.axis)}")
     lines.append(f"  to settle it: {pair.settling.text}")
     return lines
 
 
 def _test(pair: Pair, n_pairs: int) -> list[str]:
+    basis, difference = f" ({pair.basis})" if pair.basis else "", with_interval(pair.difference, *pair.interval)
     adjusted = f", {pair.p_adjusted:.2g} over all pairs" if n_pairs > 1 else ""
     return [
-        f"  difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {pair.p:.2g}{adjusted}",
+        f"  difference of exponents{basis} {difference}, p = {pair.p:.2g}{adjusted}",
         f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %",
     ]
 

@@ -11,7 +11,7 @@ from matscale.core.errors import DataError, MatscaleError
 from matscale.core.hosting.host import host
 from matscale.core.report.records import Records
 from matscale.core.scaling.comparison.compare import Comparison, compare
-from matscale.core.scaling.fit import Options, fit_law, varies, ways, widest
+from matscale.core.scaling.fit import Options, fit_law, joint_law, varies, ways, widest
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.baselines import with_baselines
 from matscale.core.scaling.tables.from_runs import ERRORS, Known, read_runs
@@ -121,8 +121,9 @@ def _laws(table: Table, samples: int) -> tuple[list[Fit], list[Refused]]:
     refused: list[Refused] = []
     for name in table.architectures:
         part = table.of_architecture(name)
+        joint = joint_law(part, Options(samples=max(samples, 50)))
         for way in ways(part):
-            _try(part, name, way, "loss", samples, fits, refused)
+            _try(part, name, way, "loss", samples, fits, refused, joint)
         if not ways(part):
             refused.append(Refused(name, "", "loss", "all runs have one size: nothing varies that a law could be in."))
     return fits, refused
@@ -139,9 +140,18 @@ def _term_laws(table: Table, term: str) -> tuple[list[Fit], list[Refused]]:
     return fits, refused
 
 
-def _try(part: Table, name: str, way: str, target: str, samples: int, fits: list[Fit], refused: list[Refused]) -> None:
+def _try(
+    part: Table,
+    name: str,
+    way: str,
+    target: str,
+    samples: int,
+    fits: list[Fit],
+    refused: list[Refused],
+    joint: Fit | None = None,
+) -> None:
     try:
-        fits.append(fit_law(part, way, Options(target=target, samples=max(samples, 50))))
+        fits.append(fit_law(part, way, Options(target=target, samples=max(samples, 50)), joint))
     except DataError as error:
         refused.append(Refused(name, way, target, str(error)))
 

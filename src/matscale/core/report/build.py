@@ -22,7 +22,8 @@ from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.table import Table
 
 MARKS = (
-    "Filled points carry the law, open ones do not; the band is where 95 % of new sizes fall; a dotted line is no law."
+    "Filled points carry the law, open ones do not; the band is where 95 % of new sizes fall; a dotted line is no law; "
+    "a local slope (long dashes) ends with its points."
 )
 SECTIONS = ("laws", "curves", "terms", "exponents", "residuals", "cost")
 

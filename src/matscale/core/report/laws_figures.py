@@ -16,6 +16,7 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit, bars
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import size
+from matscale.core.scaling.verdict import LOCAL_SLOPE
 
 UNITS = {
     "loss": ("validation loss", 1.0),
@@ -172,9 +173,10 @@ def _runs(
 
 
 def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list[dict[str, Any]]:
-    """Line and band of a law; dotted and without a band where it is none."""
+    """Line and band of a law; dotted and without a band where it is none. A local slope ends with its points."""
     colour, _, dash = look
-    grid = np.geomspace(*_wider(*fit.range[axis]), 80)
+    is_slope = fit.verdict == LOCAL_SLOPE
+    grid = np.geomspace(*(fit.range[axis] if is_slope else _wider(*fit.range[axis])), 80)
     centre, low, high = (v * factor for v in fit.predict(grid))
     label = f"{fit.architecture}: {fit.verdict}" + (f" at {fit.fixed}" if fit.fixed else "")
     shared: dict[str, Any] = {
@@ -183,10 +185,10 @@ def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list
     }  # fmt: skip
     line = {
         **shared, "x": rounded(grid), "y": rounded(centre), "name": label,
-        "line": {"color": colour, "width": 1.8, "dash": dash if fit.is_law else "dot"},
-        "opacity": 1.0 if fit.is_law else 0.7,
+        "line": {"color": colour, "width": 1.8, "dash": "longdash" if is_slope else dash if fit.is_law else "dot"},
+        "opacity": 1.0 if fit.is_law or is_slope else 0.7,
     }  # fmt: skip
-    if not fit.is_law or not np.isfinite(low).all() or not np.isfinite(high).all():
+    if not (fit.is_law or is_slope) or not np.isfinite(low).all() or not np.isfinite(high).all():
         return [line]
     band = {
         **shared, "x": rounded([*grid, *grid[::-1]]), "y": rounded([*low, *high[::-1]]), "fill": "toself",

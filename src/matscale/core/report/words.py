@@ -12,7 +12,7 @@ from matscale.core.scaling.comparison.compare import Comparison, Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
-from matscale.core.scaling.verdict import LAWS
+from matscale.core.scaling.verdict import LAWS, LOCAL_SLOPE
 
 OVER = {
     "n": "parameters N", "d": "training structures D", "c": "training compute C", "nd": "parameters and data",
@@ -25,6 +25,10 @@ def sentence(fit: Fit) -> Markup:
     over = OVER.get("".join(fit.axes), ", ".join(fit.axes))
     beside = f" at {fit.fixed}" if fit.fixed else ""
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
+    if fit.verdict == LOCAL_SLOPE:
+        why = "; ".join(reason.text for reason in fit.reasons)
+        slope = Markup("{}: a slope of {} over {}, and no exponent: {}. {}{}")
+        return slope.format(head, exponents(fit), reach(fit), why, held_out(fit), _notes(fit))
     if not fit.is_law:
         why = "; ".join(reason.text for reason in fit.reasons)
         still = f" Still, {fit.still}." if fit.still else ""
@@ -87,7 +91,7 @@ def refused(one: Refused) -> Markup:
 
 def chip(verdict: str) -> Markup:
     """The verdict as a word in a frame: told apart by its text, not by its colour."""
-    kind = "yes" if verdict in (*LAWS, "exponents differ") else "no"
+    kind = "yes" if verdict in (*LAWS, "exponents differ") else "part" if verdict == LOCAL_SLOPE else "no"
     return Markup('<span class="chip {}">{}</span>').format(kind, verdict)
 
 
@@ -105,7 +109,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
         last = pair.ratios[-1]
         ratio = with_interval(last.value, last.low, last.high)
         said.append(f"Loss of {pair.first} over that of {pair.second} at {axis} = {size(last.at)}: {ratio}.")
-    if not pair.reason:
+    if not pair.reason and not pair.basis:
         said.append(crossing(pair, axis))
     said.append(f"To settle it: {pair.settling.text}.")
     tables = {name: comparison.fits[name].table for name in (pair.first, pair.second)}
@@ -114,7 +118,8 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def _difference(pair: Pair) -> str:
-    return f"difference of exponents {with_interval(pair.difference, *pair.interval)}, p = {_p(pair)}"
+    basis = f" ({pair.basis})" if pair.basis else ""
+    return f"difference of exponents{basis} {with_interval(pair.difference, *pair.interval)}, p = {_p(pair)}"
 
 
 def crossing(pair: Pair, axis: str) -> str:

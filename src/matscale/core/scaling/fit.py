@@ -17,6 +17,7 @@ from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.baselines import with_baselines
 from matscale.core.scaling.tables.sources import Source, read
 from matscale.core.scaling.tables.table import AXES, Table, groups
+from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
 
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
 """What `law` may say, besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, a
@@ -112,9 +113,10 @@ def fit_all(
         known = ways(part) if law == "auto" else [law]
         if not known:
             refused.append(f"{name or 'table'}: no axis varies. Train models of several sizes.")
+        joint = joint_law(part, options) if len(known) > 1 else None
         for way in known:
             try:
-                found.append(fit_law(part, way, options))
+                found.append(fit_law(part, way, options, joint))
             except DataError as error:
                 refused.append(f"{name or 'table'}, {way}: {error}")
     if not found:
@@ -122,8 +124,52 @@ def fit_all(
     return found
 
 
-def fit_law(table: Table, law: str, options: Options) -> Fit:
-    """One law of one architecture."""
+def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) -> Fit:
+    """One law of one architecture; a slice of a grid whose joint law has a floor is a local slope.
+
+    `joint` is that joint law, where it has been fitted already.
+    """
+    if law == "nd" and joint is not None:
+        return joint
+    fit = _fitted(table, law, options)
+    if fit.points == "size means" and fit.verdict in ("law", REJECTED):
+        return beside(fit, joint or joint_law(table, options))
+    return fit
+
+
+def joint_law(table: Table, options: Options) -> Fit | None:
+    """The law in n and d of one architecture; None without a grid, or where it cannot be fitted."""
+    if not is_grid(table):
+        return None
+    try:
+        return _fitted(table, "nd", options)
+    except DataError:
+        return None
+
+
+def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
+    """A slice as a local slope, if the joint law of its runs has a floor, or stands and has another exponent.
+
+    The terms that a slice holds fixed bend its line: E + B D^-beta is a floor to the law in N, and the slope falls. So
+    a power that the slice rejects for its bend is a local slope too.
+    """
+    fit = slice_of_grid
+    if joint is None or fit.law.floor is not None or fit.verdict not in ("law", REJECTED):
+        return fit
+    if joint.law.floor is None or joint.verdict in (NO_LEARNING, INCOMPLETE):
+        return fit
+    name, floor = joint.exponent_of(fit.axes[0]), joint.law.floor
+    low, high = fit.intervals[fit.law.exponents[0]]
+    is_other = joint.is_law and bool(name) and not low <= joint.parameters[name] <= high
+    if not (joint.intervals[floor][0] > 0 or is_other):
+        return fit
+    itself = "" if joint.is_law else f", itself {joint.verdict},"
+    exponent = f", and {name} of {fit.axes[0]} is {joint.told(name)}" if name else ""
+    reason = Reason("i", f"the joint law {joint.law.name}{itself} has a floor of {joint.told(floor)}{exponent}")
+    return replace(fit, reasons=(reason, *fit.reasons), verdict=LOCAL_SLOPE)
+
+
+def _fitted(table: Table, law: str, options: Options) -> Fit:
     one_variable = [form for form in host().laws() if form.axes == ("x",)]
     if law == "isoflop":
         return fit_isoflop(table, one_variable, options.target)

@@ -109,6 +109,11 @@ class Fit:
         """The law as people write it."""
         return "N_opt = A C^-alpha" if self.points == "isoflop" else self.law.formula
 
+    def exponent_of(self, axis: str) -> str:
+        """Name of the exponent that belongs to `axis`; empty if none does."""
+        pairs = dict(zip(self.law.axes, self.law.exponents)) if len(self.axes) > 1 else {self.axes[0]: "alpha"}
+        return pairs.get(axis, "")
+
     def told(self, name: str, factor: float = 1.0) -> str:
         """A parameter with its interval, in digits that the interval supports."""
         value, (low, high) = self.parameters[name], self.intervals[name]

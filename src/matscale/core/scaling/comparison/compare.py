@@ -8,8 +8,8 @@ which is the rule, it finds differences where there are none in 9 to 77 % of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -17,14 +17,16 @@ import numpy as np
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.files import finite
+from matscale.core.scaling.comparison.joint_pairs import tested_jointly
 from matscale.core.scaling.comparison.pairs import DIFFERENT, NOT_SHOWN, Pair, overlap, tested
+from matscale.core.scaling.fit import Options, beside, joint_law
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import BESIDE, Means, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.one_variable import check_enough, fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.tables.table import Table, groups
-from matscale.core.scaling.verdict import learning
+from matscale.core.scaling.verdict import LOCAL_SLOPE, learning
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Comparison:
     at: float
     """Where losses are ranked: the largest value that all reach"""
     ranking: tuple[Rank, ...]
+    joint: Mapping[str, Fit] = field(default_factory=dict)
+    """Architecture -> its joint law, where that has a floor: its exponent is compared, and not that of the slice"""
 
     def plain(self) -> dict[str, Any]:
         values = {
@@ -58,6 +62,7 @@ class Comparison:
             "law": self.law.name,
             "fixed": self.fixed or None,
             "fits": {name: fit.plain() for name, fit in self.fits.items()},
+            "joint": {name: fit.plain() for name, fit in self.joint.items()},
             "pairs": [_plain_pair(pair) for pair in self.pairs],
             "ranking": [{**vars(rank), "at": self.at} for rank in self.ranking],
         }
@@ -104,9 +109,23 @@ def compare(
         _check_enough(name, means[name])
     law = _common_form(means, laws, target)
     fits = {name: fit_means(means[name], [law], target, no_learning[name]) for name in names}
-    pairs = _adjusted([tested(a, b, means, fits, law) for a, b in combinations(names, 2)])
+    joints = {name: joint_law(table.of_architecture(name), Options(target=target, samples=300)) for name in names}
+    fits = {name: beside(fit, joints[name]) for name, fit in fits.items()}
+    used = {
+        name: joint
+        for name, joint in joints.items()
+        if joint is not None and joint.is_law and joint.exponent_of(axis)
+        if joint.verdict == "law with floor" or fits[name].verdict == LOCAL_SLOPE
+    }
+    found = [tested(a, b, means, fits, law) for a, b in combinations(names, 2)]
+    pairs = _adjusted([
+        tested_jointly(pair, used[pair.first], used[pair.second], axis)
+        if pair.first in used and pair.second in used
+        else pair
+        for pair in found
+    ])  # fmt: skip
     where, ranking = _ranking(means, fits)
-    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking))
+    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), used)
 
 
 def _check_enough(name: str, means: Means) -> None:

@@ -55,6 +55,8 @@ class Pair:
     smallest: float
     """Difference that is seen with 80 %"""
     settling: Settling
+    basis: str = ""
+    """Which exponents were compared, if not those of `fits`: `alpha of the joint laws nd`"""
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:

@@ -1,0 +1,103 @@
+"""Where a joint law with a floor stands, its slices are local slopes, and exponents are compared by joint laws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import matscale
+from matscale.cli import main
+from matscale.core.hosting.host import host
+from matscale.core.report.build import Report, build
+from matscale.core.report.tables import verdicts
+from matscale.core.report.words import pair_sentences
+from matscale.core.scaling.comparison.compare import compare
+from matscale.core.scaling.tables.sources import read
+from synthetic_runs import ARCHITECTURES, make_study
+
+TRUE = {name: exponent for name, (exponent, _) in ARCHITECTURES.items()}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five sizes on three amounts of data, with a floor of 4: the slices alone look like powers of 0.12 and 0.10."""
+    return make_study(tmp_path_factory.mktemp("floor"))
+
+
+@pytest.fixture(scope="module")
+def report(study: Path) -> Report:
+    return build([str(study)], samples=50)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with more sizes and seeds, so that both joint laws stand."""
+    sizes = (3000, 6000, 12_000, 25_000, 50_000, 100_000, 200_000, 400_000)
+    return make_study(tmp_path_factory.mktemp("wide"), sizes=sizes, seeds=2, n_validations=2)
+
+
+@pytest.fixture(scope="module")
+def compared(wide: Path) -> dict:
+    result = CliRunner().invoke(main, ["compare", str(wide), "--axis", "n", "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_slice_of_a_grid_with_a_floor_is_a_local_slope(study: Path) -> None:
+    fit = matscale.fit(study, "n", architecture="schnet", samples=100)
+    assert (fit.verdict, fit.is_law) == ("local slope", False)
+    [reason] = fit.reasons
+    assert str(reason).startswith("i: the joint law nd has a floor of ")
+    assert "alpha of n is 0.2" in reason.text
+    assert matscale.fit(study, "nd", architecture="schnet", samples=100).verdict == "law with floor"
+
+
+def test_a_floor_that_a_doubtful_joint_law_shows_makes_a_slope_local_too(study: Path) -> None:
+    fit = matscale.fit(study, "n", architecture="transformer", samples=100)
+    assert fit.verdict == "local slope"
+    assert "the joint law nd, itself not identifiable, has a floor" in str(fit.reasons[0])
+    result = CliRunner().invoke(main, ["compare", str(study), "--axis", "n"])
+    assert "schnet and transformer: NOT COMPARABLE" in result.stdout
+    assert "transformer is local slope (i: the joint law nd, itself not identifiable" in result.stdout
+
+
+def test_the_joint_laws_hold_the_exponents_that_made_the_study(compared: dict) -> None:
+    for name, exponent in TRUE.items():
+        low, high = compared["joint"][name]["intervals"]["alpha"]
+        assert low < exponent < high
+
+
+def test_exponents_are_compared_by_the_joint_laws(compared: dict, wide: Path) -> None:
+    [pair] = compared["pairs"]
+    assert pair["basis"] == "alpha of the joint laws nd"
+    assert pair["interval"][0] < TRUE["schnet"] - TRUE["transformer"] < pair["interval"][1]
+    assert pair["verdict"] == "exponents differ"
+    text = CliRunner().invoke(main, ["compare", str(wide), "--axis", "n"]).stdout
+    assert "difference of exponents (alpha of the joint laws nd) 0.07" in text
+    assert text.count("joint law  ") == 2
+    table = read(wide)
+    found = compare(table, [], [law for law in host().laws() if law.axes == ("x",)], axis="n")
+    assert "(alpha of the joint laws nd) 0.07" in " ".join(pair_sentences(found.pairs[0], found))
+
+
+def test_a_comparison_over_compute_at_fixed_data_says_that_its_slopes_are_local(study: Path) -> None:
+    result = CliRunner().invoke(main, ["compare", str(study), "--axis", "c"])
+    assert result.exit_code == 0, result.output
+    assert "schnet is local slope (i: the joint law nd has a floor of" in result.stdout
+
+
+def test_the_report_has_one_word_for_slices_and_another_for_laws(report: Report) -> None:
+    for fit, row in zip(report.analysis.fits, verdicts(report.analysis).rows, strict=True):
+        if fit.axes == ("n",):
+            assert str(row[2]) == '<span class="chip part">local slope</span>'
+        if fit.axes == ("n", "d") and fit.architecture == "schnet":
+            assert str(row[2]) == '<span class="chip yes">law with floor</span>'
+    [panel] = [panel for panel in report.panels if panel.name == "loss-n"]
+    lines = [trace for trace in panel.figure.data if trace.name and trace.name.startswith("schnet: local slope")]
+    assert {min(line.x) for line in lines} == {3000}
+    assert {max(line.x) for line in lines} == {300_000}
+    assert "a slope of α = 0.1" in panel.sentences[0]
+    assert "and no exponent" in panel.sentences[0]

@@ -85,9 +85,9 @@ def test_a_law_that_is_none_has_no_band_and_says_not_to_be_extrapolated(report: 
     assert "not to be extrapolated" in panel.sentences[0]
 
 
-def test_a_law_has_a_band_around_its_line(report: Report) -> None:
+def test_a_law_or_a_local_slope_has_a_band_around_its_line(report: Report) -> None:
     panel = next(panel for panel in report.panels if panel.name == "loss-n")
-    laws = [fit for fit in report.analysis.fits_in("n") if fit.is_law]
+    laws = [fit for fit in report.analysis.fits_in("n") if fit.is_law or fit.verdict == "local slope"]
     bands = [trace for trace in panel.figure.data if trace.fill == "toself"]
     assert len(bands) == len(laws) > 0
     half = len(bands[0].y) // 2

@@ -22,7 +22,6 @@ import torch
 from crystals import random_structures
 from matscale.core.config import read_toml
 from matscale.core.data.graph import Graph
-from matscale.core.data.sources.find import read_atoms_here
 from matscale.core.data.sources.pack import pack
 from matscale.core.data.store import edge_cache_build, verified
 from matscale.core.data.store.edge_cache import open_cache
@@ -149,8 +148,7 @@ def _schnet() -> Potential:
 
 
 def _predict(model: Potential, source: Path, target: Path) -> None:
-    with patch.object(predict, "read_atoms", read_atoms_here):  # not in a process of its own, which writes nothing
-        predict.predict_file(model, source, target, batch=2)
+    predict.predict_file(model, source, target, batch=2)
 
 
 def _edges(folder: Path, data: Path) -> None:

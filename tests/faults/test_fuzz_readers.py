@@ -6,20 +6,24 @@ import gzip
 import json
 import warnings
 import zlib
+from io import StringIO
 
 import lmdb
 import numpy as np
 import pytest
 from ase.db import connect
 from ase.io import write
+from ase.io.extxyz import write_xyz
 
 from fuzzing import attack, n_inputs
-from matscale.core.data.sources.find import read_atoms, reader
+from matscale.core.data.sources.find import reader
 from matscale.core.data.sources.labels import Keys, Unusable, attach
 from matscale.core.data.sources.limits import Limits, using
+from matscale.core.data.sources.reader import to_ase
 from matscale.core.data.sources.screen import screen
 from matscale.core.data.store.shard import arrays_of
 from matscale.core.errors import ConfigError
+from matscale.core.inference.predict import Prediction, labelled
 from matscale.plugins.readers import aselmdb
 
 SMALL = Limits(seconds=20)
@@ -142,13 +146,18 @@ def test_other_formats_of_ase(atoms, tmp_path, name):
     attack([content], use, n_inputs(8, 0.004))
 
 
-def test_what_predict_reads(atoms, tmp_path):
+def test_what_predict_reads_and_writes(atoms, tmp_path):
     write(tmp_path / "a.extxyz", atoms)
     content = (tmp_path / "a.extxyz").read_bytes()
 
     def use(changed):
         (tmp_path / "a.extxyz").write_bytes(changed)
         with using(SMALL):
-            return list(read_atoms(tmp_path / "a.extxyz"))
+            frames = list(reader("extxyz").read(tmp_path / "a.extxyz", 0, None))
+        file = StringIO()
+        for frame in frames:
+            if not isinstance(frame, Unusable):
+                write_xyz(file, labelled(to_ase(frame), Prediction(1.0, np.zeros((len(frame), 3)), None)))
+        return frames
 
     attack([content], use, n_inputs(15, 0.01))

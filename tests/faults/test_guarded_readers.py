@@ -17,8 +17,9 @@ from ase import Atoms
 from ase.io import write
 
 from matscale.core.data.sources import guard
-from matscale.core.data.sources.find import Unusable, read_atoms, reader
+from matscale.core.data.sources.find import Unusable, reader
 from matscale.core.data.sources.limits import Limits, using
+from matscale.core.data.sources.reader import to_ase
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 
@@ -108,7 +109,7 @@ def test_atoms_come_through_as_they_are(tmp_path):
     atoms.arrays["weights"] = np.array([0.1, 0.2, 0.3])
     atoms.set_tags([1, 2, 3])
     write(tmp_path / "a.extxyz", [atoms] * 2)
-    first, second = read_atoms(tmp_path / "a.extxyz")
+    first, second = map(to_ase, reader("ase").read(tmp_path / "a.extxyz", 0, None))
     assert first == second
     assert first.positions.tolist() == np.round(atoms.positions, 8).tolist()
     assert (first.info["note"], first.get_tags().tolist()) == ("one", [1, 2, 3])

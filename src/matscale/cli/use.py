@@ -124,6 +124,8 @@ def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dic
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
 @device_option
 @dtype_option
+@click.option("--unit", "units", multiple=True, metavar="LABEL=UNIT",
+              help="Unit of length or of a label: length=Bohr, ...  [default: as FILE states it]")  # fmt: skip
 @limit_option
 @net_force_option
 @click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that cannot be predicted.")
@@ -135,17 +137,22 @@ def predict(
     batch: int,
     device: str,
     dtype: str | None,
+    units: tuple[str, ...],
     zero_net_force: bool,
     skip_invalid: bool,
 ) -> None:
-    """Predict energy, forces and stress of the structures in FILE (anything that ASE reads) with the model in RUN.
+    """Predict energy, forces and stress of the structures in FILE with the model in RUN.
 
-    They are written in order, with what FILE says of them, as the labels energy, forces and stress, which replace
-    labels of these names.
+    FILE is anything that `matscale data pack` reads. They are written in order, with what FILE says of them, as the
+    labels energy, forces and stress, which replace labels of these names.
     """
+    from collections import Counter
+
+    from matscale.core.data.sources.labels import Keys
     from matscale.core.inference.load import load
     from matscale.core.inference.predict import predict_file
 
+    keys, notes = Keys.parse((), units=units), Counter[str]()
     potential = load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)
     with Stages() as stages:
         written, skipped = predict_file(
@@ -154,8 +161,12 @@ def predict(
             target,
             batch=batch,
             skip_invalid=skip_invalid,
+            keys=keys,
+            notes=notes,
             progress=lambda done: stages("Structures predicted", done, 0),
         )
+    for note, n in notes.most_common(30):
+        click.echo(f"note: {note} ({n:,} structures)", err=True)
     for item in skipped:
         click.echo(f"Left out structure {item.position} (counted from 0): {item.reason}", err=True)
     left_out = f", {len(skipped):,} left out" if skipped else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,8 @@ class Structure:
     """File and position in it, for messages."""
     info: dict[str, Any] = field(default_factory=dict)
     """Whatever else the file said of it; not packed."""
+    per_atom: Sequence[str] = ()
+    """Names of the values in `info` that are arrays per atom: a shape does not tell three atoms from a vector."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the file says of all its structures, units above all; not packed."""
     notes: list[str] = field(default_factory=list)

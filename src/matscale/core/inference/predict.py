@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import lzma
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,8 +20,10 @@ from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
-from matscale.core.data.sources.find import read_atoms
-from matscale.core.data.structure import Structure, full_to_voigt
+from matscale.core.data.sources.find import is_archive, reader, reader_of
+from matscale.core.data.sources.labels import Keys, Unusable, to_our_units
+from matscale.core.data.sources.reader import Frame, Reader, to_ase
+from matscale.core.data.structure import Structure, full_to_voigt, voigt_to_full
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import make_folder, replacing
 from matscale.core.model.potential import Potential
@@ -93,24 +97,32 @@ def predict_file(
     *,
     batch: int = 32,
     skip_invalid: bool = False,
+    keys: Keys | None = None,
+    notes: Counter[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[int, list[Skipped]]:
     """Write the structures of `source` with predictions to `target`, an extxyz file; (how many, which were left out).
 
     Order, info, further arrays and other results (magnetic moments, charges, ...) are kept; `energy`, `forces` and
-    `stress` are the predictions. `source` is anything that ASE reads. Memory is bounded by `batch` structures. `target`
-    appears when it is complete. Raises DataError that names the first structure that cannot be predicted and
-    NonFinitePrediction that names those whose predictions are not finite, unless `skip_invalid`, and ConfigError for
-    other suffixes.
+    `stress` are the predictions. `source` is read as `matscale data pack` reads it, by the same readers, in the units
+    that it or `keys` states; `notes` receives what was decided, with the number of structures. Memory is bounded by
+    `batch` structures. `target` appears when it is complete. Raises DataError that names the first structure that
+    cannot be predicted and NonFinitePrediction that names those whose predictions are not finite, unless
+    `skip_invalid`, and ConfigError for other suffixes.
     """
+    notes = Counter() if notes is None else notes
     written, skipped, bad = 0, list[Skipped](), list[int]()
 
     def usable() -> Iterator[tuple[int, Any, AtomicBatch]]:
-        for position, atoms in enumerate(_read(source)):
+        for position, frame in enumerate(_reader(source).read(source, 0, None)):
+            place = f"{source}: structure {position}"
             try:
-                yield position, atoms, prepare(potential, Structure.from_ase(atoms, f"{source}: structure {position}"))
+                structure = _understood(frame, source, position, keys or Keys())
+                prepared = prepare(potential, structure)
+                notes.update(structure.notes)
+                yield position, to_ase(structure), prepared
             except DataError as error:
-                reason = str(error).removeprefix(f"{source}: structure {position}: ")
+                reason = str(error).removeprefix(f"{place}: ")
                 if not skip_invalid:
                     raise DataError(
                         f"{source}: structure {position} (counted from 0): {reason} Pass --skip-invalid to leave out "
@@ -157,6 +169,8 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     copy = atoms.copy()
+    copy.info = {name: _written(name, value) for name, value in copy.info.items()}
+    copy.arrays |= {name: _columns(value) for name, value in copy.arrays.items()}
     said = {} if atoms.calc is None else {k: v for k, v in atoms.calc.results.items() if v is not None}
     for name in {*LABELS, *PARTS, *said}:
         found = [place.pop(name) for place in (copy.info, copy.arrays) if name in place]
@@ -168,7 +182,7 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
             place = copy.info if name == "free_energy" else copy.arrays
             place[f"source_{name}"] = value if name == "free_energy" else _columns(value)
         elif name not in LABELS:
-            results[name] = _columns(value) if name == "born_effective_charges" else value
+            results[name] = _columns(value) if np.shape(value)[:1] == (len(copy),) else value
     results |= {"energy": prediction.energy, "forces": prediction.forces}
     if prediction.stress is not None:
         results["stress"] = full_to_voigt(prediction.stress)
@@ -179,13 +193,47 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 def _columns(values: Any) -> NDArray[Any]:
     """[n_atoms] or [n_atoms, k]: extxyz knows no tensors per atom."""
     array = np.asarray(values)
+    array = array.astype(str) if array.dtype.kind not in "biufSU" else array
     return array.reshape(len(array), -1) if array.ndim > 1 else array
 
 
-def _read(source: Path) -> Iterator[Any]:
-    if not source.is_file() and not source.is_dir():
+def _written(name: str, value: Any) -> Any:
+    """A value that a comment line can hold: containers, nothing and text of several lines as JSON."""
+    if name == "virial" and np.shape(value) == (6,):  # which ASE expects as 3×3
+        return voigt_to_full(value)
+    if isinstance(value, str | np.ndarray):
+        plain = "\n" not in value if isinstance(value, str) else value.dtype.kind in "biuf"
+    else:
+        plain = isinstance(value, bool | int | float | np.generic)
+    # Readers take a backslash of quoted text away, JSON's own ones as well.
+    return value if plain else "_JSON " + json.dumps(value, default=_listed_or_text).replace("\\", "\\\\")
+
+
+def _listed_or_text(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _reader(source: Path) -> Reader:
+    """The reader that packing would take; a file whose name says nothing is ASE's, which looks into it."""
+    if source.is_dir():
+        raise DataError(f"{source}: is a folder. Give one of its files: predictions are written file by file.")
+    if not source.is_file():
         raise DataError(f"{source}: no such file.")
-    return read_atoms(source)
+    try:
+        return reader_of(source)
+    except DataError:
+        if is_archive(source):
+            raise
+        return reader("ase")
+
+
+def _understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structure:
+    """The structure in eV and Å. Raises DataError for one that the reader could not read, or in an unknown unit."""
+    if isinstance(frame, Unusable):
+        raise DataError(f"cannot be read: {frame}.".replace(f"{source} structure {position}: ", ""))
+    frame.source = f"{source}: structure {position}"
+    to_our_units(frame, keys)
+    return frame
 
 
 def _write(file: TextIO, images: Iterable[Any]) -> None:

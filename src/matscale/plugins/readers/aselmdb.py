@@ -29,7 +29,10 @@ from matscale.plugin import (
     whole_numbers,
 )
 
-_RESULTS = ("energy", "forces", "stress", "free_energy")
+_LABELS = ("energy", "forces", "stress", "free_energy")
+_RESULTS = ("magmom", "magmoms", "charges", "dipole", "energies", "stresses", "polarization", "dielectric_tensor")
+_PER_ATOM = ("tags", "initial_magmoms", "initial_charges", "masses", "momenta")
+"""What ase.Atoms keeps in its arrays."""
 
 
 def matches(path: Path) -> bool:
@@ -125,15 +128,25 @@ def _row(value: bytes | None, source: str) -> Frame:
             pbc=np.broadcast_to(_array(row["pbc"]).astype(bool), 3).copy(),
             source=source,
         )
-        structure.info = {CALCULATOR + k: _array(row[k]) for k in _RESULTS if row.get(k) is not None}
+        structure.info = {CALCULATOR + k: _array(row[k]) for k in _LABELS if row.get(k) is not None}
+        structure.info |= {CALCULATOR + k: _kept(row[k]) for k in _RESULTS if row.get(k) is not None}
+        structure.per_atom = [k for k in _PER_ATOM if row.get(k) is not None]
+        structure.info |= {k: _kept(row[k]) for k in structure.per_atom}
         for extra in ("key_value_pairs", "data"):
-            for key, entry in (row.get(extra) or {}).items():
-                structure.info[key] = _array(entry) if isinstance(entry, dict) and "__ndarray__" in entry else entry
+            structure.info |= {key: _kept(entry) for key, entry in (row.get(extra) or {}).items()}
         return structure
     except Unusable as fault:
         return Unusable(fault.reason, f"{source}: {fault.detail}")
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
+
+
+def _kept(value: Any) -> Any:
+    """What is no label: an array of the new dialect as an array of its own kind, anything else as it is."""
+    if not (isinstance(value, dict) and "__ndarray__" in value):
+        return value
+    shape, _, flat = value["__ndarray__"]
+    return np.array(flat).reshape(shape)
 
 
 def _array(value: Any) -> NDArray[np.float64]:

@@ -155,6 +155,7 @@ def _parse(lines: list[str], source: str) -> Frame:
         pbc=pbc,
         source=source,
         info={**info, **columns},
+        per_atom=list(columns),
         notes=notes,
     )
 
@@ -210,6 +211,9 @@ def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]]
 
 
 def _converted(part: list[Any], kind: str) -> NDArray[Any]:
+    if kind == "L":
+        texts = np.array(part, dtype=np.str_)
+        return np.isin(texts, ("T", "True")) if np.isin(texts, ("T", "True", "F", "False")).all() else texts
     try:
         return np.array(part, dtype=_KINDS[kind])
     except ValueError:

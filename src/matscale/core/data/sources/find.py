@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from matscale.core.data.sources import guard
 from matscale.core.data.sources.labels import Keys, Unusable, attach
@@ -100,38 +100,6 @@ def _unlimited(name: str) -> Reader:
     return found
 
 
-def read_atoms(path: Path) -> Iterator[Any]:
-    """Every structure of a file that ASE reads, as ase.Atoms; read in a guarded process, within the limits.
-
-    Raises DataError that names the structure which cannot be read.
-    """
-    return guard.stream("matscale.core.data.sources.find:read_atoms_here", path)
-
-
-def read_atoms_here(path: Path) -> Iterator[Any]:
-    """What the guarded process does for `read_atoms`."""
-    from ase.io import iread
-
-    position, limits = 0, current()
-    try:
-        for atoms in iread(str(path), index=":", do_not_split_by_at_sign=True):
-            if position >= limits.structures:
-                raise _too_many(path, position + 1)
-            if len(atoms) > limits.atoms:
-                raise DataError(
-                    f"{path}: structure {position} (counted from 0) has {len(atoms):,} atoms, {_ALLOW} atoms=..."
-                )
-            yield atoms
-            position += 1
-    except (MatscaleError, MemoryError):
-        raise
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        raise DataError(
-            f"{path}: structure {position} (counted from 0) cannot be read ({type(error).__name__}: {error}). "
-            "Give a file that ASE reads, such as extxyz."
-        ) from None
-
-
 def reader_of(path: Path) -> Reader:
     """The reader that is responsible for a path. Raises DataError if none is."""
     # Outside plugins are imported only for a path that no built-in reader knows by name.
@@ -143,12 +111,16 @@ def reader_of(path: Path) -> Reader:
     for candidate in everyone.values():
         if candidate.is_generic and candidate.matches(path):
             return _limited(candidate)
-    if path.name.lower().endswith(_ARCHIVES):
+    if is_archive(path):
         raise DataError(f"{path}: is an archive, and archives are not looked into. Unpack it, and give what is in it.")
     raise DataError(
         f"{path}: no reader knows this format. There are readers for: "
         f"{', '.join(f'{r.name} ({r.summary})' for r in everyone.values())}. A plugin can supply another."
     )
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(_ARCHIVES)
 
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")

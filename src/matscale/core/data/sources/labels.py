@@ -35,6 +35,11 @@ _SEARCHED = {
     label: [place + prefix + name for name in names for prefix in PREFIXES for place in ("", CALCULATOR)]
     for label, names in NAMES.items()
 }
+_LABEL_OF_KEY = {key: label for label, keys in _SEARCHED.items() for key in keys} | {
+    place + part: label
+    for part, label in (("free_energy", "energy"), ("energies", "energy"), ("stresses", "stress"))
+    for place in ("", CALCULATOR)
+}
 TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
 """Largest difference [eV, eV/Å, eV/Å³] at which two candidates are the same label, printed with other digits."""
 
@@ -131,6 +136,29 @@ def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
     structure.notes += remarks(structure, used)
     _name_trajectory(structure, keys.group)
     return used
+
+
+def to_our_units(structure: Structure, keys: Keys = Keys()) -> None:
+    """Convert positions, cell and values of `info` with names of labels to eV and Å, where the file states other units.
+
+    For what is handed on with other labels, rather than packed: energy, forces and stress themselves, which give way to
+    those, stay as they are. What stated a unit is from then on called `source_...`. Raises DataError for a unit that is
+    unknown, or missing for a label beside others.
+    """
+    stated = _units(structure, keys)
+    if not stated:
+        return
+    per_atom = {label: unit.removesuffix("/atom") for label, unit in stated.items()}
+    before = len(structure.notes)
+    _convert_lengths(structure, stated)
+    for key, value in list(structure.info.items()):
+        name, label = key.removeprefix(CALCULATOR), _LABEL_OF_KEY.get(key)
+        if label is not None and name not in NAMES and np.asarray(value).dtype.kind in "iuf":
+            factor = _unit_factor(structure, label, name, per_atom if name == "energies" else stated)
+            structure.info[key] = np.asarray(value, dtype=np.float64) * factor
+    if len(structure.notes) > before:  # else all is in eV and Å, and may go on saying so
+        for key in [key for key, value in structure.info.items() if units.is_statement(key, value)]:
+            structure.info[f"source_{key}"] = str(structure.info.pop(key))
 
 
 MISSING = "NaN in a component, so this label of the structure counts as missing"

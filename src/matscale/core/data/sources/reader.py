@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from matscale.core.data.sources.labels import CALCULATOR, Unusable
 from matscale.core.data.structure import Structure
 
@@ -43,4 +45,25 @@ def from_ase(atoms: Any, source: str) -> Structure:
         **{name: value for name, value in atoms.arrays.items() if name not in _GEOMETRY},
         **{CALCULATOR + name: value for name, value in (atoms.calc.results if atoms.calc else {}).items()},
     }
+    structure.per_atom = [name for name in atoms.arrays if name not in _GEOMETRY]
     return structure
+
+
+def to_ase(structure: Structure) -> Any:
+    """ase.Atoms with all that the file said of a structure: `from_ase` backwards."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    geometry = {"positions": structure.positions, "cell": structure.cell, "pbc": structure.pbc}
+    atoms, results = Atoms(numbers=structure.atomic_numbers, **geometry), {}
+    for name, value in structure.info.items():
+        if name.startswith(CALCULATOR):
+            results[name.removeprefix(CALCULATOR)] = value
+        elif name in structure.per_atom and np.shape(value)[:1] == (len(structure),):
+            atoms.arrays[name] = np.asarray(value)
+        else:
+            atoms.info[name] = value
+    if results:
+        atoms.calc = SinglePointCalculator(atoms)
+        atoms.calc.results.update(results)
+    return atoms

@@ -167,6 +167,14 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def is_statement(key: str, value: Any) -> bool:
+    """Whether a value beside a structure states a unit, or tries to."""
+    try:
+        return bool(stated({key: value}))
+    except DataError:
+        return True
+
+
 def _put(found: dict[str, str], name: str, unit: Any) -> None:
     name = name.lower()
     if isinstance(unit, str) and unit.strip().lower() not in _UNSTATED:

@@ -286,6 +286,85 @@ def test_a_column_per_run_is_refused_with_a_command_that_melts_it(heading: str, 
     assert ends(tmp_path / "long.csv") == TRUTH
 
 
+@pytest.mark.parametrize("by", [",", ";"])
+def test_a_column_per_run_with_bare_names_is_refused_with_a_command_that_melts_it(tmp_path: Path, by: str) -> None:
+    path = tmp_path / "wide.csv"
+    lines = [",".join(["Step", *(f"run {n}" for n in SIZES)])]
+    lines += [",".join(map(str, [step, *(curve(loss)[k] for loss in LOSSES)])) for k, step in enumerate(STEPS)]
+    path.write_text("\n".join(lines).replace(",", by) + "\n")
+    with pytest.raises(DataError, match=r"If there is a column per run \(run 1000000, .*melt it") as error:
+        read(path)
+    command = shlex.split(str(error.value).partition("each run: ")[2])
+    if by == ",":
+        subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+        head, *rows = (tmp_path / "long.csv").read_text().splitlines()
+        long = [f"{head},n", *(f"{row},{row.split(',')[0].split()[1]}" for row in rows)]
+        (tmp_path / "long.csv").write_text("\n".join(long))
+        assert ends(tmp_path / "long.csv") == TRUTH
+
+
+@pytest.mark.parametrize("axis", ["tokens", "flops", "n_tokens", "tokens_seen (B)"])
+def test_rows_whose_tokens_rise_evenly_are_runs_or_steps_and_have_to_be_named(axis: str) -> None:
+    rows = log(**{axis: lambda n, step: step * 1e6})
+    with pytest.raises(DataError, match=r"--map step="):
+        read(rows)
+    assert ends(rows, columns={"step": axis}) == TRUTH
+    assert len(read(rows, columns={"c" if axis == "flops" else "d": axis})) == len(rows)
+
+
+def test_what_rising_tokens_were_taken_for_is_said() -> None:
+    rows = [{"n": n, "tokens": 10**9 * 4**k, "val_loss": loss + 2.0**-k} for n, loss in TRUTH.items() for k in range(4)]
+    table = read(rows)
+    assert len(table.ends()) == len(rows)
+    assert any("--map step=tokens" in note for note in table.notes)
+    assert not any("--map step" in note for note in read(rows, columns={"d": "tokens"}).notes)
+
+
+@pytest.mark.parametrize("name", ["lr", "batch_size", "weight_decay", "width", "flavour"])
+@pytest.mark.parametrize("extra", [{}, {"seed": 0}, {"step": 1000}])
+def test_runs_that_differ_in_another_setting_are_averaged_with_a_word(name: str, extra: dict[str, int]) -> None:
+    rows = [{"n": n, **extra, name: v, "loss": loss * (1 + v)} for n, loss in TRUTH.items() for v in (0.01, 0.03, 0.1)]
+    told = [note for note in read(rows).notes if "averaged as if they were seeds" in note]
+    assert told
+    assert f"differ in {name}" in told[0]
+    assert not read(rows, where={name: "0.01"}).notes
+
+
+def test_seeds_repeats_and_measurements_are_no_settings() -> None:
+    for name in ("seed", "repeat", "accuracy_mae"):
+        rows = [{"n": n, name: k, "loss": loss + 0.001 * k} for n, loss in TRUTH.items() for k in range(3)]
+        assert not [note for note in read(rows).notes if "averaged" in note]
+
+
+@pytest.mark.parametrize("active", ["active_params", "n_active_params", "params_active"])
+def test_all_parameters_beside_active_ones_are_refused(active: str) -> None:
+    rows = [{"params": 8 * n, active: n, "loss": loss} for n, loss in TRUTH.items()]
+    with pytest.raises(DataError, match=rf"has params and {active}: .* Say which: --map 'n={active}'"):
+        read(rows)
+    assert ends(rows, columns={"n": active}) == TRUTH
+
+
+def test_the_state_of_a_trainer_says_how_to_make_a_table_of_it(tmp_path: Path) -> None:
+    for n, loss in TRUTH.items():
+        (tmp_path / f"{n:.0f}").mkdir()
+        history = [{"step": s, "loss": v} for s, v in zip(STEPS, curve(loss))]
+        history += [{"step": s, "eval_loss": v} for s, v in zip(STEPS, curve(loss))]
+        path = tmp_path / f"{n:.0f}" / "trainer_state.json"
+        path.write_text(json.dumps({"best_metric": None, "log_history": history, "total_flos": 1.0}))
+    with pytest.raises(DataError, match="Hugging Face trainer") as error:
+        read(path)
+    command = shlex.split(str(error.value).partition("each run: ")[2])
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    rows = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert ends([{**row, "n": int(row["run"].split("/")[0])} for row in rows]) == TRUTH
+
+
+def test_rows_below_a_key_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(json.dumps({"about": "x", "runs": [{"n": 1, "loss": 2}]}))
+    with pytest.raises(DataError, match="has its rows under 'runs'"):
+        read(tmp_path / "t.json")
+
+
 # Dialects -----------------------------------------------------------------------------------------------------------
 
 

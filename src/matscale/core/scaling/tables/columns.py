@@ -144,6 +144,7 @@ def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choi
             f"{place} row 1: which column is the size? Say --map n=COLUMN (or d, c). It has: {_listed(found)}."
         )
     _refuse_embeddings(place, found, names, columns)
+    _refuse_active(place, found, names, columns)
     return Choice(names, {ours: those[1:] for ours, those in guessed.items()}, frozenset(guessed))
 
 
@@ -160,6 +161,20 @@ def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str
         )
 
 
+def _refuse_active(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:
+    """Raises DataError if the parameters taken are all of a mixture of experts, beside those that a structure uses."""
+    theirs = names.get("n")
+    active = next((name for name in found if _ACTIVE.fullmatch(plain_name(name, is_count=True))), None)
+    if theirs is not None and active is not None and "n" not in columns and theirs != active:
+        raise DataError(
+            f"{place}: has {theirs} and {active}: of a mixture of experts, n may be all parameters or those that are "
+            f"active. Say which: --map 'n={active}' or --map 'n={theirs}'."
+        )
+
+
+_ACTIVE = re.compile(
+    r"(.*_)?(active|activated)_(.*_)?(params?|parameters|n|non_embedding)|(.*_)?(params?|parameters)_active"
+)
 _EMBEDDINGS = re.compile(r"((n|num)_)?emb(ed|edding|eddings)?(_(params?|parameters))?")
 
 
@@ -243,10 +258,24 @@ def _refuse_wide(place: str, found: Sequence[str]) -> None:
             continue
         own = re.sub("__(MIN|MAX)$", "", first[0])
         raise DataError(
-            f"{place}: has a column per run ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}); a table has a "
-            "row per loss. Melt it, then add a column n with the parameters of each run: "
+            f"{place}: has a column per run ({_few(runs)}); a table has a row per loss. Melt it, then add a column n "
+            "with the parameters of each run: "
             f"{_melt(place, own.replace(first['run'], '', 1), own.endswith(metric), steps[0], metric)}"
         )
+    known = {*steps, *(name for ours in KNOWN for name in _candidates(ours, found))}
+    bare = [name for name in found if name and name not in known]
+    if steps and len(bare) > 1 and not any(_candidates(axis, found) for axis in AXES):
+        raise DataError(
+            f"{place}: no column is the loss. If there is a column per run ({_few(bare)}) with its loss, melt it, then "
+            f"add a column n with the parameters of each run: {_melt(place, '', True, steps[0], 'loss')}"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(name[:60] for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+_NOTHING = '""'
 
 
 def _melt(place: str, fixed: str, is_ending: bool, step: str, metric: str) -> str:
@@ -259,6 +288,6 @@ def _melt(place: str, fixed: str, is_ending: bool, step: str, metric: str) -> st
         'out = csv.writer(open("long.csv", "w", newline="")); '
         f'out.writerow(["run", "step", {metric}]); '
         f"out.writerows([k.{cut}({fixed}), row[{step}], v] for row in rows for k, v in row.items() "
-        f"if k.{taken}({fixed}) and v)"
+        f"if k{f'.{taken}({fixed})' if fixed != _NOTHING else f' and k != {step}'} and v)"
     )
     return f"python -c {shlex.quote(code)}"

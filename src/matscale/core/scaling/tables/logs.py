@@ -32,9 +32,11 @@ def name_runs(
     """
     if "step" not in choice.names:
         _refuse_curves_without_steps(place, rows, choice, is_mapped)
+        notes = []
         if not is_mapped:
             _refuse_progress(place, rows, records, choice)
-        return rows, [], choice, []
+            notes = _growing(place, rows, choice)
+        return rows, [], choice, [*notes, *_other_settings(rows, records, choice)]
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
     _refuse_missing(measured, "step", choice)
     if not any(row["step"] is not None for row in measured):
@@ -51,7 +53,7 @@ def name_runs(
     else:
         told = _join_unnamed(place, rows, measured, records, choice)
     kept, again = _last_of_each_step(place, rows, choice)
-    return kept, again, choice, [*notes, *told]
+    return kept, again, choice, [*notes, *told, *_other_settings(rows, records, choice)]
 
 
 def _grouped(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> Groups:
@@ -101,7 +103,8 @@ def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY, *ALONG)).values() if len(same) > 2]
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     for name in dict.fromkeys(name for record in records for name in record):
-        if name in used or is_loss(name) or not _PROGRESS & {*plain_name(name).split("_")}:
+        words = {*plain_name(name).split("_")}
+        if name in used or is_loss(name) or "size" in words or not _PROGRESS & words:
             continue
         if groups and all(_rises([record_of[id(row)].get(name) for row in same]) for same in groups):
             raise DataError(
@@ -109,6 +112,66 @@ def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[
                 f"one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
                 f"run={name}, or --map d={name} if it is the amount of data."
             )
+
+
+def _growing(place: str, rows: Sequence[Row], choice: Choice) -> list[str]:
+    """What an amount that rises along the rows of each size was taken for. Raises DataError if it rises evenly, as in a
+    log: a grid of runs is rarely so."""
+    measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
+    groups = [same for same in _grouped(measured, _by("run", *IDENTITY)).values() if len(same) > 1]
+    for axis in (axis for axis in ("d", "s", "c") if axis in choice.guessed and "run" not in choice.names):
+        theirs = choice.names[axis]
+        values = [[row[axis] for row in same] for same in groups]
+        if not _SEEN & {*plain_name(theirs, is_count=True).split("_")} or not groups or min(map(len, values)) < 3:
+            continue
+        if not all(_rises(those) for those in values):
+            continue
+        steps = [[b - a for a, b in pairwise(those)] for those in values]
+        if all(len(those) >= 5 and max(those[:-1]) < 1.02 * min(those[:-1]) for those in steps):
+            raise DataError(
+                f"{place}: no column names the run or the step, and {theirs} rises evenly along {len(values[0])} rows "
+                f"of one size: a log of {len(groups)} runs, or {len(measured)} runs? If they are steps, say --map "
+                f"step={theirs}; if each row is a run of its own, --map {axis}={theirs}."
+            )
+        return [f"each row is taken as a run of its own with its {theirs}; if they are steps, say --map step={theirs}"]
+    return []
+
+
+_SEEN = frozenset(("token", "tokens", "example", "examples", "sample", "samples", "seen", "flop", "flops", "compute"))
+"""Words in headings of amounts that may be those of a run, or of a step."""
+
+
+def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
+    """A sentence if runs that a law takes for seeds of one another differ in something else, such as `lr`."""
+    is_log = "step" in choice.names
+    last = {
+        row.get("run", id(row)) if is_log else id(row): (row, record) for row, record in zip(rows, records, strict=True)
+    }
+    record_of = {id(row): record for row, record in last.values()}
+    same = _grouped([row for row, _ in last.values()], _by(*IDENTITY, *ALONG))
+    groups = [[record_of[id(row)] for row in those] for those in same.values() if len(those) > 1]
+    used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
+    told = []
+    for name in dict.fromkeys(name for record in records for name in record):
+        words = {*plain_name(name).split("_")}
+        if name in used or is_metric(name) or (words & (_PROGRESS | _REPEATS) and "size" not in words):
+            continue
+        values = [{str(record.get(name)) for record in those} for those in groups]
+        times = Counter(value for those in values for value in those)
+        varies = any(len(those) > 1 for those in values)
+        if varies and (words & _SETTINGS or (max(times.values()) > 1 and 2 * len(times) <= sum(map(len, groups)))):
+            told.append((name, times.most_common(1)[0][0]))
+    if not told:
+        return []
+    names, (name, value) = " and ".join(name for name, _ in told[:4]), told[0]
+    return [
+        f"runs of equal size that differ in {names} are averaged as if they were seeds; choose with --where "
+        f"'{name}={value[:60]}', or leave the best of each size in the table"
+    ]
+
+
+_SETTINGS = frozenset(("lr", "learning", "rate", "wd", "decay", "dropout", "optimizer", "warmup", "momentum", "size"))
+_REPEATS = frozenset(("rep", "reps", "repeat", "repetition", "replica", "replicate", "fold", "index", "date", "seeds"))
 
 
 _PROGRESS = frozenset(

@@ -244,9 +244,28 @@ def _json(path: Path, text: str) -> list[dict[str, Any]]:
     if _SURROGATE.search(text):
         _check(path, "the text", "", text)
     records = _parsed(text, f"{path}:", advice)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+    if isinstance(records, dict) and isinstance(records.get("log_history"), list):
+        raise DataError(
+            f"{path}: is what a Hugging Face trainer keeps of one run. Write the validations of all runs into one "
+            f"table, then add a column n with the parameters of each run: {_TRAINER_STATES}"
+        )
+    rows = [k for k, v in records.items() if _are_objects(v)] if isinstance(records, dict) else []
+    if rows:
+        raise DataError(f"{path}: has its rows under {_short(rows[0])}. Write this list alone into a file: {advice}")
+    if not _are_objects(records):
         raise DataError(f"{path}: is no list of objects. {advice}")
     return records
+
+
+def _are_objects(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
+
+
+_TRAINER_STATES = (
+    'python -c \'import glob, json; out = open("runs.jsonl", "w"); [print(json.dumps({"run": file, "step": '
+    'row["step"], "eval_loss": row["eval_loss"]}), file=out) for file in glob.glob("**/trainer_state.json", '
+    'recursive=True) for row in json.load(open(file))["log_history"] if "eval_loss" in row]\''
+)
 
 
 def _parsed(text: str, place: str, advice: str) -> Any:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from matscale.core.config import read_toml
+from matscale.core.runs.info import OF, baselines_for
+from matscale.core.sealing import sealed
 
 FLOOR = 4.0
 BASELINES = {"zero": {"loss": 60.0, "energy_mae": 2.0, "forces_mae": 1.2, "stress_mae": 0.12}}
@@ -50,8 +54,14 @@ def make_study(
                         folder / f"{name}-{size}-{count}-{seed}", name, size, count, seed, n_validations, data_path
                     )
     largest = next(folder.glob(f"*-{max(data)}-0"))
-    (largest / "baseline_errors.json").write_text(json.dumps(BASELINES))
+    keep_baselines(largest, BASELINES)
     return folder
+
+
+def keep_baselines(run: Path, errors: Mapping[str, Any]) -> None:
+    """Write baseline errors into the folder of a run as they are kept there: sealed, with what they belong to."""
+    of = baselines_for(json.loads((run / "run.json").read_text()), read_toml(run / "config.toml"))
+    (run / "baseline_errors.json").write_text(json.dumps(sealed({**errors, OF: of})))
 
 
 def make_run(

@@ -22,8 +22,8 @@ from matscale.core.scaling.tables.from_table import read_table
 from matscale.core.scaling.tables.sources import read
 from matscale.core.study import ledger
 from matscale.core.train.session import train
+from synthetic_runs import keep_baselines, make_study
 from synthetic_runs import make_run as make_synthetic
-from synthetic_runs import make_study
 
 
 def csv(path: Path, *lines: str, head: str = "model,params,val_loss") -> Path:
@@ -429,7 +429,7 @@ def test_runs_without_a_law_in_them_are_refused_or_judged(recorded: Recorded, tm
 def test_a_fit_of_run_folders_needs_nothing_but_their_records(recorded: Recorded, tmp_path: Path) -> None:
     for k, n in enumerate((1000, 3000, 10_000, 30_000, 100_000)):
         recorded(f"r{k}", n, 30 * n**-0.3)
-    (tmp_path / "runs" / "r0" / FILE).write_text(json.dumps({"zero": {"loss": 9.0}, "mean": {"loss": 8.0}}))
+    keep_baselines(tmp_path / "runs" / "r0", {"zero": {"loss": 9.0}, "mean": {"loss": 8.0}})
     fit = matscale.fit(tmp_path / "runs", "n")
     assert fit.parameters["alpha"] == pytest.approx(0.3)
     assert fit.baselines == {"zero": 9.0, "mean": 8.0}
@@ -443,7 +443,7 @@ def test_baselines_of_runs_are_measured_once_and_kept(make_run: Callable[..., Ru
     errors = measured(run.path)
     assert list(errors) == ["zero", "mean", "composition", "nearest"]
     assert errors["zero"]["loss"] > 0
-    (run.path / FILE).write_text(json.dumps({"mine": 3.0}))
+    keep_baselines(run.path, {"mine": 3.0})
     assert measured(run.path) == {"mine": {"loss": 3.0}}
 
 

@@ -33,8 +33,9 @@ from matscale.core.inference.load import load
 from matscale.core.inference.predict import floating
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
-from matscale.core.runs.info import DIGEST, DamagedRecord, read_sealed, sealed
+from matscale.core.runs.info import OF, baselines_for, read_own
 from matscale.core.runs.record import Run
+from matscale.core.sealing import DamagedRecord, sealed
 from matscale.core.train.evaluation import evaluate
 from matscale.core.train.learner import named, suspects
 
@@ -204,11 +205,10 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
 
     Raises DataError if they were never fitted and the dataset is gone, or is another one now.
     """
-    path = run.path / FILE
+    path, of = run.path / FILE, baselines_for(run.info, run.config.plain())
     if path.exists():
         try:
-            kept = read_sealed(path)
-            return parse_baselines({name: values for name, values in kept.items() if name != DIGEST})
+            return parse_baselines(read_own(path, of))
         except DamagedRecord as error:
             warnings.warn(f"{error} It is made again.", stacklevel=2)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
@@ -224,5 +224,5 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
         raise DataError(f"{dataset.path}: is not the dataset any more that {run.path} was trained on.")
     fitted = fit_baselines(dataset, parts(dataset, run.config)[0])
     if os.access(run.path, os.W_OK):
-        write_json(path, sealed(plain_baselines(fitted)))
+        write_json(path, sealed({**plain_baselines(fitted), OF: of}))
     return fitted

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from matscale.core.errors import MatscaleError
 from matscale.core.files import DiskError, make_folder, remove, replacing_folder, sweep_up, write_blocks, write_text
-from matscale.core.runs.info import DIGEST, digest_of
+from matscale.core.sealing import DIGEST, digest_of
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"step_(\d+)")
@@ -190,6 +190,12 @@ def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     state = _json(folder / "state.json")
     if DIGEST in state and state[DIGEST] != digest_of(state):
         raise DamagedCheckpoint(f"{folder}: state.json is not what was written (its own digest differs).")
+    if DIGEST not in state and "tensors" in state:
+        raise DamagedCheckpoint(f"{folder}: state.json was written with a digest, and has none.")
+    groups = state.get("tensors")
+    listed = {name.removesuffix(".safetensors") for name in manifest["files"] if name.endswith(".safetensors")}
+    if groups is not None and listed != {*groups}:
+        raise DamagedCheckpoint(f"{folder}: manifest.json does not list the tensors that were saved.")
     if state.get("step") != manifest["step"]:
         raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.get('step')}.")
     return state

@@ -1,12 +1,11 @@
 """run.json: written with a digest of its own content, and checked when it is read. Knows no torch.
 
 A record without a digest is of a run that has not begun, or of an older matscale: its shape is checked all the same.
+Where something else tells that it was written with one, it is damaged.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +13,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matscale.core.errors import MatscaleError
-from matscale.core.files import finite
 from matscale.core.runs.files import FORMAT_VERSION, INFO, METRICS, MOVABLE, RESUMABLE, Rows
+from matscale.core.sealing import DIGEST, DamagedRecord, digest_of, read_sealed
 
-DIGEST = "digest"
-"""Key of a sealed file: SHA-256 of everything else in it."""
+OF = "of"
+"""Key of a file of baselines: the data and parts that they belong to."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0)]
-
-
-class DamagedRecord(MatscaleError):
-    """A file of a run is not what was written."""
 
 
 class _Part(BaseModel):
@@ -108,12 +103,27 @@ def read_info(folder: Path) -> dict[str, Any]:
     """run.json of a run. Raises DamagedRecord that says what is wrong with it, MatscaleError for a newer format."""
     path = folder / INFO
     info = read_sealed(path)
+    if DIGEST not in info and _was_sealed(folder, info):
+        raise DamagedRecord(f"{path}: is damaged (it was written with a digest, and has none).")
     version = info.get("format_version", 0)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")
     if fault := malformed(info):
         raise DamagedRecord(f"{path}: is damaged ({fault}).")
     return info
+
+
+def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
+    """Whether what is written with a digest is in a run.json, or in the copy of it in a checkpoint."""
+    if "config_sha256" in info:
+        return True
+    for path in folder.glob("checkpoints/step_*/state.json"):
+        try:
+            if "config_sha256" in read_sealed(path)["run"]["info"]:
+                return True
+        except (DamagedRecord, KeyError, TypeError):
+            continue  # it tells nothing
+    return False
 
 
 def malformed(info: Mapping[str, Any]) -> str:
@@ -126,29 +136,23 @@ def malformed(info: Mapping[str, Any]) -> str:
     return ""
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with their digest; what is not finite becomes null, as JSON wants it."""
-    plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
-    return {**plain, DIGEST: digest_of(plain)}
+def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What baselines of a run belong to: its dataset, and what draws the training and the validation part.
+
+    `info` is run.json, `config` the resolved configuration. The loss they are measured by is OMat24's, always.
+    """
+    data = config.get("data") or {}
+    keys = ("validation", "split_by", "validation_seed", "fraction", "count", "overfit")
+    parts = {key: data.get(key) for key in keys} | {"seed": config.get("seed")}
+    return {"dataset": (info.get("dataset") or {}).get("hash"), "parts": digest_of(_even(parts)), "loss": "OMat24"}
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """The values of a file that `sealed` made, or that never was. Raises DamagedRecord if they are others."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedRecord(f"{path}: is damaged ({error}).") from None
-    if not isinstance(values, dict):
-        raise DamagedRecord(f"{path}: is damaged (it holds {type(values).__name__}, not keys and values).")
-    if DIGEST in values and values[DIGEST] != digest_of(values):
-        raise DamagedRecord(f"{path}: is damaged (its content is not what was written: its digest differs).")
-    return values
-
-
-def digest_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON-ready values, without the digest that is among them."""
-    rest = {key: value for key, value in values.items() if key != DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file sealed as `sealed({**values, OF: of})`. Raises DamagedRecord for anything else."""
+    values = read_sealed(path, required=True)
+    if values.get(OF) != of:
+        raise DamagedRecord(f"{path}: belongs to another run: to another dataset, or to other parts of it.")
+    return {key: value for key, value in values.items() if key not in (DIGEST, OF)}
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:

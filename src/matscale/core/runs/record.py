@@ -24,7 +24,8 @@ from matscale.core.files import finite, make_folder, remove, write_json, write_t
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.files import CONFIG, FORMAT_VERSION, GEOMETRIES, INFO, METRICS, SAMPLES, Rows
-from matscale.core.runs.info import DIGEST, DamagedRecord, changed_rows, fingerprint, malformed, read_info, sealed
+from matscale.core.runs.info import changed_rows, fingerprint, malformed, read_info
+from matscale.core.sealing import DIGEST, DamagedRecord, sealed
 
 __all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES", "TIMINGS", "Run", "validation_loss"]
 

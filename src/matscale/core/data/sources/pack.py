@@ -29,7 +29,7 @@ from matscale.core.errors import DataError
 from matscale.core.files import make_folder, open_lock, remove, replacing, sweep_up, write_text
 from matscale.core.locks import lock_file
 from matscale.core.parallel import in_processes
-from matscale.core.parsing import read_json
+from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 TASK = 4096
 """Structures of a task."""
@@ -187,7 +187,10 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
     """Tasks, each a list of spans of sources, and the number of structures as far as readers can tell."""
     plan = parts / "plan.json"
     if plan.exists():  # counting takes a pass over text files: not twice
-        kept = read_json(plan, hint=f"Remove {parts}, and pack again.")
+        try:
+            kept = read_sealed(plan, required=True)
+        except DamagedRecord as error:
+            raise DataError(f"{error} Remove {parts}, and pack again.") from None
         return [[Span(*span) for span in task] for task in kept["tasks"]], kept["total"]
     tasks: list[list[Span]] = []
     room, total = 0, 0
@@ -204,7 +207,8 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
                 room = size
             tasks[-1].append(Span(number, start, stop))
             room -= max(length, 1) if n is not None else size // SPANS
-    write_text(plan, json.dumps({"total": total, "tasks": [[list(asdict(s).values()) for s in t] for t in tasks]}))
+    plain = {"total": total, "tasks": [[list(asdict(s).values()) for s in t] for t in tasks]}
+    write_text(plan, json.dumps(sealed(plain)))
     return tasks, total
 
 

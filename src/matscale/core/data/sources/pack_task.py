@@ -15,11 +15,13 @@ from matscale.core.data.sources.labels import MISSING, Keys, Unusable, attach
 from matscale.core.data.sources.limits import Limits, using
 from matscale.core.data.sources.remarks import is_isolated_atom
 from matscale.core.data.sources.screen import screen
+from matscale.core.data.store.arrays import sha256
 from matscale.core.data.store.shard import arrays_of, narrowed, write_shard
+from matscale.core.data.store.writer import PLAN
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 from matscale.core.files import write_text
-from matscale.core.parsing import read_json
+from matscale.core.sealing import DIGEST, DamagedRecord, read_sealed, sealed
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Recipe:
 class Result:
     """Record of a task that is done."""
 
-    pieces: list[str]
+    pieces: dict[str, str]
+    """Name of a file -> its SHA-256."""
     seen: int
     kept: int
     rejected: dict[str, int]
@@ -66,14 +69,25 @@ class Result:
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
-        """The record of a task, or None if it has not been done."""
+        """The record of a task, or None if it has not been done, or if what it left was changed: it is done again.
+
+        A piece may be gone when joining had begun: `join` knows the shard that it went into.
+        """
         path = parts / f"task-{number:08d}.json"
         if not path.exists():
             return None
         try:
-            return cls(**read_json(path))
-        except (DataError, TypeError):  # damaged: the task is done again
+            values = read_sealed(path, required=True)
+            del values[DIGEST]
+            result = cls(**values)
+            joining = (parts / PLAN).exists()
+            whole = all(
+                sha256(parts / name) == digest if (parts / name).is_file() else joining
+                for name, digest in result.pieces.items()
+            )
+        except (DamagedRecord, TypeError, AttributeError, OSError):
             return None
+        return result if whole else None
 
 
 def run_task(recipe: Recipe, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
@@ -92,7 +106,7 @@ class _Task:
         self.structures: list[Structure] = []
         self.sources: list[int] = []
         self.bytes, self.seen, self.kept = 0, 0, 0
-        self.pieces: list[str] = []
+        self.pieces: dict[str, str] = {}
         self.lines: list[str] = []
         self.rejected, self.filtered = Counter[str](), Counter[str]()
         self.reasons, self.keys = Counter[str](), Counter[tuple[int, str, str]]()
@@ -167,8 +181,7 @@ class _Task:
     def _spill(self) -> None:
         name = f"part-{self.number:08d}-{len(self.pieces):04d}.safetensors"
         arrays = narrowed(arrays_of(self.structures, self.sources), self.recipe.precision)
-        write_shard(self.parts / name, [arrays])
-        self.pieces.append(name)
+        self.pieces[name] = write_shard(self.parts / name, [arrays])
         self.structures, self.sources, self.bytes = [], [], 0
 
     def finish(self) -> Result:
@@ -188,7 +201,7 @@ class _Task:
             notes=[(*note, n) for note, n in sorted(self.notes.items())],
             isolated=self.isolated,
         )
-        write_text(self.parts / f"{name}.json", json.dumps(asdict(result)))
+        write_text(self.parts / f"{name}.json", json.dumps(sealed(asdict(result))))
         return result
 
 

@@ -103,6 +103,8 @@ class Manifest(_Part):
                 "Pack the dataset again with this version, or install the one that wrote it."
             )
         checksum = values.pop("checksum", None)  # what was packed before there were checksums has none
+        if checksum is None and "isolated_atoms" in values:
+            raise DataError(f"{path}: was written with a checksum, and has none. {_AGAIN}")
         if checksum is not None and checksum != _checksum(values):
             raise DataError(f"{path}: has changed since it was written (its checksum differs). {_AGAIN}")
         try:

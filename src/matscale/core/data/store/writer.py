@@ -19,11 +19,14 @@ from matscale.core.data.store.statistics import Tally, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.files import make_folder, remove, sweep_up, write_text
+from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30
 """Few large shards: a shuffled batch then touches few files."""
 PARTS = ".parts"
+PLAN = "shards.json"
+"""Which pieces go into which shard: written when joining begins."""
 MAX_LISTED = 32
 """Up to this number of sources, statistics are kept for each."""
 PRECISIONS = ("float64", "float32")
@@ -107,10 +110,11 @@ def join(
 ) -> list[ShardRecord]:
     """Join files of pieces into shards of about `shard_bytes`; the cut depends on the sizes of the pieces alone.
 
-    A shard that is there already, from a join that was interrupted, is kept. `done` is told the pieces of each
-    finished shard, so that they can be deleted.
+    A shard that is there already, from a join that was interrupted, is kept: its digest was written before its pieces
+    were deleted. `done` is told the pieces of each finished shard, so that they can be deleted. Raises DataError for a
+    shard or a plan that has changed since.
     """
-    plan_file = folder / PARTS / "shards.json"
+    plan_file = folder / PARTS / PLAN
     plan = _plan(pieces, shard_bytes, plan_file)
     records = []
     for number, names in enumerate(plan):
@@ -118,8 +122,9 @@ def join(
         members = [folder / PARTS / name for name in names]
         if all(member.exists() for member in members):
             digest = write_shard(path, [map_shard(member) for member in members])
+            write_text(folder / PARTS / f"{path.name}.sha256", digest)
         else:
-            digest = sha256(path)
+            digest = _joined_before(path, folder / PARTS)
         arrays = map_shard(path)
         n = len(arrays["group"])
         records.append(ShardRecord(file=path.name, n_structures=n, n_atoms=int(arrays["atom_ptr"][-1]), sha256=digest))
@@ -128,12 +133,27 @@ def join(
     return records
 
 
+def _joined_before(shard: Path, parts: Path) -> str:
+    """Digest of a shard whose pieces are gone. Raises DataError if it is not what was written."""
+    seal = parts / f"{shard.name}.sha256"
+    written = seal.read_text(encoding="utf-8") if seal.is_file() else ""
+    if not shard.is_file() or sha256(shard) != written:
+        raise DataError(
+            f"{shard}: is not what an interrupted packing wrote, and the pieces that it was made of are gone. Remove "
+            f"{parts}, and pack again."
+        )
+    return written
+
+
 def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str]]:
     """Names of the pieces of each shard; written down, since pieces vanish while they are joined."""
     import json
 
     if file.exists():
-        plan: list[list[str]] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            plan: list[list[str]] = read_sealed(file, required=True)["shards"]
+        except DamagedRecord as error:
+            raise DataError(f"{error} Remove {file.parent}, and pack again.") from None
         return plan
     plan, size = [], shard_bytes
     for piece in pieces:
@@ -142,7 +162,7 @@ def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str
             size = 0
         plan[-1].append(piece.name)
         size += n_bytes(map_shard(piece))
-    write_text(file, json.dumps(plan))
+    write_text(file, json.dumps(sealed({"shards": plan})))
     return plan
 
 

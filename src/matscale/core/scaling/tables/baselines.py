@@ -14,11 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from matscale.core.config import read_toml
 from matscale.core.errors import DataError, MatscaleError
 from matscale.core.files import write_json
 from matscale.core.parsing import read_json
-from matscale.core.runs.info import DIGEST, DamagedRecord, read_info, read_sealed, sealed
+from matscale.core.runs.info import OF, baselines_for, read_info, read_own
+from matscale.core.runs.names import CONFIG
 from matscale.core.scaling.tables.table import Table
+from matscale.core.sealing import DIGEST, DamagedRecord, sealed
 
 FILE = "baseline_errors.json"
 SIGNED = frozenset({"forces_cos"})
@@ -43,7 +46,7 @@ def read_baselines(path: Path) -> Errors:
     values = read_json(path, hint="`matscale baselines --data D --json` makes such a file.")
     if not isinstance(values, Mapping):
         raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
-    return {str(name): _errors(path, str(name), errors) for name, errors in values.items() if name != DIGEST}
+    return {str(name): _errors(path, str(name), errors) for name, errors in values.items() if name not in (DIGEST, OF)}
 
 
 def _errors(path: Path, name: str, errors: Any) -> dict[str, float]:
@@ -68,11 +71,10 @@ def _largest(folders: list[Path]) -> Path:
 
 def measured(folder: Path) -> Errors:
     """Errors of the baselines on the run's validation part, from its folder or measured now."""
-    path = folder / FILE
+    path, of = folder / FILE, baselines_for(read_info(folder), read_toml(folder / CONFIG))
     if path.exists():
         try:
-            read_sealed(path)
-            return read_baselines(path)
+            return {name: _errors(path, name, errors) for name, errors in read_own(path, of).items()}
         except DamagedRecord as error:
             warnings.warn(f"{error} It is measured again.", stacklevel=2)
     from matscale.core.baselines import evaluate_baselines, passes  # start-up: torch
@@ -86,5 +88,5 @@ def measured(folder: Path) -> Errors:
     rows = rows_of(run, dataset, "validation")
     errors = evaluate_baselines(baselines_of(run), passes(dataset, rows))
     if os.access(folder, os.W_OK):
-        write_json(path, sealed(errors))
+        write_json(path, sealed({**errors, OF: of}))
     return errors

@@ -1,0 +1,49 @@
+"""Records with a digest of their own content: a changed value is noticed when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import MatscaleError
+from matscale.core.files import finite
+
+DIGEST = "digest"
+"""Key of a sealed file: SHA-256 of everything else in it."""
+
+
+class DamagedRecord(MatscaleError):
+    """A file of a run is not what was written."""
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values with their digest; what is not finite becomes null, as JSON wants it."""
+    plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
+    return {**plain, DIGEST: digest_of(plain)}
+
+
+def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """The values of a file that `sealed` made; without a digest too, unless it is `required`.
+
+    Raises DamagedRecord if they are others than were written.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{path}: is damaged ({error}).") from None
+    if not isinstance(values, dict):
+        raise DamagedRecord(f"{path}: is damaged (it holds {type(values).__name__}, not keys and values).")
+    if DIGEST in values and values[DIGEST] != digest_of(values):
+        raise DamagedRecord(f"{path}: is damaged (its content is not what was written: its digest differs).")
+    if required and DIGEST not in values:
+        raise DamagedRecord(f"{path}: is damaged (its digest is missing): altered, or written by an older matscale.")
+    return values
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON-ready values, without the digest that is among them."""
+    rest = {key: value for key, value in values.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -235,3 +235,24 @@ def test_damaged_metadata_of_an_lmdb_are_refused(tmp_path):
         transaction.put(b"metadata", b"x")
     with pytest.raises(DataError, match="'metadata' is damaged"):
         pack([tmp_path / "a.aselmdb"], tmp_path / "out")
+
+
+def test_pack_info_and_refs_name_the_weights_and_isolated_atoms_that_they_ignore(tmp_path):
+    cell = 'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3'
+    frames = [
+        f"2\n{cell} energy={-k} config_weight={k % 2}.0\n{a} 0 0 0\n{b} 2 0 {k / 10}\n"
+        for k, (a, b) in enumerate([("Cu", "Cu"), ("Ni", "Ni"), ("Cu", "Ni")] * 4)
+    ]
+    frames += [f"1\n{cell} energy=-0.5 config_type=IsolatedAtom\nCu 0 0 0\n"]
+    (tmp_path / "a.extxyz").write_text("".join(frames))
+    commands = [
+        ["pack", str(tmp_path / "a.extxyz"), "-o", str(tmp_path / "out")],
+        ["info", str(tmp_path / "out")],
+        ["refs", str(tmp_path / "out")],
+    ]
+    for command in commands:
+        done = CliRunner().invoke(main, ["data", *command])
+        assert done.exit_code == 0, done.output
+        assert "not among the structures: Cu -0.5 (not used as references, which are fitted)" in done.stdout
+        if command[0] != "refs":
+            assert "config_weight is ignored: every structure has the same weight in the loss" in done.stdout

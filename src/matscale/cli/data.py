@@ -139,14 +139,18 @@ def _show(folder: Path, manifest: Manifest, as_json: bool) -> None:
     for note, n in _notes(manifest).most_common(30):
         click.echo(f"note: {note} ({n:,} structures)")
     if manifest.isolated_atoms:
-        energies = ", ".join(f"{symbol} {energy:.6g}" for symbol, energy in manifest.isolated_atoms.items())
-        click.echo(f"isolated atoms [eV], not among the structures: {energies}")
+        click.echo(_isolated(manifest))
     if manifest.rejected or manifest.filtered:
         click.echo(
             f"{manifest.rejected:,} structures could not be used and {manifest.filtered:,} were filtered out: "
             f"{folder / 'rejected.jsonl'}"
         )
     click.echo(f"hash: {manifest.hash}")
+
+
+def _isolated(manifest: Manifest) -> str:
+    energies = ", ".join(f"{symbol} {energy:.6g}" for symbol, energy in manifest.isolated_atoms.items())
+    return f"isolated atoms [eV], not among the structures: {energies} (not used as references, which are fitted)"
 
 
 def _notes(manifest: Manifest) -> Counter[str]:
@@ -199,6 +203,8 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
         + (": only sums over compositions like these are determined" if fitted.rank < len(fitted.elements) else ""),
     ]
     unseen = fitted.unseen(atomic_numbers[symbol] for symbol in manifest.elements)
+    if manifest.isolated_atoms:
+        lines.append(_isolated(manifest))
     if unseen:
         lines.append(f"not seen, reference 0: {' '.join(chemical_symbols[z] for z in unseen)}")
     return "\n".join(lines)

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from matscale.cli import main
 from matscale.core.config import override
 from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.errors import ConfigError
 from matscale.core.filenames import file_name
-from matscale.core.runs.config import BudgetConfig
+from matscale.core.runs.config import BatchConfig, BudgetConfig, TrainConfig
 from matscale.core.study.config import Study
 from matscale.core.study.plan import name, plan
 from matscale.core.train import accumulation
@@ -159,3 +161,65 @@ def test_a_value_of_the_wrong_kind_is_a_config_error(alloys, tmp_path, text, rul
 def test_settings_that_are_no_table_are_a_config_error():
     with pytest.raises(ConfigError, match="here = 3: expected a table of keys"):
         BudgetConfig.parse(3, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        ('[grid]\n"optimizer" = [{clip = 1.0}]\n"optimizer.clip" = [2.0]', "optimizer", "optimizer.clip"),
+        ('[grid]\n"optimizer.clip" = [1.0]\n"optimizer" = [{clip = 2.0}]', "optimizer.clip", "optimizer"),
+        ('[grid]\n"schedule" = ["cosine"]\n"schedule.kind" = ["wsd"]', "schedule", "schedule.kind"),
+        ('[grid]\n"optimizer.clip" = [1.0]\noptimizer = {clip = [2.0]}', "optimizer.clip", "optimizer.clip"),
+        ('[set]\n"optimizer.clip" = 1.0\noptimizer = {clip = 2.0}', "optimizer.clip", "optimizer.clip"),
+        ('[set]\n"schedule" = "cosine"\n"schedule.kind" = "wsd"', "schedule", "schedule.kind"),
+    ],
+)
+def test_a_key_beside_a_key_within_it_is_refused_with_both_names(tmp_path, text, first, second):
+    with pytest.raises(ConfigError, match=f"'{first}' and '{second}' set one key"):
+        plan(study(tmp_path, text))
+
+
+def test_a_table_beside_another_key_of_it_is_one_dimension_more(alloys, tmp_path):
+    grid = '[grid]\n"optimizer" = [{clip = 1.0}, {clip = 2.0}]\n"optimizer.eps" = [1e-8, 1e-7]'
+    data = f'params = ["3k"]\nbudget = {{steps = 2}}\ndata.path = "{alloys.path}"\n'
+    found = {(r.config.optimizer.clip, r.config.optimizer.eps) for r in plan(study(tmp_path, data + grid)).runs}
+    assert found == {(1.0, 1e-8), (1.0, 1e-7), (2.0, 1e-8), (2.0, 1e-7)}
+
+
+@pytest.mark.parametrize("letters", ["a" * 5000, "a/" * 2500])
+def test_a_path_that_no_disk_holds_is_refused_by_its_field(tmp_path, letters):
+    with pytest.raises(ConfigError, match=r"study\.toml: data\.path"):
+        study(tmp_path, f'data.path = "{letters}"')
+    for field in ("data.path", "start.run"):
+        with pytest.raises(ConfigError, match=rf"{field}"):
+            TrainConfig.parse(override({}, [f"{field}={letters}"]))
+
+
+def test_a_step_of_a_trillion_batches_is_refused_with_the_reason():
+    with pytest.raises(ConfigError, match=r"accumulate.*held in memory together.*65,536"):
+        TrainConfig.parse({"batch": {"accumulate": 10**12}})
+    assert BatchConfig.parse({"accumulate": 65536}).accumulate == 65536
+
+
+def test_a_dataset_is_split_once_for_all_seeds_of_a_study(alloys, tmp_path, monkeypatch):
+    from matscale.core.train import setup
+
+    asked, parts = [], setup.parts
+    monkeypatch.setattr(setup, "parts", lambda *given: asked.append(1) or parts(*given))
+    data = f'params = ["3k"]\nbudget = {{steps = 2}}\ndata = {{path = "{alloys.path}", fractions = [0.5, 1.0]}}\n'
+    runs = plan(study(tmp_path, f"{data}seeds = {list(range(20))}")).runs
+    assert (len(runs), len(asked)) == (40, 2)
+    assert all(run.n_train == len(parts(alloys, run.config)[0]) for run in runs)
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["data", "info"], ["train", "--arch", "fcn", "--from"], ["fit"]])
+def test_a_path_of_5000_letters_on_the_command_line_is_named(command):
+    done = CliRunner().invoke(main, [*command, "a" * 5000])
+    assert (done.exit_code, len(done.output) < 400) == (2, True)
+    assert "too long" in done.output or "file systems hold names" in done.output
+
+
+def test_the_run_that_a_study_begins_with_is_named(alloys, tmp_path):
+    text = f'params = ["3k"]\ndata.path = "{alloys.path}"\n[set.start]\nrun = "{"a" * 5000}"'
+    with pytest.raises(ConfigError, match=r"start: run = .*file systems hold names"):
+        plan(study(tmp_path, text))

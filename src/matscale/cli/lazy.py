@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from matscale.core.errors import MatscaleError, did_you_mean
+from matscale.core.errors import ConfigError, MatscaleError, did_you_mean
 
 
 class LazyGroup(click.Group):
@@ -74,6 +75,9 @@ class MainGroup(LazyGroup):
         except OSError as error:  # a full disk, a folder without permission: the user's to mend
             if os.environ.get("MATSCALE_DEBUG"):
                 raise
+            if error.errno == errno.ENAMETOOLONG:
+                click.echo(f"Error: {str(error.filename)[:40]}...: is too long for a path. Shorten it.", err=True)
+                ctx.exit(ConfigError.exit_code)
             click.echo(f"Error: {error}. MATSCALE_DEBUG=1 shows where.", err=True)
             ctx.exit(1)
         finally:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 LONGEST = 200
 """Bytes; file systems hold 255, and suffixes are added."""
+LONGEST_PATH = 4000
+"""Bytes of a whole path; Linux takes 4095."""
 _FORBIDDEN = set('/\\:*?"<>|')
 
 
@@ -37,4 +39,12 @@ def usable_path(path: Path) -> Path:
         raise ValueError("it has a NUL character in it, which no path can have")
     if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
         raise ValueError(f"{longest[:20]}... has {len(longest)} characters; file systems hold names of 255 bytes")
+    if (n := len(str(path).encode(errors="replace"))) > LONGEST_PATH:
+        raise ValueError(f"it has {n} bytes; paths have at most {LONGEST_PATH}")
+    return path
+
+
+def usable_text(path: str) -> str:
+    """The same for a path, or the name of a dataset, that is kept as text."""
+    usable_path(Path(path))
     return path

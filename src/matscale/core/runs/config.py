@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from matscale.core.config import Config
+from matscale.core.filenames import usable_text
 from matscale.core.units import parse_count, parse_seconds
 
 Positive = Annotated[int, Field(ge=1, le=10**15)]
@@ -24,6 +25,10 @@ LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress"
 """Term -> the label that it needs."""
 
 
+MOST_BATCHES = 1 << 16
+"""Batches of one optimizer step."""
+
+
 class ArchitectureChoice(Config):
     name: str
     """Family of models: `matscale models list`."""
@@ -32,7 +37,7 @@ class ArchitectureChoice(Config):
 
 
 class DataConfig(Config):
-    path: str = "emt"
+    path: Annotated[str, AfterValidator(usable_text)] = "emt"
     """A packed dataset, or the name of one that matscale can make or fetch."""
     validation: Fraction = 0.1
     """Share of the structures that are kept for validation."""
@@ -66,7 +71,7 @@ class DataConfig(Config):
 class StartConfig(Config):
     """Fine-tuning: weights, scales and references of another run, so that step 0 predicts what that run predicts."""
 
-    run: str | None = None
+    run: Annotated[str, AfterValidator(usable_text)] | None = None
     """Folder of the run to begin with; none: new weights."""
     checkpoint: str = "best"
     """Which of its weights: best, last or a step; averaged ones where it kept an average."""
@@ -123,6 +128,15 @@ class PretrainConfig(Config):
         return self
 
 
+def _held_at_once(accumulate: int) -> int:
+    if accumulate > MOST_BATCHES:
+        raise ValueError(
+            f"the batches of a step are held in memory together, so at most {MOST_BATCHES:,} make one; for larger "
+            "steps let a batch hold more (batch.structures, batch.atoms)"
+        )
+    return accumulate
+
+
 class BatchConfig(Config):
     """What one process handles at once. The global batch is this × accumulate × processes; the run says its size."""
 
@@ -132,8 +146,8 @@ class BatchConfig(Config):
     """At most so many atoms in a batch."""
     edges: Positive | None = None
     """At most so many edges in a batch."""
-    accumulate: Positive = 1
-    """Batches whose gradients make one optimizer step."""
+    accumulate: Annotated[Positive, AfterValidator(_held_at_once)] = 1
+    """Batches whose gradients make one optimizer step; at most 65,536."""
 
 
 class AugmentationConfig(Config):

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from matscale.core.config import Config, read_toml
 from matscale.core.errors import ConfigError, did_you_mean
-from matscale.core.filenames import file_name, usable_path
+from matscale.core.filenames import file_name, usable_path, usable_text
 from matscale.core.hosting.host import host
 from matscale.core.runs.config import Count, Fraction, Positive, Seconds
 from matscale.core.study.launcher import Launcher
@@ -99,7 +99,7 @@ class ArchitectureGrid(Config):
 
 
 class DataGrid(Config):
-    path: str = "emt"
+    path: Annotated[str, AfterValidator(usable_text)] = "emt"
     """A packed dataset, or the name of one that matscale can make or fetch."""
     fractions: Annotated[tuple[Annotated[Fraction, Field(gt=0)], ...], BeforeValidator(listed)] = ()
     """Shares of the training part; smaller ones are subsets of larger ones."""

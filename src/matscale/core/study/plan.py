@@ -19,7 +19,7 @@ from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 from matscale.core.parsing import MAX_DEPTH
 from matscale.core.progress import Stages, silent
-from matscale.core.runs.config import TrainConfig, merged
+from matscale.core.runs.config import StartConfig, TrainConfig, merged
 from matscale.core.runs.files import called
 from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
@@ -83,6 +83,8 @@ class Plan:
     """What was left out of the grid, and why."""
     there: dict[str, Path] = field(default_factory=dict)
     """Run folders of an earlier sweep by what their names end with, the beginning of the identity."""
+    counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    """Number of training structures by all that decides it: to split anew for every seed takes too long."""
 
 
 def plan(study: Study, stages: Stages = silent) -> Plan:
@@ -182,7 +184,8 @@ def _leave_out_short(result: Plan, stages: Stages) -> None:
         if steps < least:
             short.append(run)
             result.notes.append(f"{run.name}: left out, its budget pays for {steps} steps of at least {least}.")
-    result.runs = [run for run in result.runs if run not in short]
+    left_out = {run.identity for run in short}
+    result.runs = [run for run in result.runs if run.identity not in left_out]
 
 
 def _sizes(study: Study) -> Iterator[Size]:
@@ -275,12 +278,47 @@ def _refuse_own(study: Study) -> None:
     words = OWN | (OWN_OF_COOLDOWNS if study.wsd else {})
     tables = {"grid": study.grid, "set": study.set} | {f"set of {g.name}": g.set for g in study.architectures}
     for table, values in tables.items():
+        _refuse_clashes(study.name, table, values)
         for key in _dotted(_nested(values)):
             own = next((word for own, word in words.items() if f"{key}.".startswith(f"{own}.")), None)
             if own is not None:
                 raise ConfigError(
                     f"{study.name}: {table}: {key!r} is said by `{own}` of the study. Leave it out there."
                 )
+
+
+def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a key that is given twice, or beside a key within it: one of the values would be lost."""
+    seen: dict[str, str] = {}
+    outside: dict[str, str] = {}
+    for key, leaves in _given(values, is_grid=table == "grid"):
+        above = {leaf: _outer(leaf) for leaf in leaves}
+        for leaf, outer in above.items():
+            other = outside.get(leaf) or next((seen[name] for name in (leaf, *outer) if name in seen), None)
+            if other is not None:
+                raise ConfigError(
+                    f"{study}: {table}: {other!r} and {key!r} set one key, and one of their values would be lost. "
+                    "Leave one of them out."
+                )
+        seen |= dict.fromkeys(leaves, key)
+        outside |= {name: key for outer in above.values() for name in outer}
+
+
+def _outer(key: str) -> list[str]:
+    """`a.b.c` -> `a`, `a.b`."""
+    parts = key.split(".")[: MAX_DEPTH + 1]
+    return [".".join(parts[:k]) for k in range(1, len(parts))]
+
+
+def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Iterator[tuple[str, set[str]]]:
+    """(a key as it is written, the dotted keys that it sets); of `[grid]`, each value of a list may set others."""
+    for name, value in values.items():
+        key = prefix + name
+        if isinstance(value, Mapping):
+            yield from _given(value, f"{key}.", is_grid=is_grid)
+            continue
+        choices = value if is_grid and isinstance(value, list) else [value]
+        yield key, {leaf for one in choices for leaf in (_dotted({key: one}) if isinstance(one, Mapping) else [key])}
 
 
 def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
@@ -296,6 +334,7 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
     values = merged(values, {"architecture": {"name": grid.name, "config": model}, "data": {"path": study.data.path}})
     begun_with = _section(values, "start").get("run")
     if begun_with is not None:
+        StartConfig.parse({"run": begun_with}, f"{study.name}: start")
         Run.open(begun_with)  # or its error, before anything is started
     for lr in _rates(study, size, rule):
         variant = {"variant": grid.variant} if grid.variant else {}
@@ -326,11 +365,14 @@ def _rates(study: Study, size: Size, rule: Rule | None) -> list[float] | list[No
 def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:
     from matscale.core.train.setup import parts  # start-up: torch
 
-    train, _ = parts(result.dataset, config)
+    data = config.data  # the study sets validation_seed; the seed draws which structures of the part, not how many
+    key = (data.validation, data.split_by, data.validation_seed, data.fraction, data.count, data.overfit)
+    if key not in result.counted:
+        result.counted[key] = len(parts(result.dataset, config)[0])
     counts = size.parameters
     if config.architecture.config != size.config:  # a key of the grid changed the model
         counts = parameters(size.architecture, size.architecture.config.parse(config.architecture.config))
-    run = PlannedRun(result.folder / RUNS / "-", config, "", labels, counts, len(train))
+    run = PlannedRun(result.folder / RUNS / "-", config, "", labels, counts, result.counted[key])
     return _identified(result, run)
 
 

@@ -32,7 +32,7 @@ def name_runs(
     """
     if "step" not in choice.names:
         _refuse_curves_without_steps(place, rows, choice, is_mapped)
-        notes = []
+        notes: list[str] = []
         if not is_mapped:
             _refuse_progress(place, rows, records, choice)
             notes = _growing(place, rows, choice)
@@ -41,7 +41,7 @@ def name_runs(
     _refuse_missing(measured, "step", choice)
     if not any(row["step"] is not None for row in measured):
         return rows, [], choice, []
-    notes: list[str] = []
+    notes = []
     while "run" in choice.names and not is_mapped and not _names_runs(measured):
         notes.append(f"{choice.names['run']} numbers the rows and names no run")
         choice = choice.without_run() or choice

@@ -18,8 +18,8 @@ from matscale.core.config import read_toml
 from matscale.core.errors import DataError, MatscaleError
 from matscale.core.files import write_json
 from matscale.core.parsing import read_json
+from matscale.core.runs.files import CONFIG
 from matscale.core.runs.info import OF, baselines_for, read_info, read_own
-from matscale.core.runs.names import CONFIG
 from matscale.core.scaling.tables.table import Table
 from matscale.core.sealing import DIGEST, DamagedRecord, sealed
 

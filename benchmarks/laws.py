@@ -2,6 +2,7 @@
 
     python benchmarks/laws.py speed
     python benchmarks/laws.py coverage --reps 2000       laws in one variable
+    python benchmarks/laws.py noise --reps 400           the same where noise is not even, or not independent
     python benchmarks/laws.py joint --reps 400           L(N, D), bootstrap intervals
     python benchmarks/laws.py compare --reps 2000        type-I error and power
     python benchmarks/laws.py verdicts --reps 300        what becomes of true laws, and of none
@@ -15,17 +16,18 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from machine import machine
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap
-from matscale.core.scaling.comparison.pairs import pooled
+from matscale.core.scaling.comparison.pairs import welch
 from matscale.core.scaling.comparison.power_of_test import power
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
 from matscale.core.scaling.law import Array
-from matscale.core.scaling.means import Means
+from matscale.core.scaling.means import Means, size_means
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.solve import HUBER, solve
 from matscale.core.scaling.tables.table import Table, groups
@@ -33,15 +35,51 @@ from matscale.core.scaling.tables.table import Table, groups
 TRUE_ND = {"E": 0.5, "A": 30.0, "B": 60.0, "alpha": 0.3, "beta": 0.35}
 
 
-def simulated(
-    rng: np.random.Generator, k: int, decades: float, seeds: int, noise: float, scatter: float, **law: float
-) -> Means:
-    """Size means of L = E + A x^-alpha over `decades`."""
-    x = np.linspace(0.0, decades * np.log(10.0), k) + np.log(1e4)
+@dataclass(frozen=True)
+class Noise:
+    """Noise of ln L in a table of one variable: between seeds, between sizes, uneven or dependent."""
+
+    sizes: int = 8
+    decades: float = 2.0
+    seeds: int = 3
+    seed: float = 0.01
+    """Between seeds, at the smallest size"""
+    size: float = 0.0
+    """Between sizes"""
+    growth: float = 1.0
+    """Noise of seeds at the largest size over that at the smallest"""
+    correlation: float = 0.0
+    """Of the misfit of neighbouring sizes"""
+    slopes: float = 0.0
+    """Of the exponents of seeds"""
+    outliers: float = 0.0
+    """Share of runs that are 60 % off, up or down"""
+
+    def __str__(self) -> str:
+        said = [f"{self.sizes} sizes, {self.seeds} seeds, {self.seed}, {self.size}"]
+        said += [f"{self.decades:g} decades"] if self.decades != 2 else []
+        said += [f"growth {self.growth:g}"] if self.growth != 1 else []
+        said += [f"correlation {self.correlation:g}"] if self.correlation else []
+        said += [f"slopes {self.slopes:g}"] if self.slopes else []
+        said += [f"outliers {self.outliers:.0%}"] if self.outliers else []
+        return ", ".join(said)
+
+
+def simulated(rng: np.random.Generator, noise: Noise, **law: float) -> Means:
+    """Size means of runs of L = E + A x^-alpha."""
+    k, m = noise.sizes, noise.seeds
+    x = np.linspace(0.0, noise.decades * np.log(10.0), k) + np.log(1e4)
     clean = np.log(law.get("floor", 0.0) + 20.0 * np.exp(-law.get("alpha", 0.3) * x))
-    y = clean + np.hypot(scatter, noise / np.sqrt(seeds)) * rng.standard_normal(k)
-    rows = [{"arch": "m", "n": float(a), "loss": float(b)} for a, b in zip(np.exp(x), np.exp(y))]
-    return Means("n", x[:, None], y, np.full(k, seeds), Table.of(rows), np.arange(k))
+    apart = np.abs(np.subtract.outer(np.arange(k), np.arange(k)))
+    misfit = np.linalg.cholesky(noise.correlation**apart) @ rng.standard_normal(k)
+    of_seeds = noise.seed * noise.growth ** (np.arange(k) / (k - 1))
+    y = (clean + noise.size * misfit)[:, None] + of_seeds[:, None] * rng.standard_normal((k, m))
+    y += noise.slopes * rng.standard_normal(m) * (x - x.mean())[:, None]
+    y += (rng.random((k, m)) < noise.outliers) * rng.choice([-1, 1], (k, m)) * np.log(1.6)
+    names, n = np.full(k * m, "m"), np.repeat(np.exp(x), m)
+    seeds = np.tile(np.arange(m).astype(str), k)
+    words = {"arch": names, "run": np.full(k * m, ""), "seed": seeds, "source": np.arange(k * m).astype(str)}
+    return size_means(Table({"n": n, "loss": np.exp(y).ravel()}, words), "n")
 
 
 def grid(rng: np.random.Generator, n: int, d: int, seeds: int, noise: float, scatter: float) -> tuple[Array, Array]:
@@ -63,7 +101,7 @@ def speed(reps: int) -> None:
     found = solve(law, x, y, HUBER)
     boot = timed(lambda: bootstrap(law, found, x, y, groups(np.exp(x[:, 0])), samples=1000), 2)
     forms = [form for form in host().laws() if form.axes == ("x",)]
-    one = timed(lambda: fit_means(simulated(rng, 10, 2.0, 3, 0.01, 0.01, floor=0.3), forms, "loss"), 5)
+    one = timed(lambda: fit_means(simulated(rng, Noise(10, size=0.01), floor=0.3), forms, "loss"), 5)
     print(machine())
     print(
         f"{len(y)} runs jointly: {fit:.3f} s; 1,000 bootstrap samples: {boot:.1f} s; ten sizes, all forms: {one:.2f} s"
@@ -98,9 +136,9 @@ def coverage(reps: int) -> None:
         hits: Counter[str] = Counter()
         count = reps if not floor else max(reps // 5, 50)
         for _ in range(count):
-            means = simulated(rng, k, decades, seeds, noise, scatter, floor=floor)
-            found = solve(law, means.x, means.y)
-            around = spread(law, found.theta, found.frame, means.x, means.y)
+            means = simulated(rng, Noise(k, decades, seeds, noise, scatter), floor=floor)
+            found = solve(law, means.x, means.y, weights=means.weights)
+            around = spread(law, found.theta, found.frame, means.x, means.y, means.noise, means.weights)
             if floor:
                 x, y = means.x - found.frame.x, means.y - found.frame.y
                 ends = {name: profile(around, name, x, y) for name in ("alpha", "E")}
@@ -117,6 +155,42 @@ def coverage(reps: int) -> None:
         of_floor = f"{shares['E']:.1f}" if floor else "-"
         setting = f"{law.name} {k} {decades} {seeds} {noise} {scatter}"
         print(f"{setting} | {shares['alpha']:.1f} {of_floor} | {shares['new']:.1f}", flush=True)
+
+
+def noise(reps: int) -> None:
+    """Coverage of the exponent by fits, its half-width, and true laws refused (i alone: called a local slope)."""
+    law = host().law("power")
+    print("noise | alpha | half-width | equal weights, t | refused, with f, local slope")
+    for kind in (
+        Noise(seed=0.03),
+        Noise(size=0.03),
+        Noise(growth=6.5),
+        Noise(growth=20.0),
+        Noise(seed=0.02, outliers=0.02),
+        Noise(size=0.03, correlation=0.5),
+        Noise(seed=0.02, slopes=0.01),
+        Noise(5, seed=0.02, slopes=0.01),
+        Noise(5, growth=20.0),
+    ):
+        rng, count, widths = np.random.default_rng(6), Counter[str](), []
+        for _ in range(reps):
+            means = simulated(rng, kind)
+            fit = fit_means(means, [law], "loss")
+            low, high = fit.intervals["alpha"]
+            count["held"] += low <= 0.3 <= high
+            widths.append((high - low) / 2)
+            raw = means.with_outliers or means
+            found = solve(law, raw.x, raw.y)
+            ends = t_intervals(spread(law, found.theta, found.frame, raw.x, raw.y), raw.x, raw.y)["alpha"]
+            count["before"] += ends[0] <= 0.3 <= ends[1]
+            triggers = {reason.trigger for reason in fit.reasons}
+            count["refused"] += bool(triggers - {"i"})
+            count["f"] += "f" in triggers
+            count["i"] += triggers == {"i"}
+        held, before, refused, f, i = (100 * count[key] / reps for key in ("held", "before", "refused", "f", "i"))
+        print(
+            f"{kind} | {held:.1f} | {np.median(widths):.4f} | {before:.1f} | {refused:.0f} {f:.0f} {i:.0f}", flush=True
+        )
 
 
 def joint(reps: int) -> None:
@@ -144,38 +218,51 @@ def joint(reps: int) -> None:
 def compare(reps: int) -> None:
     """How often equal exponents are called different at 5 %, and true differences are seen."""
     law = host().law("power")
-    print("sizes seeds noise scatter | type I | seen 0.02 0.04 | stated power at 0.04")
-    for k, seeds, noise, scatter in ((5, 3, 0.03, 0.0), (5, 3, 0.01, 0.03), (8, 3, 0.01, 0.03), (12, 3, 0.01, 0.03)):
+    print("first; second | type I | seen 0.02 0.04 | stated power at 0.04")
+    even = [Noise(k, seed=seed, size=size) for k, seed, size in ((5, 0.03, 0), (5, 0.01, 0.03), (8, 0.01, 0.03))]
+    for a, b, differences in (
+        *((kind, kind, (0.0, 0.02, 0.04)) for kind in (*even, Noise(12, size=0.03))),
+        (Noise(5, seed=0.06), Noise(8, seed=0.02), (0.0,)),
+        (Noise(5, seed=0.03), Noise(10, seed=0.03), (0.0,)),
+        (Noise(4, seeds=1, seed=0.03), Noise(10, seed=0.03), (0.0,)),
+        (Noise(8, growth=6.5), Noise(8, seed=0.03), (0.0,)),
+        (Noise(8, growth=20.0), Noise(8, growth=20.0), (0.0,)),
+        (Noise(8, seed=0.02, outliers=0.02), Noise(8, seed=0.02, outliers=0.02), (0.0,)),
+        (Noise(5, seed=0.02, outliers=0.02), Noise(10, seed=0.02, outliers=0.02), (0.0,)),
+        (Noise(8, seeds=1, seed=0.02, outliers=0.02), Noise(8, seeds=1, seed=0.02, outliers=0.02), (0.0,)),
+        (Noise(8, size=0.03, correlation=0.5), Noise(8, size=0.03, correlation=0.5), (0.0,)),
+    ):
         shares, stated = [], 0.0
-        for difference in (0.0, 0.02, 0.04):
+        for difference in differences:
             rng, seen = np.random.default_rng(3), 0
             for _ in range(reps):
-                a = simulated(rng, k, 2.0, seeds, noise, scatter, alpha=0.3)
-                b = simulated(rng, k, 2.0, seeds, noise, scatter, alpha=0.3 + difference)
-                first, second, freedom = pooled(a, b, law)
+                first, second, freedom = welch(
+                    simulated(rng, a, alpha=0.3), simulated(rng, b, alpha=0.3 + difference), law
+                )
                 error = float(np.sqrt(first.covariance[1, 1] + second.covariance[1, 1]))
                 seen += abs(first.theta[1] - second.theta[1]) > quantile(0.95, freedom) * error
                 stated += power(0.04, error, freedom) / reps if difference == 0.04 else 0.0
             shares.append(100 * seen / reps)
-        print(f"{k} {seeds} {noise} {scatter} | {shares[0]:.1f} | {shares[1]:.0f} {shares[2]:.0f} | {100 * stated:.0f}")
+        told = f" | {shares[1]:.0f} {shares[2]:.0f} | {100 * stated:.0f}" if len(shares) > 1 else ""
+        print(f"{a}; {b if a != b else 'the same'} | {shares[0]:.1f}{told}", flush=True)
 
 
 def verdicts(reps: int) -> None:
     """What true laws, and noise without one, are called."""
     forms = [host().law("power"), host().law("floor")]
-    for title, k, decades, noise, scatter, options in (
-        ("power, 5 sizes", 5, 2.0, 0.02, 0.0, {}),
-        ("power, 8 sizes", 8, 2.0, 0.01, 0.02, {}),
-        ("power, 12 sizes", 12, 3.0, 0.01, 0.02, {}),
-        ("floor, 5 sizes", 5, 2.0, 0.01, 0.0, {"floor": 0.4}),
-        ("floor, 8 sizes", 8, 2.0, 0.01, 0.01, {"floor": 0.4}),
-        ("floor, 12 sizes", 12, 3.0, 0.01, 0.01, {"floor": 0.4}),
-        ("no trend, 8 sizes", 8, 2.0, 0.02, 0.02, {"alpha": 0.0}),
-        ("half a decade", 6, 0.5, 0.01, 0.0, {}),
+    for title, kind, options in (
+        ("power, 5 sizes", Noise(5, seed=0.02), {}),
+        ("power, 8 sizes", Noise(8, size=0.02), {}),
+        ("power, 12 sizes", Noise(12, 3.0, size=0.02), {}),
+        ("floor, 5 sizes", Noise(5), {"floor": 0.4}),
+        ("floor, 8 sizes", Noise(8, size=0.01), {"floor": 0.4}),
+        ("floor, 12 sizes", Noise(12, 3.0, size=0.01), {"floor": 0.4}),
+        ("no trend, 8 sizes", Noise(8, seed=0.02, size=0.02), {"alpha": 0.0}),
+        ("half a decade", Noise(6, 0.5), {}),
     ):
         rng, found, triggers = np.random.default_rng(4), Counter[str](), Counter[str]()
         for _ in range(reps):
-            fit = fit_means(simulated(rng, k, decades, 3, noise, scatter, **options), forms, "loss")
+            fit = fit_means(simulated(rng, kind, **options), forms, "loss")
             found[fit.verdict] += 1
             triggers.update({reason.trigger for reason in fit.reasons})
         said = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in found.most_common())
@@ -184,7 +271,7 @@ def verdicts(reps: int) -> None:
 
 
 def main() -> None:
-    tasks = {task.__name__: task for task in (speed, coverage, joint, compare, verdicts)}
+    tasks = {task.__name__: task for task in (speed, coverage, noise, joint, compare, verdicts)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--reps", type=int, default=200)

@@ -118,6 +118,7 @@ def comparison_text(result: Comparison) -> str:
 def _pair(pair: Pair, result: Comparison) -> list[str]:
     lines = [f"{pair.first} and {pair.second}: {pair.verdict.upper()}"]
     lines += [f"  {pair.reason}"] if pair.reason else _test(pair, len(result.pairs))
+    lines += [f"  {pair.note}"] if pair.note else []
     for ratio in pair.ratios:
         value = with_interval(ratio.value, ratio.low, ratio.high)
         lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")

@@ -11,7 +11,7 @@ from laws_data import SIZES, grid, ladder, means_of
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.hosting.host import host
 from matscale.core.scaling.comparison.compare import Comparison, compare
-from matscale.core.scaling.comparison.pairs import pooled
+from matscale.core.scaling.comparison.pairs import welch
 from matscale.core.scaling.comparison.power_of_test import power, slope_error, smallest_difference
 from matscale.core.scaling.intervals import quantile
 from matscale.core.scaling.tables.table import Table
@@ -33,7 +33,7 @@ def test_equal_exponents_are_called_different_in_five_of_a_hundred_cases_with_sc
     for _ in range(reps):
         # Sizes scatter by 3 %, three times what seeds do: a bootstrap over seeds would be wrong in two of three cases.
         a, b = (means_of(x, 1.0 - 0.3 * x + np.hypot(0.03, 0.01 / 3**0.5) * rng.standard_normal(8)) for _ in "ab")
-        first, second, freedom = pooled(a, b, POWER)
+        first, second, freedom = welch(a, b, POWER)
         error = np.hypot(np.sqrt(first.covariance[1, 1]), np.sqrt(second.covariance[1, 1]))
         seen += abs(first.theta[1] - second.theta[1]) > quantile(0.95, freedom) * error
     assert 0.03 <= seen / reps <= 0.07

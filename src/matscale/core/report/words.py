@@ -101,6 +101,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
     over = OVER[comparison.axis] + (f" at {comparison.fixed}" if comparison.fixed else "")
     head = Markup("{} <b>{}</b> and <b>{}</b> over {}").format(chip(pair.verdict), pair.first, pair.second, over)
     said: list[str] = [Markup("{}: {}.").format(head, pair.reason or _difference(pair))]
+    said += [f"These are {pair.note}."] if pair.note else []
     if not pair.reason:
         said.append(
             f"A true difference of 0.04 would be seen with {_share(pair.power)}; {_number(pair.smallest)} with 80 %."

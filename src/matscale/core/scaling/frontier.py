@@ -20,11 +20,15 @@ from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import solve
 from matscale.core.scaling.tables.table import Table
-from matscale.core.scaling.text import counted
+from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import Reason, flat, learning, verdict
 
 SKIPPED = 0.1
 """Part of a run's compute at its beginning that is left out."""
+WIDEST = 2.0
+"""Factor between the ends of the exponent's interval, beyond which a frontier is no law."""
+NEAR = 0.1
+"""Relative error of a held-out point of the frontier that is still a prediction."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def _resampled(found: list[Curve], law: Law, samples: int, seed: int) -> Array:
 
 def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
     name = fit.law.exponents[0]
-    intervals, reasons = dict(fit.intervals), list(fit.reasons)
+    intervals, reasons = dict(fit.intervals), [reason for reason in fit.reasons if reason.trigger != "f"]
+    reasons += not_predicted(fit)
     notes = [note for note in fit.notes if not note.startswith("one run per size")]
     notes.append(f"{len(fit.x)} of {n_runs} runs touch the frontier; intervals hold what drawing runs again changes")
     if len(exponents) >= 50:
@@ -153,7 +158,7 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
         low, high = value + (np.quantile(exponents, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) - value) * factor
         intervals[name] = (min(intervals[name][0], float(low)), max(intervals[name][1], float(high)))
         if not any(reason.trigger == "c" for reason in reasons):
-            reasons += flat(name, value, *intervals[name])
+            reasons += flat(name, value, *intervals[name]) or too_wide(name, *intervals[name])
     else:
         reasons.append(Reason("b", "too few runs touch the frontier for a bootstrap over runs"))
     return replace(
@@ -164,3 +169,28 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
         notes=tuple(notes),
         verdict=verdict(fit.law, reasons, intervals),
     )
+
+
+def too_wide(name: str, low: float, high: float) -> list[Reason]:
+    """Trigger c for the few points of a frontier: an interval that is of use spans less than a factor of `WIDEST`."""
+    least, most = sorted((abs(low), abs(high)))
+    if least * WIDEST >= most:
+        return []
+    text = f"the interval of {name} spans a factor of {most / least:.1f}; a law of the frontier needs less than "
+    return [Reason("c", f"{text}{WIDEST:g}")]
+
+
+def not_predicted(fit: Fit) -> list[Reason]:
+    """Trigger f: every held-out point has to be predicted, inside its 95 % interval and to `NEAR`.
+
+    Of four points below, the interval alone is so wide that it hardly fails.
+    """
+    missed = [one for one in fit.held_out if not one.covered or abs(one.error) > NEAR]
+    if not missed:
+        return []
+    told = ", ".join(
+        f"{percent(one.error)} at c = {size(one.at[fit.axes[0]])}{'' if one.covered else ', outside its interval'}"
+        for one in missed
+    )
+    text = f"the cheaper runs predict {told}; a law of the frontier needs {NEAR:.0%} and the interval"
+    return [Reason("f", text, widening=max(one.widening for one in missed))]

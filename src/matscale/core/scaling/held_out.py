@@ -71,8 +71,10 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
     if k <= law.n_parameters:
         return []
     kept = means.first(k)
-    found = solve(law, kept.x, kept.y)
-    around = spread(law, found.theta, found.frame, kept.x, kept.y)
+    # The seeds of all sizes say how noise grows, those that are predicted included: they do not say where these lie.
+    weights = None if means.weights is None else means.weights[:k]
+    found = solve(law, kept.x, kept.y, weights=weights)
+    around = spread(law, found.theta, found.frame, kept.x, kept.y, means.noise, weights)
     x, y = means.x[k:], means.y[k:]
     log_l = law.value(found.theta, x - found.frame.x) + found.frame.y
     half, half_80 = around.half_width(x, level), around.half_width(x, 0.8)

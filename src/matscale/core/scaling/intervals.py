@@ -1,5 +1,7 @@
 """Intervals of a law fitted to size means: Student's t, with the sizes as observations.
 
+Sizes may have weights, by what their seeds say; the scale comes from the residuals all the same (Knapp & Hartung 2003).
+
 Linear in ln A and alpha, the power law has exact intervals. The others are not linear: their floor and exponents get
 profile intervals, {v : (S(v) - S) / (S / (k - p)) <= t²} with S the sum of squares left when the parameter is held at v
 (Bates & Watts 1988, ch. 6), which may be one-sided, as a floor near zero demands.
@@ -13,9 +15,12 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.scaling.law import VANISHED, Array, Frame, Law
-from matscale.core.scaling.solve import refine
+from matscale.core.scaling.noise import SeedSlopes, SizeNoise, correlation_factor
+from matscale.core.scaling.solve import objective, refine
 
 LEVEL = 0.95
+EVEN = SizeNoise()
+"""All sizes scatter alike."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,13 @@ class Spread:
     covariance: Array
     """[p, p]"""
     scatter: float
-    """Standard deviation of ln L of one size about the law."""
-    freedom: int
-    """Sizes less parameters."""
+    """Standard deviation of ln L of one size about the law (a typical one, where they differ)."""
+    freedom: float
+    """Sizes less parameters; fewer where few seeds decide (Satterthwaite)."""
+    noise: SizeNoise = EVEN
+    """How sizes differ in their scatter"""
+    weights: Array | None = None
+    """Of the sizes [k]; None: all the same"""
 
     def stretched(self, factor: float) -> Spread:
         """The same with all errors multiplied by `factor`."""
@@ -44,11 +53,16 @@ class Spread:
     def half_width(self, logx: Array, level: float = LEVEL, new: bool = True) -> Array:
         """Of ln L at `logx` [m, axes]; `new`: where a new size would fall, else where the law is."""
         gradient = self.law.derivatives(self.theta, logx - self.frame.x)
-        variance = np.einsum("kp,pq,kq->k", gradient, self.covariance, gradient) + (self.scatter**2 if new else 0.0)
-        return np.asarray(quantile(level, self.freedom) * np.sqrt(np.maximum(variance, 0.0)))
+        variance = np.einsum("kp,pq,kq->k", gradient, self.covariance, gradient)
+        if not new or self.noise.is_even:
+            variance = variance + (self.scatter**2 if new else 0.0)
+            return np.asarray(quantile(level, self.freedom) * np.sqrt(np.maximum(variance, 0.0)))
+        variance = variance + self.scatter**2 * self.noise.variance(logx[:, 0])
+        quantiles = [quantile(level, freedom) for freedom in self.noise.freedom(self.freedom, logx[:, 0])]
+        return np.asarray(np.array(quantiles) * np.sqrt(np.maximum(variance, 0.0)))
 
 
-def quantile(level: float, freedom: int) -> float:
+def quantile(level: float, freedom: float) -> float:
     """Of |t|; infinite without a degree of freedom.
 
     >>> round(quantile(0.95, freedom=3), 2), round(quantile(0.95, freedom=100), 2)
@@ -62,15 +76,50 @@ def wide_enough(missed: float, half: float) -> float:
     return max(1.0, abs(missed / half)) if half and np.isfinite(half) else 1.0
 
 
-def spread(law: Law, theta: Array, frame: Frame, logx: Array, logy: Array) -> Spread:
+def spread(
+    law: Law,
+    theta: Array,
+    frame: Frame,
+    logx: Array,
+    logy: Array,
+    noise: SizeNoise | None = None,
+    weights: Array | None = None,
+) -> Spread:
     """From the residuals of size means."""
-    x, y = logx - frame.x, logy - frame.y
-    freedom = len(y) - law.n_parameters
-    residual = law.value(theta, x) - y
+    freedom = len(logy) - law.n_parameters
+    jacobian, residual = _whitened(law, theta, logx - frame.x, logy - frame.y, weights)
     scatter = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("inf")
-    jacobian = law.derivatives(theta, x)
     covariance: Array = np.asarray(np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12), dtype=np.float64)
-    return Spread(law, theta, frame, covariance * (scatter**2 if freedom > 0 else 1.0), scatter, max(freedom, 0))
+    covariance = covariance * (scatter**2 if freedom > 0 else 1.0)
+    return Spread(law, theta, frame, covariance, scatter, max(freedom, 0), noise or EVEN, weights)
+
+
+def _whitened(law: Law, theta: Array, x: Array, y: Array, weights: Array | None) -> tuple[Array, Array]:
+    """Jacobian [k, p] and residuals [k], divided by the relative standard deviations of the sizes."""
+    root = np.ones(len(y)) if weights is None else np.sqrt(weights)
+    return law.derivatives(theta, x) * root[:, None], (law.value(theta, x) - y) * root
+
+
+def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
+    """The same, allowing for a slope that each seed has of its own: the mean over few seeds is off by it everywhere."""
+    if slopes.variance <= 0 or spread.freedom <= 0:
+        return spread
+    law, x = spread.law, logx - spread.frame.x
+    root = np.ones(len(x)) if spread.weights is None else np.sqrt(spread.weights)
+    turned = np.linalg.pinv(law.derivatives(spread.theta, x) * root[:, None], rcond=1e-12) @ (x[:, 0] * root)
+    extra, j = slopes.variance * np.outer(turned, turned), law.parameters.index(law.exponents[0])
+    before, added = float(spread.covariance[j, j]), float(extra[j, j])
+    freedom = (before + added) ** 2 / max(before**2 / spread.freedom + added**2 / slopes.freedom, 1e-300)
+    return replace(spread, covariance=spread.covariance + extra, freedom=freedom)
+
+
+def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
+    """The same, allowing for misfit that is correlated from size to size."""
+    law, frame = spread.law, spread.frame
+    jacobian, residual = _whitened(law, spread.theta, logx - frame.x, logy - frame.y, spread.weights)
+    exponent = law.parameters.index(law.exponents[0])
+    factor = correlation_factor(logx[:, 0], jacobian, residual, exponent, spread.noise.misfit(logx[:, 0]))
+    return replace(spread, covariance=spread.covariance * factor)
 
 
 def t_intervals(spread: Spread, logx: Array, logy: Array, level: float = LEVEL) -> dict[str, tuple[float, float]]:
@@ -115,12 +164,16 @@ def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL)
     """The values of one parameter that the points do not reject, all others refitted at each."""
     law, theta = spread.law, spread.theta
     j = law.parameters.index(name)
-    least = spread.scatter**2 * spread.freedom
-    limit = least * (1 + quantile(level, spread.freedom) ** 2 / spread.freedom)
+    jacobian, residual = _whitened(law, theta, x, y, spread.weights)
+    least = float(residual @ residual)
+    plain = np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12)[j, j]
+    # What widens the covariance widens the profile: seeds with slopes of their own, correlated misfit.
+    allowed = spread.covariance[j, j] / plain if plain > 0 else spread.scatter**2
+    limit = least + quantile(level, spread.freedom) ** 2 * allowed
     width = float(np.sqrt(max(spread.covariance[j, j], 1e-12)))
     lowest = VANISHED if name == law.floor else -np.inf
-    low = _crossing(law, theta, j, x, y, limit, -min(width, 1.0), lowest)
-    high = _crossing(law, theta, j, x, y, limit, min(width, 1.0), np.inf)
+    low = _crossing(law, theta, j, x, y, spread.weights, limit, -min(width, 1.0), lowest)
+    high = _crossing(law, theta, j, x, y, spread.weights, limit, min(width, 1.0), np.inf)
     if name not in law.logs:
         return low, high
     shift = law.move(theta, spread.frame.x, spread.frame.y)[j] - theta[j] if law.move is not None else 0.0
@@ -129,7 +182,9 @@ def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL)
     return float(np.exp(low + shift)), float(np.exp(min(high + shift, 700.0)))
 
 
-def _crossing(law: Law, theta: Array, j: int, x: Array, y: Array, limit: float, step: float, bound: float) -> float:
+def _crossing(
+    law: Law, theta: Array, j: int, x: Array, y: Array, weights: Array | None, limit: float, step: float, bound: float
+) -> float:
     """Where the profile of parameter j reaches `limit`, by doubling steps and then bisection; ±inf if it never does."""
     free = np.ones(law.n_parameters)
     free[j] = 0.0
@@ -137,8 +192,9 @@ def _crossing(law: Law, theta: Array, j: int, x: Array, y: Array, limit: float, 
     def left(value: float, near: Array) -> tuple[float, Array]:
         start = near.copy()
         start[j] = value
-        ends = refine(law, np.stack([start, _at(theta, j, value)]), x, y, free=free, steps=25, tolerance=1e-6)
-        squares = ((law.value(ends, x) - y) ** 2).sum(axis=-1)
+        starts = np.stack([start, _at(theta, j, value)])
+        ends = refine(law, starts, x, y, weights=weights, free=free, steps=25, tolerance=1e-6)
+        squares = 2 * objective(law, ends, x, y, None, weights)
         k = int(np.argmin(squares))
         return float(squares[k]), ends[k]
 

@@ -7,12 +7,14 @@ sizes are the independent observations; intervals made from single runs are too 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.errors import DataError
 from matscale.core.scaling.law import Array
+from matscale.core.scaling.noise import SeedSlopes, SizeNoise, outliers, seed_slopes, size_noise
 from matscale.core.scaling.tables.table import AXES, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
@@ -39,6 +41,10 @@ class Means:
     """What was held fixed: `d = 301,300`."""
     falls: bool = True
     """Whether more of the variable should lower y: so it should a loss, not the best size."""
+    with_outliers: Means | None = None
+    """The same with the runs that were left out of the means; None: there are none"""
+    outlier_runs: tuple[tuple[str, float], ...] = ()
+    """(source, ln of its loss over that of its sisters) of each run that was left out"""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -51,7 +57,38 @@ class Means:
         return self.pick(np.delete(np.arange(len(self)), k))
 
     def pick(self, sizes: NDArray[np.int64]) -> Means:
-        return replace(self, x=self.x[sizes], y=self.y[sizes], counts=self.counts[sizes])
+        """Some sizes, and their runs."""
+        chosen = replace(self, x=self.x[sizes], y=self.y[sizes], counts=self.counts[sizes])
+        if not self.has_runs:
+            return chosen
+        rows = np.isin(self.size, sizes)
+        return replace(chosen, table=self.table.take(rows), size=np.searchsorted(sizes, self.size[rows]))
+
+    @cached_property
+    def has_runs(self) -> bool:
+        """Whether each point is the mean over the runs of one size; the best size of a budget, for one, is none."""
+        found = np.bincount(self.size, minlength=len(self)) if len(self.size) else np.zeros(1)
+        return len(self.size) == len(self.table) and len(found) == len(self) and bool(found.min() > 0)
+
+    @cached_property
+    def noise(self) -> SizeNoise:
+        """How much the means vary, by what their seeds say."""
+        if not self.has_runs:
+            return SizeNoise()
+        return size_noise(self.x[:, 0], self.y, np.log(self.table["loss"]), self.size)
+
+    @property
+    def weights(self) -> Array | None:
+        """Of the sizes in a fit [k], with geometric mean 1; None: all the same."""
+        noise = self.noise
+        return None if noise.is_even else 1 / noise.variance(self.x[:, 0], noise.seeds)
+
+    @cached_property
+    def seed_slopes(self) -> SeedSlopes:
+        if not self.has_runs or "seed" not in self.table.words:
+            return SeedSlopes()
+        logs = np.log(self.table["loss"])
+        return seed_slopes(self.x[:, 0], logs, self.size, self.table.words["seed"], self.noise)
 
     @property
     def decades(self) -> float:
@@ -87,7 +124,23 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
     order = np.argsort(x, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(k)
-    return Means(axis, x[order, None], y[order], counts[order], table, rank[size], fixed)
+    means = Means(axis, x[order, None], y[order], counts[order], table, rank[size], fixed)
+    return _without_outliers(means, table)
+
+
+def _without_outliers(means: Means, table: Table) -> Means:
+    """The same with runs far from their sisters left out, and named."""
+    logs, size = np.log(table["loss"]), means.size
+    far = outliers(means.x[:, 0], logs, size)
+    if not far:
+        return means
+    kept = np.ones(len(table), dtype=bool)
+    kept[far] = False
+    counts = np.bincount(size[kept])
+    y = np.bincount(size[kept], logs[kept]) / counts
+    part = table.keep(kept, "is far from the other seeds of its size")
+    named = tuple((str(table.words["source"][k]), float(logs[k] - y[size[k]])) for k in far)
+    return replace(means, y=y, counts=counts, table=part, size=size[kept], with_outliers=means, outlier_runs=named)
 
 
 def has_one_cost(table: Table) -> bool:

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from matscale.core.errors import DataError
+from matscale.core.scaling.floors import floor_reasons
 from matscale.core.scaling.held_out import hold_out
-from matscale.core.scaling.intervals import spread, t_intervals
+from matscale.core.scaling.intervals import Spread, spread, t_intervals, with_correlation, with_seed_slopes
 from matscale.core.scaling.law import Law, named
 from matscale.core.scaling.means import Means, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.select import Candidate, candidates, choose
+from matscale.core.scaling.solve import solve
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import few, learning, one_variable, verdict
+
+SURE = 0.05
+"""Below this probability, slopes of seeds are said to differ."""
+OUTLIERS = 0.002
+"""Tables without an outlier in which a size is named."""
 
 
 def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss", at: float | None = None) -> Fit:
@@ -43,10 +52,13 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence 
     check_enough(means)
     found = candidates(means, laws)
     best, note = choose(found)
-    around = spread(best.law, best.solution.theta, best.solution.frame, means.x, means.y)
+    around = spread(best.law, best.solution.theta, best.solution.frame, means.x, means.y, means.noise, means.weights)
+    plain = around
+    around = with_seed_slopes(with_correlation(around, means.x, means.y), means.seed_slopes, means.x)
     intervals = t_intervals(around, means.x, means.y)
     held = hold_out(means, best.law)
     judged = [*reasons, *one_variable(best.law, around, means, intervals, held)]
+    judged = judged or floor_reasons(plain, means)
     return Fit(
         law=best.law,
         axes=(means.axis,),
@@ -59,7 +71,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence 
         intervals=intervals,
         verdict=verdict(best.law, judged, intervals),
         reasons=tuple(judged),
-        notes=tuple(notes(means, best, found, note)),
+        notes=(*notes(means, best, found, note), *noise_notes(means, plain)),
         x=means.x,
         y=means.y,
         spread=around,
@@ -68,7 +80,8 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence 
         fixed=means.fixed,
         candidates=tuple(found),
         facts={
-            "objective": "least squares of ln loss, size means with equal weight",
+            "objective": "least squares of ln loss, size means "
+            + ("with equal weight" if means.weights is None else "weighted by what their seeds say"),
             "gradient": best.solution.gradient,
         },
     )
@@ -92,7 +105,63 @@ def notes(means: Means, best: Candidate, found: Sequence[Candidate], disagreemen
     if "law with floor" not in tried and not few(means):
         said.append(f"floor not identifiable with {len(means)} sizes: this is no evidence that there is none")
     if best.law.floor is None and "law with floor" in tried:
-        said.append("no floor was needed in this range; far beyond it one may appear")
+        said.append(_on_floors(means, best, next(c for c in found if c.law.verdict == "law with floor")))
     if int(means.counts.max()) == 1:
         said.append("one run per size: what a seed changes is not known")
     return [*said, *filter(None, [seen_note(means.table)])]
+
+
+def _on_floors(means: Means, best: Candidate, floor: Candidate) -> str:
+    """A sentence on the floor that was not taken."""
+    if floor.extrapolation < 0.5 * best.extrapolation:
+        return (
+            f"a floor may be there: with one, the next size is predicted to {floor.extrapolation:.1%}, without to "
+            f"{best.extrapolation:.1%}"
+        )
+    return "no floor was needed in this range; far beyond it one may appear"
+
+
+def noise_notes(means: Means, spread: Spread) -> list[str]:
+    """Outliers, and what the runs say against independent noise."""
+    law, said = spread.law, []
+    name = law.exponents[0]
+    if means.with_outliers is not None:
+        before = means.with_outliers
+        again = solve(law, before.x, before.y, weights=before.weights)
+        value = float(law.plain(again.theta, again.frame)[name])
+        listed = ", ".join(f"{source} ({percent(float(np.expm1(off)))})" for source, off in means.outlier_runs[:6])
+        runs = counted(len(means.outlier_runs), "outlier")
+        them = "it" if len(means.outlier_runs) == 1 else "them"
+        said.append(f"{runs} beyond 5 σ of the other seeds left out: {listed}; with {them} {name} = {value:.3g}")
+    for k, off in far_sizes(means, spread):
+        rest = means.without(k)
+        again = solve(law, rest.x, rest.y, weights=rest.weights)
+        value = float(law.plain(again.theta, again.frame)[name])
+        at = f"{means.axis} = {size(float(np.exp(means.x[k, 0])))}"
+        said.append(f"outlier kept: {at} ({percent(float(np.expm1(off)))}); without it {name} = {value:.3g}")
+    if means.seed_slopes.p < SURE:
+        said.append(
+            f"each seed has a slope of its own (p = {means.seed_slopes.p:.2g}): the interval of {name} allows for it"
+        )
+    if means.noise.slope * means.decades * np.log(10) > np.log(4) and not means.noise.is_even:
+        factor = float(np.exp(0.5 * means.noise.slope * np.ptp(means.x[:, 0])))
+        said.append(f"seeds scatter {factor:.2g} times more at the largest size: sizes are weighted by it")
+    return said
+
+
+def far_sizes(means: Means, spread: Spread) -> list[tuple[int, float]]:
+    """(size, ln of its loss over the law of the others) of the size that chance puts so far in one table of 500."""
+    freedom = spread.freedom - 1
+    if freedom < 2:
+        return []
+    root = np.ones(len(means)) if spread.weights is None else np.sqrt(spread.weights)
+    x = means.x - spread.frame.x
+    columns = spread.law.derivatives(spread.theta, x) * root[:, None]
+    residual = (means.y - spread.frame.y - spread.law.value(spread.theta, x)) * root
+    spare = np.maximum(1 - np.einsum("kp,pk->k", columns, np.linalg.pinv(columns, rcond=1e-12)), 1e-9)
+    off = residual / spare
+    squares = np.maximum(float(residual @ residual) - residual * off, 1e-300)
+    score = np.abs(off) * np.sqrt(spare * freedom / squares)
+    k = int(np.argmax(score))
+    far = 2 * float(stats.t.sf(score[k], freedom)) * len(means) < OUTLIERS and abs(off[k]) > 0.005 * root[k]
+    return [(k, float(off[k] / root[k]))] if far else []

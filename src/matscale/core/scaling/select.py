@@ -65,7 +65,7 @@ def candidates(means: Means, laws: Sequence[Law]) -> list[Candidate]:
 
 
 def _candidate(means: Means, law: Law, origins: range) -> Candidate:
-    solution = solve(law, means.x, means.y)
+    solution = solve(law, means.x, means.y, weights=means.weights)
     errors = np.array([_next_error(means, law, k) for k in origins])
     score = float(np.sqrt((errors**2).mean())) if len(errors) else float("nan")
     return Candidate(law, solution, aicc(2 * solution.objective, len(means), law.n_parameters), score, len(errors))
@@ -73,7 +73,8 @@ def _candidate(means: Means, law: Law, origins: range) -> Candidate:
 
 def _next_error(means: Means, law: Law, k: int) -> float:
     """ln(predicted / found) of size k from the sizes below it."""
-    found = solve(law, means.x[:k], means.y[:k])
+    weights = None if means.weights is None else means.weights[:k]
+    found = solve(law, means.x[:k], means.y[:k], weights=weights)
     predicted = law.value(found.theta, means.x[k : k + 1] - found.frame.x)[0] + found.frame.y
     return float(predicted - means.y[k])
 

@@ -128,17 +128,20 @@ def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int
 class _Whitened:
     """The objective relative to its value at `theta`, and its gradient, in whitened coordinates about there."""
 
-    def __init__(self, law: Law, theta: Array, x: Array, y: Array, delta: float | None) -> None:
+    def __init__(
+        self, law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None
+    ) -> None:
         self.law, self.theta, self.x, self.y, self.delta = law, theta, x, y, delta
+        self.weights = np.ones(len(y)) if weights is None else weights
         self.factor = _whitening(law, theta, x, y, delta)
-        self.scale = max(float(objective(law, theta, x, y, delta)), 1e-300)
+        self.scale = max(float(objective(law, theta, x, y, delta, weights)), 1e-300)
 
     def __call__(self, z: Array) -> tuple[float, Array]:
         at = self.theta + self.factor @ z
         residual = self.law.value(at, self.x) - self.y
         slope = residual if self.delta is None else np.clip(residual, -self.delta, self.delta)
-        gradient = self.factor.T @ (self.law.derivatives(at, self.x).T @ slope)
-        return float(rho(residual, self.delta).sum()) / self.scale, gradient / self.scale
+        gradient = self.factor.T @ (self.law.derivatives(at, self.x).T @ (self.weights * slope))
+        return float((self.weights * rho(residual, self.delta)).sum()) / self.scale, gradient / self.scale
 
 
 def _whitening(law: Law, theta: Array, x: Array, y: Array, delta: float | None) -> Array:
@@ -153,17 +156,21 @@ def _whitening(law: Law, theta: Array, x: Array, y: Array, delta: float | None) 
     return np.asarray(vectors * (scale / np.sqrt(values)))
 
 
-def solve(law: Law, logx: Array, logy: Array, delta: float | None = None) -> Solution:
-    """The law's global minimum on points `logx` [k, axes], `logy` [k]: search from its starts, then polish."""
+def solve(law: Law, logx: Array, logy: Array, delta: float | None = None, weights: Array | None = None) -> Solution:
+    """The law's global minimum on points `logx` [k, axes], `logy` [k]: search from its starts, then polish.
+
+    `weights` [k] are those of least squares.
+    """
+    assert delta is None or weights is None
     frame = Frame.of(law, logx, logy)
     x, y = logx - frame.x, logy - frame.y
-    ends = refine(law, law.starts(x, y), x, y, delta=delta)
-    costs = objective(law, ends, x, y, delta)
+    ends = refine(law, law.starts(x, y), x, y, delta=delta, weights=weights)
+    costs = objective(law, ends, x, y, delta, weights)
     theta = ends[int(np.argmin(costs))]
     if delta is not None:
         theta = polish(law, theta, x, y, delta)
-    gradient = float(np.abs(_Whitened(law, theta, x, y, delta)(np.zeros(len(theta)))[1]).max())
-    least = float(objective(law, theta, x, y, delta))
+    gradient = float(np.abs(_Whitened(law, theta, x, y, delta, weights)(np.zeros(len(theta)))[1]).max())
+    least = float(objective(law, theta, x, y, delta, weights))
     agreeing = int((costs <= max(least, 1e-30) * (1 + 1e-2)).sum())
     return Solution(theta, frame, least, gradient, agreeing, len(ends))
 

@@ -153,7 +153,7 @@ def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high
     if len(means) - 1 <= law.n_parameters:
         return []
     x, y = means.x - spread.frame.x, means.y - spread.frame.y
-    weights = 1.0 - np.eye(len(means))
+    weights = (1.0 - np.eye(len(means))) * (1.0 if spread.weights is None else spread.weights)
     ends = refine(law, np.tile(spread.theta, (len(means), 1)), x, y, weights=weights)
     value = float(law.plain(spread.theta, spread.frame)[name])
     moved = np.asarray(law.plain(ends, spread.frame)[name]) - value
@@ -178,8 +178,9 @@ def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
     if spread.freedom < 2:
         return []
     x, y = means.x - spread.frame.x, means.y - spread.frame.y
-    residual = y - law.value(spread.theta, x)
-    columns = np.column_stack([law.derivatives(spread.theta, x), x[:, 0] ** 2])
+    root = np.ones(len(y)) if spread.weights is None else np.sqrt(spread.weights)
+    residual = (y - law.value(spread.theta, x)) * root
+    columns = np.column_stack([law.derivatives(spread.theta, x), x[:, 0] ** 2]) * root[:, None]
     coefficients, _, rank, _ = np.linalg.lstsq(columns, residual, rcond=1e-10)
     left = residual - columns @ coefficients
     changes = abs(float(coefficients[-1])) * float(np.ptp(x[:, 0]))

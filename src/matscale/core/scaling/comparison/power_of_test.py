@@ -27,7 +27,7 @@ class Settling:
     text: str
 
 
-def power(difference: float, error: float, freedom: int, level: float = 0.95) -> float:
+def power(difference: float, error: float, freedom: float, level: float = 0.95) -> float:
     """Probability that a true `difference` is significant, its estimate having standard error `error`.
 
     >>> round(power(difference=0.1, error=0.03, freedom=8), 2), round(power(0.02, 0.03, 8), 2)
@@ -41,7 +41,7 @@ def power(difference: float, error: float, freedom: int, level: float = 0.95) ->
     return float((stats.norm.sf(estimated - shift) + stats.norm.cdf(-estimated - shift)).mean())
 
 
-def smallest_difference(error: float, freedom: int) -> float:
+def smallest_difference(error: float, freedom: float) -> float:
     """The difference that is seen with probability `WANTED`.
 
     >>> round(smallest_difference(error=0.03, freedom=8), 2)
@@ -68,15 +68,16 @@ def slope_error(scatter: float, n_sizes: int, width: float) -> float:
     return float(scatter / np.sqrt(spread))
 
 
-def settling(difference: float, a: Means, b: Means, scatter: float, freedom: int) -> Settling:
-    """For the difference that was found; `scatter` is that of size means about the laws."""
-    if freedom <= 0 or not scatter > 0 or difference == 0:
+def settling(difference: float, a: Means, b: Means, scatter: tuple[float, float], freedom: float) -> Settling:
+    """For the difference that was found; `scatter` is that of the size means of each about its law."""
+    if freedom <= 0 or not max(scatter) > 0 or difference == 0:
         return Settling(None, None, "with so few sizes it cannot be said what would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]
 
-    def seen(n_sizes: int, noise: float) -> bool:
-        error = float(np.hypot(slope_error(noise, n_sizes, widths[0]), slope_error(noise, n_sizes, widths[1])))
-        return power(difference, error, 2 * n_sizes - 4) >= WANTED
+    def seen(n_sizes: int, noise: tuple[float, float]) -> bool:
+        first, second = (slope_error(one, n_sizes, width) for one, width in zip(noise, widths, strict=True))
+        freedom = (n_sizes - 2) * (first**2 + second**2) ** 2 / (first**4 + second**4)  # Welch and Satterthwaite
+        return power(difference, float(np.hypot(first, second)), freedom) >= WANTED
 
     sizes = next((k for k in range(4, MOST + 1) if seen(k, scatter)), None)
     now = min(len(a), len(b))
@@ -91,14 +92,21 @@ def settling(difference: float, a: Means, b: Means, scatter: float, freedom: int
     return Settling(sizes, seeds, text)
 
 
-def _seeds(a: Means, b: Means, scatter: float, enough: Callable[[float], bool]) -> int | None:
-    noise = float(np.nanmean([a.seed_noise, b.seed_noise])) if _known(a, b) else float("nan")
-    if not np.isfinite(noise):
+def _seeds(
+    a: Means, b: Means, scatter: tuple[float, float], enough: Callable[[tuple[float, float]], bool]
+) -> int | None:
+    if not _known(a, b):
         return None
+    either = float(np.nanmean([a.seed_noise, b.seed_noise]))
+    noises = [m.seed_noise if np.isfinite(m.seed_noise) else either for m in (a, b)]
     per_size = float(np.mean([*a.counts, *b.counts]))
-    own = max(scatter**2 - noise**2 / per_size, 0.0)
-    found = (m for m in range(int(per_size) + 1, MOST + 1) if enough(float(np.sqrt(own + noise**2 / m))))
-    return next(found, None)
+    own = [max(s**2 - noise**2 / per_size, 0.0) for s, noise in zip(scatter, noises, strict=True)]
+
+    def with_seeds(m: int) -> tuple[float, float]:
+        first, second = (float(np.sqrt(o + noise**2 / m)) for o, noise in zip(own, noises, strict=True))
+        return first, second
+
+    return next((m for m in range(int(per_size) + 1, MOST + 1) if enough(with_seeds(m))), None)
 
 
 def _known(a: Means, b: Means) -> bool:

@@ -1,0 +1,70 @@
+"""Is a plain power the law, or the slope of a law with a floor over these sizes?
+
+Above a floor the slope in ln x falls with size, so that a power fitted to few sizes has an exponent that is too small.
+Only curvature tells the two apart. So the burden of proof is on the plain power: a floor of `MOST` of the smallest loss
+has to be excluded, by an exact t-test of the floor's share where the share is `MOST`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from matscale.core.scaling.intervals import Spread
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.means import Means
+from matscale.core.scaling.verdict import Reason
+
+MOST = 0.4
+"""Share of the floor in the loss of the largest size that a law must exclude; its slope there is 40 % below alpha."""
+CHANCE = 0.05
+"""Laws with a floor of that share that pass for a plain law."""
+
+
+def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
+    """Trigger i, for a plain power of a loss."""
+    law = spread.law
+    if law.floor is not None or law.verdict != "law" or law.n_parameters != 2 or not means.falls:
+        return []
+    p = floor_chance(means.x[:, 0], means.y, spread.weights)
+    if p < CHANCE:
+        return []
+    text = (
+        f"the slope is that of this range: {len(means)} {'points' if means.axis == 'c' else 'sizes'} do not exclude a "
+        f"floor of {MOST:.0%} of the smallest loss (p = {p:.2g}), below which the exponent would be larger"
+    )
+    return [Reason("i", text)]
+
+
+def floor_chance(x: Array, y: Array, weights: Array | None = None, share: float = MOST) -> float:
+    """Probability of points that speak so clearly against a floor, were it `share` of the loss at the largest size.
+
+    L = L_1 (share + (1 - share) (x / x_1)^-alpha), fitted in ln L_1 and alpha; then one step in the share, with its
+    standard error from the residuals.
+    """
+    freedom = len(y) - 3
+    if freedom < 1:
+        return 1.0
+    root = np.ones(len(y)) if weights is None else np.sqrt(weights)
+    below = x - x.max()
+    top, alpha = float(y[-1]), float(-np.polyfit(x, y, 1)[0]) / (1 - share / 2)
+    for _ in range(30):
+        falling = (1 - share) * np.exp(np.clip(-alpha * below, -50, 50))
+        residual = (y - top - np.log(share + falling)) * root
+        columns = np.column_stack([np.ones_like(x), -below * falling / (share + falling)]) * root[:, None]
+        step = np.linalg.lstsq(columns, residual, rcond=1e-12)[0]
+        top, alpha = top + step[0], alpha + float(np.clip(step[1], -1, 1))
+        if abs(step[1]) < 1e-10:
+            break
+    falling = np.exp(np.clip(-alpha * below, -50, 50))
+    total = share + (1 - share) * falling
+    residual = (y - top - np.log(total)) * root
+    more = (1 - falling) / total * root
+    columns = np.column_stack([np.ones_like(x), -below * (1 - share) * falling / total]) * root[:, None]
+    more = more - columns @ np.linalg.lstsq(columns, more, rcond=1e-12)[0]
+    step, squares = float(more @ residual), float(more @ more)
+    left = residual - columns @ np.linalg.lstsq(columns, residual, rcond=1e-12)[0]
+    spare = float(left @ left) - step**2 / max(squares, 1e-300)
+    if squares <= 1e-20:
+        return 1.0  # a loss that does not fall
+    return float(stats.t.cdf(step / np.sqrt(max(spare, 1e-300) / freedom * squares), freedom))

@@ -133,15 +133,16 @@ def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
 def satterthwaite(a: Array | float, b: Array | float, freedom_a: float, freedom_b: float) -> Array:
     """Degrees of freedom of the sum of two estimated variances; 0 if either has none.
 
-    A fifth of the way down from Satterthwaite's number to the smaller one: his is too large where few sizes understate
-    the scatter of the noisier side, so that 4 sizes against 10 would give 7.3 % instead of 5.
+    Satterthwaite's, where both have as many. Else up to a quarter of the way down to the smaller number: his is too
+    large where few sizes understate the scatter of the noisier side, so that 4 against 10 would give 7.3 % for 5.
     """
     a, b = np.asarray(a), np.asarray(b)
     if min(freedom_a, freedom_b) <= 0:
         return np.zeros(a.shape)
     total = np.maximum(a + b, 1e-300)
     freedom = 1 / np.maximum((a / total) ** 2 / freedom_a + (b / total) ** 2 / freedom_b, 1e-9)
-    return np.asarray(0.8 * freedom + 0.2 * min(freedom_a, freedom_b))
+    fewer, more = sorted((freedom_a, freedom_b))
+    return np.asarray(freedom - 0.25 * (1 - fewer / more) * (freedom - fewer))
 
 
 def _log_ratio(first: Spread, second: Spread, logx: Array) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from little import Site, architecture
 from matscale.core.data.batch import BatchShape
 from matscale.core.errors import ConfigError, PluginError
 from matscale.core.hosting.observers import PluginWarning
+from matscale.core.train.stop import Interrupted
 from matscale.version import API_VERSION
 
 SHAPE = BatchShape(n_structures=1, n_atoms=2, n_edges=4, sum_atoms_squared=4)
@@ -423,3 +424,9 @@ def test_an_observer_that_was_asked_for_and_is_broken_is_an_error(site: Site) ->
         site.host().observers(["broken"])
     with pytest.raises(ConfigError):
         site.host().observers(["brokn"])
+
+
+def test_a_signal_while_a_plugin_is_imported_stops_the_run_and_is_no_fault_of_the_plugin(site: Site) -> None:
+    site.install("my-slow", "from matscale.core.train.stop import Interrupted\nraise Interrupted('SIGTERM')\n")
+    with pytest.raises(Interrupted):
+        site.host().plugin("slow").load()

@@ -86,7 +86,7 @@ def test_exponents_are_compared_by_the_joint_laws(compared: dict, wide: Path) ->
 def test_a_comparison_over_compute_at_fixed_data_says_that_its_slopes_are_local(study: Path) -> None:
     result = CliRunner().invoke(main, ["compare", str(study), "--axis", "c"])
     assert result.exit_code == 0, result.output
-    assert "schnet is local slope (i: the joint law nd has a floor of" in result.stdout
+    assert "transformer is local slope (i: the joint law nd, itself not identifiable, has a floor of" in result.stdout
 
 
 def test_the_report_has_one_word_for_slices_and_another_for_laws(report: Report) -> None:

@@ -89,9 +89,7 @@ class Plugin:
                 with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in a command's results
                     self._load()
                 self.state = "ok"
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # SystemExit too: no plugin ends our process
+            except (Exception, SystemExit) as error:  # no plugin ends our process; signals, Interrupted too, go on
                 self.state = "incompatible" if isinstance(error, IncompatiblePluginError) else "failed"
                 self.trouble, self.error = explain(error, self.entry), error
                 self.implements, self.provides, self.hook = [], {}, None

@@ -24,6 +24,8 @@ WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
 plugin's."""
 CURVES = ("frontier", "c", "auto")
 """Those that look at whole runs, not at their ends alone."""
+SLOPES = ("law", LOCAL_SLOPE, REJECTED)
+"""Verdicts on a slice of a grid that its joint law can change."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) 
     if law == "nd" and joint is not None:
         return joint
     fit = _fitted(table, law, options)
-    if fit.points == "size means" and fit.verdict in ("law", REJECTED):
+    if fit.points == "size means" and fit.verdict in SLOPES:
         return beside(fit, joint or joint_law(table, options))
     return fit
 
@@ -154,7 +156,7 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
     a power that the slice rejects for its bend is a local slope too.
     """
     fit = slice_of_grid
-    if joint is None or fit.law.floor is not None or fit.verdict not in ("law", REJECTED):
+    if joint is None or fit.law.floor is not None or fit.verdict not in SLOPES:
         return fit
     if joint.law.floor is None or joint.verdict in (NO_LEARNING, INCOMPLETE):
         return fit
@@ -166,7 +168,8 @@ def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
     itself = "" if joint.is_law else f", itself {joint.verdict},"
     exponent = f", and {name} of {fit.axes[0]} is {joint.told(name)}" if name else ""
     reason = Reason("i", f"the joint law {joint.law.name}{itself} has a floor of {joint.told(floor)}{exponent}")
-    return replace(fit, reasons=(reason, *fit.reasons), verdict=LOCAL_SLOPE)
+    others = [other for other in fit.reasons if other.trigger != "i"]  # that no floor is excluded is said by the floor
+    return replace(fit, reasons=(reason, *others), verdict=LOCAL_SLOPE)
 
 
 def _fitted(table: Table, law: str, options: Options) -> Fit:

@@ -208,8 +208,8 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for structures, in order: each has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
 
-    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file that ASE reads. `stress` is None for
-    structures without a volume and models without a stress.
+    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as `matscale predict` reads it.
+    `stress` is None for structures without a volume and models without a stress.
 
     >>> from ase.build import bulk
     >>> copper, gold = matscale.predict("runs/first", [bulk("Cu"), bulk("Au", cubic=True)])
@@ -308,16 +308,13 @@ def _structures(given: Structures) -> Iterator[Structure]:
     """Structures with the labels that they bring. Raises ConfigError for anything else."""
     from ase import Atoms
 
-    from matscale.core.data.sources.find import read_atoms
     from matscale.core.data.sources.labels import Unusable, attach
     from matscale.core.data.sources.reader import from_ase
     from matscale.core.data.structure import Structure
 
     items: Iterable[Any]
     if isinstance(given, str | Path):
-        if not Path(given).is_file():
-            raise DataError(f"{given}: no such file.")
-        items = read_atoms(Path(given))
+        items = _in_file(Path(given))
     elif isinstance(given, Structure | Atoms):
         items = [given]
     elif isinstance(given, Iterable):
@@ -333,6 +330,20 @@ def _structures(given: Structures) -> Iterator[Structure]:
                 f"structures[{position}] is of type {type(item).__name__}: expected ase.Atoms or matscale.Structure."
             )
         structure = from_ase(item, f"structure {position}")
+        try:
+            attach(structure)
+        except Unusable as fault:
+            raise DataError(f"{structure.source}: {fault}.") from None
+        yield structure
+
+
+def _in_file(path: Path) -> Iterator[Structure]:
+    """Structures of a file with their labels in eV and Å, read as `matscale predict` reads them."""
+    from matscale.core.data.sources.labels import Keys, Unusable, attach
+    from matscale.core.inference.predict import reader_for, understood
+
+    for position, frame in enumerate(reader_for(path).read(path, 0, None)):
+        structure = understood(frame, path, position, Keys())
         try:
             attach(structure)
         except Unusable as fault:

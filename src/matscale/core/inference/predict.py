@@ -114,10 +114,10 @@ def predict_file(
     written, skipped, bad = 0, list[Skipped](), list[int]()
 
     def usable() -> Iterator[tuple[int, Any, AtomicBatch]]:
-        for position, frame in enumerate(_reader(source).read(source, 0, None)):
+        for position, frame in enumerate(reader_for(source).read(source, 0, None)):
             place = f"{source}: structure {position}"
             try:
-                structure = _understood(frame, source, position, keys or Keys())
+                structure = understood(frame, source, position, keys or Keys())
                 prepared = prepare(potential, structure)
                 notes.update(structure.notes)
                 yield position, to_ase(structure), prepared
@@ -213,7 +213,7 @@ def _listed_or_text(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _reader(source: Path) -> Reader:
+def reader_for(source: Path) -> Reader:
     """The reader that packing would take; a file whose name says nothing is ASE's, which looks into it."""
     if source.is_dir():
         raise DataError(f"{source}: is a folder. Give one of its files: predictions are written file by file.")
@@ -227,7 +227,7 @@ def _reader(source: Path) -> Reader:
         return reader("ase")
 
 
-def _understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structure:
+def understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structure:
     """The structure in eV and Å. Raises DataError for one that the reader could not read, or in an unknown unit."""
     if isinstance(frame, Unusable):
         raise DataError(f"cannot be read: {frame}.".replace(f"{source} structure {position}: ", ""))

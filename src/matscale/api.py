@@ -208,7 +208,7 @@ def predict(
 ) -> list[Prediction]:
     """Predictions for structures, in order: each has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
 
-    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as `matscale predict` reads it.
+    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as `matscale predict` does it.
     `stress` is None for structures without a volume and models without a stress.
 
     >>> from ase.build import bulk

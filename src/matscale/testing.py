@@ -1,4 +1,4 @@
-"""For the tests of architectures, inside this package and outside.
+"""Tools for testing architectures, inside this package and in plugins.
 
 import pytest
 from matscale.testing import checks

@@ -73,7 +73,7 @@ def estimate(
 
 
 def page(e: Estimate) -> str:
-    """For people."""
+    """Estimate as text for a terminal."""
     counts = ", ".join(f"{count:,} {word.replace('_', '-')}" for word, count in e.parameters.items())
     assumed = "reached" if e.seconds_by.startswith("timed") else "assumed"
     lines = {
@@ -135,7 +135,7 @@ def _sums(total: dict[str, float]) -> list[str]:
 
 
 def _basis(rows: list[EstimatedRun], estimator: Estimator) -> str:
-    """What the times rest on."""
+    """Basis of the estimated times: an assumed MFU, or steps timed on this machine."""
     e, kinds = rows[0].estimate, len(estimator.prices)
     if e.seconds_by == "peak × MFU":
         return f"Time on {e.device}: {100 * e.mfu:.2g} % of {e.peak_flops_per_s:.3g} FLOP/s is assumed."

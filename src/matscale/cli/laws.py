@@ -39,7 +39,7 @@ class Pairs(click.ParamType):
 
 
 def input_options(command: F) -> F:
-    """What the three commands read."""
+    """Options for the input that all three commands share: runs or tables, columns, target and baselines."""
     options = [
         click.argument("sources", nargs=-1, required=True, metavar="RUNS|TABLE..."),
         click.option(

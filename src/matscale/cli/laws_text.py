@@ -45,7 +45,7 @@ def fit_text(fit: Fit) -> str:
 
 
 def words_of(fit: Fit) -> str:
-    """What the parameters below are not."""
+    """Caveat on the fitted parameters: a slope over this range, or a fit that must not be extrapolated."""
     return "a slope over this range, no exponent" if fit.verdict == LOCAL_SLOPE else "as fitted; not to be extrapolated"
 
 
@@ -69,7 +69,7 @@ def _held_out(fit: Fit) -> list[str]:
 
 
 def excluded_text(excluded: Sequence[Excluded]) -> list[str]:
-    """What no law saw, by reason."""
+    """Rows that were excluded from every fit, listed by reason."""
     if not excluded:
         return []
     lines = [f"  excluded: {len(excluded)}"]

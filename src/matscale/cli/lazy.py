@@ -87,7 +87,7 @@ class MainGroup(LazyGroup):
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """What we tell a user is a sentence; the line of code that says it is no help."""
+    """Format a warning to the user as one sentence, without the line of code that raised it."""
     if issubclass(category, UserWarning):
         return f"Warning: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"

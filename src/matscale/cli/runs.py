@@ -12,7 +12,7 @@ from matscale.cli.text import aligned, duration
 from matscale.core.errors import ConfigError
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
-"""As the run folders alone tell; `queued` and `blocked` are known to a sweep only, and stand in its ledger."""
+"""Statuses that a run folder alone can tell. Only a sweep knows `queued` and `blocked`; they are in its ledger."""
 
 
 @click.group()

@@ -14,7 +14,7 @@ from matscale.core.train.options import configuration, free_folder, given
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What says which run is meant, for every command that takes one."""
+    """Add the options that configure a run: architecture, size, data, budget and so on."""
     options = (
         click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
         click.option("--size", metavar="NAME", help="A published configuration of it: `matscale models show`."),

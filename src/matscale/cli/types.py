@@ -101,10 +101,10 @@ limit_option = click.option(
     "--limit", multiple=True, type=LimitSetting(), expose_value=False, callback=_set_limits,
     help="Limit on what is read: structure, atoms, structures, memory, seconds, expansion, unpacked or members.",
 )  # fmt: skip
-"""For commands that read structures or archives; the limits hold while the command runs."""
+"""Option `--limit` of commands that read structures or archives; the limits hold while the command runs."""
 
 
 ArchitectureName = PluginName("register_architectures", "architecture")
-"""For `--arch` and the NAME of an architecture."""
+"""Type of `--arch` and of an argument that names an architecture."""
 TrackerName = PluginName("register_trackers", "tracker")
-"""For `--track`."""
+"""Type of `--track`."""

@@ -34,7 +34,7 @@ class Config(BaseModel):
             raise ConfigError(f"{where}: " + "; ".join(_explain(cls, values, e) for e in error.errors())) from None
 
     def plain(self) -> dict[str, Any]:
-        """As JSON- and TOML-ready values; keys whose value is None are left out."""
+        """Configuration as JSON- and TOML-ready values; keys whose value is None are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -42,7 +42,7 @@ _SHOWN = 200
 """Characters of a wrong value in a message."""
 _KINDS = dict.fromkeys(("model_type", "dict_type", "mapping_type"), "expected a table of keys")
 _KINDS |= dict.fromkeys(("tuple_type", "list_type"), "expected a list")
-"""What pydantic calls a dictionary and a tuple, in words of TOML."""
+"""pydantic's error types for a dictionary and a tuple -> the expected value in the words of TOML."""
 
 
 def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str:

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 from matscale.core.errors import MatscaleError
 
 TEMPORARY = ".partial"
-"""In the name of everything that is not yet what it is going to be."""
+"""Part of the name of a file or folder that is not complete yet."""
 FAULT, FAULT_COUNT = "MATSCALE_FAULT", "MATSCALE_FAULT_COUNT"
 BLOCK = 1 << 20
 """Bytes of a write, at most."""
@@ -71,7 +71,7 @@ class DiskError(MatscaleError):
 
     @classmethod
     def of(cls, path: Path | str, error: OSError) -> DiskError:
-        """What `error` means for `path`, in a sentence."""
+        """DiskError that explains the OSError `error` for `path` in a sentence."""
         advice = _ADVICE.get(error.errno or 0, "Mend that, or choose another folder")
         found = cls(f"{path}: cannot be written ({error.strerror or error}). {advice}; then run the same again.")
         found.errno = error.errno

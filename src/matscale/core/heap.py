@@ -17,7 +17,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST = 1 << 30
 """Bytes of a block that is still taken from the heap. Old versions of glibc refuse more than 32 MB."""
 _USUAL = 1 << 25
-"""Where glibc's own threshold, which grows with what is freed, ends."""
+"""Upper limit of glibc's own threshold, which grows with the size of freed blocks."""
 OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 

@@ -20,7 +20,7 @@ from matscale.core.errors import ConfigError, DataError
 from matscale.core.files import DiskError, make_folder, open_lock
 
 CLAIM = ".worker.lock"
-"""In the run folder; locked (flock) by the process that trains the run or is about to, from before it begins."""
+"""Lock file in the run folder. The process that trains the run, or is about to, holds it (flock)."""
 PATIENCE = 1.0
 """Seconds for which a lock is tried: a process that only looks (`is_locked`, `is_claimed`) holds it for a moment."""
 

@@ -1,4 +1,4 @@
-"""What stays in full precision where a run computes in less: geometry, norms, softmax, long sums.
+"""Full precision for the parts of a model that half precision breaks: geometry, norms, softmax, long sums.
 
 `compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of what they are
 given; tf32 has a GPU round what enters a product to 10 bits. That suits products of features with weights. It does not
@@ -80,8 +80,11 @@ def _widened(value: Any) -> Any:
 
 
 def refuse_half(name: str) -> None:
-    """Raises ConfigError inside an autocast region: for a model of layers that are not ours, which half precision
-    would break without a word. `name` is that of the architecture."""
+    """Raise ConfigError inside an autocast region.
+
+    For a model built from layers of another library, which half precision would break silently. `name` is that of
+    the architecture.
+    """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise ConfigError(
             f"{name} does not compute in half precision: its layers multiply by constants of geometry, whose rounding "

@@ -1,4 +1,4 @@
-"""What `matscale sweep` shows on stderr while it works: a table on a terminal, else a line for everything that ends."""
+"""Progress of `matscale sweep` on stderr: a table on a terminal, else a line when a run begins or ends."""
 
 from __future__ import annotations
 

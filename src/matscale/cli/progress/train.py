@@ -1,4 +1,4 @@
-"""What `matscale train` shows on stderr while it works: bars on a terminal, else a line now and then."""
+"""Progress of `matscale train` on stderr: bars on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from matscale.core.runs.record import Run
 EVERY = 10.0
 """Seconds within which a line is printed while a run is under way, whether steps end or not."""
 SLOWER = 10.0
-"""How many times the usual time a step takes before this is said."""
+"""Ratio of a step's time to the usual one above which the step is reported as slow."""
 LEAST = 1.0
 """Seconds of a step below which it is never called slow."""
 
 
 @contextmanager
 def progress_for(quiet: bool) -> Iterator[Progress]:
-    """Silent, bars or lines."""
+    """Progress display of a run: none, bars or lines."""
     if quiet:
         yield Progress()
         return
@@ -251,7 +251,7 @@ def pretrained(row: Mapping[str, Any]) -> str:
 
 
 def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
-    """What is trained on what, where: lines for the start of a run."""
+    """Lines for the start of a run: architecture, data and device."""
     n, data = facts["parameters"], facts["dataset"]
     architecture = facts["architecture"]
     lines = [

@@ -1,4 +1,4 @@
-"""What a model has to beat: four predictors that know next to nothing, used through the same interface as models.
+"""Trivial baselines that a model has to beat: four predictors with the same interface as models.
 
 | name | energy | forces | stress |
 |---|---|---|---|

@@ -40,7 +40,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def plain(self) -> dict[str, Any]:
-        """What was learned, as JSON-ready values."""
+        """Fitted parameters of the baseline as JSON-ready values."""
 
     @classmethod
     @abstractmethod

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroBaseline(Baseline):
-    """Nothing at all: the scale of the labels themselves."""
+    """Prediction of zero for everything: its errors are the scale of the labels."""
 
     name: ClassVar[str] = "zero"
     summary: ClassVar[str] = "0 everywhere"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline for baseline in (ZeroBaseline, MeanBaseline, CompositionBaseline, NearestBaseline)
 }
-"""By name, from the one that knows least."""
+"""Baselines by name, from the one that uses the least information."""
 
 
 def fit_baselines(dataset: PackedDataset, indices: NDArray[np.int64]) -> dict[str, Baseline]:
@@ -50,7 +50,7 @@ def evaluate_baselines(
 
 
 def plain_baselines(baselines: Mapping[str, Baseline]) -> dict[str, Any]:
-    """As JSON-ready values."""
+    """Baselines as JSON-ready values."""
     return {name: baseline.plain() for name, baseline in baselines.items()}
 
 

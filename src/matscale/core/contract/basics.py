@@ -1,4 +1,4 @@
-"""What every architecture must do, whatever it claims."""
+"""Checks that every architecture must pass, regardless of its claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check is, the list of all, and how they are run."""
+"""Contract checks of an architecture: definition of a check, the list of all checks, and running them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from matscale.core.contract.subject import ContractError, Subject
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 Condition = Callable[[Subject], str | None]
-"""Why a check does not apply to a subject; None if it does."""
+"""Subject -> reason why the check does not apply to it, or None if it does."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that an architecture must do."""
+    """One requirement on an architecture."""
 
     name: str
     promise: str
-    """What holds when it passes."""
+    """Property of the architecture that holds when the check passes."""
     run: Callable[[Subject], None]
-    """Raises ContractError with what was found."""
+    """Function that runs the check. Raises ContractError with what was found."""
     skip: Condition
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What became of a check."""
+    """Outcome of one check."""
 
     name: str
     status: Literal["passed", "failed", "skipped"]
     detail: str
-    """What was found, or why the check does not apply."""
+    """Finding of a failed check, or the reason why a check was skipped."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def register(name: str, skip: Condition = lambda subject: None) -> Callable[[Cal
 
 
 def claiming(claim: str) -> Condition:
-    """Only for architectures that claim it."""
+    """Condition that an architecture claims `claim`."""
     return lambda subject: None if claim in subject.claims else f"does not claim {claim}"
 
 
 def all_checks() -> list[Check]:
-    """Every check there is, in the order in which they are best read."""
+    """Every registered check, in the order in which they are best read."""
     return list(_CHECKS)
 
 

@@ -24,11 +24,11 @@ from matscale.core.data.structure import Structure
 from matscale.core.model.potential import Potential
 
 FACTOR = 3.0
-"""Of all weights, if energy and forces are finite then."""
+"""Factor on all weights for this check; 1 is used instead where energy or forces would not be finite."""
 STEPS, LOOKED_INTO, HALVINGS = 360, 24, 33
 """Steps of half a circle; of all those the ones that are halved, by energy and by forces, down to 10⁻¹²."""
 ENERGY_TOLERANCE, FORCES_TOLERANCE = 1e-9, 1e-8
-"""Relative. Over 10⁻¹² what is only steep changes by less, and so does rounding."""
+"""Relative tolerances. Steep but continuous functions, and rounding, change by less than this over 10⁻¹²."""
 
 
 @register("smooth-in-direction", claiming("smooth"))
@@ -103,7 +103,7 @@ class _Turning:
         return AtomicBatch.join([self.molecule] * n).with_geometry(positions, self.molecule.cell.repeat(n, 1, 1))
 
     def predicted(self, places: Places) -> list[Tensor]:
-        """What the model gives without derivatives: energies [n, 1]; also forces [n, 3·n_atoms] if it is direct.
+        """Direct outputs of the model, without derivatives: energies [n, 1], and forces [n, 3·n_atoms] if it is direct.
 
         Forces that are derivatives jump where the energy bends; those of a direct model may jump where it does not.
         """
@@ -129,7 +129,7 @@ class _Turning:
 
     @cached_property
     def sizes(self) -> list[Tensor]:
-        """How large energy and forces are at the start."""
+        """Magnitudes of energy and forces at the start."""
         return [part.abs().max().clamp(min=1e-6) for part in self.outputs(START)]
 
 

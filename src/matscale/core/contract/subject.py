@@ -27,7 +27,7 @@ class ContractError(AssertionError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What a check is given."""
+    """Architecture under test, with its configuration and tolerance, as each check receives it."""
 
     architecture: Architecture
     config: ArchitectureConfig
@@ -70,12 +70,12 @@ class Subject:
         return collate(known, self.architecture.graph(self.config), dtype)
 
     def predict(self, *structures: Structure) -> Outputs:
-        """Of `potential`, without history."""
+        """Outputs of `potential` for the structures, detached from autograd."""
         return self.evaluate(self.batch(*structures))
 
     @cached_property
     def sizes(self) -> dict[str, float]:
-        """How large energy, forces and stress of an ordinary crystal are."""
+        """Magnitudes of energy, forces and stress of an ordinary crystal, by name."""
         ordinary = self.predict(crystal())
         values = {"energy": ordinary.energy, "forces": ordinary.forces, "stress": ordinary.stress}
         return {name: value.abs().max().item() for name, value in values.items() if value is not None}
@@ -88,7 +88,7 @@ class Subject:
             require_equal(a, b, limit, f"{what}: {name}", max(size, 1e-6))
 
     def evaluate(self, batch: AtomicBatch) -> Outputs:
-        """As `predict`, for a batch."""
+        """Outputs of `potential` for a batch, as `predict` gives them for structures."""
         with torch.no_grad():
             return self.potential(batch).detach()
 

@@ -225,7 +225,7 @@ class AtomicBatch:
         return cls(**values)
 
     def to_pyg(self) -> Any:
-        """As a torch_geometric Batch under the names that PyG models use: pos, z, edge_index, edge_vec, y, force."""
+        """Batch of torch_geometric under the names that PyG models use: pos, z, edge_index, edge_vec, y, force."""
         from torch_geometric.data import Batch, Data
 
         def data(m: AtomicBatch) -> Data:

@@ -1,4 +1,4 @@
-"""Which atoms are neighbours: the rule that an architecture declares, and the edges that follow from it.
+"""Neighbour rule of an architecture, and the edges that follow from it.
 
 An edge j -> i runs from the neighbour (source) to the centre (target); `shift` counts the lattice vectors by which
 the neighbour is displaced: edge_vec = positions[j] − positions[i] + shift @ cell.
@@ -22,17 +22,17 @@ class Graph:
 
     kind: Literal["none", "dense", "radius", "nearest"]
     cutoff: float = 0.0
-    """Å"""
+    """Interaction radius [Å]."""
     n_neighbors: int = 0
-    """Of `nearest`: how many."""
+    """Number of neighbours that `nearest` keeps."""
     strict: bool = True
-    """Of `nearest`: exactly the n nearest; otherwise EquiformerV2's rule (see `nearest`)."""
+    """Whether `nearest` keeps exactly the n nearest; otherwise EquiformerV2's rule applies (see `nearest`)."""
     is_dense: bool = False
     """Every atom of a structure sees every other, in a layout that pads the smaller structures of a batch."""
 
     @classmethod
     def none(cls) -> Graph:
-        """Atoms on their own."""
+        """Rule without neighbours: every atom on its own."""
         return cls("none")
 
     @classmethod
@@ -49,7 +49,7 @@ class Graph:
 
     @classmethod
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
-        """Of the images within `cutoff` Å, the nearest to each centre.
+        """Nearest images to each centre among those within `cutoff` Å.
 
         Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise the rule of the OMat24
         EquiformerV2 models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus

@@ -32,7 +32,7 @@ _ORDER, _ROTATE, _REFLECT = 1, 2, 3
 
 
 class Batched(Protocol):
-    """What a loader needs of a dataset; `PackedDataset` is one."""
+    """Interface of a dataset that a loader can batch; `PackedDataset` has it."""
 
     @property
     def n_atoms(self) -> NDArray[np.integer]: ...
@@ -44,7 +44,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a batch may hold; at least one limit. The first limit that is reached ends a batch."""
+    """Limits on the size of a batch; at least one is needed. The first limit that is reached ends a batch."""
 
     structures: int | None = None
     atoms: int | None = None
@@ -82,11 +82,11 @@ class Augmentation:
 class Loader:
     """Batches of the structures `indices` of a dataset.
 
-    `shuffle=True` draws a new order each epoch; `shuffle=False` keeps theirs. Every structure comes once an epoch. With
-    several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that all ranks get equally
-    many. Where even batches of one structure do not come out even, training leaves the last few structures of the
-    epoch's order out (others the next time) and `shuffle=False` gives the first ranks one batch more. With `noise` the
-    atoms are displaced and the forces point back.
+    `shuffle=True` draws a new order each epoch; `shuffle=False` keeps the order of `indices`. Every structure comes
+    once an epoch. With several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that all
+    ranks get equally many. Where even batches of one structure cannot be shared equally, training leaves out the last
+    few structures of the epoch's order (others the next time), and `shuffle=False` gives the first ranks one batch
+    more. With `noise` the atoms are displaced and the forces point back.
 
     Unless `isolated`, a structure in which no atom has a neighbour is a DataError when its batch is made.
 
@@ -131,7 +131,7 @@ class Loader:
         return len(self._indices)
 
     def n_batches(self, epoch: int) -> int:
-        """How many batches this rank gets in `epoch`."""
+        """Number of batches that this rank gets in `epoch`."""
         return len(range(self.rank, len(self._boundaries(epoch)) - 1, self.world_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[AtomicBatch]:
@@ -204,7 +204,7 @@ class Loader:
         return np.array(boundaries, dtype=np.int64)
 
     def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
-        """What is limited -> (how much of it every structure of the dataset has, how much a batch may hold)."""
+        """Limited quantity (atoms, edges) -> (its amount in every structure, its largest amount in a batch)."""
         limits: dict[str, tuple[NDArray[np.integer], int]] = {}
         if self.budget.atoms:
             limits["atoms"] = (self.dataset.n_atoms, self.budget.atoms)

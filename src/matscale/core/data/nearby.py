@@ -19,7 +19,7 @@ FAR = 100.0
 FARTHEST = 1e8
 """Å from the origin up to which positions are taken: float64 resolves 1.5·10⁻⁸ Å there."""
 _INSIDE = 1e-9
-"""Of a lattice vector by which an atom may lie before its cell and count as inside it."""
+"""Fraction of a lattice vector by which an atom may lie below the lower face of its cell and count as inside it."""
 
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int32]]

@@ -159,7 +159,7 @@ def _nearest(
     distance: NDArray[np.float64],
     n_atoms: int,
 ) -> NDArray[np.int64]:
-    """Which edges a nearest rule keeps: `Graph.nearest` says how the two rules choose."""
+    """Indices of the edges that a nearest rule keeps: `Graph.nearest` says how the two rules choose."""
     if graph.strict:
         seen = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, np.round(distance, _RESOLUTION), i))
     else:

@@ -51,10 +51,10 @@ class HeldOut:
     """Root mean square errors on structures that the fit did not see [eV/atom]: see the top of this module."""
 
     rms: float
-    """Of references that are fitted as these are."""
+    """Error of references fitted with the same shrinkage."""
     least_squares: float
     constant: float
-    """Of the mean energy per atom of the other structures."""
+    """Error of the mean energy per atom of the other structures."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class References:
     elements: tuple[int, ...]
     """Atomic numbers that the fit saw, ascending."""
     rank: int
-    """Of the compositions; below `len(elements)`, only combinations of some references are determined."""
+    """Rank of the compositions; below `len(elements)`, only combinations of some references are determined."""
     residual_rms: float
-    """eV/atom; what is left of the energy."""
+    """Root mean square residual of the fit [eV/atom]."""
     n_structures: int
     shrinkage: float = 0.0
     """Strength of the pull towards the mean energy per atom; 0: least squares."""
@@ -101,7 +101,7 @@ class References:
         return lines
 
     def unseen(self, elements: Iterable[int]) -> tuple[int, ...]:
-        """Those of these atomic numbers that the fit did not see."""
+        """Atomic numbers among `elements` that the fit did not see."""
         return tuple(sorted(set(elements) - set(self.elements)))
 
     def energy(self, composition: NDArray[Any]) -> NDArray[np.float64]:

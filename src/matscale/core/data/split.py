@@ -17,7 +17,7 @@ from matscale.core.errors import ConfigError, DataError
 
 
 class Grouped(Protocol):
-    """What a split needs to know of a dataset."""
+    """Interface of a dataset that can be split: its length and the group of each structure."""
 
     @property
     def groups(self) -> NDArray[np.int64]: ...
@@ -30,7 +30,7 @@ class Split:
     """Indices into a dataset; the two parts are disjoint and cover it."""
 
     train: NDArray[np.int64]
-    """In the seeded order from which `take` cuts: each prefix is a training set."""
+    """Training indices in the seeded order from which `take` cuts: each prefix is a training set."""
     validation: NDArray[np.int64]
     """Ascending."""
 

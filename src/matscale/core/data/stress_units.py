@@ -1,7 +1,6 @@
-"""Before training: is the stress in eV/Å³?
+"""Check before training that the stress is in eV/Å³.
 
-A model that trains on a stress which is 160 times too large trains without complaint. It is found here, from the labels
-alone.
+Training does not fail if the stress is 160 times too large. This module finds such an error from the labels alone.
 
 Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4.
 Two numbers tell units apart. (1) The ratio of the shear virial to the forces that cause it, per structure,

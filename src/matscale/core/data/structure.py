@@ -79,13 +79,13 @@ class Structure:
     source: str = ""
     """File and position in it, for messages."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the file said of it; not packed."""
+    """Other values that the file has for this structure, by key; not packed."""
     per_atom: Sequence[str] = ()
     """Names of the values in `info` that are arrays per atom: a shape does not tell three atoms from a vector."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the file says of all its structures, units above all; not packed."""
+    """Metadata that the file gives for all its structures, such as units; not packed."""
     notes: list[str] = field(default_factory=list)
-    """What was decided while it was read, a sentence each: packing counts them and lists them in the manifest."""
+    """Decisions taken while it was read, a sentence each: packing counts them and lists them in the manifest."""
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
@@ -100,11 +100,11 @@ class Structure:
 
     @property
     def group(self) -> str:
-        """What a split keeps together: the trajectory where one is named, else the reduced formula."""
+        """Group that a split keeps together: the trajectory where one is named, else the reduced formula."""
         return self.trajectory or self.formula
 
     def to_ase(self) -> Any:
-        """As ase.Atoms with a SinglePointCalculator that holds the labels."""
+        """Structure as ase.Atoms with a SinglePointCalculator that holds the labels."""
         from ase import Atoms
         from ase.calculators.singlepoint import SinglePointCalculator
 

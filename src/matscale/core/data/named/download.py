@@ -184,7 +184,7 @@ def extract(archive: Path, folder: Path) -> Path:
 
 
 class _Room:
-    """What the members of an archive take, as they are unpacked, against what is allowed."""
+    """Count of the members and bytes of an archive while it is unpacked, checked against the limits."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.limits = archive, current()

@@ -62,7 +62,7 @@ ARCHIVES = {
     "salex": Archive("241018/sAlex/train.tar.gz", 7_600),
     "salex/val": Archive("241018/sAlex/val.tar.gz", 408),
 }
-"""What `matscale data fetch` knows: training parts by the bare name, validation parts with `/val`."""
+"""Archives that `matscale data fetch` knows: training parts by the bare name, validation parts with `/val`."""
 
 
 def canonical(name: str) -> str:
@@ -76,7 +76,7 @@ def canonical(name: str) -> str:
 
 
 def known(name: str) -> bool:
-    """Whether `name` belongs to a published dataset, be it misspelt in its second part.
+    """Whether `name` belongs to a published dataset; only the part before the first slash is compared.
 
     >>> known("omat24/rattled-300"), known("emt")
     (True, False)

@@ -84,12 +84,12 @@ def _raised(known: Reader, place: str, error: Exception) -> DataError:
 
 
 def read_here(path: Path, name: str, start: int, stop: int | None) -> Iterator[Frame]:
-    """What the guarded process does for `read`."""
+    """Read structures of a file inside the guarded process."""
     yield from _unlimited(name).read(path, start, stop)
 
 
 def count_here(path: Path, name: str) -> Iterator[int | None]:
-    """What the guarded process does for `count`."""
+    """Count structures of a file inside the guarded process."""
     yield _unlimited(name).count(path)
 
 
@@ -141,7 +141,7 @@ def _outside() -> dict[str, Reader]:
 
 
 def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
-    """It may be asked about files that are none of its business: raising then is a no, with a warning."""
+    """Reader of a plugin whose `matches` may raise: that counts as "no match", with a warning."""
 
     def matches(path: Path) -> bool:
         try:

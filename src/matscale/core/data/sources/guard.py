@@ -41,7 +41,7 @@ _idle: dict[int, list[_Child]] = {}
 
 
 def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
-    """What the generator `function` ("module:name") yields for (path, *arguments), run in a guarded process.
+    """Yield the values of the generator `function` ("module:name") for (path, *arguments), run in a guarded process.
 
     It may yield structures, Unusable, ase.Atoms and plain values. Raises what it raised if that is a MatscaleError, and
     DataError with the path for a crash, for too much memory and for too much time.

@@ -183,7 +183,7 @@ def _convert_lengths(structure: Structure, stated: dict[str, str]) -> None:
 
 
 def _factor(structure: Structure, label: str, unit: str, key: str) -> float:
-    """Factor from `unit` to ours; what is converted is noted."""
+    """Factor from `unit` to the internal unit; a conversion is added to the structure's notes."""
     try:
         factor = units.factor(label, unit, len(structure))
     except DataError as error:

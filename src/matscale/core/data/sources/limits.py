@@ -25,7 +25,7 @@ FREE = 256 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What a reader accepts; every one is a positive whole number.
+    """Limits on the input that a reader accepts; every one is a positive whole number.
 
     >>> Limits.parse(["memory=8GiB", "atoms=5k"]).changed()
     {'atoms': 5000, 'memory': 8589934592}

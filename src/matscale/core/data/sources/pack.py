@@ -46,11 +46,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Packed:
-    """What `pack` returns."""
+    """Result of `pack`."""
 
     manifest: Manifest
     was_there: bool
-    """Nothing was done: the folder held this dataset already."""
+    """Whether the folder held this dataset already, so that nothing was done."""
 
 
 def pack(
@@ -253,7 +253,10 @@ def _refuse_rejected(result: Result, strict: bool) -> None:
 
 
 def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
-    """What the manifest says of each source. Raises DataError if nothing usable was found, or a given key nowhere."""
+    """Manifest record of each source.
+
+    Raises DataError if there is no usable structure, or if a key that the user gave occurs in none of the files.
+    """
     used: list[dict[str, Counter[str]]] = [{label: Counter() for label in NAMES} for _ in recipe.sources]
     rejected, filtered, reasons = Counter[int](), Counter[int](), Counter[str]()
     notes: list[Counter[str]] = [Counter() for _ in recipe.sources]

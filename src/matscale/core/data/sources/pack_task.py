@@ -35,7 +35,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is packed, and how."""
+    """Sources and options of a packing."""
 
     sources: tuple[tuple[str, str], ...]
     """(path, name of its reader)"""

@@ -1,4 +1,4 @@
-"""What a reader of files is: it turns one format into structures, one at a time."""
+"""Reader of a file format: turns a file into structures, one at a time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from matscale.core.data.sources.labels import CALCULATOR, Unusable
 from matscale.core.data.structure import Structure
 
 Frame = Structure | Unusable
-"""What a reader yields: a structure, or why the one at this place cannot be read."""
+"""Item that a reader yields: a structure, or the reason why the one at this place cannot be read."""
 
 _GEOMETRY = ("numbers", "positions")
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How to read one format."""
+    """Reader of one file format."""
 
     name: str
     summary: str

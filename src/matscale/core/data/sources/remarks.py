@@ -30,7 +30,7 @@ _PREFIX = re.compile(r"^(ref|dft|mace|gap)_")
 
 
 def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
-    """What is not used of this structure's values; `used` is label -> key."""
+    """Remarks on values of this structure that are ignored; `used` is label -> key."""
     found = []
     for key, value in structure.info.items():
         name = _kind(str(key))

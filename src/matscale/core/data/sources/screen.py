@@ -1,4 +1,4 @@
-"""What makes a structure unusable, whatever the model: one function, one reason each.
+"""Reasons why a structure is unusable for any model: one function for each reason.
 
 | reason | meaning |
 |---|---|

@@ -124,10 +124,10 @@ class Survey:
     sound: dict[int, dict[str, Any]]
     """Number of a file that is as it was written -> its record in the manifest."""
     fault: str = ""
-    """What is wrong, the first of it; nothing if there is no cache."""
+    """First fault that was found; empty if the cache is sound or there is none."""
     is_whole: bool = False
     is_foreign: bool = False
-    """It belongs to other data or another rule."""
+    """Whether the cache belongs to other data or to another neighbour rule."""
 
 
 def survey(dataset: PackedDataset, graph: Graph) -> Survey:
@@ -233,6 +233,6 @@ def folder_of(dataset: PackedDataset, graph: Graph) -> Path:
 
 
 def identity_of(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
-    """What must be equal for edges to be the right ones; `key` alone rounds the cutoff."""
+    """Identity of a cache: edges are valid only where it is equal. `key` alone would round the cutoff."""
     rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # of the layout, not the edges
     return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": rule}

@@ -146,7 +146,7 @@ def _pointer(counts: list[int] | NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _narrow(x: NDArray[Any]) -> NDArray[Any]:
-    """In the narrowest integers that hold all of it: signed if any is negative or it is a shift."""
+    """Array in the narrowest integers that hold all values: signed if any is negative or it is a shift."""
     kinds = (np.int8, np.int16, np.int32) if x.ndim == 2 else (np.uint8, np.uint16, np.uint32)
     for kind in kinds:
         if not x.size or (x.min() >= np.iinfo(kind).min and x.max() <= np.iinfo(kind).max):

@@ -48,7 +48,7 @@ class SourceRecord(_Part):
     filtered: int = 0
     """Structures that a filter left out."""
     notes: dict[str, int] = {}
-    """What was decided while it was read (units converted, values ignored) -> number of structures."""
+    """Decision taken while reading (unit converted, value ignored) -> number of structures."""
 
 
 class Manifest(_Part):
@@ -65,7 +65,7 @@ class Manifest(_Part):
     """Source, or "all" -> property -> moments and histogram: see `matscale.core.data.store.statistics`."""
     sources: list[SourceRecord] = []
     labels_by: str | None = None
-    """None for labels as the sources had them; else the labeler: "surrogate: chgnet-0.3.0"."""
+    """Labeler that made the labels, "surrogate: chgnet-0.3.0"; None for labels from the sources."""
     filters: list[str] = []
     precision: str = "float64"
     shards: list[ShardRecord] = []
@@ -76,9 +76,9 @@ class Manifest(_Part):
     isolated_atoms: dict[str, float] = {}
     """Symbol -> energy [eV] of an isolated atom, where the sources mark such frames: they are not packed."""
     passed_over: list[str] = []
-    """Files in the folders given that no reader knows; neither hidden ones nor notes, licences and the like."""
+    """Files in the given folders that no reader knows, without hidden ones, notes, licences and the like."""
     fingerprint: str = ""
-    """Of the files and options that `matscale data pack` was given: tells whether there is anything to do."""
+    """Hash of the files and options given to `matscale data pack`: if it is unchanged, packing again does nothing."""
     hash: str = ""
     """Identity of the dataset: depends on the contents of its shards and their order, on nothing else."""
 
@@ -117,7 +117,7 @@ class Manifest(_Part):
         return manifest
 
     def _fault(self) -> str:
-        """What contradicts itself, or nothing."""
+        """First contradiction within the manifest; empty if there is none."""
         names = [shard.file for shard in self.shards]
         for name in names:
             if not name or not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:

@@ -287,7 +287,7 @@ def _check_size(path: Path, record: ShardRecord) -> None:
 
 
 class _Atoms:
-    """Where the atoms of a batch lie in the shards."""
+    """Positions of the atoms of a batch in the shards."""
 
     def __init__(self, pieces: Pieces, n: int) -> None:
         self._pieces, self.counts = pieces, np.empty(n, dtype=np.int64)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Property:
-    """Something that is measured of every structure, or of every atom."""
+    """Quantity that is measured on every structure or on every atom."""
 
     summary: str
     unit: str
     width: float
-    """Of a bin; in decades if `is_log`."""
+    """Width of a bin; in decades if `is_log`."""
     is_log: bool = False
 
 
@@ -62,7 +62,7 @@ class Summary:
     joined: int = 1
     """Bins of the property's width that one bin stands for: a power of two."""
     zeros: int = 0
-    """Of a logarithmic property: values that are exactly zero, which no bin holds."""
+    """Number of values of a logarithmic property that are exactly zero, which no bin holds."""
 
     def add(self, values: NDArray[np.float64], prop: Property) -> None:
         """Take in values [k]; NaN stands for a missing label and is left out."""
@@ -129,7 +129,7 @@ class Tally:
 
 
 def edge(number: int, moments: Mapping[str, Any], prop: Property) -> float:
-    """Where bin `number` of a histogram begins, in the property's unit; `moments` is what `Summary.plain` gave."""
+    """Lower edge of bin `number` of a histogram, in the property's unit; `moments` is from `Summary.plain`."""
     lower = number * prop.width * int(moments.get("joined", 1))
     return float(10**lower) if prop.is_log else lower
 

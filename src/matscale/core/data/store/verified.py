@@ -79,7 +79,7 @@ def _identity(stat: os.stat_result) -> dict[str, Any]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Where the stamp of a file may be: beside it, or in the user's cache folder."""
+    """Paths where the stamp of a file may be: beside it, or in the user's cache folder."""
     yield path.parent / FOLDER / f"{path.name}.json"
     yield cache.folder() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
@@ -111,9 +111,9 @@ def _forget(path: Path) -> None:
 
 
 def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, stages: Stages) -> Iterator[T]:
-    """What `check` returns for each file, by its number, in order. Threads do as many at once as there are cores.
+    """Yield the result of `check` for the number of each file, in order. Up to one thread per core runs the checks.
 
-    `stages` is told of `what`, in MiB, when it takes longer than a second.
+    `stages` reports the progress of `what`, in MiB, when it takes longer than a second.
     """
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()

@@ -26,7 +26,7 @@ SHARD_BYTES = 2 << 30
 """Few large shards: a shuffled batch then touches few files."""
 PARTS = ".parts"
 PLAN = "shards.json"
-"""Which pieces go into which shard: written when joining begins."""
+"""File that says which pieces go into which shard: written when joining begins."""
 MAX_LISTED = 32
 """Up to this number of sources, statistics are kept for each."""
 PRECISIONS = ("float64", "float32")

@@ -69,7 +69,7 @@ class _Draw:
         )
 
     def _relaxed(self, atoms: Atoms) -> Atoms:
-        """After a few steps downhill, so that atoms thrown at random have ordinary forces."""
+        """Relax `atoms` by a few steps downhill, so that atoms placed at random have ordinary forces."""
         atoms.calc = self.calculator
         FIRE(atoms, logfile=None).run(fmax=1.0, steps=30)
         atoms.calc = None
@@ -128,7 +128,7 @@ class _Draw:
                 yield structure
 
     def _labelled(self, atoms: Atoms) -> Structure | None:
-        """With labels, or None if it is absurd."""
+        """Structure with labels; None if atoms overlap or a label is not finite or beyond its limit."""
         if perturb.overlaps(atoms, self.recipe.closeness):
             return None
         structure = label(atoms, self.calculator)

@@ -30,7 +30,7 @@ class Labeler:
     """A potential that labels structures. Returned by the hook `register_labelers`."""
 
     name: str
-    """What a user types: `--labeler emt`."""
+    """Name on the command line: `--labeler emt`."""
     summary: str
     """One line."""
     reference: str
@@ -41,9 +41,9 @@ class Labeler:
     reaches another: what is costly to load should be cached behind it. Raises PluginError when its package is
     missing."""
     tag: str | Callable[[], str]
-    """What goes into the manifest, with the version that decides the numbers: "chgnet-0.3.0"."""
+    """Entry in the manifest, with the version that decides the numbers: "chgnet-0.3.0"."""
     elements: tuple[str, ...] | None = None
-    """Symbols that it knows; None: any."""
+    """Chemical symbols that it can label; None: any."""
 
     def labels_by(self) -> str:
         """The line of the manifest: "surrogate: chgnet-0.3.0"."""

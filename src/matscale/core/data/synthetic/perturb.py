@@ -1,4 +1,4 @@
-"""From one parent to many structures, as in OMat24 (arXiv:2410.12771): rattled, strained, and taken from dynamics."""
+"""Many structures from one parent, as in OMat24 (arXiv:2410.12771): rattled, strained, and taken from dynamics."""
 
 from __future__ import annotations
 

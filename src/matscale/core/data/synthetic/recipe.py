@@ -37,9 +37,9 @@ class Recipe(Config):
     per_parent: Count = 20
     """Structures made from one parent."""
     rattle_temperatures: tuple[Positive, ...] = (300.0, 500.0, 1000.0)
-    """Of rattled structures [K]; one is drawn for each."""
+    """Temperatures of rattled structures [K]; one is drawn for each."""
     dynamics_temperatures: tuple[Positive, ...] = (300.0, 1000.0, 3000.0)
-    """Of Langevin runs [K]; one is drawn for each."""
+    """Temperatures of Langevin runs [K]; one is drawn for each."""
     dynamics: Share = 0.25
     """Share of structures that are frames of Langevin runs."""
     strained: Share = 0.15
@@ -58,7 +58,7 @@ class Recipe(Config):
 
     @property
     def n_parents(self) -> int:
-        """How many parents it takes."""
+        """Number of parents that `n` structures need."""
         return -(-self.n // self.per_parent)
 
     def of(self, labeler: Labeler) -> Recipe:

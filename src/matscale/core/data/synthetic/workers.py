@@ -112,7 +112,7 @@ def _structure(values: dict[str, Any]) -> Structure:
 
 
 def work() -> None:
-    """What a worker does: answer each line of stdin by one of stdout."""
+    """Run a worker: answer each line of stdin with one line on stdout."""
     from matscale.core.hosting.host import host  # start-up: plugins
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a model of some architecture and size is: the figures of `matscale models`.
+"""Description of a model of a given architecture and size: the figures of `matscale models`.
 
 FLOPs are those of one training step (forward, loss, backward; the double backward of derived forces included) on a
 reference crystal, per atom: fcc with 20 atoms in the cell, scaled so that a radius graph gives every atom its first
@@ -35,19 +35,19 @@ class Description:
 
     name: str
     size: str | None
-    """Name of the published configuration that this is; None if it is none of them."""
+    """Name of the published configuration that equals this one; None if there is none."""
     config: ArchitectureConfig
     parameters: dict[str, int]
     flops_per_atom: float | None
-    """Of one training step on the reference crystal; None where only running the step would tell."""
+    """FLOPs per atom of one training step on the reference crystal; None where only running the step would tell."""
     neighbors_per_atom: float
-    """In the reference crystal."""
+    """Neighbours of an atom in the reference crystal."""
     claims: list[str]
     reference: str
     """DOI or arXiv id of the paper."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-ready values, under the stable keys of the command line."""
+        """Description as JSON-ready values, under the stable keys of the command line."""
         return vars(self) | {"config": self.config.plain()}
 
 
@@ -91,7 +91,7 @@ def describe(architecture: Architecture, config: ArchitectureConfig, host: Host,
 
 
 def counted_per_atom(architecture: Architecture, config: ArchitectureConfig) -> dict[str, float]:
-    """What a counter finds in a training step on the reference crystal, per atom: `contractions`, `elementwise`."""
+    """Counted FLOPs per atom of a training step on the reference crystal: `contractions` and `elementwise`."""
     batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
     count = measure_step(architecture, config, batch)
     return {"contractions": count.contractions / batch.n_atoms, "elementwise": count.elementwise / batch.n_atoms}
@@ -107,11 +107,11 @@ class Rung:
 
     @property
     def deviation(self) -> float:
-        """Of the parameters there are, relative to those asked for."""
+        """Relative deviation of the number of parameters from the one asked for."""
         return self.description.parameters["total"] / self.wanted - 1
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-ready values."""
+        """Rung as JSON-ready values."""
         return {"wanted": self.wanted, "deviation": self.deviation, **self.description.plain()}
 
 

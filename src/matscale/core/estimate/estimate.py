@@ -1,4 +1,4 @@
-"""What a training run would take, before it is spent: parameters, FLOPs, memory, time, disk. See docs/flops.md.
+"""Estimate of a training run before it is started: parameters, FLOPs, memory, time, disk. See docs/flops.md.
 
 FLOPs are the run's own accounting, applied to the shapes of its batches. Memory is weights, gradients, optimizer and
 the activations of the largest batch. Time is timed here on a few steps, or is FLOPs over an assumed share (MFU) of the
@@ -29,47 +29,47 @@ from matscale.core.train.session import cost_of_setup
 from matscale.core.train.setup import Setup, prepare, resolved
 
 ASSUMED_MFU = 0.05
-"""Of equivariant networks in fp32; docs/flops.md has measured ones."""
+"""Assumed MFU of equivariant networks in fp32; docs/flops.md has measured ones."""
 TIME_STEPS = 8
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run that has not been made. Bytes are bytes, times seconds."""
+    """Cost of a run that has not been made. Memory and disk are in bytes, times in seconds."""
 
     architecture: str
     parameters: dict[str, int]
     steps: int
     epochs: float
     flops_per_step: float
-    """Mean over the run."""
+    """Mean FLOPs of a step over the run."""
     flops: float
-    """Training, the whole run."""
+    """FLOPs of training, whole run."""
     validation_flops: float
-    """All validations of the run."""
+    """FLOPs of all validations of the run."""
     flops_counted_by: str
     elementwise_share: float
     """Element-wise work, as a share of `flops` and not in them."""
     activation_bytes: int
-    """Of the largest batch, of training or validation."""
+    """Activations of the largest batch, of training or validation."""
     optimizer_bytes: int
     """Moments of AdamW and the average of the weights."""
     memory_bytes: int
     """Weights, gradients, optimizer, activations; on a CPU also the process itself."""
     device: str
     seconds: float
-    """Training, validations and checkpoints; not the preparation of the data."""
+    """Time of training, validations and checkpoints, without the preparation of the data."""
     device_hours: float
     seconds_by: Literal["timed on this machine", "peak × MFU"]
     mfu: float
-    """Assumed, or what the timed steps reached."""
+    """Model FLOPs utilisation, assumed or reached by the timed steps."""
     peak_flops_per_s: float
     peak_by: str
     disk_bytes: int
-    """The run folder when it is complete."""
+    """Size of the run folder when the run is complete."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-ready values."""
+        """Estimate as JSON-ready values."""
         return dict(vars(self))
 
 
@@ -104,7 +104,7 @@ def foresee(config: TrainConfig, architecture: Architecture, progress: Progress 
 
 @dataclass(frozen=True)
 class Price:
-    """What a step, a validation and a checkpoint take: alike for all runs that differ in length, data and seed."""
+    """Cost of a step, a validation and a checkpoint: equal for all runs that differ in length, data and seed only."""
 
     architecture: str
     parameters: dict[str, int]
@@ -115,10 +115,10 @@ class Price:
     device: str
     peak: Peak
     assumed_mfu: float | None
-    """None: steps were timed."""
+    """Share of the peak that the time assumes; None if steps were timed."""
 
     def of(self, setup: Setup, outlook: Outlook) -> Estimate:
-        """Of one run. Raises ConfigError if its budget does not pay for one step."""
+        """Estimate of one run at this price. Raises ConfigError if its budget does not pay for one step."""
         config, timing = setup.config, self.timing
         steps = _steps(config.budget, outlook, self.cost, timing)
         flops = outlook.flops(self.cost.step, steps)
@@ -207,7 +207,7 @@ def _without_cache(config: TrainConfig) -> TrainConfig:
 
 
 def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -> int:
-    """Until the first budget is used up."""
+    """Number of steps until the first limit of the budget is reached."""
     limits = [n for n in (budget.steps, outlook.steps_of_epochs) if n is not None]
     one = outlook.flops(cost.step, 1)
     if budget.max_flops is not None and one:

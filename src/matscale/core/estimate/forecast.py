@@ -1,4 +1,4 @@
-"""What a run will go through, from the sizes of its structures alone: steps, shapes of batches, validations.
+"""Forecast of a run from the sizes of its structures alone: steps, shapes of batches, validations.
 
 No batch of the run is made. Edges are those of the graph cache where there is one, or are counted for a small dataset;
 else a sample says how many an atom has.
@@ -62,7 +62,7 @@ class Shapes:
         return cls(dataset.n_atoms, n_edges, edges / n, triplets / n)
 
     def batch(self, rows: NDArray[np.int64]) -> BatchShape:
-        """Of a batch of these rows of the dataset."""
+        """Shape of a batch of these rows of the dataset."""
         atoms = self.n_atoms[rows].astype(np.int64)
         n = int(atoms.sum())
         n_edges = round(self.degree * n) if self.n_edges is None else int(self.n_edges[rows].sum())
@@ -76,17 +76,17 @@ class Sample:
     places: NDArray[np.int64]
     shapes: list[BatchShape]
     n_batches: int
-    """In the whole epoch."""
+    """Number of batches in the whole epoch."""
 
     @classmethod
     def of(cls, loader: Loader, shapes: Shapes) -> Sample:
-        """Of the loader's first epoch."""
+        """Sample of the loader's first epoch."""
         n = loader.n_batches(0)
         places = np.unique(np.linspace(0, max(n - 1, 0), N_BATCHES).astype(int))
         return cls(places, [shapes.batch(loader.members(0, int(k))) for k in places], n)
 
     def dearest(self, cost: Callable[[BatchShape], float]) -> int:
-        """The number of the batch that costs most."""
+        """Number of the batch that costs most."""
         return int(self.places[int(np.argmax([cost(shape) for shape in self.shapes]))])
 
     def total(self, cost: Callable[[BatchShape], float], n_batches: float | None = None) -> float:
@@ -105,11 +105,11 @@ class Outlook:
     validation: Sample
     steps_per_epoch: int
     steps_of_epochs: int | None
-    """In all epochs that are asked for; None if only something else limits the run."""
+    """Steps in all epochs of the budget; None if the budget has no number of epochs."""
 
     @classmethod
     def of(cls, setup: Setup) -> Outlook:
-        """From the loaders that training will use."""
+        """Outlook from the loaders that training will use."""
         config, shapes = setup.config, Shapes.of(setup)
         training, validation = setup.training_loader(World()), setup.validation_loader(World())
         count = partial(steps_of, training, config.batch.accumulate)
@@ -117,13 +117,13 @@ class Outlook:
         return cls(Sample.of(training, shapes), Sample.of(validation, shapes), count(1), in_all)
 
     def flops(self, cost: Callable[[BatchShape], float], steps: int) -> float:
-        """Of so many training steps."""
+        """FLOPs of the first `steps` training steps."""
         epochs, rest = divmod(steps, self.steps_per_epoch)
         per_step = -(-self.training.n_batches // self.steps_per_epoch)  # the last step of an epoch may take fewer
         return self.training.total(cost, epochs * self.training.n_batches + rest * per_step)
 
     def steps_for(self, cost: Callable[[BatchShape], float], flops: float) -> int:
-        """As many whole steps as `flops` pay for."""
+        """Number of whole steps that `flops` pay for."""
         steps = int(flops // self.flops(cost, 1))
         for _ in range(8):  # steps differ: a secant or two lands on the number
             spent = self.flops(cost, steps)
@@ -135,6 +135,6 @@ class Outlook:
         return steps
 
     def validations(self, steps: int, every: int | None, every_epochs: int) -> int:
-        """How many there are in so many steps; the last one is always there."""
+        """Number of validations in `steps` steps; the last step always ends in one."""
         interval = every if every is not None else every_epochs * self.steps_per_epoch
         return -(-steps // interval)

@@ -1,8 +1,8 @@
-"""How much memory a training step needs, measured on small batches and carried over to large ones.
+"""Memory that a training step needs, measured on small batches and extrapolated to large ones.
 
-Every tensor that is made while a step runs is noted, and crossed out when its storage is freed; the most that was alive
-at once is the activations, temporaries included. This is what a model asks of any device: it is measured where there
-is one at hand, and holds for another.
+Every tensor that is made while a step runs is recorded until its storage is freed. The largest number of bytes alive at
+once is the memory of the activations, temporaries included. It does not depend on the device: a measurement on one
+device holds for another.
 """
 
 from __future__ import annotations

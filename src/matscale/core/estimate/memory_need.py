@@ -57,14 +57,14 @@ def _autocast(setup: Setup, device: torch.device) -> Autocast:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes, by what they are for."""
+    """Bytes that a run needs, by purpose."""
 
     weights: int
-    """With buffers."""
+    """Bytes of the model's parameters and buffers."""
     state: int
-    """Of the model in a checkpoint."""
+    """Bytes of the model's tensors in a checkpoint."""
     names: int
-    """Headers of a file with the model's tensors."""
+    """Bytes of the headers of a file with the model's tensors."""
     gradients: int
     moments: int
     average: int

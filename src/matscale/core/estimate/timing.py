@@ -29,14 +29,14 @@ LEAST_SECONDS, MOST = 1.0, 8
 
 @dataclass(frozen=True)
 class Timing:
-    """What was timed on this machine."""
+    """Times measured on this machine."""
 
     seconds_per_flop: float
-    """Of training steps, waiting for data included."""
+    """Seconds per FLOP of training steps, waiting for data included."""
     prediction_seconds_per_flop: float
-    """Of validation."""
+    """Seconds per FLOP of validation."""
     warm_up_seconds: float
-    """What the first steps take beyond later ones."""
+    """Extra time of the first steps, compared with later ones."""
     checkpoint_seconds: float
 
 
@@ -78,7 +78,7 @@ def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float
 
 
 def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device) -> float:
-    """Of up to three batches, the first not timed if there are more."""
+    """Seconds per FLOP of validation, from up to three batches; the first is not timed if there are more."""
     loader = setup.validation_loader(World())
     with learner.evaluating() as predictor:
         spent, flops = [], []

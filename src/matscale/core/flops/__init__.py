@@ -1,7 +1,7 @@
-"""What training costs: FLOPs of a batch, counted by running it or given by a formula. One definition, docs/flops.md.
+"""FLOPs of training: counted by running a batch, or given by a formula. docs/flops.md has the one definition.
 
 `count` runs a step under a counter, `cost` turns counts or a formula into the cost of any batch, `probes` picks the
-batches for it, `peaks` knows what a device could do.
+batches for it, `peaks` has the peak FLOP/s of devices.
 """
 
 from __future__ import annotations

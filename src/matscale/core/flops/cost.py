@@ -34,7 +34,7 @@ TERMS: dict[str, Callable[[BatchShape], int]] = {
 
 @dataclass(frozen=True)
 class Polynomial:
-    """FLOPs by term; only terms with a coefficient are ever looked at, so that nobody counts triplets in vain."""
+    """Polynomial of FLOPs by term. Only terms with a coefficient are evaluated: counting triplets is slow."""
 
     coefficients: dict[str, float]
 
@@ -47,9 +47,9 @@ class Cost:
     """FLOPs of a batch, by its shape."""
 
     step: Callable[[BatchShape], float]
-    """Of one training step."""
+    """FLOPs of one training step."""
     prediction: Callable[[BatchShape], float]
-    """Of one prediction in evaluation mode."""
+    """FLOPs of one prediction in evaluation mode."""
     counted_by: str
     """`formula` (of the plugin) or `fit` (to counted steps)."""
     error: float
@@ -60,7 +60,7 @@ class Cost:
     """Kernels without a formula, which count nothing."""
 
     def complaints(self, name: str) -> list[str]:
-        """What somebody who reads the figures of architecture `name` has to know."""
+        """Warnings for readers of the FLOPs of architecture `name`, a sentence each."""
         found = []
         if self.error > TOLERANCE:
             what = "the formula" if self.counted_by == "formula" else "a polynomial in the sizes of a batch"
@@ -77,7 +77,7 @@ class Cost:
 
 
 def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shape: None) -> Cost:
-    """By `formula` if it answers, else by a fit to `probes.fitted`; held against counts of `probes.verified`."""
+    """Cost by `formula` if it gives a number, else by a fit to `probes.fitted`; checked against `probes.verified`."""
     shapes = [batch.shape for batch in probes.verified]
     counts = [run_counted(potential, batch, training=True) for batch in probes.verified]
     known = formula(shapes[0]) is not None
@@ -90,7 +90,7 @@ def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shap
 
 
 def deviation(stated: float, counted: float) -> float:
-    """Relative to what was counted; infinite where something was stated and nothing counted."""
+    """Relative deviation of stated from counted FLOPs; infinite where some were stated and none counted."""
     if counted == 0:
         return 0.0 if stated == 0 else float("inf")
     return abs(stated - counted) / counted

@@ -20,14 +20,14 @@ from matscale.core.model.reference_path import readable_form
 
 @dataclass(frozen=True)
 class Count:
-    """What one batch costs."""
+    """FLOPs of one batch."""
 
     contractions: float
     """FLOPs of matrix products, convolutions and attention: the headline."""
     elementwise: float
     """Operations on single elements, see `matscale.core.flops.elementwise`."""
     opaque: tuple[str, ...] = ()
-    """Kernels that ran and that nobody gave a formula for: they count nothing."""
+    """Kernels that ran and have no formula: they count as zero FLOPs."""
 
 
 def count_step(potential: Potential, batch: AtomicBatch) -> float:
@@ -41,7 +41,7 @@ def count_prediction(potential: Potential, batch: AtomicBatch) -> float:
 
 
 def measure_step(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> Count:
-    """Of one optimizer step on `batch` (forward, loss, backward). Needs no labels."""
+    """FLOPs of one optimizer step on `batch` (forward, loss, backward). Needs no labels."""
     potential = Potential.of(architecture, config, DatasetInfo.any(), seed=0).to(batch.positions.device)
     return run_counted(potential.to(batch.positions.dtype), batch, training=True)
 

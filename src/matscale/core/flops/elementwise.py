@@ -68,7 +68,7 @@ def _elementwise(func: Any, args: Any, out: Any) -> int:
 
 
 def _numel(x: Any) -> int:
-    """Of a floating tensor; the first of several."""
+    """Number of elements of a floating-point tensor, or of the first of several tensors; 0 for anything else."""
     if isinstance(x, tuple | list):
         return _numel(x[0]) if x else 0
     return x.numel() if isinstance(x, Tensor) and x.is_floating_point() else 0

@@ -1,4 +1,4 @@
-"""What a device could do: its peak FLOP/s from the vendor's data sheet, or from a matrix product timed on it."""
+"""Peak FLOP/s of a device, from the vendor's data sheet or from a matrix product timed on it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _TABLE: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a device can do."""
+    """Peak FLOP/s of a device."""
 
     flops_per_s: float
     by: Literal["table", "measured"]
-    """From the vendor's data sheet, or timed here."""
+    """Source of the number: `table` (the vendor's data sheet) or `measured` (timed on this machine)."""
 
 
 def named_peak(name: str, precision: str) -> float:
@@ -87,7 +87,7 @@ def _plain(name: str) -> str:
 
 
 def peak_of(device: torch.device, precision: str) -> Peak:
-    """By the table, or where the device or its precision is not in it (CPUs), by timing products on it now."""
+    """Peak of a device from the table; for a device or precision that is not in it (CPUs), from timed products."""
     key = _key(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     known = _TABLE[key].get(precision) if key else None
     return Peak(known, "table") if known else Peak(measured_peak(device, precision), "measured")

@@ -1,1 +1,1 @@
-"""How plugins are found, imported and asked; `matscale.core.hosting.host` is the door to it."""
+"""Discovery, import and calls of plugins; `matscale.core.hosting.host` is the entry point."""

@@ -1,4 +1,4 @@
-"""Which plugins are installed, told from the metadata of distributions: nothing of theirs is imported."""
+"""Catalogue of the installed plugins, from the metadata of distributions: no plugin is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILTIN = "matscale"
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a distribution's entry points: where a plugin is, and whose it is."""
+    """Entry point of a plugin: its name, its module and its distribution."""
 
     name: str
     distribution: str
@@ -26,9 +26,9 @@ class Entry:
     value: str
     """`module` or `module:attribute`."""
     requires: tuple[str, ...] = ()
-    """What its distribution says it needs, extras included."""
+    """Requirements of its distribution, extras included."""
     fault: str = ""
-    """Why the line cannot be used, where the metadata themselves are damaged."""
+    """Reason why the entry point cannot be used, if the metadata are damaged; else empty."""
 
     @property
     def builtin(self) -> bool:
@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def qualified(self) -> str:
-        """`distribution:name`: means this plugin and no other, whoever else took the name."""
+        """Unique name `distribution:name`, also where another distribution has a plugin of the same name."""
         return f"{self.distribution}:{self.name}"
 
     @property

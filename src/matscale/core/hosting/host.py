@@ -42,7 +42,7 @@ ONLY_BUILTIN = "MATSCALE_NO_PLUGINS"
 
 @cache
 def host() -> Host:
-    """The host of this process, built from entry-point metadata when it is first asked for."""
+    """Plugin host of this process, built from entry-point metadata at the first call."""
     only_builtin = os.environ.get(ONLY_BUILTIN, "").strip().lower() not in ("", "0", "false", "no")
     blocked = [name.strip() for name in os.environ.get(BLOCK, "").split(",") if name.strip()]
     return Host(discover(), blocked=blocked, only_builtin=only_builtin)
@@ -79,7 +79,10 @@ class Host:
     # By name ----------------------------------------------------------------------------------------------------------
 
     def architecture(self, name: str) -> Architecture:
-        """Its `name` is one that finds it again. Raises ConfigError (nearest names) or PluginError (its own error)."""
+        """Architecture called `name`; its own `name` finds it again.
+
+        Raises ConfigError (nearest names) or PluginError (the plugin's own error).
+        """
         return self._architecture(self.find("architecture", name))
 
     def loss(self, name: str) -> Loss:
@@ -124,7 +127,10 @@ class Host:
         return named
 
     def find(self, kind: str, name: str) -> Found:
-        """See the top of this module. Raises ConfigError for a name that nobody supplies, PluginError otherwise."""
+        """Find a value of `kind` by name, in the order that the top of this module states.
+
+        Raises ConfigError for a name that no plugin supplies, PluginError otherwise.
+        """
         named = self._named(name)
         if named and (value := named.require().provides.get(kind, {}).get(_plain(name))) is not None:
             return Found(named, value)
@@ -177,9 +183,9 @@ class Host:
     # Hooks with a question --------------------------------------------------------------------------------------------
 
     def step_flops(self, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
-        """FLOPs of one optimiser step as a formula gives them; None: nobody has one, count by running the step.
+        """FLOPs of one optimiser step by a formula; None if there is no formula, so that the step has to be run.
 
-        Asked are the plugins that are loaded, the architecture's own first, then the architecture itself.
+        The loaded plugins are asked, the architecture's own first, then the architecture itself.
         """
         loaded = [p for p in self.plugins if p.state == "ok" and "step_flops" in p.implements]
         for plugin in sorted(loaded, key=lambda p: architecture.config not in _configs(p)):
@@ -193,10 +199,9 @@ class Host:
     def observers(
         self, names: Sequence[str], architecture: Architecture | None = None, trackers: Sequence[str] = ()
     ) -> Observers:
-        """Those that watch a run: the plugins in `names`, the one that supplies the run's architecture, the `trackers`.
+        """Observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
 
-        A name may also be that of an architecture. Raises ConfigError or PluginError for one that is not available, for
-        it was asked for.
+        A name may also be that of an architecture. Raises ConfigError or PluginError for a name that is not available.
         """
         named = [self._watcher(name).require() for name in names]
         own = [p for p in self.plugins if architecture and architecture.config in _configs(p)]
@@ -309,7 +314,10 @@ def _configs(plugin: Plugin) -> list[type]:
 
 
 def _guarded_flops(plugin: Plugin, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> Any:
-    """What the hook says. If it raises: an error from the architecture's own plugin, else a warning, and no answer."""
+    """Answer of the plugin's hook step_flops.
+
+    If the hook raises, this is a PluginError for the architecture's own plugin, else a warning and None.
+    """
     try:
         return plugin.hook.step_flops(architecture=architecture, config=config, shape=shape)
     except Exception as error:

@@ -33,23 +33,23 @@ class IncompatiblePluginError(PluginError):
 
 @dataclass
 class Plugin:
-    """A plugin and what became of it."""
+    """A plugin and its state: not loaded, ok, or the reason why it cannot be used."""
 
     entry: Entry
     state: Literal["not loaded", "ok", "failed", "incompatible", "blocked"] = "not loaded"
     trouble: str = ""
-    """Why it cannot be used."""
+    """Reason why it cannot be used; empty if there is none."""
     clash: str = ""
-    """Why its plain name does not mean it; it can be used all the same, as `distribution:name`."""
+    """Reason why its plain name does not mean it; it can still be used as `distribution:name`."""
     error: BaseException | None = None
-    """What it raised, with its traceback."""
+    """Exception that it raised, with its traceback."""
     api: tuple[int, int] | None = None
-    """The interface that it states; None: it states none, or is not loaded."""
+    """Version of the plugin interface that it states; None if it states none or is not loaded."""
     implements: list[str] = field(default_factory=list)
     provides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """kind -> name -> value"""
     hook: Any = None
-    """pluggy's callers of its hooks, once it is loaded."""
+    """pluggy's hook callers of the plugin, once it is loaded."""
 
     @property
     def name(self) -> str:
@@ -70,16 +70,16 @@ class Plugin:
 
     @property
     def asked(self) -> str:
-        """The name that means this plugin: the plain one where it can be."""
+        """Name that finds this plugin: the plain one if it is unambiguous."""
         return self.entry.qualified if self.clash else self.name
 
     def describe(self) -> str:
-        """For messages: whose it is."""
+        """Name, distribution and version for messages."""
         return f"{self.name!r} ({self.entry.distribution} {self.entry.version})"
 
     @property
     def title(self) -> str:
-        """For messages that do not say otherwise what it is."""
+        """Description for messages, with the word `Plugin` in front."""
         return f"Plugin {self.describe()}"
 
     def load(self) -> Plugin:
@@ -118,7 +118,7 @@ class Plugin:
         raise PluginError(self.complaint() + advice) from self.error
 
     def complaint(self) -> str:
-        """Why it cannot be used, and what to do."""
+        """Sentence that says why it cannot be used, and what to do."""
         verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
         return f"{self.title} {verb}: {self.trouble}"
 
@@ -161,7 +161,7 @@ def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None
 
 
 def explain(error: BaseException, entry: Entry) -> str:
-    """What a plugin raised, where, what to install if something is missing, and which installed versions do not fit."""
+    """Explain a plugin's error: where it was raised, what to install, and which installed versions do not fit."""
     return " ".join(filter(None, [_raised(error, entry), conflicts(entry)]))
 
 
@@ -177,7 +177,7 @@ def _raised(error: BaseException, entry: Entry) -> str:
 
 
 def install_hint(missing: str, entry: Entry) -> str:
-    """What to install for a module that is missing."""
+    """Advice on what to install for a missing module."""
     if f"{entry.module}.".startswith(f"{missing}."):
         return f"The installation of {entry.distribution} is incomplete or out of date: install it again."
     for requirement in entry.requires:

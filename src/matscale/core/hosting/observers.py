@@ -1,4 +1,4 @@
-"""Those that watch a run, plugins and trackers. None can end it: one that raises is switched off, with one warning."""
+"""Observers of a run: plugins and trackers. None can end it: one that raises is switched off, with one warning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACE = frozenset({"step", "split", "time"})
 
 
 class PluginWarning(UserWarning):
-    """A plugin raised where nobody had asked it for anything, and was switched off."""
+    """Warning that a hook of a plugin raised an error: the plugin is ignored there, and the work goes on."""
 
 
 class Watcher(Protocol):
@@ -33,7 +33,7 @@ class Watcher(Protocol):
 
     @property
     def title(self) -> str:
-        """For messages: what it is and whose. No two that watch a run have the same."""
+        """Kind, name and distribution for messages; unique among the watchers of a run."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class Watcher(Protocol):
 
     @property
     def hook(self) -> Any:
-        """Has a method for each of them."""
+        """Object with a method for each hook in `implements`."""
         ...
 
 
@@ -55,7 +55,7 @@ class Observers:
 
     @property
     def names(self) -> list[str]:
-        """Those that are still watching."""
+        """Names of the watchers that have not been switched off."""
         return [watcher.name for watcher in self._watchers.values()]
 
     def run_started(self, run: Run) -> None:
@@ -127,7 +127,7 @@ class Tracking:
         return self
 
     def run_started(self, run: Run) -> None:
-        """Its rows go up to the step that it continues from: those after its checkpoint have been cut off."""
+        """Open the log after the last row of the run: rows after its checkpoint have already been cut off."""
         self.log = self.tracker.open(run, max((row["step"] for row in run.metrics()), default=0))
 
     def step_ended(self, run: Run, metrics: Mapping[str, Any]) -> None:

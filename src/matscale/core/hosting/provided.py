@@ -1,4 +1,4 @@
-"""What the `register_*` hooks of a plugin return: the kinds of it, and whether a value is what its hook promises."""
+"""Values that the `register_*` hooks of a plugin return: their kinds, and the check of each value's type."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of thing that plugins supply."""
+    """One kind of value that plugins supply."""
 
     word: str
-    """As it is called in messages: `architecture`."""
+    """Word for it in messages: `architecture`."""
     hook: str
     type: str
-    """`module:Class` of its values."""
+    """Class of its values as `module:Class`."""
 
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""Why a plugin may have failed: what it was made for and what is installed differ. Told from metadata alone."""
+"""Version conflicts that may explain why a plugin failed, found from package metadata alone."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
 
 
 def _needed_by(distribution: str) -> Iterator[Requirement]:
-    """Nothing if it is not installed, as a matscale that is run from its sources."""
+    """Requirements of a distribution; none if it is not installed, like a matscale that is run from its sources."""
     return _needed(requires(distribution) or ()) if _installed(distribution) is not None else iter(())
 
 
 def _needed(lines: Iterable[str]) -> Iterator[Requirement]:
-    """Those that hold here: without extras, for this Python and system."""
+    """Requirements that apply here: without extras, for this Python and operating system."""
     for line in lines:
         try:
             requirement = Requirement(line)

@@ -22,23 +22,23 @@ class Log(Protocol):
         ...
 
     def close(self, status: str) -> None:
-        """The run is `completed`, `stopped` or `failed`; what was told must be on the disk when this returns."""
+        """End the log of a run that is `completed`, `stopped` or `failed`; all metrics must be on disk afterwards."""
         ...
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """A program to tell metrics. Returned by the hook `register_trackers`."""
+    """A program that records metrics. Returned by the hook `register_trackers`."""
 
     name: str
-    """What a user types: `--track tensorboard`."""
+    """Name on the command line: `--track tensorboard`."""
     summary: str
     """One line."""
     open: Callable[[Run, int], Log]
     """(run, step) -> a log of a run that continues after `step`, 0 for a new one.
 
-    A resumed run goes on in the log that it had; after a kill, what that holds of steps after the checkpoint is told
-    again. Files belong in a folder of their own in `run.path`.
+    A resumed run continues its earlier log. After a kill, the metrics of steps after the checkpoint are logged a second
+    time. A tracker keeps its files in a folder of its own in `run.path`.
     """
     modules: tuple[str, ...] = ()
-    """What it imports when it is opened; looked for before anything is trained."""
+    """Modules that it imports when it is opened; they are looked for before training starts."""

@@ -1,4 +1,4 @@
-"""Models that fairchem trained, as runs of ours: `matscale import fairchem`.
+"""Import of models that fairchem trained, as matscale runs: `matscale import fairchem`.
 
     file -> Checkpoint (`unpickle`, `checkpoint`; of fairchem 2 by `inference`)
          -> Importer of its architecture (`importer`, from the hook `register_importers`)

@@ -29,24 +29,24 @@ from matscale.core.parsing import read_json
 TIMEOUT = 1800
 """Seconds for reading a file."""
 PREFIXES = ("module.module.", "module.", "")
-"""Of the names of weights, by fairchem's parallel training."""
+"""Prefixes that fairchem's parallel training puts before the names of weights."""
 _HYDRA = {"name", "backbone", "heads", "otf_graph", "pass_through_head_outputs", "freeze_backbone", "finetune_config"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the configuration says of the network."""
+    """Model section of fairchem's configuration: name, options and heads."""
 
     name: Any
-    """Of the model, or of the backbone of a hydra model; a text in every good file."""
+    """Name of the model, or of the backbone of a hydra model; a string in every valid file."""
     options: dict[str, Any]
     heads: dict[str, Any] | None
-    """Those of a hydra model; None of a model that is in one piece."""
+    """Heads of a hydra model; None for a model in one piece."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a file; every tensor is one of numbers, nothing has been interpreted."""
+    """Content of a checkpoint file: tensors and plain values, not interpreted."""
 
     path: Path
     values: dict[str, Any]
@@ -115,7 +115,7 @@ class Checkpoint:
 
     @property
     def named_are_averaged(self) -> bool:
-        """Of a file without a list: whether what has names is the average (fairchem's `best_checkpoint.pt`)."""
+        """Whether the named weights are the average: so in a file without a list (fairchem's `best_checkpoint.pt`)."""
         decay = self.section("config", "optim").get("ema_decay")
         return "ema" not in self.values and isinstance(decay, int | float) and decay != 0
 
@@ -125,7 +125,7 @@ class Checkpoint:
 
 
 def _holds_tensor(value: Any) -> bool:
-    """To compare one with a setting is to ask for the truth of many numbers, which torch refuses."""
+    """Whether a value is or contains a tensor: comparing a tensor with a setting would raise an error in torch."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return isinstance(value, Tensor) or any(_holds_tensor(each) for each in inner)
 

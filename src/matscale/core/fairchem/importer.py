@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     from matscale.core.model.potential import Potential
 
 Role = Literal["trained", "fixed", "derived"]
-"""Of a tensor in a file: a weight, of which there may be an average; one that is taken but has no average, as a scale
-factor; one that follows from the options or from the others, as a table, and is passed over."""
+"""Role of a tensor in a file. `trained`: a weight, which may have an average. `fixed`: imported, but without an
+average, such as a scale factor. `derived`: follows from the options or other tensors, such as a table; not imported."""
 
 
 @dataclass(frozen=True)
 class Importer:
-    """How checkpoints of one of fairchem's models become a model of ours."""
+    """Importer that turns checkpoints of one of fairchem's models into a matscale model."""
 
     name: str
-    """The architecture of the run."""
+    """Name of the architecture of the run."""
     models: tuple[str, ...]
     """Names in fairchem's configurations: of models in one piece, and of backbones of hydra models."""
     config: Callable[[Checkpoint], ArchitectureConfig]
-    """Ours, of the file's. Raises ConfigError that names the first option which makes it another network."""
+    """Checkpoint -> configuration in matscale. Raises ConfigError that names the first option without a counterpart."""
     roles: Callable[[Any, Iterable[str]], Mapping[str, Role]]
     """(model, names) -> roles of the tensors of a file. A name that is left out is refused."""
     load: Callable[[Any, Mapping[str, Tensor]], None]
     """Copy published weights into a model. Raises DataError that names what is missing or has another shape."""
     normal: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
-    """Older and other forms of file, put into the one that the rest understands."""
+    """Checkpoint in an older or other form -> the same in the form that the other functions understand."""
     max_atomic_number: Callable[[Any], int] = lambda config: config.max_atomic_number
-    """Of a config: the heaviest element that the model has weights for."""
+    """config -> heaviest element that the model has weights for."""
     info: Callable[[Any, tuple[int, ...]], DatasetInfo] = lambda config, elements: DatasetInfo(elements)
     """(config, elements) -> what the run record keeps of the data."""
     stress_parts: Callable[[Any, Tensor], None] | None = None
     """(model, [2, 2]) takes scale and shift of the isotropic and the anisotropic part; None: there is no such head."""
     notes: Callable[[Checkpoint], list[str]] = lambda checkpoint: []
-    """What the user should know of this file although it is imported; sentences."""
+    """Checkpoint -> notes for the user on an import that succeeded; a sentence each."""
     export: Callable[[Potential], Mapping[str, Any]] | None = None
     """Content of a file of fairchem v1 with the weights, scales and references of a Potential: the way back, for
     `matscale export fairchem`. Raises ConfigError that names an option without a counterpart. None: there is no way."""
@@ -77,10 +77,11 @@ def renamed(
     only: Mapping[str, tuple[Any, ...]],
     without_effect: Collection[str],
 ) -> dict[str, Any]:
-    """Values of `given` under our `names`; None stands for left out.
+    """Options of `given` under the names that matscale has for them; None stands for an option that is left out.
 
-    `only`: the values that options without a name of ours may have. Raises ConfigError that names `what`, the option
-    and its value, if it has another value or is in none of the three.
+    `names` maps fairchem's names to matscale's. `only` holds the values allowed for options without a matscale name.
+    Raises ConfigError that names `what`, the option and its value, if the value is another one or the option is in
+    none of `names`, `only` and `without_effect`.
 
     >>> renamed("net", {"channels": 8, "otf": True}, {"channels": "width"}, only={}, without_effect={"otf"})
     {'width': 8}

@@ -55,7 +55,7 @@ def as_training(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add(path: Path, task: Any, found: dict[str, Any]) -> None:
-    """Normalizer and references of a task, where fairchem 1 has them."""
+    """Add normalizer and references of a task to `found`, under the keys of fairchem 1."""
     quantity = task.get("property") if isinstance(task, dict) else None
     if not isinstance(quantity, str):
         raise DataError(f"{path}: a task without a property is in tasks_config.")
@@ -78,7 +78,7 @@ def _normalizer(path: Path, quantity: str, given: Any) -> dict[str, Any]:
 
 
 def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
-    """What a class is made with; functions, which may read files, are refused."""
+    """Arguments of a class that the file describes. Refuses functions, which may read files: raises ConfigError."""
     target = given.get("_target_") if isinstance(given, dict) else type(given).__name__
     if not isinstance(given, dict) or str(target).rpartition(".")[2] != kind:
         raise ConfigError(f"{path}: the {what} is made by {target!r}: only a {kind} with its numbers is imported.")

@@ -1,4 +1,4 @@
-"""From the content of a file to a Potential, and to a run like any other."""
+"""Import of a fairchem checkpoint: from the content of the file to a Potential, and to a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from matscale.core.runs.record import Run
 
 @dataclass(frozen=True)
 class Imported:
-    """A model of fairchem as one of ours."""
+    """A fairchem model that was translated to matscale."""
 
     architecture: str
     config: ArchitectureConfig
@@ -29,11 +29,14 @@ class Imported:
     potential: Potential
     weights: Kind
     notes: list[str]
-    """What the user should know of it."""
+    """Notes on the import for the user, a sentence each."""
 
 
 def importer_of(checkpoint: Checkpoint) -> Importer:
-    """That which knows the file's model. Raises ConfigError that lists the models which are known."""
+    """Importer for the file's model.
+
+    Raises ConfigError that lists the known models if there is none, PluginError if there are two.
+    """
     model, importers = checkpoint.model, host().importers()
     found = [importer for importer in importers if model.name in importer.models]
     if len(found) > 1:
@@ -82,7 +85,7 @@ def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
 
 
 def configuration(checkpoint: Checkpoint, importer: Importer) -> ArchitectureConfig:
-    """Ours, of the file's. Raises ConfigError that names the file and what is another network."""
+    """Configuration in matscale of the file's model. Raises ConfigError that names the file and the wrong option."""
     try:
         return importer.config(checkpoint)
     except ConfigError as error:

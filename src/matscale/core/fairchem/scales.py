@@ -1,10 +1,10 @@
-r"""What turns the numbers of fairchem's models into physics: normalizers and element references.
+r"""Normalizers and element references of fairchem's models, which turn their outputs into physical units.
 
     E = rmsd_E · model + Σ_atoms reference(Z),    F = rmsd_F · model,    σ_part = rmsd_part · model + mean_part
 
-so `references` and `scales` of the Potential take those of energy and forces, and a stress head the two of its parts.
-Where forces (and stress) are derivatives of the model's energy, their scales have to be that of the energy: with others
-they are not the derivatives of what is predicted.
+so `references` and `scales` of the Potential take the values for energy and forces. A stress head takes the scale and
+shift of its two parts. Where forces (and stress) are derivatives of the model's energy, their scale has to equal that
+of the energy: with another scale they are not the derivatives of the predicted energy.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _DERIVED = ("energy", "forces", "stress")
 def normalisers(checkpoint: Checkpoint, *, derived: bool) -> tuple[Scales, Tensor]:
     """Scales of energy [eV], forces [eV/Å] and stress [eV/Å³]; scale and shift of the two parts of the stress [2, 2].
 
-    The scale of the anisotropic part is that of the stress, and those of its parts are relative to it. `derived`:
-    forces and stress are derivatives. Raises DataError for what is unknown and for what ours cannot express.
+    The scale of the stress is that of its anisotropic part; the scales and shifts of the parts are relative to it.
+    `derived`: forces and stress are derivatives. Raises DataError for an unknown normalizer and for one that a
+    Potential cannot express.
     """
     path, known = checkpoint.path, _DERIVED if derived else _DIRECT
     found = {_TARGETS.get(name, name): value for name, value in checkpoint.section("normalizers").items()}
@@ -73,7 +74,7 @@ def _scale_and_shift(path: Path, name: str, values: dict[str, Any]) -> tuple[flo
 
 
 def _number(value: Any) -> float:
-    """Of a tensor of one element or a plain number; NaN of anything else."""
+    """Value of a tensor of one element or of a plain number; NaN for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return float(value)
     return float(value) if isinstance(value, float | int) else math.nan

@@ -56,7 +56,7 @@ STAND_INS = (
     *(_CHECKPOINT, _DICT, _LIST, _NODE, "omegaconf.base ContainerMetadata", "omegaconf.base Metadata"),
     *("typing Any", "collections defaultdict", "__builtin__ dict", "__builtin__ list", "__builtin__ long"),
 )
-"""`module name` of classes that are stood in for: they say of what type a setting is, or wrap it."""
+"""`module name` of classes that are replaced by a stand-in: they state the type of a setting, or wrap it."""
 
 MAX_PICKLE = 64 * 2**20
 """Bytes of instructions; a model of 153 million parameters has less than one hundredth of it."""
@@ -65,7 +65,7 @@ MAX_DEPTH = 32
 MARGIN = 2 * 2**30
 """Bytes of memory beyond four times the file."""
 MIN_TORCH = (2, 10)
-"""Before it, even `weights_only=True` could be tricked."""
+"""Oldest safe version of torch: in older ones, a file can get around `weights_only=True`."""
 
 _BY_NAME = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ"}
 """Instructions that name a global in ways which torch.save does not use."""
@@ -130,7 +130,7 @@ def _as_torch_says(name: str) -> str:
 
 
 def unwrapped(value: Any) -> Any:
-    """What a dict, list or setting of fairchem 2 holds; anything else as it is. What is inside it stays wrapped."""
+    """Unwrap a dict, list or setting of fairchem 2; other values are returned unchanged. Inner values stay wrapped."""
     held, kind = getattr(value, "__dict__", {}), getattr(value, "stands_for", None)
     if kind == _NODE:
         return held.get("_val", value)

@@ -1,4 +1,4 @@
-"""Which of the weights in a file: averaged (EMA) or raw, by name or from a list that has none."""
+"""Choice of the weights in a file: averaged (EMA) or raw, by name or from a list without names."""
 
 from __future__ import annotations
 

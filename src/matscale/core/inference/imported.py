@@ -1,6 +1,6 @@
-"""A model that another program trained, as a run folder: it is used like any other.
+"""Run folder of a model that another program trained: it is used like any other run.
 
-Such a run has a configuration, an identity and one checkpoint, but neither metrics nor a dataset of ours.
+Such a run has a configuration, an identity and one checkpoint, but neither metrics nor a packed dataset.
 """
 
 from __future__ import annotations

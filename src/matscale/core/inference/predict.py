@@ -31,13 +31,13 @@ from matscale.core.model.potential import Potential
 LABELS = ("energy", "forces", "stress")
 """Names under which predictions are written; labels of the source under these names give way to them."""
 PARTS = ("free_energy", "energies", "stresses")
-"""What a source says of its own energy and stress: written as `source_free_energy`, ..., beside the predictions."""
+"""Further energies and stresses of the source: written as `source_free_energy`, ..., beside the predictions."""
 SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a Potential says of one structure."""
+    """Prediction of a Potential for one structure."""
 
     energy: float
     """eV, total."""
@@ -52,7 +52,7 @@ class Prediction:
 
 
 def floating(potential: Potential) -> torch.dtype:
-    """The arithmetic of its model: what batches have to come in."""
+    """Floating-point type of the model; its batches need the same."""
     return next((p.dtype for p in potential.model.parameters() if p.is_floating_point()), torch.float32)
 
 
@@ -86,7 +86,7 @@ class Skipped:
     """A structure that was left out."""
 
     position: int
-    """In the source, from 0."""
+    """Number of the structure in the source, from 0."""
     reason: str
 
 

@@ -1,1 +1,1 @@
-"""What is shared by all models: architecture, outputs, potential, layers."""
+"""Parts that all models share: architecture, outputs, potential, layers."""

@@ -1,4 +1,4 @@
-"""What a plugin says about a family of models: one small frozen object."""
+"""Architecture: the frozen object by which a plugin describes a family of models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ArchitectureConfig(Config):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a model may know of its data when it is built; kept in the run record, to rebuild the same model."""
+    """Facts about the data that a model may use when it is built; kept in the run record, to rebuild the same model."""
 
     elements: tuple[int, ...] = tuple(range(1, 119))
     """Atomic numbers that occur in training."""
@@ -50,7 +50,7 @@ class DatasetInfo:
         return cls()
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-ready values."""
+        """Dataset facts as JSON-ready values."""
         return {"elements": list(self.elements), "mean_atoms": self.mean_atoms, "mean_degree": self.mean_degree}
 
     @classmethod
@@ -64,7 +64,7 @@ class Architecture:
     """A family of models. Returned by the hook `register_architectures`."""
 
     name: str
-    """What a user types: `--arch schnet`."""
+    """Name on the command line: `--arch schnet`."""
     summary: str
     """One line."""
     reference: str
@@ -76,9 +76,9 @@ class Architecture:
     ladder: Callable[[int], Any]
     """Wanted number of parameters -> the config of this family that comes closest, varying one documented dial."""
     dial: str
-    """What the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
+    """Quantity that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
     claims: frozenset[str] = frozenset()
-    """What holds for every config of the family, unless `claims_for` says otherwise for one."""
+    """Symmetries and other claims that hold for every config of the family, unless `claims_for` gives others."""
     forces: Literal["direct", "gradient", "both"] = "direct"
     """`both`: the config has a field `forces` that says which."""
     graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
@@ -95,17 +95,17 @@ class Architecture:
     approximately, such as one whose activations act on a grid of the sphere."""
 
     rotates: bool = False
-    """Training turns the structures at random, unless `augmentation.rotate` says otherwise: for a family that has to
-    learn from data what rotation does."""
+    """Whether training rotates the structures at random, unless `augmentation.rotate` says otherwise: for a family
+    that has to learn rotations from data."""
     compiles: bool = False
-    """`compute.compile` may be asked for, with direct forces: torch.compile gives the same numbers, and does not begin
-    anew for each batch of another size."""
+    """Whether `compute.compile` is supported, with direct forces: torch.compile gives the same numbers and does not
+    compile again for each new batch size."""
 
     def __post_init__(self) -> None:
         self._known(self.claims)
 
     def check(self) -> None:
-        """Look at what the type of a frozen dataclass alone does not see to. Raises PluginError."""
+        """Check the types of the fields, which a frozen dataclass does not check. Raises PluginError."""
         config: Any = self.config
         if not isinstance(config, type) or not issubclass(config, ArchitectureConfig):
             raise PluginError(f"architecture {self.name!r}: config is {shown(config)}, not an ArchitectureConfig.")
@@ -117,7 +117,7 @@ class Architecture:
                 raise PluginError(f"architecture {self.name!r}: size {size!r} is not a {config.__name__}.")
 
     def _known(self, claims: frozenset[str]) -> frozenset[str]:
-        """A misspelt claim would never be checked."""
+        """Return `claims`. Raises ConfigError for an unknown claim: a misspelt one would never be checked."""
         unknown = claims - set(CLAIMS)
         if unknown:
             raise ConfigError(

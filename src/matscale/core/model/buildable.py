@@ -1,4 +1,4 @@
-"""Limits of what is built from a configuration, so that a wrong number in one does not fill the machine."""
+"""Limits on the size of a model built from a configuration: a wrong number must not fill the memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OF_MEMORY = (
     "Storage size calculation overflowed",
     "numel: integer multiplication",
 )
-"""In what torch says when an array has no room; it has no class of its own for that on a CPU."""
+"""Parts of torch's error messages for a lack of memory; on a CPU torch has no exception class for it."""
 
 
 @contextmanager

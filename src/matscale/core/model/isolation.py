@@ -45,7 +45,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _restore(environment: dict[str, str]) -> None:
-    """Only what differs is written: every write reaches the C library."""
+    """Restore the environment variables. Writes only those that differ: every write reaches the C library."""
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

@@ -1,4 +1,4 @@
-"""What a model returns, and how the core completes it: forces and stress as derivatives of the energy.
+"""Outputs of a model, and forces and stress as derivatives of the energy.
 
 The one strain trick (Knuth et al., Comput. Phys. Commun. 190, 33 (2015)): deform positions and cell by (1 + ε), then
 stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backward pass. No model derives its own.
@@ -26,7 +26,7 @@ class Outputs:
     stress: Tensor | None = None
     """[n_structures, 3, 3], symmetric, +(1/V) dE/dε; None: to be derived, or not predicted."""
     extras: dict[str, Tensor] = field(default_factory=dict)
-    """Whatever a model can show when asked, such as attention weights."""
+    """Further values of a model by name, such as attention weights."""
 
     def detach(self) -> Outputs:
         """The same values without their history."""

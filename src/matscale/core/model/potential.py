@@ -143,9 +143,10 @@ class Potential(nn.Module):
             )
 
     def forward(self, batch: AtomicBatch) -> Outputs:
-        """In training mode the outputs of a gradient model keep their graph (double backward); in evaluation not.
+        """Predict a batch.
 
-        Stress is NaN where there is no volume, whatever the architecture.
+        In training mode the outputs of a gradient model keep their graph (double backward); in evaluation mode they do
+        not. Stress is NaN where there is no volume, for every architecture.
         """
         if self.derive:
             raw = predict(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())

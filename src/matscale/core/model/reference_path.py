@@ -1,9 +1,9 @@
-"""Which of several forms of one computation a model takes.
+"""Choice between the readable and the fast form of a model's computation.
 
 A model may have a faster form beside the readable one: a fused kernel, a hand-written backward that computes things a
 second time, checkpointed activations. Its FLOPs are those of the readable form, so that neither recomputation nor an
 opaque kernel changes the compute axis: within `readable_form()` a model that has a choice takes the readable one.
-So it does for whoever looks at single operations, such as a counter of FLOPs from elsewhere.
+It does so too under a torch dispatch mode, such as the FLOP counter of another library, which sees single operations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READABLE = ContextVar("readable", default=False)
 
 @contextmanager
 def readable_form() -> Iterator[None]:
-    """Models compute by their readable form inside."""
+    """Context in which models compute by their readable form."""
     token = _READABLE.set(True)
     try:
         yield
@@ -28,14 +28,14 @@ def readable_form() -> Iterator[None]:
 
 
 def is_counted() -> bool:
-    """Within `readable_form()`: what a model computes twice for the sake of precision it may compute once here."""
+    """Whether this is within `readable_form()`: a model may then compute once what it computes twice for precision."""
     return _READABLE.get()
 
 
 def is_readable_wanted() -> bool:
-    """What a model with a faster form asks before it takes that. Never within compiled code.
+    """Whether a model that has a faster form must take the readable one. Must not be called within compiled code.
 
-    A dispatch mode with an attribute `takes_any_form` that is true does not mind.
+    True within `readable_form()` and under a torch dispatch mode, unless the mode has `takes_any_form = True`.
     """
     mode = _get_current_dispatch_mode()
     return _READABLE.get() or (mode is not None and not getattr(mode, "takes_any_form", False))

@@ -1,4 +1,4 @@
-"""From features of atoms to energy, forces and stress, for models that predict all three directly.
+"""Output heads: energy, forces and stress from features of atoms, for models that predict all three directly.
 
     energy = Σ_atoms e(x)                [n_structures]        extensive
     forces = f(x)                        [n_atoms, 3]
@@ -19,7 +19,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 
 _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
-"""Where each of the nine entries of the tensor, row by row, stands among xx yy zz yz xz xy."""
+"""Place among xx yy zz yz xz xy of each of the nine entries of the tensor, row by row."""
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:

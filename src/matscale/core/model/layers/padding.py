@@ -12,7 +12,7 @@ from matscale.core.data.batch import AtomicBatch
 
 @dataclass(frozen=True)
 class Padding:
-    """Where each atom of a batch stands in the layout [n_structures, max_atoms]."""
+    """Padded layout [n_structures, max_atoms]: place of each atom of a batch."""
 
     rank: Tensor
     """[n_atoms] number of each atom in its structure, from 0."""
@@ -23,7 +23,7 @@ class Padding:
 
     @classmethod
     def of(cls, batch: AtomicBatch) -> Padding:
-        """Once per batch; every layer uses the same."""
+        """Padding of a batch. Made once per batch; every layer uses the same one."""
         counts = batch.atoms_per_structure
         max_atoms = int(counts.max())
         number = torch.arange(batch.n_atoms, device=batch.batch.device)

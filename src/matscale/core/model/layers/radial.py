@@ -83,7 +83,7 @@ class ShiftedSoftplus(nn.Module):
 
 
 class _ShiftedSoftplus(Function):
-    """Its slope is a sigmoid: said so, torch differentiates it a second time in two operations instead of seven."""
+    """Shifted softplus with an explicit slope, a sigmoid: its second derivative takes two operations, not seven."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

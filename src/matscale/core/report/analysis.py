@@ -1,4 +1,4 @@
-"""What the laws say of the runs of a report: every law that can be fitted, every one that cannot with its reason."""
+"""Scaling laws of the runs in a report: every law that can be fitted, and the reason for every one that cannot."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Refused:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Laws of the runs. Without a table, `refusal` says why there is none."""
+    """Laws of the runs. If `table` is None, `refusal` gives the reason."""
 
     table: Table | None
     fits: tuple[Fit, ...] = ()
-    """Of the compared loss"""
+    """Laws of the compared loss"""
     terms: Mapping[str, tuple[Fit, ...]] = field(default_factory=dict)
     """Energy, forces, stress -> laws of that error, in eV units"""
     refused: tuple[Refused, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     excluded: tuple[Excluded, ...] = ()
-    """Runs that no law saw"""
+    """Runs that no law was fitted to, with the reason"""
     refusal: str = ""
     notes: tuple[str, ...] = ()
 
@@ -157,7 +157,7 @@ def _try(
 
 
 def _comparisons(table: Table) -> tuple[tuple[Comparison, ...], list[Refused]]:
-    """Over every variable that varies for at least two architectures."""
+    """Comparisons over every variable that varies for at least two architectures."""
     laws = [law for law in host().laws() if law.axes == ("x",)]
     found, refused = [], []
     for axis in ("n", "d", "c"):

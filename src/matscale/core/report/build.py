@@ -30,10 +30,10 @@ SECTIONS = ("laws", "curves", "terms", "exponents", "residuals", "cost")
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure with what it says."""
+    """A figure with the sentences beside it."""
 
     name: str
-    """Of its file, and of its place in the page"""
+    """Name of the figure's file and of its element in the page"""
     section: str
     """One of `SECTIONS`"""
     title: str
@@ -45,7 +45,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows."""
+    """Everything that a report page shows."""
 
     records: Records
     analysis: Analysis
@@ -212,7 +212,7 @@ def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str])
 
 
 def _for_paper(panel: Panel) -> object:
-    """White paper, one column wide, a title for whoever finds the file."""
+    """Copy of a figure for print: white background, one column wide, with its title in the figure."""
     from plotly.graph_objects import Figure
 
     fig = Figure(panel.figure)

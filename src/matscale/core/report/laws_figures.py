@@ -26,7 +26,7 @@ UNITS = {
 }
 """Target -> (title of its axis, factor from eV units)."""
 BEYOND = 2.0
-"""A law is drawn this factor beyond its points."""
+"""A law is drawn beyond its points by this factor."""
 
 
 def against(
@@ -221,7 +221,7 @@ def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict
 
 
 def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
-    """Grey lines with their names at the end: what knows nothing."""
+    """Baselines as grey lines, each with its name at the end."""
     if len(x) == 0:
         return []
     low, high = _wider(float(np.min(x)), float(np.max(x)))

@@ -1,4 +1,4 @@
-"""What all figures have in common. Colours of text and grid are the page's: it knows whether it is dark."""
+"""Layout shared by all figures of a report. The page sets the colours of text and grid, for light or dark mode."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class RunRecord:
     curve: Mapping[str, list[float | None]] = field(default_factory=dict)
     """Keys of `ALONG` and `MEASURED` -> a value per validation that is kept."""
     validations: Sequence[Mapping[str, Any]] = ()
-    """All of them, with what laws need of each"""
+    """All validations, with the keys that laws need"""
 
     @property
     def architecture(self) -> str:
@@ -110,7 +110,7 @@ def folders_of(sources: Sequence[str]) -> list[Path]:
 
 
 def read_records(folders: Sequence[Path]) -> Records:
-    """What the folders hold; one that cannot be read is listed as damaged, and the others are shown."""
+    """Read the run folders. A folder that cannot be read is listed as damaged; the others are shown."""
     names = short_names(folders)
     n_points = int(np.clip(ROWS_SHOWN // max(len(folders), 1), 20, 200))
     runs, damaged = [], []

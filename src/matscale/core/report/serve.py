@@ -51,7 +51,7 @@ def policy_of(page: str) -> str:
 
 
 class Pages:
-    """The page of now. Built once per version, by one thread at a time."""
+    """The current page. It is built once per version, by one thread at a time."""
 
     def __init__(self, sources: Sequence[str], build: Callable[[str], str]) -> None:
         """`build`: version -> page; may raise MatscaleError, which is shown until there is something else to show."""

@@ -1,4 +1,4 @@
-"""Tables of the report: what stands in them. `assets/page.html.jinja` draws them."""
+"""Tables of the report: their contents. `assets/page.html.jinja` draws them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def side(heading: str) -> str:
 
 
 def verdicts(analysis: Analysis) -> HtmlTable:
-    """Every law in a row: what is claimed and what not."""
+    """Table of all laws, one per row: verdict, exponents, range, reasons and notes."""
     rows = [
         [
             fit.architecture,
@@ -73,7 +73,7 @@ def verdicts(analysis: Analysis) -> HtmlTable:
 
 
 def held_out(analysis: Analysis) -> HtmlTable:
-    """What the smaller sizes said of the largest."""
+    """Table of the largest sizes: loss predicted from the smaller sizes against the loss found."""
     rows = []
     for fit in analysis.fits:
         for held in fit.held_out[-2:]:
@@ -103,7 +103,7 @@ def run_cells(run: RunRecord) -> list[str]:
 
 
 def hardware(runs: Sequence[RunRecord]) -> HtmlTable:
-    """What computed, for how long, and how many FLOPs."""
+    """Table of the hardware: devices, number of runs, device-hours and FLOPs."""
     kinds: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
         if run.info:
@@ -149,7 +149,7 @@ def _by_reason(excluded: Sequence[Excluded], law: str) -> list[LeftOut]:
 
 
 def provenance(runs: Sequence[RunRecord], command: str, version: str) -> dict[str, str]:
-    """From what, by what and how: enough to make the runs and this page again."""
+    """Provenance of the page: enough to make the runs and this page again."""
     infos = [run.info for run in runs if run.info]
 
     def values(pick: Any) -> str:

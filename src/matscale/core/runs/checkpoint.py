@@ -39,7 +39,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class DamagedCheckpoint(MatscaleError):
-    """A checkpoint on disk is not what was written."""
+    """The files of a checkpoint differ from those that were written."""
 
 
 class NonFiniteCheckpoint(DamagedCheckpoint):
@@ -50,7 +50,7 @@ class NonFiniteCheckpoint(DamagedCheckpoint):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, in memory."""
+    """Contents of a checkpoint, read into memory."""
 
     step: int
     model: dict[str, Tensor]

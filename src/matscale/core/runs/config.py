@@ -42,7 +42,7 @@ class DataConfig(Config):
     validation: Fraction = 0.1
     """Share of the structures that are kept for validation."""
     split_by: Literal["group", "structure"] = "group"
-    """What a split keeps together: groups (trajectory or reduced formula), or nothing."""
+    """Unit of the split: whole groups (trajectory or reduced formula), or single structures."""
     validation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Draws the validation part; none: `seed`. Runs whose losses are compared need the same one."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -98,7 +98,7 @@ class StartConfig(Config):
 
 
 PRETEXT_OPTIONS: dict[str, tuple[str, float | int]] = {"denoise": ("sigma", 0.1), "distances": ("partners", 8)}
-"""What is learned in pre-training -> its option and the default of that."""
+"""Pre-training task -> (its option, the default of that option)."""
 
 
 class PretrainConfig(Config):
@@ -107,9 +107,9 @@ class PretrainConfig(Config):
     task: Literal["distances", "denoise"]
     """Predict distances of pairs from embeddings, or the noise that was put on positions, through the forces."""
     sigma: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of denoise: standard deviation of each component of the noise [Å]; 0.1 if not given."""
+    """For denoise: standard deviation of each component of the noise [Å]; 0.1 if not given."""
     partners: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Of distances: other atoms of its structure that each atom is paired with; 8 if not given."""
+    """For distances: number of other atoms of its structure that each atom is paired with; 8 if not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -138,7 +138,7 @@ def _held_at_once(accumulate: int) -> int:
 
 
 class BatchConfig(Config):
-    """What one process handles at once. The global batch is this × accumulate × processes; the run says its size."""
+    """Size of the batch on one process. The global batch is this × accumulate × processes; the run prints its size."""
 
     structures: Positive | None = None
     """At most so many structures in a batch; 16 if no limit is given."""
@@ -155,7 +155,7 @@ class AugmentationConfig(Config):
     """Turn every training structure at random in every epoch: positions, cell, forces and stress together. None: as the
     architecture wants it; not in an overfit check."""
     reflect: bool = False
-    """Mirror every other one as well."""
+    """Mirror every other structure as well."""
 
 
 class Term(Config):
@@ -228,13 +228,13 @@ class ScheduleConfig(Config):
     warmup: Fraction = 0.01
     """Share of the run in which the learning rate rises linearly."""
     warmup_factor: Fraction = 0.2
-    """Where it rises from, as a share of `optimizer.lr`."""
+    """Learning rate at the start of the warm-up, as a share of `optimizer.lr`."""
     floor: Fraction = 0.01
-    """Where it ends, as a share of `optimizer.lr`."""
+    """Learning rate at the end of the run, as a share of `optimizer.lr`."""
     decay: Fraction = 0.2
-    """Of `wsd`: the last share of the run, in which the learning rate falls."""
+    """For `wsd`: share of the run, at its end, in which the learning rate falls."""
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
-    """Of `wsd`: how it falls."""
+    """For `wsd`: shape of the fall of the learning rate."""
 
 
 class BudgetConfig(Config):
@@ -300,7 +300,7 @@ class TrainConfig(Config):
     data: DataConfig = DataConfig()
     start: StartConfig = StartConfig()
     pretrain: PretrainConfig | None = None
-    """Learn something else than energies, forces and stress first; none: those."""
+    """Pre-training on a task without labels; none: train on energies, forces and stress."""
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()
@@ -320,9 +320,9 @@ class TrainConfig(Config):
     plugins: tuple[str, ...] = ()
     """Plugins that watch the run, by name."""
     trackers: tuple[str, ...] = ()
-    """Programs that are told its metrics as well: tensorboard, wandb, trackio, or a plugin's."""
+    """Trackers that receive the metrics of the run: tensorboard, wandb, trackio, or a plugin's."""
     labels: dict[str, str | int | float] = Field(default_factory=dict)
-    """What a study says of the run (`study`, `size`, ...); copied to run.json, and of no other effect."""
+    """Labels that a study gives the run (`study`, `size`, ...). They are copied to run.json and do nothing else."""
 
     @model_validator(mode="after")
     def _pretraining_is_apart(self) -> TrainConfig:

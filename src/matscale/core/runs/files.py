@@ -29,7 +29,7 @@ RESUMABLE = (
     "trackers",
     "labels",
 )
-"""What may be changed when a run is resumed: nothing that decides which numbers are computed."""
+"""Keys that may be changed when a run is resumed. None of them changes the numbers that are computed."""
 
 MOVABLE = ("budget", "data.path", "start.run")
 """Keys of a configuration that may change, besides `RESUMABLE`, and leave a trained model what it is: how long it was

@@ -66,7 +66,7 @@ class _Written(_Part):
 
 
 class _Info(_Part):
-    """What a run.json may hold; a key that is there has this type."""
+    """Schema of run.json: its known keys and their types. Every key is optional."""
 
     format_version: Count = 0
     name: str | None = None
@@ -137,9 +137,9 @@ def malformed(info: Mapping[str, Any]) -> str:
 
 
 def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What baselines of a run belong to: its dataset, and what draws the training and the validation part.
+    """Identity of the baselines of a run: its dataset, and the keys that draw the training and the validation part.
 
-    `info` is run.json, `config` the resolved configuration. The loss they are measured by is OMat24's, always.
+    `info` is run.json, `config` the resolved configuration. Baselines are always measured by OMat24's loss.
     """
     data = config.get("data") or {}
     keys = ("validation", "split_by", "validation_seed", "fraction", "count", "overfit")

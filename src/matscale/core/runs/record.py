@@ -31,7 +31,7 @@ __all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES
 
 CHECKPOINTS = "checkpoints"
 PLANNED, LOG = "planned.toml", "log.txt"
-"""What a study lays into the folder of a run before it begins, and what the run's process prints."""
+"""Files in a run folder: the configuration that a study writes before the run begins, and the output of its process."""
 
 TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
 """Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
@@ -63,7 +63,7 @@ class Kept:
 
     @classmethod
     def latest(cls, root: Path, *, whole: bool = False) -> Kept | None:
-        """Of the newest checkpoint that has a sound one; `whole`: of the newest sound checkpoint."""
+        """The copy in the newest checkpoint whose copy is sound; with `whole`, in the newest sound checkpoint."""
         for step in reversed(checkpoint.steps(root)):
             try:
                 if (kept := cls.of(checkpoint.folder_of(root, step), whole=whole)) is not None:
@@ -307,7 +307,7 @@ class Run:
         self.save_info()
 
     def seal(self) -> None:
-        """From now on run.json is written with its digest: the run has begun, and nobody else writes to it."""
+        """Write run.json with its digest from now on: the run has begun, and only its own process writes to it."""
         self.info |= {DIGEST: "", "config_sha256": fingerprint(self.config.plain())}
 
     def save_info(self) -> None:
@@ -319,7 +319,7 @@ class Run:
         write_text(self.path / CONFIG, to_toml(config.plain()))
 
     def kept(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """What a checkpoint keeps of the configuration and of run.json, brought up to date with `totals`."""
+        """The copy of the configuration and of run.json for a checkpoint, with the values of `totals`."""
         info = {**self.info, **totals}
         info.pop(DIGEST, None)
         return {"config": self.config.plain(), "info": finite(info)}
@@ -336,6 +336,6 @@ def _failed_at_the_start(path: Path) -> bool:
 
 
 def validation_loss(row: Mapping[str, Any]) -> float:
-    """What validations are compared by; infinite where it was not finite (null in the file)."""
+    """The value by which validations are compared; infinite if it was not finite (null in the file)."""
     loss = row.get("loss", row.get("objective"))
     return loss if loss is not None and math.isfinite(loss) else math.inf

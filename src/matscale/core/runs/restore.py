@@ -18,7 +18,7 @@ from matscale.core.runs.record import Kept, Run
 from matscale.core.runs.restorable import non_finite
 
 PRETEXT_PREFIX = "pretext."
-"""Of the names of what pre-training adds to a potential."""
+"""Prefix of the names of parameters that pre-training adds to a potential."""
 
 
 def restored(run: Run, checkpoint: str | int) -> Potential:
@@ -101,7 +101,7 @@ def _another(run: Run, step: int) -> str:
 
 
 def _of_the_same_model(run: Run, step: int) -> dict[str, Any]:
-    """What run.json says, if the weights of a step were trained as config.toml says. Raises ConfigError if not."""
+    """Return run.json, if the weights of a step were trained as config.toml says. Raises ConfigError if not."""
     folder = checkpoints.folder_of(run.checkpoint_folder, step)
     try:
         kept = Kept.of(folder)

@@ -22,7 +22,7 @@ INSIDE = frozenset(
 """Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
 
 KILLED = "it was killed, or the machine went down"
-"""What the folder of a run that was cut off can tell."""
+"""Reason of a run that was cut off: its folder can tell no more than this."""
 
 _MEND = "`matscale train --resume -o {}` takes it from the newest checkpoint."
 
@@ -35,11 +35,11 @@ _OF_ERROR = {
 
 @dataclass(frozen=True)
 class State:
-    """How a run stands."""
+    """Status of a run, with the reason if it did not complete."""
 
     status: Status
     reason: str = ""
-    """Why it did not end well."""
+    """Reason why the run did not complete."""
 
 
 def read_info(run: Path) -> dict[str, Any] | None:
@@ -56,12 +56,12 @@ def is_at_work(run: Path) -> bool:
 
 
 def state_of(run: Path) -> State:
-    """By what the folder says. A run that says that it is running, and that no process is at work on, was killed."""
+    """Status of a run from its folder. A run with status `running` that no process is at work on was killed."""
     return State("running") if is_at_work(run) else recorded(run)
 
 
 def recorded(run: Path) -> State:
-    """Of a run that no process is at work on."""
+    """Status recorded in the folder of a run that no process is at work on."""
     if not (run / CONFIG).exists():
         began = (run / CHECKPOINTS).exists()
         return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")

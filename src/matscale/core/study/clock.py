@@ -1,4 +1,4 @@
-"""How long what is left of a study will take, judged by what is done."""
+"""Time left of a study: estimate the device time of its remaining runs from its completed ones."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _estimated(run: PlannedRun, compute: Mapping[str, Any], **options: Any) -> t
 
 @dataclass(frozen=True)
 class Spent:
-    """What completed runs of one kind took."""
+    """Work, seconds and FLOPs of the completed runs of one kind."""
 
     work: float = 0.0
     seconds: float = 0.0
@@ -114,7 +114,7 @@ class Clock:
     """Kind -> (1 / parameters, seconds per work) of its ends; None where they could not be timed."""
 
     def left(self, sweep: Sweep) -> float | None:
-        """Seconds of device time; None as long as nothing is done to judge by."""
+        """Seconds of device time; None until a run has completed."""
         done: dict[Kind, list[PlannedRun]] = {}
         left: dict[Kind, list[PlannedRun]] = {}
         for run in self.plan.runs:
@@ -128,7 +128,7 @@ class Clock:
         return sum(self._seconds(kind, runs, done) for kind, runs in left.items())
 
     def _seconds(self, kind: Kind, runs: Sequence[PlannedRun], done: Mapping[Kind, Sequence[PlannedRun]]) -> float:
-        """Of `runs`, all of one kind."""
+        """Seconds of `runs`, all of one kind."""
         if own := self._between(runs, done.get(kind, ())):
             return own
         foreseen = self._foreseen(kind, runs)

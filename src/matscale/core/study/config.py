@@ -119,7 +119,7 @@ class BudgetGrid(Config):
     flops: Counts = ()
     """isoFLOP sets: every size takes as many steps as each of these counts of training FLOPs pays for."""
     least_steps: Positive = 1
-    """With `flops`: what pays for fewer steps is left out of the grid, and listed; 1: is an error."""
+    """With `flops`: a run with fewer steps than this is left out of the grid and listed. 1: it is an error instead."""
     max_time: Seconds | None = None
     """Wall time [s] that no run exceeds, whatever the other limits."""
 
@@ -136,23 +136,23 @@ class CooldownGrid(Config):
     steps: Positives
     """Lengths of the cooled-down runs, in optimizer steps from nothing."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """The last share of each, in which the learning rate falls."""
+    """Share of each run, at its end, in which the learning rate falls."""
     warmup: Annotated[int, Field(ge=0)] | None = None
     """Steps of warm-up, shared by all; none: a hundredth of the longest."""
 
 
 class Study(Config):
     name: Annotated[str, AfterValidator(file_name)]
-    """What the study is called; its folder is `studies/<name>`."""
+    """Name of the study; its folder is `studies/<name>`."""
     output: Annotated[Path, AfterValidator(usable_path)] | None = None
-    """Another folder."""
+    """Folder of the study, if it is not `studies/<name>`."""
     architectures: Annotated[
         tuple[Annotated[ArchitectureGrid, BeforeValidator(lambda v: _named(v))], ...], BeforeValidator(listed)
     ]
     sizes: Names = ()
     """Published configurations, for architectures without sizes of their own."""
     params: Params | None = None
-    """Rungs of the size ladder, likewise."""
+    """Rungs of the size ladder, for architectures without sizes of their own."""
     data: DataGrid = DataGrid()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(listed)] = (0,)
     """Each drives initialisation, order, dropout and the choice of training subsets of its runs."""

@@ -1,4 +1,4 @@
-"""What every run of a plan would take, and the whole study: what a step takes is counted and timed once per kind."""
+"""Estimate FLOPs, time and disk of every run of a plan and of the whole study. A step is timed once per kind."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class EstimatedRun:
     run: PlannedRun
     estimate: Estimate
     status: str
-    """How the run stands: what is completed needs nothing more."""
+    """Status of the run: a completed one needs nothing more."""
 
     @property
     def shared(self) -> float:
-        """The share of it that another run of the study, which it branches off, has spent already."""
+        """Share of the run that is spent already by its trunk, the run of the study that it branches off."""
         return self.run.need.step / self.estimate.steps if self.run.need else 0.0
 
     def plain(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _kind(config: TrainConfig) -> list[Any]:
 def estimates(
     plan: Plan, estimator: Estimator, done: Callable[[int, int], None] = lambda done, total: None
 ) -> list[EstimatedRun]:
-    """Of all runs of a plan, in its order. A kind is timed on the run with most data, which has its largest batches."""
+    """Estimates of all runs of a plan, in its order. A kind is timed on its run with most data (largest batches)."""
     found: dict[Any, Estimate] = {}
     for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):
         done(k, len(plan.runs))
@@ -101,7 +101,7 @@ def estimates(
 
 
 def totals(rows: Iterable[EstimatedRun]) -> dict[str, float]:
-    """Of the study: what runs share is spent once, disk is not shared."""
+    """Totals of the study. FLOPs and time that runs share count once; disk space is not shared."""
     rows = list(rows)
     spent = {
         key: sum(getattr(row.estimate, key) * (1 - row.shared) for row in rows)

@@ -1,4 +1,4 @@
-"""What makes a run the run that it is: two plans with one identity would give the same numbers."""
+"""Identity of a planned run: two plans with the same identity would give the same numbers."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class PlannedRun:
     path: Path
     """The run folder, absolute."""
     config: TrainConfig
-    """Resolved."""
+    """The resolved configuration."""
     identity: str
     labels: dict[str, Any]
     """Its place in the grid: architecture, size, data, seed, lr, ..."""
     parameters: dict[str, int]
-    """By `count_parameters`."""
+    """Counts of the model's parameters, from `count_parameters`."""
     n_train: int
     """Training structures."""
     need: Need | None = None

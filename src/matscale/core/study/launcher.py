@@ -1,4 +1,4 @@
-"""What a launcher is: it turns runs that are ready into processes somewhere, and says how they end.
+"""Launchers: start the runs that are ready as processes on some machine, and tell how they end.
 
 A launcher knows nothing of studies. It is given jobs, each a run folder and the command that trains into it, and is
 asked now and then what became of them. Processes that outlive the sweep are welcome: the next sweep finds them by the
@@ -26,24 +26,24 @@ class Job:
 
     @staticmethod
     def options() -> list[str]:
-        """Of `matscale train`, for every run of a study."""
+        """Options of `matscale train` that every run of a study gets."""
         return ["--quiet", "--no-baselines"]
 
     @property
     def arguments(self) -> list[str]:
-        """Of `python -m matscale`. A run that has begun goes on."""
+        """Arguments of `python -m matscale`. A run that has begun is resumed."""
         run = ["train", "-o", str(self.path), *self.options()]
         begun = (self.path / CONFIG).exists()
         return [*run, "--resume"] if begun else [*run, "--config", str(self.path / PLANNED)]
 
     @property
     def command(self) -> list[str]:
-        """For a process of this machine."""
+        """Command line that trains the run in a process on this machine."""
         return [sys.executable, "-P", "-m", "matscale", *self.arguments]
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """File that the output of the job is written to."""
         return self.path / LOG
 
 
@@ -55,16 +55,16 @@ class Ended:
     code: int | None
     """Exit code; negative: the signal that ended it; None: unknown."""
     reason: str = ""
-    """What the launcher knows of it: `cancelled`, `node failure`."""
+    """Reason that the launcher gives: `cancelled`, `node failure`."""
     retry: bool = True
-    """Whether it may be taken up again by itself; not if somebody cancelled it."""
+    """Whether the sweep may start the run again; not if a user cancelled the job."""
 
 
 class Pool(Protocol):
     """A launcher at work for one sweep."""
 
     def room(self) -> int:
-        """How many more jobs it would take now."""
+        """Number of further jobs that the pool would take now."""
         ...
 
     def start(self, jobs: Sequence[Job]) -> None:
@@ -94,11 +94,11 @@ class Launcher:
     """A way to run a study's trainings. Returned by the hook `register_launchers`."""
 
     name: str
-    """What a user types: `--launcher slurm`; and the table of the study file with its options."""
+    """Name of the launcher: in `--launcher slurm`, and of the table of the study file that holds its options."""
     summary: str
-    """One line."""
+    """Description in one line."""
     options: type[Config]
-    """What may stand in that table."""
+    """Configuration class of the options in that table."""
     open: Callable[[Any, Path], Pool]
     """(options, study folder) -> a pool. Raises ConfigError if this launcher cannot be used here, and says why."""
     outlives: bool = False

@@ -1,6 +1,6 @@
-"""What is in a study's folder: a row per run, as `runs.jsonl` and `runs.csv`, for people, pandas and jq.
+"""Ledger of a study: a row per run, as `runs.jsonl` and `runs.csv`, for people, pandas and jq.
 
-The ledger is read off the run folders, so it can be lost without loss.
+The ledger is made from the run folders, so it can be deleted and written again.
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ class Rule(Config):
     a: Annotated[float, Field(gt=0)]
     """Learning rate at N = 1."""
     b: float
-    """Exponent."""
+    """Exponent b."""
     parameters: Literal["non_embedding", "total"] = "non_embedding"
-    """What N counts."""
+    """Parameters that N counts."""
     interval: tuple[float, float] | None = None
     """95 % interval of b, by Student's t on the sizes; none for fewer than three."""
     batch: Annotated[int, Field(ge=1)] | None = None

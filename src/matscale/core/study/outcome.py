@@ -11,7 +11,7 @@ from matscale.core.study.launcher import Ended
 
 
 def state_after(ended: Ended) -> State:
-    """What the end of a job means for its run: the folder says whether it completed, the exit code why not."""
+    """State of a run after its job has ended. The folder says whether it completed, the exit code why it did not."""
     state = recorded(ended.path)
     if state.status == "completed":
         return state
@@ -46,7 +46,7 @@ def _signal(code: int) -> int | None:
 
 
 def _last_line(run: Path) -> str:
-    """Of what the process printed: an error that came before there was a run.json to put it in."""
+    """Last line that the process printed: an error from before there was a run.json to write it to."""
     try:
         lines = (run / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

@@ -55,7 +55,7 @@ class Size:
     architecture: Architecture
     label: str
     config: dict[str, Any]
-    """Of the architecture, in full."""
+    """Configuration of the architecture, with all its keys."""
     parameters: dict[str, int]
     wanted: int | None = None
     """Parameters that were asked for, of a rung of the ladder."""
@@ -78,9 +78,9 @@ class Plan:
     folder: Path
     dataset: PackedDataset
     runs: list[PlannedRun] = field(default_factory=list)
-    """Trunks before what branches off them."""
+    """Runs in order: a trunk comes before the runs that branch off it."""
     notes: list[str] = field(default_factory=list)
-    """What was left out of the grid, and why."""
+    """Notes on runs that were left out of the grid, with the reason."""
     there: dict[str, Path] = field(default_factory=dict)
     """Run folders of an earlier sweep by what their names end with, the beginning of the identity."""
     counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -163,7 +163,10 @@ def _taken_for_one(study: Study) -> Iterator[str]:
 
 
 def _leave_out_short(result: Plan, stages: Stages) -> None:
-    """What a budget of FLOPs does not pay for. Raises ConfigError for less than one step, unless more are asked for."""
+    """Leave out runs whose budget of FLOPs pays for too few steps (`least_steps`).
+
+    Raises ConfigError for a budget of less than one step, if `least_steps` is 1.
+    """
     least = result.study.budget.least_steps
     new = [run for run in result.runs if run.config.budget.max_flops and not (run.path / CONFIG).exists()]
     if not new:
@@ -274,7 +277,7 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_own(study: Study) -> None:
-    """A key that is said twice would be said in vain once."""
+    """Refuse keys that the study sets elsewhere: one of the two values would have no effect. Raises ConfigError."""
     words = OWN | (OWN_OF_COOLDOWNS if study.wsd else {})
     tables = {"grid": study.grid, "set": study.set} | {f"set of {g.name}": g.set for g in study.architectures}
     for table, values in tables.items():

@@ -1,4 +1,4 @@
-"""The loop that does a study: what is missing is started, what was cut off goes on, what failed is told.
+"""Sweep: the loop that runs a study. It starts missing runs, resumes those that were cut off and reports failures.
 
 Everything that it knows comes from the run folders, so it can be killed at any moment: the next sweep reads them again.
 """
@@ -54,7 +54,7 @@ class Sweep:
     wait: bool = True
     """Stay until all is done; else hand over what is ready and leave it to the launcher."""
     states: dict[Path, State] = field(default_factory=dict)
-    """Run folder -> how it stands."""
+    """Run folder -> state of the run."""
     _tries: Counter[Path] = field(default_factory=Counter)
     _written: float = 0.0
 
@@ -92,7 +92,7 @@ class Sweep:
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """How everything stands before anything is started."""
+        """States of all runs before any is started."""
         held = self.pool.held()
         for run in self.runs:
             state = state_of(run.path)
@@ -120,7 +120,7 @@ class Sweep:
         return bool(active and self.wait) or bool(self._ready() and self._room() > 0)
 
     def _collect(self) -> None:
-        """What ended, here or in processes that an earlier sweep left behind."""
+        """Update the states of runs that ended, in this sweep or in processes that an earlier sweep started."""
         for ended in self.pool.ended():
             if ended.path in self.states:
                 self._over(ended)
@@ -170,7 +170,7 @@ class Sweep:
         return self._tries[path] > self.plan.study.retries
 
     def _room(self) -> int:
-        """What an earlier sweep left at work takes the place of a job that the pool would start."""
+        """Number of jobs that may start now. A process that an earlier sweep left at work takes the place of a job."""
         held = self.pool.held()
         left = sum(state.status == "running" and run not in held for run, state in self.states.items())
         return self.pool.room() - left

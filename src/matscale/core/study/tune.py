@@ -39,7 +39,7 @@ Do = Callable[[Plan], None]
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tuned, and how."""
+    """Settings of a search for learning rates: architecture, sizes, range and batch sizes."""
 
     architecture: str
     params: tuple[int, ...]
@@ -75,12 +75,12 @@ class Tuned:
     losses: dict[float, float]
     """Learning rate -> loss, the mean over seeds."""
     lr: float
-    """By the parabola; the best rate that was tried if there is none."""
+    """Best learning rate: the minimum of the parabola, or the best rate that was tried if there is no parabola."""
     loss: float
-    """At the best rate that was tried."""
+    """Loss at the best rate that was tried."""
     half: float | None
     double: float | None
-    """By what factor the loss is higher at half, and at twice, the best rate; None: it was not finite there."""
+    """Factor by which the loss is higher at half, and at twice, the best rate; None: the loss was not finite there."""
 
     def plain(self) -> dict[str, Any]:
         """For the file of the rule."""
@@ -144,7 +144,7 @@ def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
 
 
 def _loss(run: PlannedRun) -> float:
-    """Of the last validation, which the schedule ends in; infinite if training became non-finite."""
+    """Loss of the last validation, at the end of the schedule; infinite if training became non-finite."""
     state = state_of(run.path)
     last = (read_info(run.path) or {}).get("last")
     if state.status == "completed" and last:

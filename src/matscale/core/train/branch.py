@@ -21,12 +21,12 @@ from matscale.core.runs.restore import resolve_step
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every")
-"""What a branch may do otherwise than its trunk: nothing that the steps before it depended on."""
+"""Keys in which a branch may differ from its trunk. The steps before the branch do not depend on them."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Where a run leaves another one."""
+    """A trunk and the checkpoint at which another run branches off it."""
 
     trunk: Run
     saved: checkpoint.Checkpoint

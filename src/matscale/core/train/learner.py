@@ -26,7 +26,7 @@ from matscale.core.train.optim import Average, adamw, load_optimizer_tensors, op
 
 @dataclass(frozen=True)
 class Gradient:
-    """What forward and backward of a global batch gave; the gradient itself is in the parameters."""
+    """Results of forward and backward on a global batch; the gradient itself is in the parameters."""
 
     objective: float
     norm: float
@@ -36,7 +36,7 @@ class Gradient:
 
 
 class Learner:
-    """A potential and what changes its weights."""
+    """A potential with its objective and optimizer."""
 
     def __init__(
         self, potential: Potential, config: TrainConfig, objective: Goal, device: torch.device, world: World
@@ -64,7 +64,7 @@ class Learner:
     # A step -----------------------------------------------------------------------------------------------------------
 
     def gradient(self, batches: Sequence[AtomicBatch], counts: Mapping[str, float]) -> Gradient:
-        """Of the objective over a global batch, of which `batches` are this process's part.
+        """Gradient of the objective over a global batch, of which `batches` are this process's part.
 
         `counts` are the labelled items of the whole global batch by term.
         """
@@ -128,7 +128,7 @@ class Learner:
     # State ------------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
-        """Everything that `restore` needs."""
+        """State that `restore` needs to go on with training."""
         return Checkpoint(
             step,
             self.potential.state_dict(),

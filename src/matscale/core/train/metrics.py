@@ -77,7 +77,7 @@ class Sums(ABC):
 
 
 class Metrics(Sums):
-    """Of energy, forces and stress."""
+    """Running sums of the errors of energy, forces and stress."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         super().__init__(len(_SUMS), device)

@@ -1,4 +1,4 @@
-"""What is summed up between two rows of training metrics."""
+"""Running training metrics: sums between two rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Interval:
     gradient_norm: float = 0.0
     steps: int = 0
     lr: float = 0.0
-    """Of the latest step."""
+    """Learning rate of the latest step."""
     # The machine's share, which depends on its mood and is no part of a checkpoint:
     seconds: float = 0.0
     waited: float = 0.0
@@ -28,7 +28,7 @@ class Interval:
     flops: float = 0.0
 
     def learned(self, gradient: Gradient, lr: float) -> None:
-        """A step whose gradient was used."""
+        """Add a step whose gradient was used."""
         for outputs, batch in gradient.seen:
             self.metrics.update(outputs, batch)
         self.objective += gradient.objective
@@ -37,7 +37,7 @@ class Interval:
         self.lr = lr
 
     def spent(self, seconds: float, waited: float, atoms: float, flops: float) -> None:
-        """What a step took."""
+        """Add the time, atoms and FLOPs of a step."""
         self.seconds += seconds
         self.waited += waited
         self.atoms += atoms

@@ -281,7 +281,7 @@ def _check_same_data(run: Run, setup: Setup) -> None:
 
 
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
-    """What the batches of a run cost; the same on all processes, since all count the same structures."""
+    """Cost of the batches of a run. It is the same on all processes, since all count the same structures."""
     probes = probes_of_setup(setup, device)
     if setup.pretext is not None:  # a formula is one of the whole model, of which pre-training runs a part, and a head
         return cost_of(potential, probes)
@@ -294,7 +294,7 @@ def probes_of_setup(setup: Setup, device: torch.device) -> Probes:
 
 
 def _peak(device: torch.device, precision: str, world: World) -> Peak:
-    """Of the devices of all processes together."""
+    """Peak FLOP/s of the devices of all processes together."""
     own = peak_of(device, precision)
     return Peak(world.sums({"peak": own.flops_per_s}, device)["peak"], own.by)
 
@@ -302,7 +302,7 @@ def _peak(device: torch.device, precision: str, world: World) -> Peak:
 def _facts(
     setup: Setup, potential: Potential, cost: Cost, peak: Peak, device: torch.device, world: World
 ) -> dict[str, Any]:
-    """What is known of a run before its first step."""
+    """Facts for run.json that are known before the first step."""
     config = setup.config
     distribution, version = _origin(setup.architecture)
     return {
@@ -336,7 +336,7 @@ def _batch_limits(config: TrainConfig) -> dict[str, int]:
 
 
 def _origin(architecture: Architecture) -> tuple[str | None, str | None]:
-    """(distribution, version); nobody's for an architecture that was handed over rather than looked up."""
+    """(distribution, version) of the plugin; (None, None) for an architecture that is not the registered one."""
     try:
         found = host().architecture(architecture.name)
         return host().origin(architecture.name) if found is architecture else (None, None)

@@ -88,7 +88,7 @@ def resolved(
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run is made of before it starts. The same configuration gives the same, bit for bit."""
+    """Parts of a run before it starts. The same configuration gives the same parts, bit for bit."""
 
     config: TrainConfig
     architecture: Architecture
@@ -102,11 +102,11 @@ class Setup:
     scales: Scales
     info: DatasetInfo
     pretext: Pretext | None = None
-    """What is learned in place of labels."""
+    """Pre-training task that replaces the loss on labels."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the batches."""
+        """Floating-point type of the batches."""
         return torch.float64 if self.config.compute.precision == "fp64" else torch.float32
 
     def potential(self) -> Potential:
@@ -146,7 +146,7 @@ class Setup:
             return pretext.around(potential, self.architecture.name, example)
 
     def goal(self) -> Goal:
-        """What is minimised. Raises ConfigError for a loss that nobody has."""
+        """The objective that training minimises. Raises ConfigError for an unknown loss."""
         return Objective(self.config.loss, host().loss) if self.pretext is None else self.pretext
 
     def training_loader(self, world: World) -> Loader:

@@ -186,7 +186,7 @@ def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], devic
 
 
 def _errors(potential: Potential, setup: Setup, device: torch.device, world: World) -> str:
-    """On the validation part, over all processes."""
+    """Errors on the validation part over all processes, as a sentence."""
     batches = (batch.to(device) for batch in setup.validation_loader(world).epoch(0))
     values = tally(potential, batches).over(world, device).values()
     shown = [

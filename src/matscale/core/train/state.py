@@ -26,7 +26,7 @@ class Position:
     edges: int = 0
     """Seen in training, each counted every time."""
     flops: float = 0.0
-    """Of training."""
+    """FLOPs of training, without validation."""
     validation_flops: float = 0.0
     wall_s: float = 0.0
     skipped: int = 0

@@ -94,7 +94,7 @@ class Trainer:
         self._finish()
 
     def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
-        """What a step must know before it runs, summed over the processes, so that all decide alike."""
+        """Totals that a step needs before it runs, summed over the processes, so that all of them decide alike."""
         own = {
             "structures": float(sum(s.n_structures for s in group.shapes)),
             "atoms": float(sum(s.n_atoms for s in group.shapes)),
@@ -180,8 +180,10 @@ class Trainer:
     # Between steps ----------------------------------------------------------------------------------------------------
 
     def _at_boundary(self) -> None:
-        """What is due after this step: a row, a validation, a checkpoint; in this order, so that a checkpoint of a
-        step comes after all rows of that step."""
+        """Write what is due after this step: a row of metrics, a validation, a checkpoint.
+
+        They come in this order, so that the checkpoint of a step comes after all rows of that step.
+        """
         p, config = self.position, self.config
         if p.step % config.log_every == 0:
             self._log()

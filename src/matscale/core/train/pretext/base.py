@@ -1,4 +1,6 @@
-"""What a pretext is: a change of the batches, a head, a loss, and errors beside those of the trivial guess.
+"""Pretext: a task for pre-training without labels. It changes the batches and has a head, a loss and errors.
+
+The errors stand beside those of a trivial guess.
 
 Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error over the
 square of their spread: 1 is what the trivial guess reaches, so that one sees whether anything was learned. It is a
@@ -29,11 +31,11 @@ class Pretext(ABC):
     """A `Goal` that needs no labels."""
 
     term: ClassVar[str]
-    """What is predicted: `noise`, `distance`."""
+    """Name of the predicted quantity: `noise`, `distance`."""
     guess: ClassVar[str]
     """The trivial guess: `zero`, or `mean` for that of all items."""
     noise: Noise | None = None
-    """What the loaders put on the positions."""
+    """Noise that the loaders add to the positions."""
 
     def __init__(self, spread: float) -> None:
         """`spread` [Å]: root mean square error of the trivial guess."""
@@ -42,7 +44,7 @@ class Pretext(ABC):
     @classmethod
     @abstractmethod
     def of(cls, config: PretrainConfig, dataset: PackedDataset, rows: NDArray[np.int64]) -> Self:
-        """For training on these rows."""
+        """The pretext for training on these rows of the dataset."""
 
     @abstractmethod
     def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:

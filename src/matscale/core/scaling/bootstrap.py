@@ -28,12 +28,12 @@ from matscale.core.scaling.solve import HUBER, Solution, refine
 
 @dataclass(frozen=True)
 class Noise:
-    """Residuals of ln L, taken apart."""
+    """Residuals of ln L, split into an effect per size and a residual per run."""
 
     sizes: Array
     """Effect of each size [g], scaled to the variance between sizes beyond that of runs"""
     runs: Array
-    """What is left of each run [k], scaled by its degrees of freedom"""
+    """Residual of each run about its size [k], scaled by its degrees of freedom"""
     between: float
     """Variance between sizes"""
     within: float

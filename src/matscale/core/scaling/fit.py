@@ -20,10 +20,10 @@ from matscale.core.scaling.tables.table import AXES, Table, groups
 from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
 
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
-"""What `law` may say, besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, a
+"""Values of `law` besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, or a
 plugin's."""
 CURVES = ("frontier", "c", "auto")
-"""Those that look at whole runs, not at their ends alone."""
+"""Laws that are fitted to whole training curves, not to the last points alone."""
 SLOPES = ("law", LOCAL_SLOPE, REJECTED)
 """Verdicts on a slice of a grid that its joint law can change."""
 
@@ -217,12 +217,12 @@ def _form(name: str) -> Law:
 
 
 def _affordable(laws: list[Law]) -> list[Law]:
-    """For points that are the outcome of a hull: a break there may be the hull's own."""
+    """Laws without the broken ones, for points on a hull: a break there may be an artefact of the hull."""
     return [law for law in laws if law.verdict != "broken law"]
 
 
 def ways(table: Table) -> list[str]:
-    """What `auto` fits: each of n and d that varies, the joint law of a grid, and compute."""
+    """Laws that `auto` fits: one in each of n and d that varies, the joint law of a grid, and one in compute."""
     found = [axis for axis in ("n", "d") if varies(table, axis)]
     if is_grid(table):
         found.append("nd")

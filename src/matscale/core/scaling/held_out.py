@@ -1,4 +1,4 @@
-"""What a law is for: the largest sizes, predicted from the others before they are used."""
+"""Held-out test of a law: the largest sizes are predicted from the smaller ones."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Spread:
     noise: SizeNoise = EVEN
     """How sizes differ in their scatter"""
     weights: Array | None = None
-    """Of the sizes [k]; None: all the same"""
+    """Weights of the sizes [k]; None: all the same"""
 
     def stretched(self, factor: float) -> Spread:
         """The same with all errors multiplied by `factor`."""
@@ -51,7 +51,7 @@ class Spread:
         return centre - half, centre + half
 
     def half_width(self, logx: Array, level: float = LEVEL, new: bool = True) -> Array:
-        """Of ln L at `logx` [m, axes]; `new`: where a new size would fall, else where the law is."""
+        """Half-width of the interval of ln L at `logx` [m, axes]. `new`: of a new size; else of the law itself."""
         gradient = self.law.derivatives(self.theta, logx - self.frame.x)
         variance = np.einsum("kp,pq,kq->k", gradient, self.covariance, gradient)
         if not new or self.noise.is_even:
@@ -63,7 +63,7 @@ class Spread:
 
 
 def quantile(level: float, freedom: float) -> float:
-    """Of |t|; infinite without a degree of freedom.
+    """Quantile of |t| (Student's t); infinite without a degree of freedom.
 
     >>> round(quantile(0.95, freedom=3), 2), round(quantile(0.95, freedom=100), 2)
     (3.18, 1.98)
@@ -85,7 +85,7 @@ def spread(
     noise: SizeNoise | None = None,
     weights: Array | None = None,
 ) -> Spread:
-    """From the residuals of size means."""
+    """Uncertainty of a law, from the residuals of the size means."""
     freedom = len(logy) - law.n_parameters
     jacobian, residual = _whitened(law, theta, logx - frame.x, logy - frame.y, weights)
     scatter = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("inf")

@@ -146,12 +146,12 @@ class _Slice:
     fixed: str
     n_sizes: int
     slope: float
-    """Of a straight line through ln L"""
+    """Slope of a straight line through ln L"""
     error: float
     implied: float
-    """What the joint law says of the same points"""
+    """Slope that the joint law implies for the same points"""
     samples: Array
-    """The same of its bootstrap samples"""
+    """Slopes that its bootstrap samples imply for the same points"""
 
 
 _SLOPES = ("slope", "implied", "error")

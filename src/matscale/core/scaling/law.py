@@ -1,4 +1,4 @@
-"""What a scaling law is to the fitter: a function of logarithms, and where to start looking for its parameters.
+"""Interface of a scaling law: a function of logarithms, and starting points for the fit of its parameters.
 
 Everything is done in natural logarithms, because a law is a straight line there as long as nothing saturates and
 because the relative error is what noise of a loss looks like. Arrays carry any leading axes, so that a thousand
@@ -25,9 +25,9 @@ class Law:
 
     name: str
     summary: str
-    """One line."""
+    """Description in one line."""
     formula: str
-    """As people write it: `L = E + A x^-alpha`."""
+    """Formula for people: `L = E + A x^-alpha`."""
     reference: str
     """DOI or arXiv id."""
     axes: tuple[str, ...]
@@ -44,13 +44,13 @@ class Law:
     logs: frozenset[str] = frozenset()
     """Parameters of which theta holds the logarithm."""
     exponents: tuple[str, ...] = ()
-    """The parameters that people compare; the first is that of the verdict."""
+    """Parameters that are compared between architectures; the verdict is on the first."""
     floor: str | None = None
     """The parameter below which the loss never falls."""
     min_sizes: int = 4
-    """Fewer distinct sizes than this cannot carry it."""
+    """Least number of distinct sizes for a fit."""
     verdict: str = "law"
-    """What a fit of it is called: `law`, `law with floor`, `broken law`."""
+    """Verdict of a good fit of this form: `law`, `law with floor`, `broken law`."""
 
     @property
     def n_parameters(self) -> int:
@@ -71,7 +71,7 @@ class Law:
         return np.stack(sides, axis=-1)
 
     def derivatives(self, theta: Array, logx: Array) -> Array:
-        """`jacobian`, whichever way it is had."""
+        """Derivatives of `value` by theta: `jacobian`, or central differences without one."""
         if self.jacobian is not None:
             return self.jacobian(theta, logx)
         step = 1e-6

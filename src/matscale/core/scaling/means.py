@@ -38,13 +38,13 @@ class Means:
     size: NDArray[np.int64]
     """Size of each row of the table"""
     fixed: str = ""
-    """What was held fixed: `d = 301,300`."""
+    """Value of the variable that is held fixed: `d = 301,300`."""
     falls: bool = True
     """Whether more of the variable should lower y: so it should a loss, not the best size."""
     with_outliers: Means | None = None
     """The same with the runs that were left out of the means; None: there are none"""
     outlier_runs: tuple[tuple[str, float], ...] = ()
-    """(source, ln of its loss over that of its sisters) of each run that was left out"""
+    """(source, ln of its loss over that of the other runs of its size) of each run that was left out"""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -79,7 +79,7 @@ class Means:
 
     @property
     def weights(self) -> Array | None:
-        """Of the sizes in a fit [k], with geometric mean 1; None: all the same."""
+        """Weights of the sizes in a fit [k], with geometric mean 1; None: all the same."""
         noise = self.noise
         return None if noise.is_even else 1 / noise.variance(self.x[:, 0], noise.seeds)
 

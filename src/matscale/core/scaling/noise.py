@@ -1,4 +1,4 @@
-"""What the runs of one size say about noise: outlier runs, seed noise that grows, slopes of seeds, misfit of sizes.
+"""Noise between runs of one size: outlier runs, seed noise that grows, slopes of seeds, misfit of sizes.
 
 The mean over the seeds of a size varies by τ² + σ²(x)/seeds. σ is the seeds': ln σ² = a + g ln x, since three seeds say
 next to nothing about one size alone; g is shrunk by its own error. τ, the scatter of sizes beyond that of seeds, is
@@ -27,7 +27,7 @@ BEYOND = 5.0
 CHANCE = 0.005
 """Tables without an outlier in which one is named."""
 LEAST = 0.005
-"""A run that is off by less harms nothing."""
+"""A run that is off by less is no outlier."""
 NEIGHBOURS = np.arange(0.0, 0.95, 0.1)
 """Correlations between neighbouring sizes that are weighed."""
 BELIEF = np.where(NEIGHBOURS == 0, 0.5, 0.5 / (len(NEIGHBOURS) - 1))
@@ -85,7 +85,10 @@ class SizeNoise:
         return self.seeds is None or (self.slope == 0 and float(np.ptp(self.seeds)) == 0)
 
     def variance(self, x: Array, seeds: Array | float | None = None) -> Array:
-        """Of means at ln x [k], relative to the mean over the sizes; a new size has as many seeds as most have."""
+        """Variance of means at ln x [k], relative to the mean over the sizes.
+
+        A new size (`seeds` not given) has the median number of seeds.
+        """
         if self.is_even:
             return np.ones(len(x))
         runs = float(np.median(np.asarray(self.seeds))) if seeds is None else seeds
@@ -106,7 +109,7 @@ class SizeNoise:
 
 
 def size_noise(x: Array, y: Array, logs: Array, size: Sizes) -> SizeNoise:
-    """Of means `y` [k] at ln x [k] over runs with ln loss `logs` [n] of `size` [n]."""
+    """Noise of size means `y` [k] at ln x `x` [k], over runs with ln loss `logs` [n] and size number `size` [n]."""
     k = len(y)
     counts = np.bincount(size, minlength=k).astype(float)
     freedom: Array = counts - 1
@@ -198,14 +201,14 @@ class SeedSlopes:
     """How much the slopes of seeds differ, beyond what the noise of runs explains."""
 
     variance: float = 0.0
-    """Of the mean slope over the seeds"""
+    """Variance of the mean slope over the seeds"""
     freedom: float = 1.0
     p: float = 1.0
     """Probability of such a difference among equal slopes"""
 
 
 def seed_slopes(x: Array, logs: Array, size: Sizes, seeds: NDArray[np.str_], noise: SizeNoise) -> SeedSlopes:
-    """From the seeds that several sizes share; of sizes with seeds of their own, nothing is known.
+    """Difference between the slopes of seeds, from seeds that several sizes share. Other seeds have no slope.
 
     Half of the variance that noise explains is taken off: with few seeds, more would find none too often.
     """

@@ -88,7 +88,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence 
 
 
 def check_enough(means: Means) -> None:
-    """Two points can be joined by a line whatever they are."""
+    """Refuse fewer than three sizes: a line fits any two points. Raises DataError."""
     if len(means) < 3:
         beside = f" at {means.fixed}" if means.fixed else ""
         shown = ", ".join(f"{v:,.4g}" for v in np.exp(means.x[:, 0]))
@@ -99,7 +99,7 @@ def check_enough(means: Means) -> None:
 
 
 def notes(means: Means, best: Candidate, found: Sequence[Candidate], disagreement: str) -> list[str]:
-    """What is no reason against the law, but has to be said."""
+    """Notes on a fit that do not count against the law."""
     said = [disagreement] if disagreement else []
     tried = {candidate.law.verdict for candidate in found}
     if "law with floor" not in tried and not few(means):

@@ -1,4 +1,4 @@
-"""A fitted law, with everything that a report of it needs."""
+"""Result of a fit: the law with its parameters, intervals, verdict and points."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fit:
     axes: tuple[str, ...]
     """Columns that the law is in: `("n",)`, `("n", "d")`."""
     points: str
-    """What it was fitted to: `size means`, `runs`, `frontier`, `isoflop`."""
+    """Kind of points of the fit: `size means`, `runs`, `frontier`, `isoflop`."""
     architecture: str
     target: str
     theta: Array
@@ -48,7 +48,7 @@ class Fit:
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
-    """What to know beside the verdict."""
+    """Notes beside the verdict."""
     x: Array
     """ln of the variables [k, axes] of the points"""
     y: Array
@@ -58,7 +58,7 @@ class Fit:
     table: Table
     """The runs behind the points"""
     fixed: str = ""
-    """What was held fixed: `d = 301,300`."""
+    """Value of the variable that is held fixed: `d = 301,300`."""
     candidates: tuple[Candidate, ...] = ()
     level: float = LEVEL
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Fit:
 
     @property
     def still(self) -> str:
-        """What can be said although the law is refused, in a sentence; empty where the verdict says it all."""
+        """Sentence with the exponents of a refused law, their intervals widened; empty for other verdicts."""
         if self.verdict not in REFUSED:
             return ""
         wide = self.allowing_for_misfit
@@ -101,7 +101,7 @@ class Fit:
 
     @property
     def quantity(self) -> str:
-        """What the law is of: `loss(n, d)`, or `N_opt(C)`, the best size of isoFLOP sets."""
+        """Quantity that the law predicts: `loss(n, d)`, or `N_opt(C)`, the best size of isoFLOP sets."""
         return "N_opt(C)" if self.points == "isoflop" else f"{self.target}({', '.join(self.axes)})"
 
     @property

@@ -16,7 +16,7 @@ from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import Solution, solve
 
 MOST_ORIGINS = 6
-"""Of many sizes, the largest so many are predicted one after the other."""
+"""Most sizes that are predicted one after the other in the rolling-origin test: the largest ones."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Numbers with no more digits than their interval supports, and no fewer words than a reader needs."""
+"""Format numbers for people, with no more digits than their interval supports."""
 
 from __future__ import annotations
 
 import math
 
 UNDETERMINED = "undetermined"
-"""What is said of a positive number whose interval spans two orders of magnitude, or reaches down to 0."""
+"""Word for a positive number whose interval spans two orders of magnitude, or reaches down to 0."""
 
 
 def decimals(low: float, high: float) -> int | None:

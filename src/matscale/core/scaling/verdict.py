@@ -48,7 +48,7 @@ WORDS = {
 """Trigger -> verdict, the weightiest first: a law that the points contradict is rejected, whichever size decides it."""
 SIGNIFICANT = 0.01
 DECADE = 0.95
-"""Of a decade: sizes of a ladder rarely fall exactly where they were wanted."""
+"""Share of a decade that counts as one: sizes of a ladder rarely fall exactly where they were wanted."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What to train with a budget, by the joint law and the measured cost C(N, D).
+"""Allocation of a training budget: model size N and data D, from the joint law and the measured cost C(N, D).
 
     minimise  E + A N^-alpha + B D^-beta   with   k N^p D^q = C
 
@@ -41,25 +41,25 @@ class Quantity:
 
     @property
     def is_given(self) -> bool:
-        """Whether it was asked for, and not found."""
+        """Whether the value was given by the user rather than computed."""
         return self.low == self.high
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train."""
+    """The model size and data to train with a budget, and the loss to expect."""
 
     flops: Quantity
     """Given, or what the target loss takes"""
     n: Quantity
     d: Quantity
     loss: Quantity
-    """To expect, where a new run would fall; the target if one was given"""
+    """Expected loss of a new run; the target loss if one was given"""
     unreachable: float
     """Share of bootstrap samples in which no budget reaches the target; 0 without one"""
     cost: Cost
     speed: Speed | None
-    """Of the device that was named"""
+    """Training speed of the named device; None without one"""
     beyond: float
     """Budget over the largest compute seen"""
     proposals: tuple[Proposal, ...]
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def device_hours(self) -> float | None:
-        """On one device of the kind that was named."""
+        """Hours that the plan takes on one device of the named kind; None without one."""
         return None if self.speed is None else self.flops.value / self.speed.flops_per_s / 3600.0
 
     def plain(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _advice(fit: Fit, cost: Cost) -> str:
 
 
 def _despite(fit: Fit) -> list[str]:
-    """What is to be known of a plan by a law that was refused."""
+    """Note on a plan by a refused law: the verdict, its reasons and the wider uncertainty."""
     if fit.is_law:
         return []
     reasons = "; ".join(str(reason) for reason in fit.reasons)

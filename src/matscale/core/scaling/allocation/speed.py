@@ -1,4 +1,4 @@
-"""How fast a device trains: as the runs did on it, else a share of its peak. Which of the two is always said."""
+"""Training speed of a device: measured on the runs, else a share of its peak. The text says which of the two."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Speed:
 
 
 def speed_on(device: str, table: Table, n: float, precision: str | None = None, mfu: float | None = None) -> Speed:
-    """Of a model of `n` parameters on `device`; small models reach less of a device than large ones.
+    """Training speed of a model of `n` parameters on `device`. Small models reach less of a device than large ones.
 
     If `mfu` is given, that share of the peak. Else what the runs of the table reached there (counted FLOPs over wall
     time and processes, validations included), those of the size nearest to `n`. Without such runs an assumed share of

@@ -56,12 +56,12 @@ class Pair:
     power: float
     """Probability to see a difference of `WORTH_SEEING` with such points"""
     smallest: float
-    """Difference that is seen with 80 %"""
+    """Smallest difference that is found significant with a probability of 80 %"""
     settling: Settling
     basis: str = ""
     """Which exponents were compared, if not those of `fits`: `alpha of the joint laws nd`"""
     note: str = ""
-    """What the difference is one of, where it is not one of exponents"""
+    """Remark where the difference is one of local slopes, not of exponents"""
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:
@@ -95,7 +95,7 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
 
 
 def _local(fits: Sequence[Fit]) -> str:
-    """What to say where an exponent is but the slope over a range."""
+    """Note on a pair whose exponents are only slopes over a range; empty for laws."""
     names = " and ".join(fit.architecture for fit in fits if not fit.is_law)
     return f"slopes over these ranges: a floor cannot be excluded for {names}" if names else ""
 

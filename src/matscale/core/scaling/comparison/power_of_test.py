@@ -13,17 +13,17 @@ from matscale.core.scaling.means import Means
 WANTED = 0.8
 """Power that is enough."""
 MOST = 64
-"""Sizes or seeds beyond which we say that it is not to be had."""
+"""Sizes or seeds beyond which the difference is reported as out of reach."""
 
 
 @dataclass(frozen=True)
 class Settling:
-    """What would show the difference that was found, with 80 %, other things being as they are."""
+    """Sizes or seeds that would show the difference found with a probability of 80 %, all else being equal."""
 
     sizes: int | None
     """Sizes per architecture over the same range; None: more than 64."""
     seeds: int | None
-    """Seeds per size; None: no number of them does, since sizes scatter too, or their noise is not known."""
+    """Seeds per size; None: no number of seeds is enough, since sizes scatter too, or their noise is not known."""
     text: str
 
 

@@ -25,7 +25,7 @@ from matscale.core.sealing import DIGEST, DamagedRecord, sealed
 
 FILE = "baseline_errors.json"
 SIGNED = frozenset({"forces_cos"})
-"""What `matscale baselines` prints that is no error, and may be negative."""
+"""Keys in the output of `matscale baselines` that are not errors and may be negative."""
 
 Errors = dict[str, dict[str, float]]
 

@@ -96,14 +96,14 @@ _WIDE = (
 
 @dataclass(frozen=True)
 class Choice:
-    """The columns of a file that are ours."""
+    """The columns of a file that are taken for columns of a `Table`."""
 
     names: dict[str, str]
-    """Our column -> the file's"""
+    """Column of the table -> column of the file"""
     beside: dict[str, list[str]]
-    """Our column -> others of the file that could have been it"""
+    """Column of the table -> other columns of the file that it could have come from"""
     guessed: frozenset[str]
-    """Ours for which nothing was mapped"""
+    """Columns of the table that the user has not mapped"""
 
     @property
     def text(self) -> str:
@@ -184,7 +184,7 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def _candidates(ours: str, found: Sequence[str]) -> list[str]:
-    """Columns that may be `ours`, the likeliest first."""
+    """Columns of a file that may be this column of the table, the likeliest first."""
     usual = KNOWN[ours]
 
     def rank(name: str) -> float:
@@ -214,9 +214,9 @@ def _divided(name: str, is_count: bool) -> tuple[str, str]:
 
 
 def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
-    """What numbers below the heading `name` are to be multiplied by: 1e6 for `params (M)`.
+    """Factor for the numbers below the heading `name`: 1e6 for `params (M)`.
 
-    Raises DataError for a unit that is not known, unless somebody chose the column.
+    Raises DataError for an unknown unit, unless the user has mapped the column.
 
     >>> factor("table.csv", "n", "params (M)", is_mapped=False)
     1000000.0

@@ -41,12 +41,12 @@ def find_runs(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Known:
-    """What somebody has read of a run already, so that thousands of files are read once."""
+    """Records of a run that the caller has read already, so that thousands of files are read only once."""
 
     info: Mapping[str, Any]
     config: Mapping[str, Any]
     validations: Sequence[Mapping[str, Any]]
-    """Rows of metrics.jsonl; of each at least the keys `NEEDED`"""
+    """Rows of metrics.jsonl, each with the keys `NEEDED` at least"""
 
 
 def read_runs(
@@ -119,7 +119,7 @@ def _unfit_config(config: Mapping[str, Any]) -> str:
 
 
 def _unfit(info: Mapping[str, Any]) -> str:
-    """Why a run is no point of a law; empty if it is one."""
+    """Reason why a run is not used as a point of a law; empty if it is."""
     status = info.get("status")
     if (info.get("labels") or {}).get("role") == "trunk":
         return "is the trunk of cooldowns: its learning rate never fell; its branches count"
@@ -200,7 +200,7 @@ def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], err
 
 
 def _definition(run: Mapping[str, Any]) -> dict[str, str]:
-    """What a validation loss is a function of, besides the model: which structures, which labels, which weights."""
+    """Definition of a validation loss, besides the model: its structures, labels and weights."""
     data, info = run["config"].get("data", {}), run["info"]
     drawn_by = data.get("validation_seed")
     return {

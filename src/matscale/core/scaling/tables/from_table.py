@@ -1,4 +1,4 @@
-"""Rows from a file: CSV, JSON, JSON lines or parquet, with a map from our columns to theirs."""
+"""Table of runs from a file (CSV, JSON, JSON lines or parquet), with a map from its columns to those of a `Table`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choi
 def _rows(
     place: str, records: Sequence[tuple[str, Mapping[str, Any]]], choice: Choice, columns: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Ours of each record, as numbers and words, and how they were read."""
+    """Columns of the table for each record, as numbers and words, and notes on how they were read."""
     numeric = {ours: theirs for ours, theirs in choice.names.items() if ours not in WORDS}
     texts = [
         Cell(source, theirs, record[theirs])
@@ -187,7 +187,7 @@ def _unfinished(record: Mapping[str, Any]) -> str:
 
 
 def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """What a ledger says in two columns: variants are architectures, and compute includes what a run began with."""
+    """Complete rows of a ledger: the variant joins the architecture, FLOPs before the run join the compute."""
     for row, record in zip(rows, records, strict=True):
         if names["arch"] == LEDGER["arch"]:
             row["arch"] = called(row["arch"], record.get("variant"))

@@ -17,9 +17,9 @@ Row = dict[str, Any]
 Groups = dict[Hashable, list[Row]]
 
 IDENTITY = ("arch", "seed", "n", "e")
-"""Ours that no run changes on its way."""
+"""Columns of the table that are constant along a run."""
 ALONG = ("d", "u", "s", "c")
-"""Ours that may be a run's own, or may grow along its steps."""
+"""Columns of the table that may be constant along a run or grow with its steps."""
 
 
 def name_runs(
@@ -115,8 +115,10 @@ def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[
 
 
 def _growing(place: str, rows: Sequence[Row], choice: Choice) -> list[str]:
-    """What an amount that rises along the rows of each size was taken for. Raises DataError if it rises evenly, as in a
-    log: a grid of runs is rarely so."""
+    """Note on an amount that rises along the rows of each size: each row is taken as a run of its own.
+
+    Raises DataError if it rises evenly, as in a log: the amounts of a grid of runs rarely do.
+    """
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY)).values() if len(same) > 1]
     for axis in (axis for axis in ("d", "s", "c") if axis in choice.guessed and "run" not in choice.names):
@@ -323,7 +325,7 @@ def _constant_columns(
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
 
     def is_constant(name: str) -> bool:
-        """Of no more values than there are runs, and not a function of the step."""
+        """Whether a column has no more values than there are runs, and is no function of the step."""
         differs = False
         for same, most in crowded:
             if len({str(record_of[id(row)].get(name)) for row in same}) > most:

@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass
 class Numerals:
-    """What the cells of a file say of its marks."""
+    """Decimal and thousands marks of a file, each with a cell that decides it."""
 
     decimal: dict[str, Cell] = field(default_factory=dict)
     """Mark -> a cell in which it can be the decimal mark only"""

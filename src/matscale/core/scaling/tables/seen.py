@@ -54,7 +54,7 @@ def seen_note(table: Table) -> str:
 
 
 def _totals(table: Table, seen: Array) -> Array:
-    """What the run of each row saw in the end [k]."""
+    """Amount of data that the run of each row saw in total [k]."""
     names = table.runs
     most: dict[str, float] = {}
     for name, value in zip(names.tolist(), seen.tolist()):

@@ -41,7 +41,7 @@ LARGEST = 1e40
 
 @dataclass(frozen=True)
 class Excluded:
-    """A row that no law saw."""
+    """A row that is left out of all laws, with the reason."""
 
     row: str
     reason: str
@@ -58,11 +58,11 @@ class Table:
     words: Mapping[str, Words]
     excluded: tuple[Excluded, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    """Column -> what it was called where it was read."""
+    """Column -> its name in the source."""
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Baseline -> error -> value, on the same validation set; the error that was mapped to `loss` is among them."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the records say beside numbers, for the checklist."""
+    """Facts from the records that are not numbers, for the checklist."""
     notes: tuple[str, ...] = ()
     """How the file was read: which column became what, what its rows are."""
 
@@ -104,7 +104,7 @@ class Table:
         return sorted(set(self.words["arch"].tolist()))
 
     def take(self, mask: Mask) -> Table:
-        """The rows that are asked for; the others are somebody else's, not excluded."""
+        """The rows that are asked for. The others are dropped and do not count as excluded."""
         return replace(
             self,
             numbers={k: v[mask] for k, v in self.numbers.items()},

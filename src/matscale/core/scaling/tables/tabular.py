@@ -126,7 +126,7 @@ def _has_numbers(line: str) -> bool:
 
 
 def _separator(path: Path, header: str, body: Sequence[str]) -> str:
-    """What stands between cells: what divides the header, and the rows into as many cells; of equals, into most."""
+    """Separator of the cells: it divides most rows into as many cells as the header; of equals, into most cells."""
 
     def count(line: str, by: str) -> int:
         return len(next(csv.reader([line], delimiter=by, skipinitialspace=True), []))

@@ -31,19 +31,19 @@ class EquationOfState:
     formula: str
     n_atoms: int
     volumes: list[float]
-    """Scanned [Å³], ascending."""
+    """Scanned volumes [Å³], ascending."""
     energies: list[float]
-    """Of the model [eV], in the same order."""
+    """Energies by the model [eV], in the same order."""
     volume: float
-    """V0 [Å³]"""
+    """Equilibrium volume V0 [Å³]"""
     energy: float
-    """E0 [eV]"""
+    """Energy at equilibrium E0 [eV]"""
     bulk_modulus: float
-    """B0 [GPa]"""
+    """Bulk modulus B0 [GPa]"""
     bulk_modulus_derivative: float
-    """B' = dB/dP at V0"""
+    """Derivative B' = dB/dP at V0"""
     residual: float
-    """Root of the mean square of energy minus fit [eV/atom]: how well the curve is one of this kind at all."""
+    """Root mean square of energy minus fit [eV/atom]: how well the equation of state describes the energies."""
 
 
 def scan(atoms: Atoms, calculator: Any, points: int, span: float) -> tuple[list[float], list[float]]:
@@ -142,7 +142,7 @@ def eos(run: Path, file: Path, points: int, span: float, checkpoint: str, device
 
 
 def text(found: EquationOfState) -> str:
-    """What people are shown."""
+    """Table of the results for people."""
     rows = {
         "scanned": f"{len(found.volumes)} volumes, {found.volumes[0]:.2f} to {found.volumes[-1]:.2f} Å³",
         "volume": f"{found.volume:.3f} Å³  ({found.volume / found.n_atoms:.3f} Å³/atom)",

@@ -222,7 +222,7 @@ def build(config: MaceConfig, info: DatasetInfo) -> nn.Module:
 
 
 def n_parameters(config: MaceConfig) -> int:
-    """Of a rung: everything but channels, widths and elements as in the defaults."""
+    """Number of parameters of a rung: all but channels, widths and elements are as in the defaults."""
     n, k, width = len(config.known), config.channels, config.radial_width
     by_element = n * k * (1 + 28 + 58 + 28 + 2 * k)  # a; U for l = 0, 1 and, in the last contraction, 0; S twice
     radial = 2 * width * (config.n_radial + 2 * width) + width * (4 + 10) * k  # 4 and 10 products of orders
@@ -230,7 +230,7 @@ def n_parameters(config: MaceConfig) -> int:
 
 
 def _sketch(config: MaceConfig, info: DatasetInfo) -> nn.Module:
-    """As many parameters in one: the ladder tries dozens of sizes, and the package takes a second to build one."""
+    """Stand-in with as many parameters: the ladder tries dozens of sizes, and a model of the package takes a second."""
     return nn.ParameterList([nn.Parameter(torch.empty(n_parameters(config)))])
 
 

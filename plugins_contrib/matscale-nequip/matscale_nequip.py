@@ -130,7 +130,7 @@ class Nequip(nn.Module):
         return types
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """The package's modules note the type of their weights when they are built: it has to follow."""
+        """Change the type of the weights, and with it the type that modules of the package note when they are built."""
         super()._apply(fn, recurse)
         dtype = next(self.model.parameters()).dtype
         for module in self.model.modules():
@@ -140,7 +140,7 @@ class Nequip(nn.Module):
 
 
 def package_model(config: NequipConfig, mean_degree: float, seed: int, dtype: torch.dtype) -> nn.Module:
-    """What `NequIPGNNModel` of the package builds, without derivatives, from matscale's names of its options."""
+    """`NequIPGNNModel` of the package, without derivatives, built from matscale's names of its options."""
     with undisturbed(), torch.device("cpu"), _as_if_set_up():
         from nequip.model import NequIPGNNModel
 
@@ -195,7 +195,7 @@ def build(config: NequipConfig, info: DatasetInfo) -> nn.Module:
 
 
 def n_parameters(config: NequipConfig) -> int:
-    """How many a model has that has no odd features beside (`parity = false`) and at least two layers."""
+    """Number of parameters of a model without odd features (`parity = false`) and with at least two layers."""
     middle = dict(enumerate(config.features))  # order -> channels
     wide = middle | {0: sum(config.features)}  # gates are scalars too
     first, last = {0: config.embedding}, {0: config.features[0]}
@@ -209,7 +209,7 @@ def n_parameters(config: NequipConfig) -> int:
 
 
 def _n_block(config: NequipConfig, inputs: dict[int, int], outputs: dict[int, int]) -> int:
-    """Of W1, R and W2: `inputs` and `outputs` are channels by order."""
+    """Number of parameters of W1, R and W2; `inputs` and `outputs` are channels by order."""
     triples = product(inputs, range(len(config.features)), outputs)  # orders of features, harmonics, their product
     paths = [(a, c) for a, b, c in triples if abs(a - b) <= c <= a + b and (a + b + c) % 2 == 0]
     n_weights = sum(inputs[a] for a, _ in paths)
@@ -218,7 +218,7 @@ def _n_block(config: NequipConfig, inputs: dict[int, int], outputs: dict[int, in
 
 
 def _sketch(config: NequipConfig, info: DatasetInfo) -> nn.Module:
-    """As many parameters in one: the ladder tries dozens of sizes, and the package takes seconds to build one."""
+    """Stand-in with as many parameters: the ladder tries dozens of sizes, and a model of the package takes seconds."""
     return nn.ParameterList([nn.Parameter(torch.empty(n_parameters(config)))])
 
 

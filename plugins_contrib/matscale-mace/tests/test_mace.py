@@ -84,7 +84,7 @@ def test_every_rung_from_15k_to_300M_is_within_five_percent_of_what_was_asked():
 
 @pytest.fixture(scope="module")
 def own_process() -> dict[str, Any]:
-    """What `own_process.py` found."""
+    """JSON printed by `own_process.py`."""
     script = Path(__file__).with_name("own_process.py")
     done = subprocess.run(
         [sys.executable, str(script)],
@@ -210,7 +210,7 @@ def alloys(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 
 
 def settings(alloys: PackedDataset) -> TrainConfig:
-    """Of a short run that learns eight structures by heart."""
+    """Configuration of a short run that overfits eight structures."""
     small = {"channels": 4, "n_layers": 1, "max_l": 1, "correlation": 2, "radial_width": 8, "cutoff": 4.0}
     plain = {
         "architecture": {"name": "mace", "config": small},

@@ -75,7 +75,7 @@ def test_every_rung_from_3k_to_300M_is_within_five_percent_of_what_was_asked():
 
 @pytest.fixture(scope="module")
 def own_process() -> dict[str, Any]:
-    """What `own_process.py` found."""
+    """JSON printed by `own_process.py`."""
     script = Path(__file__).with_name("own_process.py")
     done = subprocess.run(
         [sys.executable, str(script)],
@@ -128,7 +128,7 @@ def test_an_element_without_a_row_is_refused_before_and_after_building():
 
 def test_an_element_has_the_row_of_its_place_in_the_list_of_elements():
     def energy(elements: tuple[int, ...], exchange: bool) -> float:
-        """Of one molecule, by weights that depend on the seed alone."""
+        """Energy of one molecule, with weights that depend on the seed alone."""
         config = SMALL.model_copy(update={"elements": elements})
         model = ARCHITECTURE.model(config, DatasetInfo(elements=(8, 14)), 0)
         table = model.model.model.func.type_embed.embed_module.weight
@@ -172,7 +172,7 @@ def alloys(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 
 
 def settings(alloys: PackedDataset) -> TrainConfig:
-    """Of a short run that learns eight structures by heart."""
+    """Configuration of a short run that overfits eight structures."""
     small = {"features": [4, 3], "n_layers": 2, "embedding": 4, "radial_width": 8, "cutoff": 4.0}
     plain = {
         "architecture": {"name": "nequip", "config": small},

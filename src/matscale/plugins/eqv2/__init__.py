@@ -12,8 +12,8 @@ from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 __all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 ROTATION_TOLERANCE = 1e-2
-"""What the contract's narrow models keep on every grid that claims it, but no bound for all weights: docs/eqv2.md has
-the error per grid and size of the weights."""
+"""Rotation error that the contract's narrow models stay within on every grid that claims rotation. It is no bound for
+all weights: docs/eqv2.md has the error per grid and size of the weights."""
 
 
 def claims(config: EqV2Config) -> frozenset[str]:

@@ -52,7 +52,7 @@ class RadialNetwork(nn.Module):
 
 
 class EdgeDegree(nn.Module):
-    """What the mere presence of neighbours says: coefficients m = 0 in the frame of each edge, summed on atoms."""
+    """Edge-degree embedding: coefficients m = 0 in the frame of each edge, summed on atoms."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def smooth_leaky(x: Tensor) -> Tensor:
 
 
 class GraphAttention(nn.Module):
-    """What the neighbours add to the coefficients of an atom."""
+    """Graph attention: the update of an atom's coefficients from its neighbours."""
 
     def __init__(self, config: EqV2Config, n_out: int, alpha_drop: float) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from matscale.plugins.eqv2.rotation import POLAR, is_polar, multiples
 from matscale.plugins.eqv2.so3 import degrees, kept, orders
 
 HALF_WIDTH = 0.05
-"""Of the range of |y|, around `POLAR`, in which both charts count."""
+"""Half the width of the range of |y| around `POLAR` in which both charts count."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """Of those edges, counted from the first of them; None where there are none."""
+        """The passage of a slice of edges, numbered from the start of the slice; None if none of them is in between."""
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None

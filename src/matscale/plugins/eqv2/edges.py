@@ -1,4 +1,4 @@
-"""What all layers know of the edges of a batch: made once, read by every block and head."""
+"""Edges of a batch: basis, envelope and rotations, made once and read by every block and head."""
 
 from __future__ import annotations
 

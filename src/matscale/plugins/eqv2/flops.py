@@ -30,7 +30,7 @@ TIMES = {
 
 
 def step_flops(config: EqV2Config, shape: BatchShape) -> float:
-    """Of forward, loss and backward; exactly what a counter finds on the readable path."""
+    """FLOPs of forward, loss and backward; exactly what a counter finds on the readable path."""
     total = Counter[str]()
     for per, factor, products in tally(config):
         total[per] += TIMES[config.forces][factor] * products

@@ -10,7 +10,7 @@ R_e turns the edge e onto the polar axis (`rotation`), where messages keep the o
 Activations act on a grid of the sphere; what of them the grid cannot hold is the model's only error of equivariance.
 
 Liao, Wood, Das & Smidt, arXiv:2306.12059; as trained on OMat24, arXiv:2410.12771. With the published models' options
-and weights the numbers are theirs. With `max_neighbors = 0` all neighbours count, each fading out towards the cutoff:
+and weights it gives their numbers. With `max_neighbors = 0` all neighbours count, each fading out towards the cutoff:
 then energies are smooth, and `forces = "gradient"` gives forces and stress that conserve them.
 
 Shapes: C channels, K = (lmax+1)² coefficients per atom.
@@ -99,7 +99,7 @@ class EqV2(nn.Module):
         return Outputs(energy=energy, forces=forces, stress=stress)
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return list(self.blocks)
 
     def idle_parameters(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from matscale.plugins.eqv2.counts import total
 
 
 class Shape(NamedTuple):
-    """What grows along the ladder."""
+    """Fields of the configuration that grow along the size ladder."""
 
     ffn_hidden: int
     edge_channels: int
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
     value_channels: int
 
     def config(self, **options: object) -> EqV2Config:
-        """lmax 4, mmax 2 and whatever `options` say."""
+        """Configuration of the shape, with lmax 4, mmax 2 and the given `options`."""
         return EqV2Config.model_validate({**self._asdict(), **options})
 
 

@@ -32,7 +32,7 @@ class FeedForward(nn.Sequential):
 
 
 class EdgeAttributes(nn.Module):
-    """What elements, orders and distance say of each slot. Every block has its own."""
+    """Features of each slot from elements, orders and distance. Every block has its own."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()

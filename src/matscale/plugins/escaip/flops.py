@@ -28,7 +28,7 @@ TIMES = {
 
 
 def step_flops(config: EScAIPConfig, shape: BatchShape) -> float:
-    """Of forward, loss and backward."""
+    """FLOPs of forward, loss and backward."""
     total = Counter[str]()
     for kind, products in tally(config):
         total[kind] += products

@@ -1,9 +1,9 @@
-r"""From features of all layers to energy, forces and stress.
+r"""Output heads: energy, forces and stress from the features of all layers.
 
     z      = norm σ(Σ_layers P_n (x_n + FFN norm x_n))              of atoms, and with direct forces also of slots
     E_s    = Σ_{i in s} e(z_i)
     F_i    = f(z_i) Σ_k g(z_ik) ∘ n_ik                              g has three outputs: x, y and z each their own
-    σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  ours; w = e^b fades a neighbour out
+    σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  unpublished; w = e^b fades a neighbour out
 
 The forces are the published ones. Features do not know how the structure is turned, so neither does g: multiplied
 with the components of n they do not turn with it. The stress does: it is made of numbers, n nᵀ and 1.
@@ -24,7 +24,7 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class Readout(nn.Module):
-    """Of the features after the input and after every block: one feed-forward each, and a projection of all."""
+    """Readout of the features after the input and after every block: a feed-forward each, and a projection of all."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class EnergyHead(nn.Module):
 
 
 class ForcesHead(nn.Module):
-    """Of each neighbour three numbers that weigh its direction, component by component."""
+    """Forces head: three numbers for each neighbour weigh its direction, component by component."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()

@@ -42,8 +42,8 @@ class Layout:
     basis: Tensor
     """[n_atoms, W, R]"""
     legendre: tuple[Tensor, ...]
-    """Of degree 0, 1, ... each [n_atoms, W, W]: polynomials of the cosine between two neighbours. Where one of them has
-    no direction, 1 for degree 0 and 0 for others."""
+    """Legendre polynomials of degree 0, 1, ... of the cosine between two neighbours, each [n_atoms, W, W]. Where a
+    neighbour has no direction, 1 for degree 0 and 0 for others."""
     order: Tensor
     """[n_atoms, n_order]"""
 
@@ -139,7 +139,7 @@ class MakeLayout(nn.Module):
         return [polynomials[0], *(p * both for p in polynomials[1:])]
 
     def _order(self, legendre: list[Tensor], is_used: Tensor) -> Tensor:
-        """Of degree 0 it is 1. The root starts at 10⁻³: below that its slope would be that of noise."""
+        """Order parameters [n_atoms, n_order]; degree 0 gives 1. The root starts at 10⁻³: below, its slope is noise."""
         squares = torch.stack([p.sum((1, 2)) for p in legendre[1 : self.config.n_order]], dim=-1)
         count = is_used.sum(1, keepdim=True).to(squares.dtype)
         order = (squares / count.square()).clamp(min=1e-6).sqrt()

@@ -70,7 +70,7 @@ class EScAIP(nn.Module):
         return self.make_layout(data, is_plain_wanted())
 
     def _stages(self, data: AtomicBatch, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
-        """Of atoms and of edges, before the first and after each block."""
+        """Features of atoms and of edges, before the first and after each block."""
         x, y = self.input(data.atomic_numbers, layout)
         atom_stages, edge_stages = [x], [y]
         for block in self.blocks:
@@ -80,7 +80,7 @@ class EScAIP(nn.Module):
         return atom_stages, edge_stages
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return list(self.blocks)
 
 

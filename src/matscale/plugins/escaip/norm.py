@@ -47,7 +47,7 @@ class _Norm(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Of differentiable operations where somebody asks for a second derivative, of as few passes elsewhere."""
+        """Gradients of `x` and `weight`: in differentiable operations for a second derivative, else in few passes."""
         (x, weight), g = ctx.saved_tensors, gradients[0]
         inverse = _inverse_rms(x)
         n = x * inverse

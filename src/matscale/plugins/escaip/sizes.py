@@ -9,7 +9,7 @@ from matscale.plugins.escaip.model import build
 DIAL = "hidden channels (elements, orders and distances in proportion), 4 layers; Gaussians as fine dial"
 
 LADDER_GAUSSIANS = 64
-"""Of the ladder's distances: of 600, small models would have more weights than of all else."""
+"""Gaussians of the distance in the ladder. With 600, most weights of a small model would belong to them."""
 
 
 def ladder(n_params: int) -> EScAIPConfig:

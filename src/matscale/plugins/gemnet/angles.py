@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
 
 def pieces_of(n_in: Tensor, n_out: Tensor, at_most: int) -> list[Piece]:
-    """Of atoms in the order of their edges, by their numbers of edges of both kinds, each [n_atoms].
+    """Pieces of atoms in the order of their edges, from their numbers of edges of both kinds, each [n_atoms].
 
     Atoms that have neither are left out. A piece has at most `at_most` angles, or one atom.
     """

@@ -93,7 +93,7 @@ class InteractionBlock(nn.Module):
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """Atoms are few beside edges: in full precision they cost little, and the energy is theirs."""
+        """Update of the atoms. Full precision costs little, as atoms are few beside edges, and the energy needs it."""
         h = self.atom_before(h)
         return (h + self.atom(self.atom_sum(m, basis, geometry))) * SQRT_HALF
 
@@ -120,7 +120,7 @@ def _mean(parts: list[Tensor]) -> Tensor:
 
 
 class OutputBlock(nn.Module):
-    """What atoms and edges say of energy and forces at one stage."""
+    """Output block: features of atoms for the energy and of edges for the forces, at one stage."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()

@@ -25,29 +25,29 @@ class GemNetConfig(ArchitectureConfig):
     triplet_in: int = Field(default=32, ge=2)
     """Channels of an edge (or atom) before a sum over angles."""
     triplet_out: int = Field(default=32, ge=2)
-    """Channels after it."""
+    """Channels after the sum over angles."""
     quadruplet_in: int = Field(default=16, ge=2)
     """Channels of an edge before the sum over dihedral angles."""
     quadruplet_out: int = Field(default=16, ge=2)
-    """Channels after it."""
+    """Channels after the sum over dihedral angles."""
     pair_in: int = Field(default=32, ge=2)
     """Channels of an atom before the sum of the atom-atom interaction."""
     pair_out: int = Field(default=32, ge=2)
-    """Channels after it."""
+    """Channels after the sum of the atom-atom interaction."""
     n_radial: int = Field(default=128, ge=2)
     """Gaussians R of a distance, on [0, cutoff]."""
     n_spherical: int = Field(default=7, ge=1)
     """Legendre polynomials L of an angle, degrees 0 to L − 1; L² products of two for a dihedral."""
     radial_embedding: int = Field(default=16, ge=2)
-    """What the Gaussians are projected to, once for all blocks."""
+    """Width that the Gaussians are projected to, once for all blocks."""
     circular_embedding: int = Field(default=16, ge=2)
-    """What the basis of distance and angle is projected to, once for all blocks."""
+    """Width that the basis of distance and angle is projected to, once for all blocks."""
     spherical_embedding: int = Field(default=32, ge=2)
-    """What the basis of distance, angle and dihedral is projected to, once for all blocks."""
+    """Width that the basis of distance, angle and dihedral is projected to, once for all blocks."""
     n_before_skip: int = Field(default=1, ge=0)
     """Residual layers of an edge before its old value is added."""
     n_after_skip: int = Field(default=2, ge=0)
-    """Residual layers of an edge after that."""
+    """Residual layers of an edge after its old value is added."""
     n_concat: int = Field(default=1, ge=0)
     """Residual layers of what an edge learns from its two atoms."""
     n_atom: int = Field(default=3, ge=0)

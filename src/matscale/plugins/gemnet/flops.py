@@ -51,7 +51,7 @@ class Counts:
 
 
 def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
-    """Of forward, loss and backward."""
+    """FLOPs of forward, loss and backward."""
     times, n = TIMES[config.forces], counts(config, shape)
     products = sum(times[kind] * getattr(n, per) * each for per, kind, each in tally(config))
     return 2.0 * products
@@ -61,7 +61,7 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
 
 
 def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
-    """Of a batch, or by its numbers alone: then as if all atoms had equally many neighbours."""
+    """Counts of edges, angles and dihedrals in a batch, or from its totals as if all atoms had as many neighbours."""
     return _estimated(config, shape) if shape.batch is None else _counted(config, shape.batch)
 
 
@@ -82,7 +82,7 @@ def _counted(config: GemNetConfig, batch: AtomicBatch) -> Counts:
 
 
 def _quadruplets(middle: Links, d: Tensor) -> dict[str, Tensor | int]:
-    """A middle edge with no edge at one of its ends has no part in any."""
+    """Count quadruplets. A middle edge with no edge at one of its ends is in none of them."""
     near, far = d[middle.target], d[middle.source]
     both = (near > 0) & (far > 0)
     outs, ins, dihedrals = near[both].sum(), far[both].sum(), (near * far).sum()

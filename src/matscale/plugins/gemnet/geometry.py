@@ -1,4 +1,4 @@
-"""What all layers of a model see of the geometry of a batch: graphs, bases of distances and sums over angles."""
+"""Geometry of a batch, shared by all layers: graphs, bases of distances and sums over angles."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Links:
         return Links(source, target, shift, vec, self.n_atoms)
 
     def sorted_by(self, rank: Tensor) -> Links:
-        """By `rank` [n_atoms] of the target; edges of one atom keep their order."""
+        """Sort by `rank` [n_atoms] of the target; edges of one atom keep their order."""
         return self.select(rank.index_select(0, self.target).sort(stable=True)[1])
 
     def image(self, span: int) -> Tensor:

@@ -45,7 +45,7 @@ def group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def least_bytes(config: GemNetConfig, edges: Links, middle: Links | None) -> int:
-    """What a forward, or with gradients a training step, takes at least."""
+    """Lower bound of the memory [bytes] of a forward or, with gradients, of a training step."""
     c, degree = config, edges.degree
     n_layers = c.n_layers if torch.is_grad_enabled() else 1
     summed = (c.n_spherical + c.circular_embedding) * c.triplet_in

@@ -125,7 +125,7 @@ class GemNet(nn.Module):
         return list(self._stages(data, self.geometry(data)))[-1][0]
 
     def _stages(self, data: AtomicBatch, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What output blocks read before the first and after each interaction block."""
+        """Outputs of the output blocks before the first and after each interaction block."""
         bases = self.project(geometry)
         h = self.element(data.atomic_numbers - 1)
         m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
@@ -160,7 +160,7 @@ class GemNet(nn.Module):
             self(AtomicBatch.join(list(batches)))
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return [*self.blocks, *self.outputs]
 
 

@@ -17,7 +17,7 @@ from matscale.plugin import Graph, Labeler, hookimpl, neighbors
 
 
 class _Neighbors:
-    """What EMT asks of a neighbour list. ASE's own takes as long as EMT itself, and depends on the calls before."""
+    """Neighbour list for EMT. That of ASE takes as long as EMT itself and depends on earlier calls."""
 
     def __init__(self, cutoff: float) -> None:
         self.graph = Graph.radius(cutoff)

@@ -38,7 +38,7 @@ MODULES = (
     "scipy.optimize",
     "torch._dynamo",
 )
-"""What a training imports sooner or later; the last one with its first optimizer."""
+"""Modules that every training imports sooner or later; the last one comes with its first optimizer."""
 
 
 class Nursery:

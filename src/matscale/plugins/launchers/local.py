@@ -63,9 +63,9 @@ class LocalPool:
         self.environment = os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE | {"PYTHONPATH": path}
         self.slots: dict[Path, int] = {}
         self.processes: dict[Path, subprocess.Popen[bytes]] = {}
-        """Started anew; the others are the nursery's."""
+        """Run folder -> its process, unless the nursery started it."""
         self.orphans: set[Path] = set()
-        """Of a nursery that is gone."""
+        """Runs whose nursery has ended."""
         self.nursery: Nursery | None = None
         self._refused: list[Ended] = []
 

@@ -200,7 +200,7 @@ class SlurmPool:
 
 
 def _end(path: Path, state: str) -> Ended:
-    """What is known of a task that is no longer in the queue: the exit code that its script wrote, Slurm's word."""
+    """End of a task that is no longer in the queue, from the exit code that its script wrote and from Slurm's state."""
     try:
         code = int((path / EXIT).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -14,6 +14,6 @@ def log_sum(terms: Array) -> Array:
 
 
 def shares(terms: Array) -> Array:
-    """What part of the sum each term is [m, ..., k]: the derivative of `log_sum` by that term."""
+    """Share of each term in the sum [m, ..., k]: the derivative of `log_sum` by that term."""
     parts = np.exp(terms - terms.max(axis=0))
     return np.asarray(parts / parts.sum(axis=0))

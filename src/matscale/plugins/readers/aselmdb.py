@@ -32,7 +32,7 @@ from matscale.plugin import (
 _LABELS = ("energy", "forces", "stress", "free_energy")
 _RESULTS = ("magmom", "magmoms", "charges", "dipole", "energies", "stresses", "polarization", "dielectric_tensor")
 _PER_ATOM = ("tags", "initial_magmoms", "initial_charges", "masses", "momenta")
-"""What ase.Atoms keeps in its arrays."""
+"""Values per atom that ase.Atoms keeps in its arrays."""
 
 
 def matches(path: Path) -> bool:
@@ -91,7 +91,7 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
 
 
 def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
-    """What the file says of all structures; units above all."""
+    """Metadata of the file, which hold for all its structures; above all, units."""
     value = transaction.get(b"metadata")
     try:
         metadata = _decode(value) if value is not None else {}
@@ -142,7 +142,7 @@ def _row(value: bytes | None, source: str) -> Frame:
 
 
 def _kept(value: Any) -> Any:
-    """What is no label: an array of the new dialect as an array of its own kind, anything else as it is."""
+    """Value of an entry that is no label: arrays of the new dialect become numpy arrays, others stay as they are."""
     if not (isinstance(value, dict) and "__ndarray__" in value):
         return value
     shape, _, flat = value["__ndarray__"]

@@ -62,7 +62,7 @@ class SchNetConfig(ArchitectureConfig):
 
 
 class Interaction(nn.Module):
-    """What the neighbours add to the channels of an atom."""
+    """Interaction block: the update of an atom's channels from its neighbours."""
 
     def __init__(self, config: SchNetConfig) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class SchNet(nn.Module):
         return h
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return list(self.interactions)
 
 
@@ -182,4 +182,4 @@ SIZES = {
     "ladder-03": SchNetConfig(hidden=256, filters=256, n_layers=8, n_radial=50, cutoff=5.0, max_atomic_number=99),
 }
 """OC20: fairchem's configurations, 5,704,193 and 9,088,513 parameters. Ladder: the three shapes of
-arXiv:2509.21811's code, whose models also had a stress head and no h + ...: the counts differ from theirs."""
+arXiv:2509.21811's code, whose models also had a stress head and no h + ...: its parameter counts differ."""

@@ -37,7 +37,7 @@ class Pairs:
 
     @classmethod
     def of(cls, data: AtomicBatch) -> Pairs:
-        """Of the edges of a batch."""
+        """Pairs from the edges of a batch."""
         source, target = data.edges()
         if is_plain_wanted() or data.n_edges == 0:
             return cls(data.edge_distance(), None, None, *_messages(source, target, data.n_atoms))

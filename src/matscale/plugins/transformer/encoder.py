@@ -1,4 +1,4 @@
-"""What the plain transformer and the periodic one share: their configuration, their layer, their ladder.
+"""Shared parts of the plain and the periodic transformer: configuration, layer and size ladder.
 
     x = x + softmax(Q Kᵀ / √D_h) V                           attention among the atoms of the structure
     x = x + W₂ GELU(W₁ x)                                    before each part a LayerNorm, after it dropout

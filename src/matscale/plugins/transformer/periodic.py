@@ -59,14 +59,14 @@ class PeriodicTransformerConfig(EncoderConfig):
     """Configuration of the periodic transformer."""
 
     cutoff: float = Field(default=6.0, gt=0)
-    """How far an image of an atom may be to be seen [Å]."""
+    """Largest distance to an image of an atom [Å]."""
     n_radial: int = Field(default=16, ge=1)
     """Gaussians K in the distance expansion."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is known of every pair of atoms of a structure: row i, which attends, after row; in it every j."""
+    """Features of every pair (i, j) of atoms of a structure, sorted by i, the atom that attends, then by j."""
 
     distances: Tensor
     """[n_pairs, 2K]: lattice sum, then nearest image."""
@@ -191,12 +191,12 @@ class PeriodicTransformer(nn.Module):
         return self.norm(x)
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return list(self.layers)
 
 
 def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:
-    """The data have no say in it."""
+    """Build the model; it does not depend on `info`."""
     return PeriodicTransformer(config)
 
 
@@ -206,7 +206,7 @@ def ladder(n_params: int) -> PeriodicTransformerConfig:
 
 
 def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
-    """Three times the forward; twice where geometry, of which nobody asks a gradient, is multiplied with weights.
+    """FLOPs of a step: three times the forward; twice where geometry, without a gradient, is multiplied with weights.
 
     Pairs are those of atoms of one structure, without padding.
     """

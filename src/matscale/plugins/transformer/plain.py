@@ -128,12 +128,12 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time (`matscale.core.model.activation_checkpointing`)."""
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
         return list(self.layers)
 
 
 def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
-    """The data have no say in it."""
+    """Build the model; it does not depend on `info`."""
     return Transformer(config)
 
 

@@ -26,7 +26,7 @@ _PARTS = {"stress_isotropic": 0, "stress_anisotropic": 2}
 
 
 def content(potential: Potential) -> dict[str, Any]:
-    """What the file holds. Raises ConfigError that names an option without a counterpart in fairchem."""
+    """Contents of the checkpoint file. Raises ConfigError that names an option without a counterpart in fairchem."""
     model = potential.model
     assert isinstance(model, EqV2)
     config = _config(model.config)  # first: it refuses what has no counterpart

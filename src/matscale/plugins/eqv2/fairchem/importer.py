@@ -41,7 +41,7 @@ _REQUIRED = {"stress": ("decompose", "use_source_target_embedding")}
 
 
 def configuration(checkpoint: Checkpoint) -> EqV2Config:
-    """Ours, of the file's. Raises ConfigError that names what is another network."""
+    """Configuration of the model in a checkpoint. Raises ConfigError that names an option of another network."""
     path, backbone, heads = checkpoint.path, checkpoint.model.options, checkpoint.model.heads or {}
     for head, (modules, options) in _HEADS.items():
         if head in heads or head != "stress":

@@ -1,6 +1,6 @@
-"""The published models' names for the same things: parameters and options of fairchem v1, one to one with ours.
+"""Names of parameters and options in fairchem v1's published models, one to one with those of eqv2.
 
-| ours | fairchem v1 |
+| eqv2 | fairchem v1 |
 |---|---|
 | `element` | `backbone.sphere_embedding` |
 | `edge_degree.radial.{source,target}` | `backbone.edge_degree_embedding.{source,target}_embedding` |
@@ -167,7 +167,7 @@ _DEFAULTS: dict[str, Any] = {
     "mmax_list": [2],
     "use_grid_mlp": False,
 }
-"""What fairchem 1.10 takes for an option that is left out or null, and differs from our defaults."""
+"""Defaults of fairchem 1.10 for options that are left out or null, where those of eqv2 differ."""
 
 _WITHOUT_EFFECT = {
     *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
@@ -177,7 +177,7 @@ _WITHOUT_EFFECT = {
 
 
 def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Config:
-    """Our configuration of a published backbone; `options` are ours. Raises ConfigError that names what differs."""
+    """Configuration of a published backbone, with `options` of eqv2. Raises ConfigError that names what differs."""
     values: dict[str, Any] = {"stress_head": "rank2", **options}
     given = {key: value for key, value in backbone.items() if value is not None or key not in _DEFAULTS}
     for key, value in (given | {k: v for k, v in _DEFAULTS.items() if k not in given}).items():

@@ -52,7 +52,7 @@ def _renamed(name: str) -> str:
 
 
 def _energy_scale(values: dict[str, Any]) -> float:
-    """Of the energy's normalizer; 1 where it cannot be read, which the import then refuses."""
+    """Scale of the energy's normalizer; 1 where it cannot be read, and the import then refuses the file."""
     normalizers = values.get("normalizers")
     found = normalizers.get("target", normalizers.get("energy")) if isinstance(normalizers, dict) else None
     scale = found.get("std", found.get("rmsd")) if isinstance(found, dict) else None

@@ -1,5 +1,5 @@
-"""What fairchem stores beside the parameters: tables that follow from the options, under the name of every module that
-holds one. fairchem refuses a checkpoint in which one is missing, and computes with those that it finds there.
+"""Tables that fairchem stores beside the parameters. They follow from the options and stand under the name of every
+module that holds one. fairchem refuses a checkpoint in which one is missing, and computes with those in the file.
 
 | table | of |
 |---|---|

@@ -28,7 +28,7 @@ def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges
 
 
 def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
-    """What the head of the forces reads of its attention layer: l = 1, [n_atoms, 3].
+    """Output of the attention layer in the head of the forces: l = 1, [n_atoms, 3].
 
     The projection of l = 1 acts on the channels of a head, whose weight is common to them: it commutes with the sum
     over edges and is folded into the second convolution, which then has one output per head, and only orders |m| ≤ 1.

@@ -1,4 +1,4 @@
-"""What a backward by hand gives is a number: whoever differentiates it again is told so, and what to do."""
+"""Guard for backwards written by hand: differentiating one again raises MatscaleError, which says what to do."""
 
 from __future__ import annotations
 

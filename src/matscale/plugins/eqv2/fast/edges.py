@@ -104,7 +104,7 @@ class SortedEdges:
             yield tuple(part.unflatten(0, (block.n_atoms, block.degree)) for part in parts)
 
     def chunks(self, n_edges: int) -> list[Chunk]:
-        """Of at most `n_edges`, or of one atom where it has more."""
+        """Chunks of at most `n_edges` edges, or of one atom where it has more."""
         return _chunks(self.blocks, n_edges)
 
 
@@ -172,7 +172,7 @@ def _per_coefficient(rescale: Tensor, n_coefficients: int) -> Tensor:
 
 
 def _blocks(sorted_degree: Tensor) -> tuple[list[Block], int]:
-    """Of degrees [n_atoms] in ascending order; and how many of them are 0."""
+    """Blocks of atoms with equal degree, from ascending degrees [n_atoms]; and the number of atoms of degree 0."""
     blocks, first_atom, first_edge, n_lonely = [], 0, 0, 0
     degrees, counts = torch.unique_consecutive(sorted_degree, return_counts=True)
     for d, n in zip(degrees.tolist(), counts.tolist()):

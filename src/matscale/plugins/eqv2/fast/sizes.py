@@ -13,16 +13,16 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 CHUNK = 512
 """Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
 CACHE_BYTES = 2**19
-"""Of values on the grid, and of coefficients to be turned, that are worked on at a time: half of a common L2 cache."""
+"""Bytes of grid values, or of coefficients to be turned, that are worked on at a time: half of a common L2 cache."""
 TURNED_BYTES = 2**13
-"""Of one edge's turned coefficients, up to which they are kept for backward: to turn narrow ones again takes longer."""
+"""Most bytes of an edge's turned coefficients that are kept for backward: turning narrow ones again takes longer."""
 GPU_BYTES = 2**30
-"""Of grid values on a GPU, where few large launches count more than the cache."""
+"""Bytes of grid values at a time on a GPU, where few large launches matter more than the cache."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the edge function needs to know beside tensors."""
+    """Settings of the edge function that are no tensors."""
 
     n_degrees: list[int]
     """Degrees l that have an order m = 0..mmax."""
@@ -36,11 +36,11 @@ class AtOnce(NamedTuple):
     """Edges that are worked on at a time."""
 
     chunk: int
-    """By the convolutions."""
+    """Edges in a chunk of the convolutions."""
     grid: int
-    """On the grid."""
+    """Edges on the grid at a time."""
     turn: int
-    """By the rotations."""
+    """Edges that are turned at a time."""
 
     @classmethod
     def of(cls, edges: SortedEdges, shape: Shape, like: Tensor) -> AtOnce:

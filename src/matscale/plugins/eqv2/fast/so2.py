@@ -112,7 +112,7 @@ class Convolution:
         self.beta = 1.0
 
     def gradients(self) -> list[Tensor]:
-        """Of weight, bias and each pair. To be called once."""
+        """Gradients of weight, bias and each pair. Call it only once: it changes the buffers."""
         for pair, total in zip(self.g_pairs, self.g_sum):
             real, difference = pair.chunk(2)
             real.sub_(total).sub_(difference)

@@ -1,6 +1,6 @@
-"""fairchem v2's names for the same things: parameters and options of an `EScAIP_backbone` with its heads.
+"""Names of parameters and options in fairchem v2: an `EScAIP_backbone` with its heads.
 
-| ours | fairchem v2 |
+| escaip | fairchem v2 |
 |---|---|
 | `input.attributes`, `input.feed_forward` | `backbone.input_block.input_layer`, its `edge_ffn` |
 | `blocks.i.attention` | `backbone.transformer_blocks.i.graph_attention` |
@@ -59,11 +59,11 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"final_output\.0", "out"),
     (r"\bnode_", "atom_"),
 ]
-"""fairchem's names -> ours, in this order. Its heads are here `energy` and `forces`, or `efs` of a gradient model."""
+"""Names of fairchem -> names here, in this order. The heads are `energy` and `forces`, or `efs` of a gradient model."""
 
 
 def our_name(name: str) -> str:
-    """Of a parameter of fairchem's model."""
+    """Name of a parameter here, from its name in fairchem."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -113,7 +113,7 @@ _DEFAULTS = {
     "readout_hidden_layer_multiplier": 2,
     "output_hidden_layer_multiplier": 2,
 }
-"""What fairchem v2 takes for an option that is left out, and differs from our defaults."""
+"""Defaults of fairchem v2 for options that are left out, where those of escaip differ."""
 _ONLY: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu",),
     "normalization": ("rmsnorm",),
@@ -142,7 +142,7 @@ _WITHOUT_EFFECT = {
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:
-    """Ours, of the options of an `EScAIP_backbone`. Raises ConfigError that names what differs."""
+    """Configuration from the options of an `EScAIP_backbone`. Raises ConfigError that names what differs."""
     given = {**_DEFAULTS, **options}
     values = renamed_options("escaip", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     for name in ("readout_hidden_layer_multiplier", "output_hidden_layer_multiplier"):
@@ -197,7 +197,7 @@ def with_our_heads(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _with_head(name: str, named: Mapping[str, str]) -> str:
-    """Of a weight `output_heads.omat_energy.…`: that of our name of the head."""
+    """Rename the head in the name of a weight, `output_heads.omat_energy.…`, to its name here."""
     place, _, rest = name.partition(".")
     head, _, rest = rest.partition(".")
     return f"{place}.{named[head]}.{rest}" if place == "output_heads" and head in named else name

@@ -84,7 +84,7 @@ def _without_heads(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _head(checkpoint: Checkpoint, head: str, model: str) -> tuple[str, int | None]:
-    """What a head predicts, and its depth."""
+    """Quantity that a head predicts, and the depth of the head."""
     options = dict(checkpoint.section("config", "model", "heads", head))
     module = options.pop("module", None)
     known = {f"{model}_energy_and_grad_force_head": "energy", f"{model}_force_head": "forces"}
@@ -98,7 +98,7 @@ def _head(checkpoint: Checkpoint, head: str, model: str) -> tuple[str, int | Non
 
 
 def configuration(checkpoint: Checkpoint) -> GemNetConfig:
-    """Ours, of the file's. Raises ConfigError that names what is another network."""
+    """Configuration of the model in a checkpoint. Raises ConfigError that names an option of another network."""
     return config_from_fairchem({"name": checkpoint.model.name, **checkpoint.model.options})
 
 

@@ -1,6 +1,6 @@
-"""fairchem v1's names for the same things: parameters and scale factors of `gemnet_t` and `gemnet_oc`.
+"""Names of parameters and scale factors in fairchem v1: `gemnet_t` and `gemnet_oc`.
 
-| ours | fairchem v1 |
+| gemnet | fairchem v1 |
 |---|---|
 | `element`, `edge` | `atom_emb.embeddings`, `edge_emb.dense.linear` |
 | `project.triplet_{radial,circular}` | `mlp_{rbf,cbf}_tint`, of gemnet_t `mlp_{rbf,cbf}3` |

@@ -70,7 +70,7 @@ _DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
-    """Of the model section of a fairchem v1 configuration, `name: gemnet_t` or `gemnet_oc`.
+    """Configuration from the model section of fairchem v1, `name: gemnet_t` or `gemnet_oc`.
 
     Which atoms have quadruplets (`qint_tags`) is passed over: structures here have no tags, all atoms have them.
     Raises ConfigError for an option with a value that there is no counterpart for.

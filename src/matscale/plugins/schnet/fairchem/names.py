@@ -1,6 +1,6 @@
-"""fairchem v1's names for the same things: parameters and options of its `schnet`, which is PyG's.
+"""Names of parameters and options in fairchem v1: its `schnet`, which is PyG's.
 
-| ours | fairchem v1 |
+| schnet | fairchem v1 |
 |---|---|
 | `embedding` | `embedding` |
 | `interactions.i.filter` | `interactions.i.mlp`, and once more as `interactions.i.conv.nn` |
@@ -48,7 +48,7 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
-    """Parameters are trained; a second name of theirs, and the centres of the Gaussians, are derived."""
+    """Role of each weight: parameters are trained; their second names and the centres of the Gaussians are derived."""
     parameters = {fairchem_name(name) for name, _ in model.named_parameters()}
     found: dict[str, Role] = {name: "trained" for name in names if name in parameters}
     return found | {name: "derived" for name in names if _DERIVED.fullmatch(name)}
@@ -67,7 +67,7 @@ _WITHOUT_EFFECT = {"use_pbc_single", "otf_graph"}
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
-    """Ours, of the options of a `schnet`. Raises ConfigError that names what differs."""
+    """Configuration from the options of a `schnet`. Raises ConfigError that names what differs."""
     given = {**_DEFAULTS, **options}
     values = renamed_options("schnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     # Neither is an option there: 50 nearest neighbours, and rows for 99 elements.

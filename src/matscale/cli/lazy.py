@@ -16,7 +16,7 @@ from matscale.core.errors import ConfigError, MatscaleError, did_you_mean
 
 
 class LazyGroup(click.Group):
-    """A group some of whose commands live in files that are imported when one of these commands is asked for."""
+    """Command group that imports the module of a command only when that command is used."""
 
     def __init__(self, *args: Any, elsewhere: Mapping[str, tuple[str, str]], **settings: Any) -> None:
         """`elsewhere`: name -> (`module:command`, its line of help)."""

@@ -126,12 +126,12 @@ def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> Non
 
 
 def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig | None]:
-    """None stands for the default configuration: to make it may fail, as all that a plugin does."""
+    """Configurations to list. None stands for the default one, which is made later because a plugin may fail."""
     return [*architecture.sizes.values()] if sizes and architecture.sizes else [None]
 
 
 def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | None) -> dict[str, Any]:
-    """One architecture that fails must not take the list of the others with it."""
+    """Row of the table for one architecture. One that cannot be built gets a warning and a row without numbers."""
     from matscale.core.estimate.describe import configuration, describe
 
     try:

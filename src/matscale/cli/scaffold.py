@@ -28,7 +28,7 @@ def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
     if not re.fullmatch(r"[a-z](?:[a-z0-9]|[_-](?=[a-z0-9]))*", name) or keyword.iskeyword(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a plugin: use small letters, digits and single _ or - between them, "
-            "starting with a letter, and no word of Python's own. For example: mymodel."
+            "starting with a letter, and no keyword of Python. For example: mymodel."
         )
     if name in taken:
         raise ConfigError(f"There is a plugin {name!r} already (`matscale plugins list`). Choose another name.")

@@ -123,7 +123,7 @@ def train(
 
 
 def _conclude(run: Any, quiet: bool) -> None:
-    """The table against the baselines; of pre-training, its error beside that of the trivial guess."""
+    """Print the table against the baselines or, after pre-training, its error beside that of the trivial guess."""
     from matscale.cli.progress.stages import Stages
     from matscale.cli.progress.train import pretrained
     from matscale.cli.text import errors_table

@@ -36,7 +36,7 @@ class Amount(click.ParamType):
         except (ValueError, OverflowError):
             amount = 0.0
         if not 0 < amount < float("inf"):
-            self.fail(f"{value!r} is no amount. Write for example 1e18, 50P, 30k or 12000.", param, ctx)
+            self.fail(f"{value!r} is not an amount. Write for example 1e18, 50P, 30k or 12000.", param, ctx)
         return amount
 
 

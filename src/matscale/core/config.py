@@ -62,7 +62,7 @@ def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str
 
 
 def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
-    """Where a fault is in what was given: `loc` without the names that pydantic has for the members of a union."""
+    """Path of a fault in the given values: `loc` without the names that pydantic has for the members of a union."""
     path = []
     for part in loc:
         is_place = isinstance(values, list | tuple) and isinstance(part, int)

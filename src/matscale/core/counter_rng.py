@@ -1,7 +1,7 @@
-"""Randomness that can be asked for by name: a shuffled order and random rotations as pure functions of their keys.
+"""Counter-based random numbers: a shuffled order and random rotations as pure functions of their keys.
 
-Nothing here has a state. Entry 7,000,000 of an order, or the rotation of structure 12 in epoch 3, is computed when it
-is wanted, without the ones before it and without an array of all of them.
+There is no random state. Entry 7,000,000 of an order, or the rotation of structure 12 in epoch 3, is computed on
+demand, without the entries before it and without an array of all of them.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class DiskError(MatscaleError):
     @classmethod
     def of(cls, path: Path | str, error: OSError) -> DiskError:
         """DiskError that explains the OSError `error` for `path` in a sentence."""
-        advice = _ADVICE.get(error.errno or 0, "Mend that, or choose another folder")
+        advice = _ADVICE.get(error.errno or 0, "Remove the cause, or choose another folder")
         found = cls(f"{path}: cannot be written ({error.strerror or error}). {advice}; then run the same again.")
         found.errno = error.errno
         return found
@@ -206,7 +206,7 @@ _swept: set[tuple[int, Path]] = set()
 
 
 def _temporary(path: Path) -> Path:
-    """A temporary name beside `path`; the first one in a folder has what dead processes left there swept up."""
+    """Temporary name in the folder of `path`. The first call for a folder deletes what dead processes left there."""
     folder = path.parent.absolute()
     if (os.getpid(), folder) not in _swept:
         _swept.add((os.getpid(), folder))

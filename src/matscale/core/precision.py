@@ -27,7 +27,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def outside_autocast() -> AbstractContextManager[object]:
-    """A region without autocast, on whatever device it is on; nothing changes where it is off."""
+    """Context without autocast, for the device that has it on; nothing changes where it is off."""
     return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
 
 

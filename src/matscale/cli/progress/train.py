@@ -56,7 +56,7 @@ class Lines(Progress):
         self.stages.__exit__()
 
     def _tick(self) -> None:
-        """Run beside the training, which says nothing while a step lasts."""
+        """Print lines from a thread beside the training, which reports nothing during a step."""
         while not self._over.wait(0.5):
             if (told := self.pace.slower()) is not None:
                 self.show(told)
@@ -208,7 +208,7 @@ class Pace:
         )
 
     def left(self) -> float | None:
-        """Seconds to the end of the run, if it can be told yet."""
+        """Seconds to the end of the run; None if it is not known yet."""
         if self.progress <= 0:
             return None
         return (self.time + self._under_way()) / self.progress * (1 - self.share)

@@ -41,7 +41,7 @@ N_Z = 119
 
 @dataclass(frozen=True, eq=False)
 class NearestBaseline(Baseline):
-    """See the top of the module. Tables over (element, nearest element or 0), with the counts behind each mean."""
+    """Baseline by nearest neighbour: tables over (element, nearest element or 0), with the counts behind each mean."""
 
     name: ClassVar[str] = "nearest"
     summary: ClassVar[str] = "by the nearest neighbour (k = 1)"

@@ -89,7 +89,7 @@ def responds(subject: Subject) -> None:
 
 @register("batch-equals-members")
 def batch_equals_members(subject: Subject) -> None:
-    """A structure has the same energy, forces and stress alone and in company, in whatever order."""
+    """A structure has the same energy, forces and stress alone and in a batch, in any order."""
     batch = subject.batch(slab(), crystal(), metal(), molecule(), crystal(3))
     together = _parts(subject.evaluate(batch), batch)
     for k, member in enumerate(batch.split()):

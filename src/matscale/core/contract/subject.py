@@ -60,7 +60,7 @@ class Subject:
 
     @cached_property
     def potential(self) -> Potential:
-        """The one that a check predicts with, made when it is first asked for; every check has its own."""
+        """Potential that a check predicts with, made at its first use; every check has its own."""
         return self.perturbed()
 
     def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:

@@ -103,7 +103,7 @@ def extensive(subject: Subject) -> None:
 
 def _no_cutoff(subject: Subject) -> str | None:
     has_edges = subject.architecture.graph(subject.config).has_edges
-    return claiming("smooth")(subject) or (None if has_edges else "has no cutoff: nobody enters or leaves")
+    return claiming("smooth")(subject) or (None if has_edges else "has no cutoff that a neighbour could cross")
 
 
 @register("smooth", _no_cutoff)

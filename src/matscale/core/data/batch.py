@@ -259,7 +259,7 @@ class BatchShape:
     sum_atoms_squared: int
     """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
     count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
-    """Counts `n_triplets`; asked only where a cost depends on them."""
+    """Function that counts `n_triplets`; called only where a cost depends on them."""
     batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
     """The batch itself, for a formula that has more to count; None where only the numbers are known, as in a plan."""
 

@@ -130,7 +130,7 @@ def _within(
 def _enough(
     graph: Graph, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """As `_within`, with at least those neighbours inside the cutoff that a nearest rule has to choose from.
+    """Edges like those of `_within`, with at least the neighbours that a nearest rule has to choose from.
 
     A few neighbours lie far inside a long cutoff (of 460 within 12 Å in a metal, 20 are wanted): the search starts
     with a radius that holds about three times as many as are wanted and widens until every atom has enough.

@@ -74,7 +74,7 @@ class References:
     undetermined: tuple[int, ...] = ()
     """Atomic numbers of which the compositions say next to nothing (`DETERMINED`), or less than the pull does."""
     held_out: HeldOut | None = None
-    """None where there are too few structures to hold some out."""
+    """Errors on held-out structures; None where there are too few structures to hold some out."""
 
     @property
     def is_determined(self) -> bool:

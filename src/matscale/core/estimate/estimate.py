@@ -221,7 +221,7 @@ def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -
         limits.append(max(1, outlook.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
     if not limits:
         raise ConfigError(
-            "The model has no contractions, by whose FLOPs time is judged here: say with --steps or --epochs how long "
-            "the run is."
+            "The model has no contractions, so its FLOPs do not tell how long a step takes. Give the length of the run "
+            "with --steps or --epochs."
         )
     return min(limits)

@@ -30,7 +30,7 @@ _HEAP = 1.5
 def measured_activations(
     setup: Setup, potential: Potential, outlook: Outlook, cost: Cost, device: torch.device
 ) -> float:
-    """Bytes of activations of the dearest batch of training, or of validation if that is more."""
+    """Bytes of activations of the most expensive batch of training, or of validation if that needs more."""
     loaders = (setup.training_loader(World()), setup.validation_loader(World()))
     batches = (
         loader.batch(0, sample.dearest(cost.step)).to(device)
@@ -41,7 +41,7 @@ def measured_activations(
 
 
 def extrapolated_activations(setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> float:
-    """The same from single structures, and a batch of them."""
+    """Bytes of activations, extrapolated from single structures and a batch of them."""
     fitted, half = probes_of_setup(setup, device).fitted, _autocast(setup, device)
     probes = [*fitted, AtomicBatch.join(list(fitted))]
     needed = []

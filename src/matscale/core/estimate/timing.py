@@ -24,7 +24,7 @@ from matscale.core.train.setup import Setup
 WARM_UP = 2
 """Steps that are timed apart: they allocate, and choose kernels."""
 LEAST_SECONDS, MOST = 1.0, 8
-"""Short steps are timed for a second, but not more than so many times the steps that were asked for."""
+"""Least time [s] for which short steps are timed, and the most steps for it, as a multiple of those asked for."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Unpickle a file in a process of its own (`unpickle`).
+    """Read a checkpoint file, unpickled in a separate process (`unpickle`).
 
     Raises DataError, which names what the file may not contain; ConfigError if there is no file.
     """

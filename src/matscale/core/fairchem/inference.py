@@ -86,7 +86,7 @@ def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
 
 
 def _row(given: dict[str, Any]) -> Any:
-    """A list of numbers, bare or as what a tensor is made of, as a tensor; anything else as it is."""
+    """Tensor from a list of numbers, plain or as arguments of a tensor; other values are returned unchanged."""
     row = given.get("element_references")
     if isinstance(row, dict) and row.get("_target_") in _TENSORS and isinstance(row.get("_args_"), list):
         row = row["_args_"][0] if len(row["_args_"]) == 1 else row

@@ -110,14 +110,14 @@ def globals_named(instructions: bytes) -> Iterator[str]:
 
 
 class Inert:
-    """Stands in for a class of fairchem 2: takes whatever it is made of and does nothing with it."""
+    """Stand-in for a class of fairchem 2: stores its arguments and does nothing with them."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
 
 
 def stand_ins() -> dict[str, type[Inert]]:
-    """`module name` -> a class of its own."""
+    """Map of `module name` to a separate stand-in class for each."""
     return {name: type(name.rpartition(" ")[2], (Inert,), {"stands_for": name}) for name in STAND_INS}
 
 

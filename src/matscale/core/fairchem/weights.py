@@ -16,7 +16,7 @@ Kind = Literal["ema", "raw"]
 
 
 def chosen(checkpoint: Checkpoint, roles: Mapping[str, Role], choice: Choice) -> tuple[dict[str, Tensor], Kind]:
-    """The weights asked for, by published name, and which they are; `auto` takes averaged ones where there are.
+    """Chosen weights by published name, and their kind; `auto` takes averaged weights if the file has them.
 
     Raises DataError for a weight that is not known by name, ConfigError for weights that are not in the file.
     """

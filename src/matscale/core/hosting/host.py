@@ -295,7 +295,7 @@ def _ambiguous(what: str, name: str, rivals: list[Plugin]) -> PluginError:
 
 
 def _mark_clashes(plugins: list[Plugin]) -> None:
-    """Names that two distributions gave to a plugin; told from metadata, before anything is imported."""
+    """Mark plugins whose name two distributions use; found from metadata, before anything is imported."""
     for plugin in plugins:
         if plugin.entry.builtin:
             continue

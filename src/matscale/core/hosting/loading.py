@@ -1,4 +1,4 @@
-"""Import one plugin, inside a guard: whatever it does, the answer is a status with a reason.
+"""Import one plugin safely: if it fails in any way, the result is a status with a reason.
 
 Each plugin lives in a pluggy manager of its own. One that fails half-way therefore leaves nothing behind, and a hook
 can be called for one plugin without the others.

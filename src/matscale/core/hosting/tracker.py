@@ -1,7 +1,7 @@
-"""Trackers: programs that draw the metrics of a run. They are told what metrics.jsonl is told, which stays the record.
+"""Trackers: programs that show the metrics of a run. They get the same metrics as metrics.jsonl, the run's record.
 
-A tracker knows nothing of training: it is opened on a run folder and given numbers. It may raise whatever it likes; it
-is then switched off and the run goes on (`matscale.core.hosting.observers`).
+A tracker knows nothing of training: it is opened on a run folder and receives numbers. If it raises an error, it is
+switched off and the run goes on (`matscale.core.hosting.observers`).
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Architecture:
             raise PluginError(f"architecture {self.name!r}: config is {shown(config)}, not an ArchitectureConfig.")
         for name in ("build", "ladder", "graph"):
             if not callable(value := getattr(self, name)):
-                raise PluginError(f"architecture {self.name!r}: {name} is {shown(value)}, no function.")
+                raise PluginError(f"architecture {self.name!r}: {name} is {shown(value)}, not a function.")
         for size, published in self.sizes.items():
             if not isinstance(published, config):
                 raise PluginError(f"architecture {self.name!r}: size {size!r} is not a {config.__name__}.")

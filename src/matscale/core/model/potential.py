@@ -79,7 +79,7 @@ class Potential(nn.Module):
         self.register_buffer("known", known, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """References and scales move with the model but stay float64, whatever type the model is given."""
+        """Move or convert the model. References and scales move with it but stay float64."""
         exact = self.references, self.scales
         super()._apply(fn, recurse)
         self.references, self.scales = (x.to(y.device) for x, y in zip(exact, (self.references, self.scales)))

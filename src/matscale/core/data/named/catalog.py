@@ -26,10 +26,10 @@ EMBEDDED = {"emt": Recipe()}
 
 
 def resolve(name_or_path: str, stages: Stages = silent) -> Path:
-    """The folder of a packed dataset: `name_or_path` itself, or what belongs to the name, made if need be.
+    """Folder of a packed dataset: `name_or_path` itself, or the dataset of that name, which is made if needed.
 
-    A published name (`omat24/rattled-300`) is downloaded. `stages` is told what goes on meanwhile. Raises DataError
-    for a file that is not packed yet, and for an unknown name with the nearest one.
+    A published name (`omat24/rattled-300`) is downloaded. `stages` reports the progress. Raises DataError for a file
+    that is not packed yet, and for an unknown name, with the nearest known one.
     """
     if name_or_path in EMBEDDED:
         return embedded(name_or_path, stages)

@@ -31,11 +31,11 @@ class Archive:
     """One file on the server."""
 
     path: str
-    """Below the base address."""
+    """Path below the base address."""
     megabytes: int
-    """About; compressed."""
+    """Approximate size of the compressed archive [MB]."""
     sha256: str | None = None
-    """Where one is published."""
+    """SHA-256 of the archive, if it is published."""
 
     @property
     def url(self) -> str:

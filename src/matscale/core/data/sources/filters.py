@@ -41,7 +41,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[Structure], float | None]]] = {
 
 
 def _given(structure: Structure, name: str) -> float | None:
-    """A number among what the file says of the structure."""
+    """Number that the file gives for the structure under `name`, in any case of letters; None if there is none."""
     value = next((value for key, value in structure.info.items() if str(key).lower() == name), None)
     try:
         return None if value is None or np.size(value) != 1 else float(np.reshape(value, -1)[0])

@@ -1,8 +1,8 @@
-"""Files that hold structures: which reader is responsible for a path, and what it must supply.
+"""Find the reader for a file that holds structures.
 
-A reader turns a file into structures one at a time and puts whatever else the file says into `Structure.info`
-(results of a calculator under the prefix "calculator:"); the labels are found there by
-`matscale.core.data.sources.labels`, alike for all formats. Readers come from plugins by the hook `register_readers`.
+A reader turns a file into structures one at a time and puts all other values of the file into `Structure.info`
+(results of a calculator under the prefix "calculator:"). `matscale.core.data.sources.labels` finds the labels there,
+in the same way for all formats. Plugins supply readers by the hook `register_readers`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def reader(name: str) -> Reader:
 
 
 def _limited(known: Reader) -> Reader:
-    """The reader within the limits of `matscale.core.data.sources.limits`, guarded if it has to be; whatever it raises
-    is a DataError that names the place."""
+    """Reader within the limits of `matscale.core.data.sources.limits`, in a guarded process if `is_guarded`.
+
+    Its errors become a DataError that names the file and the structure.
+    """
 
     def number(path: Path) -> int | None:
         try:

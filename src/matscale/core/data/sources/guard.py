@@ -1,4 +1,4 @@
-"""Read files in a process of its own, whose crash, hunger or endless loop is an error with the file's name.
+"""Read files in a guarded process: a crash, an endless loop or too much memory is an error with the file's name.
 
 LMDB maps a file and trusts its pages: one damaged byte ends the process that reads it with SIGBUS. ASE's readers call
 many libraries and allocate what a file announces. Here such a reader runs in a child process with a limit of memory

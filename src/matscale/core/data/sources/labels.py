@@ -75,8 +75,10 @@ class Keys:
         group: str | None = None,
         units: Iterable[str] = (),
     ) -> Keys:
-        """From texts such as "energy=my_energy", and for `units` "energy=kcal/mol". Raises ConfigError with the nearest
-        right name."""
+        """Parse texts such as "energy=my_energy", and for `units` "energy=kcal/mol".
+
+        Raises ConfigError with the nearest right name.
+        """
         given: dict[str, str] = {}
         for assignment in assignments:
             label, equals, key = (part.strip() for part in assignment.partition("="))

@@ -115,7 +115,7 @@ def pack(
 
 
 def _fingerprint(recipe: Recipe, *cut: int) -> str:
-    """Identity of what is asked for: the files (name, size, time of change) and all options that matter."""
+    """Hash of the input files (name, size, modification time) and of all options that change the result."""
     files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
     asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
     if not recipe.keys.units:  # as before there were any: what was packed then is still the same
@@ -164,7 +164,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """No other process packs into `out`; the file of the lock goes when the block ends well."""
+    """Lock `out` against other packing processes. The lock file is removed when the block ends without an error."""
     lock = open_lock(out / LOCK)
     try:
         if not lock_file(lock, wait=False):
@@ -176,7 +176,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _tidy(out: Path) -> None:
-    """Delete what a process left that was killed when its dataset was complete, and nothing but deleting was left."""
+    """Delete temporary files of a process that was killed after its dataset was complete."""
     if (out / LOCK).exists():
         with _locked(out):
             sweep_up(out, alone=True)

@@ -30,11 +30,11 @@ class Reader:
     """(path, start, stop) -> the structures start, ..., stop − 1 in the order of the file; to its end if stop is None.
     Lazily: one structure in memory. Raises DataError if the file as a whole cannot be read."""
     count: Callable[[Path], int | None]
-    """Number of structures, if it can be told without reading them; else None."""
+    """path -> number of structures, if it is known without reading them; else None."""
     is_generic: bool = False
-    """Asked only for paths that no other reader knows."""
+    """Whether this reader is tried only for paths that no other reader knows."""
     is_guarded: bool = False
-    """Read in a process of its own: a library that it calls may crash, or take any amount of memory or time."""
+    """Whether to read in a separate process: a library may crash, or take any amount of memory or time."""
 
 
 def from_ase(atoms: Any, source: str) -> Structure:

@@ -1,4 +1,4 @@
-"""Sentences about what a file says of a structure and matscale does not use: packing counts and lists them.
+"""Remarks on values of a file that matscale does not use; packing counts and lists them.
 
 Weights and config_type of MACE and GAP, a free energy beside the energy, a label under a name that is nearly right.
 Frames that mark an isolated atom are recognised here as well.

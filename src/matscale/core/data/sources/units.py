@@ -168,7 +168,7 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_statement(key: str, value: Any) -> bool:
-    """Whether a value beside a structure states a unit, or tries to."""
+    """Whether a value of a structure's info states a unit, valid or not."""
     try:
         return bool(stated({key: value}))
     except DataError:

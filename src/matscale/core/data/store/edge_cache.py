@@ -203,7 +203,7 @@ def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
 
 
 def verify_caches(dataset: PackedDataset) -> None:
-    """Check all files of all caches of a dataset, whatever was checked before. Raises DataError for the first fault.
+    """Check all files of all caches of a dataset, also those checked before. Raises DataError for the first fault.
 
     A cache of other data, which is never used, is passed over.
     """

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a packed dataset says of itself. It stays small, and opening a dataset reads nothing else."""
+"""`manifest.json`: description of a packed dataset. It stays small, and opening a dataset reads nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ShardRecord(_Part):
     """One shard file."""
 
     file: str
-    """Its name; it lies in the folder of the manifest."""
+    """Name of the file, in the folder of the manifest."""
     n_structures: Count
     n_atoms: Count
     sha256: str

@@ -262,7 +262,7 @@ class PackedDataset:
         self._caches.clear()
 
     def verify(self) -> None:
-        """Read every shard and every file of cached edges, and check them whatever was checked before.
+        """Read and check every shard and every file of cached edges, also those that were checked before.
 
         Raises DataError that names the first file which is not as it was written.
         """

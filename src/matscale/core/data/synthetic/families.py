@@ -63,7 +63,7 @@ class _Draw:
             if self._labelled(atoms) is not None:
                 return atoms
         raise DataError(
-            f"{ATTEMPTS} parents of prototype {prototype!r} on {', '.join(self.recipe.elements)} were absurd in turn "
+            f"{ATTEMPTS} parents of prototype {prototype!r} on {', '.join(self.recipe.elements)} were unusable "
             "(atoms overlap, or forces or stress beyond the recipe's limits). Leave this prototype out, or raise "
             f"forces_max = {self.recipe.forces_max} eV/Å."
         )
@@ -96,7 +96,7 @@ class _Draw:
             if drawn:
                 return drawn
         raise DataError(
-            f"{where}, {atoms.get_chemical_formula()}: {ATTEMPTS} structures drawn from it were absurd in turn (atoms "
+            f"{where}, {atoms.get_chemical_formula()}: {ATTEMPTS} structures drawn from it were unusable (atoms "
             f"overlap, or forces beyond {self.recipe.forces_max} eV/Å, or stress beyond {self.recipe.stress_max} "
             "eV/Å³). Lower the temperatures or the strain."
         )
@@ -110,7 +110,7 @@ class _Draw:
         return self._labelled(perturb.strain(atoms, 2 * self.recipe.strain, self.rng))
 
     def _run(self, wanted: int, atoms: Atoms) -> list[Structure]:
-        """The good ones of `wanted` frames of a short run from a slightly strained, rattled start."""
+        """Usable frames among `wanted` of a short Langevin run from a slightly strained, rattled start."""
         temperature = float(self.rng.choice(self.recipe.dynamics_temperatures))
         start = perturb.strain(atoms, self.recipe.strain / 2, self.rng)
         # Half the thermal energy is potential: the run starts where an Einstein crystal would be.

@@ -1,4 +1,4 @@
-"""Datasets from nothing: a recipe, a labeler and a seed give a packed dataset, the same whatever the workers.
+"""Synthetic datasets: a recipe, a labeler and a seed give a packed dataset, the same for any number of workers.
 
 Parents are made one by one, each from the recipe and its own number (`draw.family`); the writer takes their
 structures in the order of those numbers.

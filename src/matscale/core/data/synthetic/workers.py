@@ -1,8 +1,8 @@
-"""A crew of processes that draw and label families of structures.
+"""Worker processes that draw and label families of structures.
 
-Each is `python -m matscale.core.data.synthetic.workers`, told what to do by lines of JSON, a parent per line, each
-answered by a line. JSON keeps float64 exactly. A plain subprocess is safe where `multiprocessing` is not: it neither
-forks a process that runs torch's threads nor imports the caller's script again.
+Each is `python -m matscale.core.data.synthetic.workers`. It reads lines of JSON, one parent per line, and answers each
+with a line. JSON keeps float64 exactly. A plain subprocess is safe where `multiprocessing` is not: it neither forks a
+process that runs torch's threads nor imports the caller's script again.
 """
 
 from __future__ import annotations

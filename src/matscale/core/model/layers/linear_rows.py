@@ -19,7 +19,7 @@ from matscale.core.model.reference_path import is_readable_wanted
 
 
 def is_plain_wanted() -> bool:
-    """Whether somebody is at work who needs a rule for each operation: a compiler, torch.func, a counter."""
+    """Whether plain operations are needed: under a compiler, torch.func, forward-mode AD or a FLOP counter."""
     if torch.compiler.is_compiling() or is_readable_wanted() or torch._C._are_functorch_transforms_active():
         return True
     return torch.autograd.forward_ad._current_level >= 0

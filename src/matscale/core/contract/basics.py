@@ -131,7 +131,7 @@ def _without_embeddings(subject: Subject) -> str | None:
 
 @register("embeddings", _without_embeddings)
 def embeddings(subject: Subject) -> None:
-    """`embed` gives finite features [n_atoms, width], the same alone and in company, that depend on the structure."""
+    """`embed` gives finite features [n_atoms, width], equal alone and in a batch, that depend on the structure."""
     batch = subject.batch(slab(), crystal(), molecule())
     embed = cast(Callable[[AtomicBatch], Tensor], subject.potential.model.embed)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""From run folders to a report: which figures there are, and what is said beside each."""
+"""Build a report from run folders: choose its figures and write the sentences beside each."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
 
 
 def plain_name(architecture: str) -> str:
-    """The name as a file and an element of the page may carry it: a record says what it likes, `../x` or a tag too."""
+    """Name that is safe for a file and an element of the page: a record may hold any name, even `../x` or a tag."""
     plain = re.sub(r"[^\w.-]+", "-", architecture)
     return plain if plain == architecture else f"{plain}-{sha256(architecture.encode()).hexdigest()[:6]}"
 

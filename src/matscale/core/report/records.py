@@ -144,7 +144,7 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
 
 
 def _validations(folder: Path) -> list[dict[str, Any]]:
-    """Rows of validations, with the mean training loss since the one before as `train`."""
+    """Rows of validations; `train` is the mean training loss since the previous validation."""
     kept: list[dict[str, Any]] = []
     losses: list[float] = []
     for row in Rows(folder / METRICS):

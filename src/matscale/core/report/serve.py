@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def version_of(sources: Sequence[str]) -> str:
-    """Changes when a run appears or a record of one grows; empty sources have a version too."""
+    """Version of the records: it changes when a run appears or a record grows. Empty sources have a version too."""
     try:
         folders = folders_of(sources)
     except MatscaleError as error:
@@ -117,14 +117,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def end_headers(self) -> None:
-        """Every answer, that of an error too: no guessing of its type, no word of it to others."""
+        """Headers of every answer, errors included: browsers must not guess its type or send a referrer."""
         self.send_header("Content-Security-Policy", self.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """A line per request would bury what the command itself says."""
+        """Write no line per request: it would bury the output of the command itself."""
 
 
 def url(running: ThreadingHTTPServer) -> str:

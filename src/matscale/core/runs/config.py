@@ -44,7 +44,7 @@ class DataConfig(Config):
     split_by: Literal["group", "structure"] = "group"
     """Unit of the split: whole groups (trajectory or reduced formula), or single structures."""
     validation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Draws the validation part; none: `seed`. Runs whose losses are compared need the same one."""
+    """Seed that draws the validation part; none: `seed`. Runs whose losses are compared need the same one."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the training part that is used; a smaller one is a subset of a larger one."""
     count: Positive | None = None
@@ -74,11 +74,11 @@ class StartConfig(Config):
     run: Annotated[str, AfterValidator(usable_text)] | None = None
     """Folder of the run to begin with; none: new weights."""
     checkpoint: str = "best"
-    """Which of its weights: best, last or a step; averaged ones where it kept an average."""
+    """Checkpoint of that run: best, last or a step. Averaged weights are taken where the run kept an average."""
     partial: bool = False
     """Take what fits by name and shape and list what does not, rather than to refuse a model that differs."""
     branch: bool = False
-    """Go on in the midst of the other run: its optimizer, averages, counts and place in the data too."""
+    """Continue the other run from the checkpoint, with its optimizer, averages, counts and place in the data."""
     references: Annotated[Literal["keep", "refit"] | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
     """Element references: those of the other run (`keep`), or corrected by what its predictions leave of the new
     energies (`refit`). None, or `auto`: refit if that leaves much less."""
@@ -238,7 +238,7 @@ class ScheduleConfig(Config):
 
 
 class BudgetConfig(Config):
-    """How long to train. Of several budgets the one that is used up first ends the run, and the schedule with it."""
+    """Length of the training. Of several budgets, the first one used up ends the run and its schedule."""
 
     epochs: Positive | None = None
     """Passes over the training structures; 10 if no budget is given."""
@@ -288,14 +288,14 @@ class CheckpointConfig(Config):
     every: Positive | None = None
     """Optimizer steps between checkpoints; none: one at every validation."""
     keep: Positive = 2
-    """How many of the latest are kept, besides the best."""
+    """Number of latest checkpoints that are kept, besides the best."""
     at: tuple[Positive, ...] = ()
-    """Steps of which one is made and kept for good: where other runs branch off."""
+    """Steps whose checkpoints are kept for good, for other runs to branch off."""
 
 
 class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Drives split, initialisation, order, augmentation and dropout."""
+    """Seed of split, initialisation, order, augmentation and dropout."""
     architecture: ArchitectureChoice
     data: DataConfig = DataConfig()
     start: StartConfig = StartConfig()
@@ -318,7 +318,7 @@ class TrainConfig(Config):
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
     """Steps with a non-finite loss or gradient that may be left out; one more ends the run with exit 4."""
     plugins: tuple[str, ...] = ()
-    """Plugins that watch the run, by name."""
+    """Names of plugins that watch the run."""
     trackers: tuple[str, ...] = ()
     """Trackers that receive the metrics of the run: tensorboard, wandb, trackio, or a plugin's."""
     labels: dict[str, str | int | float] = Field(default_factory=dict)

@@ -48,7 +48,7 @@ class Rows:
         append_text(self.path, json.dumps(finite(dict(row)), allow_nan=False) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Complete rows in order. A last line that was cut off by a kill is passed over."""
+        """Complete rows in order. A last line that was cut off by a kill is skipped."""
         return (row for line in self._lines() if self.holding in line and (row := _parse(line)) is not None)
 
     def written(self, count: int | None = None) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Rows:
         return sum(1 for _ in self._lines())
 
     def cut(self, count: int) -> None:
-        """Drop all but the first `count` rows (and a half-written one), in one move."""
+        """Drop all rows after the first `count`, and a half-written one, by replacing the file at once."""
         if self.path.exists():
             write_blocks(self.path, islice(self._lines(), count))
 

@@ -151,12 +151,12 @@ def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a file sealed as `sealed({**values, OF: of})`. Raises DamagedRecord for anything else."""
     values = read_sealed(path, required=True)
     if values.get(OF) != of:
-        raise DamagedRecord(f"{path}: belongs to another run: to another dataset, or to other parts of it.")
+        raise DamagedRecord(f"{path}: belongs to another run, with another dataset or with other parts of it.")
     return {key: value for key, value in values.items() if key not in (DIGEST, OF)}
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, without what may change when a run is resumed or moved."""
+    """SHA-256 of a configuration, without the keys that may change when a run is resumed or moved."""
     return digest_of(_even(without(config, (*RESUMABLE, *MOVABLE))))
 
 
@@ -174,7 +174,7 @@ def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") 
 
 
 def _even(values: Any) -> Any:
-    """1 and 1.0 are one number, whichever of them a file holds."""
+    """Values with 1.0 written as 1: a file may hold either for the same number."""
     if isinstance(values, Mapping):
         return {key: _even(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

@@ -1,4 +1,4 @@
-"""How uncertain a joint law is: a bootstrap over runs that knows two sources of noise, sizes and runs.
+"""Uncertainty of a joint law: a bootstrap over runs with two sources of noise, sizes and runs.
 
 The residuals of ln L are taken apart into one effect per size (every run of a size shares its width and its tuning)
 and what is left per run. A sample draws both anew about the fitted law, size effects as a block with random signs, and

@@ -1,4 +1,4 @@
-"""`fit`: from runs or a table to a law with a verdict."""
+"""Fit a scaling law with a verdict to runs or a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SLOPES = ("law", LOCAL_SLOPE, REJECTED)
 
 @dataclass(frozen=True)
 class Options:
-    """How to fit; the defaults are those of the command line."""
+    """Options of a fit; the defaults are those of the command line."""
 
     target: str = "loss"
     axis: str | None = None
@@ -38,7 +38,7 @@ class Options:
     at: float | None = None
     """Value of the variable that is held fixed; None: that with most sizes."""
     checkpoint: str = "last"
-    """Which step of a run counts in joint laws: last, best, all."""
+    """Step of a run that counts in joint laws: last, best, all."""
     samples: int = 1000
     """Bootstrap samples."""
     seed: int = 0
@@ -190,7 +190,7 @@ def _fitted(table: Table, law: str, options: Options) -> Fit:
 
 
 def _refuse_unused(law: str, options: Options) -> None:
-    """Raises ConfigError for an option that `law` has no use for."""
+    """Raises ConfigError for an option that `law` does not use."""
     is_form = law not in WAYS and law not in AXES and _form(law).axes == ("x",)
     if options.axis and not is_form:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Is a plain power the law, or the slope of a law with a floor over these sizes?
+"""Test of a plain power law: it may be the slope of a law with a floor over these sizes.
 
 Above a floor the slope in ln x falls with size, so that a power fitted to few sizes has an exponent that is too small.
 Only curvature tells the two apart. So the burden of proof is on the plain power: a floor of `MOST` of the smallest loss

@@ -1,4 +1,4 @@
-"""The compute frontier: what the best of all runs reached for each amount of compute.
+"""Compute frontier: the best loss of all runs for each amount of compute.
 
 A minimum over raw checkpoints is biased low by noise, and its points depend on each other. So each run's curve loses
 its first part (warm-up), is smoothed by a running median and made to fall; the frontier is the lower convex hull of all
@@ -44,7 +44,7 @@ class Curve:
 
 
 def curves(table: Table) -> list[Curve]:
-    """One per run. Raises DataError without compute."""
+    """One smoothed curve per run. Raises DataError without compute."""
     if not table.has("c"):
         raise DataError("The compute frontier needs c (FLOPs) for every row. Map a column with --map c=COLUMN.")
     of_run: dict[str, list[int]] = {}

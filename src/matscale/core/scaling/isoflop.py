@@ -35,14 +35,14 @@ class Optimum:
 
     c: float
     n: float
-    """Between the sizes that were tried"""
+    """Whether the best size lies between the sizes that were tried"""
     loss: float
     n_sizes: int
     at_edge: bool
 
 
 def optima(table: Table) -> list[Optimum]:
-    """One per budget that was spent on at least four sizes, ascending. Raises DataError if there is none."""
+    """One set per budget that was spent on at least four sizes, ascending. Raises DataError if there is none."""
     if not table.has("n", "c"):
         raise DataError("IsoFLOP sets need n (parameters) and c (FLOPs) for every row. Map the columns with --map.")
     budget = groups(table["c"], BUDGET)

@@ -29,7 +29,7 @@ def joint_reasons(
     intervals: dict[str, tuple[float, float]],
     held: list[HeldOut],
 ) -> list[Reason]:
-    """All that speaks against the law, by trigger."""
+    """Reasons against the law, by trigger."""
     few = _few(law, runs)
     if few:
         return few
@@ -141,7 +141,7 @@ def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
 
 @dataclass(frozen=True)
 class _Slice:
-    """The points that differ in one variable alone, if there are four or more."""
+    """Points that differ in one variable only; at least four."""
 
     fixed: str
     n_sizes: int

@@ -1,4 +1,4 @@
-"""From runs to the points of a law in one variable: one slice of the grid, and one mean per size.
+"""Points of a law in one variable, from runs: one slice of the grid, and one mean per size.
 
 Runs of one size differ by their seed, sizes by more than that (widths are discrete, tuning is imperfect). Means over
 sizes are the independent observations; intervals made from single runs are too narrow (docs/laws.md has the numbers).
@@ -57,7 +57,7 @@ class Means:
         return self.pick(np.delete(np.arange(len(self)), k))
 
     def pick(self, sizes: NDArray[np.int64]) -> Means:
-        """Some sizes, and their runs."""
+        """Only the given sizes, with their runs."""
         chosen = replace(self, x=self.x[sizes], y=self.y[sizes], counts=self.counts[sizes])
         if not self.has_runs:
             return chosen
@@ -72,7 +72,7 @@ class Means:
 
     @cached_property
     def noise(self) -> SizeNoise:
-        """How much the means vary, by what their seeds say."""
+        """Noise of the means, estimated from their seeds."""
         if not self.has_runs:
             return SizeNoise()
         return size_noise(self.x[:, 0], self.y, np.log(self.table["loss"]), self.size)
@@ -129,7 +129,7 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
 
 
 def _without_outliers(means: Means, table: Table) -> Means:
-    """The same with runs far from their sisters left out, and named."""
+    """The same without runs that lie far from the other runs of their size, which are named."""
     logs, size = np.log(table["loss"]), means.size
     far = outliers(means.x[:, 0], logs, size)
     if not far:

@@ -23,9 +23,9 @@ from matscale.core.scaling.law import Array
 
 Sizes = NDArray[np.int64]
 BEYOND = 5.0
-"""Standard deviations beyond which a run is called an outlier among its sisters."""
+"""Standard deviations beyond which a run is an outlier among the runs of its size."""
 CHANCE = 0.005
-"""Tables without an outlier in which one is named."""
+"""Share of tables without an outlier in which one is named all the same."""
 LEAST = 0.005
 """A run that is off by less is no outlier."""
 NEIGHBOURS = np.arange(0.0, 0.95, 0.1)
@@ -152,7 +152,9 @@ def _beyond(x: Array, y: Array, known: Array) -> float:
 
 
 def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
-    """Runs far from their sisters, the furthest first, by deletion one after the other. `x` [k] is that of the sizes.
+    """Runs far from the others of their size, the furthest first, by deletion one after the other.
+
+    `x` [k] is that of the sizes.
 
     Of two runs that disagree neither is the outlier: a size needs three.
     """
@@ -168,7 +170,7 @@ def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
 
 
 def _furthest(x: Array, logs: Array, size: Sizes) -> int | None:
-    """The run that is furthest from the mean of its sisters, if chance does not explain it."""
+    """The run that is furthest from the mean of the other runs of its size, if chance does not explain it."""
     counts = np.bincount(size, minlength=len(x)).astype(float)
     tried = np.flatnonzero(counts[size] > 2)
     freedom = counts - 1

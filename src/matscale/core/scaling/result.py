@@ -26,7 +26,7 @@ STILL = {
     INCOMPLETE: "if the law holds, which these runs cannot test",
     NOT_IDENTIFIABLE: "the exponent is not known better than",
 }
-"""Verdict -> what the widened intervals are true of."""
+"""Verdict -> description of the widened intervals."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,6 @@ def bars(table: Table, target: str) -> dict[str, float]:
 
 
 def lowest_bar(table: Table, target: str) -> tuple[str, float] | None:
-    """The best baseline: what a run has to beat."""
+    """Value of the best baseline, which a run has to beat."""
     known = bars(table, target)
     return min(known.items(), key=lambda item: item[1]) if known else None

@@ -1,4 +1,4 @@
-"""Which form the points support: AICc on size means, and who predicts the next size best (rolling origin).
+"""Select the form of a law: by AICc on size means, and by the prediction of the next size (rolling origin).
 
 A form with more parameters is taken only when both agree. Neither alone is safe: AICc looks at the points it was fitted
 to, and few extrapolations decide little. Five sizes can never show a floor; that is not evidence against one.
@@ -21,7 +21,7 @@ MOST_ORIGINS = 6
 
 @dataclass(frozen=True)
 class Candidate:
-    """A form, fitted."""
+    """A fitted form of law."""
 
     law: Law
     solution: Solution
@@ -57,7 +57,7 @@ def aicc(squares: float, n_points: int, n_parameters: int) -> float:
 
 
 def candidates(means: Means, laws: Sequence[Law]) -> list[Candidate]:
-    """Every form that so many sizes can carry, in the order given; the first is always among them."""
+    """Fits of all forms that the number of sizes allows, in the order given; the first form is always fitted."""
     fitting = [law for k, law in enumerate(laws) if k == 0 or len(means) >= law.min_sizes]
     first = max(law.n_parameters for law in fitting) + 1
     origins = range(max(first, len(means) - MOST_ORIGINS), len(means))

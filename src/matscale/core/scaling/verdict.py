@@ -1,4 +1,4 @@
-"""Is it a law? A verdict with reasons, never just a number.
+"""Verdict on a fitted law, with reasons.
 
 | trigger | fires when |
 |---|---|
@@ -53,7 +53,7 @@ DECADE = 0.95
 
 @dataclass(frozen=True)
 class Reason:
-    """A trigger that fired."""
+    """Reason for a verdict: a trigger that fired."""
 
     trigger: str
     """One of a to i."""
@@ -140,7 +140,7 @@ def flat(name: str, value: float, low: float, high: float) -> list[Reason]:
 
 
 def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
-    """A slope that is sure, and goes the wrong way: a power of x fits it as well as any, and promises nothing."""
+    """Trigger c for a loss that rises with the variable: a power law fits it, but more of it makes models worse."""
     ends = np.array([[means.x.min()], [means.x.max()]]) - spread.frame.x
     first, last = law.value(spread.theta, ends)
     if not means.falls or last <= first:

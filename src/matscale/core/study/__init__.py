@@ -1,1 +1,1 @@
-"""Studies: the grid of runs that a scaling law needs, planned from one file and done whatever happens meanwhile."""
+"""Studies: the grid of runs for a scaling law, planned from one file; a sweep resumes runs that were interrupted."""

@@ -28,7 +28,7 @@ def steps_of(run: PlannedRun) -> int | None:
 
 
 def work(run: PlannedRun) -> float:
-    """How much a run is, in no unit: parameters × structures seen, or its FLOPs. Ratios within one architecture are
+    """Work of a run, without a unit: parameters × structures seen, or its FLOPs. Ratios within one architecture are
     what the time left is judged by."""
     budget, batch = run.config.budget, run.config.batch
     if budget.max_flops:
@@ -170,7 +170,7 @@ class Clock:
         return Spent(work(run), self.seconds[run.name], self.flops.get(run.name, 0.0))
 
     def _read(self, run: PlannedRun) -> bool:
-        """Whether it is known what a completed run took."""
+        """Whether the time and FLOPs of a completed run are known."""
         if run.name not in self.seconds:
             info = read_info(run.path) or {}
             if info.get("wall_s") is None:

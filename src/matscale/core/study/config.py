@@ -26,7 +26,7 @@ from matscale.core.units import LARGEST_MODEL, parse_count
 
 
 def listed(value: Any) -> Any:
-    """One value is a list of one."""
+    """A list; a single value becomes a list of one."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -93,7 +93,7 @@ class ArchitectureGrid(Config):
     params: Params | None = None
     """Rungs of the size ladder: a list such as ["3k", "30k"], or from, to and rungs. Neither: those of the study."""
     lr: LearningRate | None = None
-    """Its learning rates, if they are not those of the study."""
+    """Learning rates of this architecture; none: those of the study."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Keys of the training configuration that this architecture has fixed, above those of the study."""
 
@@ -106,11 +106,11 @@ class DataGrid(Config):
     counts: Positives = ()
     """Numbers of training structures, instead of or besides `fractions`."""
     validation_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Draws the validation part, which is the same for all runs whatever their seed."""
+    """Seed that draws the validation part, which is the same for all runs whatever their seed."""
 
 
 class BudgetGrid(Config):
-    """How long each run is; a list is one more dimension of the grid."""
+    """Length of each run; a list of lengths is one more dimension of the grid."""
 
     epochs: Positives = ()
     """Passes over the training structures."""
@@ -155,7 +155,7 @@ class Study(Config):
     """Rungs of the size ladder, for architectures without sizes of their own."""
     data: DataGrid = DataGrid()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(listed)] = (0,)
-    """Each drives initialisation, order, dropout and the choice of training subsets of its runs."""
+    """Seeds of the runs, for initialisation, order, dropout and the choice of training subsets."""
     lr: LearningRate | None = None
     """Highest learning rates; none: that of the training configuration."""
     budget: BudgetGrid = BudgetGrid()
@@ -166,9 +166,9 @@ class Study(Config):
     grid: dict[str, Any] = Field(default_factory=dict)
     """Key of the training configuration -> list of its values: one more dimension each."""
     max_runs: Positive = 10_000
-    """A grid of more runs is refused before any of them is planned."""
+    """Most runs of the grid; a larger grid is refused before any run is planned."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a run that was cut off for an outside reason is taken up again by one sweep."""
+    """Times that one sweep restarts a run that was cut off for an outside reason."""
     launchers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options of launchers: the tables of the study file that have a launcher's name."""
 

@@ -80,12 +80,14 @@ class Pool(Protocol):
         ...
 
     def stop(self) -> str:
-        """The sweep is interrupted: have jobs save and end that would be left alone, and leave others. A sentence on
-        what goes on, or nothing."""
+        """Interrupt the sweep: jobs that cannot go on without it save and end, others go on.
+
+        Return a sentence on the jobs that go on, or an empty one.
+        """
         ...
 
     def close(self) -> None:
-        """No sweep will use it any more: let go of everything. Jobs that are not over go on."""
+        """Release everything: no sweep will use the pool any more. Jobs that have not ended go on."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""From a study to its runs: every configuration resolved, named and told apart by its identity."""
+"""Plan a study: resolve, name and identify the configuration of each of its runs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Size:
 
     @property
     def is_far_off(self) -> bool:
-        """Whether the ladder does not reach what was asked for."""
+        """Whether the ladder misses the number of parameters that was asked for."""
         return self.wanted is not None and abs(self.parameters["total"] / self.wanted - 1) > FAR_OFF
 
 
@@ -286,7 +286,7 @@ def _refuse_own(study: Study) -> None:
             own = next((word for own, word in words.items() if f"{key}.".startswith(f"{own}.")), None)
             if own is not None:
                 raise ConfigError(
-                    f"{study.name}: {table}: {key!r} is said by `{own}` of the study. Leave it out there."
+                    f"{study.name}: {table}: {key!r} is set by `{own}` of the study. Leave it out of {table}."
                 )
 
 

@@ -33,13 +33,13 @@ EVERY = 2.0
 
 
 class Watcher:
-    """Is told how a sweep goes. Silent; subclasses show it."""
+    """Receiver of a sweep's progress. This one is silent; subclasses show it."""
 
     def changed(self, run: PlannedRun, state: State) -> None:
-        """A run began, ended or is to be tried again."""
+        """Called when a run began, ended or is to be tried again."""
 
     def looked(self, sweep: Sweep) -> None:
-        """After every look at the pool."""
+        """Called after every look at the pool."""
 
 
 @dataclass
@@ -50,16 +50,16 @@ class Sweep:
     pool: Pool
     watcher: Watcher = field(default_factory=Watcher)
     retry_failed: bool = False
-    """Take up again also what failed for a reason of its own."""
+    """Whether to restart also runs that failed with an error of their own."""
     wait: bool = True
-    """Stay until all is done; else hand over what is ready and leave it to the launcher."""
+    """Whether to wait until all runs are done; else start those that are ready and leave them to the launcher."""
     states: dict[Path, State] = field(default_factory=dict)
     """Run folder -> state of the run."""
     _tries: Counter[Path] = field(default_factory=Counter)
     _written: float = 0.0
 
     def run(self) -> None:
-        """Do what is missing. Raises StoppedEarly when asked to stop; ConfigError if another sweep is at work."""
+        """Train the missing runs. Raises StoppedEarly when asked to stop; ConfigError if another sweep is at work."""
         make_folder(self.plan.folder)
         other = "begin another study, with another `output` in its file"
         with FolderLock(self.plan.folder, "is doing this study", other), StopRequest() as stop:
@@ -103,7 +103,7 @@ class Sweep:
             self.states[run.path] = state
 
     def _loop(self, stop: StopRequest) -> bool:
-        """True when there is nothing left to do or to wait for, False when it was asked to stop."""
+        """Run the loop. Return True when nothing is left to do or to wait for, False when asked to stop."""
         while not stop.asked():
             self._collect()
             self._hand_over()
@@ -196,7 +196,7 @@ class Sweep:
     # What came of it --------------------------------------------------------------------------------------------------
 
     def conclude(self) -> None:
-        """Raises MatscaleError that names what is not done."""
+        """Raises MatscaleError that names the runs which are not done."""
         left = [(run, self.states[run.path]) for run in self.unfinished()]
         if not left:
             return
@@ -213,7 +213,7 @@ class Sweep:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A disk that is full or gone ends the sweep, and nothing else: the ledger that there was stays whole."""
+    """A context in which a full or missing disk ends the sweep; the ledger on the disk stays whole."""
     try:
         yield
     except (OSError, DiskError) as error:
@@ -222,7 +222,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def lay_out(run: PlannedRun) -> None:
-    """Write what a process needs to train the run; a run that has begun keeps what it began with."""
+    """Write the configuration that a process trains the run with; a run that has begun keeps its own."""
     make_folder(run.path)
     if not (run.path / CONFIG).exists():
         write_text(run.path / PLANNED, to_toml(run.config.plain()))

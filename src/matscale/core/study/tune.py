@@ -1,4 +1,4 @@
-"""The learning rate as a part of the law: the best one at a few small sizes, and LR(N) = a N^b through them.
+"""Tune the learning rate: find the best one at a few small sizes, and fit LR(N) = a N^b through them.
 
 For each size a grid of learning rates, each four times the one before; where the best one is at an end, the grid grows
 there; then the halves and doubles of the best, and of that one once more, so that the best rate has both neighbours at
@@ -83,7 +83,7 @@ class Tuned:
     """Factor by which the loss is higher at half, and at twice, the best rate; None: the loss was not finite there."""
 
     def plain(self) -> dict[str, Any]:
-        """For the file of the rule."""
+        """Values for the file of the rule."""
         facts = {"loss_at_half": self.half, "loss_at_double": self.double, "batch": self.batch}
         known = {key: value for key, value in facts.items() if value is not None}
         return {**self.parameters, "lr": self.lr, "loss": self.loss, **known}

@@ -1,4 +1,4 @@
-"""A run that begins in the midst of another: the same training up to a step, another schedule from there.
+"""Branch: a run that starts from a checkpoint in the middle of another run and follows another schedule.
 
 One long run at a constant learning rate (the trunk) and a cooldown from each of several of its checkpoints (the
 branches) give the losses of as many lengths of training, each as a run of that length alone would (Hägele et al.,
@@ -61,7 +61,7 @@ class Branch:
             )
 
     def facts(self) -> dict[str, Any]:
-        """For run.json."""
+        """Facts on the trunk for run.json."""
         position, before = self.saved.state["position"], self.trunk.info.get("start") or {}
         spent = {"flops": before["flops"]} if "flops" in before else {}
         return {

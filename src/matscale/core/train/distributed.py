@@ -68,7 +68,7 @@ class World:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """Around what waits for other processes."""
+        """A context for operations that wait for other processes."""
         try:
             yield
         except RuntimeError as error:  # of torch.distributed and gloo, which have many kinds
@@ -118,7 +118,7 @@ class World:
                     dist.broadcast(tensor.data, 0)
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.size > 1:
             with self._answered():
                 dist.barrier()

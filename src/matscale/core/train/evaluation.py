@@ -1,4 +1,4 @@
-"""Errors of anything that predicts: a trained potential, a baseline, somebody else's model."""
+"""Evaluation: errors of any predictor, such as a trained potential, a baseline or an outside model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Tally:
         self.sums = dict(self.items)
 
     def add(self, outputs: Outputs, batch: AtomicBatch) -> None:
-        """One batch."""
+        """Add one batch."""
         self.metrics = self.metrics or self._sums(batch.positions.device)
         self.metrics.update(outputs, batch)
         self.counts["n_structures"] += batch.n_structures

@@ -1,4 +1,4 @@
-"""A run that goes on with another budget: where its schedule permits, it is as if it had had that budget all along."""
+"""Extend a run with another budget. If its schedule permits, the result is as if it had always had that budget."""
 
 from __future__ import annotations
 

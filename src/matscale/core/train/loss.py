@@ -40,7 +40,7 @@ class Goal(Protocol):
 
     @property
     def terms(self) -> Collection[str]:
-        """Their names."""
+        """Names of the terms."""
 
     def counts(self, batch: AtomicBatch) -> dict[str, int]:
         """Items per term: known before the model has run."""

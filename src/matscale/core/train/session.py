@@ -132,7 +132,7 @@ def _is_in(key: str, sections: tuple[str, ...]) -> bool:
 
 @contextmanager
 def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
-    """However the session ends, run.json says so."""
+    """A context that records in run.json how the session ended."""
     if world.is_main:
         run.update({"status": "running", "error": None})
     status, error = "failed", None
@@ -271,7 +271,7 @@ def _forget_after(run: Run, step: int) -> None:
 
 
 def _check_same_data(run: Run, setup: Setup) -> None:
-    """A run that went on with other data would be neither the one nor the other."""
+    """Refuse to continue a run on a changed dataset. Raises DataError."""
     was = run.info.get("dataset", {}).get("hash")
     if was != setup.dataset.hash:
         raise DataError(
@@ -289,7 +289,7 @@ def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> C
 
 
 def probes_of_setup(setup: Setup, device: torch.device) -> Probes:
-    """Structures of the training part."""
+    """Probes: structures of the training part on which cost is counted."""
     return probes_of(setup.dataset, setup.train, setup.graph, setup.dtype, device)
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to everything that training needs: data, split, references, scales, model."""
+"""Set up a training run from its configuration: data, split, references, scales, model."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Setup:
     model_config: ArchitectureConfig
     dataset: PackedDataset
     train: NDArray[np.int64]
-    """Rows of the dataset."""
+    """Rows of the dataset in the training part."""
     validation: NDArray[np.int64]
     graph: Graph
     references: References
@@ -110,7 +110,7 @@ class Setup:
         return torch.float64 if self.config.compute.precision == "fp64" else torch.float32
 
     def potential(self) -> Potential:
-        """A new one, with weights that depend on the seed; in pre-training with a head for it."""
+        """A new potential, with weights that depend on the seed; in pre-training, with a head for the task."""
         references = torch.from_numpy(self.references.values)
         potential = Potential.of(
             self.architecture,
@@ -131,7 +131,7 @@ class Setup:
         return potential.double() if self.dtype == torch.float64 else potential
 
     def _uncompiled(self) -> ConfigError:
-        """Forces by derivative are refused whatever the architecture, by `Learner`."""
+        """Error of an architecture that does not claim to compile. `Learner` refuses forces by derivative for all."""
         return ConfigError(
             f"compute.compile = true: {self.architecture.name!r} does not claim to compile; torch may begin anew for "
             "each batch, or give other numbers. Leave it out for this architecture. If it is yours and you have "
@@ -139,7 +139,7 @@ class Setup:
         )
 
     def _for(self, pretext: Pretext, potential: Potential) -> Potential:
-        """Heads draw their weights from a stream of their own."""
+        """The potential with a head for the pretext, whose weights come from a random stream of its own."""
         example = self.dataset.batch(self.train[:1], self.graph)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix((self.config.seed, _HEAD)))
@@ -189,7 +189,7 @@ class Setup:
         return {"train": int(has[self.train].sum()), "validation": int(has[self.validation].sum()), "keys": keys}
 
     def dataset_facts(self) -> dict[str, Any]:
-        """For run.json."""
+        """Facts on the dataset for run.json."""
         dataset = self.dataset
         return {
             "path": self.config.data.path,
@@ -325,7 +325,7 @@ def _cache_edges(dataset: PackedDataset, graph: Graph, progress: Progress) -> No
 
 
 def _references(dataset: PackedDataset, train: NDArray[np.int64]) -> References:
-    """Zero for data without energies, which train forces or stress alone."""
+    """Element references; zero for data without energies, which train forces or stress alone."""
     if dataset.has("energy")[train].any():
         return fit_references(dataset, train)
     return NO_REFERENCES

@@ -1,4 +1,4 @@
-"""Where a run is: everything besides tensors that a resumed run continues from."""
+"""Position of a run in its training: everything besides tensors that a resumed run continues from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Position:
     validation_flops: float = 0.0
     wall_s: float = 0.0
     skipped: int = 0
-    """Steps left out because something was not finite."""
+    """Steps skipped because the loss or gradient was not finite."""
     best: dict[str, Any] | None = None
     """The row of the best validation."""
     validated: dict[str, Any] | None = None
@@ -48,7 +48,7 @@ class Position:
         self.edges += int(totals["edges"])
 
     def advance(self, n_batches: int, n_batches_of_epoch: int) -> None:
-        """One more step, of `n_batches` batches."""
+        """Count one more step, of `n_batches` batches."""
         self.step += 1
         self.batch += n_batches
         if self.batch >= n_batches_of_epoch:

@@ -1,4 +1,4 @@
-"""The one training loop: what every architecture is trained by.
+"""Training loop, the same for every architecture.
 
 Everything that a step does is a pure function of the configuration and the step's number, so that a run which is
 stopped and resumed, however often, computes the same numbers as one that is not. Sums are divided by the counts of the
@@ -109,7 +109,7 @@ class Trainer:
         return time.perf_counter() - self.began
 
     def _is_over(self, totals: dict[str, float]) -> bool:
-        """A budget is used up, or what is left of the FLOPs does not pay for another step."""
+        """Whether a budget is used up, or the FLOPs left do not pay for another step."""
         p, limit = self.position, self.budget.max_flops
         too_dear = limit is not None and p.flops + totals["flops"] > limit
         if too_dear and p.step == 0:
@@ -149,7 +149,10 @@ class Trainer:
         return self.config.optimizer.lr * lr_factor(done, schedule, self.budget.warmup(schedule.warmup))
 
     def _left_out(self, gradient: Gradient) -> None:
-        """Say what was not finite and where; end the run, saved as it was before the step, if that is too often."""
+        """Skip a step with non-finite values and say where they are.
+
+        After too many such steps, save the run as it was before the step and raise NonFiniteLossError.
+        """
         self.learner.leave_out()
         rows = [row for outputs, batch in gradient.seen for row in suspects(outputs, batch)]
         everyone = [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()]
@@ -216,7 +219,7 @@ class Trainer:
             self.progress.logged(row)
 
     def _validate(self) -> bool:
-        """Measure and write a row; whether it is the best so far."""
+        """Validate and write a row of metrics; return whether it is the best so far."""
         p = self.position
         self.progress.working("validation")
         with self.learner.evaluating() as predictor:
@@ -233,7 +236,7 @@ class Trainer:
         return is_best
 
     def _errors(self, predictor: Any) -> dict[str, float]:
-        """Over all validation structures, each once, over all processes; counts what it costs."""
+        """Metrics over all validation structures, each once, over all processes; adds the FLOPs to the totals."""
         spent = [0.0]
 
         def counted(batch: AtomicBatch) -> Outputs:

@@ -50,7 +50,7 @@ def measured_cost(table: Table) -> Cost:
     y = np.log(table["c"])
     (log_k, p, q), _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-9)
     if rank < 3:
-        raise DataError("The cost C(N, D) cannot be told from these runs: n and d have to vary independently.")
+        raise DataError("The cost C(N, D) cannot be fitted to these runs: n and d have to vary independently.")
     error = float(np.sqrt(((y - columns @ [log_k, p, q]) ** 2).mean()))
     if error > ROUGH:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Which runs would tell most: those that shrink the uncertainty of the prediction that matters, for what they cost.
+"""Propose next runs: those that reduce the uncertainty of the target prediction most for their cost.
 
 Over the bootstrap samples, the prediction at the target and that at a candidate vary together. A run at the candidate,
 with noise σ, takes cov² / (σ² + var) off the variance of the target: one step of Bayesian optimal design (Chaloner &
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A run to do next."""
+    """A proposed run."""
 
     n: float
     d: float
     flops: float
     gain: float
-    """Share of the prediction's variance that it takes away"""
+    """Share of the prediction's variance that the run removes"""
 
 
 def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:

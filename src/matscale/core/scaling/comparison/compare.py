@@ -1,4 +1,4 @@
-"""Do two architectures scale differently? Analysis of covariance on size means.
+"""Compare the scaling of architectures: analysis of covariance on size means.
 
 Each architecture has its own law and its own scatter of sizes about it; the difference of the exponents over its
 standard error is compared with Student's t with the degrees of freedom of Welch and Satterthwaite. A bootstrap over
@@ -38,7 +38,7 @@ class Rank:
     low: float
     high: float
     is_law: bool
-    """Whether the loss is that of a law, and not only of a line through its sizes"""
+    """Whether the loss comes from a law, and not only from a line through the sizes"""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _near(values: Array, value: float) -> np.ndarray:
 
 
 def _common_form(means: dict[str, Means], laws: Sequence[Law], target: str) -> Law:
-    """A floor only where every architecture shows one: a saturating and a plain exponent are not comparable."""
+    """Form to compare: with a floor only if every architecture shows one, since other exponents are not comparable."""
     plain = laws[0]
     chosen = {
         fit_means(m, [law for law in laws if law.verdict != "broken law"], target).law.name for m in means.values()

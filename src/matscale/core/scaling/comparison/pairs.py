@@ -1,4 +1,4 @@
-"""Two architectures: the difference of their exponents, the ratio of their losses, where their laws cross."""
+"""Pairs of architectures: difference of exponents, ratio of losses, and the place where the laws cross."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two architectures."""
+    """Test of the exponents of two architectures."""
 
     first: str
     second: str
@@ -46,10 +46,10 @@ class Pair:
     p: float
     """Probability of such a difference between equal exponents; NaN where they cannot be compared"""
     p_adjusted: float
-    """After Holm's correction over all pairs"""
+    """`p` after Holm's correction over all pairs"""
     verdict: str
     reason: str
-    """Why they cannot be compared"""
+    """Reason why the exponents cannot be compared; empty if they can"""
     ratios: tuple[Ratio, ...]
     crossing: tuple[float, float, float] | None
     """(value, low, high) of the variable where the laws meet; infinite ends: not bounded by these points"""
@@ -101,7 +101,7 @@ def _local(fits: Sequence[Fit]) -> str:
 
 
 def _hindrance(fits: Sequence[Fit], freedom: float) -> str:
-    """Why the exponents cannot be compared: that of a line which is no law says nothing; empty if they can."""
+    """Reason why the exponents cannot be compared, such as a fit that is no law; empty if they can."""
     doubts = [
         f"{fit.architecture} is {fit.verdict} ({'; '.join(str(reason) for reason in fit.reasons)})"
         for fit in fits

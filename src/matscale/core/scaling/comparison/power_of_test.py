@@ -1,4 +1,4 @@
-"""How much a comparison of exponents can see, and what it would take to see more."""
+"""Power of a comparison of exponents, and the sizes or seeds that a more sensitive one would need."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def slope_error(scatter: float, n_sizes: int, width: float) -> float:
 
 
 def settling(difference: float, a: Means, b: Means, scatter: tuple[float, float], freedom: float) -> Settling:
-    """For the difference that was found; `scatter` is that of the size means of each about its law."""
+    """Sizes and seeds that would show the difference; `scatter` is that of the size means about each law."""
     if freedom <= 0 or not max(scatter) > 0 or difference == 0:
         return Settling(None, None, "with so few sizes it cannot be said what would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]

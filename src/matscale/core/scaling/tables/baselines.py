@@ -1,4 +1,4 @@
-"""Baselines of the runs that a law is fitted to: what knows nothing, measured on the same validation part.
+"""Baselines of the runs that a law is fitted to, measured on the same validation part.
 
 They are fitted on the training part of the run with most data, which makes them hardest to beat, measured once, and
 kept in that run's folder as `baseline_errors.json`.

@@ -1,4 +1,4 @@
-"""Which column of a table is what: usual names, units in headings, and what to say of the choice."""
+"""Choose the columns of a table by usual names and units in headings, and describe the choice."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Choice:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether something was taken that does not have our name, or is not the only one."""
+        """Whether a guessed column has another name, or was not the only candidate."""
         return any(self.names[ours].lower() != ours or self.beside.get(ours) for ours in self.guessed & {*self.names})
 
     def _told(self, ours: str) -> str:
@@ -120,7 +120,7 @@ class Choice:
         return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""
 
     def without_run(self) -> Choice | None:
-        """With the next column that may name the run; None if there is none."""
+        """The choice with the next column that may name the run; None if there is none."""
         others = self.beside.get("run", [])
         names = {k: v for k, v in self.names.items() if k != "run"} | ({"run": others[0]} if others else {})
         return Choice(names, {**self.beside, "run": others[1:]}, self.guessed)

@@ -31,9 +31,9 @@ LEDGER = {
     "run": "path",
     "step": "steps",
 }
-"""The same for the ledger of a study, so that it gives the law that the study's folders give."""
+"""Column of the table -> column of a ledger, chosen so that the ledger gives the same law as the study's folders."""
 LEDGERS_OWN = frozenset({"identity", "role", "status", *LEDGER.values()})
-"""A file with all of these columns is one."""
+"""A file with all of these columns is a ledger."""
 
 
 def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
@@ -165,7 +165,7 @@ def _any_finite(record: Mapping[str, Any], names: Sequence[str], numerals: Numer
 
 
 def _unfit(record: Mapping[str, Any]) -> str:
-    """Why a row of a ledger is no point of a law; empty if it is one."""
+    """Reason why a row of a ledger is no point of a law; empty if it is one."""
     if record.get("role") == "trunk":
         return "is the trunk of cooldowns: its learning rate never fell; its branches count"
     if record.get("role") == "pretrain":
@@ -179,7 +179,7 @@ _UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "pending", "p
 
 
 def _unfinished(record: Mapping[str, Any]) -> str:
-    """Why a row of another table is no point of a law, by its column `state`; empty if it may be one."""
+    """Reason from the column `state` why a row of another table is no point of a law; empty if it may be one."""
     state = next(
         (str(value).strip().lower() for key, value in record.items() if str(key).strip().lower() == "state"), ""
     )

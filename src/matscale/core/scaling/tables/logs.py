@@ -1,4 +1,4 @@
-"""Which rows of a table are one run: a log has a row per step, and only a run's last step is a point of a law."""
+"""Group the rows of a log by run: a log has a row per step, and only a run's last step is a point of a law."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ _PROGRESS = frozenset(
         *("runtime", "wall", "relative", "progress", "seen", "consumed", "processed", "checkpoint"),
     )
 )
-"""Words in headings of what grows while a run goes on."""
+"""Words in headings of amounts that grow while a run goes on."""
 
 
 def _rises(values: Sequence[Any]) -> bool:
@@ -350,7 +350,7 @@ def is_metric(name: str) -> bool:
 
 
 def _last_of_each_step(place: str, rows: Sequence[Row], choice: Choice) -> tuple[list[Row], list[Excluded]]:
-    """Without the rows that a run wrote again after it was resumed. Raises DataError for two runs under one name."""
+    """Drop the rows that a run wrote again after it was resumed. Raises DataError for two runs under one name."""
     again: dict[int, Excluded] = {}
     for run, same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run")).items():
         finite = [row for row in same if isinstance(row["loss"], float) and math.isfinite(row["loss"])]

@@ -90,7 +90,7 @@ class Numerals:
 
     @property
     def notes(self) -> list[str]:
-        """How numbers were read, where it is not the plain way."""
+        """Note on how numbers were read, if not in the plain way."""
         told = ["decimal commas"] if "," in self.decimal else []
         told += [f"a {_CALLED[mark]} between thousands" for mark in self.thousands]
         return [f"numbers have {' and '.join(told)}"] if told else []

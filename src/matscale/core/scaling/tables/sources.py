@@ -1,4 +1,4 @@
-"""Where a table comes from: run folders, studies, globs, files, or rows of a program."""
+"""Read a table from its source: run folders, studies, globs, files, or rows from Python."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ WORDS = ("arch", "seed", "run", "source")
 SAME = 0.01
 """Values of an axis that differ by less than 1 % are one size."""
 LARGEST = 1e40
-"""Amounts, and losses, beyond this or below its inverse are slips of the pen."""
+"""Amounts and losses beyond this or below its inverse are refused as typing errors."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Table:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
-        """From dictionaries with the columns above; other numeric columns are kept beside them.
+        """Make a table from dictionaries with the columns above; other numeric columns are kept beside them.
 
         A run diverged if its last loss is not finite: all its rows are excluded. NaN before a finite loss, or beside a
         finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError that names

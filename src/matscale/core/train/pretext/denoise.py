@@ -1,4 +1,4 @@
-"""Denoising: atoms are displaced at random, and the model learns to say by how much, through its forces.
+"""Pre-training by denoising: atoms are displaced at random, and the forces of the model learn the displacements.
 
     r' = r + ε,   ε ~ N(0, σ²), its mean over a structure is 0;     forces(r') -> −ε [Å], read as eV/Å
 

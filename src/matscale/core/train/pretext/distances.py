@@ -1,4 +1,4 @@
-"""Predicting distances: from the embeddings of two atoms, how far apart they are, to the nearest image.
+"""Pre-training on distances: predict the minimum-image distance of two atoms from their embeddings.
 
     h_i = P embed(batch)_i,     d_ij = mean + spread · MLP((h_i + h_j) ⊕ (h_i − h_j)²)
 
@@ -31,7 +31,7 @@ from matscale.core.train.pretext.base import Pretext
 HIDDEN = 64
 """Channels of the head."""
 _SAMPLE = 256
-"""Structures whose distances say what is usual."""
+"""Structures whose distances give the mean and the spread."""
 
 
 class Distances(Pretext):

@@ -1,4 +1,4 @@
-r"""A network that looks at one atom at a time: the lower end of what an architecture can know.
+r"""Per-atom network: a baseline architecture that sees one atom at a time.
 
     x⁰ = P (a(Z) ⊕ r) + p                            [n_atoms, H]
     xⁿ⁺¹ = xⁿ + LeakyReLU(LayerNorm(Q xⁿ + q))       depth times
@@ -89,7 +89,7 @@ class FCN(nn.Module):
 
 
 def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:
-    """The data have no say in it."""
+    """Build the model; it does not depend on `info`."""
     return FCN(config)
 
 

@@ -1,4 +1,4 @@
-"""The built-in ways to turn a residual into a loss."""
+"""Built-in losses: mae, mse, huber, l2."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ class Passage:
     """The edges between the charts, and the turns into the frame of the other chart. K_r coefficients, order-major."""
 
     edges: Tensor
-    """[n] which of the edges of the batch, ascending."""
+    """[n] numbers of the edges in the batch, ascending."""
     share: Tensor
-    """[n] u: what the other chart counts."""
+    """[n] u: weight of the other chart."""
     cosine: Tensor
     """[n, K_r] cos mγ"""
     sine: Tensor
@@ -83,7 +83,7 @@ class ChartPassage(nn.Module):
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, vec: Tensor) -> Passage | None:
-        """Vectors [n_edges, 3] of any length but 0. None without orders m > 0, to which a turn is nothing."""
+        """Vectors [n_edges, 3] of any length but 0. None without orders m > 0, since a turn changes no others."""
         if self.mmax == 0:
             return None
         n = nn.functional.normalize(vec.double(), dim=-1)

@@ -53,7 +53,7 @@ class EqV2Config(ArchitectureConfig):
     strict_neighbors: bool = False
     """Keep exactly `max_neighbors`, rather than also those at nearly equal distance."""
     grid: GridKind = "product"
-    """Points of the sphere that activations act on: latitudes × longitudes, or Lebedev's, a third as many."""
+    """Points of the sphere that activations act on: latitudes × longitudes, or Lebedev's rule, a third as many."""
     grid_resolution: int = Field(default=18, ge=2, le=512)
     """Degree below which the grid integrates exactly, a product grid's latitudes; even, at least 2(lmax + 1)."""
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"

@@ -1,4 +1,4 @@
-"""How many parameters a configuration has, without building it: sums of the sizes of its maps and tables.
+"""Number of parameters of a configuration, without building it: sums of the sizes of its maps and tables.
 
 Makes the ladder cheap to search, and says where the parameters are. A test compares it with built models.
 """

@@ -38,7 +38,7 @@ class Edges:
     into_frame: Tensor
     """[n_edges, K_r, K] turns coefficients of an atom (degree-major) into those kept in the edge's frame."""
     out_of_frame: Tensor
-    """[n_edges, K, K_r] the way back, with what was left out made up for."""
+    """[n_edges, K, K_r] inverse turn, rescaled for the coefficients that were left out."""
     passage: Passage | None
     """Edges between the charts of the frames; None where the model need not be smooth."""
     n_atoms: int

@@ -1,4 +1,4 @@
-r"""From the coefficients of atoms to energy, forces and stress.
+r"""Output heads: energy, forces and stress from the coefficients of atoms.
 
     energy = Σ_atoms FFN(x)_{l=0} / mean_atoms               forces = attention(x)_{l=1}, which is (x, y, z)
     stress = s₀ 1/√3 + Σ_m s_2m T_m

@@ -55,7 +55,7 @@ _LADDER = (
 _OMAT24_S = Shape(128, 128, 128, 8, 64, 8, 64, 16)
 _SMALLEST = Shape(1, 2, 2, 1, 1, 1, 2, 1)
 _WIDEST = Shape(416, 272, 416, 10, 208, 8, 64, 52)
-"""Our own ends of the ladder. Beyond the S model it keeps lmax 4: wider rather than of higher degree."""
+"""Ends of the ladder that are not published. Beyond the S model it keeps lmax 4: wider, not of higher degree."""
 
 _OMAT24_M = _OMAT24_S._replace(n_layers=10)
 _OMAT24_L = _OMAT24_S._replace(n_layers=20)

@@ -77,7 +77,7 @@ class NeighborAttention(nn.Module):
     """The slots of a row attend to each other."""
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
-        """`atoms_only`: only slot 0 asks; of the last layer of gradient models nothing else is read."""
+        """With `atoms_only` only slot 0 has queries: of the last layer of gradient models nothing else is read."""
         super().__init__()
         hidden, self.n_heads, self.degrees = config.hidden, config.n_heads, list(config.channels_by_degree)
         self.attributes = EdgeAttributes(config)

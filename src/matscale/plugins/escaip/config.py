@@ -90,7 +90,7 @@ class EScAIPConfig(ArchitectureConfig):
 
     @property
     def search_radius(self) -> float:
-        """Å. Beyond the cutoff by as far as an atom has a say in the ranks of those within."""
+        """Radius of the graph [Å]: the cutoff, and as far beyond it as atoms enter the ranks of those within."""
         return self.cutoff + math.pi * self.rank_width
 
 

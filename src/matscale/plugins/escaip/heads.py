@@ -58,7 +58,7 @@ class Mlp(nn.Module):
 
 
 class EnergyHead(nn.Module):
-    """A sum over atoms. Published gradient models leave its norm out."""
+    """Energy head: a sum over atoms. Published gradient models leave its norm out."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ForcesHead(nn.Module):
 
 
 class StressHead(nn.Module):
-    """An isotropic part from each atom, and a part along each of its neighbours."""
+    """Stress head: an isotropic part from each atom, and a part along each of its neighbours."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from matscale.plugin import AtomicBatch, DataError, GaussianBasis, full_precisio
 from matscale.plugins.escaip.config import EScAIPConfig
 
 FAR = 1e6
-"""Å. Where padding stands in lists of distances: after everything."""
+"""Distance [Å] of padding in lists of distances: larger than all others."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class MakeLayout(nn.Module):
     @torch.compiler.disable(recursive=True)
     @full_precision
     def forward(self, data: AtomicBatch, is_full: bool = True) -> Layout:
-        """`is_full`: as wide as the configuration says, however few neighbours there are."""
+        """Make the layout. `is_full`: as wide as the configuration says, however few neighbours there are."""
         config, n_atoms = self.config, data.n_atoms
         j, i = data.edges()
         vec = data.edge_vec()

@@ -65,8 +65,8 @@ class EScAIP(nn.Module):
         return found
 
     def _layout(self, data: AtomicBatch) -> Layout:
-        """With empty slots only where shapes must follow from the number of atoms (compiled), or work from equations
-        (counted)."""
+        """Layout of a batch. It has empty slots only if shapes must follow from the number of atoms (compiled), or work
+        from equations (counted)."""
         return self.make_layout(data, is_plain_wanted())
 
     def _stages(self, data: AtomicBatch, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
@@ -100,7 +100,7 @@ def initialise(model: nn.Module) -> None:
 
 
 def graph(config: EScAIPConfig) -> Graph:
-    """All that have a say in the ranks; the layout chooses among them."""
+    """Graph of all atoms that enter the ranks; the layout chooses among them."""
     return Graph.radius(config.search_radius)
 
 

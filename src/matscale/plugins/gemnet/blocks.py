@@ -22,7 +22,7 @@ from matscale.plugins.gemnet.layers import SQRT_HALF, Dense, PairDense, Residual
 
 @dataclass(frozen=True)
 class Bases:
-    """Projected bases of a batch, the same for all layers. What a switched-off interaction needs is missing."""
+    """Projected bases of a batch, the same for all layers. Those of switched-off interactions are None."""
 
     radial: Tensor
     """[n_edges, R] Gaussians themselves."""
@@ -149,7 +149,7 @@ class OutputBlock(nn.Module):
 
 
 class Readout(nn.Module):
-    """Numbers from the outputs of all blocks: each block's own, added up, or those of one network on all of them."""
+    """Readout of all output blocks: the sum of a prediction per block, or one network on all of them."""
 
     def __init__(self, width: int, n_blocks: int, n_joint_layers: int | None, n_out: int) -> None:
         super().__init__()

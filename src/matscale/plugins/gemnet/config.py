@@ -122,7 +122,7 @@ class GemNetConfig(ArchitectureConfig):
 
     @property
     def rules(self) -> list[Graph]:
-        """Those of the interactions that are switched on."""
+        """Rules of the interactions that are switched on."""
         found = [self.rule("edges")]
         if self.quadruplets:
             found.append(self.rule("quadruplets"))

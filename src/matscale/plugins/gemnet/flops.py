@@ -33,7 +33,7 @@ elements alone; geometry × geometry."""
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of everything there are in a batch."""
+    """Numbers of atoms, edges, angles and dihedrals in a batch."""
 
     atoms: float
     edges: float

@@ -33,7 +33,7 @@ class Geometry:
     """The graphs of a batch and the angles between their edges."""
 
     edges: Links
-    """Those that carry messages: symmetric, sorted by target."""
+    """Edges that carry messages: symmetric, sorted by target."""
     swap: LinearRows
     """[n_edges, C] of the reverse of each edge."""
     sources: LinearRows
@@ -63,7 +63,7 @@ class Geometry:
 
     @classmethod
     def of(cls, config: GemNetConfig, data: AtomicBatch) -> Geometry:
-        """Once per batch."""
+        """Make the geometry, once per batch."""
         links = links_of(data)
         unsorted, swap = symmetric(within(links, config.rule("edges")), config.image_kept)
         pairs = within(links, config.rule("atom_edge")) if config.atom_edge or config.edge_atom else None

@@ -61,7 +61,7 @@ def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
 
 
 class TripletInteraction(nn.Module):
-    """Edges from edges, or from atoms."""
+    """Triplet interaction: update edges from edges, or from atoms."""
 
     def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class TripletInteraction(nn.Module):
 
 
 class EdgeAtomInteraction(nn.Module):
-    """Atoms from edges. What the geometry makes of two sums is one matrix per edge, the same for all layers."""
+    """Edge-atom interaction: update atoms from edges, by one matrix of the geometry per edge, shared by all layers."""
 
     def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class EdgeAtomInteraction(nn.Module):
 
 
 class QuadrupletInteraction(nn.Module):
-    """Edges from edges two bonds away."""
+    """Quadruplet interaction: update edges from edges two bonds away."""
 
     def __init__(
         self, n_edge: int, n_radial: int, n_circular: int, n_spherical: int, n_sum: int, n_summed: int
@@ -127,7 +127,7 @@ class QuadrupletInteraction(nn.Module):
 
 
 class PairInteraction(nn.Module):
-    """Atoms from atoms."""
+    """Atom-atom interaction: update atoms from atoms."""
 
     def __init__(self, n_atom: int, n_radial: int, n_sum: int, n_summed: int) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class Links:
 
     @property
     def n(self) -> int:
-        """How many edges there are."""
+        """Number of edges."""
         return self.source.shape[0]
 
     @cached_property
@@ -54,7 +54,7 @@ class Links:
         return torch.bincount(self.target, minlength=self.n_atoms)
 
     def select(self, which: Tensor) -> Links:
-        """Those at the places, or where the mask, `which`."""
+        """The links at the places `which`, or where the mask `which` is true."""
         if which.dtype == torch.bool:
             which = which.nonzero().squeeze(1)
         source, target, shift, vec = (

@@ -1,4 +1,4 @@
-"""Whether a batch can be held at all: asked before its angles are made.
+"""Check that a batch fits into memory, before its angles are made.
 
 What is made in pieces (`angles`, `dihedrals`) needs little. What stays is counted from below: the features of edges
 and of the sums that each layer keeps for the backward, and what one piece of one atom takes.

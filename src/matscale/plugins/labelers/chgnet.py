@@ -20,7 +20,7 @@ MODEL = "0.3.0"
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """It prints its size and its device to stdout, where results go."""
+    """A context that keeps CHGNet from printing its size and device to stdout, where results go."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 

@@ -40,7 +40,7 @@ class FastEMT(EMT):
 
 
 def tag() -> str:
-    """The parameters live in ASE, whose version therefore decides the numbers."""
+    """Name and version of the labeler. The parameters are in ASE, so its version decides the numbers."""
     from ase import __version__
 
     return f"emt (ase {__version__})"

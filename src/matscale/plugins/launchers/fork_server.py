@@ -1,4 +1,4 @@
-"""A process that has imported everything a training needs and forks one for each run: it starts in no time.
+"""Fork server: a process that has imported everything for a training and forks one for each run without delay.
 
 To import torch and the architectures takes seconds, which is more than a tiny run itself. The nursery imports them
 once, does nothing else, and forks. That is safe because it is checked: it forks only while it has a single thread and
@@ -84,7 +84,7 @@ class Nursery:
         return found
 
     def close(self) -> None:
-        """The nursery ends; what it has begun goes on."""
+        """End the nursery; the processes that it started go on."""
         self._socket.close()
         self._process.wait()
 
@@ -98,7 +98,7 @@ class _Server:
         self.spawned: dict[int, subprocess.Popen[bytes]] = {}
 
     def serve(self) -> None:
-        """Until the sweep is gone."""
+        """Serve requests until the sweep has ended."""
         while True:
             if select.select([self.connection], [], [], PAUSE)[0] and not self._answer():
                 return
@@ -151,7 +151,7 @@ class _Server:
 
 
 def may_fork() -> bool:
-    """Whether a copy of this process is sound: no other thread could hold a lock in it, no GPU has state in it."""
+    """Whether this process can be forked: it has no other thread that could hold a lock, and no state on a GPU."""
     import torch
 
     try:

@@ -42,11 +42,11 @@ class LocalOptions(Config):
     workers: Positive | None = None
     """Runs at once; none: one per GPU, without a GPU one per core."""
     threads: Positive | None = None
-    """CPU threads of each; none: the cores, shared out."""
+    """CPU threads of each run; none: the cores, divided by the number of runs."""
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Numbers of the GPUs to use; none: all; []: none of them."""
     warm: bool = True
-    """Fork the processes from one that has imported everything, which saves seconds a run; false: start each anew."""
+    """Fork the processes from one that has imported everything: saves seconds per run. False: start each anew."""
 
 
 class LocalPool:

@@ -59,7 +59,7 @@ class SlurmOptions(Config):
     time: Seconds | None = None
     """Time limit of a job: `4h`. A run that needs longer saves, is requeued and goes on."""
     margin: Seconds = 120.0
-    """How long before that a run is told to save [s]."""
+    """Time before the end of a job at which its run is told to save [s]."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -71,7 +71,7 @@ class SlurmOptions(Config):
     cpus: Positive | None = None
     """CPU cores of each run."""
     memory: str | None = None
-    """As sbatch has it: `16G`."""
+    """Memory of a job, as for sbatch: `16G`."""
     at_once: Positive | None = None
     """Runs of an array that may run at the same time; none: as many as there is room for."""
     sbatch: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ class SlurmOptions(Config):
 
 
 class SlurmPool:
-    """The queue of a Slurm, as far as it is a study's."""
+    """Pool of a study's jobs in the queue of Slurm."""
 
     def __init__(self, options: SlurmOptions, study: Path) -> None:
         missing = [program for program in ("sbatch", "squeue", "scontrol") if shutil.which(program) is None]
@@ -137,7 +137,7 @@ class SlurmPool:
         return f"Jobs that Slurm has stay with it (scancel --name={self.prefix}... ends them)." if self._alive else ""
 
     def close(self) -> None:
-        """Nothing is kept open; jobs are Slurm's."""
+        """Do nothing: the jobs belong to Slurm."""
 
     # The queue --------------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class SlurmPool:
                 ) from None
 
     def _look(self) -> None:
-        """Which of our tasks are alive, and what became of those that were."""
+        """Update the states of the study's tasks, and collect those that ended."""
         self._looked = time.monotonic()
         rows = _call("squeue", "--noheader", "--array", "--states=all", "--format=%j|%K|%T")
         self._answered = time.monotonic()
@@ -275,7 +275,7 @@ exit "$code"
 
 
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
-    """For `n` runs, whose folders are the lines of the file `listed`."""
+    """Script for `n` runs, whose folders are the lines of the file `listed`."""
     words = {
         "listed": shlex.quote(str(listed)),
         "log": LOG,

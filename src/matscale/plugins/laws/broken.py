@@ -32,7 +32,7 @@ def _terms(theta: Array, x: Array) -> Array:
 
 
 def _width(log_width: Array) -> Array:
-    """A break narrower than the steps between sizes, or wider than all of them, is as good as any other such."""
+    """Width f of the break, clipped to `WIDTHS`: the sizes cannot tell narrower or wider breaks apart."""
     return np.asarray(np.exp(np.clip(log_width, *WIDTHS)))
 
 

@@ -25,7 +25,7 @@ def power_jacobian(theta: Array, x: Array) -> Array:
 
 
 def power_starts(x: Array, y: Array) -> Array:
-    """The least-squares line is the answer already."""
+    """Start of the search: the least-squares line, which is the minimum already."""
     slope = (x[:, 0] * y).sum() / max((x[:, 0] ** 2).sum(), 1e-300)
     return np.array([[0.0, -slope]])
 

@@ -121,7 +121,7 @@ def _array(text: str, key: str) -> Any:
 
 
 def _typed(parts: list[str]) -> list[Any] | None:
-    """All as integers, else all as numbers, else all as booleans; None if they are texts."""
+    """Convert all to integers, else all to numbers, else all to booleans; None if they are texts."""
     if not parts:
         return None
     if all(map(_INTEGER.fullmatch, parts)):

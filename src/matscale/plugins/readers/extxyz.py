@@ -83,7 +83,7 @@ class _Stream:
 
 
 _last: dict[str, _Stream] = {}
-"""The stream that was read last: work is handed out in ascending order, and the next piece goes on from there."""
+"""The stream that was read last. Work comes in ascending order, so the next piece continues from there."""
 
 
 def _stream_at(path: Path, start: int) -> _Stream:

@@ -162,7 +162,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
 
 
 def graph(config: SchNetConfig) -> Graph:
-    """All within the cutoff, or the nearest of them."""
+    """Graph of all neighbours within the cutoff, or the nearest of them."""
     if config.max_neighbors is None:
         return Graph.radius(config.cutoff)
     return Graph.nearest(config.cutoff, config.max_neighbors)

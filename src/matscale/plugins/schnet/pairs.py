@@ -22,7 +22,7 @@ from matscale.plugin import AtomicBatch, LinearRows, is_plain_wanted
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which distances filters are computed of, and which atoms the summed filters join."""
+    """Distances for which filters are computed, and pairs of atoms that the summed filters join."""
 
     distance: Tensor
     """[n_bonds] Å"""

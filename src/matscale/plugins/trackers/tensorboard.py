@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 FOLDER = "tensorboard"
 FLUSH = 10
-"""Seconds that a number may wait to be seen."""
+"""Seconds until a number is written to the file."""
 
 
 class Events:
-    """One file of events per session; what an older one says of steps after `step` is void."""
+    """One event file per session. Entries of older files for steps after `step` are void."""
 
     def __init__(self, run: Run, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

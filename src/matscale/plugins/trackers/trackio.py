@@ -49,7 +49,7 @@ class Session:
 
 
 def _imported(folder: Path) -> Any:
-    """trackio, writing to `folder`: which one that is it decides when it is imported."""
+    """Import trackio so that it writes to `folder`: it reads the setting when it is imported."""
     before = os.environ.get(WHERE)
     os.environ[WHERE] = str(folder)
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matscale.plugin import Run
 
 FOLDER, IDENTITY = "wandb", "run-id"
-"""wandb's own folder, and our file in it: all sessions of a run are one run of wandb's."""
+"""Folder of wandb, and the file with the id of its run: all sessions of a run are one run of wandb."""
 MODE, REPORTS = "WANDB_MODE", "WANDB_ERROR_REPORTING"
 
 

@@ -201,7 +201,7 @@ def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> PeriodicTransformerConfig:
-    """As that of the plain transformer; the cutoff and the expansion stay."""
+    """Size ladder of the plain transformer, with fixed cutoff and expansion."""
     return encoder_ladder(n_params, PeriodicTransformerConfig, build)
 
 

@@ -21,7 +21,7 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 def first_derivative(backward: Backward) -> Backward:
-    """For the backward of an autograd function: one with `create_graph` can be made, but not differentiated again.
+    """Wrap the backward of an autograd function: it may run with `create_graph`, but not be differentiated again.
 
     Also where what comes in is constant, unlike torch's `once_differentiable`: the gradients still depend on what the
     forward was given, and a second derivative would lack that part without a word.

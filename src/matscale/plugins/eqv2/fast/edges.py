@@ -63,11 +63,11 @@ class SortedEdges:
     """The edges of a batch sorted by target, targets by degree. Atoms keep their order outside of these."""
 
     edges: Edges
-    """Sorted."""
+    """The edges of the batch, sorted."""
     order: Tensor | None
-    """[n_targets] atoms that have edges, sorted by degree; None: that is all atoms, as they are."""
+    """[n_targets] atoms that have edges, sorted by degree; None: all atoms, in their own order."""
     permutation: Tensor | None
-    """[n_edges] where each edge stood; None: where it stands."""
+    """[n_edges] place of each edge before sorting; None: the same as after."""
     blocks: list[Block]
     n_atoms: int
     pairs: Tensor

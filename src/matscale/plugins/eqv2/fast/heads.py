@@ -60,7 +60,7 @@ def _rank2_stress(head: Rank2StressHead, x: Tensor, edges: SortedEdges, data: At
 
 
 class Idle(torch.autograd.Function):
-    """Gives parameters that were left out gradients of zero: the optimizer decays them as if they had been used."""
+    """Gives unused parameters a gradient of zero, so that the optimizer decays them like used ones."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:

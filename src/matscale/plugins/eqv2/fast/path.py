@@ -1,4 +1,4 @@
-"""Which of the two paths computes a batch, and the forward of the fast one.
+"""Choose the path that computes a batch; forward of the fast path.
 
 Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
 what training on direct forces and prediction need. Everything else is the readable path's: derivatives through the
@@ -77,7 +77,10 @@ _OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
 
 
 def _altered(model: EqV2) -> str | None:
-    """A module that does more than the fast path, which takes parameters alone, would know of: an adapter, say."""
+    """Name of a module that does more than its parameters say, such as an adapter; None if there is none.
+
+    The fast path reads parameters only.
+    """
     for name, module in model.named_modules():
         hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
         if name and (any(hooks) or not type(module).__module__.startswith(_OWN)):

@@ -54,7 +54,7 @@ def in_one_piece(checkpoint: Checkpoint) -> Checkpoint:
         if there != 0 and not math.isclose(there, float(factor), rel_tol=1e-5):
             raise DataError(
                 f"{checkpoint.path}: the scale factor {name} is {float(factor):g} in scale_dict and {there:g} among "
-                "the weights, so which one counts cannot be told."
+                "the weights. It is not known which one counts."
             )
         weights[place] = factor.reshape(())
     return checkpoint.changed(state_dict=weights, scale_dict=None)

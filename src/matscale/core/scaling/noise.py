@@ -154,9 +154,7 @@ def _beyond(x: Array, y: Array, known: Array) -> float:
 def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
     """Runs far from the others of their size, the furthest first, by deletion one after the other.
 
-    `x` [k] is that of the sizes.
-
-    Of two runs that disagree neither is the outlier: a size needs three.
+    `x` [k] is that of the sizes. Of two runs that disagree neither is the outlier: a size needs three.
     """
     left: list[int] = []
     kept = np.ones(len(logs), dtype=bool)

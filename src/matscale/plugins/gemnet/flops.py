@@ -61,7 +61,7 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
 
 
 def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
-    """Counts of edges, angles and dihedrals in a batch, or from its totals as if all atoms had as many neighbours."""
+    """Counts of edges, angles and dihedrals: in a batch, or from its totals as if all atoms had equally many edges."""
     return _estimated(config, shape) if shape.batch is None else _counted(config, shape.batch)
 
 

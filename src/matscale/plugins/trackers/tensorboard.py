@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 FOLDER = "tensorboard"
 FLUSH = 10
-"""Seconds until a number is written to the file."""
+"""Most seconds until a number is written to the file."""
 
 
 class Events:

@@ -1,0 +1,31 @@
+"""Docstrings of matscale are in plain words: they begin with a noun or a verb and hold no riddle."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FIRST_WORDS = ("Of", "By", "On", "What")
+RIDDLES = ("whoever", "nobody", "ours", "theirs", "is called so", "cannot be had", "be it", "in vain")
+REFUSED = re.compile(rf"\A(?:{'|'.join(FIRST_WORDS)})\b|(?i:\b(?:{'|'.join(RIDDLES)})\b)")
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of every string that is a statement: of modules, classes, functions, and below assignments."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield node.lineno, " ".join(text.split())
+
+
+def test_docstrings_are_in_plain_words():
+    offenders = [
+        f"{file.relative_to(ROOT)}:{line}: {found[0]!r} in {text[:80]!r}"
+        for file in sorted((ROOT / "src" / "matscale").rglob("*.py"))
+        for line, text in docstrings(file.read_text(encoding="utf-8"))
+        if (found := REFUSED.search(text))
+    ]
+    assert not offenders, "\n".join([f"{len(offenders)} docstrings to rewrite:", *offenders])

@@ -93,7 +93,7 @@ class InteractionBlock(nn.Module):
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """Update of the atoms in full precision: it costs little, as atoms are few beside edges, and sets the energy."""
+        """Update of atoms in full precision: it costs little, as atoms are fewer than edges, and sets the energy."""
         h = self.atom_before(h)
         return (h + self.atom(self.atom_sum(m, basis, geometry))) * SQRT_HALF
 

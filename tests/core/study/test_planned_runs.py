@@ -9,7 +9,7 @@ import pytest
 
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, PluginError
-from matscale.core.hosting import tracker
+from matscale.core.hosting import observers
 from matscale.core.hosting.host import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
 from matscale.core.study.lr_law import Rule, write_rule
@@ -157,10 +157,10 @@ def test_the_identity_of_a_branch_does_not_depend_on_where_the_study_lies(tmp_pa
         ({"grid": {"batch.structure": [4]}}, "'structures'"),
         ({"grid": {"optimizer.clip": 3.0}}, "expected a list"),
         ({"grid": {"optimizer.clip": []}}, "one at least"),
-        ({"grid": {"seed": [1, 2]}}, "said by `seeds`"),
-        ({"set": {"optimizer": {"lr": 0.1}}}, "said by `lr`"),
-        ({"set": {"budget": {"epochs": 2}}}, "said by `budget`"),
-        ({"wsd": {"steps": [20]}, "budget": None, "set": {"schedule.kind": "wsd"}}, "said by `wsd`"),
+        ({"grid": {"seed": [1, 2]}}, "is set by `seeds`"),
+        ({"set": {"optimizer": {"lr": 0.1}}}, "is set by `lr`"),
+        ({"set": {"budget": {"epochs": 2}}}, "is set by `budget`"),
+        ({"wsd": {"steps": [20]}, "budget": None, "set": {"schedule.kind": "wsd"}}, "is set by `wsd`"),
         ({"wsd": {"steps": [4], "warmup": 3}, "budget": None}, "nothing is left between"),
         ({"lr": "none.toml"}, "none.toml: cannot be read"),
         ({"set": {"start.run": "gone"}}, "gone: is not a run"),
@@ -180,7 +180,7 @@ def test_a_mistake_is_named_with_what_is_right(tmp_path: Path, data: Path, value
 def test_a_tracker_whose_package_is_missing_ends_a_study_before_any_run_of_it(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker, "find_spec", lambda module: None)
+    monkeypatch.setattr(observers, "find_spec", lambda module: None)
     with pytest.raises(PluginError, match=r"there is no module 'wandb'. Install what it needs: pip install"):
         planned(tmp_path, data, set={"trackers": ["wandb"]})
 

@@ -11,6 +11,7 @@ import pytest
 
 from matscale.core.report.analysis import analyse
 from matscale.core.report.build import Report, _panels, build
+from matscale.core.report.laws_figures import _labels
 from matscale.core.report.page import page
 from matscale.core.report.records import Records, folders_of, read_records
 from synthetic_runs import make_run, make_study
@@ -184,3 +185,8 @@ def test_two_thousand_runs_stay_below_thirty_megabytes(tmp_path: Path) -> None:
     analysis = Analysis(None, refusal="none")
     text = page(Report(records, analysis, tuple(_panels(records, analysis)), ("runs",)))
     assert len(text.encode()) < 30e6
+
+
+def test_names_of_baselines_that_lie_together_do_not_cover_each_other() -> None:
+    close = [("composition", 32.06), ("mean", 32.1), ("zero", 32.3), ("nearest", 60.0)]
+    assert _labels(close) == {"zero": "composition, mean, zero", "nearest": "nearest"}

@@ -221,19 +221,32 @@ def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict
 
 
 def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
-    """Baselines as grey lines, each with its name at the end."""
+    """Baselines as grey lines with their names at the end; names of lines that are close stand side by side."""
     if len(x) == 0:
         return []
     low, high = _wider(float(np.min(x)), float(np.max(x)))
+    ranked = sorted(bars(table, target).items(), key=lambda item: (item[1], item[0]))
+    labels = _labels(ranked)
     return [
         {
             "type": "scatter", "mode": "lines+text", "x": rounded([low, high]), "y": rounded([value * factor] * 2),
-            "text": ["", name], "textposition": "top left", "textfont": {"size": 10, "color": NEUTRAL},
+            "text": ["", labels.get(name, "")], "textposition": "top left", "textfont": {"size": 10, "color": NEUTRAL},
             "line": {"color": NEUTRAL, "width": 1, "dash": "dash"}, "showlegend": False, "name": f"baseline {name}",
             "hovertemplate": f"baseline {name}: %{{y:.4g}}<extra></extra>", "meta": {"baseline": name},
         }
-        for name, value in sorted(bars(table, target).items(), key=lambda item: (item[1], item[0]))
+        for name, value in ranked
     ]  # fmt: skip
+
+
+def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
+    """Name of the highest line of each group of values within 8 % -> the names of the group, lowest first."""
+    groups: list[list[tuple[str, float]]] = []
+    for name, value in ranked:
+        if groups and value < 1.08 * groups[-1][0][1]:
+            groups[-1].append((name, value))
+        else:
+            groups.append([(name, value)])
+    return {group[-1][0]: ", ".join(name for name, _ in group) for group in groups}
 
 
 def _hover(rows: Table, index: Mapping[str, int], names: Sequence[str], factor: float = 1.0) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Docstrings of matscale are in plain words: they begin with a noun or a verb and hold no riddle."""
+"""Docstrings of matscale begin with a noun or a verb; they and comments hold no riddle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_WORDS = ("Of", "By", "On", "What")
-RIDDLES = ("whoever", "nobody", "ours", "theirs", "is called so", "cannot be had", "be it", "in vain")
+RIDDLES = ("whoever", "nobody", "ours", "theirs", "is called so", "cannot be had", "be it", "in vain", "what became of")
 REFUSED = re.compile(rf"\A(?:{'|'.join(FIRST_WORDS)})\b|(?i:\b(?:{'|'.join(RIDDLES)})\b)")
 
 
@@ -29,3 +29,14 @@ def test_docstrings_are_in_plain_words():
         if (found := REFUSED.search(text))
     ]
     assert not offenders, "\n".join([f"{len(offenders)} docstrings to rewrite:", *offenders])
+
+
+def test_comments_hold_no_riddle():
+    riddle = re.compile(rf"(?i:#.*\b(?:{'|'.join(RIDDLES)})\b)")  # scripts inside strings have comments too
+    offenders = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in sorted((ROOT / "src" / "matscale").rglob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        if riddle.search(line)
+    ]
+    assert not offenders, "\n".join(offenders)

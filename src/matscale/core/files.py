@@ -222,7 +222,7 @@ def sweep_up(folder: Path, *, alone: bool = False) -> None:
 
     `alone`: the caller holds the lock of the folder, so that what comes from other hosts is left over too.
     """
-    with suppress(OSError, DiskError):  # a folder that is not there, or not ours to change: the next write will say so
+    with suppress(OSError, DiskError):  # a folder that is not there, or is read-only: the next write will say so
         for path in [Path(entry) for entry in os.scandir(folder)]:
             match = _LEFT.fullmatch(path.name)
             if match and path.absolute() not in _mine and (alone or _is_dead(match["host"], int(match["pid"]))):
@@ -232,7 +232,7 @@ def sweep_up(folder: Path, *, alone: bool = False) -> None:
 def _is_dead(host: str | None, pid: int) -> bool:
     if host not in (None, _HOST):
         return False
-    if pid == os.getpid():  # numbers come again, above all in containers: what is ours is in `_mine`
+    if pid == os.getpid():  # numbers come again, above all in containers: those of this process are in `_mine`
         return True
     try:
         os.kill(pid, 0)

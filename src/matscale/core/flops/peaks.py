@@ -13,7 +13,7 @@ from matscale.core.errors import ConfigError, did_you_mean
 # Dense FLOP/s, without sparsity, by precision of the products. fp32 of NVIDIA: CUDA cores; tf32, bf16, fp16: tensor
 # cores with fp32 accumulation; fp64 of A100, H100, H200: tensor cores. Names as torch.cuda.get_device_name gives them,
 # the more special before the more general. Sources:
-# V100-PCIE, V100 (SXM2): NVIDIA V100 datasheet (2020). A100: its datasheet (2022). A10, A40, L4, L40S, T4: theirs.
+# V100-PCIE, V100 (SXM2): NVIDIA V100 datasheet (2020). A100: its datasheet (2022). A10, A40, L4, L40S, T4: NVIDIA's.
 # H100 (SXM), NVL, PCIe, H200 (SXM), NVL, B200: NVIDIA's datasheets (2023 to 2025), figures with sparsity halved.
 # RTX 3090: GA102 whitepaper. RTX 4090: Ada whitepaper. MI250X, MI300X: AMD datasheets (matrix cores); of a MI250X,
 # torch sees each of the two dies as a device: half of what the sheet says.

@@ -65,7 +65,7 @@ def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
 
 def _check(kind: Kind, value: Any) -> None:
     module, _, attribute = kind.type.partition(":")
-    # Whoever made a value of the type has imported its module: nothing need be imported here, click least of all.
+    # A value of the type exists only if its module was imported: none is imported here, click least of all.
     expected = getattr(sys.modules.get(module), attribute, None)
     if expected is None or not isinstance(value, expected):
         raise PluginError(f"{kind.hook} returned a list with {shown(value)} in it; each must be a {kind.type}.")

@@ -1,8 +1,8 @@
 """Launchers: start the runs that are ready as processes on some machine, and tell how they end.
 
 A launcher knows nothing of studies. It is given jobs, each a run folder and the command that trains into it, and is
-asked now and then what became of them. Processes that outlive the sweep are welcome: the next sweep finds them by the
-lock that they hold (`claim`), or by what the launcher says is still `held`.
+asked now and then which have ended, and how. Processes may outlive the sweep: the next sweep finds them by the lock
+that they hold (`claim`), or by what the launcher says is still `held`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def step_flops(config: EqV2Config, shape: BatchShape) -> float:
     for per, factor, products in tally(config):
         total[per] += TIMES[config.forces][factor] * products
     if config.forces == "gradient":
-        # What comes into the first backward of the last product is constant: nobody asks for its gradient.
+        # What comes into the first backward of the last product is constant: its gradient is never computed.
         total["atom"] -= config.n_coefficients * config.ffn_hidden
     products = total["edge"] * shape.n_edges + total["atom"] * shape.n_atoms + total["structure"] * shape.n_structures
     return 2.0 * products

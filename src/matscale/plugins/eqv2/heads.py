@@ -98,7 +98,7 @@ class Rank2StressHead(nn.Module):
         self.edge_norm = nn.LayerNorm(width)
         self.isotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         self.anisotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
-        # Scale and shift of the two parts. Imported models bring theirs: they were trained on parts scaled apart.
+        # Scale and shift of the two parts. Imported models bring their own: they were trained on parts scaled apart.
         self.register_buffer("normalisers", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:

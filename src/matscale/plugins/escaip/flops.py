@@ -36,7 +36,7 @@ def step_flops(config: EScAIPConfig, shape: BatchShape) -> float:
     if config.is_direct:
         stress = 2 * 9 * config.max_neighbors if config.predicts_stress else 0  # n nᵀ, with a gradient of one factor
         return 2.0 * (per_atom + stress) * shape.n_atoms
-    # What comes into the first backward of the last product is constant: nobody asks for its gradient.
+    # What comes into the first backward of the last product is constant: its gradient is never computed.
     return 2.0 * (per_atom - config.hidden) * shape.n_atoms
 
 

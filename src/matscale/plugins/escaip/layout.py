@@ -102,7 +102,7 @@ class MakeLayout(nn.Module):
         j, i = data.edges()
         shells = distances_of_atoms(data, distance)  # [n_atoms, 1 + max degree]
         reach = torch.pi * config.rank_width
-        # Whoever has n_neighbors before it without doubt is out. Most are; the sums below need not be taken for them.
+        # An edge with n_neighbors nearer ones for certain is out. Most are; the sums below need not be taken for them.
         sure = torch.searchsorted(shells.detach().index_select(0, i), (distance.detach() - reach)[:, None]).squeeze(1)
         sure_at_source = torch.searchsorted(shells.detach().index_select(0, j), (distance.detach() - reach)[:, None])
         maybe = (distance < config.cutoff) & (torch.maximum(sure, sure_at_source.squeeze(1)) < config.n_neighbors)

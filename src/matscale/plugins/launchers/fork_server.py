@@ -146,7 +146,7 @@ class _Server:
                 self._say({"path": path, "code": code})
 
     def _say(self, message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # nobody is left to know; the run folder tells the next sweep
+        with suppress(BrokenPipeError):  # the sweep has ended; the run folder tells the next one
             self.connection.send(json.dumps(message).encode())
 
 

@@ -187,7 +187,7 @@ class SlurmPool:
         listed, file = self.folder / f"array-{number}.txt", self.folder / f"array-{number}.sh"
         for job in jobs:
             remove_path(job.path / EXIT)
-        # Both are there before Slurm knows the job: whoever finds it in the queue can tell what it is.
+        # Both are written before Slurm knows the job, so that a job in the queue always has its list of runs.
         write_text(listed, "".join(f"{job.path}\n" for job in jobs))
         write_text(file, script(self.options, self.prefix + number, listed, len(jobs)))
         try:
@@ -238,7 +238,7 @@ run=$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {listed})
 exec >>"$run/{log}" 2>&1
 echo "Slurm job $SLURM_ARRAY_JOB_ID, task $SLURM_ARRAY_TASK_ID on $(hostname), start ${{SLURM_RESTART_COUNT:-0}}"
 
-# One process per run, whoever starts it: the lock is kept until all that is started here has ended.
+# One process per run, by hand or by Slurm: the lock is kept until all that is started here has ended.
 exec 9>>"$run/{claim}"
 flock --timeout 5 9 || {{ echo "Another process is at work on this run."; exit 75; }}
 rm -f "$run/{exit}"

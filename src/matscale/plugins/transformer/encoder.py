@@ -68,7 +68,7 @@ class EncoderLayer(nn.Module):
 
     def _attend(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
         q, k, v = self._queries_keys_values(x, padding)
-        mask = padding.mask[:, None, None, :]  # nobody attends to padding
+        mask = padding.mask[:, None, None, :]  # no atom attends to padding
         if kept is None:
             dropout = self.dropout if self.training else 0.0
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

@@ -93,7 +93,7 @@ class ShardWriter:
         if not self.sources:
             self.sources = [SourceRecord(path=self.labels_by or "python")]
         shards = join(self._pieces, self.path, self.shard_bytes)
-        remove(self._parts)  # before the manifest, after which nobody would look for it
+        remove(self._parts)  # before the manifest, after which no packing looks for it
         return describe(
             self.path, shards, self.sources, labels_by=self.labels_by, precision=self.precision, **described
         )

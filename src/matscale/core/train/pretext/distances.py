@@ -153,7 +153,7 @@ def _embedding() -> list[str]:
         try:
             with torch.device("meta"):
                 model = architecture.build(architecture.ladder(10_000), DatasetInfo.any())
-        except Exception:  # whatever a plugin raises that nobody asked for
+        except Exception:  # a plugin may raise anything in a call that is optional
             continue
         if hasattr(model, "embed"):
             names.append(architecture.name)

@@ -170,7 +170,7 @@ def evaluate(
     from matscale.core.data.batch import AtomicBatch
     from matscale.core.data.named.catalog import resolve
     from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.inference.compare import measure, rows_of, usable
+    from matscale.core.inference.compare import dataset_of, measure, rows_of, usable
     from matscale.core.train.evaluation import evaluate as errors_of
 
     run, potential = _opened(model, checkpoint, device, dtype)
@@ -187,7 +187,7 @@ def evaluate(
     else:
         if data is None and (run is None or "dataset" not in run.info):
             raise ConfigError("Say with data= what to evaluate on: the model has no dataset of its own.")
-        dataset = PackedDataset.open(resolve(str(data) if run is None or data is not None else run.config.data.path))
+        dataset = dataset_of(run) if run and data is None else PackedDataset.open(resolve(str(data)))
         dataset.check()
     if run is None:
         if split not in ("auto", "all"):

@@ -127,9 +127,7 @@ def _conclude(run: Any, quiet: bool) -> None:
     from matscale.cli.progress.stages import Stages
     from matscale.cli.progress.train import pretrained
     from matscale.cli.text import errors_table
-    from matscale.core.data.named.catalog import resolve
-    from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.inference.compare import compare
+    from matscale.core.inference.compare import compare, dataset_of
 
     if run.config.pretrain is not None:
         click.echo(f"Pre-training ({run.config.pretrain.task}): {pretrained(run.info['last'])}")
@@ -140,7 +138,7 @@ def _conclude(run: Any, quiet: bool) -> None:
             before, after = (row.get("loss", row["objective"]) for row in (first, last))
             click.echo(f"Loss on {run.info['dataset']['train']} structures: {before:.4g} -> {after:.4g}")
     else:
-        dataset = PackedDataset.open(resolve(run.config.data.path))
+        dataset = dataset_of(run)
         if not quiet:
             with Stages() as stages:
                 stages("Baselines", 0, 0)

@@ -79,7 +79,7 @@ def evaluate(
     """
     from matscale.core.data.named.catalog import resolve
     from matscale.core.data.store.packed import PackedDataset
-    from matscale.core.inference.compare import measure, rows_of, usable
+    from matscale.core.inference.compare import dataset_of, measure, rows_of, usable
     from matscale.core.inference.load import load
     from matscale.core.runs.record import Run
 
@@ -87,7 +87,7 @@ def evaluate(
     if data is None and "dataset" not in record.info:
         raise ConfigError(f"{run}: has no dataset of its own, because it was not trained here. Name one with --data.")
     with Stages() as stages:
-        dataset = PackedDataset.open(resolve(data or record.config.data.path, stages), stages=stages)
+        dataset = PackedDataset.open(resolve(data, stages), stages=stages) if data else dataset_of(record, stages)
         dataset.check()
     rows = rows_of(record, dataset, which)
     potential = load(record, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)

@@ -33,6 +33,7 @@ from matscale.core.inference.load import load
 from matscale.core.inference.predict import floating
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
+from matscale.core.progress import Stages, silent
 from matscale.core.runs.info import OF, baselines_for, read_own
 from matscale.core.runs.record import Run
 from matscale.core.sealing import DamagedRecord, sealed
@@ -200,6 +201,26 @@ def is_own(run: Run, dataset: PackedDataset) -> bool:
     return bool(run.info.get("dataset", {}).get("hash") == dataset.hash)
 
 
+def dataset_of(run: Run, stages: Stages = silent) -> PackedDataset:
+    """The dataset that the run was trained on. A relative path is taken from the working directory.
+
+    Raises DataError if it is not there, is another one now, or the run has none.
+    """
+    if "dataset" not in run.info:
+        raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
+    from matscale.core.data.named.catalog import resolve  # start-up: torch
+    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
+
+    go = "Go to the directory in which the run was trained, or name the dataset: --data (Python: data=)."
+    try:
+        dataset = PackedDataset.open(resolve(run.config.data.path, stages), stages=stages)
+    except DataError as error:
+        raise DataError(f"{run.path}: its dataset is not available. {error} {go}") from None
+    if not is_own(run, dataset):
+        raise DataError(f"{dataset.path}: is not the dataset that {run.path} was trained on. {go}")
+    return dataset
+
+
 def baselines_of(run: Run) -> dict[str, Baseline]:
     """The baselines fitted on the run's training part: from its folder, else fitted now and, if possible, kept there.
 
@@ -213,15 +234,9 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             warnings.warn(f"{error} It is made again.", stacklevel=2)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
-    if "dataset" not in run.info:
-        raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
-    from matscale.core.data.named.catalog import resolve  # start-up: torch
-    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
     from matscale.core.train.setup import parts  # start-up: torch
 
-    dataset = PackedDataset.open(resolve(run.config.data.path))
-    if not is_own(run, dataset):
-        raise DataError(f"{dataset.path}: is not the dataset any more that {run.path} was trained on.")
+    dataset = dataset_of(run)
     fitted = fit_baselines(dataset, parts(dataset, run.config)[0])
     if os.access(run.path, os.W_OK):
         write_json(path, sealed({**plain_baselines(fitted), OF: of}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from matscale.core.errors import ConfigError
 from matscale.core.runs.config import BudgetConfig, ScheduleConfig, StartConfig, TrainConfig
@@ -15,10 +16,13 @@ from matscale.core.study.config import CooldownGrid
 from matscale.core.study.identity import TRUNKS, Need, PlannedRun
 
 
-def row(grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRun]) -> Iterator[PlannedRun]:
+def row(
+    grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRun], as_given: Callable[[Path], Path]
+) -> Iterator[PlannedRun]:
     """The trunk and its branches; `run` is what all have in common, its length aside.
 
-    `identified(run, trunk=None)` gives a run its identity and folder. Raises ConfigError for lengths that are too short
+    `identified(run, trunk=None)` gives a run its identity and folder, `as_given(folder)` the name that a branch knows
+    the folder of its trunk by. Raises ConfigError for lengths that are too short
     to hold a warm-up, a stable part and a cooldown.
     """
     lengths = sorted(set(grid.steps))
@@ -33,7 +37,7 @@ def row(grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRu
     trunk = identified(replace(stem, labels={**run.labels, "role": "trunk"}))
     yield trunk
     for n in lengths:
-        config = _branch(run.config, trunk, n, leaves[n], warmup, grid.decay)
+        config = _branch(run.config, as_given(trunk.path), n, leaves[n], warmup, grid.decay)
         branch = replace(run, config=config, labels={**run.labels, "steps": n}, need=Need(trunk.path, leaves[n]))
         yield identified(branch, trunk)
 
@@ -53,9 +57,9 @@ def _trunk(config: TrainConfig, leaves: dict[int, int], warmup: int) -> TrainCon
     return config.model_copy(update={"schedule": schedule, "budget": budget, "checkpoint": saved})
 
 
-def _branch(config: TrainConfig, trunk: PlannedRun, steps: int, leaves: int, warmup: int, decay: float) -> TrainConfig:
+def _branch(config: TrainConfig, trunk: Path, steps: int, leaves: int, warmup: int, decay: float) -> TrainConfig:
     cooldown = {"kind": "wsd", "warmup": _warmup(warmup, steps), "decay": (steps - leaves) / steps}
-    start = StartConfig(run=str(trunk.path), checkpoint=str(leaves), branch=True)
+    start = StartConfig(run=str(trunk), checkpoint=str(leaves), branch=True)
     return config.model_copy(
         update={
             "schedule": config.schedule.model_copy(update=cooldown),

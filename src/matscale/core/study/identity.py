@@ -41,6 +41,8 @@ def identity(config: TrainConfig, dataset: str, trunk: str | None = None) -> str
     values["data"]["path"] = dataset
     if trunk is not None:
         values["start"]["run"] = trunk
+    elif "run" in values["start"]:
+        values["start"]["run"] = str(Path(values["start"]["run"]).resolve())
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

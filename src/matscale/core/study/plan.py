@@ -76,6 +76,7 @@ class Plan:
 
     study: Study
     folder: Path
+    """Folder of the study, absolute."""
     dataset: PackedDataset
     runs: list[PlannedRun] = field(default_factory=list)
     """Runs in order: a trunk comes before the runs that branch off it."""
@@ -85,6 +86,10 @@ class Plan:
     """Run folders of an earlier sweep by what their names end with, the beginning of the identity."""
     counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
     """Number of training structures by all that decides it: to split anew for every seed takes too long."""
+
+    def as_given(self, run: Path) -> Path:
+        """A run folder below the folder as the study gives it, for files that may move with the study."""
+        return self.study.folder / run.relative_to(self.folder)
 
 
 def plan(study: Study, stages: Stages = silent) -> Plan:
@@ -346,7 +351,9 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
         config = resolved(TrainConfig.parse(chosen, study.name), size.architecture)
         labels["lr"] = config.optimizer.lr
         run = _run(result, size, config, labels)
-        yield from [run] if study.wsd is None else cooldown.row(study.wsd, run, partial(_identified, result))
+        yield from (
+            [run] if study.wsd is None else cooldown.row(study.wsd, run, partial(_identified, result), result.as_given)
+        )
 
 
 def _rule(study: Study, size: Size) -> Rule | None:

@@ -188,7 +188,10 @@ class Sweep:
             self._set(run, State("running" if held.get(run.path) == "running" else "queued"))
 
     def _write_ledger(self) -> None:
-        rows = [ledger.row(run.path, self.states.get(run.path), run) for run in self.runs]
+        rows = [
+            {**ledger.row(run.path, self.states.get(run.path), run), "path": str(self.plan.as_given(run.path))}
+            for run in self.runs
+        ]
         with _writing(self.plan.folder):
             ledger.write(self.plan.folder, rows)
         self._written = time.monotonic()

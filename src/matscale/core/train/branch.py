@@ -20,8 +20,9 @@ from matscale.core.runs.restorable import check_state
 from matscale.core.runs.restore import resolve_step
 from matscale.core.train.setup import Setup
 
-MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every")
-"""Keys in which a branch may differ from its trunk. The steps before the branch do not depend on them."""
+MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every", "data.path")
+"""Keys in which a branch may differ from its trunk. The steps before the branch do not depend on them; that the data
+are the same is checked by their hash."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
     kept = Kept.latest(run.checkpoint_folder)
     changed = differences(run.config.plain(), config.plain())
     since = {} if kept is None else differences(kept.config.plain(), config.plain())
-    fixed = {k: v for k, v in changed.items() if not _is_in(k, (*RESUMABLE, "budget"))}
+    fixed = {k: v for k, v in changed.items() if not (_is_in(k, (*RESUMABLE, "budget", "data.path")) or _same(k, v))}
     fixed |= {k: v for k, v in since.items() if not _is_in(k, (*RESUMABLE, *MOVABLE))}
     if kept is None and run.checkpoints():  # of an older matscale: how far its schedule had come is not known
         fixed |= {k: v for k, v in changed.items() if not _is_in(k, RESUMABLE)}
@@ -113,8 +113,8 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
         listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
         raise ConfigError(
             f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out (or undo "
-            f"the edit of {CONFIG}), or start another run with -o. What may change: {', '.join(RESUMABLE)}; and the "
-            "budget, where the schedule permits."
+            f"the edit of {CONFIG}), or start another run with -o. What may change: {', '.join(RESUMABLE)}; where the "
+            "data lie; and the budget, where the schedule permits."
         )
     budget = {k for k in {**changed, **since} if _is_in(k, ("budget",)) and not _is_in(k, RESUMABLE)}
     if budget:
@@ -124,6 +124,11 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
     if budget and run.info["status"] == "completed":
         run.update({"status": "stopped"})
     return run
+
+
+def _same(key: str, paths: tuple[Any, Any]) -> bool:
+    """Whether a run to begin with is the same folder under another name."""
+    return key == "start.run" and None not in paths and Path(paths[0]).resolve() == Path(paths[1]).resolve()
 
 
 def _is_in(key: str, sections: tuple[str, ...]) -> bool:
@@ -191,7 +196,7 @@ def _session(
         progress.said(complaint)
     peak = _peak(device, config.compute.precision, world)
     trainer = Trainer(setup, potential, cost, peak, goal, run, device, world, observers, progress)
-    if saved:
+    if saved or "dataset" in run.info:
         _check_same_data(run, setup)
     if branch:
         branch.check(setup)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ NO_REFERENCES = References(np.zeros(119), (), 0, 0.0, 0)
 def resolved(
     config: TrainConfig, architecture: Architecture, size: str | None = None, n_params: float | None = None
 ) -> TrainConfig:
-    """Every key written out: the architecture's whole configuration, the budget, the batch, the dataset's path.
+    """Every key written out: the architecture's whole configuration, the budget, the batch. Paths stay as given.
 
     `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config` go
     above either. An overfit check has no dropout. Raises ConfigError for keys that the architecture does not know.
@@ -73,16 +72,11 @@ def resolved(
         budget = BudgetConfig(epochs=DEFAULT_EPOCHS)
     if batch.structures is batch.atoms is batch.edges is None:
         batch = BatchConfig(structures=DEFAULT_STRUCTURES, accumulate=batch.accumulate)
-    path = Path(config.data.path)
-    data = config.data.model_copy(update={"path": str(path.resolve()) if path.exists() else config.data.path})
-    start = config.start
-    if start.run is not None:
-        start = start.model_copy(update={"run": str(Path(start.run).resolve())})
     augmentation = config.augmentation
     if augmentation.rotate is None:
         augmentation = augmentation.model_copy(update={"rotate": architecture.rotates and not config.data.overfit})
     choice = ArchitectureChoice(name=config.architecture.name, config=full)
-    sections = {"budget": budget, "batch": batch, "data": data, "start": start, "augmentation": augmentation}
+    sections = {"budget": budget, "batch": batch, "augmentation": augmentation}
     return config.model_copy(update={"architecture": choice, **sections})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import shlex
 import shutil
@@ -234,6 +235,7 @@ EXIT = ".exit-code"
 """In the run folder: how the latest task on it ended. Slurm's own record may be switched off."""
 
 BODY = """
+cd {cwd}
 run=$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {listed})
 exec >>"$run/{log}" 2>&1
 echo "Slurm job $SLURM_ARRAY_JOB_ID, task $SLURM_ARRAY_TASK_ID on $(hostname), start ${{SLURM_RESTART_COUNT:-0}}"
@@ -277,6 +279,7 @@ exit "$code"
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
     """Script for `n` runs, whose folders are the lines of the file `listed`."""
     words = {
+        "cwd": shlex.quote(os.getcwd()),  # relative paths of the study are taken from here
         "listed": shlex.quote(str(listed)),
         "log": LOG,
         "claim": CLAIM_FILE,

@@ -42,7 +42,8 @@ def resolve(name_or_path: str, stages: Stages = silent) -> Path:
         packed = path.name.partition(".")[0] + "-packed"
         raise DataError(f"{path}: is not a packed dataset. Pack it first: matscale data pack {path} -o {packed}")
     nearest = did_you_mean(name_or_path, [*EMBEDDED, *omat24.ARCHIVES])
-    raise DataError(f"There is no dataset {name_or_path!r}, neither a folder nor a name. {nearest}")
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    raise DataError(f"There is no dataset {name_or_path!r}, neither a folder{where} nor a name. {nearest}")
 
 
 def embedded(name: str, stages: Stages = silent) -> Path:

@@ -78,13 +78,11 @@ def measured(folder: Path) -> Errors:
         except DamagedRecord as error:
             warnings.warn(f"{error} It is measured again.", stacklevel=2)
     from matscale.core.baselines import evaluate_baselines, passes  # start-up: torch
-    from matscale.core.data.named.catalog import resolve  # start-up: torch
-    from matscale.core.data.store.packed import PackedDataset  # start-up: torch
-    from matscale.core.inference.compare import baselines_of, rows_of  # start-up: torch
+    from matscale.core.inference.compare import baselines_of, dataset_of, rows_of  # start-up: torch
     from matscale.core.runs.record import Run  # start-up: torch
 
     run = Run.open(folder)
-    dataset = PackedDataset.open(resolve(run.config.data.path))
+    dataset = dataset_of(run)
     rows = rows_of(run, dataset, "validation")
     errors = evaluate_baselines(baselines_of(run), passes(dataset, rows))
     if os.access(folder, os.W_OK):

@@ -104,7 +104,7 @@ def read(file: Path) -> Atoms:
     from matscale.plugin import DataError
 
     try:
-        atoms = cast(Any, read_file(file, index=-1))  # one structure, for one index
+        atoms = cast("Atoms", read_file(file, index=-1))  # one structure, for one index
     except Exception as error:  # ASE's readers raise whatever they meet
         raise DataError(f"{file}: ASE cannot read it ({type(error).__name__}: {error}).") from None
     if not (atoms.pbc.all() and atoms.cell.rank == 3):

@@ -169,7 +169,7 @@ def package_model(config: MaceConfig, mean_degree: float, seed: int) -> nn.Modul
         modules, o3 = _package()
         torch.manual_seed(seed)
         first, other = BLOCKS[config.blocks]
-        return modules.ScaleShiftMACE(
+        model: nn.Module = modules.ScaleShiftMACE(
             r_max=config.cutoff,
             num_bessel=config.n_radial,
             num_polynomial_cutoff=5,
@@ -189,6 +189,7 @@ def package_model(config: MaceConfig, mean_degree: float, seed: int) -> nn.Modul
             atomic_inter_scale=1.0,
             atomic_inter_shift=0.0,
         )
+    return model
 
 
 def _package() -> tuple[Any, Any]:
@@ -236,12 +237,13 @@ def _sketch(config: MaceConfig, info: DatasetInfo) -> nn.Module:
 
 def ladder(n_params: int) -> MaceConfig:
     """MACE-MP-0 medium at other widths; the hidden channels of R take up the remainder in small models."""
-    return closest(
+    found: MaceConfig = closest(
         n_params,
         lambda dial: MaceConfig(channels=graded(dial)),
         _sketch,
         fine=lambda config, radial_width: config.model_copy(update={"radial_width": radial_width}),
     )
+    return found
 
 
 MPTRJ = tuple(z for z in range(1, 95) if not 84 <= z <= 88)

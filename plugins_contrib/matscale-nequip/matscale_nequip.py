@@ -144,7 +144,7 @@ def package_model(config: NequipConfig, mean_degree: float, seed: int, dtype: to
     with undisturbed(), torch.device("cpu"), _as_if_set_up():
         from nequip.model import NequIPGNNModel
 
-        return NequIPGNNModel(
+        model: nn.Module = NequIPGNNModel(
             seed=seed,
             model_dtype=str(dtype).removeprefix("torch."),
             type_names=[chemical_symbols[z] for z in config.known],
@@ -162,6 +162,7 @@ def package_model(config: NequipConfig, mean_degree: float, seed: int, dtype: to
             per_type_energy_shifts=0.0,
             do_derivatives=False,
         )
+    return model
 
 
 @contextmanager
@@ -232,12 +233,13 @@ def _rung(width: int) -> NequipConfig:
 
 def ladder(n_params: int) -> NequipConfig:
     """Preset M at other widths; the hidden channels of R take up the remainder."""
-    return closest(
+    found: NequipConfig = closest(
         n_params,
         lambda dial: _rung(graded(dial)),
         _sketch,
         fine=lambda config, radial_width: config.model_copy(update={"radial_width": radial_width}),
     )
+    return found
 
 
 OMAT24 = tuple(z for z in range(1, 95) if not 84 <= z <= 88)

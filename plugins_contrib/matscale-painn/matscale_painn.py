@@ -164,6 +164,7 @@ class ForceHead(nn.Module):
 
     def forward(self, s: Tensor, v: Tensor) -> Tensor:
         """-> [n_atoms, 3]"""
+        forces: Tensor
         _, forces = self.second(*self.first(s, v))
         return forces.squeeze(-1)
 

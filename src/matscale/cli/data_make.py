@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from matscale.cli.progress.stages import Stages
-from matscale.cli.types import PluginName, limit_option
+from matscale.cli.types import ParamType, PluginName, limit_option
 
 
-class Listed(click.ParamType):
+class Listed(ParamType):
     """`Cu,Ni`: values with commas between them."""
 
-    def __init__(self, of: click.ParamType) -> None:
+    def __init__(self, of: ParamType) -> None:
         self.of, self.name = of, f"{of.name},..."
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from matscale.cli.types import Amount, ArchitectureName
+from matscale.cli.types import Amount, ArchitectureName, ParamType
 from matscale.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Pairs(click.ParamType):
+class Pairs(ParamType):
     """`a=b,c=d`."""
 
     name = "key=value"

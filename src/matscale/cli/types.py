@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -12,8 +12,12 @@ from matscale.core.units import parse_count, parse_parameters
 if TYPE_CHECKING:
     from matscale.core.hosting.loading import Plugin
 
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # takes no parameter before click 8.5
 
-class ParameterCount(click.ParamType):
+
+class ParameterCount(ParamType):
     """`1M`, `30k`, `1.5B`, `2.5e6`, `12000`: a number of parameters."""
 
     name = "count"
@@ -25,7 +29,7 @@ class ParameterCount(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Amount(click.ParamType):
+class Amount(ParamType):
     """`1e18`, `50P`, `30k`: FLOPs, structures, anything positive."""
 
     name = "amount"
@@ -40,12 +44,12 @@ class Amount(click.ParamType):
         return amount
 
 
-class CommaSeparated(click.ParamType):
+class CommaSeparated(ParamType):
     """`3k,10k,30k`: several values of another type."""
 
     name = "list"
 
-    def __init__(self, of: click.ParamType) -> None:
+    def __init__(self, of: ParamType) -> None:
         self.of = of
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[object, ...]:
@@ -53,7 +57,7 @@ class CommaSeparated(click.ParamType):
         return tuple(self.of.convert(part.strip() if isinstance(part, str) else part, param, ctx) for part in parts)
 
 
-class PluginName(click.ParamType):
+class PluginName(ParamType):
     """A name that plugins supply; completed from metadata and source text alone, as no completion waits for torch."""
 
     def __init__(self, hook: str = "", metavar: str = "name") -> None:
@@ -73,7 +77,7 @@ class PluginName(click.ParamType):
         return [CompletionItem(plugin.asked, help=plugin.entry.distribution) for plugin in plugins]
 
 
-class LimitSetting(click.ParamType):
+class LimitSetting(ParamType):
     """`memory=8GiB`: one limit on what is read, as text; all of them together become `Limits`."""
 
     name = "limit"

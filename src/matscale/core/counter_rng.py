@@ -106,7 +106,8 @@ def rotations(indices: NDArray[np.int64], *words: int) -> NDArray[np.float64]:
     scalar = (b * np.cos(other))[:, None, None]
     across = (vector @ _CROSS).reshape(-1, 3, 3)
     outer = vector[:, :, None] * vector[:, None, :]
-    return (2 * scalar**2 - 1) * np.eye(3) + 2 * outer + 2 * scalar * across
+    turn: NDArray[np.float64] = (2 * scalar**2 - 1) * np.eye(3) + 2 * outer + 2 * scalar * across
+    return turn
 
 
 _CROSS = np.array([[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], float)

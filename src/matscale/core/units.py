@@ -28,7 +28,7 @@ def parse_parameters(value: Any) -> int:
     (30000, 1500000, 12000)
     """
     try:
-        count = round(parse_count(value))
+        count: int = round(parse_count(value))
     except (ValueError, TypeError, OverflowError):  # no number; 1e999
         count = 0
     if not 1 <= count <= LARGEST_MODEL:

@@ -60,7 +60,8 @@ class Block(nn.Module):
         self.activation = nn.LeakyReLU(0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.activation(self.norm(self.linear(x)))
+        change: Tensor = self.activation(self.norm(self.linear(x)))
+        return x + change
 
 
 class FCN(nn.Module):
@@ -74,7 +75,8 @@ class FCN(nn.Module):
         self.heads = DirectHeads(head_widths(config.hidden, config.head_width, config.head_layers))
 
     def forward(self, data: AtomicBatch) -> Outputs:
-        return self.heads(self.embed(data), data)
+        outputs: Outputs = self.heads(self.embed(data), data)
+        return outputs
 
     def embed(self, data: AtomicBatch) -> Tensor:
         """[n_atoms, H]: what the heads read."""

@@ -29,7 +29,8 @@ def huber(residual: Tensor) -> Tensor:
 
 def l2(residual: Tensor) -> Tensor:
     """[n, k] -> [n]: length of the residual vector."""
-    return torch.linalg.vector_norm(residual, dim=1)
+    length: Tensor = torch.linalg.vector_norm(residual, dim=1)
+    return length
 
 
 @hookimpl

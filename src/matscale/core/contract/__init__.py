@@ -15,6 +15,7 @@ from matscale.core.contract import (  # noqa: F401  (they register their checks)
     orientations,
     symmetries,
 )
-from matscale.core.contract.check import BoundCheck, Check, CheckResult, ContractError, all_checks, checks, run_contract
+from matscale.core.contract.check import BoundCheck, Check, CheckResult, all_checks, checks, run_contract
+from matscale.core.contract.subject import ContractError
 
 __all__ = ["BoundCheck", "Check", "CheckResult", "ContractError", "all_checks", "checks", "run_contract"]

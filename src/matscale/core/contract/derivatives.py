@@ -70,4 +70,4 @@ def _slopes(subject: Subject, members: list[AtomicBatch]) -> Tensor:
     energies = subject.evaluate(AtomicBatch.join(members)).energy.double()
     require(energies.isfinite().all(), "energies of displaced atoms are not finite.")
     weights = torch.tensor(list(STENCIL.values()), dtype=torch.float64)
-    return energies.unflatten(0, (-1, len(STENCIL))) @ weights / STEP
+    return torch.unflatten(energies, 0, (-1, len(STENCIL))) @ weights / STEP

@@ -93,7 +93,7 @@ class _Turning:
         """[n, 3, 3]"""
         plane, angle = places
         c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-        about = torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1).unflatten(1, (3, 3))
+        about = torch.unflatten(torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1), 1, (3, 3))
         return self.planes[plane].mT @ about
 
     def batch(self, places: Places) -> AtomicBatch:

@@ -90,7 +90,8 @@ class Subject:
     def evaluate(self, batch: AtomicBatch) -> Outputs:
         """Outputs of `potential` for a batch, as `predict` gives them for structures."""
         with torch.no_grad():
-            return self.potential(batch).detach()
+            outputs: Outputs = self.potential(batch)
+            return outputs.detach()
 
 
 def _amplitude(parameter: Tensor) -> float:

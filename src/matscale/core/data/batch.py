@@ -106,7 +106,8 @@ class AtomicBatch:
 
     def edge_distance(self) -> Tensor:
         """[n_edges] Å."""
-        return torch.linalg.vector_norm(self.edge_vec(), dim=-1)
+        distance: Tensor = torch.linalg.vector_norm(self.edge_vec(), dim=-1)
+        return distance
 
     def fractional(self) -> Tensor:
         """[n_atoms, 3] positions in units of the lattice vectors; 0 for structures without a full cell."""
@@ -127,7 +128,7 @@ class AtomicBatch:
         """
         a, b, c = self.cell.detach().double().unbind(dim=1)
         volume = (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
-        spans = volume > FLAT * a.norm(dim=1) * b.norm(dim=1) * c.norm(dim=1)  # less is rounding
+        spans: Tensor = volume > FLAT * a.norm(dim=1) * b.norm(dim=1) * c.norm(dim=1)  # less is rounding
         return spans & self.pbc.bool().any(dim=1)
 
     def dense(self) -> DenseBatch:
@@ -152,12 +153,11 @@ class AtomicBatch:
         m = matrix.to(self.positions).expand(self.n_structures, 3, 3)
         turn = m.transpose(1, 2)
         per_atom = turn.index_select(0, self.batch)
-        vectors = lambda x: times_matrix(x, per_atom)  # noqa: E731
         return replace(
             self,
-            positions=vectors(self.positions),
+            positions=times_matrix(self.positions, per_atom),
             cell=times_matrix(self.cell, turn[:, None]),
-            forces=None if self.forces is None else vectors(self.forces),
+            forces=None if self.forces is None else times_matrix(self.forces, per_atom),
             stress=None if self.stress is None else _turned(self.stress, turn),
         )
 

@@ -269,7 +269,8 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
     fractional = torch.einsum("pa,pab->pb", vector, torch.linalg.inv(cell))
     wrapped = fractional - periodic * fractional.round()
     candidates = wrapped[:, None] + periodic[:, None] * _NEXT.to(positions.device)  # [n_pairs, 27, 3]
-    return torch.linalg.vector_norm(candidates @ cell, dim=-1).amin(1)
+    distances: Tensor = torch.linalg.vector_norm(candidates @ cell, dim=-1)
+    return distances.amin(1)
 
 
 def reduced_cells(batch: AtomicBatch) -> Tensor:

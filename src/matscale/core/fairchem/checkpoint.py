@@ -57,12 +57,12 @@ class Checkpoint:
 
     def section(self, key: str, *inner: str) -> dict[str, Any]:
         """The dict at `key`, empty where there is none. Raises DataError if it is something else."""
-        value: Any = self.values
+        value = self.values
         for part in (key, *inner):
-            value = value.get(part)
-            value = {} if value is None else value
-            if not isinstance(value, dict):
-                raise DataError(f"{self.path}: {part!r} is a {type(value).__name__} where a dict is expected.")
+            found = value.get(part)
+            if found is not None and not isinstance(found, dict):
+                raise DataError(f"{self.path}: {part!r} is a {type(found).__name__} where a dict is expected.")
+            value = {} if found is None else found
         return value
 
     @cached_property

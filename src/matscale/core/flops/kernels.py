@@ -38,21 +38,25 @@ def kernels() -> dict[Any, Formula]:
 
 
 @flops_of_kernel(torch.ops.aten.mv)
-def _matrix_vector(matrix: Any, vector: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _matrix_vector(matrix: torch.Size, vector: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * prod(matrix)
 
 
 @flops_of_kernel(torch.ops.aten.addmv)
-def _add_matrix_vector(bias: Any, matrix: Any, vector: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _add_matrix_vector(
+    bias: torch.Size, matrix: torch.Size, vector: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
     return 2 * prod(matrix)
 
 
 @flops_of_kernel(torch.ops.aten.dot)
 @flops_of_kernel(torch.ops.aten.vdot)
-def _dot(a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _dot(a: torch.Size, b: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * prod(a)
 
 
 @flops_of_kernel(torch.ops.aten.addbmm)
-def _add_batched(bias: Any, a: Any, b: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _add_batched(
+    bias: torch.Size, a: torch.Size, b: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
     return 2 * prod(a) * b[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -187,12 +187,15 @@ def graded(dial: int) -> int:
     return (64 + rest) << octave if dial >= 64 else dial
 
 
+C = TypeVar("C")
+
+
 def closest(
     n_params: int,
-    make: Callable[[int], Any],
-    build: Callable[[Any, DatasetInfo], nn.Module],
-    fine: Callable[[Any, int], Any] | None = None,
-) -> Any:
+    make: Callable[[int], C],
+    build: Callable[[C, DatasetInfo], nn.Module],
+    fine: Callable[[C, int], C] | None = None,
+) -> C:
     """The config `make(dial)`, dial = 1, 2, ..., whose model has the total parameter count nearest to `n_params`.
 
     Small models change a lot from one width to the next: where the nearest is more than 2 % away, `fine(config, dial)`
@@ -203,7 +206,7 @@ def closest(
     31
     """
 
-    def count(config: Any) -> int:
+    def count(config: C) -> int:
         with torch.device("meta"):
             return sum(p.numel() for p in build(config, DatasetInfo.any()).parameters())
 
@@ -216,7 +219,7 @@ def closest(
     )
 
 
-def _nearest(n_params: int, make: Callable[[int], Any], count: Callable[[Any], int]) -> Any:
+def _nearest(n_params: int, make: Callable[[int], C], count: Callable[[C], int]) -> C:
     """Bisection for the dial at which a growing count passes `n_params`."""
     low, high = 1, 2
     while count(make(high)) < n_params:

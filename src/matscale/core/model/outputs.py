@@ -76,12 +76,14 @@ def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create
     for training on forces (double backward); otherwise the result is detached. Structures without a cell volume get
     NaN stress from derivation: it is not defined for them.
     """
+    outputs: Outputs
     if not derive:
-        return model(batch)
+        outputs = model(batch)
+        return outputs
     with torch.enable_grad():
         positions = batch.positions.detach().requires_grad_()
         strain = torch.zeros_like(batch.cell, requires_grad=True)
-        outputs: Outputs = model(strained(batch.with_geometry(positions, batch.cell), strain))
+        outputs = model(strained(batch.with_geometry(positions, batch.cell), strain))
         if outputs.forces is not None and outputs.stress is not None:
             return outputs if create_graph else outputs.detach()
         if outputs.energy.requires_grad:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from matscale.core.report.analysis import Refused
-from matscale.core.scaling.comparison.compare import Comparison, Pair
+from matscale.core.scaling.comparison.compare import Comparison
+from matscale.core.scaling.comparison.pairs import Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, number, percent, size, with_interval

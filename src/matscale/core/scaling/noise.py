@@ -130,7 +130,7 @@ def _beyond(x: Array, y: Array, known: Array) -> float:
     """Variance of sizes beyond the `known` one of each, about a parabola (a line for five sizes or fewer)."""
     at = x - x.mean()
     columns = np.stack([np.ones_like(at), at, at**2][: 3 if len(y) > 5 else 2], axis=-1)
-    freedom = len(y) - columns.shape[1]
+    freedom: int = len(y) - columns.shape[1]
     if freedom < 1:
         return 0.0
 

@@ -19,7 +19,7 @@ from matscale.core.scaling.solve import solve
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size
-from matscale.core.scaling.verdict import few, learning, one_variable, verdict
+from matscale.core.scaling.verdict import Reason, few, learning, one_variable, verdict
 
 SURE = 0.05
 """Below this probability, slopes of seeds are said to differ."""
@@ -47,7 +47,7 @@ def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss"
         raise DataError(f"{error} {told[0].upper()}{told[1:]}.") from None
 
 
-def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence = ()) -> Fit:
+def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[Reason] = ()) -> Fit:
     """The best supported of `laws` on means per size. Raises DataError for fewer than three sizes."""
     check_enough(means)
     found = candidates(means, laws)

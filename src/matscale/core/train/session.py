@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
-from matscale.core.files import DiskError, make_folder, sweep_up, write_text
+from matscale.core.files import DiskError, make_folder, remove, sweep_up, write_text
 from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.host import host
 from matscale.core.hosting.observers import Observers
@@ -270,7 +270,7 @@ def _forget_after(run: Run, step: int) -> None:
     """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run does not have."""
     for later in run.checkpoints():
         if later > step:
-            checkpoint.remove(checkpoint.folder_of(run.checkpoint_folder, later))
+            remove(checkpoint.folder_of(run.checkpoint_folder, later))
     if checkpoint.pointer(run.checkpoint_folder, "last") != step:
         write_text(run.checkpoint_folder / "last", f"{step}\n")
 

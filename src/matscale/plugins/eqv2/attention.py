@@ -48,7 +48,8 @@ class RadialNetwork(nn.Module):
     def forward(self, edges: Edges) -> Tensor:
         """-> [n_edges, n_out]"""
         elements = (self.source(edges.source_element), self.target(edges.target_element))
-        return self.net(torch.cat([edges.basis, *elements], dim=1))
+        features: Tensor = self.net(torch.cat([edges.basis, *elements], dim=1))
+        return features
 
 
 class EdgeDegree(nn.Module):
@@ -168,7 +169,8 @@ class GraphAttention(nn.Module):
         values, features = self.edge_function(x, edges, grid)
         alpha = self.attention(features, edges)  # [n_edges, heads]
         weighted = values.unflatten(2, (self.heads, -1)) * self.alpha_drop(alpha)[:, None, :, None]
-        return self.project(edges.sum_on_targets(edges.turn_out_of_frame(weighted.flatten(2))))
+        update: Tensor = self.project(edges.sum_on_targets(edges.turn_out_of_frame(weighted.flatten(2))))
+        return update
 
     @full_precision
     def attention(self, features: Tensor, edges: Edges) -> Tensor:

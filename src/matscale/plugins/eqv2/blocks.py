@@ -92,7 +92,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
         """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
         curved = grid.coefficients(self.pointwise(grid.values(self.expand(x))))
-        return self.contract(torch.cat([self.scalars(x[:, :1]), curved[:, 1:]], dim=1))
+        update: Tensor = self.contract(torch.cat([self.scalars(x[:, :1]), curved[:, 1:]], dim=1))
+        return update
 
 
 class Drop(nn.Module):
@@ -130,4 +131,5 @@ class Block(nn.Module):
     ) -> Tensor:
         """[n_atoms, K, C] -> [n_atoms, K, C]"""
         x = x + self.drop(self.attention(self.attention_norm(x), edges, edge_grid), batch, n_structures)
-        return x + self.drop(self.feed_forward(self.feed_forward_norm(x), atom_grid), batch, n_structures)
+        within: Tensor = self.drop(self.feed_forward(self.feed_forward_norm(x), atom_grid), batch, n_structures)
+        return x + within

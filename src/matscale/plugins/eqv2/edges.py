@@ -145,7 +145,8 @@ class EdgeFrames(nn.Module):
     def _passage(self, vec: Tensor) -> Passage | None:
         if self.passage is None or (not torch.compiler.is_compiling() and is_counted()):
             return None  # what it makes a model compute twice is counted once
-        return self.passage(vec)
+        passage: Passage = self.passage(vec)
+        return passage
 
 
 def _check_lengths(distance: Tensor, j: Tensor, i: Tensor) -> None:

@@ -69,7 +69,8 @@ class ForcesHead(nn.Module):
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
         """[n_atoms, K, C] -> [n_atoms, 3]"""
-        return self.attention(x, edges, grid)[:, 1:4, 0]
+        coefficients: Tensor = self.attention(x, edges, grid)
+        return coefficients[:, 1:4, 0]
 
 
 class EquivariantStressHead(nn.Module):

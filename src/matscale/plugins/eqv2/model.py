@@ -80,7 +80,8 @@ class EqV2(nn.Module):
 
     def embed_graph(self, data: AtomicBatch, edges: Edges) -> Tensor:
         """-> [n_atoms, K, C]"""
-        return self.edge_degree(edges) + self.embed_elements(data)
+        neighbors: Tensor = self.edge_degree(edges)
+        return neighbors + self.embed_elements(data)
 
     def embed_elements(self, data: AtomicBatch) -> Tensor:
         """-> [n_atoms, K, C], of which only the scalars are not zero"""

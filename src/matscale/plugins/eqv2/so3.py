@@ -73,7 +73,8 @@ def spherical_harmonics(lmax: int, points: Array) -> Array:
     """Y_lm of unit vectors [n, 3] -> [n, K], in float64, normalised to a mean square of 1 per (l, m)·√(2l+1)."""
     with torch.device("cpu"):  # a model may be built on `meta`
         x = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
-        return o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component").numpy()
+        y: Tensor = o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component")
+        return y.numpy()
 
 
 def sphere_points(resolution: int, grid: GridKind = "product") -> tuple[Array, Array]:

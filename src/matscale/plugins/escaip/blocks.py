@@ -54,7 +54,8 @@ class EdgeAttributes(nn.Module):
         x = functional.linear(gelu(self.distance(layout.basis)), of_distance)
         x = x + layout.gather(functional.linear(source, of_source))
         x = x + functional.linear(target, of_target, self.mix.bias)[:, None]
-        return self.norm(gelu(x))
+        attributes: Tensor = self.norm(gelu(x))
+        return attributes
 
 
 class InputBlock(nn.Module):
@@ -109,7 +110,8 @@ class NeighborAttention(nn.Module):
         atoms = layout.gather(functional.linear(x, of_source))
         atoms = atoms + functional.linear(x, of_target, self.atoms.bias)[:, None]
         parts = [self.attributes(atomic_numbers, layout), gelu(self.edge(y)), gelu(atoms)]
-        return self.norm(gelu(self.message(torch.cat([p.to(parts[1].dtype) for p in parts], dim=-1))))
+        message: Tensor = self.norm(gelu(self.message(torch.cat([p.to(parts[1].dtype) for p in parts], dim=-1))))
+        return message
 
     def _weights(self, q: Tensor, k: Tensor, layout: Layout) -> Tensor:
         """-> [n_atoms, n_heads, asking slots, W], rows summing to 1"""

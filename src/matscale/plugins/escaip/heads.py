@@ -40,7 +40,8 @@ class Readout(nn.Module):
         weights = self.projection.weight.chunk(len(stages), dim=1)
         for x, norm, feed_forward, weight in zip(stages, self.norms, self.feed_forwards, weights):
             total = total + functional.linear(x + feed_forward(norm(x)), weight)
-        return self.norm(gelu(total))
+        normalised: Tensor = self.norm(gelu(total))
+        return normalised
 
 
 class Mlp(nn.Module):
@@ -54,7 +55,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., n_out]"""
-        return self.out(self.feed_forward(self.norm(x)))
+        out: Tensor = self.out(self.feed_forward(self.norm(x)))
+        return out
 
 
 class EnergyHead(nn.Module):
@@ -81,7 +83,8 @@ class ForcesHead(nn.Module):
         """[n_atoms, H], [n_atoms, W, H] -> [n_atoms, 3]"""
         # Slot 0 and padding have no direction, and so no part in this.
         pulled = (self.components(self.edge_norm(z_edge)) * layout.direction).sum(1)
-        return pulled * self.magnitude(self.atom_norm(z))
+        forces: Tensor = pulled * self.magnitude(self.atom_norm(z))
+        return forces
 
 
 class StressHead(nn.Module):

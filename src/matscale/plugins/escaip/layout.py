@@ -49,7 +49,7 @@ class Layout:
 
     def gather(self, x: Tensor) -> Tensor:
         """[n_atoms, C] -> [n_atoms, W, C], of the atom in each slot"""
-        return x.index_select(0, self.neighbors.flatten()).unflatten(0, self.neighbors.shape)
+        return torch.unflatten(x.index_select(0, self.neighbors.flatten()), 0, self.neighbors.shape)
 
 
 class MakeLayout(nn.Module):

@@ -67,7 +67,8 @@ class EScAIP(nn.Module):
     def _layout(self, data: AtomicBatch) -> Layout:
         """Layout of a batch. It has empty slots only if shapes must follow from the number of atoms (compiled), or work
         from equations (counted)."""
-        return self.make_layout(data, is_plain_wanted())
+        layout: Layout = self.make_layout(data, is_plain_wanted())
+        return layout
 
     def _stages(self, data: AtomicBatch, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
         """Features of atoms and of edges, before the first and after each block."""

@@ -14,12 +14,13 @@ LADDER_GAUSSIANS = 64
 
 def ladder(n_params: int) -> EScAIPConfig:
     """Four layers, a head for every 64 channels; in small models the number of Gaussians takes up the remainder."""
-    return closest(
+    found: EScAIPConfig = closest(
         n_params,
         lambda dial: _shape(graded(dial)),
         build,
         fine=lambda config, dial: config.model_copy(update={"n_radial": 1 + dial}),
     )
+    return found
 
 
 def _shape(hidden: int) -> EScAIPConfig:

@@ -53,7 +53,8 @@ class AtomSum(nn.Module):
     def forward(self, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
         """[n_edges, E] -> [n_atoms, E]"""
         message = m * self.radial(basis)
-        return self.scale(geometry.to_atoms(message), m)
+        summed: Tensor = self.scale(geometry.to_atoms(message), m)
+        return summed
 
 
 class InteractionBlock(nn.Module):
@@ -95,7 +96,8 @@ class InteractionBlock(nn.Module):
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
         """Update of atoms in full precision: it costs little, as atoms are fewer than edges, and sets the energy."""
         h = self.atom_before(h)
-        return (h + self.atom(self.atom_sum(m, basis, geometry))) * SQRT_HALF
+        learned: Tensor = self.atom(self.atom_sum(m, basis, geometry))
+        return (h + learned) * SQRT_HALF
 
     def _messages(self, h: Tensor, m: Tensor, bases: Bases, geometry: Geometry) -> tuple[list[Tensor], list[Tensor]]:
         g, swap = geometry, geometry.swap
@@ -144,8 +146,10 @@ class OutputBlock(nn.Module):
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        of_atoms = self.atom(self.atom_sum(m, basis, geometry))
-        return of_atoms if self.atom_after is None else self.atom_after((of_atoms + h) * SQRT_HALF)
+        of_atoms: Tensor = self.atom(self.atom_sum(m, basis, geometry))
+        if self.atom_after is not None:
+            of_atoms = self.atom_after((of_atoms + h) * SQRT_HALF)
+        return of_atoms
 
 
 class Readout(nn.Module):

@@ -53,7 +53,7 @@ class Counts:
 def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
     """FLOPs of forward, loss and backward."""
     times, n = TIMES[config.forces], counts(config, shape)
-    products = sum(times[kind] * getattr(n, per) * each for per, kind, each in tally(config))
+    products: float = sum(times[kind] * getattr(n, per) * each for per, kind, each in tally(config))
     return 2.0 * products
 
 

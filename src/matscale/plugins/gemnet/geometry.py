@@ -25,7 +25,8 @@ class RadialBasis(nn.Module):
     @full_precision
     def forward(self, distance: Tensor) -> Tensor:
         """[n] Å -> [n, R]"""
-        return polynomial_cutoff(distance, self.cutoff)[:, None] * self.gaussians(distance)
+        gaussians: Tensor = self.gaussians(distance)
+        return polynomial_cutoff(distance, self.cutoff)[:, None] * gaussians
 
 
 @dataclass(frozen=True)

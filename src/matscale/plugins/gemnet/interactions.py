@@ -51,7 +51,8 @@ class Narrow(nn.Module):
         """`x` [n, n_in], of which m `rows` are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
         x = self.dense(x)
         x = x if rows is None else rows(x)
-        return self.project(self.scale.product(x, self.radial, radial))
+        narrow: Tensor = self.project(self.scale.product(x, self.radial, radial))
+        return narrow
 
 
 def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
@@ -82,7 +83,8 @@ class TripletInteraction(nn.Module):
         """`circular` [n_edges, I, L] -> [n_edges, n_out]"""
         x = self.narrow(x, radial, rows)
         summed = bilinear(self.bilinear, circular, angles.sums(x))
-        return self.up(self.scale(summed, x), swap)
+        update: Tensor = self.up(self.scale(summed, x), swap)
+        return update
 
 
 class EdgeAtomInteraction(nn.Module):
@@ -99,7 +101,8 @@ class EdgeAtomInteraction(nn.Module):
         """`around` [n_edges, I] is `Angles.contracted`, `degree` [n_atoms] in the order of edges -> [n_atoms, n_out]"""
         x = self.narrow(m, radial)
         summed = self.bilinear(neighbor_products(around, x, degree).flatten(1)).index_select(0, rank)
-        return self.up(self.scale(summed, x))
+        update: Tensor = self.up(self.scale(summed, x))
+        return update
 
 
 class QuadrupletInteraction(nn.Module):
@@ -123,7 +126,8 @@ class QuadrupletInteraction(nn.Module):
         x = dihedrals.in_edges(self.narrow(m, radial))
         x = self.circular_scale(x * self.circular(circular), x)
         summed = bilinear(self.bilinear, spherical, dihedrals.sums(x))
-        return self.up(self.scale(summed, x), swap)
+        update: Tensor = self.up(self.scale(summed, x), swap)
+        return update
 
 
 class PairInteraction(nn.Module):
@@ -140,12 +144,13 @@ class PairInteraction(nn.Module):
         """`radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
         x = sources(self.project(h))
         summed = self.bilinear(neighbor_products(radial, x, degree).flatten(1)).index_select(0, rank)
-        return self.up(self.scale(summed, x))
+        update: Tensor = self.up(self.scale(summed, x))
+        return update
 
 
 def radial_matrices(basis: Tensor, weight: Tensor) -> Tensor:
     """Gaussians [n, R] and weights [R, I, L] -> ρ [n, I, L]"""
-    return (basis @ weight.flatten(1)).unflatten(1, tuple(weight.shape[1:]))
+    return torch.unflatten(basis @ weight.flatten(1), 1, tuple(weight.shape[1:]))
 
 
 def circular_of(matrices: Tensor, angles: Tensor, rows: Tensor) -> Tensor:

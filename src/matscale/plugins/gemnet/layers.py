@@ -81,7 +81,8 @@ class Residual(nn.Module):
         self.first, self.second = Dense(width, width), Dense(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.to(torch.promote_types(x.dtype, torch.float32)) + self.second(self.first(x))) * SQRT_HALF
+        change: Tensor = self.second(self.first(x))
+        return (x.to(torch.promote_types(x.dtype, torch.float32)) + change) * SQRT_HALF
 
 
 def network(n_in: int, width: int, n_residual: int, *, project: bool) -> nn.Sequential:

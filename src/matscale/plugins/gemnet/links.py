@@ -36,7 +36,8 @@ class Links:
     @cached_property
     def distance(self) -> Tensor:
         """[n] Å"""
-        return torch.linalg.vector_norm(self.vec, dim=1)
+        distance: Tensor = torch.linalg.vector_norm(self.vec, dim=1)
+        return distance
 
     @cached_property
     def unit(self) -> Tensor:

@@ -77,7 +77,8 @@ class Interaction(nn.Module):
         assert isinstance(second, nn.Linear)
         images = pairs.summed(activation(first(basis)) * envelope)  # [n_pairs, F]
         weight = functional.linear(images, second.weight) + second.bias * total
-        return self.target(pairs.convolved(self.source(h), weight))
+        change: Tensor = self.target(pairs.convolved(self.source(h), weight))
+        return change
 
 
 class SchNet(nn.Module):
@@ -113,7 +114,7 @@ class SchNet(nn.Module):
         basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions as is the envelope
         envelope = cosine_cutoff(pairs.distance, self.cutoff)[:, None]
         total = pairs.summed(envelope)  # [n_pairs, 1]
-        h = self.embedding(data.atomic_numbers)  # [n_atoms, H]
+        h: Tensor = self.embedding(data.atomic_numbers)  # [n_atoms, H]
         for interaction in self.interactions:
             h = h + interaction(h, pairs, basis, envelope, total)
         return h

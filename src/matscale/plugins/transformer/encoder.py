@@ -78,7 +78,7 @@ class EncoderLayer(nn.Module):
 
     def _queries_keys_values(self, x: Tensor, padding: Padding) -> Tensor:
         """[n_atoms, D] -> [3, n_structures, n_heads, max_atoms, D_h]"""
-        heads = padding.dense(self.queries_keys_values(x)).unflatten(-1, (3, self.n_heads, -1))
+        heads = torch.unflatten(padding.dense(self.queries_keys_values(x)), -1, (3, self.n_heads, -1))
         return heads.permute(2, 0, 3, 1, 4)
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -80,9 +80,8 @@ class Pairs:
     def padded(self, x: Tensor) -> Tensor:
         """[n_pairs, ...] -> [n_structures, max_atoms, max_atoms, ...] with zeros in padding."""
         n_structures, n_slots, _ = self.layout
-        return (
-            x.new_zeros(n_structures * n_slots**2, *x.shape[1:]).index_copy(0, self.slot, x).unflatten(0, self.layout)
-        )
+        rows = x.new_zeros(n_structures * n_slots**2, *x.shape[1:]).index_copy(0, self.slot, x)
+        return torch.unflatten(rows, 0, self.layout)
 
 
 class PairGeometry(nn.Module):
@@ -114,7 +113,8 @@ class PairGeometry(nn.Module):
 
     def expand(self, distance: Tensor) -> Tensor:
         """[n] Å -> [n, K], zero with slope and curvature at the cutoff and beyond"""
-        return self.basis(distance) * polynomial_cutoff(distance, self.cutoff)[:, None]
+        gaussians: Tensor = self.basis(distance)
+        return gaussians * polynomial_cutoff(distance, self.cutoff)[:, None]
 
     def nearest(self, distance: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
         """[n_edges] Å -> [n_pairs]: the minimum-image distance, or the cutoff if it is more than that.
@@ -169,7 +169,8 @@ class PeriodicTransformer(nn.Module):
         self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
 
     def forward(self, data: AtomicBatch) -> Outputs:
-        return self.heads(self.embed(data), data)
+        outputs: Outputs = self.heads(self.embed(data), data)
+        return outputs
 
     def embed(self, data: AtomicBatch) -> Tensor:
         """[n_atoms, D]: what the heads read."""
@@ -178,7 +179,7 @@ class PeriodicTransformer(nn.Module):
     def with_attention(self, data: AtomicBatch) -> Outputs:
         """As `forward` with the attention weights in `extras["attention"]`: see the plain transformer."""
         kept: list[Tensor] = []
-        outputs = self.heads(self._encode(data, kept), data)
+        outputs: Outputs = self.heads(self._encode(data, kept), data)
         outputs.extras["attention"] = torch.stack(kept)
         return outputs
 
@@ -188,7 +189,8 @@ class PeriodicTransformer(nn.Module):
         x = self.embedding(data.atomic_numbers)
         for layer in self.layers:
             x = layer(x, padding, kept, pairs)
-        return self.norm(x)
+        normalised: Tensor = self.norm(x)
+        return normalised
 
     def recomputable(self) -> list[nn.Module]:
         """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""

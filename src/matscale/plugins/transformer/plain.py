@@ -64,8 +64,9 @@ class SummedInputs(nn.Module):
 
     @full_precision  # half precision would round coordinates by up to 0.06 Å
     def forward(self, data: AtomicBatch, padding: Padding) -> Tensor:
-        x = self.embedding(data.atomic_numbers) + self.cartesian(data.positions)
-        return x + self.fractional(data.fractional()) + atom_number_encoding(padding.rank, self.width).to(x.dtype)
+        x: Tensor = self.embedding(data.atomic_numbers) + self.cartesian(data.positions)
+        x = x + self.fractional(data.fractional())
+        return x + atom_number_encoding(padding.rank, self.width).to(x.dtype)
 
 
 class ConcatenatedInputs(nn.Module):
@@ -118,14 +119,16 @@ class Transformer(nn.Module):
         return self._encode(data, None)
 
     def _run(self, data: AtomicBatch, kept: list[Tensor] | None) -> Outputs:
-        return self.heads(self._encode(data, kept), data)
+        outputs: Outputs = self.heads(self._encode(data, kept), data)
+        return outputs
 
     def _encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         padding = Padding.of(data)
         x = self.inputs(data, padding)  # [n_atoms, D]
         for layer in self.layers:
             x = layer(x, padding, kept)
-        return self.norm(x)
+        normalised: Tensor = self.norm(x)
+        return normalised
 
     def recomputable(self) -> list[nn.Module]:
         """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""

@@ -248,7 +248,7 @@ def _tensor(value: NDArray[np.float64], key: str) -> NDArray[np.float64]:
 
 
 def _from_virial(structure: Structure, virial: NDArray[np.float64], key: str) -> NDArray[np.float64]:
-    volume = abs(np.linalg.det(structure.cell))
+    volume = float(abs(np.linalg.det(structure.cell)))
     if volume < 1e-9:
         raise Unusable("unreadable stress", f"{key} needs a cell volume to become a stress")
     return -virial / volume

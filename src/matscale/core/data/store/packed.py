@@ -20,7 +20,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.nearby import brought_near
 from matscale.core.data.store.arrays import Arrays
-from matscale.core.data.store.edge_cache import open_cache, verify_caches
+from matscale.core.data.store.edge_cache import EdgeCache, open_cache, verify_caches
 from matscale.core.data.store.manifest import Manifest, ShardRecord, SourceRecord
 from matscale.core.data.store.shard import LABELS, check_shard, map_shard, smallest
 from matscale.core.data.store.verified import at_once, check_once
@@ -48,7 +48,7 @@ class PackedDataset:
         sizes = [shard.n_structures for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._shards: dict[int, Arrays] = {}
-        self._caches: dict[str, Any] = {}
+        self._caches: dict[str, EdgeCache | None] = {}
         if in_memory:
             self._load()
 
@@ -315,7 +315,8 @@ class _Atoms:
         """[n_atoms, ...] of a per-atom array."""
         source = self._pieces[0][0][name] if self._pieces else np.zeros((0, 3))
         if len(self._maps) == 1 and self._maps[0][1] is None:
-            return source.take(self._maps[0][0], axis=0)
+            gathered: NDArray[Any] = source.take(self._maps[0][0], axis=0)
+            return gathered
         result = np.empty((self.total, *source.shape[1:]), source.dtype)
         for (arrays, _, _), (rows, places) in zip(self._pieces, self._maps):
             result[places] = arrays[name].take(rows, axis=0)

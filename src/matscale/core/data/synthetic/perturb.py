@@ -26,7 +26,7 @@ def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> A
     Each coordinate has the Boltzmann distribution of a spring of `spring` eV/Å², hence the deviation
     sqrt(k_B T / spring); 3 eV/Å² is near the value for copper (0.09 Å at 300 K). The centre of mass stays.
     """
-    moved = atoms.copy()
+    moved: Atoms = atoms.copy()
     displacement = rng.normal(scale=np.sqrt(kB * temperature / spring), size=(len(atoms), 3))
     moved.set_positions(atoms.get_positions() + displacement - displacement.mean(axis=0))
     return moved
@@ -37,7 +37,7 @@ def strain(atoms: Atoms, size: float, rng: Generator) -> Atoms:
 
     Atoms move with the cell. A structure that is not periodic in all directions has no strain: it is returned alike.
     """
-    deformed = atoms.copy()
+    deformed: Atoms = atoms.copy()
     if not atoms.pbc.all():
         return deformed
     epsilon = rng.normal(scale=size, size=(3, 3))

@@ -47,7 +47,7 @@ def symmetric_tensor(six: Tensor) -> Tensor:
     >>> symmetric_tensor(torch.arange(6)).tolist()
     [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
     """
-    return six[..., _FULL_FROM_SIX].unflatten(-1, (3, 3))
+    return torch.unflatten(six[..., _FULL_FROM_SIX], -1, (3, 3))
 
 
 def mlp(widths: tuple[int, ...]) -> nn.Sequential:

@@ -34,7 +34,7 @@ class Padding:
     def dense(self, x: Tensor) -> Tensor:
         """[n_atoms, ...] -> [n_structures, max_atoms, ...] with zeros in padding."""
         out = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self.slot, x)
-        return out.unflatten(0, tuple(self.mask.shape))
+        return torch.unflatten(out, 0, tuple(self.mask.shape))
 
     def flat(self, x: Tensor) -> Tensor:
         """The inverse of `dense`."""

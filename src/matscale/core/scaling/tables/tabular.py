@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from matscale.core.errors import DataError, MatscaleError
 
@@ -257,7 +257,7 @@ def _json(path: Path, text: str) -> list[dict[str, Any]]:
     return records
 
 
-def _are_objects(values: Any) -> bool:
+def _are_objects(values: Any) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(values, list) and all(isinstance(value, dict) for value in values)
 
 

@@ -69,9 +69,10 @@ def edge_values(
     conv, last = function.conv1, linear_at(function.radial.net, -1)
     shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
     first = parameters(conv)
-    return FastEdgeFunction.apply(
+    values, features = FastEdgeFunction.apply(
         edges, shape, x, rho, last.weight, last.bias, torch.is_grad_enabled(), len(first), *first, *second
     )
+    return values, features
 
 
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:

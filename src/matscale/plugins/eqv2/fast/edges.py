@@ -50,7 +50,8 @@ class Chunk(NamedTuple):
 
     @property
     def n_edges(self) -> int:
-        return self.edges.stop - self.edges.start
+        n_edges: int = self.edges.stop - self.edges.start
+        return n_edges
 
     def parts(self, n_edges: int) -> list[tuple[slice, Chunk]]:
         """Smaller chunks, and which of the edges of this one they have."""

@@ -84,7 +84,7 @@ def _altered(model: EqV2) -> str | None:
     for name, module in model.named_modules():
         hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
         if name and (any(hooks) or not type(module).__module__.startswith(_OWN)):
-            return name
+            return str(name)
     return None
 
 
@@ -111,7 +111,8 @@ def _block(model: EqV2, block: Block, x: Tensor, rho: Tensor, edges: SortedEdges
     around = attention(block.attention, block.attention_norm(x), rho, edges, model.edge_grid)
     x = x + block.drop(around, data.batch, data.n_structures)
     within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)
-    return x + block.drop(within, data.batch, data.n_structures)
+    dropped: Tensor = block.drop(within, data.batch, data.n_structures)
+    return x + dropped
 
 
 def _read_out(model: EqV2, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Outputs:

@@ -37,7 +37,8 @@ class Layout:
 
     @property
     def width(self) -> int:
-        return self.pairs[-1].stop if self.pairs else self.zero.stop
+        width: int = self.pairs[-1].stop if self.pairs else self.zero.stop
+        return width
 
     @classmethod
     def of(cls, widths: list[int]) -> Layout:

@@ -145,13 +145,13 @@ class _Raw(io.FileIO):
 
 def _open(path: Path, flags: int, target: Path) -> _Raw:
     with _operation("open", target):
-        return _Raw(os.open(path, flags | os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666), target)
+        return _Raw(os.open(path, flags | os.O_WRONLY | os.O_CREAT, 0o666), target)
 
 
 def open_lock(path: Path) -> int:
     """Descriptor of a file to lock, which is made if need be. Raises DiskError."""
     with _operation("open", path):
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _fsync(descriptor: int, path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Locks between processes, all of them advisory: the kernel drops one when its holder dies, so none is ever stale.
+"""Locks between processes, on `filelock`; all of them advisory: the kernel drops one when its holder dies, so none is
+ever stale. A lock file stays where it is: a process that waits for one that was deleted would hold another lock.
 
-- `FolderLock`: one process per run folder or study; another is refused, and told who is inside.
+- `FolderLock`: one process per folder (a run, a study, a dataset); another is refused, and told who is inside.
 - `claim`: a run that a sweep is about to train; the lock is handed to the process that trains it.
 - `lock`: others wait until the holder is done, and are told that they wait.
 - `lock_file`: the same for a file that is open already.
@@ -12,55 +13,63 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from matscale.core.errors import ConfigError, DataError
+from filelock import lock_descriptor
+
+from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import DiskError, make_folder, open_lock
 
 CLAIM = ".worker.lock"
-"""Lock file in the run folder. The process that trains the run, or is about to, holds it (flock)."""
+"""Lock file in the run folder. The process that trains the run, or is about to, holds it."""
 PATIENCE = 1.0
 """Seconds for which a lock is tried: a process that only looks (`is_locked`, `is_claimed`) holds it for a moment."""
 
 
 class FolderLock:
-    """`with FolderLock(folder):` — raises ConfigError, naming the holder, if another process is inside.
+    """`with FolderLock(folder):` — raises `error`, naming the holder, if another process is inside.
 
     `does` says in that error what the holder does with the folder, `instead` what to do if one does not wait for it.
     """
 
     def __init__(
-        self, folder: Path, does: str = "is training into this folder", instead: str = "choose another with -o"
+        self,
+        folder: Path,
+        does: str = "is training into this folder",
+        instead: str = "choose another with -o",
+        error: type[MatscaleError] = ConfigError,
     ) -> None:
-        self.path, self.does, self.instead = folder / ".lock", does, instead
-        self.file: IO[str] | None = None
+        self.path, self.does, self.instead, self.error = folder / ".lock", does, instead, error
+        self.file: IO[bytes] | None = None
 
     def __enter__(self) -> FolderLock:
-        file = os.fdopen(open_lock(self.path), "r+", encoding="utf-8")
-        end = time.monotonic() + PATIENCE
-        while not lock_file(file, wait=False):
-            if time.monotonic() < end:
-                time.sleep(0.02)
-                continue
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise ConfigError(f"{self.path.parent}: {holder} {self.does}. Wait for it, or {self.instead}.")
-        self.file = file
+        file = os.fdopen(open_lock(self.path), "r+b", buffering=0)
         try:
-            os.ftruncate(file.fileno(), 0)
-            os.pwrite(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        except OSError as error:
+            if not _taken(file.fileno()):
+                raise self.error(f"{self.path.parent}: {_holder(file)} {self.does}. Wait for it, or {self.instead}.")
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except BaseException as error:
             file.close()
-            raise DiskError.of(self.path, error) from error
+            if isinstance(error, OSError):
+                raise DiskError.of(self.path, error) from error
+            raise
+        self.file = file
         return self
 
     def __exit__(self, *exception: Any) -> None:
         if self.file is not None:
-            self.file.close()  # closing releases; the file stays, so that no process locks a deleted one
+            self.file.close()  # closing releases
             self.file = None
+
+
+def _holder(file: IO[bytes]) -> str:
+    with suppress(OSError):  # Windows lets no other process read what is locked
+        if text := file.read().decode(errors="replace").strip():
+            return text
+    return "another process"
 
 
 def is_locked(folder: Path) -> bool:
@@ -76,13 +85,10 @@ def claim(run: Path) -> int | None:
     """
     make_folder(run)
     descriptor = open_lock(run / CLAIM)
-    end = time.monotonic() + PATIENCE
-    while not lock_file(descriptor, wait=False):
-        if time.monotonic() > end:
-            os.close(descriptor)
-            return None
-        time.sleep(0.02)
-    return descriptor
+    if _taken(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_claimed(run: Path) -> bool:
@@ -91,13 +97,12 @@ def is_claimed(run: Path) -> bool:
 
 
 @contextmanager
-def lock(path: Path, waiting: Callable[[], None] | None = None, variable: str | None = None) -> Iterator[None]:
-    """Hold the lock that belongs to `path` (the file `.<name>.lock` beside it), against processes and threads.
+def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | None = None) -> Iterator[None]:
+    """Hold the lock on `file`, which is made if need be, against processes and threads.
 
     `waiting` is called once if another holds it. `variable` names the environment variable that moves the folder, for
     the errors: DiskError where the file cannot be made, DataError where the file system has no locks.
     """
-    file = path.with_name(f".{path.name}.lock")
     try:
         make_folder(file.parent)
         descriptor = open_lock(file)
@@ -105,10 +110,10 @@ def lock(path: Path, waiting: Callable[[], None] | None = None, variable: str | 
         raise error.told(f"Or set {variable} to a folder that can be written to.") if variable else error from None
     try:
         try:
-            if not lock_file(descriptor, wait=False):
+            if not lock_descriptor(descriptor, blocking=False):
                 if waiting is not None:
                     waiting()
-                lock_file(descriptor)
+                lock_descriptor(descriptor)
         except OSError as error:
             elsewhere = f"Set {variable} to" if variable else "Choose"
             raise DataError(
@@ -119,17 +124,18 @@ def lock(path: Path, waiting: Callable[[], None] | None = None, variable: str | 
         os.close(descriptor)
 
 
-def lock_file(file: IO[Any] | int, wait: bool = True, shared: bool = False) -> bool:
-    """Lock an open file until it is closed. Without `wait`: False if another has it.
+def lock_file(file: IO[Any]) -> None:
+    """Lock an open file until it is closed, once no other has it. Raises OSError where the file system has no locks."""
+    lock_descriptor(file.fileno())
 
-    Raises OSError where the file system has no locks.
-    """
-    import fcntl  # not on Windows
 
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
+def _taken(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False if another process keeps it."""
+    end = time.monotonic() + PATIENCE
+    while not lock_descriptor(descriptor, blocking=False):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
     return True
 
 
@@ -139,6 +145,19 @@ def _is_held(path: Path) -> bool:
     except OSError:  # it was never taken, or may not be looked at
         return False
     try:
-        return not lock_file(descriptor, wait=False, shared=True)
+        return not _is_free(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return lock_descriptor(descriptor, blocking=False)
+    # Shared, which filelock does not offer: two processes that look at once must not see each other.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -45,7 +45,7 @@ def test_packing_a_file_keeps_every_structure_and_says_where_labels_were(source,
     assert (record.path, record.format, record.structures) == (str(source), "extxyz", 60)
     assert record.keys == {"energy": "energy", "forces": "forces", "stress": "stress"}
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "manifest.json", "rejected.jsonl", "shard-00000.safetensors",
+        ".lock", "manifest.json", "rejected.jsonl", "shard-00000.safetensors",
     ]  # fmt: skip
 
 

@@ -25,4 +25,4 @@ def folder() -> Path:
 
 def lock(path: Path, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
     """Hold the lock that belongs to `path`, so that two processes do not fill it at once; see `locks.lock`."""
-    return locks.lock(path, waiting, VARIABLE)
+    return locks.lock(path.with_name(f".{path.name}.lock"), waiting, VARIABLE)

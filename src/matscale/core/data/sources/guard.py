@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import resource
 import secrets
 import signal
 import struct
@@ -21,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -189,6 +189,8 @@ def work() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle: it ends its readers
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the caller is gone: so is the work
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    import resource  # not on Windows
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(_forbid)
     answers = os.fdopen(os.dup(1), "wb", 1 << 18)
@@ -232,7 +234,10 @@ class _bounded:
     """Limit of this process's address space: what it has, the file (it may be mapped), and `limits.memory`."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
+        import resource  # not on Windows
+
         statm = Path("/proc/self/statm")
+        self.limit = partial(resource.setrlimit, resource.RLIMIT_AS)
         self.soft, self.hard = resource.getrlimit(resource.RLIMIT_AS)
         if statm.exists():
             has = int(statm.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
@@ -242,10 +247,10 @@ class _bounded:
             self.wanted = self.soft
 
     def __enter__(self) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (self.wanted, self.hard))
+        self.limit((self.wanted, self.hard))
 
     def __exit__(self, *raised: object) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (self.soft, self.hard))
+        self.limit((self.soft, self.hard))
 
 
 def _send(answers: BinaryIO, kind: bytes, text: bytes, blob: bytes | bytearray) -> None:

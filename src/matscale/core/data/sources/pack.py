@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,8 +25,8 @@ from matscale.core.data.sources.reader import Reader
 from matscale.core.data.store.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.store.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
 from matscale.core.errors import DataError
-from matscale.core.files import make_folder, open_lock, remove, replacing, sweep_up, write_text
-from matscale.core.locks import lock_file
+from matscale.core.files import TEMPORARY, make_folder, remove, replacing, sweep_up, write_text
+from matscale.core.locks import FolderLock
 from matscale.core.parallel import in_processes
 from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
@@ -36,7 +35,6 @@ TASK = 4096
 SPANS = 64
 """Sources of a task, when they are small."""
 REJECTED = "rejected.jsonl"
-LOCK = ".lock"
 MAX_NOTES = 50
 """Different sentences about one source that the manifest keeps, the most frequent first."""
 
@@ -88,10 +86,11 @@ def pack(
         current(),
     )
     fingerprint = _fingerprint(recipe, task_size, shard_bytes)
-    if (out / FILE).exists():
-        _tidy(out)
+    if (out / FILE).exists() and not _left(out):
         return _already(out, fingerprint, strict)
     with _claimed(out, fingerprint) as parts:
+        if parts is None:
+            return _already(out, fingerprint, strict)
         spans, total = _plan(found, parts, task_size)
         results = _run(recipe, spans, parts, workers, strict, total, progress)
         records = _records(recipe, results)
@@ -143,13 +142,23 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
     return Packed(manifest, was_there=True)
 
 
+def _left(out: Path) -> bool:
+    """Whether a process that was killed after its dataset was complete left temporary files."""
+    return (out / PARTS).exists() or any(out.glob(f".*{TEMPORARY}-*"))
+
+
 @contextmanager
-def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
+def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
     """The folder for pieces, kept from other processes; emptied if it holds pieces of something else. Deleted at the
-    end."""
+    end. None if the dataset is complete."""
     make_folder(out)
-    with _locked(out):
+    with FolderLock(out, "is packing into it", "choose another folder", DataError):
         parts, mark = out / PARTS, out / PARTS / "recipe"
+        if (out / FILE).exists():  # another process was faster
+            sweep_up(out, alone=True)
+            remove(parts)
+            yield None
+            return
         if not mark.is_file() or mark.read_text() != fingerprint:
             remove(parts)
             make_folder(parts)
@@ -160,27 +169,6 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path]:
         sweep_up(parts, alone=True)
         yield parts
         remove(parts)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Lock `out` against other packing processes. The lock file is removed when the block ends without an error."""
-    lock = open_lock(out / LOCK)
-    try:
-        if not lock_file(lock, wait=False):
-            raise DataError(f"{out}: another process is packing into it. Wait for it, or choose another folder.")
-        yield
-        remove(out / LOCK)
-    finally:
-        os.close(lock)
-
-
-def _tidy(out: Path) -> None:
-    """Delete temporary files of a process that was killed after its dataset was complete."""
-    if (out / LOCK).exists():
-        with _locked(out):
-            sweep_up(out, alone=True)
-            remove(out / PARTS)
 
 
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:

@@ -17,8 +17,8 @@ from matscale.core.data.store.arrays import map_arrays, sha256, write_arrays
 from matscale.core.data.store.edge_cache import MANIFEST, EdgeCache, file_of, folder_of, identity_of, sizes_of, survey
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
-from matscale.core.files import DiskError, make_folder, open_lock, remove, sweep_up, write_text
-from matscale.core.locks import lock_file
+from matscale.core.files import DiskError, make_folder, remove, sweep_up, write_text
+from matscale.core.locks import lock
 from matscale.core.parallel import in_processes
 
 PIECE = 4096
@@ -39,9 +39,7 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
     folder = folder_of(dataset, graph)
     try:
-        make_folder(folder)
-        with open(open_lock(folder / ".lock"), "rb") as file:
-            lock_file(file)
+        with lock(folder / ".lock"):
             sweep_up(folder, alone=True)
             found = survey(dataset, graph)
             if found.fault and not found.is_foreign:

@@ -4,40 +4,82 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice, starmap
+from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import Any, TypeVar
+
+from matscale.core.errors import DataError
 
 T = TypeVar("T")
 
+AHEAD = 4
+"""Tasks per process that are handed out at once: enough to keep all busy, few enough to hold in memory."""
 
-def in_processes(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
-    """Call `function(*task)` for every task in at most `workers` processes: (number of the task, result), as they end.
 
-    The first exception ends the iteration; tasks that have not begun are then left out.
+def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
+    """Call `function(*task)` for every task in `workers` processes: (number of the task, result), as they end.
+
+    One worker is this process. The first exception ends the iteration and the processes; DataError if one was killed.
     """
+    if workers <= 1:
+        yield from enumerate(starmap(function, tasks))
+        return
     # Spawned, not forked: a fork copies locks of threads (torch, LMDB) that no thread of the child will release.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_die_with_parent) as pool:
+    alive, kept = context.Pipe(duplex=False)
+    with kept, alive, ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(alive,)) as pool:
+        numbered, running = enumerate(tasks), dict[Future[T], int]()
+
+        def begin(n: int) -> None:
+            with _no_script():
+                running.update({pool.submit(function, *task): number for number, task in islice(numbered, n)})
+
         try:
-            waiting = {pool.submit(function, *task): number for number, task in enumerate(tasks)}
-            while waiting:
-                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            begin(AHEAD * workers)
+            while running:
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    yield waiting.pop(future), future.result()
-        except BaseException:
+                    number, result = running.pop(future), future.result()
+                    begin(1)
+                    yield number, result
+        except BaseException as error:
+            kept.close()  # ends the processes
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise DataError(
+                    "A worker process ended early; what it wrote is above. If it ran out of memory, use fewer "
+                    "(--workers 1)."
+                ) from None
             raise
 
 
-def _die_with_parent() -> None:
-    """End this process when its parent is gone: it would wait for work for ever."""
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """Hide the caller's script while processes start: multiprocessing would run it again in each of them, without need
+    for functions of this package, and without end if it has no `if __name__ == "__main__"`."""
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+
+
+def _prepare(alive: Connection) -> None:
+    """Set up a worker process, which ends when its caller closes the other end of `alive`, or is gone."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.dup2(2, 1)  # what a reader or a labeler prints must not get among the caller's results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle: it ends its workers
 
     def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
+        alive.poll(None)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

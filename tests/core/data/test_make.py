@@ -13,7 +13,6 @@ from matscale.core.data.synthetic.families import family
 from matscale.core.data.synthetic.labelers import Labeler
 from matscale.core.data.synthetic.make import make
 from matscale.core.data.synthetic.recipe import Recipe
-from matscale.core.data.synthetic.workers import Crew
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.hosting.host import host
 
@@ -94,14 +93,6 @@ def test_a_worker_hands_its_error_on(emt, tmp_path):
     with pytest.raises(DataError, match="were unusable"):
         make(recipe, emt, tmp_path / "data", workers=2)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_worker_that_is_killed_ends_the_making_with_advice(emt):
-    with Crew(SMALL.of(emt), "emt", 2) as crew:
-        for worker in crew._workers:
-            worker.kill()
-        with pytest.raises(DataError, match=r"ended early.*--workers 1"):
-            list(crew.families((k, None) for k in range(20)))
 
 
 def test_a_folder_in_use_is_left_alone(emt, tmp_path):

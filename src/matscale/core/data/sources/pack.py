@@ -225,13 +225,9 @@ def _run(
         progress(done, max(total, done))
     for result in results.values():
         _refuse_rejected(result, strict)
-    if workers <= 1 or len(missing) <= 1:
-        for number in missing:
-            take(number, run_task(recipe, number, tasks[number], parts, strict))
-    else:
-        given = [(recipe, number, tasks[number], parts, strict) for number in missing]
-        for k, result in in_processes(run_task, given, workers):
-            take(missing[k], result)
+    given = ((recipe, number, tasks[number], parts, strict) for number in missing)
+    for k, result in in_processes(run_task, given, min(workers, len(missing))):
+        take(missing[k], result)
     return [results[number] for number in range(len(tasks))]
 
 

@@ -77,7 +77,8 @@ def _build(
     sweep_up(parts, alone=True)
     pieces = [piece for piece in _pieces(sizes_of(dataset)) if piece[0] not in kept]
     done = len(dataset) - sum(last - first for _, first, last in pieces)
-    for n in _searched(dataset, graph, [(a, b, parts / _name(a, b)) for _, a, b in pieces], workers):
+    tasks = ((dataset, graph, a, b, parts / _name(a, b)) for _, a, b in pieces)
+    for _, n in in_processes(_search, tasks, min(workers, len(pieces))):
         done += n
         if progress is not None:
             progress(done, len(dataset))
@@ -94,18 +95,8 @@ def _build(
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _searched(dataset: PackedDataset, graph: Graph, tasks: list[tuple[int, int, Path]], workers: int) -> Iterator[int]:
-    """Do the tasks (first, last, file) in any order; yield how many structures each had."""
-    if workers <= 1 or len(tasks) == 1:
-        for first, last, path in tasks:
-            yield _search(dataset, graph, first, last, path)
-    else:
-        for _, n in in_processes(_search, [(dataset, graph, *task) for task in tasks], workers):
-            yield n
-
-
 def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
-    """Write the edges of structures first ... last − 1 to `path`, unless they are there."""
+    """Write the edges of structures first ... last − 1 to `path`, unless they are there; return their number."""
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
         return last - first

@@ -20,9 +20,9 @@ from matscale.core.data.structure import Structure
 from matscale.core.data.synthetic.families import family
 from matscale.core.data.synthetic.labelers import Labeler
 from matscale.core.data.synthetic.recipe import Recipe
-from matscale.core.data.synthetic.workers import Crew
 from matscale.core.errors import DataError
 from matscale.core.files import make_folder, replacing_folder, write_text
+from matscale.core.parallel import in_processes
 
 EDITION = 2
 """Raise it when equal recipes come to give other structures."""
@@ -75,8 +75,19 @@ def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers:
     """The structures of parent 0, 1, ..., in this order."""
     order = np.random.default_rng(recipe.seed).permutation(len(given))
     parents = ((k, given[order[k % len(given)]] if given else None) for k in range(recipe.n_parents))
-    if workers <= 1 or recipe.n_parents <= 1:
-        yield from (family(recipe, labeler, k, parent) for k, parent in parents)
-        return
-    with Crew(recipe, labeler.name, min(workers, recipe.n_parents)) as crew:
-        yield from crew.families(parents)
+    workers = min(workers, recipe.n_parents)
+    tasks = ((recipe, labeler if workers <= 1 else labeler.name, k, parent) for k, parent in parents)
+    early, due = dict[int, list[Structure]](), 0
+    for number, structures in in_processes(_family, tasks, workers):
+        early[number] = structures
+        while due in early:
+            yield early.pop(due)
+            due += 1
+
+
+def _family(recipe: Recipe, labeler: Labeler | str, number: int, given: Structure | None) -> list[Structure]:
+    if isinstance(labeler, str):  # in another process, to which only its name is handed
+        from matscale.core.hosting.host import host  # start-up: plugins
+
+        labeler = host().labeler(labeler)
+    return family(recipe, labeler, number, given)

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from matscale.cli import main
 from matscale.cli.text import duration, size_of
+from matscale.core.data.named import cache, omat24
 from matscale.core.data.store.packed import PackedDataset
 
 
@@ -159,3 +160,17 @@ def test_a_ladder_of_an_unknown_architecture_is_answered_with_the_nearest() -> N
     result = matscale("models", "ladder", "shcnet")
     assert result.exit_code == 2
     assert "Did you mean 'schnet'?" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("estimate",), ("sweep", "--dry-run")])
+def test_an_estimate_says_what_to_fetch_and_downloads_nothing(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(omat24.VARIABLE, "http://127.0.0.1:9/")
+    path = tmp_path / "study.toml"
+    path.write_text('architectures = ["fcn"]\nparams = "3k"\ndata.path = "omat24/rattled-300-subsampled"\n')
+    result = matscale(*command, str(path))
+    assert result.exit_code == 3
+    assert "6,400 MB to download: matscale data fetch omat24/rattled-300-subsampled" in result.stderr
+    assert not (tmp_path / "cache").exists()

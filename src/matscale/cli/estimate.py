@@ -95,7 +95,7 @@ def _study(path: Path, on: str | None, mfu: float | None, time_steps: int | None
     from matscale.core.study.plan import plan
 
     with Stages() as stages:
-        planned = plan(Study.read(path), stages)
+        planned = plan(Study.read(path), stages, fetches=False)
     for note in planned.notes:
         click.echo(f"Note: {note}", err=True)
     show(planned, on, mfu, time_steps, as_json)

@@ -71,7 +71,7 @@ def sweep(
         )
     read = Study.read(study)
     with Stages() as stages:
-        planned = plan(read, stages)
+        planned = plan(read, stages, fetches=not dry_run)
     for note in planned.notes:
         click.echo(f"Note: {note}", err=True)
     if dry_run:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.data.named.catalog import resolve as locate
+from matscale.core.data.named.omat24 import refuse_to_fetch
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 from matscale.core.estimate.describe import parameters
@@ -92,15 +93,18 @@ class Plan:
         return self.study.folder / run.relative_to(self.folder)
 
 
-def plan(study: Study, stages: Stages = silent) -> Plan:
+def plan(study: Study, stages: Stages = silent, fetches: bool = True) -> Plan:
     """Every run of the grid. The dataset is made or fetched if need be, so that no run has to.
 
+    With `fetches` False, a published dataset that is not here is not downloaded: the DataError says how to fetch it.
     Raises ConfigError for architectures, sizes, trackers and keys that there are not, with the nearest right one;
     PluginError for a tracker whose package is missing; and DataError.
     """
     _refuse_own(study)
     _refuse_too_many(study)
     sizes = list(_sizes(study))
+    if not fetches:
+        refuse_to_fetch(study.data.path)
     dataset = PackedDataset.open(locate(study.data.path, stages), stages=stages)
     folder = study.folder.resolve()
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]

@@ -84,6 +84,27 @@ def known(name: str) -> bool:
     return name.split("/")[0] in ("omat24", "salex")
 
 
+def refuse_to_fetch(name: str) -> None:
+    """Raises DataError that says what to fetch if `name` is a published dataset that is not on this machine."""
+    if not known(name) or Path(name).exists() or (_folder(canonical(name)) / FILE).is_file():
+        return
+    archive = _archive_of(canonical(name))
+    raise DataError(
+        f"{name}: is not on this machine, and estimates need it. It is {archive.megabytes:,} MB to download: "
+        f"matscale data fetch {name}"
+    )
+
+
+def _folder(name: str) -> Path:
+    return cache.folder() / name.replace("/", "-")
+
+
+def _archive_of(name: str) -> Archive:
+    if name not in ARCHIVES:
+        raise DataError(f"There is no published dataset {name!r}. {did_you_mean(name, ARCHIVES)}")
+    return ARCHIVES[name]
+
+
 def fetch(
     name: str, out: Path | None = None, stages: Stages = silent, workers: int = 1, keep_archive: bool = False
 ) -> Path:
@@ -93,9 +114,8 @@ def fetch(
     reached, a damaged archive.
     """
     name = canonical(name)
-    if name not in ARCHIVES:
-        raise DataError(f"There is no published dataset {name!r}. {did_you_mean(name, ARCHIVES)}")
-    path = out or cache.folder() / name.replace("/", "-")
+    archive = _archive_of(name)
+    path = out or _folder(name)
     source = path.with_name(f"{path.name}.source")
     if (path / FILE).is_file() and not source.exists():
         return path
@@ -103,7 +123,7 @@ def fetch(
         raise DataError(f"{path}: exists already and is not a dataset. Choose another folder (-o).")
     with cache.lock(path, lambda: stages(f"Waiting for another process that fetches {name}", 0, 0)):
         if not (path / FILE).is_file():
-            _bring(name, ARCHIVES[name], path, stages, workers)
+            _bring(name, archive, path, stages, workers)
         if not keep_archive and source.exists():
             remove(_archive(path))
         remove(source)

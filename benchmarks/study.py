@@ -1,0 +1,229 @@
+"""The tables of docs/study.md, fitted again from the runs that are kept in studies/.
+
+    python benchmarks/study.py            # writes docs/study.json, and its tables into docs/study.md
+    python benchmarks/study.py --check    # writes nothing; code 1 if a number or a table differs
+
+It needs neither weights nor data: a run is config.toml, run.json and metrics.jsonl, and one run of a study holds the
+errors of the baselines (docs/sweeps.md). What is committed later is in the tables the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+import tomllib
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from matscale.core.errors import DataError, MatscaleError
+from matscale.core.scaling.fit import fit_all
+from matscale.core.scaling.tables.baselines import with_baselines
+from matscale.core.scaling.tables.from_runs import ERRORS, find_runs, read_runs
+from matscale.core.study.ledger import row
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBERS, PAGE = ROOT / "docs" / "study.json", ROOT / "docs" / "study.md"
+BELOW, SETTLED = 0.5, 0.1
+"""Rule of docs/study-plan.md for a run that counts: its loss ends below BELOW times that of the best baseline, and the
+last quarter of its steps lowered it by less than SETTLED."""
+
+
+def studies(root: Path) -> list[Path]:
+    """The studies with finished runs whose name ends with the variable of their law: `nbmotaw-n`, `nbmotaw-d`."""
+    return sorted(folder for folder in (root / "studies").glob("*-[nd]") if find_runs(folder))
+
+
+def numbers(root: Path) -> dict[str, Any]:
+    """Study -> its fits, losses and runs; and the rules of learning rates."""
+    found: dict[str, Any] = {folder.name: _study(folder) for folder in studies(root)}
+    return {"studies": found, "rates": _rates(root / "studies")}
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    axis, folders = folder.name[-1], find_runs(folder)
+    laws, refused = [], []
+    for target in ERRORS:
+        table, why = with_baselines(read_runs(folders, {"loss": ERRORS[target]}))
+        if why:
+            raise MatscaleError(f"{folder}: {why}. Run `matscale fit {folder}` once where the data are.")
+        told: list[str] = []
+        with suppress(DataError):  # of every architecture, which are all among the refused then
+            laws += [_law(fit.plain()) for fit in fit_all(table, axis, refused=told)]
+        refused += [f"{target}: {sentence}" for sentence in told]
+    best = min(errors["loss"] for errors in with_baselines(read_runs(folders, {}))[0].baselines.values())
+    rows = [row(one) for one in folders]
+    done = [one for one in rows if one["status"] == "completed"]
+    return {
+        "runs": len(done),
+        "baseline": best,
+        "laws": laws,
+        "refused": refused,
+        "losses": _losses(done, axis),
+        "counts": _counting(folders, best),
+        "flops": sum(one["flops"] for one in done),
+    }
+
+
+def _law(fit: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("architecture", "target", "law", "verdict", "n_sizes", "n_seeds", "n_runs", "parameters", "intervals")
+    law = {key: fit[key] for key in kept} | {"range": fit["range"], "reasons": fit["reasons"], "fixed": fit["fixed"]}
+    return law | {"held_out": [one["relative_error"] for one in fit["held_out"]]}
+
+
+def _losses(rows: list[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
+    """Last loss per architecture and size (or amount of data), one a seed."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for one in rows:
+        groups[one["architecture"], one["non_embedding" if axis == "n" else "train"]].append(one)
+    return [
+        {
+            "architecture": name,
+            axis: x,
+            "parameters": same[0]["parameters"],
+            "lr": same[0]["lr"],
+            "losses": [one["last_loss"] for one in sorted(same, key=lambda one: one["seed"])],
+        }
+        for (name, x), same in sorted(groups.items())
+    ]
+
+
+def _counting(folders: list[Path], baseline: float) -> dict[str, dict[str, int]]:
+    """Architecture -> finished runs, those that end below half of the baseline, and those that have settled."""
+    found: dict[str, dict[str, int]] = defaultdict(lambda: {"runs": 0, "below": 0, "settled": 0})
+    for folder in folders:
+        one = row(folder)
+        if one["status"] != "completed":
+            continue
+        curve = {r["step"]: r["loss"] for r in _validations(folder)}
+        last = max(curve)
+        before = max((step for step in curve if step <= 0.75 * last), default=last)
+        counts = found[one["architecture"]]
+        counts["runs"] += 1
+        counts["below"] += curve[last] < BELOW * baseline
+        counts["settled"] += curve[last] > (1 - SETTLED) * curve[before]
+    return dict(found)
+
+
+def _validations(folder: Path) -> Iterator[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return (r for r in map(json.loads, lines) if r["split"] == "validation" and r["loss"] is not None)
+
+
+def _rates(folder: Path) -> dict[str, Any]:
+    """File -> rule of one architecture."""
+    found = {}
+    for path in sorted(folder.glob("*-lr-*.toml")):
+        for name, rule in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            found[f"{path.name.partition('-lr-')[0]}: {name}"] = rule
+    return found
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a table -> its lines."""
+    made = {"rates": _rates_table(found["rates"])}
+    for name, study in found["studies"].items():
+        axis = name[-1]
+        made[f"laws {name}"] = _table(
+            ["architecture", "error", "verdict", "exponent (95 %)", axis, "sizes", "runs"],
+            [
+                [
+                    law["architecture"],
+                    law["target"],
+                    law["verdict"],
+                    _exponent(law),
+                    "{:,.0f} to {:,.0f}".format(*law["range"][axis]),
+                    str(law["n_sizes"]),
+                    str(law["n_runs"]),
+                ]
+                for law in study["laws"]
+            ]
+            or [["none can be fitted yet", "", "", "", "", "", ""]],
+        )
+        made[f"losses {name}"] = _table(
+            ["architecture", "parameters", axis, "learning rate", "loss of each seed"],
+            [
+                [
+                    one["architecture"],
+                    f"{one['parameters']:,}",
+                    f"{one[axis]:,}",
+                    f"{one['lr']:.3g}",
+                    ", ".join("not finite" if not math.isfinite(x) else f"{x:.4g}" for x in one["losses"]),
+                ]
+                for one in study["losses"]
+            ],
+        )
+        made[f"counts {name}"] = _table(
+            ["architecture", "finished runs", f"end below half of the best baseline ({study['baseline']:.3g})",
+             "last quarter lowers the loss by less than a tenth"],
+            [[a, str(c["runs"]), str(c["below"]), str(c["settled"])] for a, c in study["counts"].items()],
+        )  # fmt: skip
+    return made
+
+
+def _exponent(law: Mapping[str, Any]) -> str:
+    low, high = law["intervals"]["alpha"]
+    return f"{law['parameters']['alpha']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _rates_table(rates: Mapping[str, Any]) -> str:
+    rows = []
+    for name, rule in rates.items():
+        interval = rule.get("interval")
+        shown = "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+        tried = "; ".join(f"{one['total']:,}: {one['lr']:.3g}" for one in rule["tried"])
+        rise = [f"{100 * (one[key] - 1):.0f} %" for one in rule["tried"] for key in ("loss_at_half", "loss_at_double")
+                if key in one]  # fmt: skip
+        rows.append([name, f"{rule['a']:.3g} N^{rule['b']:.2f}", shown, tried, ", ".join(rise)])
+    return _table(
+        ["data: architecture", "LR(N)", "exponent, 95 %", "best rate of each size", "loss at half and twice it"], rows
+    )
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows])
+
+
+def filled(page: str, made: Mapping[str, str]) -> str:
+    """The page with each table between its marks, and a sentence where there is no finished run for it yet."""
+
+    def between(mark: re.Match[str]) -> str:
+        return f"{mark[1]}{made.get(mark[2], 'No finished run is kept yet.')}\n{mark[3]}"
+
+    return re.sub(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", between, page, flags=re.S)
+
+
+def unshown(page: str, made: Mapping[str, str]) -> list[str]:
+    """Tables without marks in the page."""
+    return [name for name in made if f"<!-- table: {name} -->" not in page]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="Write nothing; code 1 if anything differs.")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found = numbers(ROOT)
+    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    page = PAGE.read_text(encoding="utf-8")
+    now = filled(page, tables(found))
+    for name in (missing := unshown(page, tables(found))):
+        print(f"{PAGE.name} has no marks for the table {name!r}.", file=sys.stderr)
+    if options.check:
+        return int(bool(missing) or now != page or text != NUMBERS.read_text(encoding="utf-8"))
+    NUMBERS.write_text(text, encoding="utf-8")
+    PAGE.write_text(now, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

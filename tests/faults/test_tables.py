@@ -588,4 +588,19 @@ def test_a_run_that_its_tracker_calls_crashed_is_left_out(tmp_path: Path) -> Non
     (tmp_path / "t.csv").write_text("Name,State,n,loss\n" + rows + "bad,crashed,250000,9.0\n")
     table = read(tmp_path / "t.csv")
     assert sorted(table.numbers["n"]) == [1000, 3000, 9000, 27000, 81000]
-    assert any("did not finish (state: crashed)" in excluded.reason for excluded in table.excluded)
+    assert any("did not finish (State: crashed)" in excluded.reason for excluded in table.excluded)
+
+
+@pytest.mark.parametrize(
+    ("column", "bad"),
+    [
+        *(("Status", "FAILED"), ("run_state", "Cancelled"), ("job status", "Out of memory"), ("diverged", True)),
+        *(("finished", False), ("state", "PRUNED"), ("trial_status", "ERROR")),
+    ],
+)
+def test_a_run_that_did_not_finish_is_left_out_whatever_the_column_is_called(column: str, bad: Any) -> None:
+    good = {"diverged": False, "finished": True}.get(column, "FINISHED")
+    rows: Rows = [{"n": n, column: good, "loss": loss} for n, loss in TRUTH.items()]
+    table = read([*rows, {"n": 4e9, column: bad, "loss": 9.0}])
+    assert dict(zip(table["n"].tolist(), table["loss"].tolist())) == TRUTH
+    assert any(excluded.reason.startswith(f"did not finish ({column}: ") for excluded in table.excluded)

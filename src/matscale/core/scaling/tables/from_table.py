@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,16 +175,27 @@ def _unfit(record: Mapping[str, Any]) -> str:
     return "" if status == "completed" else f"is not complete (status: {status})"
 
 
-_UNFINISHED = frozenset({"crashed", "failed", "killed", "running", "pending", "preempted", "preempting"})
-"""States of a run in the tables of trackers (W&B: `State`) that leave its last loss without meaning."""
+_UNFINISHED = frozenset(
+    (
+        *("crashed", "failed", "fail", "failure", "error", "errored", "killed", "aborted", "cancelled", "canceled"),
+        *("interrupted", "preempted", "preempting", "timeout", "oom", "out_of_memory", "node_fail", "diverged"),
+        *("pruned", "running", "pending", "queued", "scheduled", "unfinished", "incomplete"),
+    )
+)
+"""States of a run in the tables of trackers and schedulers that leave its last loss without meaning."""
+_FLAGS = {"failed": True, "crashed": True, "diverged": True, "finished": False, "completed": False}
+"""Columns of yes and no -> the answer that leaves the last loss without meaning."""
 
 
 def _unfinished(record: Mapping[str, Any]) -> str:
-    """Reason from the column `state` why a row of another table is no point of a law; empty if it may be one."""
-    state = next(
-        (str(value).strip().lower() for key, value in record.items() if str(key).strip().lower() == "state"), ""
-    )
-    return f"did not finish (state: {state})" if state in _UNFINISHED else ""
+    """Reason from a column such as `state` why a row is no point of a law; empty if it may be one."""
+    for key, given in record.items():
+        name, value = plain_name(str(key)), re.sub(r"\W+", "_", str(given).strip().lower())
+        if name.endswith(("state", "status")) and value in _UNFINISHED:
+            return f"did not finish ({key}: {value})"
+        if name in _FLAGS and value in (("true", "yes", "1") if _FLAGS[name] else ("false", "no", "0")):
+            return f"did not finish ({key}: {value})"
+    return ""
 
 
 def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:

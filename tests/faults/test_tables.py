@@ -248,7 +248,11 @@ def test_the_validation_loss_is_taken_before_the_training_loss() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "factor"),
-    [("params (M)", 1e6), ("N [millions]", 1e6), ("params_B", 1e9), ("params (1e3)", 1e3), ("params (B params)", 1e9)],
+    [
+        *(("params (M)", 1e6), ("N [millions]", 1e6), ("params_B", 1e9), ("params (1e3)", 1e3)),
+        *(("params (B params)", 1e9), ("params (x1000)", 1e3), ("N [1000000]", 1e6), ("params (100)", 1e2)),
+        *(("params (10⁶)", 1e6), ("N (10^3)", 1e3)),
+    ],
 )
 def test_units_in_headings_are_converted(heading: str, factor: float) -> None:
     rows = [{heading: n / factor, "loss (eV/atom)": loss} for n, loss in TRUTH.items()]
@@ -316,6 +320,14 @@ def test_what_rising_tokens_were_taken_for_is_said() -> None:
     rows = [{"n": n, "tokens": 10**9 * 4**k, "val_loss": loss + 2.0**-k} for n, loss in TRUTH.items() for k in range(4)]
     table = read(rows)
     assert len(table.ends()) == len(rows)
+@pytest.mark.parametrize("heading", ["loss (x1e-3)", "val_loss [10⁻³]", "val_loss (log10)", "loss (ln)", "-loss"])
+def test_a_loss_that_its_heading_changes_is_refused_unless_it_is_mapped(heading: str) -> None:
+    rows = [{"n": n, heading: loss} for n, loss in TRUTH.items()]
+    with pytest.raises(DataError, match="states a factor for the loss, a sign or a logarithm"):
+        read(rows)
+    assert ends(rows, columns={"loss": heading}) == TRUTH
+
+
     assert any("--map step=tokens" in note for note in table.notes)
     assert not any("--map step" in note for note in read(rows, columns={"d": "tokens"}).notes)
 

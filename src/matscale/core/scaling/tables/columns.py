@@ -55,7 +55,7 @@ and punctuation do not count: `_step` and `trainer/global_step` are among them."
 WORDS = ("arch", "seed", "run", "definition")
 NON_EMBEDDING = re.compile(r"(?!.*(flop|compute|loss))(.*_)?(non|no|without|wo|excl|excluding|minus)_?emb")
 TRAIN_LOSS = re.compile(r"train.*(loss|mae|rmse|mse|error)|(loss|mae|rmse|mse|error)_train")
-PARTS = ("split", "phase", "tag", "metric", "variable", "subset", "partition")
+PARTS = ("split", "phase", "tag", "metric", "variable", "subset", "partition", "target", "quantity", "property")
 """Columns that say which quantity a row holds: losses of two parts are not one."""
 SCALES = {
     **dict.fromkeys(("k", "K", "thousand", "thousands"), 1e3),
@@ -85,7 +85,10 @@ _UNIT = re.compile(r"(?P<base>.+?)\s*[(\[](?P<unit>[^()\[\]]+)[)\]]\s*")
 _ENDING = re.compile(
     r"(?P<base>.+?)(?:_in_| in |[_ /])(?P<unit>[kKMGBT]|thousands?|millions?|billions?|trillions?|1e\d+)"
 )
-_POWER = re.compile(r"[x×*]?\s*(?:1[eE]\+?(\d+)|10\^?(?:\*\*)?(\d+)|e(\d+))")
+_POWER = re.compile(r"[x×*]?\s*(?:1[eE]\+?(\d+)|10(?:\^|\*\*)(\d+)|10([1-9]\d?)|e(\d+)|1(?=00)(0+)(?!\d))")
+_LOSS_FACTOR = re.compile(r"[x×*]|1[eE][-+]?\d|10(\^|\*\*|\d|-)|e-?\d")
+_LOGARITHM = re.compile(r"(log|ln)[\d_]*", re.IGNORECASE)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−₁₀₂", "0123456789--102")
 _WIDE = (
     re.compile(r"(?P<run>.+?) - (?P<metric>.+?)(__(MIN|MAX))?"),
     re.compile(r"(?P<run>.+?)[/_ ](?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)"),
@@ -222,16 +225,22 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
     1000000.0
     """
     _, unit = _divided(name, ours in AXES)
+    unit = re.sub(r"(?<=10)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹⁻])", "^", unit).translate(_SUPERSCRIPTS)
     first, _, rest = unit.partition(" ")
     power = _POWER.match(unit)
     if ours not in AXES:
-        if power and ours == "loss":
-            raise DataError(f"{place}: {name!r} states a factor for the loss. Write the loss itself.")
+        is_changed = _LOSS_FACTOR.match(unit) or _LOGARITHM.fullmatch(unit) or name.lstrip()[:1] in "-−"
+        if is_changed and ours == "loss" and not is_mapped:
+            raise DataError(
+                f"{place}: {name!r} states a factor for the loss, a sign or a logarithm. Write the loss itself, or "
+                f"take the numbers as they are: --map 'loss={name}'."
+            )
         return 1.0
     if not unit or unit.lower() in NOUNS or NON_EMBEDDING.match(plain_name(unit)):
         return 1.0
     if power and {*unit[power.end() :].lower().split()} <= NOUNS:
-        return 10.0 ** int(next(filter(None, power.groups())))
+        *exponents, zeros = power.groups()
+        return 10.0 ** (len(zeros) if zeros else int(next(filter(None, exponents))))
     if unit in SCALES:
         return SCALES[unit]
     if first in SCALES and {*rest.lower().split()} <= NOUNS:
@@ -242,6 +251,11 @@ def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
         f"{place}: the unit in {name!r} is not known. Write plain numbers ({AXES[ours]}), or take those "
         f"that are there: --map '{ours}={name}'."
     )
+
+
+def is_scale(unit: str) -> bool:
+    """Whether a text is the unit of a count, such as `M` or `1e6`."""
+    return unit in SCALES or _POWER.fullmatch(unit) is not None
 
 
 def _refuse_wide(place: str, found: Sequence[str]) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.runs.files import INFO, called
-from matscale.core.scaling.tables.columns import KNOWN, PARTS, TRAIN_LOSS, WORDS, Choice, choose, factor, plain_name
+from matscale.core.scaling.tables.columns import (
+    KNOWN,
+    PARTS,
+    TRAIN_LOSS,
+    WORDS,
+    Choice,
+    choose,
+    factor,
+    is_scale,
+    plain_name,
+)
 from matscale.core.scaling.tables.logs import name_runs
 from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals
 from matscale.core.scaling.tables.seen import as_seen
@@ -74,6 +84,7 @@ def table_of(
         raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
     if not is_ledger:
         _refuse_parts(place, [record for _, record in fit], choice)
+        _refuse_units(place, [record for _, record in fit], choice)
     rows, told = _rows(place, fit, choice, columns)
     _refuse_gaps(rows, choice.names)
     own = [record for _, record in fit]
@@ -97,14 +108,29 @@ def table_of(
 def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
     """Raises DataError if rows hold the losses of several parts of the data, or several metrics."""
     for name in dict.fromkeys(name for record in records for name in record):
-        if plain_name(name) not in PARTS or name in choice.names.values():
-            continue
         values = list(dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, "")))
-        if len(values) > 1:
+        is_named = plain_name(name) in PARTS and name not in choice.names.values()
+        if len(values) > 1 and (is_named or {value.strip().lower() for value in values} <= _PARTS_OF_DATA):
             likely = next((v for v in values if "val" in v.lower()), values[0])
             raise DataError(
                 f"{place}: {name} is {', '.join(v[:40] for v in values[:5])}: the losses of several are not one "
                 f"quantity. Choose one: --where '{name}={likely[:60]}'."
+            )
+
+
+_PARTS_OF_DATA = frozenset(("train", "training", "val", "valid", "validation", "eval", "evaluation", "test", "dev"))
+
+
+def _refuse_units(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+    """Raises DataError if a column such as `params_unit` says that numbers of another column have to be scaled."""
+    for name in dict.fromkeys(name for record in records for name in record):
+        if not {"unit", "units"} & {*plain_name(name).split("_")} or name in choice.names.values():
+            continue
+        values = list(dict.fromkeys(str(r[name]).strip() for r in records if r.get(name) not in (None, "")))
+        if len(values) > 1 or any(map(is_scale, values)):
+            raise DataError(
+                f"{place}: {name} is {', '.join(v[:40] for v in values[:5])}: units of cells are not applied. Write "
+                "all numbers in one unit, sizes as plain counts, and leave this column out."
             )
 
 

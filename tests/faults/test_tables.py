@@ -138,6 +138,57 @@ def test_a_log_whose_progress_has_another_name_is_refused(column: str) -> None:
     assert len(read(rows, columns={"run": column}).ends()) == len(rows)
 
 
+@pytest.mark.parametrize("column", ["gradient_step", "optimizer_step", "ckpt", "tokens_seen"])
+@pytest.mark.parametrize("order", ["newest first", "shuffled", "resumed", "one cell is no number"])
+def test_a_log_in_any_order_is_refused(column: str, order: str) -> None:
+    rows = log(**{column: lambda n, step: step})
+    if order == "newest first":
+        rows = rows[::-1]
+    elif order == "shuffled":
+        rows = [rows[k] for k in np.random.default_rng(0).permutation(len(rows))]
+    elif order == "resumed":
+        rows = [
+            row for k, row in enumerate(rows) for row in ([rows[k - 2], rows[k - 1], row] if k % 10 == 7 else [row])
+        ]
+    else:
+        rows[3][column] = "-"
+    with pytest.raises(DataError, match=rf"{column} differs along 1[02] rows of one size: .*--map step={column}"):
+        read(rows)
+
+
+@pytest.mark.parametrize("values", [range(10, 0, -1), [f"2026-01-01T00:{k:02d}:00" for k in range(10)]])
+def test_a_log_with_times_alone_is_refused(values: Sequence[Any]) -> None:
+    rows = log(wall_time=lambda n, step: values[step // 100 - 1])
+    with pytest.raises(DataError, match="wall_time differs along 10 rows"):
+        read(rows)
+
+
+def test_two_amounts_of_one_size_are_averaged_with_a_word() -> None:
+    rows = [{"n": n, "steps_done": k, "loss": loss * (1 + 1 / k)} for n, loss in TRUTH.items() for k in (100, 200)]
+    assert any("differ in steps_done are averaged" in note for note in read(rows).notes)
+    rows = [{"n": n, "warmup_steps": k, "loss": loss + k / 1e6} for n, loss in TRUTH.items() for k in (10, 20, 30)]
+    assert any("differ in warmup_steps are averaged" in note for note in read(rows).notes)
+
+
+@pytest.mark.parametrize("column", ["stage", "data_split", "kind", "run_name"])
+@pytest.mark.parametrize("values", [("train", "val"), ("Validation", "test")])
+def test_parts_of_the_data_are_known_by_their_names(column: str, values: tuple[str, str]) -> None:
+    rows = [{"n": n, column: part, "loss": loss} for n, loss in TRUTH.items() for part in values]
+    with pytest.raises(DataError, match=f"{column} is {', '.join(values)}: the losses of several are not one quantity"):
+        read(rows)
+    assert ends(rows, where={column: values[1]}) == TRUTH
+
+
+@pytest.mark.parametrize(
+    ("column", "units"), [("unit", ("eV", "meV")), ("params_unit", ("k", "M")), ("params_unit", ("M", "M"))]
+)
+def test_units_in_a_column_of_their_own_are_refused(column: str, units: tuple[str, str]) -> None:
+    rows = [{"params": n, column: units[n > 1e7], "loss": loss} for n, loss in TRUTH.items()]
+    with pytest.raises(DataError, match=f"{column} is .*: units of cells are not applied"):
+        read(rows)
+    assert ends([{**row, column: "eV"} for row in rows]) == TRUTH
+
+
 def test_a_column_that_does_not_rise_along_rows_is_no_progress() -> None:
     rows = [
         {"n": n, "wall_time": 5 - k % 2, "loss": loss + 0.001 * k} for n, loss in zip(SIZES, LOSSES) for k in range(4)
@@ -269,6 +320,14 @@ def test_units_that_are_not_known_or_stated_twice_are_refused() -> None:
         read([{"n": n, "loss (x1e3)": loss} for n, loss in TRUTH.items()])
 
 
+@pytest.mark.parametrize("heading", ["loss (x1e-3)", "val_loss [10⁻³]", "val_loss (log10)", "loss (ln)", "-loss"])
+def test_a_loss_that_its_heading_changes_is_refused_unless_it_is_mapped(heading: str) -> None:
+    rows = [{"n": n, heading: loss} for n, loss in TRUTH.items()]
+    with pytest.raises(DataError, match="states a factor for the loss, a sign or a logarithm"):
+        read(rows)
+    assert ends(rows, columns={"loss": heading}) == TRUTH
+
+
 @pytest.mark.parametrize("heading", ["{} - val_loss", "{}/val_loss", "{}_val_loss", "val_loss/{}"])
 def test_a_column_per_run_is_refused_with_a_command_that_melts_it(heading: str, tmp_path: Path) -> None:
     heads = [f'"{heading.format(f"r{n}")}{end}"' for n in SIZES for end in ("", "__MIN", "__MAX")]
@@ -320,14 +379,6 @@ def test_what_rising_tokens_were_taken_for_is_said() -> None:
     rows = [{"n": n, "tokens": 10**9 * 4**k, "val_loss": loss + 2.0**-k} for n, loss in TRUTH.items() for k in range(4)]
     table = read(rows)
     assert len(table.ends()) == len(rows)
-@pytest.mark.parametrize("heading", ["loss (x1e-3)", "val_loss [10⁻³]", "val_loss (log10)", "loss (ln)", "-loss"])
-def test_a_loss_that_its_heading_changes_is_refused_unless_it_is_mapped(heading: str) -> None:
-    rows = [{"n": n, heading: loss} for n, loss in TRUTH.items()]
-    with pytest.raises(DataError, match="states a factor for the loss, a sign or a logarithm"):
-        read(rows)
-    assert ends(rows, columns={"loss": heading}) == TRUTH
-
-
     assert any("--map step=tokens" in note for note in table.notes)
     assert not any("--map step" in note for note in read(rows, columns={"d": "tokens"}).notes)
 

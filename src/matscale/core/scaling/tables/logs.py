@@ -97,19 +97,24 @@ def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice
 
 
 def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
-    """Raises DataError if rows of one size rise in a column such as `tokens_seen` or `time`: a log, perhaps."""
+    """Raises DataError if a column such as `tokens_seen` or `time` differs along rows of one size: a log, perhaps.
+
+    Rows may be in any order (newest first, resumed, shuffled); times have to rise or to fall, as seeds differ in them.
+    """
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY, *ALONG)).values() if len(same) > 2]
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     for name in dict.fromkeys(name for record in records for name in record):
         words = {*plain_name(name).split("_")}
-        if name in used or is_loss(name) or "size" in words or not _PROGRESS & words:
+        if name in used or is_loss(name) or words & _SETTINGS - {"optimizer"} or not (_COUNTS | _TIMES) & words:
             continue
-        if groups and all(_rises([record_of[id(row)].get(name) for row in same]) for same in groups):
+        values = [[record_of[id(row)].get(name) for row in same] for same in groups]
+        is_curve = _is_counted if _COUNTS & words and not _TIMES & words else _is_ordered
+        if groups and all(map(is_curve, values)):
             raise DataError(
-                f"{place}: no column names the run, and {name} rises along {len(groups[0])} rows of one size: steps of "
-                f"one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
+                f"{place}: no column names the run, and {name} differs along {len(groups[0])} rows of one size: steps "
+                f"of one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
                 f"run={name}, or --map d={name} if it is the amount of data."
             )
 
@@ -123,7 +128,7 @@ def _growing(place: str, rows: Sequence[Row], choice: Choice) -> list[str]:
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY)).values() if len(same) > 1]
     for axis in (axis for axis in ("d", "s", "c") if axis in choice.guessed and "run" not in choice.names):
         theirs = choice.names[axis]
-        values = [[row[axis] for row in same] for same in groups]
+        values = [sorted(row[axis] for row in same) for same in groups]
         if not _SEEN & {*plain_name(theirs, is_count=True).split("_")} or not groups or min(map(len, values)) < 3:
             continue
         if not all(_rises(those) for those in values):
@@ -156,7 +161,8 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
     told = []
     for name in dict.fromkeys(name for record in records for name in record):
         words = {*plain_name(name).split("_")}
-        if name in used or is_metric(name) or (words & (_PROGRESS | _REPEATS) and "size" not in words):
+        skipped = _TIMES | _REPEATS | (_COUNTS if is_log else set())
+        if name in used or is_metric(name) or (words & skipped and not words & _SETTINGS):
             continue
         values = [{str(record.get(name)) for record in those} for those in groups]
         times = Counter(value for those in values for value in those)
@@ -176,23 +182,43 @@ _SETTINGS = frozenset(("lr", "learning", "rate", "wd", "decay", "dropout", "opti
 _REPEATS = frozenset(("rep", "reps", "repeat", "repetition", "replica", "replicate", "fold", "index", "date", "seeds"))
 
 
-_PROGRESS = frozenset(
+_COUNTS = frozenset(
     (
         *("token", "sample", "example", "structure", "frame", "batch", "minibatch", "step", "iter", "iteration"),
         *("tokens", "samples", "examples", "structures", "frames", "batches", "minibatches", "steps", "iterations"),
-        *("epoch", "epochs", "update", "updates", "time", "timestamp", "seconds", "minutes", "hours", "elapsed"),
-        *("runtime", "wall", "relative", "progress", "seen", "consumed", "processed", "checkpoint"),
+        *("epoch", "epochs", "update", "updates", "progress", "seen", "consumed", "processed", "checkpoint", "ckpt"),
+        *("it", "itr", "iters", "timestep", "timesteps", "round", "rounds", "kimg"),
     )
 )
-"""Words in headings of amounts that grow while a run goes on."""
+"""Words in headings of counts that grow while a run goes on."""
+_TIMES = frozenset(
+    ("time", "timestamp", "seconds", "minutes", "hours", "elapsed", "runtime", "wall", "walltime", "relative")
+)
+"""Words in headings of times that grow while a run goes on, or that seeds of a run took."""
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(str(value).replace(",", ""))
+    except ValueError:
+        return None
 
 
 def _rises(values: Sequence[Any]) -> bool:
-    try:
-        numbers = [float(str(value).replace(",", "")) for value in values]
-    except ValueError:
+    numbers = [number for value in values if (number := _number(value)) is not None]
+    if numbers and len(numbers) < len(values):
         return False
-    return all(a < b for a, b in pairwise(numbers))
+    return all(a < b for a, b in pairwise(numbers or map(str, values)))  # dates as ISO 8601 writes them
+
+
+def _is_ordered(values: Sequence[Any]) -> bool:
+    return _rises(values) or _rises(values[::-1])
+
+
+def _is_counted(values: Sequence[Any]) -> bool:
+    """Whether most values are numbers that differ: a run that was resumed has some of its steps twice."""
+    numbers = {number for value in values if (number := _number(value)) is not None}
+    return len(numbers) > 2 and 2 * len(numbers) > len(values)
 
 
 def _names_runs(rows: Sequence[Row]) -> bool:

@@ -161,6 +161,48 @@ def test_a_unit_is_found_however_its_name_is_joined(given):
     assert units.stated({given: "meV"}) == {"energy": "meV"}
 
 
+@pytest.mark.parametrize(
+    "comment",
+    [
+        *("unit_system=atomic", "input_unit=au", 'data_units="Hartree, Bohr"', "calculator_units=Ha,Bohr"),
+        *("e_unit=Ha f_unit=Ha/Bohr r_unit=Bohr", "E_unit=Ha F_unit=Ha/Bohr R_unit=Bohr", "eunits=Ha lunits=Bohr"),
+        *(
+            "total_energy_unit=Ha coords_unit=Bohr",
+            "potential_energy_unit=Ha xyz_unit=Bohr",
+            "unit_E=Ha dist_unit=Bohr",
+        ),
+    ],
+)
+def test_units_under_other_peoples_names_are_converted(tmp_path, comment):
+    got, manifest = packed(tmp_path, extxyz(tmp_path / "a.extxyz", f"energy=2 {comment}"))
+    assert got.energy == pytest.approx(2 * Hartree)
+    assert got.forces[0, 0] == pytest.approx(0.1 * Hartree / Bohr)
+    assert got.cell[0, 0] == pytest.approx(4 * Bohr)
+    assert any("converted to eV" in note for note in notes(manifest))
+
+
+@pytest.mark.parametrize("stated", ["field_unit=Hartree", "box_unit=nm", "unit_style=real", "QM_unit=kcal/mol"])
+def test_a_unit_that_may_be_that_of_a_label_is_refused(tmp_path, stated):
+    with pytest.raises(DataError, match=r"(not said|not understand).*--unit energy=eV"):
+        pack([extxyz(tmp_path / "a.extxyz", f"energy=2 {stated}")], tmp_path / "out")
+    units_given = Keys.parse((), units=["energy=kcal/mol", "forces=eV/Å"])
+    assert packed(tmp_path, tmp_path / "a.extxyz", keys=units_given)[0].energy == pytest.approx(2 * KCAL)
+
+
+def test_an_energy_without_a_unit_beside_forces_in_another_one_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"nothing states the unit of energy .*--unit energy=UNIT"):
+        pack([extxyz(tmp_path / "a.extxyz", "energy=2 forces_unit=Ha/Bohr")], tmp_path / "out")
+    assert packed(tmp_path, extxyz(tmp_path / "b.extxyz", "energy=2 forces_unit=eV/nm"))[0].energy == 2
+
+
+@pytest.mark.parametrize(
+    "stated", ["gap=1 gap_unit=Ha", "time_unit=au", "ecut=40 ecut_unit=Ry", "cutoff_unit=Bohr", "field_unit=eV"]
+)
+def test_units_of_other_values_convert_no_label(tmp_path, stated):
+    got, _ = packed(tmp_path, extxyz(tmp_path / "a.extxyz", f"energy=2 {stated}"))
+    assert (got.energy, got.cell[0, 0]) == (2, 4)
+
+
 def test_a_unit_inside_the_description_of_a_label_is_found(tmp_path, structures):
     (one,) = structures(1)
     described = {"energy": {"unit": "Hartree"}, "forces": {"units": "Hartree/Bohr", "shape": [-1, 3]}}

@@ -128,20 +128,38 @@ _SAY = (
 )
 
 _LABEL_WORDS = {
-    "energy": ("energy", "energies"),
-    "forces": ("forces", "force"),
+    "energy": ("energy", "energies", "total_energy", "potential_energy", "e", "en", "etot"),
+    "forces": ("forces", "force", "f"),
     "stress": ("stress", "stresses", "pressure"),
     "virial": ("virial", "virials"),
-    "length": ("length", "distance", "position", "positions", "pos", "cell", "lattice", "coordinates"),
+    "length": (
+        *(
+            "length",
+            "lengths",
+            "distance",
+            "distances",
+            "position",
+            "positions",
+            "pos",
+            "cell",
+            "lattice",
+            "coordinate",
+        ),
+        *("coordinates", "coord", "coords", "geometry", "geom", "xyz", "dist", "len", "l", "r"),
+    ),
 }
 _LABEL_OF_WORD = {word: label for label, words in _LABEL_WORDS.items() for word in words}
+_ALL = ("property", "all", "default", "system", "style", "input", "in", "data", "dataset", "file", "label", "labels")
+"""Words beside `unit` that stand for all labels, as in `unit_system`."""
+_NO_LABEL = re.compile(r"source_.*|.*(time|velocit|charge|mass|dipole|freq|temperature|magnet|spin|cut).*")
 _UNIT_KEY = re.compile(r"_*(?:(\w+?)_?)?(?:property_)?units?(?:_dict)?(?:_(?:of_)?(\w+?))?_*")
 
 
 def stated(*places: Mapping[str, Any]) -> dict[str, str]:
     """Label, or key of a label in lower case -> unit, as these mappings state it; the later ones count more.
 
-    Text that names an energy and a length at once fills both. Raises DataError for a text that says neither.
+    Text that names an energy and a length at once fills both. Raises DataError for a text that says neither, and for a
+    unit of an energy or a length of which the file has no value, as in `field_unit=Hartree`.
 
     >>> stated({"_property_unit_dict": {"energy": "kcal/mol"}, "_distance_unit": "Ang", "step": 3})
     {'energy': 'kcal/mol', 'length': 'Ang'}
@@ -160,7 +178,8 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
             if isinstance(value, Mapping):
                 for name, unit in value.items():
                     _put(found, str(name), unit)
-            elif (name := (match[1] or match[2])) and name.lower() not in ("property", "all", "default"):
+            elif (name := (match[1] or match[2])) and name not in (*_ALL, "calculator", "calc"):
+                _refuse_loose(key, name, value, places)
                 _put(found, name, value)
             elif isinstance(value, str):
                 found |= _of_text(value)
@@ -173,6 +192,19 @@ def is_statement(key: str, value: Any) -> bool:
         return bool(stated({key: value}))
     except DataError:
         return True
+
+
+def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any], ...]) -> None:
+    """Raises DataError for a unit that could be that of a label, under a name that neither a label nor a value has."""
+    known = parse(unit) if isinstance(unit, str) else None
+    if known is None or known[1] not in DIMENSIONS.values() or abs(known[0] - 1) < 1e-12:
+        return
+    values = {re.sub(r"\W+", "_", str(other).lower().rpartition(":")[2]) for place in places for other in place}
+    if name not in _LABEL_OF_WORD and name not in values and not _NO_LABEL.fullmatch(name):
+        raise DataError(
+            f"{key} = {unit!r}: the file has no value {name!r}, and which labels are in this unit is not said. Give "
+            "the units of the labels: --unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
+        )
 
 
 def _put(found: dict[str, str], name: str, unit: Any) -> None:
@@ -213,6 +245,11 @@ def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
         if name is not None and name in units:
             return units[name]
     energy, length = units.get("energy"), units.get("length")
+    forces = units.get("forces", "")
+    if label == "energy" and not energy and forces and not _is_inside("forces", forces) and "eV" not in forces:
+        raise DataError(
+            f"forces are in {forces!r}, and nothing states the unit of energy ({key}). Say it: --unit energy=UNIT."
+        )
     others = {
         name: unit for name, unit in (("energy", energy), ("length", length)) if unit and not _is_inside(name, unit)
     }

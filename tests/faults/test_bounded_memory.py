@@ -10,12 +10,15 @@ import tarfile
 import zlib
 
 import lmdb
+import numpy as np
 import pytest
 
+from matscale.core.data.graph import Graph
 from matscale.core.data.named.download import extract
+from matscale.core.data.neighbors import neighbors
 from matscale.core.data.sources.find import read, reader
 from matscale.core.data.sources.limits import Limits, using
-from matscale.core.errors import DataError
+from matscale.core.errors import ConfigError, DataError
 
 ATOM = "H 0 0 0\n"
 BOUND = 1 << 30
@@ -26,7 +29,7 @@ import resource, sys
 from pathlib import Path
 from matscale.core.data.sources.find import reader_of
 from matscale.core.data.sources.labels import Unusable
-from matscale.core.errors import DataError
+from matscale.core.errors import ConfigError, DataError
 path = Path(sys.argv[1])
 found = reader_of(path)
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -149,3 +152,27 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 9000}))
     with pytest.raises(DataError, match=r"its disk has 8\.789 KiB left"):
         extract(archive(tmp_path / "a.tar.gz", [5000, 5000]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("pbc", "rule"),
+    [
+        *((pbc, Graph.radius(1e9)) for pbc in ((True, True, True), (True, True, False), (True, False, False))),
+        ((True, True, False), Graph.nearest(1e9, 20)),
+    ],
+)
+def test_a_cutoff_that_reaches_billions_of_images_is_refused(pbc, rule):
+    with pytest.raises(DataError, match=r"about .* edges within 1e\+09 Å; most are 1e\+08. Choose a shorter cutoff"):
+        neighbors(np.zeros((1, 3)), 4 * np.eye(3), pbc, rule)
+
+
+def test_a_cell_of_hundredths_of_an_angstrom_is_refused():
+    with pytest.raises(DataError, match=r"about .* edges within 6 Å"):
+        neighbors(np.zeros((1, 3)), 0.02 * np.eye(3), [True] * 3, Graph.radius(6.0))
+
+
+@pytest.mark.parametrize("cutoff", [float("inf"), float("nan"), 0.0])
+def test_a_cutoff_that_is_no_length_is_refused(cutoff):
+    for make in (Graph.radius, lambda length: Graph.nearest(length, 20)):
+        with pytest.raises(ConfigError, match=r"cutoff = (inf|nan|0\.0) Å"):
+            make(cutoff)

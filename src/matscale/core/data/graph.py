@@ -6,6 +6,7 @@ the neighbour is displaced: edge_vec = positions[j] − positions[i] + shift @ c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,8 +44,8 @@ class Graph:
     @classmethod
     def radius(cls, cutoff: float, *, dense: bool = False) -> Graph:
         """All periodic images within `cutoff` Å; with `dense`, for a model that pads as those of `dense` do."""
-        if not cutoff > 0:
-            raise ConfigError(f"cutoff = {cutoff} Å: must be positive.")
+        if not 0 < cutoff < math.inf:
+            raise ConfigError(f"cutoff = {cutoff} Å: must be positive and finite.")
         return cls("radius", float(cutoff), is_dense=dense)
 
     @classmethod
@@ -55,8 +56,8 @@ class Graph:
         EquiformerV2 models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus
         0.01 Å², so that neighbours at equal distances stay or go together.
         """
-        if not cutoff > 0 or n_neighbors < 1:
-            raise ConfigError(f"cutoff = {cutoff} Å, n_neighbors = {n_neighbors}: both must be positive.")
+        if not 0 < cutoff < math.inf or n_neighbors < 1:
+            raise ConfigError(f"cutoff = {cutoff} Å, n_neighbors = {n_neighbors}: both must be positive and finite.")
         return cls("nearest", float(cutoff), int(n_neighbors), bool(strict))
 
     @property

@@ -7,6 +7,7 @@ sum over edges then give the same bits for the same structure.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,9 @@ _RESOLUTION = 6
 """Decimals of a distance in Å that the strict rule looks at: rounding noise must not decide between equal shells."""
 _THINNEST = 1e-2
 """Å. Lattice planes closer than this are a broken cell, and a search would visit millions of images."""
+
+MOST_EDGES = 10**8
+"""Edges of one structure: their lists take some 5 GB."""
 
 _searches = threading.local()
 
@@ -96,6 +100,18 @@ def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: N
         )
 
 
+def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> None:
+    """Raises DataError if so many images lie within the radius that finding them would fill the memory."""
+    ball = (0.0, 2.0, math.pi, 4 / 3 * math.pi)[len(rows)] * radius ** len(rows)
+    images = ball / math.sqrt(max(float(np.linalg.det(rows @ rows.T)), 1e-300)) if len(rows) else 0.0
+    edges = images * n_atoms * (n_atoms if len(rows) == 3 else 1)
+    if edges > MOST_EDGES:
+        raise DataError(
+            f"a structure of {n_atoms} atoms has about {edges:.3g} edges within {radius:g} Å; most are "
+            f"{MOST_EDGES:.3g}. Choose a shorter cutoff, or correct the cell."
+        )
+
+
 def _thinnest(rows: NDArray[np.float64]) -> float:
     """Smallest distance of lattice planes, Å: from the reciprocal metric, whose diagonal holds 1 / distance²."""
     try:
@@ -109,6 +125,7 @@ def _within(
     radius: float, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
     """All (i, j, shift, distance) with distance < radius, in no particular order."""
+    _refuse_crowd(radius, len(positions), box[periodic])
     known: dict[float, NeighborList] = _searches.__dict__.setdefault("by_radius", {})
     if radius not in known:
         if len(known) > 32:  # `_enough` asks for a radius per density

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import shutil
 import tarfile
 import time
@@ -118,7 +119,10 @@ class Resuming:
             response.raise_for_status()
             if response.status_code != 206:
                 have = 0  # no ranges here, or another file by now
-            length = int(response.headers.get("Content-Length", 0))
+            elif _begins(response) != have:
+                remove(self.part)  # another piece than was asked for: joined, the file would be damaged
+                return False
+            length = _whole(response.headers.get("Content-Length"))
             total = have + length if length else 0
             self._check_space(url, length)
             self._remember(response.headers.get("ETag") or response.headers.get("Last-Modified"))
@@ -150,6 +154,17 @@ class Resuming:
                 f"{url}: needs {length / 1e9:.1f} GB more, but {self.part.parent} has {free / 1e9:.1f} GB left. "
                 "Choose a folder on a larger disk (-o)."
             )
+
+
+def _whole(text: str | None) -> int:
+    """The number of a header; 0 for one that is missing or no number, as if its server did not say."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def _begins(response: Any) -> int:
+    """First byte of a part of a file; -1 if its server does not say."""
+    found = re.match(r"bytes (\d{1,18})-", response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else -1
 
 
 def extract(archive: Path, folder: Path) -> Path:

@@ -32,10 +32,10 @@ class Recipe(Config):
     """Kinds of parents, taken in turn."""
     files: tuple[str, ...] = ()
     """Files whose structures are the parents, in place of prototypes."""
-    max_atoms: Count = 32
+    max_atoms: Annotated[int, Field(ge=1, le=10_000)] = 32
     """Atoms of a parent made from a prototype, at most."""
-    per_parent: Count = 20
-    """Structures made from one parent."""
+    per_parent: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """Structures made from one parent, all of which are in memory at a time."""
     rattle_temperatures: tuple[Positive, ...] = (300.0, 500.0, 1000.0)
     """Temperatures of rattled structures [K]; one is drawn for each."""
     dynamics_temperatures: tuple[Positive, ...] = (300.0, 1000.0, 3000.0)
@@ -48,7 +48,7 @@ class Recipe(Config):
     """Deviation of each strain component."""
     spring: Positive = 3.0
     """Stiffness that turns a temperature into displacements [eV/Å²]."""
-    closeness: Share = 0.7
+    closeness: Annotated[float, Field(gt=0, le=1)] = 0.7
     """A structure with two atoms nearer than this times the sum of their radii is drawn again."""
     forces_max: Positive = 30.0
     """A structure with a force component beyond this is drawn again [eV/Å]."""

@@ -15,6 +15,7 @@ from matscale.core.runs.info import changed_config, changed_rows, read_info
 from matscale.core.scaling.tables.from_runs import find_runs
 from matscale.core.study.config import Study
 from matscale.core.study.identity import identity
+from matscale.core.study.lr_law import read_rule
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -78,3 +79,12 @@ def test_a_study_file_has_the_grid_of_the_plan(path: Path) -> None:
         assert len(read.data.counts) == 6
         assert read.data.counts[-1] / read.data.counts[0] > 10**1.49
         assert max(read.data.counts) <= read.budget.steps[0] * 8
+
+
+def test_the_gpu_day_has_320_runs_and_a_learning_rate_for_each() -> None:
+    path = ROOT / "examples" / "gpu-day.toml"
+    read = Study.read(path)
+    runs = len(read.architectures) * read.params.rungs * len(read.data.counts) * len(read.seeds)
+    assert f"= {runs} runs" in path.read_text(encoding="utf-8").splitlines()[0]
+    assert all(0 < read_rule(read.lr, entry.name).lr(1_000_000) < 0.01 for entry in read.architectures)
+    assert max(read.data.counts) < read.budget.steps[0] * read.set["batch"]["structures"]

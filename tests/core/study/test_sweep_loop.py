@@ -245,6 +245,19 @@ def test_a_branch_waits_for_its_trunk_and_is_blocked_if_that_fails(tmp_path: Pat
     assert statuses(sweep) == ["failed", "completed", "blocked"]
 
 
+def test_a_branch_of_a_finished_trunk_that_was_kept_without_weights_is_blocked(tmp_path: Path, data: Path) -> None:
+    plan = planned(tmp_path, data, seeds=[0], params=["2k"], budget=None, wsd={"steps": [10, 20]})
+    trunk, short, long = plan.runs
+    for run in (trunk, short):
+        lay_out(run)
+        completed(run.path)
+    pool = FakePool()
+    sweep = Sweep(plan, pool)
+    sweep.run()
+    assert (pool.started, statuses(sweep)) == ([], ["completed", "completed", "blocked"])
+    assert sweep.states[long.path].reason.endswith("which it branches off, keeps no checkpoint of step 16")
+
+
 def test_what_a_full_disk_ends_goes_on_later(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path, rows: object) -> None:
         raise OSError(28, "No space left on device")

@@ -162,8 +162,12 @@ class Sweep:
         if (checkpoint.folder_of(root, run.need.step) / "manifest.json").exists():
             return True
         trunk = self.states[run.need.run]
-        if self.states[run.path].status != "blocked" and (trunk.status == "failed" or self._given_up(run.need.run)):
-            self._set(run, State("blocked", f"{run.need.run.name}, which it branches off, has not come so far"))
+        is_over = trunk.status in ("failed", "completed") or self._given_up(run.need.run)
+        if self.states[run.path].status != "blocked" and is_over:
+            lacks = (
+                f"keeps no checkpoint of step {run.need.step}" if trunk.status == "completed" else "has not come so far"
+            )
+            self._set(run, State("blocked", f"{run.need.run.name}, which it branches off, {lacks}"))
         return False
 
     def _given_up(self, path: Path) -> bool:

@@ -5,6 +5,8 @@
     python benchmarks/laws.py noise --reps 400           the same where noise is not even, or not independent
     python benchmarks/laws.py joint --reps 400           L(N, D), bootstrap intervals
     python benchmarks/laws.py compare --reps 2000        type-I error and power
+    python benchmarks/laws.py equal --reps 2000          the same of equality within a margin
+    python benchmarks/laws.py multipliers --reps 400     what one needs against another for the same loss
     python benchmarks/laws.py verdicts --reps 300        what becomes of true laws, and of none
 
 Every row of docs/laws.md is printed by one of these. Noise is that of ln L: between seeds, and between sizes.
@@ -16,16 +18,20 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from machine import machine
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap
+from matscale.core.scaling.comparison.equivalence import equality
+from matscale.core.scaling.comparison.multipliers import Multiplier, Subject
+from matscale.core.scaling.comparison.multipliers import multipliers as turned_round
 from matscale.core.scaling.comparison.pairs import welch
-from matscale.core.scaling.comparison.power_of_test import power
+from matscale.core.scaling.comparison.power_of_test import power, power_of_equality
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
+from matscale.core.scaling.joint import fit_joint
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.means import Means, size_means
 from matscale.core.scaling.one_variable import fit_means
@@ -247,6 +253,117 @@ def compare(reps: int) -> None:
         print(f"{a}; {b if a != b else 'the same'} | {shares[0]:.1f}{told}", flush=True)
 
 
+def equal(reps: int) -> None:
+    """How often exponents that are a margin apart are called equal within it at 5 %, and equal ones are."""
+    law = host().law("power")
+    print("first; second | margin | type I | equal seen | stated power")
+    for a, b, margin in (
+        (Noise(5, seed=0.03), Noise(5, seed=0.03), 0.04),
+        (Noise(5, size=0.03), Noise(5, size=0.03), 0.04),
+        (Noise(8, size=0.03), Noise(8, size=0.03), 0.02),
+        (Noise(8, size=0.03), Noise(8, size=0.03), 0.04),
+        (Noise(12, size=0.03), Noise(12, size=0.03), 0.02),
+        (Noise(8), Noise(8), 0.02),
+        (Noise(5, seed=0.06), Noise(8, seed=0.02), 0.04),
+        (Noise(5, seed=0.03), Noise(10, seed=0.03), 0.04),
+        (Noise(4, seeds=1, seed=0.03), Noise(10, seed=0.03), 0.04),
+        (Noise(8, growth=20.0), Noise(8, growth=20.0), 0.04),
+        (Noise(8, seed=0.02, outliers=0.02), Noise(8, seed=0.02, outliers=0.02), 0.02),
+    ):
+        shares, stated = [], 0.0
+        for difference in (margin, 0.0):
+            rng, called = np.random.default_rng(7), 0
+            for _ in range(reps):
+                first, second, freedom = welch(
+                    simulated(rng, a, alpha=0.3), simulated(rng, b, alpha=0.3 + difference), law
+                )
+                error = float(np.sqrt(first.covariance[1, 1] + second.covariance[1, 1]))
+                called += equality(float(first.theta[1] - second.theta[1]), margin, error, freedom) < 0.05
+                stated += power_of_equality(margin, error, freedom) / reps if difference == 0 else 0.0
+            shares.append(100 * called / reps)
+        told = f"{margin} | {shares[0]:.1f} | {shares[1]:.0f} | {100 * stated:.0f}"
+        print(f"{a}; {b if a != b else 'the same'} | {told}", flush=True)
+
+
+def multipliers(reps: int) -> None:
+    """Share of 95 % intervals that hold the true multiplier, at the lowest common loss and in the middle."""
+    print("first; second | lowest middle loss | half-width in the middle | unsaid")
+    even = {"alpha": 0.3}, {"alpha": 0.34}
+    for a, b, laws in (
+        (Noise(5, seed=0.03), Noise(5, seed=0.03), even),
+        (Noise(5, size=0.03), Noise(5, size=0.03), even),
+        (Noise(8, size=0.03), Noise(8, size=0.03), even),
+        (Noise(5, seed=0.06), Noise(8, seed=0.02), even),
+        (Noise(8, seeds=1, seed=0.02, size=0.02), Noise(8, seeds=1, seed=0.02, size=0.02), even),
+        (Noise(8, growth=6.5), Noise(8, growth=6.5), even),
+        (Noise(8, size=0.01), Noise(8, size=0.01), ({"floor": 0.4}, {"floor": 0.4, "alpha": 0.34})),
+        (Noise(10, 3.0, size=0.02), Noise(10, 3.0, size=0.02), ({"floor": 0.4}, {"floor": 0.3})),
+        (Noise(10, 3.0, size=0.01), Noise(8, size=0.01), ({"floor": 0.3}, {"alpha": 0.2})),
+    ):
+        rng, tally = np.random.default_rng(8), Tally()
+        for _ in range(reps if b.sizes == 5 else max(reps // 2, 1)):  # floors, which five sizes have not, take long
+            one, two = (_subject(simulated(rng, kind, **law)) for kind, law in zip((a, b), laws))
+            [found] = turned_round(one, two, "n", "", ())
+            tally.add(found, lambda loss, laws=laws: needs_of(loss, **laws[0]) / needs_of(loss, **laws[1]))
+        print(f"{a}; {b if a != b else 'the same'}; {laws} | {tally}", flush=True)
+    law = host().law("nd")
+    for n, d, seeds, noise, scatter in ((6, 5, 2, 0.02, 0.0), (6, 5, 2, 0.01, 0.02), (8, 5, 1, 0.02, 0.0)):
+        rng, at_d, at_best = np.random.default_rng(9), Tally(), Tally()
+        for _ in range(max(reps // 4, 1)):
+            subjects = []
+            for _ in range(2):
+                x, y = grid(rng, n, d, seeds, noise, scatter)
+                table = _table(x, y)
+                means = size_means(table.take(table["d"] > 0.99e5), "c", "d = 100,000")
+                subjects.append(replace(_subject(means), joint=fit_joint(table, law, samples=300)))
+            at_n = [replace(one, is_floored=True, means=replace(one.means, axis="n")) for one in subjects]
+            by_n = turned_round(at_n[0], at_n[1], "n", "", ())
+            at_d.add(by_n[-1], lambda loss: 1.0)
+            at_best.add(turned_round(subjects[0], subjects[1], "c", "", ())[-1], lambda loss: 1.0)
+        setting = f"{n} x {d} x {seeds}, {noise}, {scatter}"
+        print(f"joint {setting} | n at one d: {at_d} | c at best: {at_best}", flush=True)
+
+
+class Tally:
+    """Intervals of multipliers that held the truth."""
+
+    def __init__(self) -> None:
+        self.held, self.widths, self.unsaid, self.count = [0, 0], list[float](), 0, 0
+
+    def add(self, found: Multiplier, truth: Callable[[float], float]) -> None:
+        self.count += 1
+        if not found.points:
+            self.unsaid += 1
+            return
+        for k, point in enumerate((found.points[0], found.points[len(found.points) // 2])):
+            self.held[k] += point.low <= truth(point.loss) <= point.high
+        self.widths.append(0.5 * float(np.log(point.high / point.low)))
+
+    def __str__(self) -> str:
+        said = max(self.count - self.unsaid, 1)
+        lowest, middle = (100 * held / said for held in self.held)
+        return f"{lowest:.1f} {middle:.1f} | {np.median(self.widths):.3f} | {100 * self.unsaid / self.count:.0f} %"
+
+
+def needs_of(loss: float, floor: float = 0.0, alpha: float = 0.3) -> float:
+    """x at which 20 x^-alpha above the floor is `loss`; infinite below the floor."""
+    return float(((loss - floor) / 20.0) ** (-1 / alpha)) if loss > floor else float("inf")
+
+
+def _subject(means: Means) -> Subject:
+    own = fit_means(means, [host().law("power"), host().law("floor")], "loss")
+    return Subject(own, means, None, False)
+
+
+def _table(x: Array, y: Array) -> Table:
+    """Runs of one architecture on a grid, with C = 50 N^0.9 D."""
+    n, d = np.exp(x).T
+    numbers = {"n": n, "d": d, "c": 50 * n**0.9 * d, "loss": np.exp(y), "step": np.full(len(y), np.nan)}
+    words = {name: np.full(len(y), "") for name in ("run", "seed")}
+    words |= {"arch": np.full(len(y), "m"), "source": np.arange(len(y)).astype(str)}
+    return Table(numbers, words)
+
+
 def verdicts(reps: int) -> None:
     """What true laws, and noise without one, are called."""
     forms = [host().law("power"), host().law("floor")]
@@ -271,7 +388,7 @@ def verdicts(reps: int) -> None:
 
 
 def main() -> None:
-    tasks = {task.__name__: task for task in (speed, coverage, noise, joint, compare, verdicts)}
+    tasks = {task.__name__: task for task in (speed, coverage, noise, joint, compare, equal, multipliers, verdicts)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--reps", type=int, default=200)

@@ -357,23 +357,32 @@ def compare(
     *,
     axis: Literal["n", "d", "c"] | None = None,
     at: float | None = None,
+    at_loss: float | Sequence[float] = (),
+    margin: float | None = None,
     target: str = "loss",
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Comparison:
-    """Test whether architectures scale with the same exponent, as `matscale compare` does.
+    """Compare how architectures scale, and what each needs for the same loss, as `matscale compare` does.
 
     `source` and the rest are those of `matscale.fit`; `architectures` are all of the table if none is named. `axis` is
-    the variable: n (parameters), d (data) or c (compute); `at` the value of the other one.
+    the variable: n (parameters), d (data) or c (compute); `at` the value of the other one. `at_loss` are losses at
+    which multipliers are stated beside their curve; with `margin` exponents may be *equal within* it.
 
     >>> rows = [{"arch": a, "n": n, "loss": k * n**-p * (1 + 0.01 * (seed - 1)), "seed": seed}
     ...         for a, k, p in (("one", 40, 0.3), ("two", 60, 0.4)) for n in (1e3, 1e4, 1e5, 1e6) for seed in range(3)]
     >>> comparison = matscale.compare(rows, axis="n")
     >>> comparison.pairs[0].verdict, [rank.architecture for rank in comparison.ranking]
     ('exponents differ', ['two', 'one'])
+    >>> [needs] = matscale.compare(rows, axis="n", at_loss=2.0, margin=0.02).pairs[0].multipliers
+    >>> needs.what, needs.points[0].loss < 0.7, round(needs.asked[0].value, 1)
+    ('parameters', True, 4.4)
+    >>> matscale.compare(rows, axis="n", margin=0.02).pairs[0].verdict
+    'different'
 
-    Raises ConfigError for a name that is not there, DataError for too few sizes.
+    Raises ConfigError for a name that is not there, a loss outside the points, a margin that is not positive;
+    DataError for too few sizes.
     """
     from matscale.core.hosting.host import host
     from matscale.core.scaling.comparison.compare import compare as test
@@ -382,7 +391,8 @@ def compare(
     table = read_with_baselines(source, columns, target, where, baselines)
     names = [architectures] if isinstance(architectures, str) else architectures
     laws = [law for law in host().laws() if law.axes == ("x",)]
-    return test(table, names, laws, axis=axis, target=target, at=at)
+    losses = [at_loss] if isinstance(at_loss, int | float) else list(at_loss)
+    return test(table, names, laws, axis=axis, target=target, at=at, at_loss=losses, margin=margin)
 
 
 def plan(

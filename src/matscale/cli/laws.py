@@ -157,6 +157,10 @@ def fit(
     "--axis", type=click.Choice(["n", "d", "c"]), help="Over which variable.  [default: compute, else parameters]"
 )
 @click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+@click.option(
+    "--at-loss", type=float, multiple=True, help="Loss at which the multipliers are stated; may be said several times."
+)
+@click.option("--margin", type=float, help="Test whether exponents are equal within this difference: 0.02.")
 def compare(
     sources: tuple[str, ...],
     columns: tuple[dict[str, str], ...],
@@ -168,11 +172,14 @@ def compare(
     architectures: tuple[str, ...],
     axis: str | None,
     at: float | None,
+    at_loss: tuple[float, ...],
+    margin: float | None,
 ) -> None:
-    """Test whether architectures scale with the same exponent.
+    """Compare how architectures scale, and what each needs for the same loss.
 
-    The verdict is an analysis of covariance on size means; beside it stand the ratio of the losses, where the laws
-    cross, what the test could have seen, and what would settle it.
+    First the FLOPs, hours, parameters or data that one needs of the other's. Then whether the exponents differ, by
+    Welch's test on size means; the ratio of the losses, where the laws cross, what the test could have seen, and what
+    would settle it. No difference shown does not mean equal: --margin tests that.
     """
     from matscale.cli.laws_text import comparison_text
     from matscale.core.hosting.host import host
@@ -180,7 +187,7 @@ def compare(
 
     table = _table(sources, columns, where, target, baselines, no_baselines)
     laws = [law for law in host().laws() if law.axes == ("x",)]
-    result = test(table, architectures, laws, axis=axis, target=target, at=at)
+    result = test(table, architectures, laws, axis=axis, target=target, at=at, at_loss=at_loss, margin=margin)
     if as_json:
         click.echo(json.dumps(result.plain(), indent=2, ensure_ascii=False, allow_nan=False))
     else:

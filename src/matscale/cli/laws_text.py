@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matscale.cli.text import aligned
+from matscale.core.scaling.comparison.equivalence import equality_text
+from matscale.core.scaling.comparison.multipliers import details
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
 from matscale.core.scaling.verdict import LOCAL_SLOPE
@@ -93,7 +95,7 @@ def checklist_text(parts: Mapping[str, Mapping[str, str]]) -> str:
 
 def comparison_text(result: Comparison) -> str:
     beside = f", {result.fixed}" if result.fixed else ""
-    lines = [f"Over {result.axis}{beside}, form {result.law.formula}", ""]
+    lines = [*result.cheaper, "", f"Over {result.axis}{beside}, form {result.law.formula}", ""]
     name = result.law.exponents[0]
     rows = [["architecture", "verdict", name, "sizes", "runs"]]
     for key, fit in result.fits.items():
@@ -124,6 +126,7 @@ def _pair(pair: Pair, result: Comparison) -> list[str]:
         lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")
     if not pair.reason and not pair.basis:
         lines.append(f"  {_crossing(pair, result.axis)}")
+    lines += [f"  {line}" for line in details(pair.multipliers, result.target)]
     lines.append(f"  to settle it: {pair.settling.text}")
     return lines
 
@@ -133,6 +136,7 @@ def _test(pair: Pair, n_pairs: int) -> list[str]:
     adjusted = f", {pair.p_adjusted:.2g} over all pairs" if n_pairs > 1 else ""
     return [
         f"  difference of exponents{basis} {difference}, p = {pair.p:.2g}{adjusted}",
+        *([f"  {equality_text(pair)}"] if pair.margin is not None else []),
         f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %",
     ]
 

@@ -86,6 +86,7 @@ def _panels(records: Records, analysis: Analysis) -> Iterable[Panel]:
     if table is not None:
         yield from _term_panels(records, analysis, table)
         yield from _exponent_panels(analysis, table)
+        yield from _cheaper_panels(analysis)
         yield from _residual_panels(records, analysis, table)
     if any(run.number("flops") and run.n for run in runs):
         yield Panel("cost", "cost", "Cost of an atom", runs_figures.cost(runs), is_small=True)
@@ -140,6 +141,15 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
     said.append("Open markers: no law is claimed.")
     figure = laws_figures.exponents(analysis.fits, table.architectures)
     yield Panel("exponents", "exponents", "Exponents", figure, tuple(said))
+
+
+def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
+    """What one architecture needs against another for the same loss, over each variable that they are compared in."""
+    for one in analysis.comparisons:
+        figure = laws_figures.cheaper(one)
+        if figure is not None:
+            title = f"How much cheaper, over {one.axis.upper()}"
+            yield Panel(f"cheaper-{one.axis}", "exponents", title, figure, tuple(words.cheaper(one)))
 
 
 def _residual_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[Panel]:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from matscale.core.report.analysis import levels
-from matscale.core.report.layout import AXES, NEUTRAL, faint, figure, rounded, scale, style
+from matscale.core.report.layout import AXES, DASHES, NEUTRAL, faint, figure, rounded, scale, style
 from matscale.core.report.words import symbol
+from matscale.core.scaling.comparison.compare import Comparison
+from matscale.core.scaling.comparison.multipliers import BEST, Multiplier, facing
 from matscale.core.scaling.frontier import curves
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit, bars
@@ -133,6 +135,49 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
     fig = figure(traces, "exponent, with its 95 % interval", "", log=(False, False), height=110 + 26 * len(rows))
     fig.update_yaxes(categoryorder="array", categoryarray=rows[::-1], type="category", ticks="")
     return fig
+
+
+def cheaper(comparison: Comparison) -> Any | None:
+    """What one architecture needs of another's compute, hours, parameters or data, against the loss; None if unknown.
+
+    A colour for each pair, a dash for each quantity.
+    """
+    looks = style(f"{pair.first} / {pair.second}" for pair in comparison.pairs)
+    title, factor = UNITS.get(comparison.target, (comparison.target, 1.0))
+    traces: list[dict[str, Any]] = []
+    for pair in comparison.pairs:
+        colour = looks[f"{pair.first} / {pair.second}"][0]
+        for k, one in enumerate(one for one in facing(pair.multipliers) if one.points):
+            traces += _multiplier(one, colour, DASHES[k % len(DASHES)], factor)
+    if not traces:
+        return None
+    ends = [point.loss * factor for pair in comparison.pairs for one in pair.multipliers for point in one.points]
+    even = {
+        "type": "scatter", "mode": "lines", "x": rounded([min(ends), max(ends)]), "y": [1, 1], "hoverinfo": "skip",
+        "line": {"color": NEUTRAL, "width": 1}, "showlegend": False,
+    }  # fmt: skip
+    return figure([even, *traces], title, "times as much, for the same loss")
+
+
+def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[dict[str, Any]]:
+    """Line and band of one multiplier."""
+    loss, value, low, high = np.array([[p.loss * factor, p.value, p.low, p.high] for p in one.points]).T
+    shown = (low > 0) & np.isfinite(high)
+    loss, value, low, high = (column[shown] for column in (loss, value, low, high))
+    if len(loss) == 0:
+        return []
+    name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")
+    shared: dict[str, Any] = {"type": "scatter", "mode": "lines", "legendgroup": name, "name": name}
+    return [
+        {
+            **shared, "x": rounded([*loss, *loss[::-1]]), "y": rounded([*low, *high[::-1]]), "fill": "toself",
+            "fillcolor": faint(colour, 0.1), "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip",
+        },
+        {
+            **shared, "x": rounded(loss), "y": rounded(value), "line": {"color": colour, "width": 1.8, "dash": dash},
+            "hovertemplate": f"{name}<br>%{{y:.3g}} × at %{{x:.4g}}<extra></extra>",
+        },
+    ]  # fmt: skip
 
 
 def _row(fit: Fit, name: str) -> str:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from matscale.core.report.analysis import Refused
 from matscale.core.scaling.comparison.compare import Comparison
+from matscale.core.scaling.comparison.multipliers import details, sentences
 from matscale.core.scaling.comparison.pairs import Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note
@@ -117,6 +118,15 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
     tables = {name: comparison.fits[name].table for name in (pair.first, pair.second)}
     said += [f"{name}: {told}." for name, table in tables.items() if (told := seen_note(table))]
     return said
+
+
+def cheaper(comparison: Comparison) -> list[str]:
+    """What each pair needs for the same loss: the sentences, then every quantity along its curve, a paragraph each."""
+    told = []
+    for pair in comparison.pairs:
+        lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]
+        told.append(" ".join(f"{line}." for line in lines))
+    return told
 
 
 def _difference(pair: Pair) -> str:

@@ -109,7 +109,7 @@ def make_plan(
         fit = fit.allowing_for_misfit
     _refuse_flat(cost)
     assert isinstance(fit.spread, Draws)
-    draws = _samples(fit.spread)
+    draws = sampled_laws(fit.spread)
     if 2 * len(draws) < len(fit.spread.draws):
         raise MatscaleError(
             f"No plan: only {len(draws)} of {len(fit.spread.draws)} bootstrap samples, widened by what the law misses, "
@@ -192,7 +192,8 @@ def needed(loss: float, laws: Array, cost: Cost) -> Array:
         return np.where(laws[:, 0] < loss, np.exp(high), np.inf)
 
 
-def _samples(spread: Draws) -> Array:
+def sampled_laws(spread: Draws) -> Array:
+    """(E, A, B, alpha, beta) of the samples of a joint law that fall with both [b, 5]."""
     plain = spread.law.plain(spread.law.bounded(spread.widened()), spread.frame)
     laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
     return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]

@@ -1,4 +1,4 @@
-"""Compare the scaling of architectures: analysis of covariance on size means.
+"""Compare the scaling of architectures: their exponents on size means, and what each needs for the same loss.
 
 Each architecture has its own law and its own scatter of sizes about it; the difference of the exponents over its
 standard error is compared with Student's t with the degrees of freedom of Welch and Satterthwaite. A bootstrap over
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.files import finite
+from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
 from matscale.core.scaling.comparison.joint_pairs import tested_jointly
+from matscale.core.scaling.comparison.multipliers import Subject, multipliers, refuse_far, sentences
 from matscale.core.scaling.comparison.pairs import DIFFERENT, LOCAL, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.fit import Options, beside, joint_law
 from matscale.core.scaling.intervals import LEVEL
@@ -55,6 +57,14 @@ class Comparison:
     ranking: tuple[Rank, ...]
     joint: Mapping[str, Fit] = field(default_factory=dict)
     """Architecture -> its joint law, where that has a floor: its exponent is compared, and not that of the slice"""
+    target: str = "loss"
+
+    @property
+    def cheaper(self) -> list[str]:
+        """What each architecture needs against the first of the ranking, for the same loss: a sentence each."""
+        first = self.ranking[0].architecture
+        pairs = [pair for pair in self.pairs if first in (pair.first, pair.second)]
+        return [told for pair in pairs for told in sentences(pair.multipliers, self.target)]
 
     def plain(self) -> dict[str, Any]:
         values = {
@@ -63,6 +73,7 @@ class Comparison:
             "fixed": self.fixed or None,
             "fits": {name: fit.plain() for name, fit in self.fits.items()},
             "joint": {name: fit.plain() for name, fit in self.joint.items()},
+            "cheaper": self.cheaper,
             "pairs": [_plain_pair(pair) for pair in self.pairs],
             "ranking": [{**vars(rank), "at": self.at} for rank in self.ranking],
         }
@@ -72,6 +83,7 @@ class Comparison:
 
 def _plain_pair(pair: Pair) -> dict[str, Any]:
     plain = {**vars(pair), "interval": list(pair.interval), "ratios": [vars(r) for r in pair.ratios]}
+    plain["multipliers"] = [one.plain() for one in pair.multipliers]
     return {**plain, "crossing": list(pair.crossing) if pair.crossing else None, "settling": vars(pair.settling)}
 
 
@@ -83,12 +95,16 @@ def compare(
     axis: str | None = None,
     target: str = "loss",
     at: float | None = None,
+    at_loss: Sequence[float] = (),
+    margin: float | None = None,
 ) -> Comparison:
     """`architectures` (all of the table if empty) over `axis`: compute where every run has it, else parameters.
 
-    `laws` are the forms in one variable, the plain power first. Raises ConfigError for a name that is not there,
-    DataError if an architecture has fewer than three sizes.
+    `laws` are the forms in one variable, the plain power first. `at_loss`: losses at which multipliers are stated.
+    `margin`: test whether exponents are equal within it. Raises ConfigError for a name that is not there, a loss
+    outside the points or a margin that is not positive, DataError if an architecture has fewer than three sizes.
     """
+    check_margin(margin)
     names = list(dict.fromkeys(architectures)) or table.architectures
     for name in names:
         if name not in table.architectures:
@@ -107,7 +123,8 @@ def compare(
             part = part.keep(part["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
         means[name] = size_means(part, axis, fixed)
         _check_enough(name, means[name])
-    law = _common_form(means, laws, target)
+    owns = {name: fit_means(m, _unbroken(laws), target, no_learning[name]) for name, m in means.items()}
+    law = _common_form(owns, laws)
     fits = {name: fit_means(means[name], [law], target, no_learning[name]) for name in names}
     joints = {name: joint_law(table.of_architecture(name), Options(target=target, samples=300)) for name in names}
     fits = {name: beside(fit, joints[name]) for name, fit in fits.items()}
@@ -124,8 +141,22 @@ def compare(
         else pair
         for pair in found
     ])  # fmt: skip
+    pairs = tested_for_equality(pairs, margin) if margin is not None else pairs
+    subjects = {
+        name: Subject(beside(own, joints[name]), means[name], _standing(joints[name]), name in used)
+        for name, own in owns.items()
+    }
+    pairs = [
+        replace(pair, multipliers=multipliers(subjects[pair.first], subjects[pair.second], axis, fixed, at_loss))
+        for pair in pairs
+    ]
+    refuse_far(list(chain.from_iterable(pair.multipliers for pair in pairs)), at_loss)
     where, ranking = _ranking(means, fits)
-    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), used)
+    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), used, target)
+
+
+def _standing(joint: Fit | None) -> Fit | None:
+    return joint if joint is not None and joint.is_law else None
 
 
 def _check_enough(name: str, means: Means) -> None:
@@ -178,22 +209,19 @@ def _near(values: Array, value: float) -> np.ndarray:
     return np.asarray(np.abs(np.log(values / value)) < 0.02)
 
 
-def _common_form(means: dict[str, Means], laws: Sequence[Law], target: str) -> Law:
+def _unbroken(laws: Sequence[Law]) -> list[Law]:
+    return [law for law in laws if law.verdict != "broken law"]
+
+
+def _common_form(owns: Mapping[str, Fit], laws: Sequence[Law]) -> Law:
     """Form to compare: with a floor only if every architecture shows one, since other exponents are not comparable."""
-    plain = laws[0]
-    chosen = {
-        fit_means(m, [law for law in laws if law.verdict != "broken law"], target).law.name for m in means.values()
-    }
-    return next((law for law in laws if law.name in chosen), plain) if len(chosen) == 1 else plain
+    chosen = {fit.law.name for fit in owns.values()}
+    return next((law for law in laws if law.name in chosen), laws[0]) if len(chosen) == 1 else laws[0]
 
 
 def _adjusted(pairs: list[Pair]) -> list[Pair]:
     """Holm's step-down correction over the pairs that were tested, and the verdicts that follow."""
-    known = sorted((k for k in range(len(pairs)) if np.isfinite(pairs[k].p)), key=lambda k: pairs[k].p)
-    adjusted, running = [float("nan")] * len(pairs), 0.0
-    for rank, k in enumerate(known):
-        running = max(running, min(1.0, pairs[k].p * (len(known) - rank)))
-        adjusted[k] = running
+    adjusted = holm([pair.p for pair in pairs])
     return [
         replace(
             pair,

@@ -40,6 +40,8 @@ def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:
         power=power(WORTH_SEEING, error, freedom),
         smallest=smallest_difference(error, freedom),
         settling=Settling(None, None, "more sizes of both on a grid; how many is not computed for joint laws"),
+        standard_error=error,
+        freedom=freedom,
     )
 
 

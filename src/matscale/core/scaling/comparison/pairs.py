@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from matscale.core.scaling.comparison.multipliers import Multiplier
 from matscale.core.scaling.comparison.power_of_test import Settling, power, settling, smallest_difference
 from matscale.core.scaling.intervals import LEVEL, Spread, quantile, spread, with_seed_slopes
 from matscale.core.scaling.law import Array, Law
@@ -62,6 +63,18 @@ class Pair:
     """Which exponents were compared, if not those of `fits`: `alpha of the joint laws nd`"""
     note: str = ""
     """Remark where the difference is one of local slopes, not of exponents"""
+    standard_error: float = float("nan")
+    """Standard error of `difference`"""
+    freedom: float = float("nan")
+    """Its degrees of freedom"""
+    margin: float | None = None
+    """Difference of exponents within which they count as equal; None: equality was not tested"""
+    p_equal: float = float("nan")
+    """Probability of a difference so small between exponents that are `margin` apart"""
+    p_equal_adjusted: float = float("nan")
+    """`p_equal` after Holm's correction over all pairs"""
+    multipliers: tuple[Multiplier, ...] = ()
+    """How much more of each quantity the first needs than the second, for the same loss"""
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:
@@ -91,6 +104,8 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
         if reason
         else settling(difference, means[a], means[b], (first.scatter, second.scatter), freedom),
         note="" if reason else _local([fits[a], fits[b]]),
+        standard_error=error,
+        freedom=freedom,
     )
 
 
@@ -154,7 +169,7 @@ def _log_ratio(first: Spread, second: Spread, logx: Array) -> tuple[Array, Array
         values.append(one.law.value(one.theta, at - one.frame.x) + one.frame.y)
         variances.append(np.einsum("kp,pq,kq->k", gradient, one.covariance, gradient))
     freedom = satterthwaite(variances[0], variances[1], first.freedom, second.freedom)
-    quantiles = np.array([quantile(LEVEL, one) for one in freedom])
+    quantiles = np.where(freedom > 0, stats.t.ppf(0.5 + LEVEL / 2, np.maximum(freedom, 1e-9)), np.inf)
     return values[0] - values[1], quantiles * np.sqrt(variances[0] + variances[1])
 
 

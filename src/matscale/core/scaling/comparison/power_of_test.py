@@ -41,6 +41,19 @@ def power(difference: float, error: float, freedom: float, level: float = 0.95) 
     return float((stats.norm.sf(estimated - shift) + stats.norm.cdf(-estimated - shift)).mean())
 
 
+def power_of_equality(margin: float, error: float, freedom: float, level: float = 0.95) -> float:
+    """Probability that equal exponents are found equal within `margin`, their difference having standard error `error`.
+
+    >>> round(power_of_equality(margin=0.1, error=0.03, freedom=8), 2), power_of_equality(0.02, 0.03, 8)
+    (0.84, 0.0)
+    """
+    if freedom <= 0 or not error > 0:
+        return float("nan")
+    estimated = np.sqrt(stats.chi2.ppf((np.arange(200) + 0.5) / 200, freedom) / freedom)
+    room = np.maximum(margin / error - stats.t.ppf(level, freedom) * estimated, 0.0)
+    return float((2 * stats.norm.cdf(room) - 1).mean())
+
+
 def smallest_difference(error: float, freedom: float) -> float:
     """The difference that is seen with probability `WANTED`.
 

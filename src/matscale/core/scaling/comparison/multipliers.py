@@ -1,0 +1,493 @@
+"""How much more of a quantity one architecture needs than another for the same loss.
+
+Each law is turned round: the compute (hours, parameters, data) at which it reaches a loss. The uncertainty is that of
+the laws themselves. A joint law has the samples of its bootstrap; a law in one variable has its Student's t, from which
+samples are drawn with the covariance and the degrees of freedom of its intervals. Every sample is turned round, and
+the ratios of independent samples give the interval. docs/laws.md has its coverage.
+
+An architecture counts by the form that its own points support, and within the losses that both have points for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.scaling.allocation.cost_law import _refuse_flat, measured_cost
+from matscale.core.scaling.allocation.plan import needed, optimal_size, reached, sampled_laws
+from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.intervals import LEVEL, Spread, spread, with_correlation, with_seed_slopes
+from matscale.core.scaling.law import Array, Frame, Law
+from matscale.core.scaling.means import SEEDS, Means
+from matscale.core.scaling.result import Fit
+from matscale.core.scaling.solve import refine, solve
+from matscale.core.scaling.tables.from_runs import ERRORS
+from matscale.core.scaling.tables.table import SAME, Table
+from matscale.core.scaling.text import UNDETERMINED, with_interval
+from matscale.core.scaling.verdict import REFUSED
+
+WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
+"""Quantity -> what a sentence calls it."""
+ALONG = {"c": ("c", "hours", "n"), "n": ("c", "hours", "n"), "d": ("c", "hours", "d")}
+"""Variable of the comparison -> quantities that grow with it."""
+BEST = "the best n and d of each"
+"""Basis of the compute that joint laws need at best."""
+SAMPLES = 1000
+POINTS = 21
+"""Losses of a curve."""
+REACH = 3 * np.log(10.0)
+"""A law is turned round up to three decades beyond its points; what takes more is infinite."""
+FAR = 200.0
+"""ln of an amount at which only the floor of a law is left."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Multiplier at one loss."""
+
+    loss: float
+    value: float
+    low: float
+    high: float
+
+    @property
+    def turned(self) -> Point:
+        """The same with the architectures exchanged."""
+        value, low, high = (1 / v if v > 0 else float("inf") for v in (self.value, self.high, self.low))
+        return Point(self.loss, value, low, high)
+
+    @property
+    def text(self) -> str:
+        """`2.6 × (1.9 to 3.4)`."""
+        shown, _, ends = with_interval(self.value, self.low, self.high).partition(" (")
+        return f"an {shown} multiple ({ends}" if shown == UNDETERMINED else f"{shown} × ({ends}"
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """How many times as much of a quantity the first architecture needs as the second, for the same loss."""
+
+    first: str
+    second: str
+    axis: str
+    """c, hours, n, d"""
+    what: str
+    """The quantity in words: FLOPs, hours, parameters, data"""
+    basis: str
+    """What is held fixed: `d = 301,300`; or `the best n and d of each`, by joint laws"""
+    points: tuple[Point, ...] = ()
+    """Curve over the losses that both have points for, the lowest first; empty where nothing can be said"""
+    asked: tuple[Point, ...] = ()
+    """At the chosen losses, as far as both have points there"""
+    floor: tuple[str, float, float, float] | None = None
+    """(architecture, loss, low, high): from this loss on, no amount of the quantity is enough for that architecture"""
+    reason: str = ""
+    """Why nothing can be said; empty if something can"""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def turned(self) -> Multiplier:
+        """The same with the architectures exchanged."""
+        points, asked = (tuple(p.turned for p in those) for those in (self.points, self.asked))
+        return replace(self, first=self.second, second=self.first, points=points, asked=asked)
+
+    def plain(self) -> dict[str, Any]:
+        floor = dict(zip(("architecture", "loss", "low", "high"), self.floor)) if self.floor else None
+        return {
+            "first": self.first,
+            "second": self.second,
+            "axis": self.axis,
+            "what": self.what,
+            "basis": self.basis or None,
+            "points": [vars(point) for point in self.points],
+            "asked": [vars(point) for point in self.asked],
+            "no_answer_from": floor,
+            "reason": self.reason or None,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One architecture of a comparison."""
+
+    own: Fit
+    """The law in the form that its own points support"""
+    means: Means
+    joint: Fit | None
+    """Its joint law, where that stands"""
+    is_floored: bool
+    """Whether the joint law says more of the variable than the slice"""
+
+    @property
+    def name(self) -> str:
+        return self.own.architecture
+
+    @property
+    def hindrance(self) -> str:
+        """Reason why its law cannot be turned round; empty if it can."""
+        doubts = [str(reason) for reason in self.own.reasons if reason.trigger in "ac"]
+        return f"{self.name} is {self.own.verdict} ({'; '.join(doubts)})" if doubts else ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A law turned round: what it takes to reach a loss, by the law itself and by samples of it."""
+
+    losses: tuple[float, float]
+    """ln of the lowest and the highest loss of its points"""
+    of: Callable[[Array], Array]
+    """ln of losses [m] -> ln of the quantity [1 + b, m], the law itself first; infinite where it never arrives"""
+    bottoms: Array
+    """ln of the loss that no amount goes below [1 + b]; -inf without a floor"""
+
+
+def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence[float]) -> tuple[Multiplier, ...]:
+    """Every quantity that grows with `axis`, of `a` over `b`; and the compute at best, by joint laws."""
+    found = []
+    hindrance = ", and ".join(filter(None, (a.hindrance, b.hindrance)))
+    for quantity in ALONG[axis]:
+        sides = [_amounts(one.means.table, quantity) for one in (a, b)]
+        column = "c" if quantity == "hours" else quantity  # hours are told from FLOPs
+        if not all(one.means.table.has(column) for one in (a, b)):
+            continue
+        multiplier = Multiplier(a.name, b.name, quantity, _words(a.means.table, quantity), fixed)
+        reason = hindrance or next((side for side in sides if isinstance(side, str)), "")
+        reason = reason or _unfair(a.means.table, b.means.table, quantity)
+        needs = [] if reason else [_of_slice(one, quantity, k) for k, one in enumerate((a, b))]
+        found.append(_between(multiplier, needs, reason, at_loss, _notes(a, b)))
+    if axis == "c" and a.joint is not None and b.joint is not None:
+        multiplier = Multiplier(a.name, b.name, "c", _words(a.means.table, "c"), BEST)
+        needs = [_at_best(joint, k) for k, joint in enumerate((a.joint, b.joint))]
+        found.append(_between(multiplier, needs, "", at_loss, ()))
+    return tuple(found)
+
+
+def refuse_far(found: Sequence[Multiplier], at_loss: Sequence[float]) -> None:
+    """Raises ConfigError for a loss that lies outside the losses of every pair."""
+    known = [one for one in found if one.points]
+    for loss in at_loss:
+        if any(abs(np.log(point.loss / loss)) < 1e-9 for one in known for point in one.asked if loss > 0):
+            continue
+        ranges = {f"{one.first} and {one.second}": _range(one) for one in known}
+        told = "; ".join(f"{pair} {ends}" for pair, ends in list(ranges.items())[:5])
+        if not told:
+            why = "; ".join(dict.fromkeys(one.reason for one in found))
+            raise ConfigError(f"--at-loss {loss:g}: there is no multiplier to state: {why}.")
+        raise ConfigError(
+            f"--at-loss {loss:g}: no two architectures have points on both sides of it. Losses that both have points "
+            f"for: {told}. Choose one of these."
+        )
+
+
+def _range(one: Multiplier) -> str:
+    return f"{one.points[0].loss:.4g} to {one.points[-1].loss:.4g}"
+
+
+# Sentences ------------------------------------------------------------------------------------------------------------
+
+
+def facing(found: Sequence[Multiplier]) -> list[Multiplier]:
+    """The multipliers of a pair, turned so that the first that is known is 1 or more: the dearer of the other."""
+    first = next(((one.asked or one.points)[0] for one in found if one.points), None)
+    return [one.turned for one in found] if first is not None and first.value < 1 else list(found)
+
+
+def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
+    """What one architecture of a pair needs of the other's compute, hours, parameters or data, a line for each loss."""
+    told = []
+    for basis in dict.fromkeys(one.basis for one in found):
+        group = [one for one in facing(found) if one.basis == basis]
+        known = [one for one in group if one.points]
+        if known:
+            told += [_sentence(stated, target) for stated in _by_loss(known)]
+        elif basis != BEST:
+            one = group[0]
+            told.append(
+                f"For the same {noun(target)}, what {one.first} needs against {one.second} cannot be said: {one.reason}"
+            )
+    return told
+
+
+def _by_loss(known: Sequence[Multiplier]) -> list[list[tuple[Multiplier, Point]]]:
+    """The multipliers at each loss that is stated: those that were asked for, else the lowest."""
+    asked = dict.fromkeys(point.loss for one in known for point in one.asked)
+    if asked:
+        return [[(one, point) for one in known for point in one.asked if point.loss == loss] for loss in asked]
+    lowest = known[0].points[0].loss
+    return [[(one, one.points[0]) for one in known if abs(np.log(one.points[0].loss / lowest)) < SAME]]
+
+
+def _sentence(stated: Sequence[tuple[Multiplier, Point]], target: str) -> str:
+    parts = [
+        f"{point.text} {'of ' if UNDETERMINED in point.text else ''}the {multiplier.what}"
+        for multiplier, point in stated
+    ]
+    one, point = stated[0]
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+    where = f"at {point.loss:.4g}" + ("" if one.asked else ", the lowest that both have points for")
+    where += f"; {one.basis}" if one.basis else ""
+    return f"For the same {noun(target)}, {one.first} needs {listed} of {one.second} ({where})"
+
+
+def noun(target: str) -> str:
+    """`loss`, `forces error`, or the name of the column."""
+    return f"{target} error" if target in ERRORS and target != "loss" else target
+
+
+def details(found: Sequence[Multiplier], target: str) -> list[str]:
+    """Every multiplier of a pair along its curve, and where the question has no answer; no line twice."""
+    lines = []
+    for one in facing(found):
+        name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")
+        if one.points:
+            shown = one.asked or (one.points[-1], one.points[len(one.points) // 2], one.points[0])
+            told = ", ".join(f"{point.text} at {point.loss:.4g}" for point in shown)
+            lines.append(f"{name} for the same {noun(target)}: {told}")
+        else:
+            lines.append(f"{name}: cannot be said: {one.reason}")
+        lines += one.notes
+        if one.floor:
+            name, *ends = one.floor
+            held = f" ({one.basis})" if one.basis else ""
+            told = f"no answer below a {noun(target)} of {with_interval(*ends)}: {name} never gets there{held}"
+            lines.append(told)
+    return list(dict.fromkeys(lines))
+
+
+# Quantities -----------------------------------------------------------------------------------------------------------
+
+
+def _words(table: Table, quantity: str) -> str:
+    """The quantity in words: another column that was mapped to compute keeps its name."""
+    name = table.names.get("c", "flops")
+    if quantity == "c" and "hours" in name.lower():
+        return "hours"
+    is_flops = quantity != "c" or name.lower() in ("c", "compute") or "flop" in name.lower()
+    return WORDS[quantity] if is_flops else name
+
+
+def _amounts(table: Table, quantity: str) -> Array | str:
+    """The quantity of each run [k], or the reason why it is not known. Hours are those of one device."""
+    if quantity != "hours":
+        return table[quantity] if table.has(quantity) else f"the table has no column {quantity}"
+    if table.names.get("c") != "flops":
+        return "no hours are recorded"
+    speeds = {str(run["run"]): float(run["flops_per_s"]) for run in table.facts.get("speeds", ())}
+    reached = np.array([speeds.get(run, np.nan) for run in table.words["run"].tolist()])
+    if not np.isfinite(reached).all() or not table.has("c") or not (reached > 0).all():
+        return "no hours are recorded"
+    return np.asarray(table["c"] / reached / 3600.0)
+
+
+def _unfair(a: Table, b: Table, quantity: str) -> str:
+    """Reason why hours of two architectures say nothing of each other; empty if they do."""
+    if quantity != "hours" and _words(a, quantity) != "hours":
+        return ""
+    grounds = [_grounds(table) for table in (a, b)]
+    if len(grounds[0] | grounds[1]) <= 1:
+        return ""
+    told = "; ".join(f"{table.words['arch'][0]} on {', '.join(sorted(g))}" for table, g in zip((a, b), grounds))
+    return f"they were spent on other devices, threads or arithmetic: {told}"
+
+
+def _grounds(table: Table) -> set[str]:
+    """Devices of the runs, with their threads and arithmetic."""
+    mine = set(table.words["run"].tolist())
+    return {
+        f"{run['device']}{', ' + str(run['precision']) if run['precision'] else ''}"
+        for run in table.facts.get("speeds", ())
+        if str(run["run"]) in mine
+    }
+
+
+def _notes(a: Subject, b: Subject) -> tuple[str, ...]:
+    """What weakens a multiplier without forbidding it."""
+    refused = [
+        f"{one.name} is {one.own.verdict}" for one in (a, b) if one.own.verdict in REFUSED and not one.is_floored
+    ]
+    return (f"{' and '.join(refused)}: the interval allows for what the line misses",) if refused else ()
+
+
+# Laws turned round ----------------------------------------------------------------------------------------------------
+
+
+def _of_slice(one: Subject, quantity: str, k: int) -> Needs | str:
+    """The law of the size means over `quantity`; the joint law at what the slice holds fixed, where that says more."""
+    means, law, rng = one.means, one.own.law, np.random.default_rng(k)
+    at = _grown(means, quantity, one.name)
+    if isinstance(at, str):
+        return at
+    losses = (float(means.y.min()), float(means.y.max()))
+    if one.is_floored and one.joint is not None:
+        return _followed(_of_joint(one.joint, means, losses, rng), means.x[:, 0], at)
+    around = _along(one, quantity, at)
+    if around.freedom <= 0:
+        return f"{one.name} has no more sizes than its law has parameters"
+    theta = _samples(around, at, rng)
+    bottoms = law.value(theta, FAR - around.frame.x[None])[:, 0] + around.frame.y
+    bottoms = bottoms if one.own.verdict == "law with floor" else np.full(len(theta), -np.inf)
+    ends = (float(at.min()), float(at.max()))
+    return Needs(losses, _turned(law, theta, around.frame, 0, np.zeros(1), ends), bottoms)
+
+
+def _grown(means: Means, quantity: str, name: str) -> Array | str:
+    """ln of the quantity at each size [k], or the reason why it does not follow the sizes."""
+    values = _amounts(means.table, quantity)
+    assert isinstance(values, np.ndarray)
+    logs = np.log(values)
+    at = np.bincount(means.size, logs, len(means)) / np.bincount(means.size, minlength=len(means))
+    what = _words(means.table, quantity)
+    if np.diff(at).min() <= 0:
+        return f"the {what} of {name} do not grow with {means.axis} from size to size"
+    if quantity != "hours" and float(np.abs(logs - at[means.size]).max()) > SEEDS:
+        return f"runs of {name} of one size have several {what}"
+    return np.asarray(at)
+
+
+def _along(one: Subject, quantity: str, at: Array) -> Spread:
+    """The law in the form of `own` over the quantity, its errors widened as those of `own`."""
+    moved = replace(one.means, axis=quantity, x=at[:, None], with_outliers=None)
+    law, weights = one.own.law, moved.weights
+    found = solve(law, moved.x, moved.y, weights=weights)
+    around = spread(law, found.theta, found.frame, moved.x, moved.y, moved.noise, weights)
+    around = with_seed_slopes(with_correlation(around, moved.x, moved.y), moved.seed_slopes, moved.x)
+    return around.stretched(one.own.widening)
+
+
+def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
+    """The parameters, and samples of them [1 + b, p], from Student's t with the covariance of the law.
+
+    A law is linear only near its parameters: each sample is the law that is nearest to the linear one at the points.
+    """
+    values, vectors = np.linalg.eigh(around.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    drawn = rng.standard_normal((SAMPLES, len(values))) @ root.T
+    drawn *= np.sqrt(around.freedom / rng.chisquare(around.freedom, SAMPLES))[:, None]
+    law, x = around.law, at[:, None] - around.frame.x
+    y = law.value(around.theta, x) + drawn @ law.derivatives(around.theta, x).T
+    nearest = refine(law, np.tile(around.theta, (SAMPLES, 1)), x, y, weights=around.weights, steps=40, tolerance=1e-6)
+    return np.vstack([around.theta, nearest])
+
+
+def _followed(needs: Needs, x: Array, at: Array) -> Needs:
+    """The same of a quantity that is `at` where the variable is `x` [k], straight between the sizes and beyond them."""
+    far = np.array([-1.0, 1.0]) * FAR
+    slopes = [(at[1] - at[0]) / (x[1] - x[0]), (at[-1] - at[-2]) / (x[-1] - x[-2])]
+    knots = np.concatenate([[x[0] + far[0]], x, [x[-1] + far[1]]])
+    values = np.concatenate([[at[0] + slopes[0] * far[0]], at, [at[-1] + slopes[1] * far[1]]])
+
+    def of(losses: Array) -> Array:
+        needed = needs.of(losses)
+        return np.where(np.isfinite(needed), np.interp(needed, knots, values), needed)
+
+    return replace(needs, of=of)
+
+
+def _of_joint(joint: Fit, means: Means, losses: tuple[float, float], rng: np.random.Generator) -> Needs:
+    """The joint law in the variable of the slice, the others as the runs of the slice have them."""
+    assert isinstance(joint.spread, Draws)
+    law, column = joint.law, joint.axes.index(means.axis)
+    samples = joint.spread.widened()
+    theta = law.bounded(np.vstack([joint.theta, samples[rng.integers(len(samples), size=SAMPLES)]]))
+    held = np.array([float(np.log(means.table[axis]).mean()) for axis in joint.axes])
+    far = held.copy()
+    far[column] = FAR
+    bottoms = law.value(theta, (far - joint.frame.x)[None])[:, 0] + joint.frame.y
+    ends = (float(means.x.min()), float(means.x.max()))
+    return Needs(losses, _turned(law, theta, joint.frame, column, held, ends), bottoms)
+
+
+def _turned(
+    law: Law, theta: Array, frame: Frame, column: int, held: Array, ends: tuple[float, float]
+) -> Callable[[Array], Array]:
+    """ln of losses [m] -> ln of the variable in `column` [b, m] at which each of `theta` [b, p] reaches them."""
+    grid = np.linspace(ends[0] - REACH, ends[1] + REACH, 600)
+    x = np.tile(held, (len(grid), 1))
+    x[:, column] = grid
+    # A sample that does not fall reaches no lower loss, whatever is spent.
+    falling = np.minimum.accumulate(law.value(theta, x - frame.x) + frame.y, axis=1)
+
+    def of(losses: Array) -> Array:
+        return np.stack([np.interp(-losses, -one, grid, left=-np.inf, right=np.inf) for one in falling])
+
+    return of
+
+
+def _at_best(joint: Fit, k: int) -> Needs | str:
+    """The least compute by the joint law, over the losses whose best n and d lie within the runs."""
+    assert isinstance(joint.spread, Draws)
+    try:
+        cost = measured_cost(joint.table)
+        _refuse_flat(cost)
+    except DataError as error:
+        return f"{joint.architecture}: {error}"
+    samples = sampled_laws(joint.spread)
+    best = np.array([[joint.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
+    if len(samples) == 0 or not (best[:, 1:] > 0).all():
+        return f"the joint law of {joint.architecture} does not fall with both n and d"
+    laws = np.vstack([best, samples])
+    rows = np.concatenate([[0], np.random.default_rng(k).integers(1, len(laws), size=SAMPLES)])
+    c = np.geomspace(float(joint.table["c"].min()), float(joint.table["c"].max()), 200)
+    each = np.repeat(best, len(c), axis=0)
+    n, lost = optimal_size(each, c, cost), np.log(reached(each, c, cost))
+    inside = np.ones(len(c), dtype=bool)
+    for axis, amounts in (("n", n), ("d", cost.data(c, n))):
+        low, high = joint.range[axis]
+        inside &= (amounts >= low) & (amounts <= high)
+    if not inside.any():
+        return f"the best n and d of {joint.architecture} lie outside its runs at every loss"
+    losses = (float(lost[inside].min()), float(lost[inside].max()))
+    with np.errstate(divide="ignore"):
+        bottoms = np.log(laws[rows, 0])
+
+    def of(logs: Array) -> Array:
+        return np.stack([np.log(needed(float(np.exp(log)), laws, cost))[rows] for log in logs], axis=1)
+
+    return Needs(losses, of, bottoms)
+
+
+# Ratios ---------------------------------------------------------------------------------------------------------------
+
+
+def _between(
+    empty: Multiplier, needs: Sequence[Needs | str], reason: str, at_loss: Sequence[float], notes: tuple[str, ...]
+) -> Multiplier:
+    """`empty` with its curve over the losses that both sides have points for."""
+    reason = reason or next((side for side in needs if isinstance(side, str)), "")
+    if reason:
+        return replace(empty, reason=reason)
+    a, b = (side for side in needs if isinstance(side, Needs))
+    names = (empty.first, empty.second)
+    floors = [float(side.bottoms[0]) for side in (a, b)]
+    higher = int(np.argmax(floors))
+    floor = (names[higher], *_ends((a, b)[higher].bottoms)) if np.isfinite(floors[higher]) else None
+    low, high = max(a.losses[0], b.losses[0], max(floors) + SAME), min(a.losses[1], b.losses[1])
+    if low >= high:
+        told = ", ".join(
+            f"{name} {np.exp(side.losses[0]):.4g} to {np.exp(side.losses[1]):.4g}" for name, side in zip(names, (a, b))
+        )
+        return replace(empty, floor=floor, reason=f"there is no loss that both have points for: {told}")
+    inside = [loss for loss in at_loss if loss > 0 and low - SAME <= np.log(loss) <= high + SAME]
+    logs = np.concatenate([np.linspace(low, high, POINTS), np.log(np.array(inside, dtype=float))])
+    with np.errstate(invalid="ignore"):
+        ratios = a.of(logs) - b.of(logs)  # neither arrives: not a number, and not counted
+    points = [Point(float(np.exp(log)), *_ends(column)) for log, column in zip(logs, ratios.T)]
+    asked = tuple(replace(point, loss=loss) for point, loss in zip(points[POINTS:], inside))
+    return replace(empty, points=tuple(points[:POINTS]), asked=asked, floor=floor, notes=notes)
+
+
+def _ends(logs: Array) -> tuple[float, float, float]:
+    """(value, low, high) of logarithms [1 + b], the value itself first."""
+    samples = logs[1:][~np.isnan(logs[1:])]
+    value = float(logs[0])
+    ends = [value, value]
+    if len(samples):
+        ends = np.quantile(samples, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="inverted_cdf").tolist()
+    with np.errstate(over="ignore"):
+        low, high = float(np.exp(min(ends[0], value))), float(np.exp(max(ends[1], value)))
+        return float(np.exp(value)), low, high

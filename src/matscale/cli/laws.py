@@ -97,9 +97,11 @@ def sampled(command: F) -> F:
     "--law",
     default="auto",
     show_default=True,
-    help="n, d, c: the best form in that variable; nd, frontier, isoflop; or a form: power, floor, broken, kaplan, "
-    "repetition, overfitting (many epochs), routing, a plugin's.",
+    help="n, d, c: the best form in that variable; nd, frontier, isoflop; mixed: one exponent for all "
+    "architectures and an offset of each; or a form: power, floor, broken, kaplan, repetition, overfitting (many "
+    "epochs), routing, a plugin's.",
 )
+@click.option("--pool", is_flag=True, help="One law over all architectures, and how far each is off it.")
 @click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Only these.  [default: all]")
 @click.option("--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: with most sizes]")
 @click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
@@ -114,6 +116,7 @@ def fit(
     no_baselines: bool,
     as_json: bool,
     law: str,
+    pool: bool,
     architectures: tuple[str, ...],
     axis: str | None,
     at: float | None,
@@ -135,7 +138,7 @@ def fit(
     curves = needs_curves(law, checkpoint)
     table = _table(sources, columns, where, target, baselines, no_baselines, curves, lists_excluded=True)
     table = _only(table, architectures)
-    options = Options(target=target, axis=axis, at=at, checkpoint=checkpoint, samples=samples, seed=seed)
+    options = Options(target, axis, at, checkpoint, samples, seed, pool)
     refused: list[str] = []
     fits = fit_all(table, law, options, refused)
     for sentence in refused:
@@ -239,6 +242,7 @@ def plan(
     from matscale.cli.laws_text import plan_text
     from matscale.core.scaling.allocation.plan import make_plan
     from matscale.core.scaling.fit import Options, needs_curves
+    from matscale.core.scaling.text import listed
 
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
@@ -246,7 +250,7 @@ def plan(
     table = _table(sources, columns, where, target, baselines, no_baselines, curves=curves)
     table = _only(table, (architecture,) if architecture else ())
     if len(table.architectures) != 1:
-        raise ConfigError(f"Plan for one architecture at a time: --arch {' or --arch '.join(table.architectures)}.")
+        raise ConfigError(f"Plan for one architecture at a time: --arch NAME, one of {listed(table.architectures)}.")
     fitted = _joint(table, Options(target=target, checkpoint=checkpoint, samples=samples, seed=seed))
     speed = _speed(device, fitted.table, precision, mfu)
     result = make_plan(fitted, flops=flops, loss=loss, speed=speed, despite=(despite or "").replace("-", " "))

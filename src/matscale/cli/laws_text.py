@@ -40,6 +40,7 @@ def fit_text(fit: Fit) -> str:
     counts = ((fit.n_sizes, "size"), (fit.n_seeds, "seed"), (len(fit.table), "run"))
     lines.append(f"  range: {ranges}; {', '.join(counted(*pair) for pair in counts)} ({fit.points})")
     lines += _held_out(fit)
+    lines += _groups(fit)
     if len(fit.candidates) > 1:
         lines.append(f"  forms: {'; '.join(map(_candidate, fit.candidates))}")
     lines += [f"  note: {note}" for note in fit.notes]
@@ -68,6 +69,24 @@ def _held_out(fit: Fit) -> list[str]:
             f"({percent(held.error)}), {inside} the 95 % interval{test}"
         )
     return lines
+
+
+def _groups(fit: Fit) -> list[str]:
+    """Groups that lie off a law over several, the furthest first, and how many cannot be told from it."""
+    if not fit.groups:
+        return []
+    whose = "that of the mean group" if fit.law.name == "mixed" else "the law's"
+    lines = [f"  groups: loss over {whose} at the same {' and '.join(fit.axes)}, 95 %"]
+    for word, offsets in (("below", fit.groups), ("above", fit.groups[::-1])):
+        off = [one for one in offsets if one.word == word]
+        for one in off[:SHOWN]:
+            points = counted(one.n, "point")
+            lines.append(f"    {word}  {with_interval(one.ratio, one.low, one.high)}  {one.group[:60]}, {points}")
+        if len(off) > SHOWN:
+            lines.append(f"    {word}  {len(off) - SHOWN} more; --json lists all")
+    rest = sum(not one.word for one in fit.groups)
+    chance = "" if fit.law.name == "mixed" else f"; chance alone puts about {0.05 * len(fit.groups):.0f} outside"
+    return [*lines, f"    not told apart from it: {rest} of {len(fit.groups)}{chance}"]
 
 
 def excluded_text(excluded: Sequence[Excluded]) -> list[str]:

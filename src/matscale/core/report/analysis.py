@@ -18,6 +18,8 @@ from matscale.core.scaling.tables.from_runs import ERRORS, Known, read_runs
 from matscale.core.scaling.tables.table import Excluded, Table, groups
 
 TERMS = ("energy", "forces", "stress")
+SEVERAL = 4
+"""Architectures from which on the spread of their offsets is worth a law."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Analysis:
     """Energy, forces, stress -> laws of that error, in eV units"""
     refused: tuple[Refused, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    mixed: Fit | None = None
+    """One exponent for all architectures and an offset of each, of `SEVERAL` or more"""
     excluded: tuple[Excluded, ...] = ()
     """Runs that no law was fitted to, with the reason"""
     refusal: str = ""
@@ -82,12 +86,15 @@ def analyse(
             refused += more
     comparisons, not_compared = _comparisons(table)
     refused += not_compared
+    mixed, not_mixed = _mixed(table)
+    refused += not_mixed
     return Analysis(
         table,
         tuple(fits),
         {term: tuple(found) for term, found in terms.items()},
         tuple(refused),
         comparisons,
+        mixed,
         (*records.damaged, *table.excluded),
         notes=(why,) if why else (),
     )
@@ -154,6 +161,17 @@ def _try(
         fits.append(fit_law(part, way, Options(target=target, samples=max(samples, 50)), joint))
     except DataError as error:
         refused.append(Refused(name, way, target, str(error)))
+
+
+def _mixed(table: Table) -> tuple[Fit | None, list[Refused]]:
+    """The mixed law in the variable that varies, of several architectures."""
+    axis = main_axis(table)
+    if len(table.architectures) < SEVERAL or not varies(table, axis):
+        return None, []
+    try:
+        return fit_law(table, "mixed", Options(axis=axis)), []
+    except DataError as error:
+        return None, [Refused("all architectures", axis, "loss", str(error))]
 
 
 def _comparisons(table: Table) -> tuple[tuple[Comparison, ...], list[Refused]]:

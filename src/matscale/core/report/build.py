@@ -103,6 +103,10 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
         said: list[str] = [*map(words.sentence, fits), *_refusals(analysis, axis, "loss")]
         said.append(MARKS)
         yield Panel(f"loss-{axis}", "laws", title, laws_figures.against(table, fits, axis, index, names), tuple(said))
+    if analysis.mixed is not None:
+        fit = analysis.mixed
+        said = [words.sentence(fit), *words.apart(fit)]
+        yield Panel("groups", "laws", "Architectures about one law", laws_figures.offsets(fit), tuple(said))
     for fit in analysis.fits:
         if fit.axes == ("n", "d"):
             said = [words.sentence(fit), *_refusals(analysis, "nd", "loss", fit.architecture)]

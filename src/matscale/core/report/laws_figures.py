@@ -180,6 +180,29 @@ def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[
     ]  # fmt: skip
 
 
+def offsets(fit: Fit) -> Any:
+    """Loss of each group over that of a law over several, with its interval, one row each."""
+    looks = style(sorted(one.group for one in fit.groups))
+    traces = []
+    for one in fit.groups:
+        colour, symbol, _ = looks[one.group]
+        traces.append({
+            "type": "scatter", "mode": "markers", "x": rounded([one.ratio]), "y": [one.group],
+            "error_x": {
+                "type": "data", "array": rounded([one.high - one.ratio]), "arrayminus": rounded([one.ratio - one.low]),
+                "color": colour, "thickness": 1.6, "width": 4,
+            },
+            "marker": {"color": colour, "size": 9, "symbol": symbol if one.word else f"{symbol}-open"},
+            "name": one.group, "showlegend": False, "meta": {"architecture": one.group},
+            "hovertemplate": "%{y}<br>%{x:.3g}<extra></extra>",
+        })  # fmt: skip
+    title = "loss / that of the mean architecture at the same size, with its 95 % interval"
+    fig = figure(traces, title, "", log=(True, False), height=110 + 26 * len(fit.groups))
+    fig.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
+    fig.update_yaxes(categoryorder="array", categoryarray=[one.group for one in fit.groups][::-1], type="category")
+    return fig
+
+
 def _row(fit: Fit, name: str) -> str:
     return f"{symbol(name)} · {fit.architecture} · {fit.name}"
 

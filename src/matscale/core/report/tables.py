@@ -66,7 +66,7 @@ def verdicts(analysis: Analysis) -> HtmlTable:
             reach(fit),
             remarks(fit),
         ]
-        for fit in analysis.fits
+        for fit in (*analysis.fits, *filter(None, [analysis.mixed]))
     ]
     headings = ("architecture", "law", "verdict", "exponents", "range", "reasons and notes")
     return HtmlTable("Laws of the validation loss", headings, tuple(rows))

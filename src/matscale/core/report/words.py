@@ -13,7 +13,7 @@ from matscale.core.scaling.comparison.multipliers import details, sentences
 from matscale.core.scaling.comparison.pairs import Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note
-from matscale.core.scaling.text import counted, number, percent, size, with_interval
+from matscale.core.scaling.text import counted, listed, number, percent, size, with_interval
 from matscale.core.scaling.verdict import LAWS, LOCAL_SLOPE
 
 OVER = {
@@ -61,6 +61,16 @@ def exponents(fit: Fit) -> str:
         scale = factor if name == fit.law.floor else 1.0
         parts.append(f"{symbol(name)} = {fit.told(name, scale)}")
     return ", ".join(parts)
+
+
+def apart(fit: Fit) -> list[str]:
+    """Sentences on the groups that lie off a law over several."""
+    said = []
+    for word in ("below", "above"):
+        off = [f"{one.group} ({with_interval(one.ratio, one.low, one.high)})" for one in fit.groups if one.word == word]
+        if off:
+            said.append(f"Loss {word} that of the mean architecture at the same size: {listed(off)}.")
+    return said or ["No architecture can be told apart from the mean of all at the same size."]
 
 
 def symbol(name: str) -> str:

@@ -74,11 +74,11 @@ def _fitting(fit: Fit) -> dict[str, str]:
         "objective": str(facts.get("objective", UNKNOWN)),
         "search": f"variable projection, {starts} starts, {facts['starts that agree']} agree"
         if starts
-        else "grid of exponents, then Levenberg-Marquardt",
+        else str(facts.get("search", "grid of exponents, then Levenberg-Marquardt")),
         "converged": f"relative slope {facts['gradient']:.1e}" if "gradient" in facts else UNKNOWN,
         "intervals": f"{fit.level:.0%}, two-level bootstrap, {samples} samples"
         if samples
-        else f"{fit.level:.0%}, Student's t on {len(fit.x)} points",
+        else str(facts.get("intervals", f"{fit.level:.0%}, Student's t on {len(fit.x)} points")),
         "extrapolation tested": "; ".join(
             f"{_place(h.at)}: {percent(h.error)}, {'inside' if h.covered else 'outside'} 95 %"
             for h in fit.held_out[-2:]

@@ -13,13 +13,17 @@ from matscale.core.scaling.joint import fit_joint
 from matscale.core.scaling.law import Law
 from matscale.core.scaling.means import BESIDE, has_one_cost
 from matscale.core.scaling.one_variable import fit_slice
+from matscale.core.scaling.pooled.mixed import fit_mixed
+from matscale.core.scaling.pooled.offsets import pool as pooled
+from matscale.core.scaling.pooled.one_law import with_groups
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.baselines import with_baselines
 from matscale.core.scaling.tables.sources import Source, read
 from matscale.core.scaling.tables.table import AXES, Table, groups
+from matscale.core.scaling.text import listed
 from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
 
-WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "auto")
+WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "mixed", "auto")
 """Values of `law` besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, or a
 plugin's."""
 CURVES = ("frontier", "c", "auto")
@@ -42,6 +46,12 @@ class Options:
     samples: int = 1000
     """Bootstrap samples."""
     seed: int = 0
+    pool: bool = False
+    """One law over all architectures, in place of one of each."""
+
+
+SHOWN = 5
+"""Laws that could not be fitted and are named, each with its reason."""
 
 
 def needs_curves(law: str, checkpoint: str) -> bool:
@@ -63,12 +73,14 @@ def fit(
     checkpoint: str = "last",
     samples: int = 1000,
     seed: int = 0,
+    pool: bool = False,
 ) -> Fit:
     """The law of one architecture in `source`: run folders, a study, a table file, rows or a `Table`.
 
     `law`: `n`, `d`, `c` choose the form in that variable, `nd` is the joint law, `frontier` and `isoflop` are those of
     compute; the name of a form takes that form; `auto` takes the joint law where there is a grid, else the variable
-    with most sizes. `axis` to `seed` are those of `Options`. Raises DataError (data), ConfigError (names).
+    with most sizes. `mixed` is one exponent for all architectures with an offset of each, `pool` one law over all of
+    them. `axis` to `pool` are those of `Options`. Raises DataError (data), ConfigError (names).
 
     >>> rows = [{"n": 10.0**p, "loss": 40 * 10.0**(-0.3 * p) * (1 + 0.01 * (-1)**p)} for p in range(3, 9)]
     >>> found = fit(rows, law="power")
@@ -76,8 +88,11 @@ def fit(
     ('law', 0.3)
     """
     table = read_with_baselines(source, columns, target, where, baselines, needs_curves(law, checkpoint))
-    chosen = Options(target, axis, at, checkpoint, samples, seed)
+    chosen = Options(target, axis, at, checkpoint, samples, seed, pool)
     _refuse_unused(law, chosen)
+    if law == "mixed" or pool:
+        table = pooled(table) if pool else table
+        return fit_law(table, best_way(table) if law == "auto" else law, chosen)
     name = architecture or _only(table)
     if name not in table.architectures:
         raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
@@ -108,22 +123,41 @@ def fit_all(
     """
     options = options or Options()
     _refuse_unused(law, options)
-    refused = [] if refused is None else refused
+    if law == "mixed":
+        return [fit_law(table, law, options)]
+    table = pooled(table) if options.pool else table
+    told: list[str] = []
     found = []
+    _refuse_single_rows(table)
     for name in table.architectures:
         part = table.of_architecture(name)
         known = ways(part) if law == "auto" else [law]
         if not known:
-            refused.append(f"{name or 'table'}: no axis varies. Train models of several sizes.")
+            told.append(f"{name or 'table'}: no axis varies. Train models of several sizes.")
         joint = joint_law(part, options) if len(known) > 1 else None
         for way in known:
             try:
                 found.append(fit_law(part, way, options, joint))
             except DataError as error:
-                refused.append(f"{name or 'table'}, {way}: {error}")
+                told.append(f"{name or 'table'}, {way}: {error}")
+    if len(told) > SHOWN:
+        told = [*told[:SHOWN], f"{len(told) - SHOWN} more laws; --arch NAME says why."]
     if not found:
-        raise DataError(" ".join(refused) or "There is nothing to fit: no run is left.")
+        raise DataError(" ".join(told) or "There is nothing to fit: no run is left.")
+    if refused is not None:
+        refused += told
     return found
+
+
+def _refuse_single_rows(table: Table) -> None:
+    """Raises DataError for a table with one row per architecture, such as a leaderboard."""
+    names = table.architectures
+    if len(names) > 1 and len(table.ends()) == len(names):
+        raise DataError(
+            f"Each of the {len(names):,} architectures ({listed(names)}) has one row, and a law needs at least four "
+            "sizes. Fit one law over all of them: --pool; or name larger groups and give each an offset: --map "
+            "arch=COLUMN --law mixed."
+        )
 
 
 def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) -> Fit:
@@ -133,7 +167,7 @@ def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) 
     """
     if law == "nd" and joint is not None:
         return joint
-    fit = _fitted(table, law, options)
+    fit = with_groups(_fitted(table, law, options))
     if fit.points == "size means" and fit.verdict in SLOPES:
         return beside(fit, joint or joint_law(table, options))
     return fit
@@ -182,6 +216,8 @@ def _fitted(table: Table, law: str, options: Options) -> Fit:
         )
     if law in AXES:
         return fit_slice(table, law, one_variable, options.target, options.at)
+    if law == "mixed":
+        return fit_mixed(table, host().law("power"), options.axis or widest(table), options.target, options.at)
     form = _form(law)
     if form.axes == ("x",):
         axis = options.axis or widest(table)
@@ -191,7 +227,9 @@ def _fitted(table: Table, law: str, options: Options) -> Fit:
 
 def _refuse_unused(law: str, options: Options) -> None:
     """Raises ConfigError for an option that `law` does not use."""
-    is_form = law not in WAYS and law not in AXES and _form(law).axes == ("x",)
+    is_form = law == "mixed" or (law not in WAYS and law not in AXES and _form(law).axes == ("x",))
+    if options.pool and law == "mixed":
+        raise ConfigError("--law mixed is over all groups, and gives each an offset; --pool gives none. Leave out one.")
     if options.axis and not is_form:
         raise ConfigError(
             f"--axis {options.axis} is for a form in one variable (--law power --axis d); the law {law} has its own."
@@ -261,6 +299,7 @@ def _only(table: Table) -> str:
     names = table.architectures
     if len(names) != 1:
         raise ConfigError(
-            f"The table has {len(names)} architectures: {', '.join(names)}. Say architecture=, or use fit_all."
+            f"The table has {len(names)} architectures: {listed(names)}. Say architecture=, pool=True for one law over "
+            "all of them, or use fit_all."
         )
     return names[0]

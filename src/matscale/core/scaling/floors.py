@@ -26,41 +26,48 @@ def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
     law = spread.law
     if law.floor is not None or law.verdict != "law" or law.n_parameters != 2 or not means.falls:
         return []
-    p = floor_chance(means.x[:, 0], means.y, spread.weights)
+    root = None if spread.weights is None else np.diag(np.sqrt(spread.weights))
+    points = f"{len(means)} {'points' if means.axis == 'c' else 'sizes'}"
+    return not_excluded(floor_chance(means.x[:, 0], means.y, root), points)
+
+
+def not_excluded(p: float, points: str) -> list[Reason]:
+    """Trigger i for points that do not exclude a floor at `CHANCE`."""
     if p < CHANCE:
         return []
     text = (
-        f"the slope is that of this range: {len(means)} {'points' if means.axis == 'c' else 'sizes'} do not exclude a "
-        f"floor of {MOST:.0%} of the smallest loss (p = {p:.2g}), below which the exponent would be larger"
+        f"the slope is that of this range: {points} do not exclude a floor of {MOST:.0%} of the smallest loss "
+        f"(p = {p:.2g}), below which the exponent would be larger"
     )
     return [Reason("i", text)]
 
 
-def floor_chance(x: Array, y: Array, weights: Array | None = None, share: float = MOST) -> float:
+def floor_chance(x: Array, y: Array, root: Array | None = None, share: float = MOST) -> float:
     """Probability of points that speak so clearly against a floor, were it `share` of the loss at the largest size.
 
     L = L_1 (share + (1 - share) (x / x_1)^-alpha), fitted in ln L_1 and alpha; then one step in the share, with its
-    standard error from the residuals.
+    standard error from the residuals. `root` [k, k] is the root of the inverse of the covariance of the points, but for
+    a factor; None: all scatter alike.
     """
     freedom = len(y) - 3
     if freedom < 1:
         return 1.0
-    root = np.ones(len(y)) if weights is None else np.sqrt(weights)
+    root = np.eye(len(y)) if root is None else root
     below = x - x.max()
     top, alpha = float(y[-1]), float(-np.polyfit(x, y, 1)[0]) / (1 - share / 2)
     for _ in range(30):
         falling = (1 - share) * np.exp(np.clip(-alpha * below, -50, 50))
-        residual = (y - top - np.log(share + falling)) * root
-        columns = np.column_stack([np.ones_like(x), -below * falling / (share + falling)]) * root[:, None]
+        residual = root @ (y - top - np.log(share + falling))
+        columns = root @ np.column_stack([np.ones_like(x), -below * falling / (share + falling)])
         step = np.linalg.lstsq(columns, residual, rcond=1e-12)[0]
         top, alpha = top + step[0], alpha + float(np.clip(step[1], -1, 1))
         if abs(step[1]) < 1e-10:
             break
     falling = np.exp(np.clip(-alpha * below, -50, 50))
     total = share + (1 - share) * falling
-    residual = (y - top - np.log(total)) * root
-    more = (1 - falling) / total * root
-    columns = np.column_stack([np.ones_like(x), -below * (1 - share) * falling / total]) * root[:, None]
+    residual = root @ (y - top - np.log(total))
+    more = root @ ((1 - falling) / total)
+    columns = root @ np.column_stack([np.ones_like(x), -below * (1 - share) * falling / total])
     more = more - columns @ np.linalg.lstsq(columns, more, rcond=1e-12)[0]
     step, squares = float(more @ residual), float(more @ more)
     left = residual - columns @ np.linalg.lstsq(columns, residual, rcond=1e-12)[0]

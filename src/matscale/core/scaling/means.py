@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from matscale.core.errors import DataError
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.noise import SeedSlopes, SizeNoise, outliers, seed_slopes, size_noise
-from matscale.core.scaling.tables.table import AXES, Table, groups
+from matscale.core.scaling.tables.table import AXES, GROUP, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
 """Axis -> the variable that has to be the same for all points of a law in it."""
@@ -73,8 +73,8 @@ class Means:
     @cached_property
     def noise(self) -> SizeNoise:
         """Noise of the means, estimated from their seeds."""
-        if not self.has_runs:
-            return SizeNoise()
+        if not self.has_runs or GROUP in self.table.words:
+            return SizeNoise()  # models of one size and several groups are no seeds of each other
         return size_noise(self.x[:, 0], self.y, np.log(self.table["loss"]), self.size)
 
     @property
@@ -85,7 +85,7 @@ class Means:
 
     @cached_property
     def seed_slopes(self) -> SeedSlopes:
-        if not self.has_runs or "seed" not in self.table.words:
+        if not self.has_runs or "seed" not in self.table.words or GROUP in self.table.words:
             return SeedSlopes()
         logs = np.log(self.table["loss"])
         return seed_slopes(self.x[:, 0], logs, self.size, self.table.words["seed"], self.noise)
@@ -130,6 +130,8 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
 
 def _without_outliers(means: Means, table: Table) -> Means:
     """The same without runs that lie far from the other runs of their size, which are named."""
+    if GROUP in table.words:
+        return means
     logs, size = np.log(table["loss"]), means.size
     far = outliers(means.x[:, 0], logs, size)
     if not far:
@@ -150,8 +152,8 @@ def has_one_cost(table: Table) -> bool:
 
 def refuse_mixed_costs(table: Table, axis: str) -> None:
     """Raises DataError if a law in c would take its points from models of several sizes for several computes each."""
-    if axis != "c" or len(table) == 0 or not table.has("c", "n") or not _one(table, "d"):
-        return
+    if axis != "c" or len(table) == 0 or not table.has("c", "n") or not _one(table, "d") or GROUP in table.words:
+        return  # in a pooled table, models of one size are those of several groups
     if not _one(table, "n") and not has_one_cost(table):
         raise DataError(
             "Models of one size were trained for more than one amount of compute: means over them are no law in c. "

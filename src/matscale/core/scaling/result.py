@@ -13,6 +13,7 @@ from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.intervals import LEVEL, Spread
 from matscale.core.scaling.law import Array, Frame, Law
+from matscale.core.scaling.pooled.offsets import Offset
 from matscale.core.scaling.select import Candidate
 from matscale.core.scaling.tables.from_runs import ERRORS
 from matscale.core.scaling.tables.table import Excluded, Table
@@ -37,7 +38,7 @@ class Fit:
     axes: tuple[str, ...]
     """Columns that the law is in: `("n",)`, `("n", "d")`."""
     points: str
-    """Kind of points of the fit: `size means`, `runs`, `frontier`, `isoflop`."""
+    """Kind of points of the fit: `size means`, `runs`, `frontier`, `isoflop`, `group means`."""
     architecture: str
     target: str
     theta: Array
@@ -61,6 +62,8 @@ class Fit:
     """Value of the variable that is held fixed: `d = 301,300`."""
     candidates: tuple[Candidate, ...] = ()
     level: float = LEVEL
+    groups: tuple[Offset, ...] = ()
+    """Distance of each group from a law over several, the lowest first; empty for a law of one architecture"""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How it was fitted, for the checklist: objective, restarts, bootstrap samples."""
 
@@ -194,6 +197,7 @@ class Fit:
             "excluded": [one.plain() for one in self.excluded],
             "held_out": [one.plain() for one in self.held_out],
             "candidates": [one.plain() for one in self.candidates],
+            "groups": [one.plain() for one in self.groups],
             "columns": dict(self.table.names),
             "reading": list(self.table.notes),
             "baselines": self.baselines,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 UNDETERMINED = "undetermined"
 """Word for a positive number whose interval spans two orders of magnitude, or reaches down to 0."""
@@ -97,6 +98,16 @@ def counted(count: int, thing: str) -> str:
     ('1 seed', '12 seeds')
     """
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names for a sentence, at most `most`: `a, b, c, d, e and 58 more`.
+
+    >>> listed(["a", "b", "c"], most=2), listed(["a", "b"])
+    ('a, b and 1 more', 'a, b')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(name[:60] for name in names[:most]) + more
 
 
 def percent(value: float) -> str:

@@ -237,12 +237,12 @@ def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any
 def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
     """Raises DataError if some rows have a size and others not: a law at one d cannot place a row without d."""
     for axis in (axis for axis in AXES if axis in names):
-        missing = [row for row in rows if row[axis] is None]
+        missing = [row for row in rows if row[axis] is None and row["loss"] is not None]
         if 0 < len(missing) < len(rows):
             more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DataError(
                 f"{missing[0]['source']}: has no {names[axis]} ({axis}, {AXES[axis]}){more}; the other rows do. Fill "
-                "it in, or choose rows that have it with --where."
+                f"it in, or choose the rows that have it: --where '{names[axis]}=*'."
             )
 
 
@@ -279,8 +279,16 @@ def _check_where(place: str, found: list[str], where: Mapping[str, str]) -> None
 
 
 def _matches(record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    """Whether the record has the values; `*` is any but none."""
     values = ((record.get(name), wanted) for name, wanted in where.items())
-    return all(str(value) == wanted or _equal_numbers(value, wanted) for value, wanted in values)
+    return all(
+        str(value) == wanted or _equal_numbers(value, wanted) or (wanted == "*" and not _is_missing(value))
+        for value, wanted in values
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in MISSING)
 
 
 def _equal_numbers(value: Any, wanted: str) -> bool:
@@ -299,7 +307,7 @@ def _has_suffix(value: Any) -> bool:
 
 
 def _cell(source: str, column: str, value: Any, numerals: Numerals) -> float | None:
-    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+    if _is_missing(value):
         return None
     try:
         if isinstance(value, str):

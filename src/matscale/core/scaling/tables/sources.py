@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.scaling.tables.columns import plain_name
 from matscale.core.scaling.tables.from_runs import ERRORS, find_runs, read_runs
 from matscale.core.scaling.tables.from_table import KNOWN, SUFFIXES, read_table, table_of
 from matscale.core.scaling.tables.table import Table
@@ -34,9 +35,10 @@ def read(
     columns = dict(columns or {})
     for ours in columns:
         if ours not in KNOWN:
+            meant = next((name for name, usual in KNOWN.items() if plain_name(ours) in usual), None)
+            hint = f"Write --map {meant}={columns[ours]}." if meant else did_you_mean(ours, KNOWN)
             raise ConfigError(
-                f"--map {ours}={columns[ours]}: {ours!r} is none of our names, which stand on the left. "
-                f"{did_you_mean(ours, KNOWN)}"
+                f"--map {ours}={columns[ours]}: {ours!r} is none of our names, which stand on the left. {hint}"
             )
     if target != "loss":
         columns.setdefault("loss", ERRORS.get(target, target))

@@ -33,6 +33,8 @@ AXES = {
     "e": "experts",
 }
 WORDS = ("arch", "seed", "run", "source")
+GROUP = "group"
+"""Word of a row of a pooled table: the architecture that it had."""
 SAME = 0.01
 """Values of an axis that differ by less than 1 % are one size."""
 LARGEST = 1e40
@@ -206,6 +208,8 @@ def _check(row: Mapping[str, Any]) -> None:
             raise DataError(
                 f"{row['source']}: {name} is {shown(value)}, not a number. Correct the row, or map another column."
             )
+        if row.get("loss") is None:
+            continue  # the row is left out, whatever its size
         diverged = name == "loss" and not np.isfinite(number)
         if not diverged and not (number > 0 and np.isfinite(number)):
             raise DataError(

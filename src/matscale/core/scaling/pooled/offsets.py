@@ -1,0 +1,107 @@
+"""Groups of a table under one law: all pooled, each with its distance from the law."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from matscale.core.errors import ConfigError
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.tables.table import GROUP, Table, Words, groups
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Distance of a group from the law, as a ratio: 0.7 is a loss 30 % below that of the law at the same size.
+
+    Of a mixed law, from the mean of the groups; its value is drawn towards that, as far as noise explains it.
+    """
+
+    group: str
+    n: int
+    """Points of the group"""
+    ratio: float
+    low: float
+    """95 % interval"""
+    high: float
+
+    @property
+    def word(self) -> str:
+        """`below` or `above` the law; empty where the interval holds both."""
+        return "below" if self.high < 1 else "above" if self.low > 1 else ""
+
+    def plain(self) -> dict[str, object]:
+        return {
+            "group": self.group,
+            "n": self.n,
+            "ratio": self.ratio,
+            "interval": [self.low, self.high],
+            "word": self.word or None,
+        }
+
+
+def pool(table: Table) -> Table:
+    """The same rows as those of one architecture. Raises ConfigError if they are that already."""
+    names = table.architectures
+    if len(names) < 2:
+        raise ConfigError(
+            f"There is nothing to pool: all rows are of one architecture{f' ({names[0]})' if names else ''}. Leave out "
+            "--pool, or say which column names the groups: --map arch=COLUMN."
+        )
+    one = np.full(len(table), everyone(len(names)))
+    return replace(table, words={**table.words, GROUP: table.words["arch"], "arch": one})
+
+
+def everyone(n_groups: int) -> str:
+    """Name of what a law over all groups belongs to."""
+    return f"all {n_groups:,} groups"
+
+
+def cells(names: Words, x: Array, values: Array) -> tuple[Words, Array, Array]:
+    """Mean of `values` per group and size: (group, mean ln size, mean value) of each [k], the groups in order."""
+    size = groups(np.exp(x))
+    place: dict[tuple[str, int], list[int]] = {}
+    for row, key in enumerate(zip(names.tolist(), size.tolist())):
+        place.setdefault(key, []).append(row)
+    rows = [place[key] for key in sorted(place)]
+    means = [np.array([v[those].mean() for those in rows]) for v in (x, values)]
+    return np.array([key[0] for key in sorted(place)]), means[0], means[1]
+
+
+def numbered(names: Words) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct names, and the number of each row's name among them."""
+    distinct, number = np.unique(names, return_inverse=True)
+    return distinct.tolist(), number.astype(np.int64)
+
+
+def alike(names: Words, residuals: Array) -> tuple[float, float]:
+    """(p, variance inflation) of the residuals of groups: whether those of a group lie off together.
+
+    An analysis of variance over the groups of two or more; the inflation is Kish's 1 + (m - 1) times the correlation
+    within groups. p is 1 where nothing can be tested.
+    """
+    number = numbered(names)[1]
+    counts = np.bincount(number)
+    several = counts[number] > 1
+    n_groups, n = int((counts > 1).sum()), int(several.sum())
+    if n_groups < 2 or n - n_groups < 3:
+        return 1.0, 1.0
+    values, number = residuals[several], np.unique(number[several], return_inverse=True)[1]
+    counts = np.bincount(number)
+    mean = np.bincount(number, values) / counts
+    within = float(((values - mean[number]) ** 2).sum()) / (n - n_groups)
+    between = float((counts * (mean - values.mean()) ** 2).sum()) / (n_groups - 1)
+    if within <= 0:
+        return 1.0, 1.0
+    share = max(between - within, 0.0)
+    share = share / (share + counts.mean() * within)
+    return float(stats.f.sf(between / within, n_groups - 1, n - n_groups)), 1 + (counts.mean() - 1) * share
+
+
+def ordered(offsets: Sequence[Offset]) -> tuple[Offset, ...]:
+    """The lowest first."""
+    return tuple(sorted(offsets, key=lambda one: one.ratio))

@@ -133,24 +133,32 @@ def fit(
     """
     from matscale.cli.laws_text import checklist_text, fit_text
     from matscale.core.scaling.checklist import checklist as fill
+    from matscale.core.scaling.curves.collapse import collapses
     from matscale.core.scaling.fit import Options, fit_all, needs_curves
 
-    curves = needs_curves(law, checkpoint)
+    curves = checklist or needs_curves(law, checkpoint)
     table = _table(sources, columns, where, target, baselines, no_baselines, curves, lists_excluded=True)
     table = _only(table, architectures)
+    checked = collapses(table)
+    for name, one in checked.items():
+        if one.off:
+            click.echo(f"Curves{f' of {name}' if name else ''}: {one.text}.", err=True)
     options = Options(target, axis, at, checkpoint, samples, seed, pool)
     refused: list[str] = []
     fits = fit_all(table, law, options, refused)
     for sentence in refused:
         click.echo(f"Not fitted: {sentence}", err=True)
     if as_json:
-        values = [{**one.plain(), **({"checklist": fill(one)} if checklist else {})} for one in fits]
+        values = [
+            {**one.plain(), **({"checklist": fill(one, checked.get(one.architecture))} if checklist else {})}
+            for one in fits
+        ]
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
         return
     for k, one in enumerate(fits):
         click.echo(("\n" if k else "") + fit_text(one))
         if checklist:
-            click.echo(checklist_text(fill(one)))
+            click.echo(checklist_text(fill(one, checked.get(one.architecture))))
 
 
 @click.command()

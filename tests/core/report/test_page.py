@@ -76,6 +76,13 @@ def test_every_law_is_said_in_words_with_its_interval(report: Report, text: str)
     assert '<span class="chip no">incomplete design</span>' in text
 
 
+def test_the_normalised_curves_are_shown_with_the_check_of_each_architecture(report: Report) -> None:
+    panel = next(panel for panel in report.panels if panel.name == "collapse")
+    assert [sentence.split(":")[0] for sentence in panel.sentences] == ["schnet", "transformer"]
+    assert all(trace.y[-1] == 1 for trace in panel.figure.data)
+    assert len(panel.figure.data) == len(report.records.runs)
+
+
 def test_a_law_that_is_none_has_no_band_and_says_not_to_be_extrapolated(report: Report) -> None:
     panel = next(panel for panel in report.panels if panel.name == "loss-d")  # three amounts of data carry no law
     assert all(fit.verdict == "incomplete design" for fit in report.analysis.fits_in("d"))

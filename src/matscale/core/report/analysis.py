@@ -11,6 +11,7 @@ from matscale.core.errors import DataError, MatscaleError
 from matscale.core.hosting.host import host
 from matscale.core.report.records import Records
 from matscale.core.scaling.comparison.compare import Comparison, compare
+from matscale.core.scaling.curves.collapse import Collapse, collapses
 from matscale.core.scaling.fit import Options, fit_law, joint_law, varies, ways, widest
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.baselines import with_baselines
@@ -50,6 +51,8 @@ class Analysis:
     """Runs that no law was fitted to, with the reason"""
     refusal: str = ""
     notes: tuple[str, ...] = ()
+    collapses: Mapping[str, Collapse] = field(default_factory=dict)
+    """Architecture -> whether the normalised curves of its sizes fall on one"""
 
     def fits_in(self, axis: str) -> list[Fit]:
         """Laws of the loss in one variable."""
@@ -77,6 +80,8 @@ def analyse(
         table, why = replace(table, baselines=dict(baselines)), ""
     elif measure_baselines:
         table, why = with_baselines(table)
+    checked = collapses(table)
+    off = [f"the curves of {name}: {one.text}" for name, one in checked.items() if one.off]
     fits, refused = _laws(table, samples)
     terms = {}
     for term in TERMS:
@@ -96,7 +101,8 @@ def analyse(
         comparisons,
         mixed,
         (*records.damaged, *table.excluded),
-        notes=(why,) if why else (),
+        notes=(*off, *filter(None, [why])),
+        collapses=checked,
     )
 
 

@@ -83,6 +83,10 @@ def _panels(records: Records, analysis: Analysis) -> Iterable[Panel]:
     if any(run.curve.get("loss") for run in runs):
         text = "Each line is a run's validations. A click on it finds the run; controls choose the axes and the groups."
         yield Panel("curves", "curves", "Training curves", runs_figures.training_curves(runs), (text,))
+    if any(one.curves for one in analysis.collapses.values()):
+        said = [f"{name or 'runs'}: {one.text}." for name, one in analysis.collapses.items()]
+        figure = runs_figures.normalised(analysis.collapses, records.index())
+        yield Panel("collapse", "curves", "Normalised curves", figure, tuple(said), is_small=True)
     if table is not None:
         yield from _term_panels(records, analysis, table)
         yield from _exponent_panels(analysis, table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from matscale.core.report.layout import AXES, figure, rounded, scale, style
 from matscale.core.report.records import ALONG, MEASURED, RunRecord
+from matscale.core.scaling.curves.collapse import Collapse
 from matscale.core.scaling.tables.table import groups
 from matscale.core.scaling.text import size
 
@@ -49,6 +50,26 @@ def training_curves(runs: Sequence[RunRecord]) -> Any:
         })  # fmt: skip
         seen.add(name)
     return figure(traces, ALONG["flops"], MEASURED["loss"][0], meta={"by": first})
+
+
+def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> Any:
+    """Loss over the loss at the end of each run, against the share of the run that is done."""
+    looks = style(collapses)
+    traces = []
+    for name, one in collapses.items():
+        for k, curve in enumerate(one.curves):
+            traces.append({
+                "type": "scatter", "mode": "lines", "x": rounded(curve.share),
+                "y": rounded(np.exp(curve.logs - curve.logs[-1])), "name": name, "legendgroup": name,
+                "showlegend": k == 0, "line": {"color": looks[name][0], "width": 1.1, "dash": looks[name][2]},
+                "hovertemplate": "%{y:.3g} at %{x:.0%}<extra>" + _sizes(curve.size) + "</extra>",
+                "meta": {"segments": [[index.get(curve.run, -1), 0, len(curve.share)]]},
+            })  # fmt: skip
+    return figure(traces, "share of the run", "loss over its last", log=(False, True))
+
+
+def _sizes(sizes: Mapping[str, float]) -> str:
+    return ", ".join(f"{axis.upper()} = {size(value)}" for axis, value in sizes.items() if axis != "s")
 
 
 def cost(runs: Sequence[RunRecord]) -> Any:

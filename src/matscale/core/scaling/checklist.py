@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from matscale.core.scaling.curves.collapse import Collapse
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.table import AXES
 from matscale.core.scaling.text import counted, percent, size
@@ -17,9 +18,10 @@ from matscale.core.scaling.text import counted, percent, size
 UNKNOWN = "not recorded"
 
 
-def checklist(fit: Fit) -> dict[str, dict[str, str]]:
-    """Part -> question -> answer."""
-    return {"law": _law(fit), "training": _training(fit), "data": _data(fit), "fitting": _fitting(fit)}
+def checklist(fit: Fit, collapse: Collapse | None = None) -> dict[str, dict[str, str]]:
+    """Part -> question -> answer; `collapse` is that of the architecture's curves, where they were read."""
+    training = {**_training(fit), "curves": UNKNOWN if collapse is None else collapse.text}
+    return {"law": _law(fit), "training": training, "data": _data(fit), "fitting": _fitting(fit)}
 
 
 def _law(fit: Fit) -> dict[str, str]:

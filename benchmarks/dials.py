@@ -1,0 +1,108 @@
+"""How often checks and predictions of curves, and laws of learning rates, are right, by simulation.
+
+    python benchmarks/dials.py collapse --reps 1000      sizes named that are sound; sizes named that are off
+
+Every row of the tables in docs/laws.md that name this file is printed by one of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from matscale.core.scaling.curves.collapse import check
+from matscale.core.scaling.curves.normalised import Curve
+from matscale.core.scaling.law import Array
+
+SHARE = np.linspace(0.05, 1.0, 20)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Curves L(t) = E + A N^-alpha + B t^-0.4 + C (1 + cos πt) of a sweep over sizes, and their noise in ln."""
+
+    sizes: int = 8
+    decades: float = 2.0
+    seeds: int | Sequence[int] = 1
+    noise: float = 0.01
+    """Between seeds, of every validation; that of neighbouring validations is correlated, 0.8"""
+    scatter: float = 0.0
+    """Of sizes, in the loss of the middle of a run over its end"""
+    floor: float = 1.0
+    growth: float = 1.0
+    """Noise at the largest size over that at the smallest"""
+
+    def __str__(self) -> str:
+        seeds = self.seeds if isinstance(self.seeds, int) else ", ".join(map(str, self.seeds))
+        said = [f"{self.sizes} sizes, {self.decades:g} decades, {seeds} seeds, noise {self.noise:g}"]
+        said += [f"scatter {self.scatter:g}"] if self.scatter else []
+        said += [f"floor {self.floor:g}"] if self.floor != 1 else []
+        said += [f"noise grows {self.growth:g}-fold"] if self.growth != 1 else []
+        return ", ".join(said)
+
+    def curves(self, rng: np.random.Generator, off: int | None = None, excess: float = 0.0) -> list[Curve]:
+        """Runs of the sweep; the loss of size `off` at the beginning is e^excess times too high."""
+        found = []
+        sizes = np.geomspace(1e4, 10 ** (4 + self.decades), self.sizes)
+        noise = self.noise * np.geomspace(1.0, self.growth, self.sizes)
+        for k, n in enumerate(sizes):
+            clean = np.log(self.floor + 30 * n**-0.3 + 0.9 * SHARE**-0.4 + 0.3 * (1 + np.cos(np.pi * SHARE)))
+            bend = self.scatter * rng.standard_normal() + (excess if k == off else 0.0)
+            for _ in range(self.seeds if isinstance(self.seeds, int) else self.seeds[k]):
+                found.append(Curve("", {"n": n}, SHARE, clean + bend * (1 - SHARE) + noise[k] * correlated(rng)))
+        return found
+
+
+def correlated(rng: np.random.Generator, rho: float = 0.8) -> Array:
+    """Noise along a run, with variance 1."""
+    steps = rng.standard_normal(len(SHARE))
+    found = np.empty_like(steps)
+    found[0] = steps[0]
+    for k in range(1, len(steps)):
+        found[k] = rho * found[k - 1] + np.sqrt(1 - rho**2) * steps[k]
+    return found
+
+
+def collapse(reps: int) -> None:
+    """Sweeps in which a sound size is named; and sizes found that are off by some excess at their beginning."""
+    print("sweep | named without a fault (%) | found of an excess of 0.1, 0.2, 0.4 (%)")
+    for sweep in (
+        Sweep(5),
+        Sweep(8),
+        Sweep(12),
+        Sweep(8, seeds=3),
+        Sweep(8, noise=0.003, decades=3, floor=3),
+        Sweep(8, noise=0.003, decades=3, floor=0),
+        Sweep(8, scatter=0.03),
+        Sweep(8, growth=6.5),
+        Sweep(8, seeds=(3, 3, 1, 1, 1, 1, 3, 3)),
+    ):
+        rng = np.random.default_rng(0)
+        named = sum(bool(check(sweep.curves(rng)).off) for _ in range(reps))
+        shares = []
+        for excess in (0.1, 0.2, 0.4):
+            seen = 0
+            for _ in range(reps // 4):
+                runs = sweep.curves(rng, k := int(rng.integers(sweep.sizes)), excess)
+                n = sorted({run.size["n"] for run in runs})[k]
+                seen += any(abs(one.size["n"] / n - 1) < 0.01 for one in check(runs).off)
+            shares.append(f"{100 * seen / (reps // 4):.0f}")
+        print(f"{sweep} | {100 * named / reps:.1f} | {', '.join(shares)}", flush=True)
+
+
+TASKS: dict[str, Callable[[int], None]] = {"collapse": collapse}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=TASKS)
+    parser.add_argument("--reps", type=int, default=300)
+    given = parser.parse_args()
+    TASKS[given.what](given.reps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Collapse check: whether the normalised curves of all sizes fall on one, and which size does not.
+
+A curve is reduced to its mean fall over each half of the run. A line in ln of what varies (n, d, structures seen) takes
+the drift that floors and finite data make. A size is off if its fall lies so far from the line through the others that
+chance puts some size there in one sweep of twenty: Student's t of the deleted residual, corrected after Bonferroni for
+all sizes and both halves. That is exact for noise of equal size, however it is correlated along a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from matscale.core.scaling.curves.normalised import LEAST, Curve, cells, curves, varying
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.text import counted, percent, size
+
+CHANCE = 0.05
+"""Sweeps without a fault in which a size is named."""
+BEGIN = 0.1
+"""Share of a run before which nothing is compared: warm-up."""
+HALVES = ((BEGIN, 0.5), (0.5, 1.0))
+LATEST = 1 / 3
+"""Share of the run by which its first validation has to be there."""
+POINTS = 50
+"""Points of each half that a mean is taken over."""
+
+
+@dataclass(frozen=True)
+class Off:
+    """A size whose curve does not fall on that of the others."""
+
+    size: Mapping[str, float]
+    excess: float
+    """Loss in the middle of the run over its end, relative to that of the others at this size"""
+    p: float
+    """Probability of such a size in a sweep without a fault"""
+
+    @property
+    def place(self) -> str:
+        return ", ".join(f"{axis} = {size(value)}" for axis, value in self.size.items())
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Result of the check for one architecture."""
+
+    architecture: str
+    curves: tuple[Curve, ...] = ()
+    n_sizes: int = 0
+    off: tuple[Off, ...] = ()
+    """Sizes that are off, the furthest first"""
+    scatter: float = 0.0
+    """Standard deviation of the mean falls about their line, in ln"""
+    untested: str = ""
+    """Reason why there was no test"""
+
+    @property
+    def text(self) -> str:
+        """One sentence, without its full stop."""
+        if self.untested:
+            return f"not tested: {self.untested}"
+        if not self.off:
+            return f"the curves of {counted(self.n_sizes, 'size')} fall on one to {100 * self.scatter:.1f} %"
+        listed = "; ".join(
+            f"{one.place} does not: its loss in mid-run, relative to its end, lies {percent(one.excess)} from that of "
+            f"the others (p = {one.p:.1g})"
+            for one in self.off
+        )
+        return (
+            f"of {counted(self.n_sizes, 'size')}, {listed}. Look at its learning rate, schedule and data before a law "
+            "is read"
+        )
+
+    def plain(self) -> dict[str, object]:
+        off = [{"size": dict(one.size), "excess": one.excess, "p": one.p} for one in self.off]
+        return {"n_sizes": self.n_sizes, "scatter": self.scatter, "off": off, "untested": self.untested or None}
+
+
+def collapse(table: Table) -> Collapse:
+    """The check on the runs of one architecture, of which `table` holds every validation."""
+    return check(curves(table), table.architectures[0] if len(table) else "")
+
+
+def check(runs: Sequence[Curve], name: str = "") -> Collapse:
+    """The check on curves of one architecture."""
+    found = [curve for curve in runs if curve.share[0] <= LATEST]
+    if not found:
+        return Collapse(name, untested="no run was validated three times before its end, first in its first third")
+    sizes = cells(found)
+    centres = [_centre(members) for members in sizes]
+    falls = np.array([np.mean([_falls(curve) for curve in members], axis=0) for members in sizes])
+    axes = varying(centres)
+    x = np.column_stack([np.ones(len(sizes)), *(np.log([c[axis] for c in centres]) for axis in axes)])
+    off, scatter, untested = _off(x, falls)
+    named = [
+        Off({axis: centres[k][axis] for axis in axes}, float(np.expm1(excess)), p)
+        for k, excess, p in sorted(off, key=lambda one: one[2])
+    ]
+    return Collapse(name, tuple(found), len(sizes), tuple(named), scatter, untested)
+
+
+def collapses(table: Table) -> dict[str, Collapse]:
+    """Architecture -> its check, of a table that holds curves."""
+    if not table.has_curves:
+        return {}
+    return {name: collapse(table.of_architecture(name)) for name in table.architectures}
+
+
+def _centre(members: list[Curve]) -> dict[str, float]:
+    """Size of a cell: the geometric mean over its runs."""
+    return {axis: float(np.exp(np.mean([np.log(one.size[axis]) for one in members]))) for axis in members[0].size}
+
+
+def _falls(curve: Curve) -> Array:
+    """Mean fall of a curve over each half [2]."""
+    begin = max(BEGIN, float(curve.share[0]))
+    return np.array([curve.fall(np.linspace(max(low, begin), high, POINTS)).mean() for low, high in HALVES])
+
+
+def _off(x: Array, falls: Array) -> tuple[list[tuple[int, float, float]], float, str]:
+    """(size, deviation, p) of those that are off, the scatter of the others, and why there is no test.
+
+    The furthest size is taken out, then the furthest of the rest, up to a quarter of them; off are all up to the last
+    that chance would not put there (Rosner 1983): two sizes that are off may hide each other.
+    """
+    kept = np.arange(len(falls))
+    if _freedom(x) < 3:
+        enough = len(falls) - _freedom(x) + 3
+        told = f"{counted(len(falls), 'size')} with {LEAST} validations or more; {enough} are needed"
+        return [], 0.0, told
+    taken, off = [], 0
+    most = max(1, len(falls) // 4)
+    while len(taken) < most and _freedom(x[kept]) >= 3:
+        t = np.abs(_deleted(x[kept], falls[kept])[1]).max(axis=1)
+        furthest = int(np.argmax(t))
+        p = most * _chance(float(t[furthest]), _freedom(x[kept]) - 1, len(kept))
+        taken.append(int(kept[furthest]))
+        kept = np.delete(kept, furthest)
+        off = len(taken) if p < CHANCE else off
+    kept = np.setdiff1d(np.arange(len(falls)), taken[:off])
+    return [_against(x, falls, kept, k) for k in taken[:off]], _scatter(x[kept], falls[kept]), ""
+
+
+def _freedom(x: Array) -> int:
+    return len(x) - int(np.linalg.matrix_rank(x))
+
+
+def _deleted(x: Array, falls: Array) -> tuple[Array, Array]:
+    """Deviation of each size from the line of all others, and its Student's t [k, 2] each."""
+    hat = x @ np.linalg.pinv(x)
+    residual = falls - hat @ falls
+    spare = np.maximum(1 - np.diag(hat), 1e-9)[:, None]
+    freedom = _freedom(x) - 1
+    others = np.maximum((residual**2).sum(axis=0) - residual**2 / spare, 1e-300) / freedom
+    return residual / spare, residual / np.sqrt(others * spare)
+
+
+def _chance(t: float, freedom: int, n_sizes: int) -> float:
+    return float(min(1.0, 2 * stats.t.sf(t, freedom) * n_sizes * len(HALVES)))
+
+
+def _against(x: Array, falls: Array, kept: Array, k: int) -> tuple[int, float, float]:
+    """(size, deviation, p) of size k against the line through `kept`, in the half where it is further off."""
+    both = np.append(kept, k)
+    deviation, t = (one[-1] for one in _deleted(x[both], falls[both]))
+    half = int(np.argmax(np.abs(t)))
+    return k, float(deviation[half]), _chance(abs(float(t[half])), _freedom(x[both]) - 1, len(falls))
+
+
+def _scatter(x: Array, falls: Array) -> float:
+    residual = falls - x @ np.linalg.pinv(x) @ falls
+    return float(np.sqrt((residual**2).sum(axis=0).max() / _freedom(x)))

@@ -1,25 +1,27 @@
-"""`matscale tune`: the learning rate of a few small sizes, and the rule that goes through them."""
+"""`matscale tune`: the learning rate and batch of a few small sizes, and the rule that goes through them."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from matscale.cli.laws import Pairs
 from matscale.cli.types import ArchitectureName, CommaSeparated, ParameterCount, PluginName
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matscale.core.study.lr_law import Rule
+    from matscale.core.scaling.dials.rule import Dials
     from matscale.core.study.plan import Plan
-    from matscale.core.study.tune import Tuned
+    from matscale.core.study.tune import Tuned, Tuning
 
 
 @click.command()
-@click.option("--arch", type=ArchitectureName, required=True, help="Architecture: `matscale models list`.")
-@click.option("--params", type=CommaSeparated(ParameterCount()), required=True, help="Sizes to tune: 3k,10k,30k.")
+@click.argument("sources", nargs=-1, metavar="[RUNS|TABLE...]")
+@click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`.")
+@click.option("--params", type=CommaSeparated(ParameterCount()), help="Sizes to tune: 3k,10k,30k.")
 @click.option("--data", default="emt", show_default=True, help="Packed dataset: a path or a name.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File of the rule, TOML.")
 @click.option(
@@ -30,9 +32,20 @@ if TYPE_CHECKING:
     "--batch", type=CommaSeparated(click.IntRange(1)), help="Also choose among structures in a batch: 8,16,32."
 )
 @click.option("--seeds", type=CommaSeparated(click.IntRange(0)), default="0", show_default=True, help="0,1,2")
-@click.option("--epochs", type=click.IntRange(1), help="Length of each run.  [default: 10, if --steps is not given]")
+@click.option(
+    "--epochs",
+    type=CommaSeparated(click.IntRange(1)),
+    help="Length of each run; 4,8,16 for a law in the data seen too.  [default: 10, if --steps is not given]",
+)
 @click.option("--steps", type=click.IntRange(1), help="Length of each run in optimizer steps.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Fix any key of the configuration.")
+@click.option(
+    "--map",
+    "columns",
+    type=Pairs(),
+    multiple=True,
+    help="Columns of a TABLE: n=params,d=tokens,loss=val_loss,lr=lr,batch=bsz.",
+)
 @click.option(
     "--launcher",
     type=PluginName("register_launchers", "launcher"),
@@ -42,63 +55,99 @@ if TYPE_CHECKING:
 )
 @click.option("--workers", type=click.IntRange(1), help="Runs at once, with the launcher local.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
+@click.pass_context
 def tune(
-    arch: str,
-    params: tuple[int, ...],
+    ctx: click.Context,
+    sources: tuple[str, ...],
+    arch: str | None,
+    params: tuple[int, ...] | None,
     data: str,
     output: Path,
     lowest: float,
     highest: float,
     batch: tuple[int, ...] | None,
     seeds: tuple[int, ...],
-    epochs: int | None,
+    epochs: tuple[int, ...] | None,
     steps: int | None,
     assignments: tuple[str, ...],
+    columns: tuple[dict[str, str], ...],
     launcher: str,
     workers: int | None,
     quiet: bool,
 ) -> None:
     """Find the best learning rate of a few small sizes, and write the rule LR(N) = a N^b through them.
 
-    A study takes the rule by `lr = "lr.toml"`. The runs are kept in studies/tune-ARCH: the same command again does only
-    what is missing.
+    With several --epochs it is LR(N, D), and with several --batch too the batch has a law as well; D are structures
+    seen. A study takes the rule by `lr = "lr.toml"`. The runs are kept in studies/tune-ARCH: the same command again
+    does only what is missing. RUNS or a TABLE of learning rates that were tried already: nothing is trained.
     """
-    from matscale.cli.progress.sweep import watcher_for
     from matscale.core.config import override
-    from matscale.core.hosting.host import host
+    from matscale.core.scaling.dials.rule import of_trials, of_tuned
+    from matscale.core.scaling.dials.trials import read_trials
     from matscale.core.study.lr_law import write_rule
-    from matscale.core.study.sweep import Sweep
-    from matscale.core.study.tune import Tuning, default_output, rule
-    from matscale.core.study.tune import tune as start
+    from matscale.core.study.tune import Tuning, default_output
 
+    if sources:
+        _refuse_training(ctx)
+        merged = {key: value for pairs in columns for key, value in pairs.items()}
+        name, trials = read_trials(sources, merged, arch)
+        found = of_trials(trials)
+        write_rule(output, name, found.rule)
+        click.echo("\n".join([*found.told, f"Rule of {name}: {output}"]))
+        return
+    if arch is None or not params or columns:
+        raise ConfigError(
+            "Say what to tune: --arch and --params train models; RUNS or a TABLE (with --map) were trained already."
+        )
     if epochs and steps:
         raise ConfigError("--epochs and --steps are two ways to say how long a run is: give one of them.")
     if batch and steps:
         raise ConfigError("--batch: batches are compared at equal data, so the runs take --epochs, not --steps.")
     if workers is not None and launcher != "local":
         raise ConfigError("--workers is for the launcher local.")
+    base = {"output": str(default_output(arch)), "data": {"path": data}, "seeds": list(seeds)}
+    tunings = [
+        Tuning(arch, params, lowest, highest, batch or (), {**base, "set": override({}, assignments), "budget": budget})
+        for budget in ([{"steps": steps}] if steps else [{"epochs": length} for length in epochs or (10,)])
+    ]
+    results = _trained(tunings, launcher, workers, quiet)
+    found = of_tuned(results)
+    write_rule(output, arch, found.rule)
+    click.echo(_table(results))
+    if len(tunings) > 1:
+        click.echo("\n".join([*found.told, f"Rule of {arch}: {output}"]))
+    else:
+        click.echo(_sentence(found, output))
+
+
+def _refuse_training(ctx: click.Context) -> None:
+    """Raises ConfigError for options that train models, beside RUNS or a TABLE that were trained already."""
+    own = {"sources", "arch", "output", "columns", "quiet"}
+    source = click.core.ParameterSource.COMMANDLINE
+    given = [name for name in ctx.params if name not in own and ctx.get_parameter_source(name) == source]
+    if given:
+        names = {"lowest": "from", "highest": "to", "assignments": "set"}
+        listed = ", ".join(f"--{names.get(name, name)}" for name in given)
+        raise ConfigError(f"{listed}: for training, and RUNS or a TABLE were trained already. Leave it out.")
+
+
+def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
+    """Results of all tunings, which share a pool and a folder."""
+    from matscale.cli.progress.sweep import watcher_for
+    from matscale.core.hosting.host import host
+    from matscale.core.study.sweep import Sweep
+    from matscale.core.study.tune import default_output
+    from matscale.core.study.tune import tune as start
+
     chosen = host().launcher(launcher)
     options = chosen.options.parse({} if workers is None else {"workers": workers}, launcher)
-    base: dict[str, Any] = {
-        "output": str(default_output(arch)),
-        "data": {"path": data},
-        "seeds": list(seeds),
-        "budget": {"steps": steps} if steps else {"epochs": epochs or 10},
-        "set": override({}, assignments),
-    }
-
-    tuning = Tuning(arch, params, lowest, highest, batch or (), base)
-    with closing(chosen.open(options, default_output(arch).resolve())) as pool:
+    with closing(chosen.open(options, default_output(tunings[0].architecture).resolve())) as pool:
 
         def do(plan: Plan) -> None:
             with watcher_for(quiet, plan) as watcher:
                 Sweep(plan, pool, watcher).run()
 
-        results = start(tuning, do)
-    found = rule(results)
-    write_rule(output, arch, found)
-    click.echo(_table(results))
-    click.echo(_sentence(found, output))
+        return [result for tuning in tunings for result in start(tuning, do)]
 
 
 def _table(results: list[Tuned]) -> str:
@@ -124,10 +173,13 @@ def _change(factor: float | None) -> str:
     return "-" if factor is None else f"{factor - 1:+.1%}"
 
 
-def _sentence(rule: Rule, output: Path) -> str:
+def _sentence(found: Dials, output: Path) -> str:
+    rule = found.rule
     if rule.interval is None:
         how = "no interval: fewer than three sizes"
     else:
         how = f"95 % interval of the exponent {rule.interval[0]:.2f} to {rule.interval[1]:.2f}"
     batch = "" if rule.batch is None else f" at {rule.batch} structures in a batch"
-    return f"LR(N) = {rule.a:.3g} N^{rule.b:.2f}{batch}, N without embeddings ({how}). Rule: {output}"
+    law = f"LR(N) = {rule.a:.3g} N^{rule.b:.2f}{batch}, N without embeddings ({how})"
+    why = f" ({'; '.join(rule.reasons)})" if rule.reasons else ""
+    return f"{law}. As a law: {rule.verdict}{why}. Rule: {output}"

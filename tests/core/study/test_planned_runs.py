@@ -12,7 +12,7 @@ from matscale.core.errors import ConfigError, PluginError
 from matscale.core.hosting import observers
 from matscale.core.hosting.host import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
-from matscale.core.study.lr_law import Rule, write_rule
+from matscale.core.study.lr_law import Power, Rule, write_rule
 from matscale.core.train.setup import parts
 from studies import planned
 
@@ -189,3 +189,16 @@ def test_a_rule_for_another_architecture_is_no_rule(tmp_path: Path, data: Path) 
     write_rule(tmp_path / "lr.toml", "schnet", Rule(a=0.5, b=-0.5))
     with pytest.raises(ConfigError, match=r"no learning rate for 'fcn'.*matscale tune --arch fcn"):
         planned(tmp_path, data, lr="lr.toml")
+
+
+def test_a_rule_in_the_data_sets_rate_and_batch_by_what_each_run_sees(tmp_path: Path, data: Path) -> None:
+    law = Power(a=0.5, b=0.0, c=0.5, verdict="rejected", reasons=("e: it bends",))
+    write_rule(tmp_path / "lr.toml", "fcn", Rule(a=0.5, b=-0.5, c=0.25, batch_law=law))
+    plan = planned(tmp_path, data, lr="lr.toml", seeds=[0], params=["2k"], budget={"epochs": [1, 4]}, set=None)
+    one, four = plan.runs
+    assert four.config.optimizer.lr == pytest.approx(one.config.optimizer.lr * 4**0.25, rel=0.01)
+    assert one.config.batch.structures == round(0.5 * one.n_train**0.5)
+    assert four.config.batch.structures == round(0.5 * (4 * four.n_train) ** 0.5)
+    assert any("the batch of fcn is rejected: e: it bends" in note for note in plan.notes)
+    with pytest.raises(ConfigError, match="asks how many structures a run sees"):
+        planned(tmp_path, data, lr="lr.toml", budget={"flops": ["1e9"]}, set=None)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError
+from matscale.core.scaling.dials.rule import of_tuned
 from matscale.core.study.lr_law import Rule, read_rule, write_rule
 from matscale.core.study.plan import Plan
 from matscale.core.study.sweep import lay_out
-from matscale.core.study.tune import Tuned, Tuning, best_batch, rule, tune
+from matscale.core.study.tune import Tuned, Tuning, best_batch, tune
 from studies import completed
 
 EXPONENT, AT_ONE = -0.3, 0.1
@@ -54,7 +55,7 @@ def test_the_best_rates_and_their_rule_come_out(tmp_path: Path, data: Path) -> N
     results = tune(tuning(tmp_path, data), Parabolas())
     for result in results:
         assert result.lr == pytest.approx(ideal(result.parameters["non_embedding"]), rel=0.02)
-    found = rule(results)
+    found = of_tuned(results).rule
     assert found.b == pytest.approx(EXPONENT, abs=0.02)
     assert found.lr(2000) == pytest.approx(ideal(2000), rel=0.03)
     assert found.interval is not None
@@ -91,7 +92,7 @@ def test_what_was_trained_before_is_not_trained_again(tmp_path: Path, data: Path
 def test_the_best_batch_is_found_and_stands_in_the_rule(tmp_path: Path, data: Path) -> None:
     results = tune(tuning(tmp_path, data, params=(2000, 4000), batches=(2, 8)), Parabolas(batch=8))
     assert best_batch(results) == 8
-    assert rule(results).batch == 8
+    assert of_tuned(results).rule.batch == 8
     assert {result.batch for result in results} == {2, 8}
 
 
@@ -101,7 +102,7 @@ def test_the_interval_of_the_exponent_is_students() -> None:
         Tuned({"total": int(n), "non_embedding": int(n)}, None, {}, float(0.1 * n**-0.2 * math.exp(e)), 1.0, None, None)
         for n, e in zip(ns, noise)
     ]
-    found = rule(results)
+    found = of_tuned(results).rule
     x = np.log(ns) - np.log(ns).mean()
     error = math.sqrt(float(noise @ noise) / 2 / float(x @ x))
     assert found.b == pytest.approx(-0.2, abs=1e-12)
@@ -112,10 +113,10 @@ def test_the_interval_of_the_exponent_is_students() -> None:
 def test_fewer_than_three_sizes_have_no_interval_and_one_gives_a_constant() -> None:
     one = Tuned({"total": 10, "non_embedding": 10}, None, {}, 0.01, 1.0, None, None)
     two = Tuned({"total": 20, "non_embedding": 20}, None, {}, 0.005, 1.0, None, None)
-    assert rule([one]).b == 0
-    assert rule([one]).lr(12345) == 0.01
-    assert rule([one, two]).interval is None
-    assert rule([one, two]).b == pytest.approx(-1)
+    assert of_tuned([one]).rule.b == 0
+    assert of_tuned([one]).rule.lr(12345) == 0.01
+    assert of_tuned([one, two]).rule.interval is None
+    assert of_tuned([one, two]).rule.b == pytest.approx(-1)
 
 
 def test_a_rule_reads_as_it_was_written_and_keeps_those_of_others(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
-"""A rule for the learning rate of a size, LR(N) = a N^b, as `matscale tune` writes it and a study reads it.
+"""A rule for the learning rate of a size, LR(N, D) = a N^b D^c, as `matscale tune` writes it and a study reads it.
 
 [schnet]
-a = 0.31            # learning rate at N = 1
-b = -0.33           # exponent
+a = 0.31            # learning rate at N = D = 1
+b = -0.33           # exponent of N, the parameters
+c = 0.12            # exponent of D, the structures that a run sees; left out if it was not tuned
 parameters = "non_embedding"
+
+[schnet.batch_law]  # structures in a batch, if both were tuned
+a = 0.05
+b = 0.0
+c = 0.5
 """
 
 from __future__ import annotations
@@ -17,41 +23,96 @@ from pydantic import Field
 from matscale.core.config import Config, read_toml, to_toml
 from matscale.core.errors import ConfigError, did_you_mean
 from matscale.core.files import write_text
+from matscale.core.runs.config import BudgetConfig
+
+MOST_STRUCTURES = 1e9
+"""A batch of more structures is a fault of the rule."""
 
 
-class Rule(Config):
-    """LR(N) of one architecture, and what it rests on.
+class Power(Config):
+    """a N^b D^c, a law of a dial by size and data, with what it rests on."""
+
+    a: Annotated[float, Field(gt=0)]
+    """Value at N = D = 1."""
+    b: float
+    """Exponent of N, the parameters."""
+    c: float = 0.0
+    """Exponent of D, the structures that a run sees; 0: the same for any amount."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of b, by Student's t on the sizes; none for fewer than three."""
+    interval_c: tuple[float, float] | None = None
+    """... and of c."""
+    verdict: str = ""
+    """In the words of scaling laws: `law`, `rejected`, `incomplete design`; empty in files of older versions."""
+    reasons: tuple[str, ...] = ()
+
+    def at(self, n: int, d: float | None) -> float:
+        """Value for N parameters that see D structures. Raises ConfigError where that is no positive number."""
+        if self.c and d is None:
+            raise ConfigError("the rule asks how many structures a run sees: give the budget in epochs or steps.")
+        try:
+            value = self.a * float(n) ** self.b * (d or 1.0) ** self.c
+        except OverflowError:
+            value = math.inf
+        return value
+
+
+class Rule(Power):
+    """LR(N, D) of one architecture, its batch, and what they rest on.
 
     >>> rule = Rule(a=0.31, b=-0.33)
     >>> rule.lr(10_000), rule.lr(1_000_000)
     (0.0148, 0.00325)
     """
 
-    a: Annotated[float, Field(gt=0)]
-    """Learning rate at N = 1."""
-    b: float
-    """Exponent b."""
     parameters: Literal["non_embedding", "total"] = "non_embedding"
     """Parameters that N counts."""
-    interval: tuple[float, float] | None = None
-    """95 % interval of b, by Student's t on the sizes; none for fewer than three."""
     batch: Annotated[int, Field(ge=1)] | None = None
     """Structures in a batch that were best, if they were tuned too; a study takes them unless it says otherwise."""
+    batch_law: Power | None = None
+    """Structures in a batch by size and data, where both dials were tuned at several amounts of data."""
     tried: tuple[dict[str, Any], ...] = ()
     """Per size: parameters, best learning rate, loss there, and by how much it rises at half and at twice the rate."""
 
-    def lr(self, n: int) -> float:
-        """Learning rate for N parameters, to three digits: as many as such a rule can mean.
+    @property
+    def asks_for_data(self) -> bool:
+        """Whether the rule depends on the structures that a run sees."""
+        return self.c != 0 or self.batch_law is not None
+
+    def lr(self, n: int, d: float | None = None) -> float:
+        """Learning rate for N parameters that see D structures, to three digits: as many as such a rule can mean.
 
         Raises ConfigError where that is no positive number.
         """
-        try:
-            lr = float(f"{self.a * n**self.b:.3g}")
-        except OverflowError:
-            lr = math.inf
+        value = self.at(n, d)
+        lr = float(f"{value:.3g}") if math.isfinite(value) else value
         if not 0 < lr < math.inf:
             raise ConfigError(f"a = {self.a:g}, b = {self.b:g}: the learning rate of {n:,} parameters is {lr}.")
         return lr
+
+    def structures(self, n: int, d: float | None = None) -> int | None:
+        """Structures in a batch for N parameters that see D; None if the rule says nothing of them."""
+        if self.batch_law is None:
+            return self.batch
+        value = self.batch_law.at(n, d)
+        if not 0.5 <= value < MOST_STRUCTURES:
+            raise ConfigError(f"a = {self.batch_law.a:g}: the batch of {n:,} parameters is {value:.3g} structures.")
+        return max(1, round(value))
+
+
+def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> float | None:
+    """Structures that a run sees in all, where its budget says so; `batch`: structures of one step, if they are known.
+
+    >>> structures_seen(BudgetConfig(epochs=4), n_train=900, batch=None)
+    3600.0
+    """
+    if budget.max_flops is not None or budget.max_time is not None:
+        return None
+    of_steps = None if budget.steps is None or batch is None else float(budget.steps * batch)
+    of_epochs = None if budget.epochs is None else float(budget.epochs * n_train)
+    if budget.steps is not None and of_steps is None:
+        return None
+    return min((value for value in (of_steps, of_epochs) if value is not None), default=None)
 
 
 def read_rule(path: Path, architecture: str) -> Rule:

@@ -26,7 +26,7 @@ from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import RUNS, TRUNKS, PlannedRun, identity
-from matscale.core.study.lr_law import Rule, read_rule
+from matscale.core.study.lr_law import Rule, read_rule, structures_seen
 from matscale.core.train.setup import resolved
 
 OWN = {
@@ -114,7 +114,7 @@ def plan(study: Study, stages: Stages = silent, fetches: bool = True) -> Plan:
         for size in sizes
         if size.is_far_off
     ]
-    result.notes += _taken_for_one(study)
+    result.notes += [*_taken_for_one(study), *_doubtful_rules(study)]
     known: set[str] = set()
     for size, point in product(sizes, list(_points(study))):
         for run in _planned(result, size, point):
@@ -336,9 +336,6 @@ def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Ite
 def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
     study, grid = result.study, size.grid
     fixed = merged(_nested(study.set), _nested(grid.set))
-    rule = _rule(study, size)
-    if rule is not None and rule.batch is not None:
-        fixed = merged({"batch": {"structures": rule.batch}}, fixed)
     for key in ("data", "optimizer"):  # what the study itself says of these would take the place of a wrong value
         _section(fixed, key)
     values = merged(fixed, point.values)
@@ -348,7 +345,10 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
     if begun_with is not None:
         StartConfig.parse({"run": begun_with}, f"{study.name}: start")
         Run.open(begun_with)  # or its error, before anything is started
-    for lr in _rates(study, size, rule):
+    rule = _rule(study, size)
+    if rule is not None:
+        values = _by_rule(result, size, rule, values)
+    for lr in _rates(study, size):
         variant = {"variant": grid.variant} if grid.variant else {}
         labels = {"architecture": grid.name, **variant, "size": size.label, **point.labels}
         chosen = values if lr is None else merged(values, {"optimizer": {"lr": lr}})
@@ -366,28 +366,60 @@ def _rule(study: Study, size: Size) -> Rule | None:
     return read_rule(lr, size.grid.name) if isinstance(lr, Path) else None
 
 
-def _rates(study: Study, size: Size, rule: Rule | None) -> list[float] | list[None]:
+def _doubtful_rules(study: Study) -> list[str]:
+    """Notes on rules for the learning rate that their own sizes do not carry."""
+    files = {(grid.name, study.lr if grid.lr is None else grid.lr) for grid in study.architectures}
+    notes = []
+    for name, file in sorted((name, file) for name, file in files if isinstance(file, Path)):
+        rule = read_rule(file, name)
+        for what, law in (("learning rate", rule), ("batch", rule.batch_law)):
+            if law is not None and law.verdict not in ("", "law"):
+                notes.append(f"{file}: the rule for the {what} of {name} is {law.verdict}: {'; '.join(law.reasons)}.")
+    return notes
+
+
+def _by_rule(result: Plan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the learning rate of a rule, and its batch where they say nothing of one."""
+    file = result.study.lr if size.grid.lr is None else size.grid.lr
+    n, d = size.parameters[rule.parameters], None
+    is_own = _section(values, "batch").get("structures") is not None
+    if rule.batch is not None and not is_own:
+        values = merged(values, {"batch": {"structures": rule.batch}})
+    if rule.asks_for_data and result.study.wsd is None:
+        config = resolved(TrainConfig.parse(values, result.study.name), size.architecture)
+        batch = config.batch.structures if is_own or rule.batch_law is None else None
+        of_a_step = None if batch is None else batch * config.batch.accumulate
+        d = structures_seen(config.budget, _count(result, config), of_a_step)
+    try:
+        if rule.batch_law is not None and not is_own:
+            values = merged(values, {"batch": {"structures": rule.structures(n, d)}})
+        return merged(values, {"optimizer": {"lr": rule.lr(n, d)}})
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {size.grid.name}: {error} Tune again: matscale tune.") from None
+
+
+def _rates(study: Study, size: Size) -> list[float] | list[None]:
     lr = study.lr if size.grid.lr is None else size.grid.lr
-    if rule is not None:
-        try:
-            return [rule.lr(size.parameters[rule.parameters])]
-        except ConfigError as error:
-            raise ConfigError(f"{lr}: {size.grid.name}: {error} Tune again: matscale tune.") from None
     return [None] if lr is None or isinstance(lr, Path) else list(lr)
 
 
 def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:
+    counts = size.parameters
+    if config.architecture.config != size.config:  # a key of the grid changed the model
+        counts = parameters(size.architecture, size.architecture.config.parse(config.architecture.config))
+    run = PlannedRun(result.folder / RUNS / "-", config, "", labels, counts, _count(result, config))
+    return _identified(result, run)
+
+
+def _count(result: Plan, config: TrainConfig) -> int:
+    """Training structures of a configuration."""
     from matscale.core.train.setup import parts  # start-up: torch
 
     data = config.data  # the study sets validation_seed; the seed draws which structures of the part, not how many
     key = (data.validation, data.split_by, data.validation_seed, data.fraction, data.count, data.overfit)
     if key not in result.counted:
         result.counted[key] = len(parts(result.dataset, config)[0])
-    counts = size.parameters
-    if config.architecture.config != size.config:  # a key of the grid changed the model
-        counts = parameters(size.architecture, size.architecture.config.parse(config.architecture.config))
-    run = PlannedRun(result.folder / RUNS / "-", config, "", labels, counts, result.counted[key])
-    return _identified(result, run)
+    return result.counted[key]
 
 
 def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) -> PlannedRun:

@@ -1,4 +1,4 @@
-"""Tune the learning rate: find the best one at a few small sizes, and fit LR(N) = a N^b through them.
+"""Tune the learning rate: find the best one at a few small sizes; `scaling.dials` fits a law through them.
 
 For each size a grid of learning rates, each four times the one before; where the best one is at an end, the grid grows
 there; then the halves and doubles of the best, and of that one once more, so that the best rate has both neighbours at
@@ -23,7 +23,7 @@ from matscale.core.runs.record import validation_loss
 from matscale.core.runs.status import read_info, state_of
 from matscale.core.study.config import Study
 from matscale.core.study.identity import PlannedRun
-from matscale.core.study.lr_law import Rule
+from matscale.core.study.lr_law import structures_seen
 from matscale.core.study.plan import Plan, plan, short
 
 COARSE = 4.0
@@ -81,10 +81,17 @@ class Tuned:
     half: float | None
     double: float | None
     """Factor by which the loss is higher at half, and at twice, the best rate; None: the loss was not finite there."""
+    data: float | None = None
+    """Structures that a run sees; None where it is not known"""
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the best rate is an end of those that were tried."""
+        return bool(self.losses) and _best(self.losses) in (min(self.losses), max(self.losses))
 
     def plain(self) -> dict[str, Any]:
         """Values for the file of the rule."""
-        facts = {"loss_at_half": self.half, "loss_at_double": self.double, "batch": self.batch}
+        facts = {"loss_at_half": self.half, "loss_at_double": self.double, "batch": self.batch, "data": self.data}
         known = {key: value for key, value in facts.items() if value is not None}
         return {**self.parameters, "lr": self.lr, "loss": self.loss, **known}
 
@@ -105,7 +112,7 @@ def tune(tuning: Tuning, do: Do) -> list[Tuned]:
         losses = {key: _losses(runs[key]) for key in keys}
         further = {key: _further(tuning, losses[key]) for key in keys}
         if not any(further.values()):
-            return [_concluded(runs[key][0].parameters, key[1], losses[key]) for key in keys]
+            return [_concluded(runs[key][0], key[1], losses[key]) for key in keys]
         rates = {key: sorted({*rates[key], *further[key]}) for key in keys}
     raise AssertionError("a grid of learning rates that is never done")
 
@@ -183,14 +190,18 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.2g}")
 
 
-def _concluded(parameters: dict[str, int], batch: int | None, losses: dict[float, float]) -> Tuned:
+def _concluded(run: PlannedRun, batch: int | None, losses: dict[float, float]) -> Tuned:
     best = _best(losses)
     below, above = (_near(best * factor, losses) for factor in (0.5, 2.0))
     half, double = (None if rate is None else losses[rate] / losses[best] for rate in (below, above))
     points = [(math.log(r), losses[r]) for r in (below, best, above) if r is not None and math.isfinite(losses[r])]
     lr = math.exp(_vertex(points)) if len(points) == 3 else best
     finite = [None if x is None or not math.isfinite(x) else x for x in (half, double)]
-    return Tuned(parameters, batch, losses, float(f"{lr:.3g}"), losses[best], finite[0], finite[1])
+    rate = float(f"{lr:.3g}")
+    structures = run.config.batch.structures
+    of_a_step = None if structures is None else structures * run.config.batch.accumulate
+    seen = structures_seen(run.config.budget, run.n_train, of_a_step)
+    return Tuned(run.parameters, batch, losses, rate, losses[best], finite[0], finite[1], seen)
 
 
 def _vertex(points: Sequence[tuple[float, float]]) -> float:
@@ -209,31 +220,6 @@ def best_batch(results: Sequence[Tuned]) -> int | None:
         return float(np.mean([math.log(result.loss) for result in results if result.batch == batch]))
 
     return min(batches, key=mean)
-
-
-def rule(results: Sequence[Tuned], count: str = "non_embedding") -> Rule:
-    """LR(N) = a N^b by least squares in logarithms; one size gives a constant.
-
-    The 95 % interval of b is Student's, of n − 2 degrees of freedom; there is none for fewer than three sizes.
-    """
-    from scipy.stats import t
-
-    batch = best_batch(results)
-    chosen = [result for result in results if result.batch == batch]
-    x = np.log([result.parameters[count] for result in chosen])
-    y = np.log([result.lr for result in chosen])
-    centred = x - x.mean()
-    spread = float(centred @ centred)
-    b = float(centred @ y) / spread if spread > 0 else 0.0
-    a = math.exp(float(y.mean()) - b * float(x.mean()))
-    interval = None
-    if len(chosen) > 2 and spread > 0:
-        residuals = y - y.mean() - b * centred
-        error = math.sqrt(float(residuals @ residuals) / (len(chosen) - 2) / spread)
-        width = float(t.ppf(0.975, len(chosen) - 2)) * error
-        interval = (b - width, b + width)
-    tried = tuple(result.plain() for result in results)
-    return Rule.parse({"a": a, "b": b, "parameters": count, "interval": interval, "batch": batch, "tried": tried})
 
 
 def default_output(architecture: str) -> Path:

@@ -3,7 +3,8 @@
 A curve is reduced to its mean fall over each half of the run. A line in ln of what varies (n, d, structures seen) takes
 the drift that floors and finite data make. A size is off if its fall lies so far from the line through the others that
 chance puts some size there in one sweep of twenty: Student's t of the deleted residual, corrected after Bonferroni for
-all sizes and both halves. That is exact for noise of equal size, however it is correlated along a run.
+all sizes and both halves. That is exact for noise of equal size, however it is correlated along a run; where the
+roughness of the curves grows with size, sizes are weighted by it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ BEGIN = 0.1
 HALVES = ((BEGIN, 0.5), (0.5, 1.0))
 LATEST = 1 / 3
 """Share of the run by which its first validation has to be there."""
+TREND = 0.05
+"""Probability below which the noise of curves is said to change with size."""
+ROUGH = 8
+"""Points along a run that its roughness is taken from."""
 POINTS = 50
 """Points of each half that a mean is taken over."""
 
@@ -96,7 +101,7 @@ def check(runs: Sequence[Curve], name: str = "") -> Collapse:
     falls = np.array([np.mean([_falls(curve) for curve in members], axis=0) for members in sizes])
     axes = varying(centres)
     x = np.column_stack([np.ones(len(sizes)), *(np.log([c[axis] for c in centres]) for axis in axes)])
-    off, scatter, untested = _off(x, falls)
+    off, scatter, untested = _off(x, falls, _noise(x, sizes))
     named = [
         Off({axis: centres[k][axis] for axis in axes}, float(np.expm1(excess)), p)
         for k, excess, p in sorted(off, key=lambda one: one[2])
@@ -122,13 +127,33 @@ def _falls(curve: Curve) -> Array:
     return np.array([curve.fall(np.linspace(max(low, begin), high, POINTS)).mean() for low, high in HALVES])
 
 
-def _off(x: Array, falls: Array) -> tuple[list[tuple[int, float, float]], float, str]:
+def _noise(x: Array, sizes: Sequence[Sequence[Curve]]) -> Array:
+    """Relative noise of each size [k]: a power of what varies, if the roughness of its curves says so; else 1.
+
+    Roughness is the second difference along the run, of what a curve has beyond the mean of all.
+    """
+    share = np.linspace(BEGIN, 1.0, ROUGH)
+    shapes = np.array([np.mean([curve.fall(share) for curve in members], axis=0) for members in sizes])
+    rough = np.sqrt((np.diff(shapes - shapes.mean(axis=0), n=2, axis=1) ** 2).mean(axis=1))
+    freedom = _freedom(x)
+    if freedom < 3 or not rough.min() > 0:
+        return np.ones(len(rough))
+    logs = np.log(rough)
+    theta, flat = np.linalg.pinv(x) @ logs, logs - logs.mean()
+    left = logs - x @ theta
+    f = (flat @ flat - left @ left) / max(x.shape[1] - 1, 1) / max(left @ left / freedom, 1e-300)
+    has_trend = x.shape[1] > 1 and stats.f.sf(f, x.shape[1] - 1, freedom) < TREND
+    return np.exp(x @ theta - logs.mean()) if has_trend else np.ones(len(rough))
+
+
+def _off(x: Array, falls: Array, noise: Array) -> tuple[list[tuple[int, float, float]], float, str]:
     """(size, deviation, p) of those that are off, the scatter of the others, and why there is no test.
 
     The furthest size is taken out, then the furthest of the rest, up to a quarter of them; off are all up to the last
     that chance would not put there (Rosner 1983): two sizes that are off may hide each other.
     """
     kept = np.arange(len(falls))
+    x, falls = x / noise[:, None], falls / noise[:, None]
     if _freedom(x) < 3:
         enough = len(falls) - _freedom(x) + 3
         told = f"{counted(len(falls), 'size')} with {LEAST} validations or more; {enough} are needed"
@@ -143,7 +168,8 @@ def _off(x: Array, falls: Array) -> tuple[list[tuple[int, float, float]], float,
         kept = np.delete(kept, furthest)
         off = len(taken) if p < CHANCE else off
     kept = np.setdiff1d(np.arange(len(falls)), taken[:off])
-    return [_against(x, falls, kept, k) for k in taken[:off]], _scatter(x[kept], falls[kept]), ""
+    named = [_against(x, falls, kept, k) for k in taken[:off]]
+    return [(k, noise[k] * excess, p) for k, excess, p in named], _scatter(x[kept], falls[kept]), ""
 
 
 def _freedom(x: Array) -> int:

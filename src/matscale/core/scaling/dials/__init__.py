@@ -1,0 +1,1 @@
+"""Laws of the dials of a training: learning rate and batch, by size and data."""

@@ -1,0 +1,152 @@
+"""Trials of learning rates and batches, from run folders or from a table with columns for them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, DataError, NonFiniteLossError, did_you_mean
+from matscale.core.runs.files import called
+from matscale.core.runs.info import read_info
+from matscale.core.scaling.dials.optima import Trial
+from matscale.core.scaling.tables.columns import choose, factor, plain_name
+from matscale.core.scaling.tables.from_runs import config_of, find_runs
+from matscale.core.scaling.tables.from_table import SUFFIXES
+from matscale.core.scaling.tables.numerals import Cell, Numerals
+from matscale.core.scaling.tables.sources import expand
+from matscale.core.scaling.tables.table import shown
+from matscale.core.scaling.tables.tabular import read_records
+
+DIALS = {
+    "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
+    "batch": ("batch", "batch_size", "bsz", "bs", "global_batch_size", "global_batch", "batch_structures"),
+}
+"""Dial -> headings that are taken for it."""
+
+
+def read_trials(
+    sources: Sequence[str], columns: Mapping[str, str], architecture: str | None = None
+) -> tuple[str, list[Trial]]:
+    """(architecture, one trial for each n, d, learning rate and batch, the mean over seeds).
+
+    Raises ConfigError or DataError if there is none, or of several architectures.
+    """
+    paths = [path for source in sources for path in expand(source)]
+    files = [path for path in paths if path.is_file() and path.suffix.lower() in SUFFIXES]
+    if files and (len(paths) > 1):
+        raise ConfigError("One table at a time, or run folders: their columns may mean different things.")
+    rows = _of_table(files[0], columns) if files else _of_runs(paths, columns)
+    names = sorted({row["arch"] for row in rows})
+    if architecture is not None and architecture in names:
+        rows = [row for row in rows if row["arch"] == architecture]
+    elif architecture is not None and names != [""]:
+        raise ConfigError(f"There are no runs of {architecture!r}. {did_you_mean(architecture, names)}")
+    elif len(names) > 1:
+        raise ConfigError(
+            f"There are {len(names)} architectures: {', '.join(names[:5])}. Say which: --arch {names[0]}."
+        )
+    elif architecture is None and names == [""]:
+        raise ConfigError(f"{paths[0]}: does not name an architecture. Say for which the rule is: --arch NAME.")
+    return architecture or names[0], _means(rows)
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    same: dict[tuple[float, ...], list[float]] = {}
+    for row in rows:
+        same.setdefault(tuple(-1.0 if row[key] is None else row[key] for key in ("n", "d", "lr", "batch")), []).append(
+            row["loss"]
+        )
+    nan = math.nan
+    return [
+        Trial(n, nan if d < 0 else d, lr, nan if batch < 0 else batch, float(np.mean(losses)))
+        for (n, d, lr, batch), losses in same.items()
+    ]
+
+
+def _of_runs(paths: Sequence[Path], columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Completed and diverged runs: non-embedding parameters, structures seen, rate, batch, last validation loss."""
+    if columns:
+        raise ConfigError(
+            "--map names columns of a table; of runs, n are parameters without embeddings, d structures seen."
+        )
+    found = []
+    for folder in sorted({run for path in paths for run in find_runs(path)}):
+        info = read_info(folder)
+        config = config_of(folder, info)
+        diverged = info.get("status") == "failed" and NonFiniteLossError.__name__ in str(info.get("error"))
+        if not diverged and not (info.get("status") == "completed" and info.get("last")):
+            continue
+        batch = (info.get("global_batch") or {}).get("structures")
+        found.append({
+            "arch": called(info["architecture"]["name"], (info.get("labels") or {}).get("variant")),
+            "n": float(info["parameters"]["non_embedding"]),
+            "d": float(info["structures"]),
+            "lr": float(config.get("optimizer", {}).get("lr", math.nan)),
+            "batch": None if batch is None else float(batch),
+            "loss": math.inf if diverged else float(info["last"]["loss"]),
+        })  # fmt: skip
+    if not found:
+        raise DataError(
+            f"{', '.join(map(str, paths))}: there is no completed run. `matscale tune --params` trains some."
+        )
+    return found
+
+
+def _of_table(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    records, _ = read_records(path)
+    if not records:
+        raise DataError(f"{path}: has no rows. A table needs one row per loss.")
+    headings = list(dict.fromkeys(key for record in records for key in record))
+    names = {dial: columns.get(dial) or _usual(headings, dial) for dial in DIALS}
+    for dial, name in names.items():
+        if dial in columns and name not in headings:
+            raise ConfigError(f"{path}: has no column {name!r} (for {dial}). {did_you_mean(str(name), headings)}")
+    if names["lr"] is None:
+        listed = ", ".join(headings[:30])
+        raise DataError(f"{path}: which column is the learning rate? Say --map lr=COLUMN. It has: {listed}.")
+    given = {ours: theirs for ours, theirs in columns.items() if ours not in DIALS}
+    choice = choose(str(path), [h for h in headings if h not in names.values()], given).names
+    if "n" not in choice:
+        raise DataError(f"{path}: which column is the number of parameters? Say --map n=COLUMN.")
+    taken = {ours: choice.get(ours) for ours in ("n", "d", "loss")} | names
+    texts = [
+        Cell(f"{path.name} row {k + 1}", name, record[name])
+        for k, record in enumerate(records)
+        for name in taken.values()
+        if name is not None and isinstance(record.get(name), str)
+    ]
+    numerals = Numerals.of(texts)
+    factors = {ours: factor(str(path), ours, name, ours in given) for ours, name in taken.items() if name is not None}
+    rows = []
+    for k, record in enumerate(records):
+        place = f"{path.name} row {k + 1}"
+        row: dict[str, Any] = dict.fromkeys(taken)
+        for ours, name in taken.items():
+            if name is not None:
+                row[ours] = _number(place, name, record.get(name), numerals, ours == "loss") * factors[ours]
+        rows.append({**row, "arch": str(record.get(choice["arch"], "")) if "arch" in choice else ""})
+    return rows
+
+
+def _usual(headings: Sequence[str], dial: str) -> str | None:
+    known = {re.sub("_+", "_", plain_name(heading)): heading for heading in reversed(headings)}
+    return next((known[name] for name in DIALS[dial] if name in known), None)
+
+
+def _number(place: str, name: str, cell: Any, numerals: Numerals, is_loss: bool) -> float:
+    """A positive number; of a loss, infinity where it is not finite. Raises DataError with the place."""
+    try:
+        value = numerals.value(cell) if isinstance(cell, str) else float(cell)
+    except (TypeError, ValueError, OverflowError):
+        told = f"{place}: {name} is {shown(cell)}, not a number"
+        raise DataError(f"{told}. Correct the row, or map another column.") from None
+    if is_loss and not math.isfinite(value):
+        return math.inf
+    if not (value > 0 and math.isfinite(value)):
+        raise DataError(f"{place}: {name} is {shown(cell)}; a positive number is needed. Correct or drop the row.")
+    return value

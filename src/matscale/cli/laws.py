@@ -140,9 +140,9 @@ def fit(
     table = _table(sources, columns, where, target, baselines, no_baselines, curves, lists_excluded=True)
     table = _only(table, architectures)
     checked = collapses(table)
-    for name, one in checked.items():
-        if one.off:
-            click.echo(f"Curves{f' of {name}' if name else ''}: {one.text}.", err=True)
+    for name, curves_of in checked.items():
+        if curves_of.off:
+            click.echo(f"Curves{f' of {name}' if name else ''}: {curves_of.text}.", err=True)
     options = Options(target, axis, at, checkpoint, samples, seed, pool)
     refused: list[str] = []
     fits = fit_all(table, law, options, refused)

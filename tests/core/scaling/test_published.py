@@ -149,12 +149,13 @@ def test_trikha_no_slice_gives_a_law_with_the_published_exponent_and_prefactor(
         assert not (abs(b - wanted[1]) < 0.005 and abs(a / wanted[0] - 1) < 0.05), at
 
 
-def test_trikha_interactive_sizes_are_a_plateau_and_a_jump_not_a_law(shared: Path) -> None:
+def test_trikha_interactive_sizes_are_no_law(shared: Path) -> None:
     name, columns = TRIKHA[1]
     table = read_table(shared / "data/trikha2025" / name, columns)
     fit = matscale.fit(table, "n", at=100_810, architecture=table.architectures[0])
     assert fit.verdict == "not identifiable"
-    assert any("40.1" in str(r) and str(r).startswith("a:") for r in fit.reasons)
+    assert [run.reason for run in table.excluded] == ["did not finish (status: interrupted)"]
+    assert {r.trigger for r in fit.reasons} >= {"c", "d"}  # with that run it was a plateau at 40.1 and a jump
 
 
 @pytest.mark.parametrize("at", [10_050, 30_150, 100_450, 301_300])

@@ -51,7 +51,7 @@ class Power(Config):
         if self.c and d is None:
             raise ConfigError("the rule asks how many structures a run sees: give the budget in epochs or steps.")
         try:
-            value = self.a * float(n) ** self.b * (d or 1.0) ** self.c
+            value: float = self.a * float(n) ** self.b * (d or 1.0) ** self.c
         except OverflowError:
             value = math.inf
         return value

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from matscale.core.scaling.curves.normalised import LEAST, Curve, cells, curves, varying
@@ -158,7 +159,7 @@ def _off(x: Array, falls: Array, noise: Array) -> tuple[list[tuple[int, float, f
         enough = len(falls) - _freedom(x) + 3
         told = f"{counted(len(falls), 'size')} with {LEAST} validations or more; {enough} are needed"
         return [], 0.0, told
-    taken, off = [], 0
+    taken, off = list[int](), 0
     most = max(1, len(falls) // 4)
     while len(taken) < most and _freedom(x[kept]) >= 3:
         t = np.abs(_deleted(x[kept], falls[kept])[1]).max(axis=1)
@@ -190,7 +191,7 @@ def _chance(t: float, freedom: int, n_sizes: int) -> float:
     return float(min(1.0, 2 * stats.t.sf(t, freedom) * n_sizes * len(HALVES)))
 
 
-def _against(x: Array, falls: Array, kept: Array, k: int) -> tuple[int, float, float]:
+def _against(x: Array, falls: Array, kept: NDArray[np.int64], k: int) -> tuple[int, float, float]:
     """(size, deviation, p) of size k against the line through `kept`, in the half where it is further off."""
     both = np.append(kept, k)
     deviation, t = (one[-1] for one in _deleted(x[both], falls[both]))

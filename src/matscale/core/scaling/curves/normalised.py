@@ -34,7 +34,7 @@ class Curve:
 
     def fall(self, share: Array) -> Array:
         """ln(loss / loss at the last validation) at shares of the run, straight between validations."""
-        return np.interp(share, self.share, self.logs) - self.logs[-1]
+        return np.asarray(np.interp(share, self.share, self.logs) - self.logs[-1])
 
 
 def curves(table: Table) -> list[Curve]:

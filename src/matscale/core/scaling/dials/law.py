@@ -157,10 +157,10 @@ class _Line:
     @classmethod
     def of(cls, columns: Array, y: Array, labels: NDArray[np.int64]) -> _Line:
         """`labels`: number of the size of each optimum."""
-        theta = np.linalg.lstsq(columns, y, rcond=1e-10)[0]
+        theta: Array = np.linalg.lstsq(columns, y, rcond=1e-10)[0].astype(np.float64)
         left = y - columns @ theta
         freedom, squares = len(y) - columns.shape[1], float(left @ left)
-        inverse = np.linalg.pinv(columns.T @ columns)
+        inverse: Array = np.linalg.pinv(columns.T @ columns).astype(np.float64)
         same = (labels[:, None] == labels[None, :]).astype(float)
         apart = np.eye(len(y)) - columns @ inverse @ columns.T
         common = apart @ same

@@ -137,8 +137,8 @@ class RandomOffsets:
 def whiten(values: Array, group: NDArray[np.int64], ratio: Array) -> Array:
     """H^(-1/2) `values` [m, k, ...] for each lambda of `ratio` [m]; H = 1 + lambda within each group."""
     counts = np.bincount(group)
-    mean = np.stack([np.bincount(group, column) for column in values.reshape(len(group), -1).T], axis=1)
-    mean = (mean / counts[:, None])[group].reshape(values.shape)
+    sums = np.stack([np.bincount(group, column) for column in values.reshape(len(group), -1).T], axis=1)
+    mean = (sums / counts[:, None])[group].reshape(values.shape)
     share = (1 - 1 / np.sqrt(1 + ratio[:, None] * counts))[:, group]
     return np.asarray(values[None] - share.reshape(share.shape + (1,) * (values.ndim - 1)) * mean[None])
 
@@ -190,4 +190,5 @@ def _restricted(columns: Array, y: Array, group: NDArray[np.int64], ratio: Array
     squares = np.maximum((left**2).sum(axis=1), EXACT * len(y))
     size = np.log1p(ratio[:, None] * np.bincount(group)).sum(axis=1)
     freedom = len(y) - columns.shape[1]
-    return betas, inverse, squares, -0.5 * (size + np.linalg.slogdet(inner)[1] + freedom * np.log(squares))
+    likelihood: Array = -0.5 * (size + np.linalg.slogdet(inner)[1] + freedom * np.log(squares))
+    return betas, np.asarray(inverse, dtype=np.float64), squares, likelihood

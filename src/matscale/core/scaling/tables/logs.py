@@ -206,9 +206,9 @@ def _number(value: Any) -> float | None:
 
 def _rises(values: Sequence[Any]) -> bool:
     numbers = [number for value in values if (number := _number(value)) is not None]
-    if numbers and len(numbers) < len(values):
-        return False
-    return all(a < b for a, b in pairwise(numbers or map(str, values)))  # dates as ISO 8601 writes them
+    if not numbers:  # dates as ISO 8601 writes them
+        return all(a < b for a, b in pairwise(map(str, values)))
+    return len(numbers) == len(values) and all(a < b for a, b in pairwise(numbers))
 
 
 def _is_ordered(values: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ from matscale.core.hosting import observers
 from matscale.core.hosting.host import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
 from matscale.core.study.lr_law import Power, Rule, write_rule
-from matscale.core.train.setup import parts
+from matscale.core.train.data import parts
 from studies import planned
 
 

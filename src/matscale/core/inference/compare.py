@@ -184,7 +184,7 @@ def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[
     if which == "all":
         return np.arange(len(dataset))
     if is_own(run, dataset):
-        from matscale.core.train.setup import parts  # start-up: torch
+        from matscale.core.train.data import parts  # start-up: torch
 
         train, validation = parts(dataset, run.config)
         return train if which == "train" else validation
@@ -234,7 +234,7 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
             warnings.warn(f"{error} It is made again.", stacklevel=2)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
-    from matscale.core.train.setup import parts  # start-up: torch
+    from matscale.core.train.data import parts  # start-up: torch
 
     dataset = dataset_of(run)
     fitted = fit_baselines(dataset, parts(dataset, run.config)[0])

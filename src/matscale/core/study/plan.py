@@ -413,7 +413,7 @@ def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) 
 
 def _count(result: Plan, config: TrainConfig) -> int:
     """Training structures of a configuration."""
-    from matscale.core.train.setup import parts  # start-up: torch
+    from matscale.core.train.data import parts  # start-up: torch
 
     data = config.data  # the study sets validation_seed; the seed draws which structures of the part, not how many
     key = (data.validation, data.split_by, data.validation_seed, data.fraction, data.count, data.overfit)

@@ -8,9 +8,11 @@ does not reach, which DistributedDataParallel's hooks are not.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -46,6 +48,10 @@ class World:
     def is_main(self) -> bool:
         """Whether this process writes."""
         return self.rank == 0
+
+    def of_main(self, value: float) -> float:
+        """`value` on the main process and zero on the others: their sum is that of the main process."""
+        return value if self.is_main else 0.0
 
     @contextmanager
     def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
@@ -122,6 +128,25 @@ class World:
         if self.size > 1:
             with self._answered():
                 dist.barrier()
+
+
+class _InWorld(Protocol):
+    world: World
+
+
+Member = TypeVar("Member", bound=_InWorld)
+P = ParamSpec("P")
+
+
+def on_main(method: Callable[Concatenate[Member, P], None]) -> Callable[Concatenate[Member, P], None]:
+    """Decorator: a method that does nothing on all processes of `self.world` but the main one."""
+
+    @wraps(method)
+    def done(self: Member, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.world.is_main:
+            method(self, *args, **kwargs)
+
+    return done
 
 
 _VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}

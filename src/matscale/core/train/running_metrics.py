@@ -64,13 +64,14 @@ class Interval:
             "mfu": self.flops / seconds / peak,
         }
 
-    def state(self) -> dict[str, Any]:
-        """As JSON-ready numbers."""
+    def state(self, world: World) -> dict[str, Any]:
+        """As JSON-ready numbers; sums of errors are those of all processes."""
         sums = {"objective": self.objective, "gradient_norm": self.gradient_norm, "steps": self.steps, "lr": self.lr}
-        return {"metrics": self.metrics.state(), **sums}
+        return {"metrics": world.sum(self.metrics.sums.clone()).tolist(), **sums}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        self.metrics.load(state["metrics"])
+    def restore(self, state: dict[str, Any], world: World) -> None:
+        """Go on from a `state`. Its sums of errors belong to the main process; the others begin with none."""
+        if world.is_main:
+            self.metrics.load(state["metrics"])
         self.objective, self.gradient_norm = state["objective"], state["gradient_norm"]
         self.steps, self.lr = state["steps"], state["lr"]

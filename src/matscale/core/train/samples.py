@@ -11,19 +11,21 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.files import write_json
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.record import GEOMETRIES, Run
+from matscale.core.train.distributed import World, on_main
 from matscale.core.train.setup import Setup
 
 
 class Samples:
     """`samples.json`: structures with their labels; `samples.jsonl`: a row of predictions per validation."""
 
-    def __init__(self, setup: Setup, run: Run) -> None:
-        self.setup, self.run = setup, run
+    def __init__(self, setup: Setup, run: Run, world: World) -> None:
+        self.setup, self.run, self.world = setup, run, world
         # What is shown is labels and their predictions: in pre-training there are none.
         rows, wanted = setup.validation, 0 if setup.pretext else setup.config.evaluation.samples
         places = np.unique(np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int))
         self.rows = rows[places]
 
+    @on_main
     def write_structures(self) -> None:
         """Geometry and labels, once."""
         if len(self.rows):
@@ -35,6 +37,7 @@ class Samples:
         arrays = {"atomic_numbers": s.atomic_numbers, "positions": s.positions, "cell": s.cell, "pbc": s.pbc, **labels}
         return {"index": row, **{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in arrays.items()}}
 
+    @on_main
     def record(self, step: int, predictor: Callable[[AtomicBatch], Outputs]) -> None:
         """Append the predictions after `step`."""
         if not len(self.rows):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import platform
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from matscale.core.errors import ConfigError, DataError, MatscaleError, StoppedEarly
-from matscale.core.files import DiskError, make_folder, remove, sweep_up, write_text
+from matscale.core.errors import ConfigError, MatscaleError, StoppedEarly
+from matscale.core.files import make_folder, sweep_up
 from matscale.core.flops import Cost, Peak, Probes, cost_of, peak_of, probes_of
 from matscale.core.hosting.host import host
 from matscale.core.hosting.observers import Observers
@@ -21,17 +19,15 @@ from matscale.core.locks import FolderLock
 from matscale.core.model.architecture import Architecture, count_parameters
 from matscale.core.model.potential import Potential
 from matscale.core.progress import Progress
-from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig, differences
 from matscale.core.runs.files import CONFIG, MOVABLE, RESUMABLE
 from matscale.core.runs.record import Kept, Run
-from matscale.core.runs.restorable import check_state
-from matscale.core.train import extension
-from matscale.core.train.branch import Branch
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.distributed import World
+from matscale.core.train.learner import Learner
+from matscale.core.train.origin import Origin, extension
+from matscale.core.train.recorder import Recorder, now
 from matscale.core.train.setup import Setup, prepare, resolved
-from matscale.core.train.start import Source, prepare_model
 from matscale.core.train.stop import Interrupted, StopRequest
 from matscale.core.train.trainer import Trainer
 from matscale.version import __version__
@@ -55,27 +51,39 @@ def train(
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
     world = World.from_environment()
-    observers = (
-        host().observers(config.plugins, architecture, config.trackers) if world.is_main else host().observers(())
-    )
+    observers, progress = _audience(config, architecture, world, progress)
     device = device_of(config.compute, world)
-    progress = (progress if world.is_main else None) or Progress()
     try:
         with StopRequest(waits=False) as stop, configured(config.compute, device), ExitStack() as stack:
             stack.enter_context(world.connected(device, config.compute.timeout))
-            if world.is_main:
-                run = stack.enter_context(_claimed(Path(path), config, resume, world))
-            world.barrier()
-            run = run if world.is_main else Run.open(path)
+            run = stack.enter_context(_opened(Path(path), config, resume, world))
             if run.info["status"] == "completed":
                 return run
-            stack.enter_context(_recorded(run, world, progress))
-            _session(run, architecture, device, world, observers, progress, stop)
+            recorder = Recorder(run, world, observers, progress)
+            stack.enter_context(recorder.session())
+            _session(architecture, device, recorder, stop)
     except Interrupted as signal:
         raise StoppedEarly(
             f"Stopped by {signal} before the first step. Start again with: matscale train --resume -o {path}"
         ) from None
     return run
+
+
+def _audience(
+    config: TrainConfig, architecture: Architecture, world: World, progress: Progress | None
+) -> tuple[Observers, Progress]:
+    """Observers and progress of this process: ones that do nothing on all but the main one."""
+    if not world.is_main:
+        return host().observers(()), Progress()
+    return host().observers(config.plugins, architecture, config.trackers), progress or Progress()
+
+
+@contextmanager
+def _opened(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
+    """The run folder on every process, made or reopened by the main one."""
+    with _claimed(path, config, resume, world) if world.is_main else nullcontext() as claimed:
+        world.barrier()
+        yield claimed or Run.open(path)
 
 
 @contextmanager
@@ -135,154 +143,53 @@ def _is_in(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(section + ".") for section in sections)
 
 
-@contextmanager
-def _recorded(run: Run, world: World, progress: Progress) -> Iterator[None]:
-    """A context that records in run.json how the session ended."""
-    if world.is_main:
-        run.update({"status": "running", "error": None})
-    status, error = "failed", None
-    try:
-        yield
-        status = "completed"
-    except (StoppedEarly, Interrupted):
-        status = "stopped"
-        raise
-    except BaseException as exception:
-        error = f"{type(exception).__name__}: {exception}"
-        raise
-    finally:
-        if world.is_main:
-            with _unless_failed(error):
-                run.update({"status": status, "error": error, "ended": _now()})
-        progress.ended(run, status)
-
-
-@contextmanager
-def _unless_failed(error: object) -> Iterator[None]:
-    """Where a session has ended with an error, one of the disk in writing that down does not take its place."""
-    try:
-        yield
-    except DiskError:
-        if error is None:
-            raise
-
-
-def _session(
-    run: Run,
-    architecture: Architecture,
-    device: torch.device,
-    world: World,
-    observers: Observers,
-    progress: Progress,
-    stop: StopRequest,
-) -> None:
-    config = run.config
-    setup = prepare(config, architecture, progress)
-    branch, source = Branch.of(config), Source.of(config.start)
-    setup = source.continued(setup) if source else setup
-    goal = setup.goal()
-    potential = (source.begin(setup, progress.said) if source else setup.potential()).to(device)
-    saved = _latest(run, progress)
-    if not saved and run.checkpoints():
-        progress.said(f"{run.path}: none of its checkpoints is sound. The run begins anew.")
-    if not saved and not branch:
-        prepare_model(potential, setup, device)
-    if source and saved:
-        setup = source.resumed(setup, saved.model["references"])
-    elif source:
-        setup = source.corrected(setup, potential, device, world, progress.said)
+def _session(architecture: Architecture, device: torch.device, recorder: Recorder, stop: StopRequest) -> None:
+    """Prepare a run, begin it or go on with it, and train."""
+    run, world, progress = recorder.run, recorder.world, recorder.progress
+    setup = prepare(run.config, architecture, progress)
+    origin = Origin.of(run)
+    setup = origin.continued(setup)
+    objective = setup.goal()
+    potential = origin.potential(setup, progress.said).to(device)
+    origin = origin.resumed(progress.said)
+    setup = origin.settled(setup, potential, device, world, progress.said)
     cost = cost_of_setup(setup, potential, device)
-    for complaint in cost.complaints(setup.architecture.name):
+    for complaint in cost.complaints(architecture.name):
         progress.said(complaint)
-    peak = _peak(device, config.compute.precision, world)
-    trainer = Trainer(setup, potential, cost, peak, goal, run, device, world, observers, progress)
-    if saved or "dataset" in run.info:
-        _check_same_data(run, setup)
-    if branch:
-        branch.check(setup)
-    if world.is_main:
-        # Rows after the checkpoint will be written again, so that the file equals that of an unbroken run.
-        rows = run.cut(saved.state["rows"] if saved else {})
-        write_text(run.path / "references.json", setup.references.to_json() + "\n")
-        run.seal()
-        run.update({**_facts(setup, potential, cost, peak, device, world), **rows})
-        if source:
-            run.update({"start": source.facts(potential)})
-        if branch:
-            run.update(branch.facts())
-    if saved:
-        trainer.restore(saved)
-        if world.is_main:
-            trainer.settle()
-    elif branch:
-        trainer.restore(branch.saved)
-    world.barrier()
-    if world.is_main and saved:
-        _forget_after(run, saved.step)
-    progress.started(run, {**run.info, "resumed_from": saved.step if saved else None, "budget": trainer.budget})
-    observers.run_started(run=run)
-    status = "failed"
-    try:
+    peak = _peak(device, run.config.compute.precision, world)
+    learner = Learner(potential, run.config, objective, device, world)
+    trainer = Trainer(setup, learner, cost, peak, recorder)
+    origin.check_data(setup)
+    facts = {**_facts(setup, potential, cost, peak, device, world), **origin.facts(potential)}
+    recorder.begin(setup.references, facts, origin.rows)
+    _take_up(trainer, origin)
+    resumed_from = origin.saved.step if origin.saved else None
+    progress.started(run, {**run.info, "resumed_from": resumed_from, "budget": trainer.budget})
+    with recorder.training(trainer.totals):
         stop.begin()
+        _fit(trainer, stop)
+
+
+def _take_up(trainer: Trainer, origin: Origin) -> None:
+    """Give the trainer the state that the run goes on from, and have the folder hold what belongs to it."""
+    if origin.checkpoint:
+        trainer.restore(origin.checkpoint)
+    if origin.saved:
+        trainer.recorder.settle(trainer.position, trainer.kept_for_good)
+    trainer.world.barrier()
+    if origin.saved:
+        trainer.recorder.forget_after(origin.saved.step)
+
+
+def _fit(trainer: Trainer, stop: StopRequest) -> None:
+    try:
         trainer.fit(stop)
-        status = "completed"
     except torch.OutOfMemoryError as error:
         raise MatscaleError(
             f"The device ran out of memory after step {trainer.position.step} ({error}). Let a batch hold less, and "
             "make up for it: --set batch.atoms=... with --set batch.accumulate=...; a limit of atoms or edges bounds "
             "memory better than one of structures. Or keep less of it: --set compute.checkpoint_activations=true."
         ) from error
-    except StoppedEarly:
-        status = "stopped"
-        raise
-    finally:
-        if world.is_main:
-            with _unless_failed(sys.exception()):
-                run.update(trainer.totals())
-        observers.run_ended(run=run, status=status)
-
-
-def _latest(run: Run, progress: Progress) -> checkpoint.Checkpoint | None:
-    """The newest sound checkpoint that the run can go on from with its budget."""
-    passed = list[int]()
-
-    def usable(saved: checkpoint.Checkpoint) -> bool:
-        folder = checkpoint.folder_of(run.checkpoint_folder, saved.step)
-        check_state(saved, folder)
-        kept = Kept.of(folder)
-        if kept is None or extension.continues(kept, run.config):
-            return True
-        passed.append(saved.step)
-        return False
-
-    saved = checkpoint.load_latest(run.checkpoint_folder, usable)
-    if passed and not saved:
-        raise extension.refusal(run, run.config)
-    if saved and passed:
-        progress.said(
-            f"The cooldown of the shorter run began after step {saved.step}: the run goes on from there, and steps up "
-            f"to {passed[0]} are done anew."
-        )
-    return saved
-
-
-def _forget_after(run: Run, step: int) -> None:
-    """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run does not have."""
-    for later in run.checkpoints():
-        if later > step:
-            remove(checkpoint.folder_of(run.checkpoint_folder, later))
-    if checkpoint.pointer(run.checkpoint_folder, "last") != step:
-        write_text(run.checkpoint_folder / "last", f"{step}\n")
-
-
-def _check_same_data(run: Run, setup: Setup) -> None:
-    """Refuse to continue a run on a changed dataset. Raises DataError."""
-    was = run.info.get("dataset", {}).get("hash")
-    if was != setup.dataset.hash:
-        raise DataError(
-            f"{setup.dataset.path}: has changed since the run {run.path} began (its hash was {str(was)[:12]}, is "
-            f"{setup.dataset.hash[:12]}). Put the old dataset back, or start another run with -o."
-        )
 
 
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
@@ -332,7 +239,7 @@ def _facts(
         "mfu_peak_by": peak.by,
         "versions": {"matscale": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "host": platform.node(),
-        "started": _now(),
+        "started": now(),
     }
 
 
@@ -347,7 +254,3 @@ def _origin(architecture: Architecture) -> tuple[str | None, str | None]:
         return host().origin(architecture.name) if found is architecture else (None, None)
     except ConfigError:
         return None, None
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -11,23 +11,18 @@ import math
 import time
 from typing import Any
 
-import torch
-
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import ConfigError, NonFiniteLossError, StoppedEarly
-from matscale.core.files import write_text
 from matscale.core.flops import Cost, Peak
 from matscale.core.model.outputs import Outputs
-from matscale.core.model.potential import Potential
-from matscale.core.progress import Progress, StepStatus
-from matscale.core.runs import checkpoint
-from matscale.core.runs.record import Run, validation_loss
+from matscale.core.progress import StepStatus
+from matscale.core.runs.checkpoint import Checkpoint
+from matscale.core.runs.record import validation_loss
 from matscale.core.train.accumulation import Feed, Group, steps_of
 from matscale.core.train.compute import memory_bytes
-from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner, named, suspects
-from matscale.core.train.loss import Goal
+from matscale.core.train.recorder import Recorder
 from matscale.core.train.running_metrics import Interval
 from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
@@ -37,34 +32,22 @@ from matscale.core.train.stop import StopRequest
 
 
 class Trainer:
-    """Trains the potential of a `Setup` into a `Run`, in one process of a `World`."""
+    """Trains the potential of a `Learner` on the data of a `Setup`, in one process of a `World`."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        potential: Potential,
-        cost: Cost,
-        peak: Peak,
-        objective: Goal,
-        run: Run,
-        device: torch.device,
-        world: World,
-        observers: Any,
-        progress: Progress,
-    ) -> None:
-        self.setup, self.config, self.run, self.cost = setup, setup.config, run, cost
-        self.device, self.world, self.observers, self.progress = device, world, observers, progress
-        self.learner = Learner(potential, self.config, objective, device, world)
-        self.feed = Feed(setup.training_loader(world), self.config.batch.accumulate, device, objective)
-        self.samples = Samples(setup, run)
-        self.peak = peak
+    def __init__(self, setup: Setup, learner: Learner, cost: Cost, peak: Peak, recorder: Recorder) -> None:
+        self.setup, self.config, self.cost, self.peak = setup, setup.config, cost, peak
+        self.learner, self.device, self.objective = learner, learner.device, learner.objective
+        self.recorder, self.world, self.progress = recorder, recorder.world, recorder.progress
+        loader = setup.training_loader(self.world)
+        self.feed = Feed(loader, self.config.batch.accumulate, self.device, self.objective)
+        self.samples = Samples(setup, recorder.run, self.world)
         epochs = self.config.budget.epochs
         steps = None if epochs is None else steps_of(self.feed.loader, self.config.batch.accumulate, epochs)
         self.budget = Budget.of(self.config.budget, steps)
         self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
         self.steps_of_epochs = steps
         self.position = Position()
-        self.interval = Interval(objective.metrics(device))
+        self.interval = Interval(self.objective.metrics(self.device))
         self.began = time.perf_counter()
         self.saved: int | None = None
 
@@ -73,8 +56,7 @@ class Trainer:
     def fit(self, stop: StopRequest) -> None:
         """Train until a budget is used up. Raises StoppedEarly or NonFiniteLossError, both after saving."""
         self.began = time.perf_counter() - self.position.wall_s
-        if self.world.is_main:
-            self.samples.write_structures()
+        self.samples.write_structures()
         groups = self.feed.groups(self.position.epoch, self.position.batch)
         while not self._lost_patience():
             group = next(groups)
@@ -83,7 +65,7 @@ class Trainer:
                 self._save()
                 raise StoppedEarly(
                     f"Stopped by {stop.reason or 'another process'} after step {self.position.step}, and saved. "
-                    f"Go on with: matscale train --resume -o {self.run.path}"
+                    f"Go on with: matscale train --resume -o {self.recorder.run.path}"
                 )
             if self._is_over(totals):
                 break
@@ -101,7 +83,7 @@ class Trainer:
             "edges": float(sum(s.n_edges for s in group.shapes)),
             "flops": sum(self.cost.step(s) for s in group.shapes),
             "stop": float(stop.asked()),
-            "seconds": self._elapsed() if self.world.is_main else 0.0,
+            "seconds": self.world.of_main(self._elapsed()),
         }
         return self.world.sums({**own, **{f"labelled {k}": v for k, v in group.labelled.items()}}, self.device)
 
@@ -169,7 +151,7 @@ class Trainer:
         self._save()
         raise NonFiniteLossError(
             f"{told} The run is saved as it was before. Look at these structures or lower optimizer.lr; to leave out "
-            f"one step more: matscale train --resume -o {self.run.path} --set skip_nonfinite={allowed + 1}"
+            f"one step more: matscale train --resume -o {self.recorder.run.path} --set skip_nonfinite={allowed + 1}"
         )
 
     def _report(self, group: Group, totals: dict[str, float], seconds: float) -> None:
@@ -212,11 +194,8 @@ class Trainer:
             return
         means = self.interval.means(self.world)
         row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak.flops_per_s)}
-        self.interval = Interval(self.learner.objective.metrics(self.device))
-        if self.world.is_main:
-            self.run.rows.append(row)
-            self.observers.step_ended(run=self.run, metrics=row)
-            self.progress.logged(row)
+        self.interval = Interval(self.objective.metrics(self.device))
+        self.recorder.logged(row)
 
     def _validate(self) -> bool:
         """Validate and write a row of metrics; return whether it is the best so far."""
@@ -224,15 +203,11 @@ class Trainer:
         self.progress.working("validation")
         with self.learner.evaluating() as predictor:
             row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
-            if self.world.is_main:
-                self.samples.record(p.step, predictor)
+            self.samples.record(p.step, predictor)
         is_best = validation_loss(row) < (math.inf if p.best is None else validation_loss(p.best))
         p.validated = row
         p.best, p.since_best = (row, 0) if is_best else (p.best, p.since_best + 1)
-        if self.world.is_main:
-            self.run.rows.append(row)
-            self.observers.evaluated(run=self.run, metrics=row)
-            self.progress.validated(row, is_best)
+        self.recorder.validated(row, is_best)
         return is_best
 
     def _errors(self, predictor: Any) -> dict[str, float]:
@@ -245,7 +220,7 @@ class Trainer:
             return outputs
 
         batches = (batch.to(self.device) for batch in self.setup.validation_loader(self.world).epoch(0))
-        result = tally(counted, batches, self.learner.objective).over(self.world, self.device)
+        result = tally(counted, batches, self.objective).over(self.world, self.device)
         self.position.validation_flops += self.world.sums({"flops": spent[0]}, self.device)["flops"]
         return result.values()
 
@@ -277,48 +252,23 @@ class Trainer:
             return
         self.saved = p.step
         self.progress.working("checkpoint")
-        means = self.interval
-        if self.world.size > 1:  # the sums so far of all processes, kept by the first
-            means = Interval(self.learner.objective.metrics(self.device))
-            means.load(self.interval.state())
-            self.world.sum(means.metrics.sums)
-        if self.world.is_main:
-            p.wall_s = self._elapsed()
-            written = self.run.rows_written()
-            totals = {**self.totals(), "rows": written}
-            state = {
-                "position": p.plain(),
-                "interval": means.state(),
-                "seed": self.config.seed,
-                "rows": written,
-                "steps_of_epochs": self.steps_of_epochs,
-                "run": self.run.kept(totals),
-            }
-            checkpoint.save(self.run.checkpoint_folder, self.learner.checkpoint(p.step, state))
-            self.settle()
-            self.run.update(totals)
-            self.observers.checkpoint_saved(run=self.run, step=p.step)
+        p.wall_s = self._elapsed()
+        state = {
+            "position": p.plain(),
+            "interval": self.interval.state(self.world),
+            "seed": self.config.seed,
+            "steps_of_epochs": self.steps_of_epochs,
+        }
+
+        def checkpoint_with(record: dict[str, Any]) -> Checkpoint:
+            return self.learner.checkpoint(p.step, {**state, **record})
+
+        self.recorder.saved(p, self.totals(), checkpoint_with, self.kept_for_good)
         self.world.barrier()
 
-    def settle(self) -> None:
-        """Have `last` and `best` name what this checkpoint makes them, and delete what is not kept.
-
-        A kill right after a checkpoint was written leaves that to the session that goes on from it, which may have
-        nothing else to do.
-        """
-        root, p = self.run.checkpoint_folder, self.position
-        wanted = {"last": p.step, **({} if p.best is None else {"best": p.best["step"]})}
-        for name, step in wanted.items():
-            if checkpoint.pointer(root, name) != step:
-                write_text(root / name, f"{step}\n")
-        checkpoint.prune(root, self.config.checkpoint.keep, tuple(self.kept_for_good))
-
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
+    def restore(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint."""
         self.learner.restore(saved)
         self.position = Position(**saved.state["position"])
-        if self.world.is_main:  # the other processes' sums were added to the first one's
-            self.interval.load(saved.state["interval"])
-        else:
-            self.interval.load({**saved.state["interval"], "metrics": self.interval.metrics.state()})
+        self.interval.restore(saved.state["interval"], self.world)
         self.saved = saved.step

@@ -1,0 +1,118 @@
+"""Origin of a run: its own last checkpoint, the model of another run, the middle of another run, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from matscale.core.errors import DataError
+from matscale.core.model.potential import Potential
+from matscale.core.runs import checkpoint
+from matscale.core.runs.record import Kept, Run
+from matscale.core.runs.restorable import check_state
+from matscale.core.train.distributed import World
+from matscale.core.train.origin import extension
+from matscale.core.train.origin.branch import Branch
+from matscale.core.train.origin.source import Source, prepare_model
+from matscale.core.train.setup import Setup
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """State that the training of `run` goes on from. A run of new weights has none of the three."""
+
+    run: Run
+    branch: Branch | None
+    source: Source | None
+    saved: checkpoint.Checkpoint | None = None
+    """The newest checkpoint of the run itself, once it was looked for: see `resumed`."""
+
+    @classmethod
+    def of(cls, run: Run) -> Origin:
+        """Origin that the configuration names. Raises ConfigError for a run that cannot be one."""
+        return cls(run, Branch.of(run.config), Source.of(run.config.start))
+
+    @property
+    def checkpoint(self) -> checkpoint.Checkpoint | None:
+        """State of the trainer that the first step follows."""
+        return self.saved or (self.branch.saved if self.branch else None)
+
+    @property
+    def rows(self) -> Mapping[str, Any]:
+        """Rows of the run's files that belong to `saved`."""
+        rows: Mapping[str, Any] = self.saved.state["rows"] if self.saved else {}
+        return rows
+
+    def continued(self, setup: Setup) -> Setup:
+        """`setup` with what the source knows of the data: see `Source.continued`."""
+        return self.source.continued(setup) if self.source else setup
+
+    def potential(self, setup: Setup, say: Say) -> Potential:
+        """A potential with new weights, or with those of the source."""
+        return self.source.begin(setup, say) if self.source else setup.potential()
+
+    def resumed(self, say: Say) -> Origin:
+        """The same with the newest sound checkpoint of the run that it can go on from with its budget."""
+        saved = _latest(self.run, say)
+        if not saved and self.run.checkpoints():
+            say(f"{self.run.path}: none of its checkpoints is sound. The run begins anew.")
+        return replace(self, saved=saved)
+
+    def settled(self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Say) -> Setup:
+        """`setup` and `potential` as the first step needs them: measured by the model, references corrected."""
+        if not self.checkpoint:
+            prepare_model(potential, setup, device)
+        if self.source and self.saved:
+            return self.source.resumed(setup, self.saved.model["references"])
+        return self.source.corrected(setup, potential, device, world, say) if self.source else setup
+
+    def check_data(self, setup: Setup) -> None:
+        """Refuse to go on with a changed dataset. Raises DataError."""
+        if self.saved or "dataset" in self.run.info:
+            _check_same_data(self.run, setup)
+        if self.branch:
+            self.branch.check(setup)
+
+    def facts(self, potential: Potential) -> dict[str, Any]:
+        """Facts on the other run for run.json."""
+        if self.branch:
+            return self.branch.facts()
+        return {"start": self.source.facts(potential)} if self.source else {}
+
+
+def _latest(run: Run, say: Say) -> checkpoint.Checkpoint | None:
+    """The newest sound checkpoint that the run can go on from with its budget."""
+    passed = list[int]()
+
+    def usable(saved: checkpoint.Checkpoint) -> bool:
+        folder = checkpoint.folder_of(run.checkpoint_folder, saved.step)
+        check_state(saved, folder)
+        kept = Kept.of(folder)
+        if kept is None or extension.continues(kept, run.config):
+            return True
+        passed.append(saved.step)
+        return False
+
+    saved = checkpoint.load_latest(run.checkpoint_folder, usable)
+    if passed and not saved:
+        raise extension.refusal(run, run.config)
+    if saved and passed:
+        say(
+            f"The cooldown of the shorter run began after step {saved.step}: the run goes on from there, and steps up "
+            f"to {passed[0]} are done anew."
+        )
+    return saved
+
+
+def _check_same_data(run: Run, setup: Setup) -> None:
+    was = run.info.get("dataset", {}).get("hash")
+    if was != setup.dataset.hash:
+        raise DataError(
+            f"{setup.dataset.path}: has changed since the run {run.path} began (its hash was {str(was)[:12]}, is "
+            f"{setup.dataset.hash[:12]}). Put the old dataset back, or start another run with -o."
+        )

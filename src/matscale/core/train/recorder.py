@@ -1,0 +1,160 @@
+"""Recorder of a run: what its main process writes into the run folder, tells observers and shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from matscale.core.data.references import References
+from matscale.core.errors import StoppedEarly
+from matscale.core.files import DiskError, remove, write_text
+from matscale.core.hosting.observers import Observers
+from matscale.core.progress import Progress
+from matscale.core.runs import checkpoint
+from matscale.core.runs.record import Run
+from matscale.core.train.distributed import World, on_main
+from matscale.core.train.state import Position
+from matscale.core.train.stop import Interrupted
+
+
+class Recorder:
+    """Run folder, observers and progress of one process. On all processes but the first it changes nothing.
+
+    There `observers` and `progress` are ones that do nothing, and so are the methods that write.
+    """
+
+    def __init__(self, run: Run, world: World, observers: Observers, progress: Progress) -> None:
+        self.run, self.world, self.observers, self.progress = run, world, observers, progress
+
+    # How it ends ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """A context that records in run.json how the session ended."""
+        self.update({"status": "running", "error": None})
+
+        def ended(status: str, error: BaseException | None) -> None:
+            told = f"{type(error).__name__}: {error}" if status == "failed" else None
+            self._update_at_the_end({"status": status, "error": told, "ended": now()}, told)
+            self.progress.ended(self.run, status)
+
+        with _telling(ended):
+            yield
+
+    @contextmanager
+    def training(self, totals: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """A context for the steps of a session; `totals` are written when it ends, however it does."""
+
+        def ended(status: str, error: BaseException | None) -> None:
+            self._update_at_the_end(totals(), error)
+            self.observers.run_ended(run=self.run, status=status)
+
+        self.observers.run_started(run=self.run)
+        with _telling(ended):
+            yield
+
+    @on_main
+    def _update_at_the_end(self, facts: Mapping[str, Any], error: object) -> None:
+        """Where a session has ended with an error, one of the disk in writing that down does not take its place."""
+        try:
+            self.run.update(facts)
+        except DiskError:
+            if error is None:
+                raise
+
+    # Before the first step --------------------------------------------------------------------------------------------
+
+    @on_main
+    def begin(self, references: References, facts: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+        """Write what is known before the first step.
+
+        Rows beyond those of a checkpoint, `rows`, will be written again and are cut off, so that the files equal those
+        of an unbroken run.
+        """
+        kept = self.run.cut(rows)
+        write_text(self.run.path / "references.json", references.to_json() + "\n")
+        self.run.seal()
+        self.run.update({**facts, **kept})
+
+    @on_main
+    def update(self, facts: Mapping[str, Any]) -> None:
+        """Set keys of run.json."""
+        self.run.update(facts)
+
+    @on_main
+    def forget_after(self, step: int) -> None:
+        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run lacks."""
+        root = self.run.checkpoint_folder
+        for later in self.run.checkpoints():
+            if later > step:
+                remove(checkpoint.folder_of(root, later))
+        if checkpoint.pointer(root, "last") != step:
+            write_text(root / "last", f"{step}\n")
+
+    # Between steps ----------------------------------------------------------------------------------------------------
+
+    @on_main
+    def logged(self, row: dict[str, Any]) -> None:
+        """Write a row of training metrics."""
+        self.run.rows.append(row)
+        self.observers.step_ended(run=self.run, metrics=row)
+        self.progress.logged(row)
+
+    @on_main
+    def validated(self, row: dict[str, Any], is_best: bool) -> None:
+        """Write a row of validation metrics."""
+        self.run.rows.append(row)
+        self.observers.evaluated(run=self.run, metrics=row)
+        self.progress.validated(row, is_best)
+
+    @on_main
+    def saved(
+        self,
+        position: Position,
+        totals: Mapping[str, Any],
+        checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
+        kept_for_good: Collection[int],
+    ) -> None:
+        """Write a checkpoint: `checkpoint_with` makes it, with the record of the run that its state is to keep."""
+        written = self.run.rows_written()
+        totals = {**totals, "rows": written}
+        made = checkpoint_with({"rows": written, "run": self.run.kept(totals)})
+        checkpoint.save(self.run.checkpoint_folder, made)
+        self.settle(position, kept_for_good)
+        self.run.update(totals)
+        self.observers.checkpoint_saved(run=self.run, step=position.step)
+
+    @on_main
+    def settle(self, position: Position, kept_for_good: Collection[int]) -> None:
+        """Have `last` and `best` name what the checkpoint of `position` makes them, and delete what is not kept.
+
+        A kill right after a checkpoint was written leaves that to the session that goes on from it, which may have
+        nothing else to do.
+        """
+        root = self.run.checkpoint_folder
+        wanted = {"last": position.step, **({} if position.best is None else {"best": position.best["step"]})}
+        for name, step in wanted.items():
+            if checkpoint.pointer(root, name) != step:
+                write_text(root / name, f"{step}\n")
+        checkpoint.prune(root, self.run.config.checkpoint.keep, tuple(kept_for_good))
+
+
+@contextmanager
+def _telling(ended: Callable[[str, BaseException | None], None]) -> Iterator[None]:
+    """A context that calls `ended` at its end with a status (completed, stopped, failed) and with what was raised."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        stopped = isinstance(error, StoppedEarly | Interrupted)
+        ended("completed" if error is None else "stopped" if stopped else "failed", error)
+
+
+def now() -> str:
+    """Local time for run.json."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

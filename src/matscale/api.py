@@ -329,11 +329,11 @@ def _structures(given: Structures) -> Iterator[Structure]:
             raise ConfigError(
                 f"structures[{position}] is of type {type(item).__name__}: expected ase.Atoms or matscale.Structure."
             )
-        structure = from_ase(item, f"structure {position}")
         try:
+            structure = from_ase(item, f"structure {position}")
             attach(structure)
         except Unusable as fault:
-            raise DataError(f"{structure.source}: {fault}.") from None
+            raise DataError(f"structure {position}: {fault}.") from None
         yield structure
 
 

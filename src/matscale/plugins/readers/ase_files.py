@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from matscale.plugin import CALCULATOR, DataError, Frame, from_ase
+from matscale.plugin import CALCULATOR, DataError, Frame, Unusable, from_ase
 
 _DATABASES = {".db": rb"SQLite format 3\0", ".json": rb"\s*\{\s*\"(\d+|ids|metadata)\"\s*:"}
 """Suffix -> how an ASE database begins: other files have these suffixes too, such as settings and notes."""
@@ -70,15 +70,32 @@ def matches(path: Path) -> bool:
     return any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in _patterns())
 
 
+def _refuse_types(path: Path) -> None:
+    """Raises DataError for a dump of LAMMPS with types and no elements: ASE takes type 1 for hydrogen, 2 for helium."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    columns = re.search(rb"^ITEM: ATOMS (.*)$", head, re.MULTILINE) if head.startswith(b"ITEM:") else None
+    if columns and not {b"element", b"mass"} & {*columns[1].split()}:
+        raise DataError(
+            f"{path}: a dump of LAMMPS with types of atoms, and nothing says which elements they are. Write it with "
+            "the column element: dump_modify ID element Ni Cu."
+        )
+
+
 def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
     from ase.io import iread
 
     number = start
+    _refuse_types(path)
     try:
         for atoms in iread(str(path), index=slice(start, stop), do_not_split_by_at_sign=True):
-            yield from_ase(atoms, f"{path} structure {number}")
+            try:
+                frame: Frame = from_ase(atoms, f"{path} structure {number}")
+            except Unusable as fault:
+                frame = fault
+            yield frame
             number += 1
-    except MemoryError:
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # ASE's readers raise whatever their parsing meets
         raise DataError(

@@ -38,7 +38,11 @@ class Reader:
 
 
 def from_ase(atoms: Any, source: str) -> Structure:
-    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator."""
+    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator.
+
+    Raises Unusable for sites that are occupied in part or by several elements, of which ASE takes the first.
+    """
+    _refuse_disorder(atoms, source)
     structure = Structure.from_ase(atoms, source)
     structure.info = {
         **atoms.info,
@@ -47,6 +51,22 @@ def from_ase(atoms: Any, source: str) -> Structure:
     }
     structure.per_atom = [name for name in atoms.arrays if name not in _GEOMETRY]
     return structure
+
+
+def _refuse_disorder(atoms: Any, source: str) -> None:
+    sites = atoms.info.get("occupancy")
+    if isinstance(sites, dict):  # as ASE reads it from CIF: {"0": {"Ni": 0.6, "Cu": 0.4}}
+        shares = [site for site in sites.values() if isinstance(site, dict)]
+        told = next((site for site in shares if len(site) > 1 or abs(sum(site.values()) - 1) > 1e-3), None)
+    else:  # from PDB: a number for each atom, 0 for all where the program left it out
+        numbers = np.asarray(atoms.arrays.get("occupancy", ()))
+        given = numbers[numbers > 0] if numbers.dtype.kind in "iuf" else numbers[:0]
+        told = next((float(share) for share in given if share < 0.999), None)
+    if told is not None:
+        raise Unusable(
+            "partly occupied site",
+            f"{source}: an occupancy of {told}; write an ordered structure, each site with one atom",
+        )
 
 
 def to_ase(structure: Structure) -> Any:

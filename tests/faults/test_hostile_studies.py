@@ -223,3 +223,22 @@ def test_the_run_that_a_study_begins_with_is_named(alloys, tmp_path):
     text = f'params = ["3k"]\ndata.path = "{alloys.path}"\n[set.start]\nrun = "{"a" * 5000}"'
     with pytest.raises(ConfigError, match=r"start: run = .*file systems hold names"):
         plan(study(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "text", ["[set]\ncompute.threads = 1000000", "[local]\nworkers = 10000", "[local]\nthreads = 10000"]
+)
+def test_more_threads_and_processes_than_a_machine_starts_are_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"(threads|workers) = 10+: .*less than or equal to 1024"):
+        plan(study(tmp_path, text))
+
+
+@pytest.mark.parametrize("command", [["data", "pack", "x"], ["data", "make"], ["sweep", "x.toml"], ["tune"]])
+def test_more_workers_than_a_machine_starts_are_a_usage_error(command, tmp_path):
+    result = CliRunner().invoke(main, [*command, "--workers", "100000"])
+    assert (result.exit_code, "1<=x<=1024" in result.stderr) == (2, True)
+
+
+def test_a_wait_that_no_clock_holds_is_refused():
+    with pytest.raises(ConfigError, match=r"compute\.timeout = 1e\+300: .*less than or equal to"):
+        TrainConfig.parse({"architecture": {"name": "fcn"}, "compute": {"timeout": 1e300}})

@@ -41,7 +41,7 @@ def data() -> None:
 @click.option("--unit", "units", multiple=True, metavar="LABEL=UNIT",
               help="Unit of a label, or of length: energy=kcal/mol, ...  [default: as the files state it]")  # fmt: skip
 @click.option("--group-key", metavar="KEY", help="Value that names the group which a split keeps together.")
-@click.option("--workers", type=click.IntRange(min=1), default=N_WORKERS, show_default=True, help="Processes.")
+@click.option("--workers", type=click.IntRange(1, 1024), default=N_WORKERS, show_default=True, help="Processes.")
 @click.option(
     "--strict",
     is_flag=True,

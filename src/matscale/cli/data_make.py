@@ -59,7 +59,7 @@ class Listed(ParamType):
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
 @limit_option
-@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per core]")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def make(
     out: Path, config: Path | None, assignments: tuple[str, ...], workers: int | None, as_json: bool, **given: Any
@@ -95,7 +95,7 @@ def make(
 )
 @limit_option
 @click.option("--keep-archive", is_flag=True, help="Keep the downloaded archive beside the dataset.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes that pack.  [default: one per core]")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes that pack.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, as_json: bool) -> None:
     """Download and pack the published dataset NAME: omat24/SUBSET, omat24/val/SUBSET, salex, salex/val.

@@ -28,7 +28,7 @@ from matscale.core.errors import ConfigError
     type=click.FloatRange(0, 1, min_open=True),
     help="With --dry-run: assumed share of the peak, rather than to time steps.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Runs at once, with the launcher local.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Runs at once, with the launcher local.")
 @click.option("--no-wait", is_flag=True, help="Hand over what is ready and leave, with a launcher whose jobs live on.")
 @click.option("--retry-failed", is_flag=True, help="Take up again also runs that failed for a reason of their own.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Starts runs.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Runs at once, with the launcher local.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Runs at once, with the launcher local.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.pass_context
 def tune(

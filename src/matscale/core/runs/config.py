@@ -19,7 +19,8 @@ Positive = Annotated[int, Field(ge=1, le=10**15)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
-Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=1e10)]
+"""At most what waiting takes: the clocks of Python end at 10^11 s."""
 TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress", "stress_anisotropic": "stress"}
 """Term -> the label that it needs."""
@@ -272,7 +273,7 @@ class ComputeConfig(Config):
     """Compile the model (direct forces only: torch.compile does not differentiate what it compiled a second time)."""
     checkpoint_activations: bool = False
     """Keep the inputs of each block only and run it again in the backward: less memory, 15 to 40 % more time."""
-    threads: Positive | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of torch; none: one per core that the process may use, or OMP_NUM_THREADS."""
     timeout: Seconds = 600.0
     """With several processes: wall time [s] to wait for another one before the run ends with exit code 6."""

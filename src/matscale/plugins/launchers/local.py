@@ -21,7 +21,6 @@ from matscale.plugin import (
     Job,
     Launcher,
     MatscaleError,
-    Positive,
     claim_run,
     hookimpl,
     is_run_claimed,
@@ -36,12 +35,16 @@ PATIENCE = 120.0
 """Seconds that a run has to save when the sweep is interrupted."""
 
 
+Workers = Annotated[int, Field(ge=1, le=1024)]
+"""Threads or processes at once; more would take the machine down before they took up work."""
+
+
 class LocalOptions(Config):
     """Table `[local]` of a study file."""
 
-    workers: Positive | None = None
+    workers: Workers | None = None
     """Runs at once; none: one per GPU, without a GPU one per core."""
-    threads: Positive | None = None
+    threads: Workers | None = None
     """CPU threads of each run; none: the cores, divided by the number of runs."""
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Numbers of the GPUs to use; none: all; []: none of them."""

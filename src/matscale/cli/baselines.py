@@ -19,7 +19,7 @@ from matscale.cli.text import errors_json, errors_table
     show_default=True,
     help="Share of the structures that is held out.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
 @click.option(
     "--by",
     type=click.Choice(["group", "structure"]),

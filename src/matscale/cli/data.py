@@ -170,7 +170,7 @@ def _labels(manifest: Manifest) -> str:
 @click.argument("dataset", metavar="DIR")
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
               help="Fit on the training part of this split only, as training does.  [default: all]")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
 def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
     """Fit element reference energies of the dataset DIR, and say how well they predict held-out structures."""

@@ -61,7 +61,7 @@ def split(
     """Put a fraction of about `validation` of the structures aside; by groups, or one by one.
 
     `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
-    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) and DataError if the
+    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed and DataError if the
     dataset is too small, or is a single group.
 
     >>> class Little:  # a dataset of ten structures in five groups
@@ -75,6 +75,8 @@ def split(
         raise ConfigError(f"validation = {validation}: must be between 0 and 1, such as 0.1.")
     if by not in ("group", "structure"):
         raise ConfigError(f"split by {by!r}: must be 'group' or 'structure'.")
+    if seed < 0 or (order_seed is not None and order_seed < 0):
+        raise ConfigError(f"seed = {min(seed, seed if order_seed is None else order_seed)}: must not be negative.")
     n = len(dataset)
     if n < 2:
         raise DataError(f"A dataset of {n} structures cannot be split into training and validation.")

@@ -28,7 +28,7 @@ from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
-"""Budgets beyond so many times the largest compute seen are refused."""
+"""Budgets beyond so many times the largest compute seen, or below the smallest by as much, are refused."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def make_plan(
         budget, unreachable = _for_loss(loss, best, draws, cost, fit)
     else:
         budget, unreachable = np.full(1 + len(draws), flops), 0.0
-    _refuse_far(float(budget[0]), cost)
+    _refuse_far(float(budget[0]), cost, float(np.nanmin(fit.table["c"])))
     laws = np.concatenate([best, draws])
     reachable = np.isfinite(budget)
     n = optimal_size(laws[reachable], budget[reachable], cost)
@@ -211,7 +211,12 @@ def _for_loss(loss: float, best: Array, draws: Array, cost: Cost, fit: Fit) -> t
     return budgets, unreachable
 
 
-def _refuse_far(c: float, cost: Cost) -> None:
+def _refuse_far(c: float, cost: Cost, smallest: float) -> None:
+    if c * FURTHEST < smallest:
+        raise ConfigError(
+            f"{c:.2g} FLOPs are less than a {FURTHEST:.0f}th of the smallest compute seen ({smallest:.2g}); the law is "
+            "not known there. Plan for more FLOPs, or for a lower loss."
+        )
     if c > FURTHEST * cost.largest:
         raise ConfigError(
             f"{c:.2g} FLOPs are {c / cost.largest:,.3g} times the largest compute seen ({cost.largest:.2g}); the law "

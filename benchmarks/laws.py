@@ -302,7 +302,7 @@ def multipliers(reps: int) -> None:
     ):
         rng, tally = np.random.default_rng(8), Tally()
         for _ in range(reps if b.sizes == 5 else max(reps // 2, 1)):  # floors, which five sizes have not, take long
-            one, two = (_subject(simulated(rng, kind, **law)) for kind, law in zip((a, b), laws))
+            one, two = (_subject(simulated(rng, kind, **law), k) for k, kind, law in zip((0, 1), (a, b), laws))
             [found] = turned_round(one, two, "n", "", ())
             tally.add(found, lambda loss, laws=laws: needs_of(loss, **laws[0]) / needs_of(loss, **laws[1]))
         print(f"{a}; {b if a != b else 'the same'}; {laws} | {tally}", flush=True)
@@ -311,12 +311,12 @@ def multipliers(reps: int) -> None:
         rng, at_d, at_best = np.random.default_rng(9), Tally(), Tally()
         for _ in range(max(reps // 4, 1)):
             subjects = []
-            for _ in range(2):
+            for number in range(2):
                 x, y = grid(rng, n, d, seeds, noise, scatter)
                 table = _table(x, y)
                 means = size_means(table.take(table["d"] > 0.99e5), "c", "d = 100,000")
-                subjects.append(replace(_subject(means), joint=fit_joint(table, law, samples=300)))
-            at_n = [replace(one, is_floored=True, means=replace(one.means, axis="n")) for one in subjects]
+                subjects.append(replace(_subject(means, number), joint=fit_joint(table, law, samples=300)))
+            at_n = [replace(one, is_floored=True, known={}, means=size_means(one.means.table, "n")) for one in subjects]
             by_n = turned_round(at_n[0], at_n[1], "n", "", ())
             at_d.add(by_n[-1], lambda loss: 1.0)
             at_best.add(turned_round(subjects[0], subjects[1], "c", "", ())[-1], lambda loss: 1.0)
@@ -350,9 +350,9 @@ def needs_of(loss: float, floor: float = 0.0, alpha: float = 0.3) -> float:
     return float(((loss - floor) / 20.0) ** (-1 / alpha)) if loss > floor else float("inf")
 
 
-def _subject(means: Means) -> Subject:
+def _subject(means: Means, number: int) -> Subject:
     own = fit_means(means, [host().law("power"), host().law("floor")], "loss")
-    return Subject(own, means, None, False)
+    return Subject(own, means, None, False, number)
 
 
 def _table(x: Array, y: Array) -> Table:

@@ -200,7 +200,7 @@ def test_a_multiple_that_is_not_known_is_called_so() -> None:
     one = Multiplier("a", "b", "c", "FLOPs", "", points=(Point(2.0, 3.0, 0.01, float("inf")),))
     [told] = sentences([one], "forces")
     assert told == (
-        "For the same forces error, a needs an undetermined multiple (0.01 to ∞) of the FLOPs of b "
+        "For the same forces error, a needs an unknown multiple (0.010 to ∞) of the FLOPs of b "
         "(at 2, the lowest that both have points for)"
     )
 

@@ -152,7 +152,7 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
 
 
 def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
-    """What one architecture needs against another for the same loss, over each variable that they are compared in."""
+    """Needs of one architecture against another for the same loss, over each variable that they are compared in."""
     for one in analysis.comparisons:
         figure = laws_figures.cheaper(one)
         if figure is not None:

@@ -138,7 +138,7 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
 
 
 def cheaper(comparison: Comparison) -> Any | None:
-    """What one architecture needs of another's compute, hours, parameters or data, against the loss; None if unknown.
+    """Compute, hours, parameters or data that one architecture needs of another's, against the loss; None if unknown.
 
     A colour for each pair, a dash for each quantity.
     """

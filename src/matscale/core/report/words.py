@@ -131,7 +131,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def cheaper(comparison: Comparison) -> list[str]:
-    """What each pair needs for the same loss: the sentences, then every quantity along its curve, a paragraph each."""
+    """Needs of each pair for the same loss: the sentences, then every quantity along its curve, a paragraph each."""
     told = []
     for pair in comparison.pairs:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]

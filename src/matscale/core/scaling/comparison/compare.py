@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def cheaper(self) -> list[str]:
-        """What each architecture needs against the first of the ranking, for the same loss: a sentence each."""
+        """Needs of each architecture against the first of the ranking, for the same loss: a sentence each."""
         first = self.ranking[0].architecture
         pairs = [pair for pair in self.pairs if first in (pair.first, pair.second)]
         return [told for pair in pairs for told in sentences(pair.multipliers, self.target)]
@@ -143,8 +143,8 @@ def compare(
     ])  # fmt: skip
     pairs = tested_for_equality(pairs, margin) if margin is not None else pairs
     subjects = {
-        name: Subject(beside(own, joints[name]), means[name], _standing(joints[name]), name in used)
-        for name, own in owns.items()
+        name: Subject(beside(own, joints[name]), means[name], _standing(joints[name]), name in used, number)
+        for number, (name, own) in enumerate(owns.items())
     }
     pairs = [
         replace(pair, multipliers=multipliers(subjects[pair.first], subjects[pair.second], axis, fixed, at_loss))

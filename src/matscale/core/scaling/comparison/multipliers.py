@@ -11,7 +11,7 @@ An architecture counts by the form that its own points support, and within the l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from matscale.core.scaling.result import Fit
 from matscale.core.scaling.solve import refine, solve
 from matscale.core.scaling.tables.from_runs import ERRORS
 from matscale.core.scaling.tables.table import SAME, Table
-from matscale.core.scaling.text import UNDETERMINED, with_interval
+from matscale.core.scaling.text import with_interval
 from matscale.core.scaling.verdict import REFUSED
 
 WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
@@ -36,6 +36,7 @@ ALONG = {"c": ("c", "hours", "n"), "n": ("c", "hours", "n"), "d": ("c", "hours",
 """Variable of the comparison -> quantities that grow with it."""
 BEST = "the best n and d of each"
 """Basis of the compute that joint laws need at best."""
+UNKNOWN = "an unknown multiple"
 SAMPLES = 1000
 POINTS = 21
 """Losses of a curve."""
@@ -62,9 +63,24 @@ class Point:
 
     @property
     def text(self) -> str:
-        """`2.6 × (1.9 to 3.4)`."""
-        shown, _, ends = with_interval(self.value, self.low, self.high).partition(" (")
-        return f"an {shown} multiple ({ends}" if shown == UNDETERMINED else f"{shown} × ({ends}"
+        """`2.6 × (1.9 to 3.4)`, in digits that the interval supports; beyond two decades the multiple is unknown.
+
+        >>> Point(loss=5.2, value=2.63, low=1.88, high=3.41).text, Point(5.2, 1.62, 0.012, float("inf")).text
+        ('2.6 × (1.9 to 3.4)', 'an unknown multiple (0.012 to ∞)')
+        """
+        if not self.high < 100 * self.low:
+            return f"{UNKNOWN} ({_shown(self.low, 2)} to {_shown(self.high, 2)})"
+        digits = 2 + int(np.searchsorted([-1.1, -1.01, -1.001], -self.high / self.low, side="right"))
+        value, low, high = (_shown(v, digits) for v in (self.value, self.low, self.high))
+        return f"{value} × ({low} to {high})" if low != high else f"{value} × (no scatter)"
+
+
+def _shown(value: float, digits: int) -> str:
+    """A positive number in significant digits: 0.80, 2.6, 1,900."""
+    if not np.isfinite(value) or value == 0:
+        return "∞" if value else "0"
+    kept = float(f"{value:.{digits}g}")
+    return f"{kept:,.0f}" if 10 ** (digits - 1) <= kept < 1e6 else f"{kept:#.{digits}g}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ class Multiplier:
     what: str
     """The quantity in words: FLOPs, hours, parameters, data"""
     basis: str
-    """What is held fixed: `d = 301,300`; or `the best n and d of each`, by joint laws"""
+    """Amount held fixed: `d = 301,300`; or `the best n and d of each`, by joint laws"""
     points: tuple[Point, ...] = ()
     """Curve over the losses that both have points for, the lowest first; empty where nothing can be said"""
     asked: tuple[Point, ...] = ()
@@ -122,6 +138,10 @@ class Subject:
     """Its joint law, where that stands"""
     is_floored: bool
     """Whether the joint law says more of the variable than the slice"""
+    number: int
+    """Number among the architectures: each draws its own samples"""
+    known: dict[str, Needs | str] = field(default_factory=dict, repr=False, compare=False)
+    """Its law turned round, by quantity, as far as a pair has asked; or why it cannot be"""
 
     @property
     def name(self) -> str:
@@ -132,6 +152,12 @@ class Subject:
         """Reason why its law cannot be turned round; empty if it can."""
         doubts = [str(reason) for reason in self.own.reasons if reason.trigger in "ac"]
         return f"{self.name} is {self.own.verdict} ({'; '.join(doubts)})" if doubts else ""
+
+    def needs(self, quantity: str) -> Needs | str:
+        """Its law turned round for the quantity, or for the compute at `BEST`; or the reason why it cannot be."""
+        if quantity not in self.known:
+            self.known[quantity] = _at_best(self) if quantity == BEST else _of_slice(self, quantity)
+        return self.known[quantity]
 
 
 @dataclass(frozen=True)
@@ -158,12 +184,11 @@ def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence
         multiplier = Multiplier(a.name, b.name, quantity, _words(a.means.table, quantity), fixed)
         reason = hindrance or next((side for side in sides if isinstance(side, str)), "")
         reason = reason or _unfair(a.means.table, b.means.table, quantity)
-        needs = [] if reason else [_of_slice(one, quantity, k) for k, one in enumerate((a, b))]
-        found.append(_between(multiplier, needs, reason, at_loss, _notes(a, b)))
+        needs = [] if reason else [one.needs(quantity) for one in (a, b)]
+        found.append(_between(multiplier, needs, reason, at_loss, _notes(a, b, multiplier.what)))
     if axis == "c" and a.joint is not None and b.joint is not None:
         multiplier = Multiplier(a.name, b.name, "c", _words(a.means.table, "c"), BEST)
-        needs = [_at_best(joint, k) for k, joint in enumerate((a.joint, b.joint))]
-        found.append(_between(multiplier, needs, "", at_loss, ()))
+        found.append(_between(multiplier, [one.needs(BEST) for one in (a, b)], "", at_loss, ()))
     return tuple(found)
 
 
@@ -198,7 +223,7 @@ def facing(found: Sequence[Multiplier]) -> list[Multiplier]:
 
 
 def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
-    """What one architecture of a pair needs of the other's compute, hours, parameters or data, a line for each loss."""
+    """Needs of one architecture of a pair against the other's, for the same loss: a sentence for each loss stated."""
     told = []
     for basis in dict.fromkeys(one.basis for one in found):
         group = [one for one in facing(found) if one.basis == basis]
@@ -224,7 +249,7 @@ def _by_loss(known: Sequence[Multiplier]) -> list[list[tuple[Multiplier, Point]]
 
 def _sentence(stated: Sequence[tuple[Multiplier, Point]], target: str) -> str:
     parts = [
-        f"{point.text} {'of ' if UNDETERMINED in point.text else ''}the {multiplier.what}"
+        f"{point.text} {'of ' if point.text.startswith(UNKNOWN) else ''}the {multiplier.what}"
         for multiplier, point in stated
     ]
     one, point = stated[0]
@@ -305,20 +330,24 @@ def _grounds(table: Table) -> set[str]:
     }
 
 
-def _notes(a: Subject, b: Subject) -> tuple[str, ...]:
-    """What weakens a multiplier without forbidding it."""
-    refused = [
-        f"{one.name} is {one.own.verdict}" for one in (a, b) if one.own.verdict in REFUSED and not one.is_floored
-    ]
-    return (f"{' and '.join(refused)}: the interval allows for what the line misses",) if refused else ()
+def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
+    """Weaknesses of a multiplier that do not forbid it."""
+    notes = []
+    if what == "hours" and not _grounds(a.means.table):
+        notes.append("hours as the table has them: it does not say whether devices and threads are the same")
+    refused = [one for one in (a, b) if one.own.verdict in REFUSED and not one.is_floored]
+    if refused:
+        told = " and ".join(f"{one.name} is {one.own.verdict}" for one in refused)
+        notes.append(f"{told}: the interval allows for what the line misses")
+    return tuple(notes)
 
 
 # Laws turned round ----------------------------------------------------------------------------------------------------
 
 
-def _of_slice(one: Subject, quantity: str, k: int) -> Needs | str:
+def _of_slice(one: Subject, quantity: str) -> Needs | str:
     """The law of the size means over `quantity`; the joint law at what the slice holds fixed, where that says more."""
-    means, law, rng = one.means, one.own.law, np.random.default_rng(k)
+    means, law, rng = one.means, one.own.law, np.random.default_rng(one.number)
     at = _grown(means, quantity, one.name)
     if isinstance(at, str):
         return at
@@ -406,7 +435,7 @@ def _turned(
     law: Law, theta: Array, frame: Frame, column: int, held: Array, ends: tuple[float, float]
 ) -> Callable[[Array], Array]:
     """ln of losses [m] -> ln of the variable in `column` [b, m] at which each of `theta` [b, p] reaches them."""
-    grid = np.linspace(ends[0] - REACH, ends[1] + REACH, 600)
+    grid = np.linspace(ends[0] - REACH, ends[1] + REACH, 300)
     x = np.tile(held, (len(grid), 1))
     x[:, column] = grid
     # A sample that does not fall reaches no lower loss, whatever is spent.
@@ -418,8 +447,10 @@ def _turned(
     return of
 
 
-def _at_best(joint: Fit, k: int) -> Needs | str:
+def _at_best(one: Subject) -> Needs | str:
     """The least compute by the joint law, over the losses whose best n and d lie within the runs."""
+    joint = one.joint
+    assert joint is not None
     assert isinstance(joint.spread, Draws)
     try:
         cost = measured_cost(joint.table)
@@ -431,7 +462,7 @@ def _at_best(joint: Fit, k: int) -> Needs | str:
     if len(samples) == 0 or not (best[:, 1:] > 0).all():
         return f"the joint law of {joint.architecture} does not fall with both n and d"
     laws = np.vstack([best, samples])
-    rows = np.concatenate([[0], np.random.default_rng(k).integers(1, len(laws), size=SAMPLES)])
+    rows = np.concatenate([[0], np.random.default_rng(one.number).integers(1, len(laws), size=SAMPLES)])
     c = np.geomspace(float(joint.table["c"].min()), float(joint.table["c"].max()), 200)
     each = np.repeat(best, len(c), axis=0)
     n, lost = optimal_size(each, c, cost), np.log(reached(each, c, cost))

@@ -8,6 +8,7 @@
     python benchmarks/laws.py equal --reps 2000          the same of equality within a margin
     python benchmarks/laws.py multipliers --reps 400     what one needs against another for the same loss
     python benchmarks/laws.py verdicts --reps 300        what becomes of true laws, and of none
+    python benchmarks/laws.py mixed --reps 400           one exponent of several groups, and their offsets
 
 Every row of docs/laws.md is printed by one of these. Noise is that of ln L: between seeds, and between sizes.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from machine import machine
+from numpy.typing import NDArray
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap
@@ -35,6 +37,7 @@ from matscale.core.scaling.joint import fit_joint
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.means import Means, size_means
 from matscale.core.scaling.one_variable import fit_means
+from matscale.core.scaling.pooled.mixed import Points, fit_mixed, rows
 from matscale.core.scaling.solve import HUBER, solve
 from matscale.core.scaling.tables.table import Table, groups
 
@@ -387,8 +390,68 @@ def verdicts(reps: int) -> None:
         print(f"{title}: {said} (triggers {why or 'none'})", flush=True)
 
 
+def mixed(reps: int) -> None:
+    """Coverage of the exponent and the offsets of a mixed law, and of a new size; beside it, one law without groups."""
+    power = host().law("power")
+    print("groups points alone tau sigma | alpha half-width | offsets | a new size | pooled alpha | refused local")
+    for counts, tau, sigma in (
+        ([5] * 3, 0.3, 0.1),
+        ([4] * 5, 0.3, 0.1),
+        ([4] * 5, 0.05, 0.1),
+        ([3] * 8, 0.2, 0.1),
+        ([5] * 12, 0.2, 0.1),
+        ([5] * 12, 0.0, 0.1),
+        ([5] * 6 + [1] * 6, 0.2, 0.1),
+        ([2] * 12, 0.2, 0.1),
+        ([19, 20, 6, 3, *[1] * 10], 0.4, 0.15),
+    ):
+        rng, count, widths = np.random.default_rng(7), Counter[str](), []
+        for _ in range(reps):
+            x, y, names, offsets = groups_of(rng, counts, tau, sigma)
+            new = x.max() + 0.5 * np.log(10)
+            fit = fit_mixed(table_of(x, y, names), power, "n")
+            low, high = fit.intervals["alpha"]
+            count["alpha"] += low <= 0.3 <= high
+            widths.append((high - low) / 2)
+            truth = dict(zip(sorted(set(names.tolist())), np.exp(offsets - offsets.mean())))
+            count["offsets"] += sum(one.low <= truth[one.group] <= one.high for one in fit.groups)
+            points = Points(x, y, names)
+            found, at = points.fit(fit.frame), rows(np.array([new]), fit.frame)
+            (low,), (high,) = found.of_line(at, 0.95, 0, new=True)
+            value = -0.3 * new + 3.0 + offsets[0] + sigma * rng.standard_normal() - fit.frame.y
+            count["new"] += bool(low <= value <= high)
+            line = solve(power, x[:, None], y)
+            ends = t_intervals(spread(power, line.theta, line.frame, x[:, None], y), x[:, None], y)["alpha"]
+            count["pooled"] += ends[0] <= 0.3 <= ends[1]
+            triggers = {reason.trigger for reason in fit.reasons}
+            count["refused"] += bool(triggers - {"i"})
+            count["i"] += triggers == {"i"}
+        keys = ("alpha", "offsets", "new", "pooled", "refused", "i")
+        held, off, new, pooled, refused, i = (100 * count[key] / reps for key in keys)
+        setting = f"{len(counts)} {sum(counts)} {counts.count(1)} {tau} {sigma}"
+        told = f"{held:.1f} {np.median(widths):.3f} | {off / len(counts):.1f} | {new:.1f} | {pooled:.1f}"
+        print(f"{setting} | {told} | {refused:.0f} {i:.0f}", flush=True)
+
+
+def groups_of(
+    rng: np.random.Generator, counts: list[int], tau: float, sigma: float
+) -> tuple[Array, Array, NDArray[np.str_], Array]:
+    """(ln n, ln L, group of each, offset of each group) of L = e^3 n^-0.3 e^b, sizes anywhere in two decades."""
+    number, offsets = np.repeat(np.arange(len(counts)), counts), tau * rng.standard_normal(len(counts))
+    x = np.log(1e4) + rng.uniform(0, 2 * np.log(10), len(number))
+    y = 3.0 - 0.3 * x + offsets[number] + sigma * rng.standard_normal(len(number))
+    return x, y, np.array([f"g{k:02d}" for k in number]), offsets
+
+
+def table_of(x: Array, y: Array, names: NDArray[np.str_]) -> Table:
+    empty = np.full(len(x), "")
+    words = {"arch": names, "run": empty, "seed": empty, "source": np.arange(len(x)).astype(str)}
+    return Table({"n": np.exp(x), "loss": np.exp(y), "step": np.full(len(x), np.nan)}, words)
+
+
 def main() -> None:
-    tasks = {task.__name__: task for task in (speed, coverage, noise, joint, compare, equal, multipliers, verdicts)}
+    every = (speed, coverage, noise, joint, compare, equal, multipliers, verdicts, mixed)
+    tasks = {task.__name__: task for task in every}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=tasks)
     parser.add_argument("--reps", type=int, default=200)

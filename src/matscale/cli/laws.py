@@ -258,7 +258,8 @@ def plan(
     table = _table(sources, columns, where, target, baselines, no_baselines, curves=curves)
     table = _only(table, (architecture,) if architecture else ())
     if len(table.architectures) != 1:
-        raise ConfigError(f"Plan for one architecture at a time: --arch NAME, one of {listed(table.architectures)}.")
+        named = listed([f"--arch {name}" for name in table.architectures], by=" or ")
+        raise ConfigError(f"Plan for one architecture at a time: {named}.")
     fitted = _joint(table, Options(target=target, checkpoint=checkpoint, samples=samples, seed=seed))
     speed = _speed(device, fitted.table, precision, mfu)
     result = make_plan(fitted, flops=flops, loss=loss, speed=speed, despite=(despite or "").replace("-", " "))

@@ -85,7 +85,7 @@ def _groups(fit: Fit) -> list[str]:
         if len(off) > SHOWN:
             lines.append(f"    {word}  {len(off) - SHOWN} more; --json lists all")
     rest = sum(not one.word for one in fit.groups)
-    chance = "" if fit.law.name == "mixed" else f"; chance alone puts about {0.05 * len(fit.groups):.0f} outside"
+    chance = "" if fit.law.name == "mixed" else f"; chance alone puts about {0.05 * len(fit.groups):.2g} outside"
     return [*lines, f"    not told apart from it: {rest} of {len(fit.groups)}{chance}"]
 
 

@@ -100,14 +100,14 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5, by: str = ", ") -> str:
     """Names for a sentence, at most `most`: `a, b, c, d, e and 58 more`.
 
     >>> listed(["a", "b", "c"], most=2), listed(["a", "b"])
     ('a, b and 1 more', 'a, b')
     """
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(name[:60] for name in names[:most]) + more
+    return by.join(name[:60] for name in names[:most]) + more
 
 
 def percent(value: float) -> str:

@@ -1,6 +1,7 @@
 """How often checks and predictions of curves, and laws of learning rates, are right, by simulation.
 
     python benchmarks/dials.py collapse --reps 1000      sizes named that are sound; sizes named that are off
+    python benchmarks/dials.py forecasts --reps 1000     intervals of the loss at the end of a run
 
 Every row of the tables in docs/laws.md that name this file is printed by one of these.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from matscale.core.scaling.curves.collapse import check
+from matscale.core.scaling.curves.forecast import forecast
 from matscale.core.scaling.curves.normalised import Curve
 from matscale.core.scaling.law import Array
 
@@ -93,7 +95,35 @@ def collapse(reps: int) -> None:
         print(f"{sweep} | {100 * named / reps:.1f} | {', '.join(shares)}", flush=True)
 
 
-TASKS: dict[str, Callable[[int], None]] = {"collapse": collapse}
+def forecasts(reps: int) -> None:
+    """Share of 95 % intervals that hold the loss at the end of a run, by all other runs of a sweep."""
+    print("sweep, share done | any run held (%) | the largest size held (%) | half-width (%)")
+    for sweep, share in (
+        (Sweep(6), 0.3),
+        (Sweep(6), 0.7),
+        (Sweep(8, scatter=0.03), 0.5),
+        (Sweep(8, seeds=3), 0.5),
+        (Sweep(4, seeds=3, scatter=0.03), 0.5),
+        (Sweep(8, noise=0.003, decades=3, floor=3), 0.5),
+        (Sweep(8, growth=6.5), 0.5),
+    ):
+        rng, held, made, widths = np.random.default_rng(0), [0, 0], [0, 0], []
+        for _ in range(reps):
+            runs = sweep.curves(rng)
+            largest = max(run.size["n"] for run in runs)
+            for which, k in enumerate((int(rng.integers(len(runs))), len(runs) - 1)):
+                rest = [run for j, run in enumerate(runs) if j != k and (which == 0 or run.size["n"] < largest)]
+                kept = share + 1e-9 >= SHARE
+                part = Curve("", runs[k].size, SHARE[kept], runs[k].logs[kept])
+                found = forecast(part, rest)
+                made[which] += not found.reason
+                held[which] += found.low <= float(np.exp(runs[k].logs[-1])) <= found.high
+                widths += [float(np.log(found.high / found.low)) / 2] if which == 0 else []
+        shares = " | ".join(f"{100 * a / b:.1f}" if b else "refused" for a, b in zip(held, made))
+        print(f"{sweep}, {share:.0%} | {shares} | {100 * float(np.median(widths)):.1f}", flush=True)
+
+
+TASKS: dict[str, Callable[[int], None]] = {"collapse": collapse, "forecasts": forecasts}
 
 
 def main() -> None:

@@ -108,3 +108,34 @@ def show(run: Path, as_json: bool) -> None:
             click.echo("\n".join(f"{which}: {pretrained(row)}" for which, row in rows.items()))
         else:
             click.echo(errors_table(rows))
+
+
+@runs.command("forecast")
+@click.argument("folder", type=click.Path(path_type=Path), default="runs")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def forecast_runs(folder: Path, as_json: bool) -> None:
+    """Predict where runs that are under way will end, by finished runs in FOLDER.  [default: runs]
+
+    From the same share of a run under the same schedule, the loss falls by what it fell there, but for a drift with
+    size, learning rate and batch. The interval is where 95 % of new runs would end.
+    """
+    from matscale.core.scaling.curves.running import forecasts, hopeless, read_running
+    from matscale.core.scaling.text import with_interval
+    from matscale.core.study import ledger
+
+    known = read_running(list(ledger.run_folders(folder)))
+    found = forecasts(known)
+    if as_json:
+        values = [{"run": run.path.name, **seen.plain()} for run, seen in found]
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    rows = [["RUN", "DONE", "LOSS", "AT ITS END (95 %)", "BY"]]
+    for run, seen in found:
+        end = seen.reason or with_interval(seen.predicted, seen.low, seen.high)
+        rows.append([run.path.name, f"{seen.share:.0%}", f"{seen.loss:.4g}", end, f"{seen.n_finished} runs"])
+    if found:
+        click.echo(aligned(rows, right=(1, 2)))
+    under_way, done = len(found), len(known) - len(found)
+    click.echo(f"{under_way} runs under way or stopped, {done} finished")
+    for one in hopeless(known):
+        click.echo(f"hopeless {one.text}")

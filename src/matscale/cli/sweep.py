@@ -31,6 +31,11 @@ from matscale.core.errors import ConfigError
 @click.option("--workers", type=click.IntRange(1, 1024), help="Runs at once, with the launcher local.")
 @click.option("--no-wait", is_flag=True, help="Hand over what is ready and leave, with a launcher whose jobs live on.")
 @click.option("--retry-failed", is_flag=True, help="Take up again also runs that failed for a reason of their own.")
+@click.option(
+    "--stop-hopeless",
+    is_flag=True,
+    help="Stop runs that are to end above a finished run of their size with another rate or batch; else that is said.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 def sweep(
     study: Path,
@@ -42,6 +47,7 @@ def sweep(
     workers: int | None,
     no_wait: bool,
     retry_failed: bool,
+    stop_hopeless: bool,
     quiet: bool,
 ) -> None:
     """Do what is missing of the study in STUDY.toml.
@@ -51,11 +57,13 @@ def sweep(
     The study's folder holds runs/, and runs.jsonl and runs.csv with a row per run.
     """
     from matscale.cli.estimate import show
+    from matscale.cli.progress.advice import Advice, advice
     from matscale.cli.progress.stages import Stages
     from matscale.cli.progress.sweep import watcher_for
     from matscale.cli.runs import spending
     from matscale.core.hosting.host import host
     from matscale.core.study.config import Study
+    from matscale.core.study.launcher import EndsOne
     from matscale.core.study.ledger import row, spent
     from matscale.core.study.plan import plan
     from matscale.core.study.sweep import Sweep
@@ -63,6 +71,8 @@ def sweep(
     if not dry_run and (as_json or device or mfu):
         raise ConfigError("--json, --device and --mfu are about estimates: add --dry-run, or leave them out.")
     chosen = host().launcher(launcher)
+    if stop_hopeless and (dry_run or no_wait):
+        raise ConfigError("--stop-hopeless watches runs that are under way: leave out --dry-run and --no-wait.")
     if no_wait and not chosen.outlives:
         raise ConfigError(f"--no-wait: the runs of the launcher {launcher} end with the sweep. Leave it out.")
     if workers is not None and launcher != "local":
@@ -80,10 +90,16 @@ def sweep(
     options = read.launchers.get(launcher, {}) | ({} if workers is None else {"workers": workers})
     pool = chosen.open(chosen.options.parse(options, f"{study}: {launcher}"), planned.folder)
     with closing(pool), watcher_for(quiet, planned) as watcher:
-        job = Sweep(planned, pool, watcher, retry_failed=retry_failed, wait=not no_wait)
+        if stop_hopeless and not isinstance(pool, EndsOne):
+            raise ConfigError(f"--stop-hopeless: the launcher {launcher} cannot stop one run. Leave it out.")
+        told = Advice(watcher, stop_hopeless) if stop_hopeless or not quiet else watcher
+        given_up = {one.path: one.text for one in advice(planned.runs, {})} if stop_hopeless else {}
+        job = Sweep(planned, pool, told, retry_failed=retry_failed, wait=not no_wait, given_up=given_up)
         job.run()
     if not no_wait:
         job.conclude()
     counts = ", ".join(f"{n} {status}" for status, n in sorted(job.counts().items()))
     cost = spending(spent(row(run.path) for run in planned.runs))
+    for text in job.given_up.values():
+        click.echo(f"given up: {text}")
     click.echo(f"{len(planned.runs)} runs: {counts}; spent: {cost}. Study: {planned.folder}")

@@ -422,3 +422,16 @@ def test_runs_are_found_in_a_study_in_a_folder_and_alone(plan: Plan, tmp_path: P
     assert list(ledger.run_folders(paths[0])) == [paths[0]]
     with pytest.raises(ConfigError, match="no such folder"):
         list(ledger.run_folders(tmp_path / "nothing"))
+
+
+def test_a_run_that_was_given_up_is_not_begun_again_and_the_study_is_done_without_it(
+    tmp_path: Path, data: Path
+) -> None:
+    plan = planned(tmp_path, data)
+    left = plan.runs[0].path
+    pool = FakePool()
+    sweep = Sweep(plan, pool, given_up={left: "it was to end above another"})
+    sweep.run()
+    sweep.conclude()
+    assert left not in pool.started
+    assert len(pool.started) == len(plan.runs) - 1

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from matscale.core.config import Config
 from matscale.core.runs.record import CONFIG, LOG, PLANNED
@@ -88,6 +88,15 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Release everything: no sweep will use the pool any more. Jobs that have not ended go on."""
+        ...
+
+
+@runtime_checkable
+class EndsOne(Protocol):
+    """A pool that can have one run save and end while the others go on."""
+
+    def end(self, path: Path) -> None:
+        """Have the run at `path` save and end; `ended` tells when it has."""
         ...
 
 

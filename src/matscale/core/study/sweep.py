@@ -21,7 +21,7 @@ from matscale.core.runs.record import CONFIG, PLANNED
 from matscale.core.runs.status import State, is_at_work, state_of
 from matscale.core.study import ledger
 from matscale.core.study.identity import PlannedRun
-from matscale.core.study.launcher import Ended, Job, Pool
+from matscale.core.study.launcher import Ended, EndsOne, Job, Pool
 from matscale.core.study.outcome import state_after
 from matscale.core.study.plan import Plan
 from matscale.core.train.stop import StopRequest
@@ -55,6 +55,8 @@ class Sweep:
     """Whether to wait until all runs are done; else start those that are ready and leave them to the launcher."""
     states: dict[Path, State] = field(default_factory=dict)
     """Run folder -> state of the run."""
+    given_up: dict[Path, str] = field(default_factory=dict)
+    """Run folder -> reason why the run is not to go on; a sweep is done without it."""
     _tries: Counter[Path] = field(default_factory=Counter)
     _written: float = 0.0
 
@@ -81,6 +83,12 @@ class Sweep:
     @property
     def runs(self) -> list[PlannedRun]:
         return self.plan.runs
+
+    def give_up(self, path: Path, reason: str) -> None:
+        """Have a run that is under way save and end, and leave it alone, by a pool that can."""
+        assert isinstance(self.pool, EndsOne)
+        self.given_up[path] = reason
+        self.pool.end(path)
 
     def counts(self) -> dict[str, int]:
         """Status -> runs."""
@@ -152,7 +160,7 @@ class Sweep:
 
     def _wants_to_run(self, run: PlannedRun) -> bool:
         waiting = self.states[run.path].status in ("planned", "stopped", "crashed", "blocked")
-        return waiting and self._tries[run.path] <= self.plan.study.retries
+        return waiting and run.path not in self.given_up and self._tries[run.path] <= self.plan.study.retries
 
     def _may_begin(self, run: PlannedRun) -> bool:
         """A branch begins when the trunk has saved the step that it leaves from."""
@@ -204,7 +212,7 @@ class Sweep:
 
     def conclude(self) -> None:
         """Raises MatscaleError that names the runs which are not done."""
-        left = [(run, self.states[run.path]) for run in self.unfinished()]
+        left = [(run, self.states[run.path]) for run in self.unfinished() if run.path not in self.given_up]
         if not left:
             return
         shown = "; ".join(

@@ -148,6 +148,14 @@ class LocalPool:
             self._signal(signal.SIGKILL)  # they resume from their last checkpoints
         return ""
 
+    def end(self, path: Path) -> None:
+        """Have one run save and end; `ended` tells when it has."""
+        if path in self.processes:
+            self.processes[path].send_signal(signal.SIGTERM)
+        elif path in self.slots and self.nursery is not None:
+            with suppress(OSError):  # it is gone, and what it began goes on
+                self.nursery.signal(path, signal.SIGTERM)
+
     def close(self) -> None:
         if self.nursery is not None:
             self.nursery.close()

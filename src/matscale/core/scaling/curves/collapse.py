@@ -16,22 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from matscale.core.scaling.curves.normalised import LEAST, Curve, cells, curves, varying
+from matscale.core.scaling.curves.normalised import BEGIN, LEAST, Curve, cells, curves, relative_noise, varying
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size
 
 CHANCE = 0.05
 """Sweeps without a fault in which a size is named."""
-BEGIN = 0.1
-"""Share of a run before which nothing is compared: warm-up."""
 HALVES = ((BEGIN, 0.5), (0.5, 1.0))
 LATEST = 1 / 3
 """Share of the run by which its first validation has to be there."""
-TREND = 0.05
-"""Probability below which the noise of curves is said to change with size."""
-ROUGH = 8
-"""Points along a run that its roughness is taken from."""
 POINTS = 50
 """Points of each half that a mean is taken over."""
 
@@ -102,7 +96,7 @@ def check(runs: Sequence[Curve], name: str = "") -> Collapse:
     falls = np.array([np.mean([_falls(curve) for curve in members], axis=0) for members in sizes])
     axes = varying(centres)
     x = np.column_stack([np.ones(len(sizes)), *(np.log([c[axis] for c in centres]) for axis in axes)])
-    off, scatter, untested = _off(x, falls, _noise(x, sizes))
+    off, scatter, untested = _off(x, falls, relative_noise(x, sizes, x))
     named = [
         Off({axis: centres[k][axis] for axis in axes}, float(np.expm1(excess)), p)
         for k, excess, p in sorted(off, key=lambda one: one[2])
@@ -126,25 +120,6 @@ def _falls(curve: Curve) -> Array:
     """Mean fall of a curve over each half [2]."""
     begin = max(BEGIN, float(curve.share[0]))
     return np.array([curve.fall(np.linspace(max(low, begin), high, POINTS)).mean() for low, high in HALVES])
-
-
-def _noise(x: Array, sizes: Sequence[Sequence[Curve]]) -> Array:
-    """Relative noise of each size [k]: a power of what varies, if the roughness of its curves says so; else 1.
-
-    Roughness is the second difference along the run, of what a curve has beyond the mean of all.
-    """
-    share = np.linspace(BEGIN, 1.0, ROUGH)
-    shapes = np.array([np.mean([curve.fall(share) for curve in members], axis=0) for members in sizes])
-    rough = np.sqrt((np.diff(shapes - shapes.mean(axis=0), n=2, axis=1) ** 2).mean(axis=1))
-    freedom = _freedom(x)
-    if freedom < 3 or not rough.min() > 0:
-        return np.ones(len(rough))
-    logs = np.log(rough)
-    theta, flat = np.linalg.pinv(x) @ logs, logs - logs.mean()
-    left = logs - x @ theta
-    f = (flat @ flat - left @ left) / max(x.shape[1] - 1, 1) / max(left @ left / freedom, 1e-300)
-    has_trend = x.shape[1] > 1 and stats.f.sf(f, x.shape[1] - 1, freedom) < TREND
-    return np.exp(x @ theta - logs.mean()) if has_trend else np.ones(len(rough))
 
 
 def _off(x: Array, falls: Array, noise: Array) -> tuple[list[tuple[int, float, float]], float, str]:

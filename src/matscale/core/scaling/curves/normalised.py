@@ -10,12 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import SAME, Table, groups
 
 SIZES = ("n", "d", "s")
 """Columns that make a size of a sweep: parameters, data, structures seen in all."""
+BEGIN = 0.1
+"""Share of a run before which nothing is compared or predicted: warm-up."""
+TREND = 0.05
+"""Probability below which the noise of curves is said to change with size."""
+ROUGH = 8
+"""Points along a run that its roughness is taken from."""
 LEAST = 4
 """Validations of a run, its last among them."""
 
@@ -57,11 +64,34 @@ def varying(sizes: Sequence[Mapping[str, float]]) -> list[str]:
     return [axis for axis in known if max(s[axis] for s in sizes) > (1 + SAME) * min(s[axis] for s in sizes)]
 
 
+def groups_of(sizes: Sequence[Mapping[str, float]]) -> list[int]:
+    """Number of the size of each of `sizes`, which all have the same columns, ascending."""
+    places = list(zip(*(groups(np.array([size[axis] for size in sizes])).tolist() for axis in sizes[0])))
+    order = {place: k for k, place in enumerate(sorted(set(places)))}
+    return [order[place] for place in places] if places else [0] * len(sizes)
+
+
 def cells(found: Sequence[Curve]) -> list[list[Curve]]:
     """Curves of one size each, in the order of the sizes."""
-    axes = varying([curve.size for curve in found]) if found else []
-    labels = [groups(np.array([curve.size[axis] for curve in found])).tolist() for axis in axes]
-    places: dict[tuple[int, ...], list[Curve]] = {}
-    for curve, *place in zip(found, *labels):
-        places.setdefault(tuple(place), []).append(curve)
-    return [places[place] for place in sorted(places)]
+    labels = groups_of([curve.size for curve in found])
+    return [[curve for curve, label in zip(found, labels) if label == k] for k in range(max(labels) + 1)]
+
+
+def relative_noise(x: Array, sizes: Sequence[Sequence[Curve]], at: Array) -> Array:
+    """Noise at rows `at` [m, p] relative to the mean of `sizes`, if the roughness of curves varies with x; else 1.
+
+    `x` [k, p] has a first column of 1. Roughness is the second difference along the run, of what a curve has beyond the
+    mean of all; its logarithm is linear in x.
+    """
+    share = np.linspace(BEGIN, 1.0, ROUGH)
+    shapes = np.array([np.mean([curve.fall(share) for curve in members], axis=0) for members in sizes])
+    rough = np.sqrt((np.diff(shapes - shapes.mean(axis=0), n=2, axis=1) ** 2).mean(axis=1))
+    slopes = int(np.linalg.matrix_rank(x)) - 1
+    freedom = len(x) - 1 - slopes
+    if freedom < 3 or slopes < 1 or not rough.min() > 0:
+        return np.ones(len(at))
+    logs = np.log(rough)
+    theta, flat = np.linalg.pinv(x) @ logs, logs - logs.mean()
+    left = logs - x @ theta
+    f = (flat @ flat - left @ left) / slopes / max(left @ left / freedom, 1e-300)
+    return np.exp(at @ theta - logs.mean()) if stats.f.sf(f, slopes, freedom) < TREND else np.ones(len(at))

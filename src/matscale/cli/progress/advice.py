@@ -1,0 +1,62 @@
+"""Advice of a sweep: runs whose curves say that a finished run of their size beats them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from matscale.core.runs.status import State
+from matscale.core.scaling.curves.running import Hopeless, Running, hopeless, read_running
+from matscale.core.study.identity import PlannedRun
+from matscale.core.study.sweep import Sweep, Watcher
+
+EVERY = 15.0
+"""Seconds between two looks at the curves."""
+
+
+class Advice(Watcher):
+    """Passes everything on to another watcher, and says once of each run that it is hopeless; with `stops`, ends it."""
+
+    def __init__(self, inner: Watcher, stops: bool) -> None:
+        self.inner, self.stops = inner, stops
+        self.said: set[Path] = set()
+        self.known: dict[Path, Running] = {}
+        """Finished runs that were read already"""
+        self.last = time.monotonic()
+
+    def changed(self, run: PlannedRun, state: State) -> None:
+        self.inner.changed(run, state)
+
+    def looked(self, sweep: Sweep) -> None:
+        self.inner.looked(sweep)
+        if time.monotonic() - self.last < EVERY or not _has_rivals(sweep.runs):
+            return
+        self.last = time.monotonic()
+        running = {run.path for run in sweep.runs if sweep.states[run.path].status == "running"}
+        for one in advice(sweep.runs, self.known):
+            if one.path in running and one.path not in self.said:
+                self.said.add(one.path)
+                told = "It is stopped." if self.stops else "--stop-hopeless would stop it."
+                click.echo(f"hopeless {one.text}. {told}", err=True)
+                if self.stops:
+                    sweep.give_up(one.path, one.text)
+
+
+def advice(runs: Iterable[PlannedRun], known: dict[Path, Running]) -> list[Hopeless]:
+    """Runs of a plan that can be given up, as far as their folders tell; finished ones are kept in `known`."""
+    found = read_running([run.path for run in runs if not run.is_trunk and run.path not in known])
+    known |= {run.path: run for run in found if run.is_finished}
+    return hopeless([*known.values(), *(run for run in found if not run.is_finished)])
+
+
+def _has_rivals(runs: Iterable[PlannedRun]) -> bool:
+    """Whether some runs of one size and data differ in their learning rate or batch."""
+    dials: dict[tuple[str, int, int], tuple[float, int | None]] = {}
+    return any(
+        dials.setdefault((run.config.architecture.name, run.parameters["total"], run.n_train), chosen) != chosen
+        for run in runs
+        for chosen in [(run.config.optimizer.lr, run.config.batch.structures)]
+    )

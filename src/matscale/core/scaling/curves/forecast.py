@@ -1,0 +1,117 @@
+"""Loss at the end of a run, predicted from its first part by finished runs of the same schedule.
+
+From any share of a run on, ln loss falls by an amount that the schedule sets and that drifts with size. That fall is
+taken from finished runs at the same share, by a line in ln of what varies among them (parameters, data, structures
+seen, learning rate, batch). The interval is Student's, where the end of a new run would fall. Without finished runs of
+the schedule there is no prediction: how far a loss falls when the rate does cannot be seen before it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from matscale.core.scaling.curves.normalised import BEGIN, Curve, groups_of, relative_noise
+from matscale.core.scaling.intervals import LEVEL, quantile
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.tables.table import SAME
+from matscale.core.scaling.text import counted
+
+FREEDOM = 2
+"""Degrees of freedom below which an interval says nothing."""
+DIALS = ("lr", "batch")
+"""Columns of a size that a line does not reach beyond: a rate above those that were tried may diverge."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Predicted loss at the end of a run; `reason` says why there is none."""
+
+    share: float
+    """Share of the run that is done"""
+    loss: float
+    """The last validation"""
+    predicted: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    n_finished: int = 0
+    """Finished runs that it rests on"""
+    reason: str = ""
+
+    def plain(self) -> dict[str, object]:
+        found = None if self.reason else {"predicted": self.predicted, "interval": [self.low, self.high]}
+        return {
+            "share": self.share,
+            "loss": self.loss,
+            "end": found,
+            "finished": self.n_finished,
+            "reason": self.reason,
+        }
+
+
+def forecast(run: Curve, finished: Sequence[Curve], level: float = LEVEL) -> Forecast:
+    """The end of `run` by `finished` runs of its architecture and schedule, whose curves reach 1.
+
+    `run.share` ends where the run is; `run.size` is that of the whole run, as if it had ended.
+    """
+    share, loss = float(run.share[-1]), float(np.exp(run.logs[-1]))
+    if share < BEGIN:
+        return Forecast(share, loss, reason=f"{share:.0%} is done: from {BEGIN:.0%} on")
+    known = [one for one in finished if one.share[0] <= share and _within(run.size, one.size)]
+    if not known:
+        return Forecast(share, loss, reason="no finished run of this schedule was validated so early")
+    sizes = [one.size for one in known]
+    if reason := _beyond(run.size, sizes):
+        return Forecast(share, loss, n_finished=len(known), reason=reason)
+    x, row = _columns(sizes, run.size)
+    places = np.array(groups_of(sizes))
+    cells = len(set(places.tolist()))
+    # Runs of one size are no independent sizes: they count as such only for another run of that size.
+    freedom = (cells if cells > 1 else len(known)) - x.shape[1]
+    if freedom < FREEDOM:
+        kinds = counted(cells, "size") if cells > 1 else counted(len(known), "run")
+        told = f"{kinds} finished with this schedule; {x.shape[1] + FREEDOM} are needed"
+        return Forecast(share, loss, n_finished=len(known), reason=told)
+    fall = np.array([float(one.fall(np.array([share]))[0]) for one in known])
+    noise = relative_noise(x, [[one] for one in known], np.vstack([x, row]))
+    x, fall = x / noise[:-1, None], fall / noise[:-1]
+    inverse = np.linalg.pinv(x.T @ x)
+    theta = inverse @ x.T @ fall
+    left = fall - x @ theta
+    error = float(np.sqrt(left @ left / (len(known) - x.shape[1]) * (noise[-1] ** 2 + row @ inverse @ row)))
+    half, centre = quantile(level, freedom) * error, float(run.logs[-1] - row @ theta)
+    ends = (float(np.exp(centre + sign * half)) for sign in (0, -1, 1))
+    predicted, low, high = ends
+    return Forecast(share, loss, predicted, low, high, len(known))
+
+
+def _within(size: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return all(axis in other for axis in size)
+
+
+def _beyond(size: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> str:
+    """Reason why finished runs say nothing of this size; empty if they do."""
+    for axis, value in size.items():
+        low, high = min(one[axis] for one in others), max(one[axis] for one in others)
+        is_outside = not low / (1 + SAME) <= value <= high * (1 + SAME)
+        if is_outside and (axis in DIALS or high <= low * (1 + SAME)):
+            return f"{axis} = {value:.3g}, and finished runs have {low:.3g}" + (f" to {high:.3g}" if high > low else "")
+    return ""
+
+
+def _columns(sizes: Sequence[Mapping[str, float]], new: Mapping[str, float]) -> tuple[Array, Array]:
+    """1 and ln of what varies among `sizes`, about its mean [k, p]; the same for `new` [p].
+
+    What follows from the columns before it, as structures seen from data under a budget of epochs, is left out.
+    """
+    x, row = [np.ones(len(sizes))], [1.0]
+    for axis in new:
+        logs = np.log([size[axis] for size in sizes])
+        column = logs - logs.mean()
+        wider = np.column_stack([*x, column])
+        if np.ptp(logs) > SAME and np.linalg.matrix_rank(wider, tol=SAME * np.sqrt(len(sizes))) == wider.shape[1]:
+            x.append(column)
+            row.append(float(np.log(new[axis]) - logs.mean()))
+    return np.column_stack(x), np.array(row)

@@ -1,0 +1,127 @@
+"""Ends of runs that are under way, by the finished runs beside them, and runs that can be given up.
+
+A run is hopeless if its predicted end lies above that of a finished run of the same size and data with other dials
+(learning rate, batch). Another seed is no reason: to leave out seeds that do badly would bias a law.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matscale.core.config import read_toml
+from matscale.core.errors import MatscaleError
+from matscale.core.runs.files import CONFIG, called
+from matscale.core.runs.info import read_info
+from matscale.core.scaling.curves.forecast import DIALS, Forecast, forecast
+from matscale.core.scaling.curves.normalised import Curve
+from matscale.core.scaling.tables.from_runs import validations_of
+from matscale.core.scaling.tables.table import SAME
+
+CERTAIN = 0.99
+"""Level of the interval that a run is given up by: it is looked at many times."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Curve of a run, finished or not."""
+
+    path: Path
+    group: str
+    """Architecture, schedule, data and loss: runs of one group predict each other"""
+    curve: Curve
+    is_finished: bool
+
+
+@dataclass(frozen=True)
+class Hopeless:
+    """A run that ends above a finished one of its size, as far as can be told."""
+
+    path: Path
+    forecast: Forecast
+    better: Path
+    loss: float
+    """Loss of the better run at its end"""
+
+    @property
+    def text(self) -> str:
+        seen = self.forecast
+        return (
+            f"{self.path.name}: at {seen.share:.0%} it is to end at {seen.predicted:.4g} ({seen.low:.4g} to "
+            f"{seen.high:.4g}, 99 %); {self.better.name} of the same size ended at {self.loss:.4g}"
+        )
+
+
+def read_running(folders: Sequence[Path]) -> list[Running]:
+    """Curves of the `folders` that hold a run with validations; trunks, pre-training and damaged ones are left out."""
+    found = []
+    for folder in folders:
+        try:
+            info, config = read_info(folder), read_toml(folder / CONFIG)
+            rows = [row for row in validations_of(folder) if row.get("structures", 0) > 0 and row.get("loss")]
+            run = _running(folder, info, config, rows)
+        except (MatscaleError, OSError, KeyError, TypeError, ValueError):
+            continue  # the sweep, or `runs list`, says what is wrong with it
+        found += [] if run is None else [run]
+    return found
+
+
+def _running(
+    folder: Path, info: Mapping[str, Any], config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> Running | None:
+    labels = info.get("labels") or {}
+    if not rows or "pretrain" in info or "imported" in info or labels.get("role") == "trunk":
+        return None
+    is_finished = info["status"] == "completed"
+    share = np.array([row["step"] / rows[-1]["step"] if is_finished else _share(row, config["budget"]) for row in rows])
+    size = {
+        "n": float(info["parameters"]["non_embedding"]),
+        "d": float(info["dataset"]["train"]),
+        "s": float(rows[-1]["structures"] / share[-1]),
+        "lr": float(config["optimizer"]["lr"]),
+    }
+    if batch := (info.get("global_batch") or {}).get("structures"):
+        size["batch"] = float(batch)
+    data = {key: value for key, value in config["data"].items() if key not in ("fraction", "count")}
+    group = [called(info["architecture"]["name"], labels.get("variant")), config["schedule"], config["loss"], data]
+    curve = Curve(str(folder), size, share, np.log([float(row["loss"]) for row in rows]))
+    return Running(folder, json.dumps([*group, info["dataset"]["hash"]], sort_keys=True), curve, is_finished)
+
+
+def _share(row: Mapping[str, Any], budget: Mapping[str, Any]) -> float:
+    """Share of the budget that is used most, as the schedule takes it."""
+    used = (("step", "steps"), ("epoch", "epochs"), ("flops", "max_flops"), ("wall_s", "max_time"))
+    return max(float(row[key]) / float(budget[limit]) for key, limit in used if budget.get(limit) is not None)
+
+
+def forecasts(runs: Sequence[Running], level: float = 0.95) -> list[tuple[Running, Forecast]]:
+    """The end of every run that is not finished."""
+    return [
+        (run, forecast(run.curve, [o.curve for o in runs if o.is_finished and o.group == run.group], level))
+        for run in runs
+        if not run.is_finished
+    ]
+
+
+def hopeless(runs: Sequence[Running]) -> list[Hopeless]:
+    """Runs that can be given up."""
+    found = []
+    for run, seen in forecasts(runs, CERTAIN):
+        rivals = [one for one in runs if one.is_finished and one.group == run.group and _rival(run.curve, one.curve)]
+        best = min(rivals, key=lambda one: one.curve.logs[-1], default=None)
+        if best is not None and not seen.reason and np.log(seen.low) > best.curve.logs[-1]:
+            found.append(Hopeless(run.path, seen, best.path, float(np.exp(best.curve.logs[-1]))))
+    return found
+
+
+def _rival(one: Curve, other: Curve) -> bool:
+    """Whether two runs are of one size and data, and differ in a dial."""
+    if one.size.keys() != other.size.keys():
+        return False
+    differ = {axis for axis in one.size if abs(np.log(one.size[axis] / other.size[axis])) > SAME}
+    return bool(differ & {*DIALS}) and differ <= {*DIALS}

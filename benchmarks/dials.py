@@ -2,6 +2,9 @@
 
     python benchmarks/dials.py collapse --reps 1000      sizes named that are sound; sizes named that are off
     python benchmarks/dials.py forecasts --reps 1000     intervals of the loss at the end of a run
+    python benchmarks/dials.py hopeless --reps 400       runs that are given up
+    python benchmarks/dials.py dials --reps 1000         exponents of LR(N, D), and verdicts
+    python benchmarks/dials.py public                    ends of public curves, each by the others
 
 Every row of the tables in docs/laws.md that name this file is printed by one of these.
 """
@@ -9,15 +12,24 @@ Every row of the tables in docs/laws.md that name this file is printed by one of
 from __future__ import annotations
 
 import argparse
+import csv
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from matscale.core.scaling.curves.collapse import check
 from matscale.core.scaling.curves.forecast import forecast
-from matscale.core.scaling.curves.normalised import Curve
+from matscale.core.scaling.curves.normalised import Curve, curves
+from matscale.core.scaling.curves.running import Running, hopeless
+from matscale.core.scaling.dials.law import LEARNING_RATE, dial_law
+from matscale.core.scaling.dials.optima import Optimum
 from matscale.core.scaling.law import Array
+from matscale.core.scaling.tables.sources import read
 
 SHARE = np.linspace(0.05, 1.0, 20)
 
@@ -123,7 +135,100 @@ def forecasts(reps: int) -> None:
         print(f"{sweep}, {share:.0%} | {shares} | {100 * float(np.median(widths)):.1f}", flush=True)
 
 
-TASKS: dict[str, Callable[[int], None]] = {"collapse": collapse, "forecasts": forecasts}
+def hopeless_runs(reps: int) -> None:
+    """Runs given up, looked at from 20 % to 90 % of the way, by how much worse they truly end than a finished one."""
+    print("their end over that of the finished run (%) | given up (%) | of these, ended below it (%)")
+    sizes = np.geomspace(1e4, 1e6, 6)
+    for worse in (-0.02, 0.0, 0.02, 0.05, 0.1, 0.2):
+        rng, stopped, wrong = np.random.default_rng(0), 0, 0
+        for _ in range(reps):
+            sweep = Sweep(6)
+            runs = [
+                Running(Path(f"{k}-{lr}"), "", replace(one, size={**one.size, "lr": lr}), True)
+                for lr in (1e-3, 4e-3)
+                for k, one in enumerate(sweep.curves(rng))
+            ]
+            k = int(rng.integers(len(sizes)))
+            new = sweep.curves(rng)[k]
+            logs = new.logs + worse
+            given_up = False
+            for share in np.arange(0.2, 0.95, 0.1):
+                kept = share + 1e-9 >= SHARE
+                part = Curve("", {**new.size, "lr": 2e-3}, SHARE[kept], logs[kept])
+                given_up |= bool(hopeless([*runs, Running(Path("new"), "", part, False)]))
+            stopped += given_up
+            best = min(run.curve.logs[-1] for run in runs if run.curve.size["n"] == new.size["n"])
+            wrong += given_up and bool(logs[-1] < best)
+        print(f"{100 * worse:+.0f} | {100 * stopped / reps:.1f} | {100 * wrong / max(stopped, 1):.1f}", flush=True)
+
+
+def dials(reps: int) -> None:
+    """Coverage of the exponents of LR(N, D), and verdicts; noise of ln LR, of each optimum and common to a size."""
+    print("sizes x data, noise, common to a size, bend per (ln N)^2 | b, c held (%) | half-width of b | verdicts")
+    for n_sizes, n_data, noise, common, bend in (
+        (5, 1, 0.1, 0.0, 0.0),
+        (8, 1, 0.1, 0.0, 0.0),
+        (5, 4, 0.1, 0.0, 0.0),
+        (6, 6, 0.1, 0.1, 0.0),
+        (6, 6, 0.03, 0.1, 0.0),
+        (8, 1, 0.1, 0.0, 0.05),
+        (6, 6, 0.1, 0.0, 0.05),
+    ):
+        rng, held, widths, found = np.random.default_rng(0), [0, 0], [], Counter[str]()
+        data = np.geomspace(1e4, 1e6, n_data) if n_data > 1 else np.array([math.nan])
+        for _ in range(reps):
+            optima = []
+            for n in np.geomspace(1e3, 1e5, n_sizes):
+                shared = common * rng.standard_normal() + bend * np.log(n / 1e4) ** 2
+                for d in data:
+                    rate = 0.1 * n**-0.3 * (1.0 if n_data == 1 else d**0.2)
+                    optima.append(Optimum(n, d, rate * math.exp(shared + noise * rng.standard_normal()), math.nan))
+            law = dial_law(optima, LEARNING_RATE, ("n",) if n_data == 1 else ("n", "d"))
+            for k, (axis, (low, high)) in enumerate(law.intervals.items()):
+                held[k] += low <= (-0.3, 0.2)[k] <= high
+                widths += [(high - low) / 2] if axis == "n" else []
+            found[law.verdict] += 1
+        shares = ", ".join(f"{100 * count / reps:.1f}" for count in held[: 1 + (n_data > 1)])
+        said = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in found.most_common())
+        kind = f"{n_sizes} x {n_data}, {noise:g}, {common:g}, {bend:g}"
+        print(f"{kind} | {shares} | {np.median(widths):.3f} | {said}", flush=True)
+
+
+def public(reps: int) -> None:
+    """Public curves: the end of each run by the first part of it and all other runs; `reps` plays no part."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    steps = {"n": "params_active_precise", "loss": "final_loss", "run": "run_name", "step": "step"}
+    epochs = {"n": "num_params", "d": "dataset_size", "loss": "val_loss", "step": "epoch", "run": "num_params"}
+    tables = [(f"scaling/gemstones/wandb_df_for_fitting_{kind}.jsonl", steps) for kind in ("hot", "cool_end")]
+    print("table, share done | held | half-width (%) | median error (%)")
+    for name, columns in (*tables, ("trikha2025/interactive_curves.csv", epochs)):
+        source = shared / name
+        if source.suffix == ".csv":  # the epoch before training has no compute
+            rows: Any = [row for row in csv.DictReader(source.open()) if row["epoch"] != "0"]
+        table = read(rows if source.suffix == ".csv" else source, columns)
+        runs = [run for run in curves(table) if len(run.share) >= 8]
+        print(f"{name}: {check(runs).text}")
+        for share in (0.3, 0.5, 0.7):
+            held, widths, errors = 0, [], []
+            for k, run in enumerate(runs):
+                kept = run.share <= share + 1e-9
+                found = forecast(Curve(run.run, run.size, run.share[kept], run.logs[kept]), [*runs[:k], *runs[k + 1 :]])
+                end = float(np.exp(run.logs[-1]))
+                if not found.reason:
+                    held += found.low <= end <= found.high
+                    widths.append(np.log(found.high / found.low) / 2)
+                    errors.append(abs(found.predicted / end - 1))
+            told = f"{100 * np.median(widths):.1f} | {100 * np.median(errors):.1f}"
+            print(f"{name}, {share:.0%} | {held} of {len(widths)} | {told}", flush=True)
+
+
+TASKS: dict[str, Callable[[int], None]] = {
+    "collapse": collapse,
+    "forecasts": forecasts,
+    "hopeless": hopeless_runs,
+    "dials": dials,
+    "public": public,
+}
 
 
 def main() -> None:

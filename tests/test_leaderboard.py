@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import leaderboard  # noqa: E402
+import leaderboard
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def split(
     """Put a fraction of about `validation` of the structures aside; by groups, or one by one.
 
     `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
-    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed and DataError if the
-    dataset is too small, or is a single group.
+    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed, and DataError
+    if the dataset is too small, or is a single group.
 
     >>> class Little:  # a dataset of ten structures in five groups
     ...     groups = np.repeat(np.arange(5), 2)

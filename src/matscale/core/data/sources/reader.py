@@ -55,6 +55,7 @@ def from_ase(atoms: Any, source: str) -> Structure:
 
 def _refuse_disorder(atoms: Any, source: str) -> None:
     sites = atoms.info.get("occupancy")
+    told: Any
     if isinstance(sites, dict):  # as ASE reads it from CIF: {"0": {"Ni": 0.6, "Cu": 0.4}}
         shares = [site for site in sites.values() if isinstance(site, dict)]
         told = next((site for site in shares if len(site) > 1 or abs(sum(site.values()) - 1) > 1e-3), None)

@@ -81,7 +81,7 @@ def train(
     Raises ConfigError for what does not go together or is in the way, DataError for the data, StoppedEarly on Ctrl-C
     (a run that was saved: `resume=True` goes on), NonFiniteLossError.
     """
-    from matscale.cli.progress.train import progress_for
+    from matscale.cli.progress.reporter import reporter
     from matscale.core.train.distributed import World
     from matscale.core.train.options import configuration, free_folder, given
     from matscale.core.train.session import train as start_training
@@ -107,7 +107,7 @@ def train(
     if world.size > 1 and output is None:
         raise ConfigError("Several processes train one run: say with output= which.")
     folder = free_folder(resolved) if output is None else output
-    with progress_for(quiet or not world.is_main) as progress:
+    with reporter(quiet or not world.is_main) as progress:
         return start_training(resolved, folder, resume=resume, architecture=architecture, progress=progress)
 
 

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.cli.progress.sweep import Lines, Table, watcher_for
+from matscale.cli.progress.reporter import Drawn
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.estimate.timing import Timing
 from matscale.core.runs.status import State
-from matscale.core.study.sweep import Sweep, Watcher
+from matscale.core.study.sweep import Sweep
 from studies import FakePool, planned, rows, study_file, wait_for
 
 
@@ -272,14 +272,6 @@ def _is_done(metrics: Path) -> bool:
 # What is shown meanwhile --------------------------------------------------------------------------------------------
 
 
-def test_progress_is_lines_off_a_terminal_and_nothing_when_quiet(tmp_path: Path, alloys: PackedDataset) -> None:
-    plan = planned(tmp_path, alloys.path)
-    with watcher_for(False, plan) as watcher:
-        assert type(watcher) is Lines
-    with watcher_for(True, plan) as watcher:
-        assert type(watcher) is Watcher
-
-
 def test_the_table_says_what_is_done_running_and_left(
     tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,18 +279,19 @@ def test_the_table_says_what_is_done_running_and_left(
 
     monkeypatch.setattr("matscale.core.study.sweep.PAUSE", 0.0)
     plan = planned(tmp_path, alloys.path)
-    table = Table(plan)
+    drawn = Drawn()
     try:
-        sweep = Sweep(plan, FakePool(), table)
+        sweep = Sweep(plan, FakePool(), drawn)
         sweep.run()
         done, running, failed, waiting = plan.runs
         sweep.states |= {running.path: State("running"), failed.path: State("failed"), waiting.path: State("planned")}
-        table.clock.seconds = {done.name: 30.0}
+        assert drawn.clock is not None
+        drawn.clock.seconds = {done.name: 30.0}
         console = Console(width=200)
         with console.capture() as capture:
-            console.print(table.picture(sweep))
+            console.print(drawn.grid(sweep))
     finally:
-        table.close()
+        drawn.close()
     picture = capture.get()
     assert "1 of 4 done, 1 running, 1 waiting, 1 failed" in picture
     assert "of device time left" in picture

@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matscale.cli import main
-from matscale.cli.progress.train import Lines, Pace, duration, progress_for
+from matscale.cli.progress.pace import Pace
+from matscale.cli.progress.reporter import Lines, reporter
 from matscale.core.data.split import split
 from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.data.structure import Structure
-from matscale.core.progress import Progress, StepStatus
+from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs.config import TERMS
 from matscale.core.runs.record import Run
 
@@ -212,7 +213,6 @@ def test_time_left_follows_from_the_share_that_is_done() -> None:
     pace, _ = paced(100, 0.5)
     assert pace.left() == pytest.approx(0.5 * 900, rel=0.01)
     assert "100 atoms/s  data wait 10%" in pace.text()
-    assert [duration(s) for s in (42, 200, 3900)] == ["42 s", "3 min", "1 h 05 min"]
 
 
 def test_time_left_grows_while_a_step_does_not_end() -> None:
@@ -248,7 +248,7 @@ def test_a_step_of_ten_times_the_usual_is_said_once() -> None:
 
 
 def test_lines_go_on_while_a_step_lasts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("matscale.cli.progress.train.EVERY", 0.2)
+    monkeypatch.setattr("matscale.cli.progress.reporter.EVERY", 0.2)
     lines = Lines()
     lines.pace.begin()
     lines._watch.start()
@@ -259,10 +259,10 @@ def test_lines_go_on_while_a_step_lasts(monkeypatch: pytest.MonkeyPatch, capfd: 
 
 
 def test_progress_is_plain_lines_off_a_terminal_and_nothing_when_quiet() -> None:
-    with progress_for(quiet=False) as progress:
+    with reporter() as progress:
         assert type(progress) is Lines
-    with progress_for(quiet=True) as progress:
-        assert type(progress) is Progress
+    with reporter(quiet=True) as progress:
+        assert type(progress) is Reporter
 
 
 def test_several_processes_must_be_told_which_folder(monkeypatch: pytest.MonkeyPatch) -> None:

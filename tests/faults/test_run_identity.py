@@ -19,7 +19,7 @@ from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, MatscaleError, NonFinitePrediction, StoppedEarly
 from matscale.core.hosting.host import get
-from matscale.core.progress import Progress, StepStatus
+from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig, merged
 from matscale.core.runs.record import TIMINGS, Run
@@ -42,7 +42,7 @@ def config(data: PackedDataset, **values: object) -> TrainConfig:
     return TrainConfig.parse(merged(base, values))
 
 
-def trained(folder: Path, given: TrainConfig, resume: bool = False, progress: Progress | None = None) -> Run:
+def trained(folder: Path, given: TrainConfig, resume: bool = False, progress: Reporter | None = None) -> Run:
     return train(given, folder, resume=resume, architecture=get("schnet"), progress=progress)
 
 
@@ -162,7 +162,7 @@ def test_altered_rows_are_found_and_no_law_of_curves_uses_them(run: Run, alloys:
     assert "are not those that were written" in table.excluded[0].reason
 
 
-class Stop(Progress):
+class Stop(Reporter):
     def stepped(self, status: StepStatus) -> None:
         if status.step == 4:
             os.kill(os.getpid(), 15)

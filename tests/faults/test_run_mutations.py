@@ -28,7 +28,7 @@ from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import MatscaleError, StoppedEarly
 from matscale.core.hosting.host import get
-from matscale.core.progress import Progress, StepStatus
+from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
@@ -51,7 +51,7 @@ FILES = (*TOP, *POINTERS, *(f"checkpoints/step_{step}/{part}" for step in STEPS 
 # The runs ------------------------------------------------------------------------------------------------------------
 
 
-class _Stop(Progress):
+class _Stop(Reporter):
     def stepped(self, status: StepStatus) -> None:
         if status.step == 6:
             os.kill(os.getpid(), 15)

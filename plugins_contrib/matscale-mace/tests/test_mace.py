@@ -24,7 +24,7 @@ from matscale.core.data.structure import Structure, voigt_to_full
 from matscale.core.errors import ConfigError, DataError, PluginError, StoppedEarly
 from matscale.core.model.architecture import DatasetInfo, count_parameters
 from matscale.core.model.potential import Potential
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
@@ -225,7 +225,7 @@ def settings(alloys: PackedDataset) -> TrainConfig:
     return resolved(TrainConfig.parse(plain), ARCHITECTURE)
 
 
-class StopAt(Progress):
+class StopAt(Reporter):
     """Sends the process a SIGTERM when a step is logged."""
 
     def __init__(self, step: int) -> None:

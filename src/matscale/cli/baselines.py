@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from matscale.cli.progress.stages import Stages
+from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import errors_json, errors_table
 
 
@@ -40,8 +40,8 @@ def baselines(data: str, validation: float, seed: int, by: Literal["group", "str
     from matscale.core.data.split import split
     from matscale.core.data.store.packed import PackedDataset
 
-    with Stages() as stages:
-        dataset = PackedDataset.open(resolve(data, stages), stages=stages)
+    with reporter() as progress:
+        dataset = PackedDataset.open(resolve(data, progress), progress=progress)
         dataset.check()
     parts = split(dataset, validation, seed, by=by)
     click.echo(

@@ -75,13 +75,13 @@ def pack(
       forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
     or: elements in Al,O    elements not in Pu,U
     """
-    from matscale.cli.progress.stages import PackProgress
+    from matscale.cli.progress.reporter import reporter
     from matscale.core.data.sources.labels import Keys
     from matscale.core.data.sources.pack import describe_passed
     from matscale.core.data.sources.pack import pack as pack_sources
 
     given = Keys.parse(keys, group_key, units)
-    with PackProgress() as progress:
+    with reporter() as progress:
         packed = pack_sources(
             sources,
             out,
@@ -91,6 +91,7 @@ def pack(
             strict=strict,
             precision=precision,
             progress=progress,
+            what=f"Packing {out}",
         )
     if packed.manifest.passed_over:
         click.echo(f"{describe_passed(packed.manifest.passed_over)} (the manifest lists all).", err=True)
@@ -212,8 +213,8 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
 
 def resolve(name: str) -> Path:
     """Folder of a dataset given as a path, or as a name that matscale can make."""
-    from matscale.cli.progress.stages import Stages
+    from matscale.cli.progress.reporter import reporter
     from matscale.core.data.named.catalog import resolve as resolve_name
 
-    with Stages() as stages:
-        return resolve_name(name, stages)
+    with reporter() as progress:
+        return resolve_name(name, progress)

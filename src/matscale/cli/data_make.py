@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from matscale.cli.progress.stages import Stages
+from matscale.cli.progress.reporter import reporter
 from matscale.cli.types import ParamType, PluginName, limit_option
 
 
@@ -83,8 +82,8 @@ def make(
         raise ConfigError(f"--{idle[0]}: the parents are taken from {values['files'][0]}, as it is. Leave one out.")
     labeler = host().labeler(values.pop("labeler", "emt"))
     recipe = Recipe.parse(override(values, assignments), str(config or "recipe"))
-    with Stages() as stages:
-        manifest = make_dataset(recipe, labeler, out, workers or usable_cores(), partial(stages, f"Making {out}"))
+    with reporter() as progress:
+        manifest = make_dataset(recipe, labeler, out, workers or usable_cores(), progress)
     _report(out, manifest, as_json)
 
 
@@ -107,8 +106,8 @@ def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, 
     from matscale.core.data.store.manifest import Manifest
     from matscale.core.threads import usable_cores
 
-    with Stages() as stages:
-        path = fetching.fetch(name, out, stages, workers or usable_cores(), keep_archive)
+    with reporter() as progress:
+        path = fetching.fetch(name, out, progress, workers or usable_cores(), keep_archive)
     _report(path, Manifest.read(path), as_json)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from matscale.cli.progress.stages import Shown, Stages
+from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import aligned, duration, size_of
 from matscale.cli.train import training_options
 from matscale.core.errors import ConfigError
@@ -65,9 +65,9 @@ def estimate(
 
     time_steps = TIME_STEPS if time_steps is None else time_steps
     config, architecture = configuration(arch, size, params, file, given(options), assignments, None)
-    with Stages() as stages:
+    with reporter() as progress:
         found = estimated(
-            config, device=on, mfu=mfu, time_steps=time_steps, architecture=architecture, progress=Shown(stages)
+            config, device=on, mfu=mfu, time_steps=time_steps, architecture=architecture, progress=progress
         )
     click.echo(json.dumps(found.plain(), indent=2, ensure_ascii=False) if as_json else page(found))
 
@@ -94,8 +94,8 @@ def _study(path: Path, on: str | None, mfu: float | None, time_steps: int | None
     from matscale.core.study.config import Study
     from matscale.core.study.plan import plan
 
-    with Stages() as stages:
-        planned = plan(Study.read(path), stages, fetches=False)
+    with reporter() as progress:
+        planned = plan(Study.read(path), progress, fetches=False)
     for note in planned.notes:
         click.echo(f"Note: {note}", err=True)
     show(planned, on, mfu, time_steps, as_json)
@@ -105,9 +105,9 @@ def show(planned: Plan, device: str | None, mfu: float | None, time_steps: int |
     """Estimate and print. `time_steps` None: a few for each kind of step."""
     from matscale.core.study.estimates import TIME_STEPS, Estimator, estimates, totals
 
-    with Stages() as stages:
-        estimator = Estimator(device, mfu, TIME_STEPS if time_steps is None else time_steps, Shown(stages))
-        rows = estimates(planned, estimator, lambda done, of: stages("Estimates", done, of))
+    with reporter() as progress:
+        estimator = Estimator(device, mfu, TIME_STEPS if time_steps is None else time_steps, progress)
+        rows = estimates(planned, estimator)
     left = [row for row in rows if row.status != "completed"]
     if as_json:
         found = {"runs": [row.plain() for row in rows], "total": totals(rows), "to_do": totals(left)}

@@ -58,8 +58,7 @@ def sweep(
     """
     from matscale.cli.estimate import show
     from matscale.cli.progress.advice import Advice, advice
-    from matscale.cli.progress.stages import Stages
-    from matscale.cli.progress.sweep import watcher_for
+    from matscale.cli.progress.reporter import reporter
     from matscale.cli.runs import spending
     from matscale.core.hosting.host import host
     from matscale.core.study.config import Study
@@ -80,8 +79,8 @@ def sweep(
             f"--workers is for the launcher local. The study file has a table [{launcher}] for its options."
         )
     read = Study.read(study)
-    with Stages() as stages:
-        planned = plan(read, stages, fetches=not dry_run)
+    with reporter() as progress:
+        planned = plan(read, progress, fetches=not dry_run)
     for note in planned.notes:
         click.echo(f"Note: {note}", err=True)
     if dry_run:
@@ -89,10 +88,10 @@ def sweep(
         return
     options = read.launchers.get(launcher, {}) | ({} if workers is None else {"workers": workers})
     pool = chosen.open(chosen.options.parse(options, f"{study}: {launcher}"), planned.folder)
-    with closing(pool), watcher_for(quiet, planned) as watcher:
+    with closing(pool), reporter(quiet) as progress:
         if stop_hopeless and not isinstance(pool, EndsOne):
             raise ConfigError(f"--stop-hopeless: the launcher {launcher} cannot stop one run. Leave it out.")
-        told = Advice(watcher, stop_hopeless) if stop_hopeless or not quiet else watcher
+        told = Advice(progress, stop_hopeless) if stop_hopeless or not quiet else progress
         given_up = {one.path: one.text for one in advice(planned.runs, {})} if stop_hopeless else {}
         job = Sweep(planned, pool, told, retry_failed=retry_failed, wait=not no_wait, given_up=given_up)
         job.run()

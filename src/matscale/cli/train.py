@@ -107,14 +107,14 @@ def train(
 
         click.echo(to_toml(config.plain()), nl=False)
         return
-    from matscale.cli.progress.train import progress_for
+    from matscale.cli.progress.reporter import reporter
     from matscale.core.train.distributed import World
     from matscale.core.train.session import train as start
 
     world = World.from_environment()
     if world.size > 1 and output is None:
         raise ConfigError("Several processes train one run: say with -o FOLDER which.")
-    with progress_for(quiet or not world.is_main) as progress:
+    with reporter(quiet or not world.is_main) as progress:
         run = start(config, output or free_folder(config), resume=resume, architecture=architecture, progress=progress)
     if world.is_main:
         if not no_baselines:
@@ -124,8 +124,8 @@ def train(
 
 def _conclude(run: Any, quiet: bool) -> None:
     """Print the table against the baselines or, after pre-training, its error beside that of the trivial guess."""
-    from matscale.cli.progress.stages import Stages
-    from matscale.cli.progress.train import pretrained
+    from matscale.cli.progress.reporter import reporter
+    from matscale.cli.progress.text import pretrained
     from matscale.cli.text import errors_table
     from matscale.core.inference.compare import compare, dataset_of
 
@@ -139,7 +139,7 @@ def _conclude(run: Any, quiet: bool) -> None:
             click.echo(f"Loss on {run.info['dataset']['train']} structures: {before:.4g} -> {after:.4g}")
     else:
         dataset = dataset_of(run)
-        if not quiet:
-            with Stages() as stages:
-                stages("Baselines", 0, 0)
-        click.echo(errors_table(compare(run, dataset, "validation", device=run.config.compute.device)))
+        with reporter(quiet) as progress:
+            progress.stage("Baselines")
+            compared = compare(run, dataset, "validation", device=run.config.compute.device)
+        click.echo(errors_table(compared))

@@ -133,7 +133,7 @@ def _refuse_training(ctx: click.Context) -> None:
 
 def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
     """Results of all tunings, which share a pool and a folder."""
-    from matscale.cli.progress.sweep import watcher_for
+    from matscale.cli.progress.reporter import reporter
     from matscale.core.hosting.host import host
     from matscale.core.study.sweep import Sweep
     from matscale.core.study.tune import default_output
@@ -144,8 +144,8 @@ def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: b
     with closing(chosen.open(options, default_output(tunings[0].architecture).resolve())) as pool:
 
         def do(plan: Plan) -> None:
-            with watcher_for(quiet, plan) as watcher:
-                Sweep(plan, pool, watcher).run()
+            with reporter(quiet) as progress:
+                Sweep(plan, pool, progress).run()
 
         return [result for tuning in tunings for result in start(tuning, do)]
 

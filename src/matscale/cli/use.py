@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from matscale.cli.progress.stages import Stages
+from matscale.cli.progress.reporter import reporter
 from matscale.cli.text import errors_json, errors_table
 from matscale.cli.types import limit_option
 from matscale.core.errors import ConfigError
@@ -86,8 +86,10 @@ def evaluate(
     record = Run.open(run)
     if data is None and "dataset" not in record.info:
         raise ConfigError(f"{run}: has no dataset of its own, because it was not trained here. Name one with --data.")
-    with Stages() as stages:
-        dataset = PackedDataset.open(resolve(data, stages), stages=stages) if data else dataset_of(record, stages)
+    with reporter() as progress:
+        dataset = (
+            PackedDataset.open(resolve(data, progress), progress=progress) if data else dataset_of(record, progress)
+        )
         dataset.check()
     rows = rows_of(record, dataset, which)
     potential = load(record, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)
@@ -95,10 +97,10 @@ def evaluate(
     for reason in left_out:
         click.echo(f"Left out: {reason}", err=True)
     click.echo(f"{dataset.path}: measuring on {len(rows):,} of {len(dataset):,} structures.", err=True)
-    with stages:
+    with reporter() as dataset.progress:
         models = {record.config.architecture.name: measure(potential, dataset, rows, batch, any_element=True)}
-    if baselines:
-        models |= _baselines(record, dataset, rows)
+        if baselines:
+            models |= _baselines(record, dataset, rows)
     click.echo(errors_json(models) if as_json else errors_table(models))
 
 
@@ -154,7 +156,7 @@ def predict(
 
     keys, notes = Keys.parse((), units=units), Counter[str]()
     potential = load(run, checkpoint, device=device, dtype=dtype, zero_net_force=zero_net_force)
-    with Stages() as stages:
+    with reporter() as progress:
         written, skipped = predict_file(
             potential,
             source,
@@ -163,7 +165,7 @@ def predict(
             skip_invalid=skip_invalid,
             keys=keys,
             notes=notes,
-            progress=lambda done: stages("Structures predicted", done, 0),
+            progress=progress,
         )
     for note, n in notes.most_common(30):
         click.echo(f"note: {note} ({n:,} structures)", err=True)

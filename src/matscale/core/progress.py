@@ -1,13 +1,16 @@
-"""Progress callbacks of a run. The core calls them; `matscale.cli` renders them."""
+"""Progress of long work: the core reports it, `matscale.cli.progress` shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matscale.core.runs.record import Run
+    from matscale.core.runs.status import State
+    from matscale.core.study.identity import PlannedRun
+    from matscale.core.study.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,16 @@ class StepStatus:
     """Part of `seconds` that was spent waiting for data."""
 
 
-class Progress:
-    """Progress of a run, not shown. Subclasses override the methods to show it; none of them may change the run."""
+class Reporter:
+    """Receiver of progress that shows nothing. Subclasses override methods to show it; none may change the work."""
 
-    def stage(self, what: str, done: int, total: int) -> None:
-        """Report work before the run starts: `done` of `total` units of `what` (0 of 0: unknown)."""
+    def stage(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Report that `done` of `total` units of `what` are done (total 0: unknown)."""
+
+    def said(self, message: str) -> None:
+        """Show a message that is neither a metric nor an error."""
+
+    # A run
 
     def started(self, run: Run, facts: Mapping[str, Any]) -> None:
         """`facts` are the keys of run.json that are known before the first step, and `resumed_from` (a step)."""
@@ -50,16 +58,17 @@ class Progress:
     def validated(self, row: Mapping[str, Any], is_best: bool) -> None:
         """A row of validation metrics was written."""
 
-    def said(self, message: str) -> None:
-        """Show a message that is neither a metric nor an error."""
-
     def ended(self, run: Run, status: str) -> None:
         """The run is over: completed, stopped, failed."""
 
+    # A sweep
 
-Stages = Callable[[str, int, int], None]
-"""Callback (what is being done, units done, units in total; 0 where the total is unknown)."""
+    def changed(self, run: PlannedRun, state: State) -> None:
+        """A run of the sweep began, ended or is to be tried again."""
+
+    def looked(self, sweep: Sweep) -> None:
+        """The sweep has looked at its pool of runs."""
 
 
-def silent(what: str, done: int, total: int) -> None:
-    """Ignore the report: the default where no progress is shown."""
+SILENT = Reporter()
+"""The default where no progress is shown."""

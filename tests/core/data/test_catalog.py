@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from heard import Heard
 from matscale.core.data.named import cache, catalog
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.data.synthetic.recipe import Recipe
@@ -27,12 +28,13 @@ def small(monkeypatch, tmp_path) -> Path:
 
 
 def test_the_embedded_dataset_is_made_once_and_then_found(small):
-    heard: list[tuple[str, int, int]] = []
-    first = catalog.resolve("emt", lambda *stage: heard.append(stage))
-    assert heard[-1] == ("Making the dataset 'emt'", 4, 4)
+    heard = Heard()
+    first = catalog.resolve("emt", heard)
+    assert heard.stages[-1] == ("Making the dataset 'emt'", 4, 4)
     assert first.parent == small
     made = (first / "manifest.json").stat().st_mtime_ns
-    assert catalog.resolve("emt", lambda *stage: pytest.fail("it is there already")) == first
+    assert catalog.resolve("emt", again := Heard()) == first
+    assert not again.stages
     assert (first / "manifest.json").stat().st_mtime_ns == made
     assert len(PackedDataset.open(first)) == 4
 
@@ -56,11 +58,12 @@ def test_two_processes_at_once_make_it_once(tmp_path):
     script = (
         "import sys\n"
         "from matscale.core.data.named import catalog\n"
-        "from matscale.core.data.synthetic.recipe import Recipe\n"
+        "from matscale.core.data.synthetic.recipe import Recipe\nfrom matscale.core.progress import Reporter\n"
         "catalog.EMBEDDED['emt'] = Recipe(n=40, per_parent=40, prototypes=('fcc',))\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "print(catalog.resolve('emt', lambda *stage: print(stage[0], flush=True)))\n"
+        "class Shown(Reporter):\n    def stage(self, what, *counts):\n        print(what, flush=True)\n"
+        "print(catalog.resolve('emt', Shown()))\n"
     )
     pipe, environment = subprocess.PIPE, {"PATH": "", cache.VARIABLE: str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", script]

@@ -14,6 +14,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
+from heard import Heard
 from matscale.core.data.named import cache, catalog, download, omat24
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError
@@ -56,8 +57,9 @@ def server(monkeypatch, tmp_path) -> Iterator[Server]:
 @pytest.mark.network
 def test_a_dataset_comes_over_a_line_that_drops(server, archive, tmp_path):
     server.files[VALIDATION], server.drops = archive, [len(archive) // 2, 200]
-    stages: list[str] = []
-    path = catalog.resolve("omat24/val/rattled-300", lambda what, done, total: stages.append(what))
+    heard = Heard()
+    path = catalog.resolve("omat24/val/rattled-300", heard)
+    stages = [what for what, _, _ in heard.stages]
     dataset = PackedDataset.open(path)
     assert len(dataset) == 6
     assert dataset.manifest.labels == {"energy": 6, "forces": 6, "stress": 6}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from heard import Heard
 from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.data.store import edge_cache_build
@@ -103,26 +104,22 @@ def test_numbers_too_large_for_a_byte_are_kept(structures, pack_into):
 
 
 def test_processes_write_the_same_files_as_one(dataset, tmp_path):
-    graph, calls = Graph.radius(4.0), []
-    cache = build_cache(dataset, graph, workers=2, progress=lambda done, total: calls.append((done, total)))
+    graph, heard = Graph.radius(4.0), Heard()
+    cache = build_cache(dataset, graph, workers=2, progress=heard)
     together = [p.read_bytes() for p in sorted(cache.folder.glob("*.safetensors"))]
     for file in cache.folder.glob("*.*"):
         file.unlink()
     cache = build_cache(dataset, graph)
     assert [p.read_bytes() for p in sorted(cache.folder.glob("*.safetensors"))] == together
-    assert calls[-1] == (60, 60)
-    assert len(calls) > 5
+    assert heard.stages[-1] == ("Neighbour lists", 60, 60)
+    assert len(heard.stages) > 5
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(dataset, monkeypatch):
     graph = Graph.radius(4.0)
 
-    def killed(done, total):
-        if done >= 30:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        build_cache(dataset, graph, progress=killed)
+        build_cache(dataset, graph, progress=Heard(stop_at=30))
     assert open_cache(dataset, graph) is None
     searched, real = [], edge_cache_build.neighbors
     monkeypatch.setattr(edge_cache_build, "neighbors", lambda *args: searched.append(1) or real(*args))
@@ -192,12 +189,8 @@ def test_only_the_damaged_file_is_built_again(dataset, monkeypatch):
 def test_a_damaged_piece_of_an_interrupted_build_is_searched_again(dataset):
     graph = Graph.radius(5.0)
 
-    def killed(done, total):
-        if done >= 30:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        build_cache(dataset, graph, progress=killed)
+        build_cache(dataset, graph, progress=Heard(stop_at=30))
     piece = sorted(dataset.path.glob("graphs/radius-5/.parts-*/*.safetensors"))[0]
     contents = bytearray(piece.read_bytes())
     contents[-1] ^= 1  # a degree
@@ -229,7 +222,9 @@ def test_a_dataset_that_cannot_be_written_to_says_what_to_do(dataset):
 
 def _rank(path, queue):
     edge_cache_build.PIECE = 7
-    build_cache(PackedDataset.open(path), Graph.radius(4.0), progress=lambda done, total: queue.put(done))
+    build_cache(PackedDataset.open(path), Graph.radius(4.0), progress=(heard := Heard()))
+    for _, done, _ in heard.stages:
+        queue.put(done)
 
 
 def test_builders_at_the_same_time_wait_for_the_first(dataset):

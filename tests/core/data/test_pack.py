@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ase.io import write as ase_write
 
+from heard import Heard
 from matscale.core.data.sources import pack as module
 from matscale.core.data.sources.labels import Keys
 from matscale.core.data.sources.pack import pack
@@ -93,14 +94,11 @@ def test_what_an_interrupted_call_did_is_not_done_again(source, tmp_path, monkey
     with pytest.raises(DataError):
         PackedDataset.open(tmp_path / "out")
     monkeypatch.setattr(module, "run_task", lambda *a: done.append(a[1]) or run(*a))
-    seen = []
-    assert (
-        pack([source], tmp_path / "out", task_size=10, progress=lambda d, n: seen.append((d, n))).manifest.hash
-        == whole.hash
-    )
+    heard = Heard()
+    assert pack([source], tmp_path / "out", task_size=10, progress=heard).manifest.hash == whole.hash
     assert done == [0, 1, 2, 3, 4, 5]
-    assert seen[0] == (30, 60)
-    assert seen[-1] == (60, 60)
+    assert heard.stages[0] == ("Packing", 30, 60)
+    assert heard.stages[-1] == ("Packing", 60, 60)
 
 
 def test_a_join_that_was_interrupted_goes_on(source, tmp_path, monkeypatch):

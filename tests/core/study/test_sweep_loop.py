@@ -17,6 +17,7 @@ import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError, StoppedEarly
 from matscale.core.locks import FolderLock, claim, is_claimed
+from matscale.core.progress import Reporter
 from matscale.core.runs.record import Run
 from matscale.core.runs.status import State, state_of
 from matscale.core.study import ledger
@@ -24,7 +25,7 @@ from matscale.core.study.identity import PlannedRun
 from matscale.core.study.launcher import Ended
 from matscale.core.study.outcome import state_after
 from matscale.core.study.plan import Plan
-from matscale.core.study.sweep import Sweep, Watcher, lay_out
+from matscale.core.study.sweep import Sweep, lay_out
 from studies import FakePool, completed, planned, rows
 
 
@@ -141,7 +142,7 @@ def test_a_process_that_outlived_its_sweep_is_waited_for_and_not_started_twice(p
     descriptor = claim(orphan.path)
     assert descriptor is not None
 
-    class Slow(Watcher):
+    class Slow(Reporter):
         def looked(self, sweep: Sweep) -> None:
             nonlocal descriptor
             assert sweep.states[orphan.path].status in ("running", "completed")
@@ -166,7 +167,7 @@ def test_processes_that_outlived_their_sweep_leave_no_room_for_others_until_they
         descriptors[run.path] = claim(run.path)
     at_work: list[int] = []
 
-    class Patient(Watcher):
+    class Patient(Reporter):
         def looked(self, sweep: Sweep) -> None:
             at_work.append(sweep.counts().get("running", 0))
             if len(at_work) > 3 and descriptors:
@@ -215,7 +216,7 @@ def test_two_sweeps_of_one_study_do_not_run_at_once(plan: Plan) -> None:
 
 
 def test_a_signal_stops_the_pool_and_leaves_a_ledger(plan: Plan) -> None:
-    class Interrupt(Watcher):
+    class Interrupt(Reporter):
         def looked(self, sweep: Sweep) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -272,7 +273,7 @@ def test_what_a_full_disk_ends_goes_on_later(plan: Plan, monkeypatch: pytest.Mon
 
 
 def test_the_pool_is_stopped_when_the_loop_breaks_off(plan: Plan) -> None:
-    class Broken(Watcher):
+    class Broken(Reporter):
         def looked(self, sweep: Sweep) -> None:
             raise OSError(28, "No space left on device")
 
@@ -311,7 +312,7 @@ def test_a_run_that_somebody_resumes_by_hand_is_waited_for_and_not_started_again
     completed(run.path, status="running")
     lock = FolderLock(run.path)
 
-    class ByHand(Watcher):
+    class ByHand(Reporter):
         def looked(self, sweep: Sweep) -> None:
             if sweep.counts().get("completed") == len(plan.runs) - 1:
                 assert sweep.states[run.path].status == "running"

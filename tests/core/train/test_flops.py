@@ -19,7 +19,7 @@ from matscale.core.flops import Probes, cost_of, count_prediction, count_step, f
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.train.distributed import World
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare
@@ -179,7 +179,7 @@ def test_the_sum_of_a_run_is_the_sum_over_the_batches_it_saw(data: Path, tmp_pat
 
 
 def test_a_formula_that_is_wrong_is_said_when_a_run_starts(data: Path, tmp_path: Path) -> None:
-    class Ears(Progress):
+    class Ears(Reporter):
         heard: ClassVar[list[str]] = []
 
         def said(self, message: str) -> None:

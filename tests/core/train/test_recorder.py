@@ -13,7 +13,7 @@ from matscale.core.data.references import References
 from matscale.core.errors import StoppedEarly
 from matscale.core.files import DiskError
 from matscale.core.hosting.observers import Observers
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
 from matscale.core.train.distributed import World
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def recorder(run: Run, rank: int = 0) -> Recorder:
-    return Recorder(run, World(rank, 2), Observers([]), Progress())
+    return Recorder(run, World(rank, 2), Observers([]), Reporter())
 
 
 def written(folder: Path) -> dict[str, bytes]:

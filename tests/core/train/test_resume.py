@@ -19,7 +19,7 @@ import torch
 
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, StoppedEarly
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import TIMINGS, Run
@@ -79,7 +79,7 @@ def test_a_run_killed_before_its_last_checkpoint_had_its_name_names_it_when_it_g
     assert [checkpoint.pointer(path / "checkpoints", name) for name in ("last", "best")] == [last, best]
 
 
-class FailAt(Progress):
+class FailAt(Reporter):
     """Breaks off at the end of a run, after a row was written and before the last checkpoint."""
 
     def __init__(self, moment: str, step: int) -> None:
@@ -232,7 +232,7 @@ def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:
         train(config, tmp_path / "run", resume=True, architecture=tiny.architecture())
 
 
-class StopBefore(Progress):
+class StopBefore(Reporter):
     """Sends this process a signal before the first step."""
 
     def started(self, run: Run, facts: Any) -> None:

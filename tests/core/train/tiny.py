@@ -23,7 +23,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import MatscaleError
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.model.outputs import Outputs, strained
-from matscale.core.progress import Progress, StepStatus
+from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
 
@@ -145,7 +145,7 @@ def configured(data: Path, *assignments: str, name: str = "springs") -> TrainCon
     return TrainConfig.parse(override(values, assignments))
 
 
-class StopAt(Progress):
+class StopAt(Reporter):
     """Sends this process a signal after a step."""
 
     def __init__(self, step: int, number: int = signal.SIGTERM) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import StoppedEarly
-from matscale.core.progress import Progress, StepStatus
+from matscale.core.progress import Reporter, StepStatus
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
 from matscale.core.train.session import train
@@ -19,7 +19,7 @@ Points = dict[tuple[str, int], float]
 """(name of a scalar, step) -> value."""
 
 
-class StopAt(Progress):
+class StopAt(Reporter):
     """Asks the run to stop after a step."""
 
     def __init__(self, step: int) -> None:

@@ -6,23 +6,22 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import click
-
+from matscale.core.progress import Reporter
 from matscale.core.runs.status import State
 from matscale.core.scaling.curves.running import Hopeless, Running, hopeless, read_running
 from matscale.core.study.identity import PlannedRun
-from matscale.core.study.sweep import Sweep, Watcher
+from matscale.core.study.sweep import Sweep
 
 EVERY = 15.0
 """Seconds between two looks at the curves."""
 
 
-class Advice(Watcher):
-    """Passes everything on to another watcher, and says once of each run that it is hopeless; with `stops`, ends it."""
+class Advice(Reporter):
+    """Passes all on to another reporter, and says once of each run that it is hopeless; with `stops`, ends it."""
 
-    def __init__(self, inner: Watcher, stops: bool) -> None:
+    def __init__(self, inner: Reporter, stops: bool) -> None:
         self.inner, self.stops = inner, stops
-        self.said: set[Path] = set()
+        self.named: set[Path] = set()
         self.known: dict[Path, Running] = {}
         """Finished runs that were read already"""
         self.last = time.monotonic()
@@ -37,10 +36,10 @@ class Advice(Watcher):
         self.last = time.monotonic()
         running = {run.path for run in sweep.runs if sweep.states[run.path].status == "running"}
         for one in advice(sweep.runs, self.known):
-            if one.path in running and one.path not in self.said:
-                self.said.add(one.path)
+            if one.path in running and one.path not in self.named:
+                self.named.add(one.path)
                 told = "It is stopped." if self.stops else "--stop-hopeless would stop it."
-                click.echo(f"hopeless {one.text}. {told}", err=True)
+                self.inner.said(f"hopeless {one.text}. {told}")
                 if self.stops:
                     sweep.give_up(one.path, one.text)
 

@@ -21,7 +21,7 @@ from matscale.core.estimate.timing import Timing, timed
 from matscale.core.flops import Cost, Peak, named_peak, peak_of
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, count_parameters
-from matscale.core.progress import Progress
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.config import BudgetConfig, TrainConfig
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.distributed import World
@@ -80,7 +80,7 @@ def estimate(
     mfu: float | None = None,
     time_steps: int = TIME_STEPS,
     architecture: Architecture | None = None,
-    progress: Progress | None = None,
+    progress: Reporter = SILENT,
 ) -> Estimate:
     """Estimate the run of `config` by one process.
 
@@ -96,7 +96,7 @@ def estimate(
     return price(setup, outlook, device=device, mfu=mfu, time_steps=time_steps, progress=progress).of(setup, outlook)
 
 
-def foresee(config: TrainConfig, architecture: Architecture, progress: Progress | None = None) -> tuple[Setup, Outlook]:
+def foresee(config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT) -> tuple[Setup, Outlook]:
     """The data of a run and the batches that it will see; no model is run. See `prepare` for what it raises."""
     setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
     return setup, Outlook.of(setup)
@@ -165,7 +165,7 @@ def price(
     device: str | None = None,
     mfu: float | None = None,
     time_steps: int = TIME_STEPS,
-    progress: Progress | None = None,
+    progress: Reporter = SILENT,
 ) -> Price:
     """Count, weigh and time the steps of a run; the options are those of `estimate`."""
     if mfu is not None and not 0 < mfu <= 1:
@@ -179,7 +179,7 @@ def price(
         potential = setup.potential().to(here)
         cost, peak = cost_of_setup(setup, potential, here), named or peak_of(here, config.compute.precision)
         for complaint in cost.complaints(architecture.name):
-            (progress or Progress()).said(complaint)
+            progress.said(complaint)
         if named is None and mfu is None and time_steps > 0:
             activations = measured_activations(setup, potential, outlook, cost, here)
             timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)

@@ -33,7 +33,7 @@ from matscale.core.inference.load import load
 from matscale.core.inference.predict import floating
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
-from matscale.core.progress import Stages, silent
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.info import OF, baselines_for, read_own
 from matscale.core.runs.record import Run
 from matscale.core.sealing import DamagedRecord, sealed
@@ -201,7 +201,7 @@ def is_own(run: Run, dataset: PackedDataset) -> bool:
     return bool(run.info.get("dataset", {}).get("hash") == dataset.hash)
 
 
-def dataset_of(run: Run, stages: Stages = silent) -> PackedDataset:
+def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
     """The dataset that the run was trained on. A relative path is taken from the working directory.
 
     Raises DataError if it is not there, is another one now, or the run has none.
@@ -213,7 +213,7 @@ def dataset_of(run: Run, stages: Stages = silent) -> PackedDataset:
 
     go = "Go to the directory in which the run was trained, or name the dataset: --data (Python: data=)."
     try:
-        dataset = PackedDataset.open(resolve(run.config.data.path, stages), stages=stages)
+        dataset = PackedDataset.open(resolve(run.config.data.path, progress), progress=progress)
     except DataError as error:
         raise DataError(f"{run.path}: its dataset is not available. {error} {go}") from None
     if not is_own(run, dataset):

@@ -7,7 +7,7 @@ import io
 import json
 import lzma
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +27,7 @@ from matscale.core.data.structure import Structure, full_to_voigt, voigt_to_full
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import make_folder, replacing
 from matscale.core.model.potential import Potential
+from matscale.core.progress import SILENT, Reporter
 
 LABELS = ("energy", "forces", "stress")
 """Names under which predictions are written; labels of the source under these names give way to them."""
@@ -99,7 +100,7 @@ def predict_file(
     skip_invalid: bool = False,
     keys: Keys | None = None,
     notes: Counter[str] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Reporter = SILENT,
 ) -> tuple[int, list[Skipped]]:
     """Write the structures of `source` with predictions to `target`, an extxyz file; (how many, which were left out).
 
@@ -138,8 +139,7 @@ def predict_file(
             bad += [place for place, _, p in found if not p.is_finite]
             _write(file, [labelled(atoms, p) for _, atoms, p in found if p.is_finite])
             written += sum(p.is_finite for *_, p in found)
-            if progress is not None:
-                progress(written)
+            progress.stage("Structures predicted", written)
         if bad and not skip_invalid:
             raise NonFinitePrediction(
                 f"{source}: the predictions for {len(bad)} of {written + len(bad)} structures are not finite: "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from matscale.core.estimate.estimate import Estimate, Price, foresee, price
 from matscale.core.hosting.host import host
-from matscale.core.progress import Progress
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.status import state_of
 from matscale.core.study.identity import PlannedRun
@@ -54,7 +54,7 @@ class Estimator:
         device: str | None = None,
         mfu: float | None = None,
         time_steps: int = TIME_STEPS,
-        progress: Progress | None = None,
+        progress: Reporter = SILENT,
     ) -> None:
         self.device, self.mfu, self.time_steps, self.progress = device, mfu, time_steps, progress
         self.prices: dict[str, Price] = {}
@@ -89,13 +89,11 @@ def _kind(config: TrainConfig) -> list[Any]:
     ]
 
 
-def estimates(
-    plan: Plan, estimator: Estimator, done: Callable[[int, int], None] = lambda done, total: None
-) -> list[EstimatedRun]:
+def estimates(plan: Plan, estimator: Estimator) -> list[EstimatedRun]:
     """Estimates of all runs of a plan, in its order. A kind is timed on its run with most data (largest batches)."""
     found: dict[Any, Estimate] = {}
     for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):
-        done(k, len(plan.runs))
+        estimator.progress.stage("Estimates", k, len(plan.runs))
         found[run.path] = estimator.of(run)
     return [EstimatedRun(run, found[run.path], state_of(run.path).status) for run in plan.runs]
 

@@ -19,7 +19,7 @@ from matscale.core.filenames import LONGEST
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 from matscale.core.parsing import MAX_DEPTH
-from matscale.core.progress import Stages, silent
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs.config import StartConfig, TrainConfig, merged
 from matscale.core.runs.files import called
 from matscale.core.runs.record import CONFIG, Run
@@ -93,7 +93,7 @@ class Plan:
         return self.study.folder / run.relative_to(self.folder)
 
 
-def plan(study: Study, stages: Stages = silent, fetches: bool = True) -> Plan:
+def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Plan:
     """Every run of the grid. The dataset is made or fetched if need be, so that no run has to.
 
     With `fetches` False, a published dataset that is not here is not downloaded: the DataError says how to fetch it.
@@ -105,7 +105,7 @@ def plan(study: Study, stages: Stages = silent, fetches: bool = True) -> Plan:
     sizes = list(_sizes(study))
     if not fetches:
         refuse_to_fetch(study.data.path)
-    dataset = PackedDataset.open(locate(study.data.path, stages), stages=stages)
+    dataset = PackedDataset.open(locate(study.data.path, progress), progress=progress)
     folder = study.folder.resolve()
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
     result = Plan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
@@ -124,7 +124,7 @@ def plan(study: Study, stages: Stages = silent, fetches: bool = True) -> Plan:
             elif not run.is_trunk:
                 result.notes.append(f"{run.name}: is the same run as another of the grid.")
     _require_watchers(result)
-    _leave_out_short(result, stages)
+    _leave_out_short(result, progress)
     if not result.runs:
         raise ConfigError(f"The grid of {study.name} is empty. {' '.join(result.notes)}")
     return result
@@ -171,7 +171,7 @@ def _taken_for_one(study: Study) -> Iterator[str]:
             yield f"{name}: its entries set different models, and laws take them for one. Give each a `variant`."
 
 
-def _leave_out_short(result: Plan, stages: Stages) -> None:
+def _leave_out_short(result: Plan, progress: Reporter) -> None:
     """Leave out runs whose budget of FLOPs pays for too few steps (`least_steps`).
 
     Raises ConfigError for a budget of less than one step, if `least_steps` is 1.
@@ -184,7 +184,7 @@ def _leave_out_short(result: Plan, stages: Stages) -> None:
 
     estimator, short = Estimator(mfu=1.0, time_steps=0), []
     for done, run in enumerate(new):
-        stages("Counting the FLOPs of a step", done, len(new))
+        progress.stage("Counting the FLOPs of a step", done, len(new))
         try:
             steps = estimator.of(run).steps
         except ConfigError as error:

@@ -16,6 +16,7 @@ from matscale.core.config import to_toml
 from matscale.core.errors import MatscaleError, StoppedEarly
 from matscale.core.files import DiskError, make_folder, sweep_up, write_text
 from matscale.core.locks import FolderLock
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import CONFIG, PLANNED
 from matscale.core.runs.status import State, is_at_work, state_of
@@ -32,23 +33,13 @@ EVERY = 2.0
 """Seconds between two writings of the ledger, at least."""
 
 
-class Watcher:
-    """Receiver of a sweep's progress. This one is silent; subclasses show it."""
-
-    def changed(self, run: PlannedRun, state: State) -> None:
-        """Called when a run began, ended or is to be tried again."""
-
-    def looked(self, sweep: Sweep) -> None:
-        """Called after every look at the pool."""
-
-
 @dataclass
 class Sweep:
     """One sweep of a plan by one pool, which stays open: several sweeps may use it, one after the other."""
 
     plan: Plan
     pool: Pool
-    watcher: Watcher = field(default_factory=Watcher)
+    progress: Reporter = SILENT
     retry_failed: bool = False
     """Whether to restart also runs that failed with an error of their own."""
     wait: bool = True
@@ -115,7 +106,7 @@ class Sweep:
         while not stop.asked():
             self._collect()
             self._hand_over()
-            self.watcher.looked(self)
+            self.progress.looked(self)
             if time.monotonic() - self._written > EVERY:
                 self._write_ledger()
             if not self._goes_on():
@@ -151,7 +142,7 @@ class Sweep:
 
     def _set(self, run: PlannedRun, state: State) -> None:
         self.states[run.path] = state
-        self.watcher.changed(run, state)
+        self.progress.changed(run, state)
 
     # What to start ----------------------------------------------------------------------------------------------------
 

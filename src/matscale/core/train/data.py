@@ -22,7 +22,7 @@ from matscale.core.data.stress_units import check_stress
 from matscale.core.errors import DataError
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.potential import Scales
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs.config import LABEL_OF, TERMS, TrainConfig
 from matscale.core.train.pretext import Pretext
 
@@ -46,13 +46,13 @@ class TrainingData:
     graph: Graph
 
     @classmethod
-    def open(cls, config: TrainConfig, graph: Graph, progress: Progress) -> TrainingData:
+    def open(cls, config: TrainConfig, graph: Graph, progress: Reporter) -> TrainingData:
         """Open the dataset, fetch it first if it is a named one, and split it."""
-        path = locate(config.data.path, progress.stage)
-        dataset = PackedDataset.open(path, config.data.in_memory, progress.stage)
+        path = locate(config.data.path, progress)
+        dataset = PackedDataset.open(path, config.data.in_memory, progress)
         return cls(dataset, *parts(dataset, config), graph)
 
-    def make_ready(self, config: TrainConfig, pretext: Pretext | None, progress: Progress) -> None:
+    def make_ready(self, config: TrainConfig, pretext: Pretext | None, progress: Reporter) -> None:
         """Check labels and isolated atoms, and build the cache of edges. Raises DataError for what cannot be trained.
 
         A `pretext` needs no labels, and one with noise has other edges in every epoch.
@@ -77,12 +77,12 @@ class TrainingData:
         if config.data.check_stress_unit and "stress" in config.loss.needs():
             check_stress(self.dataset, self.train)
 
-    def _cache_edges(self, progress: Progress) -> None:
+    def _cache_edges(self, progress: Reporter) -> None:
         path = self.dataset.path
         if not os.access(path, os.W_OK):
             progress.said(f"{path} cannot be written to: neighbour lists are made anew for every batch.")
             return
-        build_cache(self.dataset, self.graph, progress=lambda done, n: progress.stage("Neighbour lists", done, n))
+        build_cache(self.dataset, self.graph, progress=progress)
 
     # What a model must know of them -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from matscale.core.data.references import References
 from matscale.core.errors import StoppedEarly
 from matscale.core.files import DiskError, remove, write_text
 from matscale.core.hosting.observers import Observers
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
 from matscale.core.train.distributed import World, on_main
@@ -25,7 +25,7 @@ class Recorder:
     There `observers` and `progress` are ones that do nothing, and so are the methods that write.
     """
 
-    def __init__(self, run: Run, world: World, observers: Observers, progress: Progress) -> None:
+    def __init__(self, run: Run, world: World, observers: Observers, progress: Reporter) -> None:
         self.run, self.world, self.observers, self.progress = run, world, observers, progress
 
     # How it ends ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from matscale.core.hosting.observers import Observers
 from matscale.core.locks import FolderLock
 from matscale.core.model.architecture import Architecture, count_parameters
 from matscale.core.model.potential import Potential
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs.config import TrainConfig, differences
 from matscale.core.runs.files import CONFIG, MOVABLE, RESUMABLE
 from matscale.core.runs.record import Kept, Run
@@ -39,7 +39,7 @@ def train(
     *,
     resume: bool = False,
     architecture: Architecture | None = None,
-    progress: Progress | None = None,
+    progress: Reporter | None = None,
 ) -> Run:
     """Train one model into the folder `path` and return its record.
 
@@ -70,12 +70,12 @@ def train(
 
 
 def _audience(
-    config: TrainConfig, architecture: Architecture, world: World, progress: Progress | None
-) -> tuple[Observers, Progress]:
+    config: TrainConfig, architecture: Architecture, world: World, progress: Reporter | None
+) -> tuple[Observers, Reporter]:
     """Observers and progress of this process: ones that do nothing on all but the main one."""
     if not world.is_main:
-        return host().observers(()), Progress()
-    return host().observers(config.plugins, architecture, config.trackers), progress or Progress()
+        return host().observers(()), Reporter()
+    return host().observers(config.plugins, architecture, config.trackers), progress or Reporter()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from matscale.core.hosting.host import host
 from matscale.core.model.activation_checkpointing import checkpoint_activations
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.model.potential import Potential, Scales
-from matscale.core.progress import Progress
+from matscale.core.progress import Reporter
 from matscale.core.runs.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.data import NO_REFERENCES, TrainingData
 from matscale.core.train.distributed import World
@@ -184,13 +184,13 @@ class Setup:
         }
 
 
-def prepare(config: TrainConfig, architecture: Architecture, progress: Progress | None = None) -> Setup:
+def prepare(config: TrainConfig, architecture: Architecture, progress: Reporter | None = None) -> Setup:
     """Open the data and measure what the model must know of them. `config` is resolved.
 
     Raises DataError if a label with a weight in the loss is missing from the whole training or validation part, or if
     the stress looks like another unit than eV/Å³.
     """
-    progress = progress or Progress()
+    progress = progress or Reporter()
     model_config = architecture.config.parse(config.architecture.config, "architecture.config")
     data = TrainingData.open(config, architecture.graph(model_config), progress)
     pretext = pretext_of(config.pretrain, data.dataset, data.train)

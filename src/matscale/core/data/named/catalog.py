@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import partial
 from pathlib import Path
 
 from matscale.core.data.named import cache, omat24
@@ -18,23 +17,23 @@ from matscale.core.data.synthetic.make import EDITION, make
 from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import DataError, did_you_mean
 from matscale.core.files import sweep_up
-from matscale.core.progress import Stages, silent
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}
 """Datasets that are made on first use, by the labeler of the same name, without a download."""
 
 
-def resolve(name_or_path: str, stages: Stages = silent) -> Path:
+def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
     """Folder of a packed dataset: `name_or_path` itself, or the dataset of that name, which is made if needed.
 
-    A published name (`omat24/rattled-300`) is downloaded. `stages` reports the progress. Raises DataError for a file
+    A published name (`omat24/rattled-300`) is downloaded. `progress` is told of it. Raises DataError for a file
     that is not packed yet, and for an unknown name, with the nearest known one.
     """
     if name_or_path in EMBEDDED:
-        return embedded(name_or_path, stages)
+        return embedded(name_or_path, progress)
     if omat24.known(name_or_path) and not Path(name_or_path).exists():
-        return omat24.fetch(name_or_path, stages=stages)
+        return omat24.fetch(name_or_path, progress=progress)
     path = Path(name_or_path)
     if (path / FILE).is_file():
         return path
@@ -46,7 +45,7 @@ def resolve(name_or_path: str, stages: Stages = silent) -> Path:
     raise DataError(f"There is no dataset {name_or_path!r}, neither a folder{where} nor a name. {nearest}")
 
 
-def embedded(name: str, stages: Stages = silent) -> Path:
+def embedded(name: str, progress: Reporter = SILENT) -> Path:
     """The folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
     from matscale.core.hosting.host import host  # start-up: plugins
 
@@ -55,11 +54,10 @@ def embedded(name: str, stages: Stages = silent) -> Path:
     path = cache.folder() / f"{name}-{_key(recipe, labeler)}"
     if (path / FILE).is_file():
         return path
-    with cache.lock(path, lambda: stages(f"Waiting for another process that makes the dataset {name!r}", 0, 0)):
+    with cache.lock(path, lambda: progress.stage(f"Waiting for another process that makes the dataset {name!r}")):
         if not (path / FILE).is_file():
             sweep_up(path.parent)
-            progress = partial(stages, f"Making the dataset {name!r}")
-            make(recipe, labeler, path, workers=min(8, usable_cores()), progress=progress)
+            make(recipe, labeler, path, min(8, usable_cores()), progress, f"Making the dataset {name!r}")
     return path
 
 

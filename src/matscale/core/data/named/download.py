@@ -9,7 +9,6 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,7 @@ from matscale.core.files import (
     write_all,
     write_text,
 )
-
-Progress = Callable[[int, int], None]
-"""(bytes here, bytes in all; 0 if the server does not say)"""
+from matscale.core.progress import SILENT, Reporter
 
 RETRIES = 6
 """Attempts in a row that brought not one byte before giving up."""
@@ -41,7 +38,9 @@ REPORT = 0.2
 """Seconds between reports of progress."""
 
 
-def retrieve(url: str, path: Path, sha256: str | None = None, progress: Progress | None = None) -> Path:
+def retrieve(
+    url: str, path: Path, sha256: str | None = None, progress: Reporter = SILENT, what: str = "Downloading"
+) -> Path:
     """Download `url` to `path`, or find it there. Raises DataError when that is not possible, or if SHA-256 differs.
 
     What has arrived waits in `<path>.part`: a later call goes on from there.
@@ -50,7 +49,7 @@ def retrieve(url: str, path: Path, sha256: str | None = None, progress: Progress
         return path
     make_folder(path.parent)
     part = path.with_name(path.name + ".part")
-    Resuming(part, progress)(url)
+    Resuming(part, progress, what)(url)
     found = None if sha256 is None else digest_of(part)
     if found != sha256:
         remove(part)
@@ -71,8 +70,8 @@ def digest_of(path: Path) -> str:
 class Resuming:
     """A downloader that asks for the rest (HTTP Range) as long as the rest belongs to the same file."""
 
-    def __init__(self, part: Path, progress: Progress | None = None) -> None:
-        self.part, self.progress = part, progress
+    def __init__(self, part: Path, progress: Reporter = SILENT, what: str = "Downloading") -> None:
+        self.part, self.progress, self.what = part, progress, what
         self._mark = part.with_name(part.name + ".etag")
 
     def __call__(self, url: str) -> None:
@@ -143,8 +142,8 @@ class Resuming:
             for chunk in response.iter_content(CHUNK):
                 write_all(file, chunk)
                 have += len(chunk)
-                if self.progress is not None and (have == total or time.monotonic() > reported + REPORT):
-                    self.progress(have, total)
+                if have == total or time.monotonic() > reported + REPORT:
+                    self.progress.stage(self.what, have, total)
                     reported = time.monotonic()
 
     def _check_space(self, url: str, length: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from matscale.core.data.named import cache, download
@@ -17,7 +16,7 @@ from matscale.core.data.sources.pack import pack
 from matscale.core.data.store.manifest import FILE
 from matscale.core.errors import DataError, did_you_mean
 from matscale.core.files import make_folder, remove, write_json
-from matscale.core.progress import Stages, silent
+from matscale.core.progress import SILENT, Reporter
 
 VARIABLE = "MATSCALE_OMAT24_URL"
 """Environment: address of a mirror of the folder below."""
@@ -106,7 +105,7 @@ def _archive_of(name: str) -> Archive:
 
 
 def fetch(
-    name: str, out: Path | None = None, stages: Stages = silent, workers: int = 1, keep_archive: bool = False
+    name: str, out: Path | None = None, progress: Reporter = SILENT, workers: int = 1, keep_archive: bool = False
 ) -> Path:
     """The packed dataset called `name`: found in `out`, by default its folder in the user's cache, or brought there.
 
@@ -121,9 +120,9 @@ def fetch(
         return path
     if path.exists() and not (path / RECORD).is_file():
         raise DataError(f"{path}: exists already and is not a dataset. Choose another folder (-o).")
-    with cache.lock(path, lambda: stages(f"Waiting for another process that fetches {name}", 0, 0)):
+    with cache.lock(path, lambda: progress.stage(f"Waiting for another process that fetches {name}")):
         if not (path / FILE).is_file():
-            _bring(name, archive, path, stages, workers)
+            _bring(name, archive, path, progress, workers)
         if not keep_archive and source.exists():
             remove(_archive(path))
         remove(source)
@@ -134,10 +133,10 @@ def _archive(path: Path) -> Path:
     return path.with_name(f"{path.name}.tar.gz")
 
 
-def _bring(name: str, archive: Archive, path: Path, stages: Stages, workers: int) -> None:
+def _bring(name: str, archive: Archive, path: Path, progress: Reporter, workers: int) -> None:
     file = _archive(path)
-    download.retrieve(archive.url, file, archive.sha256, partial(stages, f"Downloading {name}"))
-    stages(f"Unpacking {file.name}", 0, 0)
+    download.retrieve(archive.url, file, archive.sha256, progress, f"Downloading {name}")
+    progress.stage(f"Unpacking {file.name}")
     record = {
         "name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": download.digest_of(file)
     }  # fmt: skip
@@ -146,4 +145,4 @@ def _bring(name: str, archive: Archive, path: Path, stages: Stages, workers: int
         download.extract(file, source)
     make_folder(path)
     write_json(path / RECORD, record)
-    pack([source], path, workers=workers, progress=partial(stages, f"Packing {name}"))
+    pack([source], path, workers=workers, progress=progress, what=f"Packing {name}")

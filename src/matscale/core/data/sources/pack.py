@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from matscale.core.data.sources import filters
@@ -28,6 +29,7 @@ from matscale.core.errors import DataError
 from matscale.core.files import TEMPORARY, make_folder, remove, replacing, sweep_up, write_text
 from matscale.core.locks import FolderLock
 from matscale.core.parallel import in_processes
+from matscale.core.progress import SILENT, Reporter
 from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 TASK = 4096
@@ -37,9 +39,6 @@ SPANS = 64
 REJECTED = "rejected.jsonl"
 MAX_NOTES = 50
 """Different sentences about one source that the manifest keeps, the most frequent first."""
-
-Progress = Callable[[int, int], None]
-"""(structures done, structures in all as far as it is known)"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,8 @@ def pack(
     workers: int = 1,
     strict: bool = False,
     precision: str = "float64",
-    progress: Progress | None = None,
+    progress: Reporter = SILENT,
+    what: str = "Packing",
     task_size: int = TASK,
     shard_bytes: int = SHARD_BYTES,
     piece_bytes: int = PIECE_BYTES,
@@ -92,7 +92,7 @@ def pack(
         if parts is None:
             return _already(out, fingerprint, strict)
         spans, total = _plan(found, parts, task_size)
-        results = _run(recipe, spans, parts, workers, strict, total, progress)
+        results = _run(recipe, spans, parts, workers, strict, total, partial(progress.stage, what))
         records = _records(recipe, results)
         isolated = _isolated(results)
         names = [parts / name for result in results for name in result.pieces]
@@ -207,7 +207,7 @@ def _run(
     workers: int,
     strict: bool,
     total: int,
-    progress: Progress | None,
+    report: Callable[[int, int], None],
 ) -> list[Result]:
     """Do what has no record yet; results in the order of the tasks."""
     results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
@@ -218,11 +218,9 @@ def _run(
         nonlocal done
         results[number] = result
         done += result.seen
-        if progress is not None:
-            progress(done, max(total, done))
+        report(done, max(total, done))
 
-    if progress is not None:
-        progress(done, max(total, done))
+    report(done, max(total, done))
     for result in results.values():
         _refuse_rejected(result, strict)
     given = ((recipe, number, tasks[number], parts, strict) for number in missing)

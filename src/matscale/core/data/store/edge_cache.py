@@ -153,7 +153,7 @@ def survey(dataset: PackedDataset, graph: Graph) -> Survey:
             return f"{manifest.parent / file_of(number)}: {error}"
 
     paths = [manifest.parent / file_of(number) for number in range(len(records))]
-    faults = list(at_once(fault, paths, "Checking cached edges", dataset.stages))
+    faults = list(at_once(fault, paths, "Checking cached edges", dataset.progress))
     sound = {number: record for number, record in enumerate(records) if not faults[number]}
     return Survey(sound, next(filter(None, faults), ""), is_whole=len(sound) == len(records))
 

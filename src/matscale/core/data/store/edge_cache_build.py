@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,13 @@ from matscale.core.errors import DataError
 from matscale.core.files import DiskError, make_folder, remove, sweep_up, write_text
 from matscale.core.locks import lock
 from matscale.core.parallel import in_processes
+from matscale.core.progress import SILENT, Reporter
 
 PIECE = 4096
 """Structures whose edges are found and written at once: a second or so of work, some tens of MB."""
 
-Progress = Callable[[int, int], None]
-"""(structures done, structures in all)"""
 
-
-def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Progress | None = None) -> EdgeCache:
+def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Reporter = SILENT) -> EdgeCache:
     """Find the edges of every structure and keep them beside the dataset; a valid cache is returned as it is.
 
     `workers` > 1 searches in that many processes. Several builders at once (the ranks of one run) wait for the first.
@@ -62,7 +60,7 @@ def _build(
     graph: Graph,
     folder: Path,
     workers: int,
-    progress: Progress | None,
+    progress: Reporter,
     kept: dict[int, dict[str, Any]],
 ) -> None:
     """Build all files but those with the numbers `kept`, whose records are given."""
@@ -80,8 +78,7 @@ def _build(
     tasks = ((dataset, graph, a, b, parts / _name(a, b)) for _, a, b in pieces)
     for _, n in in_processes(_search, tasks, min(workers, len(pieces))):
         done += n
-        if progress is not None:
-            progress(done, len(dataset))
+        progress.stage("Neighbour lists", done, len(dataset))
     files: list[dict[str, Any]] = []
     for shard in range(len(dataset.manifest.shards)):
         if shard in kept:

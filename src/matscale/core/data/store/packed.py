@@ -27,7 +27,7 @@ from matscale.core.data.store.verified import at_once, check_once
 from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError, did_you_mean
-from matscale.core.progress import Stages, silent
+from matscale.core.progress import SILENT, Reporter
 
 __all__ = ["Manifest", "PackedDataset", "ShardWriter", "SourceRecord"]
 
@@ -41,8 +41,8 @@ Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
 class PackedDataset:
     """Structures with labels, in the order in which they were packed. Make one with `open`."""
 
-    def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, stages: Stages = silent) -> None:
-        self.path, self.manifest, self.in_memory, self.stages = path, manifest, in_memory, stages
+    def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, progress: Reporter = SILENT) -> None:
+        self.path, self.manifest, self.in_memory, self.progress = path, manifest, in_memory, progress
         for record in manifest.shards:
             _check_size(path / record.file, record)
         sizes = [shard.n_structures for shard in manifest.shards]
@@ -53,15 +53,15 @@ class PackedDataset:
             self._load()
 
     @classmethod
-    def open(cls, path: Path | str, in_memory: bool = False, stages: Stages = silent) -> PackedDataset:
+    def open(cls, path: Path | str, in_memory: bool = False, progress: Reporter = SILENT) -> PackedDataset:
         """Open a packed dataset. Costs the same for a thousand structures and a hundred million.
 
         Shards are mapped when something is read from them; `in_memory` reads all of them at once instead. The first
-        time on a machine that a shard is read from, it is checked as a whole: `stages` is told when that takes a while.
+        time on a machine that a shard is read from, it is checked as a whole; `progress` is told if that takes long.
         Raises DataError if there is no dataset at `path`, or a damaged one.
         """
         path = Path(path)
-        return cls(path, Manifest.read(path), in_memory, stages)
+        return cls(path, Manifest.read(path), in_memory, progress)
 
     @property
     def hash(self) -> str:
@@ -121,7 +121,7 @@ class PackedDataset:
         """Map all shards now, several at once, and check those that were not checked before."""
         if len(self._shards) < len(self._starts) - 1:
             paths = [self.path / record.file for record in self.manifest.shards]
-            for _ in at_once(self.shard, paths, "Checking the data", self.stages):
+            for _ in at_once(self.shard, paths, "Checking the data", self.progress):
                 pass
 
     def _column(self, name: str) -> NDArray[Any]:

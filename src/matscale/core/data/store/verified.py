@@ -24,7 +24,7 @@ from matscale.core.data.named import cache
 from matscale.core.errors import MatscaleError
 from matscale.core.files import write_json
 from matscale.core.locks import lock_file
-from matscale.core.progress import Stages
+from matscale.core.progress import Reporter
 from matscale.core.threads import usable_cores
 
 T = TypeVar("T")
@@ -110,10 +110,10 @@ def _forget(path: Path) -> None:
             place.unlink(missing_ok=True)
 
 
-def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, stages: Stages) -> Iterator[T]:
+def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, progress: Reporter) -> Iterator[T]:
     """Yield the result of `check` for the number of each file, in order. Up to one thread per core runs the checks.
 
-    `stages` reports the progress of `what`, in MiB, when it takes longer than a second.
+    `progress` is told of `what`, in MiB, when it takes longer than a second.
     """
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()
@@ -122,5 +122,5 @@ def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, stages:
         for size, result in zip(sizes, pool.map(check, range(len(paths)))):
             done += size
             if time.monotonic() - began > _LONG:
-                stages(what, done >> 20, sum(sizes) >> 20)
+                progress.stage(what, done >> 20, sum(sizes) >> 20)
             yield result

@@ -7,6 +7,7 @@ structures in the order of those numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,19 @@ from matscale.core.data.synthetic.recipe import Recipe
 from matscale.core.errors import DataError
 from matscale.core.files import make_folder, replacing_folder, write_text
 from matscale.core.parallel import in_processes
+from matscale.core.progress import SILENT, Reporter
 
 EDITION = 2
 """Raise it when equal recipes come to give other structures."""
 
-Progress = Callable[[int, int], None]
-"""(structures done, structures in all)"""
-
 
 def make(
-    recipe: Recipe, labeler: Labeler, path: Path | str, workers: int = 1, progress: Progress | None = None
+    recipe: Recipe,
+    labeler: Labeler,
+    path: Path | str,
+    workers: int = 1,
+    progress: Reporter = SILENT,
+    what: str = "",
 ) -> Manifest:
     """Make a packed dataset at `path`, which appears when it is complete.
 
@@ -46,10 +50,12 @@ def make(
         raise DataError(f"{path}: {holds}. Choose another folder (-o), or remove this one.")
     make_folder(path.parent)
     with replacing_folder(path) as building:
-        return _write(recipe, labeler, building, workers, progress)
+        return _write(recipe, labeler, building, workers, partial(progress.stage, what or f"Making {path}"))
 
 
-def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progress: Progress | None) -> Manifest:
+def _write(
+    recipe: Recipe, labeler: Labeler, folder: Path, workers: int, report: Callable[[int, int], None]
+) -> Manifest:
     given = [_named(s, file) for file in recipe.files for s in read(file)]
     labeler.choose(sorted({chemical_symbols[z] for parent in given for z in parent.atomic_numbers}))
     names = recipe.files or recipe.prototypes
@@ -60,8 +66,7 @@ def _write(recipe: Recipe, labeler: Labeler, folder: Path, workers: int, progres
         for structure in structures:
             writer.append(structure, source=names.index(structure.source.partition(": parent ")[0]))
         done += len(structures)
-        if progress is not None:
-            progress(done, recipe.n)
+        report(done, recipe.n)
     write_text(folder / "recipe.toml", to_toml(recipe.plain() | {"labeler": labeler.name}))
     return writer.finish()
 

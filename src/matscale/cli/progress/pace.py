@@ -1,0 +1,118 @@
+"""Speed and time left of work that is under way."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+
+from matscale.cli.text import duration
+from matscale.core.progress import StepStatus
+
+SLOWER = 10.0
+"""Ratio of a step's time to the usual one above which the step is reported as slow."""
+LEAST = 1.0
+"""Seconds of a step below which it is never called slow."""
+
+
+class Stage:
+    """One stage of work: `Making the dataset: 1,200 of 4,000  300/s  9 s left`."""
+
+    def __init__(self, what: str, done: int) -> None:
+        # What an earlier, interrupted call did is no work of this one.
+        self.what, self.first, self.began = what, done, time.monotonic()
+        self.done = self.total = 0
+
+    def turn_to(self, done: int, total: int) -> None:
+        """So many units are done now."""
+        self.done, self.total = done, total
+
+    @property
+    def counts(self) -> str:
+        """`1,200 of 4,000`."""
+        return f"{self.done:,}" + (f" of {self.total:,}" if self.total else "")
+
+    def text(self) -> str:
+        """Counts, units per second and time left, as far as they are known."""
+        rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)
+        left = f"  {duration((self.total - self.done) / rate)} left" if rate and self.total > self.done else ""
+        return self.counts + (f"  {rate:,.3g}/s" if rate else "") + left
+
+
+class Pace:
+    """Speed and time left, from what the last minutes took; what is under way now counts with the time it has taken.
+
+    `clock` gives seconds. Sums of time, progress and atoms fade with a time constant of a tenth of the run so far, at
+    least half a minute and at most five.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.share = 0.0
+        self.doing = "step 1"
+        self.began = self.since = clock()
+        self.time = self.progress = self.step_time = self.atoms = self.waited = 0.0
+        self.last: StepStatus | None = None
+        self.usual: deque[float] = deque(maxlen=101)
+        """Seconds of the last steps that were not slow."""
+        self.told_slow = False
+
+    def begin(self) -> None:
+        """The first step begins."""
+        self.began = self.since = self.clock()
+
+    def turn_to(self, what: str) -> None:
+        """Something other than a step begins."""
+        self.doing = what
+
+    def add(self, status: StepStatus) -> None:
+        """A step has ended."""
+        now = self.clock()
+        passed = now - self.since
+        kept = math.exp(-passed / min(max((now - self.began) / 10, 30.0), 300.0))
+        done = status.progress - (self.share if self.last else status.progress)
+        self.time = kept * self.time + (passed if self.last else 0.0)
+        self.progress = kept * self.progress + done
+        self.step_time = kept * self.step_time + status.seconds
+        self.atoms = kept * self.atoms + status.n_atoms
+        self.waited = kept * self.waited + status.data_wait
+        self.share, self.since, self.last = status.progress, now, status
+        self.doing = f"step {status.step + 1}"
+        if not self._is_slow(status.seconds):
+            self.usual.append(status.seconds)
+            self.told_slow = False
+
+    def _is_slow(self, seconds: float) -> bool:
+        return len(self.usual) >= 5 and seconds > max(SLOWER * statistics.median(self.usual), LEAST)
+
+    def _under_way(self) -> float:
+        """Seconds since the last step ended."""
+        return self.clock() - self.since
+
+    def slower(self) -> str | None:
+        """A sentence when a step takes ten times what steps took before; once, until they are as fast again."""
+        now = self._under_way() if self.doing.startswith("step") else 0.0
+        before = self.last.seconds if self.last else 0.0
+        if self.told_slow or not self._is_slow(max(now, before)):
+            return None
+        self.told_slow = True
+        usual = statistics.median(self.usual)
+        return (
+            f"A step takes {max(now, before):.2g} s and longer, {usual:.2g} s before. Other programs may be using "
+            "these cores or this device; a run with fewer threads (--set compute.threads=1) suffers less from them."
+        )
+
+    def left(self) -> float | None:
+        """Seconds to the end of the run; None if it is not known yet."""
+        if self.progress <= 0:
+            return None
+        return (self.time + self._under_way()) / self.progress * (1 - self.share)
+
+    def text(self) -> str:
+        """`1,200 atoms/s  data wait 3%  5 min left`."""
+        left = self.left()
+        time_left = "" if left is None else f"  {duration(left)} left"
+        spent = max(self.step_time + (self._under_way() if self.doing.startswith("step") else 0.0), 1e-9)
+        return f"{self.atoms / spent:,.0f} atoms/s  data wait {self.waited / spent:.0%}{time_left}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,9 +39,63 @@ class Pairs(ParamType):
         return found
 
 
-def input_options(command: F) -> F:
-    """Options for the input that all three commands share: runs or tables, columns, target and baselines."""
-    options = [
+BASELINES = (
+    click.option(
+        "--baselines",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="JSON of `matscale baselines`.  [default: measured for runs]",
+    ),
+    click.option("--no-baselines", is_flag=True, help="Judge without baselines."),
+)
+SAMPLES = click.option(
+    "--samples", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Bootstrap samples."
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Values of the options that the three commands share: runs or tables, columns, target and baselines."""
+
+    sources: tuple[str, ...]
+    columns: tuple[dict[str, str], ...]
+    where: tuple[dict[str, str], ...]
+    target: str
+    baselines: Path | None
+    no_baselines: bool
+    as_json: bool
+
+    def table(self, curves: bool = False, lists_excluded: bool = False) -> Table:
+        """The table; how it was read, and what was left out unless the command lists it, go to stderr."""
+        from matscale.cli.laws_text import excluded_text
+        from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
+        from matscale.core.scaling.tables.sources import read
+
+        merged = {key: value for pairs in self.columns for key, value in pairs.items()}
+        chosen = {key: value for pairs in self.where for key, value in pairs.items()}
+        table = read(list(self.sources), merged, target=self.target, where=chosen, curves=curves)
+        for sentence in table.notes:
+            click.echo(sentence, err=True)
+        if not lists_excluded and table.excluded:
+            click.echo("\n".join(excluded_text(table.excluded)), err=True)
+        if self.baselines is not None:
+            return replace(table, baselines=read_baselines(self.baselines))
+        if self.no_baselines:
+            return table
+        table, why = with_baselines(table)
+        if why:
+            click.echo(f"{why[0].upper()}{why[1:]}", err=True)
+        return table
+
+
+def input_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `Input`, which the command gets as its first argument."""
+
+    @wraps(command)
+    def with_input(**values: Any) -> None:
+        command(Input(**{field.name: values.pop(field.name) for field in fields(Input)}), **values)
+
+    return _with_options(
+        with_input,
         click.argument("sources", nargs=-1, required=True, metavar="RUNS|TABLE..."),
         click.option(
             "--map",
@@ -57,38 +112,31 @@ def input_options(command: F) -> F:
             show_default=True,
             help="What is fitted: loss, energy, forces, stress, or a column.",
         ),
-        click.option(
-            "--baselines",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="JSON of `matscale baselines`.  [default: measured for runs]",
-        ),
-        click.option("--no-baselines", is_flag=True, help="Judge without baselines."),
+        *BASELINES,
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    ]
+    )
+
+
+def _with_options(command: F, *options: Callable[[F], F]) -> F:
     for option in reversed(options):
         command = option(command)
     return command
 
 
-sampling_options = [
-    click.option(
-        "--checkpoint",
-        type=click.Choice(["last", "best", "all"]),
-        default="last",
-        show_default=True,
-        help="Which step of a run counts in joint laws.",
-    ),
-    click.option(
-        "--samples", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Bootstrap samples."
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
-]
-
-
 def sampled(command: F) -> F:
-    for option in reversed(sampling_options):
-        command = option(command)
-    return command
+    """Options of the bootstrap, and of what it is applied to."""
+    return _with_options(
+        command,
+        click.option(
+            "--checkpoint",
+            type=click.Choice(["last", "best", "all"]),
+            default="last",
+            show_default=True,
+            help="Which step of a run counts in joint laws.",
+        ),
+        SAMPLES,
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
+    )
 
 
 @click.command()
@@ -108,13 +156,7 @@ def sampled(command: F) -> F:
 @sampled
 @click.option("--checklist", is_flag=True, help="Fill in the checklist of the survey (Mis)Fitting for every law.")
 def fit(
-    sources: tuple[str, ...],
-    columns: tuple[dict[str, str], ...],
-    where: tuple[dict[str, str], ...],
-    target: str,
-    baselines: Path | None,
-    no_baselines: bool,
-    as_json: bool,
+    given: Input,
     law: str,
     pool: bool,
     architectures: tuple[str, ...],
@@ -137,18 +179,18 @@ def fit(
     from matscale.core.scaling.fit import Options, fit_all, needs_curves
 
     curves = checklist or needs_curves(law, checkpoint)
-    table = _table(sources, columns, where, target, baselines, no_baselines, curves, lists_excluded=True)
+    table = given.table(curves, lists_excluded=True)
     table = _only(table, architectures)
     checked = collapses(table)
     for name, curves_of in checked.items():
         if curves_of.off:
             click.echo(f"Curves{f' of {name}' if name else ''}: {curves_of.text}.", err=True)
-    options = Options(target, axis, at, checkpoint, samples, seed, pool)
+    options = Options(given.target, axis, at, checkpoint, samples, seed, pool)
     refused: list[str] = []
     fits = fit_all(table, law, options, refused)
     for sentence in refused:
         click.echo(f"Not fitted: {sentence}", err=True)
-    if as_json:
+    if given.as_json:
         values = [
             {**one.plain(), **({"checklist": fill(one, checked.get(one.architecture))} if checklist else {})}
             for one in fits
@@ -173,13 +215,7 @@ def fit(
 )
 @click.option("--margin", type=float, help="Test whether exponents are equal within this difference: 0.02.")
 def compare(
-    sources: tuple[str, ...],
-    columns: tuple[dict[str, str], ...],
-    where: tuple[dict[str, str], ...],
-    target: str,
-    baselines: Path | None,
-    no_baselines: bool,
-    as_json: bool,
+    given: Input,
     architectures: tuple[str, ...],
     axis: str | None,
     at: float | None,
@@ -196,10 +232,10 @@ def compare(
     from matscale.core.hosting.host import host
     from matscale.core.scaling.comparison.compare import compare as test
 
-    table = _table(sources, columns, where, target, baselines, no_baselines)
+    table = given.table()
     laws = [law for law in host().laws() if law.axes == ("x",)]
-    result = test(table, architectures, laws, axis=axis, target=target, at=at, at_loss=at_loss, margin=margin)
-    if as_json:
+    result = test(table, architectures, laws, axis=axis, target=given.target, at=at, at_loss=at_loss, margin=margin)
+    if given.as_json:
         click.echo(json.dumps(result.plain(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         click.echo(comparison_text(result))
@@ -224,13 +260,7 @@ def compare(
 )
 @sampled
 def plan(
-    sources: tuple[str, ...],
-    columns: tuple[dict[str, str], ...],
-    where: tuple[dict[str, str], ...],
-    target: str,
-    baselines: Path | None,
-    no_baselines: bool,
-    as_json: bool,
+    given: Input,
     architecture: str | None,
     flops: float | None,
     loss: float | None,
@@ -255,15 +285,15 @@ def plan(
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
     curves = needs_curves("nd", checkpoint)
-    table = _table(sources, columns, where, target, baselines, no_baselines, curves=curves)
+    table = given.table(curves)
     table = _only(table, (architecture,) if architecture else ())
     if len(table.architectures) != 1:
         named = listed([f"--arch {name}" for name in table.architectures], by=" or ")
         raise ConfigError(f"Plan for one architecture at a time: {named}.")
-    fitted = _joint(table, Options(target=target, checkpoint=checkpoint, samples=samples, seed=seed))
+    fitted = _joint(table, Options(target=given.target, checkpoint=checkpoint, samples=samples, seed=seed))
     speed = _speed(device, fitted.table, precision, mfu)
     result = make_plan(fitted, flops=flops, loss=loss, speed=speed, despite=(despite or "").replace("-", " "))
-    if as_json:
+    if given.as_json:
         values = {"fit": fitted.plain(), **result.plain()}
         click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -287,38 +317,6 @@ def _speed(
             raise ConfigError("--precision and --mfu say how fast a device is: name it with --device.")
         return None
     return lambda n: speed_on(device, table, n, precision, mfu)
-
-
-def _table(
-    sources: tuple[str, ...],
-    columns: tuple[dict[str, str], ...],
-    where: tuple[dict[str, str], ...],
-    target: str,
-    baselines: Path | None,
-    no_baselines: bool,
-    curves: bool = False,
-    lists_excluded: bool = False,
-) -> Table:
-    """The table of a command; how it was read, and what was left out unless the command lists it, go to stderr."""
-    from matscale.cli.laws_text import excluded_text
-    from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
-    from matscale.core.scaling.tables.sources import read
-
-    merged = {key: value for pairs in columns for key, value in pairs.items()}
-    chosen = {key: value for pairs in where for key, value in pairs.items()}
-    table = read(list(sources), merged, target=target, where=chosen, curves=curves)
-    for sentence in table.notes:
-        click.echo(sentence, err=True)
-    if not lists_excluded and table.excluded:
-        click.echo("\n".join(excluded_text(table.excluded)), err=True)
-    if baselines is not None:
-        return replace(table, baselines=read_baselines(baselines))
-    if no_baselines:
-        return table
-    table, why = with_baselines(table)
-    if why:
-        click.echo(f"{why[0].upper()}{why[1:]}", err=True)
-    return table
 
 
 def _only(table: Table, architectures: tuple[str, ...]) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from matscale.cli.laws import BASELINES, SAMPLES
 from matscale.core.errors import ConfigError
 
 FORMATS = ("svg", "png", "pdf")
@@ -20,10 +21,9 @@ FORMATS = ("svg", "png", "pdf")
 @click.option("--figures", type=click.Path(path_type=Path, file_okay=False), help="Write every figure to this folder.")
 @click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True,
               help="Of the figures; may be repeated.  [default: svg]")  # fmt: skip
-@click.option("--baselines", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="JSON of `matscale baselines`.  [default: measured]")  # fmt: skip
-@click.option("--no-baselines", is_flag=True, help="Judge without baselines.")
-@click.option("--samples", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Bootstrap samples.")
+@BASELINES[0]
+@BASELINES[1]
+@SAMPLES
 @click.option("--serve", is_flag=True, help="Serve the page and refresh it while runs go on, instead of writing it.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where --serve listens.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")

@@ -88,7 +88,7 @@ def _number(value: float | None, form: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: run.json and how the run stands.")
 def show(run: Path, as_json: bool) -> None:
     """Show one run: what it is, how it stands, what it cost, how well it does."""
-    from matscale.cli.progress.train import pretrained
+    from matscale.cli.progress.text import pretrained
     from matscale.cli.text import errors_table
     from matscale.core.runs.status import read_info
     from matscale.core.study.ledger import row, run_folders

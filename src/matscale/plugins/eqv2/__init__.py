@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from matscale.plugin import Architecture, Importer, hookimpl
 from matscale.plugins.eqv2.config import EqV2Config
+from matscale.plugins.eqv2.counts import step_flops
 from matscale.plugins.eqv2.fairchem.importer import IMPORTER
-from matscale.plugins.eqv2.flops import step_flops
 from matscale.plugins.eqv2.model import EqV2, build, graph
 from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 

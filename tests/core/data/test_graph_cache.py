@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from heard import Heard
+from matscale.core.data import neighbors as module
 from matscale.core.data.graph import Graph
 from matscale.core.data.loader import Budget, Loader
 from matscale.core.data.store import edge_cache_build
@@ -121,8 +122,8 @@ def test_an_interrupted_build_goes_on_where_it_stopped(dataset, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_cache(dataset, graph, progress=Heard(stop_at=30))
     assert open_cache(dataset, graph) is None
-    searched, real = [], edge_cache_build.neighbors
-    monkeypatch.setattr(edge_cache_build, "neighbors", lambda *args: searched.append(1) or real(*args))
+    searched, real = [], module.neighbors
+    monkeypatch.setattr(module, "neighbors", lambda *args: searched.append(1) or real(*args))
     build_cache(dataset, graph)
     assert 0 < len(searched) <= 30
     assert not list((dataset.path / "graphs" / "radius-4").glob(".parts*"))
@@ -130,7 +131,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(dataset, monkeypatch):
 
 def test_a_valid_cache_is_not_built_again(dataset, monkeypatch):
     build_cache(dataset, Graph.radius(4.0))
-    monkeypatch.setattr(edge_cache_build, "neighbors", None)
+    monkeypatch.setattr(module, "neighbors", None)
     build_cache(dataset, Graph.radius(4.0))
 
 
@@ -178,8 +179,8 @@ def test_only_the_damaged_file_is_built_again(dataset, monkeypatch):
     before = {file.name: file.read_bytes() for file in cache.folder.glob("*.*")}
     file = cache.folder / "edges-00002.safetensors"
     file.write_bytes(before[file.name][:-1] + b"!")
-    searched, real = [], edge_cache_build.neighbors
-    monkeypatch.setattr(edge_cache_build, "neighbors", lambda *args: searched.append(1) or real(*args))
+    searched, real = [], module.neighbors
+    monkeypatch.setattr(module, "neighbors", lambda *args: searched.append(1) or real(*args))
     with pytest.warns(UserWarning, match=r"edges-00002\.safetensors: has changed .* found again"):
         build_cache(dataset, graph)
     assert {file.name: file.read_bytes() for file in cache.folder.glob("*.*")} == before

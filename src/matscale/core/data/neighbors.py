@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -40,6 +40,8 @@ MOST_EDGES = 10**8
 _searches = threading.local()
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int32]]
+Crystal = tuple[str, ArrayLike, ArrayLike, ArrayLike]
+"""Name of a structure for errors, its positions, cell and pbc."""
 
 
 def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Graph) -> Edges:
@@ -196,19 +198,30 @@ def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
     """The batch with the edges that `graph` asks for, found anew. Raises DataError that names the structure."""
     if not graph.has_edges:
         return batch
-    indices, shifts, first = [], [], 0
-    for s, count in enumerate(batch.atoms_per_structure.tolist()):
-        positions = batch.positions[first : first + count].numpy()
+    rows = range(batch.n_structures) if batch.index is None else batch.index.tolist()
+    counts = batch.atoms_per_structure.tolist()
+    positions = (part.numpy() for part in batch.positions.split(counts))
+    crystals = zip((f"structure {row}" for row in rows), positions, batch.cell.numpy(), batch.pbc.numpy())
+    edge_index, edge_shift = joined(edges_of_each(crystals, graph), counts)
+    return replace(batch, edge_index=torch.from_numpy(edge_index), edge_shift=torch.from_numpy(edge_shift))
+
+
+def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
+    """Edges of each crystal. Raises DataError that begins with its name."""
+    for name, positions, cell, pbc in crystals:
         try:
-            index, shift = neighbors(positions, batch.cell[s].numpy(), batch.pbc[s].numpy(), graph)
+            yield neighbors(positions, cell, pbc, graph)
         except DataError as error:
-            row = s if batch.index is None else int(batch.index[s])
-            raise DataError(f"structure {row}: {error}") from None
+            raise DataError(f"{name}: {error}") from None
+
+
+def joined(edges: Iterable[Edges], counts: Sequence[int]) -> Edges:
+    """Edges of a batch from those of its structures, which have `counts` atoms."""
+    indices, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
+    for (index, shift), first in zip(edges, np.cumsum([0, *counts]).tolist()):
         indices.append(index + first)
         shifts.append(shift)
-        first += count
-    edge_index, edge_shift = np.concatenate(indices, axis=1), np.concatenate(shifts)
-    return replace(batch, edge_index=torch.from_numpy(edge_index), edge_shift=torch.from_numpy(edge_shift))
+    return np.concatenate(indices, axis=1), np.concatenate(shifts)
 
 
 def collate(
@@ -235,12 +248,13 @@ def collate(
         np.stack([s.cell.reshape(3, 3) for s in structures]),
         [np.asarray(s.pbc, dtype=bool) for s in structures],
     )
+    crystals = ((s.source or f"structure {n}", s.positions, s.cell, s.pbc) for n, s in enumerate(structures))
     positions, edges = brought_near(
         np.concatenate([s.positions.reshape(-1, 3) for s in structures]).astype(np.float64),
         np.array(counts),
         cells,
         np.stack(pbc),
-        _edges_of(structures, graph) if graph.has_edges else None,
+        joined(edges_of_each(crystals, graph), counts) if graph.has_edges else None,
     )
     edge_index, edge_shift = (None, None) if edges is None else map(torch.from_numpy, edges)
     return AtomicBatch(
@@ -257,19 +271,6 @@ def collate(
         stress=floats([np.full((1, 3, 3), np.nan) if s.stress is None else s.stress[None] for s in structures]),
         index=torch.full((len(structures),), -1),
     )
-
-
-def _edges_of(structures: Sequence[Structure], graph: Graph) -> Edges:
-    indices, shifts, n_atoms = [], [], 0
-    for position, structure in enumerate(structures):
-        try:
-            index, shift = neighbors(structure.positions, structure.cell, structure.pbc, graph)
-        except DataError as error:
-            raise DataError(f"{structure.source or f'structure {position}'}: {error}") from None
-        indices.append(index + n_atoms)
-        shifts.append(shift)
-        n_atoms += len(structure)
-    return np.concatenate(indices, axis=1), np.concatenate(shifts)
 
 
 _NEXT = torch.tensor(list(product((-1, 0, 1), repeat=3)), dtype=torch.float64)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matscale.core.data.graph import Graph
-from matscale.core.data.neighbors import neighbors
+from matscale.core.data.neighbors import Crystal, edges_of_each
 from matscale.core.data.store.arrays import map_arrays, sha256, write_arrays
 from matscale.core.data.store.edge_cache import MANIFEST, EdgeCache, file_of, folder_of, identity_of, sizes_of, survey
 from matscale.core.data.store.packed import PackedDataset
@@ -97,17 +97,18 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
         return last - first
-    indices, shifts, degrees, n_atoms = [], [], [], []
-    for row in range(first, last):
-        s = dataset.structure(row)
-        try:
-            index, shift = neighbors(s.positions, s.cell, s.pbc, graph)
-        except DataError as error:
-            raise DataError(f"{dataset.path}: structure {row}: {error}") from None
-        indices.append(index[0])
+    indices, shifts, degrees, n_atoms = [], [], [], list[int]()
+
+    def crystals() -> Iterator[Crystal]:
+        for row in range(first, last):
+            s = dataset.structure(row)
+            n_atoms.append(len(s))
+            yield f"{dataset.path}: structure {row}", s.positions, s.cell, s.pbc
+
+    for (j, i), shift in edges_of_each(crystals(), graph):
+        indices.append(j)
         shifts.append(shift)
-        degrees.append(np.bincount(index[1], minlength=len(s)))
-        n_atoms.append(len(s))
+        degrees.append(np.bincount(i, minlength=n_atoms[-1]))
     arrays = {
         "atom_ptr": _pointer(n_atoms),
         "edge_ptr": _pointer([len(i) for i in indices]),

@@ -255,7 +255,11 @@ class PackedDataset:
         cache = self._caches[graph.key]
         if cache is not None:
             return cache.gather(index, atoms.starts)
-        return _neighbors(atoms, positions.astype(np.float64), cell, pbc, graph)
+        from matscale.core.data.neighbors import edges_of_each, joined  # start-up: vesin
+
+        names = (f"{self.path}: structure {row}" for row in index.tolist())
+        positions = np.split(positions.astype(np.float64), atoms.starts[1:])
+        return joined(edges_of_each(zip(names, positions, cell, pbc), graph), atoms.counts.tolist())
 
     def forget_graphs(self) -> None:
         """Look for cached graphs again when the next batch is made: one was built meanwhile."""
@@ -341,16 +345,3 @@ def _rows(name: str, pieces: Pieces, n: int) -> NDArray[Any]:
 def _tensor(array: NDArray[Any], dtype: torch.dtype | None = None) -> torch.Tensor:
     tensor = torch.from_numpy(array)
     return tensor if dtype is None else tensor.to(dtype)
-
-
-def _neighbors(
-    atoms: _Atoms, positions: NDArray[np.float64], cell: NDArray[Any], pbc: NDArray[Any], graph: Graph
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    from matscale.core.data.neighbors import neighbors  # start-up: vesin
-
-    edges, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
-    for s, (start, count) in enumerate(zip(atoms.starts, atoms.counts)):
-        index, shift = neighbors(positions[start : start + count], cell[s], pbc[s], graph)
-        edges.append(index + start)
-        shifts.append(shift)
-    return np.concatenate(edges, axis=1), np.concatenate(shifts)

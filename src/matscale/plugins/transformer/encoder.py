@@ -9,6 +9,7 @@ Linear layers run on the flat list of atoms; only attention sees the padded layo
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, Self, TypeVar
 
@@ -17,23 +18,34 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale.plugin import ArchitectureConfig, DatasetInfo, Padding, closest, graded
+from matscale.plugin import (
+    ArchitectureConfig,
+    AtomicBatch,
+    DatasetInfo,
+    DirectHeads,
+    Outputs,
+    Padding,
+    Positive,
+    closest,
+    graded,
+    head_widths,
+)
 
 
 class EncoderConfig(ArchitectureConfig):
     """Configuration of an encoder."""
 
-    width: int = Field(default=128, ge=1)
+    width: Positive = 128
     """Channels D of an atom; at least 4 for concatenated inputs."""
-    n_heads: int = Field(default=2, ge=1)
+    n_heads: Positive = 2
     """Attention heads; must divide the width."""
-    n_layers: int = Field(default=4, ge=1)
+    n_layers: Positive = 4
     """Encoder layers."""
-    feedforward: int = Field(default=512, ge=1)
+    feedforward: Positive = 512
     """Hidden channels between the two linear layers of an encoder layer; four times the width is usual."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of channels and attention weights dropped in training."""
-    head_width: int = Field(default=128, ge=1)
+    head_width: Positive = 128
     """Channels of the last hidden layer of each output head."""
     head_layers: Literal[2, 3] = 2
     """Linear layers of each output head: D → head_width → out, with one more D → D in front for 3."""
@@ -83,6 +95,43 @@ class EncoderLayer(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training)
+
+
+class EncoderModel(nn.Module, ABC):
+    """Layers and heads of both transformers; subclasses put before them what reads the atoms."""
+
+    def add_layers(self, config: EncoderConfig, layer: Callable[[Any], EncoderLayer]) -> None:
+        """Add layers, norm and heads, which draw their weights after those of the inputs."""
+        self.layers = nn.ModuleList(layer(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
+
+    @abstractmethod
+    def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
+        """[n_atoms, D]: what the heads read. `kept`, if given, receives the attention weights of each layer."""
+
+    def forward(self, data: AtomicBatch) -> Outputs:
+        outputs: Outputs = self.heads(self.encode(data, None), data)
+        return outputs
+
+    def with_attention(self, data: AtomicBatch) -> Outputs:
+        """As `forward` without dropout of attention, with the weights in `extras["attention"]`.
+
+        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: row = the atom that attends, summing to one; rows and
+        columns of padding are zero.
+        """
+        kept: list[Tensor] = []
+        outputs: Outputs = self.heads(self.encode(data, kept), data)
+        outputs.extras["attention"] = torch.stack(kept)
+        return outputs
+
+    def embed(self, data: AtomicBatch) -> Tensor:
+        """[n_atoms, D]: what the heads read."""
+        return self.encode(data, None)
+
+    def recomputable(self) -> list[nn.Module]:
+        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
+        return list(self.layers)
 
 
 def attention_weights(

@@ -38,7 +38,6 @@ from matscale.plugin import (
     DirectHeads,
     GaussianBasis,
     Graph,
-    Outputs,
     Padding,
     full_precision,
     head_widths,
@@ -50,6 +49,7 @@ from matscale.plugins.transformer.encoder import (
     SHAPES,
     EncoderConfig,
     EncoderLayer,
+    EncoderModel,
     attention_weights,
     encoder_ladder,
 )
@@ -157,33 +157,16 @@ class PeriodicLayer(EncoderLayer):
         )
 
 
-class PeriodicTransformer(nn.Module):
+class PeriodicTransformer(EncoderModel):
     """Energy, forces and stress by attention among all atoms of a crystal."""
 
     def __init__(self, config: PeriodicTransformerConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(119, config.width)  # row 0 is no element
         self.geometry = PairGeometry(config.cutoff, config.n_radial)
-        self.layers = nn.ModuleList(PeriodicLayer(config) for _ in range(config.n_layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
+        self.add_layers(config, PeriodicLayer)
 
-    def forward(self, data: AtomicBatch) -> Outputs:
-        outputs: Outputs = self.heads(self.embed(data), data)
-        return outputs
-
-    def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, D]: what the heads read."""
-        return self._encode(data, None)
-
-    def with_attention(self, data: AtomicBatch) -> Outputs:
-        """As `forward` with the attention weights in `extras["attention"]`: see the plain transformer."""
-        kept: list[Tensor] = []
-        outputs: Outputs = self.heads(self._encode(data, kept), data)
-        outputs.extras["attention"] = torch.stack(kept)
-        return outputs
-
-    def _encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
+    def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         padding = Padding.of(data)
         pairs = self.geometry(data, padding)  # the same for all layers
         x = self.embedding(data.atomic_numbers)
@@ -191,10 +174,6 @@ class PeriodicTransformer(nn.Module):
             x = layer(x, padding, kept, pairs)
         normalised: Tensor = self.norm(x)
         return normalised
-
-    def recomputable(self) -> list[nn.Module]:
-        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
-        return list(self.layers)
 
 
 def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:

@@ -31,12 +31,11 @@ from matscale.plugin import (
     DatasetInfo,
     DirectHeads,
     Graph,
-    Outputs,
     Padding,
     full_precision,
     head_widths,
 )
-from matscale.plugins.transformer.encoder import DIAL, SHAPES, EncoderConfig, EncoderLayer, encoder_ladder
+from matscale.plugins.transformer.encoder import DIAL, SHAPES, EncoderConfig, EncoderLayer, EncoderModel, encoder_ladder
 
 
 class TransformerConfig(EncoderConfig):
@@ -90,49 +89,21 @@ def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tens
     return torch.cat([phase.sin(), phase.cos()], dim=-1)[:, :width]
 
 
-class Transformer(nn.Module):
+class Transformer(EncoderModel):
     """Energy, forces and stress by attention among all atoms of a structure."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.inputs = SummedInputs(config.width) if config.inputs == "summed" else ConcatenatedInputs(config.width)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
+        self.add_layers(config, EncoderLayer)
 
-    def forward(self, data: AtomicBatch) -> Outputs:
-        return self._run(data, None)
-
-    def with_attention(self, data: AtomicBatch) -> Outputs:
-        """As `forward` without dropout of attention, with the weights in `extras["attention"]`.
-
-        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: row = the atom that attends, summing to one; rows and
-        columns of padding are zero.
-        """
-        kept: list[Tensor] = []
-        outputs = self._run(data, kept)
-        outputs.extras["attention"] = torch.stack(kept)
-        return outputs
-
-    def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, D]: what the heads read."""
-        return self._encode(data, None)
-
-    def _run(self, data: AtomicBatch, kept: list[Tensor] | None) -> Outputs:
-        outputs: Outputs = self.heads(self._encode(data, kept), data)
-        return outputs
-
-    def _encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
+    def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         padding = Padding.of(data)
         x = self.inputs(data, padding)  # [n_atoms, D]
         for layer in self.layers:
             x = layer(x, padding, kept)
         normalised: Tensor = self.norm(x)
         return normalised
-
-    def recomputable(self) -> list[nn.Module]:
-        """Modules that activation checkpointing may run again (`matscale.core.model.activation_checkpointing`)."""
-        return list(self.layers)
 
 
 def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from matscale.plugin import (
@@ -27,6 +26,7 @@ from matscale.plugin import (
     DatasetInfo,
     DirectHeads,
     Outputs,
+    Positive,
     closest,
     full_precision,
     graded,
@@ -38,13 +38,13 @@ from matscale.plugin import (
 class FCNConfig(ArchitectureConfig):
     """Configuration of the per-atom network."""
 
-    embedding: int = Field(default=60, ge=1)
+    embedding: Positive = 60
     """Channels of an element."""
-    hidden: int = Field(default=108, ge=1)
+    hidden: Positive = 108
     """Channels H of an atom."""
-    depth: int = Field(default=8, ge=1)
+    depth: Positive = 8
     """Residual blocks."""
-    head_width: int = Field(default=128, ge=1)
+    head_width: Positive = 128
     """Channels of the last hidden layer of each head."""
     head_layers: Literal[2, 3] = 3
     """Linear layers of each head: hidden → head_width → out, with one more hidden → hidden in front for 3."""

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+
+from matscale.core.counter_rng import mixed
 
 MASK = (1 << 63) - 1
 
@@ -64,15 +67,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def mix(parts: Iterable[int]) -> int:
-    """A 63-bit number from a few integers; close inputs give unrelated outputs (the finaliser of SplitMix64).
+    """A 63-bit number from a few integers; close inputs give unrelated outputs.
 
     >>> mix([0, 1]) == mix([0, 1]), mix([0, 1]) == mix([1, 0])
     (True, False)
     """
     value = 0
     for part in parts:
-        value = (value + part + 0x9E3779B97F4A7C15) & ((1 << 64) - 1)
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & ((1 << 64) - 1)
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & ((1 << 64) - 1)
-        value ^= value >> 31
+        value = int(mixed(np.array([(value + part) % 2**64], np.uint64))[0])
     return value & MASK

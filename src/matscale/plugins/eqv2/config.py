@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, ConfigError
+from matscale.plugin import ArchitectureConfig, ConfigError, Positive
 
 MAX_DEGREE = 11
 """Highest degree l of the spherical harmonics that e3nn provides."""
@@ -24,25 +24,25 @@ LEBEDEV = {
 class EqV2Config(ArchitectureConfig):
     """Configuration of EquiformerV2. `matscale.plugins.eqv2.fairchem.names` maps fairchem's names of these options."""
 
-    channels: int = Field(default=16, ge=1)
+    channels: Positive = 16
     """Channels C of each spherical-harmonic coefficient of an atom."""
-    n_layers: int = Field(default=4, ge=1)
+    n_layers: Positive = 4
     """Blocks of attention and feed-forward."""
     lmax: int = Field(default=4, ge=1, le=MAX_DEGREE)
     """Highest degree of the spherical harmonics; 2 or more for a stress of its own."""
     mmax: int = Field(default=2, ge=0)
     """Highest order |m| that messages keep in the frame of their edge; at most lmax."""
-    edge_channels: int = Field(default=16, ge=1)
+    edge_channels: Positive = 16
     """Width of the radial networks and of the element embeddings that they see."""
-    attention_hidden: int = Field(default=16, ge=1)
+    attention_hidden: Positive = 16
     """Channels of a message between its two convolutions."""
-    n_heads: int = Field(default=1, ge=1)
+    n_heads: Positive = 1
     """Attention heads."""
-    alpha_channels: int = Field(default=16, ge=1)
+    alpha_channels: Positive = 16
     """Features per head that decide the attention weight."""
-    value_channels: int = Field(default=4, ge=1)
+    value_channels: Positive = 4
     """Channels per head that the weight multiplies."""
-    ffn_hidden: int = Field(default=16, ge=1)
+    ffn_hidden: Positive = 16
     """Hidden channels of the feed-forward networks and of the energy head."""
     n_radial: int = Field(default=600, ge=2)
     """Gaussians of the distance, each twice as wide as their spacing."""

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig
+from matscale.plugin import ArchitectureConfig, Positive
 
 PUBLISHED_SHARES = (20, 10, 4, 10, 20)
 """Channels of a head of 64 that see the angle through the Legendre polynomials of degree 0, 1, 2, 3 and 4."""
@@ -16,30 +16,30 @@ PUBLISHED_SHARES = (20, 10, 4, 10, 20)
 class EScAIPConfig(ArchitectureConfig):
     """Configuration of EScAIP."""
 
-    hidden: int = Field(default=128, ge=1)
+    hidden: Positive = 128
     """Channels H of an atom and of each of its neighbours."""
-    n_layers: int = Field(default=4, ge=1)
+    n_layers: Positive = 4
     """Blocks of attention and feed-forward."""
-    n_heads: int = Field(default=2, ge=1)
+    n_heads: Positive = 2
     """Attention heads; must divide `hidden`."""
     degree_channels: tuple[int, ...] = ()
     """Channels of a head whose attention sees angles by the Legendre polynomial of degree 0, 1, ...; their sum is
     hidden / n_heads. Left out: in the published proportions 20 : 10 : 4 : 10 : 20."""
-    ffn_factor: int = Field(default=2, ge=1)
+    ffn_factor: Positive = 2
     """Hidden channels of feed-forwards, readouts and heads, in units of `hidden`."""
-    atom_channels: int = Field(default=32, ge=1)
+    atom_channels: Positive = 32
     """Channels of the element embeddings, of which every block has two."""
-    order_channels: int = Field(default=16, ge=1)
+    order_channels: Positive = 16
     """Channels into which every block maps an atom's bond-orientational order, twice."""
     n_order: int = Field(default=10, ge=2)
     """Degrees 0, 1, ... of the bond-orientational order."""
-    distance_channels: int = Field(default=128, ge=1)
+    distance_channels: Positive = 128
     """Channels into which every block maps the Gaussians of a distance."""
     n_radial: int = Field(default=600, ge=2)
     """Gaussians of a distance, each twice as wide as their spacing."""
     cutoff: float = Field(default=6.0, gt=0)
     """Largest distance of a neighbour [Å]."""
-    n_neighbors: int = Field(default=30, ge=1)
+    n_neighbors: Positive = 30
     """Rank at which a neighbour has faded out, the atom itself counted: about how many an atom keeps."""
     max_neighbors: int = Field(default=45, ge=2)
     """Room in the layout for an atom and its neighbours. No weight depends on it; time and memory do."""

@@ -10,13 +10,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from matscale.plugin import ArchitectureConfig, ConfigError, Graph
+from matscale.plugin import ArchitectureConfig, ConfigError, Graph, Positive
 
 
 class GemNetConfig(ArchitectureConfig):
     """Configuration of GemNet. `matscale.plugins.gemnet.fairchem.names` maps fairchem's names of these options."""
 
-    n_layers: int = Field(default=3, ge=1)
+    n_layers: Positive = 3
     """Interaction blocks; there is one output block more."""
     atom_channels: int = Field(default=128, ge=2)
     """Channels A of an atom."""
@@ -36,7 +36,7 @@ class GemNetConfig(ArchitectureConfig):
     """Channels after the sum of the atom-atom interaction."""
     n_radial: int = Field(default=128, ge=2)
     """Gaussians R of a distance, on [0, cutoff]."""
-    n_spherical: int = Field(default=7, ge=1)
+    n_spherical: Positive = 7
     """Legendre polynomials L of an angle, degrees 0 to L − 1; L² products of two for a dihedral."""
     radial_embedding: int = Field(default=16, ge=2)
     """Width that the Gaussians are projected to, once for all blocks."""

@@ -33,6 +33,7 @@ from matscale.plugin import (
     GaussianBasis,
     Graph,
     Outputs,
+    Positive,
     ShiftedSoftplus,
     closest,
     cosine_cutoff,
@@ -45,19 +46,19 @@ from matscale.plugins.schnet.pairs import Pairs
 class SchNetConfig(ArchitectureConfig):
     """Configuration of SchNet."""
 
-    hidden: int = Field(default=128, ge=1)
+    hidden: Positive = 128
     """Channels H of an atom."""
-    filters: int = Field(default=128, ge=1)
+    filters: Positive = 128
     """Channels F of a message."""
-    n_layers: int = Field(default=3, ge=1)
+    n_layers: Positive = 3
     """Interaction blocks."""
-    n_radial: int = Field(default=50, ge=1)
+    n_radial: Positive = 50
     """Gaussians R in the distance expansion."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int | None = Field(default=None, ge=1)
     """Keep only so many nearest neighbours of an atom; without it all within the cutoff."""
-    max_atomic_number: int = Field(default=118, ge=1)
+    max_atomic_number: Positive = 118
     """Heaviest element with a row in the embedding; 99 in the OC20 models."""
 
 

@@ -118,13 +118,20 @@ def _unfit_config(config: Mapping[str, Any]) -> str:
     return ""
 
 
+def unfit_role(role: object, task: str = "") -> str:
+    """Reason why a run of this role in a study is no point of a law; empty for others."""
+    if role == "trunk":
+        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+    if role == "pretrain":
+        return f"is pre-training{task}: its loss is another quantity; runs that begin with it count"
+    return ""
+
+
 def _unfit(info: Mapping[str, Any]) -> str:
     """Reason why a run is not used as a point of a law; empty if it is."""
-    status = info.get("status")
-    if (info.get("labels") or {}).get("role") == "trunk":
-        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
-    if "pretrain" in info:
-        return f"is pre-training ({info['pretrain']}): its loss is another quantity; runs that begin with it count"
+    status, role = info.get("status"), (info.get("labels") or {}).get("role")
+    if reason := unfit_role(role) or ("pretrain" in info and unfit_role("pretrain", f" ({info['pretrain']})")):
+        return reason
     if "imported" in info:
         return "was not trained here (imported)"
     if status == "failed" and "NonFinite" in str(info.get("error")):

@@ -22,6 +22,7 @@ from matscale.core.scaling.tables.columns import (
     is_scale,
     plain_name,
 )
+from matscale.core.scaling.tables.from_runs import unfit_role
 from matscale.core.scaling.tables.logs import name_runs
 from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals
 from matscale.core.scaling.tables.seen import as_seen
@@ -193,12 +194,8 @@ def _any_finite(record: Mapping[str, Any], names: Sequence[str], numerals: Numer
 
 def _unfit(record: Mapping[str, Any]) -> str:
     """Reason why a row of a ledger is no point of a law; empty if it is one."""
-    if record.get("role") == "trunk":
-        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
-    if record.get("role") == "pretrain":
-        return "is pre-training: its loss is another quantity; runs that begin with it count"
     status = record.get("status")
-    return "" if status == "completed" else f"is not complete (status: {status})"
+    return unfit_role(record.get("role")) or ("" if status == "completed" else f"is not complete (status: {status})")
 
 
 _UNFINISHED = frozenset(

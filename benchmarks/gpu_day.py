@@ -1,6 +1,6 @@
 """What examples/gpu-day.toml takes, and how wide the intervals of its exponents will be. Needs no data and no GPU.
 
-    python benchmarks/gpu_day.py [--mfu 0.05] [--peak 67e12] [--atoms 19] [--scatter 0.03] [--tables 200]
+    python benchmarks/gpu_day.py [--mfu 0.05] [--peak 67e12] [--atoms 19] [--scatter 0.03] [--tables 100]
 
 FLOPs: those of a training step on the reference crystal (docs/flops.md), per atom, times atoms per structure (assumed)
 and structures per run. Hours: these over peak × MFU; both are stated. A step of a small model is not bound by FLOPs but
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--atoms", type=float, default=19, help="Atoms per structure that are assumed.")
     parser.add_argument("--step", type=float, default=20, help="Milliseconds that launches take in a step, at least.")
     parser.add_argument("--scatter", type=float, nargs="+", default=[0.02, 0.03, 0.05])
-    parser.add_argument("--tables", type=int, default=200)
+    parser.add_argument("--tables", type=int, default=100)
     options = parser.parse_args()
     study = Study.read(STUDY)
     cost(study, options)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import DataError, MatscaleError
-from matscale.core.scaling.fit import fit_all
+from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.tables.baselines import with_baselines
 from matscale.core.scaling.tables.from_runs import ERRORS, find_runs, read_runs
 from matscale.core.study.ledger import row
@@ -55,7 +55,7 @@ def _study(folder: Path) -> dict[str, Any]:
             raise MatscaleError(f"{folder}: {why}. Run `matscale fit {folder}` once where the data are.")
         told: list[str] = []
         with suppress(DataError):  # of every architecture, which are all among the refused then
-            laws += [_law(fit.plain()) for fit in fit_all(table, axis, refused=told)]
+            laws += [_law(fit.plain()) for fit in fit_all(table, axis, Options(target=target), told)]
         refused += [f"{target}: {sentence}" for sentence in told]
     best = min(errors["loss"] for errors in with_baselines(read_runs(folders, {}))[0].baselines.values())
     rows = [row(one) for one in folders]
@@ -157,7 +157,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
                     f"{one['parameters']:,}",
                     f"{one[axis]:,}",
                     f"{one['lr']:.3g}",
-                    ", ".join("not finite" if not math.isfinite(x) else f"{x:.4g}" for x in one["losses"]),
+                    ", ".join("not finite" if not math.isfinite(x) else f"{x:#.4g}" for x in one["losses"]),
                 ]
                 for one in study["losses"]
             ],
@@ -172,7 +172,8 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
 
 def _exponent(law: Mapping[str, Any]) -> str:
     low, high = law["intervals"]["alpha"]
-    return f"{law['parameters']['alpha']:.3f} ({low:.3f} to {high:.3f})"
+    alpha, low, high = (f"{x:.3f}".replace("-0.000", "0.000") for x in (law["parameters"]["alpha"], low, high))
+    return f"{alpha} ({low} to {high})"
 
 
 def _rates_table(rates: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from machine import machine
@@ -102,7 +103,7 @@ def grid(rng: np.random.Generator, n: int, d: int, seeds: int, noise: float, sca
 
 
 def speed(reps: int) -> None:
-    """200 runs jointly; 1,000 bootstrap samples; a law in one variable with its verdict."""
+    """200 runs jointly; 1,000 bootstrap samples; a law in one variable; fits of all joint forms, whole, to 500 runs."""
     law, rng = host().law("nd"), np.random.default_rng(0)
     x, y = grid(rng, 8, 5, 5, 0.02, 0.01)
     solve(law, x, y, HUBER)  # imports
@@ -115,6 +116,21 @@ def speed(reps: int) -> None:
     print(
         f"{len(y)} runs jointly: {fit:.3f} s; 1,000 bootstrap samples: {boot:.1f} s; ten sizes, all forms: {one:.2f} s"
     )
+    table = many(rng)
+    for form in (form for form in host().laws() if len(form.axes) > 1):
+        whole = timed(partial(fit_joint, table, form), 1)
+        print(f"{form.name} to {len(table)} runs, bootstrap and verdict included: {whole:.1f} s", flush=True)
+
+
+def many(rng: np.random.Generator) -> Table:
+    """500 runs of ten sizes on five amounts of unique data, for one to 30 epochs, with one to 64 experts."""
+    n, u = (v.ravel() for v in np.meshgrid(np.geomspace(1e5, 1e8, 10), np.geomspace(1e4, 1e6, 5), indexing="ij"))
+    n, u, epochs = np.repeat(n, 10), np.repeat(u, 10), np.tile(np.repeat([1.0, 2.0, 5.0, 12.0, 30.0], 2), 50)
+    useful = u + u * 15 * (1 - np.exp(-(epochs - 1) / 15))
+    loss = (1.0 + 30 * n**-0.25 + 60 * useful**-0.35) * np.exp(0.01 * rng.standard_normal(len(n)))
+    numbers = {"n": n, "d": u, "u": u, "s": u * epochs, "e": rng.choice(4.0 ** np.arange(4), len(n)), "loss": loss}
+    table = table_of(np.log(n), np.log(loss), np.full(len(n), "m"))
+    return replace(table, numbers={**table.numbers, **numbers})
 
 
 def timed(task: Callable[[], object], times: int) -> float:

@@ -412,3 +412,13 @@ def test_runs_without_common_budgets_are_no_isoflop_sets(rng: Rng) -> None:
     rows = [{**row, "c": float(row["n"]) * 50} for row in ladder(rng)]  # type: ignore[arg-type]
     with pytest.raises(DataError, match="No compute budget was spent on 4 sizes"):
         matscale.fit(rows, "isoflop")
+
+
+def test_a_prediction_at_a_number_is_a_number(rng: Rng) -> None:
+    fit = matscale.fit(ladder(rng), "power", axis="n")
+    loss, low, high = fit.predict(1e5)
+    assert [type(value) for value in (loss, low, high)] == [float] * 3
+    assert fit.predict(np.array([1e5]))[0].tolist() == [loss]
+    assert fit.predict(np.full((2, 3), 1e5))[1].shape == (2, 3)
+    joint = matscale.fit(grid(rng), "nd", samples=50)
+    assert isinstance(joint.predict({"n": 1e5, "d": 1e4})[0], float)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -156,19 +156,30 @@ class Fit:
         """Baseline -> its value of the target."""
         return bars(self.table, self.target)
 
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, at: float | Mapping[str, float], level: float | None = None, new: bool = True
+    ) -> tuple[float, float, float]: ...
+
+    @overload
     def predict(
-        self, at: Array | float | Mapping[str, Array | float], level: float | None = None, new: bool = True
-    ) -> tuple[Array, Array, Array]:
-        """(loss, low, high) at values of the variable, or {axis: values} of several.
+        self, at: Array | Sequence[float] | Mapping[str, Array | float], level: float | None = None, new: bool = True
+    ) -> tuple[Array, Array, Array]: ...
+
+    def predict(self, at: Any, level: float | None = None, new: bool = True) -> tuple[Any, Any, Any]:
+        """(loss, low, high) at values of the variable, or {axis: values} of several: numbers for numbers, else arrays.
 
         The interval is where a new size would fall; with `new` false, where the law itself is.
         """
         columns = [at[axis] for axis in self.axes] if isinstance(at, Mapping) else [at]
-        logx = np.log(np.stack(np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, float)) for c in columns)), axis=-1))
+        values = np.broadcast_arrays(*(np.asarray(column, float) for column in columns))
+        logx = np.log(np.stack([np.ravel(value) for value in values], axis=-1))
         low, high = self.spread.band(logx, self.level if level is None else level, new)
         centre = self.law.value(self.theta, logx - self.frame.x) + self.frame.y
         with np.errstate(over="ignore"):
-            return np.exp(centre), np.exp(low), np.exp(high)
+            found = [np.exp(ends).reshape(values[0].shape) for ends in (centre, low, high)]
+        loss, low, high = (float(one) if one.ndim == 0 else one for one in found)
+        return loss, low, high
 
     def plain(self) -> dict[str, Any]:
         """Stable keys, plain values; what is not finite is None."""

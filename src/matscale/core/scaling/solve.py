@@ -17,6 +17,8 @@ from matscale.core.scaling.law import Array, Frame, Law
 
 HUBER = 1e-3
 """Width of Huber's function on runs, in ln L."""
+TOGETHER = 16_384
+"""Points of all samples that are refined together: their arrays fit into the cache of a core."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,13 @@ def rho(residual: Array, delta: float | None) -> Array:
 def objective(law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None) -> Array:
     """Σ ρ [...] of theta [..., p]; never NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
-        costs = rho(law.value(theta, x) - y, delta)
-    total = (costs if weights is None else weights * costs).sum(axis=-1)
+        return _total(law.value(theta, x) - y, delta, weights)
+
+
+def _total(residual: Array, delta: float | None, weights: Array | None) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        costs = rho(residual, delta)
+        total = (costs if weights is None else weights * costs).sum(axis=-1)
     return np.where(np.isfinite(total), total, np.inf)
 
 
@@ -75,21 +82,42 @@ def refine(
     theta = law.bounded(np.array(theta, dtype=np.float64))
     y = np.broadcast_to(y, (len(theta), y.shape[-1]))
     w = np.ones_like(y) if weights is None else np.broadcast_to(weights, y.shape)
-    moving = np.ones(law.n_parameters) if free is None else free.astype(np.float64)
-    damping, cost = np.full(len(theta), 1e-3), objective(law, theta, x, y, delta, w)
+    moving = None if free is None else free.astype(np.float64)
+    several = max(1, TOGETHER // y.shape[-1])
+    parts = [slice(k, k + several) for k in range(0, len(theta), several)]
+    ends = [_refined(law, theta[p], x, y[p], w[p], delta, moving, steps, tolerance) for p in parts]
+    return np.concatenate(ends) if ends else theta
+
+
+def _refined(
+    law: Law,
+    theta: Array,
+    x: Array,
+    y: Array,
+    w: Array,
+    delta: float | None,
+    moving: Array | None,
+    steps: int,
+    tolerance: float,
+) -> Array:
+    theta = theta.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        residual = law.value(theta, x) - y
+    damping, cost = np.full(len(theta), 1e-3), _total(residual, delta, w)
     active = np.arange(len(theta))
     for _ in range(steps):
         if len(active) == 0:
             break
-        trial = law.bounded(
-            theta[active] + _step(law, theta[active], x, y[active], w[active], delta, damping[active], moving)
-        )
-        new = objective(law, trial, x, y[active], delta, w[active])
+        step = _step(law, theta[active], x, residual[active], w[active], delta, damping[active], moving)
+        trial = law.bounded(theta[active] + step)
+        with np.errstate(over="ignore", invalid="ignore"):
+            off = law.value(trial, x) - y[active]
+        new = _total(off, delta, w[active])
         better = new < cost[active]
         gain = cost[active] - new
         done = (better & (gain <= tolerance * cost[active])) | (~better & (damping[active] > 1e8))
-        theta[active] = np.where(better[:, None], trial, theta[active])
-        cost[active] = np.where(better, new, cost[active])
+        moved = active[better]
+        theta[moved], cost[moved], residual[moved] = trial[better], new[better], off[better]
         damping[active] *= np.where(better, 0.2, 8.0)
         damping = np.maximum(damping, 1e-12)
         active = active[~done]
@@ -97,12 +125,19 @@ def refine(
 
 
 def _step(
-    law: Law, theta: Array, x: Array, y: Array, w: Array, delta: float | None, damping: Array, moving: Array
+    law: Law,
+    theta: Array,
+    x: Array,
+    residual: Array,
+    w: Array,
+    delta: float | None,
+    damping: Array,
+    moving: Array | None,
 ) -> Array:
-    residual = law.value(theta, x) - y
     if delta is not None:
         w = w * np.minimum(1.0, delta / np.maximum(np.abs(residual), 1e-300))
-    jacobian = law.derivatives(theta, x) * moving  # [b, k, p]
+    jacobian = law.derivatives(theta, x)  # [b, k, p]
+    jacobian = jacobian if moving is None else jacobian * moving
     weighted = jacobian * w[..., None]
     hessian = np.swapaxes(weighted, 1, 2) @ jacobian
     gradient = np.einsum("bkp,bk->bp", weighted, residual)
@@ -110,7 +145,8 @@ def _step(
     ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
     hessian = hessian + ridge[:, :, None] * np.eye(law.n_parameters)
     step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
-    return np.asarray(np.clip(step, -3.0, 3.0) * moving)
+    step = np.clip(step, -3.0, 3.0)
+    return np.asarray(step if moving is None else step * moving)
 
 
 def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int = 3) -> Array:

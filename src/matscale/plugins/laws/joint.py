@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+from scipy.special import expit
 
 from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
 from matscale.plugins.laws.terms import log_sum, shares
@@ -66,6 +67,14 @@ def kaplan(theta: Array, x: Array) -> Array:
     return alpha_d * np.logaddexp(alpha_n / alpha_d * (n_c - x[..., 0]), d_c - x[..., 1])
 
 
+def kaplan_jacobian(theta: Array, x: Array) -> Array:
+    n_c, d_c, alpha_n, alpha_d = (theta[..., j, None] for j in range(4))
+    n, d = alpha_n / alpha_d * (n_c - x[..., 0]), d_c - x[..., 1]
+    of_n = expit(n - d)
+    columns = [of_n * alpha_n, (1 - of_n) * alpha_d, of_n * (n_c - x[..., 0]), np.logaddexp(n, d) - of_n * n]
+    return np.stack(columns, axis=-1)
+
+
 def kaplan_starts(x: Array, y: Array) -> Array:
     """Where the two terms are equal at a typical point, for some exponents."""
     found = []
@@ -107,6 +116,7 @@ KAPLAN = Law(
     axes=("n", "d"),
     parameters=("N_c", "D_c", "alpha_N", "alpha_D"),
     value=kaplan,
+    jacobian=kaplan_jacobian,
     starts=kaplan_starts,
     move=kaplan_move,
     logs=frozenset({"N_c", "D_c"}),

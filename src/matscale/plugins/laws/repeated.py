@@ -20,21 +20,44 @@ from matscale.plugins.laws.terms import log_sum, shares
 
 KAPPAS = (0.25, 0.5, 1.0, 1.5)
 """Exponents of the penalty at which the search begins."""
+WORTH = (-6.0, 12.0)
+"""Bounds of ln R*: beyond them repeats are worth nothing, or as much as new structures."""
 NO_REPEAT = 1e-9
 """Stands for R = 0, of which there is no logarithm."""
 
 
 def useful(log_r: Array, unique: Array, seen: Array) -> Array:
     """ln D' from ln R*, ln U and ln S."""
-    r = np.exp(np.clip(log_r, -6.0, 12.0))
+    r = np.exp(np.clip(log_r, *WORTH))
     repeats = np.maximum(np.exp(seen - unique) - 1.0, 0.0)
     return np.asarray(unique + np.log1p(-r * np.expm1(-repeats / r)))
 
 
+def _more_useful(log_r: Array, unique: Array, seen: Array) -> Array:
+    """Derivative of ln D' by ln R*."""
+    r = np.exp(np.clip(log_r, *WORTH))
+    share = np.maximum(np.exp(seen - unique) - 1.0, 0.0) / r
+    fewer = np.expm1(-share)
+    slope = -r * (fewer + share * (fewer + 1.0)) / (1.0 - r * fewer)
+    return np.asarray(np.where((log_r > WORTH[0]) & (log_r < WORTH[1]), slope, 0.0))
+
+
+def _repetition_terms(theta: Array, x: Array, log_d: Array) -> Array:
+    e, a, b, alpha, beta = (theta[..., j, None] for j in range(5))
+    falling = np.broadcast_arrays(a - alpha * x[..., 0], b - beta * log_d)
+    return np.stack([np.broadcast_to(e, falling[0].shape), *falling])
+
+
 def repetition(theta: Array, x: Array) -> Array:
-    e, a, b, alpha, beta, log_r = (theta[..., j, None] for j in range(6))
-    falling = np.broadcast_arrays(a - alpha * x[..., 0], b - beta * useful(log_r, x[..., 1], x[..., 2]))
-    return log_sum(np.stack([np.broadcast_to(e, falling[0].shape), *falling]))
+    return log_sum(_repetition_terms(theta, x, useful(theta[..., 5, None], x[..., 1], x[..., 2])))
+
+
+def repetition_jacobian(theta: Array, x: Array) -> Array:
+    log_r, beta = theta[..., 5, None], theta[..., 4, None]
+    log_d = useful(log_r, x[..., 1], x[..., 2])
+    e, a, b = shares(_repetition_terms(theta, x, log_d))
+    more = _more_useful(log_r, x[..., 1], x[..., 2])
+    return np.stack([e, a, b, -a * x[..., 0], -b * log_d, -b * beta * more], axis=-1)
 
 
 def repetition_starts(x: Array, y: Array) -> Array:
@@ -84,6 +107,7 @@ REPETITION = Law(
     axes=("n", "u", "s"),
     parameters=("E", "A", "B", "alpha", "beta", "R*"),
     value=repetition,
+    jacobian=repetition_jacobian,
     starts=repetition_starts,
     logs=frozenset({"E", "A", "B", "R*"}),
     exponents=("alpha", "beta"),

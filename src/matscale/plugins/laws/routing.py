@@ -17,18 +17,49 @@ from matscale.plugin import Array, Law
 LOG10 = np.log(10.0)
 
 
+STARTS, SPANS = (-8.0, 8.0), (-6.0, 16.0)
+"""Bounds of ln X_start and of ln of the span."""
+
+
+def _limits(log_start: Array, log_span: Array) -> tuple[Array, Array, Array]:
+    """X_max, (1 / X_start - 1 / X_max)^-1, and the span: X_max = X_start (1 + span) is the larger of the two."""
+    start, span = np.exp(np.clip(log_start, *STARTS)), np.exp(np.clip(log_span, *SPANS))
+    return start * (1.0 + span), start * (1.0 + 1.0 / span), span
+
+
 def _effective(log_start: Array, log_span: Array, experts: Array) -> Array:
-    """log10 Ê; X_max = X_start (1 + span), so that it is the larger of the two."""
-    start = np.exp(np.clip(log_start, -8.0, 8.0))
-    top = start * (1.0 + np.exp(np.clip(log_span, -6.0, 16.0)))
-    inner = experts - 1.0 + 1.0 / (1.0 / start - 1.0 / top)
-    return np.asarray(-np.log10(1.0 / inner + 1.0 / top))
+    """log10 Ê."""
+    top, own, _ = _limits(log_start, log_span)
+    return np.asarray(-np.log10(1.0 / (experts - 1.0 + own) + 1.0 / top))
+
+
+def _slopes(log_start: Array, log_span: Array, experts: Array, e: Array) -> tuple[Array, Array]:
+    """Derivatives of e = log10 Ê by ln X_start and by ln of the span."""
+    top, own, span = _limits(log_start, log_span)
+    scale = 10.0**e / LOG10
+    squared = scale / (experts - 1.0 + own) ** 2
+    by_start = (own * squared + scale / top) * _inside(log_start, STARTS)
+    by_span = (scale * span / (top * (1.0 + span)) - own / (1.0 + span) * squared) * _inside(log_span, SPANS)
+    return by_start, by_span
+
+
+def _inside(value: Array, bounds: tuple[float, float]) -> Array:
+    return np.asarray((value > bounds[0]) & (value < bounds[1]), dtype=np.float64)
 
 
 def routing(theta: Array, x: Array) -> Array:
     a, b, c, d, log_start, log_span = (theta[..., j, None] for j in range(6))
     n, e = x[..., 0] / LOG10, _effective(log_start, log_span, np.exp(x[..., 1]))
     return np.asarray(LOG10 * (a * n + b * e + c * n * e + d))
+
+
+def jacobian(theta: Array, x: Array) -> Array:
+    _, b, c, _, log_start, log_span = (theta[..., j, None] for j in range(6))
+    n, experts = x[..., 0] / LOG10, np.exp(x[..., 1])
+    e = _effective(log_start, log_span, experts)
+    slopes = _slopes(log_start, log_span, experts, e)
+    columns = np.broadcast_arrays(n, e, n * e, 1.0, *((b + c * n) * slope for slope in slopes))
+    return np.asarray(LOG10 * np.stack(columns, axis=-1))
 
 
 def starts(x: Array, y: Array) -> Array:
@@ -51,6 +82,7 @@ ROUTING = Law(
     axes=("n", "e"),
     parameters=("a", "b", "c", "d", "X_start", "X_max/X_start-1"),
     value=routing,
+    jacobian=jacobian,
     starts=starts,
     logs=frozenset({"X_start", "X_max/X_start-1"}),
     exponents=("a", "b", "c"),

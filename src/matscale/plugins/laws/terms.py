@@ -10,10 +10,13 @@ from matscale.plugin import Array
 def log_sum(terms: Array) -> Array:
     """ln Σ_i exp(terms_i) [..., k] of terms [m, ..., k]."""
     top = terms.max(axis=0)
-    return np.asarray(top + np.log(np.exp(terms - top).sum(axis=0)))
+    parts = terms - top
+    return np.asarray(top + np.log(np.exp(parts, out=parts).sum(axis=0)))
 
 
 def shares(terms: Array) -> Array:
     """Share of each term in the sum [m, ..., k]: the derivative of `log_sum` by that term."""
-    parts = np.exp(terms - terms.max(axis=0))
-    return np.asarray(parts / parts.sum(axis=0))
+    parts = terms - terms.max(axis=0)
+    np.exp(parts, out=parts)
+    parts /= parts.sum(axis=0)
+    return parts

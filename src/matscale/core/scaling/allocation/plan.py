@@ -232,8 +232,7 @@ def _quantity(values: Array) -> Quantity:
 
 
 def _predicted(fit: Fit, n: float, d: float) -> Quantity:
-    loss, low, high = fit.predict({"n": n, "d": d})
-    return Quantity(float(loss[0]), float(low[0]), float(high[0]))
+    return Quantity(*fit.predict({"n": n, "d": d}))
 
 
 def _notes(fit: Fit, n: float, d: float) -> list[str]:

@@ -238,6 +238,6 @@ def _ranking(means: dict[str, Means], fits: dict[str, Fit]) -> tuple[float, list
     at = float(np.exp(overlap(*means.values())[1]))
     ranks = []
     for name, fit in fits.items():
-        loss, low, high = (float(v[0]) for v in fit.predict(at, new=False))
+        loss, low, high = fit.predict(at, new=False)
         ranks.append(Rank(name, loss, low, high, fit.is_law))
     return at, sorted(ranks, key=lambda rank: rank.loss)

@@ -76,10 +76,6 @@ class Collapse:
             "is read"
         )
 
-    def plain(self) -> dict[str, object]:
-        off = [{"size": dict(one.size), "excess": one.excess, "p": one.p} for one in self.off]
-        return {"n_sizes": self.n_sizes, "scatter": self.scatter, "off": off, "untested": self.untested or None}
-
 
 def collapse(table: Table) -> Collapse:
     """The check on the runs of one architecture, of which `table` holds every validation."""

@@ -46,15 +46,17 @@ class Curve:
 
 def curves(table: Table) -> list[Curve]:
     """Curves of the runs in `table` that are over, those with `LEAST` validations or more."""
-    names, found = table.runs, []
-    for name in dict.fromkeys(names.tolist()):
-        rows = np.flatnonzero(names == name)
-        rows = rows[np.argsort(table["step"][rows], kind="stable")]
-        if len(rows) < LEAST or not (table["step"][rows[-1]] > 0 and np.isfinite(table["loss"][rows]).all()):
+    found: list[Curve] = []
+    if len(table) == 0:
+        return found
+    names, run = np.unique(table.runs, return_inverse=True)
+    order = np.lexsort((table["step"], run))
+    for rows in np.split(order, np.flatnonzero(np.diff(run[order])) + 1):
+        steps, losses = table["step"][rows], table["loss"][rows]
+        if len(rows) < LEAST or not steps[-1] > 0:
             continue
         size = {axis: float(table[axis][rows[-1]]) for axis in SIZES if table.has(axis)}
-        steps = table["step"][rows]
-        found.append(Curve(name, size, steps / steps[-1], np.log(table["loss"][rows])))
+        found.append(Curve(str(names[run[rows[0]]]), size, steps / steps[-1], np.log(losses)))
     return found
 
 
@@ -73,8 +75,10 @@ def groups_of(sizes: Sequence[Mapping[str, float]]) -> list[int]:
 
 def cells(found: Sequence[Curve]) -> list[list[Curve]]:
     """Curves of one size each, in the order of the sizes."""
-    labels = groups_of([curve.size for curve in found])
-    return [[curve for curve, label in zip(found, labels) if label == k] for k in range(max(labels) + 1)]
+    members: dict[int, list[Curve]] = {}
+    for label, curve in zip(groups_of([curve.size for curve in found]), found):
+        members.setdefault(label, []).append(curve)
+    return [members[label] for label in sorted(members)]
 
 
 def relative_noise(x: Array, sizes: Sequence[Sequence[Curve]], at: Array) -> Array:

@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from matscale.core.errors import ConfigError, DataError, NonFiniteLossError, did_you_mean
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.runs.config import BudgetConfig
 from matscale.core.runs.files import called
 from matscale.core.runs.info import read_info
 from matscale.core.scaling.dials.optima import Trial
 from matscale.core.scaling.tables.columns import choose, factor, plain_name
-from matscale.core.scaling.tables.from_runs import config_of, find_runs
+from matscale.core.scaling.tables.from_runs import config_of, find_runs, read_runs
 from matscale.core.scaling.tables.from_table import SUFFIXES
 from matscale.core.scaling.tables.numerals import Cell, Numerals
 from matscale.core.scaling.tables.sources import expand
 from matscale.core.scaling.tables.table import shown
 from matscale.core.scaling.tables.tabular import read_records
+from matscale.core.study.lr_law import structures_seen
 
 DIALS = {
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
@@ -74,26 +76,30 @@ def _of_runs(paths: Sequence[Path], columns: Mapping[str, str]) -> list[dict[str
         raise ConfigError(
             "--map names columns of a table; of runs, n are parameters without embeddings, d structures seen."
         )
+    folders = sorted({run for path in paths for run in find_runs(path)})
+    listed = ", ".join(map(str, paths))
+    if not folders:
+        raise DataError(f"{listed}: there is no run. `matscale tune --params` trains some.")
+    table = read_runs(folders, {})  # refuses losses that are different quantities
+    diverged = {one.row for one in table.excluded if one.reason.startswith("diverged")}
     found = []
-    for folder in sorted({run for path in paths for run in find_runs(path)}):
-        info = read_info(folder)
-        config = config_of(folder, info)
-        diverged = info.get("status") == "failed" and NonFiniteLossError.__name__ in str(info.get("error"))
-        if not diverged and not (info.get("status") == "completed" and info.get("last")):
-            continue
+    for folder in sorted({*table.words["run"].tolist(), *diverged}):
+        info = read_info(Path(folder))
+        config = config_of(Path(folder), info)
         batch = (info.get("global_batch") or {}).get("structures")
+        # A run that diverged saw less than it was to see, and brackets the best rate of what it was to see.
+        seen = info["structures"]
+        if folder in diverged:
+            budget = BudgetConfig.parse(config["budget"], f"{folder}: budget")
+            seen = structures_seen(budget, int(info["dataset"]["train"]), batch) or seen
         found.append({
             "arch": called(info["architecture"]["name"], (info.get("labels") or {}).get("variant")),
             "n": float(info["parameters"]["non_embedding"]),
-            "d": float(info["structures"]),
-            "lr": float(config.get("optimizer", {}).get("lr", math.nan)),
+            "d": float(seen),
+            "lr": float(config["optimizer"]["lr"]),
             "batch": None if batch is None else float(batch),
-            "loss": math.inf if diverged else float(info["last"]["loss"]),
+            "loss": math.inf if folder in diverged else float(info["last"]["loss"]),
         })  # fmt: skip
-    if not found:
-        raise DataError(
-            f"{', '.join(map(str, paths))}: there is no completed run. `matscale tune --params` trains some."
-        )
     return found
 
 

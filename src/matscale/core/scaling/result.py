@@ -178,8 +178,8 @@ class Fit:
         centre = self.law.value(self.theta, logx - self.frame.x) + self.frame.y
         with np.errstate(over="ignore"):
             found = [np.exp(ends).reshape(values[0].shape) for ends in (centre, low, high)]
-        loss, low, high = (float(one) if one.ndim == 0 else one for one in found)
-        return loss, low, high
+        loss, lowest, highest = (float(one) if one.ndim == 0 else one for one in found)
+        return loss, lowest, highest
 
     def plain(self) -> dict[str, Any]:
         """Stable keys, plain values; what is not finite is None."""

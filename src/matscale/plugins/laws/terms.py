@@ -16,7 +16,7 @@ def log_sum(terms: Array) -> Array:
 
 def shares(terms: Array) -> Array:
     """Share of each term in the sum [m, ..., k]: the derivative of `log_sum` by that term."""
-    parts = terms - terms.max(axis=0)
+    parts: Array = terms - terms.max(axis=0)
     np.exp(parts, out=parts)
     parts /= parts.sum(axis=0)
     return parts

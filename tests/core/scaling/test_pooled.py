@@ -16,6 +16,7 @@ import matscale
 from matscale.cli import main
 from matscale.cli.laws_text import fit_text
 from matscale.core.errors import ConfigError, DataError
+from matscale.core.report import analysis, laws_figures, tables, words
 from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.pooled.random_offsets import random_offsets
 from matscale.core.scaling.tables.sources import read
@@ -251,6 +252,19 @@ def test_many_laws_that_cannot_be_fitted_are_not_all_listed(rng: Rng) -> None:
 def test_pooling_that_means_nothing_is_refused(rows: list[dict], law: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         matscale.fit(rows, law, pool=True)
+
+
+def test_the_report_shows_how_far_architectures_lie_off_one_law(rng: Rng) -> None:
+    groups = read(table(rng, (5,) * 4, tau=0.5))
+    fit, refused = analysis.mixed_law(groups)
+    assert fit is not None
+    assert refused == []
+    assert analysis.mixed_law(groups.take(groups.words["arch"] != "g0")) == (None, [])  # three: compare them
+    [row] = tables.verdicts(analysis.Analysis(None, mixed=fit)).rows
+    assert row[:2] == ["all 4 groups", "mixed in n"]
+    figure = laws_figures.offsets(fit)
+    assert [trace.name for trace in figure.data] == [one.group for one in fit.groups]
+    assert any("Loss below that of the mean architecture at the same size: g" in said for said in words.apart(fit))
 
 
 # The command --------------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def analyse(
             refused += more
     comparisons, not_compared = _comparisons(table)
     refused += not_compared
-    mixed, not_mixed = _mixed(table)
+    mixed, not_mixed = mixed_law(table)
     refused += not_mixed
     return Analysis(
         table,
@@ -169,7 +169,7 @@ def _try(
         refused.append(Refused(name, way, target, str(error)))
 
 
-def _mixed(table: Table) -> tuple[Fit | None, list[Refused]]:
+def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
     """The mixed law in the variable that varies, of several architectures."""
     axis = main_axis(table)
     if len(table.architectures) < SEVERAL or not varies(table, axis):

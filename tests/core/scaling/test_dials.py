@@ -95,6 +95,11 @@ def test_a_batch_that_moves_with_the_size_too_has_both_exponents() -> None:
     assert batch_law(found).exponents == pytest.approx({"d": 0.5, "n": -0.1}, abs=0.02)
 
 
+def test_one_rate_for_each_size_has_no_law() -> None:
+    with pytest.raises(DataError, match="no best learning rate"):
+        of_trials([Trial(n, math.nan, 0.01, math.nan, 1.0) for n in N])
+
+
 def test_no_batches_have_no_law() -> None:
     with pytest.raises(DataError, match="no best batch"):
         dial_law([Optimum(1e4, 1e5, 0.01, math.nan)], BATCH, ("d",))

@@ -44,7 +44,7 @@ class Optimum:
     d: float
     lr: float
     batch: float
-    """NaN where one batch was tried"""
+    """NaN where one value of the dial was tried"""
     at_edge: tuple[str, ...] = ()
     """Dials whose best value is an end of what was tried, or lies beyond it: `learning rate`, `batch`"""
 
@@ -80,10 +80,8 @@ def optimum(trials: Sequence[Trial]) -> Optimum:
     # A rate above which runs diverged has been bracketed: what was tried counts, whatever it gave.
     low, high = tried.min(axis=0), tried.max(axis=0)
     at_edge = [names[j] for j in moved if found is None or not low[j] < centre[j] < high[j]]
-    if not moved or 0 not in moved:
-        at_edge.append(names[0])
-    lr, batch = np.exp(centre)
-    return Optimum(best.n, best.d, float(lr), float(batch) if 1 in moved else math.nan, tuple(at_edge))
+    lr, batch = (float(np.exp(centre[j])) if j in moved else math.nan for j in (0, 1))
+    return Optimum(best.n, best.d, lr, batch, tuple(at_edge))
 
 
 def _minimum(dials: Array, losses: Array, centre: Array) -> Array | None:

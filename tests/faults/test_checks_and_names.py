@@ -9,12 +9,13 @@ import pytest
 from markupsafe import escape
 
 import matscale
-from matscale.cli.laws_text import fit_text
+from matscale.cli.laws_text import fit_text, plan_text
 from matscale.core.report.build import Report, build
 from matscale.core.report.page import page
 from matscale.core.report.tables import verdicts
+from matscale.core.scaling.allocation.cost_law import measured_cost
 from matscale.core.scaling.allocation.next_runs import propose
-from matscale.core.scaling.allocation.plan import measured_cost
+from matscale.core.scaling.allocation.plan import make_plan
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.table import Table
 from synthetic_runs import make_study
@@ -78,6 +79,19 @@ def test_points_that_scatter_are_never_said_not_to(joint: Fit) -> None:
 def test_a_run_is_proposed_once(joint: Fit) -> None:
     proposals = propose(joint, measured_cost(joint.table), None, count=12)
     assert len({(p.n, p.d) for p in proposals}) == len(proposals) == 12
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_a_run_never_takes_away_more_than_the_whole_variance(noise: float) -> None:
+    chance = np.random.default_rng(0)
+    rows = [
+        {"arch": "m", "n": n, "d": d, "c": 6 * n * d, "loss": (30 * n**-0.3 + 60 * d**-0.35) * np.exp(noise * z)}
+        for n in np.geomspace(1e4, 1e6, 5) for d in np.geomspace(1e3, 1e5, 5) for z in chance.standard_normal(1)
+    ]  # fmt: skip
+    fit = matscale.fit(Table.of(rows), "nd", samples=50)
+    assert all(0 <= p.gain <= 1 for p in propose(fit, measured_cost(fit.table), (1e7, 1e6)))
+    plan = make_plan(fit, flops=6e11)
+    assert ("no next run is named" in plan_text(plan, fit)) is not bool(plan.proposals)
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,10 @@ def plan_text(plan: Plan, fit: Fit) -> str:
             f"  n = {size(p.n)} on d = {size(p.d)} ({size(p.flops)} FLOPs): takes away {p.gain:.0%} of the variance"
             for p in plan.proposals
         ]
+    else:
+        lines.append(
+            "no next run is named: points without scatter, as a formula writes them, leave nothing to learn"
+        )
     return "\n".join(lines)
 
 

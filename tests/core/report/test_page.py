@@ -12,7 +12,7 @@ import pytest
 from matscale.core.report.analysis import analyse
 from matscale.core.report.build import Report, _panels, build
 from matscale.core.report.laws_figures import _labels
-from matscale.core.report.page import page
+from matscale.core.report.page import page, scripts
 from matscale.core.report.records import Records, folders_of, read_records
 from synthetic_runs import make_run, make_study
 
@@ -61,6 +61,10 @@ def test_the_page_needs_nothing_from_elsewhere(text: str) -> None:
     assert not re.findall(r"https?://", own)
     assert re.findall(r"<link[^>]*>", own) == ['<link rel="icon" href="data:,">']
     assert not re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=", own)
+
+
+def test_every_script_of_the_page_is_one_that_a_server_permits(text: str) -> None:
+    assert tuple(re.findall(r"<script>(.*?)</script>", text, flags=re.S)) == scripts()
 
 
 def test_the_same_records_give_the_same_bytes(study: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from matscale.core.report.page import scripts
 from matscale.core.report.records import folders_of
 from matscale.core.report.serve import Pages, policy_of, server, url, version_of
 from synthetic_runs import make_run
@@ -119,12 +120,19 @@ def test_head_is_answered_like_get_without_a_body(tmp_path: Path, path: str, sta
         assert headers[0] == headers[1]
 
 
-def test_the_policy_names_the_scripts_of_the_page_by_their_hash() -> None:
-    policy = policy_of("<script type='application/json'>{}</script><script>a</script>\n<script>\nb\n</script>")
+def test_the_policy_names_the_scripts_of_the_package_by_their_hash() -> None:
+    policy = policy_of(["a", "\nb\n"])
     assert policy.count("'sha256-") == 2
     assert "'sha256-ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs='" in policy
     assert "unsafe-eval" not in policy
-    assert "script-src 'none'" in policy_of("<p>none</p>")
+    assert "script-src 'none'" in policy_of([])
+
+
+def test_a_script_that_came_into_a_page_is_not_permitted(tmp_path: Path) -> None:
+    smuggled = "<script>alert(1)</script>"
+    page, policy = Pages([str(tmp_path)], lambda version: smuggled).current()
+    assert smuggled in page
+    assert policy == policy_of(scripts())
 
 
 def test_the_version_is_that_of_the_records(tmp_path: Path) -> None:

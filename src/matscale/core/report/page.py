@@ -32,7 +32,6 @@ TITLES = {
 def page(report: Report, version: str = "") -> str:
     """HTML of `report`. `version`: what a server tells apart changes by; empty for a page that never asks."""
     from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
 
     runs, analysis = report.records.runs, report.analysis
     levels, labels = data_levels(runs)
@@ -61,13 +60,20 @@ def page(report: Report, version: str = "") -> str:
         provenance=tables.provenance(runs, "matscale report " + " ".join(report.sources), __version__),
         # Elements of their own, whose text is not HTML: they are put in as they are.
         data=Markup(_json(data)),
-        plotly=Markup(get_plotlyjs()),
+        scripts=[Markup(script) for script in scripts()],
         asset=lambda asset: Markup(_asset(asset)),
         side=tables.side,
         run_cells=tables.run_cells,
         choices=choices,
         log_buttons=_log_buttons,
     )
+
+
+def scripts() -> tuple[str, ...]:
+    """Texts of the scripts of every page, which do not depend on the runs: a server permits these and no others."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs(), "\n" + _asset("report.js")
 
 
 def _asset(name: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from markupsafe import Markup
 
 from matscale.core.errors import MatscaleError
+from matscale.core.report.page import scripts
 from matscale.core.report.records import folders_of
 from matscale.core.runs.files import INFO, METRICS
 
@@ -37,15 +37,17 @@ WAITING = Markup(
     "<p>{}</p><p>This page looks again every three seconds.</p>"
 )
 NOTHING = "default-src 'none'"
-_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
-def policy_of(page: str) -> str:
-    """Content security policy: the scripts that the page was built with, by their hash, and nothing from elsewhere."""
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in _SCRIPT.findall(page)]
-    scripts = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+def policy_of(scripts: Iterable[str]) -> str:
+    """Content security policy: these scripts, by their hash, and nothing from elsewhere.
+
+    They are those of the package, not those found in a page, into which the name of a run might bring one.
+    """
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
     return (
-        f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
@@ -57,7 +59,7 @@ class Pages:
         """`build`: version -> page; may raise MatscaleError, which is shown until there is something else to show."""
         self.sources, self.build = sources, build
         self.lock = threading.Lock()
-        self.version, self.text, self.policy = "", "", ""
+        self.version, self.text, self.policy = "", "", policy_of(scripts())
 
     def current(self) -> tuple[str, str]:
         """The page, and the policy that it is served under."""
@@ -65,7 +67,7 @@ class Pages:
             version = version_of(self.sources)
             if version != self.version:
                 self.text = self._page(version)
-                self.version, self.policy = version, policy_of(self.text)
+                self.version = version
             return self.text, self.policy
 
     def _page(self, version: str) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from matscale.core.scaling.allocation.cost_law import Cost
     from matscale.core.scaling.result import Fit
 
+EXACT = 1e-16
+"""Variance of ln L below which only rounding is left, as on a table that a formula wrote"""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -32,7 +35,10 @@ class Proposal:
 
 
 def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
-    """The best `count` runs, all different, that cost at most twice the largest; `target` (N, D) is to be predicted."""
+    """The best `count` runs, all different, that cost at most twice the largest; `target` (N, D) is to be predicted.
+
+    None if the target is known exactly.
+    """
     assert isinstance(fit.spread, Draws)
     n, d = _candidates(fit)
     flops = cost.flops(n, d)
@@ -42,18 +48,20 @@ def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int
     here = _predictions(fit, n, d)
     there = _predictions(fit, np.array([aim[0]]), np.array([aim[1]]))[:, 0]
     noise = fit.spread.noise.between + fit.spread.noise.within
-    whole = max(float(there.var()), 1e-300)
+    whole = float(there.var())
+    if whole < EXACT:
+        return []
     chosen: list[Proposal] = []
     is_free = np.ones(len(n), dtype=bool)
     for _ in range(min(count, len(n))):
         together = (here * there[:, None]).mean(axis=0)
-        gain = together**2 / (noise + here.var(axis=0)) / whole
+        gain = together**2 / (noise + here.var(axis=0) + EXACT) / whole
         # Gain per root of cost lies between "at any price" and "per FLOP", which would only ever ask for tiny runs.
         worth = gain / np.sqrt(flops / cost.largest + 0.05)
         k = int(np.argmax(np.where(is_free, worth, -np.inf)))
         is_free[k] = False
         chosen.append(Proposal(float(n[k]), float(d[k]), float(flops[k]), float(gain[k])))
-        known = here[:, k] / (noise + here[:, k].var())
+        known = here[:, k] / (noise + here[:, k].var() + EXACT)
         there = there - known * together[k]
         here = here - np.outer(known, (here * here[:, k : k + 1]).mean(axis=0))
     return chosen

@@ -35,6 +35,11 @@ BELOW, SETTLED = 0.5, 0.1
 last quarter of its steps lowered it by less than SETTLED."""
 
 
+ENDS = ("train", "validation")
+FORMULAS = "nbmotaw-formulas"
+"""Runs whose validation part was drawn by formulas, before the plan was changed."""
+
+
 def studies(root: Path) -> list[Path]:
     """The studies with finished runs whose name ends with the variable of their law: `nbmotaw-n`, `nbmotaw-d`."""
     return sorted(folder for folder in (root / "studies").glob("*-[nd]") if find_runs(folder))
@@ -43,7 +48,7 @@ def studies(root: Path) -> list[Path]:
 def numbers(root: Path) -> dict[str, Any]:
     """Study -> its fits, losses and runs; and the rules of learning rates."""
     found: dict[str, Any] = {folder.name: _study(folder) for folder in studies(root)}
-    return {"studies": found, "rates": _rates(root / "studies")}
+    return {"studies": found, "rates": _rates(root / "studies"), "formulas": _ends(root / "studies" / FORMULAS)}
 
 
 def _study(folder: Path) -> dict[str, Any]:
@@ -116,6 +121,17 @@ def _validations(folder: Path) -> Iterator[dict[str, Any]]:
     return (r for r in map(json.loads, lines) if r["split"] == "validation" and r["loss"] is not None)
 
 
+def _ends(folder: Path) -> list[dict[str, Any]]:
+    """Of each run, the training loss of its last log point (a mean since the one before) and its last validation."""
+    found = []
+    for run in find_runs(folder):
+        one, rows = row(run), [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+        train = [r["loss"] for r in rows if r["split"] == "train"]
+        kept = {key: one[key] for key in ("architecture", "parameters", "lr")}
+        found.append(kept | {"train": train[-1], "validation": one["last_loss"]})
+    return sorted(found, key=lambda one: (one["architecture"], one["parameters"], one["lr"]))
+
+
 def _rates(folder: Path) -> dict[str, Any]:
     """File -> rule of one architecture."""
     found = {}
@@ -131,6 +147,13 @@ def _rates(folder: Path) -> dict[str, Any]:
 def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """Name of a table -> its lines."""
     made = {"rates": _rates_table(found["rates"])}
+    made["formulas"] = _table(
+        ["architecture", "parameters", "learning rate", "training loss", "validation loss"],
+        [
+            [one["architecture"], f"{one['parameters']:,}", f"{one['lr']:.3g}", *(f"{one[k]:#.4g}" for k in ENDS)]
+            for one in found["formulas"]
+        ],
+    )
     for name, study in found["studies"].items():
         axis = name[-1]
         made[f"laws {name}"] = _table(

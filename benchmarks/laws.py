@@ -305,7 +305,7 @@ def equal(reps: int) -> None:
 
 
 def multipliers(reps: int) -> None:
-    """Share of 95 % intervals that hold the true multiplier, at the lowest common loss and in the middle."""
+    """Share of 95 % intervals that hold the true multiplier: lowest common loss and middle, the form known."""
     print("first; second | lowest middle loss | half-width in the middle | unsaid")
     even = {"alpha": 0.3}, {"alpha": 0.34}
     for a, b, laws in (
@@ -320,8 +320,11 @@ def multipliers(reps: int) -> None:
         (Noise(10, 3.0, size=0.01), Noise(8, size=0.01), ({"floor": 0.3}, {"alpha": 0.2})),
     ):
         rng, tally = np.random.default_rng(8), Tally()
-        for _ in range(reps if b.sizes == 5 else max(reps // 2, 1)):  # floors, which five sizes have not, take long
-            one, two = (_subject(simulated(rng, kind, **law), k) for k, kind, law in zip((0, 1), (a, b), laws))
+        for _ in range(reps):
+            one, two = (
+                _subject(simulated(rng, kind, **law), k, "floor" if "floor" in law else "power")
+                for k, kind, law in zip((0, 1), (a, b), laws)
+            )
             [found] = turned_round(one, two, "n", "", ())
             tally.add(found, lambda loss, laws=laws: needs_of(loss, **laws[0]) / needs_of(loss, **laws[1]))
         print(f"{a}; {b if a != b else 'the same'}; {laws} | {tally}", flush=True)
@@ -369,8 +372,8 @@ def needs_of(loss: float, floor: float = 0.0, alpha: float = 0.3) -> float:
     return float(((loss - floor) / 20.0) ** (-1 / alpha)) if loss > floor else float("inf")
 
 
-def _subject(means: Means, number: int) -> Subject:
-    own = fit_means(means, [host().law("power"), host().law("floor")], "loss")
+def _subject(means: Means, number: int, form: str = "power") -> Subject:
+    own = fit_means(means, [host().law(form)], "loss")
     return Subject(own, means, None, False, number)
 
 

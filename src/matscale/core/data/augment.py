@@ -1,6 +1,6 @@
-"""Gaussian noise on the positions of structures, and the forces that would undo it: what denoising learns from.
+"""Noise for denoising: random displacements of the atoms of a structure, and the forces that point back.
 
-Like an order or a rotation, the noise of a structure is a pure function of (seed, epoch, its row in the dataset), so
+The noise of a structure is a pure function of (seed, epoch, its row in the dataset), so
 that a resumed run, and any number of processes, draw the same.
 """
 
@@ -29,7 +29,7 @@ class Noise:
     """Å, of each component"""
 
     def displaced(self, batch: AtomicBatch, graph: Graph, *words: int) -> AtomicBatch:
-        """The batch with noise on it and the edges of where its atoms are then.
+        """Return the batch with its atoms displaced and with the edges of the new positions.
 
         `forces` are minus the displacements [Å]: they point back, as those of a spring of 1 eV/Å² would. Energy and
         stress are left out. A displacement of all atoms together is none, so the mean over a structure is taken off,

@@ -1,4 +1,5 @@
-"""`AtomicBatch`: what every model is given. Flat tensors, atoms of all structures one after another.
+"""`AtomicBatch`, the input of every model: flat tensors, in which the atoms of one structure follow those of the one
+before.
 
 | field | shape | unit |
 |---|---|---|
@@ -79,7 +80,7 @@ class AtomicBatch:
 
     @property
     def shape(self) -> BatchShape:
-        """The sizes on which the cost of a step depends."""
+        """Sizes that decide the cost of a step."""
         squares = int((self.atoms_per_structure.long() ** 2).sum())
         return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)
 
@@ -110,19 +111,20 @@ class AtomicBatch:
         return distance
 
     def fractional(self) -> Tensor:
-        """[n_atoms, 3] positions in units of the lattice vectors; 0 for structures without a full cell."""
+        """Positions in units of the lattice vectors, [n_atoms, 3]; 0 for structures without a full cell."""
         has_cell = torch.linalg.det(self.cell).abs() > 1e-9
         safe = torch.where(has_cell[:, None, None], self.cell, torch.eye(3).to(self.cell))
         inverse = torch.linalg.inv(safe) * has_cell[:, None, None]
         return times_matrix(self.positions, inverse.index_select(0, self.batch))
 
     def volume(self) -> Tensor:
-        """[n_structures] Å³ of the three lattice vectors; 0 where there is none: see `has_volume`."""
+        """Volume of the three lattice vectors, [n_structures] Å³; 0 where `has_volume` is False."""
         volume = torch.linalg.det(self.cell).abs()
         return torch.where(self.has_volume(), volume, torch.zeros_like(volume))
 
     def has_volume(self) -> Tensor:
-        """[n_structures] whether three lattice vectors span a volume and an axis is periodic: else there is no stress.
+        """Whether a structure has a volume, and therefore a stress, [n_structures]: three independent vectors and a
+        periodic axis.
 
         A slab with a vector across it has the volume of that box, as in ASE and in plane-wave codes.
         """
@@ -132,7 +134,7 @@ class AtomicBatch:
         return spans & self.pbc.bool().any(dim=1)
 
     def dense(self) -> DenseBatch:
-        """The padded layout, for attention over all atoms of a structure."""
+        """Padded layout of the atoms, for attention over all atoms of a structure."""
         n, width = self.n_structures, int(self.atoms_per_structure.max())
         first = torch.cumsum(self.atoms_per_structure, 0) - self.atoms_per_structure
         slot = torch.arange(self.n_atoms, device=self.batch.device) - first[self.batch]
@@ -142,11 +144,11 @@ class AtomicBatch:
         return DenseBatch(positions, numbers, mask, self.cell)
 
     def with_geometry(self, positions: Tensor, cell: Tensor) -> AtomicBatch:
-        """The same atoms and edges at other positions and in another cell."""
+        """Return a batch with the same atoms and edges, at other positions and in another cell."""
         return replace(self, positions=positions, cell=cell)
 
     def transformed(self, matrix: Tensor) -> AtomicBatch:
-        """Rotated or reflected: every vector v of structure s becomes v @ matrix[s].T, labels included.
+        """Return a rotated or reflected batch: every vector v of structure s becomes v @ matrix[s].T, labels included.
 
         `matrix` [3, 3] or [n_structures, 3, 3], orthogonal. Fractional coordinates and edges are unchanged.
         """
@@ -172,7 +174,7 @@ class AtomicBatch:
         return self._map(move)
 
     def pin_memory(self) -> AtomicBatch:
-        """A copy in page-locked memory, for asynchronous transfer to a GPU."""
+        """Return a copy in page-locked memory, for asynchronous transfer to a GPU."""
         return self._map(lambda x: x.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> AtomicBatch:
@@ -180,7 +182,7 @@ class AtomicBatch:
         return replace(self, **moved)
 
     def split(self) -> list[AtomicBatch]:
-        """Each structure as a batch of its own; the inverse of `AtomicBatch.join`."""
+        """Split into one batch per structure; the inverse of `AtomicBatch.join`."""
         atom_ptr = [0, *torch.cumsum(self.atoms_per_structure, 0).tolist()]
         if self.edge_index is not None:
             counts = torch.bincount(self.batch[self.edge_index[1]], minlength=self.n_structures)
@@ -209,7 +211,7 @@ class AtomicBatch:
 
     @classmethod
     def join(cls, members: list[AtomicBatch]) -> AtomicBatch:
-        """One batch of several, in order. All must carry the same fields."""
+        """Join several batches into one, in order. All must have the same fields."""
         starts = torch.tensor([0, *(m.n_atoms for m in members)]).cumsum(0).tolist()
         counts = torch.tensor([0, *(m.n_structures for m in members)]).cumsum(0).tolist()
 
@@ -244,14 +246,14 @@ class AtomicBatch:
 
 
 def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
-    """Tensors T as turn.T @ T @ turn, both [n, 3, 3]."""
+    """Turn tensors T into turn.T @ T @ turn; both are [n, 3, 3]."""
     half = times_matrix(tensors, turn[:, None])
     return times_matrix(half.transpose(1, 2), turn[:, None]).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The sizes on which the cost of a step depends."""
+    """Sizes that decide the cost of a step."""
 
     n_structures: int
     n_atoms: int

@@ -1,4 +1,4 @@
-"""Neighbour rule of an architecture, and the edges that follow from it.
+"""Neighbour rule of an architecture: which pairs of atoms become edges.
 
 An edge j -> i runs from the neighbour (source) to the centre (target); `shift` counts the lattice vectors by which
 the neighbour is displaced: edge_vec = positions[j] − positions[i] + shift @ cell.
@@ -33,24 +33,26 @@ class Graph:
 
     @classmethod
     def none(cls) -> Graph:
-        """Rule without neighbours: every atom on its own."""
+        """Make the rule without neighbours: every atom is on its own."""
         return cls("none")
 
     @classmethod
     def dense(cls) -> Graph:
-        """Every atom of a structure sees every other: no edges are made, models use `AtomicBatch.dense()`."""
+        """Make the rule by which every atom of a structure sees every other: without edges; models use
+        `AtomicBatch.dense()`.
+        """
         return cls("dense", is_dense=True)
 
     @classmethod
     def radius(cls, cutoff: float, *, dense: bool = False) -> Graph:
-        """All periodic images within `cutoff` Å; with `dense`, for a model that pads as those of `dense` do."""
+        """Make the rule of all periodic images within `cutoff` Å; `dense` is for a model that pads its batches."""
         if not 0 < cutoff < math.inf:
             raise ConfigError(f"cutoff = {cutoff} Å: must be positive and finite.")
         return cls("radius", float(cutoff), is_dense=dense)
 
     @classmethod
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
-        """Nearest images to each centre among those within `cutoff` Å.
+        """Make the rule of the nearest images to each centre among those within `cutoff` Å.
 
         Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise the rule of the OMat24
         EquiformerV2 models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus
@@ -67,7 +69,7 @@ class Graph:
 
     @property
     def key(self) -> str:
-        """Name of a cache of these edges."""
+        """Name of a cache that holds the edges of this rule."""
         if self.kind == "radius":
             return f"radius-{self.cutoff:g}"
         if self.kind == "nearest":

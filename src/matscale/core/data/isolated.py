@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray[np.integer], graph: Graph) -> None:
-    """Raises DataError that names the first of these rows without an edge; `n_edges` is that of the whole dataset."""
+    """Raise DataError that names the first of these rows without an edge; `n_edges` is that of the whole dataset."""
     isolated = rows[n_edges[rows] == 0]
     if len(isolated):
         first = int(isolated.min())
@@ -29,7 +29,8 @@ def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray
 
 
 def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
-    """Raises DataError that says which structure of a batch has no edge, by `name` or its row of the dataset."""
+    """Raise DataError that names the first structure of a batch without an edge, by `name` or its row in the
+    dataset."""
     if not graph.has_edges:
         return
     lonely = isolated(batch)

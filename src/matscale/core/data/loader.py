@@ -1,7 +1,7 @@
-"""Batches of an epoch, filled to a budget, in an order that is a pure function of (seed, epoch).
+"""Batches of an epoch, filled up to a budget, in an order that is a pure function of (seed, epoch).
 
-Batch k of epoch e is the same whether it is reached by iterating or asked for first, so that a resumed run goes on
-where it stopped. The plan of an epoch is one array: where each batch begins in the order. The order is never stored.
+Batch k of epoch e does not depend on which batches were made before, so that a resumed run goes on where it stopped.
+The plan of an epoch is one array: where each batch begins in the order. The order is never stored.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random orientation of each structure: positions, cell, forces and stress turn together."""
+    """Random rotation of each structure: positions, cell, forces and stress turn together."""
 
     rotate: bool = False
     """Haar-uniform rotations."""
@@ -69,7 +69,7 @@ class Augmentation:
     """Inversion of every second structure, on average; with `rotate`, uniform over all of O(3)."""
 
     def matrices(self, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.float64]:
-        """[len(indices), 3, 3]: a pure function of (seed, epoch, index)."""
+        """Rotation matrices [len(indices), 3, 3]: a pure function of (seed, epoch, index)."""
         matrix = np.broadcast_to(np.eye(3), (len(indices), 3, 3))
         if self.rotate:
             matrix = rotations(indices, _ROTATE, seed, epoch)
@@ -135,12 +135,12 @@ class Loader:
         return len(range(self.rank, len(self._boundaries(epoch)) - 1, self.world_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[AtomicBatch]:
-        """This rank's batches of `epoch` from batch `start` on; those before are not made."""
+        """Yield this rank's batches of `epoch`, from batch `start` on; those before it are not made."""
         for k in range(start, self.n_batches(epoch)):
             yield self.batch(epoch, k)
 
     def batch(self, epoch: int, k: int) -> AtomicBatch:
-        """This rank's batch k of `epoch`."""
+        """Make this rank's batch k of `epoch`."""
         indices = self.members(epoch, k)
         batch = self.dataset.batch(indices, self.graph if self.noise is None else Graph.none(), self.dtype)
         if self.augmentation and (self.augmentation.rotate or self.augmentation.reflect):
@@ -158,7 +158,7 @@ class Loader:
         return self._ordered(epoch, int(boundaries[place]), int(boundaries[place + 1]))
 
     def _ordered(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
-        """Rows of the dataset at places first ... last − 1 of the epoch's order."""
+        """Rows of the dataset at the places `first` to `last` − 1 of the epoch's order."""
         of, begin, rows = self._window
         if of != epoch or first < begin or last > begin + len(rows):
             begin, end = first, min(max(last, first + _WINDOW), len(self._indices))
@@ -170,14 +170,14 @@ class Loader:
         return rows[first - begin : last - begin]
 
     def _boundaries(self, epoch: int) -> NDArray[np.int64]:
-        """[batches + 1]: where each batch of all ranks begins in the order of `epoch`, and its end."""
+        """Places in the order of `epoch` where batches of all ranks begin, and the end of the last, [batches + 1]."""
         of = epoch if self.shuffle else 0
         if self._plan[0] != of:
             self._plan = (of, _divisible(self._filled(epoch), self.world_size, drop=self.shuffle))
         return self._plan[1]
 
     def _filled(self, epoch: int) -> NDArray[np.int64]:
-        """Boundaries of batches that each take in structures until the next one would exceed the budget."""
+        """Places where batches begin that each take structures until the next one would exceed the budget."""
         n, limits = len(self._indices), self._limits()
         if not limits:
             assert self.budget.structures
@@ -204,7 +204,7 @@ class Loader:
         return np.array(boundaries, dtype=np.int64)
 
     def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
-        """Limited quantity (atoms, edges) -> (its amount in every structure, its largest amount in a batch)."""
+        """Limits of the budget: atoms or edges -> (amount in every structure, largest amount in a batch)."""
         limits: dict[str, tuple[NDArray[np.integer], int]] = {}
         if self.budget.atoms:
             limits["atoms"] = (self.dataset.n_atoms, self.budget.atoms)
@@ -227,7 +227,7 @@ class Loader:
 
 
 def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
-    """[n_structures] of a dataset: how many edges each has; from its graph cache, built now if there is none."""
+    """Number of edges of each structure, [n_structures]; from the dataset's graph cache, which is built if missing."""
     if isinstance(dataset, PackedDataset):
         return build_cache(dataset, graph).n_edges
     counts = np.zeros(len(dataset), np.int64)

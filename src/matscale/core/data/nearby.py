@@ -1,4 +1,4 @@
-"""Atoms far from the origin brought near it, in float64, before a batch rounds positions.
+"""Move atoms that are far from the origin near it, in float64, before a batch rounds positions.
 
 A position in float32 is good to 6·10⁻⁸ of its size: at 100,000 Å edges would be off by 0.01 Å and forces by tens of
 meV/Å. Structures that reach beyond `FAR` are moved as periodicity and translation allow: each atom by whole lattice
@@ -32,10 +32,10 @@ def brought_near(
     pbc: NDArray[np.bool_],
     edges: Edges | None = None,
 ) -> tuple[NDArray[Any], Edges | None]:
-    """Positions [n_atoms, 3] of structures with `counts` [n] atoms each, and the shifts of their edges to match.
+    """Move positions [n_atoms, 3] of structures with `counts` [n] atoms near the origin; also returns matching shifts.
 
-    Structures within `FAR` of the origin and atoms inside their cell keep their numbers. `edges` as `neighbors` gives
-    them, for all structures.
+    Positions within `FAR` of the origin or inside the cell do not change. `edges` are those of `neighbors`, for all
+    structures.
     """
     far = (np.abs(positions) > FAR).any(axis=1)
     if not far.any():

@@ -1,8 +1,8 @@
-"""Neighbour lists: the edges that a `Graph` rule asks for, always found in float64, always in one order.
+"""Neighbour lists: find the edges of a `Graph` rule, in float64 and always in the same order.
 
-The search is vesin's. A vesin object must not be shared by threads (it corrupts the heap), so each thread keeps its
-own. Edges come sorted by centre i, then neighbour j, then shift, whatever order the search met them in: models that
-sum over edges then give the same bits for the same structure.
+The search is done by the library vesin. A vesin object must not be shared by threads (it corrupts the heap), so each
+thread keeps its own. Edges come sorted by centre i, then neighbour j, then shift, whatever order the search met them
+in: models that sum over edges then give the same bits for the same structure.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Crystal = tuple[str, ArrayLike, ArrayLike, ArrayLike]
 
 
 def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Graph) -> Edges:
-    """The edges of one structure: (edge_index [2, n_edges], edge_shift [n_edges, 3]).
+    """Find the edges of one structure: (edge_index [2, n_edges], edge_shift [n_edges, 3]).
 
     `positions` [n_atoms, 3] Å, in the cell or not; `cell` [3, 3] Å, of which only the rows of periodic axes are read;
     `pbc` [3]. Row 0 of edge_index is the neighbour j, row 1 the centre i, and an edge spans positions[j] − positions[i]
@@ -76,7 +76,7 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
 
 
 def nearest_distance(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> float | None:
-    """Å between the nearest two atoms, periodic images included; None for a single atom without images.
+    """Distance in Å of the two nearest atoms, periodic images included; None for a single atom without images.
 
     >>> nearest_distance([[0, 0, 0], [0, 0, 2.0]], np.zeros((3, 3)), [False] * 3)
     2.0
@@ -103,7 +103,7 @@ def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: N
 
 
 def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> None:
-    """Raises DataError if so many images lie within the radius that finding them would fill the memory."""
+    """Raise DataError if so many images lie within the radius that the search would fill the memory."""
     ball = (0.0, 2.0, math.pi, 4 / 3 * math.pi)[len(rows)] * radius ** len(rows)
     images = ball / math.sqrt(max(float(np.linalg.det(rows @ rows.T)), 1e-300)) if len(rows) else 0.0
     edges = images * n_atoms * (n_atoms if len(rows) == 3 else 1)
@@ -115,7 +115,7 @@ def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> Non
 
 
 def _thinnest(rows: NDArray[np.float64]) -> float:
-    """Smallest distance of lattice planes, Å: from the reciprocal metric, whose diagonal holds 1 / distance²."""
+    """Smallest distance between lattice planes [Å]: from the inverse metric, whose diagonal holds 1 / distance²."""
     try:
         inverse_squares = np.linalg.inv(rows @ rows.T).diagonal()
     except np.linalg.LinAlgError:
@@ -126,7 +126,7 @@ def _thinnest(rows: NDArray[np.float64]) -> float:
 def _within(
     radius: float, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """All (i, j, shift, distance) with distance < radius, in no particular order."""
+    """All pairs (i, j, shift, distance) nearer than `radius`, in no particular order."""
     _refuse_crowd(radius, len(positions), box[periodic])
     known: dict[float, NeighborList] = _searches.__dict__.setdefault("by_radius", {})
     if radius not in known:
@@ -149,7 +149,7 @@ def _within(
 def _enough(
     graph: Graph, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """Edges like those of `_within`, with at least the neighbours that a nearest rule has to choose from.
+    """Find pairs as `_within` does, in a radius just large enough for a nearest rule.
 
     A few neighbours lie far inside a long cutoff (of 460 within 12 Å in a metal, 20 are wanted): the search starts
     with a radius that holds about three times as many as are wanted and widens until every atom has enough.
@@ -178,7 +178,7 @@ def _nearest(
     distance: NDArray[np.float64],
     n_atoms: int,
 ) -> NDArray[np.int64]:
-    """Indices of the edges that a nearest rule keeps: `Graph.nearest` says how the two rules choose."""
+    """Indices of the edges that a nearest rule keeps: `Graph.nearest` describes its two forms."""
     if graph.strict:
         seen = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, np.round(distance, _RESOLUTION), i))
     else:
@@ -195,7 +195,7 @@ def _nearest(
 
 
 def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
-    """The batch with the edges that `graph` asks for, found anew. Raises DataError that names the structure."""
+    """Return the batch with new edges by the rule `graph`. Raises DataError that names the structure."""
     if not graph.has_edges:
         return batch
     rows = range(batch.n_structures) if batch.index is None else batch.index.tolist()
@@ -207,7 +207,7 @@ def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
 
 
 def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
-    """Edges of each crystal. Raises DataError that begins with its name."""
+    """Find the edges of each crystal. Raises DataError that begins with the crystal's name."""
     for name, positions, cell, pbc in crystals:
         try:
             yield neighbors(positions, cell, pbc, graph)
@@ -216,7 +216,7 @@ def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
 
 
 def joined(edges: Iterable[Edges], counts: Sequence[int]) -> Edges:
-    """Edges of a batch from those of its structures, which have `counts` atoms."""
+    """Join the edges of structures into those of a batch; `counts` are their numbers of atoms."""
     indices, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
     for (index, shift), first in zip(edges, np.cumsum([0, *counts]).tolist()):
         indices.append(index + first)
@@ -227,7 +227,7 @@ def joined(edges: Iterable[Edges], counts: Sequence[int]) -> Edges:
 def collate(
     structures: Sequence[Structure], graph: Graph = Graph.none(), dtype: torch.dtype = torch.float32
 ) -> AtomicBatch:
-    """A batch of structures that come from anywhere but a packed dataset.
+    """Make a batch of structures that are not in a packed dataset.
 
     Floating tensors get `dtype`, except energies, which stay float64: a total of −1000 eV leaves float32 only 0.1 meV.
     Missing labels are NaN. Raises DataError that names the structure whose neighbours cannot be found.
@@ -278,7 +278,8 @@ _NEXT = torch.tensor(list(product((-1, 0, 1), repeat=3)), dtype=torch.float64)
 
 
 def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
-    """[n_pairs] Å in float64: from atom i to the nearest image of atom j of the same structure; no gradient."""
+    """Distance from atom i to the nearest image of atom j of the same structure, [n_pairs] Å in float64; no
+    gradient."""
     structure = batch.batch.index_select(0, i)
     positions, pbc = batch.positions.detach().double(), batch.pbc.double()
     cells = reduced_cells(batch).to(positions.device)
@@ -292,7 +293,9 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
 
 
 def reduced_cells(batch: AtomicBatch) -> Tensor:
-    """[n_structures, 3, 3] Å on the CPU: Minkowski-reduced lattice vectors; open axes get some that complete them."""
+    """Minkowski-reduced lattice vectors [n_structures, 3, 3] Å on the CPU; axes that are not periodic get completing
+    vectors.
+    """
     from ase.geometry import complete_cell, minkowski_reduce
 
     cells, pbc = batch.cell.detach().double().cpu().numpy(), batch.pbc.cpu().numpy()

@@ -6,11 +6,11 @@ Structures count equally and per atom. With x_s = n_s / Σ_Z n_sZ and y_s = ener
 
     Σ_s (y_s − x_s · reference)²  +  shrinkage · Σ_Z (reference_Z − mean y)²
 
-`shrinkage` is 0, which is least squares, wherever that predicts held-out structures well. With many elements and few
-structures of each it does not: then the references are drawn towards the mean energy per atom, as strongly as predicts
-held-out structures best. The strength is that of the smallest error over `FOLDS` parts of the fitted structures, cut by
-group, as a split cuts; least squares give way only to an error below `BETTER` times their own. A shrinkage of 1 weighs
-as much as one structure of each pure element at the mean.
+`shrinkage` is 0 (least squares) wherever that predicts held-out structures well. With many elements and few structures
+of each it does not: then the references are drawn towards the mean energy per atom. The strength is the one with the
+smallest error over `FOLDS` parts of the fitted structures, cut by group as in a split. It replaces least squares only
+if its error is below `BETTER` times that of least squares. A shrinkage of 1 weighs as much as one structure of each
+pure element at the mean.
 
 Where compositions do not determine every element, the solution nearest to the mean is taken. References are applied
 once, in `Potential`, and are always invertible: they only add up.
@@ -48,7 +48,7 @@ _RCOND = 1e-10
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Root mean square errors on structures that the fit did not see [eV/atom]: see the top of this module."""
+    """Root mean square errors [eV/atom] on structures that were not in the fit: see the top of this module."""
 
     rms: float
     """Error of references fitted with the same shrinkage."""
@@ -78,11 +78,11 @@ class References:
 
     @property
     def is_determined(self) -> bool:
-        """Whether every reference energy is, rather than only their sums over the compositions seen."""
+        """Whether the fit determines every reference energy, and not only their sums over the compositions in it."""
         return self.rank == len(self.elements) and not self.undetermined
 
     def judged(self) -> list[str]:
-        """Sentences on how far the references can be trusted: on held-out structures, and by element."""
+        """Describe how far the references can be trusted: errors on held-out structures, and error bars of elements."""
         from ase.data import chemical_symbols
 
         lines = []
@@ -105,11 +105,11 @@ class References:
         return tuple(sorted(set(elements) - set(self.elements)))
 
     def energy(self, composition: NDArray[Any]) -> NDArray[np.float64]:
-        """[n] eV of compositions [n, 119]."""
+        """Reference energies [n] eV of compositions [n, 119]."""
         return np.asarray(composition @ self.values, dtype=np.float64)
 
     def to_json(self) -> str:
-        """Readable: symbol -> eV, with what is needed to judge the fit."""
+        """JSON-ready form: symbol -> eV, and the numbers that judge the fit."""
         from ase.data import chemical_symbols
 
         return json.dumps(
@@ -153,7 +153,7 @@ class References:
 
 
 def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.float64] | None = None) -> References:
-    """Fit on the structures at `indices` that have an energy. Memory does not grow with their number.
+    """Fit references on the structures at `indices` that have an energy. Memory does not grow with their number.
 
     `energies` [len(indices)] eV are fitted in place of the dataset's. Raises DataError if there is none.
     """
@@ -185,7 +185,7 @@ def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.fl
 
 
 class _Factor:
-    """Rows (composition / n_atoms [119], energy / n_atoms) of any number of structures, as the R of their QR."""
+    """Rows (composition / n_atoms [119], energy / n_atoms) of many structures, as the R of their QR decomposition."""
 
     def __init__(self) -> None:
         self.r: NDArray[np.float64] = np.zeros((0, 120))
@@ -196,7 +196,7 @@ class _Factor:
             self._take(rows, len(rows), float(rows[:, 119].sum()))
 
     def without(self, all_parts: list[_Factor]) -> _Factor:
-        """The other parts together."""
+        """Join all parts but one."""
         rest = _Factor()
         for other in all_parts:
             if other is not self:
@@ -208,7 +208,7 @@ class _Factor:
         self.n, self.total = self.n + n, self.total + total
 
     def solve(self, elements: NDArray[np.int64], shrinkage: float) -> tuple[NDArray[np.float64], int]:
-        """(references [119], rank of the compositions); 0 for other elements."""
+        """Solve for the references: ([119], rank of the compositions); elements that do not occur get 0."""
         values = np.zeros(119)
         x, y, mean = self.r[:, elements], self.r[:, 119], self.total / self.n
         values[elements], _, rank, _ = np.linalg.lstsq(x, y, rcond=_RCOND)
@@ -219,11 +219,11 @@ class _Factor:
         return values, int(rank)
 
     def squares(self, values: NDArray[np.float64]) -> float:
-        """Sum over the structures of what references [119] leave of the energy per atom, squared."""
+        """Sum of squared residuals of the energy per atom with references [119]."""
         return float(((self.r[:, :119] @ values - self.r[:, 119]) ** 2).sum())
 
     def weight(self, elements: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[len(elements)] structures of the pure element that would determine each reference as well: 1 / (XᵀX)⁻¹."""
+        """Number of structures of the pure element that would determine each reference equally well: 1 / (XᵀX)⁻¹."""
         _, s, v = np.linalg.svd(self.r[:, elements], full_matrices=True)
         s = np.concatenate([s, np.zeros(len(elements) - len(s))])
         inverse = np.zeros(len(elements))
@@ -235,7 +235,7 @@ class _Factor:
 
 
 def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[len(indices)] part of each structure: by its group; by its row if one part would hold all."""
+    """Part (fold) of each structure, [len(indices)]: by its group, or by its row if one part would hold everything."""
     for keys in (dataset.groups[indices], indices):
         mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # neighbours among the keys come apart
         folds = ((mixed >> np.uint64(40)) % np.uint64(FOLDS)).astype(np.int64)
@@ -245,7 +245,7 @@ def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int
 
 
 def _chosen(parts: list[_Factor]) -> tuple[float, HeldOut | None]:
-    """(strength to fit with, errors on held-out structures). Elements that a fit lacks count as its mean."""
+    """Choose the shrinkage: (strength, errors on held-out structures). Elements not in a fit count as its mean."""
     if len(parts) < 2:
         return 0.0, None
     squares, constant = np.zeros(len(SHRINKAGES)), 0.0
@@ -267,7 +267,7 @@ def _chosen(parts: list[_Factor]) -> tuple[float, HeldOut | None]:
 
 
 def with_values(values: NDArray[np.float64], dataset: PackedDataset, indices: Any) -> References:
-    """References that were not fitted here, with what they leave of the energies of the structures at `indices`."""
+    """Make references from given values, with the residuals of the structures at `indices`."""
     squares, n = 0.0, 0
     for _, counts, energy in _labelled(dataset, np.asarray(indices, dtype=np.int64)):
         squares += float((((energy - counts @ values) / counts.sum(axis=1)) ** 2).sum())
@@ -279,7 +279,7 @@ def with_values(values: NDArray[np.float64], dataset: PackedDataset, indices: An
 def _labelled(
     dataset: PackedDataset, indices: NDArray[np.int64], energies: NDArray[np.float64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]]:
-    """(places in `indices` [k], composition [k, 119], energy [k] eV) of those that have an energy, chunk by chunk."""
+    """Yield structures with an energy: (places in `indices` [k], composition [k, 119], energy [k] eV), in chunks."""
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         energy = dataset.energies(chunk) if energies is None else energies[start : start + CHUNK]
@@ -311,14 +311,14 @@ SIZES = {
 
 
 def label_rms(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
-    """Root mean square of the labels in `SIZES` of the structures at `indices`; labels that none has are left out."""
+    """Root mean square of the labels in `SIZES` over the structures at `indices`; missing labels are left out."""
     sums = _label_sums(dataset, indices, references)
     found = {label: sums[name] for label, (name, _) in SIZES.items()}
     return {label: float(np.sqrt(squares / count)) for label, (count, _, squares) in found.items() if count}
 
 
 def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """At most `n` of these rows, evenly spaced.
+    """Choose at most `n` of these rows, evenly spaced.
 
     >>> evenly(np.arange(100), 5).tolist()
     [0, 24, 49, 74, 99]

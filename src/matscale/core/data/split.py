@@ -1,8 +1,8 @@
 """Training and validation parts: by group, seeded, nested.
 
-Structures of one group (a trajectory, or a reduced formula) never part, so that validation asks about materials that
-were not in training. Smaller training sets are subsets of larger ones, and validation is the same for all of them:
-otherwise a loss against dataset size would compare different questions.
+Structures of one group (a trajectory, or a reduced formula) stay together, so that validation is on materials that were
+not in training. Smaller training sets are subsets of larger ones, and all have the same validation part: otherwise
+losses at different dataset sizes could not be compared.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Split:
     """Ascending."""
 
     def take(self, fraction: float | None = None, count: int | None = None) -> NDArray[np.int64]:
-        """A training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
+        """Cut a training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
 
         A smaller subset is contained in a larger one. Raises ConfigError if it would be empty or too large.
         """
@@ -58,7 +58,7 @@ def split(
     by: Literal["group", "structure"] = "group",
     order_seed: int | None = None,
 ) -> Split:
-    """Put a fraction of about `validation` of the structures aside; by groups, or one by one.
+    """Split a dataset: about the fraction `validation` is put aside for validation, by groups or one by one.
 
     `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
     of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed, and DataError
@@ -94,7 +94,9 @@ def split(
 
 
 def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """[n] True for groups drawn at random that hold at most `wanted` structures together, and as many as fit."""
+    """Mark the structures [n] of randomly drawn groups that hold at most `wanted` structures together, and as many as
+    fit.
+    """
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise DataError(

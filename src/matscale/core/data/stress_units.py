@@ -35,7 +35,7 @@ _MIN_FORCE = 1e-3
 
 
 def check_stress(dataset: PackedDataset, indices: Any) -> None:
-    """Raises DataError if the stress looks like GPa or kbar: see the top of this module."""
+    """Raise DataError if the stress looks like GPa or kbar: see the top of this module."""
     indices = np.asarray(indices)
     indices = indices[dataset.has("stress")[indices]]
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
@@ -58,7 +58,9 @@ def check_stress(dataset: PackedDataset, indices: Any) -> None:
 
 
 def stress_numbers(dataset: PackedDataset, indices: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(R of the structures whose forces are above rounding, |σ|_max V/N in eV/atom of those with a volume)."""
+    """Compute the two numbers: R of structures whose forces are above rounding, |σ|_max V/N in eV/atom of those with a
+    volume.
+    """
     forces, stress = dataset.labels(indices)
     geometry = dataset.batch(indices)
     counts = geometry.atoms_per_structure.numpy()

@@ -1,4 +1,4 @@
-"""One structure as it is read from a file and before it is packed: plain NumPy, eV and Å."""
+"""Structure, as it is read from a file and before it is packed: plain NumPy arrays, eV and Å."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALCULATOR = "calculator:"
 
 
 def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
-    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3].
+    """Convert [..., 6] in the order xx yy zz yz xz xy to symmetric [..., 3, 3].
 
     >>> voigt_to_full([1, 2, 3, 4, 5, 6]).tolist()
     [[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]
@@ -27,7 +27,7 @@ def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
 
 
 def full_to_voigt(full: Any) -> NDArray[np.float64]:
-    """[..., 3, 3] -> [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged.
+    """Convert [..., 3, 3] to [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged.
 
     >>> full_to_voigt([[1, 6, 5], [6, 2, 4], [5, 4, 3]]).tolist()
     [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -37,7 +37,7 @@ def full_to_voigt(full: Any) -> NDArray[np.float64]:
 
 
 def whole_numbers(values: Any) -> NDArray[np.int64]:
-    """Atomic numbers from an array of any kind. Raises ValueError for what is no small whole number.
+    """Convert an array of any kind to atomic numbers. Raises ValueError unless they are small whole numbers.
 
     >>> whole_numbers([13.0, 8.0]).tolist()
     [13, 8]
@@ -100,7 +100,7 @@ class Structure:
 
     @property
     def group(self) -> str:
-        """Group that a split keeps together: the trajectory where one is named, else the reduced formula."""
+        """Group that a split keeps together: the trajectory if there is one, else the reduced formula."""
         return self.trajectory or self.formula
 
     def to_ase(self) -> Any:
@@ -123,7 +123,7 @@ class Structure:
 
     @classmethod
     def from_ase(cls, atoms: Any, source: str = "") -> Structure:
-        """Geometry of an ase.Atoms; its labels are the business of `matscale.core.data.sources.labels`."""
+        """Make a structure with the geometry of an ase.Atoms; `matscale.core.data.sources.labels` finds its labels."""
         return cls(
             atomic_numbers=atoms.get_atomic_numbers().astype(np.int64),
             positions=np.array(atoms.get_positions(), dtype=np.float64),

@@ -1,1 +1,1 @@
-"""Datasets with a name: made on first use, or downloaded."""
+"""Named datasets: made on first use, or downloaded."""

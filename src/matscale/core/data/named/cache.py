@@ -1,4 +1,4 @@
-"""The user's cache folder, and a lock so that two processes do not fill it with the same thing at once."""
+"""Cache folder of the user, and a lock that keeps two processes from filling it with the same thing at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VARIABLE = "MATSCALE_CACHE"
 
 
 def folder() -> Path:
-    """`$MATSCALE_CACHE`, or the folder that the platform keeps for such things."""
+    """Return `$MATSCALE_CACHE`, or the cache folder of the platform."""
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen).expanduser()

@@ -1,4 +1,4 @@
-"""Datasets by name: what `--data` takes, a packed folder or one of the names here.
+"""Datasets by name: resolves the value of `--data`, which is a packed folder or a name.
 
 `emt` wins over a folder of that name in the working directory (`./emt` is the folder); a published name, which has a
 slash and may be gigabytes away, does not.
@@ -25,9 +25,10 @@ EMBEDDED = {"emt": Recipe()}
 
 
 def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
-    """Folder of a packed dataset: `name_or_path` itself, or the dataset of that name, which is made if needed.
+    """Return the folder of a packed dataset: `name_or_path` itself, or the dataset of that name, which is made if
+    needed.
 
-    A published name (`omat24/rattled-300`) is downloaded. `progress` is told of it. Raises DataError for a file
+    A published name (`omat24/rattled-300`) is downloaded, which `progress` reports. Raises DataError for a file
     that is not packed yet, and for an unknown name, with the nearest known one.
     """
     if name_or_path in EMBEDDED:
@@ -46,7 +47,7 @@ def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
 
 
 def embedded(name: str, progress: Reporter = SILENT) -> Path:
-    """The folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
+    """Return the folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
     from matscale.core.hosting.host import host  # start-up: plugins
 
     labeler = host().labeler(name)
@@ -62,6 +63,8 @@ def embedded(name: str, progress: Reporter = SILENT) -> Path:
 
 
 def _key(recipe: Recipe, labeler: Labeler) -> str:
-    """Changes when anything does that decides the contents, so that an old cache is never taken for a new one."""
+    """Key of the cached dataset: changes with all that decides its contents, so that an old cache is never used for a
+    new one.
+    """
     text = json.dumps([EDITION, FORMAT_VERSION, labeler.labels_by(), recipe.plain()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Downloads that survive a broken connection, now or next time, and archives that are unpacked whole or not at all."""
+"""Download files, resuming after a broken connection, and unpack archives completely or not at all."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ REPORT = 0.2
 def retrieve(
     url: str, path: Path, sha256: str | None = None, progress: Reporter = SILENT, what: str = "Downloading"
 ) -> Path:
-    """Download `url` to `path`, or find it there. Raises DataError when that is not possible, or if SHA-256 differs.
+    """Download `url` to `path`, unless it is there. Raises DataError if that fails or its SHA-256 differs.
 
-    What has arrived waits in `<path>.part`: a later call goes on from there.
+    The bytes that arrived are kept in `<path>.part`: a later call goes on from there.
     """
     if path.is_file() and (sha256 is None or digest_of(path) == sha256):
         return path
@@ -68,7 +68,7 @@ def digest_of(path: Path) -> str:
 
 
 class Resuming:
-    """A downloader that asks for the rest (HTTP Range) as long as the rest belongs to the same file."""
+    """Downloader that asks for the rest of a file (HTTP Range) while the file on the server stays the same."""
 
     def __init__(self, part: Path, progress: Reporter = SILENT, what: str = "Downloading") -> None:
         self.part, self.progress, self.what = part, progress, what
@@ -99,7 +99,7 @@ class Resuming:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _fetch(self, url: str) -> bool:
-        """One connection; whether the file is complete after it."""
+        """Download over one connection; return whether the file is complete."""
         import requests
 
         have = self._size()
@@ -156,12 +156,12 @@ class Resuming:
 
 
 def _whole(text: str | None) -> int:
-    """The number of a header; 0 for one that is missing or no number, as if its server did not say."""
+    """Parse the number in a header; 0 if the header is missing or holds no number."""
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _begins(response: Any) -> int:
-    """First byte of a part of a file; -1 if its server does not say."""
+    """First byte of the part of a file that the server sends; -1 if the server does not say."""
     found = re.match(r"bytes (\d{1,18})-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else -1
 
@@ -198,7 +198,7 @@ def extract(archive: Path, folder: Path) -> Path:
 
 
 class _Room:
-    """Count of the members and bytes of an archive while it is unpacked, checked against the limits."""
+    """Count the members and bytes of an archive while it is unpacked, and check them against the limits."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.limits = archive, current()
@@ -207,7 +207,7 @@ class _Room:
         self.ratio = FREE + self.limits.expansion * archive.stat().st_size
 
     def take(self, member: tarfile.TarInfo) -> None:
-        """Raises DataError if this member is one too many, or too large, before anything of it is written."""
+        """Check a member before it is written. Raises DataError if it is one too many, or too large."""
         self.members += 1
         self.bytes += member.size + 512
         if self.members > self.limits.members:
@@ -226,7 +226,7 @@ class _Room:
             )
 
     def skip(self, n_bytes: int) -> None:
-        """Count what follows the last member, which is read for its checksum alone."""
+        """Count the bytes after the last member, which are read for the checksum alone."""
         self.skipped += n_bytes
         if self.skipped > self.ratio:
             raise self._refused(f"goes on for {shown(self.skipped)} after its last member", "expansion=...")

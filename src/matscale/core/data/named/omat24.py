@@ -2,7 +2,7 @@
 
 Addresses and sizes are those of the dataset cards of fairchem (docs/core/datasets/omat24.md) and
 huggingface.co/datasets/facebook/OMAT24. The validation sets are the corrected ones of December 2024. No checksums are
-published: the SHA-256 of what came is written into the dataset (`fetched.json`), to compare with a colleague's.
+published: the SHA-256 of the download is written into the dataset (`fetched.json`), so that users can compare.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ARCHIVES = {
 
 
 def canonical(name: str) -> str:
-    """`omat24/train/rattled-300` and `salex/train` are long for `omat24/rattled-300` and `salex`.
+    """Short form of a published name: `omat24/rattled-300` for `omat24/train/rattled-300`, `salex` for `salex/train`.
 
     >>> canonical("omat24/train/rattled-300"), canonical("salex/train")
     ('omat24/rattled-300', 'salex')
@@ -75,7 +75,7 @@ def canonical(name: str) -> str:
 
 
 def known(name: str) -> bool:
-    """Whether `name` belongs to a published dataset; only the part before the first slash is compared.
+    """Whether `name` is that of a published dataset; only the part before the first slash is compared.
 
     >>> known("omat24/rattled-300"), known("emt")
     (True, False)
@@ -84,7 +84,7 @@ def known(name: str) -> bool:
 
 
 def refuse_to_fetch(name: str) -> None:
-    """Raises DataError that says what to fetch if `name` is a published dataset that is not on this machine."""
+    """Raise DataError that says what to fetch if `name` is a published dataset that is not on this machine."""
     if not known(name) or Path(name).exists() or (_folder(canonical(name)) / FILE).is_file():
         return
     archive = _archive_of(canonical(name))
@@ -107,7 +107,8 @@ def _archive_of(name: str) -> Archive:
 def fetch(
     name: str, out: Path | None = None, progress: Reporter = SILENT, workers: int = 1, keep_archive: bool = False
 ) -> Path:
-    """The packed dataset called `name`: found in `out`, by default its folder in the user's cache, or brought there.
+    """Return the packed dataset called `name`, from `out` (default: its folder in the user's cache); download it if
+    needed.
 
     An interrupted download goes on where it stopped. Raises DataError for an unknown name, a server that cannot be
     reached, a damaged archive.

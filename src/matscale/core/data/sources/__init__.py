@@ -1,1 +1,1 @@
-"""Files of structures on their way into a dataset: readers, labels, filters, packing."""
+"""Import of structures from files: readers, labels, filters, packing."""

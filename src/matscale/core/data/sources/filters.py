@@ -1,4 +1,4 @@
-"""`--filter`: which structures to keep, in a grammar of two forms and no more.
+"""Filters of structures (`--filter`), in a grammar of two forms.
 
     NAME OP NUMBER            forces_max<50, n_atoms<=200, energy_per_atom < 0
     elements [not] in A,B,C   all elements are among these; none is
@@ -41,7 +41,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[Structure], float | None]]] = {
 
 
 def _given(structure: Structure, name: str) -> float | None:
-    """Number that the file gives for the structure under `name`, in any case of letters; None if there is none."""
+    """Number that the file gives for the structure under `name`, in upper or lower case; None if there is none."""
     value = next((value for key, value in structure.info.items() if str(key).lower() == name), None)
     try:
         return None if value is None or np.size(value) != 1 else float(np.reshape(value, -1)[0])
@@ -56,14 +56,14 @@ def _largest_norm(structure: Structure) -> float:
 
 @dataclass(frozen=True)
 class Filter:
-    """A condition that structures must meet. `complaint` says why one does not; None: it does."""
+    """Condition that structures must meet. `complaint` says why a structure does not, and is None if it does."""
 
     text: str
     complaint: Callable[[Structure], str | None]
 
 
 def parse(texts: Iterable[str]) -> list[Filter]:
-    """Raises ConfigError, with the nearest right name, for a text that is no filter.
+    """Parse the text of a filter. Raises ConfigError, with the nearest right name.
 
     >>> [one.text for one in parse(["forces_max<50", "elements in {Al, O}"])]
     ['forces_max<50', 'elements in Al,O']

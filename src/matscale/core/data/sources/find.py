@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 def reader(name: str) -> Reader:
-    """The reader called `name`. Raises ConfigError with the nearest name."""
+    """Return the reader called `name`. Raises ConfigError with the nearest name."""
     return _limited(_unlimited(name))
 
 
 def _limited(known: Reader) -> Reader:
-    """Reader within the limits of `matscale.core.data.sources.limits`, in a guarded process if `is_guarded`.
+    """Limit a reader as in `matscale.core.data.sources.limits`; run it in a guarded process if `is_guarded`.
 
     Its errors become a DataError that names the file and the structure.
     """
@@ -103,7 +103,7 @@ def _unlimited(name: str) -> Reader:
 
 
 def reader_of(path: Path) -> Reader:
-    """The reader that is responsible for a path. Raises DataError if none is."""
+    """Return the reader for a path. Raises DataError if there is none."""
     # Outside plugins are imported only for a path that no built-in reader knows by name.
     for known in (_builtin, _outside):
         for candidate in known().values():
@@ -143,7 +143,7 @@ def _outside() -> dict[str, Reader]:
 
 
 def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
-    """Reader of a plugin whose `matches` may raise: that counts as "no match", with a warning."""
+    """Reader of a plugin whose `matches` may raise, which counts as "no match", with a warning."""
 
     def matches(path: Path) -> bool:
         try:
@@ -160,12 +160,12 @@ def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
 
 
 def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
-    """Files to read, with their readers: the first part of `survey`."""
+    """Find the files to read, with their readers: the first part of `survey`."""
     return survey(paths)[0]
 
 
 def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
-    """(files to read with their readers, files that were passed over).
+    """Find (files to read with their readers, files that no reader knows) below paths.
 
     A folder stands for the files in it (and below) that a reader knows, by name. Its hidden files, and notes, licences,
     checksums and the like, are not listed as passed over. Raises DataError for a path that does not exist, a file of
@@ -207,7 +207,7 @@ def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """Files below a folder, and links to folders, which are not followed: they may lead in a circle."""
+    """List files below a folder, and links to folders, which are not followed: they may lead in a circle."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}).")
@@ -232,7 +232,7 @@ def _is_side_file(name: str) -> bool:
 
 
 def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:
-    """All structures of a file or folder, with their labels. Raises DataError at the first that cannot be read."""
+    """Read all structures of a file or folder, with their labels. Raises DataError at the first unreadable one."""
     for source, responsible in find_sources([path]):
         for number, frame in zip(count(), responsible.read(source, 0, None)):
             if isinstance(frame, Unusable):

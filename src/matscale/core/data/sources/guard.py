@@ -58,7 +58,7 @@ def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
 
 
 class _Child:
-    """A process that reads, seen from the one that asks."""
+    """Child process that reads, seen from the parent."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "matscale.core.data.sources.guard"]
@@ -124,7 +124,7 @@ def _received(pipe: Any) -> tuple[bytes, bytes, bytearray] | None:
 
 
 def _encoded(value: Any, token: str) -> tuple[bytes, bytes | bytearray]:
-    """JSON and the bytes of the arrays that it refers to, by a key that no file can guess."""
+    """Encode values as JSON and the bytes of the arrays in them; arrays are marked by a key that no file can guess."""
     blob = bytearray()
 
     def plain(value: Any) -> Any:
@@ -210,7 +210,7 @@ _FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "
 
 
 def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook: a file to read is data. Whatever a reader does with it, no object is unpickled, no program runs."""
+    """Audit hook that refuses to unpickle objects and to start programs: a file to read is data."""
     if event in _FORBIDDEN:
         raise PermissionError(f"reading it would unpickle an object or start a program ({event}), which is refused")
 
@@ -231,7 +231,8 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
 
 
 class _bounded:
-    """Limit of this process's address space: what it has, the file (it may be mapped), and `limits.memory`."""
+    """Limit of the address space of this process: its present size, the file (it may be mapped), and
+    `limits.memory`."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         import resource  # not on Windows
@@ -259,7 +260,7 @@ def _send(answers: BinaryIO, kind: bytes, text: bytes, blob: bytes | bytearray) 
 
 
 def _fault(request: dict[str, Any], error: BaseException) -> tuple[str, str]:
-    """Name and text of the error that the caller raises."""
+    """Return name and text of the error that the caller raises."""
     path, memory = request["path"], request["limits"]["memory"]
     if isinstance(error, MemoryError):
         return "DataError", (

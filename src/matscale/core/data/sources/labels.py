@@ -45,7 +45,7 @@ TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
 
 
 class Unusable(Exception):
-    """A structure that has to be left out: `reason` is one of a few words, the text says what was found."""
+    """Structure that has to be left out: `reason` is its class, in a few words; the text says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -141,11 +141,11 @@ def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
 
 
 def to_our_units(structure: Structure, keys: Keys = Keys()) -> None:
-    """Convert positions, cell and values of `info` with names of labels to eV and Å, where the file states other units.
+    """Convert positions, cell and labels in `info` to eV and Å, where the file states other units.
 
-    For what is handed on with other labels, rather than packed: energy, forces and stress themselves, which give way to
-    those, stay as they are. What stated a unit is from then on called `source_...`. Raises DataError for a unit that is
-    unknown, or missing for a label beside others.
+    This is for structures that get other labels instead of being packed: energy, forces and stress are not converted.
+    Keys that stated a unit are renamed to `source_...`. Raises DataError for a unit that is unknown, or missing for a
+    label beside others.
     """
     stated = _units(structure, keys)
     if not stated:
@@ -167,7 +167,7 @@ MISSING = "NaN in a component, so this label of the structure counts as missing"
 
 
 def _units(structure: Structure, keys: Keys) -> dict[str, str]:
-    """Units that the file and the user state. Raises DataError, with the place, for a text that says nothing."""
+    """Units that the file and the user state. Raises DataError, with the place, for a text that is no unit."""
     given = dict(keys.units)
     try:
         return units.stated(structure.metadata, structure.info) | given

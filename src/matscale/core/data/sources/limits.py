@@ -1,4 +1,4 @@
-"""Limits on what is read from outside, so that no file fills the memory or the disk, or takes for ever.
+"""Limits on input from outside, so that no file fills the memory or the disk, or takes for ever.
 
 Each is per structure, per file or per archive: files of any size are read, as long as they can be streamed. Change one
 by `--limit NAME=VALUE` where a command reads files, or in Python:
@@ -50,7 +50,8 @@ class Limits:
 
     @classmethod
     def parse(cls, assignments: Iterable[str]) -> Limits:
-        """Limits from texts such as "memory=8GiB" or "atoms=5M". Raises ConfigError with the nearest right name."""
+        """Parse limits from texts such as "memory=8GiB" or "atoms=5M". Raises ConfigError with the nearest right
+        name."""
         known = [field.name for field in fields(cls)]
         given: dict[str, int] = {}
         for assignment in assignments:
@@ -80,13 +81,13 @@ _current: ContextVar[Limits | None] = ContextVar("limits", default=None)
 
 
 def current() -> Limits:
-    """The limits that count now."""
+    """Return the limits in force."""
     return _current.get() or Limits()
 
 
 @contextmanager
 def using(limits: Limits) -> Iterator[None]:
-    """Have `limits` count within the block, in this thread and in the processes that it asks to read."""
+    """Set `limits` within the block, in this thread and in its guarded processes."""
     token = _current.set(limits)
     try:
         yield
@@ -95,7 +96,7 @@ def using(limits: Limits) -> Iterator[None]:
 
 
 def shown(n_bytes: float) -> str:
-    """A number of bytes for messages: `32 MiB`.
+    """Format a number of bytes for messages: `32 MiB`.
 
     >>> shown(512), shown(32 * 2**20)
     ('512 bytes', '32 MiB')

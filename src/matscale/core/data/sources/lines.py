@@ -13,7 +13,8 @@ DICTIONARY = 1 << 30
 
 
 class Lines:
-    """Lines of `file`, opened from `path`. Raises ValueError where a structure or the whole file is too large."""
+    """Read the lines of `file`, opened from `path`. Raises ValueError where a structure or the whole file is too
+    large."""
 
     def __init__(self, path: Path, file: TextIO, is_compressed: bool) -> None:
         self.limits, self._file = current(), file
@@ -24,7 +25,7 @@ class Lines:
             _check_dictionary(path)
 
     def begin(self) -> None:
-        """A structure begins: it has all of its room."""
+        """Begin a structure: its room is counted from here."""
         self._all += self.limits.structure - self._room
         self._room = self.limits.structure
         if self._most is not None and self._all > self._most:
@@ -34,7 +35,7 @@ class Lines:
             )
 
     def line(self) -> str:
-        """The next line; empty at the end of the file."""
+        """Read the next line; empty at the end of the file."""
         text = self._file.readline(self._room + 1)
         self._room -= len(text)
         if self._room < 0:
@@ -45,7 +46,7 @@ class Lines:
         return text
 
     def take(self, n: int) -> list[str]:
-        """The next `n` lines, or fewer at the end of the file."""
+        """Read the next `n` lines, or fewer at the end of the file."""
         lines = []
         for _ in range(n):
             text = self.line()
@@ -59,7 +60,7 @@ class Lines:
 
 
 def _check_dictionary(path: Path) -> None:
-    """Raises lzma.LZMAError for an .xz file whose window alone would fill the memory."""
+    """Raise lzma.LZMAError for an .xz file whose window alone would fill the memory."""
     with open(path, "rb") as file:
         head = file.read(1 << 12)
     if head.startswith(b"\xfd7zXZ"):

@@ -1,8 +1,8 @@
-"""`matscale data pack`: files in, a packed dataset out; in parallel, in bounded memory, to be resumed after a kill.
+"""Pack files into a dataset (`matscale data pack`): in parallel, in bounded memory, resumed after a kill.
 
-The sources are cut into tasks of some thousand structures, a pure function of the sources. Each task is done by one
-process, which writes its pieces and, last, a small record of them. Whatever has its record is never done again. When
-all are there the pieces are joined into shards, so that the result does not depend on workers or interruptions.
+The sources alone decide how they are cut into tasks of some thousand structures. Each task is done by one process,
+which writes its pieces and, last, a small record of them. A task that has its record is never done again. After the
+last task the pieces are joined into shards, so that the result does not depend on workers or interruptions.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     piece_bytes: int = PIECE_BYTES,
 ) -> Packed:
-    """Pack files and folders into `out`. The same call again does nothing, or goes on where it was interrupted.
+    """Pack files and folders into `out`. A repeated call does nothing, or goes on where the first was interrupted.
 
     A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; `strict` makes the
     first one an error. Raises DataError for that, for labels that contradict each other, if nothing is left, and if
@@ -123,7 +123,7 @@ def _fingerprint(recipe: Recipe, *cut: int) -> str:
 
 
 def describe_passed(passed: Sequence[Path | str]) -> str:
-    """Sentence about files that no reader knows: how many, of which kinds, and the first names."""
+    """Describe files that no reader knows: how many, of which kinds, and the first names."""
     kinds = Counter("".join(Path(path).suffixes[-2:]) or "no suffix" for path in passed)
     names = ", ".join(map(str, passed[:5])) + (", ..." if len(passed) > 5 else "")
     shown = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
@@ -143,14 +143,15 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
 
 
 def _left(out: Path) -> bool:
-    """Whether a process that was killed after its dataset was complete left temporary files."""
+    """Whether temporary files are left of a process that was killed after its dataset was complete."""
     return (out / PARTS).exists() or any(out.glob(f".*{TEMPORARY}-*"))
 
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
-    """The folder for pieces, kept from other processes; emptied if it holds pieces of something else. Deleted at the
-    end. None if the dataset is complete."""
+    """Hold the folder of pieces against other processes; empty it if its pieces are of another packing.
+    Deleted at the end. None if the dataset is complete.
+    """
     make_folder(out)
     with FolderLock(out, "is packing into it", "choose another folder", DataError):
         parts, mark = out / PARTS, out / PARTS / "recipe"
@@ -172,7 +173,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
 
 
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
-    """Tasks, each a list of spans of sources, and the number of structures as far as readers can tell."""
+    """Plan the tasks, each a list of spans of sources; also returns the number of structures if readers know it."""
     plan = parts / "plan.json"
     if plan.exists():  # counting takes a pass over text files: not twice
         try:
@@ -209,7 +210,7 @@ def _run(
     total: int,
     report: Callable[[int, int], None],
 ) -> list[Result]:
-    """Do what has no record yet; results in the order of the tasks."""
+    """Do the tasks that have no record yet; return results in the order of the tasks."""
     results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
     missing = [number for number in range(len(tasks)) if number not in results]
     done = sum(result.seen for result in results.values())
@@ -235,7 +236,7 @@ def _refuse_rejected(result: Result, strict: bool) -> None:
 
 
 def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
-    """Manifest record of each source.
+    """Manifest records of the sources.
 
     Raises DataError if there is no usable structure, or if a key that the user gave occurs in none of the files.
     """
@@ -272,7 +273,7 @@ def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
 
 
 def _isolated(results: Sequence[Result]) -> dict[str, float]:
-    """Symbol -> energy [eV]. Raises DataError for two atoms of one element whose energies differ."""
+    """Energies of isolated atoms: symbol -> eV. Raises DataError for two atoms of one element whose energies differ."""
     found: dict[str, tuple[float, str]] = {}
     for symbol, energy, place in (atom for result in results for atom in result.isolated):
         first, where = found.setdefault(symbol, (energy, place))

@@ -1,4 +1,4 @@
-"""One task of packing: read spans of sources, leave out what cannot be used, write the rest as pieces."""
+"""Task of packing: read spans of sources, leave out unusable structures, write the rest as pieces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from matscale.core.sealing import DIGEST, DamagedRecord, read_sealed, sealed
 
 @dataclass(frozen=True)
 class Span:
-    """Structures start, ..., stop − 1 of a source; to its end if stop is None."""
+    """Structures `start` to `stop` − 1 of a source; to its end if `stop` is None."""
 
     source: int
     start: int
@@ -48,7 +48,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Result:
-    """Record of a task that is done."""
+    """Record of a finished task."""
 
     pieces: dict[str, str]
     """Name of a file -> its SHA-256."""
@@ -69,9 +69,9 @@ class Result:
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
-        """The record of a task, or None if it has not been done, or if what it left was changed: it is done again.
+        """Read the record of a task; None if it was not done, or if its pieces have changed, so that it is done again.
 
-        A piece may be gone when joining had begun: `join` knows the shard that it went into.
+        A piece may be missing once joining has begun: `join` knows which shard holds it.
         """
         path = parts / f"task-{number:08d}.json"
         if not path.exists():
@@ -158,7 +158,7 @@ class _Task:
             self._spill()
 
     def _keep_apart(self, source: int, structure: Structure) -> None:
-        """An isolated atom gives a reference energy and is not trained on."""
+        """Whether a structure is an isolated atom, which gives a reference energy and is not trained on."""
         if structure.energy is None:
             self.notes[source, "isolated atoms without an energy are left out"] += 1
             return

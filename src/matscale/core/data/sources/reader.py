@@ -38,7 +38,8 @@ class Reader:
 
 
 def from_ase(atoms: Any, source: str) -> Structure:
-    """A structure whose `info` holds all that ase.Atoms carries: info, further arrays, results of its calculator.
+    """Convert ase.Atoms to a structure whose `info` holds everything else: info, further arrays, results of its
+    calculator.
 
     Raises Unusable for sites that are occupied in part or by several elements, of which ASE takes the first.
     """
@@ -71,7 +72,7 @@ def _refuse_disorder(atoms: Any, source: str) -> None:
 
 
 def to_ase(structure: Structure) -> Any:
-    """ase.Atoms with all that the file said of a structure: `from_ase` backwards."""
+    """Convert a structure to ase.Atoms with all values of its file; the inverse of `from_ase`."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
 

@@ -1,4 +1,4 @@
-"""Remarks on values of a file that matscale does not use; packing counts and lists them.
+"""Remarks on values of a file that matscale ignores; packing counts and lists them.
 
 Weights and config_type of MACE and GAP, a free energy beside the energy, a label under a name that is nearly right.
 Frames that mark an isolated atom are recognised here as well.
@@ -30,7 +30,7 @@ _PREFIX = re.compile(r"^(ref|dft|mace|gap)_")
 
 
 def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
-    """Remarks on values of this structure that are ignored; `used` is label -> key."""
+    """List remarks on values of this structure that are ignored; `used` is label -> key."""
     found = []
     for key, value in structure.info.items():
         name = _kind(str(key))
@@ -52,7 +52,9 @@ def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
 
 @lru_cache(4096)
 def _kind(key: str) -> str | None:
-    """The name in lower case of a weight or of config_type; None for anything else. Few keys come many times."""
+    """Lower-case name of a key of weights or of config_type; None for other keys. Cached, since few keys come many
+    times.
+    """
     name = key.lower()
     return name if name == "config_type" or _WEIGHT.fullmatch(name) else None
 
@@ -118,7 +120,7 @@ _UNITS = frozenset(["ha", "hartree", "kcal", "kj", "ry", "rydberg", "mev", "bohr
 
 
 def _states_unit(name: str) -> bool:
-    """Whether a part of the name of a label is a unit: `energy_Ha`, `forces_kcal_mol`."""
+    """Whether a part of a label's name is a unit: `energy_Ha`, `forces_kcal_mol`."""
     return not _UNITS.isdisjoint(re.split(r"[\W_]+", name.lower()))
 
 

@@ -31,7 +31,7 @@ _ALL_PAIRS = 64
 
 
 def screen(structure: Structure) -> None:
-    """Raises Unusable, with the reason, if the structure cannot be used."""
+    """Raise Unusable, with the reason, if the structure cannot be used."""
     n = len(structure)
     if n == 0:
         raise Unusable("no atoms", "0 atoms")
@@ -60,7 +60,7 @@ def _check_finite(structure: Structure) -> None:
 
 
 def _frame(structure: Structure) -> NDArray[np.float64]:
-    """[3, 3] the cell, completed by unit vectors along axes that are not periodic; checked on the way."""
+    """Check the cell, and complete it by unit vectors along axes that are not periodic, [3, 3]."""
     periodic = structure.pbc
     if not periodic.any():
         return np.eye(3)
@@ -74,7 +74,7 @@ def _frame(structure: Structure) -> NDArray[np.float64]:
 
 
 def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Rows of axes that are not periodic replaced by unit vectors orthogonal to the periodic ones."""
+    """Replace the rows of axes that are not periodic by unit vectors orthogonal to the periodic ones."""
     frame = cell.copy()
     normals = np.linalg.svd(cell[periodic])[2][int(periodic.sum()) :]
     frame[~periodic] = normals
@@ -82,9 +82,9 @@ def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArra
 
 
 def _faces(frame: NDArray[np.float64], n: int, has_volume: bool) -> tuple[NDArray[np.float64], list[float]]:
-    """(inverse of the frame, distances between its opposite faces); checked for a volume that can be.
+    """Compute (inverse of the frame, distances between its opposite faces), and refuse an absurd volume.
 
-    In Python's floats: NumPy's calls would cost more than these few dozen multiplications, for every structure.
+    It computes with Python's floats: NumPy's calls would cost more than these few dozen multiplications.
     """
     a, b, c = frame.tolist()
     normals = (_cross(b, c), _cross(c, a), _cross(a, b))
@@ -129,7 +129,7 @@ def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], 
 def _close_pairs(
     fractional: NDArray[np.float64], periodic: NDArray[np.bool_], reach: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs i < j that may be within `reach` in every fractional coordinate; more than those if there are few atoms."""
+    """Find pairs i < j that may be within `reach` in every fractional coordinate; all pairs if there are few atoms."""
     n = len(fractional)
     if n <= _ALL_PAIRS:
         return _UPPER[n]

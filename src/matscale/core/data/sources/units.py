@@ -60,12 +60,12 @@ def _names() -> dict[str, tuple[float, Dimension]]:
 
 @cache
 def _in_any_case() -> dict[str, tuple[float, Dimension]]:
-    """Names in lower case, where no two differ by their case alone."""
+    """Names in lower case, without those that differ from another one by case alone."""
     return {name.lower(): value for name, value in _names().items() if name not in ("MPa", "Mbar")}
 
 
 def _known(name: str) -> tuple[float, Dimension] | None:
-    """Factor and dimension of a name; mega is not milli."""
+    """Factor and dimension of a unit's name. Prefixes keep their case: M is mega, m is milli."""
     is_mega = name.startswith("M") and name.lower() != "mol"
     return _names().get(name) or (None if is_mega else _in_any_case().get(name.lower()))
 
@@ -79,7 +79,7 @@ _UNSTATED = ("", "none", "null", "1")
 
 @cache
 def parse(text: str) -> tuple[float, Dimension] | None:
-    """(factor to eV and Å, dimension) of a product of units; None if a part of it is unknown.
+    """Parse a product of units: (factor to eV and Å, dimension); None if a part of it is unknown.
 
     >>> parse("meV/Å^3"), parse("parsec")
     ((0.001, (1, -3, 0)), None)
@@ -102,7 +102,7 @@ def parse(text: str) -> tuple[float, Dimension] | None:
 
 
 def factor(label: str, unit: str, n_atoms: int = 1) -> float:
-    """Factor that turns a label in `unit` into eV and Å; a unit per atom is multiplied by `n_atoms`.
+    """Factor that converts a label in `unit` to eV and Å; a unit per atom is multiplied by `n_atoms`.
 
     Raises DataError with the unit for one that is unknown, or that a label of this kind cannot have.
 
@@ -156,7 +156,7 @@ _UNIT_KEY = re.compile(r"_*(?:(\w+?)_?)?(?:property_)?units?(?:_dict)?(?:_(?:of_
 
 
 def stated(*places: Mapping[str, Any]) -> dict[str, str]:
-    """Label, or key of a label in lower case -> unit, as these mappings state it; the later ones count more.
+    """Collect the units that these mappings state: label or lower-case key -> unit; later mappings win.
 
     Text that names an energy and a length at once fills both. Raises DataError for a text that says neither, and for a
     unit of an energy or a length of which the file has no value, as in `field_unit=Hartree`.
@@ -195,7 +195,7 @@ def is_statement(key: str, value: Any) -> bool:
 
 
 def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any], ...]) -> None:
-    """Raises DataError for a unit that could be that of a label, under a name that neither a label nor a value has."""
+    """Raise DataError for a unit under a name that is neither that of a label nor of a value."""
     known = parse(unit) if isinstance(unit, str) else None
     if known is None or known[1] not in DIMENSIONS.values() or abs(known[0] - 1) < 1e-12:
         return
@@ -214,7 +214,7 @@ def _put(found: dict[str, str], name: str, unit: Any) -> None:
 
 
 def _of_text(text: str) -> dict[str, str]:
-    """Units of energy and length that `units = "kcal/mol, Å"` or a unit style names."""
+    """Units of energy and length in `units = "kcal/mol, Å"` or in a unit style."""
     if text.strip().lower() in _UNSTATED:
         return {}
     if text.strip().lower() in _ATOMIC:
@@ -236,7 +236,7 @@ def _of_text(text: str) -> dict[str, str]:
 
 
 def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
-    """Unit of the label found under `key`: stated for the key, for the label, or derived; None: nothing says another.
+    """Unit of the label found under `key`: stated for the key, for the label, or derived; None if nothing is stated.
 
     Raises DataError where the energy or the length is in another unit and nothing says whether this label follows.
     """

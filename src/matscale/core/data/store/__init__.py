@@ -1,1 +1,1 @@
-"""A packed dataset on disk: shards, manifest, statistics, cached edges."""
+"""Packed dataset on disk: shards, manifest, statistics, cached edges."""

@@ -64,7 +64,7 @@ def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> s
 def _blocks(
     header: bytes, columns: Mapping[str, Sequence[NDArray[Any]]], names: list[str], dtypes: Mapping[str, np.dtype[Any]]
 ) -> Iterator[bytes | memoryview]:
-    """The file from its first byte to its last, piece by piece."""
+    """Yield the file from its first byte to its last, piece by piece."""
     yield len(header).to_bytes(8, "little")
     yield header
     for name in names:
@@ -73,7 +73,7 @@ def _blocks(
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read-only views of a file's arrays; nothing but the header is read. Raises OSError or ValueError."""
+    """Map a file's arrays as read-only views; only the header is read. Raises OSError or ValueError."""
     with open(path, "rb") as file:
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     size = int.from_bytes(buffer[:8], "little")

@@ -62,16 +62,17 @@ class EdgeCache:
 
     @cached_property
     def n_edges(self) -> NDArray[np.int32]:
-        """[n] edges of each structure. Read when it is first asked for."""
+        """Number of edges of each structure, [n]. Read on first use."""
         counts = [np.diff(self._arrays(k)["edge_ptr"]).astype(np.int32) for k in range(len(self._starts) - 1)]
         return np.concatenate(counts)
 
     def gather(
         self, indices: NDArray[np.int64], first_atoms: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(edge_index [2, n_edges], edge_shift [n_edges, 3]) of a batch of the structures at `indices`.
+        """Gather the edges of a batch, (edge_index [2, n_edges], edge_shift [n_edges, 3]), of the structures at
+        `indices`.
 
-        `first_atoms` [len(indices)]: where the atoms of each begin in the batch.
+        `first_atoms` [len(indices)] is the place of the first atom of each structure in the batch.
         """
         n = len(indices)
         neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
@@ -99,15 +100,15 @@ _NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
 
 
 def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[2, len(rows)]: where each row begins and ends."""
+    """Begin and end of each row, [2, len(rows)]."""
     return np.stack([pointer[rows], pointer[rows + 1]])
 
 
 def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
-    """The cache of these edges, or None if there is none.
+    """Open the cache of these edges; None if there is none.
 
-    One that belongs to other data (the dataset was packed again) or to another rule is left alone with a warning, and
-    so is one with a damaged file: its edges are then found anew.
+    A cache of other data (the dataset was packed again), of another rule or with a damaged file is not used, with a
+    warning: edges are then found anew.
     """
     if not graph.has_edges:
         return None
@@ -131,7 +132,7 @@ class Survey:
 
 
 def survey(dataset: PackedDataset, graph: Graph) -> Survey:
-    """Look at a cache, and check those of its files that were not checked before. Never raises for a damaged one."""
+    """Look at a cache, and check its files that were not checked before. A damaged one is reported, not raised."""
     manifest = folder_of(dataset, graph) / MANIFEST
     if not os.path.lexists(manifest):
         return Survey({})
@@ -159,7 +160,9 @@ def survey(dataset: PackedDataset, graph: Graph) -> Survey:
 
 
 def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
-    """The records of the files. Raises ValueError, or what Python raises, for anything else than `_build` writes."""
+    """Parse the records of the files. Raises ValueError or another error of Python for a file that `_build` did not
+    write.
+    """
     records: list[dict[str, Any]] = manifest["files"]
     names = [record.get("file") for record in records]
     if names != [file_of(number) for number in range(len(dataset.manifest.shards))]:
@@ -181,7 +184,7 @@ def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again
 
 
 def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
-    """Look at everything that a file of edges holds; `atom_ptr` is that of the shard. Raises ValueError."""
+    """Check the contents of a file of edges; `atom_ptr` is that of the shard. Raises ValueError."""
     edge_ptr, neighbor, degree = arrays["edge_ptr"], arrays["neighbor"], arrays["degree"]
     if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
         raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
@@ -233,6 +236,6 @@ def folder_of(dataset: PackedDataset, graph: Graph) -> Path:
 
 
 def identity_of(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
-    """Identity of a cache: edges are valid only where it is equal. `key` alone would round the cutoff."""
+    """Identity of a cache: its edges are valid only where this is equal. `key` is not enough: it rounds the cutoff."""
     rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # of the layout, not the edges
     return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": rule}

@@ -1,4 +1,4 @@
-"""Finding the edges of a whole dataset, and keeping them beside it: see `matscale.core.data.store.edge_cache`."""
+"""Find the edges of a whole dataset and keep them beside it: see `matscale.core.data.store.edge_cache`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _build(
     progress: Reporter,
     kept: dict[int, dict[str, Any]],
 ) -> None:
-    """Build all files but those with the numbers `kept`, whose records are given."""
+    """Build the files of a cache, except those with the numbers `kept`, whose records are given."""
     if not kept:
         remove(folder / MANIFEST)
     identity = identity_of(dataset, graph)
@@ -121,7 +121,7 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
 
 
 def _joined(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, list[NDArray[Any]]]:
-    """The columns of one file."""
+    """Columns of one file, from pieces."""
     columns = {name: [piece[name] for piece in pieces] for name in ("neighbor", "shift", "degree")}
     for name in ("atom_ptr", "edge_ptr"):
         columns[name] = [_pointer(np.concatenate([np.diff(piece[name]) for piece in pieces]))]
@@ -133,7 +133,7 @@ def _pointer(counts: list[int] | NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _narrow(x: NDArray[Any]) -> NDArray[Any]:
-    """Array in the narrowest integers that hold all values: signed if any is negative or it is a shift."""
+    """Convert to the narrowest integers that hold all values: signed for shifts or if any is negative."""
     kinds = (np.int8, np.int16, np.int32) if x.ndim == 2 else (np.uint8, np.uint16, np.uint32)
     for kind in kinds:
         if not x.size or (x.min() >= np.iinfo(kind).min and x.max() <= np.iinfo(kind).max):
@@ -142,7 +142,7 @@ def _narrow(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _pieces(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
-    """(shard, first, last): pieces that do not cross shards."""
+    """Cut the dataset into pieces (shard, first, last) that do not cross shards."""
     start = 0
     for shard, size in enumerate(sizes):
         for first in range(start, start + size, PIECE):

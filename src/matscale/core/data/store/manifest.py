@@ -1,4 +1,4 @@
-"""`manifest.json`: description of a packed dataset. It stays small, and opening a dataset reads nothing else."""
+"""Description of a packed dataset (`manifest.json`): a small file, the only one that is read to open a dataset."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Manifest(_Part):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Raises DataError if `folder` holds no packed dataset, a damaged one, or one of another format."""
+        """Read the manifest of `folder`. Raises DataError for a missing or damaged one, or one of another format."""
         path = folder / FILE
         if not path.exists():
             raise DataError(
@@ -117,7 +117,7 @@ class Manifest(_Part):
         return manifest
 
     def _fault(self) -> str:
-        """First contradiction within the manifest; empty if there is none."""
+        """Describe the first contradiction within the manifest; empty if there is none."""
         names = [shard.file for shard in self.shards]
         for name in names:
             if not name or not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:
@@ -133,7 +133,7 @@ class Manifest(_Part):
         return ""
 
     def write(self, folder: Path) -> None:
-        """Appears whole or not at all; written last, it is what makes a folder a dataset."""
+        """Write the manifest, atomically and after all else: it makes a folder a dataset."""
         values = self.model_dump(mode="json")
         values["checksum"] = _checksum(values)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
@@ -141,7 +141,7 @@ class Manifest(_Part):
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """SHA-256 of plain values, however they are laid out in the file."""
+    """SHA-256 of plain values, independent of their layout in the file."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""`PackedDataset`: a dataset on disk, opened by reading its manifest alone and gathered from memory maps.
+"""`PackedDataset`, a dataset on disk: opened by its manifest alone, gathered from memory maps.
 
-A batch is a handful of NumPy gathers, whatever the number of structures in it: no structure is made into an object on
-the way. How the files look: `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
+A batch is a handful of NumPy gathers, whatever the number of structures in it: no object is made per structure. The
+files are described in `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PackedDataset:
 
     @property
     def hash(self) -> str:
-        """Identity of the dataset, by contents."""
+        """Identity of the dataset: a hash of its contents."""
         return self.manifest.hash
 
     def __len__(self) -> int:
@@ -75,14 +75,14 @@ class PackedDataset:
         return f"PackedDataset({str(self.path)!r}, {len(self):,} structures, {self.manifest.n_atoms:,} atoms)"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Maps are not sent to other processes: they open the files again."""
+        """State for other processes, without the maps: they open the files again."""
         return {"path": self.path, "manifest": self.manifest, "in_memory": self.in_memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def shard(self, number: int) -> Arrays:
-        """Arrays of one shard, mapped and, if need be, checked on first use.
+        """Return the arrays of one shard, mapped and, if needed, checked on first use.
 
         Raises DataError if the file is missing, damaged, or not the one that was packed.
         """
@@ -112,7 +112,7 @@ class PackedDataset:
         self._starts, self._shards = np.array([0, len(self)]), {0: joined}
 
     def shards(self) -> Iterator[tuple[int, Arrays]]:
-        """(index of its first structure, arrays) of every shard, in order."""
+        """Yield (index of its first structure, arrays) of every shard, in order."""
         self.check()
         for number in range(len(self._starts) - 1):
             yield int(self._starts[number]), self.shard(number)
@@ -130,21 +130,21 @@ class PackedDataset:
 
     @cached_property
     def n_atoms(self) -> NDArray[np.int32]:
-        """[n] atoms of each structure. Read when it is first asked for."""
+        """Number of atoms of each structure, [n]. Read on first use."""
         return np.concatenate([np.diff(arrays["atom_ptr"]).astype(np.int32) for _, arrays in self.shards()])
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
-        """[n] hash of the name of each structure's group."""
+        """Hash of the name of each structure's group, [n]."""
         return self._column("group")
 
     @cached_property
     def sources(self) -> NDArray[np.int32]:
-        """[n] index into `manifest.sources`."""
+        """Index of each structure's source in `manifest.sources`, [n]."""
         return self._column("source")
 
     def has(self, label: str) -> NDArray[np.bool_]:
-        """[n] which structures have the label "energy", "forces" or "stress"."""
+        """Whether each structure, [n], has the label "energy", "forces" or "stress"."""
         if label not in LABELS:
             raise DataError(f"No label {label!r}. {did_you_mean(label, LABELS)}")
         return self._column(f"has_{label}").astype(bool)
@@ -164,21 +164,21 @@ class PackedDataset:
         return index, pieces
 
     def energies(self, indices: Indices | None = None) -> NDArray[np.float64]:
-        """[n] eV, NaN where missing; of all structures, or of those at `indices` in that order."""
+        """Energies [n] eV, NaN where missing; of all structures, or of those at `indices` in that order."""
         if indices is None:
             return self._column("energy")
         index, pieces = self._pieces(indices)
         return _rows("energy", pieces, len(index))
 
     def composition(self, indices: Indices | None = None) -> NDArray[np.int32]:
-        """[n, 119] atoms of each element, by atomic number. Ask for a few thousand at a time: 476 bytes each."""
+        """Atoms of each element by atomic number, [n, 119]. Ask for a few thousand at a time: each takes 476 bytes."""
         index, pieces = self._pieces(np.arange(len(self)) if indices is None else indices)
         atoms = _Atoms(pieces, len(index))
         z = atoms.gather("atomic_numbers").astype(np.int64)
         return np.bincount(atoms.batch() * 119 + z, minlength=119 * len(index)).reshape(-1, 119).astype(np.int32)
 
     def elements(self, indices: Indices) -> tuple[int, ...]:
-        """Atomic numbers that occur in the structures at `indices`, ascending. Memory does not grow with these."""
+        """Atomic numbers in the structures at `indices`, ascending. Memory does not grow with their number."""
         index = np.asarray(indices, dtype=np.int64)
         seen = np.zeros(119, dtype=bool)
         for start in range(0, len(index), _CHUNK):
@@ -192,7 +192,7 @@ class PackedDataset:
         return _Atoms(pieces, len(index)).gather("forces"), _rows("stress", pieces, len(index))
 
     def structure(self, index: int) -> Structure:
-        """One structure with its labels. Its trajectory's name is not kept on disk, only `groups` is."""
+        """Return one structure with its labels. The disk holds its `groups`, not its trajectory's name."""
         _, [(arrays, rows, _)] = self._pieces([index])
         row = int(rows[0])
         atoms = slice(int(arrays["atom_ptr"][row]), int(arrays["atom_ptr"][row + 1]))
@@ -219,7 +219,7 @@ class PackedDataset:
         graph: Graph = NO_GRAPH,
         dtype: torch.dtype = torch.float32,
     ) -> AtomicBatch:
-        """The structures at `indices`, in that order, as one batch; NaN for missing labels.
+        """Return the structures at `indices`, in that order, as one batch; NaN for missing labels.
 
         `dtype` is that of all floating tensors but the energy, which stays float64: total energies lose meV in single
         precision. Edges come from the cache of this graph beside the dataset if there is one, else they are computed.
@@ -262,7 +262,7 @@ class PackedDataset:
         return joined(edges_of_each(zip(names, positions, cell, pbc), graph), atoms.counts.tolist())
 
     def forget_graphs(self) -> None:
-        """Look for cached graphs again when the next batch is made: one was built meanwhile."""
+        """Look for cached graphs again at the next batch, because one was built meanwhile."""
         self._caches.clear()
 
     def verify(self) -> None:
@@ -276,7 +276,7 @@ class PackedDataset:
 
 
 def _check_size(path: Path, record: ShardRecord) -> None:
-    """Raises DataError unless the file is there and large enough; opening does not read it."""
+    """Raise DataError unless the file is there and large enough; opening does not read it."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -307,7 +307,7 @@ class _Atoms:
         self._maps = [self._map(first, places) for first, (_, _, places) in zip(firsts, pieces)]
 
     def _map(self, first: NDArray[np.int64], places: NDArray[np.int64] | None) -> tuple[Any, Any]:
-        """(rows in the shard, rows in the batch or None for all of them)"""
+        """Map batch to shard: (rows in the shard, rows in the batch or None for all of them)."""
         if places is None:
             return self._within + np.repeat(first - self.starts, self.counts), None
         counts = self.counts[places]
@@ -316,7 +316,7 @@ class _Atoms:
         return within + np.repeat(first - offset, counts), within + np.repeat(self.starts[places] - offset, counts)
 
     def gather(self, name: str) -> NDArray[Any]:
-        """[n_atoms, ...] of a per-atom array."""
+        """Gather a per-atom array, [n_atoms, ...]."""
         source = self._pieces[0][0][name] if self._pieces else np.zeros((0, 3))
         if len(self._maps) == 1 and self._maps[0][1] is None:
             gathered: NDArray[Any] = source.take(self._maps[0][0], axis=0)
@@ -327,12 +327,12 @@ class _Atoms:
         return result
 
     def batch(self) -> NDArray[np.int64]:
-        """[n_atoms] structure of each atom."""
+        """Structure of each atom, [n_atoms]."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
 def _rows(name: str, pieces: Pieces, n: int) -> NDArray[Any]:
-    """[n, ...] of a per-structure array."""
+    """Gather a per-structure array, [n, ...]."""
     source = pieces[0][0][name] if pieces else np.zeros(0)
     if len(pieces) == 1 and pieces[0][2] is None:
         return source.take(pieces[0][1], axis=0)

@@ -1,6 +1,6 @@
-"""One file of a packed dataset: the arrays of many structures, one after another.
+"""Shard: one file of a packed dataset, with the arrays of many structures one after another.
 
-How arrays lie in a file: `matscale.core.data.store.arrays`.
+`matscale.core.data.store.arrays` describes the layout of the file.
 
 | array | dtype and shape | unit |
 |---|---|---|
@@ -51,12 +51,12 @@ _PER_ATOM: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 def group_hash(name: str) -> int:
-    """A stable non-negative 63-bit integer for the name of a group."""
+    """Hash the name of a group to a stable non-negative 63-bit integer."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def arrays_of(structures: Sequence[Structure], sources: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """The arrays of a shard that holds `structures`, read from the sources with these numbers."""
+    """Make the arrays of a shard with `structures`, which come from the sources with these numbers."""
     n, counts = len(structures), [len(s) for s in structures]
     none3, atoms = np.full((3, 3), np.nan), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     has = {f"has_{label}": [getattr(s, label) is not None for s in structures] for label in LABELS}
@@ -87,9 +87,9 @@ def _concatenate(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
-    """The same arrays with positions and forces in `precision`, "float64" or "float32".
+    """Round positions and forces to `precision`, "float64" or "float32"; the other arrays stay.
 
-    Before positions are rounded, atoms far from the origin are brought near it by what changes no physics.
+    Before that, atoms far from the origin are moved near it, which changes no physics.
     """
     if precision == "float32":
         counts = np.diff(arrays["atom_ptr"])
@@ -110,15 +110,16 @@ def _join_pointers(pieces: Sequence[Arrays]) -> NDArray[np.int64]:
 
 
 def smallest(n_structures: int, n_atoms: int) -> int:
-    """Bytes that a shard of so much holds at least: positions and forces may be in single precision."""
+    """Smallest size in bytes of a shard with so many structures and atoms (positions and forces in single
+    precision)."""
     per_structure = 8 + sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in _PER_STRUCTURE.values())
     return n_structures * per_structure + n_atoms * (1 + 2 * 3 * 4)
 
 
 def map_shard(path: Path) -> dict[str, NDArray[Any]]:
-    """Read-only views of a shard's arrays; nothing but the header is read. Raises DataError for a damaged file.
+    """Map a shard's arrays as read-only views; only the header is read. Raises DataError for a damaged file.
 
-    What the arrays hold is looked at by `check_shard`.
+    `check_shard` checks the values of the arrays.
     """
     try:
         found = map_arrays(path)
@@ -151,7 +152,7 @@ def _check_shapes(arrays: Arrays) -> None:
 
 
 def check_shard(arrays: Arrays, n_sources: int) -> None:
-    """Look at everything that a shard holds. Raises ValueError that names the first structure which cannot be right.
+    """Check the values of a shard. Raises ValueError that names the first wrong structure.
 
     `n_sources`: of the dataset. Memory grows with the number of structures, not with that of atoms.
     """
@@ -178,18 +179,18 @@ def check_shard(arrays: Arrays, n_sources: int) -> None:
 
 
 def _refuse(wrong: NDArray[np.bool_], complaint: str) -> None:
-    """`wrong` [n]"""
+    """Raise ValueError that names the first structure where `wrong` [n] is True."""
     if wrong.any():
         raise ValueError(f"structure {int(np.argmax(wrong))} of the file: {complaint}")
 
 
 def _rowwise(claims: NDArray[np.bool_], combine: Any = np.any) -> NDArray[np.bool_]:
-    """[n, ...] -> [n]"""
+    """Reduce an array to one truth value per row: [n, ...] -> [n]."""
     return np.asarray(combine(claims, axis=tuple(range(1, claims.ndim))))
 
 
 def _finite(per_atom: NDArray[Any], pointer: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[n] whether all numbers [N, 3] of a structure are finite."""
+    """Whether all numbers [N, 3] of a structure are finite, [n]."""
     with np.errstate(over="ignore", invalid="ignore"):
         # A sum is finite only if all terms are, and costs less than looking at each.
         finite = np.isfinite(np.add.reduceat(per_atom.reshape(-1), 3 * pointer[:-1]))
@@ -199,7 +200,7 @@ def _finite(per_atom: NDArray[Any], pointer: NDArray[np.int64]) -> NDArray[np.bo
 
 
 def windows(arrays: Arrays, size: int = 1 << 16) -> Iterator[dict[str, NDArray[Any]]]:
-    """The structures of a shard, `size` at a time, as arrays of the same names (atom_ptr starts at 0)."""
+    """Yield the structures of a shard, `size` at a time, as arrays of the same names (atom_ptr starts at 0)."""
     pointer = arrays["atom_ptr"]
     for start in range(0, len(pointer) - 1, size):
         stop = min(start + size, len(pointer) - 1)

@@ -1,4 +1,4 @@
-"""Moments and histograms of a dataset's properties, in one pass and bounded memory; pieces add up exactly.
+"""Moments and histograms of a dataset's properties, in one pass and bounded memory; results of parts add up exactly.
 
 Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets line up
 and can be added; only the bins that hold something are kept. Where they become too many (stress in kbar), neighbours
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Property:
-    """Quantity that is measured on every structure or on every atom."""
+    """Property that is measured on every structure or on every atom."""
 
     summary: str
     unit: str
@@ -65,7 +65,7 @@ class Summary:
     """Number of values of a logarithmic property that are exactly zero, which no bin holds."""
 
     def add(self, values: NDArray[np.float64], prop: Property) -> None:
-        """Take in values [k]; NaN stands for a missing label and is left out."""
+        """Add values [k]; NaN stands for a missing label and is left out."""
         values = values[np.isfinite(values)]
         if not len(values):
             return
@@ -93,7 +93,7 @@ class Summary:
         self.count = total
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready: count, mean, std, rms, min, max, and the filled bins as [[number, count], ...]."""
+        """JSON-ready form: count, mean, std, rms, min, max, and the filled bins as [[number, count], ...]."""
         if not self.count:
             return {"count": 0}
         variance = self.squares / self.count
@@ -118,13 +118,13 @@ class Tally:
     summaries: dict[str, Summary] = field(default_factory=lambda: {name: Summary() for name in PROPERTIES})
 
     def add(self, arrays: Arrays) -> None:
-        """Take in the structures of these arrays (see `matscale.core.data.store.shard`)."""
+        """Add the structures of these arrays (see `matscale.core.data.store.shard`)."""
         self.n_structures += len(arrays["group"])
         for name, values in measure(arrays).items():
             self.summaries[name].add(values, PROPERTIES[name])
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready form of all summaries."""
         return {"n_structures": self.n_structures, **{name: s.plain() for name, s in self.summaries.items()}}
 
 
@@ -135,7 +135,7 @@ def edge(number: int, moments: Mapping[str, Any], prop: Property) -> float:
 
 
 def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
-    """Values of every property: per structure, or per atom for forces. NaN where there is no label, no volume."""
+    """Measure every property: one value per structure, or per atom for forces. NaN without a label or a volume."""
     counts = np.diff(arrays["atom_ptr"])
     volume = np.abs(np.linalg.det(arrays["cell"]))
     stress = arrays["stress"]
@@ -161,7 +161,7 @@ def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, Tally]) -> No
 
 
 def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """The structures where `mask` [n] is True, with their atoms."""
+    """Select the structures where `mask` [n] is True, with their atoms."""
     counts = np.diff(arrays["atom_ptr"])
     atoms = np.repeat(mask, counts)
     per_atom = ("positions", "forces", "atomic_numbers")
@@ -170,7 +170,7 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 
 def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, Tally]:
-    """Tallies of parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
+    """Tally parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
     masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
     for name, indices in parts.items():
         masks[name][indices] = True

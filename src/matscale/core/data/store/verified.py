@@ -1,11 +1,11 @@
-"""Files that are checked once: a stamp says that SHA-256 and contents of a file were right, and which file that was.
+"""Check files once: a stamp records that SHA-256 and contents of a file were right, and which file that was.
 
-The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`; where that folder cannot be written, it is kept in
-the user's cache folder. It holds size, time of change, time of status change and inode of the file. Any write changes
+The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`, or in the user's cache folder if that one cannot be
+written. It holds size, time of change, time of status change and inode of the file. Any write changes
 one of them; programs can set back the first of the two times, not the second. A copied or moved file is checked again.
 
-What a stamp cannot see is a disk that loses bits of a file that nothing writes to: `matscale data info --verify` reads
-everything, whatever the stamps say.
+A stamp does not notice a disk that loses bits without a write: `matscale data info --verify` reads everything, whatever
+the stamps say.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _identity(stat: os.stat_result) -> dict[str, Any]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Paths where the stamp of a file may be: beside it, or in the user's cache folder."""
+    """Paths where the stamp of a file may be: beside the file, or in the user's cache folder."""
     yield path.parent / FOLDER / f"{path.name}.json"
     yield cache.folder() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
@@ -96,7 +96,7 @@ def _read(place: Path) -> Any:
 
 
 def _stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Keep the stamp where that is possible; without one the file is checked the next time, too."""
+    """Write the stamp, if possible; without it the file is checked again next time."""
     for place in _places(path):
         with suppress(OSError, MatscaleError):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -111,9 +111,9 @@ def _forget(path: Path) -> None:
 
 
 def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, progress: Reporter) -> Iterator[T]:
-    """Yield the result of `check` for the number of each file, in order. Up to one thread per core runs the checks.
+    """Run `check` for the number of each file, in up to one thread per core, and yield the results in order.
 
-    `progress` is told of `what`, in MiB, when it takes longer than a second.
+    `progress` reports `what`, in MiB, if it takes longer than a second.
     """
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()

@@ -1,7 +1,7 @@
-"""`ShardWriter`: structures in, a packed dataset out, in bounded memory and never half-written.
+"""`ShardWriter`: writes structures to a packed dataset, in bounded memory and never half-written.
 
 Structures are collected in pieces of some megabytes, spilled to a hidden folder and joined into shards at the end.
-Until the manifest appears, which is last, there is no dataset.
+The manifest is written last: before, there is no dataset.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class ShardWriter:
         shard_bytes: int = SHARD_BYTES,
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
-        """`precision` is that of positions and forces: float64 keeps them exactly, float32 halves the dataset."""
+        """Set up the writer. `precision` is that of positions and forces: float64 is exact, float32 halves the
+        dataset."""
         check_precision(precision)
         self.path = Path(path)
         if (self.path / FILE).exists():
@@ -71,7 +72,7 @@ class ShardWriter:
         self._bytes = 0
 
     def append(self, *structures: Structure, source: int = 0) -> None:
-        """Add structures in this order."""
+        """Append structures in this order."""
         for structure in structures:
             self._structures.append(structure)
             self._numbers.append(source)
@@ -100,7 +101,7 @@ class ShardWriter:
 
 
 def check_precision(precision: str) -> None:
-    """Raises ConfigError unless `precision` is one that shards can have."""
+    """Raise ConfigError unless `precision` is one that shards can have."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision = {precision!r}: must be one of {', '.join(PRECISIONS)}.")
 
@@ -134,7 +135,7 @@ def join(
 
 
 def _joined_before(shard: Path, parts: Path) -> str:
-    """Digest of a shard whose pieces are gone. Raises DataError if it is not what was written."""
+    """Digest of a shard whose pieces are gone. Raises DataError if the shard has changed since it was written."""
     seal = parts / f"{shard.name}.sha256"
     written = seal.read_text(encoding="utf-8") if seal.is_file() else ""
     if not shard.is_file() or sha256(shard) != written:

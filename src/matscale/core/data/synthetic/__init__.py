@@ -1,1 +1,1 @@
-"""Datasets made from nothing: crystals, perturbed and labelled by a potential."""
+"""Synthetic datasets: crystals, perturbed and labelled by a potential."""

@@ -1,4 +1,4 @@
-"""All structures of one parent: a function of (recipe, number of the parent) alone, so that any process may do it."""
+"""Family of one parent: all structures made from it, a function of (recipe, number of the parent) alone."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ STEPS_PER_FRAME = 10
 
 
 def family(recipe: Recipe, labeler: Labeler, number: int, given: Structure | None = None) -> list[Structure]:
-    """The labelled structures of parent `number`; `given` is the parent itself when it comes from a file.
+    """Make the labelled structures of parent `number`; `given` is the parent itself when it comes from a file.
 
-    They share a group: for a file's structure its own, else prototype and reduced formula ("l12-AlNi3"), so that two
-    decorations of one alloy do not part in a split either. The last parent of a recipe may have fewer.
+    They share a group: that of the file's structure, or prototype and reduced formula ("l12-AlNi3"), so that a split
+    keeps two decorations of one alloy together. The last parent of a recipe may have fewer.
     """
     rng = np.random.default_rng([recipe.seed, number])
     calculator = labeler.calculator()
@@ -50,7 +50,9 @@ def _bare(structure: Structure) -> Atoms:
 
 
 class _Draw:
-    """Draws again what is absurd: atoms that overlap, forces or stresses beyond the recipe's limits."""
+    """Draw that is repeated while its result is absurd: atoms overlap, or forces or stresses exceed the recipe's
+    limits.
+    """
 
     def __init__(self, recipe: Recipe, calculator: Any, rng: Generator) -> None:
         self.recipe, self.calculator, self.rng = recipe, calculator, rng
@@ -76,7 +78,7 @@ class _Draw:
         return atoms
 
     def children(self, atoms: Atoms, where: str) -> list[Structure]:
-        """`per_parent` structures: rattled, strained, then from dynamics; one atom alone can only be strained."""
+        """Make `per_parent` structures: rattled, strained, then from dynamics; a single atom can only be strained."""
         recipe = self.recipe
         total = recipe.per_parent
         still = not (len(atoms) > 1)
@@ -128,7 +130,7 @@ class _Draw:
                 yield structure
 
     def _labelled(self, atoms: Atoms) -> Structure | None:
-        """Structure with labels; None if atoms overlap or a label is not finite or beyond its limit."""
+        """Make a structure with labels; None if atoms overlap or a label is not finite or beyond its limit."""
         if perturb.overlaps(atoms, self.recipe.closeness):
             return None
         structure = label(atoms, self.calculator)

@@ -1,4 +1,4 @@
-"""Labelers: potentials that give structures an energy, forces and a stress, for data made without first principles.
+"""Labelers: potentials that give structures energy, forces and stress, where no first-principles data are needed.
 
 Such data are surrogates, and the manifest of a dataset says so (`labels_by`). A plugin supplies labelers through the
 hook `register_labelers`.
@@ -46,11 +46,12 @@ class Labeler:
     """Chemical symbols that it can label; None: any."""
 
     def labels_by(self) -> str:
-        """The line of the manifest: "surrogate: chgnet-0.3.0"."""
+        """Text of `labels_by` in the manifest: "surrogate: chgnet-0.3.0"."""
         return f"surrogate: {self.tag if isinstance(self.tag, str) else self.tag()}"
 
     def choose(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """`elements`, or all that this labeler knows if none are given. Raises ConfigError for one it does not."""
+        """Return `elements`, or all that this labeler knows if none are given. Raises ConfigError for an unknown
+        one."""
         if not elements and self.elements is None:
             raise ConfigError(f"The labeler {self.name!r} knows any element: say which ones, as in --elements Cu,Ni.")
         known = self.elements or tuple(symbol for symbol in atomic_numbers if symbol != "X")
@@ -62,7 +63,7 @@ class Labeler:
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Around the imports of a labeler's package: a missing one becomes a PluginError that says what to install."""
+    """Context for the imports of a labeler's package: a missing one becomes a PluginError that says what to install."""
     try:
         yield
     except ImportError as error:
@@ -73,7 +74,7 @@ def needs(package: str) -> Iterator[None]:
 
 
 def label(atoms: Any, calculator: Any) -> Structure:
-    """`atoms` (ase.Atoms) as a Structure with the calculator's labels, rounded to `DECIMALS`.
+    """Label `atoms` (ase.Atoms): a Structure with the calculator's labels, rounded to `DECIMALS`.
 
     Rounding comes before labelling, so that the labels are those of the positions that are stored. A structure that
     is not periodic in all three directions has no stress.

@@ -1,4 +1,4 @@
-"""Synthetic datasets: a recipe, a labeler and a seed give a packed dataset, the same for any number of workers.
+"""Make synthetic datasets: recipe, labeler and seed decide the packed dataset, whatever the number of workers.
 
 Parents are made one by one, each from the recipe and its own number (`draw.family`); the writer takes their
 structures in the order of those numbers.
@@ -77,7 +77,7 @@ def _named(structure: Structure, file: str) -> Structure:
 
 
 def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers: int) -> Iterator[list[Structure]]:
-    """The structures of parent 0, 1, ..., in this order."""
+    """Yield the structures of parent 0, 1, ..., in this order."""
     order = np.random.default_rng(recipe.seed).permutation(len(given))
     parents = ((k, given[order[k % len(given)]] if given else None) for k in range(recipe.n_parents))
     workers = min(workers, recipe.n_parents)

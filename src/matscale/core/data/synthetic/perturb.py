@@ -1,4 +1,5 @@
-"""Many structures from one parent, as in OMat24 (arXiv:2410.12771): rattled, strained, and taken from dynamics."""
+"""Perturb a parent into many structures, as in OMat24 (arXiv:2410.12771): rattled, strained, and taken from
+dynamics."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ BLOWN_UP = 1000.0
 
 
 def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> Atoms:
-    """A copy whose atoms are displaced as in an Einstein crystal at `temperature` [K].
+    """Return a copy whose atoms are displaced as in an Einstein crystal at `temperature` [K].
 
     Each coordinate has the Boltzmann distribution of a spring of `spring` eV/Å², hence the deviation
     sqrt(k_B T / spring); 3 eV/Å² is near the value for copper (0.09 Å at 300 K). The centre of mass stays.
@@ -33,9 +34,9 @@ def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> A
 
 
 def strain(atoms: Atoms, size: float, rng: Generator) -> Atoms:
-    """A copy with a random symmetric strain, each of its six components of deviation `size`.
+    """Return a copy with a random symmetric strain, each of its six components of standard deviation `size`.
 
-    Atoms move with the cell. A structure that is not periodic in all directions has no strain: it is returned alike.
+    Atoms move with the cell. A structure that is not periodic in all directions is not strained.
     """
     deformed: Atoms = atoms.copy()
     if not atoms.pbc.all():
@@ -49,7 +50,7 @@ def strain(atoms: Atoms, size: float, rng: Generator) -> Atoms:
 def langevin(
     atoms: Atoms, calculator: Any, temperature: float, steps: int, every: int, rng: Generator
 ) -> Iterator[Atoms]:
-    """Frames of Langevin dynamics at `temperature` [K] from `atoms`, one after every `every` of `steps` steps.
+    """Run Langevin dynamics at `temperature` [K] from `atoms`, and return a frame after every `every` of `steps` steps.
 
     The BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs. The time step is
     4 fs for aluminium and heavier, and goes with the square root of the lightest mass. Dynamics that have blown up
@@ -78,7 +79,7 @@ def langevin(
 
 
 def _at_rest(velocity: NDArray[np.float64], mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same velocities without the motion of the whole."""
+    """Subtract the motion of the centre of mass from velocities."""
     drift: NDArray[np.float64] = (mass * velocity).sum(axis=0) / mass.sum()
     return velocity - drift
 

@@ -1,4 +1,4 @@
-"""Parent structures from nothing: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells, on any elements.
+"""Parent structures: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells, on any elements.
 
 A parent is a supercell in a random orientation of its lattice, decorated with elements, at the volume that Vegard's
 rule (radii mix linearly) gives from the elements' crystals. Everything is a function of the generator handed in.
@@ -44,7 +44,7 @@ PROTOTYPES = (*_LATTICES, "random")
 
 
 def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
-    """Raises ConfigError for an unknown prototype, or an ordered alloy of fewer than two elements."""
+    """Raise ConfigError for an unknown prototype, or an ordered alloy of fewer than two elements."""
     for name in prototypes:
         if name not in PROTOTYPES:
             raise ConfigError(f"There is no prototype {name!r}. {did_you_mean(name, PROTOTYPES)}")
@@ -56,7 +56,7 @@ def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
 
 
 def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
-    """A parent of 1 to `max_atoms` atoms."""
+    """Make a parent of 1 to `max_atoms` atoms."""
     if name == "random":
         return random_cell(elements, max_atoms, rng)
     cell, sites, species = _LATTICES[name]
@@ -71,7 +71,7 @@ def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -
 
 
 def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
-    """A random 3×3 integer matrix in Hermite normal form: one supercell of `determinant` lattice cells.
+    """Draw a random 3×3 integer matrix in Hermite normal form: one supercell of `determinant` lattice cells.
 
     The diagonal is drawn from all factorisations, then the entries below it; every superlattice can come out.
     """
@@ -83,9 +83,9 @@ def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
 
 
 def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
-    """A random superlattice in short vectors: of four drawn, the one whose longest vector is shortest.
+    """Draw four superlattices in short vectors, and return the one whose longest vector is shortest.
 
-    In integers throughout: lattices are full of ties, which the last bits of floats would decide differently on
+    All numbers are integers: lattices are full of ties, which the last bits of floats would decide differently on
     different machines.
     """
     metric = np.rint(1e6 * cell @ cell.T).astype(np.int64)
@@ -95,7 +95,7 @@ def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[
 
 
 def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same lattice (rows of `matrix`) in vectors that none of the others can shorten; integers in, integers out."""
+    """Reduce a lattice (rows of `matrix`) to vectors that none of the others can shorten; integers in, integers out."""
     matrix, shortened = matrix.copy(), True
     while shortened:
         shortened = False
@@ -109,17 +109,17 @@ def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.
 
 
 def _species(elements: Sequence[str], n_atoms: int, rng: Generator) -> NDArray[np.int64]:
-    """An index into `elements` for each atom: one to four of them, every one of those at least once."""
+    """Draw an index into `elements` for each atom: one to four of them, each of these at least once."""
     n_species = int(rng.integers(1, min(MAX_SPECIES, n_atoms, len(elements)) + 1))
     chosen = rng.permutation(len(elements))[:n_species]
     return rng.permutation(np.concatenate([chosen, rng.choice(chosen, n_atoms - n_species)]))
 
 
 def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
-    """Atoms thrown one by one into a random triclinic cell, none closer than 0.8 of the sum of the radii.
+    """Place atoms one by one into a random triclinic cell, none closer than 0.8 of the sum of the radii.
 
-    That goes for an atom and its own images, too. The cell is looser than the crystal by up to 30 %, and grows when
-    an atom finds no room.
+    The limit holds between an atom and its images, too. The cell is looser than the crystal by up to 30 %, and grows
+    when an atom finds no room.
     """
     z = np.array([atomic_numbers[symbol] for symbol in elements])[
         _species(elements, int(rng.integers(1, max_atoms + 1)), rng)
@@ -157,7 +157,7 @@ def _scaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def volume(z: NDArray[np.int64]) -> float:
-    """Å³ of a close-packed alloy of these atoms by Vegard's rule: their radii average.
+    """Volume in Å³ of a close-packed alloy of these atoms by Vegard's rule: their radii average.
 
     >>> round(volume(np.array([29, 29])), 1)
     23.5
@@ -166,7 +166,7 @@ def volume(z: NDArray[np.int64]) -> float:
 
 
 def radii(z: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[n] Å: half the nearest distance in an fcc crystal of the element at the volume of its own crystal."""
+    """Radii [n] in Å: half the nearest distance in an fcc crystal of the element at the volume of its own crystal."""
     return np.array([_radius(int(number)) for number in z])
 
 

@@ -1,4 +1,4 @@
-"""The recipe of a made dataset: what is made, from which parents, how far from equilibrium."""
+"""Recipe of a synthetic dataset: what is made, from which parents, how far from equilibrium."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Recipe(Config):
-    """Everything that decides a made dataset but the labeler. Equal recipes give equal datasets.
+    """Settings that decide a synthetic dataset, except the labeler. Equal recipes give equal datasets.
 
     >>> Recipe(n=1000, per_parent=30).n_parents
     34
@@ -62,7 +62,8 @@ class Recipe(Config):
         return -(-self.n // self.per_parent)
 
     def of(self, labeler: Labeler) -> Recipe:
-        """The same with its elements spelt out. Raises ConfigError for what `labeler` or a prototype cannot do."""
+        """Complete a recipe with the labeler's elements. Raises ConfigError for elements or prototypes that do not
+        fit."""
         elements = labeler.choose(self.elements)
         if self.dynamics + self.strained > 1:
             raise ConfigError(

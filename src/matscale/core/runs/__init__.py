@@ -1,1 +1,1 @@
-"""A run on disk: training writes it, everything else reads it."""
+"""Run on disk: training writes it, everything else reads it."""

@@ -1,4 +1,4 @@
-"""Checkpoints: data, never code, and either whole or not there.
+"""Checkpoints: data without code, written completely or not at all.
 
     checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
                         ema.safetensors         the same with averaged weights, if there is an average
@@ -8,9 +8,9 @@
                         manifest.json           sizes and SHA-256 of the others; written last
     checkpoints/last, best                      a step each
 
-A folder is made under a temporary name, every file flushed to the disk, then renamed. What is damaged later (cut off,
-flipped, missing, tensors of another name or shape) is found by its digest or by what state.json says of it, and the
-checkpoint before it is used.
+A folder is written under a temporary name, every file is flushed to the disk, then the folder is renamed. Later damage
+(a file cut off, changed or missing, tensors of another name or shape) is found by digests and by state.json, and the
+checkpoint before is used.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def steps(root: Path) -> list[int]:
 
 
 def pointer(root: Path, name: str) -> int | None:
-    """The step that `last` or `best` names."""
+    """Return the step that `last` or `best` names."""
     try:
         return int((root / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,7 +78,7 @@ def pointer(root: Path, name: str) -> int | None:
 
 
 def save(root: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and have `last` name it. Raises MatscaleError (disk full, not writable); the others stay."""
+    """Write a checkpoint, which `last` then names. Raises MatscaleError (disk full, not writable); the others stay."""
     final = folder_of(root, checkpoint.step)
     try:
         make_folder(root)
@@ -138,7 +138,7 @@ def _digest(path: Path) -> str:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The manifest, if every file is as it was written; else raises DamagedCheckpoint that says which is not."""
+    """Return the manifest if every file is as it was written; else raise DamagedCheckpoint that names the file."""
     manifest = _manifest(folder)
     for name, entry in manifest["files"].items():
         if Path(name).name != name:
@@ -148,7 +148,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Raises DamagedCheckpoint for one that is not of this folder, or names files outside it."""
+    """Read the manifest. Raises DamagedCheckpoint for one of another folder, or one that names files outside it."""
     manifest = _json(folder / "manifest.json")
     version, files = manifest.get("format_version"), manifest.get("files")
     if not isinstance(version, int) or not isinstance(files, dict):
@@ -163,7 +163,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, entry: Any) -> None:
-    """Raises DamagedCheckpoint if a file is not the one that the manifest tells of."""
+    """Check a file against the manifest. Raises DamagedCheckpoint if they differ."""
     if not path.is_file():
         raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing.")
     size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
@@ -184,7 +184,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
-    """state.json of a checkpoint, after verification of this file, or of the `whole` checkpoint."""
+    """Read state.json of a checkpoint and verify it; with `whole`, verify all files."""
     manifest = verify(folder) if whole else _manifest(folder)
     _check(folder / "state.json", manifest["files"]["state.json"])
     state = _json(folder / "state.json")
@@ -211,7 +211,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
-    """State of the Potential, after verification: averaged weights where there are, unless `averaged` is False."""
+    """Read and verify the state of the Potential: averaged weights if there are any, unless `averaged` is False."""
     files = verify(folder)["files"]
     return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", state_of(folder))
 
@@ -234,12 +234,12 @@ def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Te
 
 
 def _non_finite(tensors: Tensors) -> list[str]:
-    """Names of the tensors with a NaN or an infinity; a buffer may hold one on purpose."""
+    """Names of the tensors with a NaN or an infinity, except buffers that hold one on purpose."""
     return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
-    """Group -> digest of the names, types and shapes of its tensors."""
+    """Digest of the names, types and shapes of the tensors, by group."""
     told = {
         group: sorted([name, str(value.dtype), list(value.shape)] for name, value in tensors.items())
         for group, tensors in groups.items()
@@ -249,7 +249,7 @@ def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
 
 
 def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> Checkpoint | None:
-    """The newest sound checkpoint that is `usable`, with a warning for each damaged one; None if there is none.
+    """Load the newest sound checkpoint that is `usable`, with a warning for each damaged one; None if there is none.
 
     `usable` may raise DamagedCheckpoint too.
     """
@@ -265,8 +265,7 @@ def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved:
 
 
 def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
-    """Delete all but the `keep` latest checkpoints, the best and those of the steps `for_good`; and what killed
-    processes left half-written."""
+    """Delete all but the `keep` latest checkpoints, the best and the steps `for_good`; also half-written ones."""
     spared = {*steps(root)[-keep:], *for_good, pointer(root, "best"), pointer(root, "last")}
     for step in steps(root):
         if step not in spared:

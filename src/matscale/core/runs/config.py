@@ -1,7 +1,7 @@
-"""The configuration of one training run: every key, its default, its unit.
+"""Configuration of one training run: every key, its default, its unit.
 
-Precedence: defaults < `--config FILE` < options < `--set a.b=c`. What results is written to the run folder as
-`config.toml`, which alone repeats the run.
+Precedence: defaults < `--config FILE` < options < `--set a.b=c`. The result is written to the run folder as
+`config.toml`; this file alone repeats the run.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class DataConfig(Config):
 
 
 class StartConfig(Config):
-    """Fine-tuning: weights, scales and references of another run, so that step 0 predicts what that run predicts."""
+    """Fine-tuning: weights, scales and references of another run, so that both runs predict the same at step 0."""
 
     run: Annotated[str, AfterValidator(usable_text)] | None = None
     """Folder of the run to begin with; none: new weights."""
@@ -103,7 +103,7 @@ PRETEXT_OPTIONS: dict[str, tuple[str, float | int]] = {"denoise": ("sigma", 0.1)
 
 
 class PretrainConfig(Config):
-    """Learn something of structure that needs no labels; `start.run` of another run then begins with it."""
+    """Pre-training on a task that needs no labels; another run begins with the result by `start.run`."""
 
     task: Literal["distances", "denoise"]
     """Predict distances of pairs from embeddings, or the noise that was put on positions, through the forces."""
@@ -196,12 +196,12 @@ class LossConfig(Config):
         return self
 
     def term(self, name: str) -> Term:
-        """One of `TERMS`."""
+        """Return the term called `name`, one of `TERMS`."""
         term: Term = getattr(self, name)
         return term
 
     def needs(self) -> set[str]:
-        """Labels of the terms that count."""
+        """Labels that the terms with a weight need."""
         return {LABEL_OF[name] for name in TERMS if self.term(name).weight > 0}
 
 
@@ -339,7 +339,7 @@ class TrainConfig(Config):
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, section by section.
+    """Merge `over` into `base`, section by section.
 
     >>> merged({"budget": {"steps": 100}, "seed": 0}, {"budget": {"max_time": "1h"}})
     {'budget': {'steps': 100, 'max_time': '1h'}, 'seed': 0}
@@ -353,7 +353,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (value in a, value in b), where they differ; None where there is none.
+    """Differences of two configurations: dotted key -> (value in a, value in b); None where a key is missing.
 
     >>> differences({"budget": {"steps": 100}, "seed": 0}, {"budget": {"steps": 200}, "seed": 0})
     {'budget.steps': (100, 200)}

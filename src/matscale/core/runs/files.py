@@ -1,6 +1,6 @@
-"""Files of a run folder: their names, and the rows of a .jsonl file, which is only ever appended to. Knows no torch.
+"""Files of a run folder: names, and rows of .jsonl files, which are only appended to. Does not import torch.
 
-Such a file is readable whatever moment its writer was killed at.
+A .jsonl file stays readable if its writer is killed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Rows:
     """Rows of a .jsonl file. Appended rows are on the disk when `append` returns."""
 
     def __init__(self, path: Path, holding: str = "") -> None:
-        """`holding`: read only rows whose text has this in it, which is much faster than to parse all."""
+        """Set up the rows. `holding` reads only rows whose text contains it, which is much faster than parsing all."""
         self.path, self.holding = path, holding.encode()
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -48,11 +48,11 @@ class Rows:
         append_text(self.path, json.dumps(finite(dict(row)), allow_nan=False) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Complete rows in order. A last line that was cut off by a kill is skipped."""
+        """Yield complete rows in order. A last line that a kill cut off is skipped."""
         return (row for line in self._lines() if self.holding in line and (row := _parse(line)) is not None)
 
     def written(self, count: int | None = None) -> dict[str, Any]:
-        """How many complete rows there are, of the first `count`, and the SHA-256 of their bytes."""
+        """Count the complete rows among the first `count`, and compute the SHA-256 of their bytes."""
         rows, digest = 0, hashlib.sha256()
         for line in islice(self._lines(), count):
             rows += 1
@@ -60,11 +60,11 @@ class Rows:
         return {"rows": rows, "sha256": digest.hexdigest()}
 
     def count(self) -> int:
-        """How many complete rows there are."""
+        """Count the complete rows."""
         return sum(1 for _ in self._lines())
 
     def cut(self, count: int) -> None:
-        """Drop all rows after the first `count`, and a half-written one, by replacing the file at once."""
+        """Drop all rows after the first `count`, and a half-written one, by replacing the file."""
         if self.path.exists():
             write_blocks(self.path, islice(self._lines(), count))
 
@@ -84,7 +84,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def called(architecture: str, variant: object = None) -> str:
-    """`gemnet-OC` of the architecture gemnet and the label `variant` of a run: what laws and comparisons tell apart.
+    """Name of a run's model in laws and comparisons: architecture and label `variant`, as in `gemnet-OC`.
 
     >>> called("gemnet"), called("gemnet", "OC")
     ('gemnet', 'gemnet-OC')

@@ -1,7 +1,7 @@
-"""run.json: written with a digest of its own content, and checked when it is read. Knows no torch.
+"""Record of a run (run.json): written with its digest, and checked when it is read. Does not import torch.
 
-A record without a digest is of a run that has not begun, or of an older matscale: its shape is checked all the same.
-Where something else tells that it was written with one, it is damaged.
+A record without a digest belongs to a run that has not begun, or to an older matscale; its schema is still checked. It
+is damaged if other files show that it was written with a digest.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Info(_Part):
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """run.json of a run. Raises DamagedRecord that says what is wrong with it, MatscaleError for a newer format."""
+    """Read run.json of a run. Raises DamagedRecord that says what is wrong with it, MatscaleError for a newer format."""
     path = folder / INFO
     info = read_sealed(path)
     if DIGEST not in info and _was_sealed(folder, info):
@@ -114,7 +114,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
-    """Whether what is written with a digest is in a run.json, or in the copy of it in a checkpoint."""
+    """Whether run.json, or its copy in a checkpoint, holds values that are written only together with a digest."""
     if "config_sha256" in info:
         return True
     for path in folder.glob("checkpoints/step_*/state.json"):
@@ -127,7 +127,7 @@ def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
 
 
 def malformed(info: Mapping[str, Any]) -> str:
-    """Which key of a run.json has a value that it cannot have; empty if none."""
+    """Name the key of a run.json that has an impossible value; empty if there is none."""
     try:
         _Info.model_validate(info)
     except ValidationError as error:
@@ -137,7 +137,7 @@ def malformed(info: Mapping[str, Any]) -> str:
 
 
 def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity of the baselines of a run: its dataset, and the keys that draw the training and the validation part.
+    """Identity of the baselines of a run: its dataset, and the keys that draw the training and validation parts.
 
     `info` is run.json, `config` the resolved configuration. Baselines are always measured by OMat24's loss.
     """
@@ -148,7 +148,7 @@ def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
 
 
 def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a file sealed as `sealed({**values, OF: of})`. Raises DamagedRecord for anything else."""
+    """Read a file that was sealed as `sealed({**values, OF: of})`. Raises DamagedRecord for anything else."""
     values = read_sealed(path, required=True)
     if values.get(OF) != of:
         raise DamagedRecord(f"{path}: belongs to another run, with another dataset or with other parts of it.")
@@ -174,7 +174,7 @@ def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") 
 
 
 def _even(values: Any) -> Any:
-    """Values with 1.0 written as 1: a file may hold either for the same number."""
+    """Write 1.0 as 1 in values, since a file may hold either for the same number."""
     if isinstance(values, Mapping):
         return {key: _even(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -183,7 +183,7 @@ def _even(values: Any) -> Any:
 
 
 def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """A sentence if config.toml does not say any more what the run was trained with; else empty."""
+    """Describe how config.toml differs from the configuration that the run was trained with; empty if it does not."""
     known = info.get("config_sha256")
     if known is None or known == fingerprint(config):
         return ""
@@ -191,7 +191,7 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
-    """A sentence if rows of a .jsonl file are not those that run.json tells of; else empty. Later rows may follow."""
+    """Describe a difference between rows of a .jsonl file and run.json; empty if there is none. Later rows may follow."""
     if name in (info.get("altered") or ()):
         return f"{folder / name}: rows of it had been altered when the run was resumed."
     known = (info.get("rows") or {}).get(name)

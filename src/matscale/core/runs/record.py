@@ -1,4 +1,4 @@
-"""A run on disk: one folder that says what was trained, how, and what came of it. DESIGN §6.
+"""Run folder: what was trained, how, and with what result. DESIGN §6.
 
 config.toml              the resolved configuration; `matscale train --config` of it repeats the run
 run.json                 identity and totals, see `RunInfo`
@@ -39,7 +39,7 @@ TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s"
 
 @dataclass(frozen=True)
 class Kept:
-    """The copy that a checkpoint keeps of a run's configuration and run.json."""
+    """Copy of a run's configuration and run.json that a checkpoint keeps."""
 
     step: int
     config: TrainConfig
@@ -49,7 +49,7 @@ class Kept:
 
     @classmethod
     def of(cls, folder: Path, *, whole: bool = False) -> Kept | None:
-        """None for a checkpoint without one. Raises DamagedCheckpoint; `whole`: also for damage to the tensors."""
+        """Read a checkpoint's copy; None without one. Raises DamagedCheckpoint; with `whole`, also for damaged tensors."""
         state = checkpoint.state_of(folder, whole=whole)
         if "run" not in state:
             return None
@@ -63,7 +63,7 @@ class Kept:
 
     @classmethod
     def latest(cls, root: Path, *, whole: bool = False) -> Kept | None:
-        """The copy in the newest checkpoint whose copy is sound; with `whole`, in the newest sound checkpoint."""
+        """Return the newest sound copy; with `whole`, only from sound checkpoints."""
         for step in reversed(checkpoint.steps(root)):
             try:
                 if (kept := cls.of(checkpoint.folder_of(root, step), whole=whole)) is not None:
@@ -78,7 +78,7 @@ class Kept:
 
 
 def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
-    """config.toml; where it cannot be read and there is a copy, the error says so."""
+    """Read config.toml; if it is unreadable and a checkpoint has a copy, the error says so."""
     try:
         return TrainConfig.parse(read_toml(path / CONFIG), str(path / CONFIG))
     except ConfigError as error:
@@ -97,18 +97,19 @@ class Run:
 
     `info` is run.json: `name`, `status` (running, completed, stopped, failed), `architecture` {name, distribution,
     version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
-    validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`,
-    `precision`, `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
+    validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`, `precision`,
+    `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
     `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
     `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
-    began with another one has `start` {run, step, not_taken, flops}, these the training FLOPs of that run and of those
-    it began with (null if one of them was imported), and also `pretrain` if that run was pre-trained; one that is
-    pre-trained has `pretrain` itself, the name of what it learned, and rows without `loss`. A branch of one also
-    `flops_shared` and `wall_s_shared`, what of its totals the other run spent. One of a study has `labels`; one of
-    another program has `imported`, and neither `dataset` nor metrics.
+    began with another one has `start` {run, step, not_taken, flops}: `flops` are the training FLOPs of that run and of
+    those before it (null if one of them was imported); `start.pretrain` is set if that run was pre-trained. A
+    pre-trained run has `pretrain`, the name of its task, and rows without `loss`. A branch also has `flops_shared` and
+    `wall_s_shared`, the part of its totals that the other run spent. A run of a study has `labels`; an imported one has
+    `imported`, and neither `dataset` nor metrics.
 
-    `rows` says of the .jsonl files how many rows they had at the last checkpoint and their SHA-256, `altered` which of
-    them were found changed; `config_sha256` is the fingerprint of the configuration, `digest` that of run.json itself.
+    `rows` holds the number of rows of each .jsonl file at the last checkpoint and their SHA-256; `altered` lists the
+    files that were found changed; `config_sha256` is the fingerprint of the configuration, `digest` that of run.json
+    itself.
 
     >>> run = Run.open("runs/first")
     >>> run.config.architecture.name, run.info["status"]
@@ -141,10 +142,10 @@ class Run:
 
     @staticmethod
     def check_free(path: Path, *, resumable: bool = True) -> None:
-        """Raises ConfigError if a new run at `path` would touch anything.
+        """Raise ConfigError if a new run at `path` would overwrite something.
 
-        What a kill left half-made is nothing, nor is a run that failed before its first step. `resumable`: whether who
-        asks could go on with a run that is there.
+        Half-made folders of killed processes and runs that failed before their first step do not count. `resumable`:
+        the caller can go on with a run at `path`, and the error says how.
         """
         if (path / CONFIG).exists():
             if _failed_at_the_start(path):
@@ -159,10 +160,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Read a run folder. Raises ConfigError if it is none.
+        """Read a run folder. Raises ConfigError if it is not one.
 
-        A run.json that is damaged, or a file that is missing, is taken from the newest sound checkpoint, with a
-        warning: a checkpoint keeps a copy of both. Raises MatscaleError where there is no such copy.
+        A damaged run.json, or a missing file, is replaced by the copy in the newest sound checkpoint, with a warning.
+        Raises MatscaleError if there is no such copy.
         """
         path = Path(path)
         kept = cached(lambda: Kept.latest(path / CHECKPOINTS, whole=True))
@@ -188,27 +189,26 @@ class Run:
 
     @property
     def rows(self) -> Rows:
-        """metrics.jsonl, to append to."""
+        """Rows of metrics.jsonl."""
         return Rows(self.path / METRICS)
 
     @property
     def samples(self) -> Rows:
-        """samples.jsonl, to append to."""
+        """Rows of samples.jsonl."""
         return Rows(self.path / SAMPLES)
 
     def metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
-        """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last is passed over."""
+        """Read rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last row is skipped."""
         return (row for row in self.rows if split is None or row.get("split") == split)
 
     def rows_written(self) -> dict[str, dict[str, Any]]:
-        """File -> its rows and their digest, for a checkpoint to remember: a step alone does not tell which of its rows
-        came after."""
+        """Count the rows of each file and compute their digest. A checkpoint keeps them, to tell which rows came later."""
         return {METRICS: self.rows.written(), SAMPLES: self.samples.written()}
 
     def cut(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Go back to what `rows_written` said once; files that it does not name lose all rows.
+        """Cut files back to an earlier result of `rows_written`; files that it does not name lose all rows.
 
-        Returns what run.json is to say of the rows. Warns of a file whose rows are not those that were written.
+        Returns the value of `rows` for run.json. Warns of a file whose rows have changed since they were written.
         """
         altered = set(self.info.get("altered") or ()) if written else set()
         for rows in (self.rows, self.samples):
@@ -229,15 +229,16 @@ class Run:
         return self.path / CHECKPOINTS
 
     def checkpoints(self) -> list[int]:
-        """Steps of which there is a checkpoint, ascending; whether one is sound is known when it is loaded."""
+        """Steps with a checkpoint, ascending, sound or not: a checkpoint is checked when it is loaded."""
         return checkpoint.steps(self.checkpoint_folder)
 
     @property
     def best(self) -> int | None:
-        """Step of the best validation, if there has been one.
+        """Step of the best validation; None if there was no validation.
 
-        Where its checkpoint is damaged or gone, with a warning, that of the best sound one, or of the last sound one if
-        none of them was validated. Where none is sound, the damaged one: to load it says what is wrong with it.
+        If its checkpoint is damaged or missing, a warning is given and the best sound checkpoint is taken instead, or
+        the last sound one if none was validated. If no checkpoint is sound, the damaged one is returned: loading it
+        then raises the error that says what is wrong.
         """
         root, named = self.checkpoint_folder, checkpoint.pointer(self.checkpoint_folder, "best")
         is_known, known = self._best_known()
@@ -269,7 +270,7 @@ class Run:
         return best
 
     def _best_known(self) -> tuple[bool, int | None]:
-        """Whether the newest checkpoint says which step was the best so far, and what it says."""
+        """Read from the newest checkpoint which step was the best so far: (known or not, step)."""
         for step in reversed(self.checkpoints()):
             try:
                 position = checkpoint.state_of(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
@@ -307,26 +308,26 @@ class Run:
         self.save_info()
 
     def seal(self) -> None:
-        """Write run.json with its digest from now on: the run has begun, and only its own process writes to it."""
+        """Write run.json with its digest from now on: only this process writes to a run that has begun."""
         self.info |= {DIGEST: "", "config_sha256": fingerprint(self.config.plain())}
 
     def save_info(self) -> None:
         write_json(self.path / INFO, sealed(self.info) if DIGEST in self.info else self.info)
 
     def save_config(self, config: TrainConfig) -> None:
-        """Replace the configuration, when a resumed run was given other limits."""
+        """Replace the configuration, after a resumed run was given other limits."""
         self.config = config
         write_text(self.path / CONFIG, to_toml(config.plain()))
 
     def kept(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """The copy of the configuration and of run.json for a checkpoint, with the values of `totals`."""
+        """Copy of the configuration and of run.json for a checkpoint, with the values of `totals`."""
         info = {**self.info, **totals}
         info.pop(DIGEST, None)
         return {"config": self.config.plain(), "info": finite(info)}
 
 
 def _failed_at_the_start(path: Path) -> bool:
-    """Whether a run ended with an error that left nothing to go on with: its data were refused, say."""
+    """Whether a run failed before its first checkpoint, for example because its data were refused."""
     try:
         info = read_info(path)
     except MatscaleError:
@@ -336,6 +337,6 @@ def _failed_at_the_start(path: Path) -> bool:
 
 
 def validation_loss(row: Mapping[str, Any]) -> float:
-    """The value by which validations are compared; infinite if it was not finite (null in the file)."""
+    """Loss by which validations are compared; infinite if it was not finite (null in the file)."""
     loss = row.get("loss", row.get("objective"))
     return loss if loss is not None and math.isfinite(loss) else math.inf

@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint: its state has the right form, its weights are finite."""
+"""Check whether a run can go on from a checkpoint: its state is well-formed and its weights are finite."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def _parsed(kind: type[M], state: Mapping[str, Any], folder: Path) -> M:
 
 
 def check_position(state: Mapping[str, Any], folder: Path) -> None:
-    """Raises DamagedCheckpoint if a state does not say where in its training the run was."""
+    """Raise DamagedCheckpoint if a state does not hold the run's position in its training."""
     _parsed(_Place, state, folder)
 
 
 def check_state(saved: Checkpoint, folder: Path) -> None:
-    """Raises DamagedCheckpoint that names what is wrong."""
+    """Check the state of a checkpoint. Raises DamagedCheckpoint that names what is wrong."""
     state = _parsed(_State, saved.state, folder)
     if state.position.step != saved.step:
         raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.position.step}.")
@@ -99,6 +99,6 @@ def check_state(saved: Checkpoint, folder: Path) -> None:
 
 
 def non_finite(tensors: dict[str, torch.Tensor]) -> str:
-    """The first tensors with a NaN or an infinity, and how many more there are; empty if there is none."""
+    """Names of the first tensors with a NaN or an infinity, and the number of further ones; empty if there is none."""
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

@@ -1,4 +1,4 @@
-"""Restore a trained potential from a run folder: its architecture by name, its weights by a checkpoint."""
+"""Restore a trained potential from a run folder: architecture by name, weights from a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRETEXT_PREFIX = "pretext."
 
 
 def restored(run: Run, checkpoint: str | int) -> Potential:
-    """The Potential of a run on the CPU, pre-trained ones too, whose heads for that are left out; see `load`."""
+    """Restore the Potential of a run on the CPU, without the head of a pre-training; see `load`."""
     architecture = architecture_of(run)
     config = architecture.config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
     if "dataset_info" not in run.info:
@@ -55,7 +55,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
 
 
 def architecture_of(run: Run) -> Architecture:
-    """The architecture of a run, by name. Raises PluginError that says what to install."""
+    """Return the architecture of a run, by name. Raises PluginError that says what to install."""
     try:
         return host().architecture(run.config.architecture.name)
     except MatscaleError as error:
@@ -71,7 +71,7 @@ def _trained_with(run: Run) -> str:
 
 
 def resolve_step(run: Run, checkpoint: str | int) -> int:
-    """The step of `best`, `last` or a number. Raises ConfigError that names the checkpoints that exist."""
+    """Resolve `best`, `last` or a number to a step. Raises ConfigError that names the existing checkpoints."""
     steps = run.checkpoints()
     if not steps:
         raise ConfigError(f"{run.path}: has no checkpoint yet. Train on with --resume.")

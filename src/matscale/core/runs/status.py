@@ -43,7 +43,7 @@ class State:
 
 
 def read_info(run: Path) -> dict[str, Any] | None:
-    """run.json, or None where there is none that can be read."""
+    """Read run.json; None if it is missing or unreadable."""
     try:
         return records.read_info(run)
     except MatscaleError:
@@ -51,7 +51,7 @@ def read_info(run: Path) -> dict[str, Any] | None:
 
 
 def is_at_work(run: Path) -> bool:
-    """Whether a process trains the run, or is about to: one of a sweep, or `matscale train` by itself."""
+    """Whether a process trains the run or is about to: one of a sweep, or `matscale train` by itself."""
     return is_claimed(run) or is_locked(run)
 
 
@@ -61,7 +61,7 @@ def state_of(run: Path) -> State:
 
 
 def recorded(run: Path) -> State:
-    """Status recorded in the folder of a run that no process is at work on."""
+    """Status recorded in the folder of a run that no process works on."""
     if not (run / CONFIG).exists():
         began = (run / CHECKPOINTS).exists()
         return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")

@@ -1,4 +1,4 @@
-"""The training batches of one optimizer step after another, from any place in any epoch."""
+"""Accumulation of gradients: the batches of each optimizer step, from any place in any epoch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matscale.core.train.loss import Goal
 
 @dataclass(frozen=True)
 class Group:
-    """The batches whose gradients make one step, on this process."""
+    """Batches whose gradients make one step, on this process."""
 
     batches: list[AtomicBatch]
     shapes: list[BatchShape]
@@ -32,10 +32,11 @@ WALKED = 1 << 25
 
 
 def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
-    """Optimizer steps in `epochs` epochs.
+    """Number of optimizer steps in `epochs` epochs.
 
-    Epochs differ where atoms or edges limit a batch: as many of them are counted as have `WALKED` structures together,
-    one at least. Those beyond count as the mean of the counted ones, so that a million epochs are planned at once.
+    Epochs have different numbers of steps where atoms or edges limit a batch. The first epochs, up to `WALKED`
+    structures together and at least one epoch, are counted exactly; the others count as the mean of these, so that
+    planning a million epochs takes no longer.
     """
     if loader.budget.atoms is loader.budget.edges is None:
         return epochs * -(-loader.n_batches(0) // accumulate)
@@ -51,7 +52,7 @@ class Feed:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
 
     def groups(self, epoch: int, batch: int) -> Iterator[Group]:
-        """Without end, from batch number `batch` of `epoch` on."""
+        """Yield groups without end, from batch number `batch` of `epoch` on."""
         while True:
             batches = self.loader.epoch(epoch, start=batch)
             start = time.perf_counter()

@@ -16,7 +16,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(config: ComputeConfig, world: World) -> torch.device:
-    """`auto` takes a GPU if there is one, each process its own. Raises ConfigError for one that is not there."""
+    """Choose the device. `auto` takes a GPU for each process if there are any. Raises ConfigError for a missing one."""
     if config.device == "auto":
         return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -34,28 +34,28 @@ def device_of(config: ComputeConfig, world: World) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """For people: `cpu (2 threads)`, `cuda:0 (NVIDIA H100)`."""
+    """Describe the device for people: `cpu (2 threads)`, `cuda:0 (NVIDIA H100)`."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
 def autocast(config: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Around a model's forward: matrix products in half precision, if that was chosen."""
+    """Context for a model's forward: matrix products in half precision, if the configuration says so."""
     dtype = _AUTOCAST.get(config.precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScaler:
-    """Keeps small fp16 gradients from vanishing; does nothing for other precisions."""
+    """Gradient scaler, which keeps small fp16 gradients from vanishing; does nothing for other precisions."""
     return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
 
 @contextmanager
 def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
-    """Threads, tf32 and random generators of torch as the run needs them, and as they were afterwards.
+    """Context that sets threads, tf32 and random generators of torch for the run, and restores them afterwards.
 
-    On a CPU freed memory stays with the process meanwhile (`heap`).
+    On a CPU, the process keeps freed memory within the context (`heap`).
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if config.threads:

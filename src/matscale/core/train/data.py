@@ -1,4 +1,4 @@
-"""Data of a training run: dataset, training and validation part, edges; and what a model must know of them."""
+"""Data of a training run: dataset, training and validation part, edges; and the facts that a model needs of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TrainingData:
         return cls(dataset, *parts(dataset, config), graph)
 
     def make_ready(self, config: TrainConfig, pretext: Pretext | None, progress: Reporter) -> None:
-        """Check labels and isolated atoms, and build the cache of edges. Raises DataError for what cannot be trained.
+        """Check labels and isolated atoms, and build the cache of edges. Raises DataError for unusable data.
 
         A `pretext` needs no labels, and one with noise has other edges in every epoch.
         """
@@ -87,13 +87,13 @@ class TrainingData:
     # What a model must know of them -----------------------------------------------------------------------------------
 
     def references(self) -> References:
-        """Element references; zero for data without energies, which train forces or stress alone."""
+        """Fit element references; zero for data without energies, which train forces or stress alone."""
         if self.dataset.has("energy")[self.train].any():
             return fit_references(self.dataset, self.train)
         return NO_REFERENCES
 
     def scales(self, references: References, derives: bool) -> Scales:
-        """Scales of what a model predicts.
+        """Scales of a model's outputs.
 
         Direct models: the spread of the referenced energy per atom, rms of forces and stress. Gradient models have one
         scale, in eV: that which makes derived forces right, forces rms × 1 Å (as NequIP does, arXiv:2101.03164).
@@ -104,7 +104,7 @@ class TrainingData:
         return Scales(energy, measured["forces"], measured["stress"])
 
     def info(self) -> DatasetInfo:
-        """Elements, mean number of atoms and, measured on a sample, of neighbours in the training part."""
+        """Elements and mean numbers of atoms and neighbours (the latter from a sample) of the training part."""
         degree = 0.0
         if self.graph.has_edges:
             sample = self.dataset.batch(evenly(self.train, _DEGREE_SAMPLE), self.graph)
@@ -113,7 +113,7 @@ class TrainingData:
         return DatasetInfo(self.dataset.elements(self.train), mean_atoms, degree)
 
     def coverage(self, label: str) -> dict[str, Any]:
-        """How many structures have a label, and the keys under which their sources had it."""
+        """Number of structures with a label, and the keys under which their sources had it."""
         has = self.dataset.has(label)
         keys = sorted({s.keys[label] for s in self.dataset.manifest.sources if label in s.keys})
         return {"train": int(has[self.train].sum()), "validation": int(has[self.validation].sum()), "keys": keys}
@@ -121,7 +121,7 @@ class TrainingData:
     # What a person should know of them --------------------------------------------------------------------------------
 
     def warnings(self, info: DatasetInfo, references: References | None) -> Iterator[str]:
-        """Sentences on what the data do not determine. `references` are None in pre-training."""
+        """Warn of what the data do not determine, in sentences. `references` is None in pre-training."""
         from ase.data import chemical_symbols
 
         unseen = [z for z in self.dataset.elements(self.validation) if z not in info.elements]
@@ -138,7 +138,7 @@ class TrainingData:
             yield from self._distance(references)
 
     def _distance(self, references: References) -> Iterator[str]:
-        """A warning if labels of one part are of another size than those of the other: it holds other materials."""
+        """Warn if labels of one part are of another size than those of the other, which then holds other materials."""
         ours, theirs = (
             label_rms(self.dataset, evenly(part, _LABEL_SAMPLE), references) for part in (self.train, self.validation)
         )
@@ -157,7 +157,7 @@ class TrainingData:
 
 
 def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(training, validation) rows; the same few structures for both in an overfit check."""
+    """Rows of (training, validation); the same few structures for both in an overfit check."""
     data = config.data
     drawn_by = config.seed if data.validation_seed is None else data.validation_seed
     both = split(dataset, data.validation, drawn_by, by=data.split_by, order_seed=config.seed)

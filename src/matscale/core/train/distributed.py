@@ -1,4 +1,4 @@
-"""Several processes that train one model, started by torchrun: each has its own batches, all have one gradient.
+"""Processes that train one model together, started by torchrun: each has other batches, all have the same gradient.
 
 Gradients are summed in one flat buffer after the backward pass, by hand: exact for uneven batches (every process
 divides by the counts of the whole global batch), and indifferent to double backward and to parameters that a batch
@@ -25,7 +25,7 @@ _TASKS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI
 
 
 class World:
-    """The processes of this run; one of them in an ordinary run."""
+    """Processes of this run; an ordinary run has one."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -50,12 +50,12 @@ class World:
         return self.rank == 0
 
     def of_main(self, value: float) -> float:
-        """`value` on the main process and zero on the others: their sum is that of the main process."""
+        """Return `value` on the main process and zero on the others: their sum is that of the main process."""
         return value if self.is_main else 0.0
 
     @contextmanager
     def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
-        """Process group for the time of a run (nccl on GPUs, gloo on CPUs); nothing to do for one process.
+        """Context with the process group of a run (nccl on GPUs, gloo on CPUs); does nothing for one process.
 
         Inside, an error of torch.distributed (a process that ended, or did not answer for `timeout` seconds) becomes
         PeerLost.
@@ -85,14 +85,14 @@ class World:
             ) from None
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum over processes, in place."""
+        """Sum a tensor over processes, in place."""
         if self.size > 1:
             with self._answered():
                 dist.all_reduce(tensor)
         return tensor
 
     def sums(self, values: Mapping[str, float], device: torch.device) -> dict[str, float]:
-        """Sum of each value over processes, in float64."""
+        """Sum each value over processes, in float64."""
         if self.size == 1:
             return dict(values)
         total = self.sum(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
@@ -101,8 +101,8 @@ class World:
     def sum_gradients(self, model: nn.Module) -> None:
         """Sum the gradients of all processes; a parameter without one on some of them counts as zero there.
 
-        One that has none on any, such as those of heads that pre-training does not run, is left without, as a single
-        process leaves it: the optimizer passes over it.
+        A parameter without a gradient on all processes, as in heads that pre-training does not run, stays without: the
+        optimizer skips it, as with one process.
         """
         if self.size == 1:
             return
@@ -117,7 +117,7 @@ class World:
                 parameter.grad = part.view_as(parameter).clone()
 
     def share(self, model: nn.Module) -> None:
-        """Give every process the weights and buffers of the first."""
+        """Copy the weights and buffers of the first process to all."""
         if self.size > 1:
             with self._answered():
                 for tensor in (*model.parameters(), *model.buffers()):
@@ -139,7 +139,7 @@ P = ParamSpec("P")
 
 
 def on_main(method: Callable[Concatenate[Member, P], None]) -> Callable[Concatenate[Member, P], None]:
-    """Decorator: a method that does nothing on all processes of `self.world` but the main one."""
+    """Decorate a method so that only the main process of `self.world` runs it."""
 
     @wraps(method)
     def done(self: Member, /, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -19,11 +19,11 @@ Predictor = Callable[[AtomicBatch], Outputs]
 
 
 def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossConfig | None = None) -> dict[str, float]:
-    """Errors in physical units (eV/atom, eV/Å, eV/Å³) and the compared loss, exact over uneven batches.
+    """Evaluate a predictor: errors in eV/atom, eV/Å and eV/Å³, and the compared loss; exact over uneven batches.
 
-    A predictor that is an `nn.Module` is put into evaluation mode (no dropout) for the time. Random numbers, if it
-    draws any, neither depend on the caller's nor disturb them. With `loss`, `objective` is that loss. The keys are
-    those of `matscale.core.train.metrics`, besides `n_structures` and `n_atoms`.
+    An `nn.Module` is in evaluation mode (no dropout) meanwhile. Random numbers that it draws are independent of the
+    caller's. With `loss`, `objective` is that loss. The keys are those of `matscale.core.train.metrics`, besides
+    `n_structures` and `n_atoms`.
     """
     objective = None
     if loss is not None:
@@ -59,7 +59,7 @@ class Tally:
         return Metrics(device) if self.objective is None else self.objective.metrics(device)
 
     def over(self, world: World, device: torch.device) -> Tally:
-        """The sums of all processes."""
+        """Sum over all processes."""
         self.metrics = self.metrics or self._sums(device)
         world.sum(self.metrics.sums)
         self.counts = world.sums(self.counts, device)
@@ -67,7 +67,7 @@ class Tally:
         return self
 
     def values(self) -> dict[str, float]:
-        """Means by key."""
+        """Compute means from the sums, as key -> mean."""
         values: dict[str, float] = {} if self.metrics is None else self.metrics.values()
         if self.objective is not None:
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in self.sums.items() if self.items[name]}
@@ -76,7 +76,7 @@ class Tally:
 
 
 def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal | None = None) -> Tally:
-    """`evaluate` before the division."""
+    """Add up the sums of `evaluate`, before the division."""
     result = Tally(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(predictor):
@@ -88,7 +88,7 @@ def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal 
 
 @contextmanager
 def _evaluating(predictor: Predictor) -> Iterator[None]:
-    """Evaluation mode for a module, then the mode it had."""
+    """Context with a module in evaluation mode; restores the mode that it had."""
     if not isinstance(predictor, nn.Module):
         yield
         return

@@ -26,7 +26,7 @@ from matscale.core.train.optim import Average, adamw, load_optimizer_tensors, op
 
 @dataclass(frozen=True)
 class Gradient:
-    """Results of forward and backward on a global batch; the gradient itself is in the parameters."""
+    """Result of forward and backward on a global batch; the gradient itself is in the parameters."""
 
     objective: float
     norm: float
@@ -64,9 +64,9 @@ class Learner:
     # A step -----------------------------------------------------------------------------------------------------------
 
     def gradient(self, batches: Sequence[AtomicBatch], counts: Mapping[str, float]) -> Gradient:
-        """Gradient of the objective over a global batch, of which `batches` are this process's part.
+        """Gradient of the objective over a global batch; `batches` are the part of this process.
 
-        `counts` are the labelled items of the whole global batch by term.
+        `counts` are the numbers of labelled items in the whole global batch, by term.
         """
         self.optimizer.zero_grad(set_to_none=True)
         objective, seen = torch.zeros((), dtype=torch.float64, device=self.device), []
@@ -92,7 +92,7 @@ class Learner:
         return float(get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
 
     def update(self, gradient: Gradient, lr: float, step: int) -> None:
-        """Change the weights by the gradient; `step` counts from 1."""
+        """Update the weights by the gradient; `step` counts from 1."""
         if self.config.optimizer.clip:
             norm = torch.tensor(gradient.norm, device=self.device)
             clip_grads_with_norm_(self.parameters, self.config.optimizer.clip, norm)
@@ -103,20 +103,20 @@ class Learner:
             self.average.update(self.potential, step)
 
     def leave_out(self) -> None:
-        """Forget the gradient: the weights stay as they are."""
+        """Discard the gradient: the weights stay as they are."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
             self.scaler.update()
 
     def predict(self, batch: AtomicBatch) -> Outputs:
-        """The potential in the run's arithmetic."""
+        """Predict in the run's precision."""
         with autocast(self.config.compute, self.device):
             outputs: Outputs = self.potential(batch)
         return outputs
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[AtomicBatch], Outputs]]:
-        """Without dropout and with averaged weights where there are: a predictor that takes batches from anywhere."""
+        """Predictor without dropout, with averaged weights if there are any."""
         swapped = nullcontext() if self.average is None else self.average.swapped(self.potential)
         self.potential.eval()
         try:
@@ -128,7 +128,7 @@ class Learner:
     # State ------------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
-        """State that `restore` needs to go on with training."""
+        """Make the state that `restore` needs to go on with training."""
         return Checkpoint(
             step,
             self.potential.state_dict(),
@@ -138,7 +138,7 @@ class Learner:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Raises MatscaleError if the checkpoint is one of another model."""
+        """Restore the state of a checkpoint. Raises MatscaleError if it is one of another model."""
         try:
             self.potential.load_state_dict(checkpoint.model)
             if self.average is not None:
@@ -157,7 +157,7 @@ _NAMED = 8
 
 
 def suspects(outputs: Outputs, batch: AtomicBatch) -> list[int]:
-    """Rows of the dataset whose prediction is not finite, or whose label is infinite."""
+    """Find rows of the dataset whose prediction is not finite, or whose label is infinite."""
     bad = ~torch.isfinite(outputs.energy)
     for label in (batch.energy, batch.stress):
         if label is not None:
@@ -172,7 +172,7 @@ def suspects(outputs: Outputs, batch: AtomicBatch) -> list[int]:
 
 
 def named(dataset: PackedDataset, rows: Sequence[int]) -> str:
-    """`structure 17 (Al2O3, 10 atoms), ...` for a message."""
+    """List structures for a message: `structure 17 (Al2O3, 10 atoms), ...`."""
     parts = []
     for row in rows[:_NAMED]:
         structure = dataset.structure(row)

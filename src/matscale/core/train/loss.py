@@ -1,4 +1,4 @@
-"""The training objective: weighted terms for energy, forces and the two parts of the stress.
+"""Training objective: weighted terms for energy, forces and the two parts of the stress.
 
     objective = w_E mean_s e(ΔE_s / N_s) + w_F mean_i f(ΔF_i) + w_iso mean_s g(Δσ_iso) + w_aniso mean_s g(Δσ_aniso)
 
@@ -27,7 +27,7 @@ from matscale.core.train.residuals import Masks, residuals
 
 @dataclass(frozen=True)
 class Loss:
-    """A way to turn residuals into a loss. Returned by the hook `register_losses`."""
+    """Loss function of residuals. Returned by the hook `register_losses`."""
 
     name: str
     summary: str
@@ -43,33 +43,33 @@ class Goal(Protocol):
         """Names of the terms."""
 
     def counts(self, batch: AtomicBatch) -> dict[str, int]:
-        """Items per term: known before the model has run."""
+        """Count the items of each term: known before the model has run."""
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Sum over items per term (float64 scalars); terms without items are left out."""
+        """Sum over the items of each term (float64 scalars); terms without items are left out."""
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """The loss. With the counts of a larger batch: this part's share of that batch's loss."""
+        """Total loss. With the counts of a larger batch, the share of this part in that batch's loss."""
 
     def metrics(self, device: torch.device | str) -> Sums:
-        """Empty sums of the errors that rows of metrics.jsonl show."""
+        """Make empty sums of the errors in rows of metrics.jsonl."""
 
 
 class Objective:
     """The configured loss, as sums and counts per term, so that uneven batches and ranks add up exactly."""
 
     def __init__(self, config: LossConfig, lookup: Callable[[str], Loss]) -> None:
-        """`lookup` finds a loss by name (`Host.loss`); it raises for unknown names."""
+        """Set up the terms. `lookup` finds a loss by name (`Host.loss`) and raises for unknown names."""
         self.config = config
         self.terms = {n: lookup(config.term(n).kind) for n in TERMS if config.term(n).weight > 0}
 
     def counts(self, batch: AtomicBatch) -> dict[str, int]:
-        """Labelled items per term: known before the model has run."""
+        """Count the labelled items of each term: known before the model has run."""
         masks = Masks.of(batch)
         return {name: masks.count(name) for name in self.terms}
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Unweighted sum over labelled items per term (float64 scalars); terms without items are left out.
+        """Sum over the labelled items of each term, unweighted (float64 scalars); terms without items are left out.
 
         Raises ConfigError for a term that has labels and that the model does not predict.
         """
@@ -87,10 +87,10 @@ class Objective:
         return values
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """Σ weight · sum / count. With the counts of a larger batch: this part's share of that batch's loss."""
+        """Loss Σ weight · sum / count. With the counts of a larger batch, this part's share of that batch's loss."""
         parts = [self.config.term(name).weight * value / counts[name] for name, value in sums.items()]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
 
     def metrics(self, device: torch.device | str) -> Metrics:
-        """Errors in physical units, and the loss that is compared."""
+        """Make empty sums of the errors in physical units and of the compared loss."""
         return Metrics(device)

@@ -1,4 +1,4 @@
-"""Errors in physical units and the loss that is compared, as exact sums and counts.
+"""Metrics: errors in physical units and the compared loss, as exact sums and counts.
 
 A mean over a dataset is (Σ over items) / (number of items), whatever the batches were: sums and counts are added in
 float64 and divided once. Sums of several processes are added likewise.
@@ -13,8 +13,8 @@ float64 and divided once. Sums of several processes are added likewise.
 | loss_energy, loss_forces, loss_stress_isotropic, loss_stress_anisotropic | | OMat24's weight × the term |
 | loss | | their sum: the loss that is compared, the same for every architecture |
 
-Keys without labels are absent; `loss` is then the sum of the terms there are. For a model that leaves out something
-that has labels (a direct model without stress) there is no `loss`: it could not be compared.
+Keys without labels are absent; `loss` is then the sum of the other terms. A model that does not predict one of the
+labels (a direct model without stress) has no `loss`, because it could not be compared.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ class Sums(ABC):
 
     @abstractmethod
     def values(self) -> dict[str, float]:
-        """Means by key."""
+        """Compute means from the sums, as key -> mean."""
 
     def state(self) -> list[list[float]]:
-        """As JSON-ready numbers, exact."""
+        """JSON-ready state of the sums, exact."""
         rows: list[list[float]] = self.sums.tolist()
         return rows
 
     def load(self, state: Sequence[Sequence[float]]) -> None:
-        """The inverse of `state`."""
+        """Load the result of `state`."""
         self.sums.copy_(torch.tensor(state, dtype=torch.float64))
 
 
@@ -115,7 +115,7 @@ class Metrics(Sums):
         return torch.nn.functional.cosine_similarity(predicted, label, dim=1).sum()
 
     def values(self) -> dict[str, float]:
-        """Means by key; see the table at the top of this module."""
+        """Compute means as key -> mean; see the table at the top of this module."""
         pairs = zip(_SUMS, self.sums.tolist())
         means = {name: total / count for name, (total, count) in pairs if count > 0}
         for name in means:

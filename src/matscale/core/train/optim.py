@@ -1,4 +1,4 @@
-"""AdamW with decay only where it belongs, its state as named tensors, and the moving average of the weights."""
+"""AdamW with decay of weight matrices only, its state as named tensors, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matscale.core.runs.config import OptimizerConfig
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
-    """Parameter name -> whether weight decay acts on it: weight matrices yes; biases, norms and embeddings no.
+    """Decide which parameters decay, as name -> bool: weight matrices do; biases, norms and embeddings do not.
 
-    A norm is a module whose class is named so (LayerNorm, RMSNorm, EquivariantLayerNorm, ...); besides, parameters
-    with fewer than two dimensions (biases, gains, scalars) are spared wherever they are.
+    A norm is a module with "Norm" in the name of its class (LayerNorm, RMSNorm, EquivariantLayerNorm, ...). Parameters
+    with fewer than two dimensions (biases, gains, scalars) never decay.
     """
     spared: set[int] = set()
     for module in model.modules():
@@ -25,7 +25,7 @@ def decays(model: nn.Module) -> dict[str, bool]:
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """One group that decays and one that does not."""
+    """Make AdamW with one group of parameters that decays and one that does not."""
     decay = decays(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
@@ -38,19 +38,19 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same for all groups."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`<parameter>.<moment>` -> tensor; the rest of the optimizer follows from the configuration."""
+    """Tensors of the optimizer, `<parameter>.<moment>` -> tensor; the rest of its state follows from the configuration."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`. Raises MatscaleError for tensors that belong to no parameter."""
+    """Load the result of `optimizer_tensors`. Raises MatscaleError for tensors that belong to no parameter."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in tensors.items():
@@ -64,7 +64,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
 
 
 class Average:
-    """Exponential moving average of the parameters; buffers are taken as they are.
+    """Exponential moving average of the parameters; buffers are copied.
 
     average <- d average + (1 − d) weights, with d = min(decay, (1 + t) / (10 + t)) in step t.
     """
@@ -75,23 +75,23 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """After optimizer step number `step`, counted from 1."""
+        """Update the average after optimizer step number `step`, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             self.weights[name].lerp_(parameter, 1 - decay)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's whole state with the averaged weights in it."""
+        """State of the model with the averaged weights in it."""
         with self.swapped(model):  # not by name: a tied weight stands in the state twice
             return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Load the result of `state`."""
         for name, weight in self.weights.items():
             weight.copy_(state[name])
 
     def swapped(self, model: nn.Module) -> _Swapped:
-        """A context in which the model has the averaged weights."""
+        """Context in which the model has the averaged weights."""
         return _Swapped(self, model)
 
 

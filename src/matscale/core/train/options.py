@@ -40,7 +40,7 @@ OPTIONS = {
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration key -> value, of those `OPTIONS` that were used.
+    """Collect the `OPTIONS` that were used, as configuration key -> value.
 
     >>> given({"steps": 100, "seed": 1, "lr": None})
     {'budget.steps': 100, 'seed': 1}
@@ -57,10 +57,10 @@ def configuration(
     assignments: Iterable[str],
     resumed: Path | None,
 ) -> tuple[TrainConfig, Architecture]:
-    """The resolved configuration and its architecture.
+    """Resolve the configuration and its architecture.
 
-    What counts, from least to most: the run in the folder `resumed`, `file` (TOML, or its values), `options` (keys as
-    `given` returns them), `assignments` (`a.b=c`). Raises ConfigError for what does not go together.
+    Later sources override earlier ones: the run in the folder `resumed`, `file` (TOML, or its values), `options` (keys
+    as `given` returns them), `assignments` (`a.b=c`). Raises ConfigError for contradictions.
     """
     from matscale.core.config import override, read_toml  # start-up: torch
     from matscale.core.hosting.host import get  # start-up: torch
@@ -113,7 +113,7 @@ def _with_options(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict
 
 
 def free_folder(config: TrainConfig) -> Path:
-    """`runs/<architecture>-<data>-<k>`, the first that does not exist."""
+    """First free folder of the form `runs/<architecture>-<data>-<k>`."""
     data = Path(config.data.path).name
     name = config.architecture.name.replace(":", "-")
     k = 1

@@ -1,4 +1,4 @@
-"""Recorder of a run: what its main process writes into the run folder, tells observers and shows."""
+"""Recorder of a run: the main process writes the run folder, informs observers and shows progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from matscale.core.train.stop import Interrupted
 
 
 class Recorder:
-    """Run folder, observers and progress of one process. On all processes but the first it changes nothing.
+    """Run folder, observers and progress of one process. Only the first process writes.
 
-    There `observers` and `progress` are ones that do nothing, and so are the methods that write.
+    On the other processes, `observers`, `progress` and the methods that write do nothing.
     """
 
     def __init__(self, run: Run, world: World, observers: Observers, progress: Reporter) -> None:
@@ -57,7 +57,7 @@ class Recorder:
 
     @on_main
     def _update_at_the_end(self, facts: Mapping[str, Any], error: object) -> None:
-        """Where a session has ended with an error, one of the disk in writing that down does not take its place."""
+        """Write to run.json at the end of a session; an error of the disk does not hide the one that ended it."""
         try:
             self.run.update(facts)
         except DiskError:
@@ -85,7 +85,7 @@ class Recorder:
 
     @on_main
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run lacks."""
+        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run does not have."""
         root = self.run.checkpoint_folder
         for later in self.run.checkpoints():
             if later > step:
@@ -117,7 +117,7 @@ class Recorder:
         checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
         kept_for_good: Collection[int],
     ) -> None:
-        """Write a checkpoint: `checkpoint_with` makes it, with the record of the run that its state is to keep."""
+        """Write a checkpoint, made by `checkpoint_with` from the record of the run."""
         written = self.run.rows_written()
         totals = {**totals, "rows": written}
         made = checkpoint_with({"rows": written, "run": self.run.kept(totals)})
@@ -128,10 +128,9 @@ class Recorder:
 
     @on_main
     def settle(self, position: Position, kept_for_good: Collection[int]) -> None:
-        """Have `last` and `best` name what the checkpoint of `position` makes them, and delete what is not kept.
+        """Update `last` and `best` for the checkpoint of `position`, and delete the checkpoints that are not kept.
 
-        A kill right after a checkpoint was written leaves that to the session that goes on from it, which may have
-        nothing else to do.
+        After a kill between writing and this, the next session does it, even if no step is left to train.
         """
         root = self.run.checkpoint_folder
         wanted = {"last": position.step, **({} if position.best is None else {"best": position.best["step"]})}
@@ -143,7 +142,7 @@ class Recorder:
 
 @contextmanager
 def _telling(ended: Callable[[str, BaseException | None], None]) -> Iterator[None]:
-    """A context that calls `ended` at its end with a status (completed, stopped, failed) and with what was raised."""
+    """Context that calls `ended` at its end with a status (completed, stopped, failed) and the error."""
     error: BaseException | None = None
     try:
         yield

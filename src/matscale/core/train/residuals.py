@@ -29,7 +29,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Masks:
-    """Which items have a label: [n_structures], [n_atoms], [n_structures]; None where the batch has none at all."""
+    """Masks of items with a label, [n_structures], [n_atoms], [n_structures]; None if the batch has none."""
 
     energy: Tensor | None
     forces: Tensor | None
@@ -37,14 +37,14 @@ class Masks:
 
     @classmethod
     def of(cls, batch: AtomicBatch) -> Masks:
-        """From the NaNs in the labels. A stress counts only where it is defined: in a cell with a volume."""
+        """Make masks from the NaNs in the labels. A stress counts only where it is defined: in a cell with a volume."""
         stress = _complete(batch.stress)
         if stress is not None:
             stress = stress & batch.has_volume()
         return cls(_complete(batch.energy), _complete(batch.forces), stress)
 
     def count(self, term: str) -> int:
-        """Items that have the label of `term`."""
+        """Count the items that have the label of `term`."""
         mask = getattr(self, LABEL_OF[term])
         return 0 if mask is None else int(mask.sum())
 
@@ -54,7 +54,7 @@ def _complete(label: Tensor | None) -> Tensor | None:
 
 
 def residuals(outputs: Outputs, batch: AtomicBatch) -> Residuals:
-    """Prediction − label per term, for labelled items only: a missing label can reach neither value nor gradient."""
+    """Prediction − label per term, for labelled items only: missing labels influence neither values nor gradients."""
     masks = Masks.of(batch)
     energy = forces = isotropic = anisotropic = None
     if masks.energy is not None and batch.energy is not None:
@@ -68,7 +68,7 @@ def residuals(outputs: Outputs, batch: AtomicBatch) -> Residuals:
 
 
 def decompose(stress: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, 3, 3] -> isotropic and anisotropic parts [n, 6] each, in Voigt order xx yy zz yz xz xy; they add up.
+    """Split [n, 3, 3] into isotropic and anisotropic parts, [n, 6] each, in Voigt order xx yy zz yz xz xy.
 
     >>> isotropic, anisotropic = decompose(torch.diag(torch.tensor([1.0, 2.0, 3.0]))[None])
     >>> isotropic.tolist(), anisotropic.tolist()

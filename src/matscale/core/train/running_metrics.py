@@ -44,7 +44,7 @@ class Interval:
         self.flops += flops
 
     def means(self, world: World) -> dict[str, float]:
-        """Errors and objective over the steps, over all processes; and the learning rate of the latest."""
+        """Mean errors and objective over the steps and all processes, and the latest learning rate."""
         world.sum(self.metrics.sums)
         steps = max(self.steps, 1)
         return {
@@ -55,7 +55,7 @@ class Interval:
         }
 
     def speed(self, peak: float) -> dict[str, float]:
-        """Achieved FLOP/s of all devices together, and `mfu`, their share of `peak`; waiting for data included."""
+        """Speed: FLOP/s of all devices together, and `mfu`, their share of `peak`; waiting for data included."""
         seconds = max(self.seconds, 1e-9)
         return {
             "atoms_per_s": self.atoms / seconds,
@@ -65,12 +65,12 @@ class Interval:
         }
 
     def state(self, world: World) -> dict[str, Any]:
-        """As JSON-ready numbers; sums of errors are those of all processes."""
+        """JSON-ready state; sums of errors are those of all processes."""
         sums = {"objective": self.objective, "gradient_norm": self.gradient_norm, "steps": self.steps, "lr": self.lr}
         return {"metrics": world.sum(self.metrics.sums.clone()).tolist(), **sums}
 
     def restore(self, state: dict[str, Any], world: World) -> None:
-        """Go on from a `state`. Its sums of errors belong to the main process; the others begin with none."""
+        """Go on from a `state`. The main process takes its sums of errors; the others begin at zero."""
         if world.is_main:
             self.metrics.load(state["metrics"])
         self.objective, self.gradient_norm = state["objective"], state["gradient_norm"]

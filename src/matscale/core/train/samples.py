@@ -1,4 +1,4 @@
-"""Predictions of a few fixed validation structures at every validation: how a model learns, to look at later."""
+"""Predictions of a few fixed validation structures at every validation, which show how a model learns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Samples:
 
     @on_main
     def write_structures(self) -> None:
-        """Geometry and labels, once."""
+        """Write geometry and labels, once."""
         if len(self.rows):
             write_json(self.run.path / GEOMETRIES, [self._geometry(int(row)) for row in self.rows])
 

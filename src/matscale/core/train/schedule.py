@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far a run is.
+"""Schedule: the learning rate as a pure function of the progress of a run.
 
 Progress runs from 0 to 1 and is the largest share used of any budget (steps, time, FLOPs), so that a schedule is
 always annealed when its run ends, whichever budget ends it.
@@ -14,7 +14,7 @@ from matscale.core.runs.config import BudgetConfig, ScheduleConfig
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be spent; None is no limit. At least one is given.
+    """Budget of a run; None is no limit. At least one is given.
 
     >>> Budget(steps=100, max_time=60.0).progress(step=20, seconds=45.0, flops=0.0)
     0.75
@@ -26,24 +26,24 @@ class Budget:
 
     @classmethod
     def of(cls, config: BudgetConfig, steps_of_epochs: int | None) -> Budget:
-        """`steps_of_epochs`: optimizer steps in `config.epochs` epochs, if epochs are limited."""
+        """Make a budget from a configuration; `steps_of_epochs` is its number of optimizer steps in epochs."""
         limits = [n for n in (config.steps, steps_of_epochs) if n is not None]
         return cls(min(limits) if limits else None, config.max_time, config.max_flops)
 
     def progress(self, step: int, seconds: float, flops: float) -> float:
-        """Share used of the budget that is used most; 1 or more: the run is over."""
+        """Progress: the largest share used of any budget; the run ends at 1."""
         pairs = ((step, self.steps), (seconds, self.max_time), (flops, self.max_flops))
         return max(used / limit for used, limit in pairs if limit is not None)
 
     def warmup(self, share: float) -> float:
-        """The warm-up as a share of the run: of counted steps a whole number, rounded down (OMat24's rule)."""
+        """Warm-up as a share of the run. Counted steps are rounded down to a whole number (OMat24's rule)."""
         if self.steps is None:
             return share
         return int(share * self.steps) / self.steps
 
 
 def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
-    """The step after which the cooldown of `wsd` begins: a run can be extended from there. Empty without one.
+    """Step after which the cooldown of `wsd` begins, from which a run can be extended; empty if unknown.
 
     >>> last_stable_step(ScheduleConfig(kind="wsd", decay=0.2), Budget(steps=100))
     (80,)
@@ -76,7 +76,7 @@ def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
 
 
 def _decayed(progress: float, config: ScheduleConfig) -> float:
-    """1 in the stable part, then down to 0 at the end of the run. 1 − √x: Hägele et al., arXiv:2405.18392."""
+    """Decay factor: 1, then down to 0 at the end of the run. 1 − √x: Hägele et al., arXiv:2405.18392."""
     if config.decay == 0 or progress <= 1 - config.decay:
         return 1.0
     x = (progress - (1 - config.decay)) / config.decay

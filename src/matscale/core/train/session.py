@@ -1,4 +1,4 @@
-"""`train`: make or reopen a run folder, prepare, train, and leave a record of how it ended."""
+"""Train a model: make or reopen a run folder, prepare, train, and record how it ended."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def train(
 ) -> Run:
     """Train one model into the folder `path` and return its record.
 
-    `architecture` is looked up by its name if it is not given. With `resume`, a run that is in `path` goes on from its
-    last sound checkpoint; its configuration must be `config`, up to what `RESUMABLE` lists. A run that is complete is
-    returned as it is. Raises ConfigError if there is a run in `path` and `resume` is not given, StoppedEarly if it was
-    asked to stop, NonFiniteLossError; see `matscale.core.errors` for the rest.
+    `architecture` is looked up by its name if it is not given. With `resume`, a run in `path` goes on from its last
+    sound checkpoint; only the keys in `RESUMABLE` may differ from its configuration. A run that is complete is returned
+    as it is. Raises ConfigError if there is a run in `path` and `resume` is not given, StoppedEarly if it was asked to
+    stop, NonFiniteLossError; see `matscale.core.errors` for the rest.
     """
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
@@ -72,7 +72,7 @@ def train(
 def _audience(
     config: TrainConfig, architecture: Architecture, world: World, progress: Reporter | None
 ) -> tuple[Observers, Reporter]:
-    """Observers and progress of this process: ones that do nothing on all but the main one."""
+    """Observers and progress of this process; they do nothing on all processes but the main one."""
     if not world.is_main:
         return host().observers(()), Reporter()
     return host().observers(config.plugins, architecture, config.trackers), progress or Reporter()
@@ -80,7 +80,7 @@ def _audience(
 
 @contextmanager
 def _opened(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
-    """The run folder on every process, made or reopened by the main one."""
+    """Open the run folder on every process, after the main one has made or reopened it."""
     with _claimed(path, config, resume, world) if world.is_main else nullcontext() as claimed:
         world.barrier()
         yield claimed or Run.open(path)
@@ -88,7 +88,7 @@ def _opened(path: Path, config: TrainConfig, resume: bool, world: World) -> Iter
 
 @contextmanager
 def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
-    """The run folder, made or reopened, with no other process in it."""
+    """Make or reopen the run folder, and lock it against other processes."""
     if resume:
         Run.open(path)
     else:
@@ -108,7 +108,7 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
 
 
 def reopened(path: str | Path, config: TrainConfig) -> Run:
-    """The run in `path`, to go on with `config`. Raises ConfigError if that would change what is computed."""
+    """Reopen the run in `path` to go on with `config`. Raises ConfigError if that would change its numbers."""
     run = Run.open(path)
     kept = Kept.latest(run.checkpoint_folder)
     changed = differences(run.config.plain(), config.plain())
@@ -135,7 +135,7 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
 
 
 def _same(key: str, paths: tuple[Any, Any]) -> bool:
-    """Whether a run to begin with is the same folder under another name."""
+    """Whether a run to begin with is in the same folder under another name."""
     return key == "start.run" and None not in paths and Path(paths[0]).resolve() == Path(paths[1]).resolve()
 
 
@@ -171,7 +171,7 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
 
 
 def _take_up(trainer: Trainer, origin: Origin) -> None:
-    """Give the trainer the state that the run goes on from, and have the folder hold what belongs to it."""
+    """Restore the trainer's state from which the run goes on, and remove later rows and checkpoints from the folder."""
     if origin.checkpoint:
         trainer.restore(origin.checkpoint)
     if origin.saved:

@@ -34,7 +34,7 @@ _HEAD = 0x48454144
 def resolved(
     config: TrainConfig, architecture: Architecture, size: str | None = None, n_params: float | None = None
 ) -> TrainConfig:
-    """Every key written out: the architecture's whole configuration, the budget, the batch. Paths stay as given.
+    """Resolve a configuration: all keys of architecture, budget and batch are written out. Paths stay as given.
 
     `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config` go
     above either. An overfit check has no dropout. Raises ConfigError for keys that the architecture does not know.
@@ -96,7 +96,7 @@ class Setup:
         return torch.float64 if self.config.compute.precision == "fp64" else torch.float32
 
     def potential(self) -> Potential:
-        """A new potential, with weights that depend on the seed; in pre-training, with a head for the task."""
+        """Make a potential with weights that depend on the seed; in pre-training, with a head for the task."""
         references = torch.from_numpy(self.references.values)
         potential = Potential.of(
             self.architecture,
@@ -117,7 +117,7 @@ class Setup:
         return potential.double() if self.dtype == torch.float64 else potential
 
     def _uncompiled(self) -> ConfigError:
-        """Error of an architecture that does not claim to compile. `Learner` refuses forces by derivative for all."""
+        """Error for an architecture that does not claim to compile. `Learner` refuses forces by derivative for all."""
         return ConfigError(
             f"compute.compile = true: {self.architecture.name!r} does not claim to compile; torch may begin anew for "
             "each batch, or give other numbers. Leave it out for this architecture. If it is yours and you have "
@@ -125,18 +125,18 @@ class Setup:
         )
 
     def _for(self, pretext: Pretext, potential: Potential) -> Potential:
-        """The potential with a head for the pretext, whose weights come from a random stream of its own."""
+        """Add the head of a pretext to the potential; its weights come from a separate random stream."""
         example = self.dataset.batch(self.train[:1], self.graph)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix((self.config.seed, _HEAD)))
             return pretext.around(potential, self.architecture.name, example)
 
     def goal(self) -> Goal:
-        """The objective that training minimises. Raises ConfigError for an unknown loss."""
+        """Objective that training minimises. Raises ConfigError for an unknown loss."""
         return Objective(self.config.loss, host().loss) if self.pretext is None else self.pretext
 
     def training_loader(self, world: World) -> Loader:
-        """Shuffled batches of the training part, this process's share."""
+        """Make the loader of shuffled training batches for this process."""
         config, batch = self.config, self.config.batch
         return Loader(
             self.dataset,
@@ -153,7 +153,7 @@ class Setup:
         )
 
     def validation_loader(self, world: World) -> Loader:
-        """The validation part in a fixed order, each structure once, over all processes."""
+        """Make the loader of the validation part in a fixed order, each structure once, over all processes."""
         budget = Budget(structures=self.config.evaluation.structures)
         return Loader(
             self.dataset,
@@ -185,7 +185,7 @@ class Setup:
 
 
 def prepare(config: TrainConfig, architecture: Architecture, progress: Reporter | None = None) -> Setup:
-    """Open the data and measure what the model must know of them. `config` is resolved.
+    """Open the data and measure what the model needs to know of them. `config` is resolved.
 
     Raises DataError if a label with a weight in the loss is missing from the whole training or validation part, or if
     the stress looks like another unit than eV/Å³.

@@ -1,4 +1,4 @@
-"""Position of a run in its training: everything besides tensors that a resumed run continues from."""
+"""Position of a run in its training: the state besides tensors from which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ class Position:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make dropout and the like in a step a pure function of (seed, step, rank).
+    """Seed the random generators of a step (for dropout) from (seed, step, rank).
 
-    So no state of a random generator has to be saved, and none can be lost: a resumed step draws what it would have.
+    No state of a random generator has to be saved: a resumed step draws the same numbers.
     """
     torch.manual_seed(mix((seed, step, rank)))
 
 
 def mix(parts: Iterable[int]) -> int:
-    """A 63-bit number from a few integers; close inputs give unrelated outputs.
+    """Mix a few integers into a 63-bit number; close inputs give unrelated outputs.
 
     >>> mix([0, 1]) == mix([0, 1]), mix([0, 1]) == mix([1, 0])
     (True, False)

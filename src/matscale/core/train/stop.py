@@ -1,4 +1,4 @@
-"""Being asked to stop: signals, and the end of a Slurm job's time.
+"""Requests to stop: signals, and the end of a Slurm job's time.
 
 The first SIGINT, SIGTERM or SIGUSR1 has the run save at the next step boundary and end with exit 5; the second leaves
 at once, as if there were no handler. Before the first step there is nothing to save: `Interrupted` is raised at once.
@@ -19,11 +19,11 @@ SLURM_MARGIN = 120.0
 
 
 class Interrupted(BaseException):
-    """A signal came before the first step. Not an Exception, so that no guard takes it for a fault of a plugin."""
+    """Signal that came before the first step. Not an Exception, so that no handler mistakes it for a fault of a plugin."""
 
 
 class StopRequest:
-    """A context that turns signals into `reason`; None until the run is asked to stop.
+    """Context that turns signals into `reason`, which is None until one comes.
 
     Signals wait for `asked`. With `waits` False they raise `Interrupted` until `begin` is called.
     """
@@ -53,7 +53,7 @@ class StopRequest:
             raise Interrupted(self.reason)
 
     def begin(self) -> None:
-        """From here on a signal waits for the end of the step."""
+        """Let signals wait for the end of the step from now on."""
         self.waits = True
 
     def asked(self) -> bool:
@@ -64,6 +64,6 @@ class StopRequest:
 
 
 def _deadline(end: float) -> float:
-    """A job of a minute that stopped two minutes before its end would be requeued without end."""
+    """Time at which to stop. A very short job has a shorter margin, else it would stop and be requeued for ever."""
     start = os.environ.get("SLURM_JOB_START_TIME", "")
     return end - (min(SLURM_MARGIN, 0.1 * (end - float(start))) if start.isdigit() else SLURM_MARGIN)

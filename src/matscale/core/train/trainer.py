@@ -1,8 +1,8 @@
 """Training loop, the same for every architecture.
 
-Everything that a step does is a pure function of the configuration and the step's number, so that a run which is
-stopped and resumed, however often, computes the same numbers as one that is not. Sums are divided by the counts of the
-whole global batch, so that accumulation and several processes give the gradient of one large batch.
+A step is a pure function of the configuration, the step's number and the weights, so that a run that is stopped and
+resumed computes the same numbers as one that is not. Sums are divided by the counts of the whole global batch, so that
+accumulation and several processes give the gradient of one large batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from matscale.core.train.stop import StopRequest
 
 
 class Trainer:
-    """Trains the potential of a `Learner` on the data of a `Setup`, in one process of a `World`."""
+    """Trainer of the potential of a `Learner` on the data of a `Setup`, in one process of a `World`."""
 
     def __init__(self, setup: Setup, learner: Learner, cost: Cost, peak: Peak, recorder: Recorder) -> None:
         self.setup, self.config, self.cost, self.peak = setup, setup.config, cost, peak
@@ -76,7 +76,7 @@ class Trainer:
         self._finish()
 
     def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
-        """Totals that a step needs before it runs, summed over the processes, so that all of them decide alike."""
+        """Sum the totals that a step needs before it runs over the processes, so that all of them decide alike."""
         own = {
             "structures": float(sum(s.n_structures for s in group.shapes)),
             "atoms": float(sum(s.n_atoms for s in group.shapes)),
@@ -211,7 +211,7 @@ class Trainer:
         return is_best
 
     def _errors(self, predictor: Any) -> dict[str, float]:
-        """Metrics over all validation structures, each once, over all processes; adds the FLOPs to the totals."""
+        """Measure errors on all validation structures, over all processes; adds the FLOPs to the totals."""
         spent = [0.0]
 
         def counted(batch: AtomicBatch) -> Outputs:
@@ -238,7 +238,7 @@ class Trainer:
     # On disk ----------------------------------------------------------------------------------------------------------
 
     def totals(self) -> dict[str, Any]:
-        """For run.json."""
+        """Totals of the run for run.json."""
         p = self.position
         counts = {"steps": p.step, "epochs": p.epoch, "skipped": p.skipped, "wall_s": self._elapsed()}
         seen = {"structures": p.structures, "atoms": p.atoms, "edges": p.edges}
@@ -246,7 +246,7 @@ class Trainer:
         return {**counts, **seen, **flops, "best": p.best, "last": p.validated}
 
     def _save(self) -> None:
-        """A checkpoint of this step, unless there is one of it already."""
+        """Save a checkpoint of this step, unless it exists already."""
         p = self.position
         if self.saved == p.step:
             return

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Origin:
-    """State that the training of `run` goes on from. A run of new weights has none of the three."""
+    """State from which the training of `run` goes on. A run with new weights has none of the three."""
 
     run: Run
     branch: Branch | None
@@ -34,12 +34,12 @@ class Origin:
 
     @classmethod
     def of(cls, run: Run) -> Origin:
-        """Origin that the configuration names. Raises ConfigError for a run that cannot be one."""
+        """Find the origin that the configuration names. Raises ConfigError if it cannot be one."""
         return cls(run, Branch.of(run.config), Source.of(run.config.start))
 
     @property
     def checkpoint(self) -> checkpoint.Checkpoint | None:
-        """State of the trainer that the first step follows."""
+        """Checkpoint after which the first step comes."""
         return self.saved or (self.branch.saved if self.branch else None)
 
     @property
@@ -49,22 +49,22 @@ class Origin:
         return rows
 
     def continued(self, setup: Setup) -> Setup:
-        """`setup` with what the source knows of the data: see `Source.continued`."""
+        """Add what the source knows of the data to `setup`: see `Source.continued`."""
         return self.source.continued(setup) if self.source else setup
 
     def potential(self, setup: Setup, say: Say) -> Potential:
-        """A potential with new weights, or with those of the source."""
+        """Make a potential with new weights, or with those of the source."""
         return self.source.begin(setup, say) if self.source else setup.potential()
 
     def resumed(self, say: Say) -> Origin:
-        """The same with the newest sound checkpoint of the run that it can go on from with its budget."""
+        """Return the origin with the newest sound checkpoint from which the run can go on with its budget."""
         saved = _latest(self.run, say)
         if not saved and self.run.checkpoints():
             say(f"{self.run.path}: none of its checkpoints is sound. The run begins anew.")
         return replace(self, saved=saved)
 
     def settled(self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Say) -> Setup:
-        """`setup` and `potential` as the first step needs them: measured by the model, references corrected."""
+        """Prepare `setup` and `potential` for the first step: factors measured by the model, references corrected."""
         if not self.checkpoint:
             prepare_model(potential, setup, device)
         if self.source and self.saved:
@@ -72,7 +72,7 @@ class Origin:
         return self.source.corrected(setup, potential, device, world, say) if self.source else setup
 
     def check_data(self, setup: Setup) -> None:
-        """Refuse to go on with a changed dataset. Raises DataError."""
+        """Raise DataError if a resumed run would go on with a changed dataset."""
         if self.saved or "dataset" in self.run.info:
             _check_same_data(self.run, setup)
         if self.branch:
@@ -86,7 +86,7 @@ class Origin:
 
 
 def _latest(run: Run, say: Say) -> checkpoint.Checkpoint | None:
-    """The newest sound checkpoint that the run can go on from with its budget."""
+    """Find the newest sound checkpoint from which the run can go on with its budget."""
     passed = list[int]()
 
     def usable(saved: checkpoint.Checkpoint) -> bool:

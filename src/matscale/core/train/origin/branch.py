@@ -2,8 +2,8 @@
 
 One long run at a constant learning rate (the trunk) and a cooldown from each of several of its checkpoints (the
 branches) give the losses of as many lengths of training, each as a run of that length alone would (Hägele et al.,
-arXiv:2405.18392). A branch counts from nothing: its FLOPs, structures and seconds include those of the trunk up to
-where it leaves it, and run.json says how much of them is shared with the trunk and its other branches.
+arXiv:2405.18392). The FLOPs, structures and seconds of a branch include those of the trunk up to the step where it
+leaves it, and run.json says how much of them is shared with the trunk and its other branches.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Branch:
 
     @classmethod
     def of(cls, config: TrainConfig) -> Branch | None:
-        """None for a run that is no branch. Raises ConfigError for a trunk that did otherwise up to the step."""
+        """Find the trunk of a branch; None for other runs. Raises ConfigError if the two were trained differently."""
         if config.start.run is None or not config.start.branch:
             return None
         trunk = Run.open(config.start.run)
@@ -53,7 +53,7 @@ class Branch:
         return cls(trunk, _forgetful(saved))
 
     def check(self, setup: Setup) -> None:
-        """Raises DataError if the data are not those of the trunk."""
+        """Raise DataError if the data are not those of the trunk."""
         was = self.trunk.info.get("dataset", {}).get("hash")
         if was != setup.dataset.hash:
             raise DataError(
@@ -73,6 +73,6 @@ class Branch:
 
 
 def _forgetful(saved: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-    """Without the validations of the trunk, whose checkpoints are not the branch's."""
+    """Drop the validations of the trunk, whose checkpoints the branch does not have."""
     position = {**saved.state["position"], "best": None, "validated": None, "since_best": 0}
     return replace(saved, state={**saved.state, "position": position})

@@ -14,7 +14,7 @@ from matscale.core.train.schedule import Budget
 
 
 def continues(kept: Kept, config: TrainConfig) -> bool:
-    """Whether what led to a checkpoint would have been the same with the budget of `config`."""
+    """Whether the steps up to a checkpoint would have been the same with the budget of `config`."""
     was = kept.config
     if _limits(was) == _limits(config):
         return True
@@ -32,12 +32,12 @@ def continues(kept: Kept, config: TrainConfig) -> bool:
 
 
 def _limits(config: TrainConfig) -> dict[str, Any]:
-    """Without that of time, which may be another one in every session."""
+    """Limits of a budget without that of time, which may differ in every session."""
     return {key: value for key, value in config.budget.plain().items() if key != "max_time"}
 
 
 def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Budget:
-    """The steps of epochs are those that the run counted, in proportion."""
+    """Budget in steps, for epochs in proportion to the steps that the run counted."""
     epochs, counted = config.budget.epochs, state.get("steps_of_epochs")
     if epochs is None:
         steps = None
@@ -49,7 +49,7 @@ def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Bud
 
 
 def check(run: Run, config: TrainConfig) -> None:
-    """Raises ConfigError that says how to train on, if no checkpoint of the run can go on with the budget given."""
+    """Raise ConfigError that says how to train on, if no checkpoint of the run can go on with this budget."""
     stories = [kept for step in run.checkpoints() if (kept := _kept(run.checkpoint_folder, step)) is not None]
     if stories and not any(continues(kept, config) for kept in stories):
         raise refusal(run, stories[-1].config)

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that begins with the model of another one.
+"""Fine-tuning: a run that begins with the model of another run.
 
 The new run predicts in step 0 what the other one does: it takes its weights, the scales that they were trained in, its
 element references, and what its model was told of the data when it was built. The references are corrected where the
@@ -45,7 +45,7 @@ LISTED = 12
 
 @dataclass(frozen=True)
 class Source:
-    """The run that another one begins with."""
+    """Run with whose model another one begins."""
 
     run: Run
     step: int
@@ -54,7 +54,7 @@ class Source:
 
     @classmethod
     def of(cls, config: StartConfig) -> Source | None:
-        """None for a run with new weights, and for a branch. Raises what `matscale.load` raises."""
+        """Find the source of a run; None for new weights and for a branch. Raises what `matscale.load` raises."""
         if config.run is None or config.branch:
             return None
         run = Run.open(config.run)
@@ -63,11 +63,11 @@ class Source:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether it learned something else than energies, forces and stress."""
+        """Whether the source was pre-trained, not trained on energies, forces and stress."""
         return self.run.config.pretrain is not None
 
     def continued(self, setup: Setup) -> Setup:
-        """`setup` with the other run's references, scales and knowledge of the data; the last alone if pre-trained.
+        """Add the other run's references, scales and facts of the data to `setup`; only the last if pre-trained.
 
         Raises ConfigError that names elements which the other run has not seen, unless `partial`.
         """
@@ -95,7 +95,7 @@ class Source:
         )
 
     def begin(self, setup: Setup, say: Callable[[str], None]) -> Potential:
-        """The potential of a continued `setup` with the other run's weights. Raises ConfigError for another model."""
+        """Make the potential of a continued `setup` with the other run's weights. Raises ConfigError for another model."""
         potential = setup.potential()
         given, own = self.potential.model.state_dict(), potential.model.state_dict()
         unlike = differing(own, given)
@@ -112,12 +112,12 @@ class Source:
     def corrected(
         self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Callable[[str], None]
     ) -> Setup:
-        """`setup` and `potential` with references that suit the new data, and a line on the errors of step 0.
+        """Correct the references of `setup` and `potential` for the new data; also describes the errors of step 0.
 
-        The correction is fitted to what the potential, with the other run's references, leaves of the energies of up to
-        `SAMPLE` training structures: a shift per element, as between two functionals. It is taken if `start.references`
-        says `refit`; else if it predicts held-out structures so much better that `WORSE` and `NOTABLE` are exceeded,
-        and the other run's references alone are as much worse than ones fitted to the new data.
+        The correction is fitted to the errors of the potential, with the other run's references, on the energies of up
+        to `SAMPLE` training structures: a shift per element, as between two functionals. It is taken if
+        `start.references` says `refit`; else if it predicts held-out structures so much better that `WORSE` and
+        `NOTABLE` are exceeded, and the other run's references alone are as much worse than ones fitted to the new data.
         """
         choice = setup.config.start.references
         if self.is_pretrained or not setup.dataset.has("energy")[setup.train].any():
@@ -156,13 +156,13 @@ class Source:
         return setup
 
     def resumed(self, setup: Setup, references: Tensor) -> Setup:
-        """`setup` with the references of a checkpoint of the new run, which were corrected or kept at its start."""
+        """Put the references of a checkpoint of the new run into `setup`; they were corrected or kept at its start."""
         if self.is_pretrained:
             return setup
         return replace(setup, references=with_values(references.numpy(), setup.dataset, setup.train))
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """For run.json."""
+        """Facts on the other run for run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
         info = self.run.info
         earlier = (info.get("start") or {}).get("flops", 0.0)
@@ -173,7 +173,7 @@ class Source:
 
 
 def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float64]:
-    """[len(rows)] eV that the potential predicts."""
+    """Predict energies, [len(rows)] eV."""
     potential.eval()
     found = []
     for start in range(0, len(rows), setup.config.evaluation.structures):
@@ -186,7 +186,7 @@ def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], devic
 
 
 def _errors(potential: Potential, setup: Setup, device: torch.device, world: World) -> str:
-    """Errors on the validation part over all processes, as a sentence."""
+    """Describe the errors on the validation part, over all processes, in a sentence."""
     batches = (batch.to(device) for batch in setup.validation_loader(world).epoch(0))
     values = tally(potential, batches).over(world, device).values()
     shown = [
@@ -196,7 +196,7 @@ def _errors(potential: Potential, setup: Setup, device: torch.device, world: Wor
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:
-    """Name of a weight -> why it is not taken, for all that are in one of the two models only or differ in shape."""
+    """Find weights that are in one of the two models only or differ in shape, as name -> reason."""
     unlike = {name: "only in the other run" for name in given if name not in own}
     for name, value in own.items():
         if name not in given:
@@ -219,9 +219,9 @@ def prepare_model(potential: Potential, setup: Setup, device: torch.device) -> N
     """Call the model's `prepare`, if it has one, with the first batches of the run as a single process sees them.
 
     `prepare(batches)` measures what a model needs before its first step, such as factors that keep the variance of its
-    activations. It is called once for a run; what it finds it keeps in buffers, which are saved with the weights. A run
-    that goes on, and a branch, have them already. A run that begins with the weights of another one is asked as well:
-    what is there should stay.
+    activations. It is called once for a run and keeps its results in buffers, which are saved with the weights. A run
+    that goes on, and a branch, have them already. It is also called for a run that begins with the weights of another
+    one: it should keep values that are set already.
     """
     prepare = getattr(potential.model, "prepare", None)
     if prepare is not None:

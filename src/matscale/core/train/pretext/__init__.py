@@ -1,6 +1,6 @@
-"""Pre-training: a run learns something of structure that needs no labels; `--from` then begins with what it learned.
+"""Pre-training on tasks that need no labels; `--from` then begins with the result.
 
-What is learned is a `Pretext` (see `base`), chosen by the key `pretrain`. A third one is a class and a line here.
+Each task is a `Pretext` (see `base`), chosen by the key `pretrain`. A further one needs a class and a line here.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ __all__ = ["PRETEXTS", "Pretext", "pretext_of"]
 
 
 def pretext_of(config: PretrainConfig | None, dataset: PackedDataset, rows: NDArray[np.int64]) -> Pretext | None:
-    """Pretext of a run that trains on these rows of the dataset; None if it trains on labels."""
+    """Return the pretext of a run that trains on these rows of the dataset; None if it trains on labels."""
     return None if config is None else PRETEXTS[config.task].of(config, dataset, rows)

@@ -1,10 +1,10 @@
 """Pretext: a task for pre-training without labels. It changes the batches and has a head, a loss and errors.
 
-The errors stand beside those of a trivial guess.
+Metrics list its errors beside those of a trivial guess.
 
-Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error over the
-square of their spread: 1 is what the trivial guess reaches, so that one sees whether anything was learned. It is a
-`Goal`, as the loss on labels is, and the trainer knows no difference.
+Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error divided
+by the square of their spread: the trivial guess reaches 1, so that a value below 1 shows learning. It is a `Goal`, as
+the loss on labels is, and the trainer treats both alike.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ class Pretext(ABC):
     """Noise that the loaders add to the positions."""
 
     def __init__(self, spread: float) -> None:
-        """`spread` [Å]: root mean square error of the trivial guess."""
+        """Set the spread [Å]: root mean square error of the trivial guess."""
         self.spread = spread
 
     @classmethod
     @abstractmethod
     def of(cls, config: PretrainConfig, dataset: PackedDataset, rows: NDArray[np.int64]) -> Self:
-        """The pretext for training on these rows of the dataset."""
+        """Make the pretext for training on these rows of the dataset."""
 
     @abstractmethod
     def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
-        """The potential with a head, and with outputs that `compared` reads.
+        """Add a head to the potential, with outputs that `compared` reads.
 
-        What it adds has names that begin with `pretext.`; `--from` leaves those behind. Raises ConfigError for a model
-        that cannot learn this.
+        Names of added parameters begin with `pretext.`; `--from` leaves them out. Raises ConfigError for a model that
+        cannot learn this task.
         """
 
     @abstractmethod
     def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """(predicted, true), each [n_items, k] Å."""
+        """Return (predicted, true), each [n_items, k] Å."""
 
     @abstractmethod
     def n_items(self, batch: AtomicBatch) -> int:
-        """Known before the model has run."""
+        """Number of items in a batch: known before the model has run."""
 
     @property
     def scales(self) -> Scales:
-        """Units of the model's outputs while it learns this."""
+        """Units of the model's outputs in this task."""
         return Scales()
 
     # As a goal --------------------------------------------------------------------------------------------------------

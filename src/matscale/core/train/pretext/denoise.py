@@ -2,9 +2,9 @@
 
     r' = r + ε,   ε ~ N(0, σ²), its mean over a structure is 0;     forces(r') -> −ε [Å], read as eV/Å
 
-Any architecture can: direct forces are trained as they are, derived ones through the energy, whose minimum then lies
-where the atoms were. Near a minimum of the energy this learns a force field of a random-spring kind.
-Zaidi et al., arXiv:2206.00133.
+Any architecture can learn this. Direct forces are trained as they are, derived ones through the energy, which then has
+its minimum at the original positions. Near a minimum this learns forces like those of springs. Zaidi et al.,
+arXiv:2206.00133.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from matscale.core.train.pretext.base import Pretext
 
 
 class Denoise(Pretext):
-    """The displacement of every atom, through the forces; the trivial guess is none."""
+    """Task of denoising: predict the displacement of every atom by the forces; the trivial guess is zero."""
 
     term, guess = "noise", "zero"
 
     def __init__(self, sigma: float) -> None:
-        """`sigma` [Å] of each component."""
+        """Set the noise: `sigma` [Å] of each component."""
         super().__init__(sigma)
         self.noise = Noise(sigma)
 
@@ -63,12 +63,12 @@ class Denoise(Pretext):
 
     @staticmethod
     def _displaced(batch: AtomicBatch) -> Tensor:
-        """[n_atoms] False where an atom is alone in its structure: without the mean no noise is left."""
+        """Whether an atom is displaced, [n_atoms]: False for a single atom, whose noise is all taken off as the mean."""
         return (batch.atoms_per_structure > 1)[batch.batch]
 
 
 class Denoiser(Potential):
-    """A potential of which only the forces are trained."""
+    """Potential of which only the forces are trained."""
 
     def forward(self, batch: AtomicBatch) -> Outputs:
         outputs = super().forward(batch)

@@ -2,9 +2,9 @@
 
     h_i = P embed(batch)_i,     d_ij = mean + spread · MLP((h_i + h_j) ⊕ (h_i − h_j)²)
 
-For models that have `embed(batch) -> [n_atoms, width]`, features of atoms before the output heads. Each atom is paired
-with `partners` others of its structure, evenly spread over their numbers (all of them, some more than once, in small
-structures). The head belongs to the pre-training.
+The model needs a method `embed(batch) -> [n_atoms, width]`, features of atoms before the output heads. Each atom is
+paired with `partners` others of its structure, evenly spread over their numbers (all of them, some more than once, in
+small structures). The head belongs to the pre-training.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _SAMPLE = 256
 
 
 class Distances(Pretext):
-    """Minimum-image distances of pairs of atoms; the trivial guess is their mean."""
+    """Task of predicting minimum-image distances of pairs of atoms; the trivial guess is their mean."""
 
     term, guess = "distance", "mean"
 
     def __init__(self, partners: int, mean: float, spread: float) -> None:
-        """`mean`, `spread` [Å] of the distances in the training part"""
+        """Set `mean` and `spread` [Å] of the distances in the training part."""
         super().__init__(spread)
         self.partners, self.mean = partners, mean
 
@@ -83,7 +83,7 @@ class Distances(Pretext):
 
 
 def pairs(batch: AtomicBatch, partners: int) -> tuple[Tensor, Tensor]:
-    """(i, j) each [n_atoms · partners]: numbers of atoms of one structure.
+    """Choose pairs (i, j), each [n_atoms · partners]: numbers of atoms of one structure.
 
     All atoms have equally many partners, so that the cost is one per atom. An atom alone is paired with itself, which
     no loss counts.
@@ -99,12 +99,12 @@ def pairs(batch: AtomicBatch, partners: int) -> tuple[Tensor, Tensor]:
 
 
 def others(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the pairs of an atom with itself."""
+    """Drop the pairs of an atom with itself."""
     return i[i != j], j[i != j]
 
 
 class PairHead(nn.Module):
-    """Distance [Å] of two atoms from their embeddings; the order of the two does not matter."""
+    """Head that predicts the distance [Å] of two atoms from their embeddings, whatever their order."""
 
     mean: Tensor
     spread: Tensor
@@ -117,7 +117,7 @@ class PairHead(nn.Module):
         self.register_buffer("spread", torch.tensor(spread))
 
     def forward(self, x: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """[n_atoms, width], [n_pairs], [n_pairs] -> [n_pairs]"""
+        """Predict from [n_atoms, width], [n_pairs], [n_pairs] -> [n_pairs]."""
         h = self.project(x)
         a, b = h.index_select(0, i), h.index_select(0, j)
         found: Tensor = self.pair(torch.cat([a + b, (a - b).square()], dim=-1)).squeeze(-1)
@@ -125,7 +125,7 @@ class PairHead(nn.Module):
 
 
 class DistanceReader(Potential):
-    """A potential whose embeddings a pair head reads; its own heads are not run."""
+    """Potential whose embeddings a pair head reads; its own heads are not run."""
 
     pretext: PairHead
     partners: int
@@ -138,13 +138,13 @@ class DistanceReader(Potential):
 
 
 def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
-    """[n_atoms, width] of a model that has them."""
+    """Embeddings [n_atoms, width] of a model that has them."""
     embed = cast(Callable[[AtomicBatch], Tensor], potential.model.embed)
     return embed(batch)
 
 
 def _embedding() -> list[str]:
-    """Architectures whose models have embeddings; those that cannot be built without data are passed over."""
+    """Architectures whose models have embeddings, without those that cannot be built without data."""
     from matscale.core.hosting.host import host  # start-up: plugins
     from matscale.core.model.architecture import DatasetInfo  # start-up: torch
 

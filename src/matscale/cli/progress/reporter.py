@@ -34,7 +34,7 @@ ENDS = {"completed": "done", "stopped": "stopped", "crashed": "cut off", "failed
 
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Reporter]:
-    """What shows progress: nothing, drawings or lines. The terminal is left as it should be."""
+    """Reporter of a command: silent, with drawings or with lines. The terminal is left as it should be."""
     if quiet:
         yield Reporter()
         return
@@ -176,7 +176,7 @@ class Drawn(Lines):
         self.live = Live(get_renderable=self.picture, console=self.console, transient=True)
 
     def picture(self) -> Any:
-        """What is drawn in place."""
+        """Renderable that is drawn in place."""
         return self.table or self.bars
 
     def close(self) -> None:

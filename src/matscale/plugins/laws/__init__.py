@@ -1,9 +1,12 @@
-"""The built-in scaling laws: in one variable (`power`, `broken`), in two or three (`joint`), and `routing`."""
+"""The built-in scaling laws: in one variable (`power`, `broken`), in several (`joint`, `repeated`, `farseer`), and of
+mixtures of experts (`routing`, `experts`)."""
 
 from __future__ import annotations
 
 from matscale.plugin import Law, hookimpl
 from matscale.plugins.laws.broken import BROKEN
+from matscale.plugins.laws.experts import EXPERTS, EXPERTS_DATA, GRANULARITY
+from matscale.plugins.laws.farseer import FARSEER
 from matscale.plugins.laws.joint import CHINCHILLA, KAPLAN
 from matscale.plugins.laws.power import FLOOR, POWER
 from matscale.plugins.laws.repeated import OVERFITTING, REPETITION
@@ -12,4 +15,6 @@ from matscale.plugins.laws.routing import ROUTING
 
 @hookimpl
 def register_laws() -> list[Law]:
-    return [POWER, FLOOR, BROKEN, CHINCHILLA, KAPLAN, REPETITION, OVERFITTING, ROUTING]
+    one = [POWER, FLOOR, BROKEN]
+    several = [CHINCHILLA, KAPLAN, REPETITION, OVERFITTING, FARSEER]
+    return [*one, *several, ROUTING, EXPERTS, EXPERTS_DATA, GRANULARITY]

@@ -1,0 +1,94 @@
+r"""Parameters and data whose powers depend on each other (Li et al., *Farseer*, arXiv:2506.10972).
+
+    ln L = ln( exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + G)) )
+
+The law has nine parameters. Here each of the three functions of N is written about N = N1 by its value there, its
+slope in ln N, and a power that bends it:
+
+    f(N) = f1 + slope ((N/N1)^power - 1) / power
+
+which is the same family, is a power of N where the bend is 0, and does not lose its digits. The data term is written by
+its value at N1 and D1. Unlike other joint laws, the family depends on the unit of D, which is one structure (or token).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from matscale.plugin import Array, Law
+from matscale.plugins.laws.joint import EXPONENTS, projected
+from matscale.plugins.laws.terms import log_sum, shares
+
+ANCHOR = float(np.log(1e7))
+"""ln N1 and ln D1"""
+
+
+def bent(n: Array, power: Array) -> tuple[Array, Array]:
+    """(u - 1) / power with u = N^power, and its derivative by the power; n and n² / 2 where that is 0."""
+    z = np.clip(power * n, -30.0, 30.0)
+    small = np.abs(z) < 1e-4
+    safe, at = np.where(small, 1.0, z), np.where(small, 1.0, power)
+    value = np.where(small, n * (1 + z / 2), np.expm1(safe) / at)
+    slope = np.where(small, n**2 * (0.5 + z / 3), (safe * np.exp(safe) - np.expm1(safe)) / at**2)
+    return value, slope
+
+
+def _parts(theta: Array, x: Array) -> tuple[Array, ...]:
+    e, s, q, a, t, b, beta, g, c = (theta[..., j, None] for j in range(9))
+    n, d = x[..., 0] - ANCHOR, x[..., 1]
+    (floor, d_q), (lever, d_b), (steeper, d_c) = bent(n, q), bent(n, b), bent(n, c)
+    with np.errstate(over="ignore"):
+        slope = np.exp(np.minimum(beta - g * steeper, 5.0))
+    # The value at N1 and D1 does not depend on the exponents, which the search would otherwise have to trade for it.
+    falling = a - t * lever - slope * d + np.exp(np.minimum(beta, 5.0)) * ANCHOR
+    level = np.broadcast_to(e - s * floor, falling.shape)
+    return np.stack([level, falling]), floor, s * d_q, lever, t * d_b, slope * d, steeper, g * d_c
+
+
+def farseer(theta: Array, x: Array) -> Array:
+    return log_sum(_parts(theta, x)[0])
+
+
+def jacobian(theta: Array, x: Array) -> Array:
+    terms, floor, by_q, lever, by_b, slope, steeper, by_c = _parts(theta, x)
+    level, falling = shares(terms)
+    by_beta = np.exp(np.minimum(theta[..., 6, None], 5.0)) * ANCHOR - slope
+    columns = [
+        *(level, -level * floor, -level * by_q),
+        *(falling, -falling * lever, -falling * by_b),
+        *(falling * by_beta, falling * slope * steeper, falling * slope * by_c),
+    ]
+    return np.stack(columns, axis=-1)
+
+
+def starts(x: Array, y: Array) -> Array:
+    """The best joint law E + A N^-alpha + B D^-beta, with the slopes that it has in the middle, and some bends."""
+    middle = x.mean(axis=0)
+    n = middle[0] - ANCHOR
+    e, a, b, alpha, beta = projected(x[:, 0] - middle[0], x[:, 1] - middle[1], y - y.mean(), EXPONENTS[::2], 1)[0]
+    level, share = np.logaddexp(e, a) + y.mean(), 1.0 / (1.0 + np.exp(e - a))
+    found = []
+    beta = float(np.clip(beta, 0.05, 1.0))
+    for t, g in product([0.0, -0.2], [0.0, 0.1]):
+        # ln of the slope in D is ln beta - g (n - middle), that of the data term moves from the middle to N1 and D1.
+        at_anchor = np.log(beta) + g * n
+        value = b + y.mean() + t * n + beta * middle[1] - np.exp(at_anchor) * ANCHOR
+        found.append([level + share * alpha * n, share * alpha, 0.01, value, t, -0.01, at_anchor, g, 0.01])
+    return np.array(found)
+
+
+FARSEER = Law(
+    name="farseer",
+    summary="Parameters and data whose powers depend on each other; nine parameters, for grids of many runs.",
+    formula="L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + G))",
+    reference="arXiv:2506.10972",
+    axes=("n", "d"),
+    parameters=("E", "s", "q", "A", "t", "b", "beta", "g", "a"),
+    value=farseer,
+    jacobian=jacobian,
+    starts=starts,
+    logs=frozenset({"E", "A", "beta"}),
+    exponents=("beta",),
+)

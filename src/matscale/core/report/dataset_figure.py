@@ -13,7 +13,7 @@ from matscale.core.data.store.statistics import PROPERTIES, Property, edge
 _SHOWN = ("energy_per_atom", "forces_norm", "forces_component", "stress_max", "stress_component", "n_atoms")
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#999999")
 """Okabe and Ito's palette, which the colour-blind can tell apart."""
-_CONTROLS = {
+CONTROLS = {
     "responsive": True,
     "displaylogo": False,
     "plotlyServerURL": "",
@@ -59,7 +59,7 @@ def figure(title: str, tables: dict[str, Any]) -> str:
         margin={"t": 150},
     )
     # plotly.js goes into the page, which opens without a network; a fixed id makes the same page of the same data.
-    return str(to_html(plot, include_plotlyjs=True, full_html=True, div_id="distributions", config=_CONTROLS))
+    return str(to_html(plot, include_plotlyjs=True, full_html=True, div_id="distributions", config=CONTROLS))
 
 
 def _short(names: Sequence[str]) -> list[str]:

@@ -1,17 +1,17 @@
 """Propose next runs: those that reduce the uncertainty of the target prediction most for their cost.
 
-Over the bootstrap samples, the prediction at the target and that at a candidate vary together. A run at the candidate,
-with noise σ, takes cov² / (σ² + var) off the variance of the target: one step of Bayesian optimal design (Chaloner &
-Verdinelli 1995), with the samples in place of a Gaussian posterior.
+Over the bootstrap samples, the prediction at the target and that at a candidate vary together: see `choose`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from matscale.core.scaling.allocation.choose import choose
 from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.law import Array
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EXACT = 1e-16
 """Variance of ln L below which only rounding is left, as on a table that a formula wrote"""
+LEAST = 0.05
+"""Share of the cost of the largest run that any run costs in time and trouble."""
 
 
 @dataclass(frozen=True)
@@ -40,43 +42,33 @@ def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int
     None if the target is known exactly.
     """
     assert isinstance(fit.spread, Draws)
-    n, d = _candidates(fit)
+    n, d = candidates(fit.range)
     flops = cost.flops(n, d)
     cheap = flops <= 2 * cost.largest
     n, d, flops = n[cheap], d[cheap], flops[cheap]
     aim = target or (3 * fit.range["n"][1], 3 * fit.range["d"][1])
     here = _predictions(fit, n, d)
-    there = _predictions(fit, np.array([aim[0]]), np.array([aim[1]]))[:, 0]
+    there = _predictions(fit, np.array([aim[0]]), np.array([aim[1]]))
     noise = fit.spread.noise.between + fit.spread.noise.within
-    whole = float(there.var())
-    if whole < EXACT:
+    if float((there**2).sum()) < EXACT:
         return []
-    chosen: list[Proposal] = []
-    is_free = np.ones(len(n), dtype=bool)
-    for _ in range(min(count, len(n))):
-        together = (here * there[:, None]).mean(axis=0)
-        gain = together**2 / (noise + here.var(axis=0) + EXACT) / whole
-        # Gain per root of cost lies between "at any price" and "per FLOP", which would only ever ask for tiny runs.
-        worth = gain / np.sqrt(flops / cost.largest + 0.05)
-        k = int(np.argmax(np.where(is_free, worth, -np.inf)))
-        is_free[k] = False
-        chosen.append(Proposal(float(n[k]), float(d[k]), float(flops[k]), float(gain[k])))
-        known = here[:, k] / (noise + here[:, k].var() + EXACT)
-        there = there - known * together[k]
-        here = here - np.outer(known, (here * here[:, k : k + 1]).mean(axis=0))
-    return chosen
+    chosen = choose(here, there, noise + EXACT, flops, count=count, least=LEAST * cost.largest)
+    return [Proposal(float(n[c.index]), float(d[c.index]), float(flops[c.index]), c.gain) for c in chosen]
 
 
-def _candidates(fit: Fit) -> tuple[Array, Array]:
-    """Sizes and data of the runs, between them, and up to three times beyond."""
-    axes = [np.geomspace(fit.range[axis][0] / 2, 3 * fit.range[axis][1], 16) for axis in ("n", "d")]
+def candidates(ranges: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
+    """(n, d) of runs that could be trained: sizes and data of the runs, between them, and up to three times beyond."""
+    axes = [np.geomspace(ranges[axis][0] / 2, 3 * ranges[axis][1], 16) for axis in ("n", "d")]
     n, d = np.meshgrid(*axes, indexing="ij")
     return n.ravel(), d.ravel()
 
 
 def _predictions(fit: Fit, n: Array, d: Array) -> Array:
-    """ln L of every sample at every place [b, k], about its mean; far-off samples are drawn in to the 1 % quantiles."""
+    """ln L of every sample at every place [b, k], about its mean, over root b: squares sum to the variance.
+
+    Far-off samples are drawn in to the 1 % quantiles.
+    """
     assert isinstance(fit.spread, Draws)
     values = fit.law.value(fit.spread.draws, np.log(np.stack([n, d], axis=-1)) - fit.frame.x)
     values = np.clip(values, *np.quantile(values, [0.01, 0.99], axis=0))
-    return np.asarray(values - values.mean(axis=0))
+    return np.asarray((values - values.mean(axis=0)) / np.sqrt(len(values)))

@@ -121,7 +121,7 @@ def make_plan(
         budget, unreachable = _for_loss(loss, best, draws, cost, fit)
     else:
         budget, unreachable = np.full(1 + len(draws), flops), 0.0
-    _refuse_far(float(budget[0]), cost, float(np.nanmin(fit.table["c"])))
+    refuse_far(float(budget[0]), cost, float(np.nanmin(fit.table["c"])))
     laws = np.concatenate([best, draws])
     reachable = np.isfinite(budget)
     n = optimal_size(laws[reachable], budget[reachable], cost)
@@ -211,7 +211,8 @@ def _for_loss(loss: float, best: Array, draws: Array, cost: Cost, fit: Fit) -> t
     return budgets, unreachable
 
 
-def _refuse_far(c: float, cost: Cost, smallest: float) -> None:
+def refuse_far(c: float, cost: Cost, smallest: float) -> None:
+    """Raises ConfigError for FLOPs far from those of the runs, of which `smallest` is the least."""
     if c * FURTHEST < smallest:
         raise ConfigError(
             f"{c:.2g} FLOPs are less than a {FURTHEST:.0f}th of the smallest compute seen ({smallest:.2g}); the law is "

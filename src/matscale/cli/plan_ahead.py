@@ -1,0 +1,131 @@
+"""`matscale plan --simulate` and `--next`: what a choice of runs would have been worth, and which runs come next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from matscale.cli.text import aligned
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.scaling.text import size
+
+if TYPE_CHECKING:
+    from matscale.core.scaling.allocation.next_batch import Batch
+    from matscale.core.scaling.allocation.simulate import Score
+    from matscale.core.scaling.tables.table import Table
+
+
+USED = {
+    "is_replay": {"budget", "law", "cost", "held_out", "page"},
+    "count": {"budget", "purpose"},
+    "": {"flops", "loss", "device", "precision", "mfu", "despite"},
+}
+"""Way of `plan` -> options that are of use for it"""
+NAMES = {"is_replay": "--simulate", "count": "--next", "purpose": "--for", "page": "--output", "held_out": "--held-out"}
+
+
+def refuse_unused(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where an option is missing, or has no use for what is planned."""
+    ways = [way for way in ("is_replay", "count") if given[way] not in (None, False)]
+    if len(ways) > 1:
+        raise ConfigError("--simulate replays a table, --next chooses new runs: say one of them.")
+    way = ways[0] if ways else ""
+    for name in {name for used in USED.values() for name in used} - USED[way]:
+        if given[name] is not None:
+            said = NAMES[way] if way else "a plan for --flops or --loss"
+            raise ConfigError(f"{NAMES.get(name, f'--{name}')} has no use with {said}. Leave it out.")
+    if way == "" and (given["flops"] is None) == (given["loss"] is None):
+        raise ConfigError(
+            "Say what to plan for: --flops BUDGET or --loss TARGET, one of them; or --next, or --simulate."
+        )
+    if way == "count" and (given["purpose"] is None or given["budget"] is None):
+        raise ConfigError(f"--next needs --budget FLOPS for all of its runs, and --for PURPOSE. {PURPOSES}")
+
+
+PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5."
+
+
+def choose_next(table: Table, purpose: str, count: int, budget: float, as_json: bool) -> None:
+    """Print what is known for the purpose, and the next runs."""
+    from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
+
+    wanted = Purpose.parse(purpose)
+    batch = next_batch([side_of(table.of_architecture(name)) for name in table.architectures], wanted, count, budget)
+    click.echo(json.dumps(batch.plain(), indent=2, allow_nan=False) if as_json else batch_text(batch))
+
+
+def batch_text(batch: Batch) -> str:
+    """What is known, and a line for each run with what it is expected to leave."""
+    if batch.is_met:
+        return f"{batch.text}\nMet: no run is needed."
+    rows = [["", "n", "d", "FLOPs", "then ±"]]
+    rows += [
+        [run.architecture, size(run.n), size(run.d), f"{run.flops:.3g}", f"{run.leaves:.2g}"] for run in batch.runs
+    ]
+    total = sum(run.flops for run in batch.runs)
+    unit = "" if batch.purpose.what in ("alpha", "beta") else " in ln"
+    lines = [batch.text, f"now ±{batch.half:.2g}{unit}; next, for {total:.3g} FLOPs:", aligned(rows, (1, 2, 3, 4))]
+    return "\n".join([*lines, "Train these, and ask again: what they show decides what comes after them."])
+
+
+def simulate(
+    table: Table, far: Table | None, law: str, cost: str | None, budget: float | None, page: Path | None, as_json: bool
+) -> None:
+    """Replay `table`; held out are the runs of `far`, or the dearest."""
+    from matscale.core.files import write_text
+    from matscale.core.hosting.host import host
+    from matscale.core.report.replay_figure import figure
+    from matscale.core.scaling.allocation.simulate import pool_of
+    from matscale.core.scaling.allocation.simulate import simulate as replay
+
+    form = host().law(law)
+    pool = pool_of(with_cost(table, cost), form, None if far is None else with_cost(far, cost))
+    scores = replay(pool, form, budget)
+    if page is not None:
+        write_text(page, figure(f"Replay by the law {law}", scores))
+    if as_json:
+        click.echo(json.dumps([score.plain() for score in scores], indent=2, allow_nan=False))
+    else:
+        click.echo(f"{len(pool.y)} runs for sale, {len(pool.far_y)} held out, by the law {form.formula}")
+        click.echo(scores_text(scores, float(pool.cost.sum())))
+
+
+def scores_text(scores: Sequence[Score], everything: float) -> str:
+    """A row for each stop of each way, its means over the replays."""
+    rows = [["way", "spent", "of all", "runs", "R2", "error", "in 95 %"]]
+    for way in dict.fromkeys(score.way for score in scores):
+        by_seed: dict[int, list[Score]] = {}
+        for score in scores:
+            if score.way == way:
+                by_seed.setdefault(score.seed, []).append(score)
+        for stop in zip(*by_seed.values()):
+            spent, runs, r2, error, covered = (
+                sum(getattr(score, name) for score in stop) / len(stop)
+                for name in ("spent", "n_runs", "r2", "error", "covered")
+            )
+            share = f"{spent / everything:.1%}"
+            rows.append([way, f"{spent:.3g}", share, f"{runs:.0f}", f"{r2:.2f}", f"{error:.2%}", f"{covered:.0%}"])
+    return aligned(rows, right=range(1, len(rows[0])))
+
+
+def with_cost(table: Table, factors: str | None) -> Table:
+    """`table` with c as the product of the columns named, `n,d`; unchanged without any."""
+    import numpy as np
+
+    if factors is None:
+        return table
+    if table.has("c"):
+        raise ConfigError(f"--cost {factors}: the runs have a cost c of their own. Leave it out.")
+    product = np.ones(len(table))
+    for name in (part.strip() for part in factors.split(",")):
+        if name not in table.numbers:
+            raise ConfigError(f"--cost {factors}: there is no column {name!r}. {did_you_mean(name, table.numbers)}")
+        product = product * table[name]
+    if not (np.isfinite(product).all() and (product > 0).all()):
+        raise DataError(f"--cost {factors}: some rows have no such number, or none above 0.")
+    return replace(table, numbers={**table.numbers, "c": product})

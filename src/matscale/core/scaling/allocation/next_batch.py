@@ -1,0 +1,258 @@
+"""The next batch of runs for a stated purpose: an exponent, the loss at a size, or which of two models is cheaper.
+
+What is known comes from the joint law E + A N^-alpha + B D^-beta of each architecture (`belief`), the runs from
+`choose`. Between two architectures, the purpose is the ratio of the FLOPs that they need for one loss; a run of either
+tells of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, DataError, did_you_mean
+from matscale.core.files import finite
+from matscale.core.hosting.host import host
+from matscale.core.scaling.allocation.belief import Belief, believe
+from matscale.core.scaling.allocation.choose import choose
+from matscale.core.scaling.allocation.cost_law import Cost, measured_cost
+from matscale.core.scaling.allocation.next_runs import candidates
+from matscale.core.scaling.allocation.plan import needed, refuse_far
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.tables.table import Table
+from matscale.core.scaling.text import counted, percent, size, with_interval
+from matscale.core.units import parse_count
+
+FORM = "nd"
+EXPONENTS = ("alpha", "beta")
+USAGE = "Write alpha=0.02 (or beta), loss=5%@n=1M,d=1M or cheaper@loss=1.5."
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """Purpose of runs: a number to be known within `within`, or the sign of one."""
+
+    what: str
+    """`alpha`, `beta`, `loss`, `cheaper`"""
+    within: float
+    """Half-width of the 95 % interval that is wanted: absolute for an exponent, relative for a loss; 0 for a sign"""
+    at: Mapping[str, float]
+    """n and d of the size, or the loss that both models are to reach"""
+
+    @classmethod
+    def parse(cls, text: str) -> Purpose:
+        """Raises ConfigError with the ways to write one.
+
+        >>> Purpose.parse("loss=5%@n=1M,d=30k")
+        Purpose(what='loss', within=0.05, at={'n': 1000000.0, 'd': 30000.0})
+        """
+        head, _, place = text.partition("@")
+        what, _, wanted = (part.strip() for part in head.partition("="))
+        axes = {"loss": {"n", "d"}, "cheaper": {"loss"}}.get(what, set())
+        if what not in (*EXPONENTS, "loss", "cheaper"):
+            raise ConfigError(f"{text!r}: {did_you_mean(what, [*EXPONENTS, 'loss', 'cheaper'])} {USAGE}")
+        try:
+            within = float(wanted.removesuffix("%")) / (100 if wanted.endswith("%") else 1) if wanted else 0.0
+            pairs = [part.partition("=") for part in place.split(",")] if place else []
+            at = {name.strip(): float(parse_count(value)) for name, _, value in pairs}
+        except (ValueError, OverflowError):
+            raise ConfigError(f"{text!r} has a number that cannot be read. {USAGE}") from None
+        is_sound = 0 < within < 1 if what != "cheaper" else not wanted
+        if not is_sound or set(at) != axes or not all(0 < value < np.inf for value in at.values()):
+            raise ConfigError(f"{text!r} is no purpose that runs can serve. {USAGE}")
+        return cls(what, within, at)
+
+
+@dataclass(frozen=True)
+class Side:
+    """An architecture: what is known of it, and the runs of it that could be trained."""
+
+    name: str
+    belief: Belief
+    measured: Cost
+    smallest: float
+    """FLOPs of its smallest run"""
+    n: Array
+    d: Array
+    flops: Array
+
+    def number(self, theta: Array, purpose: Purpose) -> Array:
+        """What the purpose asks for [b], of theta [b, p]: an exponent, ln L, or ln of the FLOPs for the loss."""
+        frame, law = self.belief.solution.frame, self.belief.law
+        if purpose.what == "loss":
+            x = np.log([[purpose.at["n"], purpose.at["d"]]])
+            return np.asarray(law.value(theta, x - frame.x)[..., 0] + frame.y)
+        plain = law.plain(law.bounded(theta), frame)
+        if purpose.what != "cheaper":
+            return plain[purpose.what]
+        laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
+        with np.errstate(all="ignore"):
+            flops = np.log(needed(purpose.at["loss"], laws, self.measured))
+        never = np.log(self.measured.largest) + 120.0  # where needed() ends its search
+        return np.nan_to_num(flops, nan=never, posinf=never)
+
+
+@dataclass(frozen=True)
+class NextRun:
+    """A run to train next."""
+
+    architecture: str
+    n: float
+    d: float
+    flops: float
+    leaves: float
+    """Half-width of the purpose's interval that is expected once it and those before it are trained"""
+    index: int
+    """Its place among the runs that were offered of its architecture"""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is known for a purpose, and the runs that come next."""
+
+    purpose: Purpose
+    names: tuple[str, ...]
+    value: float
+    """The exponent, ln of the loss, or ln of the ratio of FLOPs, first over second"""
+    half: float
+    """Half-width of its 95 % interval"""
+    runs: tuple[NextRun, ...]
+
+    @property
+    def is_met(self) -> bool:
+        """Whether no run is needed any more."""
+        return self.half <= self.wanted
+
+    @property
+    def wanted(self) -> float:
+        """Half-width that is wanted."""
+        return {"loss": float(np.log1p(self.purpose.within)), "cheaper": abs(self.value)}.get(
+            self.purpose.what, self.purpose.within
+        )
+
+    @property
+    def text(self) -> str:
+        """What is known, in a sentence."""
+        low, high = self.value - self.half, self.value + self.half
+        if self.purpose.what in EXPONENTS:
+            return f"{self.purpose.what} = {with_interval(self.value, low, high)}; wanted to ±{self.purpose.within:g}"
+        with np.errstate(over="ignore"):
+            told = with_interval(*np.exp([self.value, low, high]).tolist())
+        if self.purpose.what == "loss":
+            at = ", ".join(f"{axis} = {size(value)}" for axis, value in self.purpose.at.items())
+            return f"loss at {at}: {told}; wanted to ±{percent(self.purpose.within).lstrip('+')}"
+        first, second = self.names
+        verdict = f"{first if self.value < 0 else second} is cheaper" if self.is_met else "undecided which is cheaper"
+        return f"for a loss of {self.purpose.at['loss']:g}, {first} needs {told} × the FLOPs of {second}: {verdict}"
+
+    def plain(self) -> dict[str, Any]:
+        values = {
+            "purpose": vars(self.purpose),
+            "architectures": list(self.names),
+            "value": self.value,
+            "half_width": self.half,
+            "wanted": self.wanted,
+            "met": self.is_met,
+            "text": self.text,
+            "next_runs": [vars(run) for run in self.runs],
+        }
+        plain: dict[str, Any] = finite(values)
+        return plain
+
+
+def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None) -> Side:
+    """An architecture by its runs; `offered`: n, d, FLOPs of what could be trained, else sizes near those there."""
+    runs, law = table.ends(), host().law(FORM)
+    cost = measured_cost(runs)
+    if len(runs) <= law.n_parameters + 1:
+        raise DataError(
+            f"{counted(len(runs), 'run')} cannot say which to train next: the law {FORM} has {law.n_parameters} "
+            f"parameters. Train {law.n_parameters + 2} small ones first, of several sizes on several amounts of data."
+        )
+    x = np.log(np.stack([runs["n"], runs["d"]], axis=-1))
+    belief = believe(law, x, np.log(runs["loss"]), runs["c"])
+    if offered is None:
+        n, d = candidates({axis: (float(runs[axis].min()), float(runs[axis].max())) for axis in ("n", "d")})
+        flops = cost.flops(n, d)
+        cheap = flops <= 2 * cost.largest
+        offered = n[cheap], d[cheap], flops[cheap]
+    return Side(str(runs.words["arch"][0]), belief, cost, float(runs["c"].min()), *offered)
+
+
+def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: float) -> Batch:
+    """The next `count` runs at most, for at most `budget` FLOPs together; none if the purpose is met.
+
+    Raises ConfigError for a purpose that other numbers of architectures serve, or that lies too far, and for a budget
+    that buys no run.
+    """
+    if len(sides) != (2 if purpose.what == "cheaper" else 1):
+        needs = "two architectures: --arch A --arch B" if purpose.what == "cheaper" else "one architecture: --arch A"
+        raise ConfigError(f"The purpose {purpose.what} is one of {needs}. Given: {', '.join(s.name for s in sides)}.")
+    for side in sides:
+        _refuse_beyond(side, purpose)
+    values = [float(side.number(side.belief.solution.theta[None], purpose)[0]) for side in sides]
+    signs = (1.0, -1.0)[: len(sides)]
+    rows = [side.belief.deviations_of(lambda theta, side=side: side.number(theta, purpose)) for side in sides]
+    there = np.concatenate([sign * row for sign, row in zip(signs, rows)])
+    quantile = max(side.belief.quantile() for side in sides)
+    now = Batch(
+        purpose,
+        tuple(side.name for side in sides),
+        sum(sign * value for sign, value in zip(signs, values)),
+        quantile * float(np.sqrt((there**2).sum())),
+        (),
+    )
+    if now.is_met or count == 0:
+        return now
+    flops = np.concatenate([side.flops for side in sides])
+    if not len(flops):
+        raise ConfigError("No run is left that could be trained. Offer more sizes.")
+    if budget < flops.min():
+        raise ConfigError(f"--budget {budget:.3g} buys no run: the cheapest costs {flops.min():.3g} FLOPs.")
+    chosen = choose(
+        _blocks([side.belief.deviations(np.log(np.stack([side.n, side.d], axis=-1))) for side in sides]),
+        there,
+        np.concatenate([np.full(len(side.n), side.belief.noise) for side in sides]),
+        flops,
+        count=count,
+        budget=budget,
+        enough=(now.wanted / now.half) ** 2,
+    )
+    of = [(side, k) for side in sides for k in range(len(side.n))]
+    runs = []
+    for choice in chosen:
+        side, k = of[choice.index]
+        leaves = now.half * float(np.sqrt(choice.left))
+        runs.append(NextRun(side.name, float(side.n[k]), float(side.d[k]), float(side.flops[k]), leaves, k))
+    return Batch(purpose, now.names, now.value, now.half, tuple(runs))
+
+
+def _blocks(parts: Sequence[Array]) -> Array:
+    """Block-diagonal matrix: what is known of one architecture says nothing of the other."""
+    rows, columns = (sum(part.shape[k] for part in parts) for k in (0, 1))
+    whole, i, j = np.zeros((rows, columns)), 0, 0
+    for part in parts:
+        whole[i : i + part.shape[0], j : j + part.shape[1]] = part
+        i, j = i + part.shape[0], j + part.shape[1]
+    return whole
+
+
+def _refuse_beyond(side: Side, purpose: Purpose) -> None:
+    """Raises ConfigError for a size or loss beyond what the law of `side` is known for."""
+    if purpose.what == "loss":
+        refuse_far(
+            float(side.measured.flops(np.array(purpose.at["n"]), np.array(purpose.at["d"]))),
+            side.measured,
+            side.smallest,
+        )
+    if purpose.what == "cheaper":
+        flops = float(np.exp(side.number(side.belief.solution.theta[None], purpose)[0] - np.log(side.measured.largest)))
+        if flops > 1e30:
+            raise ConfigError(
+                f"cheaper@loss={purpose.at['loss']:g}: as far as known, {side.name} never reaches that loss. Choose "
+                "one that its runs have come near to."
+            )
+        refuse_far(flops * side.measured.largest, side.measured, side.smallest)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from matscale.cli.types import PluginName
+from matscale.cli.types import Amount, PluginName
 from matscale.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matscale.core.study.launcher import Pool
+    from matscale.core.study.plan import Plan
 
 
 @click.command()
@@ -36,6 +41,11 @@ from matscale.core.errors import ConfigError
     is_flag=True,
     help="Stop runs that are to end above a finished run of their size with another rate or batch; else that is said.",
 )
+@click.option("--adaptive", metavar="PURPOSE", help="Train only what this needs: alpha=0.02, loss=5%@n=1M,d=1M, ...")
+@click.option(
+    "--next", "count", type=click.IntRange(1), metavar="K", help="With --adaptive: runs per batch.  [default: 4]"
+)
+@click.option("--budget", type=Amount(), help="With --adaptive: FLOPs of all runs together.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 def sweep(
     study: Path,
@@ -48,6 +58,9 @@ def sweep(
     no_wait: bool,
     retry_failed: bool,
     stop_hopeless: bool,
+    adaptive: str | None,
+    count: int | None,
+    budget: float | None,
     quiet: bool,
 ) -> None:
     """Do what is missing of the study in STUDY.toml.
@@ -55,6 +68,9 @@ def sweep(
     Each run has an identity: what is complete is left alone, what was cut off goes on, what failed for an outside
     reason (killed, node failure) is tried again, what failed for one of its own is told. Ctrl-C has the runs save.
     The study's folder holds runs/, and runs.jsonl and runs.csv with a row per run.
+
+    --adaptive takes the grid as what could be trained: it proposes a batch, trains it, fits, and proposes again, until
+    the purpose (as of plan --next) is met or the budget is spent. The same command goes on where one was stopped.
     """
     from matscale.cli.estimate import show
     from matscale.cli.progress.advice import Advice, advice
@@ -78,6 +94,12 @@ def sweep(
         raise ConfigError(
             f"--workers is for the launcher local. The study file has a table [{launcher}] for its options."
         )
+    if adaptive is None and (count is not None or budget is not None):
+        raise ConfigError("--next and --budget are for a sweep that chooses its runs: add --adaptive PURPOSE.")
+    if adaptive is not None and (budget is None or dry_run or no_wait or stop_hopeless):
+        raise ConfigError(
+            "--adaptive needs --budget FLOPS for all of its runs, and no --dry-run, --no-wait or --stop-hopeless."
+        )
     read = Study.read(study)
     with reporter() as progress:
         planned = plan(read, progress, fetches=not dry_run)
@@ -88,6 +110,11 @@ def sweep(
         return
     options = read.launchers.get(launcher, {}) | ({} if workers is None else {"workers": workers})
     pool = chosen.open(chosen.options.parse(options, f"{study}: {launcher}"), planned.folder)
+    if adaptive is not None:
+        assert budget is not None
+        with closing(pool):
+            _adapt(planned, pool, adaptive, count or 4, budget, quiet, retry_failed)
+        return
     with closing(pool), reporter(quiet) as progress:
         if stop_hopeless and not isinstance(pool, EndsOne):
             raise ConfigError(f"--stop-hopeless: the launcher {launcher} cannot stop one run. Leave it out.")
@@ -102,3 +129,28 @@ def sweep(
     for text in job.given_up.values():
         click.echo(f"given up: {text}")
     click.echo(f"{len(planned.runs)} runs: {counts}; spent: {cost}. Study: {planned.folder}")
+
+
+def _adapt(planned: Plan, pool: Pool, purpose: str, count: int, budget: float, quiet: bool, retry_failed: bool) -> None:
+    """Propose, train and fit until the purpose is met."""
+    from matscale.cli.progress.reporter import reporter
+    from matscale.core.scaling.allocation.next_batch import Purpose
+    from matscale.core.study.adaptive import Adaptive, offers
+    from matscale.core.study.estimates import Estimator, estimates
+    from matscale.core.study.sweep import Sweep
+
+    wanted = Purpose.parse(purpose)
+    known = {
+        row.run.path: (row.estimate.flops, row.estimate.epochs) for row in estimates(planned, Estimator(time_steps=0))
+    }
+
+    def do(part: Plan) -> None:
+        with reporter(quiet) as progress:
+            job = Sweep(part, pool, progress, retry_failed=retry_failed)
+            job.run()
+        if any(job.states[run.path].status not in ("completed", "failed") for run in job.runs):
+            job.conclude()
+
+    loop = Adaptive(planned, offers(planned, known), wanted, count, budget)
+    ended = loop.run(do, lambda text: click.echo(f"Next: {text}", err=True))
+    click.echo(f"{ended} {len(loop.proposed())} of {len(planned.runs)} runs were proposed. Study: {planned.folder}")

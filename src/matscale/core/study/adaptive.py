@@ -1,0 +1,189 @@
+"""Adaptive sweep: the runs of a study's grid that a purpose needs, batch by batch: propose, train, fit, again.
+
+The grid says what could be trained. The first runs are spread over the cheaper half of it; then each batch is chosen by
+what all completed runs show (`next_batch`), until the purpose is met or the budget is spent. The file of proposals lies
+in the study's folder: a sweep that was stopped first trains what was proposed and is not done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from matscale.core.errors import ConfigError, DataError
+from matscale.core.files import make_folder, write_text
+from matscale.core.hosting.host import host
+from matscale.core.runs.status import state_of
+from matscale.core.scaling.allocation.next_batch import FORM, Batch, Purpose, next_batch, side_of
+from matscale.core.scaling.allocation.simulate import spread_out
+from matscale.core.scaling.law import Array
+from matscale.core.scaling.tables.sources import read
+from matscale.core.study.identity import PlannedRun
+from matscale.core.study.plan import Plan
+
+PROPOSED = "adaptive.jsonl"
+"""A row per batch: its runs, and what was known before it."""
+FIRST = 4
+"""First runs of an architecture beyond the parameters of the law."""
+
+Do = Callable[[Plan], None]
+"""Trains what is missing of a plan, and raises if nothing more can be done."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A run of the grid with what it is in a law."""
+
+    run: PlannedRun
+    n: float
+    d: float
+    flops: float
+
+    @property
+    def architecture(self) -> str:
+        return str(self.run.labels["architecture"])
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """An adaptive sweep of a plan."""
+
+    plan: Plan
+    offers: Sequence[Offer]
+    purpose: Purpose
+    count: int
+    """Runs per batch, at most"""
+    budget: float
+    """FLOPs of all runs that are proposed"""
+
+    def run(self, do: Do, said: Callable[[str], None] = lambda text: None) -> str:
+        """Propose and train until nothing is left to do. Return why it ended.
+
+        Raises ConfigError for a budget that buys no run, and where all runs that were proposed failed.
+        """
+        least = min(offer.flops for offer in self.offers)
+        if self.budget < least:
+            raise ConfigError(
+                f"--budget {self.budget:.3g} buys no run: the cheapest of the grid costs {least:.3g} FLOPs."
+            )
+        while True:
+            ended, told = self._propose()
+            if ended:
+                return told
+            said(told)
+            proposed = set(self.proposed())
+            do(replace(self.plan, runs=[run for run in self.plan.runs if run.name in proposed]))
+            self._refuse_stuck()
+
+    def proposed(self) -> list[str]:
+        """Names of the runs that were proposed, from the file, in order; those of another grid do not count."""
+        path, known = self.plan.folder / PROPOSED, {offer.run.name for offer in self.offers}
+        if not path.exists():
+            return []
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [name for row in rows for name in row["runs"] if name in known]
+        except (ValueError, TypeError, KeyError):
+            raise DataError(f"{path}: is damaged. Delete it: runs that are complete stay, and count.") from None
+
+    def _statuses(self) -> dict[str, str]:
+        return {offer.run.name: state_of(offer.run.path).status for offer in self.offers}
+
+    def _propose(self) -> tuple[bool, str]:
+        """(whether it has ended, why or with what it goes on), after writing down a batch if one is needed."""
+        proposed, status = self.proposed(), self._statuses()
+        open_runs = [name for name in proposed if status[name] not in ("completed", "failed")]
+        if open_runs:
+            return False, f"{len(open_runs)} proposed before"
+        left = self.budget - sum(offer.flops for offer in self.offers if offer.run.name in proposed)
+        over = ("completed", "failed")
+        free = [one for one in self.offers if one.run.name not in proposed and status[one.run.name] not in over]
+        batch, chosen = self._chosen(
+            free, left, [offer for offer in self.offers if status[offer.run.name] == "completed"]
+        )
+        known = batch.text if batch else "nothing yet"
+        if batch is not None and batch.is_met:
+            return True, f"{known}. Met, with {len(proposed)} proposed runs."
+        if not chosen:
+            why = "no run of the grid is left" if not free else f"the budget has {max(left, 0):.3g} FLOPs left"
+            return True, f"{known}. Not met: {why}."
+        self._write_down([offer.run.name for offer in chosen], known)
+        return False, f"{known}; {len(chosen)} more for {sum(offer.flops for offer in chosen):.3g} FLOPs"
+
+    def _chosen(self, free: list[Offer], left: float, done: list[Offer]) -> tuple[Batch | None, list[Offer]]:
+        names = sorted({offer.architecture for offer in self.offers})
+        n_least = host().law(FORM).n_parameters + 2
+        short = [name for name in names if sum(one.architecture == name for one in done) < n_least]
+        if short:
+            share = left / len(short)
+            return None, [offer for name in short for offer in self._first(_of(free, name), _of(done, name), share)]
+        table = read([str(offer.run.path) for offer in done], {})
+        mine = {name: _of(free, name) for name in names}
+        sides = [side_of(table.of_architecture(name), _columns(mine[name])) for name in names]
+        # With nothing left to buy, what is known is still to be said: the purpose may be met.
+        count = self.count if any(offer.flops <= left for offer in free) else 0
+        batch = next_batch(sides, self.purpose, count, left)
+        return batch, [mine[run.architecture][run.index] for run in batch.runs]
+
+    def _first(self, free: list[Offer], done: list[Offer], left: float) -> list[Offer]:
+        """Runs to begin with: far apart, of the cheaper half."""
+        if not free:
+            return []
+        offers = [*done, *free]
+        n, d, flops = _columns(offers)
+        taken = np.arange(len(done))
+        wanted = host().law(FORM).n_parameters + FIRST - len(done)
+        dearest = float(np.sort(flops)[max(len(flops) // 2, min(wanted, len(flops) - 1))])
+        picked = spread_out(np.log(np.stack([n, d], axis=-1)), flops, taken, left, dearest)[:wanted]
+        return [offers[k] for k in picked]
+
+    def _write_down(self, names: list[str], known: str) -> None:
+        path = self.plan.folder / PROPOSED
+        make_folder(path.parent)
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_text(path, before + json.dumps({"runs": names, "known": known}, ensure_ascii=False) + "\n")
+
+    def _refuse_stuck(self) -> None:
+        """Raises ConfigError if what was proposed has all failed: the next proposal would be no better."""
+        status = self._statuses()
+        of_them = [status[name] for name in self.proposed()]
+        if of_them and set(of_them) == {"failed"}:
+            raise ConfigError(
+                f"All {len(of_them)} runs that were proposed failed: `matscale runs list {self.plan.folder}`."
+            )
+
+
+def offers(plan: Plan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
+    """The runs of a grid; `flops`: run folder -> (FLOPs, epochs) of its estimate.
+
+    Raises ConfigError for a grid whose runs differ by more than architecture, size, data and seed, and for cooldowns,
+    which cannot be trained without their trunk.
+    """
+    if any(run.need is not None or run.is_trunk for run in plan.runs):
+        raise ConfigError("--adaptive: cooldowns of one long run come together. Give the study a budget, not [wsd].")
+    found, places = [], dict[tuple[object, ...], str]()
+    for run in plan.runs:
+        cost, epochs = flops[run.path]
+        n, d = float(run.parameters["non_embedding"]), run.n_train * min(1.0, epochs)
+        place = (run.labels["architecture"], n, run.n_train, run.config.seed)
+        if place in places:
+            raise ConfigError(
+                f"--adaptive: {places[place]} and {run.name} differ by more than architecture, size, data and seed. "
+                "Tune the rest first (matscale tune), and give the study one value of it."
+            )
+        places[place] = run.name
+        found.append(Offer(run, n, d, cost))
+    return found
+
+
+def _of(some: Sequence[Offer], architecture: str) -> list[Offer]:
+    return [offer for offer in some if offer.architecture == architecture]
+
+
+def _columns(some: Sequence[Offer]) -> tuple[Array, Array, Array]:
+    n, d, flops = (np.array([getattr(offer, name) for offer in some], dtype=float) for name in ("n", "d", "flops"))
+    return n, d, flops

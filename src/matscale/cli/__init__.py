@@ -1,4 +1,4 @@
-"""The command line: a table of commands, each imported when it is asked for. Only this package knows click and rich.
+"""Command line: a table of commands, each imported on first use. Only this package uses click and rich.
 
 Results go to stdout, progress and warnings to stderr; a MatscaleError becomes its message and its exit code.
 """

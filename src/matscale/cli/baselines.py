@@ -1,4 +1,4 @@
-"""`matscale baselines`: what a model has to beat on a dataset."""
+"""`matscale baselines`: errors of simple predictors on a dataset, which a model has to beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`matscale data`: from files to a packed dataset, and what is in one."""
+"""`matscale data`: make, pack, inspect and fetch datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`matscale data make` and `matscale data fetch`: datasets from nothing, and from the network."""
+"""`matscale data make` and `matscale data fetch`: synthetic datasets, and published ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matscale.cli.types import ParamType, PluginName, limit_option
 
 
 class Listed(ParamType):
-    """`Cu,Ni`: values with commas between them."""
+    """Values separated by commas: `Cu,Ni`."""
 
     def __init__(self, of: ParamType) -> None:
         self.of, self.name = of, f"{of.name},..."

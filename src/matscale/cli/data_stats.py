@@ -1,4 +1,4 @@
-"""`matscale data stats`: what the numbers in a dataset look like, in the terminal and as a figure."""
+"""`matscale data stats`: distributions of the numbers in a dataset, in the terminal and as a figure."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
 
 
 def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
-    """At most `n_rows` lines: the filled range of bins, neighbours joined."""
+    """Draw a histogram in at most `n_rows` lines: the filled range of bins, neighbours joined."""
     from matscale.core.data.store.statistics import edge
 
     bins = {number: count for number, count in moments["bins"]}  # noqa: C416 - pairs are lists here

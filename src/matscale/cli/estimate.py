@@ -1,4 +1,4 @@
-"""`matscale estimate`: what a run, or every run of a study, would take."""
+"""`matscale estimate`: cost of a run, or of every run of a study."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def estimate(
 
 
 def page(e: Estimate) -> str:
-    """Estimate as text for a terminal."""
+    """Format an estimate as text for a terminal."""
     counts = ", ".join(f"{count:,} {word.replace('_', '-')}" for word, count in e.parameters.items())
     assumed = "reached" if e.seconds_by.startswith("timed") else "assumed"
     lines = {

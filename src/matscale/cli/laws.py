@@ -1,4 +1,4 @@
-"""`matscale fit`, `compare`, `plan`: from runs or a table to laws with verdicts, tests and allocations."""
+"""`matscale fit`, `compare`, `plan`: laws with verdicts, tests and allocations, from runs or a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Pairs(ParamType):
-    """`a=b,c=d`."""
+    """Pairs of values: `a=b,c=d`."""
 
     name = "key=value"
 
@@ -65,7 +65,7 @@ class Input:
     as_json: bool
 
     def table(self, curves: bool = False, lists_excluded: bool = False) -> Table:
-        """The table; how it was read, and what was left out unless the command lists it, go to stderr."""
+        """Read the table; print to stderr how it was read and, unless the command lists it, what was left out."""
         from matscale.cli.laws_text import excluded_text
         from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
         from matscale.core.scaling.tables.sources import read
@@ -88,7 +88,7 @@ class Input:
 
 
 def input_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of `Input`, which the command gets as its first argument."""
+    """Add the options of `Input`, which the command gets as its first argument."""
 
     @wraps(command)
     def with_input(**values: Any) -> None:
@@ -124,7 +124,7 @@ def _with_options(command: F, *options: Callable[[F], F]) -> F:
 
 
 def sampled(command: F) -> F:
-    """Options of the bootstrap, and of what it is applied to."""
+    """Add the options of the bootstrap and of the table that it resamples."""
     return _with_options(
         command,
         click.option(
@@ -354,7 +354,7 @@ def _joint(table: Table, options: Options) -> Any:
 def _speed(
     device: str | None, table: Table, precision: str | None, mfu: float | None
 ) -> Callable[[float], Speed] | None:
-    """Parameters of a model -> its speed on the device; refuses options that only say something of a device."""
+    """Speed of a model on the device, as a function of its parameters; refuses options that need a device."""
     from matscale.core.scaling.allocation.speed import speed_on
 
     if device is None:

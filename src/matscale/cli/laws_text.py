@@ -1,4 +1,4 @@
-"""Laws, comparisons and plans as text: the verdict first, no more digits than the intervals support."""
+"""Text of laws, comparisons and plans: the verdict first, no more digits than the intervals support."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOWN = 6
 
 
 def fit_text(fit: Fit) -> str:
-    """One law: verdict, parameters, range, held-out test, reasons, exclusions."""
+    """Describe one law: verdict, parameters, range, held-out test, reasons, exclusions."""
     beside = f" at {fit.fixed}" if fit.fixed else ""
     whose = f"{fit.architecture}: " if fit.architecture else ""
     title = f"{whose}{fit.quantity}{beside}: {fit.verdict.upper()}"
@@ -72,7 +72,7 @@ def _held_out(fit: Fit) -> list[str]:
 
 
 def _groups(fit: Fit) -> list[str]:
-    """Groups that lie off a law over several, the furthest first, and how many cannot be told from it."""
+    """Describe groups that lie off a law over several, the furthest first, and count those that do not differ."""
     if not fit.groups:
         return []
     whose = "that of the mean group" if fit.law.name == "mixed" else "the law's"
@@ -202,7 +202,7 @@ def plan_text(plan: Plan, fit: Fit) -> str:
 
 
 def _short(value: float) -> str:
-    """Two digits: more is never known of an optimum."""
+    """Round to two digits, which is the precision of an optimum."""
     return size(float(f"{value:.2g}"))
 
 

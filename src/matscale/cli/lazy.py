@@ -19,7 +19,7 @@ class LazyGroup(click.Group):
     """Command group that imports the module of a command only when that command is used."""
 
     def __init__(self, *args: Any, elsewhere: Mapping[str, tuple[str, str]], **settings: Any) -> None:
-        """`elsewhere`: name -> (`module:command`, its line of help)."""
+        """Set up the group. `elsewhere`: name -> (`module:command`, its line of help)."""
         super().__init__(*args, **settings)
         self.elsewhere = elsewhere
 
@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
 
 
 class MainGroup(LazyGroup):
-    """`matscale` itself: commands in the order of the table, those of plugins too; errors become messages."""
+    """Group `matscale` itself: commands in the order of the table, then those of plugins; errors become messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.elsewhere)

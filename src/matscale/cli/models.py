@@ -1,4 +1,4 @@
-"""`matscale models`: which architectures there are, and what one of them is at a given size."""
+"""`matscale models`: list architectures, and describe one at a given size."""
 
 from __future__ import annotations
 
@@ -188,13 +188,13 @@ def _page(description: Description, about: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A list of all elements would move what a key means off the screen; --json has it whole."""
+    """Shorten a list of elements, so that other keys stay on the screen; --json has all of it."""
     text = str(value)
     return text if len(text) <= 48 else f"{text[:28]} ... {text[-15:]}"
 
 
 def _counted(per_atom: dict[str, float] | None) -> dict[str, str]:
-    """A line about a step that was run, if one was."""
+    """Describe the step that was run to count FLOPs, if one was."""
     if per_atom is None:
         return {}
     share = 100 * per_atom["elementwise"] / per_atom["contractions"] if per_atom["contractions"] else 0.0

@@ -1,4 +1,4 @@
-"""`matscale plugins`: which plugins there are, whether one does what it must, and how to begin a new one."""
+"""`matscale plugins`: list plugins, check one against the contract, begin a new one."""
 
 from __future__ import annotations
 

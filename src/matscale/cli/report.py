@@ -1,4 +1,4 @@
-"""`matscale report`: everything that runs tell, as one page; figures as files; a page that follows a sweep."""
+"""`matscale report`: results of runs as one page, as files of figures, or as a page that follows a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`matscale runs`: what there is of runs in a folder or a study."""
+"""`matscale runs`: list and show the runs in a folder or a study."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_runs(
 
 
 def spending(total: dict[str, float]) -> str:
-    """3e+15 FLOPs, 2 h 5 min of device time."""
+    """Format spent FLOPs and time: `3e+15 FLOPs, 2 h 5 min of device time`."""
     return f"{total['flops']:.3g} FLOPs, {duration(total['device_hours'] * 3600)} of device time"
 
 
@@ -116,8 +116,8 @@ def show(run: Path, as_json: bool) -> None:
 def forecast_runs(folder: Path, as_json: bool) -> None:
     """Predict where runs that are under way will end, by finished runs in FOLDER.  [default: runs]
 
-    From the same share of a run under the same schedule, the loss falls by what it fell there, but for a drift with
-    size, learning rate and batch. The interval is where 95 % of new runs would end.
+    A run is compared with finished runs of the same schedule: from the same share of the run on, its loss falls by the
+    same factor, corrected for size, learning rate and batch. The interval holds the ends of 95 % of new runs.
     """
     from matscale.core.scaling.curves.running import forecasts, hopeless, read_running
     from matscale.core.scaling.text import with_interval

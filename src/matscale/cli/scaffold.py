@@ -1,4 +1,4 @@
-"""The package that `matscale plugins new` writes: the files in `template/` with names filled in."""
+"""Package that `matscale plugins new` writes: the files in `template/` with names filled in."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
 
 
 def write(folder: Path, values: dict[str, str]) -> list[Path]:
-    """Write the package into a folder that must not exist. Raises ConfigError if it does, DiskError if it cannot be
-    made."""
+    """Write the package into a new folder. Raises ConfigError if it exists, DiskError if it cannot be made."""
     if os.path.lexists(folder):
         raise ConfigError(f"{folder} exists already: nothing was written. Remove it, or name another folder with -o.")
     make_folder(folder.parent)

@@ -1,4 +1,4 @@
-"""`matscale sweep`: the grid of runs of a study, planned, done, taken up again."""
+"""`matscale sweep`: plan the runs of a study, train them, resume them."""
 
 from __future__ import annotations
 

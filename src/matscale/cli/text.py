@@ -1,4 +1,4 @@
-"""Text in aligned columns."""
+"""Tables of text in aligned columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """`rows`, the first of them the headings; the columns in `right` are aligned to the right."""
+    """Align `rows`, of which the first is the headings; the columns in `right` are aligned to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [
         "  ".join(cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths)))
@@ -31,7 +31,7 @@ COLUMNS = {
 
 
 def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
-    """`models` {name: metrics in eV units} -> aligned text; a metric that was not measured is a dash."""
+    """Format `models` {name: metrics in eV units} as aligned text; a metric that was not measured is a dash."""
     rows = [["model", *COLUMNS]]
     for name, metrics in models.items():
         rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
@@ -39,7 +39,7 @@ def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
-    """`models` {name: metrics in eV units} as JSON; what was not measured is null, since JSON knows no NaN."""
+    """Format `models` {name: metrics in eV units} as JSON; a metric that was not measured is null."""
     finite = {n: {k: v if math.isfinite(v) else None for k, v in m.items()} for n, m in models.items()}
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -49,7 +49,7 @@ def _cell(value: float | None, factor: float, form: str) -> str:
 
 
 def size_of(n_bytes: float) -> str:
-    """3 GB, 21 MB, 4 kB."""
+    """Format a size: 3 GB, 21 MB, 4 kB."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= size:
             return f"{n_bytes / size:.3g} {unit}"
@@ -57,7 +57,7 @@ def size_of(n_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """2 h 5 min, 3 min 20 s, 12.5 s.
+    """Format a duration: 2 h 5 min, 3 min 20 s, 12.5 s.
 
     >>> duration(42), duration(200), duration(4000)
     ('42 s', '3 min 20 s', '1 h 6 min')

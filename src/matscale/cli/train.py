@@ -1,4 +1,4 @@
-"""`matscale train`: from options to a configuration, from a configuration to a run."""
+"""`matscale train`: makes a configuration from options, and trains a run."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def train(
 
 
 def _conclude(run: Any, quiet: bool) -> None:
-    """Print the table against the baselines or, after pre-training, its error beside that of the trivial guess."""
+    """Print the table of errors beside the baselines or, after pre-training, beside the trivial guess."""
     from matscale.cli.progress.reporter import reporter
     from matscale.cli.progress.text import pretrained
     from matscale.cli.text import errors_table

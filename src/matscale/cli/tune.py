@@ -1,4 +1,4 @@
-"""`matscale tune`: the learning rate and batch of a few small sizes, and the rule that goes through them."""
+"""`matscale tune`: find learning rate and batch of a few small sizes, and fit a law through them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def tune(
 
 
 def _refuse_training(ctx: click.Context) -> None:
-    """Raises ConfigError for options that train models, beside RUNS or a TABLE that were trained already."""
+    """Raise ConfigError for options that train models, beside RUNS or a TABLE that were trained already."""
     own = {"sources", "arch", "output", "columns", "quiet"}
     source = click.core.ParameterSource.COMMANDLINE
     given = [name for name in ctx.params if name not in own and ctx.get_parameter_source(name) == source]

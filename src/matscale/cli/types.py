@@ -18,7 +18,7 @@ else:
 
 
 class ParameterCount(ParamType):
-    """`1M`, `30k`, `1.5B`, `2.5e6`, `12000`: a number of parameters."""
+    """Number of parameters: `1M`, `30k`, `1.5B`, `2.5e6`, `12000`."""
 
     name = "count"
 
@@ -30,7 +30,7 @@ class ParameterCount(ParamType):
 
 
 class Amount(ParamType):
-    """`1e18`, `50P`, `30k`: FLOPs, structures, anything positive."""
+    """Positive amount of FLOPs, structures, ...: `1e18`, `50P`, `30k`."""
 
     name = "amount"
 
@@ -45,7 +45,7 @@ class Amount(ParamType):
 
 
 class CommaSeparated(ParamType):
-    """`3k,10k,30k`: several values of another type."""
+    """Several values of another type, separated by commas: `3k,10k,30k`."""
 
     name = "list"
 
@@ -58,10 +58,11 @@ class CommaSeparated(ParamType):
 
 
 class PluginName(ParamType):
-    """A name that plugins supply; completed from metadata and source text alone, as no completion waits for torch."""
+    """Name that plugins supply; completed from metadata and source text alone, so that completion does not load
+    torch."""
 
     def __init__(self, hook: str = "", metavar: str = "name") -> None:
-        """`hook`: complete only plugins which mark this hook; all plugins if it is empty."""
+        """Set up the type. `hook` completes only plugins which mark this hook; all plugins if it is empty."""
         self.hook = hook
         self.name = metavar
 
@@ -78,7 +79,7 @@ class PluginName(ParamType):
 
 
 class LimitSetting(ParamType):
-    """`memory=8GiB`: one limit on what is read, as text; all of them together become `Limits`."""
+    """One limit on input, as text: `memory=8GiB`; all of them together become `Limits`."""
 
     name = "limit"
 
@@ -94,7 +95,7 @@ class LimitSetting(ParamType):
 
 
 def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
-    """Have the limits count until the command has ended."""
+    """Set the limits until the command has ended."""
     if given:
         from matscale.core.data.sources.limits import Limits, using
 

@@ -1,4 +1,4 @@
-"""`matscale evaluate` and `matscale predict`: what a trained model is worth, and what it says."""
+"""`matscale evaluate` and `matscale predict`: errors and predictions of a trained model."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Errors of the run's baselines; none, and a line that says why, if they are not available."""
+    """Errors of the run's baselines; none, with a line that gives the reason, if they are not available."""
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.errors import DataError
     from matscale.core.inference.compare import baselines_of

@@ -17,7 +17,7 @@ EVERY = 15.0
 
 
 class Advice(Reporter):
-    """Passes all on to another reporter, and says once of each run that it is hopeless; with `stops`, ends it."""
+    """Reporter that passes everything on to another one and reports each hopeless run once; with `stops`, ends it."""
 
     def __init__(self, inner: Reporter, stops: bool) -> None:
         self.inner, self.stops = inner, stops
@@ -45,7 +45,7 @@ class Advice(Reporter):
 
 
 def advice(runs: Iterable[PlannedRun], known: dict[Path, Running]) -> list[Hopeless]:
-    """Runs of a plan that can be given up, as far as their folders tell; finished ones are kept in `known`."""
+    """Find runs of a plan that can be given up, from their folders; finished ones are kept in `known`."""
     found = read_running([run.path for run in runs if not run.is_trunk and run.path not in known])
     known |= {run.path: run for run in found if run.is_finished}
     return hopeless([*known.values(), *(run for run in found if not run.is_finished)])

@@ -18,7 +18,7 @@ LEAST = 1.0
 
 
 class Stage:
-    """One stage of work: `Making the dataset: 1,200 of 4,000  300/s  9 s left`."""
+    """Stage of work: `Making the dataset: 1,200 of 4,000  300/s  9 s left`."""
 
     def __init__(self, what: str, done: int) -> None:
         # What an earlier, interrupted call did is no work of this one.
@@ -26,23 +26,23 @@ class Stage:
         self.done = self.total = 0
 
     def turn_to(self, done: int, total: int) -> None:
-        """So many units are done now."""
+        """Set the number of finished units."""
         self.done, self.total = done, total
 
     @property
     def counts(self) -> str:
-        """`1,200 of 4,000`."""
+        """Format the counts: `1,200 of 4,000`."""
         return f"{self.done:,}" + (f" of {self.total:,}" if self.total else "")
 
     def text(self) -> str:
-        """Counts, units per second and time left, as far as they are known."""
+        """Format counts, units per second and time left, as far as they are known."""
         rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)
         left = f"  {duration((self.total - self.done) / rate)} left" if rate and self.total > self.done else ""
         return self.counts + (f"  {rate:,.3g}/s" if rate else "") + left
 
 
 class Pace:
-    """Speed and time left, from what the last minutes took; what is under way now counts with the time it has taken.
+    """Speed and time left, from the last minutes; the work under way counts with the time that it has taken.
 
     `clock` gives seconds. Sums of time, progress and atoms fade with a time constant of a tenth of the run so far, at
     least half a minute and at most five.
@@ -60,15 +60,15 @@ class Pace:
         self.told_slow = False
 
     def begin(self) -> None:
-        """The first step begins."""
+        """Note that the first step begins."""
         self.began = self.since = self.clock()
 
     def turn_to(self, what: str) -> None:
-        """Something other than a step begins."""
+        """Note that something other than a step begins."""
         self.doing = what
 
     def add(self, status: StepStatus) -> None:
-        """A step has ended."""
+        """Note that a step has ended."""
         now = self.clock()
         passed = now - self.since
         kept = math.exp(-passed / min(max((now - self.began) / 10, 30.0), 300.0))
@@ -92,7 +92,7 @@ class Pace:
         return self.clock() - self.since
 
     def slower(self) -> str | None:
-        """A sentence when a step takes ten times what steps took before; once, until they are as fast again."""
+        """Warn in a sentence when a step takes ten times as long as before; once, until steps are as fast again."""
         now = self._under_way() if self.doing.startswith("step") else 0.0
         before = self.last.seconds if self.last else 0.0
         if self.told_slow or not self._is_slow(max(now, before)):
@@ -105,13 +105,13 @@ class Pace:
         )
 
     def left(self) -> float | None:
-        """Seconds to the end of the run; None if it is not known yet."""
+        """Seconds to the end of the run; None if unknown."""
         if self.progress <= 0:
             return None
         return (self.time + self._under_way()) / self.progress * (1 - self.share)
 
     def text(self) -> str:
-        """`1,200 atoms/s  data wait 3%  5 min left`."""
+        """Format speed and time left: `1,200 atoms/s  data wait 3%  5 min left`."""
         left = self.left()
         time_left = "" if left is None else f"  {duration(left)} left"
         spent = max(self.step_time + (self._under_way() if self.doing.startswith("step") else 0.0), 1e-9)

@@ -1,4 +1,4 @@
-"""Progress on stderr: by rich, drawn in place, on a terminal; elsewhere a line now and then."""
+"""Progress on stderr: drawn in place by rich on a terminal, else as lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENDS = {"completed": "done", "stopped": "stopped", "crashed": "cut off", "failed
 
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Reporter]:
-    """Reporter of a command: silent, with drawings or with lines. The terminal is left as it should be."""
+    """Context with the reporter for this output: nothing, drawings or lines. Restores the terminal at its end."""
     if quiet:
         yield Reporter()
         return
@@ -46,7 +46,7 @@ def reporter(quiet: bool = False) -> Iterator[Reporter]:
 
 
 class Lines(Reporter):
-    """Plain lines: one for what begins or ends or was measured, and one at least every ten seconds."""
+    """Reporter of plain lines: for beginnings, ends and measurements, and at least one every ten seconds."""
 
     def __init__(self) -> None:
         self.said_at = time.monotonic()
@@ -60,12 +60,12 @@ class Lines(Reporter):
         self._watch = threading.Thread(target=self._tick, daemon=True)
 
     def close(self) -> None:
-        """Leave the terminal as it should be."""
+        """Restore the terminal."""
         self._over.set()
         self.end_stage()
 
     def show(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self.said_at = time.monotonic()
         click.echo(text, err=True)
 
@@ -86,14 +86,14 @@ class Lines(Reporter):
         self.show_stage(self.under_way, begins)
 
     def show_stage(self, stage: Stage, begins: bool) -> None:
-        """Show a stage that begins or has got on."""
+        """Show a stage that begins or has progressed."""
         if begins:
             self.show(f"{stage.what} ...")
         elif time.monotonic() - self.said_at >= EVERY:
             self.show(f"{stage.what}: {stage.text()}")
 
     def end_stage(self) -> None:
-        """The stage that was under way is over."""
+        """End the stage that was under way."""
         self.under_way = None
 
     # A run
@@ -106,7 +106,7 @@ class Lines(Reporter):
             self.refresh()
 
     def refresh(self) -> None:
-        """Show where the run is, if that was not said for a while."""
+        """Show the progress of the run, unless it was shown shortly before."""
         if time.monotonic() - self.said_at >= EVERY:
             self.show(f"{self.pace.share:4.0%}  {self.pace.doing}  {self.loss}{self.pace.text()}")
 
@@ -148,7 +148,7 @@ class Lines(Reporter):
             self.summed_up = True
 
     def summary(self, sweep: Sweep) -> str:
-        """Counts of a sweep, and the time left."""
+        """Describe counts of a sweep, and the time left."""
         from matscale.core.study.clock import Clock
 
         self.clock = self.clock or Clock(sweep.plan)
@@ -156,7 +156,7 @@ class Lines(Reporter):
 
 
 class Drawn(Lines):
-    """A bar of the stage, bars of the run and of its epoch, a table of the sweep; lines scroll by above them."""
+    """Reporter that draws bars of the stage, run and epoch, and a table of the sweep; lines scroll above."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Drawn(Lines):
         self.live = Live(get_renderable=self.picture, console=self.console, transient=True)
 
     def picture(self) -> Any:
-        """Renderable that is drawn in place."""
+        """Compose what is drawn in place."""
         return self.table or self.bars
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Drawn(Lines):
             self.live.start(refresh=True)
 
     def grid(self, sweep: Sweep) -> Any:
-        """The table of a sweep."""
+        """Table of a sweep."""
         from rich.table import Table
 
         from matscale.core.runs.status import read_info

@@ -1,1 +1,1 @@
-"""Parameters, FLOPs, memory and time of a run before it is trained."""
+"""Estimates of parameters, FLOPs, memory and time of a run before it is trained."""

@@ -31,7 +31,7 @@ ALUMINIUM = 13
 
 @dataclass(frozen=True)
 class Description:
-    """A model without its weights."""
+    """Description of a model without its weights."""
 
     name: str
     size: str | None
@@ -54,7 +54,7 @@ class Description:
 def configuration(
     architecture: Architecture, size: str | None = None, n_params: int | None = None, assignments: Sequence[str] = ()
 ) -> ArchitectureConfig:
-    """A published size, or the rung of the ladder nearest to `n_params`, or the default; then `a.b=c` on top.
+    """Choose a configuration: a published size, the rung nearest to `n_params`, or the default; then apply `a.b=c`.
 
     Raises ConfigError for a wrong size or key, with the nearest right one.
     """
@@ -116,7 +116,7 @@ class Rung:
 
 
 def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n: int) -> list[Rung]:
-    """`n` models of the ladder, evenly spaced in the logarithm of their parameters, both ends included.
+    """Choose `n` models of the ladder, evenly spaced in the logarithm of their parameters, both ends included.
 
     Raises ConfigError for an empty or single-valued range with several rungs.
     """
@@ -129,7 +129,7 @@ def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n
 
 
 def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
-    """Parameter counts, on torch's `meta` device where the model can be built there: nothing is allocated."""
+    """Count parameters, on torch's `meta` device if the model can be built there: nothing is allocated."""
     try:
         with torch.device("meta"), buildable(architecture.name):
             return count_parameters(architecture.build(config, DatasetInfo.any()))
@@ -139,7 +139,7 @@ def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[s
 
 @lru_cache(maxsize=32)
 def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:
-    """The crystal on which FLOPs are stated: see the top of this module."""
+    """Make the crystal on which FLOPs are stated: see the top of this module."""
     from ase.build import bulk
 
     # The third shell of fcc is at a √(3/2), the fourth at a √2; the cutoff falls between the two.

@@ -35,7 +35,7 @@ TIME_STEPS = 8
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of a run that has not been made. Memory and disk are in bytes, times in seconds."""
+    """Estimated cost of a run. Memory and disk are in bytes, times in seconds."""
 
     architecture: str
     parameters: dict[str, int]
@@ -84,10 +84,11 @@ def estimate(
 ) -> Estimate:
     """Estimate the run of `config` by one process.
 
-    `device` names one of `matscale.core.flops.peaks`; without it, this machine's, as `compute.device` says. Time comes
-    from `time_steps` timed steps, or, with a named device, with `mfu` or without steps, from peak × MFU (`ASSUMED_MFU`
-    unless given). Beyond timed steps only a few single structures are run. Raises ConfigError for an unknown device,
-    an MFU outside (0, 1], and a budget that does not pay for one step; see `prepare` for faults of the data.
+    `device` names one of `matscale.core.flops.peaks`; the default is this machine's, by `compute.device`. Time comes
+    from `time_steps` timed steps. With a named device, with `mfu` or with 0 steps it comes from peak × MFU
+    (`ASSUMED_MFU` unless given). Besides timed steps, only a few single structures are run. Raises ConfigError for an
+    unknown device, an MFU outside (0, 1], and a budget that does not pay for one step; see `prepare` for faults of the
+    data.
     """
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
@@ -97,7 +98,7 @@ def estimate(
 
 
 def foresee(config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT) -> tuple[Setup, Outlook]:
-    """The data of a run and the batches that it will see; no model is run. See `prepare` for what it raises."""
+    """Prepare the data of a run and its batches; no model is run. See `prepare` for the errors."""
     setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
     return setup, Outlook.of(setup)
 
@@ -118,7 +119,7 @@ class Price:
     """Share of the peak that the time assumes; None if steps were timed."""
 
     def of(self, setup: Setup, outlook: Outlook) -> Estimate:
-        """Estimate of one run at this price. Raises ConfigError if its budget does not pay for one step."""
+        """Estimate one run at this price. Raises ConfigError if its budget does not pay for one step."""
         config, timing = setup.config, self.timing
         steps = _steps(config.budget, outlook, self.cost, timing)
         flops = outlook.flops(self.cost.step, steps)
@@ -202,7 +203,7 @@ def price(
 
 
 def _without_cache(config: TrainConfig) -> TrainConfig:
-    """Neighbour lists of a whole dataset are a cost of the run, not of its estimate."""
+    """Leave out the graph cache: searching a whole dataset for neighbours is a cost of the run, not of its estimate."""
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
 
 

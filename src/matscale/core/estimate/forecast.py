@@ -41,7 +41,7 @@ class Shapes:
 
     @classmethod
     def of(cls, setup: Setup) -> Shapes:
-        """Counts the edges of all structures of a small dataset, and of a sample of a large one without a cache."""
+        """Count the edges of all structures of a small dataset, or of a sample of a large one without a cache."""
         dataset, cache = setup.dataset, open_cache(setup.dataset, setup.graph)
         if not setup.graph.has_edges:
             return cls(dataset.n_atoms, None, 0.0, 0.0)
@@ -71,7 +71,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Sample:
-    """Batches of an epoch, in order: all of them, or evenly chosen ones of many."""
+    """Sample of the batches of an epoch, in order: all of them, or evenly chosen ones of many."""
 
     places: NDArray[np.int64]
     shapes: list[BatchShape]
@@ -80,7 +80,7 @@ class Sample:
 
     @classmethod
     def of(cls, loader: Loader, shapes: Shapes) -> Sample:
-        """Sample of the loader's first epoch."""
+        """Draw the sample from the loader's first epoch."""
         n = loader.n_batches(0)
         places = np.unique(np.linspace(0, max(n - 1, 0), N_BATCHES).astype(int))
         return cls(places, [shapes.batch(loader.members(0, int(k))) for k in places], n)
@@ -90,7 +90,7 @@ class Sample:
         return int(self.places[int(np.argmax([cost(shape) for shape in self.shapes]))])
 
     def total(self, cost: Callable[[BatchShape], float], n_batches: float | None = None) -> float:
-        """Sum over the first `n_batches` of epoch after epoch; over one epoch without a number."""
+        """Sum over the first `n_batches` of epoch after epoch; by default over one epoch."""
         costs = np.array([cost(shape) for shape in self.shapes])
         epochs, rest = divmod(self.n_batches if n_batches is None else n_batches, self.n_batches)
         begun = costs[self.places < rest]  # a run of less than an epoch sees its first batches
@@ -109,7 +109,7 @@ class Outlook:
 
     @classmethod
     def of(cls, setup: Setup) -> Outlook:
-        """Outlook from the loaders that training will use."""
+        """Make the forecast from the loaders that training will use."""
         config, shapes = setup.config, Shapes.of(setup)
         training, validation = setup.training_loader(World()), setup.validation_loader(World())
         count = partial(steps_of, training, config.batch.accumulate)

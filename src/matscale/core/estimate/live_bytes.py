@@ -29,13 +29,13 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that were made inside and are alive; `peak` is the most there have been."""
+    """Bytes of the tensors that were made within the context and are alive; `peak` is the highest value so far."""
 
     takes_any_form = True
     """Memory is that of the form that training takes: see `matscale.core.model.reference_path`."""
 
     def __init__(self, existing: Sequence[Tensor] = ()) -> None:
-        """`existing` were there before: views of them are nothing new. They must outlive this."""
+        """Set up the record. `existing` tensors do not count, nor do views of them; they must outlive this object."""
         super().__init__()
         self.live, self.peak = 0, 0
         self._known = {x.untyped_storage()._cdata for x in existing}
@@ -64,9 +64,9 @@ class LiveBytes(TorchDispatchMode):
 def activation_bytes(
     potential: Potential, batch: AtomicBatch, autocast: Autocast = nullcontext, training: bool = True
 ) -> int:
-    """Most that a training step on `batch` has alive beside weights, gradients of weights and the batch itself.
+    """Most bytes that a training step on `batch` has alive beside weights, gradients of weights and the batch itself.
 
-    Without `training`, that a prediction has.
+    With `training` False, the same of a prediction.
     """
     probe = copy.deepcopy(potential).train(training)
     for parameter in probe.parameters():
@@ -85,7 +85,7 @@ def activation_bytes(
 
 
 def _drop_gradient(parameter: Tensor) -> None:
-    """Gradients of weights are accounted for apart."""
+    """Drop gradients of weights, which are counted separately."""
     parameter.grad = None
 
 
@@ -95,13 +95,13 @@ def activations_of(
     autocast: Autocast = nullcontext,
     training: bool = True,
 ) -> Callable[[BatchShape], float]:
-    """Bytes for a batch of any shape: a polynomial in its sizes, fitted to what `batches` took."""
+    """Bytes of activations for a batch of any shape: a polynomial in its sizes, fitted to the bytes of `batches`."""
     needed = [float(activation_bytes(potential, batch, autocast, training)) for batch in batches]
     return fit([batch.shape for batch in batches], needed)
 
 
 def resident_bytes() -> int:
-    """Memory of this process now; its highest so far where the system does not say."""
+    """Memory of this process now; its highest so far if the system does not tell the present one."""
     try:
         import resource
 

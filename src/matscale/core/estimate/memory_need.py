@@ -1,4 +1,4 @@
-"""Bytes that a run needs: in memory while it trains, and on disk."""
+"""Memory and disk space that a run needs, in bytes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Need:
         return self.moments + self.average
 
     def at_once(self, on_cpu: bool) -> int:
-        """The most that is needed at one time: in a step, or, in the memory that files are written from, in saving."""
+        """Most bytes needed at one time: in a step, or in saving, in the memory from which files are written."""
         saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
         return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
 
@@ -103,7 +103,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def disk_bytes(setup: Setup, need: Need, steps: int, validations: int, saves: int) -> int:
-    """Checkpoints that are kept, rows, samples."""
+    """Disk space of a run: the checkpoints that are kept, rows, samples."""
     config = setup.config
     rows = (steps // config.log_every + validations) * _ROW_BYTES
     n_atoms = float(setup.dataset.n_atoms[setup.validation].mean()) if len(setup.validation) else 0.0

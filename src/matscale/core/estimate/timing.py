@@ -41,7 +41,7 @@ class Timing:
 
 
 def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
-    """Train `potential` for `steps` steps, or more if they are short, on batches from all over the epoch."""
+    """Time `steps` training steps, or more if they are short, on batches from all over the epoch."""
     objective = setup.goal()
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
@@ -94,7 +94,7 @@ def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device
 
 
 def _checkpoint(learner: Learner) -> float:
-    """The second of two: the first one loads what writes it."""
+    """Seconds of writing a checkpoint: the second one is timed, since the first loads the code that writes."""
     with scratch("timing") as folder:
         for step in (1, 2):
             began = time.perf_counter()

@@ -45,7 +45,7 @@ class Entry:
 
 
 def canonical(distribution: str) -> str:
-    """The form in which two spellings of one distribution's name are equal (PyPA, "Names and normalization").
+    """Canonical form of a distribution's name, in which all spellings are equal (PyPA, "Names and normalization").
 
     >>> canonical("Matscale_PaiNN")
     'matscale-painn'
@@ -54,7 +54,7 @@ def canonical(distribution: str) -> str:
 
 
 def discover(path: list[str] | None = None) -> list[Entry]:
-    """All plugins on `path` (default: sys.path), built-in ones first, then by distribution and name.
+    """Find all plugins on `path` (default: sys.path), built-in ones first, then by distribution and name.
 
     A distribution that is there twice (an editable install over a released one, the remains of a failed upgrade)
     counts once: the first copy on the path with readable metadata.
@@ -75,7 +75,7 @@ def _order(entry: Entry) -> tuple[bool, str, str]:
 
 
 def _identity(distribution: Distribution) -> tuple[str, str, bool]:
-    """(name, version, whether the metadata say so); without them, the name of the folder has to do."""
+    """Read (name, version, whether they come from the metadata); without metadata the name comes from the folder."""
     try:
         metadata = distribution.metadata.json
         name, version = str(metadata.get("name", "")), str(metadata.get("version", ""))
@@ -103,9 +103,9 @@ _HOOK = re.compile(r"^@(?:\w+\.)?hookimpl\b[^\n]*\n(?:async )?def (\w+)", re.MUL
 
 
 def declared_hooks(entry: Entry) -> list[str] | None:
-    """Names of the hooks that the source of a plugin's module marks, read as text; None if that cannot be told.
+    """Names of the hooks that a plugin's module marks, found in its source text; None if that is not possible.
 
-    For shell completion and listing, which must not import.
+    Shell completion and listing use this, because they must not import plugins.
     """
     try:
         spec = _spec(entry.module)

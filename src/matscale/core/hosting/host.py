@@ -1,8 +1,8 @@
-"""The plugin host: finds what a plugin supplies by name, importing as little as it takes.
+"""Plugin host: finds what a plugin supplies by name, importing as little as possible.
 
 Something called X is looked for in the plugin whose entry point is called X, then in the built-in plugins, then in all
 others. The names of built-in plugins are reserved; `distribution:X` means the X of that distribution. A plugin that is
-broken, blocked or incompatible is an error for those who ask for it and does not exist for everybody else.
+broken, blocked or incompatible raises an error if it is asked for by name, and is ignored otherwise.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ ONLY_BUILTIN = "MATSCALE_NO_PLUGINS"
 
 @cache
 def host() -> Host:
-    """Plugin host of this process, built from entry-point metadata at the first call."""
+    """Return the plugin host of this process, built from entry-point metadata at the first call."""
     only_builtin = os.environ.get(ONLY_BUILTIN, "").strip().lower() not in ("", "0", "false", "no")
     blocked = [name.strip() for name in os.environ.get(BLOCK, "").split(",") if name.strip()]
     return Host(discover(), blocked=blocked, only_builtin=only_builtin)
 
 
 def get(name: str) -> Architecture:
-    """The architecture called `name`, or `distribution:name`."""
+    """Find the architecture called `name`, or `distribution:name`."""
     return host().architecture(name)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Something that a plugin supplies, and the plugin."""
+    """Value that a plugin supplies, and the plugin."""
 
     plugin: Plugin
     value: Any
 
 
 class Host:
-    """All installed plugins, and what they supply."""
+    """Host of all installed plugins and what they supply."""
 
     def __init__(self, entries: Iterable[Entry], blocked: Sequence[str] = (), only_builtin: bool = False) -> None:
         self.plugins = [Plugin(entry) for entry in entries]
@@ -79,7 +79,7 @@ class Host:
     # By name ----------------------------------------------------------------------------------------------------------
 
     def architecture(self, name: str) -> Architecture:
-        """Architecture called `name`; its own `name` finds it again.
+        """Find the architecture called `name`; its own `name` finds it again.
 
         Raises ConfigError (nearest names) or PluginError (the plugin's own error).
         """
@@ -102,25 +102,25 @@ class Host:
         return found
 
     def tracking(self, name: str) -> Tracking:
-        """The tracker called `name`, for one run. Raises PluginError if a module that it needs is missing."""
+        """Find the tracker called `name`, for one run. Raises PluginError if a module that it needs is missing."""
         from matscale.core.hosting.observers import Tracking  # start-up: plugins
 
         found = self.find("tracker", name)
         return Tracking.of(found.value, found.plugin)
 
     def command(self, name: str) -> click.Command | None:
-        """The command of the entry point that has the command's name; None if there is none of that name."""
+        """Find the command of the entry point of this name; None if there is none."""
         named = self._named(name)
         found: click.Command | None = named.require().provides.get("command", {}).get(_plain(name)) if named else None
         return found
 
     def origin(self, name: str) -> tuple[str, str]:
-        """(distribution, version) that the architecture called `name` comes from."""
+        """Find (distribution, version) of the architecture called `name`."""
         entry = self.find("architecture", name).plugin.entry
         return entry.distribution, entry.version
 
     def plugin(self, name: str) -> Plugin:
-        """The plugin of an entry-point name. Raises ConfigError (nearest name), PluginError if it is ambiguous."""
+        """Find the plugin of an entry-point name. Raises ConfigError (nearest name), PluginError if it is ambiguous."""
         named = self._named(name)
         if named is None:
             raise ConfigError(f"No plugin is called {name!r}. {did_you_mean(name, (p.asked for p in self.plugins))}")
@@ -159,7 +159,7 @@ class Host:
         return [found.value for found in self._all("labeler")]
 
     def laws(self) -> list[Law]:
-        """Built-in ones first, in their order."""
+        """List the laws, built-in ones first, in their order."""
         return [found.value for found in self._all("law")]
 
     def launchers(self) -> list[Launcher]:
@@ -183,7 +183,7 @@ class Host:
     # Hooks with a question --------------------------------------------------------------------------------------------
 
     def step_flops(self, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
-        """FLOPs of one optimiser step by a formula; None if there is no formula, so that the step has to be run.
+        """Compute FLOPs of one optimiser step by a formula; None without a formula, so that the step has to be run.
 
         The loaded plugins are asked, the architecture's own first, then the architecture itself.
         """
@@ -199,7 +199,7 @@ class Host:
     def observers(
         self, names: Sequence[str], architecture: Architecture | None = None, trackers: Sequence[str] = ()
     ) -> Observers:
-        """Observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
+        """Collect observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
 
         A name may also be that of an architecture. Raises ConfigError or PluginError for a name that is not available.
         """
@@ -222,7 +222,7 @@ class Host:
         return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]
 
     def _named(self, name: str) -> Plugin | None:
-        """The plugin that an entry-point name means, not loaded; a blocked one does not stand in another's way."""
+        """Plugin that an entry-point name means, not loaded; a blocked one does not hide another of the same name."""
         distribution = _distribution(name)
         named = [p for p in self._of(distribution, self.plugins) if p.name == _plain(name)]
         rivals = [p for p in named if p.state != "blocked"] or named
@@ -242,7 +242,7 @@ class Host:
         return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
 
     def _asked(self, kind: str, found: Found) -> str:
-        """The name that finds it again: the plain one unless that means something else, or is contested."""
+        """Name that finds a value again: the plain one unless it means something else, or is ambiguous."""
         try:
             plain_finds_it = self.find(kind, found.value.name).value is found.value
         except MatscaleError:
@@ -250,7 +250,7 @@ class Host:
         return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
 
     def _architecture(self, found: Found) -> Architecture:
-        """Under the name that finds it again; the same object each time."""
+        """Return an architecture under the name that finds it again; the same object each time."""
         architecture: Architecture = found.value
         asked = self._asked("architecture", found)
         if asked == architecture.name:
@@ -267,7 +267,7 @@ class Host:
 
 
 def _may_supply(plugin: Plugin, kind: str) -> bool:
-    """False for a built-in plugin whose source does not mark the hook: fitting a law need not import the models."""
+    """Whether a plugin may supply a kind of value. False for a built-in plugin whose source does not mark the hook."""
     if not plugin.entry.builtin or plugin.state != "not loaded":
         return True
     hooks = declared_hooks(plugin.entry)
@@ -279,7 +279,7 @@ def _plain(name: str) -> str:
 
 
 def _distribution(name: str) -> str | None:
-    """The canonical distribution of `distribution:name`; None for a plain name."""
+    """Canonical distribution of `distribution:name`; None for a plain name."""
     distribution, colon, _ = name.rpartition(":")
     return canonical(distribution) if colon else None
 
@@ -314,7 +314,7 @@ def _configs(plugin: Plugin) -> list[type]:
 
 
 def _guarded_flops(plugin: Plugin, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> Any:
-    """Answer of the plugin's hook step_flops.
+    """Call the plugin's hook step_flops and check the answer.
 
     If the hook raises, this is a PluginError for the architecture's own plugin, else a warning and None.
     """

@@ -65,7 +65,7 @@ class Plugin:
 
     @property
     def hooks(self) -> list[str]:
-        """The hooks that it implements; before it is loaded, those that its source marks."""
+        """Hooks that the plugin implements; before it is loaded, those that its source marks."""
         return self.implements or declared_hooks(self.entry) or []
 
     @property
@@ -83,7 +83,7 @@ class Plugin:
         return f"Plugin {self.describe()}"
 
     def load(self) -> Plugin:
-        """Import, check and ask it for what it supplies, if that was not done. Only KeyboardInterrupt escapes."""
+        """Import the plugin, check it and ask what it supplies, once. Only KeyboardInterrupt escapes."""
         if self.state == "not loaded":
             try:
                 with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in a command's results
@@ -110,7 +110,7 @@ class Plugin:
         self.provides = collect(manager.hook, self.implements)
 
     def require(self) -> Plugin:
-        """Load it because it was asked for. Raises PluginError with its own error and what to do."""
+        """Load a plugin that was asked for. Raises PluginError with its own error and what to do."""
         self.load()
         if self.state == "ok":
             return self
@@ -124,7 +124,7 @@ class Plugin:
 
 
 def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
-    """The API_VERSION that a plugin states. Raises IncompatiblePluginError if this host does not serve it."""
+    """Read the API_VERSION that a plugin states. Raises IncompatiblePluginError if this host does not serve it."""
     stated = getattr(plugin, "API_VERSION", getattr(sys.modules.get(entry.module), "API_VERSION", None))
     if stated is None:
         return None
@@ -143,7 +143,7 @@ def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
 
 
 def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None:
-    """pluggy's `check_pending`, with the nearest right name; and no wrappers, which would have nothing to wrap."""
+    """Refuse unknown hooks, with the nearest right name, and hook wrappers, since plugins are called one at a time."""
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
@@ -190,7 +190,7 @@ def install_hint(missing: str, entry: Entry) -> str:
 
 
 def plugin_traceback(error: BaseException) -> str:
-    """The traceback from the plugin's first own line on; our frames and importlib's say nothing to its author."""
+    """Traceback from the plugin's first own line on; lines of matscale and importlib tell its author nothing."""
     tb = error.__traceback__
     while tb is not None and _is_machinery(Path(tb.tb_frame.f_code.co_filename)):
         tb = tb.tb_next

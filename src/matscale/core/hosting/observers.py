@@ -1,4 +1,4 @@
-"""Observers of a run: plugins and trackers. None can end it: one that raises is switched off, with one warning."""
+"""Observers of a run: plugins and trackers. An observer that raises an error is switched off, with one warning."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Tracking:
 
     @classmethod
     def of(cls, tracker: Tracker, plugin: Plugin) -> Tracking:
-        """Raises PluginError that says what to install for a module that is missing."""
+        """Open a tracker. Raises PluginError that says what to install for a missing module."""
         title = f"Tracker {tracker.name!r} ({plugin.entry.distribution} {plugin.entry.version})"
         for module in tracker.modules:
             if find_spec(module) is None:

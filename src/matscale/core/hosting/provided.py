@@ -40,7 +40,7 @@ KINDS = {
 
 
 def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
-    """Ask one plugin for everything that it supplies: kind -> name -> value.
+    """Collect everything that one plugin supplies: kind -> name -> value.
 
     Raises PluginError that says which hook returned what, if it is not what the hook promises.
     """
@@ -50,7 +50,7 @@ def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
-    """`results` is pluggy's list of what each implementation returned; None is left out of it."""
+    """Sort values by name; `results` is pluggy's list of what each implementation returned, without None."""
     values = results[0] if results else None
     if not isinstance(values, (list, tuple)):
         raise PluginError(f"{kind.hook} returned {shown(values)}; it must return a list.")
@@ -79,6 +79,6 @@ def _check(kind: Kind, value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value that a plugin returned, for messages."""
+    """Format a value that a plugin returned for messages."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -14,9 +14,9 @@ SHOWN = 3
 
 
 def conflicts(entry: Entry) -> str:
-    """Sentences on the packages that a plugin, or one that it needs, wants in another version; none: an empty string.
+    """Describe packages that a plugin, or one that it needs, requires in another version; empty if there are none.
 
-    Asked for where a plugin failed: one whose author or user knows better than the metadata works all the same.
+    This is called only after a plugin has failed: a plugin that works in spite of its metadata is not refused.
     """
     ours = {canonical(requirement.name): requirement for requirement in _needed_by(BUILTIN)}
     found = []
@@ -39,7 +39,7 @@ def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requir
 
 
 def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
-    """(who asks, for what): of the plugin's distribution first, then of those that it needs, and so on."""
+    """Requirements as (who needs it, requirement): first of the plugin's distribution, then of those that it needs."""
     level, seen = [(entry.distribution, requirement) for requirement in _needed(entry.requires)], set()
     while level:
         yield from level
@@ -50,7 +50,7 @@ def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
 
 
 def _needed_by(distribution: str) -> Iterator[Requirement]:
-    """Requirements of a distribution; none if it is not installed, like a matscale that is run from its sources."""
+    """Requirements of a distribution; none if it is not installed, like a matscale that runs from its sources."""
     return _needed(requires(distribution) or ()) if _installed(distribution) is not None else iter(())
 
 

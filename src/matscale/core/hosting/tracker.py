@@ -1,4 +1,4 @@
-"""Trackers: programs that show the metrics of a run. They get the same metrics as metrics.jsonl, the run's record.
+"""Trackers: programs that show the metrics of a run, which are the same as in metrics.jsonl.
 
 A tracker knows nothing of training: it is opened on a run folder and receives numbers. If it raises an error, it is
 switched off and the run goes on (`matscale.core.hosting.observers`).
@@ -18,7 +18,7 @@ class Log(Protocol):
     """A tracker at work on one run."""
 
     def log(self, step: int, time: float, values: Mapping[str, float]) -> None:
-        """The metrics of a row: `train/loss`, `validation/forces_mae`, ...; `time` in seconds since 1970."""
+        """Log the metrics of a row: `train/loss`, `validation/forces_mae`, ...; `time` in seconds since 1970."""
         ...
 
     def close(self, status: str) -> None:

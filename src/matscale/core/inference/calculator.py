@@ -1,4 +1,4 @@
-"""A trained Potential as an ASE calculator."""
+"""Calculator of ASE for a trained Potential."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matscale.core.model.potential import Potential
 
 
 class PotentialCalculator(Calculator):
-    """Energy [eV] (the same as free_energy), forces [eV/Å], stress [eV/Å³, Voigt xx yy zz yz xz xy].
+    """Calculator of energy [eV] (= free_energy), forces [eV/Å] and stress [eV/Å³, Voigt xx yy zz yz xz xy].
 
     Neighbours are searched anew for every geometry. A stress is missing for models that do not predict one and for
     structures without a volume (three lattice vectors and a periodic axis), whatever the architecture: asking for it
@@ -37,7 +37,7 @@ class PotentialCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Fill `results` with everything that the model gives; see ASE's Calculator."""
+        """Fill `results` with all predictions of the model; see ASE's Calculator."""
         super().calculate(atoms, properties, system_changes)
         self.results = {}
         found = self._predict(Structure.from_ase(self.atoms, source="atoms"))
@@ -60,7 +60,7 @@ class PotentialCalculator(Calculator):
         return found
 
     def _predicts_stress(self) -> bool:
-        """Whether a model that derives nothing gives a stress: found out with a single atom."""
+        """Whether a model without derived outputs predicts a stress, tested with a single atom."""
         number = np.array([self.potential.elements[0]])
         atom = Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))
         batch = collate([atom], self.potential.graph, dtype=floating(self.potential))

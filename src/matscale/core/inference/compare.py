@@ -1,7 +1,7 @@
-"""Errors of a trained run on a dataset, beside those of baselines that learned from the same structures.
+"""Compare a trained run with baselines that learned from the same structures, on a dataset.
 
-The baselines of a run are kept in its folder as `baselines.json`, once somebody asked for them: they can then be
-evaluated on any data like the model, whether or not the training data can still be had.
+The baselines of a run are fitted on first use and kept in its folder as `baselines.json`. Then they can be evaluated on
+any data like the model, without the training data.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def compare(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics by name: the run's model under the name of its architecture, then its baselines.
+    """Compare: metrics of the run's model, under the name of its architecture, then of its baselines, by name.
 
-    `which` is as for `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
+    `which` is that of `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
     """
     potential = load(run, checkpoint, device=device, dtype=dtype)
     rows, _ = usable(run, potential, dataset, rows_of(run, dataset, which))
@@ -78,7 +78,7 @@ def measure(
     *,
     any_element: bool = False,
 ) -> dict[str, float]:
-    """Metrics of `matscale.core.train.evaluation` on these rows of the dataset, in batches of `batch` structures.
+    """Measure the metrics of `matscale.core.train.evaluation` on rows of the dataset, `batch` structures at a time.
 
     Raises DataError for a structure without neighbours if training had none such, and, with the names, for elements
     that were not in training, unless `any_element` (NonFinitePrediction for structures whose predictions are not
@@ -119,11 +119,11 @@ def measure(
 def usable(
     run: Run, potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], *, skip_invalid: bool = False
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """(the rows that the model of the run can judge, what is left out and why).
+    """Find (the rows that the model of the run can predict, what is left out and why).
 
-    It cannot judge structures with elements that were not in training, except on the run's own dataset. Raises
-    DataError that lists them unless `skip_invalid`, which leaves out structures without neighbours as well, if
-    training had none such; and if nothing is left.
+    It cannot predict structures with elements that were not in training, except on the run's own dataset. Raises
+    DataError that lists them unless `skip_invalid`, which leaves out structures without neighbours as well, if training
+    had none such; and if nothing is left.
     """
     from ase.data import chemical_symbols
 
@@ -163,7 +163,7 @@ def usable(
 
 
 def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
-    """Row numbers for people: `0-31, 40`; at most `listed` of them, then how many more.
+    """Format row numbers for people: `0-31, 40`; at most `listed` of them, then how many more.
 
     >>> ranges(np.array([4, 0, 1, 2, 3, 40]))
     '0-4, 40'
@@ -176,7 +176,7 @@ def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
 
 
 def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:
-    """The structures of `dataset` that `which` means for this run.
+    """Rows of `dataset` that `which` means for this run.
 
     `auto`: the run's validation part if this is the run's dataset (by its hash), else all. Raises ConfigError for the
     `train` or `validation` part of a dataset that the run was not trained on.
@@ -202,9 +202,9 @@ def is_own(run: Run, dataset: PackedDataset) -> bool:
 
 
 def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
-    """The dataset that the run was trained on. A relative path is taken from the working directory.
+    """Open the dataset that the run was trained on. A relative path is taken from the working directory.
 
-    Raises DataError if it is not there, is another one now, or the run has none.
+    Raises DataError if it is missing or has changed, or if the run has none.
     """
     if "dataset" not in run.info:
         raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
@@ -222,9 +222,9 @@ def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
 
 
 def baselines_of(run: Run) -> dict[str, Baseline]:
-    """The baselines fitted on the run's training part: from its folder, else fitted now and, if possible, kept there.
+    """Baselines fitted on the run's training part: from its folder, else fitted now and, if possible, kept there.
 
-    Raises DataError if they were never fitted and the dataset is gone, or is another one now.
+    Raises DataError if they were never fitted and the dataset is missing or has changed.
     """
     path, of = run.path / FILE, baselines_for(run.info, run.config.plain())
     if path.exists():

@@ -1,4 +1,4 @@
-"""Run folder of a model that another program trained: it is used like any other run.
+"""Run folder for a model that another program trained: it is used like any other run.
 
 Such a run has a configuration, an identity and one checkpoint, but neither metrics nor a packed dataset.
 """
@@ -31,10 +31,9 @@ def save(
     source: Mapping[str, Any],
     step: int = 0,
 ) -> Run:
-    """Write a run folder, which appears when it is complete, with the weights, references and scales of `potential`.
+    """Write a run folder with the weights, references and scales of `potential`. It appears when it is complete.
 
-    `source` says where it comes from and is kept as `imported` in run.json. Raises ConfigError if something is in the
-    way at `path`.
+    `source` describes the origin and is kept as `imported` in run.json. Raises ConfigError if `path` exists.
     """
     path = Path(path)
     Run.check_free(path, resumable=False)

@@ -1,4 +1,4 @@
-"""Use what was trained: a run folder as a Potential or as an ASE calculator.
+"""Load trained models: a run folder as a Potential or as an ASE calculator.
 
 Nothing in a run is executed: its architecture is looked up by name among the installed plugins, its weights are numbers
 in safetensors files whose digests are checked.
@@ -33,7 +33,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     zero_net_force: bool = False,
 ) -> Potential:
-    """The trained Potential of a run, in evaluation mode.
+    """Load the trained Potential of a run, in evaluation mode.
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
     The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`.
@@ -47,9 +47,9 @@ def load(
     ```
 
     Raises ConfigError for a folder that is no run or one that was pre-trained, a checkpoint or a device that does not
-    exist, and if config.toml says another model than the checkpoint; PluginError, with what to install, if the run's
-    architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the checkpoint
-    is damaged.
+    exist, and if config.toml describes another model than the checkpoint; PluginError, with what to install, if the
+    run's architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the
+    checkpoint is damaged.
 
     >>> potential = load("runs/first")
     >>> potential.graph.key, potential.training
@@ -78,7 +78,7 @@ def calculator(
     dtype: torch.dtype | str | None = None,
     zero_net_force: bool = False,
 ) -> PotentialCalculator:
-    """An ASE calculator that drives the trained Potential of a run; arguments and errors are those of `load`.
+    """Make an ASE calculator of the trained Potential of a run; arguments and errors are those of `load`.
 
     >>> from ase.build import bulk
     >>> atoms = bulk("Cu", cubic=True)
@@ -92,7 +92,7 @@ def calculator(
 
 
 def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
-    """Type of a model's weights by its name. Raises ConfigError for any but float32 and float64.
+    """Type of a model's weights by its name. Raises ConfigError unless it is float32 or float64.
 
     >>> dtype_of("float64")
     torch.float64

@@ -1,4 +1,4 @@
-"""Predictions of a trained Potential: for structures at hand, and for all structures of a file."""
+"""Predict with a trained Potential: single structures, or all structures of a file."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def floating(potential: Potential) -> torch.dtype:
 
 
 def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
-    """A batch of one, in the model's precision. Raises DataError for an unseen element, an impossible geometry, and
-    for a structure without neighbours unless training had some."""
+    """Make a batch of one structure, in the model's precision. Raises DataError for an unseen element, an impossible
+    geometry, and for a structure without neighbours unless training had some.
+    """
     batch = collate([structure], potential.graph, dtype=floating(potential))
     potential.check_neighbors(batch, structure.source)
     potential.check_elements(batch.to(potential.references.device))
@@ -67,7 +68,7 @@ def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
 
 
 def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list[Prediction]:
-    """Predictions for what `prepare` made, in one call of the model."""
+    """Predict the result of `prepare`, in one call of the model."""
     batch = AtomicBatch.join(list(prepared)).to(potential.references.device)
     with torch.no_grad():
         outputs = potential(batch).detach()
@@ -84,7 +85,7 @@ def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list
 
 @dataclass(frozen=True)
 class Skipped:
-    """A structure that was left out."""
+    """Structure that was left out."""
 
     position: int
     """Number of the structure in the source, from 0."""
@@ -162,9 +163,9 @@ def listed(positions: Sequence[int]) -> str:
 
 
 def labelled(atoms: Any, prediction: Prediction) -> Any:
-    """A copy of ase.Atoms whose energy, forces and stress are the predictions; the rest is what it said.
+    """Copy ase.Atoms with the predictions as energy, forces and stress; all other values stay.
 
-    Readers put part of that into a calculator: magnetic moments, charges, dipole, free energy.
+    Readers put some of these into a calculator: magnetic moments, charges, dipole, free energy.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -191,14 +192,14 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _columns(values: Any) -> NDArray[Any]:
-    """[n_atoms] or [n_atoms, k]: extxyz knows no tensors per atom."""
+    """Columns of an array for extxyz, [n_atoms] or [n_atoms, k], which has no tensors per atom."""
     array = np.asarray(values)
     array = array.astype(str) if array.dtype.kind not in "biufSU" else array
     return array.reshape(len(array), -1) if array.ndim > 1 else array
 
 
 def _written(name: str, value: Any) -> Any:
-    """A value that a comment line can hold: containers, nothing and text of several lines as JSON."""
+    """Convert a value for a comment line: containers, nothing and text of several lines become JSON."""
     if name == "virial" and np.shape(value) == (6,):  # which ASE expects as 3×3
         return voigt_to_full(value)
     if isinstance(value, str | np.ndarray):
@@ -214,7 +215,7 @@ def _listed_or_text(value: Any) -> Any:
 
 
 def reader_for(source: Path) -> Reader:
-    """The reader that packing would take; a file whose name says nothing is ASE's, which looks into it."""
+    """Choose the reader that packing would take; ASE reads files whose names tell nothing, by their content."""
     if source.is_dir():
         raise DataError(f"{source}: is a folder. Give one of its files: predictions are written file by file.")
     if not source.is_file():
@@ -228,7 +229,7 @@ def reader_for(source: Path) -> Reader:
 
 
 def understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structure:
-    """The structure in eV and Å. Raises DataError for one that the reader could not read, or in an unknown unit."""
+    """Convert a structure to eV and Å. Raises DataError for an unreadable one, or an unknown unit."""
     if isinstance(frame, Unusable):
         raise DataError(f"cannot be read: {frame}.".replace(f"{source} structure {position}: ", ""))
     frame.source = f"{source}: structure {position}"
@@ -244,7 +245,7 @@ def _write(file: TextIO, images: Iterable[Any]) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `target` when the block ends well, and vanishes when it does not."""
+    """Text file that replaces `target` when the block ends well, and is deleted when it does not."""
     if not target.name.endswith(SUFFIXES):
         raise ConfigError(
             f"{target}: predictions are written as extxyz. Use a name that ends in {', '.join(SUFFIXES)}."

@@ -1,1 +1,1 @@
-"""The report: everything that runs tell, as one page that needs no network. See docs/report.md."""
+"""Report: all results of runs as one page that needs no network. See docs/report.md."""

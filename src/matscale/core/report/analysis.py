@@ -1,4 +1,4 @@
-"""Scaling laws of the runs in a report: every law that can be fitted, and the reason for every one that cannot."""
+"""Scaling laws of the runs in a report: all laws that can be fitted, and the reason for each that cannot."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Analysis:
     """Architecture -> whether the normalised curves of its sizes fall on one"""
 
     def fits_in(self, axis: str) -> list[Fit]:
-        """Laws of the loss in one variable."""
+        """Fits of the loss in one variable."""
         return [fit for fit in self.fits if fit.axes == (axis,)]
 
 
@@ -66,7 +66,7 @@ def analyse(
     measure_baselines: bool = True,
     samples: int = 1000,
 ) -> Analysis:
-    """Fit whatever the runs carry. Nothing is raised for runs that carry no law: the report says so."""
+    """Fit all laws that the runs allow. Runs that allow none raise no error: the report says so."""
     folders = [run.path for run in records.runs if run.info]
     if not folders:
         return Analysis(None, excluded=records.damaged, refusal="No run has begun yet.")
@@ -107,7 +107,7 @@ def analyse(
 
 
 def of_target(table: Table, term: str) -> Table | None:
-    """The table whose `loss` is the error of one term [eV units]; None where no run measured it."""
+    """Table whose `loss` is the error of one term [eV units]; None if no run measured it."""
     key = ERRORS[term]
     if key not in table.numbers:
         return None
@@ -123,7 +123,7 @@ def main_axis(table: Table) -> str:
 
 
 def levels(table: Table, axis: str) -> np.ndarray:
-    """Number of the size of each row [k]; -1 where it is not known."""
+    """Number of the size of each row, [k]; -1 where it is unknown."""
     if not table.has(axis):
         return np.full(len(table), -1)
     return groups(table[axis])
@@ -170,7 +170,7 @@ def _try(
 
 
 def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
-    """The mixed law in the variable that varies, of several architectures."""
+    """Mixed law of several architectures, in the variable that varies."""
     axis = main_axis(table)
     if len(table.architectures) < SEVERAL or not varies(table, axis):
         return None, []

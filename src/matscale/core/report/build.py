@@ -60,7 +60,7 @@ def build(
     measure_baselines: bool = True,
     samples: int = 1000,
 ) -> Report:
-    """The report of the runs in `sources`. Raises ConfigError or DataError if there is no run."""
+    """Build the report of the runs in `sources`. Raises ConfigError or DataError if there is no run."""
     return report_of(folders_of(sources), sources, baselines, measure_baselines, samples)
 
 
@@ -188,7 +188,7 @@ def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = ""
 
 
 def choices(panel: Panel) -> dict[str, dict[str, str]]:
-    """Which controls a figure has beside its scales: axis -> key -> what people are shown."""
+    """Controls of a figure beside its scales: axis -> key -> text for people."""
     if panel.name != "curves":
         return {}
     return {
@@ -199,7 +199,7 @@ def choices(panel: Panel) -> dict[str, dict[str, str]]:
 
 
 def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str]) -> list[Path]:
-    """One file per figure and format, named after it. Raises MatscaleError if kaleido or a browser is missing."""
+    """Write one file per figure and format, named after it. Raises MatscaleError if kaleido or a browser is missing."""
     try:
         import kaleido  # noqa: F401 - plotly asks for it only when it is too late to say what to install
     except ImportError:

@@ -63,7 +63,7 @@ def figure(title: str, tables: dict[str, Any]) -> str:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Paths without the folders and the ending that they share; other names as they are."""
+    """Shorten paths by the folders and the ending that they share; other names stay."""
     paths = [name for name in names if os.sep in name]
     if len(paths) < 2:
         return [name.rsplit(os.sep, 1)[-1] if name in paths else name for name in names]
@@ -74,12 +74,12 @@ def _short(names: Sequence[str]) -> list[str]:
 
 
 def _shared(parts: list[list[str]]) -> int:
-    """Leading elements that all have in common."""
+    """Leading elements that all sequences have in common."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
 
 
 def _outline(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float | None]]:
-    """A histogram as steps: left edges and heights (share of all values), broken where bins are empty."""
+    """Outline of a histogram in steps: left edges and heights (share of all values), broken where bins are empty."""
     x: list[float] = []
     y: list[float | None] = []
     before: int | None = None

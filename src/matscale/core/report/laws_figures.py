@@ -34,7 +34,7 @@ BEYOND = 2.0
 def against(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str], target: str = "loss"
 ) -> Any:
-    """The error of every run against `axis`, and the laws in it. `index`: path of a run -> its number."""
+    """Plot the error of every run against `axis`, and the laws in it. `index`: path of a run -> its number."""
     title, factor = UNITS[target]
     ends = table.ends()
     ends = ends.take(np.isfinite(ends[axis]))
@@ -51,7 +51,7 @@ def against(
 
 
 def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
-    """A law in n and d: loss against n, one line per amount of data."""
+    """Plot a law in n and d: loss against n, one line per amount of data."""
     table = fit.table
     level = levels(table, "d")
     colours = scale(int(level.max()) + 1)
@@ -80,7 +80,7 @@ def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
 def residuals(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str]
 ) -> Any | None:
-    """How far each run lies from the laws in `axis` [%]; None where there is no law in it."""
+    """Plot how far each run lies from the laws in `axis` [%]; None if there is no law."""
     looks = style(table.architectures)
     traces: list[dict[str, Any]] = []
     for fit in fits:
@@ -107,7 +107,7 @@ def residuals(
 
 
 def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
-    """The exponents of all laws with their intervals, one row each; open markers where there is no law."""
+    """Plot the exponents of all laws with their intervals, one row each; markers are open where there is no law."""
     looks = style(architectures)
     traces = []
     rows = [_row(fit, name) for fit in fits for name in fit.law.exponents[:2]]
@@ -138,7 +138,7 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
 
 
 def cheaper(comparison: Comparison) -> Any | None:
-    """Compute, hours, parameters or data that one architecture needs of another's, against the loss; None if unknown.
+    """Plot the ratio of compute, hours, parameters or data of two architectures against the loss; None if unknown.
 
     A colour for each pair, a dash for each quantity.
     """
@@ -160,7 +160,7 @@ def cheaper(comparison: Comparison) -> Any | None:
 
 
 def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[dict[str, Any]]:
-    """Line and band of one multiplier."""
+    """Traces of the line and band of one multiplier."""
     loss, value, low, high = np.array([[p.loss * factor, p.value, p.low, p.high] for p in one.points]).T
     shown = (low > 0) & np.isfinite(high)
     loss, value, low, high = (column[shown] for column in (loss, value, low, high))
@@ -181,7 +181,7 @@ def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[
 
 
 def offsets(fit: Fit) -> Any:
-    """Loss of each group over that of a law over several, with its interval, one row each."""
+    """Plot the loss of each group relative to a law over several, with its interval, one row each."""
     looks = style(sorted(one.group for one in fit.groups))
     traces = []
     for one in fit.groups:
@@ -217,7 +217,7 @@ def _runs(
     names: Sequence[str],
     factor: float,
 ) -> list[dict[str, Any]]:
-    """Runs of one architecture: filled where a law rests on them, open where not."""
+    """Traces of the runs of one architecture: filled where a law rests on them, open where not."""
     if len(part) == 0:
         return []
     colour, symbol, _ = look
@@ -241,7 +241,7 @@ def _runs(
 
 
 def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list[dict[str, Any]]:
-    """Line and band of a law; dotted and without a band where it is none. A local slope ends with its points."""
+    """Traces of line and band of a law; dotted, without a band, if it is no law. A local slope ends with its points."""
     colour, _, dash = look
     is_slope = fit.verdict == LOCAL_SLOPE
     grid = np.geomspace(*(fit.range[axis] if is_slope else _wider(*fit.range[axis])), 80)
@@ -266,7 +266,7 @@ def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list
 
 
 def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """The smoothed curves that the frontier is the hull of, thin, one trace per architecture."""
+    """Traces of the smoothed curves below which the frontier lies, thin, one per architecture."""
     traces = []
     for name in table.architectures:
         part = table.of_architecture(name)
@@ -289,7 +289,7 @@ def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict
 
 
 def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
-    """Baselines as grey lines with their names at the end; names of lines that are close stand side by side."""
+    """Traces of baselines as grey lines with names at the end; names of close lines stand side by side."""
     if len(x) == 0:
         return []
     low, high = _wider(float(np.min(x)), float(np.max(x)))
@@ -307,7 +307,7 @@ def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[
 
 
 def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
-    """Name of the highest line of each group of values within 8 % -> the names of the group, lowest first."""
+    """Names of lines that are within 8 %, lowest first, by the name of the highest of them."""
     groups: list[list[tuple[str, float]]] = []
     for name, value in ranked:
         if groups and value < 1.08 * groups[-1][0][1]:

@@ -40,7 +40,7 @@ def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True,
 
 
 def rounded(values: Any) -> list[float | None]:
-    """Five significant digits: what a figure can show, in a third of the bytes."""
+    """Round to five significant digits, which is enough for a figure and a third of the bytes."""
     return [None if v is None or v != v or abs(v) == float("inf") else float(f"{v:.5g}") for v in map(float, values)]
 
 
@@ -58,7 +58,7 @@ _LOW, _MIDDLE, _HIGH = (53, 92, 170), (124, 123, 120), (222, 160, 32)
 
 
 def style(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Name -> (colour, marker, dash) of unordered things; colours come again before markers do."""
+    """Styles of unordered things: name -> (colour, marker, dash); colours repeat before markers do."""
     return {
         name: (SERIES[k % len(SERIES)], SYMBOLS[k % len(SYMBOLS)], DASHES[k // len(SERIES) % len(DASHES)])
         for k, name in enumerate(sorted(set(names)))
@@ -71,7 +71,7 @@ def scale(n: int) -> list[str]:
 
 
 def faint(colour: str, alpha: float = 0.16) -> str:
-    """The colour for a band."""
+    """Colour of a band."""
     r, g, b = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it. The same report gives the same bytes."""
+"""Page of the report: one HTML file with everything in it. The same report gives the same bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TITLES = {
 
 
 def page(report: Report, version: str = "") -> str:
-    """HTML of `report`. `version`: what a server tells apart changes by; empty for a page that never asks."""
+    """Render `report` as HTML. `version` tells a served page that it is outdated; empty if no server serves it."""
     from jinja2 import Environment, StrictUndefined
 
     runs, analysis = report.records.runs, report.analysis
@@ -81,7 +81,7 @@ def _asset(name: str) -> str:
 
 
 def _json(values: Any) -> str:
-    """JSON that cannot end the script element that it stands in."""
+    """Format JSON so that it cannot end the script element around it."""
     return json.dumps(finite(values), sort_keys=True, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
@@ -98,13 +98,13 @@ def _summary(runs: Sequence[RunRecord]) -> str:
 
 
 def _sections(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
-    """Key of each section that has figures -> its figures, in the order of the page."""
+    """Figures by section, for the sections that have any, in the order of the page."""
     found = {key: [panel for panel in panels if panel.section == key] for key in SECTIONS}
     return {key: shown for key, shown in found.items() if shown}
 
 
 def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(kind, title, [(value, label)]) of each choice of runs that has more than one value."""
+    """Choices of runs that have more than one value: (kind, title, [(value, label)])."""
     groups = [
         ("architecture", "Architectures", [(name, name) for name in architectures]),
         ("data", "Training structures", [(str(k), label) for k, label in enumerate(labels)]),

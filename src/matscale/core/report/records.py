@@ -1,4 +1,4 @@
-"""Runs as the report shows them: what each was, how it stands, and its curve, thinned so that thousands fit a page."""
+"""Records of runs for the report: configuration, status and curve, thinned so that thousands of runs fit a page."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class RunRecord:
 
     @property
     def last(self) -> Mapping[str, Any]:
-        """The last validation; empty before the first."""
+        """Last validation; empty before the first."""
         return self.info.get("last") or {}
 
     def number(self, key: str) -> float | None:
-        """A total of run.json, if it is a positive number."""
+        """Total of run.json, if it is a positive number."""
         return _positive(self.info.get(key))
 
 
@@ -86,14 +86,14 @@ class Records:
     damaged: tuple[Excluded, ...] = ()
 
     def index(self) -> dict[str, int]:
-        """Path as laws name it -> number of the run."""
+        """Number of each run by its path as in laws."""
         return {str(run.path): k for k, run in enumerate(self.runs)}
 
 
 def folders_of(sources: Sequence[str]) -> list[Path]:
-    """The run folders that `sources` (runs, folders, globs, studies) mean, sorted.
+    """Find the run folders of `sources` (runs, folders, globs, studies), sorted.
 
-    Raises ConfigError for what does not exist, DataError if there is no run in it.
+    Raises ConfigError for a missing path, DataError if there is no run in it.
     """
     paths = [path for source in sources for path in expand(source)]
     found: set[Path] = set()
@@ -123,7 +123,7 @@ def read_records(folders: Sequence[Path]) -> Records:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Paths below the folder that all share; the folder's own name for a single run."""
+    """Shorten paths to the part below the folder that all share; a single run has its folder's name."""
     if len(folders) == 1:
         return [folders[0].resolve().name]
     common = os.path.commonpath([str(folder.absolute()) for folder in folders])
@@ -144,7 +144,7 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
 
 
 def _validations(folder: Path) -> list[dict[str, Any]]:
-    """Rows of validations; `train` is the mean training loss since the previous validation."""
+    """Read the rows of validations; `train` is the mean training loss since the previous validation."""
     kept: list[dict[str, Any]] = []
     losses: list[float] = []
     for row in Rows(folder / METRICS):
@@ -164,7 +164,7 @@ def _curve(validations: Sequence[Mapping[str, Any]], n_points: int) -> dict[str,
 
 
 def thin(n: int, n_points: int) -> list[int]:
-    """At most `n_points` of `n` positions: half of them evenly in the logarithm, half evenly; first and last always.
+    """Choose at most `n_points` of `n` positions: half evenly in the logarithm, half evenly; first and last always.
 
     >>> thin(1000, 8)
     [0, 9, 99, 333, 666, 999]

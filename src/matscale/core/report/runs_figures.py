@@ -1,4 +1,4 @@
-"""Figures of runs: training curves that can be grouped and drawn against several things, and what they cost."""
+"""Figures of runs: training curves that can be grouped and drawn against several quantities, and costs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BY = ("architecture", "size", "data")
 
 
 def training_curves(runs: Sequence[RunRecord]) -> Any:
-    """Every run's validations, one trace per architecture, size and amount of data.
+    """Plot the validations of every run, one trace per architecture, size and amount of data.
 
-    Runs of a trace are parted by gaps; `meta.segments` says which points belong to which run, `meta.choices` holds what
-    else may stand on the axes, `meta.by` the looks of the trace for each way to group.
+    Gaps separate the runs of a trace; `meta.segments` says which points belong to which run, `meta.choices` holds
+    further quantities for the axes, `meta.by` the style of the trace for each way to group.
     """
     looks = _looks(runs)
     cells: dict[tuple[str, int, int], list[int]] = {}
@@ -53,7 +53,7 @@ def training_curves(runs: Sequence[RunRecord]) -> Any:
 
 
 def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> Any:
-    """Loss over the loss at the end of each run, against the share of the run that is done."""
+    """Plot the loss over the loss at the end of each run, against the share of the run that is done."""
     looks = style(collapses)
     traces = []
     for name, one in collapses.items():
@@ -73,14 +73,14 @@ def _sizes(sizes: Mapping[str, float]) -> str:
 
 
 def cost(runs: Sequence[RunRecord]) -> Any:
-    """Training FLOPs per atom seen against parameters."""
+    """Plot training FLOPs per atom seen against parameters."""
     return _scatter(
         runs, lambda run: (run.number("flops") or 0) / (run.number("atoms") or np.inf), "FLOPs per atom seen"
     )
 
 
 def speed(runs: Sequence[RunRecord]) -> Any:
-    """Training FLOPs per second of wall time, over all processes, against parameters."""
+    """Plot training FLOPs per second of wall time, over all processes, against parameters."""
     return _scatter(
         runs, lambda run: (run.number("flops") or 0) / (run.number("wall_s") or np.inf), "training FLOPs per second"
     )
@@ -102,7 +102,7 @@ def _scatter(runs: Sequence[RunRecord], value: Any, title: str) -> Any:
 
 
 def _joined(runs: Sequence[RunRecord], cell: Sequence[int]) -> tuple[dict[str, list[Any]], list[list[int]]]:
-    """Columns of several runs with gaps between, and [run, first point, point after the last] for each."""
+    """Join columns of several runs with gaps between; also [run, first point, point after the last] for each."""
     columns: dict[str, list[Any]] = {key: [] for key in (*ALONG, *MEASURED)}
     segments = []
     for k in cell:
@@ -114,7 +114,7 @@ def _joined(runs: Sequence[RunRecord], cell: Sequence[int]) -> tuple[dict[str, l
 
 
 def _keys(runs: Sequence[RunRecord]) -> list[tuple[str, int, int]]:
-    """(architecture, number of the size, number of the data) of each run."""
+    """Keys of each run for grouping: (architecture, number of the size, number of the data)."""
     sizes, data = (_numbers([getattr(run, axis) for run in runs]) for axis in ("n", "d"))
     return [(run.architecture, n, d) for run, n, d in zip(runs, sizes, data)]
 
@@ -126,7 +126,7 @@ def _numbers(values: Sequence[float | None]) -> list[int]:
 
 
 def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str]]]:
-    """Way to group -> group -> (label, colour, dash)."""
+    """Styles of traces: way to group -> group -> (label, colour, dash)."""
     architectures = style(run.architecture for run in runs)
     found: dict[str, dict[Any, tuple[str, str, str]]] = {
         "architecture": {name: (name, colour, dash) for name, (colour, _, dash) in architectures.items()}
@@ -145,7 +145,7 @@ def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str
 
 
 def data_levels(runs: Sequence[RunRecord]) -> tuple[list[int], list[str]]:
-    """Number of each run's amount of data (-1: not known), and what people are shown for each number."""
+    """Number of each run's amount of data (-1: unknown), and the text for each number."""
     levels = _numbers([run.d for run in runs])
     looks = _looks(runs)["data"]
     return levels, [looks[k][0].removeprefix("D = ") for k in sorted(set(levels) - {-1})]

@@ -1,4 +1,4 @@
-"""The report of runs that are still growing: a server that builds the page anew when a record has changed."""
+"""Server of the report of growing runs: builds the page anew when a record has changed."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def policy_of(scripts: Iterable[str]) -> str:
 
 
 class Pages:
-    """The current page. It is built once per version, by one thread at a time."""
+    """Cache of the current page. It is built once per version, by one thread at a time."""
 
     def __init__(self, sources: Sequence[str], build: Callable[[str], str]) -> None:
-        """`build`: version -> page; may raise MatscaleError, which is shown until there is something else to show."""
+        """Set up the pages. `build` makes the page of a version; if it fails with no page yet, its error is shown."""
         self.sources, self.build = sources, build
         self.lock = threading.Lock()
         self.version, self.text, self.policy = "", "", policy_of(scripts())
 
     def current(self) -> tuple[str, str]:
-        """The page, and the policy that it is served under."""
+        """Return the page, and its content security policy."""
         with self.lock:
             version = version_of(self.sources)
             if version != self.version:
@@ -78,7 +78,7 @@ class Pages:
 
 
 def server(pages: Pages, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that is ready for `serve_forever`; `port` 0 takes a free one."""
+    """Make a server that is ready for `serve_forever`; `port` 0 takes a free one."""
     handler = type("Handler", (_Handler,), {"pages": pages, "is_local": host in LOOPBACK})
     return (_OverIPv6 if ":" in host else ThreadingHTTPServer)((host, port), handler)
 
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def end_headers(self) -> None:
-        """Headers of every answer, errors included: browsers must not guess its type or send a referrer."""
+        """Add headers to every answer, errors included: browsers must not guess its type or send a referrer."""
         self.send_header("Content-Security-Policy", self.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")

@@ -51,7 +51,7 @@ class HtmlTable:
 
 
 def side(heading: str) -> str:
-    """Class of a column: `num`, which stands to the right, or none."""
+    """Class of a column: `num` for right-aligned numbers, or none."""
     return "" if heading in WORDS else "num"
 
 
@@ -73,7 +73,7 @@ def verdicts(analysis: Analysis) -> HtmlTable:
 
 
 def held_out(analysis: Analysis) -> HtmlTable:
-    """Table of the largest sizes: loss predicted from the smaller sizes against the loss found."""
+    """Table of the largest sizes: loss predicted from the smaller sizes, and measured loss."""
     rows = []
     for fit in analysis.fits:
         for held in fit.held_out[-2:]:
@@ -124,7 +124,7 @@ def hardware(runs: Sequence[RunRecord]) -> HtmlTable:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Runs that one law, or every law, did not see for one reason; the first fifty by name."""
+    """Runs that one law, or every law, left out for one reason; the first fifty by name."""
 
     law: str
     reason: str
@@ -133,7 +133,7 @@ class LeftOut:
 
 
 def left_out(analysis: Analysis) -> list[LeftOut]:
-    """Runs that no law saw, then those that one law did not see, by reason."""
+    """List the runs that no law used, then those that one law left out, by reason."""
     seen = set(analysis.excluded)
     groups: list[tuple[str, Sequence[Excluded]]] = [("every law", analysis.excluded)]
     groups += [(f"{fit.architecture}, {fit.name}", [e for e in fit.excluded if e not in seen]) for fit in analysis.fits]

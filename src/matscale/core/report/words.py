@@ -23,7 +23,7 @@ OVER = {
 
 
 def sentence(fit: Fit) -> Markup:
-    """The verdict on one law, what it says, how far it reaches, how its test went."""
+    """Verdict on one law in sentences: its statement, its range, its test."""
     over = OVER.get("".join(fit.axes), ", ".join(fit.axes))
     beside = f" at {fit.fixed}" if fit.fixed else ""
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
@@ -43,7 +43,7 @@ def _notes(fit: Fit) -> str:
 
 
 def remarks(fit: Fit) -> Markup:
-    """Every reason and note of a law, a line each, as they stand beside its badge."""
+    """Reasons and notes of a law, a line each, as they stand beside its badge."""
     still = [f"still, {fit.still}"] if fit.still else []
     return Markup("<br>").join([*(f"because {reason}" for reason in fit.reasons), *still, *fit.notes])
 
@@ -53,7 +53,7 @@ def _dotted(fit: Fit) -> str:
 
 
 def exponents(fit: Fit) -> str:
-    """`α = 0.25 (0.24 to 0.26)`, and the floor if there is one."""
+    """Format the exponents: `α = 0.25 (0.24 to 0.26)`, and the floor if there is one."""
     names = [*fit.law.exponents, *([fit.law.floor] if fit.law.floor else [])]
     factor = 1.0 if fit.target == "loss" else 1e3
     parts = []
@@ -64,7 +64,7 @@ def exponents(fit: Fit) -> str:
 
 
 def apart(fit: Fit) -> list[str]:
-    """Sentences on the groups that lie off a law over several."""
+    """Describe the groups that lie off a law over several."""
     said = []
     for word in ("below", "above"):
         off = [f"{one.group} ({with_interval(one.ratio, one.low, one.high)})" for one in fit.groups if one.word == word]
@@ -85,7 +85,7 @@ def reach(fit: Fit) -> str:
 
 
 def held_out(fit: Fit) -> str:
-    """How well the furthest size was predicted by the smaller ones."""
+    """Describe how well the smaller sizes predict the largest one."""
     if not fit.held_out:
         return "There were too few sizes to hold one out."
     held = fit.held_out[-1]
@@ -102,13 +102,13 @@ def refused(one: Refused) -> Markup:
 
 
 def chip(verdict: str) -> Markup:
-    """The verdict as a word in a frame: told apart by its text, not by its colour."""
+    """Verdict as a word in a frame: readable without colour."""
     kind = "yes" if verdict in (*LAWS, "exponents differ") else "part" if verdict == LOCAL_SLOPE else "no"
     return Markup('<span class="chip {}">{}</span>').format(kind, verdict)
 
 
 def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
-    """The test of two exponents, and what it could have seen."""
+    """Describe the test of two exponents, and the smallest difference that it could have found."""
     axis = comparison.axis.upper()
     over = OVER[comparison.axis] + (f" at {comparison.fixed}" if comparison.fixed else "")
     head = Markup("{} <b>{}</b> and <b>{}</b> over {}").format(chip(pair.verdict), pair.first, pair.second, over)
@@ -131,7 +131,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def cheaper(comparison: Comparison) -> list[str]:
-    """Needs of each pair for the same loss: the sentences, then every quantity along its curve, a paragraph each."""
+    """Describe the needs of each pair for one loss: sentences, then each quantity along its curve, a paragraph each."""
     told = []
     for pair in comparison.pairs:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]
@@ -167,7 +167,7 @@ def _number(value: float) -> str:
 
 
 def ranking(comparison: Comparison) -> str:
-    """One line: all architectures at the largest common value."""
+    """Rank all architectures at the largest common value, in one line."""
     ranks = "; ".join(
         f"{k}. {rank.architecture} {number(rank.loss, rank.low, rank.high)}"
         + ("" if rank.is_law else " (by a line that is no law)")

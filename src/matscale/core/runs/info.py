@@ -100,7 +100,7 @@ class _Info(_Part):
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Read run.json of a run. Raises DamagedRecord that says what is wrong with it, MatscaleError for a newer format."""
+    """Read run.json of a run. Raises DamagedRecord that says what is wrong, MatscaleError for a newer format."""
     path = folder / INFO
     info = read_sealed(path)
     if DIGEST not in info and _was_sealed(folder, info):
@@ -191,7 +191,7 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
-    """Describe a difference between rows of a .jsonl file and run.json; empty if there is none. Later rows may follow."""
+    """Describe a difference between rows of a .jsonl file and run.json; empty if none. Later rows may follow."""
     if name in (info.get("altered") or ()):
         return f"{folder / name}: rows of it had been altered when the run was resumed."
     known = (info.get("rows") or {}).get(name)

@@ -49,7 +49,7 @@ class Kept:
 
     @classmethod
     def of(cls, folder: Path, *, whole: bool = False) -> Kept | None:
-        """Read a checkpoint's copy; None without one. Raises DamagedCheckpoint; with `whole`, also for damaged tensors."""
+        """Read a checkpoint's copy, or None. Raises DamagedCheckpoint; with `whole`, also for damaged tensors."""
         state = checkpoint.state_of(folder, whole=whole)
         if "run" not in state:
             return None
@@ -198,11 +198,11 @@ class Run:
         return Rows(self.path / SAMPLES)
 
     def metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
-        """Read rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last row is skipped."""
+        """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last row is skipped."""
         return (row for row in self.rows if split is None or row.get("split") == split)
 
     def rows_written(self) -> dict[str, dict[str, Any]]:
-        """Count the rows of each file and compute their digest. A checkpoint keeps them, to tell which rows came later."""
+        """Count the rows of each file and compute their digest, by which a checkpoint tells which rows came later."""
         return {METRICS: self.rows.written(), SAMPLES: self.samples.written()}
 
     def cut(self, written: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def steps_of(run: PlannedRun) -> int | None:
-    """Optimizer steps, where they follow from the configuration alone: not of a limit in FLOPs, atoms or edges."""
+    """Number of optimizer steps if the configuration alone tells it, without a limit in FLOPs, atoms or edges."""
     budget, batch = run.config.budget, run.config.batch
     limits = [budget.steps] if budget.steps else []
     if budget.epochs and batch.structures and batch.atoms is batch.edges is None:
@@ -28,8 +28,9 @@ def steps_of(run: PlannedRun) -> int | None:
 
 
 def work(run: PlannedRun) -> float:
-    """Work of a run, without a unit: parameters × structures seen, or its FLOPs. Ratios within one architecture are
-    what the time left is judged by."""
+    """Work of a run, without a unit: parameters × structures seen, or its FLOPs; used in ratios within one
+    architecture.
+    """
     budget, batch = run.config.budget, run.config.batch
     if budget.max_flops:
         return budget.max_flops
@@ -51,7 +52,7 @@ def kind_of(run: PlannedRun) -> Kind:
 
 
 def counted_flops(run: PlannedRun) -> float:
-    """FLOPs of a run's own training, counted on a few structures as the plan's estimates do; no step is timed.
+    """Count the FLOPs of a run's own training on a few structures, as the plan's estimates do; no step is timed.
 
     It is counted on the CPU and in fp32, beside runs that are under way: FLOPs depend on neither.
     """
@@ -59,7 +60,7 @@ def counted_flops(run: PlannedRun) -> float:
 
 
 def timed_seconds(run: PlannedRun) -> float | None:
-    """Seconds of a run's own training, from a few steps on this machine; None for a run that takes an accelerator."""
+    """Seconds of a run's training, from a few steps timed here; None for a run that takes an accelerator."""
     from matscale.core.train.compute import device_of  # start-up: torch
     from matscale.core.train.distributed import World  # start-up: torch
 
@@ -92,13 +93,13 @@ class Spent:
 
 @dataclass
 class Clock:
-    """Device time that is left.
+    """Clock of a study: estimates the device time that is left.
 
-    Sizes between completed ones of their kind are judged by those. For others, where runs are on the CPU, a few steps
-    of the smallest and of the largest run of a kind are timed once; completed runs, of the same kind if there are some,
-    say by what factor runs take longer. Steps of an accelerator cannot be timed beside the runs: there a kind is judged
-    by its own completed runs, by those of another precision or variant, and a new architecture by its FLOPs, at the
-    FLOP/s that all completed runs reached.
+    Sizes between completed ones of their kind are interpolated. For others on the CPU, a few steps of the smallest and
+    of the largest run of a kind are timed once; completed runs, of the same kind if there are some, give the factor by
+    which runs take longer. Steps of an accelerator cannot be timed beside the runs: there a kind is judged by its own
+    completed runs, by those of another precision or variant, and a new architecture by its FLOPs, at the FLOP/s that
+    all completed runs reached.
     """
 
     plan: Plan
@@ -114,7 +115,7 @@ class Clock:
     """Kind -> (1 / parameters, seconds per work) of its ends; None where they could not be timed."""
 
     def left(self, sweep: Sweep) -> float | None:
-        """Seconds of device time; None until a run has completed."""
+        """Estimate the device time left in seconds; None until a run has completed."""
         done: dict[Kind, list[PlannedRun]] = {}
         left: dict[Kind, list[PlannedRun]] = {}
         for run in self.plan.runs:
@@ -128,7 +129,7 @@ class Clock:
         return sum(self._seconds(kind, runs, done) for kind, runs in left.items())
 
     def _seconds(self, kind: Kind, runs: Sequence[PlannedRun], done: Mapping[Kind, Sequence[PlannedRun]]) -> float:
-        """Seconds of `runs`, all of one kind."""
+        """Estimate the seconds of `runs`, all of one kind."""
         if own := self._between(runs, done.get(kind, ())):
             return own
         foreseen = self._foreseen(kind, runs)
@@ -142,7 +143,7 @@ class Clock:
         return self._rate(kind, runs, spent) * sum(map(work, runs))
 
     def _between(self, runs: Sequence[PlannedRun], done: Sequence[PlannedRun]) -> float | None:
-        """Seconds of `runs` by completed ones of their kind, if no size lies outside those: no step need be timed."""
+        """Interpolate the seconds of `runs` between completed ones of their kind; None if a size lies outside."""
         sizes = sorted({_parameters(run) for run in done})
         if not sizes or not all(sizes[0] <= _parameters(run) <= sizes[-1] for run in runs):
             return None
@@ -151,7 +152,7 @@ class Clock:
         return _at(ends, runs)
 
     def _foreseen(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """Seconds of `runs` of a kind by its timed steps: per work a + b / N, as a step takes a' + b' N."""
+        """Seconds of `runs` of a kind from its timed steps: a + b / N per work, as a step takes a' + b' N."""
         if kind not in self._timed:
             alike = sorted((run for run in self.plan.runs if kind_of(run) == kind), key=_parameters)
             self._timed[kind] = self._ends(alike[-1], alike[0])
@@ -194,7 +195,7 @@ class Clock:
         return per_work * total.seconds / total.flops
 
     def _flops_per_work(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """Counted on the run in the middle, once: within an architecture it changes little with size."""
+        """FLOPs per work, counted on the middle run, once: they change little with size within an architecture."""
         if kind[3]:
             return 1.0
         if kind not in self._counted:
@@ -207,7 +208,7 @@ class Clock:
 
 
 def _at(rates: tuple[list[float], list[float]], runs: Sequence[PlannedRun]) -> float:
-    """Seconds of `runs`, from (1 / parameters, rising; seconds per work)."""
+    """Interpolate the seconds of `runs` from pairs (1 / parameters, seconds per work), in rising order."""
     return float(sum(np.interp(1 / _parameters(run), *rates) * work(run) for run in runs))
 
 

@@ -1,4 +1,4 @@
-"""`study.toml`: architectures × sizes × data × seeds × learning rates × any other key, and how long each run is.
+"""Study file (`study.toml`): architectures × sizes × data × seeds × learning rates × other keys, and the runs' lengths.
 
 name = "first"
 architectures = ["fcn", "schnet"]
@@ -26,7 +26,7 @@ from matscale.core.units import LARGEST_MODEL, parse_count
 
 
 def listed(value: Any) -> Any:
-    """A list; a single value becomes a list of one."""
+    """Make a list of a single value; a list stays."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -39,20 +39,20 @@ Rates = tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class Ladder(Config):
-    """Sizes at equal ratios, both ends among them."""
+    """Ladder of sizes at equal ratios, both ends included."""
 
     smallest: Parameters = Field(alias="from")
     largest: Parameters = Field(alias="to")
     rungs: Annotated[int, Field(ge=1, le=1000)]
 
     def counts(self) -> list[int]:
-        """Parameters of each rung."""
+        """Number of parameters of each rung."""
         steps = max(self.rungs - 1, 1)
         return [round(self.smallest * (self.largest / self.smallest) ** (k / steps)) for k in range(self.rungs)]
 
 
 def _ladder(value: Any) -> Any:
-    """A table is a ladder, told apart here so that an error speaks of one thing only."""
+    """Parse a table as a ladder, so that an error does not list the other forms."""
     if not isinstance(value, dict):
         return listed(value)
     ladder = Ladder.parse(value, "params")
@@ -110,7 +110,7 @@ class DataGrid(Config):
 
 
 class BudgetGrid(Config):
-    """Length of each run; a list of lengths is one more dimension of the grid."""
+    """Budget of each run; a list of lengths is one more dimension of the grid."""
 
     epochs: Positives = ()
     """Passes over the training structures."""
@@ -131,7 +131,7 @@ class BudgetGrid(Config):
 
 
 class CooldownGrid(Config):
-    """One long run at a constant learning rate, and a cooldown branched from it for each length."""
+    """Cooldowns: one long run at a constant learning rate, and a branch with a cooldown for each length."""
 
     steps: Positives
     """Lengths of the cooled-down runs, in optimizer steps from nothing."""
@@ -184,7 +184,7 @@ class Study(Config):
 
     @classmethod
     def read(cls, path: Path) -> Study:
-        """A study file. Its paths are taken from where it lies. Raises ConfigError with the nearest right name."""
+        """Read a study file. Its paths are relative to its folder. Raises ConfigError with the nearest right name."""
         values = {"name": path.stem, **read_toml(path)}
         study = cls.parse(_with_launchers(values, path), str(path))
         empty = [key for key, value in _dimensions(study).items() if not value]
@@ -193,7 +193,7 @@ class Study(Config):
         return study.beside(path)
 
     def beside(self, path: Path) -> Study:
-        """With rule files found from the folder of the study file."""
+        """Make the paths of files with laws relative to the folder of the study file."""
         grids = tuple(grid.model_copy(update={"lr": _from(path, grid.lr)}) for grid in self.architectures)
         return self.model_copy(update={"architectures": grids, "lr": _from(path, self.lr)})
 
@@ -207,7 +207,7 @@ def _from(file: Path, lr: Any) -> Any:
 
 
 def _with_launchers(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Tables with a launcher's name go under `launchers`, checked; any other unknown key is refused."""
+    """Move tables with a launcher's name to `launchers` and check them; refuse any other unknown key."""
     fields = [field for field in Study.model_fields if field != "launchers"]
     known = {key: value for key, value in values.items() if key in fields}
     options = {key: value for key, value in values.items() if key not in fields}
@@ -220,7 +220,7 @@ def _with_launchers(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _launcher(key: str, path: Path, fields: list[str]) -> Launcher:
-    """The launcher whose table `key` is; else it is an unknown key."""
+    """Return the launcher whose table `key` is. Raises ConfigError for an unknown key."""
     try:
         return host().launcher(key)
     except ConfigError:
@@ -229,7 +229,7 @@ def _launcher(key: str, path: Path, fields: list[str]) -> Launcher:
 
 
 def _dimensions(study: Study) -> dict[str, Any]:
-    """Name -> values of everything that, being given, must not be empty."""
+    """Dimensions of the grid that may not be empty, as name -> values."""
     given = study.model_fields_set
     found: dict[str, Any] = {"architectures": study.architectures, "seeds": study.seeds}
     found |= {key: getattr(study, key) for key in ("sizes", "params") if key in given}

@@ -36,18 +36,18 @@ class EstimatedRun:
 
     @property
     def shared(self) -> float:
-        """Share of the run that is spent already by its trunk, the run of the study that it branches off."""
+        """Share of the run that its trunk, the run of the study from which it branches, has already spent."""
         return self.run.need.step / self.estimate.steps if self.run.need else 0.0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON-ready values; `flops_shared` as in run.json."""
+        """JSON-ready values; `flops_shared` is as in run.json."""
         shared = {f"{key}_shared": self.shared * getattr(self.estimate, key) for key in ("flops", "seconds")}
         facts = {"run": self.run.name, "role": "trunk" if self.run.is_trunk else "run", "status": self.status}
         return {**facts, **self.run.labels, "train": self.run.n_train, **self.estimate.plain(), **shared}
 
 
 class Estimator:
-    """Estimates planned runs, one by one, and remembers what they have in common. The options are `estimate`'s."""
+    """Estimator of planned runs, which remembers what they have in common. The options are those of `estimate`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Estimator:
         self._known: dict[str, Estimate] = {}
 
     def of(self, run: PlannedRun) -> Estimate:
-        """Raises what `estimate` does. Runs that differ in seed, learning rate or schedule alone have one estimate."""
+        """Estimate one run, as `estimate` does. Runs that differ only in seed, learning rate or schedule share one."""
         plain = run.config.plain()
         key = json.dumps([_kind(run.config), *(v for k, v in plain.items() if k not in _SAME)], sort_keys=True)
         if key not in self._known:
@@ -90,7 +90,7 @@ def _kind(config: TrainConfig) -> list[Any]:
 
 
 def estimates(plan: Plan, estimator: Estimator) -> list[EstimatedRun]:
-    """Estimates of all runs of a plan, in its order. A kind is timed on its run with most data (largest batches)."""
+    """Estimate all runs of a plan, in its order. A kind is timed on its run with the most data (largest batches)."""
     found: dict[Any, Estimate] = {}
     for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):
         estimator.progress.stage("Estimates", k, len(plan.runs))

@@ -1,4 +1,4 @@
-"""Identity of a planned run: two plans with the same identity would give the same numbers."""
+"""Identity of a planned run: runs with equal identities give equal numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WITHOUT_EFFECT = (
 
 
 def identity(config: TrainConfig, dataset: str, trunk: str | None = None) -> str:
-    """16 hex digits for a resolved configuration; `dataset` is the hash of its data, whatever their path.
+    """Hash a resolved configuration to 16 hex digits; `dataset` is the hash of its data, whatever their path.
 
     `trunk` is the identity of the run that a branch leaves.
     """
@@ -59,7 +59,7 @@ RUNS, TRUNKS = "runs", "trunks"
 
 @dataclass(frozen=True)
 class Need:
-    """A checkpoint of another run of the study, without which a run cannot begin."""
+    """Checkpoint of another run of the study that a run needs to begin."""
 
     run: Path
     step: int
@@ -67,7 +67,7 @@ class Need:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training, decided in full."""
+    """Planned run: one training, with all settings decided."""
 
     path: Path
     """The run folder, absolute."""

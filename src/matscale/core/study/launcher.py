@@ -1,8 +1,8 @@
-"""Launchers: start the runs that are ready as processes on some machine, and tell how they end.
+"""Launchers: start runs as processes on some machine, and report how they end.
 
-A launcher knows nothing of studies. It is given jobs, each a run folder and the command that trains into it, and is
-asked now and then which have ended, and how. Processes may outlive the sweep: the next sweep finds them by the lock
-that they hold (`claim`), or by what the launcher says is still `held`.
+A launcher knows nothing of studies. It gets jobs, each a run folder and the command that trains into it, and is asked
+now and then which jobs have ended, and how. Processes may outlive the sweep: the next sweep finds them by the lock that
+they hold (`claim`), or by the launcher's list `held`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is over."""
+    """Job that has ended."""
 
     path: Path
     code: int | None
@@ -68,35 +68,35 @@ class Pool(Protocol):
         ...
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Take jobs. Raises MatscaleError if it cannot; none of them was taken then."""
+        """Start jobs. Raises MatscaleError if that fails; then none of them was started."""
         ...
 
     def held(self) -> dict[Path, str]:
-        """Run folder -> `queued` or `running`, of all jobs that it knows of, those of an earlier sweep included."""
+        """Jobs that have not ended, those of an earlier sweep included: run folder -> `queued` or `running`."""
         ...
 
     def ended(self) -> list[Ended]:
-        """The jobs that ended since it was last asked."""
+        """Jobs that ended since the last call."""
         ...
 
     def stop(self) -> str:
-        """Interrupt the sweep: jobs that cannot go on without it save and end, others go on.
+        """Interrupt the sweep: jobs that need it save and end, others go on.
 
         Return a sentence on the jobs that go on, or an empty one.
         """
         ...
 
     def close(self) -> None:
-        """Release everything: no sweep will use the pool any more. Jobs that have not ended go on."""
+        """Release everything: the pool is not used any more. Jobs that have not ended go on."""
         ...
 
 
 @runtime_checkable
 class EndsOne(Protocol):
-    """A pool that can have one run save and end while the others go on."""
+    """Pool that can end one run, saved, while the others go on."""
 
     def end(self, path: Path) -> None:
-        """Have the run at `path` save and end; `ended` tells when it has."""
+        """Have the run at `path` save and end; `ended` then lists it."""
         ...
 
 

@@ -66,7 +66,7 @@ validation, in eV units; `last_loss` is that of the last. `branch_of` is the run
 
 
 def row(run: Path, state: State | None = None, planned: PlannedRun | None = None) -> dict[str, Any]:
-    """One run, from its folder; `planned` says what is known of one that has not begun."""
+    """Row of one run, from its folder; from `planned` for a run that has not begun."""
     info = read_info(run) or {}
     labels: dict[str, Any] = dict(planned.config.labels) if planned else {}
     labels |= info.get("labels") or _planned_labels(run)
@@ -108,14 +108,14 @@ def _planned_labels(run: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replace both files, each in one move."""
+    """Write both files, each replaced atomically."""
     rows = [finite(dict(r)) for r in rows]
     write_text(folder / JSONL, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
     write_text(folder / CSV, as_csv(rows))
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """With a heading; what is not known is empty."""
+    """Format rows as CSV with a heading; unknown values are empty."""
     columns = list(dict.fromkeys([*COLUMNS, *(key for r in rows for key in r)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -125,7 +125,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def spent(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """FLOPs and device-hours that these runs took. What branches share is spent once, their trunk listed or not."""
+    """Total FLOPs and device-hours of these runs. The share of a trunk counts once for all its branches."""
     rows = list(rows)
     there, shared = {row["run"] for row in rows}, dict[str, dict[str, float]]()
     total = {"flops": 0.0, "device_hours": 0.0}
@@ -144,7 +144,7 @@ def _cost(row: Mapping[str, Any], which: str) -> dict[str, float]:
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """The runs in `path`: itself if it is one, else those in it, or in `runs` and `trunks` of a study.
+    """Find run folders: `path` itself if it is a run, else those in it, or in `runs` and `trunks` of a study.
 
     Raises ConfigError if there is no such folder.
     """

@@ -1,4 +1,4 @@
-"""A rule for the learning rate of a size, LR(N, D) = a N^b D^c, as `matscale tune` writes it and a study reads it.
+"""Law of the learning rate, LR(N, D) = a N^b D^c, as `matscale tune` writes it and a study reads it.
 
 [schnet]
 a = 0.31            # learning rate at N = D = 1
@@ -30,7 +30,7 @@ MOST_STRUCTURES = 1e9
 
 
 class Power(Config):
-    """a N^b D^c, a law of a dial by size and data, with what it rests on."""
+    """Power law a N^b D^c of a dial by size and data, with the measurements behind it."""
 
     a: Annotated[float, Field(gt=0)]
     """Value at N = D = 1."""
@@ -47,7 +47,7 @@ class Power(Config):
     reasons: tuple[str, ...] = ()
 
     def at(self, n: int, d: float | None) -> float:
-        """Value for N parameters that see D structures. Raises ConfigError where that is no positive number."""
+        """Value for N parameters that see D structures. Raises ConfigError if it is no positive number."""
         if self.c and d is None:
             raise ConfigError("the rule asks how many structures a run sees: give the budget in epochs or steps.")
         try:
@@ -58,7 +58,7 @@ class Power(Config):
 
 
 class Rule(Power):
-    """LR(N, D) of one architecture, its batch, and what they rest on.
+    """Law of learning rate and batch of one architecture, with the measurements behind it.
 
     >>> rule = Rule(a=0.31, b=-0.33)
     >>> rule.lr(10_000), rule.lr(1_000_000)
@@ -76,11 +76,11 @@ class Rule(Power):
 
     @property
     def asks_for_data(self) -> bool:
-        """Whether the rule depends on the structures that a run sees."""
+        """Whether the law depends on the number of structures that a run sees."""
         return self.c != 0 or self.batch_law is not None
 
     def lr(self, n: int, d: float | None = None) -> float:
-        """Learning rate for N parameters that see D structures, to three digits: as many as such a rule can mean.
+        """Learning rate for N parameters that see D structures, rounded to three digits, the precision of such laws.
 
         Raises ConfigError where that is no positive number.
         """
@@ -91,7 +91,7 @@ class Rule(Power):
         return lr
 
     def structures(self, n: int, d: float | None = None) -> int | None:
-        """Structures in a batch for N parameters that see D; None if the rule says nothing of them."""
+        """Structures in a batch for N parameters that see D structures; None if there is no law for the batch."""
         if self.batch_law is None:
             return self.batch
         value = self.batch_law.at(n, d)
@@ -101,7 +101,7 @@ class Rule(Power):
 
 
 def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> float | None:
-    """Structures that a run sees in all, where its budget says so; `batch`: structures of one step, if they are known.
+    """Number of structures that a run sees, if its budget tells; `batch` is that of one step, if it is known.
 
     >>> structures_seen(BudgetConfig(epochs=4), n_train=900, batch=None)
     3600.0
@@ -116,7 +116,7 @@ def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> fl
 
 
 def read_rule(path: Path, architecture: str) -> Rule:
-    """The rule of an architecture. Raises ConfigError if the file has none for it."""
+    """Read the law of an architecture. Raises ConfigError if the file has none for it."""
     values = read_toml(path)
     if architecture not in values:
         raise ConfigError(
@@ -127,6 +127,6 @@ def read_rule(path: Path, architecture: str) -> Rule:
 
 
 def write_rule(path: Path, architecture: str, rule: Rule) -> None:
-    """Add the rule of an architecture to a file, or replace it; those of others stay."""
+    """Write the law of an architecture to a file, or replace it; those of others stay."""
     values = read_toml(path) if path.exists() else {}
     write_text(path, to_toml({**values, architecture: rule.plain()}))

@@ -1,4 +1,4 @@
-"""Status of a run whose job has ended: what the exit code and the folder say together."""
+"""Outcome of a run whose job has ended, from the exit code and the folder together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matscale.core.study.launcher import Ended
 
 
 def state_after(ended: Ended) -> State:
-    """State of a run after its job has ended. The folder says whether it completed, the exit code why it did not."""
+    """State of a run after its job has ended. The folder tells whether it completed, the exit code why it did not."""
     state = recorded(ended.path)
     if state.status == "completed":
         return state
@@ -28,7 +28,7 @@ def state_after(ended: Ended) -> State:
 
 
 def told(code: int | None) -> str:
-    """An exit code in words."""
+    """Describe an exit code in words."""
     if code is None:
         return "it ended without an exit code"
     number = _signal(code)
@@ -41,12 +41,12 @@ def told(code: int | None) -> str:
 
 
 def _signal(code: int) -> int | None:
-    """The signal that ended a process, itself or by way of a shell; None if it ended by itself."""
+    """Signal that ended a process, directly or by way of a shell; None if it ended by itself."""
     return -code if code < 0 else code - 128 if 128 < code < 192 else None
 
 
 def _last_line(run: Path) -> str:
-    """Last line that the process printed: an error from before there was a run.json to write it to."""
+    """Last line that the process printed, such as an error from before run.json existed."""
     try:
         lines = (run / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

@@ -89,16 +89,16 @@ class Plan:
     """Number of training structures by all that decides it: to split anew for every seed takes too long."""
 
     def as_given(self, run: Path) -> Path:
-        """A run folder below the folder as the study gives it, for files that may move with the study."""
+        """Path of a run folder below the study's folder as given, for files that may move with the study."""
         return self.study.folder / run.relative_to(self.folder)
 
 
 def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Plan:
-    """Every run of the grid. The dataset is made or fetched if need be, so that no run has to.
+    """Plan every run of the grid. The dataset is made or fetched first, so that no run has to.
 
     With `fetches` False, a published dataset that is not here is not downloaded: the DataError says how to fetch it.
-    Raises ConfigError for architectures, sizes, trackers and keys that there are not, with the nearest right one;
-    PluginError for a tracker whose package is missing; and DataError.
+    Raises ConfigError for unknown architectures, sizes, trackers and keys, with the nearest right one; PluginError for
+    a tracker whose package is missing; and DataError.
     """
     _refuse_own(study)
     _refuse_too_many(study)
@@ -131,7 +131,7 @@ def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Pla
 
 
 def _refuse_too_many(study: Study) -> None:
-    """Raises ConfigError for a grid of more than `max_runs` runs, counted without making it."""
+    """Raise ConfigError for a grid of more than `max_runs` runs, counted without making it."""
     budget, data = study.budget, study.data
     lengths = [budget.epochs, budget.steps, budget.flops, study.wsd.steps if study.wsd else ()]
     factors = {
@@ -155,14 +155,14 @@ def _refuse_too_many(study: Study) -> None:
 
 
 def _require_watchers(result: Plan) -> None:
-    """Raises ConfigError or PluginError for a plugin or tracker that runs which are yet to be made cannot have."""
+    """Raise ConfigError or PluginError if a plugin or tracker of a run to be made is not available."""
     new = [run.config for run in result.runs if not (run.path / CONFIG).exists()]
     for plugins, trackers in dict.fromkeys((tuple(config.plugins), tuple(config.trackers)) for config in new):
         host().observers(plugins, trackers=trackers)
 
 
 def _taken_for_one(study: Study) -> Iterator[str]:
-    """Notes on entries that are different models, or begin differently, under one name."""
+    """Notes on entries of the study that have one name but are different models or begin differently."""
     seen: dict[str, Any] = {}
     for grid in study.architectures:
         name, values = called(grid.name, grid.variant), _nested(grid.set)
@@ -222,7 +222,7 @@ def _sizes(study: Study) -> Iterator[Size]:
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The table under the last part of `key`, or an empty one. Raises ConfigError for what is no table."""
+    """Return the table under the last part of `key`, or an empty one. Raises ConfigError if it is no table."""
     found = values.get(key.rpartition(".")[2], {})
     if not isinstance(found, Mapping):
         raise ConfigError(f"set: {key} = {found!r}: expected a table of keys.")
@@ -231,7 +231,7 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the grid besides the model: keys of the training configuration, and what they are called."""
+    """Point of the grid, apart from the model: keys of the training configuration, and their short names."""
 
     values: dict[str, Any]
     labels: dict[str, Any]
@@ -259,7 +259,7 @@ def _points(study: Study) -> Iterator[Point]:
 
 
 def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Dotted key -> values of `[grid]`. Raises ConfigError for one that is no list, or has no value."""
+    """Flatten `[grid]` to dotted key -> values. Raises ConfigError for a value that is no list, or an empty one."""
     found: dict[str, list[Any]] = {}
     for name, value in grid.items():
         key = prefix + name
@@ -273,7 +273,7 @@ def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": c}` and `{"a": {"b": c}}` alike."""
+    """Nest dotted keys: `{"a.b": c}` becomes `{"a": {"b": c}}`."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         if key.count(".") >= MAX_DEPTH:
@@ -286,7 +286,7 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_own(study: Study) -> None:
-    """Refuse keys that the study sets elsewhere: one of the two values would have no effect. Raises ConfigError."""
+    """Raise ConfigError for keys that the study sets elsewhere: one of the two values would have no effect."""
     words = OWN | (OWN_OF_COOLDOWNS if study.wsd else {})
     tables = {"grid": study.grid, "set": study.set} | {f"set of {g.name}": g.set for g in study.architectures}
     for table, values in tables.items():
@@ -300,7 +300,7 @@ def _refuse_own(study: Study) -> None:
 
 
 def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a key that is given twice, or beside a key within it: one of the values would be lost."""
+    """Raise ConfigError for a key that is given twice, or beside a key within it: one of the values would be lost."""
     seen: dict[str, str] = {}
     outside: dict[str, str] = {}
     for key, leaves in _given(values, is_grid=table == "grid"):
@@ -317,13 +317,13 @@ def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
 
 
 def _outer(key: str) -> list[str]:
-    """`a.b.c` -> `a`, `a.b`."""
+    """Outer keys of a dotted key: `a`, `a.b` for `a.b.c`."""
     parts = key.split(".")[: MAX_DEPTH + 1]
     return [".".join(parts[:k]) for k in range(1, len(parts))]
 
 
 def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Iterator[tuple[str, set[str]]]:
-    """(a key as it is written, the dotted keys that it sets); of `[grid]`, each value of a list may set others."""
+    """Pairs of (a key as it is written, the dotted keys that it sets); a list in `[grid]` may set different ones."""
     for name, value in values.items():
         key = prefix + name
         if isinstance(value, Mapping):
@@ -361,13 +361,13 @@ def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
 
 
 def _rule(study: Study, size: Size) -> Rule | None:
-    """The rule for the learning rate, where the study names a file."""
+    """Read the law of the learning rate, if the study names a file."""
     lr = study.lr if size.grid.lr is None else size.grid.lr
     return read_rule(lr, size.grid.name) if isinstance(lr, Path) else None
 
 
 def _doubtful_rules(study: Study) -> list[str]:
-    """Notes on rules for the learning rate that their own sizes do not carry."""
+    """Notes on laws of the learning rate that their own sizes do not support."""
     files = {(grid.name, study.lr if grid.lr is None else grid.lr) for grid in study.architectures}
     notes = []
     for name, file in sorted((name, file) for name, file in files if isinstance(file, Path)):
@@ -379,7 +379,7 @@ def _doubtful_rules(study: Study) -> list[str]:
 
 
 def _by_rule(result: Plan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with the learning rate of a rule, and its batch where they say nothing of one."""
+    """Fill in the learning rate of a law, and its batch unless `values` set one."""
     file = result.study.lr if size.grid.lr is None else size.grid.lr
     n, d = size.parameters[rule.parameters], None
     is_own = _section(values, "batch").get("structures") is not None
@@ -412,7 +412,7 @@ def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) 
 
 
 def _count(result: Plan, config: TrainConfig) -> int:
-    """Training structures of a configuration."""
+    """Number of training structures of a configuration."""
     from matscale.core.train.data import parts  # start-up: torch
 
     data = config.data  # the study sets validation_seed; the seed draws which structures of the part, not how many
@@ -423,7 +423,7 @@ def _count(result: Plan, config: TrainConfig) -> int:
 
 
 def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) -> PlannedRun:
-    """With its identity, its folder and the labels that run.json will have."""
+    """Add the identity, the folder and the labels for run.json."""
     parent = run.path.parent.name
     digest = identity(run.config, result.dataset.hash, trunk.identity if trunk else None)
     labels = {"study": result.study.name, "identity": digest, **run.labels}
@@ -435,7 +435,7 @@ def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) 
 
 
 def name(labels: Mapping[str, Any]) -> str:
-    """`schnet-30k-fraction0.1-seed0-lr0.001`: what people read; the identity that follows it is what counts."""
+    """Name of a run for people: `schnet-30k-fraction0.1-seed0-lr0.001`; the identity is appended to it."""
     first = [called(labels["architecture"], labels.get("variant")), str(labels["size"])]
     rest = [f"{key.rpartition('.')[2]}{_text(value)}" for key, value in labels.items() if key not in _FIRST]
     whole = "-".join(_safe(part) for part in first + rest)
@@ -461,7 +461,7 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def short(n: float) -> str:
-    """`3k`, `30k`, `1.5M`.
+    """Short form of a number: `3k`, `30k`, `1.5M`.
 
     >>> short(3_000), short(30_000), short(1.5e6)
     ('3k', '30k', '1.5M')

@@ -1,6 +1,6 @@
-"""Sweep: the loop that runs a study. It starts missing runs, resumes those that were cut off and reports failures.
+"""Sweep: the loop that runs a study. It starts missing runs, resumes interrupted ones and reports failures.
 
-Everything that it knows comes from the run folders, so it can be killed at any moment: the next sweep reads them again.
+All its knowledge comes from the run folders, so it can be killed at any moment: the next sweep reads them again.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ class Sweep:
         return self.plan.runs
 
     def give_up(self, path: Path, reason: str) -> None:
-        """Have a run that is under way save and end, and leave it alone, by a pool that can."""
+        """End a run that is under way, saved, and do not start it again; for a pool that can end one run."""
         assert isinstance(self.pool, EndsOne)
         self.given_up[path] = reason
         self.pool.end(path)
 
     def counts(self) -> dict[str, int]:
-        """Status -> runs."""
+        """Number of runs by status."""
         return dict(Counter(self.states[run.path].status for run in self.runs))
 
     def unfinished(self) -> list[PlannedRun]:
@@ -154,7 +154,7 @@ class Sweep:
         return waiting and run.path not in self.given_up and self._tries[run.path] <= self.plan.study.retries
 
     def _may_begin(self, run: PlannedRun) -> bool:
-        """A branch begins when the trunk has saved the step that it leaves from."""
+        """Whether a run may begin: a branch waits until the trunk has saved the step from which it branches."""
         if run.need is None:
             return True
         root = run.need.run / "checkpoints"
@@ -202,7 +202,7 @@ class Sweep:
     # What came of it --------------------------------------------------------------------------------------------------
 
     def conclude(self) -> None:
-        """Raises MatscaleError that names the runs which are not done."""
+        """Raise MatscaleError that names the runs which are not done."""
         left = [(run, self.states[run.path]) for run in self.unfinished() if run.path not in self.given_up]
         if not left:
             return
@@ -219,7 +219,7 @@ class Sweep:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """A context in which a full or missing disk ends the sweep; the ledger on the disk stays whole."""
+    """Context in which a full or missing disk ends the sweep; the ledger on the disk stays complete."""
     try:
         yield
     except (OSError, DiskError) as error:
@@ -228,7 +228,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def lay_out(run: PlannedRun) -> None:
-    """Write the configuration that a process trains the run with; a run that has begun keeps its own."""
+    """Write the configuration for the process that trains the run; a run that has begun keeps its own."""
     make_folder(run.path)
     if not (run.path / CONFIG).exists():
         write_text(run.path / PLANNED, to_toml(run.config.plain()))

@@ -1,9 +1,9 @@
 """Tune the learning rate: find the best one at a few small sizes; `scaling.dials` fits a law through them.
 
 For each size a grid of learning rates, each four times the one before; where the best one is at an end, the grid grows
-there; then the halves and doubles of the best, and of that one once more, so that the best rate has both neighbours at
-a factor of 2 measured. The vertex of the parabola through these three losses, in log LR, is the rate of the size. A run
-whose loss became non-finite counts as an infinite loss.
+there. Then the half and the double of the best rate are tried, and once more those of the new best, so that the losses
+at both neighbours at a factor of 2 are known. The vertex of the parabola through these three losses, in log LR, is the
+rate of the size. A run whose loss became non-finite counts as an infinite loss.
 
 Untuned sizes tilt a law of N: Porian et al., arXiv:2406.19146.
 """
@@ -61,14 +61,14 @@ class Tuning:
             raise ConfigError(f"The grid goes from {self.lowest:g} to {self.highest:g}: it must go up, from above 0.")
 
     def grid(self) -> list[float]:
-        """The learning rates to begin with, to two digits."""
+        """First learning rates to try, with two digits."""
         n = max(2, math.ceil(math.log(self.highest / self.lowest) / math.log(COARSE)) + 1)
         return [_rounded(rate) for rate in np.geomspace(self.lowest, self.highest, n)]
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """One size at one batch: what was tried and what is best."""
+    """Result for one size at one batch: the rates that were tried, and the best one."""
 
     parameters: dict[str, int]
     batch: int | None
@@ -101,7 +101,7 @@ Key = tuple[int, int | None]
 
 
 def tune(tuning: Tuning, do: Do) -> list[Tuned]:
-    """Best learning rate of every size (and batch). `do` trains; what is trained already is read.
+    """Find the best learning rate of every size (and batch). `do` trains; runs that are trained already are read.
 
     Raises MatscaleError if no rate of a size gave a finite loss, or a run was not done for another reason.
     """
@@ -118,7 +118,7 @@ def tune(tuning: Tuning, do: Do) -> list[Tuned]:
 
 
 def _trained(tuning: Tuning, rates: dict[Key, list[float]], do: Do) -> dict[Key, list[PlannedRun]]:
-    """All sizes in one study, so that no worker waits for another size to be done."""
+    """Train all sizes in one study, so that no worker waits for another size."""
     grids = [_grid(tuning.architecture, *key, lrs) for key, lrs in rates.items()]
     values = {"name": f"tune-{tuning.architecture}", **tuning.base, "architectures": grids}
     planned = plan(Study.parse(values, "tune"))
@@ -136,7 +136,7 @@ def _grid(architecture: str, n: int, batch: int | None, rates: list[float]) -> d
 
 
 def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
-    """Learning rate -> loss, the mean over seeds."""
+    """Losses by learning rate, each the mean over seeds."""
     losses: dict[float, list[float]] = {}
     for run in runs:
         losses.setdefault(run.config.optimizer.lr, []).append(_loss(run))
@@ -165,7 +165,7 @@ def _loss(run: PlannedRun) -> float:
 
 
 def _further(tuning: Tuning, losses: dict[float, float]) -> list[float]:
-    """Rates to try next: beyond the end at which the best one is, else its half and its double."""
+    """Rates to try next: beyond the end if the best one is there, else its half and its double."""
     best, rates = _best(losses), sorted(losses)
     first = tuning.grid()
     if best == rates[-1] and best < first[-1] * COARSE**GROWTH:
@@ -181,7 +181,7 @@ def _best(losses: dict[float, float]) -> float:
 
 
 def _near(rate: float, losses: dict[float, float]) -> float | None:
-    """The rate that was tried within a fifth of `rate`."""
+    """Rate that was tried within a fifth of `rate`."""
     close = [tried for tried in losses if abs(math.log(tried / rate)) < math.log(1.2)]
     return min(close, key=lambda tried: abs(tried - rate)) if close else None
 
@@ -205,7 +205,7 @@ def _concluded(run: PlannedRun, batch: int | None, losses: dict[float, float]) -
 
 
 def _vertex(points: Sequence[tuple[float, float]]) -> float:
-    """Where the parabola through three points is lowest, the middle one being the lowest of them."""
+    """Lowest point of the parabola through three points, of which the middle one is the lowest."""
     (x0, y0), (x1, y1), (x2, y2) = points
     left, right = (y1 - y0) / (x1 - x0), (y2 - y1) / (x2 - x1)
     curvature = (right - left) / (x2 - x0)
@@ -213,7 +213,7 @@ def _vertex(points: Sequence[tuple[float, float]]) -> float:
 
 
 def best_batch(results: Sequence[Tuned]) -> int | None:
-    """The batch whose losses are lowest over all sizes, each size counted alike (mean of log loss)."""
+    """Batch whose losses are lowest over all sizes, each size with equal weight (mean of log loss)."""
     batches = {result.batch for result in results}
 
     def mean(batch: int | None) -> float:
@@ -223,5 +223,5 @@ def best_batch(results: Sequence[Tuned]) -> int | None:
 
 
 def default_output(architecture: str) -> Path:
-    """Where the runs of a tuning are kept, so that the next one does only what is missing."""
+    """Default folder for the runs of a tuning, so that the next one does only what is missing."""
     return Path("studies") / f"tune-{architecture}"

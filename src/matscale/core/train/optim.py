@@ -44,7 +44,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors of the optimizer, `<parameter>.<moment>` -> tensor; the rest of its state follows from the configuration."""
+    """Tensors of the optimizer, `<parameter>.<moment>` -> tensor; the rest follows from the configuration."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 

@@ -85,7 +85,7 @@ class Recorder:
 
     @on_main
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run does not have."""
+        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run lacks."""
         root = self.run.checkpoint_folder
         for later in self.run.checkpoints():
             if later > step:

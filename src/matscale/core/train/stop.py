@@ -19,7 +19,7 @@ SLURM_MARGIN = 120.0
 
 
 class Interrupted(BaseException):
-    """Signal that came before the first step. Not an Exception, so that no handler mistakes it for a fault of a plugin."""
+    """Signal before the first step. Not an Exception, so that no handler mistakes it for a fault of a plugin."""
 
 
 class StopRequest:

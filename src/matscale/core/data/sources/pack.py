@@ -149,8 +149,8 @@ def _left(out: Path) -> bool:
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
-    """Hold the folder of pieces against other processes; empty it if its pieces are of another packing.
-    Deleted at the end. None if the dataset is complete.
+    """Folder of pieces, locked against other processes; pieces of another packing are deleted, and the folder at the
+    end.
     """
     make_folder(out)
     with FolderLock(out, "is packing into it", "choose another folder", DataError):

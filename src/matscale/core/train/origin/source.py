@@ -95,7 +95,7 @@ class Source:
         )
 
     def begin(self, setup: Setup, say: Callable[[str], None]) -> Potential:
-        """Make the potential of a continued `setup` with the other run's weights. Raises ConfigError for another model."""
+        """Make a continued `setup`'s potential with the other run's weights. Raises ConfigError for another model."""
         potential = setup.potential()
         given, own = self.potential.model.state_dict(), potential.model.state_dict()
         unlike = differing(own, given)

@@ -63,7 +63,7 @@ class Denoise(Pretext):
 
     @staticmethod
     def _displaced(batch: AtomicBatch) -> Tensor:
-        """Whether an atom is displaced, [n_atoms]: False for a single atom, whose noise is all taken off as the mean."""
+        """Whether an atom is displaced, [n_atoms]: False for a single atom, whose noise equals the mean."""
         return (batch.atoms_per_structure > 1)[batch.batch]
 
 

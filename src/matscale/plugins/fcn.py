@@ -4,9 +4,9 @@ r"""Per-atom network: a baseline architecture that sees one atom at a time.
     xⁿ⁺¹ = xⁿ + LeakyReLU(LayerNorm(Q xⁿ + q))       depth times
     energy, forces, stress: three heads, see `core.layers.heads`
 
-a is an embedding, r the Cartesian position [Å] as it stands in the file. Atoms do not see one another and r depends on
-the origin, the orientation and the choice of cell, so all that this model can claim is that the order of the atoms does
-not matter. What it learns is composition, and whatever the coordinates give away.
+a is an embedding, r the Cartesian position [Å] as it stands in the file. Atoms do not see one another, and r depends on
+the origin, the orientation and the choice of cell: the only symmetry of this model is that the order of the atoms does
+not matter. It learns composition, and accidental patterns of the coordinates.
 
 The network of arXiv:2509.21811's code, with its seven published shapes.
 """
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 class FCN(nn.Module):
-    """Energy, forces and stress from each atom's element and position, apart from all others."""
+    """Model of energy, forces and stress from each atom's element and position; atoms do not see each other."""
 
     def __init__(self, config: FCNConfig) -> None:
         super().__init__()
@@ -79,13 +79,13 @@ class FCN(nn.Module):
         return outputs
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, H]: what the heads read."""
+        """Features of atoms, [n_atoms, H]: the input of the heads."""
         found: Tensor = self.blocks(self._inputs(data))
         return found
 
     @full_precision
     def _inputs(self, data: AtomicBatch) -> Tensor:
-        """Half precision would round coordinates by up to 0.06 Å."""
+        """Inputs [n_atoms, H] in full precision: half precision would round coordinates by up to 0.06 Å."""
         found: Tensor = self.project(torch.cat([self.embedding(data.atomic_numbers), data.positions], dim=-1))
         return found
 
@@ -96,7 +96,10 @@ def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> FCNConfig:
-    """Four blocks, embedding half as wide as hidden, heads as wide (up to 128); it takes up the remainder."""
+    """Size ladder: four blocks, embedding half as wide as hidden, heads as wide (up to 128).
+
+    The head width is adjusted.
+    """
     return closest(
         n_params,
         lambda dial: _shape(graded(dial), (graded(dial) + 1) // 2),
@@ -110,7 +113,9 @@ def _shape(hidden: int, embedding: int) -> FCNConfig:
 
 
 def step_flops(config: FCNConfig, shape: BatchShape) -> float:
-    """Three times the forward: every matrix product has a weight gradient and an input gradient of the same size."""
+    """FLOPs of a step, three times the forward: every product has a weight gradient and an input gradient of the same
+    size.
+    """
     hidden = config.hidden
     forward = (config.embedding + 3) * hidden + config.depth * hidden * hidden
     forward += DirectHeads.multiply_adds(head_widths(hidden, config.head_width, config.head_layers))

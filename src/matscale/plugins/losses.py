@@ -12,23 +12,23 @@ HUBER_DELTA = 0.01
 
 
 def mae(residual: Tensor) -> Tensor:
-    """[n, k] -> [n]: mean over components of |r|."""
+    """Mean over components of |r|: [n, k] -> [n]."""
     return residual.abs().mean(dim=1)
 
 
 def mse(residual: Tensor) -> Tensor:
-    """[n, k] -> [n]: mean over components of r²."""
+    """Mean over components of r²: [n, k] -> [n]."""
     return residual.square().mean(dim=1)
 
 
 def huber(residual: Tensor) -> Tensor:
-    """[n, k] -> [n]: mean over components of r²/2 for |r| ≤ δ, δ (|r| − δ/2) beyond."""
+    """Mean over components of r²/2 for |r| ≤ δ, δ (|r| − δ/2) beyond: [n, k] -> [n]."""
     zeros = torch.zeros_like(residual)
     return torch.nn.functional.huber_loss(residual, zeros, reduction="none", delta=HUBER_DELTA).mean(dim=1)
 
 
 def l2(residual: Tensor) -> Tensor:
-    """[n, k] -> [n]: length of the residual vector."""
+    """Length of the residual vector: [n, k] -> [n]."""
     length: Tensor = torch.linalg.vector_norm(residual, dim=1)
     return length
 

@@ -10,8 +10,8 @@ w are radial networks of distance and elements; SO2 mixes degrees and channels o
 edge is all that equivariance asks (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0.
 EquiformerV2, arXiv:2306.12059.
 
-`EdgeFunction` is what nearly all time goes into, and a unit of its own: coefficients of atoms in, values and features
-of edges out. Whatever computes the same from the same parameters can stand in for it.
+`EdgeFunction` takes nearly all the time, and is a separate unit: coefficients of atoms in, values and features of edges
+out. A faster function of the same parameters can replace it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
 class RadialNetwork(nn.Module):
-    """Numbers per edge from its distance and the two elements, which have embeddings of their own in every layer."""
+    """Network of an edge's distance and two elements; every layer has its own embeddings of elements."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class EdgeDegree(nn.Module):
         self.radial = RadialNetwork(config, self.n_degrees * config.channels)
 
     def forward(self, edges: Edges) -> Tensor:
-        """-> [n_atoms, K, C]"""
+        """Sum over neighbours -> [n_atoms, K, C]"""
         weights = self.radial(edges).unflatten(1, (self.n_degrees, -1))  # [n_edges, lmax+1, C]
         if edges.envelope is not None:
             weights = weights * edges.envelope[:, None, None]
@@ -70,13 +70,13 @@ class EdgeDegree(nn.Module):
 
 
 class SO2Convolution(nn.Module):
-    """Linear in the channels and degrees of each order |m|: all that commutes with turns about the edge.
+    """Convolution on an edge: the general linear map of channels and degrees that commutes with turns about the edge.
 
-    For m > 0 a complex product: y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊.
+    For m > 0 it is a complex product: y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊.
     """
 
     def __init__(self, lmax: int, mmax: int, n_in: int, n_out: int, n_extra: int = 0) -> None:
-        """`n_extra` more scalars come out of m = 0."""
+        """Set up the convolution; m = 0 has `n_extra` more scalars as outputs."""
         super().__init__()
         self.n_extra, self.n_in, self.n_out = n_extra, n_in, n_out
         self.n_degrees = [lmax + 1 - m for m in range(mmax + 1)]
@@ -90,7 +90,7 @@ class SO2Convolution(nn.Module):
 
     @property
     def n_weights(self) -> int:
-        """Factors of one edge: per degree and channel, for each |m|."""
+        """Number of factors of one edge: one per degree and channel, for each |m|."""
         return sum(self.n_degrees) * self.n_in
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,9 @@ class SO2Convolution(nn.Module):
 
 @full_precision
 def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | None = None) -> Tensor:
-    """SiLU of the function with coefficients [n, K_r, C]; SiLU of `gates` [n, C] takes the place of its l = 0 part.
+    """Apply SiLU to the function with coefficients [n, K_r, C], on a grid.
+
+    Its l = 0 part becomes SiLU of `gates` [n, C].
 
     On edges of `passage`, a mean over the frames of both charts.
     """
@@ -127,7 +129,7 @@ def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | 
 
 
 class EdgeFunction(nn.Module):
-    """Values and attention features of every edge from the coefficients of its two atoms: the readable form."""
+    """Values and attention features of every edge from the coefficients of its two atoms: the reference form."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -148,7 +150,7 @@ class EdgeFunction(nn.Module):
 
 
 def smooth_leaky(x: Tensor) -> Tensor:
-    """A leaky ReLU of slope 0.2 without its kink: 0.2 x + 0.8 SiLU(x)."""
+    """Leaky ReLU of slope 0.2 without its kink: 0.2 x + 0.8 SiLU(x)."""
     return 0.2 * x + 0.8 * nn.functional.silu(x)
 
 

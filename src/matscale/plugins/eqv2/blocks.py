@@ -1,4 +1,4 @@
-"""The rest of a block: norms of coefficients, the feed-forward network on a grid, and what is dropped in training."""
+"""Parts of a block besides attention: norms of coefficients, the feed-forward network on a grid, dropout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ EPSILON = 1e-5
 
 
 class ScalarsApartNorm(nn.Module):
-    """`layer_norm_sh`: LayerNorm of the scalars; one common scale for l > 0, every degree counting alike."""
+    """Norm `layer_norm_sh`: LayerNorm of the scalars.
+
+    One common scale for l > 0, with equal weight for every degree.
+    """
 
     weight_of: Tensor
     balance: Tensor
@@ -40,7 +43,9 @@ class ScalarsApartNorm(nn.Module):
 
 
 class PerDegreeNorm(nn.Module):
-    """`layer_norm`: a scale for each degree, centred for l = 0. `rms_norm_sh`: one scale for all, l = 0 centred."""
+    """Norms `layer_norm`, a scale for each degree, centred for l = 0, and `rms_norm_sh`, one scale for all, centred for
+    l = 0.
+    """
 
     degree: Tensor
     balance: Tensor
@@ -66,14 +71,14 @@ class PerDegreeNorm(nn.Module):
 
 
 def make_norm(kind: str, lmax: int, channels: int) -> nn.Module:
-    """The norm that a configuration names."""
+    """Make the norm that a configuration names."""
     if kind == "layer_norm_sh":
         return ScalarsApartNorm(lmax, channels)
     return PerDegreeNorm(lmax, channels, common=kind == "rms_norm_sh")
 
 
 class FeedForward(nn.Module):
-    """An MLP at every point of a grid on the sphere of each atom; the scalars go a way of their own."""
+    """MLP at every point of a grid on the sphere of each atom; the scalars have a separate MLP."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -97,14 +102,14 @@ class FeedForward(nn.Module):
 
 
 class Drop(nn.Module):
-    """In training, leaves a contribution out: all of it for some structures, whole channels of some atoms."""
+    """Dropout in training: of a whole contribution for some structures, or of whole channels for some atoms."""
 
     def __init__(self, path: float, channel: float) -> None:
         super().__init__()
         self.path, self.channel = path, channel
 
     def forward(self, x: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-        """`x` [n_atoms, K, C], `batch` [n_atoms]. What stays is scaled up, so that the mean stays."""
+        """Drop parts of `x` [n_atoms, K, C], `batch` [n_atoms]. The rest is scaled up, so that the mean stays."""
         if self.training and self.channel:
             kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.channel
             x = x * (kept / (1 - self.channel)).to(x.dtype)
@@ -115,7 +120,7 @@ class Drop(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + feed-forward(norm x)."""
+    """Block of the network: x + attention(norm x), then x + feed-forward(norm x)."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()

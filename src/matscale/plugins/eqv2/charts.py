@@ -1,8 +1,8 @@
-r"""A smooth passage between the two charts of `rotation`, for models whose energy may not step.
+r"""Smooth passage between the two charts of `rotation`, for models whose energy may not jump.
 
-Everything on an edge commutes with turns about it, so the chart makes no difference, except to activations: what their
-grid cannot hold depends on how it lies about the edge. An edge that changes its chart would change its message by that
-error. Where the charts meet, 0.85 < |y| < 0.95, an activation S is therefore a mean of both,
+All operations on an edge commute with turns about it, so the chart makes no difference, except to activations: the
+error of their grid depends on its orientation about the edge. An edge that changes its chart would change its message
+by that error. Where the charts meet, 0.85 < |y| < 0.95, an activation S is therefore a mean of both,
 
     S̃(h) = (1 − u) S(h) + u T^T S(T h)            u = share of the chart that the edge is not in,    T = D(Y(γ)),
 
@@ -32,7 +32,7 @@ HALF_WIDTH = 0.05
 
 @dataclass(frozen=True)
 class Passage:
-    """The edges between the charts, and the turns into the frame of the other chart. K_r coefficients, order-major."""
+    """Edges between the charts, and the turns into the frame of the other chart. K_r coefficients, order-major."""
 
     edges: Tensor
     """[n] numbers of the edges in the batch, ascending."""
@@ -46,11 +46,13 @@ class Passage:
     """[K_r] where the coefficient of −m stands."""
 
     def turned(self, x: Tensor) -> Tensor:
-        """T x: [n, K_r, C], or the first of these that hold m and −m together, into the frame of the other chart."""
+        """Turn coefficients [n, K_r, C], or the first of these that hold m and −m together, into the frame of the other
+        chart.
+        """
         return self._turned(x, 1.0)
 
     def turned_back(self, x: Tensor) -> Tensor:
-        """T^T x"""
+        """Turn coefficients back: T^T x"""
         return self._turned(x, -1.0)
 
     def _turned(self, x: Tensor, sign: float) -> Tensor:
@@ -59,7 +61,10 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """The passage of a slice of edges, numbered from the start of the slice; None if none of them is in between."""
+        """Passage of a slice of edges, numbered from the start of the slice.
+
+        None if none of them is between the charts.
+        """
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None
@@ -68,7 +73,7 @@ class Passage:
 
 
 class ChartPassage(nn.Module):
-    """Makes the `Passage` of a batch of edges; differentiable in their vectors."""
+    """Maker of the `Passage` of a batch of edges; differentiable in their vectors."""
 
     opposite: Tensor
     order: Tensor

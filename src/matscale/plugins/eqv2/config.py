@@ -1,4 +1,4 @@
-"""The options of EquiformerV2, each with the value of the OMat24 models where they have one."""
+"""Options of EquiformerV2, with the values of the OMat24 models as defaults where these have one."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ class EqV2Config(ArchitectureConfig):
 
     @property
     def n_coefficients(self) -> int:
-        """Coefficients K of an atom: all (l, m) with l ≤ lmax."""
+        """Number K of coefficients of an atom: all (l, m) with l ≤ lmax."""
         return (self.lmax + 1) ** 2
 
 
 def check_elements(heaviest: int, config: EqV2Config) -> None:
-    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embeddings."""
+    """Raise ConfigError if `heaviest`, an atomic number, has no row in the embeddings."""
     if heaviest > config.max_atomic_number:
         raise ConfigError(
             f"eqv2: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
@@ -145,11 +145,11 @@ _GRID_BRANCH = ("expand.weight", "expand.bias", *(f"pointwise.{layer}.weight" fo
 
 
 def idle_parameters(config: EqV2Config) -> frozenset[str]:
-    """Names of the parameters that the outputs do not depend on, kept because the published models have them.
+    """Names of the parameters that do not influence the outputs, kept because the published models have them.
 
-    The energy is read from scalars, and a feed-forward network makes its scalars from scalars: the grid branch of the
-    energy head is idle. The head of the forces is an attention layer of which only l = 1 is read. Where forces are
-    gradients, nothing but scalars is read after the last block, which idles whatever in it makes l > 0.
+    The energy is read from scalars, which a feed-forward network makes from scalars: the grid branch of the energy head
+    is idle. The head of the forces is an attention layer of which only l = 1 is read. With forces by derivative only
+    scalars are read after the last block: its parts that make l > 0 are idle.
 
     Their gradients are zeros, not missing: an optimizer with weight decay treats them as fairchem's does.
     """

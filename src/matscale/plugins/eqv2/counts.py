@@ -1,4 +1,4 @@
-r"""Products and parameters of a configuration, map by map, without building it. docs/flops.md has the definition.
+r"""Count products and parameters of a configuration, map by map, without building it. docs/flops.md has the definition.
 
 `step_flops` is what a counter finds in a training step, `parameters` what a built model has; both sum the same rows.
 
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def step_flops(config: EqV2Config, shape: BatchShape) -> float:
-    """FLOPs of forward, loss and backward; exactly what a counter finds on the readable path."""
+    """FLOPs of forward, loss and backward, equal to the count on the reference path."""
     total = Counter[str]()
     for _, row in tally(config):
         total[row.per] += TIMES[config.forces][row.factor] * row.products
@@ -51,7 +51,10 @@ def step_flops(config: EqV2Config, shape: BatchShape) -> float:
 
 
 def parameters(config: EqV2Config) -> dict[str, int]:
-    """Parameters of `embedding`, `edge_degree`, `blocks`, `norm`, `energy`, and of `forces` and `stress` if direct."""
+    """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`.
+
+    `forces` and `stress` if direct.
+    """
     counts = Counter[str]()
     for part, row in tally(config):
         counts[part] += row.parameters
@@ -59,12 +62,12 @@ def parameters(config: EqV2Config) -> dict[str, int]:
 
 
 def total(config: EqV2Config) -> int:
-    """All parameters."""
+    """Number of all parameters."""
     return sum(parameters(config).values())
 
 
 def tally(config: EqV2Config) -> Iterator[tuple[str, Row]]:
-    """The part of the model and the row of every map, blocks together."""
+    """List every map with its part of the model, blocks together."""
     channels = config.channels
     yield "embedding", Row("atom", "weights", 0, (config.max_atomic_number + 1) * channels)
     yield from (("edge_degree", row) for row in _edge_degree(config))
@@ -88,12 +91,12 @@ def _n_kept(config: EqV2Config) -> int:
 
 
 def _linear(n_in: int, n_out: int) -> int:
-    """Parameters of a linear map with bias."""
+    """Number of parameters of a linear map with bias."""
     return n_in * n_out + n_out
 
 
 def _so3(config: EqV2Config, n_in: int, n_out: int) -> int:
-    """Parameters of a linear map for each degree, with a bias of the scalars."""
+    """Number of parameters of a linear map for each degree, with a bias of the scalars."""
     return (config.lmax + 1) * n_in * n_out + n_out
 
 
@@ -114,7 +117,7 @@ def _radial(config: EqV2Config, n_out: int) -> Row:
 
 
 def _norm(config: EqV2Config, channels: int | None = None) -> Row:
-    """The weighted sum of squares; `layer_norm_sh` leaves the scalars out, the others sum for every degree."""
+    """Rows of a norm: the weighted sum of squares, over all degrees, or without the scalars for `layer_norm_sh`."""
     k, channels = config.n_coefficients, channels or config.channels
     rows = k - 1 if config.norm == "layer_norm_sh" else (config.lmax + 1) * k
     # Two parameters for scalars and one for each other degree, or one for each and a bias.

@@ -45,12 +45,14 @@ class Edges:
 
     @full_precision
     def turn_into_frame(self, x: Tensor) -> Tensor:
-        """[n_edges, K, C], degree-major, in the axes of the structure -> [n_edges, K_r, C] in the frame of each edge"""
+        """Turn [n_edges, K, C], degree-major, in the axes of the structure -> [n_edges, K_r, C] in the frame of each
+        edge
+        """
         return self.into_frame @ x
 
     @full_precision
     def turn_out_of_frame(self, x: Tensor) -> Tensor:
-        """[n_edges, K_r or only its m = 0, C] -> [n_edges, K, C]"""
+        """Turn back [n_edges, K_r or only its m = 0, C] -> [n_edges, K, C]"""
         return self.out_of_frame[:, :, : x.shape[1]] @ x
 
     @full_precision
@@ -71,10 +73,10 @@ class Edges:
 
     @full_precision
     def softmax(self, logits: Tensor) -> Tensor:
-        """[n_edges, n_heads] -> weights that sum to 1 over the edges of each target.
+        """Attention weights [n_edges, n_heads] that sum to 1 over the edges of each target.
 
-        With an envelope f, f² e^a / Σ f e^a: a neighbour that leaves takes its share f with it smoothly, and weighs
-        nothing at the cutoff even if it is the only one left.
+        With an envelope f they are f² e^a / Σ f e^a: a neighbour fades out smoothly, and has weight 0 at the cutoff
+        even if it is the only one.
         """
         top = torch.full((self.n_atoms, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
         top = top.scatter_reduce(0, self.target[:, None].expand_as(logits), logits.detach(), "amax")
@@ -91,14 +93,17 @@ class WideGaussians(nn.Module):
     centers: Tensor
 
     def __init__(self, cutoff: float, n_radial: int) -> None:
-        """`cutoff` in Å."""
+        """Set up the basis; `cutoff` in Å."""
         super().__init__()
         self.coefficient = -0.5 / (2.0 * cutoff / (n_radial - 1)) ** 2
         centers = torch.linspace(0.0, cutoff, n_radial, dtype=torch.float64, device="cpu")
         self.register_buffer("centers", centers, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """[n_edges] Å -> [n_edges, n_radial]. Below e⁻⁵⁰ it is constant: denormal numbers would cost ten times more."""
+        """Expand [n_edges] Å -> [n_edges, n_radial].
+
+        Values below e⁻⁵⁰ are constant: denormal numbers would cost ten times more.
+        """
         exponent = distance[:, None] - self.centers.to(distance.dtype)
         if not exponent.requires_grad:  # as below in one piece of memory, a third of the time
             return exponent.square_().mul_(self.coefficient).clamp_(min=-50.0).exp_()
@@ -106,7 +111,7 @@ class WideGaussians(nn.Module):
 
 
 class EdgeFrames(nn.Module):
-    """Makes `Edges` of a batch."""
+    """Maker of the `Edges` of a batch."""
 
     rescale: Tensor
 
@@ -121,7 +126,7 @@ class EdgeFrames(nn.Module):
 
     @full_precision
     def forward(self, data: AtomicBatch) -> Edges:
-        """Raises DataError for an edge of no length."""
+        """Make the edges. Raises DataError for an edge of no length."""
         j, i = data.edges()
         vec = data.edge_vec()
         d = torch.linalg.vector_norm(vec, dim=-1)

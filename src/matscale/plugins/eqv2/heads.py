@@ -49,7 +49,7 @@ def parts_from_tensor(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class EnergyHead(nn.Module):
-    """Scalars of a feed-forward network, summed over atoms."""
+    """Head of the energy: scalars of a feed-forward network, summed over atoms."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class EnergyHead(nn.Module):
 
 
 class ForcesHead(nn.Module):
-    """One more attention layer, of which the l = 1 coefficients are vectors."""
+    """Head of the forces: one more attention layer, of which the l = 1 coefficients are vectors."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class ForcesHead(nn.Module):
 
 
 class EquivariantStressHead(nn.Module):
-    """l = 0 and l = 2 coefficients of a feed-forward network, averaged over atoms."""
+    """Head of the stress: l = 0 and l = 2 coefficients of a feed-forward network, averaged over atoms."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class EquivariantStressHead(nn.Module):
 
 
 class Rank2StressHead(nn.Module):
-    """The head of the published models. Its MLP acts on l = 2 components one by one: not equivariant."""
+    """Head of the stress in the published models. Its MLP acts on l = 2 components one by one: not equivariant."""
 
     normalisers: Tensor
 

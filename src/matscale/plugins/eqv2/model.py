@@ -7,7 +7,7 @@ r"""EquiformerV2: attention between atoms that carry functions on the sphere.
     F_i    = Attention(norm x)_{l=1},      σ_s from l = 0 and l = 2                  or derivatives of E (`forces`)
 
 R_e turns the edge e onto the polar axis (`rotation`), where messages keep the orders |m| ≤ mmax (`attention`).
-Activations act on a grid of the sphere; what of them the grid cannot hold is the model's only error of equivariance.
+Activations act on a grid of the sphere; the error of the grid is the model's only error of equivariance.
 
 Liao, Wood, Das & Smidt, arXiv:2306.12059; as trained on OMat24, arXiv:2410.12771. With the published models' options
 and weights it gives their numbers. With `max_neighbors = 0` all neighbours count, each fading out towards the cutoff:
@@ -38,7 +38,7 @@ from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
 class EqV2(nn.Module):
-    """Energy, and with direct forces also forces and stress, of a batch."""
+    """Model of the energy and, with direct forces, of forces and stress of a batch."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class EqV2(nn.Module):
         return self.read_out(self._run(data, edges), edges, data)
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, C]: the invariant part, l = 0, of what the heads read."""
+        """Features of atoms, [n_atoms, C]: the invariant part, l = 0, of the heads' input."""
         self._check_elements(data.atomic_numbers)
         return self._run(data, self.edge_frames(data))[:, 0]
 
@@ -119,9 +119,11 @@ class EqV2(nn.Module):
 
 
 def initialise(model: nn.Module, kind: str) -> None:
-    """Zero biases; for "normal" also weights N(0, 1/√inputs) of all linear maps but those in radial networks.
+    """Initialise biases with zero.
 
-    "uniform", U(±1/√inputs), is how the maps are made. The heads are always uniform.
+    For "normal" also weights N(0, 1/√inputs) of all linear maps outside radial networks.
+
+    "uniform", U(±1/√inputs), is torch's default. The heads are always uniform.
     """
     radial = {id(m) for net in model.modules() if isinstance(net, RadialNetwork) for m in net.modules()}
     for module in model.modules():
@@ -134,14 +136,14 @@ def initialise(model: nn.Module, kind: str) -> None:
 
 
 def graph(config: EqV2Config) -> Graph:
-    """The nearest neighbours by the published rule, or all within the cutoff."""
+    """Graph of the nearest neighbours by the published rule, or of all within the cutoff."""
     if config.is_smooth:
         return Graph.radius(config.cutoff)
     return Graph.nearest(config.cutoff, config.max_neighbors, strict=config.strict_neighbors)
 
 
 def build(config: EqV2Config, info: DatasetInfo) -> nn.Module:
-    """Raises ConfigError if the data hold an element that the embeddings have no row for."""
+    """Build the model. Raises ConfigError if the data hold an element without a row in the embeddings."""
     if info != DatasetInfo.any():
         check_elements(max(info.elements), config)
     return EqV2(config)

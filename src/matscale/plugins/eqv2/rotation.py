@@ -12,11 +12,11 @@ after swapping the axes with S = (x, y, z) -> (y, x, −z), whose matrices J = D
 
 where the multiples of the angles come from powers, cos mβ + i sin mβ = (y + iρ)^m. The rows kept are order-major.
 
-This gauge (R is fixed only up to a turn about y) has a pole at n = ±y, where α is undefined and dD/dn diverges as
-1/ρ; edges of axis-aligned crystals lie exactly there. So two charts are used: edges with |y| > 0.9 are first turned
-by the cyclic P: (x, y, z) -> (y, z, x), D(n) = D(P n) D(P), which keeps every one at ρ > 0.43. Within a chart D is
-smooth in n, to all orders. A network that were exact on its grids would not see which chart was used; `charts` has what
-a smooth model does about its grids.
+This gauge (R is fixed only up to a turn about y) has a pole at n = ±y, where α is undefined and dD/dn diverges as 1/ρ;
+edges of axis-aligned crystals lie exactly there. So two charts are used: edges with |y| > 0.9 are first turned by the
+cyclic P: (x, y, z) -> (y, z, x), D(n) = D(P n) D(P), which keeps every one at ρ > 0.43. Within a chart D is smooth in
+n, to all orders. The output of a network with exact grids does not depend on the chart; `charts` says how a smooth
+model corrects for its grids.
 
 Powers are taken in float64, a few numbers per edge, whatever the precision of the model.
 """
@@ -38,7 +38,9 @@ _CYCLE = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 
 
 def wigner(lmax: int, rotation: Array) -> Array:
-    """D [K, K] of one rotation matrix [3, 3], from what it does to the spherical harmonics of scattered points."""
+    """Wigner matrix D [K, K] of one rotation matrix [3, 3], from its action on the spherical harmonics of scattered
+    points.
+    """
     scattered = np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3))
     points = scattered / np.linalg.norm(scattered, axis=1, keepdims=True)
     before, after = spherical_harmonics(lmax, points), spherical_harmonics(lmax, points @ rotation.T)
@@ -62,7 +64,7 @@ def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
 
 
 def multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]:
-    """cos mφ and sin mφ for m = 0..lmax, [n_edges, lmax+1] each, from those of φ, by (c + is)^m."""
+    """Compute cos mφ and sin mφ for m = 0..lmax, [n_edges, lmax+1] each, from those of φ, by (c + is)^m."""
     cosines, sines = [torch.ones_like(cosine)], [torch.zeros_like(sine)]
     for _ in range(lmax):
         c, s = cosines[-1], sines[-1]

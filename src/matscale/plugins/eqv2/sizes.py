@@ -12,7 +12,7 @@ from matscale.plugins.eqv2.counts import total
 
 
 class Shape(NamedTuple):
-    """Fields of the configuration that grow along the size ladder."""
+    """Shape of a model: the fields of the configuration that grow along the size ladder."""
 
     ffn_hidden: int
     edge_channels: int
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
     value_channels: int
 
     def config(self, **options: object) -> EqV2Config:
-        """Configuration of the shape, with lmax 4, mmax 2 and the given `options`."""
+        """Make the configuration of the shape, with lmax 4, mmax 2 and the given `options`."""
         return EqV2Config.model_validate({**self._asdict(), **options})
 
 
@@ -80,7 +80,7 @@ DIAL = (
 
 @cache
 def rungs() -> tuple[Shape, ...]:
-    """The published shapes from the third on, with everything between: one step of one field at a time.
+    """List the published shapes from the third on, and steps between them that change one field at a time.
 
     The first two have one channel. A LayerNorm over one channel is a constant: the energy of these models is the same
     for every structure of as many atoms, whatever its elements and positions. The ladder starts with two channels.
@@ -90,7 +90,7 @@ def rungs() -> tuple[Shape, ...]:
 
 
 def _between(a: Shape, b: Shape) -> Iterator[Shape]:
-    """From `a` (left out) to `b`, each field at an even pace."""
+    """Steps from `a` (left out) to `b`, each field at an even pace."""
     steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
     shape = list(a)
     for _, field in steps:
@@ -104,16 +104,18 @@ def _count(shape: Shape) -> int:
 
 
 def _split(rung: int) -> int:
-    """The count at which models of `rung` give way to those of the next: half-way, where the next can be that small."""
+    """Count at which a rung's models give way to those of the next: half-way, or the smallest of the next if it is
+    larger.
+    """
     here, above = rungs()[rung], rungs()[rung + 1]
     return max((_count(here) + _count(above)) // 2, _count(above._replace(ffn_hidden=1)))
 
 
 def ladder(n_params: int) -> EqV2Config:
-    """The configuration whose model comes closest to `n_params`.
+    """Choose the configuration whose model comes closest to `n_params`.
 
-    The nearest rung of the ladder; its feed-forward width then takes up what remains. Larger `n_params` never give a
-    smaller model. Below the smallest rung it has fewer Gaussians, beyond the largest wider feed-forwards.
+    It is the nearest rung of the ladder, with the feed-forward width adjusted. Larger `n_params` never give a smaller
+    model. Below the smallest rung the model has fewer Gaussians, beyond the largest wider feed-forwards.
     """
     if n_params < _count(_SMALLEST):
         return _fewer_gaussians(n_params)
@@ -135,7 +137,7 @@ def _fewer_gaussians(n_params: int) -> EqV2Config:
 
 
 def _nearest_width(shape: Shape, n_params: int, smallest: int, largest: int) -> Shape:
-    """`shape` with the feed-forward width that comes nearest, among those with smallest ≤ parameters < largest."""
+    """Choose the feed-forward width of `shape` that comes nearest, among those with smallest ≤ parameters < largest."""
     low, high = 0, 2  # count(low) ≤ n_params < count(high)
     while _count(shape._replace(ffn_hidden=high)) <= n_params:
         low, high = high, 2 * high

@@ -51,7 +51,7 @@ def orders(lmax: int) -> tuple[int, ...]:
 
 
 class Kept(NamedTuple):
-    """The coefficients with |m| ≤ mmax, order-major."""
+    """Coefficients with |m| ≤ mmax, order-major."""
 
     places: list[int]
     """[K_r] where each stands among all, degree-major."""
@@ -61,7 +61,7 @@ class Kept(NamedTuple):
 
 @cache
 def kept(lmax: int, mmax: int) -> Kept:
-    """The order-major layout of a message."""
+    """Make the order-major layout of a message."""
     pairs = [(degree, 0) for degree in range(lmax + 1)]
     for m in range(1, mmax + 1):
         pairs += [(degree, sign * m) for sign in (1, -1) for degree in range(m, lmax + 1)]
@@ -70,7 +70,7 @@ def kept(lmax: int, mmax: int) -> Kept:
 
 
 def spherical_harmonics(lmax: int, points: Array) -> Array:
-    """Y_lm of unit vectors [n, 3] -> [n, K], in float64, normalised to a mean square of 1 per (l, m)·√(2l+1)."""
+    """Compute Y_lm of unit vectors [n, 3] -> [n, K], in float64, with a mean square of 1 per (l, m)·√(2l+1)."""
     with torch.device("cpu"):  # a model may be built on `meta`
         x = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
         y: Tensor = o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component")
@@ -92,7 +92,7 @@ def _lebedev_points(resolution: int) -> tuple[Array, Array]:
 
 @cache
 def _product_points(resolution: int) -> tuple[Array, Array]:
-    """Latitude by latitude."""
+    """Points of the product grid, latitude by latitude."""
     latitude = (np.arange(resolution) + 0.5) * np.pi / resolution
     longitude = np.arange(resolution) * 2 * np.pi / resolution
     beta, alpha = (g.ravel() for g in np.meshgrid(latitude, longitude, indexing="ij"))
@@ -109,7 +109,10 @@ class SphereGrid(nn.Module):
     from_grid: Tensor
 
     def __init__(self, lmax: int, resolution: int, mmax: int | None = None, grid: GridKind = "product") -> None:
-        """Without `mmax`: all coefficients, degree-major. With it: those kept, order-major and rescaled."""
+        """Set up the grid. Without `mmax`: all coefficients, degree-major.
+
+        With it: those kept, order-major and rescaled.
+        """
         super().__init__()
         points, weights = sphere_points(resolution, grid)
         harmonics = spherical_harmonics(lmax, points)
@@ -134,7 +137,7 @@ class SphereGrid(nn.Module):
 
 
 class SO3Linear(nn.Module):
-    """A linear map of the channels for each degree l, the same for all its m; scalars get a bias."""
+    """Linear map of the channels for each degree l, the same for all its m; scalars get a bias."""
 
     degree: Tensor
 

@@ -22,7 +22,10 @@ __all__ = [
 
 
 def claims(config: EScAIPConfig) -> frozenset[str]:
-    """The energy is invariant under rotation, the direct forces do not turn. Nothing is smooth: see `layout`."""
+    """Claims of a configuration.
+
+    The energy is invariant under rotation, direct forces do not turn, nothing is smooth: `layout`.
+    """
     held = {"permutation", "translation", "periodic", "extensive"}
     if not config.is_direct:
         held |= {"rotation", "reflection", "conservative"}

@@ -1,4 +1,4 @@
-r"""The parts of EScAIP, on the padded layout [n_atoms, W, H]: what an edge is, attention of neighbours, feed-forward.
+r"""Parts of EScAIP on the padded layout [n_atoms, W, H]: features of edges, attention of neighbours, feed-forward.
 
     a_ik   = norm σ(A [g(d_ik) ⊕ source(k) ⊕ target(i)])           source, target: order and element of an atom
     m_ik   = norm σ(M [a_ik ⊕ σ(E y_ik) ⊕ σ(N [x_k ⊕ x_i])])
@@ -9,7 +9,7 @@ Each head's queries and keys have channels of degree l = 0, 1, ...; multiplying 
 directions, as the paper does, is the Legendre polynomial P_l of the angle in the product (addition theorem): five
 times fewer multiplications with the published channels, and invariant under rotation term by term.
 
-A map of something that an atom has, and every neighbour sees, is done once per atom and then gathered.
+Maps of an atom's own features, which all its neighbours use, are computed once per atom and then gathered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class FeedForward(nn.Sequential):
-    """H → factor · H → H"""
+    """Feed-forward network H → factor · H → H."""
 
     def __init__(self, hidden: int, factor: int) -> None:
         super().__init__(nn.Linear(hidden, factor * hidden), nn.GELU(), nn.Linear(factor * hidden, hidden))
@@ -75,10 +75,13 @@ class InputBlock(nn.Module):
 
 
 class NeighborAttention(nn.Module):
-    """The slots of a row attend to each other."""
+    """Attention among the slots of a row."""
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
-        """With `atoms_only` only slot 0 has queries: of the last layer of gradient models nothing else is read."""
+        """Set up attention.
+
+        With `atoms_only` only slot 0 has queries: gradient models need no more of the last layer.
+        """
         super().__init__()
         hidden, self.n_heads, self.degrees = config.hidden, config.n_heads, list(config.channels_by_degree)
         self.attributes = EdgeAttributes(config)
@@ -94,7 +97,7 @@ class NeighborAttention(nn.Module):
         self.scale = (8 * -(-expanded // 8)) ** -0.5
 
     def forward(self, x: Tensor, y: Tensor, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """`x` [n_atoms, H], `y` [n_atoms, W, H] -> as given, with W = 1 for `atoms_only`"""
+        """Update `x` [n_atoms, H], `y` [n_atoms, W, H] -> the same shapes, with W = 1 for `atoms_only`"""
         message = self._messages(x, y, atomic_numbers, layout)
         asking = message[:, :1] if self.atoms_only else message
         q, k, v = (
@@ -125,7 +128,7 @@ class NeighborAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forwards on atoms and slots; each on a normalised copy, and added."""
+    """Block: attention, then feed-forwards on atoms and slots; each on a normalised copy, and added."""
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
         super().__init__()

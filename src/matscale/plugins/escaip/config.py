@@ -1,4 +1,4 @@
-"""The options of EScAIP. Widths are those of a small model; what does not grow with the model is as published."""
+"""Options of EScAIP. Widths are those of a small model; options that do not grow with the model are as published."""
 
 from __future__ import annotations
 
@@ -85,16 +85,16 @@ class EScAIPConfig(ArchitectureConfig):
 
     @property
     def channels_by_degree(self) -> tuple[int, ...]:
-        """`degree_channels`, shared out where it is left out."""
+        """Channels of each degree: `degree_channels`, or shared out if that is left out."""
         return self.degree_channels or shared_out(self.hidden // self.n_heads)
 
     @property
     def search_radius(self) -> float:
-        """Radius of the graph [Å]: the cutoff, and as far beyond it as atoms enter the ranks of those within."""
+        """Radius of the graph [Å]: larger than the cutoff, to count all atoms in the ranks of those within it."""
         return self.cutoff + math.pi * self.rank_width
 
 
 def shared_out(n_channels: int) -> tuple[int, ...]:
-    """Channels in the published proportions; their sum is exact, by rounding the partial sums."""
+    """Share out channels in the published proportions; partial sums are rounded, so that the total is exact."""
     ends = [round(n_channels * sum(PUBLISHED_SHARES[: k + 1]) / sum(PUBLISHED_SHARES)) for k in range(5)]
     return tuple(end - start for start, end in zip([0, *ends], ends))

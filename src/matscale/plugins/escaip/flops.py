@@ -1,7 +1,7 @@
 r"""FLOPs of a training step, product by product. docs/flops.md has the definition.
 
-The layout has W slots for every atom, filled or not, and all products run over all of them: what a step costs does not
-depend on how many neighbours were found. That is the cost of the published models too, and so it is what is counted.
+The layout has W slots for every atom, filled or not, and all products run over all of them: the cost of a step does not
+depend on the number of neighbours found. The published models have this cost too, so it is counted.
 
     factors                             direct forces       forces by derivative
     features × weights                  3                   6
@@ -41,7 +41,7 @@ def step_flops(config: EScAIPConfig, shape: BatchShape) -> float:
 
 
 def tally(config: EScAIPConfig) -> Iterator[Row]:
-    """Every product of the forward."""
+    """List every product of the forward."""
     hidden, slots = config.hidden, config.max_neighbors
     yield "angles", 3 * slots * slots
     yield from _attributes(config)

@@ -5,8 +5,8 @@ r"""Output heads: energy, forces and stress from the features of all layers.
     F_i    = f(z_i) Σ_k g(z_ik) ∘ n_ik                              g has three outputs: x, y and z each their own
     σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  unpublished; w = e^b fades a neighbour out
 
-The forces are the published ones. Features do not know how the structure is turned, so neither does g: multiplied
-with the components of n they do not turn with it. The stress does: it is made of numbers, n nᵀ and 1.
+The forces are the published ones. Features and g do not depend on the structure's orientation: their products with the
+components of n do not turn with it. The stress does: it consists of numbers times n nᵀ and 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Readout(nn.Module):
         self.norm = RMSNorm(hidden)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Each [..., H] -> [..., H]; summed stage by stage, so that they never stand side by side in memory"""
+        """Read out features, each [..., H] -> [..., H]; summed stage by stage, so that memory holds one at a time"""
         total: Tensor = self.projection.bias
         weights = self.projection.weight.chunk(len(stages), dim=1)
         for x, norm, feed_forward, weight in zip(stages, self.norms, self.feed_forwards, weights):
@@ -45,7 +45,7 @@ class Readout(nn.Module):
 
 
 class Mlp(nn.Module):
-    """H → n_out; starts near zero, which is the mean of the data."""
+    """MLP H → n_out; starts near zero, which is the mean of the data."""
 
     def __init__(self, config: EScAIPConfig, n_out: int, has_norm: bool = True) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Mlp(nn.Module):
 
 
 class EnergyHead(nn.Module):
-    """Energy head: a sum over atoms. Published gradient models leave its norm out."""
+    """Head of the energy: a sum over atoms. Published gradient models have no norm in it."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class EnergyHead(nn.Module):
 
 
 class ForcesHead(nn.Module):
-    """Forces head: three numbers for each neighbour weigh its direction, component by component."""
+    """Head of the forces: three numbers for each neighbour weigh its direction, component by component."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ForcesHead(nn.Module):
 
 
 class StressHead(nn.Module):
-    """Stress head: an isotropic part from each atom, and a part along each of its neighbours."""
+    """Head of the stress: an isotropic part from each atom, and a part along each of its neighbours."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()

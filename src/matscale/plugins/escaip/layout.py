@@ -1,11 +1,11 @@
-r"""Who is whose neighbour, softly, and the padded layout [n_atoms, W] in which every layer sees them.
+r"""Neighbours with smooth weights, and the padded layout [n_atoms, W] in which every layer sees them.
 
     rank of e among those of atom a    r_a(e) = Σ_{e' of a, a itself} s((d_e − d_e') / w)      s: a step, π wide, smooth
     how far out                        x_e    = t log(e^{r_i / kt} + e^{r_j / kt} + e^{d_e / ct})
     logarithm of its weight            b_e    = −x² / (1 − x²),   kept if x < 1
 
-i and j are both ends of the edge, so that it is kept in both directions or in none. An atom and all that it keeps
-share a row of W = `max_neighbors` slots, or as many as the longest row of the batch has: what no atom uses changes no
+i and j are both ends of the edge, so that it is kept in both directions or in none. An atom and its kept neighbours
+share a row of W = `max_neighbors` slots, or as many as the longest row of the batch needs: empty slots change no
 number. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
 
 Each atom's bond-orientational order |mean_k Y_l(n_k)| (Steinhardt, doi:10.1103/PhysRevB.28.784) follows from the
@@ -29,7 +29,7 @@ FAR = 1e6
 
 @dataclass(frozen=True)
 class Layout:
-    """An atom's row of neighbours, itself first. W slots, R Gaussians."""
+    """Row of neighbours of each atom, itself first. W slots, R Gaussians."""
 
     neighbors: Tensor
     """[n_atoms, W] the atom in each slot; in padding, the row's own."""
@@ -53,7 +53,7 @@ class Layout:
 
 
 class MakeLayout(nn.Module):
-    """From a batch to its `Layout`; differentiable in positions and cell."""
+    """Maker of the `Layout` of a batch; differentiable in positions and cell."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class MakeLayout(nn.Module):
         slot = i * width + 1 + torch.arange(len(i), device=i.device) - first_of_row.index_select(0, i)
 
         def lay_out(x: Tensor, first: float, empty: float) -> Tensor:
-            """[n_kept] -> [n_atoms, W] with `first` in slot 0 and `empty` in padding"""
+            """Place [n_kept] in slots [n_atoms, W], with `first` in slot 0 and `empty` in padding"""
             rows = x.new_full((n_atoms, width), empty).index_fill(1, slot.new_zeros(1), first)
             return rows.flatten().index_copy(0, slot, x).view_as(rows)
 
@@ -115,7 +115,10 @@ class MakeLayout(nn.Module):
         return edges.index_select(0, within), extent.index_select(0, within)
 
     def _longest(self, data: AtomicBatch, counts: Tensor) -> int:
-        """[n_atoms] neighbours kept -> slots of the longest row. Raises DataError if there are not as many."""
+        """Number of slots of the longest row, from [n_atoms] neighbours kept.
+
+        Raises DataError if the layout has fewer.
+        """
         most, width = int(counts.max()) + 1, self.config.max_neighbors
         if most > width:
             atom = int(counts.argmax())
@@ -139,7 +142,10 @@ class MakeLayout(nn.Module):
         return [polynomials[0], *(p * both for p in polynomials[1:])]
 
     def _order(self, legendre: list[Tensor], is_used: Tensor) -> Tensor:
-        """Order parameters [n_atoms, n_order]; degree 0 gives 1. The root starts at 10⁻³: below, its slope is noise."""
+        """Order parameters [n_atoms, n_order].
+
+        Degree 0 gives 1. The root starts at 10⁻³, below which its slope is noise.
+        """
         squares = torch.stack([p.sum((1, 2)) for p in legendre[1 : self.config.n_order]], dim=-1)
         count = is_used.sum(1, keepdim=True).to(squares.dtype)
         order = (squares / count.square()).clamp(min=1e-6).sqrt()
@@ -147,7 +153,9 @@ class MakeLayout(nn.Module):
 
 
 def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
-    """[n_edges] -> [n_atoms, 1 + max degree], ascending: 0 for the atom itself, its neighbours, then `FAR`."""
+    """Sort distances by atom: [n_edges] -> [n_atoms, 1 + max degree], 0 for the atom itself, its neighbours, then
+    `FAR`.
+    """
     _, i = data.edges()
     degree = torch.bincount(i, minlength=data.n_atoms)
     number = torch.arange(len(i), device=i.device) - (torch.cumsum(degree, 0) - degree).index_select(0, i)
@@ -157,7 +165,7 @@ def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
 
 
 def soft_rank(distance: Tensor, others: Tensor, width: float) -> Tensor:
-    """[n], [n, m] Å -> [n]: how many of the others are nearer, each counted smoothly over ±π·width."""
+    """Count how many of the others are nearer, each smoothly over ±π·width: [n], [n, m] Å -> [n]."""
     x = (distance[:, None] - others) / width
     step = torch.where(x.abs() < torch.pi, torch.sin(0.5 * x.clamp(-torch.pi, torch.pi)), torch.sign(x))
     return (0.5 * step + 0.5).sum(dim=1)

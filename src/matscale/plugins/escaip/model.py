@@ -1,4 +1,4 @@
-r"""EScAIP: attention among the neighbours of each atom, with features that know nothing of orientation.
+r"""EScAIP: attention among the neighbours of each atom, with features that do not depend on orientation.
 
     x⁰, y⁰      = Input(elements, orders, distances)                atoms x [n_atoms, H], slots y [n_atoms, W, H]
     x, y       <- x, y + Attention(norm x, norm y)                  n_layers times,
@@ -28,7 +28,7 @@ from matscale.plugins.escaip.layout import Layout, MakeLayout
 
 
 class EScAIP(nn.Module):
-    """Energy, and with direct forces also forces and stress, of a batch."""
+    """Model of the energy and, with direct forces, of forces and stress of a batch."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -60,13 +60,15 @@ class EScAIP(nn.Module):
         return Outputs(energy=energy, forces=forces, stress=stress)
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, hidden]: what the energy head reads."""
+        """Features of atoms, [n_atoms, hidden]: the input of the energy head."""
         found: Tensor = self.atom_readout(self._stages(data, self._layout(data))[0])
         return found
 
     def _layout(self, data: AtomicBatch) -> Layout:
-        """Layout of a batch. It has empty slots only if shapes must follow from the number of atoms (compiled), or work
-        from equations (counted)."""
+        """Layout of a batch.
+
+        Slots stay empty only if shapes must follow from the number of atoms, to compile or to count FLOPs.
+        """
         layout: Layout = self.make_layout(data, is_plain_wanted())
         return layout
 
@@ -86,7 +88,10 @@ class EScAIP(nn.Module):
 
 
 def initialise(model: nn.Module) -> None:
-    """Zero biases, embeddings in ±0.001 and Glorot for the heads, as published; a last layer that starts near zero."""
+    """Initialise biases with zero, embeddings in ±0.001 and heads by Glorot, as published.
+
+    A last layer starts near zero.
+    """
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.uniform_(module.weight, -1e-3, 1e-3)
@@ -106,7 +111,7 @@ def graph(config: EScAIPConfig) -> Graph:
 
 
 def build(config: EScAIPConfig, info: DatasetInfo) -> nn.Module:
-    """Raises ConfigError if the data hold an element that the embeddings have no row for."""
+    """Build the model. Raises ConfigError if the data hold an element without a row in the embeddings."""
     heaviest = max(info.elements)
     if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
         raise ConfigError(

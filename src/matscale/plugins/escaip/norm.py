@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, normed over the last dimension."""
+        """Norm over the last dimension of any shape."""
         if is_plain_wanted():
             return x * _inverse_rms(x) * self.weight
         y: Tensor = _Norm.apply(x, self.weight)

@@ -22,7 +22,7 @@ __all__ = [
 
 
 def claims(config: GemNetConfig) -> frozenset[str]:
-    """Choosing among neighbours at one distance breaks every symmetry that exchanges them.
+    """Claims of a configuration. A choice among neighbours at one distance breaks all symmetries that exchange them.
 
     A dihedral angle is not defined where three of its four atoms lie on a line, and changes abruptly near there.
     """

@@ -7,7 +7,7 @@ the same for all layers, and the sum over b is a batched product
 
     [n, D·L, K] @ [n, K, C] -> [n, D·L, C]
 
-without gathers or scatters. Where c and b are one and the same image of an atom the array is zero.
+without gathers or scatters. The array is zero where c and b are the same image of an atom.
 
 The array is kept from layer to layer while all angles of a batch are few; else it is made again for each piece of
 atoms and each layer, forward and backward, so that memory stays bounded (`KEPT`, `AT_ONCE`).
@@ -76,7 +76,7 @@ class Ends:
 
 
 class Angles:
-    """All angles between edges of one kind, whose features are summed, and those of another, which get the sums."""
+    """Angles between edges of one kind, whose features are summed, and those of another kind, which get the sums."""
 
     def __init__(self, ins: Ends, outs: Ends, n_spherical: int) -> None:
         self.n_spherical = n_spherical
@@ -123,7 +123,10 @@ class Angles:
         return _cat(self._over_pieces(product, weights.split(self.n_outs)), weights, n_i)
 
     def _over_pieces(self, product: Callable[..., Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
-        """`product(table, piece, part)` for each piece; tables that are not kept are made anew, twice in training."""
+        """Run `product(table, piece, part)` for each piece.
+
+        Tables that are not kept are made again, twice in training.
+        """
         if self.are_kept:
             return [product(*each) for each in zip(self._tables, self.pieces, parts)]
 

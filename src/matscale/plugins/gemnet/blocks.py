@@ -1,4 +1,4 @@
-"""Interaction blocks, which change edges and atoms, and output blocks, which read them."""
+"""Blocks of GemNet: interaction blocks update edges and atoms, output blocks read them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bases:
 
 
 class AtomSum(nn.Module):
-    """Σ over the edges of an atom of m ∘ R e."""
+    """Layer that sums m ∘ R e over the edges of an atom."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class AtomSum(nn.Module):
 
 
 class InteractionBlock(nn.Module):
-    """Edges and atoms after one more round of messages."""
+    """Block that updates edges and atoms by one more round of messages."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class InteractionBlock(nn.Module):
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """Update of atoms in full precision: it costs little, as atoms are fewer than edges, and sets the energy."""
+        """Update atoms in full precision: it costs little, as atoms are fewer than edges, and decides the energy."""
         h = self.atom_before(h)
         learned: Tensor = self.atom(self.atom_sum(m, basis, geometry))
         return (h + learned) * SQRT_HALF
@@ -114,7 +114,7 @@ class InteractionBlock(nn.Module):
 
 
 def _mean(parts: list[Tensor]) -> Tensor:
-    """Sum over √n: keeps the variance of parts that are independent."""
+    """Divide a sum by √n, which keeps the variance of independent parts."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part

@@ -1,7 +1,7 @@
-"""The options of GemNet: one configuration for GemNet-T, GemNet-dT, GemNet-OC and what lies between them.
+"""Options of GemNet: one configuration for GemNet-T, GemNet-dT, GemNet-OC and models between them.
 
 GemNet-T has triplets and gradient forces, GemNet-dT the same with direct forces. GemNet-OC adds four interactions, each
-of which can be switched on by itself, and joins what all blocks put out in one network (`n_joint_layers`).
+of which can be switched on separately, and joins the outputs of all blocks in one network (`n_joint_layers`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class GemNetConfig(ArchitectureConfig):
     # Graphs -----------------------------------------------------------------------------------------------------------
 
     def rule(self, interaction: Literal["edges", "quadruplets", "atom_edge", "atom_atom"]) -> Graph:
-        """Which pairs take part in an interaction."""
+        """Rule for the pairs that take part in an interaction."""
         if interaction == "edges":
             return _rule(self.cutoff, self.max_neighbors)
         if interaction == "quadruplets":
@@ -134,7 +134,7 @@ class GemNetConfig(ArchitectureConfig):
 
     @property
     def predicts_stress(self) -> bool:
-        """Whether the model has a stress of its own."""
+        """Whether the model predicts a stress without derivatives."""
         return self.forces == "direct" and self.stress_head == "equivariant"
 
 
@@ -150,7 +150,7 @@ def _rule(cutoff: float, max_neighbors: int | None) -> Graph:
 
 
 def graph(config: GemNetConfig) -> Graph:
-    """The smallest graph that holds those of all interactions."""
+    """Smallest graph that contains those of all interactions."""
     rules = config.rules
     cutoff = max(rule.cutoff for rule in rules)
     counts = [rule.n_neighbors for rule in rules]
@@ -158,7 +158,7 @@ def graph(config: GemNetConfig) -> Graph:
 
 
 def check_elements(heaviest: int, config: GemNetConfig) -> None:
-    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embedding."""
+    """Raise ConfigError if `heaviest`, an atomic number, has no row in the embedding."""
     if heaviest > config.max_atomic_number:
         raise ConfigError(
             f"gemnet: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "

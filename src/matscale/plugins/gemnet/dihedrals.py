@@ -7,8 +7,8 @@ is a batched product [D_a·M, D_b] @ [D_b, C] for each middle edge b → a, the 
 each edge c → a with its K middle edges.
 
 The dihedral is undefined where c, a, b or a, b, d lie on a line. Its cosine, p·q/√(|p|²|q|² + ε²) with the cross
-products p and q of the edges with the middle one, is zero there and changes over an angle of ε: continuous on paper,
-but no force field that one would call smooth.
+products p and q of the edges with the middle one, is zero there and changes over an angle of ε: it is continuous, but
+too steep for smooth forces.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Group(NamedTuple):
 
 
 class Dihedrals:
-    """All quadruplets of a batch. `edges` are sorted by target, in any order of the atoms, `middle` edges need not be.
+    """Quadruplets of a batch. `edges` are sorted by target, in any order of the atoms; `middle` edges need not be.
 
     An in-triplet d, b, a is listed for each middle edge and each edge that ends at b; `ins` and `ins_middle` say which,
     `in_edges` takes features of edges to them.
@@ -91,7 +91,7 @@ class Dihedrals:
         return found.view(found.shape[0], self.n_spherical**2, channels)
 
     def _inner(self, k: int, part: Tensor) -> Tensor:
-        """The sum over d for group `k`: [g·D_a, M·C]"""
+        """Sum over d for group `k`: [g·D_a, M·C]"""
         (g, d_b), d_a = self.groups[k].ins.shape, self.groups[k].outs.shape[1]
 
         def product(table: Tensor, x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _groups(edges: Links, middle: Links, at_most: int) -> list[Group]:
 
 
 def _first(edges: Links, degree: Tensor) -> Tensor:
-    """[n_atoms] where the edges of each atom begin."""
+    """First edge of each atom, [n_atoms]."""
     is_first = torch.ones_like(edges.target, dtype=torch.bool)
     is_first[1:] = edges.target[1:] != edges.target[:-1]
     places = is_first.nonzero().squeeze(1)
@@ -132,7 +132,10 @@ def _first(edges: Links, degree: Tensor) -> Tensor:
 
 
 def _at(group: Group, edges: Links, middle: Links, span: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross products with the middle edges [g, D_a, 3] and [g, D_b, 3]; which pairs are none [g, D_b, D_a]."""
+    """Cross products with the middle edges, [g, D_a, 3] and [g, D_b, 3].
+
+    Also the pairs that are no quadruplet, [g, D_b, D_a].
+    """
     axis = middle.unit[group.middle][:, None]
     p = torch.linalg.cross(edges.unit[group.outs], axis)
     q = torch.linalg.cross(edges.unit[group.ins], axis)

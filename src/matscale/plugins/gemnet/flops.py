@@ -1,9 +1,9 @@
 r"""FLOPs of a training step, product by product. docs/flops.md has the definition.
 
-A product is forward 1; what else it costs depends on which of its factors have gradients, in the backward and, with
-forces by derivative, in the backward of that. `TIMES` has a kind of product for each case, `tally` a row for each
-product of `model`. How many edges, angles and quadruplets there are is counted in the batch itself, or estimated where
-there is none (`counts`).
+The forward of a product counts 1; its further cost depends on which of its factors have gradients, in the backward and,
+with forces by derivative, in the backward of that. `TIMES` has a kind of product for each case, `tally` a row for each
+product of `model`. The numbers of edges, angles and quadruplets are counted in a batch, or estimated without one
+(`counts`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
 
 
 def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
-    """Counts of edges, angles and dihedrals: in a batch, or from its totals as if all atoms had equally many edges."""
+    """Count edges, angles and dihedrals in a batch, or estimate them from its totals as if all atoms had equally many
+    edges.
+    """
     return _estimated(config, shape) if shape.batch is None else _counted(config, shape.batch)
 
 
@@ -82,7 +84,7 @@ def _counted(config: GemNetConfig, batch: AtomicBatch) -> Counts:
 
 
 def _quadruplets(middle: Links, d: Tensor) -> dict[str, Tensor | int]:
-    """Count quadruplets. A middle edge with no edge at one of its ends is in none of them."""
+    """Count quadruplets. A middle edge with no other edge at one of its ends has none."""
     near, far = d[middle.target], d[middle.source]
     both = (near > 0) & (far > 0)
     outs, ins, dihedrals = near[both].sum(), far[both].sum(), (near * far).sum()
@@ -106,7 +108,7 @@ def _estimated(config: GemNetConfig, shape: BatchShape) -> Counts:
 
 
 def _share(shape: BatchShape, whole: Graph, rule: Graph) -> float:
-    """Neighbours of an atom by a rule, from those in the whole graph: in proportion to the volume."""
+    """Share of an atom's neighbours by a rule in those of the whole graph, in proportion to the volume."""
     degree = shape.n_edges / max(shape.n_atoms, 1) * (rule.cutoff / whole.cutoff) ** 3
     return min(degree, rule.n_neighbors) if rule.n_neighbors else degree
 
@@ -119,7 +121,7 @@ Row = tuple[str, str, int]
 
 
 def tally(config: GemNetConfig) -> Iterator[Row]:
-    """Every product of a step's forward, stages one after the other."""
+    """List every product of a step's forward, stages one after the other."""
     c = config
     yield from _bases(c)
     yield "atoms", "elements", 2 * c.atom_channels * c.edge_channels

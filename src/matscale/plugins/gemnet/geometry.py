@@ -95,17 +95,17 @@ class Geometry:
         return cls(edges, LinearRows.gathered(swap, edges.n), sources, targets, rank, triplets, **parts)  # type: ignore[arg-type]
 
     def to_atoms(self, x: Tensor) -> Tensor:
-        """Sums over the edges that end at an atom: [n_edges, C] -> [n_atoms, C]"""
+        """Sum over the edges that end at an atom: [n_edges, C] -> [n_atoms, C]"""
         return self.targets.transposed()(x)
 
     @property
     def edge_degree(self) -> Tensor:
-        """[n_atoms] edges of each atom, in the order of the edges."""
+        """Number of edges of each atom, [n_atoms], in the order of the edges."""
         return by_rank(self.edges.degree, self.rank)
 
     @property
     def far_degree(self) -> Tensor:
-        """[n_atoms] far pairs of each atom, in the order of the pairs."""
+        """Number of far pairs of each atom, [n_atoms], in the order of the pairs."""
         assert self.far is not None
         assert self.far_rank is not None
         return by_rank(self.far.degree, self.far_rank)
@@ -119,7 +119,7 @@ def _far(links: Links, rule: Graph) -> dict[str, object]:
 
 
 def by_rank(x: Tensor, rank: Tensor) -> Tensor:
-    """[n_atoms] in the order of the batch -> in that of `rank`."""
+    """Sort [n_atoms] from the order of the batch to that of `rank`."""
     return torch.empty_like(x).index_copy(0, rank, x)
 
 

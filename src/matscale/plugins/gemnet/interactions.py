@@ -1,4 +1,4 @@
-r"""The five ways in which edges and atoms learn from each other, each a sum over neighbours of products with a basis.
+r"""Interactions: five updates of edges and atoms, each a sum over neighbours of products with a basis.
 
     triplet      x_ca = B Σ_b (ρ_ca · Y(∠cab)) ⊗ P(m_ba ∘ R e_ba)                        edges from edges
     atom-edge    the same with atoms b in place of edges: P(h_b ∘ R e_ba)                 edges from atoms
@@ -38,7 +38,7 @@ class BothWays(nn.Module):
 
 
 class Narrow(nn.Module):
-    """From the wide features of edges or atoms to the few channels that are summed: P(σ(D x) ∘ R e)."""
+    """Map from the wide features of edges or atoms to the few channels that are summed: P(σ(D x) ∘ R e)."""
 
     def __init__(self, n_in: int, n_radial: int, n_out: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Narrow(nn.Module):
 
 
 def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
-    """ρ [n, I, L] and sums [n, L, C]: their product over L, mapped by `weights` from I·C to [n, n_out]."""
+    """Multiply ρ [n, I, L] and sums [n, L, C] over L, and map by `weights` from I·C to [n, n_out]."""
     product: Tensor = weights((radial @ sums).flatten(1))
     return product
 
@@ -149,16 +149,16 @@ class PairInteraction(nn.Module):
 
 
 def radial_matrices(basis: Tensor, weight: Tensor) -> Tensor:
-    """Gaussians [n, R] and weights [R, I, L] -> ρ [n, I, L]"""
+    """Matrices of a basis: Gaussians [n, R] and weights [R, I, L] -> ρ [n, I, L]"""
     return torch.unflatten(basis @ weight.flatten(1), 1, tuple(weight.shape[1:]))
 
 
 def circular_of(matrices: Tensor, angles: Tensor, rows: Tensor) -> Tensor:
-    """ρ [n, I, L], of which `rows` [m] are taken, and Y [m, L] -> κ [m, I]"""
+    """Circular basis: ρ [n, I, L], of which `rows` [m] are taken, and Y [m, L] -> κ [m, I]"""
     return (matrices.index_select(0, rows) @ angles[:, :, None]).squeeze(2)
 
 
 def empty_weight(n_radial: int, n_embedding: int, n_angular: int) -> Tensor:
-    """Weights of `radial_matrices`, orthogonal over all R·L functions of the basis."""
+    """Make weights of `radial_matrices`, orthogonal over all R·L functions of the basis."""
     flat = orthogonal(torch.empty(n_embedding, n_radial * n_angular))
     return flat.view(n_embedding, n_radial, n_angular).permute(1, 0, 2).contiguous()

@@ -1,4 +1,4 @@
-"""The layers that GemNet is made of. None has a bias: what is zero, such as an edge at the cutoff, stays zero.
+"""Layers of GemNet. None has a bias: a zero, such as an edge at the cutoff, stays zero.
 
 Dense layers start orthogonal with standardised rows, activations are scaled to keep the variance of a normal variable,
 and a factor that is measured before the first step (`Scale`) keeps that of each sum and product: the three together
@@ -42,7 +42,7 @@ def orthogonal(weight: Tensor) -> Tensor:
 
 
 class Dense(nn.Module):
-    """A linear map without bias and, unless `activate` is false, the scaled SiLU."""
+    """Linear map without bias and, unless `activate` is false, the scaled SiLU."""
 
     def __init__(self, n_in: int, n_out: int, *, activate: bool = True) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Dense(nn.Module):
 
 
 class PairDense(nn.Module):
-    """A dense layer of what an edge j → i and its two atoms hold, one after the other: σ(W [h_j, h_i, m]).
+    """Dense layer of the features of an edge j → i and of its two atoms, one after the other: σ(W [h_j, h_i, m]).
 
     The products with h are done once per atom, not per edge.
     """
@@ -74,7 +74,10 @@ class PairDense(nn.Module):
 
 
 class Residual(nn.Module):
-    """(x + σ(W₂ σ(W₁ x))) / √2; in half precision the sum is float32, or many layers would add up their roundings."""
+    """Residual layer (x + σ(W₂ σ(W₁ x))) / √2.
+
+    In half precision the sum is float32, so that roundings do not add up.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class Residual(nn.Module):
 
 
 def network(n_in: int, width: int, n_residual: int, *, project: bool) -> nn.Sequential:
-    """Residual layers, after a dense one where widths differ or `project` says so."""
+    """Stack of residual layers, after a dense one where widths differ or `project` says so."""
     first = [Dense(n_in, width)] if project or n_in != width else []
     return nn.Sequential(*first, *(Residual(width) for _ in range(n_residual)))
 
@@ -95,10 +98,10 @@ _FITTING: ContextVar[bool] = ContextVar("fitting", default=False)
 
 
 class Scale(nn.Module):
-    """Multiplies by a factor that gives a result the variance of what it was made from.
+    """Factor that gives a result the variance of its input.
 
     The factor is measured once, before training, and is part of the state; zero stands for "not measured", and does
-    nothing. A factor that is there, for example of an imported model, stays as it is.
+    nothing. A factor that is set, for example in an imported model, stays.
     """
 
     factor: Tensor
@@ -108,13 +111,13 @@ class Scale(nn.Module):
         self.register_buffer("factor", torch.zeros(()))
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """`x` [n, c] is scaled, `reference` [m, c'] only looked at, and only while factors are measured."""
+        """Scale `x` [n, c]; `reference` [m, c'] is read only while factors are measured."""
         if _FITTING.get():
             self._measure(x, reference)
         return x * self._value().to(x.dtype)
 
     def product(self, x: Tensor, layer: Dense, basis: Tensor) -> Tensor:
-        """x ∘ layer(basis), scaled to the variance of `x` [n, c]; the factor goes into the layer's weight."""
+        """Multiply x ∘ layer(basis), scaled to the variance of `x` [n, c]; the factor goes into the layer's weight."""
         if _FITTING.get():
             self._measure(x * layer(basis), x)
         return x * functional.linear(basis, layer.weight * self._value().to(layer.weight.dtype))
@@ -133,7 +136,7 @@ class Scale(nn.Module):
 
 @contextmanager
 def fitting() -> Iterator[None]:
-    """Each `Scale` that a forward passes inside measures its factor, if it has none, before it multiplies by it."""
+    """Context in which each unmeasured `Scale` of a forward measures its factor before it multiplies by it."""
     token = _FITTING.set(True)
     try:
         yield

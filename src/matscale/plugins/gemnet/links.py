@@ -1,4 +1,4 @@
-"""The graphs of a batch: directed edges of one interaction, chosen from those that the batch carries.
+"""Graphs of a batch: directed edges of one interaction, chosen from those of the batch.
 
 Edges j -> i point from the neighbour (source) to the centre (target); their unit vectors point from the centre to the
 neighbour. They are sorted by target, in an order of the atoms in which atoms with equally many edges are neighbours:
@@ -35,13 +35,13 @@ class Links:
 
     @cached_property
     def distance(self) -> Tensor:
-        """[n] Å"""
+        """Lengths of the edges, [n] Å"""
         distance: Tensor = torch.linalg.vector_norm(self.vec, dim=1)
         return distance
 
     @cached_property
     def unit(self) -> Tensor:
-        """[n, 3] from centre to neighbour."""
+        """Unit vectors [n, 3] from centre to neighbour."""
         return self.vec / self.distance[:, None]
 
     @property
@@ -51,11 +51,11 @@ class Links:
 
     @cached_property
     def degree(self) -> Tensor:
-        """[n_atoms] edges that end at each atom."""
+        """Number of edges that end at each atom, [n_atoms]."""
         return torch.bincount(self.target, minlength=self.n_atoms)
 
     def select(self, which: Tensor) -> Links:
-        """The links at the places `which`, or where the mask `which` is true."""
+        """Select the links at the places `which`, or where the mask `which` is true."""
         if which.dtype == torch.bool:
             which = which.nonzero().squeeze(1)
         source, target, shift, vec = (
@@ -68,33 +68,33 @@ class Links:
         return self.select(rank.index_select(0, self.target).sort(stable=True)[1])
 
     def image(self, span: int) -> Tensor:
-        """[n] a number for each neighbour as its centre sees it: one for each pair (source, shift).
+        """Number the neighbours as their centres see them, [n]: one number for each pair (source, shift).
 
         Linear in the shift, so that numbers of displaced centres are sums (`shift_code`); `span` as of `span_of`.
         """
         return self.source + self.shift_code(span)
 
     def shift_code(self, span: int) -> Tensor:
-        """[n] the shift's part of `image`."""
+        """Number for the shift of each edge, [n], the second summand of `image`."""
         weights = torch.tensor([1, span, span * span], device=self.shift.device) * self.n_atoms
         return (self.shift * weights).sum(1)
 
 
 def span_of(*links: Links) -> int:
-    """Numbers of `Links.image` do not clash, not even where two shifts are added and one taken away."""
+    """Span of shifts that keeps numbers of `Links.image` unique, even if two shifts are added and one subtracted."""
     largest = max((int(each.shift.abs().max()) for each in links if each.n), default=0)
     return 6 * largest + 2
 
 
 def links_of(data: AtomicBatch) -> Links:
-    """All edges of a batch, differentiable in positions and cell."""
+    """Make links of all edges of a batch, differentiable in positions and cell."""
     source, target = data.edges()
     assert data.edge_shift is not None
     return Links(source, target, data.edge_shift.long(), data.edge_vec(), data.n_atoms)
 
 
 def within(links: Links, rule: Graph) -> Links:
-    """The edges among `links`, sorted by target, that `rule` asks for; `links` hold them all."""
+    """Select the edges for `rule` among `links`, which hold all edges, sorted by target."""
     kept = links.select(links.distance.detach() < rule.cutoff)
     if rule.kind == "radius":
         return kept
@@ -107,11 +107,11 @@ def within(links: Links, rule: Graph) -> Links:
 
 
 def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
-    """For each pair of atoms one of its two edges, and that again in the other direction; (edges, swap [n]).
+    """Keep one of the two edges of each pair of atoms, and add its reverse: (edges, swap [n]).
 
-    A rule of nearest neighbours may have found a pair from one side only. Published models keep what was found from
-    the atom with the larger number (of an atom's own images, that with the first shift `image_kept` zero) and leave
-    the rest. `swap` is where the reverse of each edge stands.
+    A rule of nearest neighbours may have found a pair from one side only. Published models keep edges found from the
+    atom with the larger number (of an atom's own images, that with the first shift `image_kept` zero) and drop the
+    others. `swap` holds the place of the reverse of each edge.
     """
     own = links.source == links.target
     kept = _is_negative(links.shift if image_kept == "below" else -links.shift)
@@ -127,13 +127,13 @@ def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
 
 
 def _is_negative(shift: Tensor) -> Tensor:
-    """Whether the first number of each row that is not zero is below zero."""
+    """Whether the first nonzero number of each row is negative."""
     a, b, c = shift.unbind(1)
     return (a < 0) | ((a == 0) & ((b < 0) | ((b == 0) & (c < 0))))
 
 
 def reordered(links: Links, swap: Tensor, rank: Tensor) -> tuple[Links, Tensor]:
-    """Symmetric edges and their swap, sorted by the rank of the target."""
+    """Sort symmetric edges and their swap by the rank of the target."""
     order = rank.index_select(0, links.target).sort(stable=True)[1]
     place = torch.empty_like(order)
     place[order] = torch.arange(links.n, device=order.device)
@@ -141,7 +141,7 @@ def reordered(links: Links, swap: Tensor, rank: Tensor) -> tuple[Links, Tensor]:
 
 
 def rank_by(*degrees: Tensor) -> Tensor:
-    """[n_atoms] place of each atom in an order in which atoms that agree in all `degrees` are neighbours."""
+    """Rank atoms, [n_atoms], so that atoms with equal values in all `degrees` are next to each other."""
     order = torch.arange(degrees[0].shape[0], device=degrees[0].device)
     for degree in reversed(degrees):
         order = order.index_select(0, degree.index_select(0, order).sort(stable=True)[1])

@@ -1,7 +1,7 @@
 """Check that a batch fits into memory, before its angles are made.
 
-What is made in pieces (`angles`, `dihedrals`) needs little. What stays is counted from below: the features of edges
-and of the sums that each layer keeps for the backward, and what one piece of one atom takes.
+Arrays that are made in pieces (`angles`, `dihedrals`) need little. The others give a lower bound: features of edges and
+sums that each layer keeps for the backward, and the memory of one piece of one atom.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matscale.plugins.gemnet.links import Links
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that the device has, free or not; of the machine's, those that this job or container may take."""
+    """Total memory of the device in bytes, free or not; on a CPU, the part that this job or container may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return _of_machine()
@@ -31,7 +31,7 @@ def _of_machine() -> int:
 
 
 def group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """Bytes that the control groups of this process allow, of either version; nothing where there are none."""
+    """Limits of this process's control groups in bytes, of either version; empty if there are none."""
     for line in groups.read_text().splitlines() if groups.exists() else []:
         _, kind, place = line.split(":", 2)
         if kind not in ("", "memory"):
@@ -60,7 +60,7 @@ def least_bytes(config: GemNetConfig, edges: Links, middle: Links | None) -> int
 
 
 def check_fits(config: GemNetConfig, edges: Links, middle: Links | None) -> None:
-    """Raises ConfigError, with the numbers and what to change, for a batch that no memory of this size holds."""
+    """Raise ConfigError, with the numbers and what to change, for a batch that does not fit into the memory."""
     needed, there = least_bytes(config, edges, middle), total_memory(edges.vec.device)
     if needed <= there:
         return

@@ -95,7 +95,7 @@ class Projections(nn.Module):
 
 
 class GemNet(nn.Module):
-    """Energy of a batch and, with direct forces, forces and stress."""
+    """Model of the energy and, with direct forces, of forces and stress of a batch."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -121,11 +121,11 @@ class GemNet(nn.Module):
         return self._along_edges(energy, self.along(*of_edges), geometry, data)
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, atom_channels]: what the last output block reads of the atoms."""
+        """Features of atoms, [n_atoms, atom_channels]: the input of the last output block."""
         return list(self._stages(data, self.geometry(data)))[-1][0]
 
     def _stages(self, data: AtomicBatch, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Outputs of the output blocks before the first and after each interaction block."""
+        """Yield outputs of the output blocks before the first and after each interaction block."""
         bases = self.project(geometry)
         h = self.element(data.atomic_numbers - 1)
         m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
@@ -141,7 +141,7 @@ class GemNet(nn.Module):
 
     @full_precision
     def _along_edges(self, energy: Tensor, along: Tensor, geometry: Geometry, data: AtomicBatch) -> Outputs:
-        """`along` [n_edges, 1 or 3] -> forces and stress."""
+        """Sum forces and stress from `along` [n_edges, 1 or 3]."""
         unit, target = geometry.edges.unit, geometry.edges.target
         # Away from the neighbour: positive magnitudes push.
         forces = unit.new_zeros(data.n_atoms, 3).index_add(0, target, -along[:, :1] * unit)
@@ -155,7 +155,7 @@ class GemNet(nn.Module):
 
     @torch.no_grad()
     def prepare(self, batches: Sequence[AtomicBatch]) -> None:
-        """Measure the scale factors that are not there yet, all in one forward: each sees those before it at work."""
+        """Measure the missing scale factors in one forward: each factor sees the effect of those before it."""
         with fitting():
             self(AtomicBatch.join(list(batches)))
 
@@ -165,7 +165,7 @@ class GemNet(nn.Module):
 
 
 def build(config: GemNetConfig, info: DatasetInfo) -> nn.Module:
-    """Raises ConfigError if the data hold an element that the embedding has no row for."""
+    """Build the model. Raises ConfigError if the data hold an element without a row in the embedding."""
     if info != DatasetInfo.any():
         check_elements(max(info.elements), config)
     return GemNet(config)

@@ -58,7 +58,10 @@ DIAL = "atom and edge channels alike, 3 blocks; below 128 with fewer Gaussians, 
 
 
 def at_width(width: int) -> GemNetConfig:
-    """A GemNet-dT with so many channels; its other widths are the published ones, or keep their proportions below."""
+    """Make a GemNet-dT with so many channels.
+
+    Its other widths are the published ones, or proportional to them below.
+    """
     return GemNetConfig(
         atom_channels=width,
         edge_channels=width,
@@ -71,7 +74,7 @@ def at_width(width: int) -> GemNetConfig:
 
 
 def ladder(n_params: int) -> GemNetConfig:
-    """The model that comes nearest to `n_params`: by its width where that is within 2 %, else with more Gaussians."""
+    """Choose the model that comes nearest to `n_params`: by width if that is within 2 %, else with more Gaussians."""
     config: GemNetConfig = closest(n_params, lambda dial: at_width(graded(dial + 1)), build)
     if abs(_count(config) / n_params - 1) <= 0.02:
         return config

@@ -20,7 +20,7 @@ MODEL = "0.3.0"
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """A context that keeps CHGNet from printing its size and device to stdout, where results go."""
+    """Context that keeps CHGNet from printing its size and device to stdout, where results go."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
@@ -34,7 +34,7 @@ def _model() -> Any:
 
 
 def calculator() -> Any:
-    """A CHGNet calculator on the CPU; the weights are read once per process."""
+    """Make a CHGNet calculator on the CPU; the weights are read once per process."""
     model = _model()
     from chgnet.model.dynamics import CHGNetCalculator
 

@@ -17,7 +17,7 @@ MODEL = "7net-0_11Jul2024"
 
 @cache
 def calculator() -> Any:
-    """A SevenNet-0 calculator on the CPU, one per process: it keeps nothing from one structure to the next."""
+    """Make a SevenNet-0 calculator on the CPU, one per process: structures do not influence each other."""
     with warnings.catch_warnings():
         # It recommends GPU kernels, and compiles its activations in a way that torch has deprecated.
         warnings.filterwarnings("ignore", "No tensor product accelerator", UserWarning)

@@ -1,9 +1,9 @@
-"""Fork server: a process that has imported everything for a training and forks one for each run without delay.
+"""Fork server: a process that has imported everything for a training, and forks a process for each run without delay.
 
-To import torch and the architectures takes seconds, which is more than a tiny run itself. The nursery imports them
-once, does nothing else, and forks. That is safe because it is checked: it forks only while it has a single thread and
-has not touched a GPU, and starts an ordinary process otherwise. A forked process is one of its own: it has its own
-session, its output goes to the run's log, and it outlives the nursery and the sweep.
+Importing torch and the architectures takes seconds, longer than a tiny run. The nursery imports them once, does nothing
+else, and forks. That is safe because it is checked: it forks only while it has a single thread and has not touched a
+GPU, and starts an ordinary process otherwise. A forked process is one of its own: it has its own session, its output
+goes to the run's log, and it outlives the nursery and the sweep.
 
 Messages go over a socket pair: {"path", "arguments", "log", "environment"} with the file descriptor of the run's claim,
 or {"signal", "path"}; back come {"path", "code"} when a process has ended, and {"path", "error"} if none could begin.
@@ -73,7 +73,7 @@ class Nursery:
         self._socket.send(json.dumps({"path": str(path), "signal": number}).encode())
 
     def ended(self) -> list[tuple[Path, int | None, str]]:
-        """(run folder, exit code, error) of the processes that ended since it was last asked."""
+        """Processes that ended since the last call: (run folder, exit code, error)."""
         found = []
         while select.select([self._socket], [], [], 0)[0]:
             text = self._socket.recv(LARGEST)
@@ -174,7 +174,7 @@ def _spawned(message: dict[str, Any], claim: int, log: int) -> subprocess.Popen[
 
 
 def _become(message: dict[str, Any], log: int) -> None:
-    """In the child: be `python -m matscale ARGUMENTS`, and end as it ends. Never returns."""
+    """Run `python -m matscale ARGUMENTS` in the child, and end as it ends. Never returns."""
     code = 1
     try:
         os.setsid()
@@ -196,7 +196,7 @@ def _become(message: dict[str, Any], log: int) -> None:
 
 
 def warm_up() -> None:
-    """Import what every run needs, the architectures of matscale among it."""
+    """Import everything that runs need, the architectures of matscale included."""
     from importlib import import_module
 
     from matscale.plugin import host

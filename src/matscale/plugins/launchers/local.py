@@ -53,7 +53,7 @@ class LocalOptions(Config):
 
 
 class LocalPool:
-    """Runs as processes that outlive a sweep which is killed, and end with one that is interrupted."""
+    """Pool of processes that go on if a sweep is killed, and end if it is interrupted."""
 
     def __init__(self, options: LocalOptions) -> None:
         gpus = _gpus(options)
@@ -149,7 +149,7 @@ class LocalPool:
         return ""
 
     def end(self, path: Path) -> None:
-        """Have one run save and end; `ended` tells when it has."""
+        """End one run, saved; `ended` lists it when it has ended."""
         if path in self.processes:
             self.processes[path].send_signal(signal.SIGTERM)
         elif path in self.slots and self.nursery is not None:

@@ -2,7 +2,7 @@
 
 An array is two files in the study's folder: `slurm/array-0001.sh`, the script, and `slurm/array-0001.txt`, whose line k
 is the run folder of task k. The name of the job leads back to them, so that a later sweep finds its jobs in the queue
-without having been told their numbers.
+without knowing their numbers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RUNNING = frozenset(
 
 
 class SlurmOptions(Config):
-    """Table `[slurm]` of a study file; what is not given is left to the site."""
+    """Table `[slurm]` of a study file; the site's defaults hold for missing options."""
 
     time: Seconds | None = None
     """Time limit of a job: `4h`. A run that needs longer saves, is requeued and goes on."""
@@ -155,7 +155,7 @@ class SlurmPool:
                 ) from None
 
     def _look(self) -> None:
-        """Update the states of the study's tasks, and collect those that ended."""
+        """Read the states of the study's tasks, and collect those that ended."""
         self._looked = time.monotonic()
         rows = _call("squeue", "--noheader", "--array", "--states=all", "--format=%j|%K|%T")
         self._answered = time.monotonic()
@@ -174,7 +174,7 @@ class SlurmPool:
         self._alive = alive
 
     def _run(self, name: str, task: str) -> Path | None:
-        """The run folder of a task; None if the array's list is gone, or the study was begun anew."""
+        """Find the run folder of a task; None if the array's list is missing, or the study was begun anew."""
         listed = self.folder / f"array-{name.removeprefix(self.prefix)}.txt"
         if not listed.exists() or not task.isdecimal():
             return None
@@ -201,7 +201,7 @@ class SlurmPool:
 
 
 def _end(path: Path, state: str) -> Ended:
-    """End of a task that is no longer in the queue, from the exit code that its script wrote and from Slurm's state."""
+    """Describe the end of a task that left the queue, from its script's exit code and Slurm's state."""
     try:
         code = int((path / EXIT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -212,7 +212,7 @@ def _end(path: Path, state: str) -> Ended:
 
 
 def _call(*command: str) -> str:
-    """Output of a command of Slurm's. Raises OSError with what it said if it fails."""
+    """Run a command of Slurm and return its output. Raises OSError with its message if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
@@ -277,7 +277,7 @@ exit "$code"
 
 
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
-    """Script for `n` runs, whose folders are the lines of the file `listed`."""
+    """Write the script for `n` runs, whose folders are the lines of the file `listed`."""
     words = {
         "cwd": shlex.quote(os.getcwd()),  # relative paths of the study are taken from here
         "listed": shlex.quote(str(listed)),

@@ -1,4 +1,4 @@
-"""The built-in scaling laws: in one variable (`power`, `broken`), in several (`joint`, `repeated`, `farseer`), and of
+"""Built-in scaling laws: in one variable (`power`, `broken`), in several (`joint`, `repeated`, `farseer`), and of
 mixtures of experts (`routing`, `experts`)."""
 
 from __future__ import annotations

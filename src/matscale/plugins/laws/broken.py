@@ -1,9 +1,9 @@
-r"""One smooth break between two powers, above a floor (Caballero et al., arXiv:2210.14891, n = 1).
+r"""Broken power law: one smooth break between two powers, above a floor (Caballero et al., arXiv:2210.14891, n = 1).
 
     L = E + A x^-alpha (1 + (x / X)^(1 / f))^(-gamma f)
 
 Below X the exponent is alpha, far above it alpha + gamma; f is the width of the break in ln x. Six parameters: nine
-sizes are the least that can carry it.
+sizes are needed at least.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTHS = (-4.0, 3.0)
 
 
 def _falling(alpha: Array, gamma: Array, x_break: Array, width: Array, log_x: Array) -> Array:
-    """ln of x^-alpha (1 + (x / X)^(1 / f))^(-gamma f)."""
+    """Compute ln of x^-alpha (1 + (x / X)^(1 / f))^(-gamma f)."""
     return np.asarray(-alpha * log_x - gamma * width * np.logaddexp(0.0, (log_x - x_break) / width))
 
 
@@ -32,7 +32,7 @@ def _terms(theta: Array, x: Array) -> Array:
 
 
 def _width(log_width: Array) -> Array:
-    """Width f of the break, clipped to `WIDTHS`: the sizes cannot tell narrower or wider breaks apart."""
+    """Width f of the break, clipped to `WIDTHS`, since the sizes cannot distinguish narrower or wider breaks."""
     return np.asarray(np.exp(np.clip(log_width, *WIDTHS)))
 
 
@@ -52,7 +52,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """Best five of a coarse grid over the four parameters that are not amplitudes."""
+    """Starts of the search: the best five of a coarse grid over the four parameters that are not amplitudes."""
     inside = np.quantile(x[:, 0], [0.2, 0.35, 0.5, 0.65, 0.8])
     grid = np.array(list(product([-0.1, 0.05, 0.2, 0.4, 0.8], [-0.5, -0.2, 0.2, 0.5, 1.0], inside, [0.1, 0.5, 1.5])))
     alpha, gamma, x_break, width = (grid[:, j, None] for j in range(4))

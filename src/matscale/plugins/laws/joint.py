@@ -35,7 +35,7 @@ def chinchilla_jacobian(theta: Array, x: Array) -> Array:
 
 
 def chinchilla_starts(x: Array, y: Array) -> Array:
-    """Variable projection: for each pair of exponents the best E, A, B >= 0; the best four of the grid."""
+    """Starts by variable projection: for each pair of exponents the best E, A, B >= 0; the best four of the grid."""
     return projected(x[:, 0], x[:, 1], y, EXPONENTS)
 
 
@@ -76,7 +76,7 @@ def kaplan_jacobian(theta: Array, x: Array) -> Array:
 
 
 def kaplan_starts(x: Array, y: Array) -> Array:
-    """Where the two terms are equal at a typical point, for some exponents."""
+    """Starts at which the two terms are equal at a typical point, for some exponents."""
     found = []
     for alpha_n, alpha_d in product([0.05, 0.1, 0.2, 0.4, 0.8], repeat=2):
         level = float(np.mean(y)) / alpha_d - np.log(2.0)

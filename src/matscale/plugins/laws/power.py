@@ -1,7 +1,7 @@
 r"""Laws in one variable: a power, and a power above a floor.
 
-L = A x^-alpha                (Hestness et al., arXiv:1712.00409)
-L = E + A x^-alpha            E >= 0: what no size removes (noise of the labels, limits of the descriptor)
+L = A x^-alpha                (Hestness et al., arXiv:1712.00409) L = E + A x^-alpha            E >= 0: the part that no
+size removes (noise of the labels, limits of the descriptor)
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def floor_jacobian(theta: Array, x: Array) -> Array:
 
 
 def floor_starts(x: Array, y: Array) -> Array:
-    """Variable projection: for each exponent of a grid the best E, A >= 0; the grid's best three, and no floor."""
+    """Starts by variable projection: for each exponent of a grid the best E, A >= 0.
+
+    The grid's best three, and no floor.
+    """
     columns = np.stack([np.ones((len(ALPHAS), len(y))), np.exp(-ALPHAS[:, None] * x[:, 0])], axis=-1)
     c, rss = amplitudes(columns, y)
     best = best_of(rss, 3)

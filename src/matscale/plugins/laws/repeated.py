@@ -6,8 +6,8 @@ overfitting  L = E + A N^-alpha + B S^-beta + P (R N / U)^kappa
              Repetition harms in the end: the data term falls with all that is seen, and a penalty rises with the
              repeats and with the parameters per structure. It is 0 for one epoch.
 
-That an additive penalty describes the excess loss is the finding of Lovelace et al., arXiv:2605.01640, whose own has
-one coefficient and a fixed shape; here the exponent kappa is fitted, since no shape is known for models of atoms.
+Lovelace et al., arXiv:2605.01640, found that an additive penalty describes the excess loss; theirs has one coefficient
+and a fixed shape; here the exponent kappa is fitted, since no shape is known for models of atoms.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_REPEAT = 1e-9
 
 
 def useful(log_r: Array, unique: Array, seen: Array) -> Array:
-    """ln D' from ln R*, ln U and ln S."""
+    """Compute ln D' from ln R*, ln U and ln S."""
     r = np.exp(np.clip(log_r, *WORTH))
     repeats = np.maximum(np.exp(seen - unique) - 1.0, 0.0)
     return np.asarray(unique + np.log1p(-r * np.expm1(-repeats / r)))
@@ -68,7 +68,7 @@ def repetition_starts(x: Array, y: Array) -> Array:
 
 
 def pressure(x: Array) -> Array:
-    """ln (R N / U) of ln N, ln U, ln S."""
+    """Compute ln (R N / U) from ln N, ln U, ln S."""
     repeats = np.maximum(np.expm1(x[..., 2] - x[..., 1]), NO_REPEAT)
     return np.asarray(np.log(repeats) + x[..., 0] - x[..., 1])
 
@@ -89,7 +89,7 @@ def overfitting_jacobian(theta: Array, x: Array) -> Array:
 
 
 def overfitting_starts(x: Array, y: Array) -> Array:
-    """Variable projection with four amplitudes: the best pair of exponents for each kappa."""
+    """Starts by variable projection with four amplitudes: the best pair of exponents for each kappa."""
     found = []
     for kappa in KAPPAS:
         shape = kappa * pressure(x)

@@ -1,4 +1,4 @@
-r"""Routed networks: experts count as parameters, with diminishing returns (Clark et al., arXiv:2202.01169, eq. 12).
+r"""Law of routed networks: experts count as parameters, with diminishing returns (arXiv:2202.01169, eq. 12).
 
     log10 L = a log10 N + b log10 Ê + c log10 N log10 Ê + d,
     1 / Ê = 1 / (X - 1 + (1 / X_start - 1 / X_max)^-1) + 1 / X_max
@@ -28,7 +28,7 @@ def _limits(log_start: Array, log_span: Array) -> tuple[Array, Array, Array]:
 
 
 def _effective(log_start: Array, log_span: Array, experts: Array) -> Array:
-    """log10 Ê."""
+    """Compute log10 Ê."""
     top, own, _ = _limits(log_start, log_span)
     return np.asarray(-np.log10(1.0 / (experts - 1.0 + own) + 1.0 / top))
 
@@ -63,7 +63,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """Linear in a, b, c, d once the range of useful experts is given."""
+    """Starts of the search: linear in a, b, c, d for a given range of useful experts."""
     found = []
     n = x[:, 0] / LOG10
     for start, top in product([0.7, 1.0, 2.0, 4.0], [50.0, 200.0, 500.0, 2000.0]):

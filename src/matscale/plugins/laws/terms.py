@@ -1,4 +1,4 @@
-"""Sums of powers in logarithms: ln Σ_i exp(t_i), and how it depends on each term."""
+"""Sums of powers in logarithms: ln Σ_i exp(t_i), and its derivatives by each term."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matscale.plugin import Array
 
 
 def log_sum(terms: Array) -> Array:
-    """ln Σ_i exp(terms_i) [..., k] of terms [m, ..., k]."""
+    """Compute ln Σ_i exp(terms_i) [..., k] of terms [m, ..., k]."""
     top = terms.max(axis=0)
     parts = terms - top
     return np.asarray(top + np.log(np.exp(parts, out=parts).sum(axis=0)))

@@ -1,4 +1,4 @@
-"""The built-in readers. An outside package adds a format with a function of its own like the one below."""
+"""Built-in readers. A plugin adds a format by a similar function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ASE databases, and every other file that ASE reads: VASP output, CIF, trajectories, ..."""
+"""Readers of ASE databases, and of all other files that ASE reads: VASP output, CIF, trajectories, ..."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def matches(path: Path) -> bool:
 
 
 def _refuse_types(path: Path) -> None:
-    """Raises DataError for a dump of LAMMPS with types and no elements: ASE takes type 1 for hydrogen, 2 for helium."""
+    """Raise DataError for a LAMMPS dump with types and no elements: ASE takes type 1 for hydrogen, 2 for helium."""
     with open(path, "rb") as file:
         head = file.read(1 << 16)
     columns = re.search(rb"^ITEM: ATOMS (.*)$", head, re.MULTILINE) if head.startswith(b"ITEM:") else None

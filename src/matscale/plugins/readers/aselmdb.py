@@ -1,9 +1,9 @@
-"""`.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24. Decoded here, without ase.db.
+"""Reader of `.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24. Does not use ase.db.
 
-Two dialects exist: fairchem's until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
-ase-db-backends writes {"__ndarray__": [shape, dtype, flat]} and NaN as such. Both are read. Only one structure's JSON
+Two dialects exist: fairchem until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
+ase-db-backends writes {"__ndarray__": [shape, dtype, flat]}, and NaN as NaN. Both are read. Only one structure's JSON
 is in memory at a time, and it may not grow beyond `Limits.structure`: a small value that inflates to gigabytes is
-refused. LMDB crashes on damaged files: what is here runs in a guarded process (`matscale.core.data.sources.guard`).
+refused. LMDB crashes on damaged files, so this reader runs in a guarded process (`matscale.core.data.sources.guard`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _transaction(path: Path) -> Iterator[Any]:
 
 
 def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
-    """Ids of the structures, ascending."""
+    """List the ids of the structures, ascending."""
     following, deleted = (transaction.get(key) for key in (b"nextid", b"deleted_ids"))
     if following is None:
         raise DataError(f"{path}: an LMDB file without the key 'nextid': not an ASE database.")
@@ -91,7 +91,7 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
 
 
 def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
-    """Metadata of the file, which hold for all its structures; above all, units."""
+    """Read the metadata of the file, which hold for all its structures; above all, units."""
     value = transaction.get(b"metadata")
     try:
         metadata = _decode(value) if value is not None else {}
@@ -101,7 +101,7 @@ def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
 
 
 def _decode(value: bytes) -> Any:
-    """Raises Unusable for what is not zlib-compressed JSON, or inflates beyond the limit."""
+    """Decode an entry. Raises Unusable if it is not zlib-compressed JSON, or inflates beyond the limit."""
     inflater, most = zlib.decompressobj(), current_limits().structure
     try:
         text = inflater.decompress(value, most)
@@ -142,7 +142,7 @@ def _row(value: bytes | None, source: str) -> Frame:
 
 
 def _kept(value: Any) -> Any:
-    """Value of an entry that is no label: arrays of the new dialect become numpy arrays, others stay as they are."""
+    """Convert a value that is no label: arrays of the new dialect become numpy arrays, others stay as they are."""
     if not (isinstance(value, dict) and "__ndarray__" in value):
         return value
     shape, _, flat = value["__ndarray__"]
@@ -150,7 +150,7 @@ def _kept(value: Any) -> Any:
 
 
 def _array(value: Any) -> NDArray[np.float64]:
-    """Either dialect's array, null as NaN; integers are exact in float64 up to 2^53."""
+    """Convert an array of either dialect, null to NaN; integers are exact in float64 up to 2^53."""
     if isinstance(value, dict):
         shape, _, flat = value["__ndarray__"]
         return np.array(flat, dtype=np.float64).reshape(shape)

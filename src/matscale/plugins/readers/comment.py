@@ -1,12 +1,12 @@
-"""Comment line of an extended XYZ frame: `key=value` pairs after the grammar of libAtoms/extxyz.
+"""Comment line of an extended XYZ frame: `key=value` pairs by the grammar of libAtoms/extxyz.
 
     key      bare or quoted; alone, it is true
     value    number, boolean, bare text, "quoted text" with \\" \\\\ and \\n
              old arrays "1 2 3" {1 2 3}, new arrays [1, 2, 3] [[1, 2], [3, 4]]
 
-What ASE writes beyond the grammar is read as well: 'single quotes', numbers parted by commas, nan and inf, and text
-that begins with `_JSON`. An array of several texts is a list. Two faults that ASE's parser lets pass refuse the
-structure, because a value would be lost: a bracket or quote that is not closed, a key that comes twice with two values.
+Extensions of the grammar by ASE are read as well: 'single quotes', numbers parted by commas, nan and inf, and text that
+begins with `_JSON`. An array of several texts is a list. Two faults that ASE's parser lets pass refuse the structure,
+because a value would be lost: a bracket or quote that is not closed, a key that comes twice with two values.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TEXTS = ("uid",)
 
 
 def parse_comment(line: str) -> dict[str, Any]:
-    """Key -> bool, int, float, str, array of numbers or booleans, or list of str. Raises Unusable: see above.
+    """Parse key -> bool, int, float, str, array of numbers or booleans, or list of str. Raises Unusable: see above.
 
     >>> parse_comment('energy=-1.5 stress="1 2 3 4 5 6" pbc=[T, T, F] tag="a b" done')["pbc"]
     array([ True,  True, False])
@@ -64,7 +64,7 @@ def parse_comment(line: str) -> dict[str, Any]:
 
 
 def _closing(line: str, start: int, key: str) -> int:
-    """Place behind the bracket that closes the one at `start`; quotes inside hide brackets."""
+    """Find the place behind the bracket that closes the one at `start`; brackets within quotes do not count."""
     depth = 0
     if line[start] in "\"'":  # a whole quoted text would have been found
         raise _unclosed(line, start, key)
@@ -104,7 +104,7 @@ def _value(key: str, text: str | None) -> Any:
 
 
 def _array(text: str, key: str) -> Any:
-    """New-style array, of one dimension or two."""
+    """Parse a new-style array, of one dimension or two."""
     inner = text[1:-1].strip()
     if "[" not in re.sub(_DOUBLE, "", inner):
         rows = [inner]

@@ -1,7 +1,7 @@
-"""Extended XYZ, plain or compressed, read forwards only.
+"""Reader of extended XYZ, plain or compressed, in one forward pass.
 
-ASE's reader seeks back and forth, which in a compressed file means to decompress from the beginning for every
-structure (35 structures/s from .xz here); this one passes over the file once. Comment lines: see `comment`.
+ASE's reader seeks back and forth, and in a compressed file decompresses from the beginning for every structure (35
+structures/s from .xz); this one passes over the file once. `comment` parses comment lines.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def matches(path: Path) -> bool:
 
 
 class _Stream:
-    """A file and the number of the structure that comes next."""
+    """File, and the number of its next structure."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
@@ -49,7 +49,7 @@ class _Stream:
         self._line = 0
 
     def frame(self) -> list[str] | None:
-        """Comment line and atom lines of the next structure; None at the end of the file."""
+        """Read comment line and atom lines of the next structure; None at the end of the file."""
         try:
             self._file.begin()
             head = self._file.line()
@@ -161,14 +161,14 @@ def _parse(lines: list[str], source: str) -> Frame:
 
 
 def _special(info: dict[str, Any], name: str) -> Any:
-    """Take a key of the format out of `info`, however its letters are written; None if it is not there."""
+    """Take a key of the format out of `info`, in upper or lower case; None if it is not there."""
     if name in info:
         return info.pop(name)
     return next((info.pop(key) for key in list(info) if key.lower() == name.lower()), None)
 
 
 def _cell(lattice: Any) -> NDArray[np.float64]:
-    """[3, 3] from nine numbers (vector by vector), 3×3, or the three of a diagonal; zeros for None."""
+    """Parse the cell, [3, 3], from nine numbers (vector by vector), 3×3, or the three of a diagonal; zeros for None."""
     if lattice is None:
         return np.zeros((3, 3))
     numbers = np.asarray(lattice, dtype=np.float64)
@@ -178,7 +178,7 @@ def _cell(lattice: Any) -> NDArray[np.float64]:
 
 
 def _pbc(given: Any, has_cell: bool) -> NDArray[np.bool_]:
-    """[3] from one flag or three: true and false, 1 and 0, or letters such as TTF."""
+    """Parse periodicity, [3], from one flag or three: true and false, 1 and 0, or letters such as TTF."""
     if given is None:
         return np.full(3, has_cell)
     if isinstance(given, str) and len(given) == 3 and set(given.upper()) <= {"T", "F"}:
@@ -193,7 +193,7 @@ _KINDS: dict[str, Any] = {"R": np.float64, "I": np.int64, "S": np.str_, "L": np.
 
 
 def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """(name -> [n_atoms] or [n_atoms, k] of the per-atom columns, what was not read)."""
+    """Parse the per-atom columns: (name -> [n_atoms] or [n_atoms, k], what was not read)."""
     rows = [line.split() for line in lines]
     fields, start, columns = properties.split(":"), 0, {}
     layout = list(zip(fields[0::3], fields[1::3], map(int, fields[2::3])))

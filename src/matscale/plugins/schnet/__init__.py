@@ -23,7 +23,7 @@ CLAIMS = frozenset(
 
 
 def claims_for(config: SchNetConfig) -> frozenset[str]:
-    """Choosing among neighbours at one distance breaks every symmetry that exchanges them."""
+    """Claims of a configuration. A choice among neighbours at one distance breaks all symmetries that exchange them."""
     return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
 
 

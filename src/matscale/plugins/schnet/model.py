@@ -9,10 +9,10 @@ a is an embedding, g are Gaussians of the distance, f_c the cosine cutoff, σ th
 biases, C has none. f_c and its slope vanish at the cutoff, so energy and forces are continuous. Forces and stress are
 the derivatives that the core takes.
 
-Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Their
-OC20 models keep the 50 nearest neighbours of an atom (`max_neighbors`). A neighbour that is pushed out takes a finite
-part of the energy with it, and of neighbours at one distance the numbering decides which stay, so that such a config
-claims little; by default all within the cutoff count.
+Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Their OC20
+models keep the 50 nearest neighbours of an atom (`max_neighbors`). When a neighbour is dropped, the energy jumps, and
+among neighbours at one distance the numbering decides which ones stay, so that such a config claims few symmetries; by
+default all within the cutoff count.
 
 Shapes: n_edges directed edges j -> i, of n_bonds distances between n_pairs of atoms (`pairs`), R Gaussians, H hidden
 channels, F filters.
@@ -83,7 +83,7 @@ class Interaction(nn.Module):
 
 
 class SchNet(nn.Module):
-    """Energy of a batch from distances alone."""
+    """Model of the energy of a batch from distances alone."""
 
     def __init__(self, config: SchNetConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class SchNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Glorot for every matrix, zero for every bias, as in SchNet; a last layer that starts near zero."""
+        """Initialise matrices by Glorot, biases with zero, as in SchNet; a last layer starts near zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -110,7 +110,7 @@ class SchNet(nn.Module):
         return Outputs(energy=sum_by_structure(self.readout(self.embed(data)).squeeze(-1), data))
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, H]: what the readout reads."""
+        """Features of atoms, [n_atoms, H]: the input of the readout."""
         pairs = Pairs.of(data)
         basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions as is the envelope
         envelope = cosine_cutoff(pairs.distance, self.cutoff)[:, None]
@@ -126,7 +126,7 @@ class SchNet(nn.Module):
 
 
 def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
-    """Raises ConfigError if the data hold an element that the embedding has no row for."""
+    """Build the model. Raises ConfigError if the data hold an element without a row in the embedding."""
     heaviest = max(info.elements)
     if info != DatasetInfo.any() and heaviest > config.max_atomic_number:
         raise ConfigError(
@@ -137,7 +137,10 @@ def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> SchNetConfig:
-    """Three interactions with as many filters as hidden channels; the filters take up the remainder in small models."""
+    """Size ladder: three interactions with as many filters as hidden channels.
+
+    In small models the filters are adjusted.
+    """
     return closest(
         n_params,
         lambda dial: SchNetConfig(hidden=graded(dial), filters=graded(dial)),
@@ -149,10 +152,10 @@ def ladder(n_params: int) -> SchNetConfig:
 def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
     """Matrix products of one step with gradient forces and stress (2 FLOPs a multiply-add).
 
-    A product of features that depend on positions is done six times: forward, its input gradient (the forces), and
-    in the second backward the input and weight gradients of both. What depends on elements alone (`source` of the
-    first interaction) is done three times: it has no part in the forces. The last row of the readout is done five
-    times: what comes into its first backward is constant.
+    A product of features that depend on positions is done six times: forward, its input gradient (the forces), and in
+    the second backward the input and weight gradients of both. Products of features of elements alone (`source` of the
+    first interaction) are done three times: forces do not need them. The last row of the readout is done five times:
+    the input of its first backward is constant.
     """
     hidden, filters, half = config.hidden, config.filters, max(1, config.hidden // 2)
     per_edge = config.n_layers * (config.n_radial + filters) * filters

@@ -1,13 +1,13 @@
-r"""Filters are computed once for each distance, and sums over periodic images taken before products with weights.
+r"""Pairs of atoms: filters are computed once for each distance, and summed over periodic images before products.
 
     Σ_{e of (i, j)} f_c(d_e) (L a_e + b) = L Σ_e f_c(d_e) a_e + b Σ_e f_c(d_e)            a_e = σ(L1 g(d_e))
 
 An edge j -> i and its reverse have one distance, and so one filter: the two are one bond. The second layer of a filter
-is linear, so that of all images of one pair of atoms only the sum need pass it; in a crystal of few atoms a pair has
-many. If every edge has its reverse, the sums of (i, j) and (j, i) are one as well. None of this is an approximation;
-sums are taken in another order.
+is linear, so that it is applied to the sum over all images of a pair of atoms; in a crystal of few atoms a pair has
+many. If every edge has its reverse, the sums of (i, j) and (j, i) are the same. None of this is an approximation; only
+the order of sums changes.
 
-The FLOPs of a model are those of the form without, which has a filter for each edge, as it was published.
+FLOPs are counted for the published form, which has a filter for each edge.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pairs:
 
     @classmethod
     def of(cls, data: AtomicBatch) -> Pairs:
-        """Pairs from the edges of a batch."""
+        """Find pairs from the edges of a batch."""
         source, target = data.edges()
         if is_plain_wanted() or data.n_edges == 0:
             return cls(data.edge_distance(), None, None, *_messages(source, target, data.n_atoms))
@@ -55,11 +55,11 @@ class Pairs:
         return cls(distance, images, filters, *_messages(both % data.n_atoms, both // data.n_atoms, data.n_atoms))
 
     def summed(self, x: Tensor) -> Tensor:
-        """[n_bonds, C] -> [n_pairs, C]"""
+        """Sum over images: [n_bonds, C] -> [n_pairs, C]"""
         return x if self.images is None else self.images(x)
 
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Σ_j weight_ij ∘ x_j: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
+        """Convolve Σ_j weight_ij ∘ x_j: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
         weight = weight if self.filters is None else self.filters(weight)
         return self.targets(self.sources(x) * weight)  # in half precision of a finer type than x
 
@@ -69,7 +69,7 @@ def _messages(source: Tensor, target: Tensor, n_atoms: int) -> tuple[LinearRows,
 
 
 def _only(data: AtomicBatch, places: Tensor) -> AtomicBatch:
-    """The batch with some of its edges."""
+    """Batch with only some of its edges."""
     index, shift = data.edge_index, data.edge_shift
     assert index is not None
     assert shift is not None

@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the folder `tensorboard` of a run. `tensorboard --logdir runs` shows all runs."""
+"""Tracker TensorBoard: event files in the folder `tensorboard` of a run. `tensorboard --logdir runs` shows all runs."""
 
 from __future__ import annotations
 

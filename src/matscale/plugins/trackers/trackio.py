@@ -1,4 +1,4 @@
-"""Trackio: a local database in the folder `trackio` of a run, drawn by `TRACKIO_DIR=RUN/trackio trackio show`.
+"""Tracker Trackio: a local database in the folder `trackio` of a run; `TRACKIO_DIR=RUN/trackio trackio show` draws it.
 
 Where `TRACKIO_DIR` is set, runs go there together: one dashboard for a study. Nothing leaves this machine unless the
 environment names a server (`TRACKIO_SERVER_URL`, `TRACKIO_SPACE_ID`).
@@ -23,7 +23,7 @@ PROJECT = "matscale"
 
 
 class Session:
-    """One session of a run; a later one goes on with the same run of trackio's."""
+    """Session of a run; a later session continues the same run in trackio."""
 
     def __init__(self, run: Run, step: int) -> None:
         self.trackio = trackio = _imported(Path(os.environ.get(WHERE) or (run.path / FOLDER).resolve()))
@@ -49,7 +49,7 @@ class Session:
 
 
 def _imported(folder: Path) -> Any:
-    """Import trackio so that it writes to `folder`: it reads the setting when it is imported."""
+    """Import trackio so that it writes to `folder`, a setting that it reads when it is imported."""
     before = os.environ.get(WHERE)
     os.environ[WHERE] = str(folder)
     try:

@@ -1,7 +1,7 @@
-"""Weights & Biases, offline: files in the folder `wandb` of a run, which `wandb sync` uploads when its user wants that.
+"""Tracker Weights & Biases, offline: files in the folder `wandb` of a run, which `wandb sync` uploads on demand.
 
-No connection is opened unless the environment says `WANDB_MODE=online`; wandb's own reports of errors go out then only.
-`WANDB_PROJECT`, `WANDB_ENTITY` and the like count as always.
+No connection is opened unless the environment says `WANDB_MODE=online`; only then does wandb send reports of its
+errors. `WANDB_PROJECT`, `WANDB_ENTITY` and the like have their usual effect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODE, REPORTS = "WANDB_MODE", "WANDB_ERROR_REPORTING"
 
 
 class Session:
-    """One session of a run, which wandb knows by the identity of the run."""
+    """Session of a run, which wandb knows by the identity of the run."""
 
     def __init__(self, run: Run, step: int) -> None:
         import wandb
@@ -59,7 +59,7 @@ def _identity(run: Run) -> str:
 
 @contextmanager
 def _reporting(mode: str) -> Iterator[None]:
-    """wandb starts a process of its own that would report its errors home, offline as well."""
+    """Whether wandb may report its errors: it starts a process that would send them, offline as well."""
     before = os.environ.get(REPORTS)
     if mode in ("offline", "disabled"):
         os.environ[REPORTS] = "false"

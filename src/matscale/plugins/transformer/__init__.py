@@ -1,7 +1,7 @@
-"""Transformers over all atoms of a structure: `plain` sees coordinates, `periodic` a crystal; `encoder` is common.
+"""Transformers over all atoms of a structure: `plain` sees coordinates, `periodic` a crystal; `encoder` is shared.
 
-Two architectures, each with an entry point, rather than an option of one: laws are fitted by architecture, so that runs
-of the one and of the other never get into one law, and `matscale compare` sets the one against the other.
+They are two architectures and not one with an option: laws are fitted by architecture, so that runs of both never get
+into one law, and `matscale compare` compares the two.
 """
 
 from __future__ import annotations

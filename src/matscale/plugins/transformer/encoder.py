@@ -58,7 +58,7 @@ class EncoderConfig(ArchitectureConfig):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward, each on a normalised copy of x and added to x."""
+    """Layer of attention and feed-forward, each on a normalised copy of x and added to x."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class EncoderLayer(nn.Module):
 
 
 class EncoderModel(nn.Module, ABC):
-    """Layers and heads of both transformers; subclasses put before them what reads the atoms."""
+    """Layers and heads of both transformers; subclasses add the inputs."""
 
     def add_layers(self, config: EncoderConfig, layer: Callable[[Any], EncoderLayer]) -> None:
         """Add layers, norm and heads, which draw their weights after those of the inputs."""
@@ -108,14 +108,17 @@ class EncoderModel(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
-        """[n_atoms, D]: what the heads read. `kept`, if given, receives the attention weights of each layer."""
+        """Features of atoms, [n_atoms, D], for the heads.
+
+        `kept`, if given, receives the attention weights of each layer.
+        """
 
     def forward(self, data: AtomicBatch) -> Outputs:
         outputs: Outputs = self.heads(self.encode(data, None), data)
         return outputs
 
     def with_attention(self, data: AtomicBatch) -> Outputs:
-        """As `forward` without dropout of attention, with the weights in `extras["attention"]`.
+        """Run `forward` without dropout of attention, and put the weights into `extras["attention"]`.
 
         [n_layers, n_structures, n_heads, max_atoms, max_atoms]: row = the atom that attends, summing to one; rows and
         columns of padding are zero.
@@ -126,7 +129,7 @@ class EncoderModel(nn.Module, ABC):
         return outputs
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """[n_atoms, D]: what the heads read."""
+        """Features of atoms, [n_atoms, D]: the input of the heads."""
         return self.encode(data, None)
 
     def recomputable(self) -> list[nn.Module]:
@@ -137,7 +140,10 @@ class EncoderModel(nn.Module, ABC):
 def attention_weights(
     q: Tensor, k: Tensor, mask: Tensor, padding: Padding, kept: list[Tensor] | None, bias: Tensor | None = None
 ) -> Tensor:
-    """softmax(q kᵀ / √D_h + bias) [n_structures, n_heads, max_atoms, max_atoms], appended to `kept` unless None."""
+    """Compute softmax(q kᵀ / √D_h + bias) [n_structures, n_heads, max_atoms, max_atoms].
+
+    Append it to `kept` unless None.
+    """
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = (scores if bias is None else scores + bias).masked_fill(~mask, -torch.inf).softmax(-1)
     if kept is not None:
@@ -150,7 +156,7 @@ DIAL = "width (feed-forward 4 times as wide), 4 layers"
 
 
 def encoder_ladder(n_params: int, config: type[Encoder], build: Callable[[Encoder, DatasetInfo], nn.Module]) -> Encoder:
-    """Four layers, a head for every 64 channels; in small models the feed-forward width takes up the remainder."""
+    """Size ladder: four layers, a head for every 64 channels; in small models the feed-forward width is adjusted."""
 
     def shape(width: int) -> Encoder:
         # `graded` widths of 128 and more are multiples of their power of two over 64, hence of the number of heads.

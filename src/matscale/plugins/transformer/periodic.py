@@ -1,4 +1,4 @@
-"""A transformer that sees a crystal: attention biased by distances to all images, values carried along directions.
+"""Periodic transformer: attention biased by distances to all images, values carried along directions.
 
     x_i    = a(Z_i)
     φ(d)   = f_c(d) g(d)                                             K Gaussians g, envelope f_c, zero at the cutoff
@@ -9,14 +9,14 @@
         x_i += W Σ_j A_ij v_j  +  Σ_{c = x, y, z} W_c Σ_j A_ij (w_h·u_ij)_c v_j
     energy, forces, stress: three heads on LayerNorm(x), see `core.layers.heads`
 
-What is known of the geometry are vectors to images within the cutoff, whichever cell of the crystal they were found in:
-the model claims `periodic`, besides permutation and translation. A bias of distances alone would say nothing of
-directions, without which forces could only be predicted to be zero on average; hence the second sum. It is not
-equivariant: xyz are channels like others, and what rotation does has to be learned from turned structures, so training
-turns them unless it is told not to. Lattice sums are smooth where images enter and leave. The nearest distance has a
-kink where another image becomes the nearest one: forces, which are predicted, are continuous there, their slopes are
-not. Atoms without an image within the cutoff are attended to by their element alone. The softmax over a supercell is
-another one than over its cell, so that no extensive energy is claimed.
+The inputs from the geometry are vectors to images within the cutoff, which do not depend on the choice of the cell: the
+model claims `periodic`, besides permutation and translation. A bias of distances alone has no directions, and forces
+could only be predicted as zero on average; hence the second sum. It is not equivariant: xyz are channels like others,
+and the effect of rotation has to be learned from turned structures, so training turns them unless that is switched off.
+Lattice sums are smooth where images enter and leave. The nearest distance has a kink where another image becomes the
+nearest one: forces, which are predicted, are continuous there, their slopes are not. Attention to atoms without an
+image within the cutoff depends on their element alone. The softmax over a supercell differs from that over its cell, so
+that the model does not claim an extensive energy.
 
 Attention bias by lattice sums: Crystalformer, arXiv:2403.11686, which sums the weights of images; here the logits.
 """
@@ -112,15 +112,15 @@ class PairGeometry(nn.Module):
         return Pairs(torch.cat([sums, nearest], dim=-1), directions, slot, (n_structures, n_slots, n_slots))
 
     def expand(self, distance: Tensor) -> Tensor:
-        """[n] Å -> [n, K], zero with slope and curvature at the cutoff and beyond"""
+        """Expand [n] Å -> [n, K]; zero with slope and curvature at the cutoff and beyond"""
         gaussians: Tensor = self.basis(distance)
         return gaussians * polynomial_cutoff(distance, self.cutoff)[:, None]
 
     def nearest(self, distance: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
-        """[n_edges] Å -> [n_pairs]: the minimum-image distance, or the cutoff if it is more than that.
+        """Distance of the nearest image, or the cutoff if it is larger: [n_edges] Å -> [n_pairs].
 
-        Right in any cell, however skewed: all images within the cutoff are among the edges. An atom at distance zero is
-        no image of itself.
+        This is right in any cell, however skewed: all images within the cutoff are among the edges. An atom at distance
+        zero is no image of itself.
         """
         return distance.new_full((n_pairs,), self.cutoff).scatter_reduce(0, pair, distance, "amin")
 
@@ -158,7 +158,7 @@ class PeriodicLayer(EncoderLayer):
 
 
 class PeriodicTransformer(EncoderModel):
-    """Energy, forces and stress by attention among all atoms of a crystal."""
+    """Model of energy, forces and stress by attention among all atoms of a crystal."""
 
     def __init__(self, config: PeriodicTransformerConfig) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def ladder(n_params: int) -> PeriodicTransformerConfig:
 
 
 def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times the forward; twice where geometry, without a gradient, is multiplied with weights.
+    """FLOPs of a step: three times the forward, or twice for products of geometry, which has no gradient, with weights.
 
     Pairs are those of atoms of one structure, without padding.
     """

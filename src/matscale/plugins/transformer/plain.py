@@ -1,4 +1,4 @@
-r"""A plain transformer encoder: every atom of a structure attends to every other, no geometry is built in.
+r"""Plain transformer encoder: every atom of a structure attends to every other, without built-in geometry.
 
     summed        x = a(Z) + M(r) + M'(r cell⁻¹) + PE(k)         M: Linear(3, D, no bias), SiLU, Linear(D, D)
     concatenated  x = a(Z) ⊕ r                                   a has D − 3 channels
@@ -52,7 +52,7 @@ class TransformerConfig(EncoderConfig):
 
 
 class SummedInputs(nn.Module):
-    """Element + MLP of the Cartesian position + MLP of the fractional position + encoding of the atom's number."""
+    """Inputs as a sum: element, MLPs of the Cartesian and the fractional position, encoding of the atom's number."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SummedInputs(nn.Module):
 
 
 class ConcatenatedInputs(nn.Module):
-    """Element ⊕ Cartesian position."""
+    """Inputs side by side: element ⊕ Cartesian position."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ConcatenatedInputs(nn.Module):
 def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tensor:
     """[n_atoms] number of each atom in its structure -> [n_atoms, width]: sin of kπ/base^(2c/width), then cos.
 
-    Of an odd width the sines get one channel more.
+    If the width is odd, the sines get one channel more.
     """
     channel = torch.arange((width + 1) // 2, dtype=torch.float64, device=rank.device)
     phase = rank[:, None] * (math.pi / base ** (2 * channel / width))
@@ -90,7 +90,7 @@ def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tens
 
 
 class Transformer(EncoderModel):
-    """Energy, forces and stress by attention among all atoms of a structure."""
+    """Model of energy, forces and stress by attention among all atoms of a structure."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -112,12 +112,12 @@ def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> TransformerConfig:
-    """Four layers, a head for every 64 channels; in small models the feed-forward width takes up the remainder."""
+    """Size ladder: four layers, a head for every 64 channels; in small models the feed-forward width is adjusted."""
     return encoder_ladder(n_params, TransformerConfig, build)
 
 
 def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
-    """Three times the forward, less the input gradients of coordinates, which nothing asks for.
+    """FLOPs of a step: three times the forward, less the input gradients of coordinates, which are not needed.
 
     Attention counts its two products over the pairs of atoms of each structure, without padding and without the
     recomputation that fused kernels do in their backward.
@@ -133,7 +133,10 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
 
 
 def claims_for(config: TransformerConfig) -> frozenset[str]:
-    """The encoding of the atom's number makes summed inputs depend on the order of the atoms."""
+    """Claims of a configuration.
+
+    Summed inputs depend on the order of the atoms, by the encoding of the atom's number.
+    """
     return frozenset({"permutation"}) if config.inputs == "concatenated" else frozenset()
 
 

@@ -1,8 +1,8 @@
-r"""A trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator and its trainer: `fairchem` backwards.
+r"""Export of a trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator and its trainer.
 
     rmsd_E, rmsd_F = scales of energy and forces,    rmsd_part, mean_part = stress scale · (scale, shift) of its head
 
-and the element references as they are.
+The element references stay as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _PARTS = {"stress_isotropic": 0, "stress_anisotropic": 2}
 
 
 def content(potential: Potential) -> dict[str, Any]:
-    """Contents of the checkpoint file. Raises ConfigError that names an option without a counterpart in fairchem."""
+    """Make the content of the checkpoint file.
+
+    Raises ConfigError that names an option without a counterpart in fairchem.
+    """
     model = potential.model
     assert isinstance(model, EqV2)
     config = _config(model.config)  # first: it refuses what has no counterpart
@@ -55,7 +58,10 @@ def _normalizers(potential: Potential) -> dict[str, dict[str, Tensor]]:
 
 
 def _config(config: EqV2Config) -> dict[str, Any]:
-    """As fairchem's trainer writes it. Of optimizer, losses and data its calculator needs no more than the keys."""
+    """Configuration in the form of fairchem's trainer.
+
+    Its calculator needs only the keys of optimizer, losses and data.
+    """
     heads: dict[str, dict[str, Any]] = {"energy": {"module": _HEADS["energy"]}, "forces": {"module": _HEADS["forces"]}}
     outputs: dict[str, dict[str, Any]] = {
         "energy": {"shape": 1, "level": "system", "property": "energy"},

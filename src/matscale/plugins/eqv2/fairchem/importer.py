@@ -1,4 +1,4 @@
-"""Checkpoints of EquiformerV2 by fairchem v1: what `matscale import fairchem` has to know of them.
+"""Import of EquiformerV2 from fairchem v1: the facts that `matscale import fairchem` needs.
 
 A hydra model with an `equiformer_v2_backbone` and heads for energy, forces and, where it has one, stress; or an
 `equiformer_v2` from before (`prehydra`).
@@ -71,7 +71,7 @@ def _check_head(path: Path, name: str, head: dict[str, Any], modules: set[str], 
 
 
 def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
-    """Parameters are trained; index tables, grids and the like are derived."""
+    """Role of each weight: parameters are trained; index tables, grids and the like are derived."""
     parameters = {fairchem_name(name) for name, _ in model.named_parameters()}
     found: dict[str, Role] = {}
     for name in names:

@@ -20,7 +20,7 @@
 | `stress.harmonics_norm`, `.edge_norm` | `output_heads.stress.sphharm_norm`, `.xedge_layer_norm` |
 | `stress.isotropic`, `.anisotropic` | `output_heads.stress.block.scalar_MLP`, `.irrep2_MLP` |
 
-What fairchem stores beside the parameters (grids, index tables, centres of the Gaussians) follows from the options.
+The other tensors of fairchem (grids, index tables, centres of the Gaussians) follow from the options.
 """
 
 from __future__ import annotations
@@ -67,17 +67,19 @@ _RULES = [
 
 
 def fairchem_name(name: str) -> str:
-    """The published name of a parameter."""
+    """Published name of a parameter."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def published_counts(model: nn.Module) -> dict[str, int]:
-    """`total` and `non_embedding` parameters by the rule of arXiv:2509.21811: names with "embedding" are left out.
+    """Parameters by the rule of arXiv:2509.21811, `total` and `non_embedding`: names with "embedding" are left out of
+    the latter.
 
-    Under fairchem's names that leaves out the whole edge-degree embedding, radial network included. Our own rule, the
-    same for all architectures, is `count_parameters` of `matscale.plugin`: only look-up tables are left out.
+    Under fairchem's names that leaves out the whole edge-degree embedding with its radial network. The rule of
+    matscale, the same for all architectures, is `count_parameters` of `matscale.plugin`: only look-up tables are left
+    out.
     """
     sizes = {fairchem_name(name): p.numel() for name, p in model.named_parameters()}
     non_embedding = sum(size for name, size in sizes.items() if "embedding" not in name)
@@ -91,12 +93,12 @@ _DERIVED = re.compile(
 
 
 def derived(published: str) -> bool:
-    """Whether a published name is that of a table which follows from the options."""
+    """Whether a published name is that of a table that follows from the options."""
     return _DERIVED.search(published) is not None
 
 
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy published weights into a model of the same options; tables that follow from the options are passed over.
+    """Copy published weights into a model of the same options; skip tables that follow from the options.
 
     Raises DataError that names what is missing or has another shape.
     """
@@ -177,7 +179,10 @@ _WITHOUT_EFFECT = {
 
 
 def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Config:
-    """Configuration of a published backbone, with `options` of eqv2. Raises ConfigError that names what differs."""
+    """Configuration from the options of a published backbone and further `options`.
+
+    Raises ConfigError for a difference.
+    """
     values: dict[str, Any] = {"stress_head": "rank2", **options}
     given = {key: value for key, value in backbone.items() if value is not None or key not in _DEFAULTS}
     for key, value in (given | {k: v for k, v in _DEFAULTS.items() if k not in given}).items():
@@ -202,9 +207,9 @@ def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Con
 
 
 def fairchem_from_config(config: EqV2Config) -> dict[str, Any]:
-    """Options of an `equiformer_v2_backbone` that is this network: the inverse of `config_from_fairchem`.
+    """Options of an `equiformer_v2_backbone` for this network: the inverse of `config_from_fairchem`.
 
-    Raises ConfigError that names the first option which fairchem has no counterpart for, and what to do.
+    Raises ConfigError that names the first option without a counterpart in fairchem, and what to do.
     """
     ours = config.plain()
     backbone = {"model": "equiformer_v2_backbone", **{theirs: ours[name] for theirs, name in _OPTIONS.items()}}

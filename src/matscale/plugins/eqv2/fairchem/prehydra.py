@@ -1,4 +1,4 @@
-"""Checkpoints from before fairchem's models had a backbone and heads, put into the form with them.
+"""Conversion of old checkpoints, from before fairchem's models had a backbone and heads, to the later form.
 
 Such a file has one model, `equiformer_v2`, whose options stand beside its name or apart, in `model_attributes`; its
 weights are those of a backbone and of `energy_block` and `force_block`. It predicts no stress. References per element
@@ -18,9 +18,9 @@ _REFERENCES = "energy_lin_ref"
 
 
 def as_hydra(checkpoint: Checkpoint) -> Checkpoint:
-    """The content of a file; that of a file from before hydra in the form of a later one.
+    """Convert the content of a file from before hydra to the later form; other files stay.
 
-    Raises DataError for element references that it has twice.
+    Raises DataError if it has element references twice.
     """
     if checkpoint.model.heads is not None:
         return checkpoint
@@ -52,7 +52,7 @@ def _renamed(name: str) -> str:
 
 
 def _energy_scale(values: dict[str, Any]) -> float:
-    """Scale of the energy's normalizer; 1 where it cannot be read, and the import then refuses the file."""
+    """Scale of the energy's normalizer; 1 if it is unreadable, in which case the import refuses the file later."""
     normalizers = values.get("normalizers")
     found = normalizers.get("target", normalizers.get("energy")) if isinstance(normalizers, dict) else None
     scale = found.get("std", found.get("rmsd")) if isinstance(found, dict) else None

@@ -25,7 +25,7 @@ Tables = dict[str, Tensor]
 
 
 def fairchem_tables(config: EqV2Config) -> Tables:
-    """Name -> table, for all of a hydra model with these options. Modules share them, as in fairchem."""
+    """Make the tables of a hydra model with these options: name -> table. Modules share them, as in fairchem."""
     blocks = [f"backbone.blocks.{i}" for i in range(config.n_layers)]
     attentions = [*(f"{block}.ga" for block in blocks), "output_heads.forces.force_block"]
     feed_forwards = [*(f"{block}.ffn" for block in blocks), "output_heads.energy.energy_block"]
@@ -60,7 +60,7 @@ def _within(lmax: int, mmax: int) -> list[int]:
 
 @cache
 def _mapping(lmax: int, mmax: int) -> Tables:
-    """l and m of the coefficients with |m| ≤ mmax, and the permutation of their order into the order-major one."""
+    """Tables of l and m of the coefficients with |m| ≤ mmax, and the permutation to the order-major order."""
     within = _within(lmax, mmax)
     m = torch.tensor(orders(lmax))[within]
     to_m = torch.zeros(len(within), len(within))
@@ -91,7 +91,7 @@ def _named(prefix: str, tables: Tables) -> Tables:
 
 
 def _grid(lmax: int, mmax: int, resolution: int) -> Tables:
-    """To a product grid and back, [latitudes, longitudes, K or K_r] each; orders up to `mmax`, degree-major."""
+    """Tables to a product grid and back, [latitudes, longitudes, K or K_r] each; orders up to `mmax`, degree-major."""
     within = _within(lmax, mmax)
     grid = SphereGrid(lmax, resolution)
     mmax = min(lmax, mmax)

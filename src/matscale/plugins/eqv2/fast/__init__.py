@@ -1,7 +1,8 @@
-"""The fast path of EquiformerV2: the numbers of the readable one with first derivatives of the parameters only.
+"""Fast path of EquiformerV2: the same numbers as the reference path, with first derivatives of the parameters only.
 
-`path` chooses and has the forward, `edge_function` is where the time goes, `so2` its linear maps, `edges` the order of
-edges in which sums over neighbours are matrix products, `attention` and `feed_forward` the rest of a block.
+`path` chooses the path and has the forward; `edge_function` takes most of the time, `so2` has its linear maps, `edges`
+the order of edges in which sums over neighbours are matrix products, `attention` and `feed_forward` the rest of a
+block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Graph attention on sorted edges: `attention.GraphAttention`, and what the head of the forces reads of one."""
+"""Graph attention on sorted edges: `attention.GraphAttention`, and the part of it that the forces need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
-    """`x` [n_atoms, K, C], `rho` [n_edges, width] -> [n_atoms, K, n_out]"""
+    """Attention: `x` [n_atoms, K, C], `rho` [n_edges, width] -> [n_atoms, K, n_out]"""
     second = parameters(module.edge_function.conv2)
     values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
     alpha = attention_weights(module, features, edges)
@@ -28,7 +28,7 @@ def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges
 
 
 def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
-    """Output of the attention layer in the head of the forces: l = 1, [n_atoms, 3].
+    """Forces [n_atoms, 3]: the l = 1 output of the attention layer in the head of the forces.
 
     The projection of l = 1 acts on the channels of a head, whose weight is common to them: it commutes with the sum
     over edges and is folded into the second convolution, which then has one output per head, and only orders |m| ≤ 1.
@@ -58,14 +58,14 @@ def _folded(module: GraphAttention) -> list[Tensor]:
 
 
 def parameters(conv: SO2Convolution) -> list[Tensor]:
-    """Weight and bias of m = 0, weights of m > 0."""
+    """Parameters of a convolution: weight and bias of m = 0, weights of m > 0."""
     return [conv.m0.weight, conv.m0.bias, *(linear_at(conv.m, m).weight for m in range(len(conv.m)))]
 
 
 def edge_values(
     function: EdgeFunction, second: list[Tensor], x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid
 ) -> tuple[Tensor, Tensor]:
-    """Values [n_edges, K_r·heads·V], or what else the weights `second` make, and features [n_edges, heads·A]."""
+    """Values [n_edges, K_r·heads·V], or the outputs of other weights `second`, and features [n_edges, heads·A]."""
     conv, last = function.conv1, linear_at(function.radial.net, -1)
     shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
     first = parameters(conv)
@@ -76,7 +76,10 @@ def edge_values(
 
 
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
-    """[n_edges, heads·A] -> [n_edges, heads] that sum to 1 on each target, some of them dropped in training."""
+    """Attention weights: [n_edges, heads·A] -> [n_edges, heads], which sum to 1 on each target.
+
+    Some are dropped in training.
+    """
     curved = smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
     logits = (curved * module.alpha_dot).sum(-1)
     envelope = edges.edges.envelope
@@ -92,15 +95,15 @@ def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdg
 
 
 def _fading_softmax(logits: Tensor, envelope: Tensor) -> Tensor:
-    """f² e^a / Σ f e^a over dimension 1: `Edges.softmax`."""
+    """Softmax with envelope over dimension 1, f² e^a / Σ f e^a: `Edges.softmax`."""
     share = torch.exp(logits - logits.detach().amax(1, keepdim=True)) * envelope
     return share / (share.sum(1, keepdim=True) + 1e-16) * envelope
 
 
 class WeightedSum(torch.autograd.Function):
-    """Σ_{e -> i} D_e^T (α_e ∘ v_e): `values` [n_edges, K_r, c], `alpha` [n_edges, c] -> [n_targets, K, c].
+    """Sum Σ_{e -> i} D_e^T (α_e ∘ v_e): `values` [n_edges, K_r, c], `alpha` [n_edges, c] -> [n_targets, K, c].
 
-    The factor of degrees beyond mmax is common to all that is summed, so it is applied to the sum.
+    All terms have the same factor of degrees beyond mmax, so it is applied to the sum.
     """
 
     @staticmethod
@@ -131,7 +134,7 @@ class WeightedSum(torch.autograd.Function):
 
 
 def edge_degree(module: EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:
-    """Σ_{e -> i} D_e^T w_e over the coefficients m = 0, divided by the mean degree, [n_atoms, K, C]."""
+    """Sum Σ_{e -> i} D_e^T w_e over the coefficients m = 0, divided by the mean degree, [n_atoms, K, C]."""
     weights = linear_at(module.radial.net, -1)(rho).unflatten(1, (module.n_degrees, -1))
     if edges.edges.envelope is not None:
         weights = weights * edges.edges.envelope[:, None, None]

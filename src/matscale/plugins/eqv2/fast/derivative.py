@@ -23,8 +23,8 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 def first_derivative(backward: Backward) -> Backward:
     """Wrap the backward of an autograd function: it may run with `create_graph`, but not be differentiated again.
 
-    Also where what comes in is constant, unlike torch's `once_differentiable`: the gradients still depend on what the
-    forward was given, and a second derivative would lack that part without a word.
+    This holds also if the incoming gradient is constant, unlike in torch's `once_differentiable`: the gradients depend
+    on the inputs of the forward too, and a second derivative would silently lack that part.
     """
 
     @wraps(backward)
@@ -41,7 +41,7 @@ def first_derivative(backward: Backward) -> Backward:
 
 
 class _Last(torch.autograd.Function):
-    """Passes values on; raises MatscaleError where their gradient is asked for."""
+    """Identity whose gradient raises MatscaleError."""
 
     @staticmethod
     def forward(ctx: Any, *values: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-r"""The edge function in chunks of edges, with a backward written by hand: the numbers of `attention.EdgeFunction`.
+r"""Edge function in chunks of edges, with a backward written by hand: the same numbers as `attention.EdgeFunction`.
 
 For each edge, with D [K_r, K] its rotation and w(e) = W ρ_e + b the last linear map of the radial network,
 
@@ -14,8 +14,8 @@ cheap products of a dozen, and then
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
     g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
 
-Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the readable
-path, and so does whatever needs a second derivative.
+Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the reference
+path, and so do second derivatives.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from matscale.plugins.eqv2.fast.so2 import Convolution
 
 
 class FastEdgeFunction(torch.autograd.Function):
-    """x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and features."""
+    """Edge function: x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and features."""
 
     @staticmethod
     def forward(
@@ -50,9 +50,11 @@ class FastEdgeFunction(torch.autograd.Function):
         n_first: int,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """`weights`: weight, bias and pairs of the first convolution, `n_first` of them, then of the second.
+        """Run the chunks.
 
-        With `keep`, what backward needs is kept; else the room of one chunk serves them all.
+        `weights`: weight, bias and pairs of the first convolution, `n_first` of them, then of the second.
+
+        With `keep`, the tensors for the backward are kept; else all chunks share the buffers of one.
         """
         work = _Work(edges, shape, x, last, last_bias, weights, n_first)
         n_edges = edges.edges.into_frame.shape[0]
@@ -114,7 +116,7 @@ class FastEdgeFunction(torch.autograd.Function):
 
 
 class _Work:
-    """The steps on one chunk, and the buffers that all chunks use in turn."""
+    """Steps on one chunk, and the buffers that all chunks use in turn."""
 
     def __init__(
         self,
@@ -142,13 +144,13 @@ class _Work:
         self.most_edges = max(chunk.n_edges for chunk in self.chunks)
 
     def buffer(self, name: str, n: int, *shape: int) -> Tensor:
-        """Room for [n, *shape], n edges of a chunk at most; the same for every chunk."""
+        """Buffer of [n, *shape], for n edges of a chunk at most; the same for every chunk."""
         if name not in self.buffers:
             self.buffers[name] = self.like.new_empty(self.most_edges, *shape)
         return self.buffers[name][:n]
 
     def turn(self, chunk: Chunk, x: Tensor, out: Tensor) -> None:
-        """The coefficients of both atoms in the frames of the edges -> `out` [n, K_r·2C]"""
+        """Turn the coefficients of both atoms into the frames of the edges -> `out` [n, K_r·2C]"""
         rows = x.flatten(0, 1)
         for part, some in chunk.parts(self.at_once.turn):
             pair = self.buffer("pair", some.n_edges, x.shape[1], 2 * x.shape[2])
@@ -157,9 +159,9 @@ class _Work:
             torch.bmm(d, pair, out=out[part].view(some.n_edges, self.n_kept, -1))
 
     def turn_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
-        """Adds to the sums over the edges of each source; writes those of the targets in the chunk.
+        """Add to the sums over the edges of each source; write those of the targets in the chunk.
 
-        Either is [.., K, 2C], of which only one half is meant: whole rows are added faster than halves.
+        Both are [.., K, 2C], of which only one half counts: whole rows are added faster than halves.
         """
         for part, some in chunk.parts(self.at_once.turn):
             d = self.edges.edges.into_frame[some.edges].transpose(1, 2)
@@ -172,12 +174,12 @@ class _Work:
                 torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
 
     def factors(self, rho: Tensor) -> Tensor:
-        """w [n, Σ_m K_m·2C]"""
+        """Factors w [n, Σ_m K_m·2C]"""
         out = self.buffer("factors", rho.shape[0], self.places[-1].stop)
         return torch.addmm(self.last_bias, rho, self.last.T, out=out)
 
     def scale(self, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        """`x` [n, K_r·2C] times `w`, one factor for +m and −m -> `out`, which may be `x`"""
+        """Multiply `x` [n, K_r·2C] by `w`, one factor for +m and −m -> `out`, which may be `x`"""
         torch.mul(x[:, self.columns.zero], w[:, self.places[0]], out=out[:, self.columns.zero])
         for pair, place in zip(self.columns.pairs, self.places[1:]):
             x_m, out_m = (tensor[:, pair].unflatten(1, (2, -1)) for tensor in (x, out))
@@ -193,13 +195,13 @@ class _Work:
         return g_w
 
     def on_grid(self, name: str, table: Tensor, x: Tensor) -> Tensor:
-        """`table` [P, K] times each of `x` [n, K, H]: values on the grid, in the layout of `product`"""
+        """Multiply `table` [P, K] by each of `x` [n, K, H]: values on the grid, in the layout of `product`"""
         if name not in self.buffers:
             self.buffers[name] = self.like.new_empty(self.at_once.grid, table.shape[0], x.shape[2])
         return product(table, folded(x), room=self.buffers[name])
 
     def passage(self, chunk: Chunk) -> Passage | None:
-        """Those of its edges whose activation is a mean over both charts: `charts`."""
+        """Edges of the chunk whose activation is a mean over both charts: `charts`."""
         passage = self.edges.edges.passage
         return None if passage is None else passage.within(chunk.edges)
 

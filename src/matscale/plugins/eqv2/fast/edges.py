@@ -1,11 +1,11 @@
-r"""Edges in an order in which sums over neighbours are matrix products.
+r"""Order of edges in which sums over neighbours are matrix products.
 
 Atoms are sorted by their number of edges d, edges by their atom: all atoms with equally many edges then form a block
 [n, d, ...], and a sum over neighbours is a batched product without scatter, index or atomic addition,
 
     Σ_{e -> i} D_e^T v_e = [d·K_r, K]^T [d·K_r, c]        one product for each atom i.
 
-Nearest-neighbour graphs have few distinct d: nearly every atom has exactly one more than were asked for.
+Nearest-neighbour graphs have few distinct d: nearly every atom has one edge more than `max_neighbors`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive edges that are worked on at a time: all those of some consecutive atoms."""
+    """Consecutive edges that are computed at a time: all those of some consecutive atoms."""
 
     edges: slice
     blocks: list[Block]
@@ -54,14 +54,14 @@ class Chunk(NamedTuple):
         return n_edges
 
     def parts(self, n_edges: int) -> list[tuple[slice, Chunk]]:
-        """Smaller chunks, and which of the edges of this one they have."""
+        """Smaller chunks, and the edges of this one that each has."""
         first = self.edges.start
         return [(slice(p.edges.start - first, p.edges.stop - first), p) for p in _chunks(self.blocks, n_edges)]
 
 
 @dataclass(frozen=True)
 class SortedEdges:
-    """The edges of a batch sorted by target, targets by degree. Atoms keep their order outside of these."""
+    """Edges of a batch sorted by target, targets by degree. Atoms elsewhere keep their order."""
 
     edges: Edges
     """The edges of the batch, sorted."""
@@ -78,34 +78,34 @@ class SortedEdges:
 
     @property
     def sizes(self) -> list[int]:
-        """Edges per block."""
+        """Number of edges per block."""
         return [block.n_edges for block in self.blocks]
 
     @property
     def n_targets(self) -> int:
-        """Atoms that have edges."""
+        """Number of atoms that have edges."""
         return sum(block.n_atoms for block in self.blocks)
 
     def targets(self, x: Tensor) -> Tensor:
-        """[n_atoms, ...] -> [n_targets, ...], sorted."""
+        """Select and sort atoms: [n_atoms, ...] -> [n_targets, ...]."""
         return x if self.order is None else x.index_select(0, self.order)
 
     def atoms(self, x: Tensor) -> Tensor:
-        """[n_targets, ...] -> [n_atoms, ...]: zeros for atoms without edges."""
+        """Put back: [n_targets, ...] -> [n_atoms, ...], zeros for atoms without edges."""
         return x if self.order is None else x.new_zeros(self.n_atoms, *x.shape[1:]).index_copy(0, self.order, x)
 
     def sort(self, x: Tensor) -> Tensor:
-        """[n_edges, ...] in the order of the batch -> sorted."""
+        """Sort [n_edges, ...] from the order of the batch."""
         return x if self.permutation is None else x.index_select(0, self.permutation)
 
     def per_target(self, *x: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """[n_edges, ...] -> for each block [n, d, ...]"""
+        """Split [n_edges, ...] into blocks [n, d, ...]."""
         split = [tensor.split(self.sizes) for tensor in x]
         for block, *parts in zip(self.blocks, *split):
             yield tuple(part.unflatten(0, (block.n_atoms, block.degree)) for part in parts)
 
     def chunks(self, n_edges: int) -> list[Chunk]:
-        """Chunks of at most `n_edges` edges, or of one atom where it has more."""
+        """Chunks of at most `n_edges` edges, or of one atom if it has more."""
         return _chunks(self.blocks, n_edges)
 
 
@@ -133,7 +133,7 @@ def _chunk(blocks: list[Block]) -> Chunk:
 
 
 def sorted_edges(frames: EdgeFrames, data: AtomicBatch) -> SortedEdges:
-    """The edges of a batch, sorted. Raises what `frames` raises."""
+    """Sort the edges of a batch. Raises what `frames` raises."""
     _, target = data.edges()
     degree, atoms = torch.bincount(target, minlength=data.n_atoms).sort(stable=True)
     blocks, n_lonely = _blocks(degree)
@@ -166,14 +166,14 @@ def _pairs(edges: Edges) -> Tensor:
 
 
 def _per_coefficient(rescale: Tensor, n_coefficients: int) -> Tensor:
-    """From those kept, which begin with one of each degree, to all [K] degree-major."""
+    """Expand one value per degree, at the start of the coefficients kept, to all [K], degree-major."""
     n_degrees = round(n_coefficients**0.5)
     repeats = 2 * torch.arange(n_degrees, device=rescale.device) + 1
     return rescale[:n_degrees].repeat_interleave(repeats, output_size=n_coefficients)
 
 
 def _blocks(sorted_degree: Tensor) -> tuple[list[Block], int]:
-    """Blocks of atoms with equal degree, from ascending degrees [n_atoms]; and the number of atoms of degree 0."""
+    """Blocks of atoms with equal degree, from ascending degrees [n_atoms]; also the number of atoms of degree 0."""
     blocks, first_atom, first_edge, n_lonely = [], 0, 0, 0
     degrees, counts = torch.unique_consecutive(sorted_degree, return_counts=True)
     for d, n in zip(degrees.tolist(), counts.tolist()):

@@ -1,11 +1,11 @@
-r"""The feed-forward network on the grid of each atom, with the memory of its coefficients only.
+r"""Feed-forward network on the grid of each atom, with the memory of its coefficients only.
 
 The pointwise MLP W₄ silu(W₂ silu(W₀ f(n))) begins and ends linearly, and linear maps of channels commute with the way
 to the grid and back. So W₀ goes into `expand` and W₄ into `contract`, degree by degree, and on the grid remains
 
     c -> F silu(W₂ silu(G c))          c [K, H] coefficients, G to the grid of P points, F back.
 
-Values on the grid are made again in backward rather than kept, a few atoms at a time.
+Backward computes values on the grid again, a few atoms at a time, instead of keeping them.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def feed_forward(module: FeedForward, x: Tensor, grid: SphereGrid) -> Tensor:
 
 
 def scalars(module: FeedForward, x: Tensor) -> Tensor:
-    """The coefficient l = 0 of `feed_forward`, [n_atoms, n_out], which the grid has no part in."""
+    """Output of `feed_forward` for l = 0, [n_atoms, n_out], which does not pass through the grid."""
     return torch.nn.functional.linear(module.scalars(x[:, 0]), module.contract.weight[0], module.contract.bias)
 
 
 class Pointwise(torch.autograd.Function):
-    """`x` [n_atoms, K, H], `weight` [H, H] -> F silu(W silu(G x)) for l > 0, zeros for l = 0."""
+    """Pointwise layer: `x` [n_atoms, K, H], `weight` [H, H] -> F silu(W silu(G x)) for l > 0, zeros for l = 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:
@@ -76,5 +76,5 @@ class Pointwise(torch.autograd.Function):
 
 
 def _mixed(values: Tensor, weight: Tensor) -> Tensor:
-    """Channels of the values on the grid, in either layout of `product`, times `weight` [H, H]."""
+    """Multiply the channels of the values on the grid, in either layout of `product`, by `weight` [H, H]."""
     return (values.view(-1, len(weight)) @ weight).view_as(values)

@@ -1,4 +1,4 @@
-"""Products with the tables of a grid, as one wide product where few channels make many small ones slow.
+"""Products with the tables of a grid: one wide product where few channels would make many small, slow ones.
 
 A table [P, K] times each of n matrices [K, H] is a batched product. With few channels H it runs at a tenth of the speed
 of one product [P, K] × [K, n·H], which takes a copy of the coefficients in the order [K, n, H]: 2 GFLOP/s for H = 1,
@@ -15,12 +15,12 @@ FOLD_BELOW = 16
 
 
 def folded(x: Tensor) -> Tensor:
-    """`x` [n, K, H], as [K, n·H] if the channels are few."""
+    """Fold `x` [n, K, H] to [K, n·H] if the channels are few."""
     return x.transpose(0, 1).reshape(x.shape[1], -1) if x.shape[2] < FOLD_BELOW else x
 
 
 def product(table: Tensor, x: Tensor, room: Tensor | None = None) -> Tensor:
-    """`table` [P, K] times `x` from `folded`: [P, n·H], or [n, P, H]. `room` holds at least as many numbers."""
+    """Multiply `table` [P, K] by `x` from `folded`: [P, n·H], or [n, P, H]. `room` holds at least as many numbers."""
     shape = (table.shape[0], x.shape[1]) if x.dim() == 2 else (x.shape[0], table.shape[0], x.shape[2])
     size = shape[0] * shape[1] * (shape[2] if len(shape) == 3 else 1)
     out = None if room is None else room.view(-1)[:size].view(shape)
@@ -28,7 +28,7 @@ def product(table: Tensor, x: Tensor, room: Tensor | None = None) -> Tensor:
 
 
 def product_into(table: Tensor, x: Tensor, out: Tensor) -> None:
-    """`table` [K, P] times `x` from `product` -> `out` [n, K, H]."""
+    """Multiply `table` [K, P] by `x` from `product` -> `out` [n, K, H]."""
     if x.dim() == 2:
         out.transpose(0, 1).copy_(torch.mm(table, x).view(table.shape[0], out.shape[0], out.shape[2]))
     elif out.is_contiguous():
@@ -38,5 +38,5 @@ def product_into(table: Tensor, x: Tensor, out: Tensor) -> None:
 
 
 def _each(table: Tensor, x: Tensor) -> Tensor:
-    """The table for each matrix of `x`, without copies."""
+    """Repeat the table for each matrix of `x`, without copies."""
     return table.expand(x.shape[0], *table.shape)

@@ -1,4 +1,4 @@
-"""The heads of energy and stress on sorted edges."""
+"""Heads of energy and stress on sorted edges."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _rank2_stress(head: Rank2StressHead, x: Tensor, edges: SortedEdges, data: At
 
 
 class Idle(torch.autograd.Function):
-    """Gives unused parameters a gradient of zero, so that the optimizer decays them like used ones."""
+    """Function that gives unused parameters a gradient of zero, so that the optimizer decays them like used ones."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:

@@ -10,30 +10,32 @@ from matscale.plugins.eqv2.edges import Edges
 
 
 def linear_at(layers: nn.Sequential | nn.ModuleList, place: int) -> nn.Linear:
-    """A layer that is known to be linear."""
+    """Return a layer, for type checkers as a linear one."""
     layer = layers[place]
     assert isinstance(layer, nn.Linear)
     return layer
 
 
 def by_degree(x: Tensor) -> list[Tensor]:
-    """[n, K, C] -> [n, 2l+1, C] for each l."""
+    """Split by degree: [n, K, C] -> [n, 2l+1, C] for each l."""
     lmax = round(x.shape[1] ** 0.5) - 1
     return list(x.split([2 * degree + 1 for degree in range(lmax + 1)], dim=1))
 
 
 def so3_linear(parts: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """`parts` as of `by_degree`, `weight` [lmax+1, n_out, n_in], `bias` [n_out] of l = 0 -> [n, K, n_out]"""
+    """Linear map by degree: `parts` as of `by_degree`, `weight` [lmax+1, n_out, n_in], `bias` [n_out] of l = 0 -> [n,
+    K, n_out]
+    """
     linear = nn.functional.linear
     out = [linear(part, w) for part, w in zip(parts[1:], weight[1:])]
     return torch.cat([linear(parts[0], weight[0], bias), *out], dim=1)
 
 
 def radial_features(networks: list[RadialNetwork], edges: Edges) -> list[Tensor]:
-    """ρ [n_edges, width] of each network: all but its last linear map.
+    """Radial features ρ [n_edges, width] of each network: all its layers but the last.
 
-    The first maps of all networks are one product with the Gaussians. What they make of the elements is a table by
-    element, so the product needs neither copies of the Gaussians nor the gradient of columns that no parameter made.
+    The first maps of all networks are one product with the Gaussians. Their part that depends on elements is a table by
+    element, so the product needs neither copies of the Gaussians nor gradients of columns without parameters.
     """
     width = networks[0].source.embedding_dim
     firsts = [linear_at(net.net, 0).weight.split([edges.basis.shape[1], width, width], dim=1) for net in networks]

@@ -1,8 +1,8 @@
 """Choose the path that computes a batch; forward of the fast path.
 
 Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
-what training on direct forces and prediction need. Everything else is the readable path's: derivatives through the
-geometry, forward-mode derivatives, torch.compile, autocast, and the count of FLOPs, which is one of the equations.
+what training on direct forces and prediction need. The reference path does the rest: derivatives through the geometry,
+forward-mode derivatives, torch.compile, autocast, and the count of FLOPs, which is defined by the equations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _forced: ContextVar[Path | None] = ContextVar("_forced", default=None)
 
 @contextmanager
 def forced(path: Path) -> Iterator[None]:
-    """Within it, forwards take `path`: for tests and benchmarks, and for second derivatives of parameters."""
+    """Context in which forwards take `path`: for tests and benchmarks, and for second derivatives of parameters."""
     token = _forced.set(path)
     try:
         yield
@@ -43,7 +43,7 @@ def forced(path: Path) -> Iterator[None]:
 
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:
-    """Whether the fast path computes this batch. Raises ValueError where it is forced but cannot."""
+    """Whether the fast path computes this batch. Raises ValueError if it is forced but not possible."""
     if torch.compiler.is_compiling() or is_readable_wanted() or _forced.get() == "readable":
         return False
     reason = _obstacle(model, data)
@@ -77,9 +77,11 @@ _OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
 
 
 def _altered(model: EqV2) -> str | None:
-    """Name of a module that does more than its parameters say, such as an adapter; None if there is none.
+    """Name of a module with a hook, an adapter or another change that its parameters do not show.
 
-    The fast path reads parameters only.
+    None if there is none.
+
+    The fast path reads parameters only, and would ignore such changes.
     """
     for name, module in model.named_modules():
         hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
@@ -89,12 +91,12 @@ def _altered(model: EqV2) -> str | None:
 
 
 def _transformed() -> bool:
-    """Whether torch.func (grad, jvp, jacfwd, ...) is at work: it needs every operation to have a rule of its own."""
+    """Whether torch.func (grad, jvp, jacfwd, ...) is active, which needs a rule for every operation."""
     return torch._C._are_functorch_transforms_active()
 
 
 def forward(model: EqV2, data: AtomicBatch) -> Outputs:
-    """`EqV2.forward`, for batches that `serves` accepts."""
+    """Forward of `EqV2` for batches that `serves` accepts."""
     edges = sorted_edges(model.edge_frames, data)
     layers = cast(list[Block], list(model.blocks))
     networks = [block.attention.edge_function.radial for block in layers]
@@ -107,7 +109,7 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
 
 
 def _block(model: EqV2, block: Block, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Tensor:
-    """`Block.forward`"""
+    """Forward of `Block`."""
     around = attention(block.attention, block.attention_norm(x), rho, edges, model.edge_grid)
     x = x + block.drop(around, data.batch, data.n_structures)
     within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)

@@ -1,4 +1,4 @@
-"""Chunk sizes of the fast path, and what it keeps for backward, by the sizes of the model and of caches."""
+"""Chunk sizes of the fast path, and the tensors that it keeps for backward, by the sizes of the model and of caches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shape:
 
 
 class AtOnce(NamedTuple):
-    """Edges that are worked on at a time."""
+    """Numbers of edges that are computed at a time."""
 
     chunk: int
     """Edges in a chunk of the convolutions."""
@@ -52,12 +52,12 @@ class AtOnce(NamedTuple):
 
 
 def grid_at_once(per_item: int, like: Tensor) -> int:
-    """Number of items, with `per_item` values on the grid each, that are worked on at a time."""
+    """Number of items, with `per_item` values on the grid each, that are computed at a time."""
     return max((GPU_BYTES if like.is_cuda else CACHE_BYTES) // (per_item * like.element_size()), 1)
 
 
 def chunk_of(n_edges: int, like: Tensor) -> int:
-    """Number of edges that simple sums work on at a time."""
+    """Number of edges that simple sums take at a time."""
     return n_edges if like.is_cuda else CHUNK
 
 

@@ -5,7 +5,7 @@ For m > 0, x₊ and x₋ [n, K_m·c] hold the coefficients of +m and −m, W_r a
     y₊ = W_r x₊ − W_i x₋ = t − W_s x₋          W_s = W_r + W_i
     y₋ = W_r x₋ + W_i x₊ = t + W_d x₊          W_d = W_i − W_r          t = W_r (x₊ + x₋)
 
-Backward, with g the gradients of y, the same trick twice:
+Backward, with g the gradients of y, uses the same trick twice:
 
     g_x₊ = t' + W_d^T g₋,   g_x₋ = t' − W_s^T g₊,   t' = W_r^T (g₊ + g₋)
     A = (g₊ + g₋)(x₊ + x₋)^T,  S = g₊ x₋^T,  D = g₋ x₊^T:      g_W_r = A − S − D,   g_W_i = D − S
@@ -42,7 +42,7 @@ class Layout:
 
     @classmethod
     def of(cls, widths: list[int]) -> Layout:
-        """`widths` of m = 0 and of each m > 0, which occurs twice."""
+        """Layout from the `widths` of m = 0 and of each m > 0, which occurs twice."""
         plus, minus, pairs, start = [], [], [], widths[0]
         for width in widths[1:]:
             plus.append(slice(start, start + width))
@@ -53,10 +53,10 @@ class Layout:
 
 
 class Convolution:
-    """A convolution with given weights between two layouts: `forward` into a buffer; `backward` collects gradients.
+    """Convolution with given weights between two layouts: `forward` into a buffer; `backward` collects gradients.
 
-    `weight` [n_extra + out_0, in_0] and `bias` of m = 0, whose first `n_extra` outputs go to a buffer of their own;
-    `pairs` [2 out_m, in_m] of each m > 0, the rows of W_r above those of W_i.
+    `weight` [n_extra + out_0, in_0] and `bias` of m = 0, whose first `n_extra` outputs go to a separate buffer; `pairs`
+    [2 out_m, in_m] of each m > 0, the rows of W_r above those of W_i.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, pairs: list[Tensor], n_extra: int = 0) -> None:
@@ -69,7 +69,7 @@ class Convolution:
         self.into = Layout.of([weight.shape[1], *(pair.shape[1] for pair in pairs)])
 
     def forward(self, x: Tensor, y: Tensor, extra: Tensor | None = None) -> None:
-        """`x` [n, >= in] -> `y` [n, out], `extra` [n, n_extra]"""
+        """Convolve `x` [n, >= in] -> `y` [n, out], `extra` [n, n_extra]"""
         zero = x[:, self.into.zero]
         if extra is not None:
             torch.addmm(self.bias[: self.n_extra], zero, self.weight[: self.n_extra].T, out=extra)
@@ -89,7 +89,9 @@ class Convolution:
         self.g_sum = [torch.empty_like(weight) for weight in self.sum]  # S
 
     def backward(self, g_y: Tensor, x: Tensor, g_x: Tensor, g_extra: Tensor | None = None) -> None:
-        """From `g_y` [n, out] and `g_extra` [n, n_extra] to `g_x` [n, >= in], and to the gradients of the weights."""
+        """Turn `g_y` [n, out] and `g_extra` [n, n_extra] into `g_x` [n, >= in], and add to the gradients of the
+        weights.
+        """
         g_zero, zero, beta = g_y[:, self.out.zero], x[:, self.into.zero], self.beta
         torch.mm(g_zero, self.weight[self.n_extra :], out=g_x[:, self.into.zero])
         self.g_weight[self.n_extra :].addmm_(g_zero.T, zero, beta=beta)
@@ -113,7 +115,7 @@ class Convolution:
         self.beta = 1.0
 
     def gradients(self) -> list[Tensor]:
-        """Gradients of weight, bias and each pair. Call it only once: it changes the buffers."""
+        """Return the gradients of weight, bias and each pair. Call it only once: it changes the buffers."""
         for pair, total in zip(self.g_pairs, self.g_sum):
             real, difference = pair.chunk(2)
             real.sub_(total).sub_(difference)

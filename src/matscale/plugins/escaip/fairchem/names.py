@@ -79,7 +79,7 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
-    """All are parameters. The norm of the energy head of a gradient model is never used."""
+    """Role of each weight: all are parameters. The norm of the energy head of a gradient model is unused."""
     own = {name for name, _ in model.named_parameters()}
     found: dict[str, Role] = {name: "trained" for name in names if our_name(name) in own}
     return found | {name: "derived" for name in names if name == "output_heads.efs.node_norm.weight"}
@@ -142,7 +142,7 @@ _WITHOUT_EFFECT = {
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:
-    """Configuration from the options of an `EScAIP_backbone`. Raises ConfigError that names what differs."""
+    """Configuration from the options of an `EScAIP_backbone`. Raises ConfigError that names a difference."""
     given = {**_DEFAULTS, **options}
     values = renamed_options("escaip", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     for name in ("readout_hidden_layer_multiplier", "output_hidden_layer_multiplier"):
@@ -169,7 +169,7 @@ _HEADS = {
 
 
 def with_our_heads(checkpoint: Checkpoint) -> Checkpoint:
-    """Heads under the names that `our_name` knows. Raises ConfigError for other heads than those of a model."""
+    """Rename heads to the names that `our_name` knows. Raises ConfigError for unexpected heads."""
     named: dict[str, str] = {}
     for head in checkpoint.model.heads or {}:
         options = dict(checkpoint.section("config", "model", "heads", head))

@@ -1,4 +1,4 @@
-"""Checkpoints of GemNet-T, -dT and -OC by fairchem v1: what `matscale import fairchem` has to know of them.
+"""Import of GemNet-T, -dT and -OC from fairchem v1: the facts that `matscale import fairchem` needs.
 
 A `gemnet_t` or `gemnet_oc` in one piece, or a hydra model with one as its backbone; its heads, of `gemnet_oc` the last
 layers, are put where the model in one piece has them. Scale factors are among the weights; old files have them apart,
@@ -36,7 +36,7 @@ _SCALES = [
 
 
 def in_one_piece(checkpoint: Checkpoint) -> Checkpoint:
-    """A hydra model as one in one piece, and scale factors that stand apart among the weights."""
+    """Convert a hydra model to one in one piece, with scale factors among the weights."""
     if checkpoint.model.heads is not None:
         checkpoint = _without_heads(checkpoint)
     factors = checkpoint.section("scale_dict")
@@ -103,7 +103,7 @@ def configuration(checkpoint: Checkpoint) -> GemNetConfig:
 
 
 def roles(model: GemNet, names: Iterable[str]) -> dict[str, Role]:
-    """Parameters are trained, scale factors are measured once and have no average."""
+    """Role of each weight: parameters are trained; scale factors are measured once and have no average."""
     trained = {fairchem_name(name, model.config) for name, _ in model.named_parameters()}
     fixed = {fairchem_name(name, model.config) for name, _ in model.named_buffers()}
     found: dict[str, Role] = {}

@@ -93,7 +93,7 @@ _OF_LINEAR = re.compile(r"(?!mlp_([cs]bf|rbf_aint)|atom_emb|.*\.linear\.weight).
 
 
 def fairchem_name(name: str, config: GemNetConfig) -> str:
-    """The published name of a parameter or scale factor; of gemnet_t where each output block predicts."""
+    """Published name of a parameter or scale factor; in gemnet_t each output block predicts."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     if _OF_LINEAR.match(name):
@@ -105,7 +105,7 @@ def fairchem_name(name: str, config: GemNetConfig) -> str:
 
 
 def state_from_fairchem(model: GemNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state for `model` from published weights of the same options, scale factors included.
+    """Convert published weights of the same options to a state for `model`, scale factors included.
 
     Raises DataError that names what is missing or has another shape.
     """
@@ -126,7 +126,7 @@ def _check_shape(name: str, value: Tensor, needed: list[int]) -> None:
 
 
 def _published(name: str, own: Tensor, weights: Mapping[str, Tensor], config: GemNetConfig) -> Tensor:
-    """A published tensor in our layout."""
+    """Published tensor in the layout of this package."""
     if name in ("energy.out", "along.out"):
         return _last_layer("out_energy" if name == "energy.out" else "out_forces", weights, config)
     published = fairchem_name(name, config)

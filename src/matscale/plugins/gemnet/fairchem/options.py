@@ -1,4 +1,4 @@
-"""fairchem v1's names for the options of `gemnet_t` and `gemnet_oc`."""
+"""Names of the options of `gemnet_t` and `gemnet_oc` in fairchem v1."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ _DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
 def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
     """Configuration from the model section of fairchem v1, `name: gemnet_t` or `gemnet_oc`.
 
-    Which atoms have quadruplets (`qint_tags`) is passed over: structures here have no tags, all atoms have them.
-    Raises ConfigError for an option with a value that there is no counterpart for.
+    The tags of atoms with quadruplets (`qint_tags`) are ignored: structures here have no tags, and all atoms have
+    quadruplets. Raises ConfigError for a value without a counterpart.
     """
     given = {**_DEFAULTS, **{name: value for name, value in options.items() if value is not None}}
     is_oc = "emb_size_trip_in" in given
@@ -96,7 +96,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
 
 
 def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """fairchem takes a cutoff or limit of an interaction that is switched off, and ignores it."""
+    """Drop cutoffs and limits of interactions that are switched off, which fairchem accepts and ignores."""
     of_pairs = given.get("atom_edge_interaction") or given.get("edge_atom_interaction")
     used = {
         "quadruplets": given.get("quad_interaction"),
@@ -108,7 +108,10 @@ def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[st
 
 
 def _limits_of_oc(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of neighbours that fairchem takes from others where they are not given, and leaves out where unused."""
+    """Numbers of neighbours of gemnet_oc: missing ones are taken from others, as in fairchem.
+
+    Unused ones are left out.
+    """
     near = given["max_neighbors"]
     found: dict[str, Any] = {}
     if given.get("quad_interaction"):

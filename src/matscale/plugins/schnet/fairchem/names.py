@@ -1,4 +1,4 @@
-"""Names of parameters and options in fairchem v1: its `schnet`, which is PyG's.
+"""Names of parameters and options of `schnet` in fairchem v1, which is PyG's.
 
 | schnet | fairchem v1 |
 |---|---|
@@ -33,14 +33,14 @@ _DERIVED = re.compile(r"distance_expansion\.offset$|interactions\.\d+\.conv\.nn\
 
 
 def fairchem_name(name: str) -> str:
-    """The published name of a parameter."""
+    """Published name of a parameter."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy published weights into a model of the same options; what says the same twice is passed over.
+    """Copy published weights into a model of the same options; skip duplicates.
 
     Raises DataError that names what is missing or has another shape.
     """
@@ -67,7 +67,7 @@ _WITHOUT_EFFECT = {"use_pbc_single", "otf_graph"}
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
-    """Configuration from the options of a `schnet`. Raises ConfigError that names what differs."""
+    """Configuration from the options of a `schnet`. Raises ConfigError that names a difference."""
     given = {**_DEFAULTS, **options}
     values = renamed_options("schnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     # Neither is an option there: 50 nearest neighbours, and rows for 99 elements.

@@ -133,7 +133,7 @@ def _values(config: str | Path | TrainConfig | Mapping[str, Any] | None) -> Path
 
 
 def _assignments(values: Mapping[str, Any] | Iterable[str]) -> list[str]:
-    """`KEY=VALUE` texts, whose values are read as TOML: that of a list, a number or a text is its JSON."""
+    """Format assignments as `KEY=VALUE` texts, whose values are read as TOML: JSON for lists, numbers and texts."""
     if isinstance(values, Mapping):
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return [values] if isinstance(values, str) else list(values)
@@ -149,7 +149,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, float]:
-    """Errors of a run or a loaded model: the numbers of `matscale evaluate --json` (eV/atom, eV/Å, eV/Å³).
+    """Evaluate a run or a loaded model: the numbers of `matscale evaluate --json` (eV/atom, eV/Å, eV/Å³).
 
     `data` is a packed dataset (path or name), by default that of the run, or structures with labels (ase.Atoms with
     a calculator that holds them). `split` is the part of it: `auto` is the run's validation part of its own dataset and
@@ -206,7 +206,7 @@ def predict(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> list[Prediction]:
-    """Predictions for structures, in order: each has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
+    """Predict structures, in order: each result has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
 
     `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as `matscale predict` does it.
     `stress` is None for structures without a volume and models without a stress.
@@ -234,7 +234,7 @@ def predict(
 def batch(
     structures: Structures, graph: Graph | Potential | float | None = None, *, dtype: torch.dtype | str | None = None
 ) -> AtomicBatch:
-    """A batch of structures, for models and loops of your own; the edges are those of `graph`.
+    """Make a batch of structures, for models and loops of your own; the edges are those of `graph`.
 
     `graph` is a Graph, a cutoff in Å, a Potential (its neighbours and its type), or None: no edges. Labels of
     structures come along, NaN where there is none; of ase.Atoms those of their calculator. Floating tensors are float32
@@ -270,7 +270,7 @@ def batch(
 def _opened(
     model: Model, checkpoint: str | int, device: torch.device | str, dtype: torch.dtype | str | None
 ) -> tuple[Run | None, Potential]:
-    """(the run, if `model` is one; its Potential)."""
+    """Open a model: (the run, if `model` is one; its Potential)."""
     from matscale.core.inference.load import load
     from matscale.core.model.potential import Potential
     from matscale.core.runs.record import Run
@@ -286,7 +286,10 @@ def _opened(
 
 
 def _prepared(potential: Potential, structures: Structures, size: int) -> Iterator[list[AtomicBatch]]:
-    """Batches of one structure, `size` at a time. Raises DataError for a structure that the potential cannot judge."""
+    """Yield batches of one structure, `size` at a time.
+
+    Raises DataError for a structure that the potential cannot predict.
+    """
     from matscale.core.inference.predict import prepare
 
     if size < 1:
@@ -297,7 +300,7 @@ def _prepared(potential: Potential, structures: Structures, size: int) -> Iterat
 
 
 def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Potential, one: Structure) -> AtomicBatch:
-    """`prepare`, whose errors say which structure is meant."""
+    """Run `prepare` with errors that say which structure is meant."""
     try:
         return prepare(potential, one)
     except DataError as error:
@@ -338,7 +341,7 @@ def _structures(given: Structures) -> Iterator[Structure]:
 
 
 def _in_file(path: Path) -> Iterator[Structure]:
-    """Structures of a file with their labels in eV and Å, read as `matscale predict` reads them."""
+    """Yield structures of a file with their labels in eV and Å, read as `matscale predict` reads them."""
     from matscale.core.data.sources.labels import Keys, Unusable, attach
     from matscale.core.inference.predict import reader_for, understood
 
@@ -412,7 +415,7 @@ def plan(
     samples: int = 1000,
     seed: int = 0,
 ) -> Plan:
-    """Size and data that make the best of a budget of `flops` (1e18, "50P"), or what the `loss` takes.
+    """Plan size and data for the lowest loss at `flops` (1e18, "50P"), or for the lowest cost of a `loss`.
 
     `source` is what `matscale.fit` takes, or its result for the joint law (law="nd"). With `device` the plan states
     hours on it; `precision` and `mfu` are those of `matscale plan`.

@@ -1,4 +1,4 @@
-"""Wrong arguments of a public function as an error that names the nearest right one."""
+"""Errors for wrong arguments of public functions, with the nearest right name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def checked(function: Callable[P, R], name: str) -> Callable[P, R]:
-    """`function` under its public `name`: arguments that it does not take raise ConfigError instead of TypeError.
+    """Wrap `function` under its public `name`: unknown arguments raise ConfigError instead of TypeError.
 
     >>> from matscale.core.errors import ConfigError
     >>> def area(width, height=1.0): return width * height

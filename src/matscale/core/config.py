@@ -25,7 +25,7 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "configuration") -> Self:
-        """Build from plain values. Raises ConfigError that names the key, what was given and what is possible."""
+        """Build from plain values. Raises ConfigError that names the key, the given value and the possible ones."""
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where} = {repr(values)[:_SHOWN]}: expected a table of keys.")
         try:
@@ -73,7 +73,7 @@ def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
 
 
 def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel] | None:
-    """The class that owns the keys at `path`, if it can be told from the annotations."""
+    """Find the class of the section at `path`, if the annotations tell it."""
     for part in path:
         if cls is None:
             return None
@@ -84,7 +84,7 @@ def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that an annotation speaks of, however deep in lists and unions."""
+    """Find the sections in an annotation, however deep in lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -92,7 +92,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """`values` with each `a.b=c` applied; c is read as a TOML value, or as a string if it is none.
+    """Apply each `a.b=c` to `values`; c is parsed as a TOML value, or else taken as a string.
 
     >>> override({"seed": 0}, ["optimizer.lr=1e-3", "data.path=emt"])
     {'seed': 0, 'optimizer': {'lr': 0.001}, 'data': {'path': 'emt'}}
@@ -123,12 +123,12 @@ def _value(text: str) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Raises ConfigError with the file and line if it is missing or not TOML."""
+    """Read a TOML file. Raises ConfigError with the file and line if it is missing or not TOML."""
     return parsing.read_toml(path)
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """TOML text of plain values.
+    """Format plain values as TOML text.
 
     >>> print(to_toml({"seed": 0, "trackers": []}), end="")
     seed = 0

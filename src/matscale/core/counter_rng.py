@@ -28,7 +28,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @lru_cache(maxsize=256)
 def keyed(*words: int) -> NDArray[np.uint64]:
-    """[1]: one 64-bit word from several integers; another order of the same integers gives another word."""
+    """Hash several integers to one 64-bit word, [1]; their order matters."""
     key = np.zeros(1, np.uint64)
     for word in words:
         key = mixed(key ^ mixed(np.array([word % 2**64], np.uint64)))
@@ -37,10 +37,10 @@ def keyed(*words: int) -> NDArray[np.uint64]:
 
 
 class Permutation:
-    """A random bijection of 0 ... n − 1 that is not stored, chosen by `words`.
+    """Random bijection of 0 ... n − 1, chosen by `words`, that is computed and not stored.
 
-    A Feistel network permutes the integers of the next power of two; what leaves the range is sent through again until
-    it is back (cycle walking: Black and Rogaway, doi:10.1007/3-540-45760-7_9). Costs about 0.1 µs an entry.
+    A Feistel network permutes the integers of the next power of two; results outside the range are permuted again until
+    they are inside (cycle walking: Black and Rogaway, doi:10.1007/3-540-45760-7_9). Costs about 0.1 µs an entry.
     """
 
     def __init__(self, n: int, *words: int) -> None:
@@ -50,7 +50,7 @@ class Permutation:
         self._keys = [keyed(*words, round_) for round_ in range(2 * _ROUNDS)]
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The entries at `positions`, each in 0 ... n − 1."""
+        """Entries at `positions`, each in 0 ... n − 1."""
         entries = np.empty(len(positions), np.int64)
         for start in range(0, len(positions), _BLOCK):
             part = slice(start, start + _BLOCK)
@@ -80,7 +80,7 @@ def _round(x: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]
 
 
 def uniforms(indices: NDArray[np.int64], n: int, *words: int) -> NDArray[np.float64]:
-    """[len(indices), n] numbers in [0, 1), each a pure function of (words, index, column).
+    """Draw [len(indices), n] numbers in [0, 1), each a pure function of (words, index, column).
 
     >>> uniforms(np.arange(3), 2, 0).round(3).tolist()
     [[0.06, 0.541], [0.191, 0.422], [0.673, 0.169]]
@@ -91,9 +91,9 @@ def uniforms(indices: NDArray[np.int64], n: int, *words: int) -> NDArray[np.floa
 
 
 def rotations(indices: NDArray[np.int64], *words: int) -> NDArray[np.float64]:
-    """[len(indices), 3, 3] rotation matrices, Haar-uniform, one per index.
+    """Draw rotation matrices [len(indices), 3, 3], Haar-uniform, one per index.
 
-    From uniform unit quaternions: K. Shoemake, "Uniform random rotations", Graphics Gems III (1992).
+    They come from uniform unit quaternions: K. Shoemake, "Uniform random rotations", Graphics Gems III (1992).
 
     >>> turn = rotations(np.arange(1), 0)[0]
     >>> bool(np.allclose(turn @ turn.T, np.eye(3)))

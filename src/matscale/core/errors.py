@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: each names what, where, what was given and what to do next.
+"""Errors for users: each says what failed, where, what was given and what to do next.
 
 `exit_code` is what the command line ends with (DESIGN: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite
 loss, 5 stopped early and saved, 6 another process of the run was lost).
@@ -59,7 +59,7 @@ class PeerLost(MatscaleError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence for error messages: the nearest known name, and all of them when they are few.
+    """Suggest the nearest known name, and all of them when they are few, in a sentence for error messages.
 
     >>> did_you_mean("schent", ["schnet", "gemnet", "eqv2"])
     "Did you mean 'schnet'? Known: eqv2, gemnet, schnet."

@@ -1,4 +1,4 @@
-"""Names that come from outside and become names of files: checked in one place, so that none leaves its folder."""
+"""Checks of names from outside that become names of files, so that none leaves its folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORBIDDEN = set('/\\:*?"<>|')
 
 
 def file_name(name: str) -> str:
-    """`name`, if it can be the name of one file or folder. Raises ValueError that says why it cannot.
+    """Return `name` if it can be the name of one file or folder. Raises ValueError that says why it cannot.
 
     >>> file_name("schnet-30k")
     'schnet-30k'
@@ -34,7 +34,7 @@ def file_name(name: str) -> str:
 
 
 def usable_path(path: Path) -> Path:
-    """`path`, if a file system could hold it. Raises ValueError that says why none can."""
+    """Return `path` if a file system could hold it. Raises ValueError that says why none can."""
     if "\0" in str(path):
         raise ValueError("it has a NUL character in it, which no path can have")
     if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
@@ -45,6 +45,6 @@ def usable_path(path: Path) -> Path:
 
 
 def usable_text(path: str) -> str:
-    """The same for a path, or the name of a dataset, that is kept as text."""
+    """Check a path, or the name of a dataset, that is kept as text, as `usable_path` does."""
     usable_path(Path(path))
     return path

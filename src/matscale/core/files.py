@@ -1,11 +1,11 @@
-"""The one path by which files and folders are written: whole or not at all, errors in one sentence, faults on request.
+"""Write files and folders: completely or not at all, with errors in one sentence, and with simulated faults for tests.
 
 A file is made under a temporary name, flushed to the disk, renamed, and its folder is flushed too: without these
 flushes a power cut can leave empty files on common file systems. Its mode is the umask's.
 
-The temporary name, `.NAME.partial-HOST-PID`, says who is writing. What a dead process left is deleted by the next one
-that writes into the folder (`sweep_up`): if it was of this host and no process has its number, or wherever it was from
-if the caller holds the lock of the folder. A PID says nothing about another host of a shared file system.
+The temporary name, `.NAME.partial-HOST-PID`, says who is writing. Files of a dead process are deleted by the next one
+that writes into the folder (`sweep_up`): files of this host if no process has the PID, and files of all hosts if the
+caller holds the lock of the folder. A PID says nothing about another host of a shared file system.
 
 For tests only, the environment places faults. Every operation has a fault point before and after it, a write one more
 after half of its bytes; they are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the process with
@@ -71,14 +71,14 @@ class DiskError(MatscaleError):
 
     @classmethod
     def of(cls, path: Path | str, error: OSError) -> DiskError:
-        """DiskError that explains the OSError `error` for `path` in a sentence."""
+        """Make a DiskError that explains the OSError `error` for `path` in a sentence."""
         advice = _ADVICE.get(error.errno or 0, "Remove the cause, or choose another folder")
         found = cls(f"{path}: cannot be written ({error.strerror or error}). {advice}; then run the same again.")
         found.errno = error.errno
         return found
 
     def told(self, more: str) -> DiskError:
-        """The same with a further sentence."""
+        """Return the same error with a further sentence."""
         found = DiskError(f"{self} {more}")
         found.errno = self.errno
         return found
@@ -128,7 +128,7 @@ def _operation(what: str, path: Path | str) -> Iterator[None]:
 
 
 class _Raw(io.FileIO):
-    """An open file whose errors name `target`, what the file is going to be."""
+    """Open file whose errors name `target`, its final path."""
 
     def __init__(self, descriptor: int, target: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -149,7 +149,7 @@ def _open(path: Path, flags: int, target: Path) -> _Raw:
 
 
 def open_lock(path: Path) -> int:
-    """Descriptor of a file to lock, which is made if need be. Raises DiskError."""
+    """Open a file to lock, which is made if needed, and return its descriptor. Raises DiskError."""
     with _operation("open", path):
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
@@ -176,7 +176,7 @@ def make_folder(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file or a folder another name in the same folder, on the disk too. Raises DiskError."""
+    """Rename a file or a folder within its folder, on the disk too. Raises DiskError."""
     with _operation("rename", target):
         os.rename(source, target)
     _flush_folder(target.parent)
@@ -206,7 +206,7 @@ _swept: set[tuple[int, Path]] = set()
 
 
 def _temporary(path: Path) -> Path:
-    """Temporary name in the folder of `path`. The first call for a folder deletes what dead processes left there."""
+    """Temporary name in the folder of `path`. The first call for a folder deletes those of dead processes."""
     folder = path.parent.absolute()
     if (os.getpid(), folder) not in _swept:
         _swept.add((os.getpid(), folder))
@@ -220,7 +220,7 @@ def _temporary(path: Path) -> Path:
 def sweep_up(folder: Path, *, alone: bool = False) -> None:
     """Delete the files and folders that dead processes left half-written in `folder`.
 
-    `alone`: the caller holds the lock of the folder, so that what comes from other hosts is left over too.
+    `alone`: the caller holds the lock of the folder, so that files from other hosts are left over too.
     """
     with suppress(OSError, DiskError):  # a folder that is not there, or is read-only: the next write will say so
         for path in [Path(entry) for entry in os.scandir(folder)]:
@@ -248,7 +248,7 @@ def _is_dead(host: str | None, pid: int) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Binary file that replaces `path` when the block ends well, and is deleted when it does not.
 
     Raises DiskError. A device or a pipe is refused: the file would take its name, and no device be left.
     """
@@ -272,7 +272,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `path`, and of what is there, when the block ends well; else it vanishes.
+    """New folder that replaces `path` when the block ends well, and is deleted when it does not.
 
     The files in it are to be written by this module. Raises DiskError.
     """
@@ -292,7 +292,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A folder for a moment, among the system's temporary ones, that only this user can read. Raises DiskError."""
+    """Temporary folder for the block, among the system's, that only this user can read. Raises DiskError."""
     temporary = _temporary(Path(tempfile.gettempdir()) / f"matscale-{name}")
     try:
         with _operation("mkdir", temporary):
@@ -303,7 +303,7 @@ def scratch(name: str) -> Iterator[Path]:
 
 
 def _discard(temporary: Path) -> None:
-    """Delete what did not come to be; there is nothing to delete if it did."""
+    """Delete a file or folder that was not finished, if it exists."""
     with suppress(OSError):  # it stays for `sweep_up`; what went wrong before is what matters
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
     _mine.discard(temporary)
@@ -311,9 +311,9 @@ def _discard(temporary: Path) -> None:
 
 @contextmanager
 def appending(path: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to append to, unbuffered; flushed to the disk when the block ends well.
+    """Binary file to append to, unbuffered; flushed to the disk when the block ends well.
 
-    If the disk refuses, what was appended is taken back, unless `keep`. Raises DiskError.
+    If the disk refuses, the appended bytes are removed, unless `keep`. Raises DiskError.
     """
     raw = _open(path, os.O_APPEND, path)
     try:
@@ -349,19 +349,19 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write to an unbuffered file, which may take less at once than it is given."""
+    """Write all bytes to an unbuffered file, which may take fewer at once than it is given."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file; what is not finite becomes null."""
+    """Replace a JSON file; numbers that are not finite become null."""
     write_text(path, json.dumps(finite(values), indent=1, allow_nan=False) + "\n")
 
 
 def finite(values: Any) -> Any:
-    """The same plain values with NaN and infinities, which JSON does not know, as None.
+    """Replace NaN and infinities, which JSON does not have, by None in plain values.
 
     >>> finite({"loss": float("nan"), "errors": [0.5, float("inf")]})
     {'loss': None, 'errors': [0.5, None]}

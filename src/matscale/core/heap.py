@@ -1,7 +1,7 @@
-"""Memory that a step frees stays with the process, for the next step (Linux with glibc).
+"""Keep the memory that a step frees in the process, for the next step (Linux with glibc).
 
-Left to itself glibc gives freed memory back to the system, and takes large blocks from it one by one. A training step
-on a CPU then gets all its activations as new pages, each of which the system has to find and clear: figures are in
+By default glibc gives freed memory back to the system, and takes large blocks from it one by one. A training step on a
+CPU then gets all its activations as new pages, each of which the system has to find and clear: figures are in
 docs/benchmarks.md, "Freed memory".
 """
 
@@ -23,7 +23,10 @@ OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_",
 
 @contextmanager
 def kept_heap() -> Iterator[None]:
-    """Freed memory is given back at the end only. Does nothing without glibc, or where the environment tunes it."""
+    """Context in which freed memory is given back at the end only.
+
+    No effect without glibc, or if the environment tunes it.
+    """
     if not is_glibc() or any(name in os.environ for name in OF_USER):
         yield
         return

@@ -31,7 +31,7 @@ PATIENCE = 1.0
 class FolderLock:
     """`with FolderLock(folder):` — raises `error`, naming the holder, if another process is inside.
 
-    `does` says in that error what the holder does with the folder, `instead` what to do if one does not wait for it.
+    In that error `does` describes the holder's work in the folder, and `instead` the alternative to waiting.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ def claim(run: Path) -> int | None:
     """Claim a run for a process that is about to begin: a locked file descriptor, or None if another process has it.
 
     The descriptor is handed to the process (`pass_fds`) and closed here. The kernel keeps the lock as long as that
-    process lives, whatever becomes of the launcher: there is no moment between the two.
+    process lives, even if the launcher ends: the run is never unlocked in between.
     """
     make_folder(run)
     descriptor = open_lock(run / CLAIM)
@@ -92,13 +92,13 @@ def claim(run: Path) -> int | None:
 
 
 def is_claimed(run: Path) -> bool:
-    """Whether a process of a sweep, this one or another, is at work on the run."""
+    """Whether a process of a sweep, this one or another, works on the run."""
     return _is_held(run / CLAIM)
 
 
 @contextmanager
 def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | None = None) -> Iterator[None]:
-    """Hold the lock on `file`, which is made if need be, against processes and threads.
+    """Hold the lock on `file`, which is made if needed, against processes and threads.
 
     `waiting` is called once if another holds it. `variable` names the environment variable that moves the folder, for
     the errors: DiskError where the file cannot be made, DataError where the file system has no locks.
@@ -125,7 +125,10 @@ def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | 
 
 
 def lock_file(file: IO[Any]) -> None:
-    """Lock an open file until it is closed, once no other has it. Raises OSError where the file system has no locks."""
+    """Lock an open file until it is closed, once no other process has it.
+
+    Raises OSError if the file system has no locks.
+    """
     lock_descriptor(file.fileno())
 
 

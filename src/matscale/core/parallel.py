@@ -1,4 +1,4 @@
-"""Work for several processes of this machine."""
+"""Worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -63,8 +63,10 @@ def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], w
 
 @contextmanager
 def _no_script() -> Iterator[None]:
-    """Hide the caller's script while processes start: multiprocessing would run it again in each of them, without need
-    for functions of this package, and without end if it has no `if __name__ == "__main__"`."""
+    """Hide the caller's script while processes start: multiprocessing would run it again in each of them, which
+    functions of
+    this package do not need, and without end if it has no `if __name__ == "__main__"`.
+    """
     script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         yield

@@ -1,4 +1,4 @@
-"""JSON and TOML that come from outside: bounded in size and depth, and every fault is an error with a place.
+"""Parse JSON and TOML from outside, limited in size and depth; every fault is an error with a place.
 
 The parsers of Python raise RecursionError for a thousand brackets, ValueError for a number of 5,000 digits, and accept
 half a character ("\\ud800") that no file can hold afterwards. All of that is one kind of error here.
@@ -30,7 +30,7 @@ class Malformed(ValueError):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises Malformed.
+    """Parse a JSON text. Raises Malformed.
 
     >>> try: parse_json(100 * "[" + 100 * "]")
     ... except Malformed as error: print(error)
@@ -40,7 +40,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str | bytes) -> dict[str, Any]:
-    """The tables of a TOML text. Raises Malformed.
+    """Parse a TOML text into tables. Raises Malformed.
 
     >>> parse_toml("budget.steps = 100")
     {'budget': {'steps': 100}}
@@ -50,18 +50,18 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
 
 
 def read_json(path: Path, error: Error = DataError, hint: str = "") -> Any:
-    """The value of a JSON file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
+    """Read a JSON file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
     return _read(path, parse_json, "JSON", error, hint)
 
 
 def read_toml(path: Path, error: Error = ConfigError, hint: str = "") -> dict[str, Any]:
-    """The tables of a TOML file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
+    """Read a TOML file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
     result: dict[str, Any] = _read(path, parse_toml, "TOML", error, hint)
     return result
 
 
 def read_bytes(path: Path, error: Error = DataError, most: int = MAX_BYTES) -> bytes:
-    """A file of at most `most` bytes. Raises `error` with the path."""
+    """Read a file of at most `most` bytes. Raises `error` with the path."""
     try:
         with open(path, "rb") as file:
             content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else b"0" * (most + 1)
@@ -95,7 +95,7 @@ def _parsed(text: str | bytes, loads: Callable[[str], Any]) -> Any:
 
 
 def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
-    """Raises Malformed for what is nested too deep, integers out of range, and text that UTF-8 cannot hold."""
+    """Check plain values. Raises Malformed for deep nesting, integers out of range, and text that UTF-8 cannot hold."""
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict | list):

@@ -1,9 +1,9 @@
 """Full precision for the parts of a model that half precision breaks: geometry, norms, softmax, long sums.
 
-`compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of what they are
-given; tf32 has a GPU round what enters a product to 10 bits. That suits products of features with weights. It does not
-suit those with constants of geometry, whose rounding breaks the symmetry that they stand for, nor squares and
-exponentials, which leave the range of fp16.
+`compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of their factors;
+with tf32 a GPU rounds the factors to 10 bits. That suits products of features with weights. It does not suit products
+with constants of geometry, whose rounding breaks symmetries, nor squares and exponentials, which leave the range of
+fp16.
 
 The core's own geometry (edge vectors, strain, rotation) has no matrix products: `times_matrix` is sums of products of
 single numbers, which no mode rounds, forward or backward. A plugin that multiplies by matrices that it made from
@@ -27,12 +27,12 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def outside_autocast() -> AbstractContextManager[object]:
-    """Context without autocast, for the device that has it on; nothing changes where it is off."""
+    """Context without autocast, for the device that has it on; no effect if it is off."""
     return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
 
 
 def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """Rows times matrices without a matrix product: `vectors` [..., 3], `matrices` [..., 3, 3] -> [..., 3].
+    """Multiply rows by matrices without a matrix product: `vectors` [..., 3], `matrices` [..., 3, 3] -> [..., 3].
 
     Neither autocast nor tf32 rounds it. Differentiable any number of times.
 
@@ -47,8 +47,8 @@ def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
 def full_precision(function: Function) -> Function:
     """Run a function or method outside autocast; tensors among its arguments that are half precision become float32.
 
-    Its products are not rounded to tf32 either, but for what torch.compile has compiled. Where neither is on nothing
-    changes, whatever the types.
+    Its products are not rounded to tf32 either, except in code that torch.compile has compiled. Without autocast and
+    tf32 nothing changes, whatever the types.
     """
 
     @wraps(function)
@@ -66,7 +66,7 @@ def full_precision(function: Function) -> Function:
 
 @contextmanager
 def _unrounded() -> Iterator[None]:
-    """Products of float32 numbers in float32."""
+    """Context in which products of float32 numbers are not rounded."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -82,7 +82,7 @@ def _widened(value: Any) -> Any:
 def refuse_half(name: str) -> None:
     """Raise ConfigError inside an autocast region.
 
-    For a model built from layers of another library, which half precision would break silently. `name` is that of
+    It is for a model built from layers of another library, which half precision would break silently. `name` is that of
     the architecture.
     """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):

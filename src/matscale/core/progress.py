@@ -44,30 +44,30 @@ class Reporter:
     # A run
 
     def started(self, run: Run, facts: Mapping[str, Any]) -> None:
-        """`facts` are the keys of run.json that are known before the first step, and `resumed_from` (a step)."""
+        """Report the start: `facts` are keys of run.json known before the first step, `resumed_from` is a step."""
 
     def stepped(self, status: StepStatus) -> None:
         """Report the end of an optimizer step."""
 
     def working(self, what: str) -> None:
-        """The run does something other than a step (`validation`, `checkpoint`) until the next call of any method."""
+        """Report work other than a step (`validation`, `checkpoint`) until the next call of any method."""
 
     def logged(self, row: Mapping[str, Any]) -> None:
-        """A row of training metrics was written."""
+        """Report that a row of training metrics was written."""
 
     def validated(self, row: Mapping[str, Any], is_best: bool) -> None:
-        """A row of validation metrics was written."""
+        """Report that a row of validation metrics was written."""
 
     def ended(self, run: Run, status: str) -> None:
-        """The run is over: completed, stopped, failed."""
+        """Report that the run is over: completed, stopped, failed."""
 
     # A sweep
 
     def changed(self, run: PlannedRun, state: State) -> None:
-        """A run of the sweep began, ended or is to be tried again."""
+        """Report that a run of the sweep began, ended or is to be tried again."""
 
     def looked(self, sweep: Sweep) -> None:
-        """The sweep has looked at its pool of runs."""
+        """Report that the sweep has looked at its pool of runs."""
 
 
 SILENT = Reporter()

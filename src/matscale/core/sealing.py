@@ -1,4 +1,4 @@
-"""Records with a digest of their own content: a changed value is noticed when they are read."""
+"""Sealed records, which hold a digest of their own content: a changed value is noticed when they are read."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ DIGEST = "digest"
 
 
 class DamagedRecord(MatscaleError):
-    """A file of a run is not what was written."""
+    """Error for a file of a run that has changed since it was written."""
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with their digest; what is not finite becomes null, as JSON wants it."""
+    """Seal values with their digest; numbers that are not finite become null, as JSON has none."""
     plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
     return {**plain, DIGEST: digest_of(plain)}
 
 
 def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
-    """The values of a file that `sealed` made; without a digest too, unless it is `required`.
+    """Read a file that `sealed` made; also one without a digest, unless it is `required`.
 
-    Raises DamagedRecord if they are others than were written.
+    Raises DamagedRecord if the values have changed since they were written.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -44,6 +44,6 @@ def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON-ready values, without the digest that is among them."""
+    """SHA-256 of JSON-ready values, except the digest among them."""
     rest = {key: value for key, value in values.items() if key != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

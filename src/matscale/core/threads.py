@@ -1,9 +1,10 @@
-"""CPU threads: how many the process may use, and what they do while they wait.
+"""CPU threads: number of threads that the process may use, and their behaviour while they wait.
 
-OpenMP's threads spin while they wait for one another. Where other processes want the same cores, spinning threads take
-the time of the one that is waited for: two threads beside two busy loops made 9 steps in 24 minutes. `prepare` has them
-sleep instead, after some 20 µs: without these, waking them costs an idle machine a third of the speed of small models.
-OpenMP reads its settings when torch is imported, so `matscale/__init__.py` calls it before that.
+OpenMP's threads spin while they wait for one another. If other processes need the same cores, spinning threads take
+time from the thread that they wait for: two threads beside two busy loops made 9 steps in 24 minutes. `prepare` lets
+them sleep instead, after spinning for some 20 µs: without these, waking the threads costs a third of the speed of small
+models on an idle machine. OpenMP reads its settings when torch is imported, so `matscale/__init__.py` calls it before
+that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def prepare() -> None:
-    """Set OpenMP's environment for this process and its children, unless the user has, or torch is loaded already."""
+    """Set OpenMP's environment for this process and its children, unless it is set or torch is loaded already."""
     if "torch" in sys.modules:
         return
     if not any(name in os.environ for name in _WAITING):
@@ -39,7 +40,7 @@ def _allowed() -> int:
 
 
 def _quota() -> float | None:
-    """Cores' worth of time that the control groups of this process may use; None without a limit."""
+    """Number of cores whose time the control groups of this process may use; None without a limit."""
     limits = [_limit(folder) for folder in _groups()]
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -58,7 +59,7 @@ def _limit(folder: Path) -> float | None:
 
 
 def _groups() -> list[Path]:
-    """Folders of the control groups of this process for CPU time, with all groups above: each of them limits."""
+    """Folders of the control groups of this process for CPU time, and of all groups above them."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

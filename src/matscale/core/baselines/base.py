@@ -1,4 +1,4 @@
-"""The interface of a baseline, and the sums that fitting needs: float64, in chunks, blind to missing labels."""
+"""Interface of a baseline, and the sums for fitting one: in float64, in chunks, without missing labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def __call__(self, batch: AtomicBatch) -> Outputs:
-        """energy [n_structures] eV (float64), forces [n_atoms, 3] eV/Å, stress [n_structures, 3, 3] eV/Å³."""
+        """Predict energy [n_structures] eV (float64), forces [n_atoms, 3] eV/Å, stress [n_structures, 3, 3] eV/Å³."""
 
     @abstractmethod
     def plain(self) -> dict[str, Any]:
@@ -45,17 +45,17 @@ class Baseline(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `plain`."""
+        """Restore a baseline from the result of `plain`."""
 
 
 def batches(dataset: PackedDataset, indices: NDArray[np.int64]) -> Iterator[AtomicBatch]:
-    """The structures `indices` in float64, without edges, a chunk at a time."""
+    """Yield the structures `indices` in float64, without edges, a chunk at a time."""
     for start in range(0, len(indices), CHUNK):
         yield dataset.batch(indices[start : start + CHUNK], Graph.none(), dtype=torch.float64)
 
 
 def passes(dataset: PackedDataset, indices: NDArray[np.int64]) -> Callable[[], Iterator[AtomicBatch]]:
-    """A function that starts a new pass over the structures `indices`, in order: what `evaluate_baselines` takes."""
+    """Make a function that starts a new pass over the structures `indices`, in order, for `evaluate_baselines`."""
     return partial(batches, dataset, indices)
 
 
@@ -76,11 +76,11 @@ class MaskedSum:
         self.count.index_add_(0, classes, torch.ones_like(classes, dtype=torch.float64))
 
     def mean(self) -> Tensor:
-        """[n_classes, *shape]; 0 where nothing was added."""
+        """Mean of each class, [n_classes, *shape]; 0 where nothing was added."""
         count = self.count.clamp(min=1.0)
         return self.total / count.reshape(-1, *(1,) * (self.total.dim() - 1))
 
 
 def single(n: int) -> Tensor:
-    """n rows of one and the same class, for a MaskedSum without classes."""
+    """Classes of n rows that are all the same, for a MaskedSum without classes."""
     return torch.zeros(n, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The k = 1 nearest-neighbour baseline: a look-up by an atom's element and that of its nearest neighbour.
+"""Baseline by nearest neighbour (k = 1): a look-up by an atom's element and that of its nearest neighbour.
 
 The n-gram back-off ("Markov") model of the research code, with two corrections: distances are periodic, and the means
 run over atoms, never over padding. In training, every atom adds its force, its structure's E/n_atoms and its
@@ -83,7 +83,7 @@ class NearestBaseline(Baseline):
         )
 
     def plain(self) -> dict[str, Any]:
-        """`Al` and `Al-Ni` -> the means under that key and the counts behind them."""
+        """JSON-ready tables: the means under the keys `Al` and `Al-Ni`, and the counts behind them."""
         seen = torch.nonzero(self.counts.sum(0) > 0).flatten().tolist()
         return {
             _key_name(key): {
@@ -109,7 +109,7 @@ class NearestBaseline(Baseline):
 
 
 def nearest_elements(batch: AtomicBatch) -> Tensor:
-    """[n_atoms] atomic number of each atom's nearest periodic neighbour; 0 for an atom that has none."""
+    """Atomic number of each atom's nearest periodic neighbour, [n_atoms]; 0 for an atom without one."""
     positions = batch.positions.detach().cpu().double().numpy()
     numbers, cells, pbc = (x.detach().cpu().numpy() for x in (batch.atomic_numbers, batch.cell.double(), batch.pbc))
     ends = np.cumsum(batch.atoms_per_structure.cpu().numpy())
@@ -148,7 +148,7 @@ def _nearest(
 
 
 def _reach(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
-    """Å within which every atom has a neighbour: its own image, or else any other atom."""
+    """Distance [Å] within which every atom has a neighbour: its own image, or else any other atom."""
     if pbc.any():
         return float(np.linalg.norm(cell[pbc], axis=1).min())
     return float(np.linalg.norm(np.ptp(positions, axis=0)))

@@ -1,4 +1,4 @@
-"""The baselines that look at no neighbour: zero, mean, and linear in the composition."""
+"""Baselines that use no neighbours: zero, mean, and linear in the composition."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ class ZeroBaseline(Baseline):
 
 @dataclass(frozen=True)
 class MeanBaseline(Baseline):
-    """energy = (Σ E / Σ n_atoms) · n_atoms; forces = the mean force vector over atoms; stress = the mean tensor."""
+    """Prediction of means: energy = (Σ E / Σ n_atoms) · n_atoms; forces = the mean force vector.
+
+    Stress = the mean tensor.
+    """
 
     name: ClassVar[str] = "mean"
     summary: ClassVar[str] = "means of the training part"
@@ -89,7 +92,7 @@ class MeanBaseline(Baseline):
 
 @dataclass(frozen=True)
 class CompositionBaseline(Baseline):
-    """energy = Σ_atoms reference(Z), least squares on training energies per atom; an element unseen there counts 0 eV.
+    """Prediction energy = Σ_atoms reference(Z), by least squares on energies per atom; an unseen element counts 0 eV.
 
     Forces are 0, as follows from an energy that no displacement changes. For the stress the same argument would give
     0 too, but datasets are often strained one way more than the other, so it is the mean tensor, as in `mean`.

@@ -25,7 +25,7 @@ BASELINES: dict[str, type[Baseline]] = {
 
 
 def fit_baselines(dataset: PackedDataset, indices: NDArray[np.int64]) -> dict[str, Baseline]:
-    """Every baseline, fitted on the set of structures `indices`. Raises DataError if there are none.
+    """Fit every baseline on the set of structures `indices`. Raises DataError if there are none.
 
     The structures are added up in the order of the dataset, whatever the order of `indices`: a sum of floats depends
     on its order, and the same training part gives the same baselines to the last bit.
@@ -43,7 +43,10 @@ def evaluate_baselines(
     batches: Callable[[], Iterable[AtomicBatch]],
     loss: LossConfig | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of `matscale.core.train.evaluation` by baseline; `batches()` starts a pass over the data anew."""
+    """Evaluate baselines: metrics of `matscale.core.train.evaluation` by name.
+
+    `batches()` starts a new pass over the data.
+    """
     from matscale.core.train.evaluation import evaluate  # start-up: torch
 
     return {name: evaluate(baseline, batches(), loss) for name, baseline in baselines.items()}
@@ -55,7 +58,7 @@ def plain_baselines(baselines: Mapping[str, Baseline]) -> dict[str, Any]:
 
 
 def parse_baselines(values: Mapping[str, Any]) -> dict[str, Baseline]:
-    """The inverse of `plain_baselines`. Raises DataError on an unknown name."""
+    """Restore baselines from the result of `plain_baselines`. Raises DataError on an unknown name."""
     for name in values:
         if name not in BASELINES:
             raise DataError(f"No baseline is called {name!r}. {did_you_mean(name, BASELINES)}")

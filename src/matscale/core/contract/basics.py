@@ -206,7 +206,7 @@ def gradients_reach_all(subject: Subject) -> None:
 
 
 def _objective(outputs: Outputs) -> Tensor:
-    """Any smooth function of all outputs; stress counts where it is defined."""
+    """Smooth function of all outputs, for gradients; stress counts where it is defined."""
     assert outputs.forces is not None
     loss = (outputs.energy - 1.3).square().sum() + (outputs.forces - 0.7).square().sum()
     if outputs.stress is not None:

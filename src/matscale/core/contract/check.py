@@ -81,7 +81,7 @@ def all_checks() -> list[Check]:
 def checks(
     architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
 ) -> list[BoundCheck]:
-    """The checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
+    """Checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
 
     `config`: the one to check; by default that of the ladder with about 10,000 parameters. `tolerance`: largest
     relative error of a symmetry in float64; more for models that keep one only approximately (grids on a sphere).
@@ -93,7 +93,7 @@ def checks(
 def run_contract(
     architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
 ) -> list[CheckResult]:
-    """Run every check, whatever the others did. Arguments as for `checks`."""
+    """Run every check, whatever the results of the others. Arguments as for `checks`."""
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
     return [_result(check, subject) for check in _CHECKS]
 

@@ -58,7 +58,7 @@ def _displaced(batch: AtomicBatch, by: Tensor) -> AtomicBatch:
 
 
 def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
-    """Symmetric strain of component (a, b), written out apart from `core.outputs`."""
+    """Apply a symmetric strain of component (a, b), by code that is independent of `core.outputs`."""
     deformation = torch.eye(3, dtype=torch.float64)
     deformation[a, b] += 0.5 * h
     deformation[b, a] += 0.5 * h
@@ -66,7 +66,10 @@ def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
 
 
 def _slopes(subject: Subject, members: list[AtomicBatch]) -> Tensor:
-    """dE/dh at 0 of curves that are given by one structure per point of the stencil; all energies in one forward."""
+    """Slopes dE/dh at 0 of curves that are given by one structure per point of the stencil.
+
+    All energies in one forward.
+    """
     energies = subject.evaluate(AtomicBatch.join(members)).energy.double()
     require(energies.isfinite().all(), "energies of displaced atoms are not finite.")
     weights = torch.tensor(list(STENCIL.values()), dtype=torch.float64)

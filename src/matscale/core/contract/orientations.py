@@ -1,10 +1,9 @@
-"""A structure that is turned must not jump: what models on oriented frames or grids may get wrong at borders of these.
+"""Check that a turned structure does not jump: frames and grids along edges may have borders at which a model jumps.
 
-Where all depends on frames that the directions of edges choose, no choice is continuous on the whole sphere, and a
-model that is equivariant but for the error of a grid steps by that error where the choice changes. So a molecule is
-turned, one of its edges past the axes; where the energy bends most, or forces that a model predicts by themselves, the
-step is halved until nothing but a jump is left of it. All weights are three times as large as those of other checks:
-such errors grow with them by orders of magnitude.
+No choice of frames by the directions of edges is continuous on the whole sphere. A model that is equivariant except for
+the error of a grid jumps by that error where the choice changes. So a molecule is turned, one of its edges past the
+axes; where the energy, or directly predicted forces, bend most, the step is halved until only a jump is left of it. All
+weights are three times as large as those of other checks: such errors grow with them by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -50,14 +49,14 @@ def smooth_in_direction(subject: Subject) -> None:
 
 
 def bent() -> Structure:
-    """Three atoms that are not in line: the least that is not symmetric about an edge. One edge is along x."""
+    """Three atoms not in line, the smallest structure without symmetry about an edge. One edge is along x."""
     whole = molecule()
     positions = np.array([[0, 0, 0], [1.6, 0, 0], [-0.5, 1.5, 0.3]])
     return replace(whole, atomic_numbers=whole.atomic_numbers[:3], positions=positions)
 
 
 def _planes() -> Tensor:
-    """[n, 3, 3] rows: first and second axis of a plane, and its normal. Each two axes, and two planes at an angle."""
+    """Planes of rotation, [n, 3, 3] rows: first and second axis, and normal. Three contain axes, two do not."""
     x, y, z = np.eye(3)
     any_way = [np.linalg.qr(m)[0].T for m in np.random.default_rng(0).standard_normal((2, 3, 3))]
     return torch.from_numpy(np.array([[x, y, z], [y, z, x], [z, x, y], *any_way]))
@@ -70,7 +69,7 @@ START: Places = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.fl
 
 @dataclass(frozen=True)
 class _Turning:
-    """A molecule in every orientation on some paths."""
+    """Molecule in every orientation on some paths."""
 
     potential: Potential
     molecule: AtomicBatch
@@ -78,7 +77,7 @@ class _Turning:
 
     @classmethod
     def of(cls, subject: Subject) -> _Turning:
-        """Raises ContractError where energy or forces are not finite, whatever the size of the weights."""
+        """Compute all outputs. Raises ContractError if energy or forces are not finite with larger weights."""
         for factor in (FACTOR, 1.0):
             potential = subject.perturbed()
             with torch.no_grad():
@@ -90,14 +89,14 @@ class _Turning:
         raise ContractError("energy or forces of a molecule of three atoms are not finite.")
 
     def rotations(self, places: Places) -> Tensor:
-        """[n, 3, 3]"""
+        """Rotation matrices [n, 3, 3] at angles in planes."""
         plane, angle = places
         c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
         about = torch.unflatten(torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1), 1, (3, 3))
         return self.planes[plane].mT @ about
 
     def batch(self, places: Places) -> AtomicBatch:
-        """The edges stay those that they are."""
+        """Batch of rotated molecules, with the same edges."""
         n = len(places[0])
         positions = torch.einsum("nab,ib->nia", self.rotations(places), self.molecule.positions).flatten(0, 1)
         return AtomicBatch.join([self.molecule] * n).with_geometry(positions, self.molecule.cell.repeat(n, 1, 1))
@@ -124,7 +123,7 @@ class _Turning:
         return outputs.energy.detach().double()[:, None], forces @ self.rotations(places)
 
     def values(self, places: Places) -> Tensor:
-        """Energy and forces [n, 1 + 3·n_atoms], each over its size at the start."""
+        """Energy and forces [n, 1 + 3·n_atoms], each divided by its size at the start."""
         return torch.cat([(part / size).flatten(1) for part, size in zip(self.outputs(places), self.sizes)], dim=1)
 
     @cached_property
@@ -134,7 +133,7 @@ class _Turning:
 
 
 def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
-    """Beginnings of the steps that look least smooth, and their length."""
+    """Starts of the steps that look least smooth, and their length."""
     n, step = len(turning.planes), torch.pi / STEPS
     angles = 0.01 + step * torch.arange(-1, STEPS + 2, dtype=torch.float64)
     paths = [turning.predicted((torch.full((len(angles),), k), angles)) for k in range(n)]
@@ -143,14 +142,14 @@ def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
 
 
 def _most_bent(values: Tensor) -> Tensor:
-    """[n_planes, n_angles, n_values] -> which of all the steps."""
+    """Steps that bend most, from [n_planes, n_angles, n_values]."""
     # A jump counts twice here, and what is smooth by the cube of the step.
     bends = values.diff(n=3, dim=1).abs().amax(2)
     return bends.flatten().topk(LOOKED_INTO).indices
 
 
 def _shortest_steps(turning: _Turning) -> tuple[Places, Places]:
-    """Both ends of what is left after halving, always the half in which energy or forces bend more."""
+    """Halve steps, always to the half in which energy or forces bend more, and return both ends of the shortest."""
     (plane, low), step = _where_it_bends(turning)
     at_low, at_middle, at_high = (turning.values((plane, low + step * k)) for k in (0.0, 0.5, 1.0))
     for _ in range(HALVINGS):

@@ -1,4 +1,4 @@
-"""A handful of small structures that show what a model gets wrong: skewed cells, few atoms, open axes."""
+"""Small structures for the checks: skewed cells, few atoms, axes that are not periodic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRICLINIC_CELL = np.array([[4.3, 0.2, -0.1], [1.1, 4.7, 0.3], [-0.6, 0.9, 5.1]])
 
 
 def structure(numbers: Any, positions: Any, cell: Any = None, pbc: Any = True) -> Structure:
-    """Short form; no cell means no periodic axis."""
+    """Make a structure; without a cell no axis is periodic."""
     return Structure(
         atomic_numbers=np.asarray(numbers, dtype=np.int64),
         positions=np.asarray(positions, dtype=np.float64).reshape(-1, 3),
@@ -47,22 +47,22 @@ def molecule() -> Structure:
 
 
 def atom() -> Structure:
-    """One atom alone."""
+    """Single atom without a cell."""
     return structure([14], [[0.5, 0.2, 0.1]])
 
 
 def distant_pair() -> Structure:
-    """Two atoms that do not see each other."""
+    """Two atoms that are too far apart to interact."""
     return structure([14, 8], [[0, 0, 0], [100.0, 0, 0]])
 
 
 def with_positions(original: Structure, positions: np.ndarray) -> Structure:
-    """The same atoms elsewhere."""
+    """Return the same atoms at other positions."""
     return replace(original, positions=positions)
 
 
 def supercell(unit: Structure, repeats: tuple[int, int, int]) -> Structure:
-    """Copies along the lattice vectors; the atoms of a copy stay together and in order."""
+    """Repeat a structure along its lattice vectors; the atoms of a copy stay together and in order."""
     shifts = np.stack(np.meshgrid(*(np.arange(n) for n in repeats), indexing="ij"), -1).reshape(-1, 3)
     positions = (unit.positions[None] + (shifts @ unit.cell)[:, None]).reshape(-1, 3)
     return replace(

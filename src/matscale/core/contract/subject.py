@@ -1,7 +1,7 @@
-"""The architecture under test, with a model whose every weight has been moved off its initial value.
+"""Subject of the checks: an architecture, with a model whose weights have all been changed from their initial values.
 
-Models are checked with perturbed weights, so that a layer that starts at zero cannot hide what it does wrong later,
-inside a potential whose scales are not one, so that a forgotten scale shows.
+Models are checked with perturbed weights, so that a layer that starts at zero cannot hide its faults, and inside a
+potential whose scales are not one, so that a forgotten scale shows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matscale.core.model.potential import Potential, Scales
 
 
 class ContractError(AssertionError):
-    """An architecture does not do what it must, or what it claims."""
+    """Error for an architecture that breaks the contract or one of its claims."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Subject:
         return self.architecture.derives_forces(self.config)
 
     def fresh(self, seed: int = 0, info: DatasetInfo | None = None) -> Potential:
-        """A potential as training would start with it."""
+        """Potential with the initial weights of training."""
         scales = Scales(energy=1.7, forces=2.3, stress=0.4)
         return Potential.of(self.architecture, self.config, info or DatasetInfo.any(), seed, scales=scales)
 
     def perturbed(self, seed: int = 0) -> Potential:
-        """A potential whose parameters are all moved by noise; float64, in evaluation mode."""
+        """Potential whose parameters are all moved by noise; float64, in evaluation mode."""
         potential = self.fresh(seed).double().eval()
         generator = torch.Generator().manual_seed(1 + seed)
         with torch.no_grad():
@@ -64,13 +64,13 @@ class Subject:
         return self.perturbed()
 
     def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """Structures with the edges that this architecture asks for, made of elements that it knows."""
+        """Make a batch of structures with the edges that this architecture asks for, and elements that it knows."""
         heaviest = self.architecture.max_atomic_number
         known = [replace(s, atomic_numbers=(s.atomic_numbers - 1) % heaviest + 1) for s in structures]
         return collate(known, self.architecture.graph(self.config), dtype)
 
     def predict(self, *structures: Structure) -> Outputs:
-        """Outputs of `potential` for the structures, detached from autograd."""
+        """Predict structures with `potential`; the outputs are detached from autograd."""
         return self.evaluate(self.batch(*structures))
 
     @cached_property
@@ -88,14 +88,14 @@ class Subject:
             require_equal(a, b, limit, f"{what}: {name}", max(size, 1e-6))
 
     def evaluate(self, batch: AtomicBatch) -> Outputs:
-        """Outputs of `potential` for a batch, as `predict` gives them for structures."""
+        """Predict a batch with `potential`, as `predict` does with structures."""
         with torch.no_grad():
             outputs: Outputs = self.potential(batch)
             return outputs.detach()
 
 
 def _amplitude(parameter: Tensor) -> float:
-    """A fifth of what is there, and something where nothing is: of order 1/√fan-in for matrices."""
+    """Size of the noise on a parameter: a fifth of its values, or 1/√fan-in for one that is zero."""
     rms = float(parameter.square().mean().sqrt())
     return 0.2 * rms + (0.3 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1)
 
@@ -109,7 +109,7 @@ def require(condition: bool | Tensor, message: str) -> None:
 def require_equal(found: Tensor, expected: Tensor, tolerance: float, what: str, size: float = 1e-6) -> None:
     """Raise ContractError if the largest difference is more than `tolerance` times the largest expected value.
 
-    `size`: what to take instead where all that is expected is smaller, as the forces in a perfect crystal are.
+    `size` replaces the largest expected value if that is smaller, as for forces in a perfect crystal.
     """
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}.")
     # NaN (a stress without a volume) equals NaN and nothing else.

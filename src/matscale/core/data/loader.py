@@ -183,6 +183,7 @@ class Loader:
             assert self.budget.structures
             return np.append(np.arange(0, n, self.budget.structures), n)
         boundaries, first = [0], 0
+        # The order is drawn a window at a time: arrays of the sizes of a hundred million structures would fill the memory.
         while first < n:
             last = min(first + _WINDOW, n)
             rows = self._ordered(epoch, first, last)
@@ -190,10 +191,11 @@ class Loader:
             self._warn_of_giants(rows, limits)
             at = 0
             while at < last - first:
+                # Bisection of cumulated sizes finds the end of a batch: time goes with the batches, not the structures.
                 end = last - first
                 for name, (_, limit) in limits.items():
                     end = min(end, bisect_right(sums[name], sums[name][at] + limit, lo=at) - 1)
-                end = max(end, at + 1)
+                end = max(end, at + 1)  # a structure above the limit is a batch by itself
                 if self.budget.structures:
                     end = min(end, at + self.budget.structures)
                 if end == last - first and last < n and at > 0:
@@ -250,6 +252,7 @@ def _cumulated(sizes: NDArray[np.integer]) -> list[int]:
 
 def _divisible(boundaries: NDArray[np.int64], world_size: int, drop: bool) -> NDArray[np.int64]:
     """Halve the largest batches (the last of them first) until their number is a multiple of `world_size`."""
+    # Every rank has to take part in every step, or the others would wait for ever in the sum of gradients.
     while (len(boundaries) - 1) % world_size:
         sizes = np.diff(boundaries)
         largest = len(sizes) - 1 - int(np.argmax(sizes[::-1]))

@@ -4,8 +4,8 @@
          -> Importer of its architecture (`importer`, from the hook `register_importers`)
          -> weights (`weights`), scales and references (`scales`) -> Potential -> run (`run`)
 
-What all files have in common is here; what only one architecture knows, its plugin brings as an `Importer`. Names in
-this module are those that a plugin needs.
+This package reads what all files have in common; the plugin of an architecture adds an `Importer` for the rest. This
+module holds the names that a plugin needs.
 """
 
 from __future__ import annotations

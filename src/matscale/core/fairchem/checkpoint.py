@@ -1,4 +1,4 @@
-"""The content of a checkpoint of fairchem, read without trust and before anything in it is interpreted.
+"""Checkpoint of fairchem: its content, read without trust and not yet interpreted.
 
 A run of fairchem 1 writes two kinds of file. `checkpoint.pt` has the raw weights, and the moving average (EMA) as a
 list without names, in the order of the parameters among the raw ones. `best_checkpoint.pt` has the averaged weights,
@@ -56,7 +56,7 @@ class Checkpoint:
         return self.section("config")
 
     def section(self, key: str, *inner: str) -> dict[str, Any]:
-        """The dict at `key`, empty where there is none. Raises DataError if it is something else."""
+        """Return the dict at `key`, empty if there is none. Raises DataError if it is something else."""
         value = self.values
         for part in (key, *inner):
             found = value.get(part)
@@ -67,7 +67,10 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> Model:
-        """Raises ConfigError for an unknown option of a hydra model, and for a tensor among the options."""
+        """Read the model section.
+
+        Raises ConfigError for an unknown option of a hydra model, and for a tensor among the options.
+        """
         found = self._model()
         for key, value in {**found.options, **(found.heads or {})}.items():
             if _holds_tensor(value):
@@ -87,12 +90,12 @@ class Checkpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights that have names, without the `module.` (0 to 2 times) of fairchem's parallel training."""
+        """Weights that have names, without the `module.` (0 to 2 times) of fairchem's parallel training."""
         return self._named("state_dict")
 
     @property
     def averaged(self) -> dict[str, Tensor] | None:
-        """Averaged weights beside the others, if the file has them by name as those of fairchem 2 do."""
+        """Averaged weights beside the others, if the file has them by name, as in fairchem 2."""
         return self._named("averaged_state_dict") if self.values.get("averaged_state_dict") else None
 
     def _named(self, key: str) -> dict[str, Tensor]:
@@ -107,7 +110,7 @@ class Checkpoint:
 
     @property
     def average(self) -> list[Tensor] | None:
-        """The list of averaged weights, if the file has one."""
+        """List of averaged weights, if the file has one."""
         average = self.section("ema").get("shadow_params")
         if average is not None and not (isinstance(average, list) and all(isinstance(w, Tensor) for w in average)):
             raise DataError(f"{self.path}: ema.shadow_params is not a list of tensors.")
@@ -115,12 +118,12 @@ class Checkpoint:
 
     @property
     def named_are_averaged(self) -> bool:
-        """Whether the named weights are the average: so in a file without a list (fairchem's `best_checkpoint.pt`)."""
+        """Whether the named weights are the average, as in a file without a list (fairchem's `best_checkpoint.pt`)."""
         decay = self.section("config", "optim").get("ema_decay")
         return "ema" not in self.values and isinstance(decay, int | float) and decay != 0
 
     def changed(self, **values: Any) -> Checkpoint:
-        """The same with other values under some keys."""
+        """Return a copy with other values under some keys."""
         return replace(self, values={**self.values, **values})
 
 
@@ -131,7 +134,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
-    """The weights without the `module.` (0 to 2 times) that all of them have."""
+    """Weights without the `module.` (0 to 2 times) that all names have."""
     prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in named))
     return {name.removeprefix(prefix): value for name, value in named.items()}
 
@@ -139,7 +142,7 @@ def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
 def read(path: str | Path) -> Checkpoint:
     """Read a checkpoint file, unpickled in a separate process (`unpickle`).
 
-    Raises DataError, which names what the file may not contain; ConfigError if there is no file.
+    Raises DataError that names the forbidden content; ConfigError if there is no file.
     """
     path = Path(path)
     if not path.is_file():
@@ -170,7 +173,7 @@ def _unpickle(path: Path, folder: Path) -> None:
 
 
 def _filled(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put tensors back where `unpickle` left their names: one tensor where several names had one."""
+    """Put tensors back at their names from `unpickle`; several names may share one tensor."""
     if isinstance(value, dict):
         if value.keys() == {"tensor"} and value["tensor"] in tensors:
             return tensors[value["tensor"]]

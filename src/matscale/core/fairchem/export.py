@@ -1,4 +1,4 @@
-"""Runs as checkpoints of fairchem v1: `matscale export fairchem`.
+"""Export runs as checkpoints of fairchem v1: `matscale export fairchem`.
 
 fairchem reads pickles, so this is the one file of matscale that writes one: of dicts, lists, numbers, texts and
 tensors, which torch loads with `weights_only=True`.
@@ -22,10 +22,10 @@ from matscale.core.runs.restore import resolve_step
 
 
 def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> Potential:
-    """Write the model of `run` to `target`, a file of fairchem v1; what was written is returned.
+    """Write the model of `run` to `target`, a file of fairchem v1, and return its content.
 
     Raises ConfigError for an architecture that no plugin exports, for options without a counterpart in fairchem and if
-    `target` exists; DiskError where it cannot be written; besides, what `matscale.load` raises.
+    `target` exists; DiskError if it cannot be written; and the errors of `matscale.load`.
     """
     target = Path(target)
     exporter = exporter_of(run)
@@ -49,7 +49,10 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
 
 
 def exporter_of(run: Run) -> Importer:
-    """The importer of the run's architecture. Raises ConfigError that lists what is exported if it has no `export`."""
+    """Find the importer of the run's architecture.
+
+    Raises ConfigError that lists the possible ones if it has no `export`.
+    """
     name = run.config.architecture.name
     known = {importer.name: importer for importer in host().importers() if importer.export is not None}
     if name not in known:

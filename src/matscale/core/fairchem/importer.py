@@ -1,4 +1,4 @@
-"""`Importer`: what only one architecture knows of its checkpoints. Returned by the hook `register_importers`."""
+"""`Importer`: the part of an import that depends on the architecture. Returned by the hook `register_importers`."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def renamed(
     only: Mapping[str, tuple[Any, ...]],
     without_effect: Collection[str],
 ) -> dict[str, Any]:
-    """Options of `given` under the names that matscale has for them; None stands for an option that is left out.
+    """Rename options of `given` to those of matscale; None stands for an option that is left out.
 
     `names` maps fairchem's names to matscale's. `only` holds the values allowed for options without a matscale name.
-    Raises ConfigError that names `what`, the option and its value, if the value is another one or the option is in
-    none of `names`, `only` and `without_effect`.
+    Raises ConfigError that names `what`, the option and its value, if the value is not allowed or the option is in none
+    of `names`, `only` and `without_effect`.
 
     >>> renamed("net", {"channels": 8, "otf": True}, {"channels": "width"}, only={}, without_effect={"otf"})
     {'width': 8}

@@ -1,4 +1,4 @@
-"""Inference checkpoints of fairchem 2, put into the form of the training checkpoints of fairchem 1.
+"""Inference checkpoints of fairchem 2: converted to the form of the training checkpoints of fairchem 1.
 
 Such a file has `model_config`, a hydra model as before; `model_state_dict` and `ema_state_dict`, both with names; and
 `tasks_config`. A task names one property of one data set and says how to make its normalizer and element references:
@@ -6,7 +6,7 @@ Such a file has `model_config`, a hydra model as before; `model_state_dict` and 
     {name: omat_energy, property: energy, normalizer: {_target_: ….Normalizer, mean: 0, rmsd: 1.2},
      element_references: {_target_: ….ElementReferences, element_references: {_target_: torch.DoubleTensor, _args_: …}}}
 
-Only those that hold their numbers are understood; one that reads a file of its own is refused by name.
+Only tasks that hold their numbers are read; a task that refers to another file is refused by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TENSORS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTe
 
 
 def as_training(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file; that of an inference checkpoint in the form of a training checkpoint."""
+    """Convert the content of an inference checkpoint to that of a training checkpoint; other content stays."""
     if "model_config" not in values:
         return values
     config = values["model_config"]
@@ -78,7 +78,7 @@ def _normalizer(path: Path, quantity: str, given: Any) -> dict[str, Any]:
 
 
 def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
-    """Arguments of a class that the file describes. Refuses functions, which may read files: raises ConfigError."""
+    """Arguments of a class that the file describes. Raises ConfigError for functions, which may read files."""
     target = given.get("_target_") if isinstance(given, dict) else type(given).__name__
     if not isinstance(given, dict) or str(target).rpartition(".")[2] != kind:
         raise ConfigError(f"{path}: the {what} is made by {target!r}: only a {kind} with its numbers is imported.")

@@ -33,7 +33,7 @@ class Imported:
 
 
 def importer_of(checkpoint: Checkpoint) -> Importer:
-    """Importer for the file's model.
+    """Find the importer for the file's model.
 
     Raises ConfigError that lists the known models if there is none, PluginError if there are two.
     """
@@ -52,7 +52,7 @@ def importer_of(checkpoint: Checkpoint) -> Importer:
 
 
 def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
-    """The Potential that predicts what fairchem predicts. `auto` takes averaged weights where there are.
+    """Make the Potential that predicts what fairchem predicts. `auto` takes averaged weights if there are any.
 
     Raises ConfigError for another network and for weights that are not in the file, DataError for unknown content.
     """
@@ -85,7 +85,7 @@ def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
 
 
 def configuration(checkpoint: Checkpoint, importer: Importer) -> ArchitectureConfig:
-    """Configuration in matscale of the file's model. Raises ConfigError that names the file and the wrong option."""
+    """Configuration of the file's model in matscale. Raises ConfigError that names the file and the wrong option."""
     try:
         return importer.config(checkpoint)
     except ConfigError as error:

@@ -3,8 +3,8 @@ r"""Normalizers and element references of fairchem's models, which turn their ou
     E = rmsd_E · model + Σ_atoms reference(Z),    F = rmsd_F · model,    σ_part = rmsd_part · model + mean_part
 
 so `references` and `scales` of the Potential take the values for energy and forces. A stress head takes the scale and
-shift of its two parts. Where forces (and stress) are derivatives of the model's energy, their scale has to equal that
-of the energy: with another scale they are not the derivatives of the predicted energy.
+shift of its two parts. If forces (and stress) are derivatives of the model's energy, their scale has to equal that of
+the energy: with another scale they would not be the derivatives of the predicted energy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DERIVED = ("energy", "forces", "stress")
 
 
 def normalisers(checkpoint: Checkpoint, *, derived: bool) -> tuple[Scales, Tensor]:
-    """Scales of energy [eV], forces [eV/Å] and stress [eV/Å³]; scale and shift of the two parts of the stress [2, 2].
+    """Read the scales of energy [eV], forces [eV/Å], stress [eV/Å³]; scale and shift of the stress's parts [2, 2].
 
     The scale of the stress is that of its anisotropic part; the scales and shifts of the parts are relative to it.
     `derived`: forces and stress are derivatives. Raises DataError for an unknown normalizer and for one that a
@@ -81,7 +81,7 @@ def _number(value: Any) -> float:
 
 
 def references(checkpoint: Checkpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
-    """[119] eV, and the elements of the training data: those with a reference; without references all of the table."""
+    """Read the references, [119] eV, and the elements that have one, or all elements without references."""
     found = checkpoint.section("elementrefs")
     if unknown := sorted(set(found) - {"energy"}):
         raise DataError(f"{checkpoint.path}: element references of {unknown[0]!r}: only those of the energy are known.")

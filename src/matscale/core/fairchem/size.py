@@ -1,6 +1,6 @@
-"""Whether the options of a file make a model that its weights can fill: asked before anything is allocated.
+"""Check, before anything is allocated, that the weights of a file are enough for a model of its options.
 
-The options come from a file that is not trusted. Ten channels or ten to the twelfth are the same few bytes there.
+The options come from an untrusted file, which may ask for ten channels or for 10¹² in the same few bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _TooLargeError(Exception):
 def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Module], n_numbers: int) -> None:
     """Build on torch's `meta` device, and stop as soon as parameters exceed the `n_numbers` of the file.
 
-    Raises ConfigError then, for a whole number beyond any model's, and for options of which nothing can be built.
+    Raises ConfigError in that case, for absurdly large numbers, and for options that no model can be built of.
     """
     for name, value in config.model_dump().items():
         if any(

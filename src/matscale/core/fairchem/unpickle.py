@@ -72,11 +72,11 @@ _BY_NAME = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ"}
 
 
 class RefusedError(Exception):
-    """The file is not a checkpoint that can be imported, and why."""
+    """Error for a file that is not a checkpoint that can be imported."""
 
 
 def check_archive(path: Path) -> None:
-    """Steps 1 and 2: nothing of the file is run."""
+    """Take steps 1 and 2: nothing of the file is run."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -101,7 +101,7 @@ def check_archive(path: Path) -> None:
 
 
 def globals_named(instructions: bytes) -> Iterator[str]:
-    """`module name` of every global in a pickle, without running it."""
+    """Names `module name` of every global in a pickle, found without running it."""
     for opcode, argument, _ in pickletools.genops(instructions):
         if opcode.name == "GLOBAL":
             yield str(argument)
@@ -122,7 +122,7 @@ def stand_ins() -> dict[str, type[Inert]]:
 
 
 def _as_torch_says(name: str) -> str:
-    """torch looks names up with dots, and those of Python 2's builtins as Python 3's."""
+    """Convert the name of a global to torch's form: with dots, and builtins of Python 2 as in Python 3."""
     module, _, attribute = name.partition(" ")
     if module != "__builtin__":
         return f"{module}.{attribute}"
@@ -140,7 +140,7 @@ def unwrapped(value: Any) -> Any:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Step 3."""
+    """Take step 3."""
     import torch
 
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
@@ -162,7 +162,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def limit_memory(more: int) -> None:
-    """Let this process have `more` bytes than it has. Without effect where the system cannot."""
+    """Limit the memory of this process to its present size and `more` bytes. No effect if the system cannot."""
     try:
         import resource
 
@@ -174,7 +174,7 @@ def limit_memory(more: int) -> None:
 
 
 class Flat:
-    """Plain values and, apart, tensors: a tensor in a value becomes {"tensor": its name}."""
+    """Plain values and, separately, tensors: a tensor in a value becomes {"tensor": its name}."""
 
     def __init__(self, max_bytes: int) -> None:
         self.tensors: dict[str, Any] = {}
@@ -182,7 +182,7 @@ class Flat:
         self.n_values, self.n_bytes, self.max_bytes = 0, 0, max_bytes
 
     def value(self, name: str, value: Any, depth: int = 0) -> Any:
-        """`value` ready for JSON. Raises RefusedError that names what it cannot be."""
+        """Convert `value` for JSON. Raises RefusedError that names a value of another kind."""
         import torch
 
         self.n_values += 1

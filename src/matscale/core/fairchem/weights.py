@@ -16,7 +16,7 @@ Kind = Literal["ema", "raw"]
 
 
 def chosen(checkpoint: Checkpoint, roles: Mapping[str, Role], choice: Choice) -> tuple[dict[str, Tensor], Kind]:
-    """Chosen weights by published name, and their kind; `auto` takes averaged weights if the file has them.
+    """Choose weights, by published name, and their kind; `auto` takes averaged weights if the file has them.
 
     Raises DataError for a weight that is not known by name, ConfigError for weights that are not in the file.
     """
@@ -44,7 +44,7 @@ def chosen(checkpoint: Checkpoint, roles: Mapping[str, Role], choice: Choice) ->
 def _with_names(
     checkpoint: Checkpoint, named: dict[str, Tensor], average: list[Tensor], roles: Mapping[str, Role]
 ) -> dict[str, Tensor]:
-    """The list has no names: it has the order of the trained parameters, each at the place of its first name."""
+    """Name the weights of a list, in the order of the trained parameters, each at the place of its first name."""
     groups: dict[int, list[str]] = {}
     for name, weight in named.items():
         groups.setdefault(id(weight), []).append(name)

@@ -1,4 +1,4 @@
-"""The cost of any batch from its shape: by a formula, or by a polynomial that was fitted to counted batches.
+"""Cost of any batch from its shape: by a formula, or by a polynomial that was fitted to counted batches.
 
 FLOPs = k + a n_structures + b n_atoms + c n_edges + d Σ atoms² + e n_triplets,        all coefficients >= 0
 """
@@ -60,7 +60,7 @@ class Cost:
     """Kernels without a formula, which count nothing."""
 
     def complaints(self, name: str) -> list[str]:
-        """Warnings for readers of the FLOPs of architecture `name`, a sentence each."""
+        """List warnings on the FLOPs of architecture `name`, a sentence each."""
         found = []
         if self.error > TOLERANCE:
             what = "the formula" if self.counted_by == "formula" else "a polynomial in the sizes of a batch"
@@ -77,7 +77,10 @@ class Cost:
 
 
 def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shape: None) -> Cost:
-    """Cost by `formula` if it gives a number, else by a fit to `probes.fitted`; checked against `probes.verified`."""
+    """Make the cost from `formula` if it gives a number, else by a fit to `probes.fitted`.
+
+    Checked against `probes.verified`.
+    """
     shapes = [batch.shape for batch in probes.verified]
     counts = [run_counted(potential, batch, training=True) for batch in probes.verified]
     known = formula(shapes[0]) is not None
@@ -90,14 +93,14 @@ def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shap
 
 
 def deviation(stated: float, counted: float) -> float:
-    """Relative deviation of stated from counted FLOPs; infinite where some were stated and none counted."""
+    """Relative deviation of stated from counted FLOPs; infinite if some were stated and none counted."""
     if counted == 0:
         return 0.0 if stated == 0 else float("inf")
     return abs(stated - counted) / counted
 
 
 def fit(shapes: Sequence[BatchShape], counts: Sequence[float]) -> Polynomial:
-    """Non-negative least squares of relative deviations; triplets only where nothing simpler is exact."""
+    """Fit by non-negative least squares of relative deviations; triplets only if no simpler polynomial is exact."""
     simple = [name for name in TERMS if name != "triplets"]
     found = _least_squares(simple, shapes, counts)
     if max(deviation(found(s), n) for s, n in zip(shapes, counts)) > _EXACT:
@@ -124,7 +127,7 @@ def _fitted(potential: Potential, batches: Sequence[AtomicBatch]) -> Polynomial:
 
 
 def _prediction(potential: Potential, probes: Probes, step: Formula) -> Callable[[BatchShape], float]:
-    """The share of a step that a prediction costs, where that is the same for batches that differ; else a fit."""
+    """Cost of a prediction: a fixed share of a step if different batches have the same share; else a fit."""
     shares = [_share(count_prediction(potential, batch), step(batch.shape)) for batch in probes.verified]
     if max(shares) - min(shares) <= _EXACT * max(shares):
         return _whole(lambda shape: shares[0] * (step(shape) or 0.0))
@@ -137,7 +140,7 @@ def _share(prediction: float, step: float | None) -> float:
 
 
 def _whole(flops: Formula) -> Callable[[BatchShape], float]:
-    """Whole numbers add up exactly."""
+    """Round to whole numbers, which add up exactly."""
 
     def rounded(shape: BatchShape) -> float:
         value = flops(shape)

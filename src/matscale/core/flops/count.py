@@ -1,4 +1,4 @@
-"""FLOPs of one step, counted by running it under `torch.utils.flop_counter.FlopCounterMode`."""
+"""Count the FLOPs of one step by running it under `torch.utils.flop_counter.FlopCounterMode`."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ class Count:
 
 
 def count_step(potential: Potential, batch: AtomicBatch) -> float:
-    """FLOPs of forward, loss and backward; neither the potential nor any random state is changed."""
+    """Count FLOPs of forward, loss and backward; neither the potential nor any random state changes."""
     return run_counted(potential, batch, training=True).contractions
 
 
 def count_prediction(potential: Potential, batch: AtomicBatch) -> float:
-    """FLOPs of a prediction in evaluation mode, derived forces and stress included."""
+    """Count FLOPs of a prediction in evaluation mode, with derived forces and stress."""
     return run_counted(potential, batch, training=False).contractions
 
 
 def measure_step(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> Count:
-    """FLOPs of one optimizer step on `batch` (forward, loss, backward). Needs no labels."""
+    """Measure FLOPs of one optimizer step on `batch` (forward, loss, backward). Needs no labels."""
     potential = Potential.of(architecture, config, DatasetInfo.any(), seed=0).to(batch.positions.device)
     return run_counted(potential.to(batch.positions.dtype), batch, training=True)
 
 
 def measure_step_flops(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> float:
-    """Contractions of one optimizer step."""
+    """Measure contractions of one optimizer step."""
     return measure_step(architecture, config, batch).contractions
 
 
 def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Count:
-    """Run a step (or a prediction) of a copy of `potential` in its readable form."""
+    """Run a step (or a prediction) of a copy of `potential` on the reference path."""
     probe = copy.deepcopy(potential).train(training)
     # A tensor that is not a leaf: the counter's bookkeeping fails when a submodule is given a leaf to differentiate.
     batch = replace(batch, positions=batch.positions + 0)
@@ -78,7 +78,7 @@ def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Cou
 
 
 def backward_of_any_loss(outputs: Outputs) -> None:
-    """Gradients of all that was predicted; any loss will do, since its own arithmetic is element-wise."""
+    """Compute gradients of all predictions; the loss does not matter, since its own arithmetic is element-wise."""
     parts = (outputs.energy, outputs.forces, outputs.stress, *outputs.extras.values())
     # NaN stress (no cell) must still reach the weights.
     loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)

@@ -1,4 +1,4 @@
-"""Element-wise work: what contractions leave out, counted per element rather than per machine instruction.
+"""Count element-wise work, the rest beside contractions, per element rather than per machine instruction.
 
 An element-wise operator counts one FLOP per element of its result, a reduction or a scattered sum one per element that
 goes in, whatever the function: an exponential is one. Compound kernels count their passes (`_PASSES`). Look-ups,
@@ -34,10 +34,10 @@ _NATIVE = frozenset({"aten", "prim", "prims", "profiler", "c10d", "_c10d_functio
 
 
 class ElementwiseCounter(TorchDispatchMode):
-    """Counts what runs inside; `opaque` names operators from outside torch, of which nothing is known."""
+    """Counter of element-wise work; `opaque` names operators from outside torch, whose work is unknown."""
 
     def __init__(self, known: set[Any]) -> None:
-        """`known`: operators that are counted elsewhere."""
+        """Set up the counter. `known` operators are counted elsewhere."""
         super().__init__()
         self.known, self.flops, self.opaque = known, 0.0, set[str]()
 

@@ -1,4 +1,4 @@
-"""FLOPs of operators that torch's counter does not know: products of vectors, and kernels that plugins bring along."""
+"""FLOPs of operators that torch's counter does not know: products of vectors, and kernels of plugins."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _KERNELS: dict[Any, Formula] = {}
 
 
 def flops_of_kernel(operator: Any) -> Callable[[Formula], Formula]:
-    """Decorator: the function gives the FLOPs of `operator`, an entry of `torch.ops`.
+    """Decorate a function that gives the FLOPs of `operator`, an entry of `torch.ops`.
 
     It is called with the operator's arguments, each tensor replaced by its shape, and `out_shape`. A multiply-add is
-    two FLOPs; what a backward kernel recomputes is left out. A kernel without one counts nothing, with a warning:
+    two FLOPs; recomputation in a backward kernel is left out. A kernel without such a function counts nothing, with a
+    warning:
 
         @flops_of_kernel(torch.ops.mylib.pair_product)
         def _(a_shape, b_shape, *args, out_shape=None, **kwargs):
@@ -33,7 +34,7 @@ def flops_of_kernel(operator: Any) -> Callable[[Formula], Formula]:
 
 
 def kernels() -> dict[Any, Formula]:
-    """All that were registered: what `FlopCounterMode` takes as `custom_mapping`."""
+    """Registered functions, in the form of `custom_mapping` of `FlopCounterMode`."""
     return dict(_KERNELS)
 
 

@@ -49,7 +49,7 @@ class Peak:
 
 
 def named_peak(name: str, precision: str) -> float:
-    """FLOP/s of a device of the table, `A100` or `NVIDIA H100 PCIe`. Raises ConfigError for others.
+    """Look up the FLOP/s of a device of the table, `A100` or `NVIDIA H100 PCIe`. Raises ConfigError for others.
 
     >>> f"{named_peak('A100', 'bf16'):.3g}"
     '3.12e+14'
@@ -64,15 +64,15 @@ def named_peak(name: str, precision: str) -> float:
 
 
 def _key(name: str) -> str | None:
-    """The entry that a name, given by a user or by the driver, means."""
+    """Find the entry that a name, given by a user or by the driver, means."""
     given = f" {_plain(name)} "
     return next((key for key in _TABLE if f" {_plain(key)} " in given), None)
 
 
 def is_same_device(name: str, recorded: str) -> bool:
-    """Whether `name`, as a user says it (`H100`, `cpu`), means the device of a run (`cuda:0 (NVIDIA H100 80GB HBM3)`).
+    """Whether `name`, given by a user (`H100`, `cpu`), means the device of a run (`cuda:0 (NVIDIA H100 80GB HBM3)`).
 
-    An `H100` is no `H100 PCIe`: of both the entry of the table counts where there is one.
+    An `H100` is no `H100 PCIe`: names in the table are compared by their entries.
 
     >>> is_same_device("H100", "cuda:0 (NVIDIA H100 80GB HBM3)"), is_same_device("A100", "cpu (2 threads)")
     (True, False)
@@ -94,7 +94,7 @@ def peak_of(device: torch.device, precision: str) -> Peak:
 
 
 def measured_peak(device: torch.device, precision: str, size: int | None = None, seconds: float = 0.05) -> float:
-    """FLOP/s of the fastest of square matrix products, repeated for about `seconds`, with the threads set now."""
+    """Measure the highest FLOP/s of square matrix products, for about `seconds`, with the present threads."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}.get(precision, torch.float32)
     n = size or (8192 if device.type == "cuda" else 512)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():

@@ -1,4 +1,4 @@
-"""The batches on which the cost of a model is measured: few, small, and of as different structures as there are.
+"""Probes: the few small batches, of different structures, on which the cost of a model is measured.
 
 No structure is padded in any of them: padding is no work, but a counter sees it. So they hold one structure, or copies
 of one; where no layout is padded, the last one mixes.
@@ -35,7 +35,7 @@ def probes_of(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Probes:
-    """Chosen among structures of `rows` by their number of atoms, from the smallest to the largest tenth of them."""
+    """Choose probes among structures of `rows` by size, from the smallest to the largest tenth of them."""
     sampled = rows[np.unique(np.linspace(0, len(rows) - 1, N_SAMPLED).astype(int))]
     ordered = sampled[np.argsort(dataset.n_atoms[sampled], kind="stable")]
     places = np.linspace(0, 0.9 * (len(ordered) - 1), 2 * N_FITTED).astype(int)

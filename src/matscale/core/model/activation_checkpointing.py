@@ -1,11 +1,11 @@
 """Activation checkpointing: less memory in training for more time (Chen et al., arXiv:1604.06174).
 
-Of a block in the middle of a model only the inputs are kept after its forward; the backward runs the block again, with
-the same random numbers, for what it needs. Gradients are the same bit for bit. A model lists which of its modules may
-be treated so in a method `recomputable()`: blocks after each other, none inside another.
+After the forward of a block in the middle of a model only its inputs are kept; the backward runs the block again, with
+the same random numbers. Gradients are the same bit for bit. A model lists which of its modules may be treated so in a
+method `recomputable()`: blocks after each other, none inside another.
 
-FLOPs of a second run are work of the machine, not of the model: in its readable form, of which FLOPs are counted, a
-model runs everything once.
+FLOPs of a second run are work of the machine, not of the model: on the reference path, whose FLOPs are counted, a model
+runs everything once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matscale.core.model.reference_path import is_readable_wanted
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
-    """Have the `recomputable()` modules of `model` keep their inputs only; names of weights stay as they are.
+    """Make the `recomputable()` modules of `model` keep their inputs only; names of weights stay.
 
     Raises ConfigError for a model, of the architecture `name`, that lists none.
     """
@@ -37,13 +37,13 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
 
 
 def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)`, which computes what `module` does by other means, run again where `module` would be."""
+    """Call `function(*arguments)`, a replacement of `module`, and run it again in the backward if `module` would be."""
     forward = module.forward
     return forward.run(function, *arguments) if isinstance(forward, _Recomputed) else function(*arguments)
 
 
 class _Recomputed:
-    """A forward that runs again in the backward."""
+    """Forward that runs again in the backward."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward

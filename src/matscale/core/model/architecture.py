@@ -46,7 +46,7 @@ class DatasetInfo:
 
     @classmethod
     def any(cls) -> DatasetInfo:
-        """All elements, ordinary sizes: for building a model without data."""
+        """Facts for building a model without data: all elements, ordinary sizes."""
         return cls()
 
     def plain(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class DatasetInfo:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> DatasetInfo:
-        """The inverse of `plain`."""
+        """Restore facts from the result of `plain`."""
         return cls(tuple(values["elements"]), float(values["mean_atoms"]), float(values["mean_degree"]))
 
 
@@ -126,7 +126,7 @@ class Architecture:
         return claims
 
     def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:
-        """The claims that hold for this config: `conservative` only where forces are gradients."""
+        """Claims that hold for this config: `conservative` only if forces are gradients."""
         claims = self.claims if self.claims_for is None else self._known(self.claims_for(config))
         return claims if self.derives_forces(config) else claims - {"conservative"}
 
@@ -137,13 +137,13 @@ class Architecture:
         return self.forces == "gradient"
 
     def size(self, name: str) -> ArchitectureConfig:
-        """The published configuration called `name`. Raises ConfigError with the nearest name."""
+        """Return the published configuration called `name`. Raises ConfigError with the nearest name."""
         if name not in self.sizes:
             raise ConfigError(f"{self.name} has no size {name!r}. {did_you_mean(name, self.sizes)}")
         return self.sizes[name]
 
     def model(self, config: ArchitectureConfig, info: DatasetInfo, seed: int) -> nn.Module:
-        """Build with weights that depend on (config, info, seed) alone; the caller's random state is untouched.
+        """Build with weights that depend on (config, info, seed) alone; the caller's random state does not change.
 
         Raises ConfigError for a model that is too large to build.
         """
@@ -153,10 +153,10 @@ class Architecture:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters by one rule for all: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
+    """Count parameters by one rule for all: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
 
-    An embedding is a parameter that is only ever indexed by element: the weight of an `nn.Embedding`, and what a model
-    names by a method `element_tables()`.
+    An embedding is a parameter that is only indexed by element: the weight of an `nn.Embedding`, and the parameters
+    that a model names by a method `element_tables()`.
 
     >>> count_parameters(nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 1)))
     {'total': 809, 'trainable': 809, 'embedding': 800, 'non_embedding': 9}
@@ -196,7 +196,7 @@ def closest(
     build: Callable[[C, DatasetInfo], nn.Module],
     fine: Callable[[C, int], C] | None = None,
 ) -> C:
-    """The config `make(dial)`, dial = 1, 2, ..., whose model has the total parameter count nearest to `n_params`.
+    """Choose the config `make(dial)`, dial = 1, 2, ..., whose model has the parameter count nearest to `n_params`.
 
     Small models change a lot from one width to the next: where the nearest is more than 2 % away, `fine(config, dial)`
     turns a second, finer dial of that config. Neither count may fall as its dial grows. Models are built on torch's
@@ -220,7 +220,7 @@ def closest(
 
 
 def _nearest(n_params: int, make: Callable[[int], C], count: Callable[[C], int]) -> C:
-    """Bisection for the dial at which a growing count passes `n_params`."""
+    """Find the dial at which a growing count passes `n_params`, by bisection."""
     low, high = 1, 2
     while count(make(high)) < n_params:
         low, high = high, 2 * high

@@ -24,7 +24,7 @@ _OF_MEMORY = (
 
 @contextmanager
 def buildable(name: str) -> Iterator[None]:
-    """Raises ConfigError for a model of the architecture `name` of too many parts, or larger than the memory."""
+    """Raise ConfigError for a model of the architecture `name` with too many parts, or larger than the memory."""
     parts = 0
 
     def count(module: nn.Module, key: str, part: object) -> None:

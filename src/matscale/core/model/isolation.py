@@ -1,9 +1,9 @@
-"""A region in which other people's code may do to the process what it likes: afterwards nothing of that is left.
+"""Isolation of other people's code: after the block, the state of the process is restored.
 
 Packages of models change more than their own names when they are imported or build a model: the default type of
 tensors, the seeds of all generators, the way in which processes share tensors, filters of warnings, and environment
-variables, which child processes inherit. One of these variables turns the safe loading of torch off for everybody.
-A plugin that wraps such a package imports it, and builds with it, inside of this.
+variables, which child processes inherit. One of these variables turns the safe loading of torch off for everybody. A
+plugin that wraps such a package imports it and builds with it inside this context.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep environment, random generators, default type, ways of multiprocessing and filters of warnings as they are.
+    """Restore environment, random generators, default type, multiprocessing and filters of warnings afterwards.
 
-    Restored whether or not the region raises. What it imported stays imported. What it warns of is not shown, a
-    package's own affair; what it prints goes to stderr, not into the results of a command.
+    They are restored even if the block raises an error. Imported modules stay. Warnings of the package are not shown;
+    its prints go to stderr, not into the results of a command.
     """
     environment, default = dict(os.environ), torch.get_default_dtype()
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (what others reseed is this one)

@@ -1,7 +1,7 @@
 """Outputs of a model, and forces and stress as derivatives of the energy.
 
-The one strain trick (Knuth et al., Comput. Phys. Commun. 190, 33 (2015)): deform positions and cell by (1 + ε), then
-stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backward pass. No model derives its own.
+Derivatives use a strain (Knuth et al., Comput. Phys. Commun. 190, 33 (2015)): deform positions and cell by (1 + ε),
+then stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backward pass. No model derives its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Outputs:
     """Further values of a model by name, such as attention weights."""
 
     def detach(self) -> Outputs:
-        """The same values without their history."""
+        """Return the same values without their history."""
         return Outputs(
             energy=self.energy.detach(),
             forces=None if self.forces is None else self.forces.detach(),
@@ -52,12 +52,12 @@ def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
 
 
 def where_defined(stress: Tensor, batch: AtomicBatch) -> Tensor:
-    """`stress` [n_structures, 3, 3] with NaN for the structures that have none, because they have no volume."""
+    """Set `stress` [n_structures, 3, 3] to NaN for structures without a volume, which have none."""
     return torch.where(batch.has_volume()[:, None, None], stress, torch.nan)
 
 
 def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
-    """`forces` [n_atoms, 3] minus their mean over each structure, so that those of a structure sum to zero.
+    """Subtract the mean of `forces` [n_atoms, 3] over each structure, so that those of a structure sum to zero.
 
     >>> import matscale
     >>> from ase import Atoms
@@ -70,7 +70,7 @@ def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:
-    """Energy, forces and stress of a batch; what the model leaves out is derived when `derive` is True.
+    """Predict energy, forces and stress of a batch; outputs that the model lacks are derived if `derive` is True.
 
     `derive=False` (a model with direct forces) calls the model and nothing else. `create_graph=True` keeps the graph
     for training on forces (double backward); otherwise the result is detached. Structures without a cell volume get

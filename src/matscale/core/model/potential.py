@@ -1,4 +1,4 @@
-"""`Potential`: an architecture's model together with what turns its numbers into physics.
+"""`Potential`: an architecture's model with the references and scales that make physical units of its outputs.
 
 A model works with numbers of order one. The potential adds the element reference energies, multiplies by the scales
 that were measured on the training set, and derives forces and stress where the model leaves them out:
@@ -7,7 +7,7 @@ that were measured on the training set, and derives forces and stress where the 
     forces = forces_scale · model forces          or  −d energy / d positions         [eV/Å]
     stress = stress_scale · model stress          or  (1/V) d energy / d strain       [eV/Å³]
 
-It is what the trainer trains, a checkpoint stores, `matscale.load` returns and the ASE calculator drives.
+The trainer trains it, a checkpoint stores it, `matscale.load` returns it and the ASE calculator uses it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Scales:
 
 
 class Potential(nn.Module):
-    """Maps an AtomicBatch to Outputs in physical units, forces and stress included."""
+    """Model that maps an AtomicBatch to Outputs in physical units, forces and stress included."""
 
     references: Tensor
     scales: Tensor
@@ -59,10 +59,10 @@ class Potential(nn.Module):
         graph: Graph | None = None,
         isolated: bool = False,
     ) -> None:
-        """`references` [119] eV per atom by atomic number (0 for elements without one).
+        """Set up with `references` [119] eV per atom by atomic number (0 for elements without one).
 
-        `graph`: which edges the batches must carry that it is given; none by default. `isolated`: it has learned from
-        structures without any edge, too.
+        `graph` is the rule for the edges of its batches; none by default. `isolated`: it has learned from structures
+        without any edge, too.
         """
         super().__init__()
         self.model = model
@@ -109,7 +109,7 @@ class Potential(nn.Module):
 
     @classmethod
     def around(cls, other: Potential) -> Self:
-        """One of this class with the model, references and scales of another."""
+        """Make a potential of this class with the model, references and scales of another."""
         potential = cls(
             other.model,
             derive=other.derive,
@@ -123,15 +123,15 @@ class Potential(nn.Module):
         return potential
 
     def check_neighbors(self, batch: AtomicBatch, name: str = "") -> None:
-        """Raises DataError for a structure in which no atom has a neighbour, if training had none such.
+        """Raise DataError for a structure in which no atom has a neighbour, if training had none such.
 
-        It calls a structure by its row of the dataset, or, if given, by `name`.
+        The error names the structure by its row of the dataset or, if given, by `name`.
         """
         if not self.isolated:
             check_batch(batch, self.graph, name)
 
     def check_elements(self, batch: AtomicBatch) -> None:
-        """Raises DataError that names the elements which were not in the training data."""
+        """Raise DataError that names the elements which were not in the training data."""
         unseen = batch.atomic_numbers[~self.known[batch.atomic_numbers]].unique().tolist()
         if unseen:
             from ase.data import chemical_symbols

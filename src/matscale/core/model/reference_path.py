@@ -1,4 +1,4 @@
-"""Choice between the readable and the fast form of a model's computation.
+"""Choice between the reference form and the fast form of a model's computation.
 
 A model may have a faster form beside the readable one: a fused kernel, a hand-written backward that computes things a
 second time, checkpointed activations. Its FLOPs are those of the readable form, so that neither recomputation nor an
@@ -19,7 +19,7 @@ _READABLE = ContextVar("readable", default=False)
 
 @contextmanager
 def readable_form() -> Iterator[None]:
-    """Context in which models compute by their readable form."""
+    """Context in which models compute by their reference form."""
     token = _READABLE.set(True)
     try:
         yield
@@ -28,12 +28,12 @@ def readable_form() -> Iterator[None]:
 
 
 def is_counted() -> bool:
-    """Whether this is within `readable_form()`: a model may then compute once what it computes twice for precision."""
+    """Whether this is within `readable_form()`: a model may then leave out work that it repeats for precision."""
     return _READABLE.get()
 
 
 def is_readable_wanted() -> bool:
-    """Whether a model that has a faster form must take the readable one. Must not be called within compiled code.
+    """Whether a model must take its reference form. Must not be called within compiled code.
 
     True within `readable_form()` and under a torch dispatch mode, unless the mode has `takes_any_form = True`.
     """

@@ -1,6 +1,6 @@
 """Fork server: a process that has imported everything for a training, and forks a process for each run without delay.
 
-Importing torch and the architectures takes seconds, longer than a tiny run. The nursery imports them once, does nothing
+Importing torch and the architectures takes seconds, longer than a tiny run. This process imports them once, does nothing
 else, and forks. That is safe because it is checked: it forks only while it has a single thread and has not touched a
 GPU, and starts an ordinary process otherwise. A forked process is one of its own: it has its own session, its output
 goes to the run's log, and it outlives the nursery and the sweep.
@@ -42,7 +42,7 @@ MODULES = (
 
 
 class Nursery:
-    """The sweep's side. Raises OSError if the nursery is gone: then start another one."""
+    """Client of the fork server, in the sweep. Raises OSError if the server is gone: then start another one."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,7 +59,7 @@ class Nursery:
             )
 
     def start(self, job: Job, claim: int, environment: dict[str, str]) -> None:
-        """Begin a process that holds the file descriptor `claim`, with `environment` on top of the nursery's."""
+        """Begin a process that holds the file descriptor `claim`, with `environment` on top of the server's."""
         message = {
             "path": str(job.path),
             "arguments": job.arguments,
@@ -84,13 +84,13 @@ class Nursery:
         return found
 
     def close(self) -> None:
-        """End the nursery; the processes that it started go on."""
+        """End the fork server; the processes that it started go on."""
         self._socket.close()
         self._process.wait()
 
 
 class _Server:
-    """The nursery's side."""
+    """Fork server, in a process of its own."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -128,10 +128,13 @@ class _Server:
                 process = _spawned(message, claim, log.fileno())
                 self.children[process.pid], self.spawned[process.pid] = message["path"], process
                 return
+            # Nothing between here and `_become` may take a lock or print: the child has copies of all buffers.
             pid = os.fork()
             if pid:
                 self.children[pid] = message["path"]
                 return
+            # The sweep sees the end of the server by this socket, so no child may keep it open. The claim stays open:
+            # its lock is held as long as the child lives.
             self.connection.close()
             _become(message, log.fileno())
 
@@ -156,7 +159,7 @@ def may_fork() -> bool:
 
     try:
         n_threads = len(os.listdir("/proc/self/task"))
-    except OSError:  # no Linux: who knows
+    except OSError:  # not Linux: the number of threads is unknown
         return False
     return n_threads == 1 and not torch.cuda.is_initialized()
 
@@ -177,7 +180,7 @@ def _become(message: dict[str, Any], log: int) -> None:
     """Run `python -m matscale ARGUMENTS` in the child, and end as it ends. Never returns."""
     code = 1
     try:
-        os.setsid()
+        os.setsid()  # a Ctrl-C in the terminal of the sweep must not reach the run
         os.environ.update(message["environment"])
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -192,7 +195,7 @@ def _become(message: dict[str, Any], log: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code)  # not sys.exit: that would unwind into the server's loop, and run its exit handlers
 
 
 def warm_up() -> None:

@@ -1,1 +1,1 @@
-"""Parts that two or more architectures share."""
+"""Layers that several architectures share."""

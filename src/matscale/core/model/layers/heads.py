@@ -23,7 +23,7 @@ _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """[n_atoms, ...] -> [n_structures, ...] in float64: a sum over a large cell keeps its last digits.
+    """Sum by structure, [n_atoms, ...] -> [n_structures, ...], in float64, to keep the last digits in large cells.
 
     >>> import matscale
     >>> from ase.build import bulk
@@ -36,13 +36,13 @@ def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def mean_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """[n_atoms, ...] -> [n_structures, ...], summed in float64, in the type of `x`."""
+    """Average by structure, [n_atoms, ...] -> [n_structures, ...], summed in float64, in the type of `x`."""
     atoms = batch.atoms_per_structure.reshape(-1, *(1,) * (x.dim() - 1))
     return (sum_by_structure(x, batch) / atoms).to(x.dtype)
 
 
 def symmetric_tensor(six: Tensor) -> Tensor:
-    """[..., 6] in the order xx yy zz yz xz xy -> symmetric [..., 3, 3].
+    """Make symmetric tensors, [..., 6] in the order xx yy zz yz xz xy -> [..., 3, 3].
 
     >>> symmetric_tensor(torch.arange(6)).tolist()
     [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
@@ -51,10 +51,10 @@ def symmetric_tensor(six: Tensor) -> Tensor:
 
 
 def mlp(widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers of these widths with SiLU between them; the last one starts near zero.
+    """Make an MLP: linear layers of these widths with SiLU between them; the last one starts near zero.
 
-    A potential multiplies what comes out by scales measured on its training set, so an output near zero is the mean
-    of the data: the loss starts at its baseline, whatever the width.
+    A potential multiplies outputs by scales measured on its training set, so an output near zero is the mean of the
+    data: the loss starts at its baseline, whatever the width.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
@@ -76,10 +76,10 @@ def head_widths(width: int, head_width: int, head_layers: int) -> tuple[int, ...
 
 
 class DirectHeads(nn.Module):
-    """Three MLPs on the features of each atom, and the sums that make energy, forces and stress of them."""
+    """Three MLPs on the features of each atom, and the sums that give energy, forces and stress."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        """`widths` of features and hidden layers; the outputs come on top."""
+        """Set up the heads. `widths` are those of features and hidden layers; outputs are added."""
         super().__init__()
         self.energy = mlp((*widths, 1))
         self.forces = mlp((*widths, 3))
@@ -95,6 +95,6 @@ class DirectHeads(nn.Module):
 
     @staticmethod
     def multiply_adds(widths: tuple[int, ...]) -> int:
-        """Multiply-adds per atom of one forward through the three heads."""
+        """Count multiply-adds per atom of one forward through the three heads."""
         hidden = sum(a * b for a, b in pairwise(widths))
         return 3 * hidden + 10 * widths[-1]

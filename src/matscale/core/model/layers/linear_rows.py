@@ -1,4 +1,4 @@
-"""Gathers and sums of rows as one linear map, whose derivatives of all orders are such maps again.
+"""Gathers and sums of rows as one linear map, whose derivatives of all orders are maps of the same kind.
 
     y_k = Σ_{entries (k, r)} x_r          gather: one entry for each k; sum over a segment: one for each r
 
@@ -35,16 +35,16 @@ class Rows:
 
     @classmethod
     def gathered(cls, taken: Tensor, n_in: int) -> Rows:
-        """y_k = x_taken[k]"""
+        """Gather y_k = x_taken[k]"""
         return cls(torch.arange(len(taken), device=taken.device), taken, len(taken), n_in)
 
     @classmethod
     def summed(cls, out: Tensor, n_out: int) -> Rows:
-        """y_k = sum of the x_r with out[r] = k"""
+        """Sum y_k = sum of the x_r with out[r] = k"""
         return cls(out, torch.arange(len(out), device=out.device), n_out, len(out))
 
     def transposed(self) -> Rows:
-        """The map from outputs to inputs: a sum over what was gathered, a gather of what was summed."""
+        """Transposed map, from outputs to inputs: the sum for a gather, the gather for a sum."""
         rows = Rows(self.taken, self.out, self.n_in, self.n_out)
         rows._there, rows._back = self._back, self._there
         return rows
@@ -60,7 +60,7 @@ class Rows:
 
 
 def _bags(by: Tensor, taken: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """`taken` in the order of `by`, and where each of the n values of `by` begins."""
+    """Sort `taken` by `by`, and find where each of the n values of `by` begins."""
     ordered, order = by.sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(n, device=by.device))
     return taken.index_select(0, order), starts

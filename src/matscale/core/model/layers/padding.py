@@ -1,4 +1,4 @@
-"""Between the flat list of atoms and the padded layout that attention wants."""
+"""Conversion between the flat list of atoms and the padded layout that attention needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Padding:
 
     @classmethod
     def of(cls, batch: AtomicBatch) -> Padding:
-        """Padding of a batch. Made once per batch; every layer uses the same one."""
+        """Make the padding of a batch, once; every layer uses the same one."""
         counts = batch.atoms_per_structure
         max_atoms = int(counts.max())
         number = torch.arange(batch.n_atoms, device=batch.batch.device)
@@ -32,10 +32,10 @@ class Padding:
         return cls(rank, batch.batch * max_atoms + rank, mask)
 
     def dense(self, x: Tensor) -> Tensor:
-        """[n_atoms, ...] -> [n_structures, max_atoms, ...] with zeros in padding."""
+        """Pad [n_atoms, ...] -> [n_structures, max_atoms, ...] with zeros."""
         out = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self.slot, x)
         return torch.unflatten(out, 0, tuple(self.mask.shape))
 
     def flat(self, x: Tensor) -> Tensor:
-        """The inverse of `dense`."""
+        """Undo `dense`."""
         return x.flatten(0, 1).index_select(0, self.slot)

@@ -22,7 +22,7 @@ from matscale.core.model.layers.linear_rows import is_plain_wanted
 
 
 class GaussianBasis(nn.Module):
-    """A distance as `n_radial` Gaussians, evenly spaced from 0 to the cutoff, as wide as their spacing.
+    """Basis of `n_radial` Gaussians of a distance, evenly spaced from 0 to the cutoff, as wide as their spacing.
 
     >>> [round(x, 3) for x in GaussianBasis(cutoff=4.0, n_radial=5)(torch.tensor(1.0)).tolist()]
     [0.607, 1.0, 0.607, 0.135, 0.011]
@@ -31,7 +31,7 @@ class GaussianBasis(nn.Module):
     centers: Tensor
 
     def __init__(self, cutoff: float, n_radial: int, width: float = 1.0) -> None:
-        """`cutoff` in Å, `width` in spacings. A single Gaussian is spaced by the cutoff."""
+        """Set up the basis: `cutoff` in Å, `width` in spacings. A single Gaussian is spaced by the cutoff."""
         super().__init__()
         spacing = cutoff / max(1, n_radial - 1)
         self.coefficient = -0.5 / (width * spacing) ** 2
@@ -46,7 +46,7 @@ class GaussianBasis(nn.Module):
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """1 at distance 0, 0 with zero slope at the cutoff and beyond. Any shape, Å.
+    """Cosine envelope: 1 at distance 0, 0 with zero slope at the cutoff and beyond. Any shape, Å.
 
     >>> [round(x, 3) for x in cosine_cutoff(torch.tensor([0.0, 2.5, 5.0, 6.0]), 5.0).tolist()]
     [1.0, 0.5, 0.0, 0.0]
@@ -56,7 +56,7 @@ def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
 
 
 def polynomial_cutoff(distance: Tensor, cutoff: float, power: int = 5) -> Tensor:
-    """1 at distance 0, 0 with zero slope and curvature at the cutoff and beyond. Any shape, Å.
+    """Polynomial envelope: 1 at distance 0, 0 with zero slope and curvature at the cutoff and beyond. Any shape, Å.
 
     >>> [round(x, 3) for x in polynomial_cutoff(torch.tensor([0.0, 2.5, 5.0, 6.0]), 5.0).tolist()]
     [1.0, 0.773, 0.0, 0.0]
@@ -69,7 +69,7 @@ def polynomial_cutoff(distance: Tensor, cutoff: float, power: int = 5) -> Tensor
 
 
 class ShiftedSoftplus(nn.Module):
-    """ln(1 + e^x) − ln 2: smooth to all orders, zero at zero.
+    """Activation ln(1 + e^x) − ln 2: smooth to all orders, zero at zero.
 
     >>> [round(x, 3) for x in ShiftedSoftplus()(torch.tensor([-1.0, 0.0, 1.0])).tolist()]
     [-0.38, 0.0, 0.62]

@@ -61,6 +61,7 @@ class FastEdgeFunction(torch.autograd.Function):
         extra, values = (x.new_empty(n_edges, width) for width in (work.first.n_extra, work.second.out.width))
         kept = [x.new_empty(n_edges if keep else 0, n, shape.hidden) for n in (work.n_kept, work.n_used)]
         kept.append(x.new_empty(n_edges if keep and keeps_turned(work.columns.width, x) else 0, work.columns.width))
+        # A kept tensor is written in place, in its rows of this chunk; one that is not kept reuses the same buffer.
         for chunk in work.chunks:
             e, n = chunk.edges, chunk.n_edges
             names = ("hidden", "curved", "turned")
@@ -68,6 +69,7 @@ class FastEdgeFunction(torch.autograd.Function):
                 every[e] if len(every) else work.buffer(name, n, *every.shape[1:]) for name, every in zip(names, kept)
             )
             work.turn(chunk, x, out=turned)
+            # If turned coefficients are kept, they must survive the scaling, which else overwrites them.
             u = work.buffer("u", n, work.columns.width) if len(kept[2]) else turned
             work.scale(turned, work.factors(rho[e]), out=u)
             work.first.forward(u, hidden.flatten(1), extra[e])
@@ -86,6 +88,7 @@ class FastEdgeFunction(torch.autograd.Function):
         work.first.start_backward()
         work.second.start_backward()
         g_sources, g_rho = x.new_zeros(*x.shape[:2], 2 * x.shape[2]), torch.empty_like(rho)
+        # Sources of a chunk occur in other chunks too, so their sums start at zero; each target is in one chunk only.
         g_targets = x.new_empty(ctx.edges.n_targets, *g_sources.shape[1:])
         g_last, g_last_bias = torch.zeros_like(last), torch.zeros_like(last_bias)
         for chunk in work.chunks:
@@ -102,14 +105,16 @@ class FastEdgeFunction(torch.autograd.Function):
                 turned = every_turned[e]
             else:
                 work.turn(chunk, x, out=turned)
-            factors = work.factors(rho[e])
+            factors = work.factors(rho[e])  # again: kept, they would take as much memory as `turned`
             work.scale(turned, factors, out=u)
             work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
+            # `turned` is needed unscaled for the factors, and g_u is scaled in place only afterwards.
             g_factors = work.factors_backward(turned, g_u)
             work.turn_backward(chunk, work.scale(g_u, factors, out=g_u), g_sources, g_targets)
             torch.mm(g_factors, last, out=g_rho[e])
             g_last.addmm_(g_factors.T, rho[e])
             g_last_bias += g_factors.sum(0)
+        # The first half of the channels belongs to sources j, the second to targets i.
         g_x = g_sources[:, :, : x.shape[2]] + ctx.edges.atoms(g_targets[:, :, x.shape[2] :])
         gradients = work.first.gradients() + work.second.gradients()
         return None, None, g_x, g_rho, g_last, g_last_bias, None, None, *gradients
@@ -187,7 +192,7 @@ class _Work:
         return out
 
     def factors_backward(self, x: Tensor, g_u: Tensor) -> Tensor:
-        """[n, Σ_m K_m·2C]"""
+        """Gradient of the factors, [n, Σ_m K_m·2C]: each multiplies the coefficients of +m and of −m."""
         g_w, columns = self.buffer("g_factors", g_u.shape[0], self.places[-1].stop), self.columns
         torch.mul(x[:, columns.zero], g_u[:, columns.zero], out=g_w[:, self.places[0]])
         for plus, minus, place in zip(columns.plus, columns.minus, self.places[1:]):
@@ -206,7 +211,7 @@ class _Work:
         return None if passage is None else passage.within(chunk.edges)
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor, passage: Passage | None) -> None:
-        """`hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, those of K_r in use, H]"""
+        """Activate `hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, those of K_r in use, H]"""
         self._silu(hidden, curved)
         if passage is not None:
             e, u = passage.edges, passage.share[:, None, None]
@@ -225,7 +230,7 @@ class _Work:
     def activate_backward(
         self, hidden: Tensor, gates: Tensor, g_curved: Tensor, g_gates: Tensor, passage: Passage | None
     ) -> Tensor:
-        """-> gradient of `hidden`; that of `gates` is written to `g_gates`."""
+        """Return the gradient of `hidden`; that of `gates` is written to `g_gates`."""
         g_hidden = self.buffer("g_hidden", *hidden.shape)
         self._silu_backward(hidden, g_curved, g_hidden)
         if passage is not None:

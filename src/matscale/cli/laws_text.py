@@ -195,9 +195,7 @@ def plan_text(plan: Plan, fit: Fit) -> str:
             for p in plan.proposals
         ]
     else:
-        lines.append(
-            "no next run is named: points without scatter, as a formula writes them, leave nothing to learn"
-        )
+        lines.append("no next run is named: points without scatter, as a formula writes them, leave nothing to learn")
     return "\n".join(lines)
 
 

@@ -183,7 +183,7 @@ class Loader:
             assert self.budget.structures
             return np.append(np.arange(0, n, self.budget.structures), n)
         boundaries, first = [0], 0
-        # The order is drawn a window at a time: arrays of the sizes of a hundred million structures would fill the memory.
+        # The order is drawn a window at a time: the sizes of a hundred million structures would fill the memory.
         while first < n:
             last = min(first + _WINDOW, n)
             rows = self._ordered(epoch, first, last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,7 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
         _refuse_beyond(side, purpose)
     values = [float(side.number(side.belief.solution.theta[None], purpose)[0]) for side in sides]
     signs = (1.0, -1.0)[: len(sides)]
-    rows = [side.belief.deviations_of(lambda theta, side=side: side.number(theta, purpose)) for side in sides]
+    rows = [side.belief.deviations_of(partial(side.number, purpose=purpose)) for side in sides]
     there = np.concatenate([sign * row for sign, row in zip(signs, rows)])
     quantile = max(side.belief.quantile() for side in sides)
     now = Batch(

@@ -69,7 +69,7 @@ def read(options: argparse.Namespace, folder: Path) -> None:
     import torch
 
     from matscale.core.data.graph import Graph
-    from matscale.core.data.loader import Augmentation, Budget, Loader
+    from matscale.core.data.loader import Augmentation, BatchBudget, Loader
     from matscale.core.data.store.edge_cache_build import build_cache
     from matscale.core.data.store.packed import PackedDataset, ShardWriter
 
@@ -97,7 +97,7 @@ def read(options: argparse.Namespace, folder: Path) -> None:
             seconds = timed(lambda graph=graph: build_cache(dataset, graph))
             if seconds > 1:
                 print(f"edges of {graph.key}: {len(dataset) / seconds:,.0f} structures/s, one process", file=sys.stderr)
-        loader = Loader(dataset, range(len(dataset)), graph, Budget(structures=BATCH), augmentation=augmentation)
+        loader = Loader(dataset, range(len(dataset)), graph, BatchBudget(structures=BATCH), augmentation=augmentation)
         sizes = [n_bytes(batch) for batch in loader.epoch(0)]  # brings everything into the page cache, too
         rates, cpu_rates = [], []
         for epoch in range(options.rounds):
@@ -227,7 +227,7 @@ def measure_reach(path: Path) -> dict:
     import torch
 
     from matscale.core.data.graph import Graph
-    from matscale.core.data.loader import Budget, Loader
+    from matscale.core.data.loader import BatchBudget, Loader
     from matscale.core.data.store.packed import PackedDataset
 
     torch.set_num_threads(1)
@@ -238,7 +238,10 @@ def measure_reach(path: Path) -> dict:
     opened = time.perf_counter() - start
     after = memory()
     epochs = {}
-    for name, budget in {f"{BATCH} structures": Budget(structures=BATCH), "112 atoms": Budget(atoms=112)}.items():
+    for name, budget in {
+        f"{BATCH} structures": BatchBudget(structures=BATCH),
+        "112 atoms": BatchBudget(atoms=112),
+    }.items():
         start, base = time.perf_counter(), memory()
         loader = Loader(dataset, range(len(dataset)), Graph.none(), budget)
         first, peak, k = 0.0, base, 0

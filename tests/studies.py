@@ -21,7 +21,7 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import PLANNED, TIMINGS, Run
 from matscale.core.study.config import Study
 from matscale.core.study.launcher import Ended, Job
-from matscale.core.study.plan import Plan, plan
+from matscale.core.study.plan import StudyPlan, plan
 
 
 def study_file(folder: Path, packed: Path, /, **values: Any) -> Path:
@@ -42,7 +42,7 @@ def study_file(folder: Path, packed: Path, /, **values: Any) -> Path:
     return path
 
 
-def planned(folder: Path, packed: Path, /, **values: Any) -> Plan:
+def planned(folder: Path, packed: Path, /, **values: Any) -> StudyPlan:
     return plan(Study.read(study_file(folder, packed, **values)))
 
 

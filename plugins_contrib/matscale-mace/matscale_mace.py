@@ -16,7 +16,7 @@ to its elements: `element_tables` has matscale count them apart, so that laws ca
 
 The package asks for e3nn 0.4.4, which does not work under torch >= 2.6 unless the safe loading of files is turned off
 for the whole process, as the import of `mace` does. With the e3nn of matscale its numbers are the same, and all that
-import changes is undone (`undisturbed`). It takes some seconds, so it waits until a first model is built.
+import changes is undone (`isolation`). It takes some seconds, so it waits until a first model is built.
 
 Batatia et al., arXiv:2206.07697; the foundation models MACE-MP-0: arXiv:2401.00096.
 """
@@ -48,10 +48,10 @@ from matscale.plugin import (
     closest,
     graded,
     hookimpl,
+    isolation,
     refuse_half,
     sum_by_structure,
     times_matrix,
-    undisturbed,
 )
 
 API_VERSION = (1, 0)
@@ -165,7 +165,7 @@ class Mace(nn.Module):
 
 def package_model(config: MaceConfig, mean_degree: float, seed: int) -> nn.Module:
     """`ScaleShiftMACE` of the package, built from matscale's names of its options."""
-    with undisturbed(), torch.device("cpu"):
+    with isolation(), torch.device("cpu"):
         modules, o3 = _package()
         torch.manual_seed(seed)
         first, other = BLOCKS[config.blocks]

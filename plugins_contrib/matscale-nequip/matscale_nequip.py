@@ -12,7 +12,7 @@ computed in float64 whatever the type of the weights. References of elements and
 matscale: the package's shifts and scales are 0 and 1.
 
 Importing the package takes ten seconds and changes the process: it is done when a first model is built, inside
-`undisturbed`. Its `set_global_state()`, which sets torch's default type and all seeds for everybody, is not called.
+`isolation`. Its `set_global_state()`, which sets torch's default type and all seeds for everybody, is not called.
 
 Batzner et al., arXiv:2101.03164; presets S to XL: arXiv:2607.28461.
 """
@@ -45,8 +45,8 @@ from matscale.plugin import (
     closest,
     graded,
     hookimpl,
+    isolation,
     refuse_half,
-    undisturbed,
 )
 
 API_VERSION = (1, 0)
@@ -141,7 +141,7 @@ class Nequip(nn.Module):
 
 def package_model(config: NequipConfig, mean_degree: float, seed: int, dtype: torch.dtype) -> nn.Module:
     """`NequIPGNNModel` of the package, without derivatives, built from matscale's names of its options."""
-    with undisturbed(), torch.device("cpu"), _as_if_set_up():
+    with isolation(), torch.device("cpu"), _as_if_set_up():
         from nequip.model import NequIPGNNModel
 
         model: nn.Module = NequIPGNNModel(

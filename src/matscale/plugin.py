@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matscale.core.errors import DataError as DataError
     from matscale.core.errors import MatscaleError as MatscaleError
     from matscale.core.errors import PluginError as PluginError
-    from matscale.core.fairchem import Checkpoint as Checkpoint
+    from matscale.core.fairchem import FairchemCheckpoint as FairchemCheckpoint
     from matscale.core.fairchem import Importer as Importer
     from matscale.core.fairchem import Role as Role
     from matscale.core.fairchem import copy_named as copy_named
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from matscale.core.model.architecture import closest as closest
     from matscale.core.model.architecture import count_parameters as count_parameters
     from matscale.core.model.architecture import graded as graded
-    from matscale.core.model.isolation import undisturbed as undisturbed
+    from matscale.core.model.isolation import isolation as isolation
     from matscale.core.model.layers.heads import DirectHeads as DirectHeads
     from matscale.core.model.layers.heads import head_widths as head_widths
     from matscale.core.model.layers.heads import mean_by_structure as mean_by_structure
@@ -118,13 +118,13 @@ __all__ = [
     "Array",
     "AtomicBatch",
     "BatchShape",
-    "Checkpoint",
     "Config",
     "ConfigError",
     "DataError",
     "DatasetInfo",
     "DirectHeads",
     "Ended",
+    "FairchemCheckpoint",
     "Frame",
     "GaussianBasis",
     "Graph",
@@ -171,6 +171,7 @@ __all__ = [
     "is_plain_wanted",
     "is_readable_wanted",
     "is_run_claimed",
+    "isolation",
     "load_run",
     "log_amplitudes",
     "make_folder",
@@ -187,7 +188,6 @@ __all__ = [
     "sum_by_structure",
     "times_matrix",
     "to_toml",
-    "undisturbed",
     "usable_cores",
     "whole_numbers",
     "write_blocks",
@@ -239,7 +239,7 @@ _LAZY = {
     "is_counted": "matscale.core.model.reference_path:is_counted",
     "is_readable_wanted": "matscale.core.model.reference_path:is_readable_wanted",
     "recomputed_in_place_of": "matscale.core.model.activation_checkpointing:in_place_of",
-    "undisturbed": "matscale.core.model.isolation:undisturbed",
+    "isolation": "matscale.core.model.isolation:isolation",
     # Readers and labelers
     "Frame": "matscale.core.data.sources.reader:Frame",
     "Reader": "matscale.core.data.sources.reader:Reader",
@@ -273,7 +273,7 @@ _LAZY = {
     "write_blocks": "matscale.core.files:write_blocks",
     "write_text": "matscale.core.files:write_text",
     # Importers of checkpoints
-    "Checkpoint": "matscale.core.fairchem:Checkpoint",
+    "FairchemCheckpoint": "matscale.core.fairchem:FairchemCheckpoint",
     "Importer": "matscale.core.fairchem:Importer",
     "Role": "matscale.core.fairchem:Role",
     "copy_named": "matscale.core.fairchem:copy_named",

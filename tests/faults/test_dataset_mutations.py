@@ -21,7 +21,7 @@ import torch
 
 from matscale.cli import main
 from matscale.core.data.graph import Graph
-from matscale.core.data.loader import Budget, Loader
+from matscale.core.data.loader import BatchBudget, Loader
 from matscale.core.data.store import edge_cache_build, verified
 from matscale.core.data.store.edge_cache_build import build_cache
 from matscale.core.data.store.packed import PackedDataset, ShardWriter
@@ -112,7 +112,7 @@ def numbers_of():
 
     def numbers(path: Path, trains: bool = False, in_memory: bool = False) -> str:
         dataset, digest = PackedDataset.open(path, in_memory), hashlib.sha256()
-        budget = Budget(edges=500) if trains else Budget(structures=16)
+        budget = BatchBudget(edges=500) if trains else BatchBudget(structures=16)
         batches = list(Loader(dataset, range(len(dataset)), GRAPH, budget, shuffle=False).epoch(0))
         for batch in batches:
             for name, value in sorted(vars(batch).items()):

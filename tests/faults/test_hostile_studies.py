@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from matscale.cli import main
 from matscale.core.config import override
 from matscale.core.data.graph import Graph
-from matscale.core.data.loader import Budget, Loader
+from matscale.core.data.loader import BatchBudget, Loader
 from matscale.core.errors import ConfigError
 from matscale.core.filenames import file_name
 from matscale.core.runs.config import BatchConfig, BudgetConfig, TrainConfig
@@ -110,7 +110,7 @@ class Sizes:
 
 
 def loader(**budget):
-    return Loader(Sizes(), range(100), Graph.none(), Budget(**budget))
+    return Loader(Sizes(), range(100), Graph.none(), BatchBudget(**budget))
 
 
 @pytest.mark.parametrize("budget", [{"structures": 7}, {"atoms": 20}])

@@ -16,7 +16,7 @@ from matscale.core.train.options import configuration, given
 
 if TYPE_CHECKING:
     from matscale.core.study.estimates import EstimatedRun, Estimator
-    from matscale.core.study.plan import Plan
+    from matscale.core.study.plan import StudyPlan
 
 if TYPE_CHECKING:
     from matscale.core.estimate.estimate import Estimate
@@ -101,7 +101,7 @@ def _study(path: Path, on: str | None, mfu: float | None, time_steps: int | None
     show(planned, on, mfu, time_steps, as_json)
 
 
-def show(planned: Plan, device: str | None, mfu: float | None, time_steps: int | None, as_json: bool) -> None:
+def show(planned: StudyPlan, device: str | None, mfu: float | None, time_steps: int | None, as_json: bool) -> None:
     """Estimate and print. `time_steps` None: a few for each kind of step."""
     from matscale.core.study.estimates import TIME_STEPS, Estimator, estimates, totals
 

@@ -13,7 +13,7 @@ from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from matscale.core.study.launcher import Pool
-    from matscale.core.study.plan import Plan
+    from matscale.core.study.plan import StudyPlan
 
 
 @click.command()
@@ -131,7 +131,9 @@ def sweep(
     click.echo(f"{len(planned.runs)} runs: {counts}; spent: {cost}. Study: {planned.folder}")
 
 
-def _adapt(planned: Plan, pool: Pool, purpose: str, count: int, budget: float, quiet: bool, retry_failed: bool) -> None:
+def _adapt(
+    planned: StudyPlan, pool: Pool, purpose: str, count: int, budget: float, quiet: bool, retry_failed: bool
+) -> None:
     """Propose, train and fit until the purpose is met."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.scaling.allocation.next_batch import Purpose
@@ -144,7 +146,7 @@ def _adapt(planned: Plan, pool: Pool, purpose: str, count: int, budget: float, q
         row.run.path: (row.estimate.flops, row.estimate.epochs) for row in estimates(planned, Estimator(time_steps=0))
     }
 
-    def do(part: Plan) -> None:
+    def do(part: StudyPlan) -> None:
         with reporter(quiet) as progress:
             job = Sweep(part, pool, progress, retry_failed=retry_failed)
             job.run()

@@ -14,7 +14,7 @@ from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from matscale.core.scaling.dials.rule import Dials
-    from matscale.core.study.plan import Plan
+    from matscale.core.study.plan import StudyPlan
     from matscale.core.study.tune import Tuned, Tuning
 
 
@@ -143,7 +143,7 @@ def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: b
     options = chosen.options.parse({} if workers is None else {"workers": workers}, launcher)
     with closing(chosen.open(options, default_output(tunings[0].architecture).resolve())) as pool:
 
-        def do(plan: Plan) -> None:
+        def do(plan: StudyPlan) -> None:
             with reporter(quiet) as progress:
                 Sweep(plan, pool, progress).run()
 

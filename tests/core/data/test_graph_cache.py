@@ -15,7 +15,7 @@ import torch
 from heard import Heard
 from matscale.core.data import neighbors as module
 from matscale.core.data.graph import Graph
-from matscale.core.data.loader import Budget, Loader
+from matscale.core.data.loader import BatchBudget, Loader
 from matscale.core.data.store import edge_cache_build
 from matscale.core.data.store.arrays import map_arrays
 from matscale.core.data.store.edge_cache import open_cache
@@ -245,7 +245,7 @@ def test_builders_at_the_same_time_wait_for_the_first(dataset):
 
 
 def test_a_budget_of_edges_builds_the_cache_it_needs(dataset):
-    loader = Loader(dataset, np.arange(60), Graph.radius(5.0), Budget(edges=600))
+    loader = Loader(dataset, np.arange(60), Graph.radius(5.0), BatchBudget(edges=600))
     with_limit = [batch.n_edges for batch in loader.epoch(0) if batch.n_structures > 1]
     assert max(with_limit) <= 600
     assert open_cache(dataset, Graph.radius(5.0)) is not None

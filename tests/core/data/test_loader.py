@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from matscale.core.data.graph import Graph
-from matscale.core.data.loader import Augmentation, Budget, Loader
+from matscale.core.data.loader import Augmentation, BatchBudget, Loader
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
@@ -56,7 +56,12 @@ def seen(loader, epoch):
     return [i for batch in rows(loader, epoch) for i in batch]
 
 
-BUDGETS = [Budget(structures=7), Budget(atoms=40), Budget(structures=7, atoms=40), Budget(edges=500)]
+BUDGETS = [
+    BatchBudget(structures=7),
+    BatchBudget(atoms=40),
+    BatchBudget(structures=7, atoms=40),
+    BatchBudget(edges=500),
+]
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
@@ -85,7 +90,7 @@ def test_a_batch_is_full_and_not_over_its_budget(dataset, budget):
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch(dataset):
     def order(seed, epoch):
-        return rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40), seed=seed), epoch)
+        return rows(Loader(dataset, np.arange(100), Graph.none(), BatchBudget(atoms=40), seed=seed), epoch)
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3)
@@ -94,33 +99,33 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch(dataset):
 
 
 def test_batch_k_is_reached_without_making_those_before(dataset):
-    whole = rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40)), 3)
-    fresh = Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40))
+    whole = rows(Loader(dataset, np.arange(100), Graph.none(), BatchBudget(atoms=40)), 3)
+    fresh = Loader(dataset, np.arange(100), Graph.none(), BatchBudget(atoms=40))
     dataset.asked.clear()
     assert rows(fresh, 3, start=5) == whole[5:]
     assert dataset.asked == whole[5:]
 
 
 def test_the_plan_does_not_depend_on_how_much_of_it_is_made_at_once(dataset, monkeypatch):
-    whole = rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40)), 0)
+    whole = rows(Loader(dataset, np.arange(100), Graph.none(), BatchBudget(atoms=40)), 0)
     monkeypatch.setattr("matscale.core.data.loader._WINDOW", 13)
-    assert rows(Loader(dataset, np.arange(100), Graph.none(), Budget(atoms=40)), 0) == whole
+    assert rows(Loader(dataset, np.arange(100), Graph.none(), BatchBudget(atoms=40)), 0) == whole
 
 
 def test_validation_keeps_the_given_order_in_every_epoch(dataset):
     chosen = np.array([5, 3, 99, 0, 42])
-    loader = Loader(dataset, chosen, Graph.none(), Budget(structures=2), shuffle=False)
+    loader = Loader(dataset, chosen, Graph.none(), BatchBudget(structures=2), shuffle=False)
     assert rows(loader, 0) == rows(loader, 8) == [[5, 3], [99, 0], [42]]
 
 
 def test_a_range_of_rows_serves_as_well_as_an_array(dataset):
-    by_range = Loader(dataset, range(10, 60, 2), Graph.none(), Budget(structures=4))
-    assert rows(by_range, 1) == rows(Loader(dataset, np.arange(10, 60, 2), Graph.none(), Budget(structures=4)), 1)
+    by_range = Loader(dataset, range(10, 60, 2), Graph.none(), BatchBudget(structures=4))
+    assert rows(by_range, 1) == rows(Loader(dataset, np.arange(10, 60, 2), Graph.none(), BatchBudget(structures=4)), 1)
 
 
 def test_a_structure_over_the_budget_is_a_batch_of_its_own_with_one_warning(rng):
     dataset = Listed([crystal(rng, n) for n in (2, 30, 2, 2, 40, 2)])
-    loader = Loader(dataset, np.arange(6), Graph.none(), Budget(atoms=10), shuffle=False)
+    loader = Loader(dataset, np.arange(6), Graph.none(), BatchBudget(atoms=10), shuffle=False)
     with pytest.warns(UserWarning, match=r"structure 1 has 30 atoms, more than a batch may hold \(10\)") as caught:
         assert rows(loader, 0) == [[0], [1], [2, 3], [4], [5]]
     assert len(caught) == 1
@@ -128,7 +133,7 @@ def test_a_structure_over_the_budget_is_a_batch_of_its_own_with_one_warning(rng)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-@pytest.mark.parametrize("budget", [Budget(structures=7), Budget(atoms=40)], ids=str)
+@pytest.mark.parametrize("budget", [BatchBudget(structures=7), BatchBudget(atoms=40)], ids=str)
 def test_ranks_share_an_epoch_in_equal_numbers_of_batches(dataset, world_size, budget):
     ranks = [
         Loader(dataset, np.arange(100), Graph.none(), budget, rank=rank, world_size=world_size)
@@ -142,7 +147,9 @@ def test_ranks_share_an_epoch_in_equal_numbers_of_batches(dataset, world_size, b
 def test_training_leaves_out_what_cannot_be_shared_and_validation_nothing(dataset):
     def ranks(shuffle):
         return [
-            Loader(dataset, np.arange(10), Graph.none(), Budget(structures=1), shuffle=shuffle, rank=r, world_size=4)
+            Loader(
+                dataset, np.arange(10), Graph.none(), BatchBudget(structures=1), shuffle=shuffle, rank=r, world_size=4
+            )
             for r in range(4)
         ]
 
@@ -154,12 +161,12 @@ def test_training_leaves_out_what_cannot_be_shared_and_validation_nothing(datase
 
 
 def test_augmentation_turns_positions_cell_forces_and_stress_together(dataset):
-    plain = Loader(dataset, np.arange(100), Graph.radius(4.0), Budget(structures=9), dtype=torch.float64)
+    plain = Loader(dataset, np.arange(100), Graph.radius(4.0), BatchBudget(structures=9), dtype=torch.float64)
     turned = Loader(
         dataset,
         np.arange(100),
         Graph.radius(4.0),
-        Budget(structures=9),
+        BatchBudget(structures=9),
         dtype=torch.float64,
         augmentation=Augmentation(rotate=True, reflect=True),
     )
@@ -198,19 +205,19 @@ def test_reflection_alone_inverts_about_half():
 @pytest.mark.parametrize("limits", [{}, {"atoms": 0}, {"structures": -1}])
 def test_a_budget_that_holds_nothing_is_refused(limits):
     with pytest.raises(ConfigError, match="budget"):
-        Budget(**limits)
+        BatchBudget(**limits)
 
 
 def test_a_budget_of_edges_alone_needs_a_model_with_edges(dataset):
     with pytest.raises(ConfigError, match="without edges"):
-        Loader(dataset, np.arange(100), Graph.dense(), Budget(edges=100))
+        Loader(dataset, np.arange(100), Graph.dense(), BatchBudget(edges=100))
 
 
 def test_an_empty_selection_is_refused(dataset):
     with pytest.raises(ConfigError, match="selection is empty"):
-        Loader(dataset, np.arange(0), Graph.none(), Budget(atoms=100))
+        Loader(dataset, np.arange(0), Graph.none(), BatchBudget(atoms=100))
 
 
 def test_fewer_structures_than_ranks_are_refused_for_training(dataset):
     with pytest.raises(ConfigError, match="2 structures cannot be shared by 3 ranks"):
-        Loader(dataset, np.arange(2), Graph.none(), Budget(atoms=100), world_size=3)
+        Loader(dataset, np.arange(2), Graph.none(), BatchBudget(atoms=100), world_size=3)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from little import Site
 from matscale.core.fairchem import run
-from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 
 PLUGIN = """
 import torch
@@ -89,7 +89,7 @@ def test_the_common_part_refuses_what_an_importer_does_not_name(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: dict, options: dict, message: str
 ) -> None:
     site.install("lab-lone", PLUGIN)
-    monkeypatch.setattr(run, "read", lambda path: Checkpoint(path, content(weights, **options)))
+    monkeypatch.setattr(run, "read", lambda path: FairchemCheckpoint(path, content(weights, **options)))
     result = site.run("import", "fairchem", "lone.pt", "-o", str(tmp_path / "run"))
     assert result.exit_code in (2, 3)
     assert message in " ".join(result.stderr.split())
@@ -101,7 +101,7 @@ def test_two_importers_of_one_model_are_an_error_that_names_both(
 ) -> None:
     site.install("lab-lone", PLUGIN)
     site.install("lab-other", PLUGIN.replace('name="lone"', 'name="other"'))
-    monkeypatch.setattr(run, "read", lambda path: Checkpoint(path, content({"lone_energy": torch.ones(3)})))
+    monkeypatch.setattr(run, "read", lambda path: FairchemCheckpoint(path, content({"lone_energy": torch.ones(3)})))
     result = site.run("import", "fairchem", "lone.pt", "-o", str(tmp_path / "run"))
     assert result.exit_code == 2
     assert "lone and other both import 'lonenet'" in " ".join(result.stderr.split())
@@ -121,7 +121,7 @@ def exported(site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch, weights:
     """What `matscale export` said of a model with these weights, and the file."""
     theirs = content({"lone_energy": torch.tensor(weights)}, channels=len(weights))
     torch.save(theirs, folder / "lone.pt")
-    monkeypatch.setattr(run, "read", lambda path: Checkpoint(path, theirs))
+    monkeypatch.setattr(run, "read", lambda path: FairchemCheckpoint(path, theirs))
     result = site.run("import", "fairchem", str(folder / "lone.pt"), "-o", str(folder / "run"))
     assert result.exit_code == 0, result.output
     return site.run("export", "fairchem", str(folder / "run"), "-o", str(folder / "back.pt")), folder / "back.pt"

@@ -105,7 +105,7 @@ def test_the_local_pool_ends_one_run_and_leaves_the_others() -> None:
             self.signals.append(number)
 
     pool = LocalPool.__new__(LocalPool)
-    pool.slots, pool.nursery = {Path("a"): 0, Path("b"): 1}, None
+    pool.slots, pool.fork_server = {Path("a"): 0, Path("b"): 1}, None
     pool.processes = {Path("a"): Process(), Path("b"): Process()}  # type: ignore[dict-item]
     pool.end(Path("a"))
     assert pool.processes[Path("a")].signals == [signal.SIGTERM]  # type: ignore[attr-defined]

@@ -11,12 +11,12 @@ from matscale.core.errors import ConfigError
 from matscale.core.scaling.allocation.next_batch import Purpose
 from matscale.core.scaling.tables.table import Table
 from matscale.core.study.adaptive import PROPOSED, Adaptive, Offer, offers
-from matscale.core.study.plan import Plan
+from matscale.core.study.plan import StudyPlan
 from matscale.core.study.sweep import Sweep
 from studies import FakePool, planned
 
 
-def study(folder: Path, data: Path) -> tuple[Plan, list[Offer]]:
+def study(folder: Path, data: Path) -> tuple[StudyPlan, list[Offer]]:
     """A grid of 30 runs, as if each rung were ten times as large as it is and had a thousand times the data."""
     plan = planned(
         folder, data, params=["1k", "2k", "4k", "8k", "16k"], data={"path": str(data), "fractions": FRACTIONS}
@@ -29,7 +29,7 @@ FRACTIONS = [0.1, 0.3, 1.0]
 
 
 @pytest.fixture
-def grid(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, list[Offer]]:
+def grid(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[StudyPlan, list[Offer]]:
     plan, found = study(tmp_path, data)
     by_path = {str(offer.run.path): offer for offer in found}
 
@@ -54,11 +54,11 @@ def grid(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[P
     return plan, found
 
 
-def loop(grid: tuple[Plan, list[Offer]], purpose: str, budget: float = 1e20) -> Adaptive:
+def loop(grid: tuple[StudyPlan, list[Offer]], purpose: str, budget: float = 1e20) -> Adaptive:
     return Adaptive(grid[0], grid[1], Purpose.parse(purpose), 2, budget)
 
 
-def test_a_purpose_that_is_met_leaves_the_rest_of_the_grid_untrained(grid: tuple[Plan, list[Offer]]) -> None:
+def test_a_purpose_that_is_met_leaves_the_rest_of_the_grid_untrained(grid: tuple[StudyPlan, list[Offer]]) -> None:
     pool, sweep = FakePool(), loop(grid, "loss=30%@n=8k,d=60")
     ended = sweep.run(lambda part: Sweep(part, pool).run())
     assert "Met" in ended
@@ -68,7 +68,7 @@ def test_a_purpose_that_is_met_leaves_the_rest_of_the_grid_untrained(grid: tuple
     assert dearest.run.name not in sweep.proposed()
 
 
-def test_it_ends_with_its_budget(grid: tuple[Plan, list[Offer]]) -> None:
+def test_it_ends_with_its_budget(grid: tuple[StudyPlan, list[Offer]]) -> None:
     budget = 0.3 * sum(offer.flops for offer in grid[1])
     pool, sweep = FakePool(), loop(grid, "alpha=0.0001", budget)
     ended = sweep.run(lambda part: Sweep(part, pool).run())
@@ -79,12 +79,12 @@ def test_it_ends_with_its_budget(grid: tuple[Plan, list[Offer]]) -> None:
         loop(grid, "alpha=0.0001", 1.0).run(lambda part: None)
 
 
-def test_what_was_proposed_is_trained_first_when_it_goes_on(grid: tuple[Plan, list[Offer]]) -> None:
+def test_what_was_proposed_is_trained_first_when_it_goes_on(grid: tuple[StudyPlan, list[Offer]]) -> None:
     class Stopped(Exception):
         pass
 
-    def stops(part: Plan) -> None:
-        Sweep(Plan(part.study, part.folder, part.dataset, part.runs[:3]), FakePool()).run()
+    def stops(part: StudyPlan) -> None:
+        Sweep(StudyPlan(part.study, part.folder, part.dataset, part.runs[:3]), FakePool()).run()
         raise Stopped
 
     sweep = loop(grid, "alpha=0.0001")
@@ -100,12 +100,12 @@ def test_what_was_proposed_is_trained_first_when_it_goes_on(grid: tuple[Plan, li
     assert len((grid[0].folder / PROPOSED).read_text(encoding="utf-8").splitlines()) > 2
 
 
-def test_runs_that_all_fail_end_it(grid: tuple[Plan, list[Offer]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_all_fail_end_it(grid: tuple[StudyPlan, list[Offer]], monkeypatch: pytest.MonkeyPatch) -> None:
     from matscale.core.runs.status import State
 
     sweep = loop(grid, "alpha=0.0001")
 
-    def fails(part: Plan) -> None:
+    def fails(part: StudyPlan) -> None:
         monkeypatch.setattr("matscale.core.study.adaptive.state_of", lambda path: State("failed", "a fault"))
 
     with pytest.raises(ConfigError, match="that were proposed failed"):

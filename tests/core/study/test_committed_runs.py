@@ -18,7 +18,7 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Run
 from matscale.core.scaling.tables.from_runs import find_runs, read_runs
 from matscale.core.study.config import Study
-from matscale.core.study.plan import Plan, plan
+from matscale.core.study.plan import StudyPlan, plan
 from matscale.core.study.sweep import Sweep, lay_out
 from matscale.core.train.session import train
 from studies import FakePool, rows, study_file
@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return project
 
 
-def planned() -> Plan:
+def planned() -> StudyPlan:
     """The study of the working directory."""
     values = {"params": ["2k"], "output": "studies/small"}
     return plan(Study.read(study_file(Path(), Path("data"), **values)))

@@ -24,13 +24,13 @@ from matscale.core.study import ledger
 from matscale.core.study.identity import PlannedRun
 from matscale.core.study.launcher import Ended
 from matscale.core.study.outcome import state_after
-from matscale.core.study.plan import Plan
+from matscale.core.study.plan import StudyPlan
 from matscale.core.study.sweep import Sweep, lay_out
 from studies import FakePool, completed, planned, rows
 
 
 @pytest.fixture
-def plan(tmp_path: Path, data: Path) -> Plan:
+def plan(tmp_path: Path, data: Path) -> StudyPlan:
     return planned(tmp_path, data)
 
 
@@ -43,7 +43,7 @@ def statuses(sweep: Sweep) -> list[str]:
     return [sweep.states[run.path].status for run in sweep.runs]
 
 
-def test_a_sweep_does_all_runs_and_a_second_one_none(plan: Plan) -> None:
+def test_a_sweep_does_all_runs_and_a_second_one_none(plan: StudyPlan) -> None:
     pool = FakePool()
     Sweep(plan, pool).run()
     assert sorted(pool.started) == sorted(run.path for run in plan.runs)
@@ -55,7 +55,7 @@ def test_a_sweep_does_all_runs_and_a_second_one_none(plan: Plan) -> None:
     assert again.started == []
 
 
-def test_a_larger_grid_adds_what_is_missing_alone(plan: Plan, tmp_path: Path, data: Path) -> None:
+def test_a_larger_grid_adds_what_is_missing_alone(plan: StudyPlan, tmp_path: Path, data: Path) -> None:
     Sweep(plan, FakePool()).run()
     pool = FakePool()
     larger = planned(tmp_path, data, seeds=[0, 1, 2])
@@ -64,7 +64,7 @@ def test_a_larger_grid_adds_what_is_missing_alone(plan: Plan, tmp_path: Path, da
 
 
 def test_a_run_that_was_begun_under_another_name_is_found_by_its_identity(
-    plan: Plan, tmp_path: Path, data: Path
+    plan: StudyPlan, tmp_path: Path, data: Path
 ) -> None:
     Sweep(plan, FakePool()).run()
     for run in plan.runs:
@@ -75,7 +75,7 @@ def test_a_run_that_was_begun_under_another_name_is_found_by_its_identity(
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, 137, 143, 1, 5, None])
-def test_what_failed_for_an_outside_reason_is_tried_again(plan: Plan, code: int | None) -> None:
+def test_what_failed_for_an_outside_reason_is_tried_again(plan: StudyPlan, code: int | None) -> None:
     pool = FakePool(lambda run, attempt: code if attempt == 1 else 0)
     sweep = Sweep(plan, pool)
     sweep.run()
@@ -84,7 +84,7 @@ def test_what_failed_for_an_outside_reason_is_tried_again(plan: Plan, code: int 
 
 
 @pytest.mark.parametrize("code", [2, 3, 4])
-def test_what_failed_for_a_reason_of_its_own_is_told_and_not_tried_again(plan: Plan, code: int) -> None:
+def test_what_failed_for_a_reason_of_its_own_is_told_and_not_tried_again(plan: StudyPlan, code: int) -> None:
     bad = plan.runs[1]
     pool = FakePool(lambda run, attempt: code if run == bad.path else 0)
     sweep = Sweep(plan, pool)
@@ -96,7 +96,7 @@ def test_what_failed_for_a_reason_of_its_own_is_told_and_not_tried_again(plan: P
     assert error.value.exit_code == 1
 
 
-def test_retries_have_a_limit(plan: Plan) -> None:
+def test_retries_have_a_limit(plan: StudyPlan) -> None:
     pool = FakePool(lambda run, attempt: 137)
     sweep = Sweep(plan, pool)
     sweep.run()
@@ -110,7 +110,7 @@ def failed(run: PlannedRun, error: str) -> None:
     completed(run.path, status="failed", error=error)
 
 
-def test_a_failure_of_an_earlier_sweep_stays_one_until_it_is_asked_for(plan: Plan) -> None:
+def test_a_failure_of_an_earlier_sweep_stays_one_until_it_is_asked_for(plan: StudyPlan) -> None:
     failed(plan.runs[0], "NonFiniteLossError: step 3")
     failed(plan.runs[1], "OSError: [Errno 28] No space left on device")
     pool = FakePool()
@@ -124,7 +124,7 @@ def test_a_failure_of_an_earlier_sweep_stays_one_until_it_is_asked_for(plan: Pla
     assert pool.started == [plan.runs[0].path]
 
 
-def test_a_job_that_somebody_cancelled_is_not_begun_again_by_itself(plan: Plan) -> None:
+def test_a_job_that_somebody_cancelled_is_not_begun_again_by_itself(plan: StudyPlan) -> None:
     class Cancelled(FakePool):
         def ended(self) -> list[Ended]:
             return [Ended(end.path, None, "cancelled", retry=False) for end in super().ended()]
@@ -136,7 +136,7 @@ def test_a_job_that_somebody_cancelled_is_not_begun_again_by_itself(plan: Plan) 
     assert set(statuses(sweep)) == {"crashed"}
 
 
-def test_a_process_that_outlived_its_sweep_is_waited_for_and_not_started_twice(plan: Plan) -> None:
+def test_a_process_that_outlived_its_sweep_is_waited_for_and_not_started_twice(plan: StudyPlan) -> None:
     orphan = plan.runs[0]
     lay_out(orphan)
     descriptor = claim(orphan.path)
@@ -158,7 +158,7 @@ def test_a_process_that_outlived_its_sweep_is_waited_for_and_not_started_twice(p
     assert statuses(sweep) == ["completed"] * 4
 
 
-def test_processes_that_outlived_their_sweep_leave_no_room_for_others_until_they_end(plan: Plan) -> None:
+def test_processes_that_outlived_their_sweep_leave_no_room_for_others_until_they_end(plan: StudyPlan) -> None:
     """A pool of two beside two that are left would be four on two cores, or two on one GPU."""
     orphans = plan.runs[:2]
     descriptors = {}
@@ -209,13 +209,13 @@ def test_a_look_at_a_run_does_not_keep_a_sweep_from_taking_it(tmp_path: Path) ->
     os.close(descriptor)
 
 
-def test_two_sweeps_of_one_study_do_not_run_at_once(plan: Plan) -> None:
+def test_two_sweeps_of_one_study_do_not_run_at_once(plan: StudyPlan) -> None:
     plan.folder.mkdir(parents=True)
     with FolderLock(plan.folder), pytest.raises(ConfigError, match=r"is doing this study\. Wait.*another `output`"):
         Sweep(plan, FakePool()).run()
 
 
-def test_a_signal_stops_the_pool_and_leaves_a_ledger(plan: Plan) -> None:
+def test_a_signal_stops_the_pool_and_leaves_a_ledger(plan: StudyPlan) -> None:
     class Interrupt(Reporter):
         def looked(self, sweep: Sweep) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -259,7 +259,7 @@ def test_a_branch_of_a_finished_trunk_that_was_kept_without_weights_is_blocked(t
     assert sweep.states[long.path].reason.endswith("which it branches off, keeps no checkpoint of step 16")
 
 
-def test_what_a_full_disk_ends_goes_on_later(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_full_disk_ends_goes_on_later(plan: StudyPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path, rows: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -272,7 +272,7 @@ def test_what_a_full_disk_ends_goes_on_later(plan: Plan, monkeypatch: pytest.Mon
     assert statuses(sweep) == ["completed"] * 4
 
 
-def test_the_pool_is_stopped_when_the_loop_breaks_off(plan: Plan) -> None:
+def test_the_pool_is_stopped_when_the_loop_breaks_off(plan: StudyPlan) -> None:
     class Broken(Reporter):
         def looked(self, sweep: Sweep) -> None:
             raise OSError(28, "No space left on device")
@@ -286,7 +286,7 @@ def test_the_pool_is_stopped_when_the_loop_breaks_off(plan: Plan) -> None:
 # How a run stands ---------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_says_it_runs_and_is_claimed_by_nobody_was_killed(plan: Plan) -> None:
+def test_a_run_that_says_it_runs_and_is_claimed_by_nobody_was_killed(plan: StudyPlan) -> None:
     run = plan.runs[0]
     assert state_of(run.path) == State("planned")
     lay_out(run)
@@ -297,7 +297,7 @@ def test_a_run_that_says_it_runs_and_is_claimed_by_nobody_was_killed(plan: Plan)
     assert state_of(run.path).status == "stopped"
 
 
-def test_a_run_that_a_training_by_itself_is_at_work_on_is_running(plan: Plan) -> None:
+def test_a_run_that_a_training_by_itself_is_at_work_on_is_running(plan: StudyPlan) -> None:
     run = plan.runs[0]
     lay_out(run)
     completed(run.path, status="running")
@@ -306,7 +306,7 @@ def test_a_run_that_a_training_by_itself_is_at_work_on_is_running(plan: Plan) ->
     assert state_of(run.path).status == "crashed"
 
 
-def test_a_run_that_somebody_resumes_by_hand_is_waited_for_and_not_started_again(plan: Plan) -> None:
+def test_a_run_that_somebody_resumes_by_hand_is_waited_for_and_not_started_again(plan: StudyPlan) -> None:
     run, pool = plan.runs[0], FakePool()
     lay_out(run)
     completed(run.path, status="running")
@@ -329,7 +329,7 @@ def test_a_run_that_somebody_resumes_by_hand_is_waited_for_and_not_started_again
 @pytest.mark.parametrize(
     ("code", "told"), [(-9, "killed by SIGKILL"), (137, "killed by SIGKILL"), (-15, "killed by SIGTERM")]
 )
-def test_a_signal_that_ended_a_run_is_named(plan: Plan, code: int, told: str) -> None:
+def test_a_signal_that_ended_a_run_is_named(plan: StudyPlan, code: int, told: str) -> None:
     run = plan.runs[0]
     lay_out(run)
     completed(run.path, status="running")
@@ -338,7 +338,7 @@ def test_a_signal_that_ended_a_run_is_named(plan: Plan, code: int, told: str) ->
     assert state.reason.startswith(told)
 
 
-def test_a_process_that_failed_without_being_able_to_say_so_was_not_killed(plan: Plan) -> None:
+def test_a_process_that_failed_without_being_able_to_say_so_was_not_killed(plan: StudyPlan) -> None:
     run = plan.runs[0]
     lay_out(run)
     completed(run.path, status="running")
@@ -347,14 +347,14 @@ def test_a_process_that_failed_without_being_able_to_say_so_was_not_killed(plan:
     assert state_after(Ended(run.path, 1)) == State("crashed", "Error: [Errno 28] No space left on device.")
 
 
-def test_an_error_before_there_is_a_record_is_found_in_what_the_process_printed(plan: Plan) -> None:
+def test_an_error_before_there_is_a_record_is_found_in_what_the_process_printed(plan: StudyPlan) -> None:
     run = plan.runs[0]
     lay_out(run)
     (run.path / "log.txt").write_text("Traceback\nError: There is no architecture 'x'.\n\n")
     assert state_after(Ended(run.path, 2)) == State("failed", "Error: There is no architecture 'x'.")
 
 
-def test_a_run_that_has_begun_keeps_the_configuration_it_began_with(plan: Plan) -> None:
+def test_a_run_that_has_begun_keeps_the_configuration_it_began_with(plan: StudyPlan) -> None:
     run = plan.runs[0]
     lay_out(run)
     completed(run.path, status="stopped")
@@ -366,7 +366,7 @@ def test_a_run_that_has_begun_keeps_the_configuration_it_began_with(plan: Plan) 
 # The ledger ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_ledger_reads_alike_as_json_lines_and_csv(plan: Plan) -> None:
+def test_the_ledger_reads_alike_as_json_lines_and_csv(plan: StudyPlan) -> None:
     Sweep(plan, FakePool(lambda run, attempt: 0 if "seed0" in run.name else 3)).run()
     lines = rows(plan.folder)
     table = list(csv.DictReader((plan.folder / "runs.csv").read_text().splitlines()))
@@ -379,14 +379,14 @@ def test_the_ledger_reads_alike_as_json_lines_and_csv(plan: Plan) -> None:
     }
 
 
-def test_a_run_that_has_not_begun_has_its_identity_in_the_ledger(plan: Plan) -> None:
+def test_a_run_that_has_not_begun_has_its_identity_in_the_ledger(plan: StudyPlan) -> None:
     lines = [ledger.row(run.path, planned=run) for run in plan.runs]
     assert [line["identity"] for line in lines] == [run.identity for run in plan.runs]
     assert {(line["study"], line["status"]) for line in lines} == {("study", "planned")}
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-def test_the_ledger_answers_the_questions_of_the_docs_to_jq(plan: Plan, tmp_path: Path) -> None:
+def test_the_ledger_answers_the_questions_of_the_docs_to_jq(plan: StudyPlan, tmp_path: Path) -> None:
     Sweep(plan, FakePool(lambda run, attempt: 0 if "seed0" in run.name else 3)).run()
     page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text(encoding="utf-8")
     commands = re.findall(r"^jq .*$", page, flags=re.M)
@@ -415,7 +415,7 @@ def test_what_branches_share_with_a_trunk_is_counted_once() -> None:
     assert ledger.spent([{"run": "two GPUs", "wall_s": 3600.0, "world_size": 2}])["device_hours"] == 2
 
 
-def test_runs_are_found_in_a_study_in_a_folder_and_alone(plan: Plan, tmp_path: Path) -> None:
+def test_runs_are_found_in_a_study_in_a_folder_and_alone(plan: StudyPlan, tmp_path: Path) -> None:
     Sweep(plan, FakePool()).run()
     paths = sorted(run.path for run in plan.runs)
     assert sorted(ledger.run_folders(plan.folder)) == paths

@@ -11,7 +11,7 @@ import pytest
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.scaling.dials.rule import of_tuned
 from matscale.core.study.lr_law import Rule, read_rule, write_rule
-from matscale.core.study.plan import Plan
+from matscale.core.study.plan import StudyPlan
 from matscale.core.study.sweep import lay_out
 from matscale.core.study.tune import Tuned, Tuning, best_batch, tune
 from studies import completed
@@ -30,7 +30,7 @@ class Parabolas:
         self.rounds, self.trained = 0, 0
         self.batch = batch
 
-    def __call__(self, plan: Plan) -> None:
+    def __call__(self, plan: StudyPlan) -> None:
         self.rounds += 1
         for run in plan.runs:
             if (run.path / "config.toml").exists():

@@ -18,7 +18,7 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
-from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.fairchem.export import export_run
 from matscale.core.fairchem.run import import_run, translate
 from matscale.core.files import DiskError
@@ -72,7 +72,7 @@ def predicted(potential: Potential) -> Outputs:
 
 def imported(path: Path) -> Potential:
     """Without the process that unpickles."""
-    return translate(Checkpoint(path, torch.load(path, weights_only=True))).potential
+    return translate(FairchemCheckpoint(path, torch.load(path, weights_only=True))).potential
 
 
 def test_a_run_that_is_exported_and_imported_is_the_same(

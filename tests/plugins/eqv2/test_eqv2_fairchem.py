@@ -21,7 +21,7 @@ from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint, read
 from matscale.core.fairchem.run import import_run, translate
 from matscale.core.runs.record import Run
 from matscale.plugins.eqv2 import EqV2, graph
@@ -118,9 +118,9 @@ class Files:
         torch.save(content, self.folder / name)
         return self.folder / name
 
-    def read(self, content: Any) -> Checkpoint:
+    def read(self, content: Any) -> FairchemCheckpoint:
         """Without the process that unpickles: what it hands on."""
-        return Checkpoint(self.folder / "checkpoint.pt", content)
+        return FairchemCheckpoint(self.folder / "checkpoint.pt", content)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from fairchem_files import GOLDEN, Theirs, write
 from matscale.cli import main
 from matscale.core.data.neighbors import collate
 from matscale.core.fairchem import inference
-from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint, read
 from matscale.core.fairchem.run import Imported, translate
 from matscale.core.runs.record import Run
 
@@ -65,7 +65,7 @@ def test_the_averaged_weights_of_a_checkpoint_predict_what_fairchem_predicts(
 def as_is(theirs: Theirs, content: dict[str, Any], choice: Any = "auto") -> Imported:
     """Without the process that unpickles."""
     path = Path(f"{theirs.kind}.pt")
-    return translate(Checkpoint(path, inference.as_training(path, content)), choice)
+    return translate(FairchemCheckpoint(path, inference.as_training(path, content)), choice)
 
 
 @pytest.mark.parametrize("kind", GOLDEN)

@@ -12,14 +12,14 @@ import torch
 from fairchem_files import NORMALIZATION, Theirs, task, write, write_inference
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.fairchem import inference
-from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint, read
 from matscale.core.fairchem.run import translate
 
 
 def as_is(content: dict[str, Any], choice: Any = "auto") -> Any:
     """Without the process that unpickles."""
     path = Path("checkpoint.pt")
-    return translate(Checkpoint(path, inference.as_training(path, content)), choice)
+    return translate(FairchemCheckpoint(path, inference.as_training(path, content)), choice)
 
 
 def changed(plain: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

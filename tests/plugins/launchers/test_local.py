@@ -91,10 +91,10 @@ def test_a_process_that_fails_is_reported_with_its_exit_code_and_its_output(tmp_
 def test_what_a_nursery_began_is_watched_on_when_the_nursery_is_killed(pool: LocalPool, tmp_path: Path) -> None:
     (tmp_path / "planned.toml").write_text("seed = 1\n")
     pool.start([Job(tmp_path)])
-    assert pool.nursery is not None
-    pool.nursery._process.kill()
+    assert pool.fork_server is not None
+    pool.fork_server._process.kill()
     assert ended(pool) == Ended(tmp_path, None)  # before it could begin, or after
-    pool.start([Job(tmp_path)])  # by another nursery
+    pool.start([Job(tmp_path)])  # by another fork server
     assert ended(pool) == Ended(tmp_path, 2)
     pool.close()
 

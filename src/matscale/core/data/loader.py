@@ -43,7 +43,7 @@ class Batched(Protocol):
 
 
 @dataclass(frozen=True)
-class Budget:
+class BatchBudget:
     """Limits on the size of a batch; at least one is needed. The first limit that is reached ends a batch."""
 
     structures: int | None = None
@@ -98,7 +98,7 @@ class Loader:
         dataset: Batched,
         indices: NDArray[np.integer] | range,
         graph: Graph,
-        budget: Budget,
+        budget: BatchBudget,
         *,
         seed: int = 0,
         shuffle: bool = True,

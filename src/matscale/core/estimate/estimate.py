@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from matscale.core.errors import ConfigError
-from matscale.core.estimate.forecast import Outlook
+from matscale.core.estimate.forecast import TrainingForecast
 from matscale.core.estimate.live_bytes import resident_bytes
 from matscale.core.estimate.memory_need import Need, disk_bytes, extrapolated_activations, measured_activations
 from matscale.core.estimate.timing import Timing, timed
@@ -93,14 +93,16 @@ def estimate(
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
     architecture = architecture or host().architecture(config.architecture.name)
-    setup, outlook = foresee(config, architecture, progress)
-    return price(setup, outlook, device=device, mfu=mfu, time_steps=time_steps, progress=progress).of(setup, outlook)
+    setup, forecast = foresee(config, architecture, progress)
+    return price(setup, forecast, device=device, mfu=mfu, time_steps=time_steps, progress=progress).of(setup, forecast)
 
 
-def foresee(config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT) -> tuple[Setup, Outlook]:
+def foresee(
+    config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT
+) -> tuple[Setup, TrainingForecast]:
     """Prepare the data of a run and its batches; no model is run. See `prepare` for the errors."""
     setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
-    return setup, Outlook.of(setup)
+    return setup, TrainingForecast.of(setup)
 
 
 @dataclass(frozen=True)
@@ -118,21 +120,21 @@ class Price:
     assumed_mfu: float | None
     """Share of the peak that the time assumes; None if steps were timed."""
 
-    def of(self, setup: Setup, outlook: Outlook) -> Estimate:
+    def of(self, setup: Setup, forecast: TrainingForecast) -> Estimate:
         """Estimate one run at this price. Raises ConfigError if its budget does not pay for one step."""
         config, timing = setup.config, self.timing
-        steps = _steps(config.budget, outlook, self.cost, timing)
-        flops = outlook.flops(self.cost.step, steps)
-        validations = outlook.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
+        steps = _steps(config.budget, forecast, self.cost, timing)
+        flops = forecast.flops(self.cost.step, steps)
+        validations = forecast.validations(steps, config.evaluation.every, config.evaluation.every_epochs)
         saves = validations if config.checkpoint.every is None else -(-steps // config.checkpoint.every)
-        validation = validations * outlook.validation.total(self.cost.prediction)
+        validation = validations * forecast.validation.total(self.cost.prediction)
         seconds = flops * timing.seconds_per_flop + validation * timing.prediction_seconds_per_flop
         seconds += timing.warm_up_seconds + saves * timing.checkpoint_seconds
         return Estimate(
             architecture=self.architecture,
             parameters=self.parameters,
             steps=steps,
-            epochs=steps / outlook.steps_per_epoch,
+            epochs=steps / forecast.steps_per_epoch,
             flops_per_step=flops / steps,
             flops=flops,
             validation_flops=validation,
@@ -161,7 +163,7 @@ class Price:
 
 def price(
     setup: Setup,
-    outlook: Outlook,
+    forecast: TrainingForecast,
     *,
     device: str | None = None,
     mfu: float | None = None,
@@ -182,10 +184,10 @@ def price(
         for complaint in cost.complaints(architecture.name):
             progress.said(complaint)
         if named is None and mfu is None and time_steps > 0:
-            activations = measured_activations(setup, potential, outlook, cost, here)
+            activations = measured_activations(setup, potential, forecast, cost, here)
             timing = timed(setup, copy.deepcopy(potential), cost, here, time_steps)
         else:
-            activations = extrapolated_activations(setup, potential, outlook, here)
+            activations = extrapolated_activations(setup, potential, forecast, here)
             mfu = ASSUMED_MFU if mfu is None else mfu
             timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
         need = Need.of(potential, config.optimizer, activations)
@@ -207,19 +209,19 @@ def _without_cache(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
 
 
-def _steps(budget: BudgetConfig, outlook: Outlook, cost: Cost, timing: Timing) -> int:
+def _steps(budget: BudgetConfig, forecast: TrainingForecast, cost: Cost, timing: Timing) -> int:
     """Number of steps until the first limit of the budget is reached."""
-    limits = [n for n in (budget.steps, outlook.steps_of_epochs) if n is not None]
-    one = outlook.flops(cost.step, 1)
+    limits = [n for n in (budget.steps, forecast.steps_of_epochs) if n is not None]
+    one = forecast.flops(cost.step, 1)
     if budget.max_flops is not None and one:
         if budget.max_flops < one:
             raise ConfigError(
                 f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {one:.4g} FLOPs. "
                 "Give more, or take smaller batches (--batch) or a smaller model (--params)."
             )
-        limits.append(outlook.steps_for(cost.step, budget.max_flops))
+        limits.append(forecast.steps_for(cost.step, budget.max_flops))
     if budget.max_time is not None and one:
-        limits.append(max(1, outlook.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
+        limits.append(max(1, forecast.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
     if not limits:
         raise ConfigError(
             "The model has no contractions, so its FLOPs do not tell how long a step takes. Give the length of the run "

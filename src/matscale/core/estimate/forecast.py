@@ -98,7 +98,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class TrainingForecast:
     """Batches and steps of a run by one process."""
 
     training: Sample
@@ -108,7 +108,7 @@ class Outlook:
     """Steps in all epochs of the budget; None if the budget has no number of epochs."""
 
     @classmethod
-    def of(cls, setup: Setup) -> Outlook:
+    def of(cls, setup: Setup) -> TrainingForecast:
         """Make the forecast from the loaders that training will use."""
         config, shapes = setup.config, Shapes.of(setup)
         training, validation = setup.training_loader(World()), setup.validation_loader(World())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.estimate.forecast import Outlook
+from matscale.core.estimate.forecast import TrainingForecast
 from matscale.core.estimate.live_bytes import Autocast, activation_bytes, activations_of
 from matscale.core.flops import Cost
 from matscale.core.model.potential import Potential
@@ -28,24 +28,26 @@ _HEAP = 1.5
 
 
 def measured_activations(
-    setup: Setup, potential: Potential, outlook: Outlook, cost: Cost, device: torch.device
+    setup: Setup, potential: Potential, forecast: TrainingForecast, cost: Cost, device: torch.device
 ) -> float:
     """Bytes of activations of the most expensive batch of training, or of validation if that needs more."""
     loaders = (setup.training_loader(World()), setup.validation_loader(World()))
     batches = (
         loader.batch(0, sample.dearest(cost.step)).to(device)
-        for loader, sample in zip(loaders, (outlook.training, outlook.validation))
+        for loader, sample in zip(loaders, (forecast.training, forecast.validation))
     )
     half = _autocast(setup, device)
     return max(activation_bytes(potential, batch, half, training) for batch, training in zip(batches, (True, False)))
 
 
-def extrapolated_activations(setup: Setup, potential: Potential, outlook: Outlook, device: torch.device) -> float:
+def extrapolated_activations(
+    setup: Setup, potential: Potential, forecast: TrainingForecast, device: torch.device
+) -> float:
     """Bytes of activations, extrapolated from single structures and a batch of them."""
     fitted, half = probes_of_setup(setup, device).fitted, _autocast(setup, device)
     probes = [*fitted, AtomicBatch.join(list(fitted))]
     needed = []
-    for sample, training in ((outlook.training, True), (outlook.validation, False)):
+    for sample, training in ((forecast.training, True), (forecast.validation, False)):
         bytes_of = activations_of(potential, probes, half, training)
         needed += [bytes_of(shape) for shape in sample.shapes]
     return max(needed)

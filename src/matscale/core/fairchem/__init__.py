@@ -1,6 +1,6 @@
 """Import of models that fairchem trained, as matscale runs: `matscale import fairchem`.
 
-    file -> Checkpoint (`unpickle`, `checkpoint`; of fairchem 2 by `inference`)
+    file -> FairchemCheckpoint (`unpickle`, `checkpoint`; of fairchem 2 by `inference`)
          -> Importer of its architecture (`importer`, from the hook `register_importers`)
          -> weights (`weights`), scales and references (`scales`) -> Potential -> run (`run`)
 
@@ -10,7 +10,7 @@ module holds the names that a plugin needs.
 
 from __future__ import annotations
 
-from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.fairchem.importer import Importer, Role, copy_named
 
-__all__ = ["Checkpoint", "Importer", "Role", "copy_named"]
+__all__ = ["FairchemCheckpoint", "Importer", "Role", "copy_named"]

@@ -45,7 +45,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class FairchemCheckpoint:
     """Content of a checkpoint file: tensors and plain values, not interpreted."""
 
     path: Path
@@ -122,7 +122,7 @@ class Checkpoint:
         decay = self.section("config", "optim").get("ema_decay")
         return "ema" not in self.values and isinstance(decay, int | float) and decay != 0
 
-    def changed(self, **values: Any) -> Checkpoint:
+    def changed(self, **values: Any) -> FairchemCheckpoint:
         """Return a copy with other values under some keys."""
         return replace(self, values={**self.values, **values})
 
@@ -139,7 +139,7 @@ def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in named.items()}
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path) -> FairchemCheckpoint:
     """Read a checkpoint file, unpickled in a separate process (`unpickle`).
 
     Raises DataError that names the forbidden content; ConfigError if there is no file.
@@ -152,7 +152,7 @@ def read(path: str | Path) -> Checkpoint:
         plain = read_json(folder / "content.json")
         tensors = load_file(folder / "tensors.safetensors")
         values = {key: _filled(value, tensors) for key, value in plain.items()}
-    return Checkpoint(path, inference.as_training(path, values))
+    return FairchemCheckpoint(path, inference.as_training(path, values))
 
 
 def _unpickle(path: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class Importer:
     """Name of the architecture of the run."""
     models: tuple[str, ...]
     """Names in fairchem's configurations: of models in one piece, and of backbones of hydra models."""
-    config: Callable[[Checkpoint], ArchitectureConfig]
+    config: Callable[[FairchemCheckpoint], ArchitectureConfig]
     """Checkpoint -> configuration in matscale. Raises ConfigError that names the first option without a counterpart."""
     roles: Callable[[Any, Iterable[str]], Mapping[str, Role]]
     """(model, names) -> roles of the tensors of a file. A name that is left out is refused."""
     load: Callable[[Any, Mapping[str, Tensor]], None]
     """Copy published weights into a model. Raises DataError that names what is missing or has another shape."""
-    normal: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint
+    normal: Callable[[FairchemCheckpoint], FairchemCheckpoint] = lambda checkpoint: checkpoint
     """Checkpoint in an older or other form -> the same in the form that the other functions understand."""
     max_atomic_number: Callable[[Any], int] = lambda config: config.max_atomic_number
     """config -> heaviest element that the model has weights for."""
@@ -42,7 +42,7 @@ class Importer:
     """(config, elements) -> what the run record keeps of the data."""
     stress_parts: Callable[[Any, Tensor], None] | None = None
     """(model, [2, 2]) takes scale and shift of the isotropic and the anisotropic part; None: there is no such head."""
-    notes: Callable[[Checkpoint], list[str]] = lambda checkpoint: []
+    notes: Callable[[FairchemCheckpoint], list[str]] = lambda checkpoint: []
     """Checkpoint -> notes for the user on an import that succeeded; a sentence each."""
     export: Callable[[Potential], Mapping[str, Any]] | None = None
     """Content of a file of fairchem v1 with the weights, scales and references of a Potential: the way back, for

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matscale.core.errors import ConfigError, DataError, PluginError
-from matscale.core.fairchem.checkpoint import Checkpoint, read
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint, read
 from matscale.core.fairchem.importer import Importer
 from matscale.core.fairchem.scales import normalisers, references
 from matscale.core.fairchem.size import check_size
@@ -32,7 +32,7 @@ class Imported:
     """Notes on the import for the user, a sentence each."""
 
 
-def importer_of(checkpoint: Checkpoint) -> Importer:
+def importer_of(checkpoint: FairchemCheckpoint) -> Importer:
     """Find the importer for the file's model.
 
     Raises ConfigError that lists the known models if there is none, PluginError if there are two.
@@ -51,7 +51,7 @@ def importer_of(checkpoint: Checkpoint) -> Importer:
     return found[0]
 
 
-def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
+def translate(checkpoint: FairchemCheckpoint, choice: Choice = "auto") -> Imported:
     """Make the Potential that predicts what fairchem predicts. `auto` takes averaged weights if there are any.
 
     Raises ConfigError for another network and for weights that are not in the file, DataError for unknown content.
@@ -84,7 +84,7 @@ def translate(checkpoint: Checkpoint, choice: Choice = "auto") -> Imported:
     return Imported(importer.name, config, info, potential, which, importer.notes(checkpoint))
 
 
-def configuration(checkpoint: Checkpoint, importer: Importer) -> ArchitectureConfig:
+def configuration(checkpoint: FairchemCheckpoint, importer: Importer) -> ArchitectureConfig:
     """Configuration of the file's model in matscale. Raises ConfigError that names the file and the wrong option."""
     try:
         return importer.config(checkpoint)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from matscale.core.errors import DataError
-from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.model.potential import Scales
 
 _TARGETS = {"target": "energy", "grad_target": "forces"}
@@ -26,7 +26,7 @@ _DIRECT = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 _DERIVED = ("energy", "forces", "stress")
 
 
-def normalisers(checkpoint: Checkpoint, *, derived: bool) -> tuple[Scales, Tensor]:
+def normalisers(checkpoint: FairchemCheckpoint, *, derived: bool) -> tuple[Scales, Tensor]:
     """Read the scales of energy [eV], forces [eV/Å], stress [eV/Å³]; scale and shift of the stress's parts [2, 2].
 
     The scale of the stress is that of its anisotropic part; the scales and shifts of the parts are relative to it.
@@ -80,7 +80,7 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, float | int) else math.nan
 
 
-def references(checkpoint: Checkpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
+def references(checkpoint: FairchemCheckpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
     """Read the references, [119] eV, and the elements that have one, or all elements without references."""
     found = checkpoint.section("elementrefs")
     if unknown := sorted(set(found) - {"energy"}):

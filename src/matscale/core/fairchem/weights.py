@@ -8,14 +8,14 @@ from typing import Literal
 from torch import Tensor
 
 from matscale.core.errors import ConfigError, DataError
-from matscale.core.fairchem.checkpoint import Checkpoint
+from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.fairchem.importer import Role
 
 Choice = Literal["auto", "ema", "raw"]
 Kind = Literal["ema", "raw"]
 
 
-def chosen(checkpoint: Checkpoint, roles: Mapping[str, Role], choice: Choice) -> tuple[dict[str, Tensor], Kind]:
+def chosen(checkpoint: FairchemCheckpoint, roles: Mapping[str, Role], choice: Choice) -> tuple[dict[str, Tensor], Kind]:
     """Choose weights, by published name, and their kind; `auto` takes averaged weights if the file has them.
 
     Raises DataError for a weight that is not known by name, ConfigError for weights that are not in the file.
@@ -42,7 +42,7 @@ def chosen(checkpoint: Checkpoint, roles: Mapping[str, Role], choice: Choice) ->
 
 
 def _with_names(
-    checkpoint: Checkpoint, named: dict[str, Tensor], average: list[Tensor], roles: Mapping[str, Role]
+    checkpoint: FairchemCheckpoint, named: dict[str, Tensor], average: list[Tensor], roles: Mapping[str, Role]
 ) -> dict[str, Tensor]:
     """Name the weights of a list, in the order of the trained parameters, each at the place of its first name."""
     groups: dict[int, list[str]] = {}

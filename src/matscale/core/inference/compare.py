@@ -26,7 +26,7 @@ from matscale.core.baselines import (
     plain_baselines,
 )
 from matscale.core.data.isolated import isolated
-from matscale.core.data.loader import Budget, Loader
+from matscale.core.data.loader import BatchBudget, Loader
 from matscale.core.errors import ConfigError, DataError, NonFinitePrediction
 from matscale.core.files import write_json
 from matscale.core.inference.load import load
@@ -85,7 +85,7 @@ def measure(
     finite): on the validation part of its
     own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
     """
-    device, budget = potential.references.device, Budget(structures=batch)
+    device, budget = potential.references.device, BatchBudget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
 
     def batches() -> Iterator[AtomicBatch]:

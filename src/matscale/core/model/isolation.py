@@ -20,7 +20,7 @@ import torch
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def isolation() -> Iterator[None]:
     """Restore environment, random generators, default type, multiprocessing and filters of warnings afterwards.
 
     They are restored even if the block raises an error. Imported modules stay. Warnings of the package are not shown;

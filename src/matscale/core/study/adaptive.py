@@ -23,14 +23,14 @@ from matscale.core.scaling.allocation.simulate import spread_out
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.sources import read
 from matscale.core.study.identity import PlannedRun
-from matscale.core.study.plan import Plan
+from matscale.core.study.plan import StudyPlan
 
 PROPOSED = "adaptive.jsonl"
 """A row per batch: its runs, and what was known before it."""
 FIRST = 4
 """First runs of an architecture beyond the parameters of the law."""
 
-Do = Callable[[Plan], None]
+Do = Callable[[StudyPlan], None]
 """Trains what is missing of a plan, and raises if nothing more can be done."""
 
 
@@ -52,7 +52,7 @@ class Offer:
 class Adaptive:
     """An adaptive sweep of a plan."""
 
-    plan: Plan
+    plan: StudyPlan
     offers: Sequence[Offer]
     purpose: Purpose
     count: int
@@ -157,7 +157,7 @@ class Adaptive:
             )
 
 
-def offers(plan: Plan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
+def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
     """The runs of a grid; `flops`: run folder -> (FLOPs, epochs) of its estimate.
 
     Raises ConfigError for a grid whose runs differ by more than architecture, size, data and seed, and for cooldowns,

@@ -11,7 +11,7 @@ import numpy as np
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.status import read_info
 from matscale.core.study.identity import PlannedRun
-from matscale.core.study.plan import Plan
+from matscale.core.study.plan import StudyPlan
 
 if TYPE_CHECKING:
     from matscale.core.study.sweep import Sweep
@@ -102,7 +102,7 @@ class Clock:
     all completed runs reached.
     """
 
-    plan: Plan
+    plan: StudyPlan
     seconds: dict[str, float] = field(default_factory=dict)
     """Name of a completed run -> its own wall seconds."""
     flops: dict[str, float] = field(default_factory=dict)

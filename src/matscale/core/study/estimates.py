@@ -15,7 +15,7 @@ from matscale.core.runs.status import state_of
 from matscale.core.study.identity import PlannedRun
 
 if TYPE_CHECKING:
-    from matscale.core.study.plan import Plan
+    from matscale.core.study.plan import StudyPlan
 
 TIME_STEPS = 3
 """Timed per kind of run, or more where they are short: a study has many kinds."""
@@ -70,13 +70,13 @@ class Estimator:
         return self._known[key]
 
     def _estimated(self, config: TrainConfig) -> Estimate:
-        setup, outlook = foresee(config, host().architecture(config.architecture.name), self.progress)
+        setup, forecast = foresee(config, host().architecture(config.architecture.name), self.progress)
         kind = json.dumps(_kind(config), sort_keys=True)
         if kind not in self.prices:
             self.prices[kind] = price(
-                setup, outlook, device=self.device, mfu=self.mfu, time_steps=self.time_steps, progress=self.progress
+                setup, forecast, device=self.device, mfu=self.mfu, time_steps=self.time_steps, progress=self.progress
             )
-        return self.prices[kind].of(setup, outlook)
+        return self.prices[kind].of(setup, forecast)
 
 
 def _kind(config: TrainConfig) -> list[Any]:
@@ -89,7 +89,7 @@ def _kind(config: TrainConfig) -> list[Any]:
     ]
 
 
-def estimates(plan: Plan, estimator: Estimator) -> list[EstimatedRun]:
+def estimates(plan: StudyPlan, estimator: Estimator) -> list[EstimatedRun]:
     """Estimate all runs of a plan, in its order. A kind is timed on its run with the most data (largest batches)."""
     found: dict[Any, Estimate] = {}
     for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):

@@ -72,7 +72,7 @@ class Size:
 
 
 @dataclass
-class Plan:
+class StudyPlan:
     """All runs of a study."""
 
     study: Study
@@ -93,7 +93,7 @@ class Plan:
         return self.study.folder / run.relative_to(self.folder)
 
 
-def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Plan:
+def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> StudyPlan:
     """Plan every run of the grid. The dataset is made or fetched first, so that no run has to.
 
     With `fetches` False, a published dataset that is not here is not downloaded: the DataError says how to fetch it.
@@ -108,7 +108,7 @@ def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Pla
     dataset = PackedDataset.open(locate(study.data.path, progress), progress=progress)
     folder = study.folder.resolve()
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
-    result = Plan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
+    result = StudyPlan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
     result.notes += [
         f"{size.name}: has {size.parameters['total']:,} parameters, the nearest that its ladder has."
         for size in sizes
@@ -154,7 +154,7 @@ def _refuse_too_many(study: Study) -> None:
         )
 
 
-def _require_watchers(result: Plan) -> None:
+def _require_watchers(result: StudyPlan) -> None:
     """Raise ConfigError or PluginError if a plugin or tracker of a run to be made is not available."""
     new = [run.config for run in result.runs if not (run.path / CONFIG).exists()]
     for plugins, trackers in dict.fromkeys((tuple(config.plugins), tuple(config.trackers)) for config in new):
@@ -171,7 +171,7 @@ def _taken_for_one(study: Study) -> Iterator[str]:
             yield f"{name}: its entries set different models, and laws take them for one. Give each a `variant`."
 
 
-def _leave_out_short(result: Plan, progress: Reporter) -> None:
+def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
     """Leave out runs whose budget of FLOPs pays for too few steps (`least_steps`).
 
     Raises ConfigError for a budget of less than one step, if `least_steps` is 1.
@@ -333,7 +333,7 @@ def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Ite
         yield key, {leaf for one in choices for leaf in (_dotted({key: one}) if isinstance(one, Mapping) else [key])}
 
 
-def _planned(result: Plan, size: Size, point: Point) -> Iterator[PlannedRun]:
+def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun]:
     study, grid = result.study, size.grid
     fixed = merged(_nested(study.set), _nested(grid.set))
     for key in ("data", "optimizer"):  # what the study itself says of these would take the place of a wrong value
@@ -378,7 +378,7 @@ def _doubtful_rules(study: Study) -> list[str]:
     return notes
 
 
-def _by_rule(result: Plan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
+def _by_rule(result: StudyPlan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
     """Fill in the learning rate of a law, and its batch unless `values` set one."""
     file = result.study.lr if size.grid.lr is None else size.grid.lr
     n, d = size.parameters[rule.parameters], None
@@ -403,7 +403,7 @@ def _rates(study: Study, size: Size) -> list[float] | list[None]:
     return [None] if lr is None or isinstance(lr, Path) else list(lr)
 
 
-def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:
+def _run(result: StudyPlan, size: Size, config: TrainConfig, labels: dict[str, Any]) -> PlannedRun:
     counts = size.parameters
     if config.architecture.config != size.config:  # a key of the grid changed the model
         counts = parameters(size.architecture, size.architecture.config.parse(config.architecture.config))
@@ -411,7 +411,7 @@ def _run(result: Plan, size: Size, config: TrainConfig, labels: dict[str, Any]) 
     return _identified(result, run)
 
 
-def _count(result: Plan, config: TrainConfig) -> int:
+def _count(result: StudyPlan, config: TrainConfig) -> int:
     """Number of training structures of a configuration."""
     from matscale.core.train.data import parts  # start-up: torch
 
@@ -422,7 +422,7 @@ def _count(result: Plan, config: TrainConfig) -> int:
     return result.counted[key]
 
 
-def _identified(result: Plan, run: PlannedRun, trunk: PlannedRun | None = None) -> PlannedRun:
+def _identified(result: StudyPlan, run: PlannedRun, trunk: PlannedRun | None = None) -> PlannedRun:
     """Add the identity, the folder and the labels for run.json."""
     parent = run.path.parent.name
     digest = identity(run.config, result.dataset.hash, trunk.identity if trunk else None)

@@ -24,7 +24,7 @@ from matscale.core.study import ledger
 from matscale.core.study.identity import PlannedRun
 from matscale.core.study.launcher import Ended, EndsOne, Job, Pool
 from matscale.core.study.outcome import state_after
-from matscale.core.study.plan import Plan
+from matscale.core.study.plan import StudyPlan
 from matscale.core.train.stop import StopRequest
 
 PAUSE = 0.2
@@ -37,7 +37,7 @@ EVERY = 2.0
 class Sweep:
     """One sweep of a plan by one pool, which stays open: several sweeps may use it, one after the other."""
 
-    plan: Plan
+    plan: StudyPlan
     pool: Pool
     progress: Reporter = SILENT
     retry_failed: bool = False

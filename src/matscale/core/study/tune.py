@@ -24,7 +24,7 @@ from matscale.core.runs.status import read_info, state_of
 from matscale.core.study.config import Study
 from matscale.core.study.identity import PlannedRun
 from matscale.core.study.lr_law import structures_seen
-from matscale.core.study.plan import Plan, plan, short
+from matscale.core.study.plan import StudyPlan, plan, short
 
 COARSE = 4.0
 """Ratio of neighbouring learning rates of the first grid."""
@@ -33,7 +33,7 @@ GROWTH = 3
 ROUNDS = 12
 """More rounds than a grid can take to grow and be refined: only a fault uses them up."""
 
-Do = Callable[[Plan], None]
+Do = Callable[[StudyPlan], None]
 """Trains the runs of a plan that are missing."""
 
 

@@ -33,7 +33,7 @@ def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossCon
     return tally(predictor, batches, objective).values()
 
 
-class Tally:
+class EvaluationSums:
     """Sums of an evaluation, which processes can add up before they are divided."""
 
     def __init__(self, objective: Goal | None) -> None:
@@ -58,7 +58,7 @@ class Tally:
     def _sums(self, device: torch.device) -> Sums:
         return Metrics(device) if self.objective is None else self.objective.metrics(device)
 
-    def over(self, world: World, device: torch.device) -> Tally:
+    def over(self, world: World, device: torch.device) -> EvaluationSums:
         """Sum over all processes."""
         self.metrics = self.metrics or self._sums(device)
         world.sum(self.metrics.sums)
@@ -75,9 +75,9 @@ class Tally:
         return {**values, **{name: int(count) for name, count in self.counts.items()}}
 
 
-def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal | None = None) -> Tally:
+def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal | None = None) -> EvaluationSums:
     """Add up the sums of `evaluate`, before the division."""
-    result = Tally(objective)
+    result = EvaluationSums(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(predictor):
         torch.manual_seed(0)

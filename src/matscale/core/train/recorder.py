@@ -15,7 +15,7 @@ from matscale.core.progress import Reporter
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run
 from matscale.core.train.distributed import World, on_main
-from matscale.core.train.state import Position
+from matscale.core.train.state import TrainingState
 from matscale.core.train.stop import Interrupted
 
 
@@ -112,7 +112,7 @@ class Recorder:
     @on_main
     def saved(
         self,
-        position: Position,
+        position: TrainingState,
         totals: Mapping[str, Any],
         checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
         kept_for_good: Collection[int],
@@ -127,7 +127,7 @@ class Recorder:
         self.observers.checkpoint_saved(run=self.run, step=position.step)
 
     @on_main
-    def settle(self, position: Position, kept_for_good: Collection[int]) -> None:
+    def settle(self, position: TrainingState, kept_for_good: Collection[int]) -> None:
         """Update `last` and `best` for the checkpoint of `position`, and delete the checkpoints that are not kept.
 
         After a kill between writing and this, the next session does it, even if no step is left to train.

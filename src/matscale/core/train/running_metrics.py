@@ -12,7 +12,7 @@ from matscale.core.train.metrics import Sums
 
 
 @dataclass
-class Interval:
+class RunningMetrics:
     """Sums over the steps since the last row."""
 
     metrics: Sums

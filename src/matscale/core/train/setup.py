@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from matscale.core.data.graph import Graph
-from matscale.core.data.loader import Augmentation, Budget, Loader
+from matscale.core.data.loader import Augmentation, BatchBudget, Loader
 from matscale.core.data.references import References
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
@@ -142,7 +142,7 @@ class Setup:
             self.dataset,
             self.train,
             self.graph,
-            Budget(batch.structures, batch.atoms, batch.edges),
+            BatchBudget(batch.structures, batch.atoms, batch.edges),
             seed=config.seed,
             augmentation=Augmentation(bool(config.augmentation.rotate), config.augmentation.reflect),
             noise=None if self.pretext is None else self.pretext.noise,
@@ -154,7 +154,7 @@ class Setup:
 
     def validation_loader(self, world: World) -> Loader:
         """Make the loader of the validation part in a fixed order, each structure once, over all processes."""
-        budget = Budget(structures=self.config.evaluation.structures)
+        budget = BatchBudget(structures=self.config.evaluation.structures)
         return Loader(
             self.dataset,
             self.validation,

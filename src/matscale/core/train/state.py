@@ -15,7 +15,7 @@ MASK = (1 << 63) - 1
 
 
 @dataclass
-class Position:
+class TrainingState:
     """Counts since the start of the run, over all sessions and processes. Plain numbers, kept exactly in JSON."""
 
     step: int = 0

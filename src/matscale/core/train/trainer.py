@@ -23,11 +23,11 @@ from matscale.core.train.compute import memory_bytes
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner, named, suspects
 from matscale.core.train.recorder import Recorder
-from matscale.core.train.running_metrics import Interval
+from matscale.core.train.running_metrics import RunningMetrics
 from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.setup import Setup
-from matscale.core.train.state import Position, seed_step
+from matscale.core.train.state import TrainingState, seed_step
 from matscale.core.train.stop import StopRequest
 
 
@@ -46,8 +46,8 @@ class Trainer:
         self.budget = Budget.of(self.config.budget, steps)
         self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
         self.steps_of_epochs = steps
-        self.position = Position()
-        self.interval = Interval(self.objective.metrics(self.device))
+        self.position = TrainingState()
+        self.interval = RunningMetrics(self.objective.metrics(self.device))
         self.began = time.perf_counter()
         self.saved: int | None = None
 
@@ -194,7 +194,7 @@ class Trainer:
             return
         means = self.interval.means(self.world)
         row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak.flops_per_s)}
-        self.interval = Interval(self.objective.metrics(self.device))
+        self.interval = RunningMetrics(self.objective.metrics(self.device))
         self.recorder.logged(row)
 
     def _validate(self) -> bool:
@@ -269,6 +269,6 @@ class Trainer:
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint."""
         self.learner.restore(saved)
-        self.position = Position(**saved.state["position"])
+        self.position = TrainingState(**saved.state["position"])
         self.interval.restore(saved.state["interval"], self.world)
         self.saved = saved.step

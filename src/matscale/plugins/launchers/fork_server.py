@@ -41,7 +41,7 @@ MODULES = (
 """Modules that every training imports sooner or later; the last one comes with its first optimizer."""
 
 
-class Nursery:
+class ForkServer:
     """Client of the fork server, in the sweep. Raises OSError if the server is gone: then start another one."""
 
     def __init__(self, environment: dict[str, str]) -> None:
@@ -78,7 +78,7 @@ class Nursery:
         while select.select([self._socket], [], [], 0)[0]:
             text = self._socket.recv(LARGEST)
             if not text:
-                raise ConnectionResetError("the nursery is gone")
+                raise ConnectionResetError("the fork server is gone")
             message = json.loads(text)
             found.append((Path(message["path"]), message.get("code"), message.get("error", "")))
         return found

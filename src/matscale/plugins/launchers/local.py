@@ -26,7 +26,7 @@ from matscale.plugin import (
     is_run_claimed,
     usable_cores,
 )
-from matscale.plugins.launchers.fork_server import Nursery
+from matscale.plugins.launchers.fork_server import ForkServer
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
@@ -66,10 +66,10 @@ class LocalPool:
         self.environment = os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE | {"PYTHONPATH": path}
         self.slots: dict[Path, int] = {}
         self.processes: dict[Path, subprocess.Popen[bytes]] = {}
-        """Run folder -> its process, unless the nursery started it."""
+        """Run folder -> its process, unless the fork server started it."""
         self.orphans: set[Path] = set()
-        """Runs whose nursery has ended."""
-        self.nursery: Nursery | None = None
+        """Runs whose fork server has ended."""
+        self.fork_server: ForkServer | None = None
         self._refused: list[Ended] = []
 
     def room(self) -> int:
@@ -96,8 +96,8 @@ class LocalPool:
         gpu = self.gpus[slot]
         chosen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
         if self.warm:
-            self.nursery = self.nursery or Nursery(self.environment)
-            self.nursery.start(job, descriptor, chosen)
+            self.fork_server = self.fork_server or ForkServer(self.environment)
+            self.fork_server.start(job, descriptor, chosen)
         else:
             self.processes[job.path] = self._anew(job, descriptor, self.environment | chosen)
         self.slots[job.path] = slot
@@ -117,7 +117,7 @@ class LocalPool:
     def ended(self) -> list[Ended]:
         over = [Ended(path, p.returncode) for path, p in self.processes.items() if p.poll() is not None]
         over += [Ended(path, None) for path in self.orphans if not is_run_claimed(path)]
-        over += self._of_nursery()
+        over += self._of_fork_server()
         for end in over:
             del self.slots[end.path]
             self.processes.pop(end.path, None)
@@ -125,11 +125,11 @@ class LocalPool:
         refused, self._refused = self._refused, []
         return refused + over
 
-    def _of_nursery(self) -> list[Ended]:
-        if self.nursery is None:
+    def _of_fork_server(self) -> list[Ended]:
+        if self.fork_server is None:
             return []
         try:
-            return [Ended(path, code, error) for path, code, error in self.nursery.ended()]
+            return [Ended(path, code, error) for path, code, error in self.fork_server.ended()]
         except OSError:  # somebody killed it; its processes go on, and another one will be started for the next
             self.close()
             self.orphans |= set(self.slots) - set(self.processes)
@@ -152,22 +152,22 @@ class LocalPool:
         """End one run, saved; `ended` lists it when it has ended."""
         if path in self.processes:
             self.processes[path].send_signal(signal.SIGTERM)
-        elif path in self.slots and self.nursery is not None:
+        elif path in self.slots and self.fork_server is not None:
             with suppress(OSError):  # it is gone, and what it began goes on
-                self.nursery.signal(path, signal.SIGTERM)
+                self.fork_server.signal(path, signal.SIGTERM)
 
     def close(self) -> None:
-        if self.nursery is not None:
-            self.nursery.close()
-            self.nursery = None
+        if self.fork_server is not None:
+            self.fork_server.close()
+            self.fork_server = None
 
     def _signal(self, number: int) -> None:
         for process in self.processes.values():
             process.send_signal(number)
-        if self.nursery is not None:
+        if self.fork_server is not None:
             with suppress(OSError):  # it is gone, and what it began goes on
                 for path in self.slots:
-                    self.nursery.signal(path, number)
+                    self.fork_server.signal(path, number)
 
 
 def _gpus(options: LocalOptions) -> list[int]:

@@ -21,7 +21,7 @@ from matscale.core.data.sources import filters
 from matscale.core.data.sources.find import survey
 from matscale.core.data.sources.labels import NAMES, TOLERANCE, Keys
 from matscale.core.data.sources.limits import current
-from matscale.core.data.sources.pack_task import Recipe, Result, Span, run_task
+from matscale.core.data.sources.pack_task import PackSettings, Result, Span, run_task
 from matscale.core.data.sources.reader import Reader
 from matscale.core.data.store.manifest import FILE, Manifest, SourceRecord
 from matscale.core.data.store.writer import PARTS, PIECE_BYTES, SHARD_BYTES, check_precision, describe, join
@@ -77,7 +77,7 @@ def pack(
     if strict and passed:
         raise DataError(f"{describe_passed(passed)} (--strict). Convert or unpack them, or move them elsewhere.")
     texts = tuple(f.text for f in filters.parse(filter))
-    recipe = Recipe(
+    recipe = PackSettings(
         tuple((str(path), responsible.name) for path, responsible in found),
         texts,
         keys or Keys(),
@@ -113,7 +113,7 @@ def pack(
     return Packed(manifest, was_there=False)
 
 
-def _fingerprint(recipe: Recipe, *cut: int) -> str:
+def _fingerprint(recipe: PackSettings, *cut: int) -> str:
     """Hash of the input files (name, size, modification time) and of all options that change the result."""
     files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
     asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
@@ -202,7 +202,7 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
 
 
 def _run(
-    recipe: Recipe,
+    recipe: PackSettings,
     tasks: Sequence[list[Span]],
     parts: Path,
     workers: int,
@@ -235,7 +235,7 @@ def _refuse_rejected(result: Result, strict: bool) -> None:
         raise DataError(f"{result.first_rejected} (--strict)")
 
 
-def _records(recipe: Recipe, results: Sequence[Result]) -> list[SourceRecord]:
+def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceRecord]:
     """Manifest records of the sources.
 
     Raises DataError if there is no usable structure, or if a key that the user gave occurs in none of the files.

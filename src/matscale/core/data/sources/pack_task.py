@@ -34,7 +34,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PackSettings:
     """Sources and options of a packing."""
 
     sources: tuple[tuple[str, str], ...]
@@ -90,7 +90,7 @@ class Result:
         return result if whole else None
 
 
-def run_task(recipe: Recipe, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
+def run_task(recipe: PackSettings, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
     """Do a task and write its record, last. Raises DataError at the first unusable structure if `strict`."""
     task = _Task(recipe, number, parts, strict)
     with using(recipe.limits):
@@ -100,7 +100,7 @@ def run_task(recipe: Recipe, number: int, spans: list[Span], parts: Path, strict
 
 
 class _Task:
-    def __init__(self, recipe: Recipe, number: int, parts: Path, strict: bool) -> None:
+    def __init__(self, recipe: PackSettings, number: int, parts: Path, strict: bool) -> None:
         self.recipe, self.number, self.parts, self.strict = recipe, number, parts, strict
         self.filters = filters.parse(recipe.filters)
         self.structures: list[Structure] = []

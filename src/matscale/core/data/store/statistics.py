@@ -111,7 +111,7 @@ class Summary:
 
 
 @dataclass
-class Tally:
+class PropertySummaries:
     """The summaries of all properties over some part of a dataset."""
 
     n_structures: int = 0
@@ -152,12 +152,12 @@ def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, Tally]) -> None:
+def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, PropertySummaries]) -> None:
     """Add these structures to the tally of "all" and, where there are several sources, to that of their source."""
-    total.setdefault("all", Tally()).add(arrays)
+    total.setdefault("all", PropertySummaries()).add(arrays)
     if len(sources) > 1:
         for number in np.unique(arrays["source"]):
-            total.setdefault(sources[number], Tally()).add(take(arrays, arrays["source"] == number))
+            total.setdefault(sources[number], PropertySummaries()).add(take(arrays, arrays["source"] == number))
 
 
 def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
@@ -169,12 +169,12 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     return {"atom_ptr": np.concatenate([[0], np.cumsum(counts[mask], dtype=np.int64)]), **kept}
 
 
-def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, Tally]:
+def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, PropertySummaries]:
     """Tally parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
     masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
     for name, indices in parts.items():
         masks[name][indices] = True
-    tallies = {name: Tally() for name in parts}
+    tallies = {name: PropertySummaries() for name in parts}
     for first, arrays in dataset.shards():
         start = first
         for window in windows(arrays):

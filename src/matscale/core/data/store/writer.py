@@ -15,7 +15,7 @@ import numpy as np
 from matscale.core.data.store.arrays import n_bytes, sha256
 from matscale.core.data.store.manifest import FILE, Manifest, ShardRecord, SourceRecord, dataset_hash
 from matscale.core.data.store.shard import LABELS, arrays_of, map_shard, narrowed, windows, write_shard
-from matscale.core.data.store.statistics import Tally, tally
+from matscale.core.data.store.statistics import PropertySummaries, tally
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.files import make_folder, remove, sweep_up, write_text
@@ -173,7 +173,7 @@ def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRe
 
     counts, labels = np.zeros(256, dtype=np.int64), dict.fromkeys(LABELS, 0)
     per_source = np.zeros(len(sources), dtype=np.int64)
-    total: dict[str, Tally] = {}
+    total: dict[str, PropertySummaries] = {}
     for shard in shards:
         arrays = map_shard(folder / shard.file)
         for piece in windows(arrays):

@@ -18,10 +18,10 @@ FLAT = 0.2
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostLaw:
     """C = k N^p D^q, fitted to runs.
 
-    >>> cost = Cost(log_k=np.log(6.0), p=1.0, q=1.0, error=0.0, largest=1e18)
+    >>> cost = CostLaw(log_k=np.log(6.0), p=1.0, q=1.0, error=0.0, largest=1e18)
     >>> float(cost.flops(1e6, 1e9).round(-10)), float(cost.data(6e15, 1e6).round(-2))
     (6000000000000000.0, 1000000000.0)
     """
@@ -42,7 +42,7 @@ class Cost:
         return np.asarray(np.exp((np.log(c) - self.log_k - self.p * np.log(n)) / self.q))
 
 
-def measured_cost(table: Table) -> Cost:
+def measured_cost(table: Table) -> CostLaw:
     """C(N, D) of the runs. Raises DataError without compute, or where it is no product of powers."""
     if not table.has("n", "d", "c"):
         raise DataError("A plan needs n, d and c of every run: the cost is measured, never 6 N D. Map the columns.")
@@ -57,10 +57,10 @@ def measured_cost(table: Table) -> Cost:
             f"FLOPs are no function of n and d alone here (C = k N^p D^q misses by {error:.0%}): runs of one size saw "
             "their data for different times. Map d to what was seen: --map d=structures."
         )
-    return Cost(float(log_k), float(p), float(q), error, float(table["c"].max()))
+    return CostLaw(float(log_k), float(p), float(q), error, float(table["c"].max()))
 
 
-def _refuse_flat(cost: Cost) -> None:
+def _refuse_flat(cost: CostLaw) -> None:
     """Raises DataError where more of n or d costs nothing: as many steps on any data are one cost for all of them."""
     for axis, power, how in (("n", cost.p, ""), ("d", cost.q, ": the same steps were made on any amount of data")):
         if power < FLAT:

@@ -19,7 +19,7 @@ from matscale.core.files import finite
 from matscale.core.hosting.host import host
 from matscale.core.scaling.allocation.belief import Belief, believe
 from matscale.core.scaling.allocation.choose import choose
-from matscale.core.scaling.allocation.cost_law import Cost, measured_cost
+from matscale.core.scaling.allocation.cost_law import CostLaw, measured_cost
 from matscale.core.scaling.allocation.next_runs import candidates
 from matscale.core.scaling.allocation.plan import needed, refuse_far
 from matscale.core.scaling.law import Array
@@ -73,7 +73,7 @@ class Side:
 
     name: str
     belief: Belief
-    measured: Cost
+    measured: CostLaw
     smallest: float
     """FLOPs of its smallest run"""
     n: Array

@@ -16,7 +16,7 @@ from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.law import Array
 
 if TYPE_CHECKING:
-    from matscale.core.scaling.allocation.cost_law import Cost
+    from matscale.core.scaling.allocation.cost_law import CostLaw
     from matscale.core.scaling.result import Fit
 
 EXACT = 1e-16
@@ -36,7 +36,7 @@ class Proposal:
     """Share of the prediction's variance that the run removes"""
 
 
-def propose(fit: Fit, cost: Cost, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
+def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
     """The best `count` runs, all different, that cost at most twice the largest; `target` (N, D) is to be predicted.
 
     None if the target is known exactly.

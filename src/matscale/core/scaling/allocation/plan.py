@@ -17,7 +17,7 @@ import numpy as np
 
 from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.files import finite
-from matscale.core.scaling.allocation.cost_law import Cost, _refuse_flat, measured_cost
+from matscale.core.scaling.allocation.cost_law import CostLaw, _refuse_flat, measured_cost
 from matscale.core.scaling.allocation.next_runs import Proposal, propose
 from matscale.core.scaling.allocation.speed import Speed
 from matscale.core.scaling.bootstrap import Draws
@@ -57,7 +57,7 @@ class Plan:
     """Expected loss of a new run; the target loss if one was given"""
     unreachable: float
     """Share of bootstrap samples in which no budget reaches the target; 0 without one"""
-    cost: Cost
+    cost: CostLaw
     speed: Speed | None
     """Training speed of the named device; None without one"""
     beyond: float
@@ -141,7 +141,7 @@ def make_plan(
     )
 
 
-def refusal(fit: Fit, cost: Cost) -> str:
+def refusal(fit: Fit, cost: CostLaw) -> str:
     """Why there is no plan, what can be said all the same, and which runs would change that."""
     reasons = "; ".join(str(reason) for reason in fit.reasons)
     still = f" Still, {fit.still}. --despite {option(fit.verdict)} plans with this uncertainty." if fit.still else ""
@@ -153,7 +153,7 @@ def option(verdict: str) -> str:
     return verdict.replace(" ", "-")
 
 
-def _advice(fit: Fit, cost: Cost) -> str:
+def _advice(fit: Fit, cost: CostLaw) -> str:
     best = ", ".join(f"n = {p.n:,.0f} on d = {p.d:,.0f}" for p in propose(fit, cost, None)[:3])
     return f"The runs that would tell most: {best}." if best else ""
 
@@ -167,21 +167,21 @@ def _despite(fit: Fit) -> list[str]:
     return [f"the law is {fit.verdict} ({reasons}){wider}"]
 
 
-def optimal_size(laws: Array, c: Array, cost: Cost) -> Array:
+def optimal_size(laws: Array, c: Array, cost: CostLaw) -> Array:
     """N [b] that is best for budgets `c` [b] by laws (E, A, B, alpha, beta) [b, 5]."""
     _, a, b, alpha, beta = laws.T
     left = np.log(alpha * a * cost.q) - np.log(beta * b * cost.p)
     return np.asarray(np.exp((left + beta * (np.log(c) - cost.log_k) / cost.q) / (alpha + beta * cost.p / cost.q)))
 
 
-def reached(laws: Array, c: Array, cost: Cost) -> Array:
+def reached(laws: Array, c: Array, cost: CostLaw) -> Array:
     """The least loss [b] for budgets `c` [b]."""
     n = optimal_size(laws, c, cost)
     e, a, b, alpha, beta = laws.T
     return np.asarray(e + a * n**-alpha + b * cost.data(c, n) ** -beta)
 
 
-def needed(loss: float, laws: Array, cost: Cost) -> Array:
+def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
     """The least C [b] that reaches `loss`; infinite where the floor is above it. By bisection in ln C."""
     low, high = np.full(len(laws), np.log(cost.largest) - 60.0), np.full(len(laws), np.log(cost.largest) + 120.0)
     with np.errstate(over="ignore", under="ignore"):
@@ -199,7 +199,7 @@ def sampled_laws(spread: Draws) -> Array:
     return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]
 
 
-def _for_loss(loss: float, best: Array, draws: Array, cost: Cost, fit: Fit) -> tuple[Array, float]:
+def _for_loss(loss: float, best: Array, draws: Array, cost: CostLaw, fit: Fit) -> tuple[Array, float]:
     budgets = needed(loss, np.concatenate([best, draws]), cost)
     unreachable = float(np.isinf(budgets[1:]).mean())
     if np.isinf(budgets[0]):
@@ -211,7 +211,7 @@ def _for_loss(loss: float, best: Array, draws: Array, cost: Cost, fit: Fit) -> t
     return budgets, unreachable
 
 
-def refuse_far(c: float, cost: Cost, smallest: float) -> None:
+def refuse_far(c: float, cost: CostLaw, smallest: float) -> None:
     """Raises ConfigError for FLOPs far from those of the runs, of which `smallest` is the least."""
     if c * FURTHEST < smallest:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from matscale.plugin import Checkpoint, ConfigError, DatasetInfo, Importer, Role
+from matscale.plugin import ConfigError, DatasetInfo, FairchemCheckpoint, Importer, Role
 from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.fairchem.export import content
 from matscale.plugins.eqv2.fairchem.names import config_from_fairchem, derived, fairchem_name, load_fairchem
@@ -40,7 +40,7 @@ _REQUIRED = {"stress": ("decompose", "use_source_target_embedding")}
 """Options whose default in fairchem is another one."""
 
 
-def configuration(checkpoint: Checkpoint) -> EqV2Config:
+def configuration(checkpoint: FairchemCheckpoint) -> EqV2Config:
     """Configuration of the model in a checkpoint. Raises ConfigError that names an option of another network."""
     path, backbone, heads = checkpoint.path, checkpoint.model.options, checkpoint.model.heads or {}
     for head, (modules, options) in _HEADS.items():

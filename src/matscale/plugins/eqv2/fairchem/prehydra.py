@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from matscale.plugin import Checkpoint, DataError
+from matscale.plugin import DataError, FairchemCheckpoint
 
 _HEADS = {"energy_block.": "output_heads.energy.energy_block.", "force_block.": "output_heads.forces.force_block."}
 _REFERENCES = "energy_lin_ref"
 
 
-def as_hydra(checkpoint: Checkpoint) -> Checkpoint:
+def as_hydra(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     """Convert the content of a file from before hydra to the later form; other files stay.
 
     Raises DataError if it has element references twice.

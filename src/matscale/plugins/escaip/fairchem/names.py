@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.plugin import Checkpoint, ConfigError, Importer, Role, copy_named, renamed_options
+from matscale.plugin import ConfigError, FairchemCheckpoint, Importer, Role, copy_named, renamed_options
 from matscale.plugins.escaip.config import EScAIPConfig
 
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -168,7 +168,7 @@ _HEADS = {
 """Module of a head -> its name here."""
 
 
-def with_our_heads(checkpoint: Checkpoint) -> Checkpoint:
+def with_our_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     """Rename heads to the names that `our_name` knows. Raises ConfigError for unexpected heads."""
     named: dict[str, str] = {}
     for head in checkpoint.model.heads or {}:
@@ -203,7 +203,7 @@ def _with_head(name: str, named: Mapping[str, str]) -> str:
     return f"{place}.{named[head]}.{rest}" if place == "output_heads" and head in named else name
 
 
-def _configuration(checkpoint: Checkpoint) -> EScAIPConfig:
+def _configuration(checkpoint: FairchemCheckpoint) -> EScAIPConfig:
     return config_from_fairchem(checkpoint.model.options)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matscale.plugin import Checkpoint, ConfigError, DataError, Importer, Role
+from matscale.plugin import ConfigError, DataError, FairchemCheckpoint, Importer, Role
 from matscale.plugins.gemnet.config import GemNetConfig
 from matscale.plugins.gemnet.fairchem.names import fairchem_name, state_from_fairchem
 from matscale.plugins.gemnet.fairchem.options import config_from_fairchem
@@ -35,7 +35,7 @@ _SCALES = [
 """Old name of a scale factor -> its module, and the number of the first."""
 
 
-def in_one_piece(checkpoint: Checkpoint) -> Checkpoint:
+def in_one_piece(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     """Convert a hydra model to one in one piece, with scale factors among the weights."""
     if checkpoint.model.heads is not None:
         checkpoint = _without_heads(checkpoint)
@@ -67,7 +67,7 @@ def _module(name: str) -> str:
     return name
 
 
-def _without_heads(checkpoint: Checkpoint) -> Checkpoint:
+def _without_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     options, name = dict(checkpoint.model.options), str(checkpoint.model.name).removesuffix("_backbone")
     depths = dict(_head(checkpoint, head, name) for head in checkpoint.model.heads or {})
     wanted = {"energy", "forces"} if options.get("direct_forces") else {"energy"}
@@ -83,7 +83,7 @@ def _without_heads(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.changed(state_dict=weights, config={**checkpoint.config, "model": {"name": name, **options}})
 
 
-def _head(checkpoint: Checkpoint, head: str, model: str) -> tuple[str, int | None]:
+def _head(checkpoint: FairchemCheckpoint, head: str, model: str) -> tuple[str, int | None]:
     """Quantity that a head predicts, and the depth of the head."""
     options = dict(checkpoint.section("config", "model", "heads", head))
     module = options.pop("module", None)
@@ -97,7 +97,7 @@ def _head(checkpoint: Checkpoint, head: str, model: str) -> tuple[str, int | Non
     return known[module], depth
 
 
-def configuration(checkpoint: Checkpoint) -> GemNetConfig:
+def configuration(checkpoint: FairchemCheckpoint) -> GemNetConfig:
     """Configuration of the model in a checkpoint. Raises ConfigError that names an option of another network."""
     return config_from_fairchem({"name": checkpoint.model.name, **checkpoint.model.options})
 
@@ -121,7 +121,7 @@ def _load(model: GemNet, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state_from_fairchem(model, weights))
 
 
-def _notes(checkpoint: Checkpoint) -> list[str]:
+def _notes(checkpoint: FairchemCheckpoint) -> list[str]:
     options: dict[str, Any] = checkpoint.model.options
     tags = options.get("qint_tags")
     are_all = tags is None or (isinstance(tags, list) and all(tag in tags for tag in (0, 1, 2)))

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from matscale.plugin import Checkpoint, ConfigError, Importer, Role, copy_named, renamed_options
+from matscale.plugin import ConfigError, FairchemCheckpoint, Importer, Role, copy_named, renamed_options
 from matscale.plugins.schnet.model import SchNetConfig
 
 _RULES = [
@@ -74,7 +74,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
     return SchNetConfig.parse({**values, "max_neighbors": 50, "max_atomic_number": 99}, "model")
 
 
-def _configuration(checkpoint: Checkpoint) -> SchNetConfig:
+def _configuration(checkpoint: FairchemCheckpoint) -> SchNetConfig:
     if checkpoint.model.heads is not None:
         raise ConfigError("its schnet is the backbone of a hydra model, which fairchem v1 has not.")
     return config_from_fairchem(checkpoint.model.options)

@@ -1,4 +1,4 @@
-"""What code of others does to the process inside of `undisturbed` is undone; what it makes remains."""
+"""What code of others does to the process inside of `isolation` is undone; what it makes remains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from matscale.core.model.isolation import undisturbed
+from matscale.core.model.isolation import isolation
 
 
 def state() -> dict[str, Any]:
@@ -44,7 +44,7 @@ def disturb() -> None:
     del os.environ["MATSCALE_TEST_REMOVED"]
 
 
-@undisturbed()
+@isolation()
 def disturb_and_fail() -> None:
     disturb()
     raise ZeroDivisionError
@@ -59,7 +59,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_process_is_as_it_was() -> None:
     before = state()
-    with undisturbed():
+    with isolation():
         disturb()
         changed = [name for name, value in state().items() if value != before[name]]
         made = torch.zeros(1)
@@ -76,7 +76,7 @@ def test_the_process_is_as_it_was_after_an_error_too() -> None:
 
 
 def test_a_child_process_inherits_nothing_of_it() -> None:
-    with undisturbed():
+    with isolation():
         disturb()
     script = "import json, os; print(json.dumps(dict(os.environ)))"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -86,13 +86,13 @@ def test_a_child_process_inherits_nothing_of_it() -> None:
 
 
 def test_what_others_warn_of_is_their_own_affair() -> None:
-    with undisturbed():
+    with isolation():
         warnings.warn("deprecated since long", DeprecationWarning, stacklevel=1)
     with pytest.warns(UserWarning, match="heard"):
         warnings.warn("heard", UserWarning, stacklevel=1)
 
 
 def test_what_others_print_does_not_end_in_the_results(capsys: pytest.CaptureFixture[str]) -> None:
-    with undisturbed():
+    with isolation():
         print("no acceleration found")
     assert capsys.readouterr() == ("", "no acceleration found\n")

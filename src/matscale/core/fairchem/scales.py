@@ -58,8 +58,8 @@ def _check_derivatives(path: Path, energy: float, scales: dict[str, float]) -> N
     for name, scale in scales.items():
         if not math.isclose(scale, energy, rel_tol=1e-6):
             raise DataError(
-                f"{path}: the energy is multiplied by {energy:g} and its derivatives, the {name}, by {scale:g}. What "
-                "it predicts as forces is no force of its energy, and it is not imported."
+                f"{path}: the energy is multiplied by {energy:g} and its derivatives, the {name}, by {scale:g}. Its "
+                "forces are not the derivatives of its energy; such a model is not imported."
             )
 
 

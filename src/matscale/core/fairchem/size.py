@@ -37,7 +37,7 @@ def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Mo
         if any(
             isinstance(each, int) and each > MOST for each in (value if isinstance(value, list | tuple) else [value])
         ):
-            raise ConfigError(f"{path}: {name} = {value!r} by its options, and no model has more than {MOST:,} of it.")
+            raise ConfigError(f"{path}: its options have {name} = {value!r}, more than the {MOST:,} of any model.")
     try:
         with torch.device("meta"), _at_most(n_numbers):
             build()

@@ -51,8 +51,8 @@ def _with_names(
     trained = [names for names in groups.values() if any(roles[name] == "trained" for name in names)]
     if len(average) != len(trained):
         raise DataError(
-            f"{checkpoint.path}: ema.shadow_params has {len(average)} tensors for {len(trained)} parameters, so which "
-            "is which cannot be told. Take --weights raw."
+            f"{checkpoint.path}: ema.shadow_params has {len(average)} tensors for {len(trained)} parameters, and "
+            "cannot be assigned to them. Take --weights raw."
         )
     for names, weight in zip(trained, average):
         if weight.shape != named[names[0]].shape:

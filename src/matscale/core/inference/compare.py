@@ -112,7 +112,9 @@ def measure(
             f"{named(dataset, bad)}. Choose another checkpoint, or leave out such structures."
         )
     if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
-        raise NonFinitePrediction(f"{dataset.path}: the errors {', '.join(wrong)} are too large for a number.")
+        raise NonFinitePrediction(
+            f"{dataset.path}: the errors {', '.join(wrong)} are too large for a floating-point number."
+        )
     return values
 
 

@@ -332,9 +332,13 @@ class TrainConfig(Config):
         if self.start.run is not None and not self.start.branch:
             raise ValueError("pre-training begins with new weights: leave out --from (start.run), or --pretrain")
         if self.loss != LossConfig():
-            raise ValueError("pre-training has a loss of its own, and loss is of labels: leave out loss, or --pretrain")
+            raise ValueError(
+                "pre-training has a loss of its own, and [loss] is for labels: leave out loss, or --pretrain"
+            )
         if self.pretrain.task == "distances" and self.compute.compile:
-            raise ValueError("compute.compile is of a model's forward, and --pretrain distances reads embeddings only")
+            raise ValueError(
+                "--pretrain distances does not run the forward that compute.compile compiles: leave one out"
+            )
         return self
 
 

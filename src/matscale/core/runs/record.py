@@ -82,7 +82,7 @@ def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
     try:
         return TrainConfig.parse(read_toml(path / CONFIG), str(path / CONFIG))
     except ConfigError as error:
-        hint = " Undo what was changed; or delete the file, and it is taken from the newest checkpoint."
+        hint = " Undo what was changed; or delete the file: the copy in the newest checkpoint then replaces it."
         raise ConfigError(f"{error}{hint if kept() else ''}") from None
 
 

@@ -190,7 +190,7 @@ def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
         except ConfigError as error:
             if least == 1:
                 raise ConfigError(
-                    f"{run.name}: {error} Or have such runs left out: budget.least_steps = 2 or more in the study."
+                    f"{run.name}: {error} Or leave such runs out of the study: budget.least_steps = 2 or more."
                 ) from None
             steps = 0
         if steps < least:

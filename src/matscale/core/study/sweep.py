@@ -212,8 +212,8 @@ class Sweep:
         more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
         raise MatscaleError(
             f"{len(left)} of {len(self.runs)} runs are not done: {shown}{more}. All of them: matscale runs list "
-            f"{self.plan.folder}. The same sweep again takes up what was stopped or cut off; --retry-failed also what "
-            "failed for a reason of its own, once that is mended."
+            f"{self.plan.folder}. Run the same sweep again to resume stopped and killed runs. For failed runs, remove "
+            "the cause and add --retry-failed."
         )
 
 

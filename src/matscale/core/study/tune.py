@@ -159,8 +159,8 @@ def _loss(run: PlannedRun) -> float:
     if state.status == "failed" and state.reason.startswith(NonFiniteLossError.__name__):
         return math.inf
     raise MatscaleError(
-        f"{run.path}: is not done ({state.status}; {state.reason or 'no reason known'}). Mend what it says, then run "
-        "the same command again: what is trained is kept."
+        f"{run.path}: is not done ({state.status}; {state.reason or 'no reason known'}). Remove the cause, "
+        "then run the same command again: finished runs are kept."
     )
 
 

@@ -186,9 +186,10 @@ def _fit(trainer: Trainer, stop: StopRequest) -> None:
         trainer.fit(stop)
     except torch.OutOfMemoryError as error:
         raise MatscaleError(
-            f"The device ran out of memory after step {trainer.position.step} ({error}). Let a batch hold less, and "
-            "make up for it: --set batch.atoms=... with --set batch.accumulate=...; a limit of atoms or edges bounds "
-            "memory better than one of structures. Or keep less of it: --set compute.checkpoint_activations=true."
+            f"The device ran out of memory after step {trainer.position.step} ({error}). Make batches "
+            "smaller and accumulate more of them: --set batch.atoms=... with --set batch.accumulate=...; limits of "
+            "atoms or edges bound memory better than structures. Or save memory: "
+            "--set compute.checkpoint_activations=true."
         ) from error
 
 

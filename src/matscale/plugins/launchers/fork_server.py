@@ -1,12 +1,12 @@
 """Fork server: a process that has imported everything for a training, and forks a process for each run without delay.
 
-Importing torch and the architectures takes seconds, longer than a tiny run. This process imports them once, and then
-only forks. That is safe because it is checked: it forks only while it has a single thread and has not touched a GPU,
-and starts an ordinary process otherwise. A forked process is one of its own: it has its own session, its output goes
-to the run's log, and it outlives the fork server and the sweep.
+Importing torch and the architectures takes seconds, longer than a tiny run. The server imports them once, does nothing
+else, and forks. Before each fork it checks that this is safe: it forks only while it has a single thread and no state
+on a GPU, and starts an ordinary process otherwise. A forked process has its own session, its output goes to the run's
+log, and it outlives the server and the sweep.
 
 Messages go over a socket pair: {"path", "arguments", "log", "environment"} with the file descriptor of the run's claim,
-or {"signal", "path"}; back come {"path", "code"} when a process has ended, and {"path", "error"} if none could begin.
+or {"signal", "path"}; answers are {"path", "code"} when a process has ended, and {"path", "error"} if none began.
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ class SlurmOptions(Config):
         if broken := next((text for text in lines if text is not None and not text.isprintable()), None):
             raise ValueError(f"{broken!r} holds a line break or a control character, which an option of sbatch cannot")
         if self.time is not None and self.time <= self.margin:
-            raise ValueError(f"time = {self.time:g} s leaves nothing before the margin of {self.margin:g} s")
+            raise ValueError(
+                f"time = {self.time:g} s leaves nothing before the margin of {self.margin:g} s: set a longer time"
+            )
         return self
 
 
@@ -112,8 +114,8 @@ class SlurmPool:
             self._look()
         except OSError as error:
             raise ConfigError(
-                f"The launcher slurm does not reach Slurm: {error}. Is slurmctld up (`sinfo`)? --launcher local does "
-                "without."
+                f"The launcher slurm does not reach Slurm: {error}. Is slurmctld up (`sinfo`)? --launcher local needs "
+                "no Slurm."
             ) from None
 
     # A pool -----------------------------------------------------------------------------------------------------------

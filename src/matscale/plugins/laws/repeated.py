@@ -6,8 +6,8 @@ overfitting  L = E + A N^-alpha + B S^-beta + P (R N / U)^kappa
              Repetition harms in the end: the data term falls with all that is seen, and a penalty rises with the
              repeats and with the parameters per structure. It is 0 for one epoch.
 
-Lovelace et al., arXiv:2605.01640, found that an additive penalty describes the excess loss; theirs has one coefficient
-and a fixed shape; here the exponent kappa is fitted, since no shape is known for models of atoms.
+Lovelace et al., arXiv:2605.01640, found that an additive penalty describes the excess loss. Their penalty has one
+coefficient and a fixed shape; here the exponent kappa is fitted, since no shape is known for models of atoms.
 """
 
 from __future__ import annotations

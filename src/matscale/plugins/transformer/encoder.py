@@ -120,8 +120,8 @@ class EncoderModel(nn.Module, ABC):
     def with_attention(self, data: AtomicBatch) -> Outputs:
         """Run `forward` without dropout of attention, and put the weights into `extras["attention"]`.
 
-        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: row = the atom that attends, summing to one; rows and
-        columns of padding are zero.
+        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: a row is the atom that attends, and
+        sums to one; rows and columns of padding are zero.
         """
         kept: list[Tensor] = []
         outputs: Outputs = self.heads(self.encode(data, kept), data)

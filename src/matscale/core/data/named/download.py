@@ -229,7 +229,7 @@ class _Room:
         """Count the bytes after the last member, which are read for the checksum alone."""
         self.skipped += n_bytes
         if self.skipped > self.ratio:
-            raise self._refused(f"goes on for {shown(self.skipped)} after its last member", "expansion=...")
+            raise self._refused(f"has {shown(self.skipped)} after its last member", "expansion=...")
 
     def _refused(self, what: str, allow: str) -> DataError:
         return DataError(

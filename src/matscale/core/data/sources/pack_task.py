@@ -168,7 +168,7 @@ class _Task:
     def _leave_out(self, source: int, place: str, fault: Unusable) -> None:
         if self.strict:
             raise DataError(
-                f"{place}: {fault}. Mend it, or leave out --strict: then it is left out and listed in rejected.jsonl."
+                f"{place}: {fault}. Correct it, or leave out --strict: then it is skipped and listed in rejected.jsonl."
             )
         self.rejected[str(source)] += 1
         self.first_rejected = self.first_rejected or f"{place}: {fault}"

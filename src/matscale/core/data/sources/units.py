@@ -202,7 +202,7 @@ def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any
     values = {re.sub(r"\W+", "_", str(other).lower().rpartition(":")[2]) for place in places for other in place}
     if name not in _LABEL_OF_WORD and name not in values and not _NO_LABEL.fullmatch(name):
         raise DataError(
-            f"{key} = {unit!r}: the file has no value {name!r}, and which labels are in this unit is not said. Give "
+            f"{key} = {unit!r}: the file has no value {name!r}, and it is not said which labels have this unit. Give "
             "the units of the labels: --unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
         )
 

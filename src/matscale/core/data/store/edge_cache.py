@@ -57,7 +57,7 @@ class EdgeCache:
             try:
                 self._maps[number] = map_arrays(path)
             except (OSError, ValueError) as error:
-                raise DataError(f"{path}: was sound a moment ago, and is not any more ({error}).") from None
+                raise DataError(f"{path}: was damaged while it was in use ({error}).") from None
         return self._maps[number]
 
     @cached_property

@@ -79,7 +79,7 @@ class Source:
             names = ", ".join(chemical_symbols[z] for z in new)
             raise ConfigError(
                 f"{self.run.path}: was not trained on {names}, which the new data contain. With --partial it learns "
-                "them from nothing, beside the others."
+                "them from the new data alone."
             )
         info = replace(DatasetInfo.parse(self.run.info["dataset_info"]), elements=setup.info.elements)
         if self.is_pretrained:

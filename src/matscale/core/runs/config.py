@@ -337,7 +337,7 @@ class TrainConfig(Config):
             )
         if self.pretrain.task == "distances" and self.compute.compile:
             raise ValueError(
-                "--pretrain distances does not run the forward that compute.compile compiles: leave one out"
+                "--pretrain distances reads embeddings only, which compute.compile does not compile: leave one out"
             )
         return self
 

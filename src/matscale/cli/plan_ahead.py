@@ -1,4 +1,4 @@
-"""`matscale plan --simulate` and `--next`: what a choice of runs would have been worth, and which runs come next."""
+"""`matscale plan --simulate` and `--next`: replay choices of runs on a table, and choose the next runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = {"is_replay": "--simulate", "count": "--next", "purpose": "--for", "page
 
 
 def refuse_unused(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError where an option is missing, or has no use for what is planned."""
+    """Raise ConfigError if an option is missing, or has no effect on what is planned."""
     ways = [way for way in ("is_replay", "count") if given[way] not in (None, False)]
     if len(ways) > 1:
         raise ConfigError("--simulate replays a table, --next chooses new runs: say one of them.")
@@ -51,7 +51,7 @@ PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5.
 
 
 def choose_next(table: Table, purpose: str, count: int, budget: float, as_json: bool) -> None:
-    """Print what is known for the purpose, and the next runs."""
+    """Print the present knowledge for the purpose, and the next runs."""
     from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
 
     wanted = Purpose.parse(purpose)
@@ -60,7 +60,7 @@ def choose_next(table: Table, purpose: str, count: int, budget: float, as_json: 
 
 
 def batch_text(batch: Batch) -> str:
-    """What is known, and a line for each run with what it is expected to leave."""
+    """Format the present knowledge, and a line for each run with the uncertainty expected after it."""
     if batch.is_met:
         return f"{batch.text}\nMet: no run is needed."
     rows = [["", "n", "d", "FLOPs", "then ±"]]
@@ -76,7 +76,7 @@ def batch_text(batch: Batch) -> str:
 def simulate(
     table: Table, far: Table | None, law: str, cost: str | None, budget: float | None, page: Path | None, as_json: bool
 ) -> None:
-    """Replay `table`; held out are the runs of `far`, or the dearest."""
+    """Replay `table`; the runs of `far`, or the dearest ones, are held out."""
     from matscale.core.files import write_text
     from matscale.core.hosting.host import host
     from matscale.core.report.replay_figure import figure
@@ -96,7 +96,7 @@ def simulate(
 
 
 def scores_text(scores: Sequence[Score], everything: float) -> str:
-    """A row for each stop of each way, its means over the replays."""
+    """Format a row for each stop of each way, with means over the replays."""
     rows = [["way", "spent", "of all", "runs", "R2", "error", "in 95 %"]]
     for way in dict.fromkeys(score.way for score in scores):
         by_seed: dict[int, list[Score]] = {}
@@ -114,7 +114,7 @@ def scores_text(scores: Sequence[Score], everything: float) -> str:
 
 
 def with_cost(table: Table, factors: str | None) -> Table:
-    """`table` with c as the product of the columns named, `n,d`; unchanged without any."""
+    """Set c to the product of the columns named, `n,d`; without names the table stays."""
     import numpy as np
 
     if factors is None:

@@ -80,10 +80,10 @@ def measure(
 ) -> dict[str, float]:
     """Measure the metrics of `matscale.core.train.evaluation` on rows of the dataset, `batch` structures at a time.
 
-    Raises DataError for a structure without neighbours if training had none such, and, with the names, for elements
-    that were not in training, unless `any_element` (NonFinitePrediction for structures whose predictions are not
-    finite): on the validation part of its
-    own dataset a run counts them, in training as afterwards, so that the part is the same for all sizes of training.
+    Raises DataError for a structure without neighbours if training had none such, and, unless `any_element`, for
+    elements that were not in training, with their names; NonFinitePrediction for structures whose predictions are not
+    finite. `any_element` is for the validation part of the run's own dataset: it is the same for all sizes of training,
+    so that it may hold elements that were not in a small one.
     """
     device, budget = potential.references.device, BatchBudget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))

@@ -15,7 +15,7 @@ _PANELS = {"r2": "R² of the held-out runs", "error": "error of the held-out run
 
 
 def figure(title: str, scores: Sequence[Score]) -> str:
-    """A self-contained HTML page: the mean over the replays as a line, all of them as a band."""
+    """Draw a self-contained HTML page: the mean over the replays as a line, all of them as a band."""
     from plotly.graph_objects import Scatter
     from plotly.io import to_html
     from plotly.subplots import make_subplots

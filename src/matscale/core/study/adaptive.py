@@ -1,8 +1,8 @@
 """Adaptive sweep: the runs of a study's grid that a purpose needs, batch by batch: propose, train, fit, again.
 
-The grid says what could be trained. The first runs are spread over the cheaper half of it; then each batch is chosen by
-what all completed runs show (`next_batch`), until the purpose is met or the budget is spent. The file of proposals lies
-in the study's folder: a sweep that was stopped first trains what was proposed and is not done.
+The grid holds all possible runs. The first runs are spread over its cheaper half; then each batch is chosen from the
+results of all completed runs (`next_batch`), until the purpose is met or the budget is spent. The file of proposals
+lies in the study's folder: a resumed sweep first trains the proposed runs that are not done.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Do = Callable[[StudyPlan], None]
 
 @dataclass(frozen=True)
 class Offer:
-    """A run of the grid with what it is in a law."""
+    """Run of the grid with its place in a law."""
 
     run: PlannedRun
     n: float
@@ -61,9 +61,9 @@ class Adaptive:
     """FLOPs of all runs that are proposed"""
 
     def run(self, do: Do, said: Callable[[str], None] = lambda text: None) -> str:
-        """Propose and train until nothing is left to do. Return why it ended.
+        """Propose and train until nothing is left to do. Return the reason for the end.
 
-        Raises ConfigError for a budget that buys no run, and where all runs that were proposed failed.
+        Raises ConfigError for a budget that buys no run, and if all proposed runs failed.
         """
         least = min(offer.flops for offer in self.offers)
         if self.budget < least:
@@ -80,7 +80,7 @@ class Adaptive:
             self._refuse_stuck()
 
     def proposed(self) -> list[str]:
-        """Names of the runs that were proposed, from the file, in order; those of another grid do not count."""
+        """Names of the proposed runs, from the file, in order; those of another grid do not count."""
         path, known = self.plan.folder / PROPOSED, {offer.run.name for offer in self.offers}
         if not path.exists():
             return []
@@ -94,7 +94,10 @@ class Adaptive:
         return {offer.run.name: state_of(offer.run.path).status for offer in self.offers}
 
     def _propose(self) -> tuple[bool, str]:
-        """(whether it has ended, why or with what it goes on), after writing down a batch if one is needed."""
+        """Write down a batch if one is needed.
+
+        Return (whether the sweep has ended, the reason or what it goes on with).
+        """
         proposed, status = self.proposed(), self._statuses()
         open_runs = [name for name in proposed if status[name] not in ("completed", "failed")]
         if open_runs:
@@ -130,7 +133,7 @@ class Adaptive:
         return batch, [mine[run.architecture][run.index] for run in batch.runs]
 
     def _first(self, free: list[Offer], done: list[Offer], left: float) -> list[Offer]:
-        """Runs to begin with: far apart, of the cheaper half."""
+        """First runs: far apart, in the cheaper half."""
         if not free:
             return []
         offers = [*done, *free]
@@ -148,7 +151,7 @@ class Adaptive:
         write_text(path, before + json.dumps({"runs": names, "known": known}, ensure_ascii=False) + "\n")
 
     def _refuse_stuck(self) -> None:
-        """Raises ConfigError if what was proposed has all failed: the next proposal would be no better."""
+        """Raise ConfigError if all proposed runs have failed: the next proposal would be no better."""
         status = self._statuses()
         of_them = [status[name] for name in self.proposed()]
         if of_them and set(of_them) == {"failed"}:
@@ -158,7 +161,7 @@ class Adaptive:
 
 
 def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
-    """The runs of a grid; `flops`: run folder -> (FLOPs, epochs) of its estimate.
+    """List the runs of a grid. `flops` is run folder -> (FLOPs, epochs) of its estimate.
 
     Raises ConfigError for a grid whose runs differ by more than architecture, size, data and seed, and for cooldowns,
     which cannot be trained without their trunk.

@@ -65,7 +65,7 @@ def legendre(z: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Ends:
-    """Edges at their common atom."""
+    """Edges of one kind, seen from the atom at which their angles lie."""
 
     unit: Tensor
     """[n, 3] from the atom to its neighbours."""

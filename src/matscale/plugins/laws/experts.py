@@ -17,13 +17,13 @@ from matscale.plugins.laws.terms import log_sum, shares
 
 
 def _powers(theta: Array, x: Array, at: tuple[int, int, int, int], e: Array) -> Array:
-    """ln of A x^(-alpha + gamma ln X) X^-delta; `at` holds the places of ln A, alpha, delta, gamma in theta."""
+    """Compute ln of A x^(-alpha + gamma ln X) X^-delta; `at` holds the places of ln A, alpha, delta, gamma in theta."""
     a, alpha, delta, gamma = (theta[..., j, None] for j in at)
     return np.asarray(a - alpha * x - delta * e + gamma * x * e)
 
 
 def _moved(theta: Array, at: tuple[int, int, int, int], x0: float, e0: float, y0: float) -> Array:
-    """`theta` with the powers at `at` moved: x -> x x0, X -> X e0, L -> L y0, all in logarithms."""
+    """Move the powers at `at` in `theta`: x -> x x0, X -> X e0, L -> L y0, all in logarithms."""
     moved = theta.copy()
     _, alpha, delta, gamma = (theta[..., j] for j in at)
     moved[..., at[0]] += y0 + alpha * x0 + delta * e0 + gamma * x0 * e0
@@ -64,7 +64,10 @@ def experts_move(theta: Array, x0: Array, y0: float) -> Array:
 
 
 def experts_starts(x: Array, y: Array) -> Array:
-    """Variable projection: for each pair of exponents of N and X the best E, A >= 0; the best four of the grid."""
+    """Starts by variable projection: for each pair of exponents of N and X the best E, A >= 0.
+
+    The best four of the grid.
+    """
     grid = np.stack(np.meshgrid(EXPONENTS[::2], EXPONENTS[::2] / 4, indexing="ij"), axis=-1).reshape(-1, 2)
     falling = np.exp(-grid @ x.T)
     c, rss = amplitudes(np.stack([np.ones_like(falling), falling], axis=-1), y)
@@ -73,7 +76,7 @@ def experts_starts(x: Array, y: Array) -> Array:
 
 
 def experts_data_starts(x: Array, y: Array) -> Array:
-    """The joint law in N and D, with and without a gain by experts in each term."""
+    """Starts from the joint law in N and D, with and without a gain by experts in each term."""
     found = []
     for e, a, b, alpha, beta in projected(x[:, 0], x[:, 1], y, EXPONENTS[::2], 2):
         found += [[e, a, alpha, n_gain, 0.0, b, beta, d_gain, 0.0] for n_gain, d_gain in ((0, 0), (0.1, 0), (0.1, 0.1))]
@@ -107,7 +110,7 @@ def granularity_move(theta: Array, x0: Array, y0: float) -> Array:
 
 
 def granularity_starts(x: Array, y: Array) -> Array:
-    """The joint law in N and D, half of its N term falling with the granularity."""
+    """Starts from the joint law in N and D, with half of its N term falling with the granularity."""
     found = []
     for e, a, b, alpha, beta in projected(x[:, 0], x[:, 1], y, EXPONENTS[::2], 2):
         found += [[e, a - np.log(2), a - np.log(2), b, alpha, beta, gamma] for gamma in (0.3, 1.0)]

@@ -26,7 +26,7 @@ ANCHOR = float(np.log(1e7))
 
 
 def bent(n: Array, power: Array) -> tuple[Array, Array]:
-    """(u - 1) / power with u = N^power, and its derivative by the power; n and n² / 2 where that is 0."""
+    """Compute (u - 1) / power with u = N^power, and its derivative by the power; limits n and n² / 2 at power 0."""
     z = np.clip(power * n, -30.0, 30.0)
     small = np.abs(z) < 1e-4
     safe, at = np.where(small, 1.0, z), np.where(small, 1.0, power)
@@ -64,7 +64,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """The best joint law E + A N^-alpha + B D^-beta, with the slopes that it has in the middle, and some bends."""
+    """Starts from the best joint law E + A N^-alpha + B D^-beta, with its slopes in the middle, and some bends."""
     middle = x.mean(axis=0)
     n = middle[0] - ANCHOR
     e, a, b, alpha, beta = projected(x[:, 0] - middle[0], x[:, 1] - middle[1], y - y.mean(), EXPONENTS[::2], 1)[0]

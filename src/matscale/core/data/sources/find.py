@@ -210,7 +210,7 @@ def _visible(folder: Path) -> Iterator[Path]:
     """List files below a folder, and links to folders, which are not followed: they may lead in a circle."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror}).")
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})..")
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]

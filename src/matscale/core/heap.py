@@ -25,7 +25,7 @@ OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_",
 def kept_heap() -> Iterator[None]:
     """Context in which freed memory is given back at the end only.
 
-    No effect without glibc, or if the environment tunes it.
+    It has no effect without glibc, or if the environment tunes glibc.
     """
     if not is_glibc() or any(name in os.environ for name in OF_USER):
         yield

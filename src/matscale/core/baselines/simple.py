@@ -49,7 +49,7 @@ class ZeroBaseline(Baseline):
 class MeanBaseline(Baseline):
     """Prediction of means: energy = (Σ E / Σ n_atoms) · n_atoms; forces = the mean force vector.
 
-    Stress = the mean tensor.
+    The stress is the mean tensor.
     """
 
     name: ClassVar[str] = "mean"

@@ -79,7 +79,7 @@ class Cost:
 def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shape: None) -> Cost:
     """Make the cost from `formula` if it gives a number, else by a fit to `probes.fitted`.
 
-    Checked against `probes.verified`.
+    The result is checked against `probes.verified`.
     """
     shapes = [batch.shape for batch in probes.verified]
     counts = [run_counted(potential, batch, training=True) for batch in probes.verified]

@@ -37,7 +37,8 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
 
 
 def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function(*arguments)`, a replacement of `module`, and run it again in the backward if `module` would be."""
+    """Call `function(*arguments)`, a replacement of `module`; run it again in the backward if `module` is
+    recomputed."""
     forward = module.forward
     return forward.run(function, *arguments) if isinstance(forward, _Recomputed) else function(*arguments)
 

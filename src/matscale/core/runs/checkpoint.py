@@ -3,8 +3,8 @@
     checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
                         ema.safetensors         the same with averaged weights, if there is an average
                         optimizer.safetensors   AdamW's moments, `<parameter>.<moment>`
-                        state.json              everything else that a resumed run continues from, what the tensors are
-                                                called and like, and a copy of the run's configuration and run.json
+                        state.json              everything else that a resumed run continues from, names and types of
+                                                the tensors, and a copy of the run's configuration and run.json
                         manifest.json           sizes and SHA-256 of the others; written last
     checkpoints/last, best                      a step each
 

@@ -19,7 +19,7 @@ all weights: docs/eqv2.md has the error per grid and size of the weights."""
 def claims(config: EqV2Config) -> frozenset[str]:
     """Claims of a configuration. None has reflection: convolutions on edges tell left from right.
 
-    `rank2` stress does not turn.
+    A stress by `rank2` does not turn with the structure.
 
     A coarse grid does not keep rotations either. With a resolution above 4 lmax the parts of an activation up to the
     third power come back from the grid exactly; what is left stays within `ROTATION_TOLERANCE`.

@@ -19,7 +19,7 @@ EPSILON = 1e-5
 class ScalarsApartNorm(nn.Module):
     """Norm `layer_norm_sh`: LayerNorm of the scalars.
 
-    One common scale for l > 0, with equal weight for every degree.
+    All l > 0 have one common scale, with equal weight for every degree.
     """
 
     weight_of: Tensor

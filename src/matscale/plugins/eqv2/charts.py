@@ -63,7 +63,7 @@ class Passage:
     def within(self, edges: slice) -> Passage | None:
         """Passage of a slice of edges, numbered from the start of the slice.
 
-        None if none of them is between the charts.
+        It is None if no edge is between the charts.
         """
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:

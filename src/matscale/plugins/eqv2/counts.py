@@ -53,7 +53,7 @@ def step_flops(config: EqV2Config, shape: BatchShape) -> float:
 def parameters(config: EqV2Config) -> dict[str, int]:
     """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`.
 
-    `forces` and `stress` if direct.
+    `forces` and `stress` are counted if they are direct.
     """
     counts = Counter[str]()
     for part, row in tally(config):

@@ -134,7 +134,7 @@ def _first(edges: Links, degree: Tensor) -> Tensor:
 def _at(group: Group, edges: Links, middle: Links, span: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cross products with the middle edges, [g, D_a, 3] and [g, D_b, 3].
 
-    Also the pairs that are no quadruplet, [g, D_b, D_a].
+    Pairs that are no quadruplet are marked, [g, D_b, D_a].
     """
     axis = middle.unit[group.middle][:, None]
     p = torch.linalg.cross(edges.unit[group.outs], axis)

@@ -66,7 +66,7 @@ def experts_move(theta: Array, x0: Array, y0: float) -> Array:
 def experts_starts(x: Array, y: Array) -> Array:
     """Starts by variable projection: for each pair of exponents of N and X the best E, A >= 0.
 
-    The best four of the grid.
+    The grid's best four are returned.
     """
     grid = np.stack(np.meshgrid(EXPONENTS[::2], EXPONENTS[::2] / 4, indexing="ij"), axis=-1).reshape(-1, 2)
     falling = np.exp(-grid @ x.T)

@@ -53,7 +53,7 @@ def floor_jacobian(theta: Array, x: Array) -> Array:
 def floor_starts(x: Array, y: Array) -> Array:
     """Starts by variable projection: for each exponent of a grid the best E, A >= 0.
 
-    The grid's best three, and no floor.
+    They are the grid's best three, and one without a floor.
     """
     columns = np.stack([np.ones((len(ALPHAS), len(y))), np.exp(-ALPHAS[:, None] * x[:, 0])], axis=-1)
     c, rss = amplitudes(columns, y)

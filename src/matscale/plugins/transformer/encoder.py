@@ -142,7 +142,7 @@ def attention_weights(
 ) -> Tensor:
     """Compute softmax(q kᵀ / √D_h + bias) [n_structures, n_heads, max_atoms, max_atoms].
 
-    Append it to `kept` unless None.
+    The result is appended to `kept` unless that is None.
     """
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = (scores if bias is None else scores + bias).masked_fill(~mask, -torch.inf).softmax(-1)

@@ -154,7 +154,7 @@ def _check_shapes(arrays: Arrays) -> None:
 def check_shard(arrays: Arrays, n_sources: int) -> None:
     """Check the values of a shard. Raises ValueError that names the first wrong structure.
 
-    `n_sources`: of the dataset. Memory grows with the number of structures, not with that of atoms.
+    `n_sources` is that of the dataset. Memory grows with the number of structures, not with that of atoms.
     """
     pointer, z = arrays["atom_ptr"], arrays["atomic_numbers"]
     if pointer[0] != 0:

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Origin:
-    """State from which the training of `run` goes on. A run with new weights has none of the three."""
+    """State from which the training of `run` goes on. For a run with new weights all three are None."""
 
     run: Run
     branch: Branch | None

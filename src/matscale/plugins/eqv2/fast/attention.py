@@ -78,7 +78,7 @@ def edge_values(
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
     """Attention weights: [n_edges, heads·A] -> [n_edges, heads], which sum to 1 on each target.
 
-    Some are dropped in training.
+    Some weights are dropped in training.
     """
     curved = smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
     logits = (curved * module.alpha_dot).sum(-1)

@@ -110,7 +110,7 @@ def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[st
 def _limits_of_oc(given: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers of neighbours of gemnet_oc: missing ones are taken from others, as in fairchem.
 
-    Unused ones are left out.
+    Unused numbers are left out.
     """
     near = given["max_neighbors"]
     found: dict[str, Any] = {}

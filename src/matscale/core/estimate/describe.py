@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import torch
-
 from matscale.core.config import override
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
@@ -24,7 +22,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.flops import measure_step, measure_step_flops
 from matscale.core.hosting.host import Host
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo, count_parameters
-from matscale.core.model.buildable import buildable
+from matscale.core.model.buildable import without_weights
 
 ALUMINIUM = 13
 
@@ -74,6 +72,7 @@ def describe(architecture: Architecture, config: ArchitectureConfig, host: Host,
 
     FLOPs are those of a formula, for which `host` asks the plugins; without one, a step is run if `measure` is True.
     """
+    counted = parameters(architecture, config)  # first: it refuses what cannot be built
     batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
     flops = host.step_flops(architecture, config, batch.shape)
     if flops is None and measure:
@@ -82,7 +81,7 @@ def describe(architecture: Architecture, config: ArchitectureConfig, host: Host,
         name=architecture.name,
         size=next((size for size, published in architecture.sizes.items() if published == config), None),
         config=config,
-        parameters=parameters(architecture, config),
+        parameters=counted,
         flops_per_atom=None if flops is None else flops / batch.n_atoms,
         neighbors_per_atom=batch.n_edges / batch.n_atoms,
         claims=sorted(architecture.claims_of(config)),
@@ -131,8 +130,9 @@ def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n
 def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
     """Count parameters, on torch's `meta` device if the model can be built there: nothing is allocated."""
     try:
-        with torch.device("meta"), buildable(architecture.name):
-            return count_parameters(architecture.build(config, DatasetInfo.any()))
+        return count_parameters(
+            without_weights(architecture.name, lambda: architecture.build(config, DatasetInfo.any()))
+        )
     except (NotImplementedError, RuntimeError):  # it looks at values of tensors, which have none there
         return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))
 

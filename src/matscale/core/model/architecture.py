@@ -14,7 +14,7 @@ from matscale.core.data.batch import BatchShape
 from matscale.core.data.graph import Graph
 from matscale.core.errors import ConfigError, PluginError, did_you_mean
 from matscale.core.hosting.provided import shown
-from matscale.core.model.buildable import buildable
+from matscale.core.model.buildable import buildable, check_parts
 
 CLAIMS = {
     "permutation": "renumbering the atoms renumbers the forces and changes nothing else",
@@ -147,9 +147,11 @@ class Architecture:
 
         Raises ConfigError for a model that is too large to build.
         """
-        with torch.random.fork_rng(devices=[]), buildable(self.name):
+        with torch.random.fork_rng(devices=[]):
+            check_parts(self.name, config.plain(), lambda: self.build(config, info))
             torch.manual_seed(seed)
-            return self.build(config, info)
+            with buildable(self.name):
+                return self.build(config, info)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -36,7 +36,7 @@ class EScAIP(nn.Module):
         self.make_layout = MakeLayout(config)
         self.input = InputBlock(config)
         # Of the last slots a gradient model reads nothing.
-        is_last = [not config.is_direct and k == config.n_layers - 1 for k in range(config.n_layers)]
+        is_last = (not config.is_direct and k == config.n_layers - 1 for k in range(config.n_layers))
         self.blocks = nn.ModuleList(Block(config, atoms_only) for atoms_only in is_last)
         self.atom_readout = Readout(config)
         self.energy = EnergyHead(config)

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,34 @@ def test_a_log_with_times_alone_is_refused(values: Sequence[Any]) -> None:
     rows = log(wall_time=lambda n, step: values[step // 100 - 1])
     with pytest.raises(DataError, match="wall_time differs along 10 rows"):
         read(rows)
+
+
+DATES = [
+    *("%Y-%m-%d %H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%d.%m.%Y %H:%M", "%Y-%m-%d", "%a, %d %b %Y %H:%M:%S"),
+    *("%b %d %Y %H:%M", "%d-%b-%Y", "%s"),
+]
+
+
+@pytest.mark.parametrize("column", ["date", "time", "datetime", "created", "createdAt", "Logged on", "stamp"])
+@pytest.mark.parametrize("form", DATES)
+def test_a_log_with_dates_alone_is_refused(column: str, form: str) -> None:
+    if (column, form) == ("stamp", "%s"):
+        pytest.skip("a number under a name that speaks of no time is no date")
+
+    def date(n: int, step: int) -> str:
+        moment = datetime(2026, 1, 29, 7, tzinfo=UTC) + step // 100 * timedelta(hours=29)
+        return str(moment.timestamp()) if form == "%s" else moment.strftime(form)
+
+    rows = log(**{column: date})
+    with pytest.raises(DataError, match=f"{column} differs along 10 rows of one size: .*--map step="):
+        read(rows)
+    assert len(read(rows, columns={"run": column}).ends()) > 7
+
+
+def test_dates_in_no_order_are_those_of_seeds() -> None:
+    days = (3, 1, 2, 5)
+    rows = [{"n": n, "date": f"2026-01-0{d}", "loss": loss + 0.001 * d} for n, loss in TRUTH.items() for d in days]
+    assert len(read(rows).ends()) == len(rows)
 
 
 def test_two_amounts_of_one_size_are_averaged_with_a_word() -> None:

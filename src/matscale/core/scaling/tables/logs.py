@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
@@ -106,10 +107,12 @@ def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY, *ALONG)).values() if len(same) > 2]
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     for name in dict.fromkeys(name for record in records for name in record):
-        words = {*plain_name(name).split("_")}
-        if name in used or is_loss(name) or words & _SETTINGS - {"optimizer"} or not (_COUNTS | _TIMES) & words:
+        words = _words(name)
+        if name in used or is_loss(name) or words & _SETTINGS - {"optimizer"}:
             continue
         values = [[record_of[id(row)].get(name) for row in same] for same in groups]
+        if not (_COUNTS | _TIMES) & words and not all(_DATE.search(str(value)) for same in values for value in same):
+            continue
         is_curve = _is_counted if _COUNTS & words and not _TIMES & words else _is_ordered
         if groups and all(map(is_curve, values)):
             raise DataError(
@@ -160,7 +163,7 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     told = []
     for name in dict.fromkeys(name for record in records for name in record):
-        words = {*plain_name(name).split("_")}
+        words = _words(name)
         skipped = _TIMES | _REPEATS | (_COUNTS if is_log else set())
         if name in used or is_metric(name) or (words & skipped and not words & _SETTINGS):
             continue
@@ -179,7 +182,7 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
 
 
 _SETTINGS = frozenset(("lr", "learning", "rate", "wd", "decay", "dropout", "optimizer", "warmup", "momentum", "size"))
-_REPEATS = frozenset(("rep", "reps", "repeat", "repetition", "replica", "replicate", "fold", "index", "date", "seeds"))
+_REPEATS = frozenset(("rep", "reps", "repeat", "repetition", "replica", "replicate", "fold", "index", "seeds"))
 
 
 _COUNTS = frozenset(
@@ -192,7 +195,11 @@ _COUNTS = frozenset(
 )
 """Words in headings of counts that grow while a run goes on."""
 _TIMES = frozenset(
-    ("time", "timestamp", "seconds", "minutes", "hours", "elapsed", "runtime", "wall", "walltime", "relative")
+    (
+        *("time", "timestamp", "seconds", "minutes", "hours", "elapsed", "runtime", "wall", "walltime", "relative"),
+        *("date", "datetime", "day", "days", "created", "updated", "modified", "logged", "recorded", "written"),
+        *("started", "finished", "ended", "saved", "measured", "clock", "duration", "ts"),
+    )
 )
 """Words in headings of times that grow while a run goes on, or that seeds of a run took."""
 
@@ -204,10 +211,37 @@ def _number(value: Any) -> float | None:
         return None
 
 
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = re.compile(rf"\b({'|'.join(_MONTHS)})[a-z]*", re.IGNORECASE)
+_DATE = re.compile(
+    r"\b\d{4}[-/.]\d\d?[-/.]\d|\b\d\d?[-/.]\d\d?[-/.]\d\d|^\s*\d\d?:\d\d|" + _MONTH.pattern + r"\W+\d", re.I
+)
+"""Text with a date or a time of day."""
+
+
+def _parts_of_date(text: str) -> list[int]:
+    """Numbers of a date in their order; months by name and hours after noon are turned into numbers."""
+    text = _MONTH.sub(lambda month: str(_MONTHS.index(month[1].lower()) + 1), text)
+    parts = [int(part) for part in re.findall(r"\d+", text)[:8]]
+    half = re.search(r"\b\d\d?(?=:)[\d:.]*\s*([ap])\.?m\b", text, re.IGNORECASE)
+    if half and len(parts) > 3:
+        parts[3] = parts[3] % 12 + 12 * (half[1].lower() == "p")
+    return parts
+
+
+def _words(name: str) -> set[str]:
+    """Words of a heading: `createdAt` -> created, at."""
+    return {*plain_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).split("_")}
+
+
 def _rises(values: Sequence[Any]) -> bool:
     numbers = [number for value in values if (number := _number(value)) is not None]
-    if not numbers:  # dates as ISO 8601 writes them
-        return all(a < b for a, b in pairwise(map(str, values)))
+    if not numbers:  # dates: as ISO 8601 writes them, with the day first, or with the month first
+        dates = [_parts_of_date(str(value)) for value in values]
+        return any(
+            all(a < b for a, b in pairwise([[*(date[k] for k in order if k < len(date)), *date[3:]] for date in dates]))
+            for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1))
+        )
     return len(numbers) == len(values) and all(a < b for a, b in pairwise(numbers))
 
 

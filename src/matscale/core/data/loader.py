@@ -113,7 +113,9 @@ class Loader:
         if not len(indices):
             raise ConfigError("no structures to load: the selection is empty. Take a larger part of the dataset.")
         if budget.edges and not graph.has_edges and not (budget.structures or budget.atoms):
-            raise ConfigError("batch.edges limits edges, and this model has none: limit its batches by structures or atoms.")
+            raise ConfigError(
+                "batch.edges limits edges, and this model has none: limit its batches by structures or atoms."
+            )
         if shuffle and len(indices) < world_size:
             raise ConfigError(f"{len(indices)} structures cannot be shared by {world_size} ranks. Use fewer ranks.")
         self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from matscale.cli.text import aligned
+from matscale.core.scaling.comparison.cheaper import details
 from matscale.core.scaling.comparison.equivalence import equality_text
-from matscale.core.scaling.comparison.multipliers import details
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, number, percent, size, with_interval
 from matscale.core.scaling.verdict import LOCAL_SLOPE

@@ -14,8 +14,8 @@ from laws_data import grid, ladder
 from matscale.core.hosting.host import host
 from matscale.core.report import laws_figures
 from matscale.core.report.words import cheaper
+from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, Point, details, sentences
 from matscale.core.scaling.comparison.compare import Comparison, compare
-from matscale.core.scaling.comparison.multipliers import BEST, Multiplier, Point, details, sentences
 from matscale.core.scaling.tables.table import Table
 
 Rng = np.random.Generator

@@ -11,8 +11,8 @@ import numpy as np
 from matscale.core.report.analysis import levels
 from matscale.core.report.layout import AXES, DASHES, NEUTRAL, faint, figure, rounded, scale, style
 from matscale.core.report.words import symbol
+from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, facing
 from matscale.core.scaling.comparison.compare import Comparison
-from matscale.core.scaling.comparison.multipliers import BEST, Multiplier, facing
 from matscale.core.scaling.frontier import curves
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.result import Fit, bars

@@ -8,8 +8,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from matscale.core.report.analysis import Refused
+from matscale.core.scaling.comparison.cheaper import details, sentences
 from matscale.core.scaling.comparison.compare import Comparison
-from matscale.core.scaling.comparison.multipliers import details, sentences
 from matscale.core.scaling.comparison.pairs import Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note

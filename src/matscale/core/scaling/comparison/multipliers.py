@@ -12,31 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from matscale.core.errors import ConfigError, DataError
+from matscale.core.errors import DataError
 from matscale.core.scaling.allocation.cost_law import _refuse_flat, measured_cost
 from matscale.core.scaling.allocation.plan import needed, optimal_size, reached, sampled_laws
 from matscale.core.scaling.bootstrap import Draws
+from matscale.core.scaling.comparison.cheaper import BEST, Multiplier, Point
 from matscale.core.scaling.intervals import LEVEL, Spread, spread, with_correlation, with_seed_slopes
 from matscale.core.scaling.law import Array, Frame, Law
 from matscale.core.scaling.means import SEEDS, Means
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.solve import refine, solve
-from matscale.core.scaling.tables.from_runs import ERRORS
 from matscale.core.scaling.tables.table import SAME, Table
-from matscale.core.scaling.text import with_interval
 from matscale.core.scaling.verdict import REFUSED
 
 WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
 """Quantity -> what a sentence calls it."""
 ALONG = {"c": ("c", "hours", "n"), "n": ("c", "hours", "n"), "d": ("c", "hours", "d")}
 """Variable of the comparison -> quantities that grow with it."""
-BEST = "the best n and d of each"
-"""Basis of the compute that joint laws need at best."""
-UNKNOWN = "an unknown multiple"
 SAMPLES = 1000
 POINTS = 21
 """Losses of a curve."""
@@ -44,87 +39,6 @@ REACH = 3 * np.log(10.0)
 """A law is turned round up to three decades beyond its points; what takes more is infinite."""
 FAR = 200.0
 """ln of an amount at which only the floor of a law is left."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """Multiplier at one loss."""
-
-    loss: float
-    value: float
-    low: float
-    high: float
-
-    @property
-    def turned(self) -> Point:
-        """The same with the architectures exchanged."""
-        value, low, high = (1 / v if v > 0 else float("inf") for v in (self.value, self.high, self.low))
-        return Point(self.loss, value, low, high)
-
-    @property
-    def text(self) -> str:
-        """`2.6 × (1.9 to 3.4)`, in digits that the interval supports; beyond two decades the multiple is unknown.
-
-        >>> Point(loss=5.2, value=2.63, low=1.88, high=3.41).text, Point(5.2, 1.62, 0.012, float("inf")).text
-        ('2.6 × (1.9 to 3.4)', 'an unknown multiple (0.012 to ∞)')
-        """
-        if not self.high < 100 * self.low:
-            return f"{UNKNOWN} ({_shown(self.low, 2)} to {_shown(self.high, 2)})"
-        digits = 2 + int(np.searchsorted([-1.1, -1.01, -1.001], -self.high / self.low, side="right"))
-        value, low, high = (_shown(v, digits) for v in (self.value, self.low, self.high))
-        return f"{value} × ({low} to {high})" if low != high else f"{value} × (no scatter)"
-
-
-def _shown(value: float, digits: int) -> str:
-    """A positive number in significant digits: 0.80, 2.6, 1,900."""
-    if not np.isfinite(value) or value == 0:
-        return "∞" if value else "0"
-    kept = float(f"{value:.{digits}g}")
-    return f"{kept:,.0f}" if 10 ** (digits - 1) <= kept < 1e6 else f"{kept:#.{digits}g}"
-
-
-@dataclass(frozen=True)
-class Multiplier:
-    """How many times as much of a quantity the first architecture needs as the second, for the same loss."""
-
-    first: str
-    second: str
-    axis: str
-    """c, hours, n, d"""
-    what: str
-    """The quantity in words: FLOPs, hours, parameters, data"""
-    basis: str
-    """Amount held fixed: `d = 301,300`; or `the best n and d of each`, by joint laws"""
-    points: tuple[Point, ...] = ()
-    """Curve over the losses that both have points for, the lowest first; empty where nothing can be said"""
-    asked: tuple[Point, ...] = ()
-    """At the chosen losses, as far as both have points there"""
-    floor: tuple[str, float, float, float] | None = None
-    """(architecture, loss, low, high): from this loss on, no amount of the quantity is enough for that architecture"""
-    reason: str = ""
-    """Why nothing can be said; empty if something can"""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def turned(self) -> Multiplier:
-        """The same with the architectures exchanged."""
-        points, asked = (tuple(p.turned for p in those) for those in (self.points, self.asked))
-        return replace(self, first=self.second, second=self.first, points=points, asked=asked)
-
-    def plain(self) -> dict[str, Any]:
-        floor = dict(zip(("architecture", "loss", "low", "high"), self.floor)) if self.floor else None
-        return {
-            "first": self.first,
-            "second": self.second,
-            "axis": self.axis,
-            "what": self.what,
-            "basis": self.basis or None,
-            "points": [vars(point) for point in self.points],
-            "asked": [vars(point) for point in self.asked],
-            "no_answer_from": floor,
-            "reason": self.reason or None,
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True)
@@ -192,96 +106,7 @@ def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence
     return tuple(found)
 
 
-def refuse_far(found: Sequence[Multiplier], at_loss: Sequence[float]) -> None:
-    """Raises ConfigError for a loss that lies outside the losses of every pair."""
-    known = [one for one in found if one.points]
-    for loss in at_loss:
-        if any(abs(np.log(point.loss / loss)) < 1e-9 for one in known for point in one.asked if loss > 0):
-            continue
-        ranges = {f"{one.first} and {one.second}": _range(one) for one in known}
-        told = "; ".join(f"{pair} {ends}" for pair, ends in list(ranges.items())[:5])
-        if not told:
-            why = "; ".join(dict.fromkeys(one.reason for one in found))
-            raise ConfigError(f"--at-loss {loss:g}: there is no multiplier to state: {why}.")
-        raise ConfigError(
-            f"--at-loss {loss:g}: no two architectures have points on both sides of it. Losses that both have points "
-            f"for: {told}. Choose one of these."
-        )
-
-
-def _range(one: Multiplier) -> str:
-    return f"{one.points[0].loss:.4g} to {one.points[-1].loss:.4g}"
-
-
 # Sentences ------------------------------------------------------------------------------------------------------------
-
-
-def facing(found: Sequence[Multiplier]) -> list[Multiplier]:
-    """The multipliers of a pair, turned so that the first that is known is 1 or more: the dearer of the other."""
-    first = next(((one.asked or one.points)[0] for one in found if one.points), None)
-    return [one.turned for one in found] if first is not None and first.value < 1 else list(found)
-
-
-def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Needs of one architecture of a pair against the other's, for the same loss: a sentence for each loss stated."""
-    told = []
-    for basis in dict.fromkeys(one.basis for one in found):
-        group = [one for one in facing(found) if one.basis == basis]
-        known = [one for one in group if one.points]
-        if known:
-            told += [_sentence(stated, target) for stated in _by_loss(known)]
-        elif basis != BEST:
-            one = group[0]
-            told.append(
-                f"For the same {noun(target)}, what {one.first} needs against {one.second} cannot be said: {one.reason}"
-            )
-    return told
-
-
-def _by_loss(known: Sequence[Multiplier]) -> list[list[tuple[Multiplier, Point]]]:
-    """The multipliers at each loss that is stated: those that were asked for, else the lowest."""
-    asked = dict.fromkeys(point.loss for one in known for point in one.asked)
-    if asked:
-        return [[(one, point) for one in known for point in one.asked if point.loss == loss] for loss in asked]
-    lowest = known[0].points[0].loss
-    return [[(one, one.points[0]) for one in known if abs(np.log(one.points[0].loss / lowest)) < SAME]]
-
-
-def _sentence(stated: Sequence[tuple[Multiplier, Point]], target: str) -> str:
-    parts = [
-        f"{point.text} {'of ' if point.text.startswith(UNKNOWN) else ''}the {multiplier.what}"
-        for multiplier, point in stated
-    ]
-    one, point = stated[0]
-    listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
-    where = f"at {point.loss:.4g}" + ("" if one.asked else ", the lowest that both have points for")
-    where += f"; {one.basis}" if one.basis else ""
-    return f"For the same {noun(target)}, {one.first} needs {listed} of {one.second} ({where})"
-
-
-def noun(target: str) -> str:
-    """`loss`, `forces error`, or the name of the column."""
-    return f"{target} error" if target in ERRORS and target != "loss" else target
-
-
-def details(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Every multiplier of a pair along its curve, and where the question has no answer; no line twice."""
-    lines = []
-    for one in facing(found):
-        name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")
-        if one.points:
-            shown = one.asked or (one.points[-1], one.points[len(one.points) // 2], one.points[0])
-            told = ", ".join(f"{point.text} at {point.loss:.4g}" for point in shown)
-            lines.append(f"{name} for the same {noun(target)}: {told}")
-        else:
-            lines.append(f"{name}: cannot be said: {one.reason}")
-        lines += one.notes
-        if one.floor:
-            name, *ends = one.floor
-            held = f" ({one.basis})" if one.basis else ""
-            told = f"no answer below a {noun(target)} of {with_interval(*ends)}: {name} never gets there{held}"
-            lines.append(told)
-    return list(dict.fromkeys(lines))
 
 
 # Quantities -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from matscale.core.scaling.comparison.multipliers import Multiplier
+from matscale.core.scaling.comparison.cheaper import Multiplier
 from matscale.core.scaling.comparison.power_of_test import Settling, power, settling, smallest_difference
 from matscale.core.scaling.intervals import LEVEL, Spread, quantile, spread, with_seed_slopes
 from matscale.core.scaling.law import Array, Law

@@ -165,6 +165,9 @@ def test_a_unit_is_found_however_its_name_is_joined(given):
     "comment",
     [
         *("unit_system=atomic", "input_unit=au", 'data_units="Hartree, Bohr"', "calculator_units=Ha,Bohr"),
+        *("energy_in=Hartree positions_in=Bohr", "dimension_energy=Ha dimension_cell=Bohr"),
+        *('units_energy_forces="Ha Ha/Bohr" lattice_in=Bohr', 'energy_and_length_units="Ha, Bohr"'),
+        *("energy_given_in=Ha coordinates_given_in=Bohr", "energy_scale=Ha length_scale=Bohr", 'uom="Ha, Bohr"'),
         *("e_unit=Ha f_unit=Ha/Bohr r_unit=Bohr", "E_unit=Ha F_unit=Ha/Bohr R_unit=Bohr", "eunits=Ha lunits=Bohr"),
         *(
             "total_energy_unit=Ha coords_unit=Bohr",
@@ -181,12 +184,35 @@ def test_units_under_other_peoples_names_are_converted(tmp_path, comment):
     assert any("converted to eV" in note for note in notes(manifest))
 
 
-@pytest.mark.parametrize("stated", ["field_unit=Hartree", "box_unit=nm", "unit_style=real", "QM_unit=kcal/mol"])
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "field_unit=Hartree",
+        "box_unit=nm",
+        "unit_style=real",
+        "QM_unit=kcal/mol",
+        "energy_note=Ha",
+        "units_energy_forces=Ha",
+        "computed_in=Ha",
+    ],
+)
 def test_a_unit_that_may_be_that_of_a_label_is_refused(tmp_path, stated):
     with pytest.raises(DataError, match=r"(not said|not understand).*--unit energy=eV"):
         pack([extxyz(tmp_path / "a.extxyz", f"energy=2 {stated}")], tmp_path / "out")
     units_given = Keys.parse((), units=["energy=kcal/mol", "forces=eV/Å"])
     assert packed(tmp_path, tmp_path / "a.extxyz", keys=units_given)[0].energy == pytest.approx(2 * KCAL)
+
+
+@pytest.mark.parametrize("stated", ["energy_in=furlong", "dimension_energy=parsec"])
+def test_a_statement_that_is_not_understood_is_refused(tmp_path, stated):
+    with pytest.raises(DataError, match=r"a unit that matscale does not know.*--unit energy=UNIT"):
+        pack([extxyz(tmp_path / "a.extxyz", f"energy=2 {stated}")], tmp_path / "out")
+
+
+@pytest.mark.parametrize("words", ["lattice_dimension=2D", "dimension=3", "energy_kind=total", "unit_cell_type=cubic"])
+def test_words_that_state_no_unit_change_nothing(tmp_path, words):
+    got, _ = packed(tmp_path, extxyz(tmp_path / "a.extxyz", f"energy=2 {words}"))
+    assert (got.energy, got.cell[0, 0]) == (2, 4)
 
 
 def test_an_energy_without_a_unit_beside_forces_in_another_one_is_refused(tmp_path):

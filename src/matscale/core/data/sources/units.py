@@ -11,6 +11,7 @@ Where a unit is stated (in the metadata of the file or beside the structure, the
 | `energy_unit`, `forces_units`, `REF_energy_unit`, `energyUnit`, ... | unit of one label |
 | `energy`, `forces`, ... with a `unit` | the same, as `{"energy": {"unit": "Hartree"}}` |
 | `_distance_unit`, `length_unit`, ... | unit of positions and cell |
+| `energy_in`, `dimension_energy`, `units_energy_forces`, ... | a unit of each label that the key names |
 | `units` with a text | units of energy and length, `kcal/mol, Angstrom`; forces and stress follow from them |
 """
 
@@ -169,7 +170,8 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
         for key, value in place.items():
             key = re.sub(r"\W+", "_", str(key).lower())
             match = _UNIT_KEY.fullmatch(key) if "unit" in key and key != "unit_cell" else None
-            if match is None:
+            if match is None or _is_of_several(match[1] or match[2] or ""):
+                found |= _of_words(key, value, places)
                 if isinstance(value, Mapping) and (unit := value.get("unit", value.get("units"))):
                     _put(found, key, unit)  # {"energy": {"unit": "Hartree"}}
                 continue
@@ -194,12 +196,56 @@ def is_statement(key: str, value: Any) -> bool:
         return True
 
 
+_ABOUT = ("unit", "units", "uom", "dimension", "dimensions", "dim")
+_FILLERS = ("and", "of", "the", "is", "are", "given", "measured", "stated", "expressed", "measure", "scale")
+
+
+def _is_of_several(name: str) -> bool:
+    """Whether a name is made of those of several labels, as `energy_forces`."""
+    words = [word for word in name.split("_") if word not in _FILLERS]
+    return name not in _LABEL_OF_WORD and len(words) > 1 and all(word in _LABEL_OF_WORD for word in words)
+
+
+def _of_words(key: str, value: Any, places: tuple[Mapping[str, Any], ...]) -> dict[str, str]:
+    """Units under a key whose words name labels: `energy_in=Hartree`, `units_energy_forces="Ha Ha/Bohr"`.
+
+    Raises DataError for a unit of which the key does not say what it is that of.
+    """
+    words = key.replace("unit_cell", "cell").strip("_").split("_")
+    if not isinstance(value, str) or value.strip().lower() in _UNSTATED or _NO_LABEL.fullmatch(key):
+        return {}
+    speaks = words[-1] == "in" or any(word in _ABOUT for word in words)
+    rest = [word for word in words if word not in (*_ABOUT, *_FILLERS, "in")]
+    if not rest:
+        return _of_text(value) if speaks and (parse(value) or "uom" in words) else {}
+    whole = "_".join(rest)
+    names = [whole] if whole in _LABEL_OF_WORD else rest
+    labels = list(dict.fromkeys(_LABEL_OF_WORD[name] for name in names if name in _LABEL_OF_WORD))
+    if not all(name in _LABEL_OF_WORD for name in names):
+        is_spoken = any(len(name) > 2 and name in _LABEL_OF_WORD for name in names)
+        if speaks or (is_spoken and (known := parse(value)) and known[1] in [DIMENSIONS[label] for label in labels]):
+            _refuse_loose(key, whole, value, places)
+        return {}
+    parts = [value.strip()] if len(labels) == 1 else [part for part in re.split(r"[,;\s]+", value.strip()) if part]
+    if len(parts) != len(labels):
+        if not speaks or parse(value) is None:
+            return {}
+        raise DataError(
+            f"{key} = {value!r}: which of {len(labels)} labels has which of {len(parts)} units is not said. Give "
+            "the units of the labels: --unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
+        )
+    fits = [(known := parse(part)) and known[1][:2] == DIMENSIONS[name][:2] for name, part in zip(labels, parts)]
+    is_sure = speaks and "length" not in labels  # else perhaps lattice_dimension=2D
+    return dict(zip(labels, parts)) if is_sure or all(fits) else {}
+
+
 def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any], ...]) -> None:
     """Raise DataError for a unit under a name that is neither that of a label nor of a value."""
     known = parse(unit) if isinstance(unit, str) else None
     if known is None or known[1] not in DIMENSIONS.values() or abs(known[0] - 1) < 1e-12:
         return
     values = {re.sub(r"\W+", "_", str(other).lower().rpartition(":")[2]) for place in places for other in place}
+    values.discard(key)
     if name not in _LABEL_OF_WORD and name not in values and not _NO_LABEL.fullmatch(name):
         raise DataError(
             f"{key} = {unit!r}: the file has no value {name!r}, and it is not said which labels have this unit. Give "

@@ -81,7 +81,7 @@ class Side:
     flops: Array
 
     def number(self, theta: Array, purpose: Purpose) -> Array:
-        """What the purpose asks for [b], of theta [b, p]: an exponent, ln L, or ln of the FLOPs for the loss."""
+        """Number that the purpose asks for [b], from theta [b, p]: an exponent, ln L, or ln of the FLOPs for the loss."""
         frame, law = self.belief.solution.frame, self.belief.law
         if purpose.what == "loss":
             x = np.log([[purpose.at["n"], purpose.at["d"]]])
@@ -112,7 +112,7 @@ class NextRun:
 
 @dataclass(frozen=True)
 class Batch:
-    """What is known for a purpose, and the runs that come next."""
+    """Knowledge about a purpose, and the runs that come next."""
 
     purpose: Purpose
     names: tuple[str, ...]
@@ -136,7 +136,7 @@ class Batch:
 
     @property
     def text(self) -> str:
-        """What is known, in a sentence."""
+        """Sentence that states what is known."""
         low, high = self.value - self.half, self.value + self.half
         if self.purpose.what in EXPONENTS:
             return f"{self.purpose.what} = {with_interval(self.value, low, high)}; wanted to ±{self.purpose.within:g}"

@@ -54,7 +54,7 @@ class Score:
     """Cost of the runs bought"""
     n_runs: int
     r2: float
-    """Of the loss; below 0 where the mean of the held-out losses would have been a better prediction"""
+    """R² of the loss; below 0 where the mean of the held-out losses would have been a better prediction"""
     error: float
     """Root mean square of ln (predicted / found)"""
     covered: float

@@ -81,7 +81,7 @@ class Side:
     flops: Array
 
     def number(self, theta: Array, purpose: Purpose) -> Array:
-        """Number that the purpose asks for [b], from theta [b, p]: an exponent, ln L, or ln of the FLOPs for the loss."""
+        """Number that the purpose asks for [b], from theta [b, p]: an exponent, ln L or ln of FLOPs."""
         frame, law = self.belief.solution.frame, self.belief.law
         if purpose.what == "loss":
             x = np.log([[purpose.at["n"], purpose.at["d"]]])

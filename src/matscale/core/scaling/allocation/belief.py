@@ -14,7 +14,7 @@ from scipy import stats
 
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.solve import Solution, solve
+from matscale.core.scaling.solve import HUBER, Solution, solve
 
 PRIOR = 3.0
 """Standard deviation of a parameter before any run is known: a factor of 20 for what is in logarithms."""
@@ -76,7 +76,7 @@ def believe(law: Law, x: Array, y: Array, cost: Array) -> Belief:
 
 
 def _fitted(law: Law, x: Array, y: Array) -> Belief:
-    solution = solve(law, x, y)
+    solution = solve(law, x, y, HUBER, polishes=False)
     at = x - solution.frame.x
     residual = y - solution.frame.y - law.value(solution.theta, at)
     freedom = max(len(y) - law.n_parameters, 1)

@@ -171,7 +171,10 @@ GOOD = "1e3,9\n3e3,7.4\n1e4,5.3\n3e4,4.1\n1e5,3.1\n"
         (f"n,loss\n{GOOD}3e5,much\n", "t.csv row 6: loss is 'much', not a number"),
         (f"n,loss\n{GOOD}0,2\n", "t.csv row 6: n is 0.0"),
         (f"n,loss\n{GOOD}1e5,3100\n", "t.csv row 5 and t.csv row 6: same sizes, but the losses 3.1 and 3100"),
-        ("n,loss,definition\n1e3,9,train\n1e4,5,validation\n", "not the same quantity (train; validation)"),
+        (
+            "n,loss,definition\n1e3,9,train\n1e4,5,validation\n",
+            "definition is train, validation: the losses of several are not one quantity",
+        ),
         (f"n,loss,run\n{GOOD.replace(chr(10), ',a' + chr(10))}1e5,3.2,a\n", "both are run 'a' at the same sizes"),
         ("n,d,loss\n1e3,10,9\n1e4,,5\n1e5,10,3\n", "t.csv row 2: has no d (d, data); the other rows do"),
         ("n,metric\n1e3,10\n", "row 1: which column is the loss? Say --map loss=COLUMN. It has: n, metric."),

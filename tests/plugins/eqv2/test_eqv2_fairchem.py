@@ -383,7 +383,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("config/model/backbone/use_grid_mlp", None, "use_grid_mlp = False: only True"),
         ("config/model/backbone/warp", 9, "unknown option warp = 9"),
         ("config/model/backbone/grid_resolution", 100_000, "grid_resolution"),
-        ("config/model/backbone/sphere_channels", 10**12, "channels = 1000000000000 by its options"),
+        ("config/model/backbone/sphere_channels", 10**12, "channels = 1000000000000, more than"),
         ("config/model/backbone/lmax_list", 4, "lmax_list = 4: only models of one resolution are supported, as "),
         ("config/model/backbone/max_num_elements", "96", "max_num_elements = '96': a whole number"),
         ("config/model/backbone/use_grid_mlp", torch.ones(2), "use_grid_mlp is a tensor"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from heard import Heard
 from matscale.core.data.named import download
 from matscale.core.errors import DataError
 from webserver import Server, serving
@@ -30,11 +31,11 @@ def server(monkeypatch) -> Iterator[Server]:
 
 def test_a_download_that_is_dropped_midway_goes_on_where_it_was(server, tmp_path):
     server.drops = [300_000, 200_000, 0, 100_000]
-    seen: list[tuple[int, int]] = []
-    path = download.retrieve(server.url + "/file.tar.gz", tmp_path / "f", None, lambda *at: seen.append(at))
+    heard = Heard()
+    path = download.retrieve(server.url + "/file.tar.gz", tmp_path / "f", None, heard)
     assert path.read_bytes() == BODY
     assert server.asked == [None, "bytes=300000-", "bytes=500000-", "bytes=500000-", "bytes=600000-"]
-    assert seen[-1] == (len(BODY), len(BODY))
+    assert heard.stages[-1][1:] == (len(BODY), len(BODY))
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 

@@ -134,8 +134,8 @@ def test_losses_in_two_units_are_refused(tmp_path: Path) -> None:
 
 
 def test_losses_of_two_definitions_are_refused_by_name(tmp_path: Path) -> None:
-    path = csv(tmp_path / "t.csv", "1000,3,train", "2000,2,val", head="n,loss,definition")
-    with pytest.raises(DataError, match=r"row 1 and t.csv row 2: .* not the same quantity \(train; val\)"):
+    path = csv(tmp_path / "t.csv", "1000,3,mae", "2000,2,rmse", head="n,loss,definition")
+    with pytest.raises(DataError, match=r"row 1 and t.csv row 2: .* not the same quantity \(mae; rmse\)"):
         read_table(path, {})
 
 

@@ -100,7 +100,7 @@ def test_without_data_or_stored_baselines_there_are_none(make_run: MakeRun, tmp_
 def test_data_that_changed_since_the_run_are_not_taken_for_its_own(make_run: MakeRun) -> None:
     run = make_run("schnet", **TINY)
     run.info["dataset"]["hash"] = "that of other data"
-    with pytest.raises(DataError, match="not the dataset any more"):
+    with pytest.raises(DataError, match="is not the dataset that"):
         baselines_of(run)
 
 

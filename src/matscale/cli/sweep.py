@@ -136,8 +136,8 @@ def _adapt(
 ) -> None:
     """Propose, train and fit until the purpose is met."""
     from matscale.cli.progress.reporter import reporter
+    from matscale.core.scaling.allocation.adaptive import Adaptive, offers
     from matscale.core.scaling.allocation.next_batch import Purpose
-    from matscale.core.study.adaptive import Adaptive, offers
     from matscale.core.study.estimates import Estimator, estimates
     from matscale.core.study.sweep import Sweep
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from matscale.core.errors import ConfigError
+from matscale.core.scaling.allocation import adaptive
+from matscale.core.scaling.allocation.adaptive import PROPOSED, Adaptive, Offer, offers
 from matscale.core.scaling.allocation.next_batch import Purpose
 from matscale.core.scaling.tables.table import Table
-from matscale.core.study.adaptive import PROPOSED, Adaptive, Offer, offers
 from matscale.core.study.plan import StudyPlan
 from matscale.core.study.sweep import Sweep
 from studies import FakePool, planned
@@ -49,7 +50,7 @@ def grid(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[S
             ]
         )
 
-    monkeypatch.setattr("matscale.core.study.adaptive.read", read)
+    monkeypatch.setattr(adaptive, "read", read)
     monkeypatch.setattr("matscale.core.study.sweep.PAUSE", 0.0)
     return plan, found
 
@@ -106,7 +107,9 @@ def test_runs_that_all_fail_end_it(grid: tuple[StudyPlan, list[Offer]], monkeypa
     sweep = loop(grid, "alpha=0.0001")
 
     def fails(part: StudyPlan) -> None:
-        monkeypatch.setattr("matscale.core.study.adaptive.state_of", lambda path: State("failed", "a fault"))
+        monkeypatch.setattr(
+            "matscale.core.scaling.allocation.adaptive.state_of", lambda path: State("failed", "a fault")
+        )
 
     with pytest.raises(ConfigError, match="that were proposed failed"):
         sweep.run(fails)

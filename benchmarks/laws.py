@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap
 from matscale.core.scaling.comparison.cheaper import Multiplier
+from matscale.core.scaling.comparison.difference import welch
 from matscale.core.scaling.comparison.equivalence import equality
 from matscale.core.scaling.comparison.multipliers import Subject
 from matscale.core.scaling.comparison.multipliers import multipliers as turned_round
-from matscale.core.scaling.comparison.pairs import welch
 from matscale.core.scaling.comparison.power_of_test import power, power_of_equality
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
 from matscale.core.scaling.joint import fit_joint

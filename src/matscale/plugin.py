@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from matscale.core.runs.record import LOG as LOG
     from matscale.core.runs.record import PLANNED as PLANNED
     from matscale.core.runs.record import Run as Run
-    from matscale.core.runs.restore import resolve_step as resolve_step
+    from matscale.core.runs.trained_potential import resolve_step as resolve_step
     from matscale.core.scaling.law import Array as Array
     from matscale.core.scaling.law import Law as Law
     from matscale.core.scaling.solve import amplitudes as amplitudes
@@ -285,7 +285,7 @@ _LAZY = {
     "PLANNED": "matscale.core.runs.record:PLANNED",
     "Run": "matscale.core.runs.record:Run",
     "load_run": "matscale.core.inference.load:load",
-    "resolve_step": "matscale.core.runs.restore:resolve_step",
+    "resolve_step": "matscale.core.runs.trained_potential:resolve_step",
     "host": "matscale.core.hosting.host:host",
     # Errors
     "ConfigError": "matscale.core.errors:ConfigError",

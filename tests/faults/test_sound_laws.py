@@ -11,7 +11,7 @@ import pytest
 import matscale
 from matscale.core.hosting.host import host
 from matscale.core.scaling.comparison.compare import compare
-from matscale.core.scaling.comparison.pairs import welch
+from matscale.core.scaling.comparison.difference import welch
 from matscale.core.scaling.floors import floor_chance
 from matscale.core.scaling.frontier import not_predicted, too_wide
 from matscale.core.scaling.intervals import quantile, spread, t_intervals

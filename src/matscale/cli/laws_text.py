@@ -16,7 +16,7 @@ from matscale.core.scaling.verdict import LOCAL_SLOPE
 if TYPE_CHECKING:
     from matscale.core.scaling.allocation.plan import Plan, Quantity
     from matscale.core.scaling.comparison.compare import Comparison
-    from matscale.core.scaling.comparison.pairs import Pair
+    from matscale.core.scaling.comparison.difference import Pair
     from matscale.core.scaling.result import Fit
     from matscale.core.scaling.select import Candidate
     from matscale.core.scaling.tables.table import Excluded

@@ -11,7 +11,7 @@ from laws_data import SIZES, grid, ladder, means_of
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.hosting.host import host
 from matscale.core.scaling.comparison.compare import Comparison, compare
-from matscale.core.scaling.comparison.pairs import welch
+from matscale.core.scaling.comparison.difference import welch
 from matscale.core.scaling.comparison.power_of_test import power, slope_error, smallest_difference
 from matscale.core.scaling.intervals import quantile
 from matscale.core.scaling.tables.table import Table

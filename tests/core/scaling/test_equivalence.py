@@ -10,8 +10,8 @@ from laws_data import SIZES, ladder, means_of
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.comparison.compare import Comparison, compare
+from matscale.core.scaling.comparison.difference import welch
 from matscale.core.scaling.comparison.equivalence import equality, equality_text, holm
-from matscale.core.scaling.comparison.pairs import welch
 from matscale.core.scaling.comparison.power_of_test import power_of_equality
 from matscale.core.scaling.tables.table import Table
 

@@ -74,7 +74,7 @@ def test_a_run_that_begins_with_another_one_keeps_what_that_one_measured(
     measuring: Architecture, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(tiny.configured(data, SHORT), tmp_path / "first", architecture=measuring)
-    monkeypatch.setattr("matscale.core.runs.restore.architecture_of", lambda run: measuring)
+    monkeypatch.setattr("matscale.core.runs.trained_potential.architecture_of", lambda run: measuring)
     config = tiny.configured(data, f"start.run='{first.path}'", "budget.steps=2", "seed=5")
     second = train(config, tmp_path / "second", architecture=measuring)
     assert len(Measuring.seen) == 2

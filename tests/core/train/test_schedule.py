@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from matscale.core.errors import MatscaleError
 from matscale.core.runs.config import BudgetConfig, OptimizerConfig, ScheduleConfig
-from matscale.core.train.optim import Average, adamw, decays, load_optimizer_tensors, optimizer_tensors, set_lr
+from matscale.core.train.average import Average
+from matscale.core.train.optim import adamw, decays, load_optimizer_tensors, optimizer_tensors, set_lr
 from matscale.core.train.schedule import Budget, lr_factor
 
 COSINE = ScheduleConfig()

@@ -21,7 +21,7 @@ from vesin import NeighborList
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.data.nearby import brought_near
+from matscale.core.data.near_origin import brought_near
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 
 from matscale.core.errors import ConfigError
-from matscale.core.estimate.forecast import TrainingForecast
 from matscale.core.estimate.live_bytes import resident_bytes
 from matscale.core.estimate.memory_need import Need, disk_bytes, extrapolated_activations, measured_activations
 from matscale.core.estimate.timing import Timing, timed
+from matscale.core.estimate.workload import TrainingForecast
 from matscale.core.flops import Cost, Peak, named_peak, peak_of
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import Architecture, count_parameters

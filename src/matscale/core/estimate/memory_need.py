@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from matscale.core.data.batch import AtomicBatch
-from matscale.core.estimate.forecast import TrainingForecast
 from matscale.core.estimate.live_bytes import Autocast, activation_bytes, activations_of
+from matscale.core.estimate.workload import TrainingForecast
 from matscale.core.flops import Cost
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import OptimizerConfig

@@ -18,7 +18,7 @@ from matscale.core.hosting.host import host
 from matscale.core.inference.load import load
 from matscale.core.model.potential import Potential
 from matscale.core.runs.record import Run
-from matscale.core.runs.restore import resolve_step
+from matscale.core.runs.trained_potential import resolve_step
 
 
 def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> Potential:

@@ -15,7 +15,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import ComputeConfig
 from matscale.core.runs.record import Run
-from matscale.core.runs.restore import restored
+from matscale.core.runs.trained_potential import restored
 from matscale.core.train.compute import device_of
 from matscale.core.train.distributed import World
 

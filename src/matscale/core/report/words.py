@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matscale.core.report.analysis import Refused
 from matscale.core.scaling.comparison.cheaper import details, sentences
 from matscale.core.scaling.comparison.compare import Comparison
-from matscale.core.scaling.comparison.pairs import Pair
+from matscale.core.scaling.comparison.difference import Pair
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.text import counted, listed, number, percent, size, with_interval

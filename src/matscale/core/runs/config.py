@@ -161,7 +161,7 @@ class AugmentationConfig(Config):
 
 class Term(Config):
     weight: Annotated[float, Field(ge=0)]
-    """Factor in the objective; 0 leaves the term out."""
+    """Factor in the objective, per eV/atom, eV/Å or eV/Å³ of the residual; 0 leaves the term out."""
     kind: str
     """Name of a loss: mae, mse, huber, l2, or a plugin's."""
 

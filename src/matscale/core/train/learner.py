@@ -18,10 +18,11 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
 from matscale.core.runs.checkpoint import Checkpoint
 from matscale.core.runs.config import TrainConfig
+from matscale.core.train.average import Average
 from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.distributed import World
 from matscale.core.train.loss import Goal
-from matscale.core.train.optim import Average, adamw, load_optimizer_tensors, optimizer_tensors, set_lr
+from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 
 
 @dataclass(frozen=True)

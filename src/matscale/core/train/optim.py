@@ -1,4 +1,4 @@
-"""AdamW with decay of weight matrices only, its state as named tensors, and the moving average of weights."""
+"""AdamW with decay of weight matrices only, and its state as named tensors."""
 
 from __future__ import annotations
 
@@ -61,53 +61,3 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
         # AdamW keeps its step counts in their own type; the moments have that of the parameter.
         moved = value.to(parameter.device, copy=True) if moment == "step" else value.to(parameter, copy=True)
         optimizer.state[parameter][moment] = moved
-
-
-class Average:
-    """Exponential moving average of the parameters; buffers are copied.
-
-    average <- d average + (1 − d) weights, with d = min(decay, (1 + t) / (10 + t)) in step t.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Update the average after optimizer step number `step`, counted from 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in model.named_parameters():
-            self.weights[name].lerp_(parameter, 1 - decay)
-
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """State of the model with the averaged weights in it."""
-        with self.swapped(model):  # not by name: a tied weight stands in the state twice
-            return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Load the result of `state`."""
-        for name, weight in self.weights.items():
-            weight.copy_(state[name])
-
-    def swapped(self, model: nn.Module) -> _Swapped:
-        """Context in which the model has the averaged weights."""
-        return _Swapped(self, model)
-
-
-class _Swapped:
-    def __init__(self, average: Average, model: nn.Module) -> None:
-        self.average, self.model = average, model
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *exception: object) -> None:
-        self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.average.weights[name])
-            self.average.weights[name].copy_(kept)

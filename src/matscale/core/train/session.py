@@ -19,13 +19,13 @@ from matscale.core.locks import FolderLock
 from matscale.core.model.architecture import Architecture, count_parameters
 from matscale.core.model.potential import Potential
 from matscale.core.progress import Reporter
-from matscale.core.runs.config import TrainConfig, differences
-from matscale.core.runs.files import CONFIG, MOVABLE, RESUMABLE
-from matscale.core.runs.record import Kept, Run
+from matscale.core.runs.config import TrainConfig
+from matscale.core.runs.record import Run
 from matscale.core.train.compute import configured, describe, device_of
 from matscale.core.train.distributed import World
 from matscale.core.train.learner import Learner
-from matscale.core.train.origin import Origin, extension
+from matscale.core.train.origin.origin import Origin
+from matscale.core.train.origin.resume import reopened
 from matscale.core.train.recorder import Recorder, now
 from matscale.core.train.setup import Setup, prepare, resolved
 from matscale.core.train.stop import Interrupted, StopRequest
@@ -105,42 +105,6 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
                 f"batch, in another order. Resume it with torchrun --nproc-per-node {before}."
             )
         yield run
-
-
-def reopened(path: str | Path, config: TrainConfig) -> Run:
-    """Reopen the run in `path` to go on with `config`. Raises ConfigError if that would change its numbers."""
-    run = Run.open(path)
-    kept = Kept.latest(run.checkpoint_folder)
-    changed = differences(run.config.plain(), config.plain())
-    since = {} if kept is None else differences(kept.config.plain(), config.plain())
-    fixed = {k: v for k, v in changed.items() if not (_is_in(k, (*RESUMABLE, "budget", "data.path")) or _same(k, v))}
-    fixed |= {k: v for k, v in since.items() if not _is_in(k, (*RESUMABLE, *MOVABLE))}
-    if kept is None and run.checkpoints():  # of an older matscale: how far its schedule had come is not known
-        fixed |= {k: v for k, v in changed.items() if not _is_in(k, RESUMABLE)}
-    if fixed:
-        listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
-        raise ConfigError(
-            f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out (or undo "
-            f"the edit of {CONFIG}), or start another run with -o. What may change: {', '.join(RESUMABLE)}; where the "
-            "data lie; and the budget, where the schedule permits."
-        )
-    budget = {k for k in {**changed, **since} if _is_in(k, ("budget",)) and not _is_in(k, RESUMABLE)}
-    if budget:
-        extension.check(run, config)
-    if changed or not (run.path / CONFIG).exists():
-        run.save_config(config)
-    if budget and run.info["status"] == "completed":
-        run.update({"status": "stopped"})
-    return run
-
-
-def _same(key: str, paths: tuple[Any, Any]) -> bool:
-    """Whether a run to begin with is in the same folder under another name."""
-    return key == "start.run" and None not in paths and Path(paths[0]).resolve() == Path(paths[1]).resolve()
-
-
-def _is_in(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def _session(architecture: Architecture, device: torch.device, recorder: Recorder, stop: StopRequest) -> None:

@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.nearby import FARTHEST
+from matscale.core.data.near_origin import FARTHEST
 from matscale.core.data.sources.labels import Unusable
 from matscale.core.data.structure import Structure
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
-from matscale.core.data.nearby import brought_near
+from matscale.core.data.near_origin import brought_near
 from matscale.core.data.store.arrays import Arrays
 from matscale.core.data.store.edge_cache import EdgeCache, open_cache, verify_caches
 from matscale.core.data.store.manifest import Manifest, ShardRecord, SourceRecord

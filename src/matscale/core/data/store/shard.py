@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matscale.core.data.nearby import brought_near
+from matscale.core.data.near_origin import brought_near
 from matscale.core.data.store.arrays import Arrays, map_arrays, write_arrays
 from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError

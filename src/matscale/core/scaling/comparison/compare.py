@@ -18,10 +18,10 @@ import numpy as np
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.files import finite
 from matscale.core.scaling.comparison.cheaper import refuse_far, sentences
+from matscale.core.scaling.comparison.difference import DIFFERENT, LOCAL, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
 from matscale.core.scaling.comparison.joint_pairs import tested_jointly
 from matscale.core.scaling.comparison.multipliers import Subject, multipliers
-from matscale.core.scaling.comparison.pairs import DIFFERENT, LOCAL, NOT_SHOWN, Pair, overlap, tested
 from matscale.core.scaling.fit import Options, beside, joint_law
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.scaling.bootstrap import Draws
-from matscale.core.scaling.comparison.pairs import NOT_SHOWN, WORTH_SEEING, Pair
+from matscale.core.scaling.comparison.difference import NOT_SHOWN, WORTH_SEEING, Pair
 from matscale.core.scaling.comparison.power_of_test import Settling, power, smallest_difference
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.result import Fit

@@ -16,8 +16,8 @@ from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig, differences
 from matscale.core.runs.files import RESUMABLE
 from matscale.core.runs.record import Run
-from matscale.core.runs.restorable import check_state
-from matscale.core.runs.restore import resolve_step
+from matscale.core.runs.resumable import check_state
+from matscale.core.runs.trained_potential import resolve_step
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every", "data.path")

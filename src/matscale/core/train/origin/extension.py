@@ -9,7 +9,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
 from matscale.core.runs.record import Kept, Run
-from matscale.core.runs.restorable import check_position
+from matscale.core.runs.resumable import check_position
 from matscale.core.train.schedule import Budget
 
 

@@ -25,7 +25,7 @@ from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.potential import Potential, Scales
 from matscale.core.runs.config import StartConfig
 from matscale.core.runs.record import Run
-from matscale.core.runs.restore import resolve_step, restored
+from matscale.core.runs.trained_potential import resolve_step, restored
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
 from matscale.core.train.setup import Setup

@@ -15,7 +15,7 @@ from matscale.core.runs.config import differences
 from matscale.core.runs.files import CONFIG, INFO, MOVABLE, RESUMABLE
 from matscale.core.runs.info import without
 from matscale.core.runs.record import Kept, Run
-from matscale.core.runs.restorable import non_finite
+from matscale.core.runs.resumable import non_finite
 
 PRETEXT_PREFIX = "pretext."
 """Prefix of the names of parameters that pre-training adds to a potential."""

@@ -1,4 +1,4 @@
-"""Pairs of architectures: difference of exponents, ratio of losses, and the place where the laws cross."""
+"""Test whether the exponents of two architectures differ, with the ratio of their losses and where their laws cross."""
 
 from __future__ import annotations
 

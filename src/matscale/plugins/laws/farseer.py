@@ -18,8 +18,8 @@ from itertools import product
 import numpy as np
 
 from matscale.plugin import Array, Law
-from matscale.plugins.laws.joint import EXPONENTS, projected
-from matscale.plugins.laws.terms import log_sum, shares
+from matscale.plugins.laws.joint import ND
+from matscale.plugins.laws.terms import EXPONENTS, log_sum, shares
 
 ANCHOR = float(np.log(1e7))
 """ln N1 and ln D1"""
@@ -67,7 +67,7 @@ def starts(x: Array, y: Array) -> Array:
     """Starts from the best joint law E + A N^-alpha + B D^-beta, with its slopes in the middle, and some bends."""
     middle = x.mean(axis=0)
     n = middle[0] - ANCHOR
-    e, a, b, alpha, beta = projected(x[:, 0] - middle[0], x[:, 1] - middle[1], y - y.mean(), EXPONENTS[::2], 1)[0]
+    [(e, a, b, alpha, beta)] = ND.starts(x - middle, y - y.mean(), 1, alpha=EXPONENTS[::2], beta=EXPONENTS[::2])
     level, share = np.logaddexp(e, a) + y.mean(), 1.0 / (1.0 + np.exp(e - a))
     found = []
     beta = float(np.clip(beta, 0.05, 1.0))

@@ -11,55 +11,20 @@ from itertools import product
 import numpy as np
 from scipy.special import expit
 
-from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
-from matscale.plugins.laws.terms import log_sum, shares
+from matscale.plugin import Array, Law
+from matscale.plugins.laws.terms import EXPONENTS, Powers
 
-EXPONENTS = np.linspace(0.02, 2.0, 40)
-"""Grid of alpha and of beta at which the search begins; 40 × 40 of them."""
-
-
-def _terms(theta: Array, n: Array, d: Array) -> Array:
-    e, a, b, alpha, beta = (theta[..., j, None] for j in range(5))
-    falling = np.broadcast_arrays(a - alpha * n, b - beta * d)
-    return np.stack([np.broadcast_to(e, falling[0].shape), *falling])
-
-
-def chinchilla(theta: Array, x: Array) -> Array:
-    return log_sum(_terms(theta, x[..., 0], x[..., 1]))
-
-
-def chinchilla_jacobian(theta: Array, x: Array) -> Array:
-    n, d = x[..., 0], x[..., 1]
-    e, a, b = shares(_terms(theta, n, d))
-    return np.stack([e, a, b, -a * n, -b * d], axis=-1)
+ND = Powers(
+    ("n", "d"),
+    ("E", "A", "B", "alpha", "beta"),
+    terms={"E": (), "A": ("alpha",), "B": ("beta",)},
+    variables={"alpha": ("n",), "beta": ("d",)},
+)
 
 
 def chinchilla_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection: for each pair of exponents the best E, A, B >= 0; the best four of the grid."""
-    return projected(x[:, 0], x[:, 1], y, EXPONENTS)
-
-
-def projected(n: Array, d: Array, y: Array, exponents: Array, count: int = 4, penalty: Array | None = None) -> Array:
-    """(amplitudes, exponents) [count, 5] of the best pairs of exponents; with one more term if `penalty` [k] is ln of
-    its shape, whose amplitude then comes last [count, 6]."""
-    grid = np.array(list(product(exponents, exponents)))
-    columns = np.ones((len(grid), len(y), 3 if penalty is None else 4))
-    columns[..., 1] = np.exp(-grid[:, :1] * n)
-    columns[..., 2] = np.exp(-grid[:, 1:] * d)
-    if penalty is not None:
-        columns[..., 3] = np.exp(penalty)
-    c, rss = amplitudes(columns, y)
-    best = best_of(rss, count)
-    log_c = log_amplitudes(c[best])
-    return np.column_stack([log_c[:, :3], grid[best], log_c[:, 3:]])
-
-
-def chinchilla_move(theta: Array, x0: Array, y0: float) -> Array:
-    moved = theta.copy()
-    moved[..., :3] += y0
-    moved[..., 1] += theta[..., 3] * x0[0]
-    moved[..., 2] += theta[..., 4] * x0[1]
-    return moved
+    """Starts by variable projection: the best four of 40 × 40 pairs of exponents."""
+    return ND.starts(x, y, 4, alpha=EXPONENTS, beta=EXPONENTS)
 
 
 def kaplan(theta: Array, x: Array) -> Array:
@@ -91,21 +56,13 @@ def kaplan_move(theta: Array, x0: Array, y0: float) -> Array:
     return moved
 
 
-CHINCHILLA = Law(
+CHINCHILLA = ND.law(
     name="nd",
     summary="A floor, a power of the parameters and a power of the data.",
     formula="L = E + A N^-alpha + B D^-beta",
     reference="arXiv:2203.15556",
-    axes=("n", "d"),
-    parameters=("E", "A", "B", "alpha", "beta"),
-    value=chinchilla,
-    jacobian=chinchilla_jacobian,
     starts=chinchilla_starts,
-    move=chinchilla_move,
-    logs=frozenset({"E", "A", "B"}),
     exponents=("alpha", "beta"),
-    floor="E",
-    verdict="law with floor",
 )
 
 KAPLAN = Law(

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
-from matscale.plugins.laws.terms import log_sum, shares
+from matscale.plugin import Array
+from matscale.plugins.laws.terms import Powers
 
 ALPHAS = np.geomspace(0.02, 3.0, 60)
 """Exponents at which the search for a floor begins."""
 
-
-def power(theta: Array, x: Array) -> Array:
-    return theta[..., 0, None] - theta[..., 1, None] * x[..., 0]
-
-
-def power_jacobian(theta: Array, x: Array) -> Array:
-    log_x = np.broadcast_to(x[..., 0], theta.shape[:-1] + x.shape[-2:-1])
-    return np.stack([np.ones_like(log_x), -log_x], axis=-1)
+PURE = Powers(("x",), ("A", "alpha"), terms={"A": ("alpha",)}, variables={"alpha": ("x",)})
+FLOORED = Powers(("x",), ("E", "A", "alpha"), terms={"E": (), "A": ("alpha",)}, variables={"alpha": ("x",)})
 
 
 def power_starts(x: Array, y: Array) -> Array:
@@ -30,76 +24,28 @@ def power_starts(x: Array, y: Array) -> Array:
     return np.array([[0.0, -slope]])
 
 
-def power_move(theta: Array, x0: Array, y0: float) -> Array:
-    moved = theta.copy()
-    moved[..., 0] += y0 + theta[..., 1] * x0[0]
-    return moved
-
-
-def _terms(theta: Array, x: Array) -> Array:
-    flat = np.broadcast_to(theta[..., 0, None], theta.shape[:-1] + x.shape[-2:-1])
-    return np.stack([flat, power(theta[..., 1:], x)])
-
-
-def floor(theta: Array, x: Array) -> Array:
-    return log_sum(_terms(theta, x))
-
-
-def floor_jacobian(theta: Array, x: Array) -> Array:
-    flat, falling = shares(_terms(theta, x))
-    return np.stack([flat, falling, -falling * x[..., 0]], axis=-1)
-
-
 def floor_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection: for each exponent of a grid the best E, A >= 0.
-
-    They are the grid's best three, and one without a floor.
-    """
-    columns = np.stack([np.ones((len(ALPHAS), len(y))), np.exp(-ALPHAS[:, None] * x[:, 0])], axis=-1)
-    c, rss = amplitudes(columns, y)
-    best = best_of(rss, 3)
-    with_floor = np.column_stack([log_amplitudes(c[best]), ALPHAS[best]])
+    """Starts by variable projection, the best three of a grid of exponents; and one without a floor."""
     without = np.concatenate([[-9.0], power_starts(x, y)[0]])
-    return np.vstack([with_floor, without])
+    return np.vstack([FLOORED.starts(x, y, 3, alpha=ALPHAS), without])
 
 
-def floor_move(theta: Array, x0: Array, y0: float) -> Array:
-    moved = theta.copy()
-    moved[..., 0] += y0
-    moved[..., 1] += y0 + theta[..., 2] * x0[0]
-    return moved
-
-
-POWER = Law(
+POWER = PURE.law(
     name="power",
     summary="A power of one variable.",
     formula="L = A x^-alpha",
     reference="arXiv:1712.00409",
-    axes=("x",),
-    parameters=("A", "alpha"),
-    value=power,
-    jacobian=power_jacobian,
     starts=power_starts,
-    move=power_move,
-    logs=frozenset({"A"}),
     exponents=("alpha",),
     min_sizes=3,
 )
 
-FLOOR = Law(
+FLOOR = FLOORED.law(
     name="floor",
     summary="A power of one variable above a floor.",
     formula="L = E + A x^-alpha",
     reference="arXiv:1712.00409",
-    axes=("x",),
-    parameters=("E", "A", "alpha"),
-    value=floor,
-    jacobian=floor_jacobian,
     starts=floor_starts,
-    move=floor_move,
-    logs=frozenset({"E", "A"}),
     exponents=("alpha",),
-    floor="E",
     min_sizes=6,
-    verdict="law with floor",
 )

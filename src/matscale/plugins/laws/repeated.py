@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from matscale.plugin import Array, Law
-from matscale.plugins.laws.joint import EXPONENTS, projected
-from matscale.plugins.laws.terms import log_sum, shares
+from matscale.plugin import Array
+from matscale.plugins.laws.joint import ND
+from matscale.plugins.laws.terms import EXPONENTS, Powers
 
 KAPPAS = (0.25, 0.5, 1.0, 1.5)
 """Exponents of the penalty at which the search begins."""
@@ -42,28 +42,28 @@ def _more_useful(log_r: Array, unique: Array, seen: Array) -> Array:
     return np.asarray(np.where((log_r > WORTH[0]) & (log_r < WORTH[1]), slope, 0.0))
 
 
-def _repetition_terms(theta: Array, x: Array, log_d: Array) -> Array:
-    e, a, b, alpha, beta = (theta[..., j, None] for j in range(5))
-    falling = np.broadcast_arrays(a - alpha * x[..., 0], b - beta * log_d)
-    return np.stack([np.broadcast_to(e, falling[0].shape), *falling])
+def _worth(theta: Array, x: Array) -> Array:
+    """Compute (ln N, ln D') of ln N, ln U, ln S: the joint law in N and D' is the law."""
+    log_d = useful(theta[..., 5, None], x[..., 1], x[..., 2])
+    return np.stack(np.broadcast_arrays(x[..., 0], log_d), axis=-1)
 
 
 def repetition(theta: Array, x: Array) -> Array:
-    return log_sum(_repetition_terms(theta, x, useful(theta[..., 5, None], x[..., 1], x[..., 2])))
+    return ND.value(theta[..., :5], _worth(theta, x))
 
 
 def repetition_jacobian(theta: Array, x: Array) -> Array:
-    log_r, beta = theta[..., 5, None], theta[..., 4, None]
-    log_d = useful(log_r, x[..., 1], x[..., 2])
-    e, a, b = shares(_repetition_terms(theta, x, log_d))
-    more = _more_useful(log_r, x[..., 1], x[..., 2])
-    return np.stack([e, a, b, -a * x[..., 0], -b * log_d, -b * beta * more], axis=-1)
+    columns = ND.jacobian(theta[..., :5], _worth(theta, x))
+    by_log_d = -columns[..., 2] * theta[..., 4, None]
+    by_log_r = by_log_d * _more_useful(theta[..., 5, None], x[..., 1], x[..., 2])
+    return np.concatenate([columns, by_log_r[..., None]], axis=-1)
 
 
 def repetition_starts(x: Array, y: Array) -> Array:
     found = []
     for log_r in np.log([2.0, 8.0, 30.0, 200.0]):
-        found += [[*row, log_r] for row in projected(x[:, 0], useful(log_r, x[:, 1], x[:, 2]), y, EXPONENTS[::2], 1)]
+        at = np.column_stack([x[:, 0], useful(log_r, x[:, 1], x[:, 2])])
+        found += [[*row, log_r] for row in ND.starts(at, y, 1, alpha=EXPONENTS[::2], beta=EXPONENTS[::2])]
     return np.array(found)
 
 
@@ -73,60 +73,63 @@ def pressure(x: Array) -> Array:
     return np.asarray(np.log(repeats) + x[..., 0] - x[..., 1])
 
 
-def _terms(theta: Array, x: Array) -> Array:
-    e, a, b, alpha, beta, penalty, kappa = (theta[..., j, None] for j in range(7))
-    rest = np.broadcast_arrays(a - alpha * x[..., 0], b - beta * x[..., 2], penalty + kappa * pressure(x))
-    return np.stack([np.broadcast_to(e, rest[0].shape), *rest])
+PENALISED = Powers(
+    ("n", "s", "relief"),
+    ("E", "A", "B", "alpha", "beta", "P", "kappa"),
+    terms={"E": (), "A": ("alpha",), "B": ("beta",), "P": ("kappa",)},
+    variables={"alpha": ("n",), "beta": ("s",), "kappa": ("relief",)},
+)
+"""The law in ln N, ln S and the negative pressure, whose power the penalty is."""
+
+
+def _pressed(x: Array) -> Array:
+    """Compute the variables of `PENALISED` from ln N, ln U, ln S."""
+    return np.stack([x[..., 0], x[..., 2], -pressure(x)], axis=-1)
 
 
 def overfitting(theta: Array, x: Array) -> Array:
-    return log_sum(_terms(theta, x))
+    return PENALISED.value(theta, _pressed(x))
 
 
 def overfitting_jacobian(theta: Array, x: Array) -> Array:
-    e, a, b, penalty = shares(_terms(theta, x))
-    return np.stack([e, a, b, -a * x[..., 0], -b * x[..., 2], penalty, penalty * pressure(x)], axis=-1)
+    return PENALISED.jacobian(theta, _pressed(x))
 
 
 def overfitting_starts(x: Array, y: Array) -> Array:
     """Starts by variable projection with four amplitudes: the best pair of exponents for each kappa."""
-    found = []
+    at, found, coarse = _pressed(x), [], EXPONENTS[::2]
+    most = -at[:, 2].min()
+    at[:, 2] += most  # so that an amplitude that vanishes is small against the loss, whatever kappa is
     for kappa in KAPPAS:
-        shape = kappa * pressure(x)
-        scale = shape.max()  # so that an amplitude that vanishes is small against the loss, whatever kappa is
-        for row in projected(x[:, 0], x[:, 2], y, EXPONENTS[::2], 1, penalty=shape - scale):
-            found.append([*row[:5], row[5] - scale, kappa])
+        [row] = PENALISED.starts(at, y, 1, alpha=coarse, beta=coarse, kappa=np.array([kappa]))
+        found.append(PENALISED.move(row, np.array([0.0, 0.0, -most]), 0.0))
     return np.array(found)
 
 
-REPETITION = Law(
+REPETITION = ND.law(
     name="repetition",
     summary="The joint law for many epochs: a repeated structure is worth less than a new one.",
     formula="L = E + A N^-alpha + B D'^-beta, D' = U + U R* (1 - exp(-(S/U - 1)/R*))",
     reference="arXiv:2305.16264",
     axes=("n", "u", "s"),
-    parameters=("E", "A", "B", "alpha", "beta", "R*"),
+    parameters=(*ND.parameters, "R*"),
     value=repetition,
     jacobian=repetition_jacobian,
     starts=repetition_starts,
-    logs=frozenset({"E", "A", "B", "R*"}),
+    move=None,
+    logs=frozenset({*ND.terms, "R*"}),
     exponents=("alpha", "beta"),
-    floor="E",
-    verdict="law with floor",
 )
 
-OVERFITTING = Law(
+OVERFITTING = PENALISED.law(
     name="overfitting",
     summary="The joint law for many epochs with a penalty: beyond some repeats, more of them raise the loss.",
     formula="L = E + A N^-alpha + B S^-beta + P ((S/U - 1) N/U)^kappa",
     reference="arXiv:2605.01640",
     axes=("n", "u", "s"),
-    parameters=("E", "A", "B", "alpha", "beta", "P", "kappa"),
     value=overfitting,
     jacobian=overfitting_jacobian,
     starts=overfitting_starts,
-    logs=frozenset({"E", "A", "B", "P"}),
+    move=None,
     exponents=("alpha", "beta"),
-    floor="E",
-    verdict="law with floor",
 )

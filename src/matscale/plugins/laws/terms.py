@@ -1,10 +1,20 @@
-"""Sums of powers in logarithms: ln Σ_i exp(t_i), and its derivatives by each term."""
+"""Sums of terms in logarithms, ln Σ_i exp(t_i), and the sums of powers that most laws are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from itertools import combinations, product
+from operator import add
+from typing import Any
+
 import numpy as np
 
-from matscale.plugin import Array
+from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
+
+EXPONENTS = np.linspace(0.02, 2.0, 40)
+"""Grid of an exponent at which the search of a joint law begins."""
 
 
 def log_sum(terms: Array) -> Array:
@@ -20,3 +30,93 @@ def shares(terms: Array) -> Array:
     np.exp(parts, out=parts)
     parts /= parts.sum(axis=0)
     return parts
+
+
+@dataclass(frozen=True)
+class Powers:
+    """Sum of powers, L = E + A N^-alpha + B D^-beta and the like: the logarithm of a term is linear in its parameters.
+
+    An exponent of two variables turns the power of each by the other: gamma of (n, e) is the factor N^(gamma ln X).
+    """
+
+    axes: tuple[str, ...]
+    parameters: tuple[str, ...]
+    """All of them, in the order of theta."""
+    terms: Mapping[str, tuple[str, ...]]
+    """Amplitude of each term -> the exponents in it; `E` is the floor."""
+    variables: Mapping[str, tuple[str, ...]]
+    """Exponent -> the axes whose power it is."""
+
+    def value(self, theta: Array, x: Array) -> Array:
+        """Compute ln L [..., k] of theta [..., p] and ln x [..., k, axes]."""
+        terms = self._terms(theta, x)
+        return terms[0] if len(terms) == 1 else log_sum(terms)
+
+    def jacobian(self, theta: Array, x: Array) -> Array:
+        """Compute the derivatives of `value` by theta [..., k, p]."""
+        of = dict(zip(self.terms, shares(self._terms(theta, x))))
+        columns = [
+            of[name] if name in of else self._times(name, reduce(add, [of[a] for a in of if name in self.terms[a]]), x)
+            for name in self.parameters
+        ]
+        return np.stack(columns, axis=-1)
+
+    def move(self, theta: Array, x0: Array, y0: float) -> Array:
+        """Compute theta of the same curve after ln x → ln x + x0 and ln L → ln L + y0."""
+        moved = theta.copy()
+        for amplitude, names in self.terms.items():
+            moved[..., self._at(amplitude)] += y0
+            places = {(): amplitude, **{self.variables[name]: name for name in names}}
+            # An exponent of two variables, γ (ln n + n0)(ln e + e0), also adds to the exponents of each of them.
+            for name in names:
+                axes = self.variables[name]
+                for kept in (kept for size in range(len(axes)) for kept in combinations(axes, size)):
+                    gone = [x0[self.axes.index(axis)] for axis in axes if axis not in kept]
+                    moved[..., self._at(places[kept])] += theta[..., self._at(name)] * np.prod(gone)
+        return moved
+
+    def starts(self, x: Array, y: Array, count: int, **grids: Array) -> Array:
+        """Best `count` starts by variable projection: for each point of the grids the best amplitudes >= 0.
+
+        `grids` has the values of each exponent; those without one are 0.
+        """
+        points = np.array(list(product(*grids.values())))
+        theta = np.zeros((len(points), len(self.parameters)))
+        theta[:, [self._at(name) for name in grids]] = points
+        c, rss = amplitudes(np.exp(self._terms(theta, x, axis=-1)), y)
+        best = best_of(rss, count)
+        found = theta[best]
+        found[:, [self._at(name) for name in self.terms]] = log_amplitudes(c[best])
+        return found
+
+    def law(self, **described: Any) -> Law:
+        """Make the law of this form. `described` are fields of `Law`; those that it leaves out follow from the form."""
+        has_floor = "E" in self.terms
+        of_form: dict[str, Any] = {
+            "axes": self.axes,
+            "parameters": self.parameters,
+            "value": self.value,
+            "jacobian": self.jacobian,
+            "move": self.move,
+            "logs": frozenset(self.terms),
+            "floor": "E" if has_floor else None,
+            "verdict": "law with floor" if has_floor else "law",
+        }
+        return Law(**{**of_form, **described})
+
+    def _at(self, name: str) -> int:
+        return self.parameters.index(name)
+
+    def _times(self, name: str, value: Array, x: Array) -> Array:
+        """Multiply `value` by the slope of a term's logarithm along the exponent `name`."""
+        for axis in self.variables[name]:
+            value = value * -x[..., self.axes.index(axis)]
+        return value
+
+    def _terms(self, theta: Array, x: Array, axis: int = 0) -> Array:
+        """Logarithms of the terms, stacked along a new `axis`."""
+        logs = [
+            reduce(add, [self._times(name, theta[..., self._at(name), None], x) for name in names], theta[..., k, None])
+            for k, names in ((self._at(amplitude), names) for amplitude, names in self.terms.items())
+        ]
+        return np.stack(np.broadcast_arrays(*logs), axis=axis)

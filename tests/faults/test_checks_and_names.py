@@ -9,7 +9,7 @@ import pytest
 from markupsafe import escape
 
 import matscale
-from matscale.cli.laws_text import fit_text, plan_text
+from matscale.cli.laws.text import fit_text, plan_text
 from matscale.core.report.build import Report, build
 from matscale.core.report.page import page
 from matscale.core.report.tables import verdicts

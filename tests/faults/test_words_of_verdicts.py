@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import matscale
 from matscale.cli import main
-from matscale.cli.laws_text import fit_text
+from matscale.cli.laws.text import fit_text
 from matscale.core.errors import MatscaleError
 from matscale.core.hosting.host import host
 from matscale.core.report.words import sentence

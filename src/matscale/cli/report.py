@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from matscale.cli.laws import BASELINES, SAMPLES
+from matscale.cli.laws.options import BASELINES, SAMPLES
 from matscale.core.errors import ConfigError
 
 FORMATS = ("svg", "png", "pdf")

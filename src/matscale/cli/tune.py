@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from matscale.cli.laws import Pairs
-from matscale.cli.types import ArchitectureName, CommaSeparated, ParameterCount, PluginName
+from matscale.cli.types import ArchitectureName, CommaSeparated, Pairs, ParameterCount, PluginName
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -113,3 +113,20 @@ ArchitectureName = PluginName("register_architectures", "architecture")
 """Type of `--arch` and of an argument that names an architecture."""
 TrackerName = PluginName("register_trackers", "tracker")
 """Type of `--track`."""
+
+
+class Pairs(ParamType):
+    """Pairs of values: `a=b,c=d`."""
+
+    name = "key=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
+        if isinstance(value, dict):
+            return value
+        found = {}
+        for part in str(value).split(","):
+            key, equals, text = part.partition("=")
+            if not (key.strip() and equals and text.strip()):
+                self.fail(f"{part!r} is no pair. Write for example n=params,loss=val_loss.", param, ctx)
+            found[key.strip()] = text.strip()
+        return found

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from matscale.cli.laws import plan
+from matscale.cli.laws.plan import plan
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.hosting.host import host
 from matscale.core.scaling.allocation.belief import believe

@@ -14,7 +14,7 @@ from laws_data import ladder
 
 import matscale
 from matscale.cli import main
-from matscale.cli.laws_text import fit_text
+from matscale.cli.laws.text import fit_text
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.report import analysis, laws_figures, tables, words
 from matscale.core.scaling.fit import Options, fit_all

@@ -1,23 +1,140 @@
-"""`matscale plan --simulate` and `--next`: replay choices of runs on a table, and choose the next runs."""
+"""`matscale plan`: what to train with a budget or for a loss; the next runs, and replays of choices on a table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from matscale.cli.laws.options import Input, input_options, only, sampled
 from matscale.cli.text import aligned
+from matscale.cli.types import Amount, ArchitectureName
 from matscale.core.errors import ConfigError, DataError, did_you_mean
 from matscale.core.scaling.text import size
 
 if TYPE_CHECKING:
     from matscale.core.scaling.allocation.next_batch import Batch
     from matscale.core.scaling.allocation.simulate import Score
+    from matscale.core.scaling.allocation.speed import Speed
     from matscale.core.scaling.tables.table import Table
+
+
+@click.command()
+@input_options
+@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Which.  [default: the only one]")
+@click.option("--flops", type=Amount(), help="Budget of training FLOPs: 1e18, 50P.")
+@click.option("--loss", type=float, help="Loss to reach, instead of a budget.")
+@click.option("--device", help="Device whose hours are stated: H100, A100, ..., or one that runs were made on.")
+@click.option("--precision", help="Arithmetic on it.  [default: that of the runs on it; of its peak: fp32]")
+@click.option(
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of its peak.  [default: what runs on it reached; without any, 0.05 is assumed]",
+)
+@click.option(
+    "--despite",
+    type=click.Choice(["rejected", "incomplete-design", "not-identifiable"]),
+    help="Plan by a joint law of this verdict too, with its uncertainty widened by what it misses.",
+)
+@click.option(
+    "--next", "count", type=click.IntRange(1, 1000), metavar="K", help="Choose the next K runs --for a purpose."
+)
+@click.option("--for", "purpose", help="With --next: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, or cheaper@loss=1.5.")
+@click.option(
+    "--budget", type=Amount(), help="With --next: FLOPs of all K. With --simulate: cost of all that is bought."
+)
+@click.option(
+    "--simulate", "is_replay", is_flag=True, help="Replay the table: what a choice of runs would have been worth."
+)
+@click.option("--law", help="With --simulate: the law of several variables.  [default: nd]")
+@click.option("--cost", metavar="COLUMNS", help="With --simulate: a run costs the product of these: n,d.")
+@click.option(
+    "--held-out", type=click.Path(exists=True), help="With --simulate: table to predict.  [default: the dearest runs]"
+)
+@click.option(
+    "-o",
+    "--output",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --simulate: HTML page of curves.",
+)
+@sampled
+def plan(
+    given: Input,
+    architectures: tuple[str, ...],
+    flops: float | None,
+    loss: float | None,
+    device: str | None,
+    precision: str | None,
+    mfu: float | None,
+    despite: str | None,
+    count: int | None,
+    purpose: str | None,
+    budget: float | None,
+    is_replay: bool,
+    law: str | None,
+    cost: str | None,
+    held_out: str | None,
+    page: Path | None,
+    checkpoint: str,
+    samples: int,
+    seed: int,
+) -> None:
+    """Say which size on how much data makes the best of a budget, or what a loss takes, or what to run next.
+
+    By the joint law and the measured cost of the runs. Without a joint law there is no plan, but what can still be said
+    and the runs that would tell most; --despite plans by a refused law with a wider uncertainty.
+
+    --next K --budget FLOPS --for PURPOSE chooses runs until the purpose is met. --simulate replays a table: it buys
+    runs in turn, and scores the prediction of the dearest ones beside random, grid and cost-ordered choice.
+    """
+    from matscale.cli.laws.text import plan_text
+    from matscale.core.scaling.allocation.plan import make_plan
+    from matscale.core.scaling.fit import Options, fit_law, needs_curves
+    from matscale.core.scaling.text import listed
+
+    refuse_unused(click.get_current_context().params)
+    curves = needs_curves("nd", checkpoint)
+    if is_replay:
+        # Rows of two tables are read alike, and baselines play no part.
+        bare = replace(given, no_baselines=True)
+        far = replace(bare, sources=(held_out,)).table(curves) if held_out else None
+        simulate(only(bare.table(curves), architectures), far, law or "nd", cost, budget, page, given.as_json)
+        return
+    table = only(given.table(curves), architectures)
+    if count is not None:
+        assert purpose is not None
+        assert budget is not None
+        choose_next(table, purpose, count, budget, given.as_json)
+        return
+    if len(table.architectures) != 1:
+        named = listed([f"--arch {name}" for name in table.architectures], by=" or ")
+        raise ConfigError(f"Plan for one architecture at a time: {named}.")
+    fitted = fit_law(table, "nd", Options(target=given.target, checkpoint=checkpoint, samples=samples, seed=seed))
+    speed = _speed(device, fitted.table, precision, mfu)
+    result = make_plan(fitted, flops=flops, loss=loss, speed=speed, despite=(despite or "").replace("-", " "))
+    if given.as_json:
+        values = {"fit": fitted.plain(), **result.plain()}
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(plan_text(result, fitted))
+
+
+def _speed(
+    device: str | None, table: Table, precision: str | None, mfu: float | None
+) -> Callable[[float], Speed] | None:
+    """Speed of a model on the device, as a function of its parameters; refuses options that need a device."""
+    from matscale.core.scaling.allocation.speed import speed_on
+
+    if device is None:
+        if precision or mfu:
+            raise ConfigError("--precision and --mfu say how fast a device is: name it with --device.")
+        return None
+    return lambda n: speed_on(device, table, n, precision, mfu)
 
 
 USED = {

@@ -1,0 +1,1 @@
+"""`matscale fit`, `compare` and `plan`: scaling laws of runs or a table."""

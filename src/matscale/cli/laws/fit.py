@@ -1,0 +1,112 @@
+"""`matscale fit` and `compare`: laws with verdicts, and tests whether they differ."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from matscale.cli.laws.options import Input, input_options, only, sampled
+from matscale.cli.types import Amount, ArchitectureName
+
+
+@click.command()
+@input_options
+@click.option(
+    "--law",
+    default="auto",
+    show_default=True,
+    help="n, d, c: the best form in that variable; nd, frontier, isoflop; mixed: one exponent for all "
+    "architectures and an offset of each; or a form: power, floor, broken, kaplan, repetition, overfitting (many "
+    "epochs), routing, a plugin's.",
+)
+@click.option("--pool", is_flag=True, help="One law over all architectures, and how far each is off it.")
+@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Only these.  [default: all]")
+@click.option("--axis", type=click.Choice(["n", "d", "c"]), help="Variable of a form.  [default: with most sizes]")
+@click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+@sampled
+@click.option("--checklist", is_flag=True, help="Fill in the checklist of the survey (Mis)Fitting for every law.")
+def fit(
+    given: Input,
+    law: str,
+    pool: bool,
+    architectures: tuple[str, ...],
+    axis: str | None,
+    at: float | None,
+    checkpoint: str,
+    samples: int,
+    seed: int,
+    checklist: bool,
+) -> None:
+    """Fit scaling laws to RUNS (folders, globs, a study) or a TABLE (CSV, JSON lines, parquet).
+
+    Each law has intervals, a test on the largest sizes, and a verdict: law (with floor, broken), local slope, rejected,
+    incomplete design, not identifiable, no learning. A refused law says what can still be said. What was left out, and
+    why, is listed.
+    """
+    from matscale.cli.laws.text import checklist_text, fit_text
+    from matscale.core.scaling.checklist import checklist as fill
+    from matscale.core.scaling.curves.collapse import collapses
+    from matscale.core.scaling.fit import Options, fit_all, needs_curves
+
+    curves = checklist or needs_curves(law, checkpoint)
+    table = given.table(curves, lists_excluded=True)
+    table = only(table, architectures)
+    checked = collapses(table)
+    for name, curves_of in checked.items():
+        if curves_of.off:
+            click.echo(f"Curves{f' of {name}' if name else ''}: {curves_of.text}.", err=True)
+    options = Options(given.target, axis, at, checkpoint, samples, seed, pool)
+    refused: list[str] = []
+    fits = fit_all(table, law, options, refused)
+    for sentence in refused:
+        click.echo(f"Not fitted: {sentence}", err=True)
+    if given.as_json:
+        values = [
+            {**one.plain(), **({"checklist": fill(one, checked.get(one.architecture))} if checklist else {})}
+            for one in fits
+        ]
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for k, one in enumerate(fits):
+        click.echo(("\n" if k else "") + fit_text(one))
+        if checklist:
+            click.echo(checklist_text(fill(one, checked.get(one.architecture))))
+
+
+@click.command()
+@input_options
+@click.option("--arch", "architectures", multiple=True, type=ArchitectureName, help="Which to compare.  [default: all]")
+@click.option(
+    "--axis", type=click.Choice(["n", "d", "c"]), help="Over which variable.  [default: compute, else parameters]"
+)
+@click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
+@click.option(
+    "--at-loss", type=float, multiple=True, help="Loss at which the multipliers are stated; may be said several times."
+)
+@click.option("--margin", type=float, help="Test whether exponents are equal within this difference: 0.02.")
+def compare(
+    given: Input,
+    architectures: tuple[str, ...],
+    axis: str | None,
+    at: float | None,
+    at_loss: tuple[float, ...],
+    margin: float | None,
+) -> None:
+    """Compare how architectures scale, and what each needs for the same loss.
+
+    First the FLOPs, hours, parameters or data that one needs of the other's. Then whether the exponents differ, by
+    Welch's test on size means; the ratio of the losses, where the laws cross, what the test could have seen, and what
+    would settle it. No difference shown does not mean equal: --margin tests that.
+    """
+    from matscale.cli.laws.text import comparison_text
+    from matscale.core.hosting.host import host
+    from matscale.core.scaling.comparison.compare import compare as test
+
+    table = given.table()
+    laws = [law for law in host().laws() if law.axes == ("x",)]
+    result = test(table, architectures, laws, axis=axis, target=given.target, at=at, at_loss=at_loss, margin=margin)
+    if given.as_json:
+        click.echo(json.dumps(result.plain(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(comparison_text(result))

@@ -1,0 +1,134 @@
+"""Options that the commands on laws share: runs or tables, columns, target, baselines, bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from matscale.cli.types import Pairs
+from matscale.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from matscale.core.scaling.tables.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BASELINES = (
+    click.option(
+        "--baselines",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="JSON of `matscale baselines`.  [default: measured for runs]",
+    ),
+    click.option("--no-baselines", is_flag=True, help="Judge without baselines."),
+)
+SAMPLES = click.option(
+    "--samples", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Bootstrap samples."
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Values of the options that the three commands share: runs or tables, columns, target and baselines."""
+
+    sources: tuple[str, ...]
+    columns: tuple[dict[str, str], ...]
+    where: tuple[dict[str, str], ...]
+    target: str
+    baselines: Path | None
+    no_baselines: bool
+    as_json: bool
+
+    def table(self, curves: bool = False, lists_excluded: bool = False) -> Table:
+        """Read the table; print to stderr how it was read and, unless the command lists it, what was left out."""
+        from matscale.cli.laws.text import excluded_text
+        from matscale.core.scaling.tables.baselines import read_baselines, with_baselines
+        from matscale.core.scaling.tables.sources import read
+
+        merged = {key: value for pairs in self.columns for key, value in pairs.items()}
+        chosen = {key: value for pairs in self.where for key, value in pairs.items()}
+        table = read(list(self.sources), merged, target=self.target, where=chosen, curves=curves)
+        for sentence in table.notes:
+            click.echo(sentence, err=True)
+        if not lists_excluded and table.excluded:
+            click.echo("\n".join(excluded_text(table.excluded)), err=True)
+        if self.baselines is not None:
+            return replace(table, baselines=read_baselines(self.baselines))
+        if self.no_baselines:
+            return table
+        table, why = with_baselines(table)
+        if why:
+            click.echo(f"{why[0].upper()}{why[1:]}", err=True)
+        return table
+
+
+def input_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `Input`, which the command gets as its first argument."""
+
+    @wraps(command)
+    def with_input(**values: Any) -> None:
+        command(Input(**{field.name: values.pop(field.name) for field in fields(Input)}), **values)
+
+    return _with_options(
+        with_input,
+        click.argument("sources", nargs=-1, required=True, metavar="RUNS|TABLE..."),
+        click.option(
+            "--map",
+            "columns",
+            type=Pairs(),
+            multiple=True,
+            help="Columns by our names: n=params,d=tokens,c=flops,loss=val_loss; also arch, seed, run, step, u, s, e. "
+            "Of runs: n=total, d=structures|atoms|edges, c=gpu_hours.",
+        ),
+        click.option("--where", type=Pairs(), multiple=True, help="Rows of a table to use: router_type=Dense."),
+        click.option(
+            "--target",
+            default="loss",
+            show_default=True,
+            help="What is fitted: loss, energy, forces, stress, or a column.",
+        ),
+        *BASELINES,
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    )
+
+
+def _with_options(command: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def sampled(command: F) -> F:
+    """Add the options of the bootstrap and of the table that it resamples."""
+    return _with_options(
+        command,
+        click.option(
+            "--checkpoint",
+            type=click.Choice(["last", "best", "all"]),
+            default="last",
+            show_default=True,
+            help="Which step of a run counts in joint laws.",
+        ),
+        SAMPLES,
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap."),
+    )
+
+
+def only(table: Table, architectures: tuple[str, ...]) -> Table:
+    """Choose the runs of the architectures, of all if none is named. Raises an error that says why none is left."""
+    import numpy as np
+
+    from matscale.core.errors import did_you_mean
+
+    if len(table) == 0:
+        listed = "; ".join(f"{one.row}: {one.reason}" for one in table.excluded[:5])
+        more = f"; and {len(table.excluded) - 5} more" if len(table.excluded) > 5 else ""
+        raise DataError(f"No run is left to fit. Left out: {listed}{more}.")
+    for name in architectures:
+        if name not in table.architectures:
+            raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
+    return table.take(np.isin(table.words["arch"], architectures)) if architectures else table

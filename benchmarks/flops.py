@@ -23,7 +23,7 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.train.accumulation import Feed, Group
 from matscale.core.train.distributed import World
 from matscale.core.train.learner import Learner
-from matscale.core.train.loss import Objective
+from matscale.core.train.loss import LabelObjective
 from matscale.core.train.session import cost_of_setup, probes_of_setup
 from matscale.core.train.setup import prepare, resolved
 
@@ -53,7 +53,7 @@ def case(name: str, n_params: int, data: str, batch: int, steps: int = 12) -> st
     start = seconds(lambda: cost_of_setup(setup, potential, CPU))
     fitted = seconds(lambda: cost_of(potential, probes))
     cost = cost_of_setup(setup, potential, CPU)
-    learner = Learner(potential, config, Objective(config.loss, host().loss), CPU, World())
+    learner = Learner(potential, config, LabelObjective(config.loss, host().loss), CPU, World())
     groups = Feed(setup.training_loader(World()), 1, CPU, learner.objective).groups(0, 0)
     step, accounting = [], []
 

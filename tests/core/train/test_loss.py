@@ -14,7 +14,7 @@ from matscale.core.errors import ConfigError
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.config import LossConfig
 from matscale.core.train.evaluation import evaluate
-from matscale.core.train.loss import Objective
+from matscale.core.train.loss import LabelObjective
 from matscale.core.train.metrics import Metrics
 from matscale.core.train.residuals import Masks, decompose
 from matscale.plugins.losses import HUBER_DELTA, register_losses
@@ -69,7 +69,7 @@ def test_the_compared_loss_is_omat24s_formula() -> None:
 def test_the_default_objective_equals_the_compared_loss() -> None:
     batch = make_batch([3, 1, 4])
     outputs = guess(batch)
-    objective = Objective(LossConfig(), LOSSES.__getitem__)
+    objective = LabelObjective(LossConfig(), LOSSES.__getitem__)
     total = objective.total(objective.sums(outputs, batch), objective.counts(batch))
     metrics = Metrics()
     metrics.update(outputs, batch)
@@ -104,7 +104,7 @@ def test_a_missing_label_counts_neither_as_zero_nor_in_the_gradient() -> None:
     batch.stress[0] = torch.nan
     outputs = guess(batch)
     parameters = [outputs.energy.requires_grad_(), outputs.forces.requires_grad_(), outputs.stress.requires_grad_()]
-    objective = Objective(LossConfig(), LOSSES.__getitem__)
+    objective = LabelObjective(LossConfig(), LOSSES.__getitem__)
     total = objective.total(objective.sums(outputs, batch), objective.counts(batch))
     total.backward()
 
@@ -185,7 +185,7 @@ def test_a_model_that_leaves_out_a_labelled_stress_is_neither_trained_nor_compar
     batch = make_batch([2, 3])
     outputs = replace(guess(batch), stress=None)
     with pytest.raises(ConfigError, match=r"no stress.*--set loss\.stress_isotropic\.weight=0"):
-        Objective(LossConfig(), LOSSES.__getitem__).sums(outputs, batch)
+        LabelObjective(LossConfig(), LOSSES.__getitem__).sums(outputs, batch)
     metrics = Metrics()
     metrics.update(outputs, batch)
     assert "loss" not in metrics.values()

@@ -25,7 +25,7 @@ from matscale.core.runs.record import Run
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import evaluate
 from matscale.core.train.learner import Learner
-from matscale.core.train.loss import Objective
+from matscale.core.train.loss import LabelObjective
 from matscale.core.train.session import train
 from matscale.core.train.setup import prepare, resolved
 from matscale.plugins.losses import register_losses
@@ -116,7 +116,7 @@ def test_a_gradient_is_that_of_the_whole_batch_where_labels_are_uneven(data: Pat
     batch = setup.dataset.batch(setup.train[:6], setup.graph, torch.float64)
     batch.energy[:2] = torch.nan
     batch.stress[3] = torch.nan
-    objective, potential = Objective(LossConfig(), LOSSES.__getitem__), setup.potential().train()
+    objective, potential = LabelObjective(LossConfig(), LOSSES.__getitem__), setup.potential().train()
 
     def gradients(parts: list) -> list[torch.Tensor]:
         potential.zero_grad()
@@ -353,7 +353,7 @@ def test_an_overflow_in_another_process_leaves_the_step_out_here_too(data: Path)
 
     columns = tiny.architecture("columns")
     setup = prepare(resolved(tiny.configured(data, "compute.precision=fp16", name="columns"), columns), columns)
-    objective = Objective(LossConfig(), LOSSES.__getitem__)
+    objective = LabelObjective(LossConfig(), LOSSES.__getitem__)
     learner = Learner(setup.potential(), setup.config, objective, torch.device("cpu"), Overflowing())
     before = {name: p.clone() for name, p in learner.potential.named_parameters()}
     batch = setup.training_loader(World()).batch(0, 0)
@@ -367,7 +367,9 @@ def test_a_gradient_is_clipped_to_its_largest_norm(data: Path) -> None:
         setup = prepare(
             resolved(tiny.configured(data, f"optimizer.clip={clip}"), tiny.architecture()), tiny.architecture()
         )
-        learner = Learner(setup.potential(), setup.config, Objective(LossConfig(), LOSSES.__getitem__), CPU, World())
+        learner = Learner(
+            setup.potential(), setup.config, LabelObjective(LossConfig(), LOSSES.__getitem__), CPU, World()
+        )
         batch = setup.training_loader(World()).batch(0, 0)
         gradient = learner.gradient([batch], learner.objective.counts(batch))
         learner.update(gradient, lr=0.1, step=1)

@@ -18,7 +18,7 @@ from matscale.core.train.compute import configured
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Learner
-from matscale.core.train.loss import Goal
+from matscale.core.train.loss import Objective
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2
@@ -42,7 +42,7 @@ class Timing:
 
 def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
     """Time `steps` training steps, or more if they are short, on batches from all over the epoch."""
-    objective = setup.goal()
+    objective = setup.objective()
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
         seconds, flops = list[float](), list[float]()
@@ -56,7 +56,7 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
         return Timing(rate, _validation(setup, learner, cost, device), warm_up, _checkpoint(learner))
 
 
-def _groups(setup: Setup, device: torch.device, objective: Goal, n: int) -> Iterator[Group]:
+def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
     loader = setup.training_loader(World())
     feed = Feed(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)

@@ -12,7 +12,7 @@ import torch
 
 from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.loader import Loader
-from matscale.core.train.loss import Goal
+from matscale.core.train.loss import Objective
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
 class Feed:
     """Groups of `accumulate` batches; the last group of an epoch may be smaller, none spans two epochs."""
 
-    def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Goal) -> None:
+    def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Objective) -> None:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
 
     def groups(self, epoch: int, batch: int) -> Iterator[Group]:

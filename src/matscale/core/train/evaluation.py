@@ -12,7 +12,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 from matscale.core.runs.config import LossConfig
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import Goal, Objective
+from matscale.core.train.loss import LabelObjective, Objective
 from matscale.core.train.metrics import Metrics, Sums
 
 Predictor = Callable[[AtomicBatch], Outputs]
@@ -29,14 +29,14 @@ def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossCon
     if loss is not None:
         from matscale.core.hosting.host import host  # start-up: plugins
 
-        objective = Objective(loss, host().loss)
+        objective = LabelObjective(loss, host().loss)
     return tally(predictor, batches, objective).values()
 
 
 class EvaluationSums:
     """Sums of an evaluation, which processes can add up before they are divided."""
 
-    def __init__(self, objective: Goal | None) -> None:
+    def __init__(self, objective: Objective | None) -> None:
         self.objective = objective
         self.metrics: Sums | None = None
         self.counts = {"n_structures": 0.0, "n_atoms": 0.0}
@@ -75,7 +75,7 @@ class EvaluationSums:
         return {**values, **{name: int(count) for name, count in self.counts.items()}}
 
 
-def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Goal | None = None) -> EvaluationSums:
+def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objective | None = None) -> EvaluationSums:
     """Add up the sums of `evaluate`, before the division."""
     result = EvaluationSums(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

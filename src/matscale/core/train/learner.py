@@ -21,7 +21,7 @@ from matscale.core.runs.config import TrainConfig
 from matscale.core.train.average import Average
 from matscale.core.train.compute import autocast, scaler_of
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import Goal
+from matscale.core.train.loss import Objective
 from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_tensors, set_lr
 
 
@@ -40,7 +40,7 @@ class Learner:
     """A potential with its objective and optimizer."""
 
     def __init__(
-        self, potential: Potential, config: TrainConfig, objective: Goal, device: torch.device, world: World
+        self, potential: Potential, config: TrainConfig, objective: Objective, device: torch.device, world: World
     ) -> None:
         self.config, self.objective, self.device, self.world = config, objective, device, world
         self.potential = potential.to(device).train()

@@ -35,7 +35,7 @@ class Loss:
     """Residuals [n, k] of n items with k components each -> [n]; the mean over items is taken by the core."""
 
 
-class Goal(Protocol):
+class Objective(Protocol):
     """A loss as sums and counts per term, so that uneven batches and ranks add up exactly."""
 
     @property
@@ -55,7 +55,7 @@ class Goal(Protocol):
         """Make empty sums of the errors in rows of metrics.jsonl."""
 
 
-class Objective:
+class LabelObjective:
     """The configured loss, as sums and counts per term, so that uneven batches and ranks add up exactly."""
 
     def __init__(self, config: LossConfig, lookup: Callable[[str], Loss]) -> None:

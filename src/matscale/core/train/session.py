@@ -113,7 +113,7 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
     setup = prepare(run.config, architecture, progress)
     origin = Origin.of(run)
     setup = origin.continued(setup)
-    objective = setup.goal()
+    objective = setup.objective()
     potential = origin.potential(setup, progress.said).to(device)
     origin = origin.resumed(progress.said)
     setup = origin.settled(setup, potential, device, world, progress.said)

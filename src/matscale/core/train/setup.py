@@ -22,7 +22,7 @@ from matscale.core.progress import Reporter
 from matscale.core.runs.config import ArchitectureChoice, BatchConfig, BudgetConfig, TrainConfig, merged
 from matscale.core.train.data import NO_REFERENCES, TrainingData
 from matscale.core.train.distributed import World
-from matscale.core.train.loss import Goal, Objective
+from matscale.core.train.loss import LabelObjective, Objective
 from matscale.core.train.pretext import Pretext, pretext_of
 from matscale.core.train.state import mix
 
@@ -131,9 +131,9 @@ class Setup:
             torch.manual_seed(mix((self.config.seed, _HEAD)))
             return pretext.around(potential, self.architecture.name, example)
 
-    def goal(self) -> Goal:
+    def objective(self) -> Objective:
         """Objective that training minimises. Raises ConfigError for an unknown loss."""
-        return Objective(self.config.loss, host().loss) if self.pretext is None else self.pretext
+        return LabelObjective(self.config.loss, host().loss) if self.pretext is None else self.pretext
 
     def training_loader(self, world: World) -> Loader:
         """Make the loader of shuffled training batches for this process."""

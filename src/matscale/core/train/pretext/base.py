@@ -3,8 +3,8 @@
 Metrics list its errors beside those of a trivial guess.
 
 Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error divided
-by the square of their spread: the trivial guess reaches 1, so that a value below 1 shows learning. It is a `Goal`, as
-the loss on labels is, and the trainer treats both alike.
+by the square of their spread: the trivial guess reaches 1, so that a value below 1 shows learning. It is an
+`Objective`, as the loss on labels is, and the trainer treats both alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from matscale.core.train.metrics import Sums
 
 
 class Pretext(ABC):
-    """A `Goal` that needs no labels."""
+    """An `Objective` that needs no labels."""
 
     term: ClassVar[str]
     """Name of the predicted quantity: `noise`, `distance`."""
@@ -67,7 +67,7 @@ class Pretext(ABC):
         """Units of the model's outputs in this task."""
         return Scales()
 
-    # As a goal --------------------------------------------------------------------------------------------------------
+    # As an objective --------------------------------------------------------------------------------------------------
 
     @property
     def terms(self) -> tuple[str, ...]:

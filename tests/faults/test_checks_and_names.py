@@ -108,5 +108,5 @@ def test_every_reason_and_note_stands_beside_its_badge_in_the_report(report: Rep
             assert escape(told) in row[-1]
             beside = [sentence for sentence in said if escape(told) in sentence]
             assert any(f"<b>{fit.architecture}</b>" in sentence for sentence in beside)
-    for note in ("one run per size: what a seed changes is not known", "floor not identifiable with 5 sizes"):
+    for note in ("one run per size: the effect of the seed is unknown", "floor not identifiable with 5 sizes"):
         assert any(note in row[-1] for row in verdicts(report.analysis).rows)

@@ -1,8 +1,9 @@
 """Uncertainty of a joint law: a bootstrap over runs with two sources of noise, sizes and runs.
 
-The residuals of ln L are taken apart into one effect per size (every run of a size shares its width and its tuning)
-and what is left per run. A sample draws both anew about the fitted law, size effects as a block with random signs, and
-is refitted with the same Huber objective. Three corrections make it honest with few runs:
+The residuals of ln L are split into one effect per size (all runs of a size share its width and its tuning) and one
+residual per run. Each bootstrap sample adds redrawn size effects (with random signs) and redrawn residuals to the
+fitted law; then the law is refitted to it with the same Huber objective. Three corrections keep the coverage right with
+few runs:
 
 - residuals are scaled by their degrees of freedom, n / (n - p) for runs and likewise for sizes;
 - they are smoothed, since Huber's narrow function cares for the density of small residuals, which p fitted ones distort
@@ -47,12 +48,20 @@ class Noise:
 
 
 def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_between: int) -> Noise:
-    """`n_between` of the parameters are known from differences between sizes alone."""
+    """Split the residuals [k] of ln L into effects of sizes and residuals of runs.
+
+    `size` [k] is the number of the size of each run.
+
+    `n_between` of the `n_parameters` are determined by differences between sizes alone: they cost degrees of freedom
+    between sizes, the others cost degrees of freedom within sizes.
+    """
     k, g = len(residual), int(size.max()) + 1
     counts = np.bincount(size, minlength=g)
     mean = np.bincount(size, residual, g) / counts
     rest = residual - mean[size]
+    # Size means use up g degrees of freedom, and the parameters that vary within sizes use up the others.
     within = float(rest @ rest) / max(k - g - (n_parameters - n_between), 1)
+    # Size means scatter by the noise of their runs too (on average within * g / k); that part is not counted twice.
     between = max(float(mean @ mean) / max(g - n_between, 1) - within * g / k, 0.0)
     rest = rest - rest.mean()
     return Noise(_scaled(mean, between), _scaled(rest, within), between, within, size)
@@ -65,11 +74,11 @@ def _scaled(values: Array, variance: float) -> Array:
 
 @dataclass(frozen=True)
 class Draws:
-    """Refitted laws, in centred logarithms."""
+    """Parameters of the laws that were refitted to the bootstrap samples, in centred logarithms."""
 
     law: Law
     theta: Array
-    """[p], the fit itself"""
+    """The parameters of the original fit [p]"""
     frame: Frame
     draws: Array
     """[b, p]"""
@@ -78,7 +87,7 @@ class Draws:
     noise: Noise
 
     def stretched(self, factor: float) -> Draws:
-        """The same with all deviations multiplied by `factor`."""
+        """Copy with all deviations from the fit multiplied by `factor`."""
         noise = self.noise
         wider = replace(
             noise,
@@ -90,26 +99,32 @@ class Draws:
         return replace(self, draws=self.theta + (self.draws - self.theta) * factor, noise=wider)
 
     def widened(self, level: float = LEVEL) -> Array:
-        """Draws moved away from the fit by Student's t over the normal quantile."""
+        """Samples [b, p] with deviations from the fit that are widened from the normal to Student's t."""
         factor = stats.t.ppf(0.5 + level / 2, self.freedom) / stats.norm.ppf(0.5 + level / 2)
         return np.asarray(self.theta + (self.draws - self.theta) * factor)
 
     def intervals(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-        """Parameter -> (low, high)."""
+        """Confidence intervals, as parameter -> (low, high)."""
         values = self.law.plain(self.law.bounded(self.widened(level)), self.frame)
         ends = {name: np.quantile(v, [0.5 - level / 2, 0.5 + level / 2]) for name, v in values.items()}
         return {name: (float(e[0]), float(e[1])) for name, e in ends.items()}
 
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
-        """(low, high) of ln L at `logx` [m, axes]; `new`: where a new run of a new size would fall."""
+        """Interval (low, high) of ln L at `logx` [m, axes], for a new run of a new size.
+
+        With `new` false, the interval of the law itself.
+        """
         x = logx - self.frame.x
         values = self.law.value(self.draws, x) + self.frame.y  # [b, m]
         centre = self.law.value(self.theta, x) + self.frame.y
         deviation = values - centre
         if new:
+            # Normal quantiles in random order rather than random numbers: they add the exact variance to every column,
+            # so that the ends of the interval do not depend on luck in the tails.
             scatter = np.sqrt(self.noise.between + self.noise.within)
             steps = stats.norm.ppf((np.arange(len(values)) + 0.5) / len(values))
             deviation = deviation + scatter * np.random.default_rng(0).permutation(steps)[:, None]
+        # A prediction depends on all parameters: the one with fewest degrees of freedom sets the width.
         freedom = float(self.freedom.min())
         factor = float(stats.t.ppf(0.5 + level / 2, freedom) / stats.norm.ppf(0.5 + level / 2))
         low, high = np.quantile(deviation * factor, [0.5 - level / 2, 0.5 + level / 2], axis=0)
@@ -128,28 +143,39 @@ def bootstrap(
     delta: float | None = HUBER,
     n_between: int | None = None,
 ) -> Draws:
-    """Refit `samples` samples of the points. `n_between`: default one for the floor and two for a power of the size."""
+    """Refit the law to `samples` bootstrap samples of the points.
+
+    `n_between`: number of parameters that only differences between sizes determine. By default 2, the factor and the
+    exponent of the power of the size, and 1 more for a floor.
+    """
     x, y = logx - solution.frame.x, logy - solution.frame.y
     fitted = law.value(solution.theta, x)
     between = n_between if n_between is not None else (2 if law.floor is None else 3)
     noise = take_apart(y - fitted, size, law.n_parameters, between)
     rng = np.random.default_rng(seed)
+    # Runs of a size share their effect: if each run drew its own, the exponents would look too certain.
+    # Random signs keep the mean of an effect at 0, of which a draw of a few sizes would be far off.
     effects = rng.choice(noise.sizes, (samples, noise.n_sizes)) * rng.choice([-1.0, 1.0], (samples, noise.n_sizes))
     simulated = fitted + effects[:, size] + _smoothed(noise, rng, (samples, len(y)))
+    # Samples lie near the fit: its parameters are a good start for all, and a loose tolerance is enough for quantiles.
     draws = refine(law, np.tile(solution.theta, (samples, 1)), x, simulated, delta=delta, steps=40, tolerance=1e-6)
     return Draws(law, solution.theta, solution.frame, draws, _freedom(law, solution.theta, x, noise, between), noise)
 
 
 def _smoothed(noise: Noise, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Residuals drawn again, with a Gaussian about each; their variance stays what it was."""
-    width = len(noise.runs) ** -0.2
+    """Residuals of runs drawn again, with a Gaussian around each value; their variance is unchanged."""
+    width = len(noise.runs) ** -0.2  # the usual rate of a kernel's width, n^(-1/5)
     drawn = rng.choice(noise.runs, shape) + width * np.sqrt(noise.within) * rng.standard_normal(shape)
     return np.asarray(drawn / np.sqrt(1 + width**2))
 
 
 def _freedom(law: Law, theta: Array, x: Array, noise: Noise, n_between: int) -> Array:
-    """Satterthwaite's degrees of freedom of each parameter, from its variance by linearisation."""
+    """Satterthwaite's degrees of freedom of each parameter [p].
+
+    Its variance follows from the law linearised at `theta`.
+    """
     inverse = np.linalg.pinv(law.derivatives(theta, x), rcond=1e-12)  # [p, k]
+    # A parameter is a weighted sum of residuals: the effect of a size has the sum of the weights of its runs.
     by_size = np.stack([inverse[:, noise.size == g].sum(axis=1) for g in range(noise.n_sizes)], axis=1)
     between, within = (by_size**2).sum(axis=1) * noise.between, (inverse**2).sum(axis=1) * noise.within
     share = between / np.maximum(between + within, 1e-300)

@@ -1,7 +1,7 @@
 """The checklist of "(Mis)Fitting: a survey of scaling laws" (arXiv:2502.18969), filled in for a fit.
 
-Its four parts: the law that is supposed, how models were trained, which data were collected, how the law was fitted. An
-answer that the records do not hold says so: it is the reader's to give.
+It has four parts: the assumed form of the law, the training of the models, the collected data, the fit of the law.
+Where the records have no answer, the checklist says so, and the author of the paper fills it in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ UNKNOWN = "not recorded"
 
 
 def checklist(fit: Fit, collapse: Collapse | None = None) -> dict[str, dict[str, str]]:
-    """Part -> question -> answer; `collapse` is that of the architecture's curves, where they were read."""
+    """Checklist as part -> question -> answer.
+
+    `collapse` is the check of the architecture's training curves, if they were read.
+    """
     training = {**_training(fit), "curves": UNKNOWN if collapse is None else collapse.text}
     return {"law": _law(fit), "training": training, "data": _data(fit), "fitting": _fitting(fit)}
 
@@ -28,7 +31,7 @@ def _law(fit: Fit) -> dict[str, str]:
     names = fit.table.names
     return {
         "form": f"{fit.formula} ({fit.law.reference})",
-        "chosen among": ", ".join(c.law.name for c in fit.candidates) or "no others: it was asked for",
+        "chosen among": ", ".join(c.law.name for c in fit.candidates) or "none: the user chose the form",
         "variables": ", ".join(f"{a}: {AXES.get(a, a)} ({names.get(a, a)})" for a in fit.axes),
         "target": f"{fit.target} ({names.get('loss', 'loss')})",
         "held fixed": fit.fixed or "nothing",
@@ -43,7 +46,7 @@ def _training(fit: Fit) -> dict[str, str]:
         "parameters counted": fit.table.names.get("n", UNKNOWN),
         "schedule": _shown(facts.get("schedule")),
         "learning rates": _shown(facts.get("learning rates")),
-        "tuned per size": "look at the learning rates: one value for all sizes is not tuned"
+        "tuned per size": "see the learning rates: one value for all sizes was not tuned"
         if len(facts.get("learning rates") or []) == 1
         else _shown(facts.get("learning rates")),
         "batch": _shown(facts.get("global batch")),
@@ -94,7 +97,7 @@ def _place(at: dict[str, float]) -> str:
 
 
 def _shown(values: Iterable[Any] | None) -> str:
-    """Values of the records, which are JSON, as people read them."""
+    """Text of values from JSON records, for people."""
     if not values:
         return UNKNOWN
     plain = [json.loads(v) if isinstance(v, str) else v for v in values]

@@ -24,12 +24,11 @@ from matscale.core.scaling.text import listed
 from matscale.core.scaling.verdict import INCOMPLETE, LOCAL_SLOPE, NO_LEARNING, REJECTED, Reason
 
 WAYS = ("n", "d", "c", "nd", "frontier", "isoflop", "mixed", "auto")
-"""Values of `law` besides the name of a form: power, floor, broken, kaplan, repetition, overfitting, routing, or a
-plugin's."""
+"""Values of the option `law` beside the names of forms, such as power, floor or kaplan."""
 CURVES = ("frontier", "c", "auto")
-"""Laws that are fitted to whole training curves, not to the last points alone."""
+"""Laws that are fitted to whole training curves rather than to the last points alone."""
 SLOPES = ("law", LOCAL_SLOPE, REJECTED)
-"""Verdicts on a slice of a grid that its joint law can change."""
+"""Verdicts on a slice of a grid that are replaced if its joint law says more."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,24 @@ class Options:
 
     target: str = "loss"
     axis: str | None = None
-    """Variable of a form in one variable; None: the one with most sizes."""
+    """Variable of a law in one variable; None: the variable with most sizes."""
     at: float | None = None
-    """Value of the variable that is held fixed; None: that with most sizes."""
+    """Value of the variable that is held fixed; None: the value with most sizes."""
     checkpoint: str = "last"
-    """Step of a run that counts in joint laws: last, best, all."""
+    """Steps of a run that a joint law uses: last, best or all."""
     samples: int = 1000
     """Bootstrap samples."""
     seed: int = 0
     pool: bool = False
-    """One law over all architectures, in place of one of each."""
+    """Fit one law over all architectures, instead of one law each."""
 
 
 SHOWN = 5
-"""Laws that could not be fitted and are named, each with its reason."""
+"""Number of laws that could not be fitted and are listed, each with its reason."""
 
 
 def needs_curves(law: str, checkpoint: str) -> bool:
-    """Whether every validation of a run is read, rather than its best and its last."""
+    """Whether a fit needs every validation of a run, rather than only the best and the last."""
     return law in CURVES or checkpoint == "all"
 
 
@@ -75,12 +74,13 @@ def fit(
     seed: int = 0,
     pool: bool = False,
 ) -> Fit:
-    """The law of one architecture in `source`: run folders, a study, a table file, rows or a `Table`.
+    """Fit the scaling law of one architecture to `source`: run folders, a study, a table file, rows or a `Table`.
 
-    `law`: `n`, `d`, `c` choose the form in that variable, `nd` is the joint law, `frontier` and `isoflop` are those of
-    compute; the name of a form takes that form; `auto` takes the joint law where there is a grid, else the variable
-    with most sizes. `mixed` is one exponent for all architectures with an offset of each, `pool` one law over all of
-    them. `axis` to `pool` are those of `Options`. Raises DataError (data), ConfigError (names).
+    `law`: `n`, `d`, `c` choose the form that fits best in that variable, `nd` is the joint law in both, `frontier` and
+    `isoflop` are laws of compute; the name of a form fits that form; `auto` fits the joint law to a grid, and otherwise
+    a law in the variable with most sizes. `mixed` is one exponent for all architectures with an offset of each, `pool`
+    one law over all of them. `Options` explains `axis`, `at`, `checkpoint`, `samples`, `seed` and `pool`. Raises
+    DataError (data), ConfigError (names).
 
     >>> rows = [{"n": 10.0**p, "loss": 40 * 10.0**(-0.3 * p) * (1 + 0.01 * (-1)**p)} for p in range(3, 9)]
     >>> found = fit(rows, law="power")
@@ -108,7 +108,7 @@ def read_with_baselines(
     baselines: Mapping[str, Mapping[str, float]] | None,
     curves: bool = False,
 ) -> Table:
-    """The table at `source` with `baselines`, or else, of runs, those that are measured now."""
+    """Read the table at `source` and add `baselines`; if none are given, those of runs are measured now."""
     table = read(source, columns, target=target, where=where, curves=curves)
     given = {name: dict(errors) for name, errors in (baselines or {}).items()}
     return replace(table, baselines=given) if given else with_baselines(table)[0]
@@ -117,9 +117,11 @@ def read_with_baselines(
 def fit_all(
     table: Table, law: str = "auto", options: Options | None = None, refused: list[str] | None = None
 ) -> list[Fit]:
-    """Every law that `law` means, of every architecture: `auto` is each variable that varies, and the joint law.
+    """Fit all laws that `law` names, for every architecture.
 
-    Those that cannot be fitted, with the reason, are appended to `refused`. Raises DataError if none can.
+    `auto` names one law per variable that varies, and the joint law.
+
+    Reasons why laws could not be fitted are appended to `refused`. Raises DataError if no law can be fitted.
     """
     options = options or Options()
     _refuse_unused(law, options)
@@ -161,9 +163,9 @@ def _refuse_single_rows(table: Table) -> None:
 
 
 def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) -> Fit:
-    """One law of one architecture; a slice of a grid whose joint law has a floor is a local slope.
+    """Fit one law to one architecture. A slice of a grid is reported as a local slope if its joint law has a floor.
 
-    `joint` is that joint law, where it has been fitted already.
+    `joint` is the joint law, if it has been fitted already.
     """
     if law == "nd" and joint is not None:
         return joint
@@ -174,7 +176,7 @@ def fit_law(table: Table, law: str, options: Options, joint: Fit | None = None) 
 
 
 def joint_law(table: Table, options: Options) -> Fit | None:
-    """The law in n and d of one architecture; None without a grid, or where it cannot be fitted."""
+    """Fit the joint law in n and d to one architecture; None if there is no grid or the fit fails."""
     if not is_grid(table):
         return None
     try:
@@ -184,10 +186,10 @@ def joint_law(table: Table, options: Options) -> Fit | None:
 
 
 def beside(slice_of_grid: Fit, joint: Fit | None) -> Fit:
-    """A slice as a local slope, if the joint law of its runs has a floor, or stands and has another exponent.
+    """Correct the verdict on a slice to local slope if the joint law of the same runs has a floor, or another exponent.
 
-    The terms that a slice holds fixed bend its line: E + B D^-beta is a floor to the law in N, and the slope falls. So
-    a power that the slice rejects for its bend is a local slope too.
+    The terms that a slice holds fixed bend its line: in the law in N, E + B D^-beta is a floor, so that the slope
+    falls. For the same reason, a power that the slice rejects because it bends is a local slope.
     """
     fit = slice_of_grid
     if joint is None or fit.law.floor is not None or fit.verdict not in SLOPES:
@@ -229,20 +231,22 @@ def _refuse_unused(law: str, options: Options) -> None:
     """Raises ConfigError for an option that `law` does not use."""
     is_form = law == "mixed" or (law not in WAYS and law not in AXES and _form(law).axes == ("x",))
     if options.pool and law == "mixed":
-        raise ConfigError("--law mixed is over all groups, and gives each an offset; --pool gives none. Leave out one.")
+        raise ConfigError(
+            "--law mixed fits all groups and gives each an offset; --pool gives none. Leave out one of the two."
+        )
     if options.axis and not is_form:
         raise ConfigError(
             f"--axis {options.axis} is for a form in one variable (--law power --axis d); the law {law} has its own."
         )
     if options.at is not None and not (is_form or law in BESIDE):
         raise ConfigError(
-            f"--at {options.at:g} holds the other variable of a law in n or d: say which, --law n or --law d. The law "
+            f"--at {options.at:g} fixes the other variable of a law in n or d: choose one, --law n or --law d. The law "
             f"{law} holds none."
         )
 
 
 def _has_frontier(table: Table) -> bool:
-    """Whether what a run costs does not follow from its n: then a law in c is that of the best for each c."""
+    """Whether runs of one n differ in cost; a law in c is then fitted to the best runs for each c."""
     return table.has("n", "c") and varies(table, "n") and (varies(table, "d") or not has_one_cost(table.ends()))
 
 
@@ -255,12 +259,12 @@ def _form(name: str) -> Law:
 
 
 def _affordable(laws: list[Law]) -> list[Law]:
-    """Laws without the broken ones, for points on a hull: a break there may be an artefact of the hull."""
+    """`laws` without the broken ones, for points on a convex hull, where a break may be an artefact of the hull."""
     return [law for law in laws if law.verdict != "broken law"]
 
 
 def ways(table: Table) -> list[str]:
-    """Laws that `auto` fits: one in each of n and d that varies, the joint law of a grid, and one in compute."""
+    """Names of the laws that `auto` fits: n and d as far as they vary, the joint law of a grid, and one in compute."""
     found = [axis for axis in ("n", "d") if varies(table, axis)]
     if is_grid(table):
         found.append("nd")
@@ -270,12 +274,12 @@ def ways(table: Table) -> list[str]:
 
 
 def best_way(table: Table) -> str:
-    """The one law that `fit` takes for `auto`."""
+    """Name of the one law that `fit` takes for `auto`."""
     return "nd" if is_grid(table) else widest(table)
 
 
 def widest(table: Table) -> str:
-    """The variable with most sizes; of equals, parameters before data before compute."""
+    """Name of the variable with most sizes; if several have as many, n before d before c."""
     known = [axis for axis in AXES if table.has(axis)]
     if not known:
         raise DataError("The table has no size: no n, d or c. Map a column with --map n=COLUMN.")

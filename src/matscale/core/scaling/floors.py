@@ -1,8 +1,8 @@
-"""Test of a plain power law: it may be the slope of a law with a floor over these sizes.
+"""Test whether a plain power law may be the local slope of a law with a floor.
 
-Above a floor the slope in ln x falls with size, so that a power fitted to few sizes has an exponent that is too small.
-Only curvature tells the two apart. So the burden of proof is on the plain power: a floor of `MOST` of the smallest loss
-has to be excluded, by an exact t-test of the floor's share where the share is `MOST`.
+If a law has a floor, its slope in ln x falls with size, so that a power fitted to few sizes has an exponent that is too
+small. Only curvature tells the two forms apart. A plain power is therefore accepted only if the points exclude a floor
+of `MOST` of the smallest loss, by an exact t-test.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from matscale.core.scaling.means import Means
 from matscale.core.scaling.verdict import Reason
 
 MOST = 0.4
-"""Share of the floor in the loss of the largest size that a law must exclude; its slope there is 40 % below alpha."""
+"""Floor, as a share of the loss at the largest size, that a plain law must exclude.
+
+It lowers the slope there by 40 %.
+"""
 CHANCE = 0.05
-"""Laws with a floor of that share that pass for a plain law."""
+"""Share of laws with such a floor that pass for a plain law."""
 
 
 def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
-    """Trigger i, for a plain power of a loss."""
+    """Reasons of trigger i against a plain power of a loss: a floor that is not excluded."""
     law = spread.law
     if law.floor is not None or law.verdict != "law" or law.n_parameters != 2 or not means.falls:
         return []
@@ -32,7 +35,7 @@ def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
 
 
 def not_excluded(p: float, points: str) -> list[Reason]:
-    """Trigger i for points that do not exclude a floor at `CHANCE`."""
+    """Reason of trigger i for points that do not exclude a floor at `CHANCE`; `p` is the probability from the test."""
     if p < CHANCE:
         return []
     text = (
@@ -43,11 +46,11 @@ def not_excluded(p: float, points: str) -> list[Reason]:
 
 
 def floor_chance(x: Array, y: Array, root: Array | None = None, share: float = MOST) -> float:
-    """Probability of points that speak so clearly against a floor, were it `share` of the loss at the largest size.
+    """p-value of a floor that is `share` of the loss at the largest size; small values exclude it.
 
     L = L_1 (share + (1 - share) (x / x_1)^-alpha), fitted in ln L_1 and alpha; then one step in the share, with its
-    standard error from the residuals. `root` [k, k] is the root of the inverse of the covariance of the points, but for
-    a factor; None: all scatter alike.
+    standard error from the residuals. `root` [k, k] is the square root of the inverse covariance of the points, up to a
+    factor; None: all points have the same variance.
     """
     freedom = len(y) - 3
     if freedom < 1:

@@ -1,8 +1,9 @@
 """Compute frontier: the best loss of all runs for each amount of compute.
 
-A minimum over raw checkpoints is biased low by noise, and its points depend on each other. So each run's curve loses
-its first part (warm-up), is smoothed by a running median and made to fall; the frontier is the lower convex hull of all
-curves in logarithms, with one point per run that touches it; what is uncertain is found by drawing runs again.
+A minimum over raw checkpoints is biased low by noise, and its points depend on each other. So the first part of each
+run's curve (warm-up) is left out, the rest is smoothed by a running median and made monotonic. The frontier is the
+lower convex hull of all curves in logarithms, with one point per run that touches it. A bootstrap over runs gives its
+uncertainty.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import Reason, flat, learning, verdict
 
 SKIPPED = 0.1
-"""Part of a run's compute at its beginning that is left out."""
+"""Share of a run's compute, at its beginning, that is left out."""
 WIDEST = 2.0
-"""Factor between the ends of the exponent's interval, beyond which a frontier is no law."""
+"""Largest ratio of the ends of the exponent's interval; a frontier with a wider interval is no law."""
 NEAR = 0.1
-"""Relative error of a held-out point of the frontier that is still a prediction."""
+"""Largest relative error of a held-out point that still counts as predicted."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run, smoothed."""
+    """Smoothed curve of one run."""
 
     rows: Array
     """Rows of the table, in the order of compute"""
@@ -44,7 +45,7 @@ class Curve:
 
 
 def curves(table: Table) -> list[Curve]:
-    """One smoothed curve per run. Raises DataError without compute."""
+    """Smooth the curve of each run. Raises DataError for a table without compute."""
     if not table.has("c"):
         raise DataError("The compute frontier needs c (FLOPs) for every row. Map a column with --map c=COLUMN.")
     of_run: dict[str, list[int]] = {}
@@ -61,7 +62,7 @@ def curves(table: Table) -> list[Curve]:
 
 
 def _median5(values: Array) -> Array:
-    """Running median over five points, shorter at the ends."""
+    """Running median over five points, over fewer at the ends."""
     if len(values) < 5:
         return values
     padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
@@ -69,7 +70,7 @@ def _median5(values: Array) -> Array:
 
 
 def hull(c: Array, loss: Array) -> Array:
-    """Indices of the lower convex hull that falls, from the cheapest point to the best one (Andrew's chain).
+    """Lower convex hull of points (Andrew's monotone chain): indices from the cheapest to the best point.
 
     >>> c, loss = np.log([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 2.9, 2.0, 2.5])
     >>> hull(c, loss).tolist()
@@ -78,7 +79,7 @@ def hull(c: Array, loss: Array) -> Array:
     order = np.lexsort((loss, c))
     best = np.minimum.accumulate(loss[order])
     chain: list[int] = []
-    for k in order[np.append(True, loss[order][1:] < best[:-1])]:  # what is dearer and no better is never on it
+    for k in order[np.append(True, loss[order][1:] < best[:-1])]:  # others are never on the hull
         while len(chain) > 1 and _turns_up(c, loss, chain[-2], chain[-1], k):
             chain.pop()
         chain.append(int(k))
@@ -86,12 +87,15 @@ def hull(c: Array, loss: Array) -> Array:
 
 
 def _turns_up(c: Array, loss: Array, a: int, b: int, k: int) -> bool:
-    """Whether b lies on or above the line from a to k."""
+    """Whether point b lies on or above the line from point a to point k, so that it is not on the lower hull."""
     return bool((c[b] - c[a]) * (loss[k] - loss[a]) <= (loss[b] - loss[a]) * (c[k] - c[a]))
 
 
 def touching(found: list[Curve]) -> tuple[Array, Array, Array]:
-    """(number of the curve, ln c, ln loss) of the runs on the frontier, one point each: the mean of its hull points."""
+    """Points of the frontier as (number of the curve, ln c, ln loss), one for each run that touches it.
+
+    The point of a run is the mean of its points on the hull.
+    """
     which = np.concatenate([np.full(len(curve.c), k) for k, curve in enumerate(found)])
     c, loss = np.concatenate([f.c for f in found]), np.concatenate([f.loss for f in found])
     at = hull(c, loss)
@@ -103,13 +107,16 @@ def touching(found: list[Curve]) -> tuple[Array, Array, Array]:
 
 
 def corners(curve: Curve) -> Curve:
-    """The points of a curve that lie on its own hull: the hull of all curves is that of these."""
+    """Points of a curve on its own convex hull; the hull of all curves follows from these alone."""
     at = hull(curve.c, curve.loss)
     return Curve(curve.rows[at], curve.c[at], curve.loss[at])
 
 
 def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples: int = 1000, seed: int = 0) -> Fit:
-    """The law of the frontier in c. Its exponent's interval is the wider of Student's t and the bootstrap over runs."""
+    """Fit a law in c to the compute frontier.
+
+    Its exponent's interval is the wider of Student's t and the bootstrap over runs.
+    """
     found = curves(table)
     bar = lowest_bar(table, target)
     reasons = learning(np.exp(size_means(table.ends(), "c").y), bar)
@@ -134,7 +141,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
 
 
 def _resampled(found: list[Curve], law: Law, samples: int, seed: int) -> Array:
-    """Exponents of the frontiers of runs drawn again, with replacement."""
+    """Exponents of the frontiers of bootstrap samples, each of runs drawn with replacement."""
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(min(samples, 300)):
@@ -172,7 +179,7 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
 
 
 def too_wide(name: str, low: float, high: float) -> list[Reason]:
-    """Trigger c for the few points of a frontier: an interval that is of use spans less than a factor of `WIDEST`."""
+    """Reason of trigger c if an exponent's interval spans more than a factor of `WIDEST`: a frontier has few points."""
     least, most = sorted((abs(low), abs(high)))
     if least * WIDEST >= most:
         return []
@@ -181,9 +188,10 @@ def too_wide(name: str, low: float, high: float) -> list[Reason]:
 
 
 def not_predicted(fit: Fit) -> list[Reason]:
-    """Trigger f: every held-out point has to be predicted, inside its 95 % interval and to `NEAR`.
+    """Reason of trigger f if a held-out point lies outside its 95 % interval or is off by more than `NEAR`.
 
-    Of four points below, the interval alone is so wide that it hardly fails.
+    With the few points of a frontier the interval is often so wide that it would hold any value; hence the second
+    limit.
     """
     missed = [one for one in fit.held_out if not one.covered or abs(one.error) > NEAR]
     if not missed:

@@ -16,7 +16,7 @@ from matscale.core.scaling.tables.table import Table, groups
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One size that was predicted."""
+    """Held-out size, with its predicted loss and the loss that was found."""
 
     at: dict[str, float]
     """Axis -> value"""
@@ -27,11 +27,11 @@ class HeldOut:
     high: float
     covered_80: bool
     can_fail: bool = True
-    """Whether the interval is narrower than the losses that the law was fitted to; a wider one holds whatever comes"""
+    """Whether the test could fail: the interval is narrower than the range of the losses that the law was fitted to."""
 
     @property
     def error(self) -> float:
-        """Signed and relative: predicted / found - 1."""
+        """Relative error with its sign: predicted / found - 1."""
         return self.predicted / self.found - 1.0
 
     @property
@@ -40,7 +40,7 @@ class HeldOut:
 
     @property
     def widening(self) -> float:
-        """Factor by which the interval has to grow, in ln L, to hold what was found; 1 where it does."""
+        """Factor by which the interval in ln L must grow to hold the loss that was found; 1 if it holds it already."""
         end = self.high if self.found > self.predicted else self.low
         return wide_enough(float(np.log(self.found / self.predicted)), float(np.log(end / self.predicted)))
 
@@ -58,7 +58,10 @@ class HeldOut:
 
 
 def how_many(means: Means) -> int:
-    """Sizes to hold out: the largest; the two largest of eight or more; of compute, the top half-decade at most."""
+    """Number of sizes to hold out: 1, or 2 if there are eight or more.
+
+    In compute, only sizes of the top half-decade are held out.
+    """
     if means.axis == "c":
         top = int((means.x[:, 0] > means.x[-1, 0] - 0.5 * np.log(10.0)).sum())
         return max(1, min(top, len(means) // 3))
@@ -66,7 +69,7 @@ def how_many(means: Means) -> int:
 
 
 def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
-    """The law of the smaller sizes at the largest; empty where they cannot carry it."""
+    """Fit the law to the smaller sizes and predict the largest; empty if the smaller sizes are too few for the law."""
     k = len(means) - how_many(means)
     if k <= law.n_parameters:
         return []
@@ -94,9 +97,10 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
 
 
 def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int = 8) -> list[HeldOut]:
-    """A joint law at the top half-decade of compute (of N D where it is not known), predicted from the other runs.
+    """Predict the runs of the top half-decade of compute by a joint law that is fitted to the other runs.
 
-    One per cell of the grid, the furthest last; empty where the rest cannot carry the law.
+    Compute is N D where it is not known. One prediction per cell of the grid, at most `shown`, the most distant last;
+    empty if the other runs are too few for the law.
     """
     effort = np.log(runs["c"]) if runs.has("c") else logx[:, :2].sum(axis=1)
     top = effort > effort.max() - 0.5 * np.log(10.0)

@@ -1,10 +1,11 @@
 """Intervals of a law fitted to size means: Student's t, with the sizes as observations.
 
-Sizes may have weights, by what their seeds say; the scale comes from the residuals all the same (Knapp & Hartung 2003).
+Sizes may have weights, from the scatter of their seeds; the overall scale still comes from the residuals (Knapp &
+Hartung 2003).
 
-Linear in ln A and alpha, the power law has exact intervals. The others are not linear: their floor and exponents get
-profile intervals, {v : (S(v) - S) / (S / (k - p)) <= t²} with S the sum of squares left when the parameter is held at v
-(Bates & Watts 1988, ch. 6), which may be one-sided, as a floor near zero demands.
+The power law is linear in ln A and alpha and has exact intervals. Other laws are not linear: their floor and exponents
+get profile intervals, {v : (S(v) - S) / (S / (k - p)) <= t²} with S the sum of squares left when the parameter is held
+at v (Bates & Watts 1988, ch. 6), which may be one-sided, as for a floor near zero.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from matscale.core.scaling.solve import objective, refine
 
 LEVEL = 0.95
 EVEN = SizeNoise()
-"""All sizes scatter alike."""
+"""Noise model in which all sizes have the same variance."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How uncertain a curve is: by linearisation at the fitted parameters (centred logarithms)."""
+    """Uncertainty of a fitted law: covariance of its parameters [p, p] in centred logarithms."""
 
     law: Law
     theta: Array
@@ -35,23 +36,29 @@ class Spread:
     scatter: float
     """Standard deviation of ln L of one size about the law (a typical one, where they differ)."""
     freedom: float
-    """Sizes less parameters; fewer where few seeds decide (Satterthwaite)."""
+    """Degrees of freedom: sizes less parameters, or fewer where few seeds limit them (Satterthwaite)."""
     noise: SizeNoise = EVEN
-    """How sizes differ in their scatter"""
+    """Model of how the variance of a size mean depends on size"""
     weights: Array | None = None
     """Weights of the sizes [k]; None: all the same"""
 
     def stretched(self, factor: float) -> Spread:
-        """The same with all errors multiplied by `factor`."""
+        """Copy with all standard errors multiplied by `factor`."""
         return replace(self, covariance=self.covariance * factor**2, scatter=self.scatter * factor)
 
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
-        """(low, high) of ln L."""
+        """Interval (low, high) of ln L at `logx` [m, axes], for a new size.
+
+        With `new` false, the interval of the law itself.
+        """
         centre, half = self.law.value(self.theta, logx - self.frame.x) + self.frame.y, self.half_width(logx, level, new)
         return centre - half, centre + half
 
     def half_width(self, logx: Array, level: float = LEVEL, new: bool = True) -> Array:
-        """Half-width of the interval of ln L at `logx` [m, axes]. `new`: of a new size; else of the law itself."""
+        """Half-width of the interval of ln L at `logx` [m, axes], for a new size.
+
+        With `new` false, that of the law itself.
+        """
         gradient = self.law.derivatives(self.theta, logx - self.frame.x)
         variance = np.einsum("kp,pq,kq->k", gradient, self.covariance, gradient)
         if not new or self.noise.is_even:
@@ -63,7 +70,7 @@ class Spread:
 
 
 def quantile(level: float, freedom: float) -> float:
-    """Quantile of |t| (Student's t); infinite without a degree of freedom.
+    """Quantile of |t| for Student's t; infinite for 0 degrees of freedom.
 
     >>> round(quantile(0.95, freedom=3), 2), round(quantile(0.95, freedom=100), 2)
     (3.18, 1.98)
@@ -72,7 +79,7 @@ def quantile(level: float, freedom: float) -> float:
 
 
 def wide_enough(missed: float, half: float) -> float:
-    """Factor, 1 at least, by which an interval of half-width `half` has to grow to hold what lies `missed` away."""
+    """Factor (1 or more) by which an interval of half-width `half` must grow to reach the distance `missed`."""
     return max(1.0, abs(missed / half)) if half and np.isfinite(half) else 1.0
 
 
@@ -85,7 +92,7 @@ def spread(
     noise: SizeNoise | None = None,
     weights: Array | None = None,
 ) -> Spread:
-    """Uncertainty of a law, from the residuals of the size means."""
+    """Uncertainty of a fitted law, estimated from the residuals of the size means."""
     freedom = len(logy) - law.n_parameters
     jacobian, residual = _whitened(law, theta, logx - frame.x, logy - frame.y, weights)
     scatter = float(np.sqrt(residual @ residual / freedom)) if freedom > 0 else float("inf")
@@ -95,13 +102,16 @@ def spread(
 
 
 def _whitened(law: Law, theta: Array, x: Array, y: Array, weights: Array | None) -> tuple[Array, Array]:
-    """Jacobian [k, p] and residuals [k], divided by the relative standard deviations of the sizes."""
+    """Jacobian [k, p] and residuals [k], divided by the relative standard deviations of the size means."""
     root = np.ones(len(y)) if weights is None else np.sqrt(weights)
     return law.derivatives(theta, x) * root[:, None], (law.value(theta, x) - y) * root
 
 
 def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
-    """The same, allowing for a slope that each seed has of its own: the mean over few seeds is off by it everywhere."""
+    """Uncertainty that includes differences between the slopes of seeds.
+
+    The mean slope over few seeds is uncertain, however many sizes there are.
+    """
     if slopes.variance <= 0 or spread.freedom <= 0:
         return spread
     law, x = spread.law, logx - spread.frame.x
@@ -114,7 +124,7 @@ def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
 
 
 def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
-    """The same, allowing for misfit that is correlated from size to size."""
+    """Uncertainty that includes misfit which is correlated between neighbouring sizes."""
     law, frame = spread.law, spread.frame
     jacobian, residual = _whitened(law, spread.theta, logx - frame.x, logy - frame.y, spread.weights)
     exponent = law.parameters.index(law.exponents[0])
@@ -123,7 +133,7 @@ def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
 
 
 def t_intervals(spread: Spread, logx: Array, logy: Array, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-    """Parameter -> (low, high)."""
+    """Confidence intervals, as parameter -> (low, high)."""
     law, frame = spread.law, spread.frame
     if spread.freedom == 0:
         return {name: (0.0 if name in law.logs else -np.inf, np.inf) for name in law.parameters}
@@ -144,7 +154,10 @@ def _ordered(ends: Array) -> tuple[float, float]:
 
 
 def _linear(spread: Spread, level: float) -> tuple[Array, Array]:
-    """Centre and half-width of each parameter as people write the law, logarithms not undone."""
+    """Centre and half-width [p] of each parameter in the original units of x and L.
+
+    `logs` parameters stay logarithms.
+    """
     law, theta, frame = spread.law, spread.theta, spread.frame
     if law.move is None:
         moved, turn = theta, np.eye(len(theta))
@@ -161,13 +174,13 @@ def _linear(spread: Spread, level: float) -> tuple[Array, Array]:
 
 
 def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL) -> tuple[float, float]:
-    """The values of one parameter that the points do not reject, all others refitted at each."""
+    """Profile interval of one parameter: its values for which the refitted other parameters still fit the points."""
     law, theta = spread.law, spread.theta
     j = law.parameters.index(name)
     jacobian, residual = _whitened(law, theta, x, y, spread.weights)
     least = float(residual @ residual)
     plain = np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12)[j, j]
-    # What widens the covariance widens the profile: seeds with slopes of their own, correlated misfit.
+    # Slopes of seeds and correlated misfit widened the covariance; the limit widens the profile by the same factor.
     allowed = spread.covariance[j, j] / plain if plain > 0 else spread.scatter**2
     limit = least + quantile(level, spread.freedom) ** 2 * allowed
     width = float(np.sqrt(max(spread.covariance[j, j], 1e-12)))
@@ -185,7 +198,10 @@ def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL)
 def _crossing(
     law: Law, theta: Array, j: int, x: Array, y: Array, weights: Array | None, limit: float, step: float, bound: float
 ) -> float:
-    """Where the profile of parameter j reaches `limit`, by doubling steps and then bisection; ±inf if it never does."""
+    """Value of parameter j at which its profile reaches `limit`; ±inf if there is none.
+
+    Steps are doubled until they enclose the value, then halved.
+    """
     free = np.ones(law.n_parameters)
     free[j] = 0.0
 

@@ -1,8 +1,8 @@
-"""IsoFLOP sets: at each budget the size with the least loss, and how that size grows with the budget.
+"""IsoFLOP analysis: the model size with the least loss at each compute budget, and its growth with the budget.
 
 The minimum is that of Akima's interpolation of ln loss over ln N. A parabola through the same points is biased even
-without noise, when the grid is wide or off centre (arXiv:2603.22339). A minimum at the edge of the sizes tried is none,
-and its budget is dropped.
+without noise if the grid is wide or off centre (arXiv:2603.22339). If the minimum lies at the edge of the sizes that
+were tried, the budget is dropped.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.verdict import Reason, learning, verdict
 
 BUDGET = 0.1
-"""Runs whose compute differs by less than 10 % spent one budget."""
+"""Largest relative difference in compute of runs that count as one budget."""
 LEAST = 4
-"""Sizes at one budget."""
+"""Least number of sizes at one budget."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best size for one budget."""
+    """Best size at one budget."""
 
     c: float
     n: float
@@ -42,7 +42,10 @@ class Optimum:
 
 
 def optima(table: Table) -> list[Optimum]:
-    """One set per budget that was spent on at least four sizes, ascending. Raises DataError if there is none."""
+    """Best size at every budget that was spent on at least four sizes, ascending.
+
+    Raises DataError if there is no such budget.
+    """
     if not table.has("n", "c"):
         raise DataError("IsoFLOP sets need n (parameters) and c (FLOPs) for every row. Map the columns with --map.")
     budget = groups(table["c"], BUDGET)
@@ -61,7 +64,7 @@ def optima(table: Table) -> list[Optimum]:
 
 
 def _means(table: Table) -> tuple[Array, Array]:
-    """ln N of each size, and its mean ln loss."""
+    """ln N of each size, and the mean of its ln loss."""
     size: NDArray[np.int64] = groups(table["n"])
     counts = np.bincount(size)
     return np.bincount(size, np.log(table["n"])) / counts, np.bincount(size, np.log(table["loss"])) / counts
@@ -76,7 +79,10 @@ def _optimum(c: float, n: Array, loss: Array) -> Optimum:
 
 
 def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
-    """N_opt = A C^-alpha over the budgets whose optimum lies inside: alpha is negative, since the best size grows."""
+    """Fit N_opt = A C^-alpha to the budgets whose best size lies inside the sizes tried.
+
+    Alpha is negative, as N_opt grows.
+    """
     bar = lowest_bar(table, target)
     runs = table.ends()
     judged = learning(runs["loss"], bar)

@@ -1,4 +1,4 @@
-"""A law in several variables, on the runs themselves: Huber's objective, a bootstrap over runs, a verdict."""
+"""Fit of a law in several variables to single runs: Huber's objective, a bootstrap over runs, a verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from matscale.core.scaling.verdict import learning, verdict
 def fit_joint(
     table: Table, law: Law, target: str = "loss", *, samples: int = 1000, seed: int = 0, at: str = "last"
 ) -> Fit:
-    """`law` on one point per run (`at`: its last or best step, or all). Raises DataError if they cannot carry it."""
+    """Fit `law` to one point per run. Raises DataError if the runs are too few for its parameters.
+
+    `at`: the steps of a run that are used: last, best or all.
+    """
     runs = table.ends(at)
     missing = [axis for axis in law.axes if not runs.has(axis)]
     if missing:
@@ -93,10 +96,10 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
         notes.append(f"{counted(len(far), 'outlier')} beyond 5 σ kept: {listed}; without {them} {values_without}")
     if solution.gradient > 1e-4:
         notes.append(
-            f"the search ended with a relative slope of {solution.gradient:.1g}: take the last digits with care"
+            f"the search ended with a relative slope of {solution.gradient:.1g}: the last digits are uncertain"
         )
     if len(set(runs.words["seed"].tolist())) < 2:
-        notes.append("one seed: what a seed changes is not known")
+        notes.append("one seed: the effect of the seed is unknown")
     if law.axes == ("n", "d") and runs.has("s") and float((runs["s"] / runs["d"]).max()) > 4.5:
         most = float((runs["s"] / runs["d"]).max())
         notes.append(

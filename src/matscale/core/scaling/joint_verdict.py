@@ -1,4 +1,7 @@
-"""Triggers b to h for a law in several variables: see `matscale.core.scaling.verdict`."""
+"""Triggers b to h of the verdict for a law in several variables.
+
+`matscale.core.scaling.verdict` explains the triggers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def joint_reasons(
     intervals: dict[str, tuple[float, float]],
     held: list[HeldOut],
 ) -> list[Reason]:
-    """Reasons against the law, by trigger."""
+    """Reasons against a joint law, those of all triggers."""
     few = _few(law, runs)
     if few:
         return few
@@ -68,7 +71,7 @@ def _unstable(
     values: dict[str, float],
     intervals: dict[str, tuple[float, float]],
 ) -> list[Reason]:
-    """Trigger d: every size of the first variable left out in turn."""
+    """Reason of trigger d if leaving out any one size of the first variable changes an exponent too much."""
     at, below = x - solution.frame.x, y - solution.frame.y
     weights = np.stack([(sizes != g).astype(float) for g in range(int(sizes.max()) + 1)])
     ends = refine(law, np.tile(solution.theta, (len(weights), 1)), at, below, delta=HUBER, weights=weights)
@@ -89,7 +92,7 @@ def _unstable(
 def _bent(
     law: Law, solution: Solution, draws: Draws, x: Array, y: Array, intervals: dict[str, tuple[float, float]]
 ) -> list[Reason]:
-    """Trigger e: the mean residual of each size, against (ln x)² of that size."""
+    """Reason of trigger e if the mean residuals of sizes bend away from the law: a t-test of a term in (ln x)²."""
     size = draws.noise.size
     counts = np.bincount(size)
     residual = y - solution.frame.y - law.value(solution.theta, x - solution.frame.x)
@@ -114,10 +117,11 @@ def _bent(
 
 
 def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
-    """Trigger g: the slopes of the slices of the grid, against what the joint law says of the same points.
+    """Reason of trigger g if slopes in slices of the grid differ from those of the joint law.
 
-    All slices count: the steepest of twenty differs from any law. Their mean is uncertain by the scatter between them,
-    by that of the points about a line (which slices share, having the same sizes), and by that of the law itself.
+    The mean over all slices is tested, since the steepest of twenty slices differs from any law. Its variance has three
+    parts: the scatter between slices, the scatter of points about a line (which slices share, as they have the same
+    sizes), and the uncertainty of the law.
     """
     if law.axes != ("n", "d"):
         return []
@@ -141,7 +145,7 @@ def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Points that differ in one variable only; at least four."""
+    """Slice of a grid: at least four points that differ in one variable only."""
 
     fixed: str
     n_sizes: int

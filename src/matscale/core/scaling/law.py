@@ -1,8 +1,7 @@
 """Interface of a scaling law: a function of logarithms, and starting points for the fit of its parameters.
 
-Everything is done in natural logarithms, because a law is a straight line there as long as nothing saturates and
-because the relative error is what noise of a loss looks like. Arrays carry any leading axes, so that a thousand
-bootstrap samples are one call.
+All values are natural logarithms: a power law is a straight line in them, and the noise of a loss is relative. Arrays
+may have any leading axes, so that one call evaluates a thousand bootstrap samples.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 VANISHED = -12.0
-"""A floor below e^-12 of the typical loss is none: it is reported as 0."""
+"""ln of a floor relative to the typical loss; a smaller floor is reported as 0."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """One form of law. `theta` [..., p] holds its parameters in the order of `parameters`."""
+    """Form of a scaling law. `theta` [..., p] has its parameters in the order of `parameters`."""
 
     name: str
     summary: str
@@ -31,24 +30,24 @@ class Law:
     reference: str
     """DOI or arXiv id."""
     axes: tuple[str, ...]
-    """`("x",)`: one variable, whichever it is. Else the columns that it needs: `("n", "d")`."""
+    """Columns that the law needs, such as `("n", "d")`; `("x",)` for a law in any one variable."""
     parameters: tuple[str, ...]
     value: Callable[[Array, Array], Array]
     """(theta [..., p], ln x [..., k, axes]) -> ln L [..., k]"""
     starts: Callable[[Array, Array], Array]
     """(ln x [k, axes], ln L [k]) -> starts [s, p] for the search, best guess first; both come with mean 0."""
     jacobian: Callable[[Array, Array], Array] | None = None
-    """Derivatives of `value` by theta [..., k, p]; None: by central differences."""
+    """Derivatives of `value` by theta [..., k, p]; None: taken by central differences."""
     move: Callable[[Array, Array, float], Array] | None = None
     """(theta, ln x₀ [axes], ln L₀) -> theta of the same curve after x → x x₀ and L → L L₀. None: do not centre."""
     logs: frozenset[str] = frozenset()
-    """Parameters of which theta holds the logarithm."""
+    """Parameters that theta holds as logarithms."""
     exponents: tuple[str, ...] = ()
     """Parameters that are compared between architectures; the verdict is on the first."""
     floor: str | None = None
-    """The parameter below which the loss never falls."""
+    """Name of the parameter below which the loss never falls."""
     min_sizes: int = 4
-    """Least number of distinct sizes for a fit."""
+    """Least number of distinct sizes that a fit needs."""
     verdict: str = "law"
     """Verdict of a good fit of this form: `law`, `law with floor`, `broken law`."""
 
@@ -61,7 +60,7 @@ class Law:
         return None if self.floor is None else self.parameters.index(self.floor)
 
     def slopes(self, theta: Array, logx: Array) -> Array:
-        """d ln L / d ln x [..., k, axes], by central differences."""
+        """Slopes d ln L / d ln x [..., k, axes], by central differences."""
         step = 1e-4
         sides = []
         for axis in range(logx.shape[-1]):
@@ -83,7 +82,7 @@ class Law:
         return np.stack(columns, axis=-1)
 
     def bounded(self, theta: Array) -> Array:
-        """Theta with a vanishing floor kept finite."""
+        """Copy of `theta` in which a vanishing floor is finite."""
         if self.floor_at is None:
             return theta
         theta = theta.copy()
@@ -91,11 +90,11 @@ class Law:
         return theta
 
     def plain(self, theta: Array, frame: Frame | None = None) -> dict[str, Array]:
-        """Parameter -> values, logarithms undone; `theta` is that of centred logarithms if `frame` says so."""
+        """Values of the parameters, logarithms undone. Pass `frame` if `theta` is in centred logarithms."""
         gone = theta[..., self.floor_at or 0] <= VANISHED + 0.5
         if frame is not None and self.move is not None:
             theta = self.move(theta, frame.x, frame.y)
-        with np.errstate(over="ignore"):  # a factor that nothing holds down may lie beyond the largest number: inf
+        with np.errstate(over="ignore"):  # a factor that the points do not limit may be larger than any float: inf
             named = {
                 name: np.exp(theta[..., j]) if name in self.logs else np.asarray(theta[..., j])
                 for j, name in enumerate(self.parameters)
@@ -107,7 +106,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the logarithms are centred: the search is well conditioned only near 0."""
+    """Centre of the logarithms of x and L; the search is well conditioned only near 0."""
 
     x: Array
     """ln x₀ [axes]"""
@@ -122,5 +121,5 @@ class Frame:
 
 
 def named(values: Mapping[str, Array]) -> dict[str, float]:
-    """Plain floats of one fit."""
+    """Parameters of one fit as plain floats."""
     return {name: float(value) for name, value in values.items()}

@@ -1,7 +1,7 @@
 """Points of a law in one variable, from runs: one slice of the grid, and one mean per size.
 
-Runs of one size differ by their seed, sizes by more than that (widths are discrete, tuning is imperfect). Means over
-sizes are the independent observations; intervals made from single runs are too narrow (docs/laws.md has the numbers).
+Runs of one size differ by their seed, sizes by more than that (widths are discrete, tuning is imperfect). So the means
+over sizes are the independent observations; intervals from single runs are too narrow (docs/laws.md has the numbers).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from matscale.core.scaling.noise import SeedSlopes, SizeNoise, outliers, seed_sl
 from matscale.core.scaling.tables.table import AXES, GROUP, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
-"""Axis -> the variable that has to be the same for all points of a law in it."""
+"""Axis -> the other variable, which must have one value for all points of a law in that axis."""
 SEEDS = 0.1
-"""Seeds of one model and amount of data differ by less in ln of compute: structures have other numbers of atoms."""
+"""Largest difference in ln c between seeds of one model, whose structures differ in their numbers of atoms."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """Mean of ln loss per size, and the runs that it was taken over."""
+    """Mean of ln loss for each size, with the runs behind it."""
 
     axis: str
     x: Array
@@ -36,28 +36,28 @@ class Means:
     """Runs per size [k]"""
     table: Table
     size: NDArray[np.int64]
-    """Size of each row of the table"""
+    """Number of the size of each row of the table"""
     fixed: str = ""
-    """Value of the variable that is held fixed: `d = 301,300`."""
+    """Fixed value of the other variable, such as `d = 301,300`."""
     falls: bool = True
-    """Whether more of the variable should lower y: so it should a loss, not the best size."""
+    """Whether y should fall with the variable: a loss should, the best size of isoFLOP sets should not."""
     with_outliers: Means | None = None
-    """The same with the runs that were left out of the means; None: there are none"""
+    """Means with the outlier runs included; None if there are no outliers"""
     outlier_runs: tuple[tuple[str, float], ...] = ()
-    """(source, ln of its loss over that of the other runs of its size) of each run that was left out"""
+    """Outlier runs: (source, ln of its loss over that of the other runs of its size) of each"""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def first(self, k: int) -> Means:
-        """The smallest `k` sizes."""
+        """Means of the `k` smallest sizes."""
         return self.pick(np.arange(k))
 
     def without(self, k: int) -> Means:
         return self.pick(np.delete(np.arange(len(self)), k))
 
     def pick(self, sizes: NDArray[np.int64]) -> Means:
-        """Only the given sizes, with their runs."""
+        """Means of the given sizes, with their runs."""
         chosen = replace(self, x=self.x[sizes], y=self.y[sizes], counts=self.counts[sizes])
         if not self.has_runs:
             return chosen
@@ -66,20 +66,20 @@ class Means:
 
     @cached_property
     def has_runs(self) -> bool:
-        """Whether each point is the mean over the runs of one size; the best size of a budget, for one, is none."""
+        """Whether each point is a mean over the runs of one size; false for the best sizes of isoFLOP budgets."""
         found = np.bincount(self.size, minlength=len(self)) if len(self.size) else np.zeros(1)
         return len(self.size) == len(self.table) and len(found) == len(self) and bool(found.min() > 0)
 
     @cached_property
     def noise(self) -> SizeNoise:
-        """Noise of the means, estimated from their seeds."""
+        """Noise of the means, estimated from the scatter of seeds."""
         if not self.has_runs or GROUP in self.table.words:
-            return SizeNoise()  # models of one size and several groups are no seeds of each other
+            return SizeNoise()  # models of one size in several groups do not differ by the seed alone
         return size_noise(self.x[:, 0], self.y, np.log(self.table["loss"]), self.size)
 
     @property
     def weights(self) -> Array | None:
-        """Weights of the sizes in a fit [k], with geometric mean 1; None: all the same."""
+        """Weights of the sizes in a fit [k], with geometric mean 1; None if all are equal."""
         noise = self.noise
         return None if noise.is_even else 1 / noise.variance(self.x[:, 0], noise.seeds)
 
@@ -106,7 +106,10 @@ class Means:
 
 
 def size_means(table: Table, axis: str, fixed: str = "") -> Means:
-    """Means per size of all rows of `table`. Raises DataError if there is none, or the axis is missing."""
+    """Mean of ln loss per size, over all rows of `table`.
+
+    Raises DataError if there are no rows, or no column `axis`.
+    """
     if len(table) == 0:
         raise DataError(f"There is nothing to fit: all rows were excluded.{_reasons(table)}")
     if not table.has(axis):
@@ -114,7 +117,7 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
         raise DataError(
             f"The table has no column {axis} ({AXES[axis]}). It has {', '.join(known)}; map one with --map."
         )
-    # Seeds of one model differ a little in compute; the model is the size.
+    # Seeds of one model differ a little in compute, so rows are grouped by model, not by compute.
     key = "n" if axis == "c" and table.has("n") and _one(table, "d") and has_one_cost(table) else axis
     size = groups(table[key])
     k = int(size.max()) + 1
@@ -129,7 +132,7 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
 
 
 def _without_outliers(means: Means, table: Table) -> Means:
-    """The same without runs that lie far from the other runs of their size, which are named."""
+    """Leave out runs that lie far from the other runs of their size; they are listed in the result."""
     if GROUP in table.words:
         return means
     logs, size = np.log(table["loss"]), means.size
@@ -146,14 +149,14 @@ def _without_outliers(means: Means, table: Table) -> Means:
 
 
 def has_one_cost(table: Table) -> bool:
-    """Whether all runs of one n cost the same, but for what seeds change."""
+    """Whether all runs of one n cost the same, up to the small differences between seeds."""
     return all(float(np.ptp(np.log(table["c"][size]))) < SEEDS for size in _members(groups(table["n"])))
 
 
 def refuse_mixed_costs(table: Table, axis: str) -> None:
-    """Raises DataError if a law in c would take its points from models of several sizes for several computes each."""
+    """Raises DataError for a law in c if models of one size were trained for several amounts of compute."""
     if axis != "c" or len(table) == 0 or not table.has("c", "n") or not _one(table, "d") or GROUP in table.words:
-        return  # in a pooled table, models of one size are those of several groups
+        return  # in a pooled table, models of one size belong to several groups
     if not _one(table, "n") and not has_one_cost(table):
         raise DataError(
             "Models of one size were trained for more than one amount of compute: means over them are no law in c. "
@@ -175,9 +178,10 @@ def _reasons(table: Table) -> str:
 
 
 def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, str]:
-    """The runs that differ in `axis` (and seed) alone: those with the other variable at the value with most sizes.
+    """Choose the runs that differ only in `axis` and seed: those with one value of the other variable.
 
-    `at` chooses that value; among equals the largest is taken. Rows outside join `excluded`.
+    `at` chooses that value; without it, the value with most sizes is taken, the largest of equals. Other rows join
+    `excluded`.
     """
     other = BESIDE.get(axis)
     if at is not None and (other is None or not table.has(other)):

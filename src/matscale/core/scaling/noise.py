@@ -1,14 +1,15 @@
 """Noise between runs of one size: outlier runs, seed noise that grows, slopes of seeds, misfit of sizes.
 
-The mean over the seeds of a size varies by τ² + σ²(x)/seeds. σ is the seeds': ln σ² = a + g ln x, since three seeds say
-next to nothing about one size alone; g is shrunk by its own error. τ, the scatter of sizes beyond that of seeds, is
-what makes a parabola in ln x fit as well as it should (Paule & Mandel 1982). Fits weight sizes by the inverse of the
-sum and take its scale from their residuals (Knapp & Hartung 2003), so that wrong weights cost little.
+The mean over the seeds of a size has the variance τ² + σ²(x)/seeds. σ is the scatter of seeds, with ln σ² = a + g ln x
+for all sizes together, since three seeds say little about a single size; g is shrunk according to its error. τ is the
+scatter of sizes beyond that of seeds: the value at which a parabola in ln x fits the means as well as expected (Paule &
+Mandel 1982). Fits weight each size by the inverse variance and take the overall scale from the residuals (Knapp &
+Hartung 2003), so that wrong weights do little harm.
 
-The shares of runs are independent given the size, and sizes of one another, unless the runs say otherwise: a slope that
-each seed has of its own is found by an analysis of variance, and enters the interval of the exponent. Misfit that is
-correlated from size to size can hardly be seen in ten sizes. Half of the belief goes to none, half evenly to
-correlations of 0 to 0.9 between neighbours; the residuals shift it, and the interval is widened by what is left.
+Noise is independent between runs and between sizes, with two exceptions. An analysis of variance tests whether each
+seed has a slope of its own; if so, the interval of the exponent includes it. Misfit that is correlated between sizes
+can hardly be detected in ten sizes. So it gets a prior: probability 1/2 for no correlation, 1/2 evenly for correlations
+of 0.1 to 0.9 between neighbours. The residuals update the prior, and the posterior widens the interval.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from matscale.core.scaling.law import Array
 
 Sizes = NDArray[np.int64]
 BEYOND = 5.0
-"""Standard deviations beyond which a run is an outlier among the runs of its size."""
+"""Distance in standard deviations beyond which a run is an outlier among the runs of its size."""
 CHANCE = 0.005
-"""Share of tables without an outlier in which one is named all the same."""
+"""Share of tables without outliers in which a run is called one."""
 LEAST = 0.005
-"""A run that is off by less is no outlier."""
+"""Least distance in ln loss of an outlier."""
 NEIGHBOURS = np.arange(0.0, 0.95, 0.1)
-"""Correlations between neighbouring sizes that are weighed."""
+"""Correlations between neighbouring sizes that get a probability."""
 BELIEF = np.where(NEIGHBOURS == 0, 0.5, 0.5 / (len(NEIGHBOURS) - 1))
 
 
@@ -37,10 +38,10 @@ BELIEF = np.where(NEIGHBOURS == 0, 0.5, 0.5 / (len(NEIGHBOURS) - 1))
 
 
 def trend(x: Array, squares: Array, freedom: Array) -> tuple[Array, Array, Array]:
-    """(level [...], slope [...], variance of the slope [...]) of ln σ² over ln x [k].
+    """Fit ln σ² over ln x [k] by a line: returns (level [...], slope [...], variance of the slope [...]).
 
-    `squares` [..., k] are sums of squares with `freedom` [..., k] each. The level is that at x = 0. Maximum likelihood;
-    the slope is multiplied by 1 - its variance / its square.
+    `squares` [..., k] are sums of squares with `freedom` [..., k] degrees of freedom. The level is that at x = 0.
+    Maximum likelihood; the slope is multiplied by 1 - its variance / its square.
     """
     total = np.maximum(freedom.sum(axis=-1), 1e-300)
     centre = (freedom * x).sum(axis=-1) / total
@@ -63,7 +64,7 @@ def trend(x: Array, squares: Array, freedom: Array) -> tuple[Array, Array, Array
 
 @dataclass(frozen=True)
 class SizeNoise:
-    """Variance of ln L of a size mean, up to a factor that the residuals give."""
+    """Variance of ln L of a size mean, up to a factor that is taken from the residuals of a fit."""
 
     sizes: float = 1.0
     """τ²"""
@@ -72,7 +73,7 @@ class SizeNoise:
     slope: float = 0.0
     """d ln σ² / d ln x"""
     seeds: Array | None = None
-    """Runs of each size [k]; None: what a seed changes is not known"""
+    """Runs of each size [k]; None if the scatter of seeds is unknown"""
     scale: float = 1.0
     """Geometric mean of the variances of the sizes"""
     centre: float = 0.0
@@ -85,9 +86,9 @@ class SizeNoise:
         return self.seeds is None or (self.slope == 0 and float(np.ptp(self.seeds)) == 0)
 
     def variance(self, x: Array, seeds: Array | float | None = None) -> Array:
-        """Variance of means at ln x [k], relative to the mean over the sizes.
+        """Variance of means at ln x [k], relative to the geometric mean over the sizes.
 
-        A new size (`seeds` not given) has the median number of seeds.
+        Sizes have `seeds` runs; without it, a new size has the median number.
         """
         if self.is_even:
             return np.ones(len(x))
@@ -96,20 +97,28 @@ class SizeNoise:
             return np.asarray((self.sizes + np.exp(self.level + self.slope * x) / runs) / self.scale)
 
     def freedom(self, spare: float, x: Array) -> Array:
-        """Degrees of freedom of the variance at ln x [k]: `spare`, less what is not known of how noise grows."""
+        """Degrees of freedom of the variance at ln x [k]: `spare`, reduced since the noise at a size is uncertain
+        too.
+        """
         doubt = 0.0 if self.slope == 0 else self.doubt
         with np.errstate(divide="ignore"):
             return np.asarray(1 / (1 / np.float64(spare) + 0.5 * doubt * (x - self.centre) ** 2))
 
     def misfit(self, x: Array) -> float:
-        """Share of sizes in the variance of means, on average; 1 where what a seed changes is not known."""
+        """Share of the variance of means that is due to sizes rather than seeds, on average.
+
+        1 if seed noise is unknown.
+        """
         if self.seeds is None:
             return 1.0
         return float((self.sizes / (self.sizes + np.exp(self.level + self.slope * x) / self.seeds)).mean())
 
 
 def size_noise(x: Array, y: Array, logs: Array, size: Sizes) -> SizeNoise:
-    """Noise of size means `y` [k] at ln x `x` [k], over runs with ln loss `logs` [n] and size number `size` [n]."""
+    """Estimate the noise of size means.
+
+    `y` [k] are the means at ln x `x` [k], over runs with ln loss `logs` [n] and size number `size` [n].
+    """
     k = len(y)
     counts = np.bincount(size, minlength=k).astype(float)
     freedom: Array = counts - 1
@@ -127,7 +136,10 @@ def size_noise(x: Array, y: Array, logs: Array, size: Sizes) -> SizeNoise:
 
 
 def _beyond(x: Array, y: Array, known: Array) -> float:
-    """Variance of sizes beyond the `known` one of each, about a parabola (a line for five sizes or fewer)."""
+    """Variance τ² of sizes about a parabola, beyond the `known` variance [k] of each.
+
+    For five sizes or fewer, about a line.
+    """
     at = x - x.mean()
     columns = np.stack([np.ones_like(at), at, at**2][: 3 if len(y) > 5 else 2], axis=-1)
     freedom: int = len(y) - columns.shape[1]
@@ -152,9 +164,9 @@ def _beyond(x: Array, y: Array, known: Array) -> float:
 
 
 def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
-    """Runs far from the others of their size, the furthest first, by deletion one after the other.
+    """Indices of outlier runs, the furthest first: each is removed before the next is looked for.
 
-    `x` [k] is that of the sizes. Of two runs that disagree neither is the outlier: a size needs three.
+    `x` [k] belongs to the sizes. A size needs three runs: of two that disagree, either may be the outlier.
     """
     left: list[int] = []
     kept = np.ones(len(logs), dtype=bool)
@@ -168,7 +180,7 @@ def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
 
 
 def _furthest(x: Array, logs: Array, size: Sizes) -> int | None:
-    """The run that is furthest from the mean of the other runs of its size, if chance does not explain it."""
+    """Index of the run furthest from the mean of the other runs of its size; None if chance explains the distance."""
     counts = np.bincount(size, minlength=len(x)).astype(float)
     tried = np.flatnonzero(counts[size] > 2)
     freedom = counts - 1
@@ -198,19 +210,19 @@ def _furthest(x: Array, logs: Array, size: Sizes) -> int | None:
 
 @dataclass(frozen=True)
 class SeedSlopes:
-    """How much the slopes of seeds differ, beyond what the noise of runs explains."""
+    """Differences between the slopes of seeds beyond those that the noise of runs explains."""
 
     variance: float = 0.0
     """Variance of the mean slope over the seeds"""
     freedom: float = 1.0
     p: float = 1.0
-    """Probability of such a difference among equal slopes"""
+    """Probability of such differences if all slopes are equal"""
 
 
 def seed_slopes(x: Array, logs: Array, size: Sizes, seeds: NDArray[np.str_], noise: SizeNoise) -> SeedSlopes:
-    """Difference between the slopes of seeds, from seeds that several sizes share. Other seeds have no slope.
+    """Estimate differences between the slopes of seeds, from seeds that occur at several sizes.
 
-    Half of the variance that noise explains is taken off: with few seeds, more would find none too often.
+    Only half of the variance that noise explains is subtracted: with few seeds, subtracting all would find 0 too often.
     """
     if noise.seeds is None:
         return SeedSlopes()
@@ -241,7 +253,7 @@ def seed_slopes(x: Array, logs: Array, size: Sizes, seeds: NDArray[np.str_], noi
 
 
 def _basis(columns: Array) -> Array:
-    """Orthonormal basis of the columns."""
+    """Orthonormal basis of the space that the columns span."""
     u, s, _ = np.linalg.svd(columns, full_matrices=False)
     return np.asarray(u[:, s > 1e-9 * max(float(s.max(initial=0.0)), 1e-300)])
 
@@ -250,10 +262,10 @@ def _basis(columns: Array) -> Array:
 
 
 def correlation_factor(x: Array, jacobian: Array, residual: Array, parameter: int, misfit: float) -> float:
-    """Factor on the variance of one parameter, for misfit of sizes that may be correlated from one to the next.
+    """Factor on the variance of a parameter for misfit that may be correlated between neighbouring sizes.
 
     `jacobian` [k, p] and `residual` [k] are divided by the standard deviations of the sizes; `misfit` is the share of
-    sizes in the variance of their means.
+    the variance of size means that is due to sizes rather than seeds.
     """
     k, p = jacobian.shape
     if k - p < 2 or misfit <= 0 or not residual @ residual > 0:

@@ -1,4 +1,4 @@
-"""A law in one variable: choose the form, its intervals, a held-out test, a verdict."""
+"""Fit a law in one variable: choose its form, compute intervals, predict held-out sizes, reach a verdict."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import Reason, few, learning, one_variable, verdict
 
 SURE = 0.05
-"""Below this probability, slopes of seeds are said to differ."""
+"""Probability below which seeds count as having different slopes."""
 OUTLIERS = 0.002
-"""Tables without an outlier in which a size is named."""
+"""Share of tables without outliers in which a size is called one."""
 
 
 def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss", at: float | None = None) -> Fit:
-    """The law in `axis` over the runs that differ in it alone (`at`: the value of the other variable)."""
+    """Fit a law in `axis` to the runs that differ only in `axis`; `at` is the value of the other variable."""
     bar = lowest_bar(table, target)
     chosen, fixed = slice_of(table.ends(), axis, at)
     refuse_mixed_costs(chosen, axis)
     everything = size_means(chosen, axis, fixed)
-    # Plateaus and the best run are judged before anything is taken out.
+    # Trigger a looks at all runs, before outliers are left out.
     reasons = learning(np.exp(everything.y), bar)
     if bar is not None and not any(reason.is_no_learning for reason in reasons):
         chosen = chosen.keep(chosen["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
@@ -48,7 +48,7 @@ def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss"
 
 
 def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[Reason] = ()) -> Fit:
-    """The best supported of `laws` on means per size. Raises DataError for fewer than three sizes."""
+    """Fit the best supported of `laws` to means per size. Raises DataError for fewer than three sizes."""
     check_enough(means)
     found = candidates(means, laws)
     best, note = choose(found)
@@ -88,7 +88,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[
 
 
 def check_enough(means: Means) -> None:
-    """Refuse fewer than three sizes: a line fits any two points. Raises DataError."""
+    """Raises DataError for fewer than three sizes: a line fits any two points."""
     if len(means) < 3:
         beside = f" at {means.fixed}" if means.fixed else ""
         shown = ", ".join(f"{v:,.4g}" for v in np.exp(means.x[:, 0]))
@@ -99,30 +99,30 @@ def check_enough(means: Means) -> None:
 
 
 def notes(means: Means, best: Candidate, found: Sequence[Candidate], disagreement: str) -> list[str]:
-    """Notes on a fit that do not count against the law."""
+    """Notes on a fit that are no reasons against the law."""
     said = [disagreement] if disagreement else []
     tried = {candidate.law.verdict for candidate in found}
     if "law with floor" not in tried and not few(means):
-        said.append(f"floor not identifiable with {len(means)} sizes: this is no evidence that there is none")
+        said.append(f"floor not identifiable with {len(means)} sizes: this is no evidence against a floor")
     if best.law.floor is None and "law with floor" in tried:
         said.append(_on_floors(means, best, next(c for c in found if c.law.verdict == "law with floor")))
     if int(means.counts.max()) == 1:
-        said.append("one run per size: what a seed changes is not known")
+        said.append("one run per size: the effect of the seed is unknown")
     return [*said, *filter(None, [seen_note(means.table)])]
 
 
 def _on_floors(means: Means, best: Candidate, floor: Candidate) -> str:
-    """A sentence on the floor that was not taken."""
+    """Note on a floor that the data may have, although the chosen form has none."""
     if floor.extrapolation < 0.5 * best.extrapolation:
         return (
-            f"a floor may be there: with one, the next size is predicted to {floor.extrapolation:.1%}, without to "
+            f"a floor is possible: with it, the next size is predicted to {floor.extrapolation:.1%}, without to "
             f"{best.extrapolation:.1%}"
         )
-    return "no floor was needed in this range; far beyond it one may appear"
+    return "no floor is needed in this range; there may be one far beyond it"
 
 
 def noise_notes(means: Means, spread: Spread) -> list[str]:
-    """Outliers, and what the runs say against independent noise."""
+    """Notes on outliers, and on noise that is not independent between runs."""
     law, said = spread.law, []
     name = law.exponents[0]
     if means.with_outliers is not None:
@@ -150,7 +150,7 @@ def noise_notes(means: Means, spread: Spread) -> list[str]:
 
 
 def far_sizes(means: Means, spread: Spread) -> list[tuple[int, float]]:
-    """(size, ln of its loss over the law of the others) of the size that chance puts so far in one table of 500."""
+    """Outlier sizes, as (size, ln of its loss over the law of the others): chance makes one in 500 tables."""
     freedom = spread.freedom - 1
     if freedom < 2:
         return []

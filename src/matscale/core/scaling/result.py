@@ -21,24 +21,27 @@ from matscale.core.scaling.text import with_interval
 from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NOT_IDENTIFIABLE, REFUSED, REJECTED, Reason
 
 EXACT = 1e-6
-"""Residuals of ln L below this are those of a table that a formula wrote."""
+"""Largest residual of ln L in a table that was computed from a formula rather than measured."""
 STILL = {
     REJECTED: "within the range of the points, with what the law misses allowed for",
     INCOMPLETE: "if the law holds, which these runs cannot test",
     NOT_IDENTIFIABLE: "the exponent is not known better than",
 }
-"""Verdict -> description of the widened intervals."""
+"""Verdict -> what the widened intervals of a refused law are good for."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One law of one architecture. Numbers in it are those of `plain`, which is what `--json` prints."""
+    """Result of a fit: the law of one architecture, or of several that are pooled.
+
+    `plain` gives its numbers as `--json` prints them.
+    """
 
     law: Law
     axes: tuple[str, ...]
-    """Columns that the law is in: `("n",)`, `("n", "d")`."""
+    """Variables of the law: `("n",)`, `("n", "d")`."""
     points: str
-    """Kind of points of the fit: `size means`, `runs`, `frontier`, `isoflop`, `group means`."""
+    """Kind of points that were fitted: `size means`, `runs`, `frontier`, `isoflop`, `group means`."""
     architecture: str
     target: str
     theta: Array
@@ -49,7 +52,7 @@ class Fit:
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
-    """Notes beside the verdict."""
+    """Remarks beside the verdict."""
     x: Array
     """ln of the variables [k, axes] of the points"""
     y: Array
@@ -59,17 +62,17 @@ class Fit:
     table: Table
     """The runs behind the points"""
     fixed: str = ""
-    """Value of the variable that is held fixed: `d = 301,300`."""
+    """Fixed value of the other variable, such as `d = 301,300`."""
     candidates: tuple[Candidate, ...] = ()
     level: float = LEVEL
     groups: tuple[Offset, ...] = ()
-    """Distance of each group from a law over several, the lowest first; empty for a law of one architecture"""
+    """Distance of each group from a pooled law, the lowest first; empty for a law of one architecture"""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """How it was fitted, for the checklist: objective, restarts, bootstrap samples."""
+    """Method of the fit, for the checklist: objective, restarts, bootstrap samples."""
 
     @property
     def name(self) -> str:
-        """`floor in d`, `nd`."""
+        """Name of the law with its variables: `floor in d`, `nd`."""
         return self.law.name if len(self.law.axes) > 1 else f"{self.law.name} in {self.axes[0]}"
 
     @property
@@ -78,12 +81,12 @@ class Fit:
 
     @property
     def widening(self) -> float:
-        """Factor by which intervals have to grow to hold what the law misses; 1 where nothing speaks against it."""
+        """Factor by which intervals must grow to cover the misfit that the reasons found; 1 if there are none."""
         return max((reason.widening for reason in self.reasons), default=1.0)
 
     @property
     def allowing_for_misfit(self) -> Fit:
-        """The same law with every uncertainty multiplied by `widening`: what can still be said of a refused law."""
+        """Copy with all uncertainties multiplied by `widening`, for statements that a refused law still allows."""
         k = self.widening
         if k == 1.0:
             return self
@@ -95,7 +98,7 @@ class Fit:
 
     @property
     def still(self) -> str:
-        """Sentence with the exponents of a refused law, their intervals widened; empty for other verdicts."""
+        """Sentence with the exponents of a refused law and their widened intervals; empty for other verdicts."""
         if self.verdict not in REFUSED:
             return ""
         wide = self.allowing_for_misfit
@@ -109,16 +112,16 @@ class Fit:
 
     @property
     def formula(self) -> str:
-        """The law as people write it."""
+        """Formula of the law as text."""
         return "N_opt = A C^-alpha" if self.points == "isoflop" else self.law.formula
 
     def exponent_of(self, axis: str) -> str:
-        """Name of the exponent that belongs to `axis`; empty if none does."""
+        """Name of the exponent of the variable `axis`; empty if it has none."""
         pairs = dict(zip(self.law.axes, self.law.exponents)) if len(self.axes) > 1 else {self.axes[0]: "alpha"}
         return pairs.get(axis, "")
 
     def told(self, name: str, factor: float = 1.0) -> str:
-        """A parameter with its interval, in digits that the interval supports."""
+        """Text of a parameter with its interval, rounded to the digits that the interval supports."""
         value, (low, high) = self.parameters[name], self.intervals[name]
         if low == high and float(np.abs(self.residuals).max()) > EXACT:
             return f"{value * factor + 0.0:.6g} (at the bound of the search; no interval)"
@@ -126,7 +129,7 @@ class Fit:
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
-        """Axis -> (smallest, largest) of the points."""
+        """Axis -> (smallest, largest) value among the points."""
         return {
             axis: (float(np.exp(self.x[:, j].min())), float(np.exp(self.x[:, j].max())))
             for j, axis in enumerate(self.axes)
@@ -134,12 +137,12 @@ class Fit:
 
     @property
     def n_sizes(self) -> int:
-        """Distinct values of the first variable among the points."""
+        """Number of distinct values of the first variable among the points."""
         return 1 + int((np.diff(np.sort(self.x[:, 0])) > 0.01).sum())
 
     @property
     def n_seeds(self) -> int:
-        """Distinct seeds; 1 where none is stated."""
+        """Number of distinct seeds; 1 if the table has no seeds."""
         return max(len(set(self.table.words["seed"].tolist()) - {""}), 1)
 
     @property
@@ -148,12 +151,12 @@ class Fit:
 
     @property
     def residuals(self) -> Array:
-        """ln(found / law) of the points [k]"""
+        """Residuals ln(found / law) of the points [k]"""
         return np.asarray(self.y - self.law.value(self.theta, self.x - self.frame.x) - self.frame.y)
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Baseline -> its value of the target."""
+        """Baseline -> its error in the fitted target."""
         return bars(self.table, self.target)
 
     @overload
@@ -167,9 +170,10 @@ class Fit:
     ) -> tuple[Array, Array, Array]: ...
 
     def predict(self, at: Any, level: float | None = None, new: bool = True) -> tuple[Any, Any, Any]:
-        """(loss, low, high) at values of the variable, or {axis: values} of several: numbers for numbers, else arrays.
+        """Predict (loss, low, high) at values of the variable; pass {axis: values} for several variables.
 
-        The interval is where a new size would fall; with `new` false, where the law itself is.
+        Numbers give numbers, arrays give arrays. The interval is that of a new size, or with `new` false of the law
+        itself.
         """
         columns = [at[axis] for axis in self.axes] if isinstance(at, Mapping) else [at]
         values = np.broadcast_arrays(*(np.asarray(column, float) for column in columns))
@@ -182,7 +186,7 @@ class Fit:
         return loss, lowest, highest
 
     def plain(self) -> dict[str, Any]:
-        """Stable keys, plain values; what is not finite is None."""
+        """Result as plain values under stable keys; values that are not finite are None."""
         values = {
             "law": self.law.name,
             "architecture": self.architecture,
@@ -218,7 +222,7 @@ class Fit:
 
 
 def _stretched(value: float, ends: tuple[float, float], factor: float, in_logs: bool) -> tuple[float, float]:
-    """`ends` moved away from `value` by `factor`; by the ratio to it for a parameter that cannot be negative."""
+    """Widen an interval (`ends`) about `value` by `factor`, in logarithms for a positive parameter."""
     if in_logs and value > 0:
         with np.errstate(over="ignore", divide="ignore"):
             low, high = (float(value * np.exp(factor * np.log(end / value))) for end in ends)
@@ -228,9 +232,10 @@ def _stretched(value: float, ends: tuple[float, float], factor: float, in_logs: 
 
 
 def bars(table: Table, target: str) -> dict[str, float]:
-    """Baseline -> its value of the target, where it was measured.
+    """Baseline -> its error in the target, for baselines that were measured.
 
-    A table may call the compared loss anything: its baseline is called `loss`. That of another target has its name.
+    The baseline of the compared loss has the key `loss`, whatever a table calls that loss; other targets keep their
+    names.
     """
     key = table.names.get("loss", target)
     same = "loss" if target == "loss" else ERRORS.get(target, target)
@@ -239,6 +244,6 @@ def bars(table: Table, target: str) -> dict[str, float]:
 
 
 def lowest_bar(table: Table, target: str) -> tuple[str, float] | None:
-    """Value of the best baseline, which a run has to beat."""
+    """Name and error of the best baseline, which a run has to beat; None if no baseline is known."""
     known = bars(table, target)
     return min(known.items(), key=lambda item: item[1]) if known else None

@@ -1,7 +1,8 @@
 """Select the form of a law: by AICc on size means, and by the prediction of the next size (rolling origin).
 
-A form with more parameters is taken only when both agree. Neither alone is safe: AICc looks at the points it was fitted
-to, and few extrapolations decide little. Five sizes can never show a floor; that is not evidence against one.
+A form with more parameters is chosen only if both criteria prefer it. AICc alone judges only the points that were
+fitted, and a few extrapolations alone decide little. Five sizes can never show a floor; that is no evidence against a
+floor.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import Solution, solve
 
 MOST_ORIGINS = 6
-"""Most sizes that are predicted one after the other in the rolling-origin test: the largest ones."""
+"""Largest number of sizes that the rolling-origin test predicts one after the other, the largest sizes."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fitted form of law."""
+    """Form of a law fitted to the means, with the two criteria of its selection."""
 
     law: Law
     solution: Solution
     aicc: float
-    """Lower is better; infinite with too few sizes."""
+    """Akaike's corrected criterion, lower is better; infinite for too few sizes."""
     extrapolation: float
-    """Root mean square of ln(predicted / found) for the next larger size; NaN if it could not be tried."""
+    """Root mean square of ln(predicted / found) for the next larger size; NaN if there are too few sizes."""
     n_extrapolations: int
 
     def plain(self) -> dict[str, float | str | int | None]:
@@ -45,7 +46,9 @@ def _finite(value: float) -> float | None:
 
 
 def aicc(squares: float, n_points: int, n_parameters: int) -> float:
-    """Akaike's criterion, corrected for few points (Hurvich & Tsai 1989); the variance counts as a parameter.
+    """Akaike's information criterion, corrected for few points (Hurvich & Tsai 1989).
+
+    The variance counts as a parameter.
 
     >>> round(aicc(squares=0.02, n_points=8, n_parameters=2), 2), round(aicc(0.02, 8, 3), 2)
     (-35.93, -26.6)
@@ -57,7 +60,7 @@ def aicc(squares: float, n_points: int, n_parameters: int) -> float:
 
 
 def candidates(means: Means, laws: Sequence[Law]) -> list[Candidate]:
-    """Fits of all forms that the number of sizes allows, in the order given; the first form is always fitted."""
+    """Fit every form that the number of sizes allows, in the order given; the first form is always fitted."""
     fitting = [law for k, law in enumerate(laws) if k == 0 or len(means) >= law.min_sizes]
     first = max(law.n_parameters for law in fitting) + 1
     origins = range(max(first, len(means) - MOST_ORIGINS), len(means))
@@ -72,7 +75,7 @@ def _candidate(means: Means, law: Law, origins: range) -> Candidate:
 
 
 def _next_error(means: Means, law: Law, k: int) -> float:
-    """ln(predicted / found) of size k from the sizes below it."""
+    """ln(predicted / found) of size `k`, predicted by a fit to the sizes below it."""
     weights = None if means.weights is None else means.weights[:k]
     found = solve(law, means.x[:k], means.y[:k], weights=weights)
     predicted = law.value(found.theta, means.x[k : k + 1] - found.frame.x)[0] + found.frame.y
@@ -80,7 +83,7 @@ def _next_error(means: Means, law: Law, k: int) -> float:
 
 
 def choose(found: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The form to report, and a sentence where the two criteria disagree."""
+    """Choose the form to report; also return a sentence if the two criteria disagree."""
     plain = found[0]
     rivals = [c for c in found[1:] if c.aicc < plain.aicc]
     agreed = [c for c in rivals if c.n_extrapolations > 0 and c.extrapolation < plain.extrapolation]

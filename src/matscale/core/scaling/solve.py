@@ -1,8 +1,8 @@
-"""The minimum of Σ ρ(ln L − law): a damped Newton search over many starts or samples at once, then a whitened polish.
+"""Minimise Σ ρ(ln L − law) by damped Newton steps from many starts at once, then L-BFGS.
 
 ρ is half the square, or Huber's function of width δ (Hoffmann et al., arXiv:2203.15556, use δ = 1e-3). The five
 parameters of L(N, D) have a condition number of 1e11 as they stand: centred logarithms and the Cholesky factor of the
-Hessian ("whitening") bring it near 1, and only then does L-BFGS end where the minimum is.
+Hessian ("whitening") bring it near 1, and only then L-BFGS converges to the minimum.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from matscale.core.scaling.law import Array, Frame, Law
 HUBER = 1e-3
 """Width of Huber's function on runs, in ln L."""
 TOGETHER = 16_384
-"""Points of all samples that are refined together: their arrays fit into the cache of a core."""
+"""Points of all samples that are refined together, so that their arrays fit into the cache of a core."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A minimum, in centred logarithms."""
+    """Minimum of the objective, with theta in centred logarithms."""
 
     theta: Array
     """[p]"""
     frame: Frame
     objective: float
-    """Σ ρ over the points, with the δ it was made with."""
+    """Σ ρ over the points, with the width δ of the fit."""
     gradient: float
-    """Largest slope of the objective in whitened coordinates, relative to the objective."""
+    """Largest gradient of the objective in whitened coordinates, relative to the objective."""
     n_agreeing: int
-    """Starts that ended at this minimum (objective within 1e-4 of it)."""
+    """Number of starts that ended at this minimum (objective within 1e-4 of it)."""
     n_starts: int
 
 
 def rho(residual: Array, delta: float | None) -> Array:
-    """Half the square, or Huber's function.
+    """Half the square of the residual, or Huber's function of width `delta`.
 
     >>> rho(np.array([0.1, 2.0]), None).round(3).tolist(), rho(np.array([0.1, 2.0]), 0.5).round(3).tolist()
     ([0.005, 2.0], [0.005, 0.875])
@@ -51,7 +51,7 @@ def rho(residual: Array, delta: float | None) -> Array:
 
 
 def objective(law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None) -> Array:
-    """Σ ρ [...] of theta [..., p]; never NaN."""
+    """Objective Σ ρ [...] for theta [..., p]; infinite where the law is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return _total(law.value(theta, x) - y, delta, weights)
 
@@ -75,9 +75,11 @@ def refine(
     steps: int = 60,
     tolerance: float = 1e-9,
 ) -> Array:
-    """Levenberg–Marquardt from each of theta [b, p], all at once; Huber's function by reweighting.
+    """Minimise the objective by Levenberg–Marquardt from each of theta [b, p] at once.
 
-    `x` [k, axes], `y` and `weights` [k] or [b, k]. `free` [p] marks what may move (a profile holds one parameter).
+    Huber's function by reweighting.
+
+    `x` is [k, axes], `y` and `weights` are [k] or [b, k]. `free` [p] is 1 for parameters that may change, 0 for others.
     """
     theta = law.bounded(np.array(theta, dtype=np.float64))
     y = np.broadcast_to(y, (len(theta), y.shape[-1]))
@@ -150,7 +152,10 @@ def _step(
 
 
 def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int = 3) -> Array:
-    """L-BFGS in whitened coordinates from `theta` [p]. Least squares need none: Newton's steps end at the minimum."""
+    """Minimise Huber's objective by L-BFGS in whitened coordinates, from `theta` [p].
+
+    Least squares need no such step: the Newton search already ends at their minimum.
+    """
     from scipy.optimize import minimize
 
     for _ in range(rounds):
@@ -162,7 +167,7 @@ def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int
 
 
 class _Whitened:
-    """The objective relative to its value at `theta`, and its gradient, in whitened coordinates about there."""
+    """Objective and gradient in whitened coordinates around `theta`, relative to the objective at `theta`."""
 
     def __init__(
         self, law: Law, theta: Array, x: Array, y: Array, delta: float | None, weights: Array | None = None
@@ -181,7 +186,10 @@ class _Whitened:
 
 
 def _whitening(law: Law, theta: Array, x: Array, y: Array, delta: float | None) -> Array:
-    """F [p, p] with F Fᵀ ≈ inverse Hessian × objective: one unit in z is about one standard deviation."""
+    """Whitening matrix F [p, p]: F Fᵀ ≈ inverse Hessian × objective.
+
+    A unit step in whitened coordinates is about one standard deviation.
+    """
     residual = law.value(theta, x) - y
     w = np.ones_like(residual) if delta is None else np.minimum(1.0, delta / np.maximum(np.abs(residual), delta / 10))
     jacobian = law.derivatives(theta, x)
@@ -201,10 +209,10 @@ def solve(
     *,
     polishes: bool = True,
 ) -> Solution:
-    """The law's global minimum on points `logx` [k, axes], `logy` [k]: search from its starts, then polish.
+    """Fit a law to points `logx` [k, axes], `logy` [k] by a search from several starts.
 
-    `weights` [k] are those of least squares. Without the polish, digits are lost that predictions do not need, and with
-    nine parameters ten seconds are saved.
+    `weights` [k] apply to least squares. `polishes=False` skips the final L-BFGS: the values lose digits that
+    predictions do not need, and a law of nine parameters takes ten seconds less.
     """
     assert delta is None or weights is None
     frame = Frame.of(law, logx, logy)
@@ -221,10 +229,11 @@ def solve(
 
 
 def amplitudes(columns: Array, logy: Array) -> tuple[Array, Array]:
-    """Non-negative c that make Σ_i c_i columns_i closest to L in relative terms, and the sum of squares left.
+    """Fit L by Σ_i c_i columns_i with c ≥ 0 and least relative errors; return c and the sum of squares left.
 
     `columns` [g, k, m] for g grid points, `logy` [k]; returns c [g, m] and [g]. With m ≤ 3 all subsets of non-zero
-    amplitudes are tried (Lawson & Hanson's problem, solved by enumeration), which beats one call per grid point.
+    amplitudes are tried (Lawson & Hanson's problem, solved by enumeration), which is faster than a solver call per grid
+    point.
 
     >>> x = np.array([1.0, 2.0, 4.0])
     >>> c, left = amplitudes(np.stack([np.ones(3), 1 / x], axis=-1)[None], np.log(2 + 3 / x))
@@ -254,10 +263,10 @@ def amplitudes(columns: Array, logy: Array) -> tuple[Array, Array]:
 
 
 def log_amplitudes(c: Array, smallest: float = 1e-5) -> Array:
-    """ln c with zeros replaced by something small, so that a search can leave them."""
+    """ln c, with zeros replaced by a small value that a search can move away from."""
     return np.log(np.maximum(c, smallest))
 
 
 def best_of(rss: Array, count: int) -> NDArray[np.intp]:
-    """Indices of the `count` smallest, ascending."""
+    """Indices of the `count` smallest values, ascending."""
     return np.argsort(rss, kind="stable")[:count]

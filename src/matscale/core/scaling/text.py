@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 
 UNDETERMINED = "undetermined"
-"""Word for a positive number whose interval spans two orders of magnitude, or reaches down to 0."""
+"""Word for a positive number whose interval spans two orders of magnitude or reaches down to 0."""
 
 
 def decimals(low: float, high: float) -> int | None:
-    """Decimals that an interval supports: one digit of its half-width, two where that begins with 1; None if it is no
-    interval."""
+    """Number of decimals that an interval supports; None without an interval.
+
+    They show one digit of the half-width, or two if it begins with 1.
+    """
     half = (high - low) / 2
     if not math.isfinite(half) or half <= 0:
         return None
@@ -21,14 +23,15 @@ def decimals(low: float, high: float) -> int | None:
 
 
 def number(value: float, low: float, high: float) -> str:
-    """`value` as the interval allows: 0.347 in (0.31, 0.39) is `0.35`, 320 in (20, 5000) is `~300`; `-` where the
-    interval says nothing. Six digits where it has no width, as on a table that a formula wrote.
+    """Round `value` to the digits that its interval supports; `-` if there is no interval.
+
+    Six digits for an interval of no width, as for a table computed from a formula.
 
     >>> number(0.347, 0.31, 0.39), number(320, 20, 5000)
     ('0.35', '~300')
     """
     if _is_a_point(value, low, high):
-        return f"{value + 0.0:.6g}"  # no minus before a nought
+        return f"{value + 0.0:.6g}"  # no minus sign before a zero
     places = decimals(low, high)
     if places is None or not math.isfinite(value):
         return "-"
@@ -40,7 +43,7 @@ def number(value: float, low: float, high: float) -> str:
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """`0.35 (0.31 to 0.39)`; `undetermined (0 to 1.3e+06)` where not even the magnitude is known.
+    """Text of a value with its interval; `undetermined` where the magnitude is unknown.
 
     >>> with_interval(0.347, 0.31, 0.39), with_interval(9.0, 0.0, 1.3e6)
     ('0.35 (0.31 to 0.39)', 'undetermined (0 to 1.3e+06)')
@@ -57,8 +60,10 @@ def _is_a_point(value: float, low: float, high: float) -> bool:
 
 
 def _is_lost(value: float, low: float, places: int) -> bool:
-    """Whether rounding would leave no digit of a positive number: 320 to thousands is 0, which is wrong. Of a number
-    that may have either sign, 0.00 is what is known."""
+    """Whether rounding to `places` decimals would turn a positive number into 0, such as 320 rounded to thousands.
+
+    False for numbers that may have either sign: for them, 0.00 is a valid answer.
+    """
     return low >= 0 < value and math.floor(math.log10(value)) + places < 0
 
 
@@ -86,13 +91,13 @@ def _rounded(value: float, places: int) -> str:
 
 
 def _significant(value: float, digits: int) -> str:
-    """300, 0.02, 4e+06."""
+    """`value` rounded to significant digits: 300, 0.02, 4e+06."""
     kept = float(f"{value:.{digits}g}")
     return f"{kept:,.0f}" if 10 <= abs(kept) < 1e5 else f"{kept:.{digits}g}"
 
 
 def counted(count: int, thing: str) -> str:
-    """`1 seed`, `12 seeds`.
+    """A count with its noun in the singular or plural: `1 seed`, `12 seeds`.
 
     >>> counted(1, "seed"), counted(12, "seed")
     ('1 seed', '12 seeds')
@@ -101,7 +106,7 @@ def counted(count: int, thing: str) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5, by: str = ", ") -> str:
-    """Names for a sentence, at most `most`: `a, b, c, d, e and 58 more`.
+    """Join names for a sentence, `most` of them at most: `a, b, c, d, e and 58 more`.
 
     >>> listed(["a", "b", "c"], most=2), listed(["a", "b"])
     ('a, b and 1 more', 'a, b')
@@ -111,7 +116,7 @@ def listed(names: Sequence[str], most: int = 5, by: str = ", ") -> str:
 
 
 def percent(value: float) -> str:
-    """A relative change with its sign: `+1.2 %`, `-31 %`, `+5,600 %`.
+    """Format a relative change with its sign: `+1.2 %`, `-31 %`, `+5,600 %`.
 
     >>> percent(0.012), percent(-0.31), percent(56)
     ('+1.2 %', '-31 %', '+5,600 %')
@@ -122,7 +127,7 @@ def percent(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """A number of parameters, structures or FLOPs: `12,500`, `3.1e+15`.
+    """Format a number of parameters, structures or FLOPs: `12,500`, `3.1e+15`.
 
     >>> size(12_500), size(3.1e15)
     ('12,500', '3.1e+15')

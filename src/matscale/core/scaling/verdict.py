@@ -2,7 +2,7 @@
 
 | trigger | fires when |
 |---|---|
-| a | the best run does not beat every baseline, or more than 30 % of the runs lie within 2 % of one value (plateau) |
+| a | the best run does not beat every baseline, or more than 30 % of the sizes lie within 2 % of one value (plateau) |
 | b | fewer than 4 sizes, or less than a decade between the smallest and the largest; or the check f cannot fail |
 | c | the interval of the exponent holds 0, or is wider than the exponent; or the loss rises |
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
@@ -37,7 +37,7 @@ LOCAL_SLOPE, REJECTED, INCOMPLETE = "local slope", "rejected", "incomplete desig
 NOT_IDENTIFIABLE, NO_LEARNING = "not identifiable", "no learning"
 VERDICTS = (*LAWS, LOCAL_SLOPE, REJECTED, INCOMPLETE, NOT_IDENTIFIABLE, NO_LEARNING)
 REFUSED = (REJECTED, INCOMPLETE, NOT_IDENTIFIABLE)
-"""Verdicts that are no law, and after which something can still be said."""
+"""Verdicts that are no law, but with which intervals can still be stated."""
 WORDS = {
     **dict.fromkeys("ac", NOT_IDENTIFIABLE),
     **dict.fromkeys("efg", REJECTED),
@@ -45,30 +45,30 @@ WORDS = {
     **dict.fromkeys("bh", INCOMPLETE),
     "i": LOCAL_SLOPE,
 }
-"""Trigger -> verdict, the weightiest first: a law that the points contradict is rejected, whichever size decides it."""
+"""Trigger -> verdict, the most serious first."""
 SIGNIFICANT = 0.01
 DECADE = 0.95
-"""Share of a decade that counts as one: sizes of a ladder rarely fall exactly where they were wanted."""
+"""Share of a decade that counts as a decade, since sizes of a ladder rarely fall exactly on their targets."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Reason for a verdict: a trigger that fired."""
+    """Reason against a law: the trigger that fired, with a sentence."""
 
     trigger: str
     """One of a to i."""
     text: str
     is_no_learning: bool = False
-    """Whether it is more than a doubt: nothing was learned."""
+    """Whether the reason is that nothing was learned."""
     widening: float = 1.0
-    """Factor by which intervals have to grow to hold what the law misses."""
+    """Factor by which intervals must grow to cover the misfit that the reason describes."""
 
     def __str__(self) -> str:
         return f"{self.trigger}: {self.text}"
 
 
 def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float, float]]) -> str:
-    """One of `VERDICTS`. A floor whose interval holds 0 is not claimed."""
+    """Verdict that follows from the reasons, one of `VERDICTS`. A floor whose interval contains 0 is not claimed."""
     if any(reason.is_no_learning for reason in reasons):
         return NO_LEARNING
     fired = {reason.trigger for reason in reasons}
@@ -79,7 +79,10 @@ def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float
 
 
 def learning(losses: Array, bar: tuple[str, float] | None) -> list[Reason]:
-    """Trigger a; `losses` is one per size, lower for better models, and `bar` the best baseline."""
+    """Reasons of trigger a: models that beat no baseline, or a plateau.
+
+    `losses` has one value per size, lower for better models; `bar` is the best baseline.
+    """
     if bar is not None and losses.min() >= bar[1]:
         text = f"the best loss ({losses.min():.4g}) does not beat the baseline {bar[0]} ({bar[1]:.4g})"
         return [Reason("a", text, is_no_learning=True)]
@@ -91,10 +94,11 @@ def learning(losses: Array, bar: tuple[str, float] | None) -> list[Reason]:
 
 
 def plateau(losses: Array) -> tuple[float, float, bool]:
-    """(value, share of the losses within 2 % of it, whether the best is among them) of a level that models stay at.
+    """Find a plateau: a level near the largest losses at which several models stay.
 
-    A level near the top only: that losses agree at the bottom is a floor, and where the largest is less than 1.5 times
-    the smallest the law may just be weak; but if all agree, none has learned.
+    Returns (value, share of the losses within 2 % of it, whether the best model is among them). Losses that agree at
+    the lower end are a floor, not a plateau. If the largest loss is less than 1.5 times the smallest, the law may only
+    be weak: then there is a plateau only if all losses agree.
     """
     near = np.abs(np.log(losses[:, None] / losses)) <= 0.02
     top = np.array([(losses > 1.02 * value).mean() <= 0.2 for value in losses])
@@ -108,7 +112,7 @@ def plateau(losses: Array) -> tuple[float, float, bool]:
 def one_variable(
     law: Law, spread: Spread, means: Means, intervals: dict[str, tuple[float, float]], held: list[HeldOut]
 ) -> list[Reason]:
-    """Triggers b to f of a law in one variable."""
+    """Reasons of triggers b to f against a law in one variable."""
     reasons = few(means)
     if reasons:
         return reasons
@@ -140,7 +144,7 @@ def flat(name: str, value: float, low: float, high: float) -> list[Reason]:
 
 
 def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
-    """Trigger c for a loss that rises with the variable: a power law fits it, but more of it makes models worse."""
+    """Reason of trigger c for a loss that rises with the variable: a power law may fit, but larger models are worse."""
     ends = np.array([[means.x.min()], [means.x.max()]]) - spread.frame.x
     first, last = law.value(spread.theta, ends)
     if not means.falls or last <= first:
@@ -149,7 +153,10 @@ def rising(law: Law, spread: Spread, means: Means) -> list[Reason]:
 
 
 def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high: float) -> list[Reason]:
-    """Trigger d. The half-width is about two standard errors, with Student's factor for few sizes."""
+    """Reason of trigger d if leaving out one size changes the exponent too much (`is_large`).
+
+    The half-width of the interval is about two standard errors, with Student's factor for few sizes.
+    """
     if len(means) - 1 <= law.n_parameters:
         return []
     x, y = means.x - spread.frame.x, means.y - spread.frame.y
@@ -166,14 +173,15 @@ def unstable(law: Law, spread: Spread, means: Means, name: str, low: float, high
 
 
 def is_large(change: float, value: float, low: float, high: float) -> bool:
-    """Whether one size decides the exponent: beyond the half-width of its interval (2 % at least), or beyond 30 %."""
+    """Whether a change of the exponent exceeds the half-width of its interval (or 2 %, if that is more), or 30 %."""
     return abs(change) > min(max((high - low) / 2, 0.02 * abs(value)), 0.3 * abs(value))
 
 
 def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
-    """Trigger e: a term in (ln x)² beside the law, and the runs of signs among its residuals.
+    """Reason of trigger e: a significant term in (ln x)² beside the law, or too few runs of signs among the residuals.
 
-    `half` is the half-width of the exponent's interval: it has to grow by as much as the slope changes to either end.
+    `half` is the half-width of the exponent's interval. It has to grow by the change of slope between the ends of the
+    range.
     """
     if spread.freedom < 2:
         return []
@@ -198,7 +206,7 @@ def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
 
 
 def _runs_of_signs(residual: Array) -> float:
-    """Probability of so few runs of signs (Wald & Wolfowitz 1940, normal approximation)."""
+    """p-value for few runs of equal signs among residuals (Wald & Wolfowitz 1940, normal approximation)."""
     signs = residual > 0
     n, up = len(signs), int(signs.sum())
     if n < 10 or up in (0, n):
@@ -210,7 +218,11 @@ def _runs_of_signs(residual: Array) -> float:
 
 
 def missed(held: list[HeldOut]) -> list[Reason]:
-    """Trigger f, by the furthest size alone: of several, one outside would be no surprise; b where it tests nothing."""
+    """Reason of trigger f if the largest held-out size lies outside its interval.
+
+    Reason of trigger b if the interval is too wide to fail. Only the largest size counts: among several, one outside
+    its 95 % interval would be no surprise.
+    """
     if not held:
         return []
     last = held[-1]

@@ -116,7 +116,7 @@ def test_without_runs_on_a_device_its_peak_and_an_assumed_share_count_and_that_i
     assumed = speed_on("H100", table, 1e5)
     assert (assumed.by, assumed.flops_per_s) == ("assumed", pytest.approx(0.05 * 67e12))
     assert "0.05 of its peak in fp32" in assumed.text
-    assert "assumed; no run of these was made there" in assumed.text
+    assert "assumed; none of the runs was made on this device" in assumed.text
     given = speed_on("H100", table, 1e5, precision="bf16", mfu=0.3)
     assert (given.by, given.flops_per_s) == ("given", pytest.approx(0.3 * 989e12))
     other = speed_on("H100", runs_on("cuda:0 (NVIDIA H100)"), 1e5, precision="bf16")  # the runs were made in fp32
@@ -169,7 +169,7 @@ def test_compute_that_is_no_function_of_size_and_data_is_refused() -> None:
 def test_a_budget_that_buys_any_amount_of_data_is_refused(joint: Fit) -> None:
     table = joint.table
     same_steps = Table({**table.numbers, "c": 50 * table["n"] ** 0.9 * table["d"] ** 0.03}, table.words)
-    with pytest.raises(DataError, match=r"do not grow with d .* same steps were made on any amount of data"):
+    with pytest.raises(DataError, match=r"do not grow with d .* number of steps is the same for any amount of data"):
         make_plan(replace(joint, table=same_steps), flops=1e6)
 
 

@@ -1,1 +1,1 @@
-"""Plans: which runs to train next, and how to spend a budget."""
+"""Allocation of compute: which runs to train next, and how to spend a budget."""

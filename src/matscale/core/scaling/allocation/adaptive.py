@@ -1,8 +1,8 @@
-"""Adaptive sweep: the runs of a study's grid that a purpose needs, batch by batch: propose, train, fit, again.
+"""Adaptive sweep: train only those runs of a study's grid that a purpose needs, batch by batch.
 
 The grid holds all possible runs. The first runs are spread over its cheaper half; then each batch is chosen from the
-results of all completed runs (`next_batch`), until the purpose is met or the budget is spent. The file of proposals
-lies in the study's folder: a resumed sweep first trains the proposed runs that are not done.
+results of all completed runs (`next_batch`), until the purpose is met or the budget is spent. Proposals are kept in a
+file in the study's folder, so that a resumed sweep first trains the proposed runs that are not done.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import StudyPlan
 
 PROPOSED = "adaptive.jsonl"
-"""A row per batch: its runs, and what was known before it."""
+"""File with a row per batch: its runs, and what was known before they were trained."""
 FIRST = 4
-"""First runs of an architecture beyond the parameters of the law."""
+"""Number of first runs of an architecture, in addition to the number of parameters of the law."""
 
 Do = Callable[[StudyPlan], None]
-"""Trains what is missing of a plan, and raises if nothing more can be done."""
+"""Function that trains the missing runs of a plan; it raises an error if none can be trained."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Run of the grid with its place in a law."""
+    """Run of the grid, with its n, d and FLOPs."""
 
     run: PlannedRun
     n: float
@@ -56,9 +56,9 @@ class Adaptive:
     offers: Sequence[Offer]
     purpose: Purpose
     count: int
-    """Runs per batch, at most"""
+    """Largest number of runs in a batch"""
     budget: float
-    """FLOPs of all runs that are proposed"""
+    """FLOPs that all proposed runs may cost together"""
 
     def run(self, do: Do, said: Callable[[str], None] = lambda text: None) -> str:
         """Propose and train until nothing is left to do. Return the reason for the end.
@@ -80,7 +80,7 @@ class Adaptive:
             self._refuse_stuck()
 
     def proposed(self) -> list[str]:
-        """Names of the proposed runs, from the file, in order; those of another grid do not count."""
+        """Names of the proposed runs in order, read from the file; names that are not in the grid are ignored."""
         path, known = self.plan.folder / PROPOSED, {offer.run.name for offer in self.offers}
         if not path.exists():
             return []
@@ -94,9 +94,9 @@ class Adaptive:
         return {offer.run.name: state_of(offer.run.path).status for offer in self.offers}
 
     def _propose(self) -> tuple[bool, str]:
-        """Write down a batch if one is needed.
+        """Propose a batch if no proposed run is left, and write it to the file.
 
-        Return (whether the sweep has ended, the reason or what it goes on with).
+        Returns (whether the sweep has ended, the reason or what it goes on with).
         """
         proposed, status = self.proposed(), self._statuses()
         open_runs = [name for name in proposed if status[name] not in ("completed", "failed")]
@@ -127,13 +127,13 @@ class Adaptive:
         table = read([str(offer.run.path) for offer in done], {})
         mine = {name: _of(free, name) for name in names}
         sides = [side_of(table.of_architecture(name), _columns(mine[name])) for name in names]
-        # With nothing left to buy, what is known is still to be said: the purpose may be met.
+        # A batch of 0 runs still states what is known: the purpose may be met without runs that can be bought.
         count = self.count if any(offer.flops <= left for offer in free) else 0
         batch = next_batch(sides, self.purpose, count, left)
         return batch, [mine[run.architecture][run.index] for run in batch.runs]
 
     def _first(self, free: list[Offer], done: list[Offer], left: float) -> list[Offer]:
-        """First runs: far apart, in the cheaper half."""
+        """Choose first runs of an architecture: far apart in n and d, from the cheaper half of the grid."""
         if not free:
             return []
         offers = [*done, *free]
@@ -151,7 +151,7 @@ class Adaptive:
         write_text(path, before + json.dumps({"runs": names, "known": known}, ensure_ascii=False) + "\n")
 
     def _refuse_stuck(self) -> None:
-        """Raise ConfigError if all proposed runs have failed: the next proposal would be no better."""
+        """Raises ConfigError if all proposed runs have failed, since further runs would probably fail too."""
         status = self._statuses()
         of_them = [status[name] for name in self.proposed()]
         if of_them and set(of_them) == {"failed"}:
@@ -161,7 +161,7 @@ class Adaptive:
 
 
 def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
-    """List the runs of a grid. `flops` is run folder -> (FLOPs, epochs) of its estimate.
+    """List the runs of a grid with their estimated cost. `flops` is run folder -> (FLOPs, epochs).
 
     Raises ConfigError for a grid whose runs differ by more than architecture, size, data and seed, and for cooldowns,
     which cannot be trained without their trunk.

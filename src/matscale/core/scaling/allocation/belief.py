@@ -1,7 +1,7 @@
 """Belief about the loss of any run: a form of law, with the covariance of its parameters, checked on held-out runs.
 
-The form is fitted to all runs, and once more without the dearest fifth of them, which it predicts. Where it misses
-these by more than it claims, every uncertainty grows by that factor.
+The form is fitted to all runs, and once more without the most expensive fifth, which it then predicts. If its errors
+there are larger than its uncertainty, all uncertainties are multiplied by that factor.
 """
 
 from __future__ import annotations
@@ -17,52 +17,58 @@ from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.solve import HUBER, Solution, solve
 
 PRIOR = 3.0
-"""Standard deviation of a parameter before any run is known: a factor of 20 for what is in logarithms."""
+"""Prior standard deviation of a parameter: for logarithms, a factor of 20."""
 HELD_OUT = 0.2
-"""Share of the runs, the dearest, that the form predicts from the others."""
+"""Share of the runs, the most expensive ones, that the form predicts from the others."""
 
 
 @dataclass(frozen=True)
 class Belief:
-    """A fitted form and the covariance of its parameters."""
+    """Fitted form of law, with the covariance of its parameters."""
 
     law: Law
     solution: Solution
     root: Array
     """R [p, p]; R Rᵀ is the covariance of theta"""
     noise: float
-    """Variance of ln L of a new run about the form"""
+    """Variance of ln L of a new run about the fitted form"""
     freedom: int
     """Degrees of freedom of `noise`"""
 
     def mean(self, x: Array) -> Array:
-        """ln L [k] at ln x [k, axes]."""
+        """Predicted ln L [k] at ln x [k, axes]."""
         frame = self.solution.frame
         return self.law.value(self.solution.theta, x - frame.x) + frame.y
 
     def deviations(self, x: Array) -> Array:
-        """Rows [p, k]; the sum of their squares is the variance of ln L at `x`."""
+        """Deviations [p, k] of ln L at `x`, one row per principal direction.
+
+        The sum of their squares is the variance.
+        """
         at = x - self.solution.frame.x
         return np.asarray((self.law.derivatives(self.solution.theta, at) @ self.root).T)
 
     def deviations_of(self, number: Callable[[Array], Array]) -> Array:
-        """Rows [p] of any number that follows from theta [b, p]: its change by one standard deviation, both ways."""
+        """Deviations [p] of any function of theta [b, p]: half its change between -1 and +1 standard deviation."""
         theta, steps = self.solution.theta, self.root.T
         return np.asarray((number(theta + steps) - number(theta - steps)) / 2)
 
     def interval(self, x: Array, level: float = LEVEL) -> tuple[Array, Array]:
-        """(low, high) of ln L of a new run at `x`."""
+        """Predictive interval (low, high) of ln L of a new run at `x`."""
         spread = np.sqrt((self.deviations(x) ** 2).sum(axis=0) + self.noise)
         half = self.quantile(level) * spread
         return self.mean(x) - half, self.mean(x) + half
 
     def quantile(self, level: float = LEVEL) -> float:
-        """Student's t of a two-sided interval."""
+        """Student's t quantile of a two-sided interval."""
         return float(stats.t.ppf(0.5 + level / 2, self.freedom))
 
 
 def believe(law: Law, x: Array, y: Array, cost: Array) -> Belief:
-    """Fit `law` to ln x [k, axes] and ln L [k] of runs of the given cost [k]."""
+    """Fit `law` to runs and check it on the most expensive ones.
+
+    `x` is ln x [k, axes], `y` is ln L [k], `cost` [k] orders the runs.
+    """
     belief = _fitted(law, x, y)
     order = np.argsort(cost, kind="stable")
     n_held = max(2, round(HELD_OUT * len(y)))

@@ -1,10 +1,10 @@
-"""Choose runs one after the other: those that take most off the uncertainty of a purpose, for their cost.
+"""Choose the runs that reduce the uncertainty of a number most for their cost (Bayesian optimal design), one by one.
 
-A purpose is any number that the law gives: an exponent, the loss at a size, the ratio of two costs. What is known of
-it, and of the loss of a run that could be trained, is a set of deviations from the mean, row by row: samples of a
-bootstrap, or the columns of a root of a covariance. A run at a candidate, with noise σ², takes cov² / (σ² + var) off
-the variance of the purpose: one step of Bayesian optimal design (Chaloner & Verdinelli 1995). After each choice all
-deviations are those that remain once the run is known (the square-root filter of Whitaker & Hamill 2002).
+The number, called the purpose, is anything that the law gives: an exponent, the loss at a size, the ratio of two costs.
+The uncertainty of the purpose, and of the loss of each candidate run, is given by rows of deviations from the mean:
+samples of a bootstrap, or columns of a square root of a covariance. A run at a candidate, with noise σ², reduces the
+variance of the purpose by cov² / (σ² + var) (Chaloner & Verdinelli 1995). After each choice, the deviations are updated
+to those that remain once the run is known (the square-root filter of Whitaker & Hamill 2002).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from matscale.core.scaling.law import Array
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen candidate."""
+    """Chosen candidate run."""
 
     index: int
     gain: float
-    """Share of the first variance of the purpose that it takes away"""
+    """Share of the initial variance of the purpose that the run removes"""
     left: float
-    """Share of it that is left after this choice and those before it"""
+    """Share of the initial variance that is left after this choice and those before it"""
 
 
 def choose(
@@ -38,13 +38,13 @@ def choose(
     least: float = 0.0,
     enough: float = 0.0,
 ) -> list[Choice]:
-    """At most `count` candidates that together cost at most `budget`, best first.
+    """Choose up to `count` candidates, best first, that together cost at most `budget`.
 
     `here` [r, k] are the deviations of ln L at each of k candidates, `there` [r] or [r, m] those of the purpose (of m
-    numbers, their variances summed): sums of squares over the rows are variances. `noise` is the variance of one run.
-    The candidate that removes most variance per root of its cost comes first, which lies between "at any price" and
-    "per FLOP" (that would only ever ask for tiny runs); `least` is added to each cost. A share of the variance below
-    `enough` ends the choice.
+    numbers, whose variances are added); a sum of squares over the rows is a variance. `noise` is the variance of one
+    run. The first choice is the candidate that removes most variance per square root of its cost; per cost itself, only
+    tiny runs would be chosen. `least` is added to each cost. The choice ends when the share of the variance that is
+    left falls below `enough`.
 
     >>> here, there = np.array([[1.0, 0.1, 1.0], [0.0, 1.0, 0.0]]), np.array([1.0, 0.0])
     >>> [c.index for c in choose(here, there, 0.1, np.array([4.0, 1.0, 1.0]), count=2)]

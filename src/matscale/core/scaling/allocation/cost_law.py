@@ -11,15 +11,15 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import Table
 
 ROUGH = 0.15
-"""Relative error of C(N, D) beyond which it is no power of N and D."""
+"""Relative error of C = k N^p D^q above which it does not describe the runs."""
 
 FLAT = 0.2
-"""Power of N or D in C below which a run's cost does not follow it: a budget would then buy any amount of it."""
+"""Least power of N or D in C; below it, a budget would not limit N or D."""
 
 
 @dataclass(frozen=True)
 class CostLaw:
-    """C = k N^p D^q, fitted to runs.
+    """Cost of a run, C = k N^p D^q, fitted to runs.
 
     >>> cost = CostLaw(log_k=np.log(6.0), p=1.0, q=1.0, error=0.0, largest=1e18)
     >>> float(cost.flops(1e6, 1e9).round(-10)), float(cost.data(6e15, 1e6).round(-2))
@@ -38,12 +38,12 @@ class CostLaw:
         return np.asarray(np.exp(self.log_k + self.p * np.log(n) + self.q * np.log(d)))
 
     def data(self, c: Array, n: Array) -> Array:
-        """D that N and C leave."""
+        """D at which a model of size `n` costs `c`."""
         return np.asarray(np.exp((np.log(c) - self.log_k - self.p * np.log(n)) / self.q))
 
 
 def measured_cost(table: Table) -> CostLaw:
-    """C(N, D) of the runs. Raises DataError without compute, or where it is no product of powers."""
+    """Fit C(N, D) to the runs. Raises DataError without compute, or if C is no product of powers."""
     if not table.has("n", "d", "c"):
         raise DataError("A plan needs n, d and c of every run: the cost is measured, never 6 N D. Map the columns.")
     columns = np.column_stack([np.ones(len(table)), np.log(table["n"]), np.log(table["d"])])
@@ -61,8 +61,11 @@ def measured_cost(table: Table) -> CostLaw:
 
 
 def _refuse_flat(cost: CostLaw) -> None:
-    """Raises DataError where more of n or d costs nothing: as many steps on any data are one cost for all of them."""
-    for axis, power, how in (("n", cost.p, ""), ("d", cost.q, ": the same steps were made on any amount of data")):
+    """Raises DataError if C does not grow with n or with d, as when all runs make the same number of steps."""
+    for axis, power, how in (
+        ("n", cost.p, ""),
+        ("d", cost.q, ": the number of steps is the same for any amount of data"),
+    ):
         if power < FLAT:
             raise DataError(
                 f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget "

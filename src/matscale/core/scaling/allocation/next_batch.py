@@ -1,8 +1,8 @@
-"""The next batch of runs for a stated purpose: an exponent, the loss at a size, or which of two models is cheaper.
+"""Choose the next batch of runs for a purpose: an exponent, the loss at a size, or which of two models is cheaper.
 
-What is known comes from the joint law E + A N^-alpha + B D^-beta of each architecture (`belief`), the runs from
-`choose`. Between two architectures, the purpose is the ratio of the FLOPs that they need for one loss; a run of either
-tells of it.
+The joint law E + A N^-alpha + B D^-beta of each architecture gives the uncertainty (`belief`), and `choose` the runs.
+For two architectures, the purpose is the ratio of the FLOPs that they need for one loss; runs of both reduce its
+uncertainty.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ USAGE = "Write alpha=0.02 (or beta), loss=5%@n=1M,d=1M or cheaper@loss=1.5."
 
 @dataclass(frozen=True)
 class Purpose:
-    """Purpose of runs: a number to be known within `within`, or the sign of one."""
+    """Purpose of the next runs: a number to be known to within `within`, or which of two models is cheaper."""
 
     what: str
     """`alpha`, `beta`, `loss`, `cheaper`"""
     within: float
-    """Half-width of the 95 % interval that is wanted: absolute for an exponent, relative for a loss; 0 for a sign"""
+    """Wanted half-width of the 95 % interval: absolute for an exponent, relative for a loss; 0 for `cheaper`"""
     at: Mapping[str, float]
-    """n and d of the size, or the loss that both models are to reach"""
+    """n and d of the size, or the loss that both models shall reach"""
 
     @classmethod
     def parse(cls, text: str) -> Purpose:
-        """Raises ConfigError with the ways to write one.
+        """Parse the text of a purpose. Raises ConfigError that lists the valid forms.
 
         >>> Purpose.parse("loss=5%@n=1M,d=30k")
         Purpose(what='loss', within=0.05, at={'n': 1000000.0, 'd': 30000.0})
@@ -69,7 +69,7 @@ class Purpose:
 
 @dataclass(frozen=True)
 class Side:
-    """An architecture: what is known of it, and the runs of it that could be trained."""
+    """Architecture with its fitted law and its candidate runs."""
 
     name: str
     belief: Belief
@@ -81,7 +81,7 @@ class Side:
     flops: Array
 
     def number(self, theta: Array, purpose: Purpose) -> Array:
-        """Number that the purpose asks for [b], from theta [b, p]: an exponent, ln L or ln of FLOPs."""
+        """Number that the purpose is about [b], for parameters theta [b, p]: an exponent, ln L or ln of FLOPs."""
         frame, law = self.belief.solution.frame, self.belief.law
         if purpose.what == "loss":
             x = np.log([[purpose.at["n"], purpose.at["d"]]])
@@ -98,38 +98,38 @@ class Side:
 
 @dataclass(frozen=True)
 class NextRun:
-    """A run to train next."""
+    """Run to train next."""
 
     architecture: str
     n: float
     d: float
     flops: float
     leaves: float
-    """Half-width of the purpose's interval that is expected once it and those before it are trained"""
+    """Expected half-width of the purpose's interval once this run and those before it are trained"""
     index: int
-    """Its place among the runs that were offered of its architecture"""
+    """Index of the run among the candidates of its architecture"""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Knowledge about a purpose, and the runs that come next."""
+    """Next runs for a purpose, with what is known of the purpose so far."""
 
     purpose: Purpose
     names: tuple[str, ...]
     value: float
     """The exponent, ln of the loss, or ln of the ratio of FLOPs, first over second"""
     half: float
-    """Half-width of its 95 % interval"""
+    """Half-width of the 95 % interval of `value`"""
     runs: tuple[NextRun, ...]
 
     @property
     def is_met(self) -> bool:
-        """Whether no run is needed any more."""
+        """Whether the purpose is met, so that no run is needed."""
         return self.half <= self.wanted
 
     @property
     def wanted(self) -> float:
-        """Half-width that is wanted."""
+        """Wanted half-width of the interval."""
         return {"loss": float(np.log1p(self.purpose.within)), "cheaper": abs(self.value)}.get(
             self.purpose.what, self.purpose.within
         )
@@ -165,7 +165,10 @@ class Batch:
 
 
 def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None) -> Side:
-    """An architecture by its runs; `offered`: n, d, FLOPs of what could be trained, else sizes near those there."""
+    """Side for one architecture, from its runs.
+
+    `offered` is (n, d, FLOPs) of the candidate runs; without it, candidates are sizes near those of the runs.
+    """
     runs, law = table.ends(), host().law(FORM)
     cost = measured_cost(runs)
     if len(runs) <= law.n_parameters + 1:
@@ -184,10 +187,10 @@ def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None) -> 
 
 
 def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: float) -> Batch:
-    """The next `count` runs at most, for at most `budget` FLOPs together; none if the purpose is met.
+    """Choose up to `count` next runs that cost at most `budget` FLOPs together; none if the purpose is met.
 
-    Raises ConfigError for a purpose that other numbers of architectures serve, or that lies too far, and for a budget
-    that buys no run.
+    Raises ConfigError for a purpose that needs another number of architectures or lies too far from the runs, and for a
+    budget that buys no run.
     """
     if len(sides) != (2 if purpose.what == "cheaper" else 1):
         needs = "two architectures: --arch A --arch B" if purpose.what == "cheaper" else "one architecture: --arch A"
@@ -232,7 +235,7 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
 
 
 def _blocks(parts: Sequence[Array]) -> Array:
-    """Block-diagonal matrix: what is known of one architecture says nothing of the other."""
+    """Block-diagonal matrix: the uncertainties of two architectures are independent."""
     rows, columns = (sum(part.shape[k] for part in parts) for k in (0, 1))
     whole, i, j = np.zeros((rows, columns)), 0, 0
     for part in parts:
@@ -242,7 +245,7 @@ def _blocks(parts: Sequence[Array]) -> Array:
 
 
 def _refuse_beyond(side: Side, purpose: Purpose) -> None:
-    """Raises ConfigError for a size or loss beyond what the law of `side` is known for."""
+    """Raises ConfigError for a size or loss that is too far from the runs of `side`."""
     if purpose.what == "loss":
         refuse_far(
             float(side.measured.flops(np.array(purpose.at["n"]), np.array(purpose.at["d"]))),

@@ -1,6 +1,6 @@
 """Propose next runs: those that reduce the uncertainty of the target prediction most for their cost.
 
-Over the bootstrap samples, the prediction at the target and that at a candidate vary together: see `choose`.
+Over the bootstrap samples, the prediction at the target is correlated with that at a candidate; `choose` uses this.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from matscale.core.scaling.result import Fit
 
 EXACT = 1e-16
-"""Variance of ln L below which only rounding is left, as on a table that a formula wrote"""
+"""Variance of ln L below which only rounding errors are left, as for a table computed from a formula"""
 LEAST = 0.05
-"""Share of the cost of the largest run that any run costs in time and trouble."""
+"""Fixed cost of any run, as a share of the cost of the largest run."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A proposed run."""
+    """Proposed run."""
 
     n: float
     d: float
@@ -37,9 +37,9 @@ class Proposal:
 
 
 def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
-    """The best `count` runs, all different, that cost at most twice the largest; `target` (N, D) is to be predicted.
+    """Propose the best `count` different runs for predicting `target` (N, D); None if the target is known exactly.
 
-    None if the target is known exactly.
+    A run may cost at most twice the largest run so far.
     """
     assert isinstance(fit.spread, Draws)
     n, d = candidates(fit.range)
@@ -57,16 +57,18 @@ def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: 
 
 
 def candidates(ranges: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
-    """(n, d) of runs that could be trained: sizes and data of the runs, between them, and up to three times beyond."""
+    """Candidates (n, d) for runs: values of the runs, values between them, and up to 3 times beyond them."""
     axes = [np.geomspace(ranges[axis][0] / 2, 3 * ranges[axis][1], 16) for axis in ("n", "d")]
     n, d = np.meshgrid(*axes, indexing="ij")
     return n.ravel(), d.ravel()
 
 
 def _predictions(fit: Fit, n: Array, d: Array) -> Array:
-    """ln L of every sample at every place [b, k], about its mean, over root b: squares sum to the variance.
+    """Deviations of ln L of every sample [b] at every place [k] from their mean, divided by √b.
 
-    Far-off samples are drawn in to the 1 % quantiles.
+    Their squares sum to the variance of ln L.
+
+    Extreme samples are clipped to the 1 % quantiles.
     """
     assert isinstance(fit.spread, Draws)
     values = fit.law.value(fit.spread.draws, np.log(np.stack([n, d], axis=-1)) - fit.frame.x)

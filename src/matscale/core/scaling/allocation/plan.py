@@ -28,7 +28,7 @@ from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
-"""Budgets beyond so many times the largest compute seen, or below the smallest by as much, are refused."""
+"""Largest factor beyond the smallest and the largest compute of the runs for which budgets are accepted."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Plan:
-    """The model size and data to train with a budget, and the loss to expect."""
+    """Plan for a budget: model size, amount of data and the loss to expect."""
 
     flops: Quantity
-    """Given, or what the target loss takes"""
+    """Budget that was given, or that the target loss needs"""
     n: Quantity
     d: Quantity
     loss: Quantity
@@ -59,15 +59,15 @@ class Plan:
     """Share of bootstrap samples in which no budget reaches the target; 0 without one"""
     cost: CostLaw
     speed: Speed | None
-    """Training speed of the named device; None without one"""
+    """Training speed of the given device; None without one"""
     beyond: float
-    """Budget over the largest compute seen"""
+    """Budget divided by the largest compute of the runs"""
     proposals: tuple[Proposal, ...]
     notes: tuple[str, ...]
 
     @property
     def device_hours(self) -> float | None:
-        """Hours that the plan takes on one device of the named kind; None without one."""
+        """Hours that the plan takes on one device of the given kind; None without one."""
         return None if self.speed is None else self.flops.value / self.speed.flops_per_s / 3600.0
 
     def plain(self) -> dict[str, Any]:
@@ -94,11 +94,12 @@ def make_plan(
     speed: Callable[[float], Speed] | None = None,
     despite: str = "",
 ) -> Plan:
-    """The allocation for `flops`, or for the target `loss`; `speed` of a model of so many parameters gives its hours.
+    """Allocate a budget of `flops`, or the budget that the target `loss` needs, to model size and data.
 
-    `despite` names the verdict of a refused law to plan by all the same, with every uncertainty widened by what the law
-    misses. Raises MatscaleError with the reasons if the joint law has another verdict and is no law, ConfigError for a
-    budget that is too far or a loss that the law never reaches.
+    `speed` maps a number of parameters to the training speed, for the hours. `despite` is a verdict: a refused law with
+    that verdict is used nevertheless, with uncertainties widened by its misfit. Raises MatscaleError with the reasons
+    if the joint law is refused and `despite` does not name its verdict, ConfigError for a budget that is too far from
+    the runs or a loss that the law never reaches.
     """
     if (flops is None) == (loss is None):
         raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
@@ -142,14 +143,14 @@ def make_plan(
 
 
 def refusal(fit: Fit, cost: CostLaw) -> str:
-    """Why there is no plan, what can be said all the same, and which runs would change that."""
+    """Explain why there is no plan, what can still be said, and which runs would help."""
     reasons = "; ".join(str(reason) for reason in fit.reasons)
     still = f" Still, {fit.still}. --despite {option(fit.verdict)} plans with this uncertainty." if fit.still else ""
     return f"No plan: the joint law is {fit.verdict} ({reasons}).{still} {_advice(fit, cost)}".rstrip()
 
 
 def option(verdict: str) -> str:
-    """The verdict as `--despite` takes it: `incomplete-design`."""
+    """Verdict in the spelling of `--despite`: `incomplete-design`."""
     return verdict.replace(" ", "-")
 
 
@@ -159,7 +160,7 @@ def _advice(fit: Fit, cost: CostLaw) -> str:
 
 
 def _despite(fit: Fit) -> list[str]:
-    """Note on a plan by a refused law: the verdict, its reasons and the wider uncertainty."""
+    """Note on a plan that rests on a refused law: the verdict, its reasons and the widened uncertainty."""
     if fit.is_law:
         return []
     reasons = "; ".join(str(reason) for reason in fit.reasons)
@@ -168,21 +169,21 @@ def _despite(fit: Fit) -> list[str]:
 
 
 def optimal_size(laws: Array, c: Array, cost: CostLaw) -> Array:
-    """N [b] that is best for budgets `c` [b] by laws (E, A, B, alpha, beta) [b, 5]."""
+    """Best model size N [b] for budgets `c` [b] under laws (E, A, B, alpha, beta) [b, 5]."""
     _, a, b, alpha, beta = laws.T
     left = np.log(alpha * a * cost.q) - np.log(beta * b * cost.p)
     return np.asarray(np.exp((left + beta * (np.log(c) - cost.log_k) / cost.q) / (alpha + beta * cost.p / cost.q)))
 
 
 def reached(laws: Array, c: Array, cost: CostLaw) -> Array:
-    """The least loss [b] for budgets `c` [b]."""
+    """Least loss [b] that budgets `c` [b] can reach."""
     n = optimal_size(laws, c, cost)
     e, a, b, alpha, beta = laws.T
     return np.asarray(e + a * n**-alpha + b * cost.data(c, n) ** -beta)
 
 
 def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
-    """The least C [b] that reaches `loss`; infinite where the floor is above it. By bisection in ln C."""
+    """Least compute C [b] that reaches `loss`, by bisection in ln C; infinite where the floor is above `loss`."""
     low, high = np.full(len(laws), np.log(cost.largest) - 60.0), np.full(len(laws), np.log(cost.largest) + 120.0)
     with np.errstate(over="ignore", under="ignore"):
         for _ in range(80):
@@ -193,7 +194,7 @@ def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
 
 
 def sampled_laws(spread: Draws) -> Array:
-    """(E, A, B, alpha, beta) of the samples of a joint law that fall with both [b, 5]."""
+    """Bootstrap samples of a joint law as (E, A, B, alpha, beta) [b, 5], those whose loss falls with both N and D."""
     plain = spread.law.plain(spread.law.bounded(spread.widened()), spread.frame)
     laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
     return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]
@@ -212,7 +213,7 @@ def _for_loss(loss: float, best: Array, draws: Array, cost: CostLaw, fit: Fit) -
 
 
 def refuse_far(c: float, cost: CostLaw, smallest: float) -> None:
-    """Raises ConfigError for FLOPs far from those of the runs, of which `smallest` is the least."""
+    """Raises ConfigError for a budget far from the compute of the runs; `smallest` is their least."""
     if c * FURTHEST < smallest:
         raise ConfigError(
             f"{c:.2g} FLOPs are less than a {FURTHEST:.0f}th of the smallest compute seen ({smallest:.2g}); the law is "
@@ -227,7 +228,7 @@ def refuse_far(c: float, cost: CostLaw, smallest: float) -> None:
 
 
 def _quantity(values: Array) -> Quantity:
-    """The first value is the fit's, the others its samples'."""
+    """Quantity from its values: the first belongs to the fit, the others to the bootstrap samples."""
     low, high = np.quantile(values, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Quantity(float(values[0]), float(min(low, values[0])), float(max(high, values[0])))
 

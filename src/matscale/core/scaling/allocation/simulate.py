@@ -1,7 +1,8 @@
-"""Replay a table: buy its runs in turn, and see how well the dearest ones are predicted for how much.
+"""Replay a table: buy its runs one by one, and measure how well the most expensive ones are predicted at each cost.
 
-Four ways to spend the same money on the same runs, all with the same law: `choose` takes those that tell most of the
-held-out region for their cost, `random` any, `grid` spreads over the sizes, `cost` takes the cheapest.
+Four strategies spend the same budget on the same runs and fit the same law: `choose` takes the runs that reduce the
+uncertainty in the held-out region most for their cost, `random` any runs, `grid` runs spread over the sizes, `cost` the
+cheapest runs.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from matscale.core.scaling.tables.table import Table
 
 WAYS = ("choose", "random", "grid", "cost")
 SHARE = 0.1
-"""Share of what all runs cost that is spent, if nothing is said."""
+"""Default budget, as a share of what all runs cost."""
 FIRST = 0.1
-"""Share of the budget at the first stop. The first runs of `choose` are spread: nothing is known that could choose."""
+"""First stop, as a share of the budget.
+
+Up to there, the runs of `choose` are spread out, since no law can be fitted yet.
+"""
 FIRST_RUNS = 3
-"""First runs of `choose` per parameter of the law; none costs more than its share of the first stop."""
+"""Number of first runs of `choose` per parameter of the law; none costs more than its share of the first stop."""
 HIDDEN = 0.1
-"""Share of the runs that are not for sale in a replay with a seed above 0, drawn at random."""
+"""Share of the runs, drawn at random, that are not for sale in a replay with a seed above 0."""
 TOP = 0.1
-"""Share of the runs, the dearest and three at least, that are held out if no other table is given for that."""
+"""Share of the runs, the most expensive and at least three, that are held out if no other table is given."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Runs for sale, and the held-out ones: ln of the sizes [k, axes], ln of the loss [k], cost [k]."""
+    """Runs for sale and held-out runs: ln of the sizes [k, axes], ln of the loss [k], cost [k]."""
 
     x: Array
     y: Array
@@ -46,7 +50,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Score:
-    """Score of the runs bought so far: how well their law predicts the held-out ones."""
+    """Score of a strategy at one budget: how well the law of the bought runs predicts the held-out ones."""
 
     way: str
     seed: int
@@ -54,7 +58,7 @@ class Score:
     """Cost of the runs bought"""
     n_runs: int
     r2: float
-    """R² of the loss; below 0 where the mean of the held-out losses would have been a better prediction"""
+    """R² of the loss; negative if the mean of the held-out losses would be a better prediction"""
     error: float
     """Root mean square of ln (predicted / found)"""
     covered: float
@@ -66,9 +70,9 @@ class Score:
 
 
 def pool_of(table: Table, law: Law, far: Table | None = None) -> Pool:
-    """The runs of `table` for sale; held out are those of `far`, or else the dearest tenth of the table.
+    """Runs of `table` for sale; the held-out runs are those of `far`, or else the most expensive tenth of `table`.
 
-    Both have a column c, the cost. Raises DataError where a column is missing or too few runs are left.
+    Both tables have a column c, the cost. Raises DataError for a missing column or too few runs.
     """
     runs = table.ends()
     for part in (runs, far) if far is not None else (runs,):
@@ -94,10 +98,10 @@ def pool_of(table: Table, law: Law, far: Table | None = None) -> Pool:
 def simulate(
     pool: Pool, law: Law, budget: float | None = None, *, ways: Sequence[str] = WAYS, seeds: int = 3, stops: int = 10
 ) -> list[Score]:
-    """Scores of each way at `stops` budgets up to `budget`, evenly spaced in logarithms.
+    """Scores of each strategy (`ways`) at `stops` budgets up to `budget`, evenly spaced in logarithms.
 
-    The replay with seed 0 offers all runs, each other one hides a tenth of them. Raises ConfigError for a budget that
-    buys too little.
+    The replay with seed 0 offers all runs; replays with other seeds hide a tenth of them. Raises ConfigError for a
+    budget that buys too little.
     """
     everything = float(pool.cost.sum())
     budget = SHARE * everything if budget is None else min(budget, everything)
@@ -143,7 +147,7 @@ def _next(
     way: str,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """The runs to buy next for at most `left`."""
+    """Choose the runs to buy next, for at most `left`."""
     free = np.setdiff1d(np.arange(len(pool.y)), bought)
     if way == "choose" and belief is not None:
         here, there = belief.deviations(pool.x[free]), belief.deviations(pool.far_x)
@@ -163,9 +167,9 @@ def _next(
 
 
 def first_runs(x: Array, cost: Array, budget: float, law: Law) -> NDArray[np.int64]:
-    """Runs to begin with: `FIRST_RUNS` per parameter at most, far apart, none dearer than its share of `budget`.
+    """First runs: far apart, at most `FIRST_RUNS` per parameter, none more expensive than its share of `budget`.
 
-    One more than the parameters in any case, of the cheapest.
+    If these are too few, the cheapest runs, one more than the law has parameters.
     """
     count = FIRST_RUNS * law.n_parameters
     spread = spread_out(x, cost, np.zeros(0, dtype=np.int64), budget, dearest=budget / count)[:count]
@@ -175,7 +179,7 @@ def first_runs(x: Array, cost: Array, budget: float, law: Law) -> NDArray[np.int
 def spread_out(
     x: Array, cost: Array, taken: NDArray[np.int64], budget: float, dearest: float = np.inf
 ) -> NDArray[np.int64]:
-    """Runs that lie far apart in ln x, from the cheapest on, each the furthest from `taken` and those before it.
+    """Choose runs that lie far apart in ln x: the cheapest first, then each the furthest from `taken` and those chosen.
 
     Together they cost at most `budget`, and none costs more than `dearest`.
     """

@@ -1,4 +1,4 @@
-"""Training speed of a device: measured on the runs, else a share of its peak. The text says which of the two."""
+"""Training speed of a device: measured on the runs, or else a share of its peak; `Speed.text` says which."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Speed:
     device: str
     flops_per_s: float
     by: Literal["recorded", "given", "assumed"]
-    """From runs on that device; from the peak and a share of it that was given, or assumed"""
+    """Source: runs on that device, or a given or assumed share of the peak"""
     text: str
-    """Where it is from, in words"""
+    """Source of the speed, as a phrase"""
 
     def plain(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -30,9 +30,9 @@ class Speed:
 def speed_on(device: str, table: Table, n: float, precision: str | None = None, mfu: float | None = None) -> Speed:
     """Training speed of a model of `n` parameters on `device`. Small models reach less of a device than large ones.
 
-    If `mfu` is given, that share of the peak. Else what the runs of the table reached there (counted FLOPs over wall
-    time and processes, validations included), those of the size nearest to `n`. Without such runs an assumed share of
-    the peak. Raises ConfigError for a device with neither runs nor a known peak.
+    If `mfu` is given, the speed is that share of the peak. Otherwise it is the speed that runs of the table with sizes
+    nearest to `n` reached on the device (counted FLOPs over wall time and processes, validations included). Without
+    such runs it is an assumed share of the peak. Raises ConfigError for a device with neither runs nor a known peak.
     """
     from matscale.core.estimate.estimate import ASSUMED_MFU  # start-up: torch
     from matscale.core.flops import named_peak  # start-up: torch
@@ -44,7 +44,7 @@ def speed_on(device: str, table: Table, n: float, precision: str | None = None, 
     share, by = (mfu, "given") if mfu else (ASSUMED_MFU, "assumed")
     peak = named_peak(device, arithmetic)
     text = f"{share:.2g} of its peak in {arithmetic}, {peak:.3g} FLOP/s: a share that was {by}"
-    text += "" if mfu else "; no run of these was made there"
+    text += "" if mfu else "; none of the runs was made on this device"
     return Speed(device, peak * share, "given" if mfu else "assumed", text)
 
 

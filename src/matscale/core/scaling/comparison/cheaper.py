@@ -1,4 +1,4 @@
-"""Multipliers as a comparison states them: numbers along the loss, and the sentences that say them."""
+"""Multipliers: how much more one architecture needs than another for the same loss; sentences that state them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from matscale.core.scaling.tables.table import SAME
 from matscale.core.scaling.text import with_interval
 
 BEST = "the best n and d of each"
-"""Basis of the compute that joint laws need at best."""
+"""Basis of a multiplier in compute at the best n and d, by joint laws."""
 UNKNOWN = "an unknown multiple"
 
 
 @dataclass(frozen=True)
 class Point:
-    """Multiplier at one loss."""
+    """Multiplier at one loss, with its interval."""
 
     loss: float
     value: float
@@ -29,13 +29,15 @@ class Point:
 
     @property
     def turned(self) -> Point:
-        """The same with the architectures exchanged."""
+        """Multiplier of the second architecture over the first."""
         value, low, high = (1 / v if v > 0 else float("inf") for v in (self.value, self.high, self.low))
         return Point(self.loss, value, low, high)
 
     @property
     def text(self) -> str:
-        """`2.6 × (1.9 to 3.4)`, in digits that the interval supports; beyond two decades the multiple is unknown.
+        """Text of the multiplier, such as `2.6 × (1.9 to 3.4)`.
+
+        `an unknown multiple` if the interval spans two decades.
 
         >>> Point(loss=5.2, value=2.63, low=1.88, high=3.41).text, Point(5.2, 1.62, 0.012, float("inf")).text
         ('2.6 × (1.9 to 3.4)', 'an unknown multiple (0.012 to ∞)')
@@ -48,7 +50,7 @@ class Point:
 
 
 def _shown(value: float, digits: int) -> str:
-    """A positive number in significant digits: 0.80, 2.6, 1,900."""
+    """Positive number in significant digits: 0.80, 2.6, 1,900."""
     if not np.isfinite(value) or value == 0:
         return "∞" if value else "0"
     kept = float(f"{value:.{digits}g}")
@@ -57,7 +59,7 @@ def _shown(value: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Multiplier:
-    """How many times as much of a quantity the first architecture needs as the second, for the same loss."""
+    """Multiplier: how much of a quantity the first architecture needs, over what the second needs for the same loss."""
 
     first: str
     second: str
@@ -66,20 +68,20 @@ class Multiplier:
     what: str
     """The quantity in words: FLOPs, hours, parameters, data"""
     basis: str
-    """Amount held fixed: `d = 301,300`; or `the best n and d of each`, by joint laws"""
+    """Value that is held fixed, such as `d = 301,300`; or `the best n and d of each`, by joint laws"""
     points: tuple[Point, ...] = ()
-    """Curve over the losses that both have points for, the lowest first; empty where nothing can be said"""
+    """Multipliers at the losses that both have points for, the lowest first; empty if there are none"""
     asked: tuple[Point, ...] = ()
-    """At the chosen losses, as far as both have points there"""
+    """Multipliers at the losses that the user asked for, if both have points there"""
     floor: tuple[str, float, float, float] | None = None
-    """(architecture, loss, low, high): from this loss on, no amount of the quantity is enough for that architecture"""
+    """(architecture, loss, low, high): no amount of the quantity brings that architecture below this loss"""
     reason: str = ""
-    """Why nothing can be said; empty if something can"""
+    """Reason why no multiplier can be stated; empty if one can"""
     notes: tuple[str, ...] = ()
 
     @property
     def turned(self) -> Multiplier:
-        """The same with the architectures exchanged."""
+        """Multiplier of the second architecture over the first."""
         points, asked = (tuple(p.turned for p in those) for those in (self.points, self.asked))
         return replace(self, first=self.second, second=self.first, points=points, asked=asked)
 
@@ -121,13 +123,13 @@ def _range(one: Multiplier) -> str:
 
 
 def facing(found: Sequence[Multiplier]) -> list[Multiplier]:
-    """The multipliers of a pair, turned so that the first that is known is 1 or more: the dearer of the other."""
+    """Multipliers of a pair, ordered so that the first one that is known is 1 or more."""
     first = next(((one.asked or one.points)[0] for one in found if one.points), None)
     return [one.turned for one in found] if first is not None and first.value < 1 else list(found)
 
 
 def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Needs of one architecture of a pair against the other's, for the same loss: a sentence for each loss stated."""
+    """Sentences on what one architecture of a pair needs against the other, one for each stated loss."""
     told = []
     for basis in dict.fromkeys(one.basis for one in found):
         group = [one for one in facing(found) if one.basis == basis]
@@ -143,7 +145,7 @@ def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
 
 
 def _by_loss(known: Sequence[Multiplier]) -> list[list[tuple[Multiplier, Point]]]:
-    """The multipliers at each loss that is stated: those that were asked for, else the lowest."""
+    """Multipliers at each stated loss: the losses that the user asked for, or else the lowest."""
     asked = dict.fromkeys(point.loss for one in known for point in one.asked)
     if asked:
         return [[(one, point) for one in known for point in one.asked if point.loss == loss] for loss in asked]
@@ -164,12 +166,12 @@ def _sentence(stated: Sequence[tuple[Multiplier, Point]], target: str) -> str:
 
 
 def noun(target: str) -> str:
-    """`loss`, `forces error`, or the name of the column."""
+    """Noun for the fitted target: `loss`, `forces error`, or the name of the column."""
     return f"{target} error" if target in ERRORS and target != "loss" else target
 
 
 def details(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Every multiplier of a pair along its curve, and where the question has no answer; no line twice."""
+    """Lines with every multiplier of a pair along its curve, and the losses for which there is none; no line twice."""
     lines = []
     for one in facing(found):
         name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")

@@ -2,8 +2,8 @@
 
 Each architecture has its own law and its own scatter of sizes about it; the difference of the exponents over its
 standard error is compared with Student's t with the degrees of freedom of Welch and Satterthwaite. A bootstrap over
-seeds is not used: when sizes scatter more than seeds do, which is the rule, it finds differences where there are none
-in 9 to 77 % of the cases; this test in 4 to 7 % (docs/laws.md).
+seeds is not used: sizes usually scatter more than seeds, and then it finds differences between equal exponents in 9 to
+77 % of the cases. This test finds them in 4 to 7 % (docs/laws.md).
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from matscale.core.scaling.verdict import LOCAL_SLOPE, learning
 
 @dataclass(frozen=True)
 class Rank:
-    """One architecture at the place where all are compared."""
+    """Loss and rank of one architecture at the place where all are compared."""
 
     architecture: str
     loss: float
     low: float
     high: float
     is_law: bool
-    """Whether the loss comes from a law, and not only from a line through the sizes"""
+    """Whether the loss comes from a law, rather than from a line through the sizes"""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All architectures over one variable."""
+    """Comparison of architectures over one variable."""
 
     axis: str
     law: Law
@@ -54,15 +54,15 @@ class Comparison:
     fits: dict[str, Fit]
     pairs: tuple[Pair, ...]
     at: float
-    """Where losses are ranked: the largest value that all reach"""
+    """Value at which losses are ranked: the largest that all architectures reach"""
     ranking: tuple[Rank, ...]
     joint: Mapping[str, Fit] = field(default_factory=dict)
-    """Architecture -> its joint law, where that has a floor: its exponent is compared, and not that of the slice"""
+    """Architecture -> its joint law, if that has a floor: its exponent is compared instead of the slope of a slice"""
     target: str = "loss"
 
     @property
     def cheaper(self) -> list[str]:
-        """Needs of each architecture against the first of the ranking, for the same loss: a sentence each."""
+        """Sentences on what each architecture needs for the same loss, against the first of the ranking."""
         first = self.ranking[0].architecture
         pairs = [pair for pair in self.pairs if first in (pair.first, pair.second)]
         return [told for pair in pairs for told in sentences(pair.multipliers, self.target)]
@@ -99,11 +99,12 @@ def compare(
     at_loss: Sequence[float] = (),
     margin: float | None = None,
 ) -> Comparison:
-    """`architectures` (all of the table if empty) over `axis`: compute where every run has it, else parameters.
+    """Compare architectures over `axis` (default: compute if every run has it, else parameters).
 
-    `laws` are the forms in one variable, the plain power first. `at_loss`: losses at which multipliers are stated.
-    `margin`: test whether exponents are equal within it. Raises ConfigError for a name that is not there, a loss
-    outside the points or a margin that is not positive, DataError if an architecture has fewer than three sizes.
+    All architectures of the table are compared if `architectures` is empty. `laws` are the forms in one variable, the
+    plain power first. `at_loss`: losses at which multipliers are stated. `margin`: test whether exponents are equal
+    within it. Raises ConfigError for a name that is not there, a loss outside the points or a margin that is not
+    positive, DataError if an architecture has fewer than three sizes.
     """
     check_margin(margin)
     names = list(dict.fromkeys(architectures)) or table.architectures
@@ -161,7 +162,7 @@ def _standing(joint: Fit | None) -> Fit | None:
 
 
 def _check_enough(name: str, means: Means) -> None:
-    """Raises DataError that says which of the architectures has too few sizes."""
+    """Raises DataError that names an architecture with too few sizes."""
     try:
         check_enough(means)
     except DataError as error:
@@ -169,7 +170,7 @@ def _check_enough(name: str, means: Means) -> None:
 
 
 def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[str, Table], str]:
-    """The runs of each architecture at one common value of what has to be fixed (data, for n and c)."""
+    """Runs of each architecture at one common value of the other variable (data, for n and c)."""
     other = "d" if axis == "c" else BESIDE.get(axis)
     if axis == "d" or other is None or not all(part.has(other) for part in parts.values()):
         sliced = {name: slice_of(part, axis, at) for name, part in parts.items()}
@@ -201,7 +202,7 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
 
 
 def groups_at(part: Table, other: str, value: float, key: str) -> list[int]:
-    """Sizes of the runs near `value` of `other`."""
+    """Sizes of the runs whose `other` is close to `value`."""
     near = part[key][_near(part[other], value)]
     return groups(near).tolist() if len(near) else []
 
@@ -215,13 +216,16 @@ def _unbroken(laws: Sequence[Law]) -> list[Law]:
 
 
 def _common_form(owns: Mapping[str, Fit], laws: Sequence[Law]) -> Law:
-    """Form to compare: with a floor only if every architecture shows one, since other exponents are not comparable."""
+    """Form to compare: one with a floor only if every architecture has a floor.
+
+    Exponents of laws with and without a floor are not comparable.
+    """
     chosen = {fit.law.name for fit in owns.values()}
     return next((law for law in laws if law.name in chosen), laws[0]) if len(chosen) == 1 else laws[0]
 
 
 def _adjusted(pairs: list[Pair]) -> list[Pair]:
-    """Holm's step-down correction over the pairs that were tested, and the verdicts that follow."""
+    """Correct the p-values of the tested pairs for their number (Holm's step-down), and set their verdicts."""
     adjusted = holm([pair.p for pair in pairs])
     return [
         replace(

@@ -19,15 +19,15 @@ from matscale.core.scaling.solve import solve
 DIFFERENT, NOT_SHOWN, NO_TEST = "exponents differ", "no difference shown", "not comparable"
 LOCAL = "local slopes differ"
 SEEDS = 0.05
-"""Slopes of seeds that differ so surely enter the test."""
+"""p-value below which differences between the slopes of seeds enter the test."""
 FIRST_LAWS = "each needs a law first: what speaks against one is said above"
 WORTH_SEEING = 0.04
-"""Difference of exponents for which the power is stated."""
+"""Difference of exponents for which the power of the test is stated."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Loss of the first over that of the second, at one value of the variable."""
+    """Ratio of the losses of two architectures at one value of the variable."""
 
     at: float
     value: float
@@ -37,15 +37,15 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Pair:
-    """Test of the exponents of two architectures."""
+    """Pair of architectures with the test of their exponents."""
 
     first: str
     second: str
     difference: float
-    """Exponent of the first less that of the second"""
+    """Exponent of the first minus that of the second"""
     interval: tuple[float, float]
     p: float
-    """Probability of such a difference between equal exponents; NaN where they cannot be compared"""
+    """p-value of the difference; NaN if the exponents cannot be compared"""
     p_adjusted: float
     """`p` after Holm's correction over all pairs"""
     verdict: str
@@ -53,32 +53,32 @@ class Pair:
     """Reason why the exponents cannot be compared; empty if they can"""
     ratios: tuple[Ratio, ...]
     crossing: tuple[float, float, float] | None
-    """(value, low, high) of the variable where the laws meet; infinite ends: not bounded by these points"""
+    """Value of the variable where the laws cross; infinite ends if the points do not limit it"""
     power: float
-    """Probability to see a difference of `WORTH_SEEING` with such points"""
+    """Probability to detect a difference of `WORTH_SEEING` with these points"""
     smallest: float
-    """Smallest difference that is found significant with a probability of 80 %"""
+    """Smallest difference that is significant with a probability of 80 %"""
     settling: Settling
     basis: str = ""
-    """Which exponents were compared, if not those of `fits`: `alpha of the joint laws nd`"""
+    """Exponents that were compared, if not those of `fits`, such as `alpha of the joint laws nd`"""
     note: str = ""
-    """Remark where the difference is one of local slopes, not of exponents"""
+    """Remark if the difference is one of local slopes rather than exponents"""
     standard_error: float = float("nan")
     """Standard error of `difference`"""
     freedom: float = float("nan")
-    """Its degrees of freedom"""
+    """Degrees of freedom of `error`"""
     margin: float | None = None
-    """Difference of exponents within which they count as equal; None: equality was not tested"""
+    """Margin of the equivalence test; None if there was none"""
     p_equal: float = float("nan")
-    """Probability of a difference so small between exponents that are `margin` apart"""
+    """p-value of the equivalence test"""
     p_equal_adjusted: float = float("nan")
     """`p_equal` after Holm's correction over all pairs"""
     multipliers: tuple[Multiplier, ...] = ()
-    """How much more of each quantity the first needs than the second, for the same loss"""
+    """Multipliers: how much more of each quantity the first needs than the second, for the same loss"""
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:
-    """The test of one pair; `p_adjusted` is still `p`."""
+    """Test one pair for a difference of exponents. `p_adjusted` is set to `p` until all pairs are known."""
     first, second, freedom = welch(means[a], means[b], law)
     name = law.exponents[0]
     j = law.parameters.index(name)
@@ -110,7 +110,7 @@ def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], 
 
 
 def _local(fits: Sequence[Fit]) -> str:
-    """Note on a pair whose exponents are only slopes over a range; empty for laws."""
+    """Note on a pair with slopes that hold only for a range; empty if both are laws."""
     names = " and ".join(fit.architecture for fit in fits if not fit.is_law)
     return f"slopes over these ranges: a floor cannot be excluded for {names}" if names else ""
 
@@ -128,10 +128,10 @@ def _hindrance(fits: Sequence[Fit], freedom: float) -> str:
 
 
 def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
-    """The two laws, each with its own scatter, and the degrees of freedom of the difference of their exponents.
+    """Fit both laws with separate scatter (Welch's test): their spreads, and the degrees of freedom of the difference.
 
-    Welch (Biometrika 34, 28, 1947) and Satterthwaite (Biometrics 2, 110, 1946). A common scatter would call equal
-    exponents different in up to 28 % of the cases where one architecture has fewer sizes and more noise.
+    Sources: Welch (Biometrika 34, 28, 1947) and Satterthwaite (Biometrics 2, 110, 1946). With a common scatter, equal
+    exponents would be found different in up to 28 % of the cases where one architecture has fewer sizes and more noise.
     """
     spreads = []
     for means in (a, b):
@@ -148,8 +148,9 @@ def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
 def satterthwaite(a: Array | float, b: Array | float, freedom_a: float, freedom_b: float) -> Array:
     """Degrees of freedom of the sum of two estimated variances; 0 if either has none.
 
-    Satterthwaite's, where both have as many. Else up to a quarter of the way down to the smaller number: his is too
-    large where few sizes understate the scatter of the noisier side, so that 4 against 10 would give 7.3 % for 5.
+    If both have equally many, this is Satterthwaite's formula. If not, the result is reduced, by up to a quarter of its
+    distance to the smaller number: few sizes may understate the scatter of the noisier side, and with 4 against 10
+    degrees of freedom, a test at 5 % would find 7.3 % without this reduction.
     """
     a, b = np.asarray(a), np.asarray(b)
     if min(freedom_a, freedom_b) <= 0:
@@ -174,7 +175,7 @@ def _log_ratio(first: Spread, second: Spread, logx: Array) -> tuple[Array, Array
 
 
 def overlap(*means: Means) -> tuple[float, float]:
-    """ln of the smallest and largest value that all architectures reach; equal ends if they share none."""
+    """Range of ln x that all architectures cover; both ends are equal if there is none."""
     low, high = max(float(m.x.min()) for m in means), min(float(m.x.max()) for m in means)
     return (low, high) if low <= high else ((low + high) / 2, (low + high) / 2)
 
@@ -192,7 +193,7 @@ def _ratios(first: Spread, second: Spread, a: Means, b: Means) -> list[Ratio]:
 def _crossing(
     first: Spread, second: Spread, a: Means, b: Means, beyond: float = 3.0
 ) -> tuple[float, float, float] | None:
-    """Where the laws meet, up to three decades outside the points; the interval is where they may meet (Fieller)."""
+    """Value of the variable where two laws cross, up to three decades beyond the points, with Fieller's interval."""
     ends = np.concatenate([a.x[:, 0], b.x[:, 0]])
     reach = beyond * np.log(10.0)
     at = np.linspace(ends.min() - reach, ends.max() + reach, 4001)

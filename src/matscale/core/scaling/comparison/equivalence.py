@@ -1,8 +1,8 @@
-"""Equality of two exponents within a margin: two one-sided tests (Schuirmann, J. Pharmacokin. Biopharm. 15, 657, 1987).
+"""Equivalence test of two exponents within a margin: two one-sided tests.
 
 Exponents are called equal within a margin if the difference is significantly above its lower end and significantly
 below its upper end, at 5 % each: the 90 % interval of the difference lies inside. The standard error and the degrees of
-freedom are those of the test for a difference.
+freedom are those of the test for a difference. Source: Schuirmann, J. Pharmacokin. Biopharm. 15, 657 (1987).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ UNLIKE, UNDECIDED = "different", "undecided"
 
 
 def within(margin: float) -> str:
-    """Verdict on exponents that are equal within `margin`."""
+    """Verdict for exponents that are equal within `margin`."""
     return f"equal within {margin:g}"
 
 
 def check_margin(margin: float | None) -> None:
-    """Raises ConfigError for a margin that leaves nothing to test."""
+    """Raises ConfigError for a margin that is not positive."""
     if margin is not None and not (margin > 0 and np.isfinite(margin)):
         raise ConfigError(
-            f"--margin {margin:g}: a margin is a difference of exponents that does not matter to you, above 0. Write "
-            "for example --margin 0.02."
+            f"--margin {margin:g}: it must be above 0, the largest difference of exponents that does not matter. "
+            "Write for example --margin 0.02."
         )
 
 
 def equality(difference: float, margin: float, error: float, freedom: float) -> float:
-    """Probability of a difference so small, were the exponents `margin` apart.
+    """p-value of the equivalence test: probability of a difference so small if the exponents are `margin` apart.
 
     >>> round(equality(difference=0.005, margin=0.02, error=0.006, freedom=10), 3)
     0.016
@@ -48,7 +48,7 @@ def equality(difference: float, margin: float, error: float, freedom: float) -> 
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of the probabilities that are numbers.
+    """Holm's step-down correction of p-values for multiple tests; NaN stays NaN.
 
     >>> holm([0.01, float("nan"), 0.04])
     [0.02, nan, 0.04]
@@ -62,9 +62,9 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def tested_for_equality(pairs: Sequence[Pair], margin: float) -> list[Pair]:
-    """The pairs with the verdict *equal within*, *different* or *undecided*, where their exponents can be compared.
+    """Set the verdict of each pair to *equal within*, *different* or *undecided*, if its exponents can be compared.
 
-    Exponents that differ significantly, by less than the margin, are equal within it.
+    Exponents that differ significantly but by less than the margin are equal within it.
     """
     ps = [
         float("nan") if pair.reason else equality(pair.difference, margin, pair.standard_error, pair.freedom)
@@ -87,7 +87,7 @@ def tested_for_equality(pairs: Sequence[Pair], margin: float) -> list[Pair]:
 
 
 def equality_text(pair: Pair) -> str:
-    """The test for equality in words: its probability, and the interval that has to lie within the margin."""
+    """Result of the equivalence test in words: p-value, and the interval that has to lie within the margin."""
     assert pair.margin is not None
     half = quantile(2 * LEVEL - 1, pair.freedom) * pair.standard_error
     low, high = pair.difference - half, pair.difference + half
@@ -96,6 +96,6 @@ def equality_text(pair: Pair) -> str:
     seen = power_of_equality(pair.margin, pair.standard_error, pair.freedom)
     return (
         f"equality within {pair.margin:g}: p = {pair.p_equal:.2g}{adjusted} (two one-sided tests); the 90 % interval "
-        f"{low:.{places}f} to {high:.{places}f} has to lie within ±{pair.margin:g}; equal exponents would be called so "
-        f"with {seen:.0%}"
+        f"{low:.{places}f} to {high:.{places}f} has to lie within ±{pair.margin:g}; equal exponents would be found "
+        f"equal with {seen:.0%}"
     )

@@ -1,4 +1,4 @@
-"""Exponents of two joint laws: compared where a floor makes the slices of both grids local slopes."""
+"""Compare the exponents of two joint laws, for grids in which floors make the slopes of slices local."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from matscale.core.scaling.result import Fit
 
 
 def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:
-    """`pair` of two slices, with the exponents of their joint laws in place of the slopes.
+    """Pair with the exponents of the two joint laws in place of the slopes of their slices.
 
-    Each has the standard error of its bootstrap interval and its own degrees of freedom; their sum has Satterthwaite's.
+    The standard error of each comes from its bootstrap interval, with its own degrees of freedom; those of the
+    difference follow Satterthwaite.
     """
     name = first.exponent_of(axis)
     difference = first.parameters[name] - second.parameters[name]
@@ -46,7 +47,7 @@ def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:
 
 
 def _error(fit: Fit, name: str) -> tuple[float, float]:
-    """Standard error of an exponent and its degrees of freedom."""
+    """Standard error of an exponent, and its degrees of freedom."""
     assert isinstance(fit.spread, Draws)
     freedom = float(fit.spread.freedom[fit.law.parameters.index(name)])
     low, high = fit.intervals[name]

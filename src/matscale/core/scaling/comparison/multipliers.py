@@ -1,11 +1,11 @@
-"""How much more of a quantity one architecture needs than another for the same loss.
+"""Multipliers: how many times as much of a quantity one architecture needs as another for the same loss.
 
-Each law is turned round: the compute (hours, parameters, data) at which it reaches a loss. The uncertainty is that of
-the laws themselves. A joint law has the samples of its bootstrap; a law in one variable has its Student's t, from which
-samples are drawn with the covariance and the degrees of freedom of its intervals. Every sample is turned round, and
-the ratios of independent samples give the interval. docs/laws.md has its coverage.
+Each law is inverted: it gives the compute (hours, parameters, data) at which it reaches a loss. The uncertainty is that
+of the laws. A joint law has bootstrap samples; for a law in one variable, samples are drawn from Student's t with the
+covariance and the degrees of freedom of its intervals. Every sample is inverted, and the ratios of independent samples
+give the interval. docs/laws.md has its coverage.
 
-An architecture counts by the form that its own points support, and within the losses that both have points for.
+Each architecture has the form that its own points support. Multipliers are given at losses that both have points for.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from matscale.core.scaling.tables.table import SAME, Table
 from matscale.core.scaling.verdict import REFUSED
 
 WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
-"""Quantity -> what a sentence calls it."""
+"""Quantity -> its name in sentences."""
 ALONG = {"c": ("c", "hours", "n"), "n": ("c", "hours", "n"), "d": ("c", "hours", "d")}
 """Variable of the comparison -> quantities that grow with it."""
 SAMPLES = 1000
 POINTS = 21
-"""Losses of a curve."""
+"""Number of losses of a curve of multipliers."""
 REACH = 3 * np.log(10.0)
-"""A law is turned round up to three decades beyond its points; what takes more is infinite."""
+"""Range beyond the points, in ln, in which a law is inverted; larger amounts are infinite."""
 FAR = 200.0
-"""ln of an amount at which only the floor of a law is left."""
+"""ln of an amount so large that only the floor of a law is left."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One architecture of a comparison."""
+    """Architecture in a comparison, with its laws."""
 
     own: Fit
-    """The law in the form that its own points support"""
+    """Law in the form that its own points support"""
     means: Means
     joint: Fit | None
-    """Its joint law, where that stands"""
+    """Joint law, if it is accepted"""
     is_floored: bool
-    """Whether the joint law says more of the variable than the slice"""
+    """Whether the joint law is used instead of the law of the slice, since it has a floor"""
     number: int
-    """Number among the architectures: each draws its own samples"""
+    """Index among the architectures, so that each draws its own samples"""
     known: dict[str, Needs | str] = field(default_factory=dict, repr=False, compare=False)
-    """Its law turned round, by quantity, as far as a pair has asked; or why it cannot be"""
+    """Inverted laws by quantity, computed on demand; or the reason why a law cannot be inverted"""
 
     @property
     def name(self) -> str:
@@ -63,12 +63,12 @@ class Subject:
 
     @property
     def hindrance(self) -> str:
-        """Reason why its law cannot be turned round; empty if it can."""
+        """Reason why the law cannot be inverted; empty if it can."""
         doubts = [str(reason) for reason in self.own.reasons if reason.trigger in "ac"]
         return f"{self.name} is {self.own.verdict} ({'; '.join(doubts)})" if doubts else ""
 
     def needs(self, quantity: str) -> Needs | str:
-        """Its law turned round for the quantity, or for the compute at `BEST`; or the reason why it cannot be."""
+        """Inverted law for a quantity, or for the compute at `BEST`; or the reason why it cannot be inverted."""
         if quantity not in self.known:
             self.known[quantity] = _at_best(self) if quantity == BEST else _of_slice(self, quantity)
         return self.known[quantity]
@@ -76,23 +76,26 @@ class Subject:
 
 @dataclass(frozen=True)
 class Needs:
-    """A law turned round: what it takes to reach a loss, by the law itself and by samples of it."""
+    """Inverted law: amount of a quantity that a loss needs, by the law itself and by samples of it."""
 
     losses: tuple[float, float]
-    """ln of the lowest and the highest loss of its points"""
+    """ln of the lowest and the highest loss of the points"""
     of: Callable[[Array], Array]
-    """ln of losses [m] -> ln of the quantity [1 + b, m], the law itself first; infinite where it never arrives"""
+    """ln of losses [m] -> ln of the quantity [1 + b, m], the law itself first.
+
+    Infinite where the loss is never reached
+    """
     bottoms: Array
-    """ln of the loss that no amount goes below [1 + b]; -inf without a floor"""
+    """ln of the floor of each law [1 + b]; -inf without a floor"""
 
 
 def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence[float]) -> tuple[Multiplier, ...]:
-    """Every quantity that grows with `axis`, of `a` over `b`; and the compute at best, by joint laws."""
+    """Multipliers of `a` over `b` in every quantity that grows with `axis`, and in compute at the best n and d."""
     found = []
     hindrance = ", and ".join(filter(None, (a.hindrance, b.hindrance)))
     for quantity in ALONG[axis]:
         sides = [_amounts(one.means.table, quantity) for one in (a, b)]
-        column = "c" if quantity == "hours" else quantity  # hours are told from FLOPs
+        column = "c" if quantity == "hours" else quantity  # hours are derived from FLOPs
         if not all(one.means.table.has(column) for one in (a, b)):
             continue
         multiplier = Multiplier(a.name, b.name, quantity, _words(a.means.table, quantity), fixed)
@@ -113,7 +116,7 @@ def multipliers(a: Subject, b: Subject, axis: str, fixed: str, at_loss: Sequence
 
 
 def _words(table: Table, quantity: str) -> str:
-    """The quantity in words: another column that was mapped to compute keeps its name."""
+    """Name of a quantity in words; a column that the user mapped to compute keeps its own name."""
     name = table.names.get("c", "flops")
     if quantity == "c" and "hours" in name.lower():
         return "hours"
@@ -122,7 +125,7 @@ def _words(table: Table, quantity: str) -> str:
 
 
 def _amounts(table: Table, quantity: str) -> Array | str:
-    """The quantity of each run [k], or the reason why it is not known. Hours are those of one device."""
+    """Amount of a quantity for each run [k], or the reason why it is unknown. Hours are hours of one device."""
     if quantity != "hours":
         return table[quantity] if table.has(quantity) else f"the table has no column {quantity}"
     if table.names.get("c") != "flops":
@@ -135,7 +138,7 @@ def _amounts(table: Table, quantity: str) -> Array | str:
 
 
 def _unfair(a: Table, b: Table, quantity: str) -> str:
-    """Reason why hours of two architectures say nothing of each other; empty if they do."""
+    """Reason why hours of two architectures cannot be compared; empty if they can."""
     if quantity != "hours" and _words(a, quantity) != "hours":
         return ""
     grounds = [_grounds(table) for table in (a, b)]
@@ -156,7 +159,7 @@ def _grounds(table: Table) -> set[str]:
 
 
 def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
-    """Weaknesses of a multiplier that do not forbid it."""
+    """Notes on weaknesses of a multiplier that is stated nevertheless."""
     notes = []
     if what == "hours" and not _grounds(a.means.table):
         notes.append("hours as the table has them: it does not say whether devices and threads are the same")
@@ -167,11 +170,14 @@ def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-# Laws turned round ----------------------------------------------------------------------------------------------------
+# Inverted laws -------------------------------------------------------------------------------------------------------
 
 
 def _of_slice(one: Subject, quantity: str) -> Needs | str:
-    """The law of the size means over `quantity`; the joint law at what the slice holds fixed, where that says more."""
+    """Inverted law of the size means for `quantity`.
+
+    The joint law at the fixed value of the slice, if that is used instead.
+    """
     means, law, rng = one.means, one.own.law, np.random.default_rng(one.number)
     at = _grown(means, quantity, one.name)
     if isinstance(at, str):
@@ -190,7 +196,7 @@ def _of_slice(one: Subject, quantity: str) -> Needs | str:
 
 
 def _grown(means: Means, quantity: str, name: str) -> Array | str:
-    """ln of the quantity at each size [k], or the reason why it does not follow the sizes."""
+    """ln of the quantity at each size [k], or the reason why it does not grow with size."""
     values = _amounts(means.table, quantity)
     assert isinstance(values, np.ndarray)
     logs = np.log(values)
@@ -204,7 +210,7 @@ def _grown(means: Means, quantity: str, name: str) -> Array | str:
 
 
 def _along(one: Subject, quantity: str, at: Array) -> Spread:
-    """The law in the form of `own` over the quantity, its errors widened as those of `own`."""
+    """Law of the form of `own` over the quantity, with errors widened like those of `own`."""
     moved = replace(one.means, axis=quantity, x=at[:, None], with_outliers=None)
     law, weights = one.own.law, moved.weights
     found = solve(law, moved.x, moved.y, weights=weights)
@@ -214,9 +220,9 @@ def _along(one: Subject, quantity: str, at: Array) -> Spread:
 
 
 def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
-    """The parameters, and samples of them [1 + b, p], from Student's t with the covariance of the law.
+    """Parameters of a law, and samples of them [1 + b, p] from Student's t with the covariance of the law.
 
-    A law is linear only near its parameters: each sample is the law that is nearest to the linear one at the points.
+    A law is linear only near its parameters, so each sample is the law closest to the linear one at the points.
     """
     values, vectors = np.linalg.eigh(around.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -229,7 +235,7 @@ def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
 
 
 def _followed(needs: Needs, x: Array, at: Array) -> Needs:
-    """The same of a quantity that is `at` where the variable is `x` [k], straight between the sizes and beyond them."""
+    """Inverted law for a quantity that follows the variable: it is `at` [k] at `x` [k], linear between and beyond."""
     far = np.array([-1.0, 1.0]) * FAR
     slopes = [(at[1] - at[0]) / (x[1] - x[0]), (at[-1] - at[-2]) / (x[-1] - x[-2])]
     knots = np.concatenate([[x[0] + far[0]], x, [x[-1] + far[1]]])
@@ -243,7 +249,7 @@ def _followed(needs: Needs, x: Array, at: Array) -> Needs:
 
 
 def _of_joint(joint: Fit, means: Means, losses: tuple[float, float], rng: np.random.Generator) -> Needs:
-    """The joint law in the variable of the slice, the others as the runs of the slice have them."""
+    """Inverted joint law in the variable of the slice; the other variables have the values of the runs of the slice."""
     assert isinstance(joint.spread, Draws)
     law, column = joint.law, joint.axes.index(means.axis)
     samples = joint.spread.widened()
@@ -259,11 +265,11 @@ def _of_joint(joint: Fit, means: Means, losses: tuple[float, float], rng: np.ran
 def _turned(
     law: Law, theta: Array, frame: Frame, column: int, held: Array, ends: tuple[float, float]
 ) -> Callable[[Array], Array]:
-    """ln of losses [m] -> ln of the variable in `column` [b, m] at which each of `theta` [b, p] reaches them."""
+    """Invert a law: ln of losses [m] -> ln of the variable in `column` [b, m], for each of `theta` [b, p]."""
     grid = np.linspace(ends[0] - REACH, ends[1] + REACH, 300)
     x = np.tile(held, (len(grid), 1))
     x[:, column] = grid
-    # A sample that does not fall reaches no lower loss, whatever is spent.
+    # A sample whose loss does not fall never reaches a lower loss.
     falling = np.minimum.accumulate(law.value(theta, x - frame.x) + frame.y, axis=1)
 
     def of(losses: Array) -> Array:
@@ -273,7 +279,7 @@ def _turned(
 
 
 def _at_best(one: Subject) -> Needs | str:
-    """The least compute by the joint law, over the losses whose best n and d lie within the runs."""
+    """Inverted joint law for the least compute, at the losses whose best n and d lie within the runs."""
     joint = one.joint
     assert joint is not None
     assert isinstance(joint.spread, Draws)
@@ -313,7 +319,7 @@ def _at_best(one: Subject) -> Needs | str:
 def _between(
     empty: Multiplier, needs: Sequence[Needs | str], reason: str, at_loss: Sequence[float], notes: tuple[str, ...]
 ) -> Multiplier:
-    """`empty` with its curve over the losses that both sides have points for."""
+    """Multiplier `empty` with its curve filled in, at the losses that both sides have points for."""
     reason = reason or next((side for side in needs if isinstance(side, str)), "")
     if reason:
         return replace(empty, reason=reason)
@@ -331,14 +337,14 @@ def _between(
     inside = [loss for loss in at_loss if loss > 0 and low - SAME <= np.log(loss) <= high + SAME]
     logs = np.concatenate([np.linspace(low, high, POINTS), np.log(np.array(inside, dtype=float))])
     with np.errstate(invalid="ignore"):
-        ratios = a.of(logs) - b.of(logs)  # neither arrives: not a number, and not counted
+        ratios = a.of(logs) - b.of(logs)  # neither reaches the loss: inf - inf is NaN, which is left out
     points = [Point(float(np.exp(log)), *_ends(column)) for log, column in zip(logs, ratios.T)]
     asked = tuple(replace(point, loss=loss) for point, loss in zip(points[POINTS:], inside))
     return replace(empty, points=tuple(points[:POINTS]), asked=asked, floor=floor, notes=notes)
 
 
 def _ends(logs: Array) -> tuple[float, float, float]:
-    """(value, low, high) of logarithms [1 + b], the value itself first."""
+    """(value, low, high) from logarithms [1 + b], of which the first is the value itself."""
     samples = logs[1:][~np.isnan(logs[1:])]
     value = float(logs[0])
     ends = [value, value]

@@ -1,4 +1,4 @@
-"""Power of a comparison of exponents, and the sizes or seeds that a more sensitive one would need."""
+"""Statistical power of a comparison of exponents, and the number of sizes or seeds that would settle it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from scipy import stats
 from matscale.core.scaling.means import Means
 
 WANTED = 0.8
-"""Power that is enough."""
+"""Wanted power of a test."""
 MOST = 64
-"""Sizes or seeds beyond which the difference is reported as out of reach."""
+"""Largest number of sizes or seeds that is suggested."""
 
 
 @dataclass(frozen=True)
 class Settling:
-    """Sizes or seeds that would show the difference found with a probability of 80 %, all else being equal."""
+    """Number of sizes or seeds with which a test finds the observed difference with a probability of 80 %."""
 
     sizes: int | None
-    """Sizes per architecture over the same range; None: more than 64."""
+    """Sizes per architecture over the same range; None if more than 64 are needed."""
     seeds: int | None
-    """Seeds per size; None: no number of seeds is enough, since sizes scatter too, or their noise is not known."""
+    """Seeds per size; None if no number is enough (since sizes scatter too), or if their noise is unknown."""
     text: str
 
 
 def power(difference: float, error: float, freedom: float, level: float = 0.95) -> float:
-    """Probability that a true `difference` is significant, its estimate having standard error `error`.
+    """Power of the t-test: probability that a true `difference` is significant; `error` is its standard error.
 
     >>> round(power(difference=0.1, error=0.03, freedom=8), 2), round(power(0.02, 0.03, 8), 2)
     (0.83, 0.09)
@@ -36,13 +36,13 @@ def power(difference: float, error: float, freedom: float, level: float = 0.95) 
     if freedom <= 0 or not error > 0:
         return float("nan")
     limit, shift = stats.t.ppf(0.5 + level / 2, freedom), abs(difference) / error
-    # The non-central t by the mean over quantiles of the estimated error: scipy's own fails for large shifts.
+    # The non-central t as a mean over quantiles of the estimated error, since scipy's function fails for large shifts.
     estimated = limit * np.sqrt(stats.chi2.ppf((np.arange(200) + 0.5) / 200, freedom) / freedom)
     return float((stats.norm.sf(estimated - shift) + stats.norm.cdf(-estimated - shift)).mean())
 
 
 def power_of_equality(margin: float, error: float, freedom: float, level: float = 0.95) -> float:
-    """Probability that equal exponents are found equal within `margin`, their difference having standard error `error`.
+    """Power of the equivalence test: probability that equal exponents are found equal within `margin`.
 
     >>> round(power_of_equality(margin=0.1, error=0.03, freedom=8), 2), power_of_equality(0.02, 0.03, 8)
     (0.84, 0.0)
@@ -55,7 +55,7 @@ def power_of_equality(margin: float, error: float, freedom: float, level: float 
 
 
 def smallest_difference(error: float, freedom: float) -> float:
-    """The difference that is seen with probability `WANTED`.
+    """Smallest difference that the test detects with probability `WANTED`.
 
     >>> round(smallest_difference(error=0.03, freedom=8), 2)
     0.1
@@ -72,7 +72,7 @@ def smallest_difference(error: float, freedom: float) -> float:
 
 
 def slope_error(scatter: float, n_sizes: int, width: float) -> float:
-    """Standard error of a slope over `n_sizes` even steps in a range of `width` in ln x.
+    """Standard error of a slope through `n_sizes` evenly spaced sizes over a range of `width` in ln x.
 
     >>> round(slope_error(scatter=0.05, n_sizes=6, width=np.log(1e3)), 4)
     0.0087
@@ -82,7 +82,7 @@ def slope_error(scatter: float, n_sizes: int, width: float) -> float:
 
 
 def settling(difference: float, a: Means, b: Means, scatter: tuple[float, float], freedom: float) -> Settling:
-    """Sizes and seeds that would show the difference; `scatter` is that of the size means about each law."""
+    """Numbers of sizes and seeds that would show the difference; `scatter` is that of the size means about each law."""
     if freedom <= 0 or not max(scatter) > 0 or difference == 0:
         return Settling(None, None, "with so few sizes it cannot be said what would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]

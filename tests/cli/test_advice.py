@@ -49,7 +49,9 @@ def test_a_hopeless_run_is_named_once_and_stopped_only_if_asked_for(
     advice.looked(sweep)
     advice.looked(sweep)
     [message] = heard.messages
-    assert f"hopeless {run.name}: at 50% it is to end at 8 (7.5 to 8.5, 99 %); {better.name}" in message
+    assert (
+        f"hopeless {run.name}: at 50% its final loss is predicted to be 8 (7.5 to 8.5, 99 %); {better.name}" in message
+    )
     assert ("It is stopped." in message) == stops
     assert pool.asked == ([run] if stops else [])
     assert list(sweep.given_up) == pool.asked

@@ -600,7 +600,7 @@ GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
         ("t.csv", GOOD.encode() + b"9000,1e-300,c\n", r"row 3: loss is 1e-300, outside"),
         ("t.csv", GOOD.encode() + b'9000,1.5,"never closed\n8000,1,d\n', r"\(row 3\) is not CSV .*Close every"),
         ("t.csv", GOOD.encode() + b"9000,1.5,c,,,,7\n", r"row 3: has more cells than the 3 columns"),
-        ("t.csv", GOOD.encode() + b"#9000,1.5,c\n", r"row 3: begins with '#': is it left out on purpose"),
+        ("t.csv", GOOD.encode() + b"#9000,1.5,c\n", r"row 3: begins with '#': it may be a comment, or a name"),
         ("t.csv", b"1000,3.5\n3000,2.5\n", r"numbers, no names of columns"),
         ("t.csv", b"\x00" * 500, r"t\.csv"),
         ("t.csv", b"", r"t\.csv: has no rows"),

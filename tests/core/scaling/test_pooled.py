@@ -130,7 +130,7 @@ def test_groups_with_exponents_of_their_own_have_no_common_one(rng: Rng) -> None
 def test_offsets_that_go_with_size_are_named(rng: Rng) -> None:
     fit = matscale.fit(table(rng, (4,) * 12, tau=0.03, drift=-0.4), "mixed")
     assert "g" in triggers(fit)
-    assert "offsets go with size" in " ".join(map(str, fit.reasons))
+    assert "offsets are correlated with size" in " ".join(map(str, fit.reasons))
 
 
 def test_a_floor_below_all_groups_is_not_taken_for_a_law(rng: Rng) -> None:

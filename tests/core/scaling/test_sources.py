@@ -319,7 +319,7 @@ def test_a_run_whose_compute_is_not_known_is_left_out_beside_those_whose_is(tmp_
         table = read(tmp_path / source)
         assert table.ends()["n"].tolist() == [20_000]
         reasons = {e.row: e.reason for e in table.excluded}
-        assert reasons == {str(tuned): "began with an imported model: what that cost is not known"}
+        assert reasons == {str(tuned): "began with an imported model: the compute of that model is unknown"}
 
 
 def test_curves_are_the_validations_of_a_run(recorded: Recorded, tmp_path: Path) -> None:

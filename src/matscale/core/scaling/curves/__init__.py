@@ -1,1 +1,1 @@
-"""Curves of runs against the share of a run that is done: do all sizes fall on one, and where will a run end."""
+"""Training curves against the share of the run that is done: do all sizes share one curve, and where will a run end."""

@@ -1,10 +1,10 @@
-"""Collapse check: whether the normalised curves of all sizes fall on one, and which size does not.
+"""Collapse check: whether the normalised training curves of all sizes agree, and which size deviates.
 
-A curve is reduced to its mean fall over each half of the run. A line in ln of what varies (n, d, structures seen) takes
-the drift that floors and finite data make. A size is off if its fall lies so far from the line through the others that
-chance puts some size there in one sweep of twenty: Student's t of the deleted residual, corrected after Bonferroni for
-all sizes and both halves. That is exact for noise of equal size, however it is correlated along a run; where the
-roughness of the curves grows with size, sizes are weighted by it.
+A curve is reduced to its mean fall over each half of the run. Floors and finite data make the fall drift with size; a
+line in ln of what varies (n, d, structures seen) describes this drift. A size deviates if its fall lies so far from the
+line through the others that chance would put some size there in one sweep of twenty: Student's t of the deleted
+residual, with Bonferroni's correction for all sizes and both halves. The test is exact for noise of equal variance,
+however it is correlated along a run; if the roughness of the curves changes with size, sizes are weighted by it.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size
 
 CHANCE = 0.05
-"""Sweeps without a fault in which a size is named."""
+"""Share of sweeps without a fault in which some size is reported."""
 HALVES = ((BEGIN, 0.5), (0.5, 1.0))
 LATEST = 1 / 3
-"""Share of the run by which its first validation has to be there."""
+"""Share of the run by which its first validation must have been made."""
 POINTS = 50
-"""Points of each half that a mean is taken over."""
+"""Number of points in each half over which the mean is taken."""
 
 
 @dataclass(frozen=True)
 class Off:
-    """A size whose curve does not fall on that of the others."""
+    """Size whose curve deviates from those of the others."""
 
     size: Mapping[str, float]
     excess: float
-    """Loss in the middle of the run over its end, relative to that of the others at this size"""
+    """Loss in the middle of the run over that at its end, relative to the same ratio of the other sizes"""
     p: float
-    """Probability of such a size in a sweep without a fault"""
+    """Probability of such a deviation in a sweep without a fault"""
 
     @property
     def place(self) -> str:
@@ -47,27 +47,28 @@ class Off:
 
 @dataclass(frozen=True)
 class Collapse:
-    """Result of the check for one architecture."""
+    """Result of the collapse check for one architecture."""
 
     architecture: str
     curves: tuple[Curve, ...] = ()
     n_sizes: int = 0
     off: tuple[Off, ...] = ()
-    """Sizes that are off, the furthest first"""
+    """Sizes that deviate, the furthest first"""
     scatter: float = 0.0
-    """Standard deviation of the mean falls about their line, in ln"""
+    """Standard deviation, in ln, of the mean falls about their line"""
     untested: str = ""
-    """Reason why there was no test"""
+    """Reason why no test was possible"""
 
     @property
     def text(self) -> str:
-        """One sentence, without its full stop."""
+        """Result in one sentence, without its full stop."""
         if self.untested:
             return f"not tested: {self.untested}"
         if not self.off:
-            return f"the curves of {counted(self.n_sizes, 'size')} fall on one to {100 * self.scatter:.1f} %"
+            return f"the curves of {counted(self.n_sizes, 'size')} agree to {100 * self.scatter:.1f} %"
         listed = "; ".join(
-            f"{one.place} does not: its loss in mid-run, relative to its end, lies {percent(one.excess)} from that of "
+            f"{one.place} deviates: the ratio of its losses in mid-run and at the end lies {percent(one.excess)} from "
+            "that of "
             f"the others (p = {one.p:.1g})"
             for one in self.off
         )
@@ -78,12 +79,12 @@ class Collapse:
 
 
 def collapse(table: Table) -> Collapse:
-    """The check on the runs of one architecture, of which `table` holds every validation."""
+    """Check the runs of one architecture; `table` has a row for every validation."""
     return check(curves(table), table.architectures[0] if len(table) else "")
 
 
 def check(runs: Sequence[Curve], name: str = "") -> Collapse:
-    """The check on curves of one architecture."""
+    """Check the training curves of one architecture."""
     found = [curve for curve in runs if curve.share[0] <= LATEST]
     if not found:
         return Collapse(name, untested="no run was validated three times before its end, first in its first third")
@@ -101,28 +102,28 @@ def check(runs: Sequence[Curve], name: str = "") -> Collapse:
 
 
 def collapses(table: Table) -> dict[str, Collapse]:
-    """Architecture -> its check, of a table that holds curves."""
+    """Check every architecture of a table that holds curves: architecture -> result."""
     if not table.has_curves:
         return {}
     return {name: collapse(table.of_architecture(name)) for name in table.architectures}
 
 
 def _centre(members: list[Curve]) -> dict[str, float]:
-    """Size of a cell: the geometric mean over its runs."""
+    """Size of a group of runs: the geometric mean over its runs."""
     return {axis: float(np.exp(np.mean([np.log(one.size[axis]) for one in members]))) for axis in members[0].size}
 
 
 def _falls(curve: Curve) -> Array:
-    """Mean fall of a curve over each half [2]."""
+    """Mean fall of a curve over each half of the run [2]."""
     begin = max(BEGIN, float(curve.share[0]))
     return np.array([curve.fall(np.linspace(max(low, begin), high, POINTS)).mean() for low, high in HALVES])
 
 
 def _off(x: Array, falls: Array, noise: Array) -> tuple[list[tuple[int, float, float]], float, str]:
-    """(size, deviation, p) of those that are off, the scatter of the others, and why there is no test.
+    """Find sizes that deviate: (size, deviation, p) of each, the scatter of the others, and why no test was possible.
 
-    The furthest size is taken out, then the furthest of the rest, up to a quarter of them; off are all up to the last
-    that chance would not put there (Rosner 1983): two sizes that are off may hide each other.
+    The furthest size is removed, then the furthest of the rest, up to a quarter of the sizes. All sizes up to the last
+    significant one are reported (Rosner 1983), since two deviating sizes may hide each other.
     """
     kept = np.arange(len(falls))
     x, falls = x / noise[:, None], falls / noise[:, None]
@@ -149,7 +150,7 @@ def _freedom(x: Array) -> int:
 
 
 def _deleted(x: Array, falls: Array) -> tuple[Array, Array]:
-    """Deviation of each size from the line of all others, and its Student's t [k, 2] each."""
+    """Deviation of each size from the line through all others, and its Student's t, both [k, 2]."""
     hat = x @ np.linalg.pinv(x)
     residual = falls - hat @ falls
     spare = np.maximum(1 - np.diag(hat), 1e-9)[:, None]
@@ -163,7 +164,7 @@ def _chance(t: float, freedom: int, n_sizes: int) -> float:
 
 
 def _against(x: Array, falls: Array, kept: NDArray[np.int64], k: int) -> tuple[int, float, float]:
-    """(size, deviation, p) of size k against the line through `kept`, in the half where it is further off."""
+    """(size, deviation, p) of size k from the line through the sizes `kept`, in the half where it deviates more."""
     both = np.append(kept, k)
     deviation, t = (one[-1] for one in _deleted(x[both], falls[both]))
     half = int(np.argmax(np.abs(t)))

@@ -1,9 +1,10 @@
-"""Loss at the end of a run, predicted from its first part by finished runs of the same schedule.
+"""Forecast of the loss at the end of a run, from its first part and from finished runs with the same schedule.
 
-From any share of a run on, ln loss falls by an amount that the schedule sets and that drifts with size. That fall is
-taken from finished runs at the same share, by a line in ln of what varies among them (parameters, data, structures
-seen, learning rate, batch). The interval is Student's, where the end of a new run would fall. Without finished runs of
-the schedule there is no prediction: how far a loss falls when the rate does cannot be seen before it does.
+Between a given share of a run and its end, ln loss falls by an amount that depends on the schedule and drifts with
+size. This fall is predicted from finished runs at the same share, by a line in ln of what varies among them
+(parameters, data, structures seen, learning rate, batch). The interval is Student's predictive interval for a new run.
+Without finished runs of the same schedule there is no prediction: the fall caused by the decay of the learning rate
+cannot be seen before the decay.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from matscale.core.scaling.tables.table import SAME
 from matscale.core.scaling.text import counted
 
 FREEDOM = 2
-"""Degrees of freedom below which an interval says nothing."""
+"""Least number of degrees of freedom for an interval."""
 DIALS = ("lr", "batch")
-"""Columns of a size that a line does not reach beyond: a rate above those that were tried may diverge."""
+"""Columns in which a forecast does not extrapolate: with a learning rate above those tried, a run may diverge."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predicted loss at the end of a run; `reason` says why there is none."""
+    """Forecast of the loss at the end of a run; `reason` says why there is none."""
 
     share: float
     """Share of the run that is done"""
@@ -37,7 +38,7 @@ class Forecast:
     low: float = float("nan")
     high: float = float("nan")
     n_finished: int = 0
-    """Finished runs that it rests on"""
+    """Number of finished runs that the forecast is based on"""
     reason: str = ""
 
     def plain(self) -> dict[str, object]:
@@ -52,9 +53,10 @@ class Forecast:
 
 
 def forecast(run: Curve, finished: Sequence[Curve], level: float = LEVEL) -> Forecast:
-    """The end of `run` by `finished` runs of its architecture and schedule, whose curves reach 1.
+    """Forecast the loss at the end of `run` from `finished` runs of its architecture and schedule.
 
-    `run.share` ends where the run is; `run.size` is that of the whole run, as if it had ended.
+    `run.share` ends at the present state of the run; `run.size` is that of the completed run. The curves of finished
+    runs reach the share 1.
     """
     share, loss = float(run.share[-1]), float(np.exp(run.logs[-1]))
     if share < BEGIN:
@@ -68,7 +70,7 @@ def forecast(run: Curve, finished: Sequence[Curve], level: float = LEVEL) -> For
     x, row = _columns(sizes, run.size)
     places = np.array(groups_of(sizes))
     cells = len(set(places.tolist()))
-    # Runs of one size are no independent sizes: they count as such only for another run of that size.
+    # Runs of one size are not independent observations of size; only for a run of that size do they count as such.
     freedom = (cells if cells > 1 else len(known)) - x.shape[1]
     if freedom < FREEDOM:
         kinds = counted(cells, "size") if cells > 1 else counted(len(known), "run")
@@ -92,7 +94,7 @@ def _within(size: Mapping[str, float], other: Mapping[str, float]) -> bool:
 
 
 def _beyond(size: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> str:
-    """Reason why finished runs say nothing of this size; empty if they do."""
+    """Reason why finished runs allow no forecast for this size; empty if they do."""
     for axis, value in size.items():
         low, high = min(one[axis] for one in others), max(one[axis] for one in others)
         is_outside = not low / (1 + SAME) <= value <= high * (1 + SAME)
@@ -102,9 +104,11 @@ def _beyond(size: Mapping[str, float], others: Sequence[Mapping[str, float]]) ->
 
 
 def _columns(sizes: Sequence[Mapping[str, float]], new: Mapping[str, float]) -> tuple[Array, Array]:
-    """1 and ln of what varies among `sizes`, about its mean [k, p]; the same for `new` [p].
+    """Columns of a regression on size: 1 and ln of what varies among `sizes`, centred [k, p].
 
-    What follows from the columns before it, as structures seen from data under a budget of epochs, is left out.
+    The same for `new` [p].
+
+    Columns that follow from those before them are left out, such as structures seen for a fixed number of epochs.
     """
     x, row = [np.ones(len(sizes))], [1.0]
     for axis in new:

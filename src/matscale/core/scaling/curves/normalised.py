@@ -1,7 +1,7 @@
 """Normalised training curves: ln(loss / loss at the end) against the share of the run that is done.
 
-Runs under one schedule that is stretched to their length fall on one curve (Qiu et al., arXiv:2507.02119), but for a
-drift with size, since a floor is another share of each loss.
+Runs with one schedule, stretched to their length, have one normalised curve (Qiu et al., arXiv:2507.02119), except for
+a drift with size, since the share of the floor in the loss changes with size.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import SAME, Table, groups
 
 SIZES = ("n", "d", "s")
-"""Columns that make a size of a sweep: parameters, data, structures seen in all."""
+"""Columns that define a size in a sweep: parameters, data, structures seen in total."""
 BEGIN = 0.1
-"""Share of a run before which nothing is compared or predicted: warm-up."""
+"""Share of a run at its beginning that is neither compared nor predicted: warm-up."""
 TREND = 0.05
-"""Probability below which the noise of curves is said to change with size."""
+"""p-value below which the noise of curves counts as changing with size."""
 ROUGH = 8
-"""Points along a run that its roughness is taken from."""
+"""Number of points along a run from which its roughness is computed."""
 LEAST = 4
-"""Validations of a run, its last among them."""
+"""Least number of validations of a run, including the last."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Validations of one run."""
+    """Training curve of one run."""
 
     run: str
     size: Mapping[str, float]
@@ -40,12 +40,12 @@ class Curve:
     """ln of the loss at each [m]"""
 
     def fall(self, share: Array) -> Array:
-        """ln(loss / loss at the last validation) at shares of the run, straight between validations."""
+        """ln(loss / loss at the last validation) at shares of the run, interpolated linearly between validations."""
         return np.asarray(np.interp(share, self.share, self.logs) - self.logs[-1])
 
 
 def curves(table: Table) -> list[Curve]:
-    """Curves of the runs in `table` that are over, those with `LEAST` validations or more."""
+    """Curves of the finished runs in `table` with `LEAST` or more validations."""
     found: list[Curve] = []
     if len(table) == 0:
         return found
@@ -61,20 +61,20 @@ def curves(table: Table) -> list[Curve]:
 
 
 def varying(sizes: Sequence[Mapping[str, float]]) -> list[str]:
-    """Columns that differ between `sizes` by more than one size does in itself."""
+    """Columns that differ between `sizes` by more than runs of one size may differ."""
     known = [axis for axis in SIZES if all(axis in size for size in sizes)]
     return [axis for axis in known if max(s[axis] for s in sizes) > (1 + SAME) * min(s[axis] for s in sizes)]
 
 
 def groups_of(sizes: Sequence[Mapping[str, float]]) -> list[int]:
-    """Number of the size of each of `sizes`, which all have the same columns, ascending."""
+    """Number of the size of each of `sizes`, ascending; all have the same columns."""
     places = list(zip(*(groups(np.array([size[axis] for size in sizes])).tolist() for axis in sizes[0])))
     order = {place: k for k, place in enumerate(sorted(set(places)))}
     return [order[place] for place in places] if places else [0] * len(sizes)
 
 
 def cells(found: Sequence[Curve]) -> list[list[Curve]]:
-    """Curves of one size each, in the order of the sizes."""
+    """Curves grouped by size, in the order of the sizes."""
     members: dict[int, list[Curve]] = {}
     for label, curve in zip(groups_of([curve.size for curve in found]), found):
         members.setdefault(label, []).append(curve)
@@ -82,10 +82,10 @@ def cells(found: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def relative_noise(x: Array, sizes: Sequence[Sequence[Curve]], at: Array) -> Array:
-    """Noise at rows `at` [m, p] relative to the mean of `sizes`, if the roughness of curves varies with x; else 1.
+    """Relative noise of curves at rows `at` [m, p]; 1 unless the roughness of curves changes with x.
 
-    `x` [k, p] has a first column of 1. Roughness is the second difference along the run, of what a curve has beyond the
-    mean of all; its logarithm is linear in x.
+    The noise is relative to the mean of `sizes`. `x` [k, p] has a first column of 1. Roughness is the second difference
+    along the run of a curve minus the mean curve; its logarithm is linear in x.
     """
     share = np.linspace(BEGIN, 1.0, ROUGH)
     shapes = np.array([np.mean([curve.fall(share) for curve in members], axis=0) for members in sizes])

@@ -1,7 +1,8 @@
-"""Ends of runs that are under way, by the finished runs beside them, and runs that can be given up.
+"""Forecasts for runs in progress, from the finished runs of the same folder, and runs that can be stopped early.
 
-A run is hopeless if its predicted end lies above that of a finished run of the same size and data with other dials
-(learning rate, batch). Another seed is no reason: to leave out seeds that do badly would bias a law.
+A run is hopeless if its predicted final loss lies above that of a finished run of the same size and data with another
+learning rate or batch size. A better run that differs only in its seed is no reason: leaving out bad seeds would bias a
+law.
 """
 
 from __future__ import annotations
@@ -24,41 +25,45 @@ from matscale.core.scaling.tables.from_runs import validations_of
 from matscale.core.scaling.tables.table import SAME
 
 CERTAIN = 0.99
-"""Level of the interval that a run is given up by: it is looked at many times."""
+"""Level of the interval by which a run is stopped; high, since the run is checked many times."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """Curve of a run, finished or not."""
+    """Training curve of a run, finished or not, with its group."""
 
     path: Path
     group: str
-    """Architecture, schedule, data and loss: runs of one group predict each other"""
+    """Architecture, schedule, data and loss; only runs of one group predict each other"""
     curve: Curve
     is_finished: bool
 
 
 @dataclass(frozen=True)
 class Hopeless:
-    """A run that ends above a finished one of its size, as far as can be told."""
+    """Run whose final loss is predicted to lie above that of a finished run of its size."""
 
     path: Path
     forecast: Forecast
     better: Path
     loss: float
-    """Loss of the better run at its end"""
+    """Final loss of the better run"""
 
     @property
     def text(self) -> str:
         seen = self.forecast
         return (
-            f"{self.path.name}: at {seen.share:.0%} it is to end at {seen.predicted:.4g} ({seen.low:.4g} to "
+            f"{self.path.name}: at {seen.share:.0%} its final loss is predicted to be {seen.predicted:.4g} "
+            f"({seen.low:.4g} to "
             f"{seen.high:.4g}, 99 %); {self.better.name} of the same size ended at {self.loss:.4g}"
         )
 
 
 def read_running(folders: Sequence[Path]) -> list[Running]:
-    """Curves of the `folders` that hold a run with validations; trunks, pre-training and damaged ones are left out."""
+    """Read the curves of the `folders` that hold a run with validations.
+
+    Trunks of cooldowns, pre-training and damaged runs are left out.
+    """
     found = []
     for folder in folders:
         try:
@@ -66,7 +71,7 @@ def read_running(folders: Sequence[Path]) -> list[Running]:
             rows = [row for row in validations_of(folder) if row.get("structures", 0) > 0 and row.get("loss")]
             run = _running(folder, info, config, rows)
         except (MatscaleError, OSError, KeyError, TypeError, ValueError):
-            continue  # the sweep, or `runs list`, says what is wrong with it
+            continue  # a damaged run: the sweep, or `runs list`, reports it
         found += [] if run is None else [run]
     return found
 
@@ -94,13 +99,13 @@ def _running(
 
 
 def _share(row: Mapping[str, Any], budget: Mapping[str, Any]) -> float:
-    """Share of the budget that is used most, as the schedule takes it."""
+    """Largest used share among the limits of a run's budget, by which the schedule advances."""
     used = (("step", "steps"), ("epoch", "epochs"), ("flops", "max_flops"), ("wall_s", "max_time"))
     return max(float(row[key]) / float(budget[limit]) for key, limit in used if budget.get(limit) is not None)
 
 
 def forecasts(runs: Sequence[Running], level: float = 0.95) -> list[tuple[Running, Forecast]]:
-    """The end of every run that is not finished."""
+    """Forecast the end of every run that is not finished."""
     return [
         (run, forecast(run.curve, [o.curve for o in runs if o.is_finished and o.group == run.group], level))
         for run in runs
@@ -109,7 +114,7 @@ def forecasts(runs: Sequence[Running], level: float = 0.95) -> list[tuple[Runnin
 
 
 def hopeless(runs: Sequence[Running]) -> list[Hopeless]:
-    """Runs that can be given up."""
+    """Find the runs that can be stopped early."""
     found = []
     for run, seen in forecasts(runs, CERTAIN):
         rivals = [one for one in runs if one.is_finished and one.group == run.group and _rival(run.curve, one.curve)]
@@ -120,7 +125,7 @@ def hopeless(runs: Sequence[Running]) -> list[Hopeless]:
 
 
 def _rival(one: Curve, other: Curve) -> bool:
-    """Whether two runs are of one size and data, and differ in a dial."""
+    """Whether two runs have the same size and data but another learning rate or batch size."""
     if one.size.keys() != other.size.keys():
         return False
     differ = {axis for axis in one.size if abs(np.log(one.size[axis] / other.size[axis])) > SAME}

@@ -1,1 +1,1 @@
-"""Laws of the dials of a training: learning rate and batch, by size and data."""
+"""Laws of hyperparameters ("dials"): best learning rate and batch size as functions of size and data."""

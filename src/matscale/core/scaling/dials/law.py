@@ -1,8 +1,8 @@
-"""Law of a dial: the best learning rate or batch is a power of parameters N and data D, a N^b D^c.
+"""Law of a hyperparameter: the best learning rate or batch size as a power of parameters N and data D, a N^b D^c.
 
-Least squares in logarithms over the optima of sizes, each with the same weight: sizes scatter more than their optima
-are uncertain. Intervals are Student's t. That a power suffices is tested, not assumed: terms in (ln N)², (ln D)² and
-ln N ln D, and the largest size predicted from the smaller ones.
+Least squares in logarithms over the optima of sizes, all with the same weight, since sizes scatter more than their
+optima are uncertain. Intervals are Student's t. Two tests check the power law: terms in (ln N)², (ln D)² and ln N ln D,
+and the prediction of the largest size from the smaller ones.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, WORDS, Reason
 
 LEARNING_RATE, BATCH = "learning rate", "batch"
 AT_EDGE = 0.1
-"""Share of optima at an edge of what was tried beyond which a law is an incomplete design."""
+"""Largest share of optima at an edge of the values tried; with more, the design is incomplete."""
 
 
 @dataclass(frozen=True)
 class DialLaw:
-    """a N^b D^c for one dial, with a verdict in the words of laws."""
+    """Law a N^b D^c of one hyperparameter (`dial`), with a verdict like that of laws of the loss."""
 
     dial: str
     a: float
     exponents: Mapping[str, float]
-    """Axis (`n`, `d`) -> exponent; none of them: a constant"""
+    """Axis (`n`, `d`) -> exponent; empty for a constant"""
     intervals: Mapping[str, tuple[float, float]]
-    """Axis -> 95 % interval of its exponent; infinite where the sizes are too few for one"""
+    """Axis -> 95 % interval of its exponent; infinite if there are too few sizes"""
     chances: Mapping[str, float]
-    """Axis -> probability of such an exponent if there were no trend"""
+    """Axis -> p-value of its exponent against no trend"""
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
     optima: tuple[Optimum, ...]
-    """Those that the law was fitted to"""
+    """Optima that the law was fitted to"""
     scatter: float
-    """Standard deviation of ln of the optima about the law; NaN where nothing is left over"""
+    """Standard deviation of ln of the optima about the law; NaN without a degree of freedom"""
 
     def value(self, sizes: Mapping[str, float]) -> float:
-        """The dial at sizes {axis: value}."""
+        """Value of the hyperparameter at sizes {axis: value}."""
         return math.exp(math.log(self.a) + sum(b * math.log(sizes[axis]) for axis, b in self.exponents.items()))
 
     @property
     def formula(self) -> str:
-        """`LR = 0.93 N^-0.66 D^0.28`."""
+        """Formula of the law, such as `LR = 0.93 N^-0.66 D^0.28`."""
         powers = [f"{axis.upper()}^{exponent:.3g}" for axis, exponent in self.exponents.items()]
         return " ".join([f"{'LR' if self.dial == LEARNING_RATE else 'B'} = {self.a:.3g}", *powers])
 
     @property
     def told(self) -> list[str]:
-        """Lines for people: the verdict first, then reasons, exponents and notes."""
+        """Lines of text: the verdict first, then reasons, exponents and notes."""
         lines = [f"{self.formula}: {self.verdict.upper()}"]
         lines += [f"  because {reason}" for reason in self.reasons]
         for axis, exponent in self.exponents.items():
@@ -77,9 +77,10 @@ class DialLaw:
 
 
 def dial_law(optima: Sequence[Optimum], dial: str, axes: Sequence[str]) -> DialLaw:
-    """The law of a dial in those of `axes` that vary. Raises DataError if no size has losses at several values of it.
+    """Fit the law of a hyperparameter (`dial`) in those of `axes` that vary.
 
-    Optima at an edge of what was tried are left out where there are others.
+    Optima at an edge of the values tried are left out if there are others. Raises DataError if no size has losses at
+    several values of the hyperparameter.
     """
     there = [one for one in optima if not math.isnan(_of(one, dial))]
     if not there:
@@ -127,7 +128,7 @@ def dial_law(optima: Sequence[Optimum], dial: str, axes: Sequence[str]) -> DialL
 
 
 def batch_law(optima: Sequence[Optimum]) -> DialLaw:
-    """B(D); B(N, D) where the best batch of one D moves with N, at the level of any other curvature."""
+    """Law of the best batch size, B(D); B(N, D) if the best batch for one D changes significantly with N."""
     alone = dial_law(optima, BATCH, ("d",))
     both = dial_law(optima, BATCH, ("d", "n"))
     if "n" not in both.exponents or both.chances["n"] >= SIGNIFICANT:
@@ -137,26 +138,26 @@ def batch_law(optima: Sequence[Optimum]) -> DialLaw:
 
 @dataclass(frozen=True)
 class _Line:
-    """Least squares of y over `columns`; what one size has in common at all its data widens the intervals.
+    """Least squares of y over `columns`, with a common deviation for each size that widens the intervals.
 
-    Two variances, within sizes and between them, are those that explain the residuals' squares and the squares of their
-    sums over each size (Henderson 1953); degrees of freedom after Satterthwaite.
+    The variances within and between sizes are those that explain the squares of the residuals and the squares of their
+    sums over each size (Henderson 1953); degrees of freedom follow Satterthwaite.
     """
 
     theta: Array
     within: Array
-    """Covariance of theta by what differs within sizes"""
+    """Covariance of theta due to deviations within sizes"""
     between: Array
-    """... and by what is common to a size"""
+    """Covariance of theta due to the common deviations of sizes"""
     freedom: int
     n_sizes: int
     error: float
-    """Standard deviation of a new optimum of a new size about the law; 0 without a degree of freedom"""
+    """Standard deviation of an optimum of a new size about the law; 0 without a degree of freedom"""
     squares: float
 
     @classmethod
     def of(cls, columns: Array, y: Array, labels: NDArray[np.int64]) -> _Line:
-        """`labels`: number of the size of each optimum."""
+        """Fit the line; `labels` is the number of the size of each optimum."""
         theta: Array = np.linalg.lstsq(columns, y, rcond=1e-10)[0].astype(np.float64)
         left = y - columns @ theta
         freedom, squares = len(y) - columns.shape[1], float(left @ left)
@@ -177,7 +178,7 @@ class _Line:
         )  # fmt: skip
 
     def _error(self, row: Array, new: bool = False) -> tuple[float, float]:
-        """(standard error, degrees of freedom) of `row` @ theta; with `new`, of a new optimum there."""
+        """Standard error of `row` @ theta and its degrees of freedom; with `new`, of a new optimum there."""
         within, between = float(row @ self.within @ row), float(row @ self.between @ row)
         within += self.error**2 if new else 0.0
         total, spare = within + between, max(self.n_sizes - self.within.shape[0], 1)
@@ -191,7 +192,7 @@ class _Line:
         return float(self.theta[j] - half), float(self.theta[j] + half)
 
     def chance(self, j: int) -> float:
-        """Probability of a coefficient so far from 0 if it were 0."""
+        """p-value of coefficient j against 0."""
         error, freedom = self._error(np.eye(len(self.theta))[j])
         if self.freedom < 1:
             return 1.0
@@ -208,12 +209,15 @@ def _of(one: Optimum, dial: str) -> float:
 
 
 def _columns(logs: Mapping[str, Array], axes: Sequence[str], count: int) -> Array:
-    """1 and ln of each axis, less its mean [count, 1 + axes]."""
+    """Columns of the regression: 1, and ln of each axis minus its mean [count, 1 + axes]."""
     return np.column_stack([np.ones(count), *(logs[axis] - logs[axis].mean() for axis in axes)])
 
 
 def _few(sizes: Mapping[str, tuple[int, float]]) -> list[Reason]:
-    """Trigger b, as for laws of the loss; `sizes`: axis -> (distinct values, decades)."""
+    """Reasons of trigger b (too few sizes, too small a range), as for laws of the loss.
+
+    `sizes` is axis -> (count, decades).
+    """
     reasons = []
     for axis, (count, decades) in sizes.items():
         if count < 4:
@@ -224,7 +228,7 @@ def _few(sizes: Mapping[str, tuple[int, float]]) -> list[Reason]:
 
 
 def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDArray[np.int64]) -> list[Reason]:
-    """Trigger e: one more term of second order beside the law, at 1 % for all of them together."""
+    """Reason of trigger e if a term of second order is significant at 1 %, corrected for their number."""
     pairs = list(combinations_with_replacement(range(len(axes)), 2))
     found = []
     for i, j in pairs:
@@ -242,7 +246,10 @@ def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDA
 
 
 def _missed(columns: Array, used: Sequence[Optimum], axis: str, y: Array) -> list[Reason]:
-    """Trigger f: the optima of the largest size, predicted by those of the smaller ones; the furthest alone counts."""
+    """Reason of trigger f if the largest size is not predicted by the smaller ones.
+
+    Only its furthest optimum counts.
+    """
     labels = groups(np.array([getattr(one, axis) for one in used]))
     kept = labels < labels.max()
     sizes = groups(np.array([one.n for one in used]))

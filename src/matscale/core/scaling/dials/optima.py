@@ -1,8 +1,8 @@
-"""Best learning rate and batch of one size and amount of data, from the losses of the dials that were tried.
+"""Best learning rate and batch size for one model size and amount of data, from the losses of trials.
 
-ln loss near its minimum is a parabola in ln(rate), or a quadratic form in ln(rate) and ln(batch): larger batches want
-larger rates, so that the two cannot be found one by one. It is fitted with weights that fall to 0 at a factor of
-`REACH` from the minimum (Cleveland's tricube), and moved there until it stays.
+ln loss near its minimum is a parabola in ln(rate), or a quadratic form in ln(rate) and ln(batch): larger batches need
+larger rates, so both have to be found together. The fit has weights that fall to 0 at a factor of `REACH` from the
+minimum (Cleveland's tricube); it is repeated around the new minimum until that no longer moves.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import groups
 
 REACH = 8.0
-"""Factor from the best dial at which a loss no longer counts."""
+"""Factor from the best value beyond which a loss has no weight."""
 ROUNDS = 8
-"""Times that the window is moved to the minimum."""
+"""Largest number of times that the window is moved to the minimum."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One loss, a mean over seeds."""
+    """Loss of one learning rate and batch size, a mean over seeds."""
 
     n: float
     d: float
-    """Structures seen, or tokens; NaN where it is not known"""
+    """Structures seen, or tokens; NaN if unknown"""
     lr: float
     batch: float
-    """Structures in a batch; NaN where it is not known"""
+    """Structures in a batch; NaN if unknown"""
     loss: float
-    """Infinite: the run diverged"""
+    """Loss; infinite if the run diverged"""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best dials of one size and amount of data."""
+    """Best learning rate and batch size for one model size and amount of data."""
 
     n: float
     d: float
     lr: float
     batch: float
-    """NaN where one value of the dial was tried"""
+    """Best batch size; NaN if only one was tried"""
     at_edge: tuple[str, ...] = ()
-    """Dials whose best value is an end of what was tried, or lies beyond it: `learning rate`, `batch`"""
+    """Hyperparameters whose best value is an end of the values tried, or beyond them: `learning rate`, `batch`"""
 
     @property
     def place(self) -> str:
@@ -54,7 +54,7 @@ class Optimum:
 
 
 def optima(trials: Sequence[Trial]) -> list[Optimum]:
-    """One optimum for each n and d at which some loss is finite, ascending."""
+    """Find the optimum for each n and d at which some loss is finite, ascending."""
     n = groups(np.array([trial.n for trial in trials])).tolist()
     d = groups(np.array([1.0 if math.isnan(trial.d) else trial.d for trial in trials])).tolist()
     cells: dict[tuple[int, int], list[Trial]] = {}
@@ -65,7 +65,7 @@ def optima(trials: Sequence[Trial]) -> list[Optimum]:
 
 
 def optimum(trials: Sequence[Trial]) -> Optimum:
-    """The best dials among trials of one n and d, by a quadratic form around the least loss."""
+    """Find the best learning rate and batch size among trials of one n and d."""
     finite = [trial for trial in trials if math.isfinite(trial.loss)]
     best = min(finite, key=lambda trial: trial.loss)
     dials = np.log([[trial.lr, trial.batch] for trial in finite])
@@ -77,7 +77,7 @@ def optimum(trials: Sequence[Trial]) -> Optimum:
     found = _minimum(dials[:, moved], losses, centre[moved])
     if found is not None:
         centre[moved] = found
-    # A rate above which runs diverged has been bracketed: what was tried counts, whatever it gave.
+    # A best rate below rates that diverged is bracketed: the edges are those of all trials, the diverged ones included.
     low, high = tried.min(axis=0), tried.max(axis=0)
     at_edge = [names[j] for j in moved if found is None or not low[j] < centre[j] < high[j]]
     lr, batch = (float(np.exp(centre[j])) if j in moved else math.nan for j in (0, 1))
@@ -85,7 +85,7 @@ def optimum(trials: Sequence[Trial]) -> Optimum:
 
 
 def _minimum(dials: Array, losses: Array, centre: Array) -> Array | None:
-    """Where a quadratic form through `losses` [k] over `dials` [k, 1 or 2] is least; None if it has no minimum."""
+    """Minimum of a quadratic form through `losses` [k] over `dials` [k, 1 or 2]; None if it has no minimum."""
     n = dials.shape[1]
     if n == 0:
         return None
@@ -109,7 +109,7 @@ def _minimum(dials: Array, losses: Array, centre: Array) -> Array | None:
         if np.linalg.eigvalsh(form)[0] <= 0:
             return None
         step = np.linalg.solve(form, -coefficients[1 : 1 + n])
-        # A form that is nearly flat along one direction may throw the minimum far away: move within the window.
+        # The minimum of a nearly flat form may lie far away, so the step is limited to the window.
         step *= min(1.0, math.log(REACH) / max(float(np.linalg.norm(step)), 1e-12))
         centre = centre + step
         if np.linalg.norm(step) < 1e-6:

@@ -1,4 +1,4 @@
-"""Rule of an architecture, as a study reads it, from the laws of its learning rate and batch."""
+"""Learning-rate law of an architecture, in the form that a study reads."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from matscale.core.study.tune import Tuned, best_batch
 
 @dataclass(frozen=True)
 class Dials:
-    """Laws of the dials of one architecture, and the rule made of them."""
+    """Laws of the hyperparameters of one architecture, and the learning-rate law made from them."""
 
     lr: DialLaw
     batch: DialLaw | None
-    """None: one batch, the same for all sizes"""
+    """Law of the batch size; None if all sizes have one batch size"""
     rule: Rule
 
     @property
     def told(self) -> list[str]:
-        """Lines for people."""
+        """Lines of text for people."""
         return [*self.lr.told, *(self.batch.told if self.batch else [])]
 
 
 def of_trials(trials: Sequence[Trial]) -> Dials:
-    """Laws over the best dials of every n and d. Raises DataError if none is found."""
+    """Fit laws to the optima of every n and d. Raises DataError if there is no optimum."""
     if not any(math.isfinite(trial.loss) for trial in trials):
         raise DataError("No trial has a finite loss. Try lower learning rates.")
     found = optima(trials)
@@ -41,7 +41,10 @@ def of_trials(trials: Sequence[Trial]) -> Dials:
 
 
 def of_tuned(results: Sequence[Tuned], count: str = "non_embedding") -> Dials:
-    """Laws over the sizes of a tuning: at the batch that is best over all, or of both dials if the data varied."""
+    """Fit laws to the results of a tuning.
+
+    The learning rate is that at the batch size which is best over all sizes; if the data varied, both get a law.
+    """
     batches = {result.batch for result in results}
     has_lengths = any(len({result.data for result in results if result.batch == one}) > 1 for one in batches)
     if has_lengths and len(batches) > 1:

@@ -1,4 +1,4 @@
-"""Trials of learning rates and batches, from run folders or from a table with columns for them."""
+"""Trials of learning rates and batch sizes, read from run folders or from a table."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ DIALS = {
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
     "batch": ("batch", "batch_size", "bsz", "bs", "global_batch_size", "global_batch", "batch_structures"),
 }
-"""Dial -> headings that are taken for it."""
+"""Hyperparameter or size -> headings that are recognised as its column."""
 
 
 def read_trials(
     sources: Sequence[str], columns: Mapping[str, str], architecture: str | None = None
 ) -> tuple[str, list[Trial]]:
-    """(architecture, one trial for each n, d, learning rate and batch, the mean over seeds).
+    """Read trials: (architecture, one trial for each n, d, learning rate and batch size, averaged over seeds).
 
-    Raises ConfigError or DataError if there is none, or of several architectures.
+    Raises ConfigError or DataError if there are no trials, or trials of several architectures.
     """
     paths = [path for source in sources for path in expand(source)]
     files = [path for path in paths if path.is_file() and path.suffix.lower() in SUFFIXES]
@@ -71,7 +71,10 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> list[Trial]:
 
 
 def _of_runs(paths: Sequence[Path], columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Completed and diverged runs: non-embedding parameters, structures seen, rate, batch, last validation loss."""
+    """Read trials from completed and diverged runs.
+
+    N is the number of non-embedding parameters, d the structures seen.
+    """
     if columns:
         raise ConfigError(
             "--map names columns of a table; of runs, n are parameters without embeddings, d structures seen."
@@ -87,7 +90,8 @@ def _of_runs(paths: Sequence[Path], columns: Mapping[str, str]) -> list[dict[str
         info = read_info(Path(folder))
         config = config_of(Path(folder), info)
         batch = (info.get("global_batch") or {}).get("structures")
-        # A run that diverged saw less than it was to see, and brackets the best rate of what it was to see.
+        # A run that diverged saw less data than planned. It limits the best rate for the planned amount,
+        # which is its d.
         seen = info["structures"]
         if folder in diverged:
             budget = BudgetConfig.parse(config["budget"], f"{folder}: budget")
@@ -145,7 +149,7 @@ def _usual(headings: Sequence[str], dial: str) -> str | None:
 
 
 def _number(place: str, name: str, cell: Any, numerals: Numerals, is_loss: bool) -> float:
-    """A positive number; of a loss, infinity where it is not finite. Raises DataError with the place."""
+    """Positive number in a cell; for a loss, infinity if it is not finite. Raises DataError with the place."""
     try:
         value = numerals.value(cell) if isinstance(cell, str) else float(cell)
     except (TypeError, ValueError, OverflowError):

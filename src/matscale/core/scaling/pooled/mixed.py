@@ -1,9 +1,10 @@
-"""The mixed law: one exponent for all groups of a table, and an offset of each, drawn from a common distribution.
+"""Mixed law: one exponent for all groups of a table, and a random offset for each group.
 
     ln L = ln A - alpha ln x + b_group + e,  b ~ N(0, tau²),  e ~ N(0, sigma²)
 
-Points are means per group and size. The offset of a group stands for all that its members share: architecture, training
-data, tuning. Where that goes with size, the slope within groups and that between them differ; the verdict tests it.
+Points are means per group and size. The offset of a group describes what its members share: architecture, training
+data, tuning. If offsets are correlated with size, the slope within groups differs from that between groups; the verdict
+tests this.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PARAMETERS = ("A", "alpha", "tau", "sigma")
 
 
 def mixed_law(power: Law) -> Law:
-    """The power law with an offset per group, as a form."""
+    """Mixed law made from the power law: one exponent, and an offset for each group."""
     return replace(
         power,
         name="mixed",
@@ -45,21 +46,21 @@ def mixed_law(power: Law) -> Law:
 
 @dataclass(frozen=True)
 class Points:
-    """Means per group and size."""
+    """Mean ln loss for each group and size."""
 
     x: Array
     """ln of the variable [k]"""
     y: Array
     """ln of the loss [k]"""
     names: Words
-    """Group of each [k]"""
+    """Group of each mean [k]"""
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def groups(self) -> tuple[list[str], NDArray[np.int64]]:
-        """The names of the groups, and the number of each point's."""
+        """Names of the groups, and the number of the group of each point."""
         return numbered(self.names)
 
     @property
@@ -70,7 +71,7 @@ class Points:
         return Points(self.x[chosen], self.y[chosen], self.names[chosen])
 
     def columns(self, frame: Frame) -> Array:
-        """1 and -ln x [k, 2], centred."""
+        """Columns of the regression: 1 and -ln x [k, 2], centred."""
         return rows(self.x, frame)
 
     def fit(self, frame: Frame) -> RandomOffsets:
@@ -78,12 +79,12 @@ class Points:
 
 
 def rows(x: Array, frame: Frame) -> Array:
-    """1 and -ln x [k, 2], centred: the coefficients are ln A and alpha."""
+    """Columns 1 and -ln x [k, 2], centred; their coefficients are ln A and alpha."""
     return np.column_stack([np.ones_like(x), frame.x[0] - x])
 
 
 def fit_mixed(table: Table, power: Law, axis: str, target: str = "loss", at: float | None = None) -> Fit:
-    """The mixed law of all architectures of `table` in `axis`. Raises DataError for groups that cannot carry it."""
+    """Fit the mixed law in `axis` to all architectures of `table`. Raises DataError for too few groups or sizes."""
     runs = table.ends()
     if not runs.has(axis):
         raise DataError(f"The table has no column {axis} ({AXES[axis]}). Map one with --map {axis}=COLUMN.")
@@ -132,7 +133,10 @@ def fit_mixed(table: Table, power: Law, axis: str, target: str = "loss", at: flo
 
 
 def _slice(runs: Table, axis: str, at: float | None) -> tuple[Table, str]:
-    """The runs at one value of the other variable; all if it has one value per group, which the offset stands for."""
+    """Runs with one value of the other variable.
+
+    All runs if each group has a single value, which its offset includes.
+    """
     other = BESIDE.get(axis)
     if at is None and other is not None and runs.has(other):
         parts = [runs.of_architecture(name) for name in runs.architectures]
@@ -142,7 +146,7 @@ def _slice(runs: Table, axis: str, at: float | None) -> tuple[Table, str]:
 
 
 def _points(runs: Table, axis: str) -> tuple[Points, Table]:
-    """Means per group and size, and the runs that they were taken over: no outliers among seeds."""
+    """Means per group and size, and the runs behind them; outliers among seeds are left out."""
     if len(runs) == 0:
         raise DataError("There is nothing to fit: all rows were excluded.")
     names = runs.architectures
@@ -155,7 +159,7 @@ def _points(runs: Table, axis: str) -> tuple[Points, Table]:
 
 
 def check_groups(points: Points) -> None:
-    """Raises DataError for groups that do not tell an offset from a residual."""
+    """Raises DataError for groups in which an offset cannot be told from a residual."""
     names, number = points.groups
     counts = np.bincount(number)
     spare = len(points) - len(names)
@@ -180,7 +184,7 @@ def check_groups(points: Points) -> None:
 
 
 def _values(found: RandomOffsets, frame: Frame) -> tuple[float, ...]:
-    """A, alpha, tau, sigma."""
+    """Values of the parameters A, alpha, tau, sigma."""
     alpha = float(found.beta[1])
     return float(np.exp(found.beta[0] + frame.y + alpha * frame.x[0])), alpha, found.tau, found.sigma
 
@@ -197,7 +201,7 @@ def _intervals(found: RandomOffsets, frame: Frame) -> dict[str, tuple[float, flo
 
 
 def _spread(law: Law, found: RandomOffsets, frame: Frame) -> Spread:
-    """Uncertainty of the law of a typical group; a new size is one of a new group."""
+    """Uncertainty of the law of a typical group; a new size belongs to a new group."""
     scatter = float(np.hypot(found.tau, found.sigma))
     return Spread(law, found.beta, frame, found.covariance(), scatter, len(found.counts) - 1)
 
@@ -211,7 +215,7 @@ def _offsets(names: list[str], found: RandomOffsets) -> tuple[Offset, ...]:
 
 
 def hold_out(points: Points, axis: str) -> list[HeldOut]:
-    """The largest sizes (two of eight or more), predicted from the rest and the offsets of their groups."""
+    """Predict the largest sizes (two of eight or more) from the other points and the offsets of their groups."""
     k = 2 if points.n_sizes >= 8 else 1
     top = np.argsort(points.x, kind="stable")[-k:]
     kept = np.ones(len(points), dtype=bool)
@@ -256,7 +260,7 @@ def _reasons(
     intervals: dict[str, tuple[float, float]],
     held: list[HeldOut],
 ) -> list[Reason]:
-    """Triggers b to i: see `matscale.core.scaling.verdict`."""
+    """Reasons of triggers b to i against the mixed law; `matscale.core.scaling.verdict` explains the triggers."""
     reasons = _few(points, axis)
     if reasons:
         return reasons
@@ -287,7 +291,7 @@ def _few(points: Points, axis: str) -> list[Reason]:
 
 
 def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Reason]:
-    """Trigger d: every group left out in turn."""
+    """Reason of trigger d if leaving out one group changes alpha too much."""
     names = points.groups[0]
     moved: list[tuple[float, str]] = []
     for name in names:
@@ -306,7 +310,7 @@ def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Rea
 
 
 def _with(points: Points, frame: Frame, ratio: Array, extra: Array, freedom: int) -> tuple[Array, float]:
-    """(coefficients, p of the last) with one more column, by a t-test at the lambda of the fit."""
+    """Coefficients with one more column `extra`, and the p-value of the last one (t-test at the lambda of the fit)."""
     columns = whiten(np.column_stack([points.columns(frame), extra]), points.groups[1], ratio)[0]
     y = whiten(points.y - frame.y, points.groups[1], ratio)[0]
     found, _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-8)
@@ -318,7 +322,7 @@ def _with(points: Points, frame: Frame, ratio: Array, extra: Array, freedom: int
 
 
 def _bent(points: Points, frame: Frame, ratio: Array, half: float) -> list[Reason]:
-    """Trigger e: a term in (ln x)² beside the law."""
+    """Reason of trigger e if a term in (ln x)² beside the law is significant."""
     (_, _, bend), p = _with(points, frame, ratio, (points.x - frame.x[0]) ** 2, len(points) - 3)
     if p >= SIGNIFICANT:
         return []
@@ -327,7 +331,7 @@ def _bent(points: Points, frame: Frame, ratio: Array, half: float) -> list[Reaso
 
 
 def _slopes_of_groups(points: Points, half: float) -> list[Reason]:
-    """Trigger e: the groups of three points or more have slopes of their own (analysis of covariance)."""
+    """Reason of trigger e if groups of three or more points have different slopes (analysis of covariance)."""
     number = points.groups[1]
     counts = np.bincount(number)
     x = points.x - (np.bincount(number, points.x) / counts)[number]
@@ -352,7 +356,7 @@ def _slopes_of_groups(points: Points, half: float) -> list[Reason]:
 
 
 def _between(points: Points, frame: Frame, ratio: Array, half: float) -> list[Reason]:
-    """Trigger g: the slope between the means of groups is not that within them (Mundlak 1978)."""
+    """Reason of trigger g if the slope between the means of groups differs from that within groups (Mundlak 1978)."""
     names, number = points.groups
     if len(names) < 4:
         return []
@@ -361,7 +365,7 @@ def _between(points: Points, frame: Frame, ratio: Array, half: float) -> list[Re
     if p >= SIGNIFICANT:
         return []
     text = f"within groups alpha is {inside:.2g}, between their means {inside + more:.2g} (p = {p:.2g})"
-    return [Reason("g", f"{text}: offsets go with size", widening=wide_enough(more, half))]
+    return [Reason("g", f"{text}: offsets are correlated with size", widening=wide_enough(more, half))]
 
 
 def _notes(points: Points, found: RandomOffsets, table: Table) -> list[str]:
@@ -371,8 +375,9 @@ def _notes(points: Points, found: RandomOffsets, table: Table) -> list[str]:
     if alone:
         whose = "group has" if len(alone) == 1 else "groups have"
         said.append(
-            f"{len(alone)} {whose} one size ({listed(alone)}): the offset is a residual, drawn towards the other groups"
+            f"{len(alone)} {whose} one size ({listed(alone)}): the offset is a residual, shrunk towards the other "
+            "groups"
         )
     if found.can_be_none:
-        said.append("groups may all lie on one line: tau = 0 is not excluded")
+        said.append("all groups may lie on one line: tau = 0 is not excluded")
     return [*said, *filter(None, [seen_note(table)])]

@@ -1,4 +1,4 @@
-"""Groups of a table under one law: all pooled, each with its distance from the law."""
+"""Distances of groups from one law that is fitted to all of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from matscale.core.scaling.tables.table import GROUP, Table, Words, groups
 
 @dataclass(frozen=True)
 class Offset:
-    """Distance of a group from the law, as a ratio: 0.7 is a loss 30 % below that of the law at the same size.
+    """Offset of a group: the ratio of its losses to the law at the same size; 0.7 is 30 % below the law.
 
-    Of a mixed law, from the mean of the groups; its value is drawn towards that, as far as noise explains it.
+    For a mixed law, the ratio is to the mean of the groups, and shrunk towards it as far as noise explains the
+    distance.
     """
 
     group: str
     n: int
-    """Points of the group"""
+    """Number of points of the group"""
     ratio: float
     low: float
     """95 % interval"""
@@ -31,7 +32,7 @@ class Offset:
 
     @property
     def word(self) -> str:
-        """`below` or `above` the law; empty where the interval holds both."""
+        """`below` or `above` the law; empty if the interval contains both."""
         return "below" if self.high < 1 else "above" if self.low > 1 else ""
 
     def plain(self) -> dict[str, object]:
@@ -45,7 +46,7 @@ class Offset:
 
 
 def pool(table: Table) -> Table:
-    """The same rows as those of one architecture. Raises ConfigError if they are that already."""
+    """Pool a table: the same rows, as if of one architecture. Raises ConfigError if there is only one."""
     names = table.architectures
     if len(names) < 2:
         raise ConfigError(
@@ -57,7 +58,7 @@ def pool(table: Table) -> Table:
 
 
 def everyone(n_groups: int) -> str:
-    """Name of what a law over all groups belongs to."""
+    """Name of the pooled groups, for laws over all of them."""
     return f"all {n_groups:,} groups"
 
 
@@ -73,16 +74,16 @@ def cells(names: Words, x: Array, values: Array) -> tuple[Words, Array, Array]:
 
 
 def numbered(names: Words) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct names, and the number of each row's name among them."""
+    """Distinct names, and the number of each row's name among them."""
     distinct, number = np.unique(names, return_inverse=True)
     return distinct.tolist(), number.astype(np.int64)
 
 
 def alike(names: Words, residuals: Array) -> tuple[float, float]:
-    """(p, variance inflation) of the residuals of groups: whether those of a group lie off together.
+    """Test whether residuals are correlated within groups: returns (p-value, variance inflation).
 
     An analysis of variance over the groups of two or more; the inflation is Kish's 1 + (m - 1) times the correlation
-    within groups. p is 1 where nothing can be tested.
+    within groups. p is 1 if no test is possible.
     """
     number = numbered(names)[1]
     counts = np.bincount(number)
@@ -103,5 +104,5 @@ def alike(names: Words, residuals: Array) -> tuple[float, float]:
 
 
 def ordered(offsets: Sequence[Offset]) -> tuple[Offset, ...]:
-    """The lowest first."""
+    """Offsets in ascending order."""
     return tuple(sorted(offsets, key=lambda one: one.ratio))

@@ -1,4 +1,4 @@
-"""One law over all groups of a table: the distance of each group from it, and whether groups lie off together."""
+"""One law for all groups of a table, with the distance of each group from it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from matscale.core.scaling.tables.table import GROUP, Words
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, verdict
 
 CARRIED = ("size means", "runs")
-"""Kinds of points that stand for groups; a frontier has few groups, and the best size of a budget none."""
+"""Kinds of points for which distances of groups are given; a frontier has few groups, and isoFLOP optima have none."""
 
 
 def with_groups(fit: Fit) -> Fit:
-    """A law of a pooled table with the distance of each group; rejected if groups lie off it together."""
+    """Add the distance of each group to a law of a pooled table.
+
+    Reject the law if residuals are correlated within groups.
+    """
     if GROUP not in fit.table.words or fit.points not in CARRIED:
         return fit
     names, x, residuals = _residuals(fit)
@@ -25,13 +28,13 @@ def with_groups(fit: Fit) -> Fit:
     offsets = ordered(_offsets(fit, names, x, residuals))
     if p >= SIGNIFICANT:
         return replace(fit, groups=offsets)
-    text = f"points of a group lie off the law together (p = {p:.2g}) and are not independent: see --law mixed"
+    text = f"residuals are correlated within groups (p = {p:.2g}) and are not independent: see --law mixed"
     reasons = (*fit.reasons, Reason("e", text, widening=float(np.sqrt(inflation))))
     return replace(fit, groups=offsets, reasons=reasons, verdict=verdict(fit.law, list(reasons), fit.intervals))
 
 
 def _residuals(fit: Fit) -> tuple[Words, Array, Array]:
-    """(group, ln of the variables [k, axes], ln(found / law)) of each mean per group and size, or of each run."""
+    """Residuals as (group, ln of the variables [k, axes], ln(found / law)), for each group and size or for each run."""
     names, table = fit.table.words[GROUP], fit.table
     x = np.log(np.stack([table[axis] for axis in fit.axes], axis=-1))
     residuals = np.log(table["loss"]) - fit.law.value(fit.theta, x - fit.frame.x) - fit.frame.y
@@ -42,7 +45,7 @@ def _residuals(fit: Fit) -> tuple[Words, Array, Array]:
 
 
 def _offsets(fit: Fit, names: Words, x: Array, residuals: Array) -> list[Offset]:
-    """Mean residual of each group; its interval takes all scatter for noise, and allows for that of the law."""
+    """Offset of each group: its mean residual, with an interval that includes all scatter and the error of the law."""
     (low, high), (low_new, high_new) = (fit.spread.band(x, fit.level, new) for new in (False, True))
     law, point = (high - low) / 2, (high_new - low_new) / 2
     found = []

@@ -2,11 +2,11 @@
 
     y = X beta + b_group + e,  b ~ N(0, tau²),  e ~ N(0, sigma²)
 
-Given lambda = tau² / sigma² everything has a closed form (generalised least squares), so REML is a search in one number
-(Patterson & Thompson 1971), done on a grid. A package for mixed models would add two dependencies, and intervals that
-take the estimated lambda for the true one: too narrow with few groups, and none for offsets where it is 0. Here
-estimates are those at the most likely lambda, and intervals average Student's t over all lambdas, each as likely as
-REML says, with the weight of Box & Tiao (1973, section 5.2) beside it.
+For a given lambda = tau² / sigma² the solution has a closed form (generalised least squares), so REML is a search over
+one number (Patterson & Thompson 1971), done on a grid. Packages for mixed models treat the estimated lambda as exact:
+their intervals are too narrow for few groups, and they have no intervals for offsets if lambda is 0. Here the estimates
+are those at the most likely lambda, and intervals average Student's t over all lambdas, weighted by the restricted
+likelihood and the prior of Box & Tiao (1973, section 5.2).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from matscale.core.scaling.law import Array
 
 LAMBDAS = np.geomspace(1e-4, 1e9, 161)
 NEGLIGIBLE = 1e-5
-"""Lambdas of a smaller share are left out of the averages."""
+"""Least relative weight of a lambda in the averages."""
 EXACT = 1e-22
-"""Squares of residuals of ln L below this are rounding."""
+"""Squares of residuals of ln L below this are rounding errors."""
 
 
 @dataclass(frozen=True)
 class RandomOffsets:
-    """Regression with random offsets: estimates, and what they are at every plausible lambda [m]."""
+    """Result of a regression with random offsets: estimates, and values at every plausible lambda [m]."""
 
     beta: Array
     """Coefficients [p] at the most likely lambda"""
     offsets: Array
-    """Offset of each group [g] there, drawn towards 0 by the share that noise explains"""
+    """Offset of each group [g] at that lambda, shrunk towards 0 by the share that noise explains"""
     tau: float
     """Standard deviation of the offsets"""
     sigma: float
@@ -42,13 +42,13 @@ class RandomOffsets:
     """Points less coefficients"""
     lambdas: Array
     weights: Array
-    """Share of each lambda in the averages, sum 1"""
+    """Weight of each lambda in the averages; they sum to 1"""
     betas: Array
     """[m, p]"""
     inverse: Array
     """(Xᵀ H⁻¹ X)⁻¹ [m, p, p]"""
     squares: Array
-    """yᵀ H⁻¹ y that the line leaves [m]"""
+    """Remaining squares yᵀ H⁻¹ y after the fit [m]"""
     counts: Array
     """Points of each group [g]"""
     centre: Array
@@ -56,16 +56,16 @@ class RandomOffsets:
     means: Array
     """Mean of y of each group [g]"""
     can_be_none: bool
-    """Whether the points allow tau = 0"""
+    """Whether tau = 0 is compatible with the points"""
 
     def shrinkage(self) -> Array:
-        """Share of a group's mean residual that counts as its offset [m, g]."""
+        """Shrinkage factor [m, g]: the share of a group's mean residual that counts as its offset."""
         return np.asarray(self.lambdas[:, None] * self.counts / (1 + self.lambdas[:, None] * self.counts))
 
     def of_line(self, at: Array, level: float, group: int | None = None, new: bool = False) -> tuple[Array, Array]:
-        """(low, high) of the line at rows `at` [k, p] of X: of a typical group, or of the group of that number.
+        """Interval (low, high) of the line at rows `at` [k, p] of X, for a typical group or for `group`.
 
-        `new`: where a new point would fall, of the group or of a new one.
+        With `new`, the interval of a new point, of that group or of a new group.
         """
         centre, variance = self.betas @ at.T, np.einsum("kp,mpq,kq->mk", at, self.inverse, at)
         if group is not None:
@@ -78,9 +78,9 @@ class RandomOffsets:
         return self._ends(centre, variance, level)
 
     def of_offsets(self, level: float) -> tuple[Array, Array]:
-        """(low, high) of the offset of each group [g] from the mean of all that are here.
+        """Interval (low, high) of the offset of each group [g], relative to the mean of the groups in the table.
 
-        Not from that of all groups there could be, which few groups leave open by far more.
+        Relative to the mean of all possible groups, offsets are far more uncertain if there are few groups.
         """
         share, against = self.shrinkage(), np.eye(len(self.counts)) - 1 / len(self.counts)
         centre = share * (self.means - self.betas @ self.centre.T) @ against
@@ -104,11 +104,14 @@ class RandomOffsets:
         return np.asarray(inner + np.einsum("m,mp,mq->pq", self.weights, about, about))
 
     def _left(self, group: int) -> Array:
-        """Variance of an offset that its points leave open, in sigma² [m, 1]."""
+        """Variance of an offset given the points of its group, in units of sigma² [m, 1]."""
         return np.asarray(self.lambdas / (1 + self.lambdas * self.counts[group]))[:, None]
 
     def _ends(self, centre: Array, variance: Array, level: float) -> tuple[Array, Array]:
-        """Quantiles of an average of Student's t [k], by bisection; `centre`, `variance` [m, k]."""
+        """Quantiles of a weighted average of Student's t distributions [k], by bisection.
+
+        `centre`, `variance` are [m, k].
+        """
         scale = np.sqrt(np.maximum(variance * self.squares[:, None] / self.freedom, 1e-300))
         reach = 40 * scale.max(axis=0) + np.ptp(centre, axis=0)
         ends = []
@@ -122,7 +125,7 @@ class RandomOffsets:
         return ends[0], ends[1]
 
     def _deviation(self, factors: Array, level: float) -> tuple[float, float]:
-        """Quantiles of sqrt(factors sigma²), sigma² being squares over a chi-square."""
+        """Quantiles of sqrt(factors sigma²), with sigma² = squares / chi-square."""
         ends = []
         for share in (0.5 - level / 2, 0.5 + level / 2):
             low, high = -60.0, 20.0
@@ -135,7 +138,7 @@ class RandomOffsets:
 
 
 def whiten(values: Array, group: NDArray[np.int64], ratio: Array) -> Array:
-    """H^(-1/2) `values` [m, k, ...] for each lambda of `ratio` [m]; H = 1 + lambda within each group."""
+    """Multiply `values` [m, k, ...] by H^(-1/2) for each lambda of `ratio` [m]; H = 1 + lambda within each group."""
     counts = np.bincount(group)
     sums = np.stack([np.bincount(group, column) for column in values.reshape(len(group), -1).T], axis=1)
     mean = (sums / counts[:, None])[group].reshape(values.shape)
@@ -144,7 +147,7 @@ def whiten(values: Array, group: NDArray[np.int64], ratio: Array) -> Array:
 
 
 def random_offsets(columns: Array, y: Array, group: NDArray[np.int64]) -> RandomOffsets:
-    """Fit `y` [k] by `columns` [k, p] and an offset per group; `group` [k] numbers them from 0, without gaps.
+    """Fit `y` [k] by `columns` [k, p] and a random offset per group; `group` [k] numbers them from 0, without gaps.
 
     >>> x, group = np.tile(np.arange(4.0), 3), np.repeat(np.arange(3), 4)
     >>> y = 2 - 0.5 * x + np.array([-1.0, 0.0, 1.0])[group] + 0.01 * np.cos(7.0 * np.arange(12))

@@ -1,1 +1,1 @@
-"""Tables of losses by size, from runs and from files."""
+"""Tables of losses by model size, data and compute, from runs and from files."""

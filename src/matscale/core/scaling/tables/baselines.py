@@ -1,6 +1,6 @@
-"""Baselines of the runs that a law is fitted to, measured on the same validation part.
+"""Errors of the baselines for the runs that a law is fitted to, on the same validation part.
 
-They are fitted on the training part of the run with most data, which makes them hardest to beat, measured once, and
+Baselines are fitted on the training part of the run with most data, where they are best. They are measured once and
 kept in that run's folder as `baseline_errors.json`.
 """
 
@@ -25,13 +25,13 @@ from matscale.core.sealing import DIGEST, DamagedRecord, sealed
 
 FILE = "baseline_errors.json"
 SIGNED = frozenset({"forces_cos"})
-"""Keys in the output of `matscale baselines` that are not errors and may be negative."""
+"""Keys in the output of `matscale baselines` that are no errors and may be negative."""
 
 Errors = dict[str, dict[str, float]]
 
 
 def with_baselines(table: Table) -> tuple[Table, str]:
-    """`table` with the baselines of its runs, and a sentence why there are none (empty if there are)."""
+    """Add the baselines of its runs to a table; the second value says why there are none, and is empty if there are."""
     folders = [Path(folder) for folder in table.facts.get("folders", ())]
     if table.baselines or not folders:
         return table, "" if table.baselines else "no baselines are known for a table: give them with --baselines FILE"
@@ -42,7 +42,10 @@ def with_baselines(table: Table) -> tuple[Table, str]:
 
 
 def read_baselines(path: Path) -> Errors:
-    """A JSON file: {name: {error: value}} as `matscale baselines --json` prints it, or {name: loss}."""
+    """Read baselines from a JSON file.
+
+    It holds {name: {error: value}}, as `matscale baselines --json` prints it, or {name: loss}.
+    """
     values = read_json(path, hint="`matscale baselines --data D --json` makes such a file.")
     if not isinstance(values, Mapping):
         raise DataError(f"{path}: holds {type(values).__name__}, not baselines by name.")
@@ -70,7 +73,7 @@ def _largest(folders: list[Path]) -> Path:
 
 
 def measured(folder: Path) -> Errors:
-    """Errors of the baselines on the run's validation part, from its folder or measured now."""
+    """Errors of the baselines on the run's validation part, read from its folder or measured now."""
     path, of = folder / FILE, baselines_for(read_info(folder), read_toml(folder / CONFIG))
     if path.exists():
         try:

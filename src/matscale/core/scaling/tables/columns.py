@@ -50,13 +50,15 @@ KNOWN = {
     "e": ("e", "experts", "num_experts"),
     "definition": ("definition",),
 }
-"""Our column -> what it is usually called, the documented meaning first; used where the map says nothing. Case, blanks
-and punctuation do not count: `_step` and `trainer/global_step` are among them."""
+"""Column of a `Table` -> headings that files use for it, the documented meaning first.
+
+Case, blanks and punctuation are ignored: `_step` and `trainer/global_step` are among them.
+"""
 WORDS = ("arch", "seed", "run", "definition")
 NON_EMBEDDING = re.compile(r"(?!.*(flop|compute|loss))(.*_)?(non|no|without|wo|excl|excluding|minus)_?emb")
 TRAIN_LOSS = re.compile(r"train.*(loss|mae|rmse|mse|error)|(loss|mae|rmse|mse|error)_train")
 PARTS = ("split", "phase", "tag", "metric", "variable", "subset", "partition", "target", "quantity", "property")
-"""Columns that say which quantity a row holds: losses of two parts are not one."""
+"""Columns that say which quantity a row holds; losses of two parts of the data are two quantities."""
 SCALES = {
     **dict.fromkeys(("k", "K", "thousand", "thousands"), 1e3),
     **dict.fromkeys(("M", "million", "millions", "mio", "Mio"), 1e6),
@@ -65,7 +67,7 @@ SCALES = {
     **{f"{letter}FLOP{s}": 10.0**p for letter, p in zip("kMGTPEZ", range(3, 22, 3)) for s in ("", "s", "S")},
     **dict.fromkeys(("PF-days", "PFLOP/s-days", "PFLOPs-days", "petaflop/s-days", "petaflop-days"), 8.64e19),
 }
-"""Unit of a count, as headings state it -> factor."""
+"""Unit of a count in a heading -> factor."""
 NOUNS = frozenset(
     (
         "params",
@@ -94,28 +96,28 @@ _WIDE = (
     re.compile(r"(?P<run>.+?)[/_ ](?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)"),
     re.compile(r"(?P<metric>((val|valid|validation|eval|train|test)[_ ])?loss)[/_ ](?P<run>.+)"),
 )
-"""Headings of tables with a column per run, as trackers write them."""
+"""Headings of tables with one column per run, as experiment trackers write them."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The columns of a file that are taken for columns of a `Table`."""
+    """Choice of the columns of a file for the columns of a `Table`."""
 
     names: dict[str, str]
     """Column of the table -> column of the file"""
     beside: dict[str, list[str]]
-    """Column of the table -> other columns of the file that it could have come from"""
+    """Column of the table -> other columns of the file that fit it"""
     guessed: frozenset[str]
     """Columns of the table that the user has not mapped"""
 
     @property
     def text(self) -> str:
-        """`n = non_embedding (params is there too), loss = val_loss`."""
+        """Text of the choice: `n = non_embedding (params is there too), loss = val_loss`."""
         return ", ".join(f"{ours} = {theirs}{self._told(ours)}" for ours, theirs in self.names.items())
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether a guessed column has another name, or was not the only candidate."""
+        """Whether a column was guessed from an unusual name, or had several candidates."""
         return any(self.names[ours].lower() != ours or self.beside.get(ours) for ours in self.guessed & {*self.names})
 
     def _told(self, ours: str) -> str:
@@ -123,14 +125,17 @@ class Choice:
         return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""
 
     def without_run(self) -> Choice | None:
-        """The choice with the next column that may name the run; None if there is none."""
+        """Choice with the next column that may name the run; None if there is none."""
         others = self.beside.get("run", [])
         names = {k: v for k, v in self.names.items() if k != "run"} | ({"run": others[0]} if others else {})
         return Choice(names, {**self.beside, "run": others[1:]}, self.guessed)
 
 
 def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choice:
-    """Raises ConfigError for a mapped column that is not there, DataError if there is no loss or no size."""
+    """Choose the columns of a file for a table.
+
+    Raises ConfigError for a mapped column that the file lacks, DataError if no column is the loss or a size.
+    """
     for ours, theirs in columns.items():
         if theirs not in found:
             raise ConfigError(f"{place}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")
@@ -152,7 +157,7 @@ def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choi
 
 
 def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:
-    """Raises DataError if the parameters taken hold those of embeddings, which stand in a column of their own."""
+    """Raises DataError if the chosen number of parameters includes embeddings, which have a column of their own."""
     theirs = names.get("n")
     if theirs is None or "n" in columns or NON_EMBEDDING.match(re.sub(r"[^a-z0-9]+", "_", theirs.lower())):
         return
@@ -165,7 +170,7 @@ def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str
 
 
 def _refuse_active(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:
-    """Raises DataError if the parameters taken are all of a mixture of experts, beside those that a structure uses."""
+    """Raises DataError if the file has both all parameters of a mixture of experts and the active ones."""
     theirs = names.get("n")
     active = next((name for name in found if _ACTIVE.fullmatch(plain_name(name, is_count=True))), None)
     if theirs is not None and active is not None and "n" not in columns and theirs != active:
@@ -187,7 +192,7 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def _candidates(ours: str, found: Sequence[str]) -> list[str]:
-    """Columns of a file that may be this column of the table, the likeliest first."""
+    """Columns of a file that may be this column of the table, the most likely first."""
     usual = KNOWN[ours]
 
     def rank(name: str) -> float:
@@ -201,7 +206,7 @@ def _candidates(ours: str, found: Sequence[str]) -> list[str]:
 
 
 def plain_name(name: str, is_count: bool = False) -> str:
-    """`Val Loss [eV]` -> `val_loss`.
+    """Normalise a heading: `Val Loss [eV]` becomes `val_loss`.
 
     >>> plain_name("Val Loss [eV]")
     'val_loss'
@@ -211,13 +216,13 @@ def plain_name(name: str, is_count: bool = False) -> str:
 
 
 def _divided(name: str, is_count: bool) -> tuple[str, str]:
-    """(name, unit) of a heading."""
+    """Split a heading into (name, unit)."""
     match = _UNIT.fullmatch(name) or (_ENDING.fullmatch(name) if is_count else None)
     return (match["base"], match["unit"].strip()) if match else (name, "")
 
 
 def factor(place: str, ours: str, name: str, is_mapped: bool) -> float:
-    """Factor for the numbers below the heading `name`: 1e6 for `params (M)`.
+    """Factor that the heading of a column states for its numbers: 1e6 for `params (M)`.
 
     Raises DataError for an unknown unit, unless the user has mapped the column.
 
@@ -259,7 +264,7 @@ def is_scale(unit: str) -> bool:
 
 
 def _refuse_wide(place: str, found: Sequence[str]) -> None:
-    """Raises DataError with the command that melts a table which has a column per run."""
+    """Raises DataError for a table with one column per run; the error has a command that reshapes it."""
     steps = _candidates("step", found)
     for pattern in _WIDE if steps else ():
         matches = [match for match in map(pattern.fullmatch, found) if match]
@@ -293,7 +298,10 @@ _NOTHING = '""'
 
 
 def _melt(place: str, fixed: str, is_ending: bool, step: str, metric: str) -> str:
-    """Command that writes a long table with the columns run, step and the metric; `fixed` is in every heading."""
+    """Command that reshapes a wide table to the columns run, step and the metric.
+
+    `fixed` is the common part of the headings.
+    """
     file, step, fixed, metric = (json.dumps(text, ensure_ascii=False) for text in (place, step, fixed, metric))
     by = ', delimiter="\\t"' if place.endswith(".tsv") else ""
     taken, cut = ("endswith", "removesuffix") if is_ending else ("startswith", "removeprefix")

@@ -1,4 +1,4 @@
-"""Rows from run folders: every figure comes from run.json and metrics.jsonl, see `matscale.core.runs.record`.
+"""Read the rows of a table from run folders: all numbers come from run.json and metrics.jsonl.
 
 | column | default | may be mapped to |
 |---|---|---|
@@ -29,11 +29,11 @@ SEEN = ("structures", "atoms", "edges", "flops", "gpu_hours")
 ERRORS = {"loss": "loss", "energy": "energy_mae", "forces": "forces_mae", "stress": "stress_mae"}
 """`--target` -> key of a validation row."""
 NEEDED = frozenset({*SEEN, *ERRORS.values(), "step", "split", "wall_s"})
-"""Keys of a validation row that a table may come from, where no other error is asked for."""
+"""Keys of a validation row that a table needs by default."""
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The run folders at or below `path`, sorted."""
+    """Find the run folders at or below `path`, sorted."""
     if (path / INFO).exists():
         return [path]
     return sorted(info.parent for info in path.rglob(INFO) if not info.parent.name.startswith("."))
@@ -41,12 +41,12 @@ def find_runs(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Known:
-    """Records of a run that the caller has read already, so that thousands of files are read only once."""
+    """Records of a run that are already in memory, so that thousands of files are read only once."""
 
     info: Mapping[str, Any]
     config: Mapping[str, Any]
     validations: Sequence[Mapping[str, Any]]
-    """Rows of metrics.jsonl, each with the keys `NEEDED` at least"""
+    """Rows of metrics.jsonl, each with at least the keys `NEEDED`"""
 
 
 def read_runs(
@@ -55,13 +55,12 @@ def read_runs(
     curves: bool = False,
     known: Mapping[Path, Known] | None = None,
 ) -> Table:
-    """One row per run, or one per validation with `curves`.
+    """Read run folders into a table: one row per run, or one per validation with `curves`.
 
-    Excluded, with the reason: runs that failed, stopped or still run, were not trained here, are pre-training or
-    overfit checks, or have no such error; and those whose files are damaged or were changed.
-    Raises DataError if the losses of two runs are not the same quantity: another
-    dataset, another validation part (share, seed, what the split keeps together), other labels, or other weights in
-    training.
+    Runs are excluded, with the reason, if they failed, stopped or still run, if they were imported, are pre-training or
+    overfit checks or lack the error asked for, and if their files are damaged or were changed. Raises DataError if the
+    losses of two runs are different quantities: they differ in dataset, validation part (share, seed, what the split
+    keeps together), labels, or weights in training.
     """
     names = {**COLUMNS, **columns}
     rows, excluded, facts = [], [], []
@@ -103,7 +102,7 @@ def _nothing(folders: Sequence[Path], excluded: Sequence[Excluded]) -> Table:
 
 
 def config_of(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """config.toml of a run. Raises ConfigError if it is not what the run was trained with."""
+    """Read config.toml of a run. Raises ConfigError if the file was changed after the training."""
     config = read_toml(folder / CONFIG)
     if reason := changed_config(folder, info, config):
         raise ConfigError(reason)
@@ -119,16 +118,16 @@ def _unfit_config(config: Mapping[str, Any]) -> str:
 
 
 def unfit_role(role: object, task: str = "") -> str:
-    """Reason why a run of this role in a study is no point of a law; empty for others."""
+    """Reason why a run with this role in a study is no point of a law; empty if it is one."""
     if role == "trunk":
-        return "is the trunk of cooldowns: its learning rate never fell; its branches count"
+        return "is the trunk of cooldowns: its learning rate is constant; use its branches"
     if role == "pretrain":
-        return f"is pre-training{task}: its loss is another quantity; runs that begin with it count"
+        return f"is pre-training{task}: its loss is another quantity; use the runs that begin with it"
     return ""
 
 
 def _unfit(info: Mapping[str, Any]) -> str:
-    """Reason why a run is not used as a point of a law; empty if it is."""
+    """Reason why a run is not used as a point of a law; empty if it is used."""
     status, role = info.get("status"), (info.get("labels") or {}).get("role")
     if reason := unfit_role(role) or ("pretrain" in info and unfit_role("pretrain", f" ({info['pretrain']})")):
         return reason
@@ -144,7 +143,7 @@ def _unfit(info: Mapping[str, Any]) -> str:
 
 
 def validations_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """Rows of validations. Others, of which there may be many more, are not parsed."""
+    """Read the validation rows of metrics.jsonl. Other rows, often many more, are not parsed."""
     return (row for row in Rows(folder / METRICS, holding='"validation"') if row.get("split") == "validation")
 
 
@@ -159,7 +158,7 @@ def _rows(
     if curves:
         validations = (row for row in validations if row.get("structures", 0) > 0)
     else:
-        # The cost of the best model is that of the whole run: its schedule had to be paid for.
+        # The best model costs as much as the whole run, since its schedule depends on the full length.
         best, last = info.get("best") or info["last"], info["last"]
         validations = (last,) if best["step"] == last["step"] else (best, last)
     before = (info.get("start") or {}).get("flops", 0.0)
@@ -207,7 +206,7 @@ def _value(folder: Path, ours: str, theirs: str, known: Mapping[str, float], err
 
 
 def _definition(run: Mapping[str, Any]) -> dict[str, str]:
-    """Definition of a validation loss, besides the model: its structures, labels and weights."""
+    """Definition of a validation loss, apart from the model: its structures, labels and weights."""
     data, info = run["config"].get("data", {}), run["info"]
     drawn_by = data.get("validation_seed")
     return {
@@ -221,7 +220,7 @@ def _definition(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Raises DataError that names every way in which the losses of two runs are different quantities."""
+    """Raises DataError that lists the ways in which the losses of two runs are different quantities."""
     if not runs:
         return
     kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -241,7 +240,7 @@ def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """For the checklist: what the configurations say, as the set of values that occur."""
+    """Facts for the checklist from the configurations of runs, each as the set of its values."""
 
     def values(pick: Any) -> list[Any]:
         return sorted({json.dumps(pick(run), sort_keys=True) for run in runs})
@@ -261,7 +260,7 @@ def _facts(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _speed(folder: str, info: Mapping[str, Any]) -> dict[str, Any]:
-    """FLOP/s of one device over the whole run."""
+    """FLOP/s of one device, averaged over the whole run."""
     return {
         "run": folder,
         "n": float(info["parameters"]["non_embedding"]),

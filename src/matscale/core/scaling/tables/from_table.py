@@ -43,16 +43,19 @@ LEDGER = {
     "run": "path",
     "step": "steps",
 }
-"""Column of the table -> column of a ledger, chosen so that the ledger gives the same law as the study's folders."""
+"""Column of the table -> column of a ledger (the file of results of a study).
+
+A ledger gives the same law as the study's folders.
+"""
 LEDGERS_OWN = frozenset({"identity", "role", "status", *LEDGER.values()})
-"""A file with all of these columns is a ledger."""
+"""Columns by which a file is recognised as a ledger."""
 
 
 def read_table(path: Path, columns: Mapping[str, str], where: Mapping[str, str] | None = None) -> Table:
-    """The rows of `path` as a table. `columns` maps our names to those of the file.
+    """Read the table of the file `path`. `columns` maps columns of a `Table` to those of the file.
 
-    Raises ConfigError for a mapped column that the file has not, DataError with the row if there is no loss
-    or no size, or if a cell is no number.
+    Raises ConfigError for a mapped column that the file lacks, DataError with the row if there is no loss or no size,
+    or if a cell is no number.
     """
     records, notes = read_records(path)
     return table_of(records, columns, where, path, notes)
@@ -65,9 +68,9 @@ def table_of(
     path: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Table:
-    """Rows of the file `path`, or of a program, as a table; errors as for `read_table`.
+    """Make a table from records, of the file `path` or of a program; raises errors like `read_table`.
 
-    `notes` says how the file was read; what is decided here joins it.
+    `notes` say how the file was read; decisions made here are added.
     """
     place, prefix = (str(path), f"{path.name} ") if path else ("rows", "")
     if not records:
@@ -107,7 +110,7 @@ def table_of(
 
 
 def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
-    """Raises DataError if rows hold the losses of several parts of the data, or several metrics."""
+    """Raises DataError if rows hold losses of several parts of the data, or several metrics."""
     for name in dict.fromkeys(name for record in records for name in record):
         values = list(dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, "")))
         is_named = plain_name(name) in PARTS and name not in choice.names.values()
@@ -123,7 +126,7 @@ _PARTS_OF_DATA = frozenset(("train", "training", "val", "valid", "validation", "
 
 
 def _refuse_units(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
-    """Raises DataError if a column such as `params_unit` says that numbers of another column have to be scaled."""
+    """Raises DataError if a column such as `params_unit` gives units for the numbers of another column."""
     for name in dict.fromkeys(name for record in records for name in record):
         if not {"unit", "units"} & {*plain_name(name).split("_")} or name in choice.names.values():
             continue
@@ -170,7 +173,7 @@ def _rows(
 
 
 def _train_losses(records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
-    """Columns with the loss of training batches: `train_loss`; `loss` where `val_loss` is there too."""
+    """Columns with the loss of training batches: `train_loss`, or `loss` if `val_loss` is there too."""
     names = dict.fromkeys(name for record in records for name in record)
     beside = choice.beside.get("loss", [])
     return [
@@ -205,13 +208,13 @@ _UNFINISHED = frozenset(
         *("pruned", "running", "pending", "queued", "scheduled", "unfinished", "incomplete"),
     )
 )
-"""States of a run in the tables of trackers and schedulers that leave its last loss without meaning."""
+"""States of a run, in tables of trackers and schedulers, in which its last loss is meaningless."""
 _FLAGS = {"failed": True, "crashed": True, "diverged": True, "finished": False, "completed": False}
-"""Columns of yes and no -> the answer that leaves the last loss without meaning."""
+"""Yes-or-no columns -> the answer for which the last loss is meaningless."""
 
 
 def _unfinished(record: Mapping[str, Any]) -> str:
-    """Reason from a column such as `state` why a row is no point of a law; empty if it may be one."""
+    """Reason in a column such as `state` why a row is no point of a law; empty if it may be one."""
     for key, given in record.items():
         name, value = plain_name(str(key)), re.sub(r"\W+", "_", str(given).strip().lower())
         if name.endswith(("state", "status")) and value in _UNFINISHED:
@@ -222,7 +225,7 @@ def _unfinished(record: Mapping[str, Any]) -> str:
 
 
 def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """Complete rows of a ledger: the variant joins the architecture, FLOPs before the run join the compute."""
+    """Complete the rows of a ledger: add the variant to the architecture, and FLOPs before the run to the compute."""
     for row, record in zip(rows, records, strict=True):
         if names["arch"] == LEDGER["arch"]:
             row["arch"] = called(row["arch"], record.get("variant"))
@@ -232,7 +235,7 @@ def _complete(rows: Sequence[dict[str, Any]], records: Sequence[Mapping[str, Any
 
 
 def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
-    """Raises DataError if some rows have a size and others not: a law at one d cannot place a row without d."""
+    """Raises DataError if some rows lack a size that others have: a law in d cannot use a row without d."""
     for axis in (axis for axis in AXES if axis in names):
         missing = [row for row in rows if row[axis] is None and row["loss"] is not None]
         if 0 < len(missing) < len(rows):
@@ -244,7 +247,7 @@ def _refuse_gaps(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) ->
 
 
 def refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raises DataError if rows say that their losses are defined differently, or plainly differ in their unit."""
+    """Raises DataError if rows say that their losses are defined differently, or if their units clearly differ."""
     seen: dict[str, str] = {}
     for row in rows:
         seen.setdefault(str(row.get("definition") or ""), str(row["source"]))
@@ -276,7 +279,7 @@ def _check_where(place: str, found: list[str], where: Mapping[str, str]) -> None
 
 
 def _matches(record: Mapping[str, Any], where: Mapping[str, str]) -> bool:
-    """Whether the record has the values; `*` is any but none."""
+    """Whether a record has the values of `where`; `*` stands for any value that is not missing."""
     values = ((record.get(name), wanted) for name, wanted in where.items())
     return all(
         str(value) == wanted or _equal_numbers(value, wanted) or (wanted == "*" and not _is_missing(value))

@@ -1,4 +1,4 @@
-"""Group the rows of a log by run: a log has a row per step, and only a run's last step is a point of a law."""
+"""Group the rows of a training log by run: a log has a row per step, and a law uses only the last step of a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ Row = dict[str, Any]
 Groups = dict[Hashable, list[Row]]
 
 IDENTITY = ("arch", "seed", "n", "e")
-"""Columns of the table that are constant along a run."""
+"""Columns of the table that are constant during a run."""
 ALONG = ("d", "u", "s", "c")
-"""Columns of the table that may be constant along a run or grow with its steps."""
+"""Columns of the table that are constant during a run or grow with its steps."""
 
 
 def name_runs(
     place: str, rows: list[Row], records: Sequence[Mapping[str, Any]], choice: Choice, is_mapped: bool
 ) -> tuple[list[Row], list[Excluded], Choice, list[str]]:
-    """The rows with their runs named; those that a resumed run wrote again; what was decided, in sentences.
+    """Name the run of each row.
 
-    `records` are the rows as the file has them, `is_mapped` says that somebody chose the column of the run. Raises
-    DataError where rows could be steps of one run or runs of their own, and nothing says which.
+    Also return the rows that a resumed run wrote again, and sentences on what was decided.
+
+    `records` are the rows of the file; `is_mapped` says that the user chose the column of the run. Raises DataError if
+    rows could be either steps of one run or separate runs.
     """
     if "step" not in choice.names:
         _refuse_curves_without_steps(place, rows, choice, is_mapped)
@@ -82,10 +84,10 @@ def _refuse_missing(rows: Sequence[Row], ours: str, choice: Choice) -> None:
 
 
 def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice, is_mapped: bool) -> None:
-    """Raises DataError if one run has several amounts of data or compute: a curve, of which no column is the step."""
+    """Raises DataError if one run has several amounts of data or compute, and no column is the step."""
     column = choice.names.get("run", "")
     if not (is_mapped or plain_name(column) == "run" or plain_name(column).endswith("id")):
-        return  # a label that runs share, perhaps
+        return  # perhaps a label that several runs share
     for same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run", *IDENTITY)).values():
         along = [axis for axis in ALONG if len({row.get(axis) for row in same}) > 1]
         if along and len({_by(*ALONG)(row) for row in same}) == len(same):
@@ -98,9 +100,10 @@ def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice
 
 
 def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
-    """Raises DataError if a column such as `tokens_seen` or `time` differs along rows of one size: a log, perhaps.
+    """Raises DataError if a column such as `tokens_seen` or `time` varies among rows of one size: they may be a log.
 
-    Rows may be in any order (newest first, resumed, shuffled); times have to rise or to fall, as seeds differ in them.
+    Rows may be in any order (newest first, resumed, shuffled). Times count only if they rise or fall steadily, since
+    seeds differ in them too.
     """
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
@@ -123,9 +126,9 @@ def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[
 
 
 def _growing(place: str, rows: Sequence[Row], choice: Choice) -> list[str]:
-    """Note on an amount that rises along the rows of each size: each row is taken as a run of its own.
+    """Note on an amount that rises along the rows of each size: each row is taken as a separate run.
 
-    Raises DataError if it rises evenly, as in a log: the amounts of a grid of runs rarely do.
+    Raises DataError if the amount rises evenly, as in a log; in a grid of runs it rarely does.
     """
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY)).values() if len(same) > 1]
@@ -148,11 +151,11 @@ def _growing(place: str, rows: Sequence[Row], choice: Choice) -> list[str]:
 
 
 _SEEN = frozenset(("token", "tokens", "example", "examples", "sample", "samples", "seen", "flop", "flops", "compute"))
-"""Words in headings of amounts that may be those of a run, or of a step."""
+"""Words in headings of amounts that may belong to a run or to a step."""
 
 
 def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
-    """A sentence if runs that a law takes for seeds of one another differ in something else, such as `lr`."""
+    """Sentence on runs that a law treats as seeds of one another although they differ in a setting, such as `lr`."""
     is_log = "step" in choice.names
     last = {
         row.get("run", id(row)) if is_log else id(row): (row, record) for row, record in zip(rows, records, strict=True)
@@ -193,7 +196,7 @@ _COUNTS = frozenset(
         *("it", "itr", "iters", "timestep", "timesteps", "round", "rounds", "kimg"),
     )
 )
-"""Words in headings of counts that grow while a run goes on."""
+"""Words in headings of counts that grow during a run."""
 _TIMES = frozenset(
     (
         *("time", "timestamp", "seconds", "minutes", "hours", "elapsed", "runtime", "wall", "walltime", "relative"),
@@ -201,7 +204,7 @@ _TIMES = frozenset(
         *("started", "finished", "ended", "saved", "measured", "clock", "duration", "ts"),
     )
 )
-"""Words in headings of times that grow while a run goes on, or that seeds of a run took."""
+"""Words in headings of times that grow during a run, or that are the durations of runs."""
 
 
 def _number(value: Any) -> float | None:
@@ -216,11 +219,11 @@ _MONTH = re.compile(rf"\b({'|'.join(_MONTHS)})[a-z]*", re.IGNORECASE)
 _DATE = re.compile(
     r"\b\d{4}[-/.]\d\d?[-/.]\d|\b\d\d?[-/.]\d\d?[-/.]\d\d|^\s*\d\d?:\d\d|" + _MONTH.pattern + r"\W+\d", re.I
 )
-"""Text with a date or a time of day."""
+"""Pattern of texts with a date or a time of day."""
 
 
 def _parts_of_date(text: str) -> list[int]:
-    """Numbers of a date in their order; months by name and hours after noon are turned into numbers."""
+    """Numbers of a date in their order; names of months and hours in the afternoon are converted."""
     text = _MONTH.sub(lambda month: str(_MONTHS.index(month[1].lower()) + 1), text)
     parts = [int(part) for part in re.findall(r"\d+", text)[:8]]
     half = re.search(r"\b\d\d?(?=:)[\d:.]*\s*([ap])\.?m\b", text, re.IGNORECASE)
@@ -250,13 +253,13 @@ def _is_ordered(values: Sequence[Any]) -> bool:
 
 
 def _is_counted(values: Sequence[Any]) -> bool:
-    """Whether most values are numbers that differ: a run that was resumed has some of its steps twice."""
+    """Whether most values are distinct numbers; a resumed run has some steps twice."""
     numbers = {number for value in values if (number := _number(value)) is not None}
     return len(numbers) > 2 and 2 * len(numbers) > len(values)
 
 
 def _names_runs(rows: Sequence[Row]) -> bool:
-    """Whether the column of the run does more than count the rows of a log."""
+    """Whether the column of the run does more than number the rows of a log."""
     values = [row["run"] for row in rows]
     if not any(not _is_empty(value) for value in values):
         return False
@@ -273,7 +276,7 @@ def _names_runs(rows: Sequence[Row]) -> bool:
 
 
 def _own_axes(groups: Groups, names: Mapping[str, str]) -> list[str]:
-    """Amounts of data that are a run's own: at one step there are several, or many steps have the same."""
+    """Amounts of data (d, u) that differ between runs: a step has several values, or many steps share one."""
 
     def is_own(axis: str) -> bool:
         for same in groups.values():
@@ -288,7 +291,7 @@ def _own_axes(groups: Groups, names: Mapping[str, str]) -> list[str]:
 
 
 def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice: Choice) -> list[str]:
-    """Rows of one name are one run, unless they differ in what no run changes."""
+    """Take rows with one name as one run, unless they differ in what is constant during a run."""
     first = _by("run", *IDENTITY)
     key = _by("run", *IDENTITY, *_own_axes(_grouped(measured, first), choice.names))
     several = [run for run, keys in _grouped(rows, _by("run")).items() if len({key(row) for row in keys}) > 1]
@@ -314,7 +317,7 @@ def _join_unnamed(
     records: Sequence[Mapping[str, Any]],
     choice: Choice,
 ) -> list[str]:
-    """Rows that share what is constant along steps are one run. Raises DataError where that is not known."""
+    """Take rows that share all constant columns as one run. Raises DataError if they may be several runs."""
     base = _grouped(measured, _by(*IDENTITY))
     if all(len({row["step"] for row in same}) == 1 for same in base.values()):
         return []  # one step each: rows are runs
@@ -375,7 +378,7 @@ def _question(place: str, groups: Groups, measured: Sequence[Row], keys: Sequenc
 def _constant_columns(
     groups: Groups, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice
 ) -> list[str]:
-    """Columns of the file that tell apart the runs of a group, of which some step has several."""
+    """Columns of the file that separate the runs of a group in which some step occurs several times."""
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     crowded = [
         (same, max(Counter(row["step"] for row in same).values()))
@@ -385,7 +388,7 @@ def _constant_columns(
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
 
     def is_constant(name: str) -> bool:
-        """Whether a column has no more values than there are runs, and is no function of the step."""
+        """Whether a column has no more values than there are runs, and differs between rows of one step."""
         differs = False
         for same, most in crowded:
             if len({str(record_of[id(row)].get(name)) for row in same}) > most:
@@ -399,18 +402,18 @@ def _constant_columns(
 
 
 def is_loss(name: str) -> bool:
-    """Whether a heading is that of a loss or an error."""
+    """Whether a heading names a loss or an error."""
     plain = plain_name(name)
     return bool(TRAIN_LOSS.search(plain)) or plain.endswith(("loss", "_mae", "_rmse", "error"))
 
 
 def is_metric(name: str) -> bool:
-    """Whether a heading is that of something measured."""
+    """Whether a heading names something that was measured."""
     return is_loss(name) or plain_name(name).endswith(("time", "timestamp"))
 
 
 def _last_of_each_step(place: str, rows: Sequence[Row], choice: Choice) -> tuple[list[Row], list[Excluded]]:
-    """Drop the rows that a run wrote again after it was resumed. Raises DataError for two runs under one name."""
+    """Drop rows that a resumed run wrote again. Raises DataError for two runs with one name."""
     again: dict[int, Excluded] = {}
     for run, same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run")).items():
         finite = [row for row in same if isinstance(row["loss"], float) and math.isfinite(row["loss"])]

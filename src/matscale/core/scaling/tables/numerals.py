@@ -1,7 +1,7 @@
-"""Numbers as files write them: decimal points or commas, marks between thousands, `20B`, `1e3`.
+"""Parse the numbers of a file: decimal points or commas, marks between thousands, `20B`, `1e3`.
 
-Which mark is the decimal one is decided for the whole file, by the cells that allow one reading alone: `3.25` and
-`1,234,567` say a point, `3,25` and `1.234,5` a comma. `1,234` alone says neither.
+The decimal mark is decided for the whole file, by cells that can be read in one way only: `3.25` and `1,234,567` have a
+decimal point, `3,25` and `1.234,5` a decimal comma. `1,234` could be either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matscale.core.errors import DataError
 from matscale.core.units import parse_count
 
 MISSING = frozenset({"", "na", "n/a", "null", "none", "-", "--", "<na>"})
-"""Cells that hold no value, in lower case. `nan` is a value: that of a run that diverged, perhaps."""
+"""Lower-case texts of cells without a value. `nan` is a value: the run may have diverged."""
 _NUMBER = re.compile(r"[+-]?(?P<digits>[\d.,]*\d[\d.,]*)(?P<exponent>[eE][+-]?\d+)?(?P<suffix>\s*[a-zA-Z]*)")
 _OTHER = {".": ",", ",": "."}
 _CALLED = {".": "point", ",": "comma"}
@@ -23,7 +23,7 @@ _CALLED = {".": "point", ",": "comma"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with its place."""
+    """Cell of a file with its place."""
 
     source: str
     column: str
@@ -35,18 +35,18 @@ class Cell:
 
 @dataclass
 class Numerals:
-    """Decimal and thousands marks of a file, each with a cell that decides it."""
+    """Decimal and thousands marks of a file, each with a cell that shows it."""
 
     decimal: dict[str, Cell] = field(default_factory=dict)
-    """Mark -> a cell in which it can be the decimal mark only"""
+    """Mark -> a cell in which it can only be the decimal mark"""
     thousands: dict[str, Cell] = field(default_factory=dict)
-    """Mark -> a cell in which it can stand between thousands only"""
+    """Mark -> a cell in which it can only separate thousands"""
     grouped: set[tuple[str, str]] = field(default_factory=set)
     """(column, mark between thousands)"""
 
     @classmethod
     def of(cls, cells: Iterable[Cell]) -> Numerals:
-        """Raises DataError with both cells where one contradicts the other."""
+        """Find the marks in cells. Raises DataError with both cells if one contradicts another."""
         found = cls()
         open_: dict[tuple[str, str], Cell] = {}
         for cell in cells:
@@ -74,7 +74,7 @@ class Numerals:
                     )
 
     def _settle(self, column: str, mark: str, cell: Cell) -> None:
-        """Decide what `mark` is in cells like 1,234 that allow two readings."""
+        """Decide what `mark` means in cells like 1,234 that can be read in two ways."""
         if mark in self.decimal:
             return
         if _OTHER[mark] in self.decimal or (column, mark) in self.grouped:
@@ -90,13 +90,13 @@ class Numerals:
 
     @property
     def notes(self) -> list[str]:
-        """Note on how numbers were read, if not in the plain way."""
+        """Note on how numbers were read; empty for plain numbers."""
         told = ["decimal commas"] if "," in self.decimal else []
         told += [f"a {_CALLED[mark]} between thousands" for mark in self.thousands]
         return [f"numbers have {' and '.join(told)}"] if told else []
 
     def value(self, text: str) -> float:
-        """The number in `text`. Raises ValueError if there is none, or one too large for any machine."""
+        """Parse `text` as a number. Raises ValueError if it is none, or too large for a float."""
         bare = _bare(text)
         match = _NUMBER.fullmatch(bare)
         if match is None:
@@ -118,7 +118,7 @@ class Numerals:
 
 
 def _bare(text: str) -> str:
-    """Without what programs put around and into numbers: quotation marks, =\"5\", blanks and ' between thousands."""
+    """Text without quotation marks, ="5", blanks and ' between thousands, which programs add to numbers."""
     bare = re.sub(r"^=?[\"'](.*)[\"']$", r"\1", text.strip()).strip().replace("\u2212", "-")
     if re.fullmatch(r"[+-]?\d{1,3}([ '’_\u00a0\u2009\u202f]\d{3})+(\D.*)?", bare):
         bare = re.sub(r"(?<=\d)[ '’_\u00a0\u2009\u202f](?=\d{3}(\D|$))", "", bare)
@@ -126,7 +126,7 @@ def _bare(text: str) -> str:
 
 
 def _uses(digits: str, has_exponent: bool) -> list[tuple[str, bool | None]]:
-    """(mark, whether it is the decimal one); None where both readings are possible."""
+    """Uses of marks in a number: (mark, whether it is the decimal mark); None if both readings are possible."""
     marks = [char for char in digits if char in ".,"]
     if not marks:
         return []

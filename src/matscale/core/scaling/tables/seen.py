@@ -1,7 +1,7 @@
-"""Data that runs saw: below one pass it is less than their training part, and the data axis is what they saw.
+"""Data axis of runs that saw less than their training part: it is cut down to what they saw.
 
-A run of 60 steps of 8 structures has read 480 of them, whether its training part has 3,600 or a million; no law may
-speak of data that no run has read.
+A run of 60 steps of 8 structures has read 480 structures, whether its training part has 3,600 or a million. A law must
+not count data that no run has read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COUNTED = re.compile("structure|atom|edge|token|sample|example|sequence|hour|ep
 
 
 def as_seen(table: Table) -> Table:
-    """`table` with `d` and `u` cut down to what each run saw in all (`s`)."""
+    """Table with `d` and `u` cut down to what each run saw in total (`s`)."""
     if not table.has("s"):
         return table
     seen = _totals(table, table["s"])
@@ -36,7 +36,7 @@ def as_seen(table: Table) -> Table:
 
 
 def seen_note(table: Table) -> str:
-    """A sentence on runs of `table` that saw their data less than once; empty if there is none."""
+    """Sentence on runs of `table` that saw their data less than once; empty if there are none."""
     if len(table) == 0 or WHOLE not in table.numbers:
         return ""
     ends = table.ends()
@@ -50,7 +50,7 @@ def seen_note(table: Table) -> str:
     told += f"{size(float(ends[WHOLE][least]))} structures)"
     differ = shares.max() > 1.1 * shares.min()
     mixed = f"; shares differ, {_percent(shares.min())} to {_percent(shares.max())}" if differ else ""
-    return f"{told}{mixed}: below one pass d is what was seen, and nothing is said of the rest"
+    return f"{told}{mixed}: for less than one pass, d is what was seen, and the law does not cover the rest"
 
 
 def _totals(table: Table, seen: Array) -> Array:
@@ -63,7 +63,7 @@ def _totals(table: Table, seen: Array) -> Array:
 
 
 def _alike(table: Table, axis: str) -> bool:
-    """Whether `axis` and `s` count the same: no number of atoms is compared with one of structures."""
+    """Whether `axis` and `s` count the same thing, such as structures rather than atoms."""
     units = [_COUNTED.search(table.names.get(name, name).lower()) for name in (axis, "s")]
     ours, seen = (unit.group() if unit else "" for unit in units)
     return ours in ("", seen) or not seen

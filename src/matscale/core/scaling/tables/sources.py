@@ -24,7 +24,7 @@ def read(
     where: Mapping[str, str] | None = None,
     curves: bool = False,
 ) -> Table:
-    """The table at `source`. `target`: which error is fitted (loss, energy, forces, stress, or a column).
+    """Read the table at `source`. `target` is the error that is fitted (loss, energy, forces, stress, or a column).
 
     Raises ConfigError if nothing is there, or runs and tables are mixed.
 

@@ -1,11 +1,11 @@
-"""The table that laws are fitted to: a row per measured loss, and beside it everything that was left out, and why.
+"""Table that laws are fitted to: one row per measured loss, and a list of the rows that were left out, with reasons.
 
 | column | meaning |
 |---|---|
 | loss | what is fitted: the compared loss, or another error |
 | n, d, c | parameters, data, training FLOPs; any other number may be mapped to them |
 | u, s, e | unique structures and structures seen (laws `repetition`, `overfitting`), experts (law `routing`) |
-| arch, seed, run, step | whose loss it is; rows of one run with several steps are its curve |
+| arch, seed, run, step | the model that has this loss; rows of one run with several steps are its curve |
 | source | where the row was read, for messages |
 """
 
@@ -34,16 +34,16 @@ AXES = {
 }
 WORDS = ("arch", "seed", "run", "source")
 GROUP = "group"
-"""Word of a row of a pooled table: the architecture that it had."""
+"""Architecture that a row had before its table was pooled."""
 SAME = 0.01
-"""Values of an axis that differ by less than 1 % are one size."""
+"""Largest relative difference of values that count as one size."""
 LARGEST = 1e40
-"""Amounts and losses beyond this or below its inverse are refused as typing errors."""
+"""Largest plausible amount or loss; values beyond it, or below its inverse, are refused as typing errors."""
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """A row that is left out of all laws, with the reason."""
+    """Row that is left out of all laws, with the reason."""
 
     row: str
     reason: str
@@ -54,7 +54,7 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length. Make one with `Table.of`; nothing in it changes."""
+    """Columns of equal length, immutable. Make one with `Table.of`."""
 
     numbers: Mapping[str, Array]
     words: Mapping[str, Words]
@@ -66,15 +66,15 @@ class Table:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Facts from the records that are not numbers, for the checklist."""
     notes: tuple[str, ...] = ()
-    """How the file was read: which column became what, what its rows are."""
+    """Notes on how the file was read: which column became what, what its rows are."""
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
         """Make a table from dictionaries with the columns above; other numeric columns are kept beside them.
 
         A run diverged if its last loss is not finite: all its rows are excluded. NaN before a finite loss, or beside a
-        finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError that names
-        the row for a loss, n, d or c that is not positive, and if a run says two things about one step.
+        finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError that names the
+        row for a loss, n, d or c that is not positive, and if two rows of one run contradict each other at one step.
         """
         rows = [{"source": f"row {k + 1}", **row} for k, row in enumerate(rows)]
         for row in rows:
@@ -98,7 +98,7 @@ class Table:
         return self.numbers[name]
 
     def has(self, *axes: str) -> bool:
-        """Whether every row has these numbers."""
+        """Whether every row has finite numbers in these columns."""
         return all(a in self.numbers and len(self) > 0 and bool(np.isfinite(self.numbers[a]).all()) for a in axes)
 
     @property
@@ -106,7 +106,7 @@ class Table:
         return sorted(set(self.words["arch"].tolist()))
 
     def take(self, mask: Mask) -> Table:
-        """The rows that are asked for. The others are dropped and do not count as excluded."""
+        """Table of the rows in `mask`. The others are dropped and not listed as excluded."""
         return replace(
             self,
             numbers={k: v[mask] for k, v in self.numbers.items()},
@@ -114,7 +114,7 @@ class Table:
         )
 
     def keep(self, mask: Mask, reason: str | Callable[[int], str]) -> Table:
-        """The rows in `mask`; the others join `excluded` with the reason."""
+        """Table of the rows in `mask`; the others are listed in `excluded` with the reason."""
         out = np.flatnonzero(~mask)
         new = [
             Excluded(str(self.words["source"][k]), reason if isinstance(reason, str) else reason(int(k))) for k in out
@@ -122,25 +122,26 @@ class Table:
         return replace(self.take(mask), excluded=(*self.excluded, *new))
 
     def keep_runs(self, mask: Mask, reason: str) -> Table:
-        """The rows in `mask`; runs that have none of them join `excluded` with the reason, each once."""
+        """Table of the rows in `mask`; runs that lose all their rows are listed in `excluded` with the reason."""
         names, kept = self.runs, set(self.runs[mask].tolist())
         last = {str(name): k for k, name in enumerate(names) if name not in kept}
         words = (str(self.words["run"][k] or self.words["source"][k]) for k in last.values())
         return replace(self.take(mask), excluded=(*self.excluded, *(Excluded(word, reason) for word in words)))
 
     def with_known_compute(self) -> Table:
-        """Without the runs whose compute is not known, if that of others is; what they began with was imported."""
+        """Leave out runs whose compute is unknown (they began with an imported model), if other runs have theirs."""
         known = np.isfinite(self.numbers.get("c", np.full(len(self), np.nan)))
-        reason = "began with an imported model: what that cost is not known"
+        reason = "began with an imported model: the compute of that model is unknown"
         return self.keep_runs(known, reason) if known.any() else self
 
     def of_architecture(self, name: str) -> Table:
         return self.take(self.words["arch"] == name)
 
     def ends(self, at: str = "last") -> Table:
-        """One row per run, its last step; a row without run or step is a run of its own. `all`: every row.
+        """Table with one row per run, its last step. With `at="best"`, its best step; with `at="all"`, every row.
 
-        `best`: the last step with the least loss of the run. What the run cost was paid for all of it.
+        A row without run or step counts as a separate run. With `best`, the cost is that of the whole run, and of
+        several steps with the least loss the last is taken.
         """
         if at == "all":
             return self
@@ -159,7 +160,7 @@ class Table:
 
     @property
     def runs(self) -> Words:
-        """The run of each row: rows with a step belong together by run, others stand for themselves."""
+        """Name of the run of each row: rows with a step belong together by run, other rows are separate runs."""
         own = np.array([f"#{k}" for k in range(len(self))])
         with_step = np.isfinite(self["step"]) & (self.words["run"] != "")
         return np.where(with_step, self.words["run"], own)
@@ -171,7 +172,9 @@ class Table:
 
 
 def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
-    """Number of the size of each value [k], ascending; a size reaches from its least value `tolerance` upwards.
+    """Group values [k] by size: returns the number of the size of each.
+
+    A size spans `tolerance` from its least value.
 
     >>> groups(np.array([1000.0, 30_000.0, 1001.0])).tolist()
     [0, 1, 0]
@@ -187,7 +190,7 @@ def groups(values: Array, tolerance: float = SAME) -> NDArray[np.int64]:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: short, whatever it is."""
+    """Short text of any value, for a message."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
@@ -232,9 +235,9 @@ def _word(value: Any) -> str:
 
 
 def _not_finite(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why each row is left out for a loss that is not finite, its own or its run's last; empty if it is not.
+    """Reason for each row that is left out for a loss that is not finite, in the row or at the end of its run.
 
-    A missing loss is another matter.
+    The reason is empty for other rows; a missing loss is treated elsewhere.
     """
     stated = [isinstance(row.get("loss"), float | int) for row in rows]
     reasons = [""] * len(rows)
@@ -254,7 +257,7 @@ def _not_finite(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _without_copies(table: Table) -> Table:
-    """Excludes rows that repeat another one; refuses rows that contradict each other."""
+    """Exclude rows that repeat another row. Raises DataError for rows that contradict each other."""
     keep = np.ones(len(table), dtype=bool)
     first: dict[tuple[Any, ...], int] = {}
     reasons: dict[int, str] = {}

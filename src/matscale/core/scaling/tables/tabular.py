@@ -1,4 +1,4 @@
-"""Records of a table file: CSV in its dialects, JSON, JSON lines or parquet; cells as they were written."""
+"""Read the records of a table file: CSV in its dialects, JSON, JSON lines or parquet. Cells are kept as written."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from matscale.core.errors import DataError, MatscaleError
 DELIMITED = (".csv", ".tsv", ".txt", ".dat")
 SUFFIXES = (*DELIMITED, ".json", ".jsonl", ".ndjson", ".parquet")
 SAMPLE = 50
-"""Lines by which the separator is told."""
+"""Number of lines from which the separator is determined."""
 LONGEST = 131_072
-"""Characters of one cell; more is a quotation mark that is never closed."""
+"""Largest number of characters in a cell; longer cells have an unclosed quotation mark."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -34,7 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of `path`, and sentences that say how they were read where it was not as plain CSV or JSON.
+    """Read the rows of `path`; also return notes on how a file that is no plain CSV or JSON was read.
 
     Raises DataError with file, row and column for text, rows and cells that cannot be read.
     """
@@ -67,7 +67,7 @@ def _text(path: Path) -> tuple[str, list[str]]:
 
 
 def _check(path: Path, place: str, column: str, cell: str) -> None:
-    """Raises DataError for text that no table holds."""
+    """Raises DataError for a cell that cannot be part of a table."""
     where = f"{place}, column {_short(column)}" if column else place
     if found := _SURROGATE.search(cell):
         what = f"byte 0x{ord(found[0]) - 0xDC00:02X}" if 0xDC80 <= ord(found[0]) <= 0xDCFF else "half a character"
@@ -126,7 +126,10 @@ def _has_numbers(line: str) -> bool:
 
 
 def _separator(path: Path, header: str, body: Sequence[str]) -> str:
-    """Separator of the cells: it divides most rows into as many cells as the header; of equals, into most cells."""
+    """Separator of the cells: the one that divides most rows into as many cells as the header has.
+
+    Of equals, the one that makes most cells.
+    """
 
     def count(line: str, by: str) -> int:
         return len(next(csv.reader([line], delimiter=by, skipinitialspace=True), []))
@@ -151,7 +154,7 @@ def _separator(path: Path, header: str, body: Sequence[str]) -> str:
 
 @contextmanager
 def _long_cells(length: int) -> Iterator[None]:
-    """Lets csv read cells of any length, which `_check` then refuses by row and column."""
+    """Let csv read cells of any length; `_check` then refuses them with row and column."""
     before = csv.field_size_limit(max(length, LONGEST) + 1)
     try:
         yield
@@ -160,7 +163,7 @@ def _long_cells(length: int) -> Iterator[None]:
 
 
 def _cells(path: Path, text: str, separator: str) -> Iterator[list[str]]:
-    """Rows of stripped cells; the header, if it is among them, is the first."""
+    """Rows of stripped cells; the first is the header, if there is one."""
     if separator == " ":
         yield from (line.split() for line in text.splitlines() if line.strip())
         return
@@ -201,10 +204,10 @@ def _records(
     left_out = 0
     for row in rows:
         number = len(records) + 1
-        if row[0].startswith("#") and hashes < len(rows):  # if all do, it is how they are called
+        if row[0].startswith("#") and hashes < len(rows):  # if all names begin with it, it is part of the names
             if len(row) == len(names):
                 raise DataError(
-                    f"{path.name} row {number}: begins with '#': is it left out on purpose, or called so? Remove the "
+                    f"{path.name} row {number}: begins with '#': it may be a comment, or a name. Remove the "
                     "line, or the '#'."
                 )
             left_out += 1
@@ -295,7 +298,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: is no parquet that can be read ({error}). Write it again, or save it as CSV.")
 
     try:
-        # Not memory-mapped, not threaded: what is damaged is an error and nothing else.
+        # Without memory map and threads, a damaged file raises an error and does nothing else.
         table = parquet.ParquetFile(path, memory_map=False).read(use_threads=False)
         twice = [name for name, times in Counter(table.column_names).items() if times > 1]
         rows = [] if twice else table.to_pylist()

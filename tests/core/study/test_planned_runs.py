@@ -72,7 +72,7 @@ def test_two_models_under_one_name_are_noted(tmp_path: Path, data: Path) -> None
     entries = [{"name": "schnet", "set": {"architecture.config.cutoff": cutoff}} for cutoff in (4.0, 5.0)]
     plan = planned(tmp_path, data, architectures=entries)
     assert plan.notes == [
-        "schnet: its entries set different models, and laws take them for one. Give each a `variant`."
+        "schnet: its entries set different models, but laws would treat them as one. Give each a `variant`."
     ]
     rates = [{"name": "schnet", "params": [n], "lr": [lr]} for n, lr in (("2k", 1e-2), ("3k", 1e-3))]
     assert not planned(tmp_path, data, architectures=rates).notes
@@ -93,7 +93,7 @@ def test_two_sizes_that_are_the_same_model_make_one_run_and_a_note(tmp_path: Pat
 def test_a_size_that_the_ladder_does_not_reach_is_noted(tmp_path: Path, data: Path) -> None:
     plan = planned(tmp_path, data, params=[10, "3k"], seeds=[0])
     (note,) = plan.notes
-    assert note == f"fcn-10: has {plan.runs[0].parameters['total']} parameters, the nearest that its ladder has."
+    assert note == f"fcn-10: has {plan.runs[0].parameters['total']} parameters, the nearest number on its ladder."
 
 
 def test_the_identity_follows_what_is_computed_and_nothing_else(tmp_path: Path, data: Path) -> None:
@@ -200,5 +200,5 @@ def test_a_rule_in_the_data_sets_rate_and_batch_by_what_each_run_sees(tmp_path: 
     assert one.config.batch.structures == round(0.5 * one.n_train**0.5)
     assert four.config.batch.structures == round(0.5 * (4 * four.n_train) ** 0.5)
     assert any("the batch of fcn is rejected: e: it bends" in note for note in plan.notes)
-    with pytest.raises(ConfigError, match="asks how many structures a run sees"):
+    with pytest.raises(ConfigError, match="needs the number of structures that a run sees"):
         planned(tmp_path, data, lr="lr.toml", budget={"flops": ["1e9"]}, set=None)

@@ -256,7 +256,7 @@ def test_a_branch_of_a_finished_trunk_that_was_kept_without_weights_is_blocked(t
     sweep = Sweep(plan, pool)
     sweep.run()
     assert (pool.started, statuses(sweep)) == ([], ["completed", "completed", "blocked"])
-    assert sweep.states[long.path].reason.endswith("which it branches off, keeps no checkpoint of step 16")
+    assert sweep.states[long.path].reason.endswith("from which it branches, keeps no checkpoint of step 16")
 
 
 def test_what_a_full_disk_ends_goes_on_later(plan: StudyPlan, monkeypatch: pytest.MonkeyPatch) -> None:

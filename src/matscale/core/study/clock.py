@@ -1,4 +1,4 @@
-"""Time left of a study: estimate the device time of its remaining runs from its completed ones."""
+"""Remaining time of a study: estimate the device time of the runs that are left from the completed ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def steps_of(run: PlannedRun) -> int | None:
-    """Number of optimizer steps if the configuration alone tells it, without a limit in FLOPs, atoms or edges."""
+    """Number of optimizer steps that the configuration sets; None if a limit in FLOPs, atoms or edges decides it."""
     budget, batch = run.config.budget, run.config.batch
     limits = [budget.steps] if budget.steps else []
     if budget.epochs and batch.structures and batch.atoms is batch.edges is None:
@@ -28,8 +28,9 @@ def steps_of(run: PlannedRun) -> int | None:
 
 
 def work(run: PlannedRun) -> float:
-    """Work of a run, without a unit: parameters × structures seen, or its FLOPs; used in ratios within one
-    architecture.
+    """Work of a run in arbitrary units: its FLOPs, or parameters × structures seen.
+
+    Only ratios within one architecture are meaningful.
     """
     budget, batch = run.config.budget, run.config.batch
     if budget.max_flops:
@@ -37,12 +38,12 @@ def work(run: PlannedRun) -> float:
     steps = steps_of(run)
     per_step = (batch.structures or 16) * batch.accumulate
     seen = (budget.epochs or 1) * run.n_train if steps is None else steps * per_step
-    leaves = run.need.step * per_step if run.need else 0  # the trunk has done that part
+    leaves = run.need.step * per_step if run.need else 0  # steps that the trunk has already done
     return float((seen - leaves) * max(run.parameters["non_embedding"], 1))
 
 
 Kind = tuple[str, str, str, bool]
-"""Architecture, variant, precision, and whether work is FLOPs: runs of one kind take times in proportion to work."""
+"""Architecture, variant, precision, and whether work is FLOPs. The time of runs of one kind is proportional to work."""
 
 
 def kind_of(run: PlannedRun) -> Kind:
@@ -52,25 +53,25 @@ def kind_of(run: PlannedRun) -> Kind:
 
 
 def counted_flops(run: PlannedRun) -> float:
-    """Count the FLOPs of a run's own training on a few structures, as the plan's estimates do; no step is timed.
+    """Count the FLOPs of a run's training, without its trunk, on a few structures; no step is timed.
 
-    It is counted on the CPU and in fp32, beside runs that are under way: FLOPs depend on neither.
+    The count uses the CPU and fp32, since the device may be in use by other runs; FLOPs depend on neither.
     """
     return _estimated(run, {"device": "cpu", "precision": "fp32", "compile": False}, mfu=1.0, time_steps=0)[0]
 
 
 def timed_seconds(run: PlannedRun) -> float | None:
-    """Seconds of a run's training, from a few steps timed here; None for a run that takes an accelerator."""
+    """Seconds of a run's training, from a few steps timed on this machine; None for a run that uses an accelerator."""
     from matscale.core.train.compute import device_of  # start-up: torch
     from matscale.core.train.distributed import World  # start-up: torch
 
     if device_of(run.config.compute, World()).type != "cpu":
-        return None  # whose steps would be timed beside those of the runs
+        return None  # it is in use by the runs, so timing would be wrong
     return _estimated(run, {"compile": False})[1]
 
 
 def _estimated(run: PlannedRun, compute: Mapping[str, Any], **options: Any) -> tuple[float, float]:
-    """(FLOPs, seconds) of a run's own training with some keys of `compute` replaced."""
+    """(FLOPs, seconds) of a run's training, without its trunk, with some keys of `compute` replaced."""
     from matscale.core.study.estimates import EstimatedRun, Estimator  # start-up: torch
 
     config = run.config.model_copy(update={"compute": run.config.compute.model_copy(update=compute)})
@@ -81,7 +82,7 @@ def _estimated(run: PlannedRun, compute: Mapping[str, Any], **options: Any) -> t
 
 @dataclass(frozen=True)
 class Spent:
-    """Work, seconds and FLOPs of the completed runs of one kind."""
+    """Work, seconds and FLOPs of completed runs of one kind."""
 
     work: float = 0.0
     seconds: float = 0.0
@@ -93,29 +94,29 @@ class Spent:
 
 @dataclass
 class Clock:
-    """Clock of a study: estimates the device time that is left.
+    """Estimator of the remaining device time of a study.
 
-    Sizes between completed ones of their kind are interpolated. For others on the CPU, a few steps of the smallest and
-    of the largest run of a kind are timed once; completed runs, of the same kind if there are some, give the factor by
-    which runs take longer. Steps of an accelerator cannot be timed beside the runs: there a kind is judged by its own
-    completed runs, by those of another precision or variant, and a new architecture by its FLOPs, at the FLOP/s that
-    all completed runs reached.
+    For sizes between completed ones of their kind, the time is interpolated. For other sizes on the CPU, a few steps of
+    the smallest and the largest run of the kind are timed once, and multiplied by the factor by which completed runs
+    took longer than such timings. On an accelerator, steps cannot be timed while runs use it. There the time follows
+    from completed runs of the same kind, or else of another precision or variant; for a new architecture, it follows
+    from its FLOPs at the FLOP/s that all completed runs reached.
     """
 
     plan: StudyPlan
     seconds: dict[str, float] = field(default_factory=dict)
-    """Name of a completed run -> its own wall seconds."""
+    """Name of a completed run -> its wall seconds, without its trunk."""
     flops: dict[str, float] = field(default_factory=dict)
-    """Name of a completed run -> its own FLOPs."""
+    """Name of a completed run -> its FLOPs, without its trunk."""
     count: Callable[[PlannedRun], float] = counted_flops
     time: Callable[[PlannedRun], float | None] = timed_seconds
     _counted: dict[Kind, float | None] = field(default_factory=dict)
-    """Kind -> FLOPs per work; None where they could not be counted."""
+    """Kind -> FLOPs per work; None if they could not be counted."""
     _timed: dict[Kind, tuple[list[float], list[float]] | None] = field(default_factory=dict)
-    """Kind -> (1 / parameters, seconds per work) of its ends; None where they could not be timed."""
+    """Kind -> (1 / parameters, seconds per work) of its smallest and largest run; None if they could not be timed."""
 
     def left(self, sweep: Sweep) -> float | None:
-        """Estimate the device time left in seconds; None until a run has completed."""
+        """Estimate the remaining device time in seconds; None until a run has completed."""
         done: dict[Kind, list[PlannedRun]] = {}
         left: dict[Kind, list[PlannedRun]] = {}
         for run in self.plan.runs:
@@ -152,7 +153,7 @@ class Clock:
         return _at(ends, runs)
 
     def _foreseen(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """Seconds of `runs` of a kind from its timed steps: a + b / N per work, as a step takes a' + b' N."""
+        """Seconds of `runs` of a kind from timed steps: a + b / N per work, since a step takes a' + b' N."""
         if kind not in self._timed:
             alike = sorted((run for run in self.plan.runs if kind_of(run) == kind), key=_parameters)
             self._timed[kind] = self._ends(alike[-1], alike[0])
@@ -162,7 +163,7 @@ class Clock:
     def _ends(self, *runs: PlannedRun) -> tuple[list[float], list[float]] | None:
         try:
             taken = [self.time(run) for run in runs]
-        except MatscaleError:  # the run itself will say what is wrong with it
+        except MatscaleError:  # the run will report the error itself
             return None
         rates = [seconds / max(work(run), 1e-9) for seconds, run in zip(taken, runs) if seconds is not None]
         return ([1 / _parameters(run) for run in runs], rates) if len(rates) == len(runs) else None
@@ -171,7 +172,7 @@ class Clock:
         return Spent(work(run), self.seconds[run.name], self.flops.get(run.name, 0.0))
 
     def _read(self, run: PlannedRun) -> bool:
-        """Whether the time and FLOPs of a completed run are known."""
+        """Read the time and FLOPs of a completed run; return whether they are known."""
         if run.name not in self.seconds:
             info = read_info(run.path) or {}
             if info.get("wall_s") is None:
@@ -181,7 +182,7 @@ class Clock:
         return True
 
     def _rate(self, kind: Kind, runs: Sequence[PlannedRun], spent: Mapping[Kind, Spent]) -> float:
-        """Seconds per work of a kind."""
+        """Seconds per work of a kind, from the completed runs that are most similar."""
         for alike in (kind[:3], kind[:2], kind[:1]):
             found = [one for other, one in spent.items() if (other[: len(alike)], other[3]) == (alike, kind[3])]
             if found:
@@ -195,20 +196,20 @@ class Clock:
         return per_work * total.seconds / total.flops
 
     def _flops_per_work(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """FLOPs per work, counted on the middle run, once: they change little with size within an architecture."""
+        """FLOPs per work, counted once on the run of median size, since they change little with size."""
         if kind[3]:
             return 1.0
         if kind not in self._counted:
             run = sorted(runs, key=work)[len(runs) // 2]
             try:
                 self._counted[kind] = self.count(run) / max(work(run), 1e-9)
-            except MatscaleError:  # the run itself will say what is wrong with it
+            except MatscaleError:  # the run will report the error itself
                 self._counted[kind] = None
         return self._counted[kind]
 
 
 def _at(rates: tuple[list[float], list[float]], runs: Sequence[PlannedRun]) -> float:
-    """Interpolate the seconds of `runs` from pairs (1 / parameters, seconds per work), in rising order."""
+    """Seconds of `runs`, interpolated between pairs (1 / parameters, seconds per work) in ascending order."""
     return float(sum(np.interp(1 / _parameters(run), *rates) * work(run) for run in runs))
 
 

@@ -26,7 +26,7 @@ from matscale.core.units import LARGEST_MODEL, parse_count
 
 
 def listed(value: Any) -> Any:
-    """Make a list of a single value; a list stays."""
+    """Wrap a single value in a list; a list is returned unchanged."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -39,20 +39,20 @@ Rates = tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class Ladder(Config):
-    """Ladder of sizes at equal ratios, both ends included."""
+    """Ladder of sizes at equal ratios, including both ends."""
 
     smallest: Parameters = Field(alias="from")
     largest: Parameters = Field(alias="to")
     rungs: Annotated[int, Field(ge=1, le=1000)]
 
     def counts(self) -> list[int]:
-        """Number of parameters of each rung."""
+        """Numbers of parameters of the rungs."""
         steps = max(self.rungs - 1, 1)
         return [round(self.smallest * (self.largest / self.smallest) ** (k / steps)) for k in range(self.rungs)]
 
 
 def _ladder(value: Any) -> Any:
-    """Parse a table as a ladder, so that an error does not list the other forms."""
+    """Parse a table as a ladder, so that an error message is about ladders only."""
     if not isinstance(value, dict):
         return listed(value)
     ladder = Ladder.parse(value, "params")
@@ -69,7 +69,7 @@ def _kind(value: Any) -> str:
     return "ladder" if isinstance(value, Ladder) else "file" if isinstance(value, Path) else "list"
 
 
-# Which of the two it is is told by a tag, so that a fault is one of what was meant, and not one of each.
+# The tag decides between the two forms first, so that an error is about the form that the user meant.
 Params = Annotated[
     Annotated[Ladder, Tag("ladder")] | Annotated[tuple[Parameters, ...], Tag("list")],
     Discriminator(_kind),
@@ -80,72 +80,78 @@ LearningRate = Annotated[
     Discriminator(_kind),
     BeforeValidator(_rates),
 ]
-"""One, several, or a file with a rule that `matscale tune` wrote."""
+"""One learning rate, several, or a file with a learning-rate law that `matscale tune` wrote."""
 
 
 class ArchitectureGrid(Config):
     name: str
     """Family of models: `matscale models list`."""
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$", max_length=60)] | None = None
-    """Tells two entries of one architecture apart, in names of runs and in laws: `OC` makes `gemnet-OC` of gemnet."""
+    """Suffix that tells two entries of one architecture apart in names of runs and in laws: `OC` gives `gemnet-OC`."""
     sizes: Names = ()
     """Published configurations by name."""
     params: Params | None = None
-    """Rungs of the size ladder: a list such as ["3k", "30k"], or from, to and rungs. Neither: those of the study."""
+    """Rungs of the size ladder: a list such as ["3k", "30k"], or a table of from, to and rungs.
+
+    Default: those of the study.
+    """
     lr: LearningRate | None = None
-    """Learning rates of this architecture; none: those of the study."""
+    """Learning rates of this architecture; default: those of the study."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the training configuration that this architecture has fixed, above those of the study."""
+    """Keys of the training configuration for this architecture; they override those of the study."""
 
 
 class DataGrid(Config):
     path: Annotated[str, AfterValidator(usable_text)] = "emt"
-    """A packed dataset, or the name of one that matscale can make or fetch."""
+    """Packed dataset, or the name of a dataset that matscale can make or download."""
     fractions: Annotated[tuple[Annotated[Fraction, Field(gt=0)], ...], BeforeValidator(listed)] = ()
-    """Shares of the training part; smaller ones are subsets of larger ones."""
+    """Shares of the training part; smaller shares are subsets of larger ones."""
     counts: Positives = ()
-    """Numbers of training structures, instead of or besides `fractions`."""
+    """Numbers of training structures, instead of `fractions` or in addition to them."""
     validation_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed that draws the validation part, which is the same for all runs whatever their seed."""
+    """Seed that draws the validation part, the same for all runs whatever their own seed."""
 
 
 class BudgetGrid(Config):
-    """Budget of each run; a list of lengths is one more dimension of the grid."""
+    """Budget of each run; a list of lengths adds a dimension to the grid."""
 
     epochs: Positives = ()
     """Passes over the training structures."""
     steps: Positives = ()
     """Optimizer steps."""
     flops: Counts = ()
-    """isoFLOP sets: every size takes as many steps as each of these counts of training FLOPs pays for."""
+    """Training FLOPs of each run, for isoFLOP sets: each size takes as many steps as they pay for."""
     least_steps: Positive = 1
-    """With `flops`: a run with fewer steps than this is left out of the grid and listed. 1: it is an error instead."""
+    """Least number of steps with `flops`: runs with fewer are left out of the grid and listed.
+
+    With 1, they are an error.
+    """
     max_time: Seconds | None = None
-    """Wall time [s] that no run exceeds, whatever the other limits."""
+    """Wall time [s] at which every run stops, whatever its other limits."""
 
     @model_validator(mode="after")
     def _one(self) -> BudgetGrid:
         if sum(map(bool, (self.epochs, self.steps, self.flops))) > 1:
-            raise ValueError("epochs, steps and flops are three ways to say how long a run is; give one of them")
+            raise ValueError("epochs, steps and flops each set the length of a run; give one of them")
         return self
 
 
 class CooldownGrid(Config):
-    """Cooldowns: one long run at a constant learning rate, and a branch with a cooldown for each length."""
+    """Cooldowns: one long run at a constant learning rate (the trunk), and a branch with a cooldown for each length."""
 
     steps: Positives
-    """Lengths of the cooled-down runs, in optimizer steps from nothing."""
+    """Lengths of the branches in optimizer steps, counted from the beginning of the trunk."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each run, at its end, in which the learning rate falls."""
+    """Share of each run, at its end, in which the learning rate decreases."""
     warmup: Annotated[int, Field(ge=0)] | None = None
-    """Steps of warm-up, shared by all; none: a hundredth of the longest."""
+    """Steps of warm-up for all runs; default: a hundredth of the longest."""
 
 
 class Study(Config):
     name: Annotated[str, AfterValidator(file_name)]
     """Name of the study; its folder is `studies/<name>`."""
     output: Annotated[Path, AfterValidator(usable_path)] | None = None
-    """Folder of the study, if it is not `studies/<name>`."""
+    """Folder of the study; default: `studies/<name>`."""
     architectures: Annotated[
         tuple[Annotated[ArchitectureGrid, BeforeValidator(lambda v: _named(v))], ...], BeforeValidator(listed)
     ]
@@ -155,27 +161,27 @@ class Study(Config):
     """Rungs of the size ladder, for architectures without sizes of their own."""
     data: DataGrid = DataGrid()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(listed)] = (0,)
-    """Seeds of the runs, for initialisation, order, dropout and the choice of training subsets."""
+    """Seeds of the runs, for initialisation, order of structures, dropout and the choice of training subsets."""
     lr: LearningRate | None = None
-    """Highest learning rates; none: that of the training configuration."""
+    """Peak learning rates; default: that of the training configuration."""
     budget: BudgetGrid = BudgetGrid()
     wsd: CooldownGrid | None = None
-    """Cooldowns that branch off one long run, instead of a budget."""
+    """Cooldowns that branch off one long run, in place of a budget."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Keys of the training configuration that are the same in all runs."""
+    """Keys of the training configuration that all runs share."""
     grid: dict[str, Any] = Field(default_factory=dict)
-    """Key of the training configuration -> list of its values: one more dimension each."""
+    """Key of the training configuration -> list of its values; each key adds a dimension to the grid."""
     max_runs: Positive = 10_000
-    """Most runs of the grid; a larger grid is refused before any run is planned."""
+    """Largest number of runs of the grid; a larger grid is refused before any run is planned."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """Times that one sweep restarts a run that was cut off for an outside reason."""
+    """Number of times that a sweep restarts a run that was interrupted for an outside reason."""
     launchers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options of launchers: the tables of the study file that have a launcher's name."""
 
     @model_validator(mode="after")
     def _lengths(self) -> Study:
         if self.wsd is not None and self.budget.model_fields_set:
-            raise ValueError("wsd.steps says how long the runs are; leave out budget")
+            raise ValueError("wsd.steps sets the lengths of the runs; leave out budget")
         return self
 
     @property
@@ -184,7 +190,10 @@ class Study(Config):
 
     @classmethod
     def read(cls, path: Path) -> Study:
-        """Read a study file. Its paths are relative to its folder. Raises ConfigError with the nearest right name."""
+        """Read a study file; its paths are relative to its folder.
+
+        Raises ConfigError that suggests the nearest valid name.
+        """
         values = {"name": path.stem, **read_toml(path)}
         study = cls.parse(_with_launchers(values, path), str(path))
         empty = [key for key, value in _dimensions(study).items() if not value]
@@ -193,7 +202,7 @@ class Study(Config):
         return study.beside(path)
 
     def beside(self, path: Path) -> Study:
-        """Make the paths of files with laws relative to the folder of the study file."""
+        """Resolve the paths of learning-rate laws relative to the folder of the study file."""
         grids = tuple(grid.model_copy(update={"lr": _from(path, grid.lr)}) for grid in self.architectures)
         return self.model_copy(update={"architectures": grids, "lr": _from(path, self.lr)})
 
@@ -207,7 +216,10 @@ def _from(file: Path, lr: Any) -> Any:
 
 
 def _with_launchers(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Move tables with a launcher's name to `launchers` and check them; refuse any other unknown key."""
+    """Move tables with a launcher's name to `launchers` and check them.
+
+    Raises ConfigError for any other unknown key.
+    """
     fields = [field for field in Study.model_fields if field != "launchers"]
     known = {key: value for key, value in values.items() if key in fields}
     options = {key: value for key, value in values.items() if key not in fields}
@@ -220,7 +232,7 @@ def _with_launchers(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _launcher(key: str, path: Path, fields: list[str]) -> Launcher:
-    """Return the launcher whose table `key` is. Raises ConfigError for an unknown key."""
+    """Find the launcher whose table is called `key`. Raises ConfigError for an unknown key."""
     try:
         return host().launcher(key)
     except ConfigError:
@@ -229,7 +241,7 @@ def _launcher(key: str, path: Path, fields: list[str]) -> Launcher:
 
 
 def _dimensions(study: Study) -> dict[str, Any]:
-    """Dimensions of the grid that may not be empty, as name -> values."""
+    """Dimensions of the grid that must not be empty, as name -> values."""
     given = study.model_fields_set
     found: dict[str, Any] = {"architectures": study.architectures, "seeds": study.seeds}
     found |= {key: getattr(study, key) for key in ("sizes", "params") if key in given}

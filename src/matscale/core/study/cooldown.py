@@ -1,7 +1,7 @@
 """Cooldowns: one long run at a constant learning rate, the trunk, and a branch that cools down for each length.
 
-The branch of length n leaves the trunk after (1 − decay) n steps with its whole state, and computes from there what a
-run of n steps with a warm-up–stable–decay schedule would have: the trunk is paid for once.
+The branch of length n starts from the state of the trunk after (1 − decay) n steps. It ends with the model that a run
+of n steps with a warm-up–stable–decay schedule would have; the steps of the trunk are computed only once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from matscale.core.study.identity import TRUNKS, Need, PlannedRun
 def row(
     grid: CooldownGrid, run: PlannedRun, identified: Callable[..., PlannedRun], as_given: Callable[[Path], Path]
 ) -> Iterator[PlannedRun]:
-    """Make the trunk and its branches from `run`, which holds all that they have in common but the length.
+    """Make the trunk and its branches from `run`, which has all their common settings except the length.
 
-    `identified(run, trunk=None)` gives a run its identity and folder; `as_given(folder)` is the path of the trunk that
-    a branch stores. Raises ConfigError for lengths that are too short to hold a warm-up, a stable part and a cooldown.
+    `identified(run, trunk=None)` adds identity and folder to a run; `as_given(folder)` is the path of the trunk that a
+    branch stores. Raises ConfigError for lengths that are too short to hold a warm-up, a stable part and a cooldown.
     """
     lengths = sorted(set(grid.steps))
     leaves = {n: n - max(1, round(grid.decay * n)) for n in lengths}
@@ -42,7 +42,7 @@ def row(
 
 
 def _warmup(steps: int, of: int) -> float:
-    """Warm-up as a share of the run: half a step more than `warmup` steps, since the trainer rounds down."""
+    """Warm-up as a share of a run; it includes an extra half step, since the trainer rounds down."""
     return (steps + 0.5) / of if steps else 0.0
 
 

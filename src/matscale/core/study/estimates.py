@@ -1,4 +1,4 @@
-"""Estimate FLOPs, time and disk of every run of a plan and of the whole study. A step is timed once per kind."""
+"""Estimate FLOPs, time and disk space of every run of a plan and of the whole study; a step is timed once per kind."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from matscale.core.study.plan import StudyPlan
 
 TIME_STEPS = 3
-"""Timed per kind of run, or more where they are short: a study has many kinds."""
+"""Number of steps timed per kind of run; more if steps are short."""
 _OF_A_KIND = ("architecture", "batch", "loss", "augmentation", "compute")
-"""Sections of a configuration that decide what a step costs."""
+"""Sections of a configuration that determine the cost of a step."""
 _SAME = ("seed", "labels", "optimizer", "start", "schedule")
-"""Sections that change nothing that is estimated, once the kind is known."""
+"""Sections that do not affect the estimate of a run of a given kind."""
 
 
 @dataclass(frozen=True)
 class EstimatedRun:
-    """A planned run with its estimate."""
+    """Planned run with its estimate."""
 
     run: PlannedRun
     estimate: Estimate
     status: str
-    """Status of the run: a completed one needs nothing more."""
+    """Status of the run; a completed one has no further cost."""
 
     @property
     def shared(self) -> float:
-        """Share of the run that its trunk, the run of the study from which it branches, has already spent."""
+        """Share of the run's cost that its trunk has already spent."""
         return self.run.need.step / self.estimate.steps if self.run.need else 0.0
 
     def plain(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class EstimatedRun:
 
 
 class Estimator:
-    """Estimator of planned runs, which remembers what they have in common. The options are those of `estimate`."""
+    """Estimator of planned runs that reuses results between similar runs. Its options are those of `estimate`."""
 
     def __init__(
         self,
@@ -58,11 +58,14 @@ class Estimator:
     ) -> None:
         self.device, self.mfu, self.time_steps, self.progress = device, mfu, time_steps, progress
         self.prices: dict[str, Price] = {}
-        """Kind of step -> what it takes."""
+        """Kind of step -> its estimate."""
         self._known: dict[str, Estimate] = {}
 
     def of(self, run: PlannedRun) -> Estimate:
-        """Estimate one run, as `estimate` does. Runs that differ only in seed, learning rate or schedule share one."""
+        """Estimate one run, as `estimate` does.
+
+        Runs that differ only in seed, learning rate or schedule share an estimate.
+        """
         plain = run.config.plain()
         key = json.dumps([_kind(run.config), *(v for k, v in plain.items() if k not in _SAME)], sort_keys=True)
         if key not in self._known:
@@ -90,7 +93,10 @@ def _kind(config: TrainConfig) -> list[Any]:
 
 
 def estimates(plan: StudyPlan, estimator: Estimator) -> list[EstimatedRun]:
-    """Estimate all runs of a plan, in its order. A kind is timed on its run with the most data (largest batches)."""
+    """Estimate all runs of a plan, in its order.
+
+    A kind is timed on its run with the most data, where batches are largest.
+    """
     found: dict[Any, Estimate] = {}
     for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):
         estimator.progress.stage("Estimates", k, len(plan.runs))
@@ -99,7 +105,7 @@ def estimates(plan: StudyPlan, estimator: Estimator) -> list[EstimatedRun]:
 
 
 def totals(rows: Iterable[EstimatedRun]) -> dict[str, float]:
-    """Totals of the study. FLOPs and time that runs share count once; disk space is not shared."""
+    """Totals of the study. FLOPs and time that runs share are counted once; disk space is not shared."""
     rows = list(rows)
     spent = {
         key: sum(getattr(row.estimate, key) * (1 - row.shared) for row in rows)

@@ -1,4 +1,4 @@
-"""Identity of a planned run: runs with equal identities give equal numbers."""
+"""Identity of a planned run: a hash of everything that determines its numbers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WITHOUT_EFFECT = (
     "data.check_stress_unit",
     "data.isolated",  # without it such structures are refused
 )
-"""Keys that do not decide which model comes out: where it is computed, what is kept and shown of it."""
+"""Keys that do not affect the trained model: device and the like, what is kept and what is displayed."""
 
 
 def identity(config: TrainConfig, dataset: str, trunk: str | None = None) -> str:
-    """Hash a resolved configuration to 16 hex digits; `dataset` is the hash of its data, whatever their path.
+    """Hash a resolved configuration to 16 hex digits; `dataset` is the hash of the data, whatever their path.
 
-    `trunk` is the identity of the run that a branch leaves.
+    `trunk` is the identity of the run from which a branch starts.
     """
     values = config.plain()
     for key in WITHOUT_EFFECT:
@@ -54,12 +54,12 @@ def _remove(values: dict[str, Any], path: list[str]) -> None:
 
 
 RUNS, TRUNKS = "runs", "trunks"
-"""Folders of a study: its runs, and the long ones that runs branch off, which are no results by themselves."""
+"""Folders of a study for its runs, and for trunks, which are no results by themselves."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Checkpoint of another run of the study that a run needs to begin."""
+    """Checkpoint of another run of the study that a run needs before it can start."""
 
     run: Path
     step: int
@@ -67,7 +67,7 @@ class Need:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """Planned run: one training, with all settings decided."""
+    """Planned run: one training with all its settings."""
 
     path: Path
     """The run folder, absolute."""
@@ -75,7 +75,7 @@ class PlannedRun:
     """The resolved configuration."""
     identity: str
     labels: dict[str, Any]
-    """Its place in the grid: architecture, size, data, seed, lr, ..."""
+    """Coordinates in the grid: architecture, size, data, seed, lr, ..."""
     parameters: dict[str, int]
     """Counts of the model's parameters, from `count_parameters`."""
     n_train: int

@@ -1,8 +1,8 @@
-"""Launchers: start runs as processes on some machine, and report how they end.
+"""Launchers: start runs as processes on a machine or cluster, and report how they end.
 
-A launcher knows nothing of studies. It gets jobs, each a run folder and the command that trains into it, and is asked
-now and then which jobs have ended, and how. Processes may outlive the sweep: the next sweep finds them by the lock that
-they hold (`claim`), or by the launcher's list `held`.
+A launcher gets jobs, each a run folder with the command that trains into it; it needs no knowledge of studies. The
+sweep asks it regularly which jobs have ended, and how. Processes may outlive the sweep: the next sweep finds them by
+the lock that they hold (`claim`), or by the launcher's list `held`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from matscale.core.runs.record import CONFIG, LOG, PLANNED
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train."""
+    """Job of a launcher: one run to train."""
 
     path: Path
-    """The run folder; it holds `planned.toml`."""
+    """Run folder; it holds `planned.toml`."""
 
     @staticmethod
     def options() -> list[str]:
@@ -31,7 +31,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of `python -m matscale`. A run that has begun is resumed."""
+        """Arguments of `python -m matscale`. A run that has already started is resumed."""
         run = ["train", "-o", str(self.path), *self.options()]
         begun = (self.path / CONFIG).exists()
         return [*run, "--resume"] if begun else [*run, "--config", str(self.path / PLANNED)]
@@ -43,13 +43,13 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """File that the output of the job is written to."""
+        """File for the output of the job."""
         return self.path / LOG
 
 
 @dataclass(frozen=True)
 class Ended:
-    """Job that has ended."""
+    """Job that has ended, with its exit code or the launcher's reason."""
 
     path: Path
     code: int | None
@@ -61,18 +61,18 @@ class Ended:
 
 
 class Pool(Protocol):
-    """A launcher at work for one sweep."""
+    """Running launcher of one sweep, with its jobs."""
 
     def room(self) -> int:
-        """Number of further jobs that the pool would take now."""
+        """Number of further jobs that the pool accepts now."""
         ...
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Start jobs. Raises MatscaleError if that fails; then none of them was started."""
+        """Start jobs. Raises MatscaleError if that fails; then no job was started."""
         ...
 
     def held(self) -> dict[Path, str]:
-        """Jobs that have not ended, those of an earlier sweep included: run folder -> `queued` or `running`."""
+        """Jobs that have not ended, including those of an earlier sweep: run folder -> `queued` or `running`."""
         ...
 
     def ended(self) -> list[Ended]:
@@ -80,37 +80,37 @@ class Pool(Protocol):
         ...
 
     def stop(self) -> str:
-        """Interrupt the sweep: jobs that need it save and end, others go on.
+        """Interrupt the sweep: jobs that depend on it save and end, others go on.
 
         Return a sentence on the jobs that go on, or an empty one.
         """
         ...
 
     def close(self) -> None:
-        """Release everything: the pool is not used any more. Jobs that have not ended go on."""
+        """Close the pool and release its resources. Jobs that have not ended go on."""
         ...
 
 
 @runtime_checkable
 class EndsOne(Protocol):
-    """Pool that can end one run, saved, while the others go on."""
+    """Pool that can stop one run, after saving it, while the others go on."""
 
     def end(self, path: Path) -> None:
-        """Have the run at `path` save and end; `ended` then lists it."""
+        """Make the run at `path` save and end; `ended` lists it afterwards."""
         ...
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """A way to run a study's trainings. Returned by the hook `register_launchers`."""
+    """Launcher: a way to start the runs of a study, returned by the hook `register_launchers`."""
 
     name: str
-    """Name of the launcher: in `--launcher slurm`, and of the table of the study file that holds its options."""
+    """Name of the launcher, for `--launcher slurm` and for the table with its options in the study file."""
     summary: str
     """Description in one line."""
     options: type[Config]
     """Configuration class of the options in that table."""
     open: Callable[[Any, Path], Pool]
-    """(options, study folder) -> a pool. Raises ConfigError if this launcher cannot be used here, and says why."""
+    """(options, study folder) -> pool. Raises ConfigError with the reason if the launcher cannot be used here."""
     outlives: bool = False
-    """Whether its jobs go on without the sweep, so that `--no-wait` makes sense."""
+    """Whether jobs go on without the sweep, so that `--no-wait` is possible."""

@@ -1,6 +1,6 @@
-"""Ledger of a study: a row per run, as `runs.jsonl` and `runs.csv`, for people, pandas and jq.
+"""Ledger of a study: a table with a row per run, as `runs.jsonl` and `runs.csv`.
 
-The ledger is made from the run folders, so it can be deleted and written again.
+It is made from the run folders, so it can be deleted and written again.
 """
 
 from __future__ import annotations
@@ -60,20 +60,23 @@ COLUMNS = (
     "stress_mae",
     "last_loss",
 )
-"""In this order; keys of the grid that are not among them follow. `loss` and the errors are those of the best
-validation, in eV units; `last_loss` is that of the last. `branch_of` is the run that a cooldown left, which has spent
-`flops_shared` and `wall_s_shared` of its totals; `flops_before` is what the model cost that the run began with."""
+"""Columns in this order; other keys of the grid follow.
+
+`loss` and the errors are those of the best validation, in eV units; `last_loss` is that of the last. `branch_of` is the
+trunk of a cooldown, which has spent `flops_shared` and `wall_s_shared` of its totals; `flops_before` is the cost of the
+model that the run started from.
+"""
 
 
 def row(run: Path, state: State | None = None, planned: PlannedRun | None = None) -> dict[str, Any]:
-    """Row of one run, from its folder; from `planned` for a run that has not begun."""
+    """Row of one run, from its folder, or from `planned` if the run has not started."""
     info = read_info(run) or {}
     labels: dict[str, Any] = dict(planned.config.labels) if planned else {}
     labels |= info.get("labels") or _planned_labels(run)
     state = state or state_of(run)
     counts = info.get("parameters") or (planned.parameters if planned else {})
     dataset, best, last = info.get("dataset") or {}, info.get("best") or {}, info.get("last") or {}
-    is_compared = "pretrain" not in info  # what pre-training minimises is no loss beside that of others
+    is_compared = "pretrain" not in info  # the loss of pre-training is another quantity than that of other runs
     found = {
         "run": run.name,
         "path": str(run),
@@ -108,7 +111,7 @@ def _planned_labels(run: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write both files, each replaced atomically."""
+    """Write `runs.jsonl` and `runs.csv`, each replaced atomically."""
     rows = [finite(dict(r)) for r in rows]
     write_text(folder / JSONL, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
     write_text(folder / CSV, as_csv(rows))
@@ -125,13 +128,13 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def spent(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Total FLOPs and device-hours of these runs. The share of a trunk counts once for all its branches."""
+    """Total FLOPs and device-hours of the runs of these rows. The cost of a trunk counts once for all its branches."""
     rows = list(rows)
     there, shared = {row["run"] for row in rows}, dict[str, dict[str, float]]()
     total = {"flops": 0.0, "device_hours": 0.0}
     for row in rows:
         whole, part = _cost(row, ""), _cost(row, "_shared")
-        total = {key: total[key] + max(whole[key] - part[key], 0.0) for key in total}  # one may have yet to begin
+        total = {key: total[key] + max(whole[key] - part[key], 0.0) for key in total}  # not all may have started
         if row.get("branch_of") not in (None, *there):
             others = shared.setdefault(row["branch_of"], part)
             shared[row["branch_of"]] = {key: max(others[key], part[key]) for key in part}
@@ -144,7 +147,9 @@ def _cost(row: Mapping[str, Any], which: str) -> dict[str, float]:
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """Find run folders: `path` itself if it is a run, else those in it, or in `runs` and `trunks` of a study.
+    """Find run folders: `path` itself if it is a run.
+
+    Otherwise those in it, or in the folders `runs` and `trunks` of a study.
 
     Raises ConfigError if there is no such folder.
     """

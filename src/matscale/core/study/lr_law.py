@@ -26,30 +26,33 @@ from matscale.core.files import write_text
 from matscale.core.runs.config import BudgetConfig
 
 MOST_STRUCTURES = 1e9
-"""A batch of more structures is a fault of the rule."""
+"""Largest batch that a law may give; a larger one is an error of the law."""
 
 
 class Power(Config):
-    """Power law a N^b D^c of a dial by size and data, with the measurements behind it."""
+    """Power law a N^b D^c of a hyperparameter by size and data, with the measurements behind it."""
 
     a: Annotated[float, Field(gt=0)]
     """Value at N = D = 1."""
     b: float
     """Exponent of N, the parameters."""
     c: float = 0.0
-    """Exponent of D, the structures that a run sees; 0: the same for any amount."""
+    """Exponent of D, the structures that a run sees; 0 for no dependence."""
     interval: tuple[float, float] | None = None
-    """95 % interval of b, by Student's t on the sizes; none for fewer than three."""
+    """95 % interval of b, by Student's t on the sizes; None for fewer than three sizes."""
     interval_c: tuple[float, float] | None = None
-    """... and of c."""
+    """95 % interval of c."""
     verdict: str = ""
-    """In the words of scaling laws: `law`, `rejected`, `incomplete design`; empty in files of older versions."""
+    """Verdict as for scaling laws: `law`, `rejected`, `incomplete design`; empty in files of older versions."""
     reasons: tuple[str, ...] = ()
 
     def at(self, n: int, d: float | None) -> float:
-        """Value for N parameters that see D structures. Raises ConfigError if it is no positive number."""
+        """Value for N parameters and D structures seen. Raises ConfigError if it is no positive number."""
         if self.c and d is None:
-            raise ConfigError("the rule asks how many structures a run sees: give the budget in epochs or steps.")
+            raise ConfigError(
+                "the law of the learning rate needs the number of structures that a run sees: give the budget in "
+                "epochs or steps."
+            )
         try:
             value: float = self.a * float(n) ** self.b * (d or 1.0) ** self.c
         except OverflowError:
@@ -58,7 +61,7 @@ class Power(Config):
 
 
 class Rule(Power):
-    """Law of learning rate and batch of one architecture, with the measurements behind it.
+    """Laws of the learning rate and the batch size of one architecture, with the measurements behind them.
 
     >>> rule = Rule(a=0.31, b=-0.33)
     >>> rule.lr(10_000), rule.lr(1_000_000)
@@ -66,13 +69,13 @@ class Rule(Power):
     """
 
     parameters: Literal["non_embedding", "total"] = "non_embedding"
-    """Parameters that N counts."""
+    """Kind of parameters that N counts."""
     batch: Annotated[int, Field(ge=1)] | None = None
-    """Structures in a batch that were best, if they were tuned too; a study takes them unless it says otherwise."""
+    """Best number of structures in a batch, if it was tuned too; the default of a study."""
     batch_law: Power | None = None
-    """Structures in a batch by size and data, where both dials were tuned at several amounts of data."""
+    """Law of the number of structures in a batch, if it was tuned for several sizes and amounts of data."""
     tried: tuple[dict[str, Any], ...] = ()
-    """Per size: parameters, best learning rate, loss there, and by how much it rises at half and at twice the rate."""
+    """Per size: parameters, best learning rate, its loss, and the factors on the loss at half and at twice the rate."""
 
     @property
     def asks_for_data(self) -> bool:
@@ -80,9 +83,9 @@ class Rule(Power):
         return self.c != 0 or self.batch_law is not None
 
     def lr(self, n: int, d: float | None = None) -> float:
-        """Learning rate for N parameters that see D structures, rounded to three digits, the precision of such laws.
+        """Learning rate for N parameters and D structures seen, rounded to three digits.
 
-        Raises ConfigError where that is no positive number.
+        Raises ConfigError if it is no positive number.
         """
         value = self.at(n, d)
         lr = float(f"{value:.3g}") if math.isfinite(value) else value
@@ -91,7 +94,7 @@ class Rule(Power):
         return lr
 
     def structures(self, n: int, d: float | None = None) -> int | None:
-        """Structures in a batch for N parameters that see D structures; None if there is no law for the batch."""
+        """Batch size in structures for N parameters and D structures seen; None if there is no law for it."""
         if self.batch_law is None:
             return self.batch
         value = self.batch_law.at(n, d)
@@ -101,7 +104,9 @@ class Rule(Power):
 
 
 def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> float | None:
-    """Number of structures that a run sees, if its budget tells; `batch` is that of one step, if it is known.
+    """Number of structures that a run sees; None if its budget does not determine it.
+
+    `batch` is the number per step.
 
     >>> structures_seen(BudgetConfig(epochs=4), n_train=900, batch=None)
     3600.0
@@ -127,6 +132,6 @@ def read_rule(path: Path, architecture: str) -> Rule:
 
 
 def write_rule(path: Path, architecture: str, rule: Rule) -> None:
-    """Write the law of an architecture to a file, or replace it; those of others stay."""
+    """Write the law of an architecture to a file; an existing one is replaced, those of other architectures stay."""
     values = read_toml(path) if path.exists() else {}
     write_text(path, to_toml({**values, architecture: rule.plain()}))

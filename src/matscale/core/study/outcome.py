@@ -1,4 +1,4 @@
-"""Outcome of a run whose job has ended, from the exit code and the folder together."""
+"""Outcome of a run whose job has ended, from the exit code and the run folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matscale.core.study.launcher import Ended
 
 
 def state_after(ended: Ended) -> State:
-    """State of a run after its job has ended. The folder tells whether it completed, the exit code why it did not."""
+    """Determine the state of a run after its job has ended: completed if the folder says so, else by the exit code."""
     state = recorded(ended.path)
     if state.status == "completed":
         return state
-    # On a full disk a process that fails cannot say so in run.json.
+    # On a full disk, a failing process cannot write its error to run.json.
     is_silent = state.reason == KILLED and ended.code is not None and _signal(ended.code) is None
     why = ended.reason or ("" if is_silent else state.reason) or _last_line(ended.path) or told(ended.code)
     if ended.code in INSIDE:
@@ -41,12 +41,12 @@ def told(code: int | None) -> str:
 
 
 def _signal(code: int) -> int | None:
-    """Signal that ended a process, directly or by way of a shell; None if it ended by itself."""
+    """Signal that ended a process, directly or through a shell; None if it ended by itself."""
     return -code if code < 0 else code - 128 if 128 < code < 192 else None
 
 
 def _last_line(run: Path) -> str:
-    """Last line that the process printed, such as an error from before run.json existed."""
+    """Last line of the process output, such as an error that occurred before run.json existed."""
     try:
         lines = (run / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

@@ -1,4 +1,4 @@
-"""Plan a study: resolve, name and identify the configuration of each of its runs."""
+"""Plan a study: settle the configuration, name and identity of each of its runs."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ OWN = {
     "budget": "budget",
     "labels": "name",
 }
-"""Keys of the training configuration that a study has a word of its own for."""
+"""Keys of the training configuration that a study sets by keys of its own."""
 
 OWN_OF_COOLDOWNS = dict.fromkeys(("schedule.kind", "schedule.warmup", "schedule.decay", "checkpoint.at"), "wsd")
 
 FAR_OFF = 0.05
-"""Relative deviation of a ladder's parameters from those asked for that is worth a note: what ladders promise."""
+"""Relative deviation of a model's number of parameters from its rung above which there is a note."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """One model of the grid."""
+    """Model size of the grid: architecture and configuration."""
 
     grid: ArchitectureGrid
     architecture: Architecture
     label: str
     config: dict[str, Any]
-    """Configuration of the architecture, with all its keys."""
+    """Configuration of the architecture, with all keys."""
     parameters: dict[str, int]
     wanted: int | None = None
-    """Parameters that were asked for, of a rung of the ladder."""
+    """Number of parameters of the rung of the ladder; None for other sizes."""
 
     @property
     def name(self) -> str:
@@ -67,38 +67,38 @@ class Size:
 
     @property
     def is_far_off(self) -> bool:
-        """Whether the ladder misses the number of parameters that was asked for."""
+        """Whether the model's number of parameters deviates notably from its rung of the ladder."""
         return self.wanted is not None and abs(self.parameters["total"] / self.wanted - 1) > FAR_OFF
 
 
 @dataclass
 class StudyPlan:
-    """All runs of a study."""
+    """Plan of a study: all its runs."""
 
     study: Study
     folder: Path
     """Folder of the study, absolute."""
     dataset: PackedDataset
     runs: list[PlannedRun] = field(default_factory=list)
-    """Runs in order: a trunk comes before the runs that branch off it."""
+    """Runs in order: a trunk comes before its branches."""
     notes: list[str] = field(default_factory=list)
     """Notes on runs that were left out of the grid, with the reason."""
     there: dict[str, Path] = field(default_factory=dict)
-    """Run folders of an earlier sweep by what their names end with, the beginning of the identity."""
+    """Run folders of an earlier sweep, by the end of their names: the first characters of the identity."""
     counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    """Number of training structures by all that decides it: to split anew for every seed takes too long."""
+    """Number of training structures by the settings that determine it; splitting for every seed would take too long."""
 
     def as_given(self, run: Path) -> Path:
-        """Path of a run folder below the study's folder as given, for files that may move with the study."""
+        """Path of a run folder, relative to the study's folder as given, so that the study can be moved."""
         return self.study.folder / run.relative_to(self.folder)
 
 
 def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> StudyPlan:
-    """Plan every run of the grid. The dataset is made or fetched first, so that no run has to.
+    """Plan every run of the grid. The dataset is made or downloaded first, so that runs need not do it.
 
-    With `fetches` False, a published dataset that is not here is not downloaded: the DataError says how to fetch it.
-    Raises ConfigError for unknown architectures, sizes, trackers and keys, with the nearest right one; PluginError for
-    a tracker whose package is missing; and DataError.
+    With `fetches` False, a missing published dataset is not downloaded: a DataError says how to fetch it. Raises
+    ConfigError for unknown architectures, sizes, trackers and keys, with the nearest valid name; PluginError for a
+    tracker whose package is missing; and DataError.
     """
     _refuse_own(study)
     _refuse_too_many(study)
@@ -110,7 +110,7 @@ def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Stu
     folders = [path for parent in (RUNS, TRUNKS) for path in (folder / parent).glob("*-*")]
     result = StudyPlan(study, folder, dataset, there={path.name.rpartition("-")[2]: path for path in folders})
     result.notes += [
-        f"{size.name}: has {size.parameters['total']:,} parameters, the nearest that its ladder has."
+        f"{size.name}: has {size.parameters['total']:,} parameters, the nearest number on its ladder."
         for size in sizes
         if size.is_far_off
     ]
@@ -131,7 +131,7 @@ def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Stu
 
 
 def _refuse_too_many(study: Study) -> None:
-    """Raise ConfigError for a grid of more than `max_runs` runs, counted without making it."""
+    """Raises ConfigError for a grid of more than `max_runs` runs, before the grid is made."""
     budget, data = study.budget, study.data
     lengths = [budget.epochs, budget.steps, budget.flops, study.wsd.steps if study.wsd else ()]
     factors = {
@@ -155,20 +155,20 @@ def _refuse_too_many(study: Study) -> None:
 
 
 def _require_watchers(result: StudyPlan) -> None:
-    """Raise ConfigError or PluginError if a plugin or tracker of a run to be made is not available."""
+    """Raises ConfigError or PluginError if a plugin or tracker that a run needs is not available."""
     new = [run.config for run in result.runs if not (run.path / CONFIG).exists()]
     for plugins, trackers in dict.fromkeys((tuple(config.plugins), tuple(config.trackers)) for config in new):
         host().observers(plugins, trackers=trackers)
 
 
 def _taken_for_one(study: Study) -> Iterator[str]:
-    """Notes on entries of the study that have one name but are different models or begin differently."""
+    """Notes on entries of the study that have the same name but different models or starting points."""
     seen: dict[str, Any] = {}
     for grid in study.architectures:
         name, values = called(grid.name, grid.variant), _nested(grid.set)
         own = {key: values.get(key) for key in ("architecture", "start")}
         if seen.setdefault(name, own) != own:
-            yield f"{name}: its entries set different models, and laws take them for one. Give each a `variant`."
+            yield f"{name}: its entries set different models, but laws would treat them as one. Give each a `variant`."
 
 
 def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
@@ -195,7 +195,7 @@ def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
             steps = 0
         if steps < least:
             short.append(run)
-            result.notes.append(f"{run.name}: left out, its budget pays for {steps} steps of at least {least}.")
+            result.notes.append(f"{run.name}: left out, since its budget pays for {steps} steps of at least {least}.")
     left_out = {run.identity for run in short}
     result.runs = [run for run in result.runs if run.identity not in left_out]
 
@@ -217,12 +217,12 @@ def _sizes(study: Study) -> Iterator[Size]:
             full = architecture.config.parse(
                 merged(config.plain(), over), f"{study.name}: architecture.config of {grid.name}"
             )
-            wanted = wanted if full == config else None  # else the study itself has changed the model
+            wanted = wanted if full == config else None  # otherwise the study itself changes the model
             yield Size(grid, architecture, label, full.plain(), parameters(architecture, full), wanted)
 
 
 def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the table under the last part of `key`, or an empty one. Raises ConfigError if it is no table."""
+    """Table under the last part of `key`, or an empty one. Raises ConfigError if the value is no table."""
     found = values.get(key.rpartition(".")[2], {})
     if not isinstance(found, Mapping):
         raise ConfigError(f"set: {key} = {found!r}: expected a table of keys.")
@@ -231,7 +231,7 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Point:
-    """Point of the grid, apart from the model: keys of the training configuration, and their short names."""
+    """Point of the grid, apart from the model: values of training keys, with short labels."""
 
     values: dict[str, Any]
     labels: dict[str, Any]
@@ -250,7 +250,7 @@ def _points(study: Study) -> Iterator[Point]:
     ):
         chosen = dict(zip(further, values))
         data: dict[str, Any] = {"validation_seed": study.data.validation_seed}
-        data |= {k: v for k, v in subset.items() if v != 1.0}  # all of it has one identity, however it is said
+        data |= {k: v for k, v in subset.items() if v != 1.0}  # all of it, requested in any way, has one identity
         nested = {"data": data, "seed": seed, "budget": {**length, **limit}}
         for key, value in chosen.items():
             nested = merged(nested, _nested({key: value}))
@@ -259,7 +259,7 @@ def _points(study: Study) -> Iterator[Point]:
 
 
 def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Flatten `[grid]` to dotted key -> values. Raises ConfigError for a value that is no list, or an empty one."""
+    """Flatten `[grid]` to dotted key -> values. Raises ConfigError for a value that is no list or an empty list."""
     found: dict[str, list[Any]] = {}
     for name, value in grid.items():
         key = prefix + name
@@ -286,7 +286,7 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_own(study: Study) -> None:
-    """Raise ConfigError for keys that the study sets elsewhere: one of the two values would have no effect."""
+    """Raises ConfigError for keys that the study sets elsewhere, since one of the two values would have no effect."""
     words = OWN | (OWN_OF_COOLDOWNS if study.wsd else {})
     tables = {"grid": study.grid, "set": study.set} | {f"set of {g.name}": g.set for g in study.architectures}
     for table, values in tables.items():
@@ -300,7 +300,7 @@ def _refuse_own(study: Study) -> None:
 
 
 def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key that is given twice, or beside a key within it: one of the values would be lost."""
+    """Raises ConfigError for a key that is given twice, or beside a key within it: one value would be lost."""
     seen: dict[str, str] = {}
     outside: dict[str, str] = {}
     for key, leaves in _given(values, is_grid=table == "grid"):
@@ -317,13 +317,16 @@ def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
 
 
 def _outer(key: str) -> list[str]:
-    """Outer keys of a dotted key: `a`, `a.b` for `a.b.c`."""
+    """Outer keys of a dotted key: `a` and `a.b` for `a.b.c`."""
     parts = key.split(".")[: MAX_DEPTH + 1]
     return [".".join(parts[:k]) for k in range(1, len(parts))]
 
 
 def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Iterator[tuple[str, set[str]]]:
-    """Pairs of (a key as it is written, the dotted keys that it sets); a list in `[grid]` may set different ones."""
+    """Pairs of (key as written, set of dotted keys that it sets).
+
+    Values of a list in `[grid]` may set different ones.
+    """
     for name, value in values.items():
         key = prefix + name
         if isinstance(value, Mapping):
@@ -336,7 +339,7 @@ def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Ite
 def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun]:
     study, grid = result.study, size.grid
     fixed = merged(_nested(study.set), _nested(grid.set))
-    for key in ("data", "optimizer"):  # what the study itself says of these would take the place of a wrong value
+    for key in ("data", "optimizer"):  # checked here, since values of the study would replace a wrong one below
         _section(fixed, key)
     values = merged(fixed, point.values)
     model = merged(size.config, _section(_section(values, "architecture"), "architecture.config"))
@@ -344,7 +347,7 @@ def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun
     begun_with = _section(values, "start").get("run")
     if begun_with is not None:
         StartConfig.parse({"run": begun_with}, f"{study.name}: start")
-        Run.open(begun_with)  # or its error, before anything is started
+        Run.open(begun_with)  # raises its error before any run is started
     rule = _rule(study, size)
     if rule is not None:
         values = _by_rule(result, size, rule, values)
@@ -361,13 +364,13 @@ def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun
 
 
 def _rule(study: Study, size: Size) -> Rule | None:
-    """Read the law of the learning rate, if the study names a file."""
+    """Read the learning-rate law of an architecture, if the study names a file."""
     lr = study.lr if size.grid.lr is None else size.grid.lr
     return read_rule(lr, size.grid.name) if isinstance(lr, Path) else None
 
 
 def _doubtful_rules(study: Study) -> list[str]:
-    """Notes on laws of the learning rate that their own sizes do not support."""
+    """Notes on learning-rate laws whose verdict is not `law`."""
     files = {(grid.name, study.lr if grid.lr is None else grid.lr) for grid in study.architectures}
     notes = []
     for name, file in sorted((name, file) for name, file in files if isinstance(file, Path)):
@@ -379,7 +382,7 @@ def _doubtful_rules(study: Study) -> list[str]:
 
 
 def _by_rule(result: StudyPlan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the learning rate of a law, and its batch unless `values` set one."""
+    """Fill in the learning rate of a law, and its batch size unless `values` set one."""
     file = result.study.lr if size.grid.lr is None else size.grid.lr
     n, d = size.parameters[rule.parameters], None
     is_own = _section(values, "batch").get("structures") is not None
@@ -423,23 +426,24 @@ def _count(result: StudyPlan, config: TrainConfig) -> int:
 
 
 def _identified(result: StudyPlan, run: PlannedRun, trunk: PlannedRun | None = None) -> PlannedRun:
-    """Add the identity, the folder and the labels for run.json."""
+    """Add identity, folder and labels (for run.json) to a run."""
     parent = run.path.parent.name
     digest = identity(run.config, result.dataset.hash, trunk.identity if trunk else None)
     labels = {"study": result.study.name, "identity": digest, **run.labels}
     plain = {k: v if isinstance(v, str | int | float) else str(v) for k, v in labels.items()}
     config = run.config.model_copy(update={"labels": plain})
-    # What a run is called may have changed since it was begun, with the dimensions of the grid; what it is has not.
+    # Names depend on the dimensions of the grid, which may have changed since the run started. The identity is
+    # the same.
     path = result.there.get(digest[:8], result.folder / parent / f"{name(run.labels)}-{digest[:8]}")
     return replace(run, config=config, identity=digest, path=path)
 
 
 def name(labels: Mapping[str, Any]) -> str:
-    """Name of a run for people: `schnet-30k-fraction0.1-seed0-lr0.001`; the identity is appended to it."""
+    """Readable name of a run: `schnet-30k-fraction0.1-seed0-lr0.001`; folders append the identity."""
     first = [called(labels["architecture"], labels.get("variant")), str(labels["size"])]
     rest = [f"{key.rpartition('.')[2]}{_text(value)}" for key, value in labels.items() if key not in _FIRST]
     whole = "-".join(_safe(part) for part in first + rest)
-    return whole.encode()[:LONGEST].decode(errors="ignore")  # a letter may have four bytes
+    return whole.encode()[:LONGEST].decode(errors="ignore")  # a character may have four bytes
 
 
 _FIRST = ("architecture", "variant", "size", "role")

@@ -1,6 +1,6 @@
-"""Sweep: the loop that runs a study. It starts missing runs, resumes interrupted ones and reports failures.
+"""Sweep: the loop that starts the missing runs of a study, resumes interrupted ones and reports failures.
 
-All its knowledge comes from the run folders, so it can be killed at any moment: the next sweep reads them again.
+All its state is in the run folders, so it can be killed at any moment: the next sweep reads them again.
 """
 
 from __future__ import annotations
@@ -28,31 +28,34 @@ from matscale.core.study.plan import StudyPlan
 from matscale.core.train.stop import StopRequest
 
 PAUSE = 0.2
-"""Seconds between looks at the pool."""
+"""Seconds between two queries of the pool."""
 EVERY = 2.0
-"""Seconds between two writings of the ledger, at least."""
+"""Least number of seconds between two writings of the ledger."""
 
 
 @dataclass
 class Sweep:
-    """One sweep of a plan by one pool, which stays open: several sweeps may use it, one after the other."""
+    """Sweep of a plan with one pool. The pool stays open, so that several sweeps may use it one after the other."""
 
     plan: StudyPlan
     pool: Pool
     progress: Reporter = SILENT
     retry_failed: bool = False
-    """Whether to restart also runs that failed with an error of their own."""
+    """Whether to restart runs that failed with an error of their own, too."""
     wait: bool = True
-    """Whether to wait until all runs are done; else start those that are ready and leave them to the launcher."""
+    """Whether to wait for all runs; otherwise start those that are ready and leave them to the launcher."""
     states: dict[Path, State] = field(default_factory=dict)
     """Run folder -> state of the run."""
     given_up: dict[Path, str] = field(default_factory=dict)
-    """Run folder -> reason why the run is not to go on; a sweep is done without it."""
+    """Run folder -> reason why the run is stopped early; the sweep counts it as done."""
     _tries: Counter[Path] = field(default_factory=Counter)
     _written: float = 0.0
 
     def run(self) -> None:
-        """Train the missing runs. Raises StoppedEarly when asked to stop; ConfigError if another sweep is at work."""
+        """Train the missing runs.
+
+        Raises StoppedEarly when asked to stop, ConfigError if another sweep of the study is running.
+        """
         make_folder(self.plan.folder)
         other = "begin another study, with another `output` in its file"
         with FolderLock(self.plan.folder, "is doing this study", other), StopRequest() as stop:
@@ -76,7 +79,10 @@ class Sweep:
         return self.plan.runs
 
     def give_up(self, path: Path, reason: str) -> None:
-        """End a run that is under way, saved, and do not start it again; for a pool that can end one run."""
+        """Make a run that is in progress save and end, and do not start it again.
+
+        Only for a pool that can end one run.
+        """
         assert isinstance(self.pool, EndsOne)
         self.given_up[path] = reason
         self.pool.end(path)
@@ -91,7 +97,7 @@ class Sweep:
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """States of all runs before any is started."""
+        """Read the states of all runs before any is started."""
         held = self.pool.held()
         for run in self.runs:
             state = state_of(run.path)
@@ -102,7 +108,7 @@ class Sweep:
             self.states[run.path] = state
 
     def _loop(self, stop: StopRequest) -> bool:
-        """Run the loop. Return True when nothing is left to do or to wait for, False when asked to stop."""
+        """Run the loop. Returns True if all runs are done or started, False if asked to stop."""
         while not stop.asked():
             self._collect()
             self._hand_over()
@@ -154,7 +160,7 @@ class Sweep:
         return waiting and run.path not in self.given_up and self._tries[run.path] <= self.plan.study.retries
 
     def _may_begin(self, run: PlannedRun) -> bool:
-        """Whether a run may begin: a branch waits until the trunk has saved the step from which it branches."""
+        """Whether a run may start; a branch waits until its trunk has saved the checkpoint it starts from."""
         if run.need is None:
             return True
         root = run.need.run / "checkpoints"
@@ -164,16 +170,18 @@ class Sweep:
         is_over = trunk.status in ("failed", "completed") or self._given_up(run.need.run)
         if self.states[run.path].status != "blocked" and is_over:
             lacks = (
-                f"keeps no checkpoint of step {run.need.step}" if trunk.status == "completed" else "has not come so far"
+                f"keeps no checkpoint of step {run.need.step}"
+                if trunk.status == "completed"
+                else "has not reached that step"
             )
-            self._set(run, State("blocked", f"{run.need.run.name}, which it branches off, {lacks}"))
+            self._set(run, State("blocked", f"{run.need.run.name}, from which it branches, {lacks}"))
         return False
 
     def _given_up(self, path: Path) -> bool:
         return self._tries[path] > self.plan.study.retries
 
     def _room(self) -> int:
-        """Number of jobs that may start now. A process that an earlier sweep left at work takes the place of a job."""
+        """Number of jobs that may start now. Processes that an earlier sweep left running count as jobs."""
         held = self.pool.held()
         left = sum(state.status == "running" and run not in held for run, state in self.states.items())
         return self.pool.room() - left
@@ -199,10 +207,10 @@ class Sweep:
             ledger.write(self.plan.folder, rows)
         self._written = time.monotonic()
 
-    # What came of it --------------------------------------------------------------------------------------------------
+    # Conclusion -------------------------------------------------------------------------------------------------------
 
     def conclude(self) -> None:
-        """Raise MatscaleError that names the runs which are not done."""
+        """Raises MatscaleError that names the runs which are not done."""
         left = [(run, self.states[run.path]) for run in self.unfinished() if run.path not in self.given_up]
         if not left:
             return
@@ -219,7 +227,7 @@ class Sweep:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Context in which a full or missing disk ends the sweep; the ledger on the disk stays complete."""
+    """Context in which a full or missing disk ends the sweep with an error; the ledger on the disk stays complete."""
     try:
         yield
     except (OSError, DiskError) as error:
@@ -228,7 +236,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def lay_out(run: PlannedRun) -> None:
-    """Write the configuration for the process that trains the run; a run that has begun keeps its own."""
+    """Write the configuration for the process that trains the run; a run that has started keeps its own."""
     make_folder(run.path)
     if not (run.path / CONFIG).exists():
         write_text(run.path / PLANNED, to_toml(run.config.plain()))

@@ -1,11 +1,11 @@
-"""Tune the learning rate: find the best one at a few small sizes; `scaling.dials` fits a law through them.
+"""Tune the learning rate: find the best one for a few small sizes. `scaling.dials` fits a law to the results.
 
-For each size a grid of learning rates, each four times the one before; where the best one is at an end, the grid grows
-there. Then the half and the double of the best rate are tried, and once more those of the new best, so that the losses
-at both neighbours at a factor of 2 are known. The vertex of the parabola through these three losses, in log LR, is the
-rate of the size. A run whose loss became non-finite counts as an infinite loss.
+Each size is trained with a grid of learning rates, each four times the one before. If the best rate lies at an end, the
+grid is extended there. Then half and twice the best rate are tried, and the same around the new best rate, until the
+losses at both neighbours at a factor of 2 are known. The result is the vertex of the parabola through these three
+losses, in log LR. A run whose loss becomes non-finite counts as an infinite loss.
 
-Untuned sizes tilt a law of N: Porian et al., arXiv:2406.19146.
+Without tuning at each size, a law in N has a wrong exponent: Porian et al., arXiv:2406.19146.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from matscale.core.study.plan import StudyPlan, plan, short
 COARSE = 4.0
 """Ratio of neighbouring learning rates of the first grid."""
 GROWTH = 3
-"""How many times a grid may grow at one of its ends."""
+"""Number of times that a grid may be extended at each end."""
 ROUNDS = 12
-"""More rounds than a grid can take to grow and be refined: only a fault uses them up."""
+"""Limit on rounds that is never reached unless there is an error in the search."""
 
 Do = Callable[[StudyPlan], None]
-"""Trains the runs of a plan that are missing."""
+"""Function that trains the missing runs of a plan."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Tuning:
     """Rungs of the size ladder."""
     lowest: float = 3e-4
     highest: float = 2e-2
-    """Ends of the first grid of learning rates."""
+    """Ends of the first grid of learning rates, lowest and highest."""
     batches: tuple[int, ...] = ()
-    """Structures in a batch, to choose from; none: that of the configuration."""
+    """Batch sizes in structures to choose from; empty: that of the configuration."""
     base: dict[str, Any] = field(default_factory=dict)
-    """Keys of the study: data, seeds, budget, set, output."""
+    """Keys of the study file: data, seeds, budget, set, output."""
 
     def __post_init__(self) -> None:
         if not self.params:
@@ -68,21 +68,21 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Result for one size at one batch: the rates that were tried, and the best one."""
+    """Result for one size at one batch size: the rates that were tried, and the best one."""
 
     parameters: dict[str, int]
     batch: int | None
     losses: dict[float, float]
     """Learning rate -> loss, the mean over seeds."""
     lr: float
-    """Best learning rate: the minimum of the parabola, or the best rate that was tried if there is no parabola."""
+    """Best learning rate: the vertex of the parabola, or the best rate that was tried if there is no parabola."""
     loss: float
     """Loss at the best rate that was tried."""
     half: float | None
     double: float | None
-    """Factor by which the loss is higher at half, and at twice, the best rate; None: the loss was not finite there."""
+    """Factors by which the loss is higher at half and at twice the best rate; None if the loss was not finite there."""
     data: float | None = None
-    """Structures that a run sees; None where it is not known"""
+    """Structures that a run sees; None if unknown"""
 
     @property
     def is_at_edge(self) -> bool:
@@ -90,7 +90,7 @@ class Tuned:
         return bool(self.losses) and _best(self.losses) in (min(self.losses), max(self.losses))
 
     def plain(self) -> dict[str, Any]:
-        """Values for the file of the rule."""
+        """Values for the file of the learning-rate law."""
         facts = {"loss_at_half": self.half, "loss_at_double": self.double, "batch": self.batch, "data": self.data}
         known = {key: value for key, value in facts.items() if value is not None}
         return {**self.parameters, "lr": self.lr, "loss": self.loss, **known}
@@ -101,9 +101,10 @@ Key = tuple[int, int | None]
 
 
 def tune(tuning: Tuning, do: Do) -> list[Tuned]:
-    """Find the best learning rate of every size (and batch). `do` trains; runs that are trained already are read.
+    """Find the best learning rate of every size (and batch size).
 
-    Raises MatscaleError if no rate of a size gave a finite loss, or a run was not done for another reason.
+    `do` trains runs; runs that exist already are only read. Raises MatscaleError if no rate of a size gave a finite
+    loss, or if a run is not done for another reason.
     """
     keys: list[Key] = [(n, batch) for n in tuning.params for batch in (tuning.batches or (None,))]
     rates = {key: tuning.grid() for key in keys}
@@ -114,11 +115,11 @@ def tune(tuning: Tuning, do: Do) -> list[Tuned]:
         if not any(further.values()):
             return [_concluded(runs[key][0], key[1], losses[key]) for key in keys]
         rates = {key: sorted({*rates[key], *further[key]}) for key in keys}
-    raise AssertionError("a grid of learning rates that is never done")
+    raise AssertionError("a search for learning rates that does not end")
 
 
 def _trained(tuning: Tuning, rates: dict[Key, list[float]], do: Do) -> dict[Key, list[PlannedRun]]:
-    """Train all sizes in one study, so that no worker waits for another size."""
+    """Train all sizes in one study, so that no worker waits for one of the sizes."""
     grids = [_grid(tuning.architecture, *key, lrs) for key, lrs in rates.items()]
     values = {"name": f"tune-{tuning.architecture}", **tuning.base, "architectures": grids}
     planned = plan(Study.parse(values, "tune"))
@@ -136,7 +137,7 @@ def _grid(architecture: str, n: int, batch: int | None, rates: list[float]) -> d
 
 
 def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
-    """Losses by learning rate, each the mean over seeds."""
+    """Loss for each learning rate, the mean over seeds."""
     losses: dict[float, list[float]] = {}
     for run in runs:
         losses.setdefault(run.config.optimizer.lr, []).append(_loss(run))
@@ -144,14 +145,15 @@ def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
     if not any(map(math.isfinite, means.values())):
         tried = ", ".join(f"{rate:g}" for rate in means)
         raise MatscaleError(
-            f"{runs[0].name} and its like: no learning rate of {tried} gave a finite loss. See `matscale runs list "
+            f"{runs[0].name} and the other runs of its size: no learning rate of {tried} gave a finite loss. See "
+            "`matscale runs list "
             f"{runs[0].path.parent}`; take a lower --from."
         )
     return means
 
 
 def _loss(run: PlannedRun) -> float:
-    """Loss of the last validation, at the end of the schedule; infinite if training became non-finite."""
+    """Loss of the last validation, at the end of the schedule; infinite if the training became non-finite."""
     state = state_of(run.path)
     last = (read_info(run.path) or {}).get("last")
     if state.status == "completed" and last:
@@ -165,7 +167,7 @@ def _loss(run: PlannedRun) -> float:
 
 
 def _further(tuning: Tuning, losses: dict[float, float]) -> list[float]:
-    """Rates to try next: beyond the end if the best one is there, else its half and its double."""
+    """Rates to try next: beyond the end if the best rate lies there, otherwise half and twice the best rate."""
     best, rates = _best(losses), sorted(losses)
     first = tuning.grid()
     if best == rates[-1] and best < first[-1] * COARSE**GROWTH:
@@ -181,7 +183,7 @@ def _best(losses: dict[float, float]) -> float:
 
 
 def _near(rate: float, losses: dict[float, float]) -> float | None:
-    """Rate that was tried within a fifth of `rate`."""
+    """Tried rate within a fifth of `rate`; None if there is none."""
     close = [tried for tried in losses if abs(math.log(tried / rate)) < math.log(1.2)]
     return min(close, key=lambda tried: abs(tried - rate)) if close else None
 
@@ -213,7 +215,7 @@ def _vertex(points: Sequence[tuple[float, float]]) -> float:
 
 
 def best_batch(results: Sequence[Tuned]) -> int | None:
-    """Batch whose losses are lowest over all sizes, each size with equal weight (mean of log loss)."""
+    """Batch size whose losses are lowest over all sizes, each with equal weight (mean of log loss)."""
     batches = {result.batch for result in results}
 
     def mean(batch: int | None) -> float:
@@ -223,5 +225,5 @@ def best_batch(results: Sequence[Tuned]) -> int | None:
 
 
 def default_output(architecture: str) -> Path:
-    """Default folder for the runs of a tuning, so that the next one does only what is missing."""
+    """Default folder for the runs of a tuning; the next tuning finds them there and trains only missing runs."""
     return Path("studies") / f"tune-{architecture}"

@@ -1,14 +1,14 @@
-r"""Parameters and data whose powers depend on each other (Li et al., *Farseer*, arXiv:2506.10972).
+r"""Farseer law: parameters and data, with exponents that depend on each other (Li et al., arXiv:2506.10972).
 
     ln L = ln( exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + G)) )
 
-The law has nine parameters. Here each of the three functions of N is written about N = N1 by its value there, its
-slope in ln N, and a power that bends it:
+The law has nine parameters. Here each of the three functions of N is parametrised by its value at N = N1, its slope in
+ln N there, and a power that bends it:
 
     f(N) = f1 + slope ((N/N1)^power - 1) / power
 
-which is the same family, is a power of N where the bend is 0, and does not lose its digits. The data term is written by
-its value at N1 and D1. Unlike other joint laws, the family depends on the unit of D, which is one structure (or token).
+These are the same functions, but numerically stable; at power 0 they are linear in ln N. The data term is parametrised
+by its value at N1 and D1. Unlike other joint laws, the law depends on the unit of D, which is one structure (or token).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _parts(theta: Array, x: Array) -> tuple[Array, ...]:
     (floor, d_q), (lever, d_b), (steeper, d_c) = bent(n, q), bent(n, b), bent(n, c)
     with np.errstate(over="ignore"):
         slope = np.exp(np.minimum(beta - g * steeper, 5.0))
-    # The value at N1 and D1 does not depend on the exponents, which the search would otherwise have to trade for it.
+    # The value at N1 and D1 is independent of the exponents; otherwise the search would have to change both together.
     falling = a - t * lever - slope * d + np.exp(np.minimum(beta, 5.0)) * ANCHOR
     level = np.broadcast_to(e - s * floor, falling.shape)
     return np.stack([level, falling]), floor, s * d_q, lever, t * d_b, slope * d, steeper, g * d_c
@@ -64,7 +64,7 @@ def jacobian(theta: Array, x: Array) -> Array:
 
 
 def starts(x: Array, y: Array) -> Array:
-    """Starts from the best joint law E + A N^-alpha + B D^-beta, with its slopes in the middle, and some bends."""
+    """Starts of the search: the best joint law E + A N^-alpha + B D^-beta, with several bends."""
     middle = x.mean(axis=0)
     n = middle[0] - ANCHOR
     [(e, a, b, alpha, beta)] = ND.starts(x - middle, y - y.mean(), 1, alpha=EXPONENTS[::2], beta=EXPONENTS[::2])
@@ -72,7 +72,7 @@ def starts(x: Array, y: Array) -> Array:
     found = []
     beta = float(np.clip(beta, 0.05, 1.0))
     for t, g in product([0.0, -0.2], [0.0, 0.1]):
-        # ln of the slope in D is ln beta - g (n - middle), that of the data term moves from the middle to N1 and D1.
+        # ln of the slope in D is ln beta - g (n - middle); the data term is moved from the middle to N1 and D1.
         at_anchor = np.log(beta) + g * n
         value = b + y.mean() + t * n + beta * middle[1] - np.exp(at_anchor) * ANCHOR
         found.append([level + share * alpha * n, share * alpha, 0.01, value, t, -0.01, at_anchor, g, 0.01])

@@ -1,7 +1,7 @@
 r"""Laws in one variable: a power, and a power above a floor.
 
-L = A x^-alpha                (Hestness et al., arXiv:1712.00409) L = E + A x^-alpha            E >= 0: the part that no
-size removes (noise of the labels, limits of the descriptor)
+L = A x^-alpha                (Hestness et al., arXiv:1712.00409)
+L = E + A x^-alpha            E >= 0: the part that no size removes (noise of labels, limits of the descriptor)
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from matscale.plugin import Array
 from matscale.plugins.laws.terms import Powers
 
 ALPHAS = np.geomspace(0.02, 3.0, 60)
-"""Exponents at which the search for a floor begins."""
+"""Exponents with which the search for a floor starts."""
 
 PURE = Powers(("x",), ("A", "alpha"), terms={"A": ("alpha",)}, variables={"alpha": ("x",)})
 FLOORED = Powers(("x",), ("E", "A", "alpha"), terms={"E": (), "A": ("alpha",)}, variables={"alpha": ("x",)})
 
 
 def power_starts(x: Array, y: Array) -> Array:
-    """Start of the search: the least-squares line, which is the minimum already."""
+    """Start of the search: the least-squares line, which is already the minimum."""
     slope = (x[:, 0] * y).sum() / max((x[:, 0] ** 2).sum(), 1e-300)
     return np.array([[0.0, -slope]])
 
 
 def floor_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection, the best three of a grid of exponents; and one without a floor."""
+    """Starts by variable projection: the best three exponents of a grid, and one start without a floor."""
     without = np.concatenate([[-9.0], power_starts(x, y)[0]])
     return np.vstack([FLOORED.starts(x, y, 3, alpha=ALPHAS), without])
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.optimize import FIRE
 from numpy.random import Generator
 
 from matscale.core.data.structure import Structure
@@ -72,6 +71,8 @@ class _Draw:
 
     def _relaxed(self, atoms: Atoms) -> Atoms:
         """Relax `atoms` by a few steps downhill, so that atoms placed at random have ordinary forces."""
+        from ase.optimize import FIRE  # start-up: scipy.optimize, for all that resolves the name of a dataset
+
         atoms.calc = self.calculator
         FIRE(atoms, logfile=None).run(fmax=1.0, steps=30)
         atoms.calc = None

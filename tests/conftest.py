@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,48 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
     from matscale.core.data.structure import Structure
     from matscale.core.runs.record import Run
+    from matscale.plugins.launchers.fork_server import ForkServer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `long` unless the environment asks for them."""
+    if os.environ.get("MATSCALE_TEST_LONG") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: MATSCALE_TEST_LONG=1 has it tried"))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """One, or as many as MATSCALE_TEST_THREADS says."""
     torch.set_num_threads(int(os.environ.get("MATSCALE_TEST_THREADS", "1")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_fork_server() -> Iterator[None]:
+    """Sweeps in this process start their runs from one fork server, which stays warm from test to test."""
+    from studies import Lent
+
+    kept: dict[str, ForkServer] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matscale.plugins.launchers.local.ForkServer", partial(Lent, kept))
+        yield
+    for server in kept.values():
+        server.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_unpickler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Checkpoints of fairchem are read by forks of one process; test_importers.py has one read as a user does."""
+    from unpickler import Unpickler
+
+    unpickler = Unpickler(tmp_path_factory.mktemp("unpickler"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matscale.core.fairchem.checkpoint.subprocess", unpickler)
+        yield
+    unpickler.close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Equalities to the last bit hold with every instruction set that this processor can imitate, with one thread and two.
 
-The default suite imitates the plainest processor and runs the most sensitive tests of the files below;
-MATSCALE_TEST_PROCESSORS=all runs the whole of these files, with AVX2 and two threads too.
+MATSCALE_TEST_LONG=1 imitates the plainest processor and runs the most sensitive tests of the files below;
+MATSCALE_TEST_PROCESSORS=all beside it runs the whole of these files, with AVX2 and two threads too.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ PROCESSORS = {
 ALL = os.environ.get("MATSCALE_TEST_PROCESSORS") == "all"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROCESSORS if ALL else ["plain"])
 def test_equalities_hold_on_other_processors(name: str) -> None:
     chosen = [] if ALL else ["-k", " or ".join(f"({k})" for k in SENSITIVE.values())]

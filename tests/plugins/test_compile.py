@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
@@ -64,10 +63,12 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", CLAIMING, ids=lambda architecture: architecture.name)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=[] if a.name == "transformer" else pytest.mark.long, id=a.name) for a in CLAIMING],
+)
 def test_what_claims_to_compile_does_so_once_for_batches_of_all_sizes(architecture: Architecture) -> None:
-    (model, batches), capture = subject(architecture, torch.float64), Captures()
+    (model, batches), capture = subject(architecture, torch.float64, n_layers=1), Captures()
     expected = [step(model, data) for data in batches]
     model.compile(dynamic=True, backend=capture)
     captured = []
@@ -79,8 +80,7 @@ def test_what_claims_to_compile_does_so_once_for_batches_of_all_sizes(architectu
     assert captured[1] == captured[-1]  # nothing new after the second batch
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("MATSCALE_TEST_COMPILER" not in os.environ, reason="g++ takes minutes: MATSCALE_TEST_COMPILER=1")
+@pytest.mark.long
 def test_escaip_compiled_to_machine_code_gives_the_same_numbers_and_gradients() -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")

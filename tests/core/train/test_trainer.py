@@ -324,15 +324,25 @@ def test_running_out_of_memory_says_how_to_need_less(
         run_tiny(data, tmp_path / "run")
 
 
-@pytest.mark.slow
-def test_a_compiled_direct_model_trains_to_the_same_losses(data: Path, tmp_path: Path) -> None:
-    if shutil.which("g++") is None:
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_a_compiled_direct_model_trains_to_the_same_losses(
+    data: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    compiler, compiled_by = torch.nn.Module.compile, list[str]()
+
+    def compile_by_backend(module: torch.nn.Module, **options: object) -> None:
+        compiled_by.append(backend)
+        compiler(module, backend=backend, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_by_backend)
     few = ["budget.steps=4", "log_every=1", "architecture.config.dropout=0", "evaluation.every=4"]
     plain = run_tiny(data, tmp_path / "plain", *few, name="columns")
     compiled = run_tiny(data, tmp_path / "compiled", *few, "compute.compile=true", name="columns")
     for a, b in zip(plain.metrics(), compiled.metrics(), strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-9)
+    assert compiled_by == [backend]
 
 
 def test_the_last_checkpoint_knows_of_the_last_validation(data: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Captures:
         return graph.forward
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_model_compiles_as_one_graph_for_batches_of_any_size(make_model, batch_of, oxide) -> None:
     """Of two structures or more: torch compiles whatever has size 1 apart."""
     options = {"stress_head": "rank2", "max_neighbors": 0, "cutoff": 3.0}  # a head, and edges, of their own kind

@@ -191,7 +191,7 @@ def frozen(run: Path) -> int:
     return process
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_on_a_real_slurm_survives_a_job_that_is_cancelled_one_that_times_out_and_one_that_is_requeued(
     study: Callable[..., Path],
     tmp_path: Path,

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from crystals import random_structures
-from matscale.core.config import read_toml
 from matscale.core.data.graph import Graph
 from matscale.core.data.sources.pack import pack
 from matscale.core.data.store import edge_cache_build, verified
@@ -34,16 +33,14 @@ from matscale.core.errors import MatscaleError
 from matscale.core.files import FAULT, FAULT_COUNT, DiskError, write_text
 from matscale.core.hosting.host import host
 from matscale.core.inference import predict
-from matscale.core.locks import claim
 from matscale.core.model.architecture import ArchitectureConfig, DatasetInfo
 from matscale.core.model.potential import Potential, Scales
 from matscale.core.report.build import build
 from matscale.core.report.page import page
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
-from matscale.core.runs.record import CONFIG, PLANNED, TIMINGS, Run
+from matscale.core.runs.record import CONFIG, TIMINGS, Run
 from matscale.core.study import sweep as sweeping
-from matscale.core.study.launcher import Ended, Job
 from matscale.core.train import session
 from matscale.core.train.session import train
 
@@ -162,42 +159,8 @@ def _edges(folder: Path, data: Path) -> None:
         build_cache(PackedDataset.open(folder / OUT), Graph.radius(4.0))
 
 
-class Here:
-    """A pool that trains in this very process."""
-
-    def __init__(self) -> None:
-        self.over: list[Ended] = []
-
-    def room(self) -> int:
-        return 1
-
-    def held(self) -> dict[Path, str]:
-        return {}
-
-    def start(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            descriptor = claim(job.path)
-            assert descriptor is not None
-            try:
-                begun = (job.path / CONFIG).exists()
-                train(TrainConfig.parse(read_toml(job.path / (CONFIG if begun else PLANNED))), job.path, resume=begun)
-            finally:
-                os.close(descriptor)
-            self.over.append(Ended(job.path, 0))
-
-    def ended(self) -> list[Ended]:
-        over, self.over = self.over, []
-        return over
-
-    def stop(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        pass
-
-
 def _sweep(folder: Path, data: Path) -> None:
-    from studies import planned
+    from studies import Here, planned
 
     values = {"seeds": [0], "budget": {"steps": 4}, "output": str(folder / OUT)}
     plan = planned(folder, data, **values)

@@ -1,4 +1,4 @@
-"""Studies small enough to do in a test, and a pool that trains nothing."""
+"""Studies small enough to do in a test; pools that train nothing, or here, or from a fork server that is kept."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import tomli_w
 
 from matscale.core.config import read_toml
-from matscale.core.locks import is_claimed
+from matscale.core.locks import claim, is_claimed
 from matscale.core.runs import checkpoint
 from matscale.core.runs.config import TrainConfig
-from matscale.core.runs.record import PLANNED, TIMINGS, Run
+from matscale.core.runs.record import CONFIG, PLANNED, TIMINGS, Run
 from matscale.core.study.config import Study
 from matscale.core.study.launcher import Ended, Job
 from matscale.core.study.plan import StudyPlan, plan
+from matscale.core.study.sweep import Sweep
+from matscale.core.train.session import train
+from matscale.plugins.launchers.fork_server import ForkServer
 
 
 def study_file(folder: Path, packed: Path, /, **values: Any) -> Path:
@@ -83,6 +87,40 @@ class FakePool:
         assert not self.running
 
 
+class Here:
+    """A pool that trains in this very process."""
+
+    def __init__(self) -> None:
+        self.over: list[Ended] = []
+
+    def room(self) -> int:
+        return 1
+
+    def held(self) -> dict[Path, str]:
+        return {}
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            descriptor = claim(job.path)
+            assert descriptor is not None
+            try:
+                begun = (job.path / CONFIG).exists()
+                train(TrainConfig.parse(read_toml(job.path / (CONFIG if begun else PLANNED))), job.path, resume=begun)
+            finally:
+                os.close(descriptor)
+            self.over.append(Ended(job.path, 0))
+
+    def ended(self) -> list[Ended]:
+        over, self.over = self.over, []
+        return over
+
+    def stop(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
 def completed(run: Path, **info: Any) -> Run:
     """Leave the record that a training leaves."""
     config = TrainConfig.parse(read_toml(run / PLANNED))
@@ -106,6 +144,42 @@ def trained(folder: Path) -> dict[str, tuple[Any, ...]]:
         totals = {key: run.info[key] for key in ("status", "steps", "flops", "structures", "atoms")}
         found[path.name] = (rows_of_run, list(run.samples), {k: v.tolist() for k, v in weights.items()}, totals)
     return found
+
+
+def swept_here(file: Path) -> None:
+    """Do a study, or what is left of it, in this process."""
+    study = plan(Study.read(file))
+    with patch("matscale.core.study.sweep.PAUSE", 0.0):
+        sweep = Sweep(study, Here())
+        sweep.run()
+        sweep.conclude()
+
+
+class Lent:
+    """A fork server for one pool, kept in `kept` for the next pool under the same environment: each takes seconds."""
+
+    def __init__(self, kept: dict[str, ForkServer], environment: dict[str, str]) -> None:
+        same = {name: value for name, value in environment.items() if name != "PYTEST_CURRENT_TEST"}
+        key = json.dumps([os.getcwd(), same], sort_keys=True)
+        if key in kept and kept[key]._process.poll() is not None:  # a test has killed it
+            kept.pop(key).close()
+        if key not in kept:
+            kept[key] = ForkServer(environment)
+        self._server, self._process = kept[key], kept[key]._process
+        self._begun: set[Path] = set()
+
+    def start(self, job: Job, claim: int, environment: dict[str, str]) -> None:
+        self._begun.add(job.path)
+        self._server.start(job, claim, environment)
+
+    def signal(self, path: Path, number: int) -> None:
+        self._server.signal(path, number)
+
+    def ended(self) -> list[tuple[Path, int | None, str]]:
+        return [end for end in self._server.ended() if end[0] in self._begun]  # not what another pool has left
+
+    def close(self) -> None:
+        pass
 
 
 # Sweeps as processes ------------------------------------------------------------------------------------------------

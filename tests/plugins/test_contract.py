@@ -19,7 +19,7 @@ def _other_forms(architecture: Architecture) -> list[ArchitectureConfig]:
     if architecture.name == "eqv2":
         narrow = {"channels": 8, "edge_channels": 8, "attention_hidden": 8, "alpha_channels": 8, "n_radial": 32}
         small = architecture.config(**narrow, n_layers=2, ffn_hidden=8, n_heads=2)
-        conservative = {"forces": "gradient", "max_neighbors": 0, "cutoff": 4.0, "lmax": 3}
+        conservative = {"forces": "gradient", "max_neighbors": 0, "cutoff": 4.0, "lmax": 2}
         lebedev = {"grid": "lebedev", "lmax": 3, "grid_resolution": 16}  # the coarsest that claims rotation
         # Not lmax 1: where all atoms are centres of inversion l = 1 is rounding, made 300 times larger by each norm.
         without_stress = {"stress_head": "none", "lmax": 2}

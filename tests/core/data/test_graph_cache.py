@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 from dataclasses import replace
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 
+from forks import FORKS
 from heard import Heard
 from matscale.core.data import neighbors as module
 from matscale.core.data.graph import Graph
@@ -229,9 +229,8 @@ def _rank(path, queue):
 
 
 def test_builders_at_the_same_time_wait_for_the_first(dataset):
-    context = get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(dataset.path, queue)) for _ in range(2)]
+    queue = FORKS.Queue()
+    ranks = [FORKS.Process(target=_rank, args=(dataset.path, queue)) for _ in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:

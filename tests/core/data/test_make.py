@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
 from ase.io import write
 
+from forks import FORKS
 from matscale.core.data.named import catalog
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.data.synthetic.families import family
@@ -17,6 +20,12 @@ from matscale.core.errors import ConfigError, DataError
 from matscale.core.hosting.host import host
 
 SMALL = Recipe(n=18, per_parent=3, max_atoms=6, elements=("Cu", "Ni"))
+
+
+@pytest.fixture(autouse=True)
+def _quick_workers(monkeypatch):
+    """Each would import torch for itself; that workers are spawned is for test_parallel.py."""
+    monkeypatch.setattr("matscale.core.parallel.multiprocessing", SimpleNamespace(get_context=lambda kind: FORKS))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def content(weights: dict[str, Any], **options: Any) -> dict[str, Any]:
     return {"state_dict": OrderedDict(weights), "config": {"model": model}}
 
 
-def test_an_outside_importer_is_found_by_the_model_in_the_file(site: Site, tmp_path: Path) -> None:
+def test_an_outside_importer_is_found_by_the_model_in_the_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matscale.core.fairchem.checkpoint.subprocess", subprocess)  # a process of its own, for once
     site.install("lab-lone", PLUGIN)
     torch.save(content({"module.lone_energy": torch.tensor([1.0, 2.0, 4.0])}), tmp_path / "lone.pt")
     result = site.run("import", "fairchem", str(tmp_path / "lone.pt"), "-o", str(tmp_path / "run"))

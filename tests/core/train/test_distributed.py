@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -30,18 +29,20 @@ def free_port() -> int:
         return port
 
 
-def launch(size: int, *arguments: str | Path, stderr: int | None = None) -> list[subprocess.Popen[bytes]]:
-    """What torchrun does."""
-    port, script = free_port(), str(Path(tiny.__file__))
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
+def launch(size: int, folder: Path, data: Path, *changes: str, said: Path | None = None) -> list[BaseProcess]:
+    """What torchrun does; what the first process says goes to the file `said`."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
     return [
-        subprocess.Popen(
-            [sys.executable, script, *map(str, arguments)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=stderr,
-        )
-        for rank in range(size)
+        tiny.begin(folder, data, *changes, said=None if rank else said, **common, **own[rank]) for rank in range(size)
     ]
+
+
+def codes(processes: list[BaseProcess]) -> list[int | None]:
+    """Exit codes, once they have ended."""
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
 
 
 @pytest.mark.slow
@@ -50,7 +51,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(data: Path, tmp_path
         tiny.configured(data, *CHANGES, "batch.accumulate=2"), tmp_path / "one", architecture=tiny.architecture()
     )
     processes = launch(2, tmp_path / "two", data, *CHANGES)
-    assert [p.wait(120) for p in processes] == [0, 0]
+    assert codes(processes) == [0, 0]
     two = Run.open(tmp_path / "two")
     assert two.info["world_size"] == 2
     assert two.info["global_batch"] == one.info["global_batch"] == {"structures": 8}
@@ -68,11 +69,11 @@ def test_two_processes_equal_one_with_the_same_global_batch(data: Path, tmp_path
         assert_close(states[0][key], states[1][key], rtol=1e-7, atol=1e-10)
 
 
-def wait_for_rows(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+def wait_for_rows(run: Path, processes: list[BaseProcess]) -> None:
     end = time.monotonic() + 120
     while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text().strip():
         assert time.monotonic() < end, "no step was made"
-        assert all(p.poll() is None for p in processes)
+        assert all(p.is_alive() for p in processes)
         time.sleep(0.05)
 
 
@@ -81,19 +82,21 @@ def wait_for_rows(run: Path, processes: list[subprocess.Popen[bytes]]) -> None:
 def test_when_a_process_is_lost_the_others_say_so_and_end(data: Path, tmp_path: Path, number: int) -> None:
     run = tmp_path / "run"
     changes = ["budget.steps=1000000", "log_every=1", "evaluation.every=1000000", "compute.timeout=6"]
-    processes = launch(2, run, data, *changes, stderr=subprocess.PIPE)
+    processes = launch(2, run, data, *changes, said=tmp_path / "said")
     try:
         wait_for_rows(run, processes)
-        processes[1].send_signal(number)
-        _, said = processes[0].communicate(timeout=30)
+        os.kill(processes[1].pid or 0, number)
+        processes[0].join(30)
+        code = processes[0].exitcode
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
-    assert processes[0].returncode == 6
-    sentence = said.decode().strip().splitlines()[-1]
+            process.join()
+    assert code == 6
+    said = (tmp_path / "said").read_text()
+    sentence = said.strip().splitlines()[-1]
     assert sentence.startswith("Process 0 of 2: another process of the run ended, or did not answer for 6 s")
-    assert b"Traceback" not in said
+    assert "Traceback" not in said
     info = Run.open(run).info
     assert (info["status"], info["error"].partition(":")[0]) == ("failed", "PeerLost")
 

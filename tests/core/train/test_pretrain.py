@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner, Result
-from test_distributed import launch
+from test_distributed import codes, launch
 from test_resume import assert_same
 
 import matscale
@@ -237,7 +237,7 @@ def test_two_processes_equal_one(data: Path, tmp_path: Path) -> None:
     config = tiny.configured(data, *changes, "batch.accumulate=2", name=name)
     one = train(config, tmp_path / "one", architecture=tiny.architecture(name))
     processes = launch(2, tmp_path / "two", data, *changes, f"architecture.name={name}")
-    assert [p.wait(120) for p in processes] == [0, 0]
+    assert codes(processes) == [0, 0]
     mine, yours = (checkpoint.load_weights(checkpoint.folder_of(r.checkpoint_folder, r.last), averaged=False)
                    for r in (one, Run.open(tmp_path / "two")))  # fmt: skip
     for key in mine:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -180,45 +179,39 @@ def test_the_end_of_a_slurm_job_saves_and_stops(data: Path, tmp_path: Path, monk
         train(tiny.configured(data), tmp_path / "run", architecture=tiny.architecture())
 
 
-def script(*arguments: str | Path) -> list[str]:
-    return [sys.executable, str(Path(tiny.__file__)), *map(str, arguments)]
-
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 PATIENCE = 300.0
 """Seconds, far above what a loaded machine takes: only a fault uses them up."""
 
 
 @contextmanager
-def training(folder: Path, data: Path) -> Iterator[subprocess.Popen[bytes]]:
+def training(folder: Path, data: Path) -> Iterator[BaseProcess]:
     """A process in the midst of a long run."""
-    with subprocess.Popen(script(folder, data, "budget.steps=100000"), env=ENVIRONMENT) as process:
-        try:
-            end = time.monotonic() + PATIENCE
-            while not (folder / "metrics.jsonl").exists():
-                assert process.poll() is None, f"the run ended with {process.returncode} before its first row"
-                assert time.monotonic() < end, "the run did not come to its first row"
-                time.sleep(0.01)
-            yield process
-        finally:
-            process.kill()
+    process = tiny.begin(folder, data, "budget.steps=100000")
+    try:
+        end = time.monotonic() + PATIENCE
+        while not (folder / "metrics.jsonl").exists():
+            assert process.is_alive(), f"the run ended with {process.exitcode} before its first row"
+            assert time.monotonic() < end, "the run did not come to its first row"
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_a_second_signal_leaves_at_once(data: Path, tmp_path: Path) -> None:
     with training(tmp_path / "run", data) as process:
-        process.send_signal(signal.SIGSTOP)  # so that both are pending before it can reach a boundary
-        process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGCONT)
-        assert process.wait(PATIENCE) in (-signal.SIGTERM, -signal.SIGINT)
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            os.kill(process.pid or 0, number)  # stopped, so that both are pending before it can reach a boundary
+        process.join(PATIENCE)
+        assert process.exitcode in (-signal.SIGTERM, -signal.SIGINT)
 
 
 def test_the_first_signal_ends_the_process_with_exit_5(data: Path, tmp_path: Path) -> None:
     with training(tmp_path / "run", data) as process:
         process.terminate()
-        assert process.wait(PATIENCE) == 5
+        process.join(PATIENCE)
+        assert process.exitcode == 5
 
 
 def test_resuming_on_other_data_is_refused(tmp_path: Path) -> None:

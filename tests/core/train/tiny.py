@@ -1,19 +1,19 @@
-"""A dataset and two architectures small enough to train in a blink; also a script, for tests that kill it.
-
-python tiny.py FOLDER DATA [--resume] [KEY=VALUE ...]
-"""
+"""A dataset and two architectures small enough to train in a blink, also in a process that a test may kill."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from forks import FORKS
 from matscale.core.config import override
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
@@ -156,17 +156,21 @@ class StopAt(Reporter):
             os.kill(os.getpid(), self.number)
 
 
-def main(arguments: list[str]) -> None:
-    folder, data, *rest = arguments
+def begin(folder: Path, data: Path, *assignments: str, said: Path | None = None, **environment: str) -> BaseProcess:
+    """Train in a process of its own; what it says goes to the file `said`."""
+    process = FORKS.Process(target=_train, args=(folder, data, assignments, said, environment))
+    process.start()
+    return process
+
+
+def _train(folder: Path, data: Path, changes: Sequence[str], said: Path | None, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    assignments = [a for a in rest if a != "--resume"]
-    config = configured(Path(data), *assignments)
+    if said is not None:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    config = configured(data, *changes)
     try:
-        train(config, folder, resume="--resume" in rest, architecture=architecture(config.architecture.name))
+        train(config, folder, architecture=architecture(config.architecture.name))
     except MatscaleError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from matscale.core.data.store.packed import PackedDataset
-from studies import PATIENCE, said, study_file, sweeping, trained
+from studies import study_file, swept_here, trained
 
 LENGTH: dict[str, Any] = {
     "budget": {"steps": 300},
@@ -36,6 +36,5 @@ def study(tmp_path: Path, alloys: PackedDataset) -> Callable[..., Path]:
 def unbroken(tmp_path_factory: pytest.TempPathFactory, alloys: PackedDataset) -> dict[str, tuple[Any, ...]]:
     """What the runs of `study()` compute when nobody disturbs them."""
     folder = tmp_path_factory.mktemp("unbroken")
-    with sweeping(study_file(folder, alloys.path, **LENGTH)) as process:
-        assert process.wait(PATIENCE) == 0, said(process)
+    swept_here(study_file(folder, alloys.path, **LENGTH))
     return trained(folder / "study")

@@ -8,18 +8,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from matscale.cli import main
 from matscale.core.errors import ConfigError
 from matscale.core.locks import is_claimed
 from matscale.core.study.launcher import Ended, Job
 from matscale.plugins.launchers.local import LocalOptions, LocalPool
-from studies import PATIENCE, in_the_midst, process_of, rows, said, sweeping, trained, wait_for
+from studies import PATIENCE, in_the_midst, process_of, rows, said, sweeping, swept_here, trained, wait_for
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_killed_and_whose_worker_is_killed_ends_as_one_left_alone(
     study: Callable[..., Path], tmp_path: Path, unbroken: dict[str, Any]
 ) -> None:
@@ -34,10 +38,11 @@ def test_a_sweep_that_is_killed_and_whose_worker_is_killed_ends_as_one_left_alon
     assert [row["status"] for row in rows(folder)] == ["completed"] * 2
 
 
+@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_an_interrupted_sweep_has_its_runs_save_and_ends_with_exit_5(
-    study: Callable[..., Path], tmp_path: Path, unbroken: dict[str, Any]
+    study: Callable[..., Path], tmp_path: Path, unbroken: dict[str, Any], warm: bool
 ) -> None:
-    file = study(local={"workers": 2, "threads": 1, "warm": False})
+    file = study(local={"workers": 2, "threads": 1, "warm": warm})
     with sweeping(file) as process:
         runs = wait_for(lambda: in_the_midst(tmp_path / "study"), process)
         process.send_signal(signal.SIGINT)
@@ -45,20 +50,25 @@ def test_an_interrupted_sweep_has_its_runs_save_and_ends_with_exit_5(
     assert "Nothing is lost" in said(process)
     assert not any(is_claimed(run) for run in runs)
     assert json.loads((runs[0] / "run.json").read_text())["status"] in ("stopped", "completed")
-    with sweeping(file) as process:
-        assert process.wait(PATIENCE) == 0, said(process)
+    swept_here(file)
     assert trained(tmp_path / "study") == unbroken
 
 
 def test_a_run_that_is_killed_is_told_as_cut_off_with_the_signal(study: Callable[..., Path], tmp_path: Path) -> None:
     """It would take hours: there is no moment at which it could be over before the signal comes."""
     file = study(budget={"steps": 10_000_000}, seeds=[0], retries=0, local={"workers": 1, "threads": 1})
-    with sweeping(file) as process:
-        run = wait_for(lambda: in_the_midst(tmp_path / "study"), process)[0]
+
+    def kill() -> str:
+        run: Path = wait_for(lambda: in_the_midst(tmp_path / "study"))[0]
         os.kill(process_of(run), signal.SIGKILL)
-        assert process.wait(PATIENCE) == 1, said(process)
-    assert f"cut off  {run.name}" in said(process)
-    assert "(killed by SIGKILL" in said(process)
+        return run.name
+
+    with ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(kill)
+        result = CliRunner().invoke(main, ["sweep", str(file)])
+    assert result.exit_code == 1, result.output
+    assert f"cut off  {killed.result()}" in result.output
+    assert "(killed by SIGKILL" in result.output
     assert [(row["status"], row["reason"][:17]) for row in rows(tmp_path / "study")] == [
         ("crashed", "killed by SIGKILL")
     ]

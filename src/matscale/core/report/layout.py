@@ -11,6 +11,7 @@ AXES = {
     "c": "training compute C [FLOPs]",
 }
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+WHOLE = {"exponentformat": "SI", "minexponent": 5, "minorloglabels": "complete"}
 GRID, TEXT = "#dfe3e8", "#30363d"
 
 
@@ -34,7 +35,8 @@ def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True,
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "itemsizing": "constant"},
         "xaxis": {**axis, "title": {"text": x}, "type": kinds[0]},
-        "yaxis": {**axis, "title": {"text": y}, "type": kinds[1], "nticks": 7},
+        # Whole numbers between decades, not their first digits: a multiple of 0.5 would read as 5.
+        "yaxis": {**axis, "title": {"text": y}, "type": kinds[1], "nticks": 7, **WHOLE},
     }
     return Figure(traces, layout=shared | layout)
 

@@ -131,7 +131,7 @@ def test_a_size_given_with_another_run_is_one_of_its_architecture(alloys: Packed
     assert run("--arch", "fcn", "--params", "3k", "--data", alloys.path, "--steps", 1, "-o", first).exit_code == 0
     result = run("--from", first, "--params", "30k", "--data", alloys.path, "--steps", 1, "-o", tmp_path / "second")
     assert result.exit_code == 2
-    assert "its model is another one" in result.stderr
+    assert "its model differs" in result.stderr
     assert "--partial" in result.stderr
 
 

@@ -1,1 +1,1 @@
-"""Run on disk: training writes it, everything else reads it."""
+"""Run folder on disk: training writes it, all other parts only read it."""

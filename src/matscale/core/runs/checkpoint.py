@@ -1,4 +1,4 @@
-"""Checkpoints: data without code, written completely or not at all.
+"""Checkpoints: files of data without code, written completely or not at all.
 
     checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
                         ema.safetensors         the same with averaged weights, if there is an average
@@ -39,18 +39,18 @@ Tensors = Mapping[str, Tensor]
 
 
 class DamagedCheckpoint(MatscaleError):
-    """The files of a checkpoint differ from those that were written."""
+    """Error for a checkpoint whose files differ from those that were written."""
 
 
 class NonFiniteCheckpoint(DamagedCheckpoint):
-    """A checkpoint holds a NaN or an infinity where none was written."""
+    """Error for a checkpoint that holds a NaN or an infinity where there should be none."""
 
     exit_code = 4
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Contents of a checkpoint, read into memory."""
+    """Contents of a checkpoint in memory."""
 
     step: int
     model: dict[str, Tensor]
@@ -64,13 +64,13 @@ def folder_of(root: Path, step: int) -> Path:
 
 
 def steps(root: Path) -> list[int]:
-    """Steps with a checkpoint folder under `root`, ascending."""
+    """Steps that have a checkpoint folder under `root`, ascending."""
     names = [path.name for path in root.iterdir()] if root.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := _FOLDER.fullmatch(name)))
 
 
 def pointer(root: Path, name: str) -> int | None:
-    """Return the step that `last` or `best` names."""
+    """Read the step that `last` or `best` points to."""
     try:
         return int((root / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,7 +78,10 @@ def pointer(root: Path, name: str) -> int | None:
 
 
 def save(root: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, which `last` then names. Raises MatscaleError (disk full, not writable); the others stay."""
+    """Write a checkpoint and make `last` point to it.
+
+    Raises MatscaleError if the disk is full or not writable; existing checkpoints are kept.
+    """
     final = folder_of(root, checkpoint.step)
     try:
         make_folder(root)
@@ -110,14 +113,14 @@ _NAMES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""dtype -> its name in a file, in the order in which safetensors writes them: wide ones first."""
+"""dtype -> its name in a file, in the order in which safetensors writes tensors: wide types first."""
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Write a safetensors file, byte for byte what the library writes.
 
-    The library's own writer knows neither the umask nor the errors of disks, and refuses tensors that share memory
-    (tied weights), which would have to be copied first.
+    The library's writer ignores the umask, hides errors of the disk, and refuses tensors that share memory (tied
+    weights) unless they are copied first.
     """
     order = list(_NAMES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
@@ -138,7 +141,10 @@ def _digest(path: Path) -> str:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Return the manifest if every file is as it was written; else raise DamagedCheckpoint that names the file."""
+    """Check that every file of a checkpoint is as it was written, and return the manifest.
+
+    Raises DamagedCheckpoint that names the file.
+    """
     manifest = _manifest(folder)
     for name, entry in manifest["files"].items():
         if Path(name).name != name:
@@ -148,7 +154,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest. Raises DamagedCheckpoint for one of another folder, or one that names files outside it."""
+    """Read the manifest. Raises DamagedCheckpoint if it belongs to another folder or names files outside its own."""
     manifest = _json(folder / "manifest.json")
     version, files = manifest.get("format_version"), manifest.get("files")
     if not isinstance(version, int) or not isinstance(files, dict):
@@ -202,7 +208,7 @@ def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read one checkpoint. Raises DamagedCheckpoint if it is not whole."""
+    """Read one checkpoint. Raises DamagedCheckpoint if a file is damaged or missing."""
     state = state_of(folder, whole=True)
     names = [name for name in GROUPS if name != "ema" or (folder / "ema.safetensors").exists()]
     groups: dict[str, dict[str, Tensor]] = {name: _tensors(folder, name, state) for name in names}
@@ -211,7 +217,7 @@ def load(folder: Path) -> Checkpoint:
 
 
 def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
-    """Read and verify the state of the Potential: averaged weights if there are any, unless `averaged` is False."""
+    """Read and verify the weights of the Potential: the averaged ones if there are any and `averaged` is True."""
     files = verify(folder)["files"]
     return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", state_of(folder))
 
@@ -234,7 +240,7 @@ def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Te
 
 
 def _non_finite(tensors: Tensors) -> list[str]:
-    """Names of the tensors with a NaN or an infinity, except buffers that hold one on purpose."""
+    """Names of the tensors with a NaN or an infinity, except buffers that hold an infinity on purpose."""
     return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
@@ -251,7 +257,7 @@ def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
 def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> Checkpoint | None:
     """Load the newest sound checkpoint that is `usable`, with a warning for each damaged one; None if there is none.
 
-    `usable` may raise DamagedCheckpoint too.
+    `usable` may raise DamagedCheckpoint, too.
     """
     for step in reversed(steps(root)):
         try:
@@ -265,7 +271,10 @@ def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved:
 
 
 def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
-    """Delete all but the `keep` latest checkpoints, the best and the steps `for_good`; also half-written ones."""
+    """Delete checkpoints, except the `keep` latest, the best and the steps `for_good`.
+
+    Also delete half-written ones.
+    """
     spared = {*steps(root)[-keep:], *for_good, pointer(root, "best"), pointer(root, "last")}
     for step in steps(root):
         if step not in spared:

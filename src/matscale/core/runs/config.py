@@ -1,7 +1,7 @@
 """Configuration of one training run: every key, its default, its unit.
 
 Precedence: defaults < `--config FILE` < options < `--set a.b=c`. The result is written to the run folder as
-`config.toml`; this file alone repeats the run.
+`config.toml`; with this file alone, the run can be repeated.
 """
 
 from __future__ import annotations
@@ -20,97 +20,101 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=1e10)]
-"""At most what waiting takes: the clocks of Python end at 10^11 s."""
+"""Longest waiting time [s]; the clocks of Python end at 10^11 s."""
 TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress", "stress_anisotropic": "stress"}
-"""Term -> the label that it needs."""
+"""Term of the loss -> the label that it needs."""
 
 
 MOST_BATCHES = 1 << 16
-"""Batches of one optimizer step."""
+"""Largest number of batches of one optimizer step."""
 
 
 class ArchitectureChoice(Config):
     name: str
     """Family of models: `matscale models list`."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Its configuration; keys left out have the architecture's defaults."""
+    """Configuration of the architecture; missing keys have its defaults."""
 
 
 class DataConfig(Config):
     path: Annotated[str, AfterValidator(usable_text)] = "emt"
-    """A packed dataset, or the name of one that matscale can make or fetch."""
+    """Packed dataset, or the name of a dataset that matscale can make or download."""
     validation: Fraction = 0.1
-    """Share of the structures that are kept for validation."""
+    """Share of the structures that is used for validation."""
     split_by: Literal["group", "structure"] = "group"
     """Unit of the split: whole groups (trajectory or reduced formula), or single structures."""
     validation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Seed that draws the validation part; none: `seed`. Runs whose losses are compared need the same one."""
+    """Seed that draws the validation part; default: `seed`. Runs whose losses are compared need the same one."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the training part that is used; a smaller one is a subset of a larger one."""
+    """Share of the training part that is used; smaller shares are subsets of larger ones."""
     count: Positive | None = None
     """Number of training structures that are used (instead of `fraction`)."""
     overfit: Annotated[int, Field(ge=0)] = 0
-    """Train and validate on this many structures of the training part: a check that the model can learn. 0: off."""
+    """Train and validate on this number of training structures, to check that the model can learn. 0: off."""
     in_memory: bool = False
     """Read the whole dataset into memory at the start instead of mapping its files."""
     cache_graphs: bool = True
-    """Keep the neighbour lists beside the dataset, so that later epochs and runs read them."""
+    """Store neighbour lists beside the dataset, so that later epochs and runs read them."""
 
     check_stress_unit: bool = True
-    """Refuse a stress that looks like GPa or kbar instead of eV/Å³."""
+    """Refuse stresses that look like GPa or kbar instead of eV/Å³."""
     isolated: bool = False
-    """Learn from structures in which no atom has a neighbour within the cutoff, and predict such; else refuse them."""
+    """Accept structures in which no atom has a neighbour within the cutoff, in training and prediction.
+
+    Otherwise refuse them.
+    """
 
     @model_validator(mode="after")
     def _one_size(self) -> DataConfig:
         if self.fraction is not None and self.count is not None:
-            raise ValueError("fraction and count are two ways to say the same; give one of them")
+            raise ValueError("fraction and count both set the size of the training part; give one of them")
         return self
 
 
 class StartConfig(Config):
-    """Fine-tuning: weights, scales and references of another run, so that both runs predict the same at step 0."""
+    """Fine-tuning: start from weights, scales and references of another run, whose predictions step 0 repeats."""
 
     run: Annotated[str, AfterValidator(usable_text)] | None = None
-    """Folder of the run to begin with; none: new weights."""
+    """Folder of the run to start from; default: new weights."""
     checkpoint: str = "best"
-    """Checkpoint of that run: best, last or a step. Averaged weights are taken where the run kept an average."""
+    """Checkpoint of that run: best, last or a step. Averaged weights are used if the run kept an average."""
     partial: bool = False
-    """Take what fits by name and shape and list what does not, rather than to refuse a model that differs."""
+    """Use the weights that fit by name and shape and list the others, rather than refuse a model that differs."""
     branch: bool = False
-    """Continue the other run from the checkpoint, with its optimizer, averages, counts and place in the data."""
+    """Continue the other run from the checkpoint, with its optimizer, averages, counts and position in the data."""
     references: Annotated[Literal["keep", "refit"] | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
-    """Element references: those of the other run (`keep`), or corrected by what its predictions leave of the new
-    energies (`refit`). None, or `auto`: refit if that leaves much less."""
+    """Element references: `keep` those of the other run, or `refit` them by its errors on the new energies.
+
+    Default (or `auto`): refit if that reduces the errors much.
+    """
 
     @model_validator(mode="after")
     def _of_a_run(self) -> StartConfig:
         if self.run is None and (self.partial or self.branch or self.references or self.checkpoint != "best"):
             raise ValueError(
-                "partial, branch, references and checkpoint say how to begin with another run: name it (--from, "
-                "start.run)"
+                "partial, branch, references and checkpoint need another run to start from: name it (--from, start.run)"
             )
         if self.references and self.branch:
-            raise ValueError("a branch takes the whole state of the other run; leave out references")
+            raise ValueError("a branch continues from the whole state of the other run; leave out references")
         if self.partial and self.branch:
-            raise ValueError("a branch takes the whole state of the other run; leave out partial")
+            raise ValueError("a branch continues from the whole state of the other run; leave out partial")
         return self
 
 
 PRETEXT_OPTIONS: dict[str, tuple[str, float | int]] = {"denoise": ("sigma", 0.1), "distances": ("partners", 8)}
-"""Pre-training task -> (its option, the default of that option)."""
+"""Pre-training task -> (name of its option, default of that option)."""
 
 
 class PretrainConfig(Config):
-    """Pre-training on a task that needs no labels; another run begins with the result by `start.run`."""
+    """Pre-training on a task that needs no labels; `start.run` of another run then starts from the result."""
 
     task: Literal["distances", "denoise"]
-    """Predict distances of pairs from embeddings, or the noise that was put on positions, through the forces."""
+    """Task: predict distances of pairs of atoms from embeddings, or the noise added to positions by the forces."""
     sigma: Annotated[float, Field(gt=0, le=1)] | None = None
     """For denoise: standard deviation of each component of the noise [Å]; 0.1 if not given."""
     partners: Annotated[int, Field(ge=1, le=64)] | None = None
-    """For distances: number of other atoms of its structure that each atom is paired with; 8 if not given."""
+    """For distances: number of other atoms of its structure with which each atom is paired; 8 if not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -139,31 +143,33 @@ def _held_at_once(accumulate: int) -> int:
 
 
 class BatchConfig(Config):
-    """Size of the batch on one process. The global batch is this × accumulate × processes; the run prints its size."""
+    """Size of the batch on one process. The global batch is this × accumulate × processes; the run prints it."""
 
     structures: Positive | None = None
-    """At most so many structures in a batch; 16 if no limit is given."""
+    """Largest number of structures in a batch; 16 if no limit is given."""
     atoms: Positive | None = None
-    """At most so many atoms in a batch."""
+    """Largest number of atoms in a batch."""
     edges: Positive | None = None
-    """At most so many edges in a batch."""
+    """Largest number of edges in a batch."""
     accumulate: Annotated[Positive, AfterValidator(_held_at_once)] = 1
-    """Batches whose gradients make one optimizer step; at most 65,536."""
+    """Number of batches whose gradients are added up for one optimizer step; at most 65,536."""
 
 
 class AugmentationConfig(Config):
     rotate: bool | None = None
-    """Turn every training structure at random in every epoch: positions, cell, forces and stress together. None: as the
-    architecture wants it; not in an overfit check."""
+    """Rotate every training structure at random in every epoch: positions, cell, forces and stress together.
+
+    Default: as the architecture sets; off in an overfit check.
+    """
     reflect: bool = False
-    """Mirror every other structure as well."""
+    """Mirror every other structure, too."""
 
 
 class Term(Config):
     weight: Annotated[float, Field(ge=0)]
     """Factor in the objective, per eV/atom, eV/Å or eV/Å³ of the residual; 0 leaves the term out."""
     kind: str
-    """Name of a loss: mae, mse, huber, l2, or a plugin's."""
+    """Name of a loss function: mae, mse, huber, l2, or one of a plugin."""
 
 
 class EnergyTerm(Term):
@@ -182,7 +188,7 @@ class StressTerm(Term):
 
 
 class LossConfig(Config):
-    """OMat24's loss by default. Residuals are in eV/atom, eV/Å and eV/Å³."""
+    """Training loss, by default that of OMat24. Residuals are in eV/atom, eV/Å and eV/Å³."""
 
     energy: EnergyTerm = EnergyTerm()
     forces: ForcesTerm = ForcesTerm()
@@ -196,112 +202,119 @@ class LossConfig(Config):
         return self
 
     def term(self, name: str) -> Term:
-        """Return the term called `name`, one of `TERMS`."""
+        """Settings of the term called `name`, one of `TERMS`."""
         term: Term = getattr(self, name)
         return term
 
     def needs(self) -> set[str]:
-        """Labels that the terms with a weight need."""
+        """Labels that terms with a non-zero weight need."""
         return {LABEL_OF[name] for name in TERMS if self.term(name).weight > 0}
 
 
 class OptimizerConfig(Config):
-    """AdamW. The decay spares norms, biases and embeddings."""
+    """AdamW. Norms, biases and embeddings have no weight decay."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    """Decoupled decay of weight matrices, per step and unit of learning rate."""
+    """Decoupled weight decay of weight matrices, per step and unit of learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Decay of the running mean and of the running square of the gradient."""
+    """Decay rates of the running mean of the gradient and of its square (beta1, beta2)."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the root of the running square."""
+    """Epsilon, added to the square root of the running square."""
     clip: Annotated[float, Field(ge=0)] = 10.0
-    """Largest norm of the whole gradient; 0: no clipping."""
+    """Largest norm of the gradient of all parameters; 0 disables clipping."""
     ema: Decay = 0.999
-    """Decay of the exponential moving average of the weights that validation and use see; 0: none.
-    In step t it is at most (1 + t) / (10 + t), so that short runs do not average over their beginning."""
+    """Decay of the exponential moving average of the weights, which are used in validation and prediction; 0: none.
+
+    At step t it is at most (1 + t) / (10 + t), so that the average of a short run forgets the initial weights.
+    """
 
 
 class ScheduleConfig(Config):
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    """Shape of the learning rate after the warm-up; `wsd` is warm-up, stable, decay."""
+    """Shape of the learning-rate schedule after the warm-up; `wsd` is warm-up, stable, decay."""
     warmup: Fraction = 0.01
-    """Share of the run in which the learning rate rises linearly."""
+    """Share of the run in which the learning rate increases linearly."""
     warmup_factor: Fraction = 0.2
-    """Learning rate at the start of the warm-up, as a share of `optimizer.lr`."""
+    """Learning rate at the start of the warm-up, relative to `optimizer.lr`."""
     floor: Fraction = 0.01
-    """Learning rate at the end of the run, as a share of `optimizer.lr`."""
+    """Learning rate at the end of the run, relative to `optimizer.lr`."""
     decay: Fraction = 0.2
-    """For `wsd`: share of the run, at its end, in which the learning rate falls."""
+    """For `wsd`: share of the run, at its end, in which the learning rate decreases."""
     decay_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
-    """For `wsd`: shape of the fall of the learning rate."""
+    """For `wsd`: shape of the decrease of the learning rate."""
 
 
 class BudgetConfig(Config):
-    """Length of the training. Of several budgets, the first one used up ends the run and its schedule."""
+    """Length of the training. If there are several limits, the first one reached ends the run and its schedule."""
 
     epochs: Positive | None = None
-    """Passes over the training structures; 10 if no budget is given."""
+    """Passes over the training structures; 10 if no limit is given."""
     steps: Positive | None = None
     """Optimizer steps."""
     max_time: Seconds | None = None
-    """Wall time [s] of the whole run, over all its sessions; `90`, `30m`, `2h`."""
+    """Wall time [s] of the whole run, summed over its sessions; `90`, `30m`, `2h`."""
     max_flops: Count | None = None
     """Counted training FLOPs."""
 
 
 class EvaluationConfig(Config):
     every: Positive | None = None
-    """Optimizer steps between validations; none: at the end of epochs, as `every_epochs` says."""
+    """Optimizer steps between validations; default: at the end of epochs, see `every_epochs`."""
     every_epochs: Positive = 1
     """Epochs between validations, if `every` is not given."""
     patience: Positive | None = None
-    """End the run after so many validations in a row without a better loss; none: never."""
+    """Number of successive validations without a better loss that ends the run; default: no limit."""
     structures: Positive = 32
     """Structures in a validation batch; the results do not depend on it."""
     samples: Annotated[int, Field(ge=0)] = 3
-    """Validation structures whose predictions are kept at every validation, in samples.jsonl."""
+    """Number of validation structures whose predictions are written to samples.jsonl at every validation."""
 
 
 class ComputeConfig(Config):
     device: str = "auto"
-    """`auto` takes a GPU if there is one; else `cpu`, `cuda`, `cuda:1`."""
+    """Device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
-    """Arithmetic of the model; losses and metrics are summed in float64 whatever it is."""
+    """Precision of the model's arithmetic; losses and metrics are always summed in float64."""
     compile: bool = False
-    """Compile the model (direct forces only: torch.compile does not differentiate what it compiled a second time)."""
+    """Compile the model with torch.compile (direct forces only, since it does not support second derivatives)."""
     checkpoint_activations: bool = False
-    """Keep the inputs of each block only and run it again in the backward: less memory, 15 to 40 % more time."""
+    """Activation checkpointing: store only the inputs of each block and compute it again in the backward pass.
+
+    It needs less memory and 15 to 40 % more time.
+    """
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of torch; none: one per core that the process may use, or OMP_NUM_THREADS."""
+    """CPU threads of torch; default: OMP_NUM_THREADS, or one per core that the process may use."""
     timeout: Seconds = 600.0
-    """With several processes: wall time [s] to wait for another one before the run ends with exit code 6."""
+    """With several processes: wall time [s] to wait for another process before the run ends with exit code 6."""
 
     @model_validator(mode="after")
     def _one_who_decides(self) -> ComputeConfig:
         if self.compile and self.checkpoint_activations:
-            raise ValueError("compile decides by itself what is computed again: leave out checkpoint_activations")
+            raise ValueError(
+                "torch.compile chooses which activations to compute again: leave out checkpoint_activations"
+            )
         return self
 
 
 class CheckpointConfig(Config):
     every: Positive | None = None
-    """Optimizer steps between checkpoints; none: one at every validation."""
+    """Optimizer steps between checkpoints; default: a checkpoint at every validation."""
     keep: Positive = 2
     """Number of latest checkpoints that are kept, besides the best."""
     at: tuple[Positive, ...] = ()
-    """Steps whose checkpoints are kept for good, for other runs to branch off."""
+    """Steps whose checkpoints are never deleted, so that other runs can branch off."""
 
 
 class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of split, initialisation, order, augmentation and dropout."""
+    """Seed of split, initialisation, order of structures, augmentation and dropout."""
     architecture: ArchitectureChoice
     data: DataConfig = DataConfig()
     start: StartConfig = StartConfig()
     pretrain: PretrainConfig | None = None
-    """Pre-training on a task without labels; none: train on energies, forces and stress."""
+    """Pre-training on a task without labels; default: train on energies, forces and stress."""
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()
@@ -314,30 +327,30 @@ class TrainConfig(Config):
     log_every: Positive = 10
     """Optimizer steps between rows of training metrics."""
     net_force: Literal["removed"] | None = None
-    """`removed`: the mean is taken off the predicted forces of each structure, in training and in use. Direct forces do
-    not sum to zero by themselves; those by derivative do."""
+    """Net force; with `removed`, the mean force of each structure is subtracted, in training and prediction.
+
+    Direct forces do not sum to zero otherwise; forces by derivative do.
+    """
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
-    """Steps with a non-finite loss or gradient that may be left out; one more ends the run with exit 4."""
+    """Number of steps with a non-finite loss or gradient that are skipped; one more ends the run with exit code 4."""
     plugins: tuple[str, ...] = ()
-    """Names of plugins that watch the run."""
+    """Names of observers: plugins that follow the run."""
     trackers: tuple[str, ...] = ()
-    """Trackers that receive the metrics of the run: tensorboard, wandb, trackio, or a plugin's."""
+    """Trackers that receive the metrics of the run: tensorboard, wandb, trackio, or one of a plugin."""
     labels: dict[str, str | int | float] = Field(default_factory=dict)
-    """Labels that a study gives the run (`study`, `size`, ...). They are copied to run.json and do nothing else."""
+    """Labels that a study gives the run (`study`, `size`, ...). They are only copied to run.json."""
 
     @model_validator(mode="after")
     def _pretraining_is_apart(self) -> TrainConfig:
         if self.pretrain is None:
             return self
         if self.start.run is not None and not self.start.branch:
-            raise ValueError("pre-training begins with new weights: leave out --from (start.run), or --pretrain")
+            raise ValueError("pre-training starts from new weights: leave out --from (start.run), or --pretrain")
         if self.loss != LossConfig():
-            raise ValueError(
-                "pre-training has a loss of its own, and [loss] is for labels: leave out loss, or --pretrain"
-            )
+            raise ValueError("pre-training has its own loss, and [loss] is for labels: leave out loss, or --pretrain")
         if self.pretrain.task == "distances" and self.compute.compile:
             raise ValueError(
-                "--pretrain distances reads embeddings only, which compute.compile does not compile: leave one out"
+                "--pretrain distances uses embeddings, which compute.compile cannot compile: leave out one of the two"
             )
         return self
 
@@ -357,7 +370,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Differences of two configurations: dotted key -> (value in a, value in b); None where a key is missing.
+    """Differences of two configurations: dotted key -> (value in a, value in b), with None for a missing key.
 
     >>> differences({"budget": {"steps": 100}, "seed": 0}, {"budget": {"steps": 200}, "seed": 0})
     {'budget.steps': (100, 200)}

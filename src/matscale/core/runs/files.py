@@ -1,6 +1,6 @@
-"""Files of a run folder: names, and rows of .jsonl files, which are only appended to. Does not import torch.
+"""Files of a run folder: their names, and .jsonl files, to which rows are only appended. Does not import torch.
 
-A .jsonl file stays readable if its writer is killed.
+A .jsonl file stays readable if the process that writes it is killed.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ RESUMABLE = (
     "trackers",
     "labels",
 )
-"""Keys that may be changed when a run is resumed. None of them changes the numbers that are computed."""
+"""Keys that may be changed when a run is resumed, since they do not affect its numbers."""
 
 MOVABLE = ("budget", "data.path", "start.run")
-"""Keys of a configuration that may change, besides `RESUMABLE`, and leave a trained model what it is: how long it was
-to train, and where folders lie (the hash of the data is checked by itself)."""
+"""Further keys that may differ although the trained model is the same: planned length, and paths of folders."""
 
 
 class Rows:
-    """Rows of a .jsonl file. Appended rows are on the disk when `append` returns."""
+    """Rows of a .jsonl file. When `append` returns, the row is on the disk."""
 
     def __init__(self, path: Path, holding: str = "") -> None:
-        """Set up the rows. `holding` reads only rows whose text contains it, which is much faster than parsing all."""
+        """Set up the rows. With `holding`, only rows that contain this text are parsed, which is much faster."""
         self.path, self.holding = path, holding.encode()
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -48,7 +47,7 @@ class Rows:
         append_text(self.path, json.dumps(finite(dict(row)), allow_nan=False) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield complete rows in order. A last line that a kill cut off is skipped."""
+        """Yield complete rows in order. A last line that was cut off by a kill is skipped."""
         return (row for line in self._lines() if self.holding in line and (row := _parse(line)) is not None)
 
     def written(self, count: int | None = None) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def called(architecture: str, variant: object = None) -> str:
-    """Name of a run's model in laws and comparisons: architecture and label `variant`, as in `gemnet-OC`.
+    """Name of a run's model in laws and comparisons: architecture and variant, as in `gemnet-OC`.
 
     >>> called("gemnet"), called("gemnet", "OC")
     ('gemnet', 'gemnet-OC')

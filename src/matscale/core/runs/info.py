@@ -1,7 +1,7 @@
-"""Record of a run (run.json): written with its digest, and checked when it is read. Does not import torch.
+"""Record of a run (run.json): written with a digest, and checked against it when read. Does not import torch.
 
-A record without a digest belongs to a run that has not begun, or to an older matscale; its schema is still checked. It
-is damaged if other files show that it was written with a digest.
+A record without a digest belongs to a run that has not started or was made by an older matscale; only its schema is
+checked. If other files show that it had a digest, it is damaged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matscale.core.runs.files import FORMAT_VERSION, INFO, METRICS, MOVABLE, RES
 from matscale.core.sealing import DIGEST, DamagedRecord, digest_of, read_sealed
 
 OF = "of"
-"""Key of a file of baselines: the data and parts that they belong to."""
+"""Key of a file of baselines for the data and parts that the baselines belong to."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0)]
@@ -100,7 +100,7 @@ class _Info(_Part):
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Read run.json of a run. Raises DamagedRecord that says what is wrong, MatscaleError for a newer format."""
+    """Read run.json of a run. Raises DamagedRecord that says what is wrong, or MatscaleError for a newer format."""
     path = folder / INFO
     info = read_sealed(path)
     if DIGEST not in info and _was_sealed(folder, info):
@@ -114,7 +114,7 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
-    """Whether run.json, or its copy in a checkpoint, holds values that are written only together with a digest."""
+    """Whether run.json, or its copy in a checkpoint, has values that are only written together with a digest."""
     if "config_sha256" in info:
         return True
     for path in folder.glob("checkpoints/step_*/state.json"):
@@ -122,12 +122,12 @@ def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
             if "config_sha256" in read_sealed(path)["run"]["info"]:
                 return True
         except (DamagedRecord, KeyError, TypeError):
-            continue  # it tells nothing
+            continue  # no evidence either way
     return False
 
 
 def malformed(info: Mapping[str, Any]) -> str:
-    """Name the key of a run.json that has an impossible value; empty if there is none."""
+    """Key of a run.json whose value is impossible; empty if there is none."""
     try:
         _Info.model_validate(info)
     except ValidationError as error:
@@ -137,9 +137,9 @@ def malformed(info: Mapping[str, Any]) -> str:
 
 
 def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity of the baselines of a run: its dataset, and the keys that draw the training and validation parts.
+    """Identity of the baselines of a run: its dataset, and the keys that determine the training and validation parts.
 
-    `info` is run.json, `config` the resolved configuration. Baselines are always measured by OMat24's loss.
+    `info` is run.json, `config` the resolved configuration. Baselines are always measured with OMat24's loss.
     """
     data = config.get("data") or {}
     keys = ("validation", "split_by", "validation_seed", "fraction", "count", "overfit")
@@ -148,7 +148,7 @@ def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
 
 
 def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a file that was sealed as `sealed({**values, OF: of})`. Raises DamagedRecord for anything else."""
+    """Read a file that was written by `sealed({**values, OF: of})`. Raises DamagedRecord for any other content."""
     values = read_sealed(path, required=True)
     if values.get(OF) != of:
         raise DamagedRecord(f"{path}: belongs to another run, with another dataset or with other parts of it.")
@@ -156,12 +156,12 @@ def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, without the keys that may change when a run is resumed or moved."""
+    """SHA-256 of a configuration, except the keys that may change when a run is resumed or moved."""
     return digest_of(_even(without(config, (*RESUMABLE, *MOVABLE))))
 
 
 def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    """Nested `values` without the dotted `keys`.
+    """Copy of nested `values` without the given dotted `keys`.
 
     >>> without({"budget": {"steps": 9, "epochs": 1}, "seed": 0}, ("budget.steps",))
     {'budget': {'epochs': 1}, 'seed': 0}
@@ -174,7 +174,7 @@ def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") 
 
 
 def _even(values: Any) -> Any:
-    """Write 1.0 as 1 in values, since a file may hold either for the same number."""
+    """Copy of values with 1.0 replaced by 1, since files may hold either for the same number."""
     if isinstance(values, Mapping):
         return {key: _even(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -183,7 +183,7 @@ def _even(values: Any) -> Any:
 
 
 def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Describe how config.toml differs from the configuration that the run was trained with; empty if it does not."""
+    """Describe how config.toml differs from the configuration with which the run was trained; empty if it does not."""
     known = info.get("config_sha256")
     if known is None or known == fingerprint(config):
         return ""
@@ -191,7 +191,10 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
-    """Describe a difference between rows of a .jsonl file and run.json; empty if none. Later rows may follow."""
+    """Describe how rows of a .jsonl file differ from the digest in run.json; empty if they do not.
+
+    Rows after those of the last checkpoint are ignored.
+    """
     if name in (info.get("altered") or ()):
         return f"{folder / name}: rows of it had been altered when the run was resumed."
     known = (info.get("rows") or {}).get(name)

@@ -1,11 +1,9 @@
-"""Run folder: what was trained, how, and with what result. DESIGN §6.
+"""Run folder: what was trained, how, and with which result. DESIGN §6.
 
-config.toml              the resolved configuration; `matscale train --config` of it repeats the run
-run.json                 identity and totals, see `RunInfo`
-metrics.jsonl            a row per log point and per validation
-samples.json, .jsonl     a few validation structures, and their predictions at every validation
-references.json          element reference energies [eV]
-checkpoints/step_<n>/    see `matscale.core.runs.checkpoint`; `checkpoints/last` and `best` name a step
+config.toml the resolved configuration; `matscale train --config` of it repeats the run run.json identity and totals,
+see `RunInfo` metrics.jsonl a row per log point and per validation samples.json, .jsonl a few validation structures, and
+their predictions at every validation references.json element reference energies [eV] checkpoints/step_<n>/ see
+`matscale.core.runs.checkpoint`; `checkpoints/last` and `best` name a step
 """
 
 from __future__ import annotations
@@ -31,25 +29,28 @@ __all__ = ["CONFIG", "FORMAT_VERSION", "GEOMETRIES", "INFO", "METRICS", "SAMPLES
 
 CHECKPOINTS = "checkpoints"
 PLANNED, LOG = "planned.toml", "log.txt"
-"""Files in a run folder: the configuration that a study writes before the run begins, and the output of its process."""
+"""Files that a study adds to a run folder: the planned configuration, and the output of the process."""
 
 TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
-"""Keys of a metrics row that depend on the machine and its mood; all others repeat bit for bit on a CPU."""
+"""Keys of a metrics row that depend on the speed of the machine; all others repeat bit for bit on a CPU."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Copy of a run's configuration and run.json that a checkpoint keeps."""
+    """Copy of a run's configuration and run.json in a checkpoint."""
 
     step: int
     config: TrainConfig
     info: dict[str, Any]
     state: dict[str, Any]
-    """The rest of state.json."""
+    """Other values of state.json."""
 
     @classmethod
     def of(cls, folder: Path, *, whole: bool = False) -> Kept | None:
-        """Read a checkpoint's copy, or None. Raises DamagedCheckpoint; with `whole`, also for damaged tensors."""
+        """Read the copy in a checkpoint; None if it has none.
+
+        Raises DamagedCheckpoint for a damaged copy; with `whole`, also for damaged tensors.
+        """
         state = checkpoint.state_of(folder, whole=whole)
         if "run" not in state:
             return None
@@ -63,13 +64,13 @@ class Kept:
 
     @classmethod
     def latest(cls, root: Path, *, whole: bool = False) -> Kept | None:
-        """Return the newest sound copy; with `whole`, only from sound checkpoints."""
+        """Newest sound copy among the checkpoints; with `whole`, the checkpoint must be sound, too."""
         for step in reversed(checkpoint.steps(root)):
             try:
                 if (kept := cls.of(checkpoint.folder_of(root, step), whole=whole)) is not None:
                     return kept
             except checkpoint.DamagedCheckpoint:
-                continue  # to load it tells of the damage
+                continue  # loading the checkpoint reports the damage
         return None
 
     @property
@@ -78,7 +79,7 @@ class Kept:
 
 
 def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
-    """Read config.toml; if it is unreadable and a checkpoint has a copy, the error says so."""
+    """Read config.toml. If it is unreadable and a checkpoint has a copy, the error says so."""
     try:
         return TrainConfig.parse(read_toml(path / CONFIG), str(path / CONFIG))
     except ConfigError as error:
@@ -93,7 +94,7 @@ def _warn_of_pointer(root: Path, name: str, named: int | None, instead: str) -> 
 
 
 class Run:
-    """A run folder. Make one with `Run.create`, read one with `Run.open`.
+    """Run folder. Make one with `Run.create`, read one with `Run.open`.
 
     `info` is run.json: `name`, `status` (running, completed, stopped, failed), `architecture` {name, distribution,
     version}, `parameters` {total, trainable, embedding, non_embedding}, `dataset` {path, hash, structures, train,
@@ -101,8 +102,8 @@ class Run:
     `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
     `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
     `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
-    began with another one has `start` {run, step, not_taken, flops}: `flops` are the training FLOPs of that run and of
-    those before it (null if one of them was imported); `start.pretrain` is set if that run was pre-trained. A
+    started from another one has `start` {run, step, not_taken, flops}: `flops` are the training FLOPs of that run and
+    of those before it (null if one of them was imported); `start.pretrain` is set if that run was pre-trained. A
     pre-trained run has `pretrain`, the name of its task, and rows without `loss`. A branch also has `flops_shared` and
     `wall_s_shared`, the part of its totals that the other run spent. A run of a study has `labels`; an imported one has
     `imported`, and neither `dataset` nor metrics.
@@ -130,7 +131,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig) -> Run:
-        """Make the folder. Raises ConfigError if there is a run, or anything else, in it already."""
+        """Make the folder of a new run. Raises ConfigError if the folder holds a run, or anything else."""
         path = Path(path)
         cls.check_free(path)
         make_folder(path)
@@ -142,10 +143,10 @@ class Run:
 
     @staticmethod
     def check_free(path: Path, *, resumable: bool = True) -> None:
-        """Raise ConfigError if a new run at `path` would overwrite something.
+        """Raises ConfigError if a new run at `path` would overwrite something.
 
-        Half-made folders of killed processes and runs that failed before their first step do not count. `resumable`:
-        the caller can go on with a run at `path`, and the error says how.
+        Half-made folders of killed processes, and runs that failed before their first step, may be overwritten. With
+        `resumable`, the error also says how to resume the run at `path`.
         """
         if (path / CONFIG).exists():
             if _failed_at_the_start(path):
@@ -198,17 +199,17 @@ class Run:
         return Rows(self.path / SAMPLES)
 
     def metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
-        """Rows of metrics.jsonl, of one split (`train`, `validation`) or all; a half-written last row is skipped."""
+        """Rows of metrics.jsonl of one split (`train`, `validation`), or all. A half-written last row is skipped."""
         return (row for row in self.rows if split is None or row.get("split") == split)
 
     def rows_written(self) -> dict[str, dict[str, Any]]:
-        """Count the rows of each file and compute their digest, by which a checkpoint tells which rows came later."""
+        """Count the rows of each file and compute their digest, so that a checkpoint knows which rows came later."""
         return {METRICS: self.rows.written(), SAMPLES: self.samples.written()}
 
     def cut(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Cut files back to an earlier result of `rows_written`; files that it does not name lose all rows.
+        """Cut files back to an earlier result of `rows_written`; files that it does not list lose all rows.
 
-        Returns the value of `rows` for run.json. Warns of a file whose rows have changed since they were written.
+        Returns the value of `rows` for run.json. Warns about a file whose rows have changed since they were written.
         """
         altered = set(self.info.get("altered") or ()) if written else set()
         for rows in (self.rows, self.samples):
@@ -218,7 +219,7 @@ class Run:
                 altered.add(name)
                 warnings.warn(
                     f"{rows.path}: its first {count} rows are not those that were written before the checkpoint. The "
-                    "run goes on, and what its rows tell of the steps before is not used by laws.",
+                    "run goes on; laws ignore its rows from before the checkpoint.",
                     stacklevel=2,
                 )
             rows.cut(count)
@@ -229,16 +230,16 @@ class Run:
         return self.path / CHECKPOINTS
 
     def checkpoints(self) -> list[int]:
-        """Steps with a checkpoint, ascending, sound or not: a checkpoint is checked when it is loaded."""
+        """Steps with a checkpoint, ascending. Damaged ones are included: a checkpoint is checked when it is loaded."""
         return checkpoint.steps(self.checkpoint_folder)
 
     @property
     def best(self) -> int | None:
         """Step of the best validation; None if there was no validation.
 
-        If its checkpoint is damaged or missing, a warning is given and the best sound checkpoint is taken instead, or
-        the last sound one if none was validated. If no checkpoint is sound, the damaged one is returned: loading it
-        then raises the error that says what is wrong.
+        If its checkpoint is damaged or missing, the best sound checkpoint is taken with a warning, or the last sound
+        one if none was validated. If no checkpoint is sound, the damaged step is returned, and loading it raises the
+        error.
         """
         root, named = self.checkpoint_folder, checkpoint.pointer(self.checkpoint_folder, "best")
         is_known, known = self._best_known()
@@ -270,7 +271,7 @@ class Run:
         return best
 
     def _best_known(self) -> tuple[bool, int | None]:
-        """Read from the newest checkpoint which step was the best so far: (known or not, step)."""
+        """Best step so far according to the newest checkpoint, as (whether it is known, step)."""
         for step in reversed(self.checkpoints()):
             try:
                 position = checkpoint.state_of(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
@@ -290,13 +291,13 @@ class Run:
 
     @property
     def last(self) -> int | None:
-        """Step of the latest checkpoint: the one that `last` names, unless there is a newer sound one."""
+        """Step of the latest checkpoint: the one that `last` points to, or a newer sound one."""
         root, steps = self.checkpoint_folder, self.checkpoints()
         named = checkpoint.pointer(root, "last")
         known = named if named in steps else None
         newer = [step for step in steps if known is None or step > known]
         newest = next((step for step in reversed(newer) if self._is_sound(step)), known)
-        if newest is None:  # none is sound: to load one says what is wrong with it
+        if newest is None:  # none is sound: loading one raises the error
             return steps[-1] if steps else None
         if newest != named:
             _warn_of_pointer(root, "last", named, f"The newest sound checkpoint is that of step {newest}")
@@ -308,7 +309,7 @@ class Run:
         self.save_info()
 
     def seal(self) -> None:
-        """Write run.json with its digest from now on: only this process writes to a run that has begun."""
+        """Write run.json with its digest now and at every update: from here on, only this process writes it."""
         self.info |= {DIGEST: "", "config_sha256": fingerprint(self.config.plain())}
 
     def save_info(self) -> None:
@@ -320,7 +321,7 @@ class Run:
         write_text(self.path / CONFIG, to_toml(config.plain()))
 
     def kept(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy of the configuration and of run.json for a checkpoint, with the values of `totals`."""
+        """Copy of the configuration and of run.json for a checkpoint, updated by `totals`."""
         info = {**self.info, **totals}
         info.pop(DIGEST, None)
         return {"config": self.config.plain(), "info": finite(info)}

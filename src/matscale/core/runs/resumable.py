@@ -1,4 +1,4 @@
-"""Check whether a run can go on from a checkpoint: its state is well-formed and its weights are finite."""
+"""Check whether a run can go on from a checkpoint: its state must be well-formed and its weights finite."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def _parsed(kind: type[M], state: Mapping[str, Any], folder: Path) -> M:
 
 
 def check_position(state: Mapping[str, Any], folder: Path) -> None:
-    """Raise DamagedCheckpoint if a state does not hold the run's position in its training."""
+    """Raises DamagedCheckpoint if a state lacks the run's position in its training."""
     _parsed(_Place, state, folder)
 
 
 def check_state(saved: Checkpoint, folder: Path) -> None:
-    """Check the state of a checkpoint. Raises DamagedCheckpoint that names what is wrong."""
+    """Check the state of a checkpoint. Raises DamagedCheckpoint that says what is wrong."""
     state = _parsed(_State, saved.state, folder)
     if state.position.step != saved.step:
         raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.position.step}.")
@@ -91,7 +91,7 @@ def check_state(saved: Checkpoint, folder: Path) -> None:
             raise DamagedCheckpoint(f"{folder}: state.json holds a validation without its step.")
     if len({len(row) for row in state.interval.metrics} - {2}) > 0:
         raise DamagedCheckpoint(f"{folder}: state.json is malformed (interval.metrics).")
-    # Weights that are trained; a buffer may hold infinities on purpose.
+    # Only trained weights are checked; a buffer may hold infinities on purpose.
     trained = {key.rpartition(".")[0] for key in saved.optimizer}
     for group, tensors in (("model", saved.model), ("ema", saved.ema or {})):
         if bad := non_finite({name: value for name, value in tensors.items() if name in trained}):

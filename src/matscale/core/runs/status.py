@@ -13,16 +13,19 @@ from matscale.core.runs import info as records
 from matscale.core.runs.record import CHECKPOINTS, CONFIG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
-"""planned: nothing there yet; stopped: saved when it was asked to; crashed: cut off for a reason outside of it; failed:
-for one of its own, which would come again; blocked: the run that it branches off has failed."""
+"""planned: the folder has no run yet.
+
+Stopped: saved on request; crashed: interrupted for an outside reason; failed: ended by an error of its own, which would
+occur again; blocked: its trunk has failed.
+"""
 
 INSIDE = frozenset(
     kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
 ) - {1, 5, 6}
-"""Exit codes of what would happen again: configuration and plugins 2, data 3, non-finite loss 4."""
+"""Exit codes of errors that would occur again: configuration and plugins 2, data 3, non-finite loss 4."""
 
 KILLED = "it was killed, or the machine went down"
-"""Reason of a run that was cut off: its folder can tell no more than this."""
+"""Reason of an interrupted run whose folder shows no other."""
 
 _MEND = "`matscale train --resume -o {}` takes it from the newest checkpoint."
 
@@ -51,17 +54,17 @@ def read_info(run: Path) -> dict[str, Any] | None:
 
 
 def is_at_work(run: Path) -> bool:
-    """Whether a process trains the run or is about to: one of a sweep, or `matscale train` by itself."""
+    """Whether a process trains the run or is about to, started by a sweep or by `matscale train`."""
     return is_claimed(run) or is_locked(run)
 
 
 def state_of(run: Path) -> State:
-    """Status of a run from its folder. A run with status `running` that no process is at work on was killed."""
+    """Status of a run, read from its folder. A run with status `running` that no process trains was killed."""
     return State("running") if is_at_work(run) else recorded(run)
 
 
 def recorded(run: Path) -> State:
-    """Status recorded in the folder of a run that no process works on."""
+    """Status in the folder of a run that no process trains."""
     if not (run / CONFIG).exists():
         began = (run / CHECKPOINTS).exists()
         return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")

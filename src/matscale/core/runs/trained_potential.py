@@ -55,7 +55,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
 
 
 def architecture_of(run: Run) -> Architecture:
-    """Return the architecture of a run, by name. Raises PluginError that says what to install."""
+    """Architecture of a run, looked up by its name. Raises PluginError that says what to install."""
     try:
         return host().architecture(run.config.architecture.name)
     except MatscaleError as error:
@@ -101,7 +101,10 @@ def _another(run: Run, step: int) -> str:
 
 
 def _of_the_same_model(run: Run, step: int) -> dict[str, Any]:
-    """Return run.json, if the weights of a step were trained as config.toml says. Raises ConfigError if not."""
+    """Read run.json and check that the weights of a step were trained as config.toml says.
+
+    Raises ConfigError if not.
+    """
     folder = checkpoints.folder_of(run.checkpoint_folder, step)
     try:
         kept = Kept.of(folder)

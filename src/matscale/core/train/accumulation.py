@@ -1,4 +1,4 @@
-"""Accumulation of gradients: the batches of each optimizer step, from any place in any epoch."""
+"""Gradient accumulation: group the batches of each optimizer step, starting from any position in any epoch."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from matscale.core.train.loss import Objective
 
 @dataclass(frozen=True)
 class Group:
-    """Batches whose gradients make one step, on this process."""
+    """Batches of one optimizer step on this process."""
 
     batches: list[AtomicBatch]
     shapes: list[BatchShape]
     labelled: dict[str, float]
-    """Term -> items with its label."""
+    """Term -> number of items with its label."""
     waited: float
-    """Seconds until they were there."""
+    """Seconds spent waiting for the batches."""
 
 
 WALKED = 1 << 25
-"""Structures whose batches are counted at the start of a run, over all its epochs."""
+"""Number of structures whose batches are counted at the start of a run."""
 
 
 def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
     """Number of optimizer steps in `epochs` epochs.
 
-    Epochs have different numbers of steps where atoms or edges limit a batch. The first epochs, up to `WALKED`
-    structures together and at least one epoch, are counted exactly; the others count as the mean of these, so that
-    planning a million epochs takes no longer.
+    Epochs have different numbers of steps where atoms or edges limit a batch. The first epochs (at least one, up to
+    `WALKED` structures together) are counted exactly, and the others are taken as their mean, so that planning a
+    million epochs takes no longer.
     """
     if loader.budget.atoms is loader.budget.edges is None:
         return epochs * -(-loader.n_batches(0) // accumulate)
@@ -46,13 +46,13 @@ def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
 
 
 class Feed:
-    """Groups of `accumulate` batches; the last group of an epoch may be smaller, none spans two epochs."""
+    """Groups of `accumulate` batches. A group never spans two epochs; the last group of an epoch may be smaller."""
 
     def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Objective) -> None:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective
 
     def groups(self, epoch: int, batch: int) -> Iterator[Group]:
-        """Yield groups without end, from batch number `batch` of `epoch` on."""
+        """Yield groups without end, starting with batch number `batch` of `epoch`."""
         while True:
             batches = self.loader.epoch(epoch, start=batch)
             start = time.perf_counter()

@@ -16,7 +16,10 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(config: ComputeConfig, world: World) -> torch.device:
-    """Choose the device. `auto` takes a GPU for each process if there are any. Raises ConfigError for a missing one."""
+    """Choose the device of a run; `auto` takes a GPU for each process if there are any.
+
+    Raises ConfigError for a missing one.
+    """
     if config.device == "auto":
         return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -34,20 +37,20 @@ def device_of(config: ComputeConfig, world: World) -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """Describe the device for people: `cpu (2 threads)`, `cuda:0 (NVIDIA H100)`."""
+    """Describe a device: `cpu (2 threads)`, `cuda:0 (NVIDIA H100)`."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
 def autocast(config: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Context for a model's forward: matrix products in half precision, if the configuration says so."""
+    """Context for a model's forward pass in which matrix products have half precision, if the configuration says so."""
     dtype = _AUTOCAST.get(config.precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScaler:
-    """Gradient scaler, which keeps small fp16 gradients from vanishing; does nothing for other precisions."""
+    """Gradient scaler that keeps small fp16 gradients from vanishing; it does nothing for other precisions."""
     return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
 
@@ -55,7 +58,7 @@ def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScal
 def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
     """Context that sets threads, tf32 and random generators of torch for the run, and restores them afterwards.
 
-    On a CPU, the process keeps freed memory within the context (`heap`).
+    On a CPU, the process keeps freed memory for reuse within the context (`heap`).
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if config.threads:
@@ -71,7 +74,7 @@ def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Highest memory use so far: of the GPU, or resident of this process."""
+    """Peak memory use so far: of the GPU, or the resident memory of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource

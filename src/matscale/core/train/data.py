@@ -1,4 +1,4 @@
-"""Data of a training run: dataset, training and validation part, edges; and the facts that a model needs of them."""
+"""Data of a training run: dataset, training and validation part, edges, and the facts about them that a model needs."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from matscale.core.runs.config import LABEL_OF, TERMS, TrainConfig
 from matscale.core.train.pretext import Pretext
 
 _FAR, _NEGLIGIBLE = 3.0, 1e-3
-"""Ratio, and difference in eV, eV/Å and eV/Å³, from which labels of two parts are said to differ in size."""
+"""Ratio, and difference in eV, eV/Å and eV/Å³, above which labels of the two parts are reported to differ in size."""
 _LABEL_SAMPLE = 4096
-"""Structures of each part whose labels are compared."""
+"""Number of structures of each part whose labels are compared."""
 _DEGREE_SAMPLE = 128
-"""Structures on whose graphs the mean number of neighbours is measured."""
+"""Number of structures in which the mean number of neighbours is measured."""
 NO_REFERENCES = References(np.zeros(119), (), 0, 0.0, 0)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Dataset of a run in its two parts, with the edges that the model asks for."""
+    """Dataset of a run, split into training and validation part, with the edges that the model needs."""
 
     dataset: PackedDataset
     train: NDArray[np.int64]
-    """Rows of the dataset in the training part."""
+    """Rows of the dataset that belong to the training part."""
     validation: NDArray[np.int64]
     graph: Graph
 
     @classmethod
     def open(cls, config: TrainConfig, graph: Graph, progress: Reporter) -> TrainingData:
-        """Open the dataset, fetch it first if it is a named one, and split it."""
+        """Open the dataset (a named one is downloaded if missing) and split it."""
         path = locate(config.data.path, progress)
         dataset = PackedDataset.open(path, config.data.in_memory, progress)
         return cls(dataset, *parts(dataset, config), graph)
@@ -55,7 +55,7 @@ class TrainingData:
     def make_ready(self, config: TrainConfig, pretext: Pretext | None, progress: Reporter) -> None:
         """Check labels and isolated atoms, and build the cache of edges. Raises DataError for unusable data.
 
-        A `pretext` needs no labels, and one with noise has other edges in every epoch.
+        A `pretext` needs no labels; with noise, edges differ in every epoch and are not cached.
         """
         if pretext is None:
             self._check_labels(config)
@@ -80,23 +80,24 @@ class TrainingData:
     def _cache_edges(self, progress: Reporter) -> None:
         path = self.dataset.path
         if not os.access(path, os.W_OK):
-            progress.said(f"{path} cannot be written to: neighbour lists are made anew for every batch.")
+            progress.said(f"{path} cannot be written to: neighbour lists are computed for every batch.")
             return
         build_cache(self.dataset, self.graph, progress=progress)
 
-    # What a model must know of them -----------------------------------------------------------------------------------
+    # Facts for the model ----------------------------------------------------------------------------------------------
 
     def references(self) -> References:
-        """Fit element references; zero for data without energies, which train forces or stress alone."""
+        """Fit element references; they are zero for data without energies, which train only forces or stress."""
         if self.dataset.has("energy")[self.train].any():
             return fit_references(self.dataset, self.train)
         return NO_REFERENCES
 
     def scales(self, references: References, derives: bool) -> Scales:
-        """Scales of a model's outputs.
+        """Output scales of a model.
 
-        Direct models: the spread of the referenced energy per atom, rms of forces and stress. Gradient models have one
-        scale, in eV: that which makes derived forces right, forces rms × 1 Å (as NequIP does, arXiv:2101.03164).
+        For direct models, the standard deviation of the referenced energy per atom, and the rms of forces and stress.
+        Models with forces by derivative have one scale, in eV: rms of the forces × 1 Å (as in NequIP,
+        arXiv:2101.03164).
         """
         measured = scales(self.dataset, self.train, references)
         has_forces = bool(self.dataset.has("forces")[self.train].any())
@@ -104,7 +105,7 @@ class TrainingData:
         return Scales(energy, measured["forces"], measured["stress"])
 
     def info(self) -> DatasetInfo:
-        """Elements and mean numbers of atoms and neighbours (the latter from a sample) of the training part."""
+        """Elements, and mean numbers of atoms and neighbours in the training part (neighbours from a sample)."""
         degree = 0.0
         if self.graph.has_edges:
             sample = self.dataset.batch(evenly(self.train, _DEGREE_SAMPLE), self.graph)
@@ -113,15 +114,15 @@ class TrainingData:
         return DatasetInfo(self.dataset.elements(self.train), mean_atoms, degree)
 
     def coverage(self, label: str) -> dict[str, Any]:
-        """Number of structures with a label, and the keys under which their sources had it."""
+        """Number of structures with a label, and the names that the label had in the source files."""
         has = self.dataset.has(label)
         keys = sorted({s.keys[label] for s in self.dataset.manifest.sources if label in s.keys})
         return {"train": int(has[self.train].sum()), "validation": int(has[self.validation].sum()), "keys": keys}
 
-    # What a person should know of them --------------------------------------------------------------------------------
+    # Warnings for the user --------------------------------------------------------------------------------------------
 
     def warnings(self, info: DatasetInfo, references: References | None) -> Iterator[str]:
-        """Warn of what the data do not determine, in sentences. `references` is None in pre-training."""
+        """Warn, in sentences, of properties that the data do not determine. `references` is None in pre-training."""
         from ase.data import chemical_symbols
 
         unseen = [z for z in self.dataset.elements(self.validation) if z not in info.elements]
@@ -130,15 +131,15 @@ class TrainingData:
             n = sum(int(self.dataset.composition(chunk)[:, unseen].any(axis=1).sum()) for chunk in chunks)
             yield (
                 f"Warning: {n:,} of {len(self.validation):,} validation structures hold elements without training "
-                f"structures: {', '.join(chemical_symbols[z] for z in unseen)}. Predictions for them are guesses, and "
-                "count."
+                f"structures: {', '.join(chemical_symbols[z] for z in unseen)}. Predictions for them are guesses, but "
+                "count in the errors."
             )
         if references is not None:
             yield from _undetermined(references)
             yield from self._distance(references)
 
     def _distance(self, references: References) -> Iterator[str]:
-        """Warn if labels of one part are of another size than those of the other, which then holds other materials."""
+        """Warn if labels of the two parts differ in size, since the parts then hold different kinds of materials."""
         ours, theirs = (
             label_rms(self.dataset, evenly(part, _LABEL_SAMPLE), references) for part in (self.train, self.validation)
         )
@@ -151,13 +152,13 @@ class TrainingData:
         if far:
             yield (
                 "Warning: training and validation part are far from each other (rms of the labels: "
-                f"{'; '.join(far)}). The split puts whole groups into either part; errors on the one say little of the "
-                "other. Another data.validation_seed draws another split."
+                f"{'; '.join(far)}). The split puts whole groups into either part; errors on one part say little about "
+                "the other. Another data.validation_seed draws another split."
             )
 
 
 def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of (training, validation); the same few structures for both in an overfit check."""
+    """Rows of (training part, validation part); in an overfit check, both are the same few structures."""
     data = config.data
     drawn_by = config.seed if data.validation_seed is None else data.validation_seed
     both = split(dataset, data.validation, drawn_by, by=data.split_by, order_seed=config.seed)
@@ -174,5 +175,5 @@ def _undetermined(references: References) -> Iterator[str]:
             "compositions like those of the training part are determined."
         )
     elif references.shrinkage or references.undetermined:
-        drawn = ", drawn towards the mean energy per atom" if references.shrinkage else ""
+        drawn = ", shrunk towards the mean energy per atom" if references.shrinkage else ""
         yield f"Element references{drawn}: {'; '.join(references.judged())}."

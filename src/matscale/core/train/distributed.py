@@ -1,8 +1,8 @@
-"""Processes that train one model together, started by torchrun: each has other batches, all have the same gradient.
+"""Distributed training: processes started by torchrun train one model, with different batches and the same gradient.
 
-Gradients are summed in one flat buffer after the backward pass, by hand: exact for uneven batches (every process
-divides by the counts of the whole global batch), and indifferent to double backward and to parameters that a batch
-does not reach, which DistributedDataParallel's hooks are not.
+Gradients are summed in one flat buffer after the backward pass. This is exact for uneven batches, since every process
+divides by the counts of the global batch. Unlike the hooks of DistributedDataParallel, it also works with second
+derivatives and with parameters that a batch does not use.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from matscale.core.errors import ConfigError, PeerLost
 
 _TASKS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
-"""Variable that says how many tasks a launcher other than torchrun has started -> the launcher."""
+"""Environment variable with the number of tasks of a launcher other than torchrun -> name of the launcher."""
 
 
 class World:
-    """Processes of this run; an ordinary run has one."""
+    """Group of the processes of a run; an ordinary run has one process."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -34,8 +34,8 @@ class World:
     def from_environment(cls) -> World:
         """Read the variables that torchrun sets.
 
-        Raises ConfigError if they make no sense, or if another launcher has started several tasks without them: each
-        would train a copy of the same run.
+        Raises ConfigError if they are inconsistent, or missing although another launcher has started several tasks:
+        each task would train a copy of the same run.
         """
         if "WORLD_SIZE" not in os.environ:
             _refuse_copies()
@@ -46,16 +46,16 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process writes the run folder."""
         return self.rank == 0
 
     def of_main(self, value: float) -> float:
-        """Return `value` on the main process and zero on the others: their sum is that of the main process."""
+        """`value` on the main process and zero on the others, so that the sum over processes is that value."""
         return value if self.is_main else 0.0
 
     @contextmanager
     def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
-        """Context with the process group of a run (nccl on GPUs, gloo on CPUs); does nothing for one process.
+        """Context with the process group of a run (nccl on GPUs, gloo on CPUs); for one process it does nothing.
 
         Inside, an error of torch.distributed (a process that ended, or did not answer for `timeout` seconds) becomes
         PeerLost.
@@ -74,7 +74,7 @@ class World:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """A context for operations that wait for other processes."""
+        """Context for operations that wait for other processes; their errors become PeerLost."""
         try:
             yield
         except RuntimeError as error:  # of torch.distributed and gloo, which have many kinds
@@ -99,10 +99,10 @@ class World:
         return dict(zip(values, total.tolist()))
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients of all processes; a parameter without one on some of them counts as zero there.
+        """Sum the gradients over all processes; a missing gradient on a process counts as zero.
 
-        A parameter without a gradient on all processes, as in heads that pre-training does not run, stays without: the
-        optimizer skips it, as with one process.
+        A parameter without a gradient on any process, as in heads that pre-training does not use, keeps none, and the
+        optimizer skips it as in a run of one process.
         """
         if self.size == 1:
             return
@@ -117,7 +117,7 @@ class World:
                 parameter.grad = part.view_as(parameter).clone()
 
     def share(self, model: nn.Module) -> None:
-        """Copy the weights and buffers of the first process to all."""
+        """Copy the weights and buffers of the first process to all processes."""
         if self.size > 1:
             with self._answered():
                 for tensor in (*model.parameters(), *model.buffers()):
@@ -139,7 +139,7 @@ P = ParamSpec("P")
 
 
 def on_main(method: Callable[Concatenate[Member, P], None]) -> Callable[Concatenate[Member, P], None]:
-    """Decorate a method so that only the main process of `self.world` runs it."""
+    """Decorate a method so that it runs only on the main process of `self.world`."""
 
     @wraps(method)
     def done(self: Member, /, *args: P.args, **kwargs: P.kwargs) -> None:

@@ -19,10 +19,10 @@ Predictor = Callable[[AtomicBatch], Outputs]
 
 
 def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossConfig | None = None) -> dict[str, float]:
-    """Evaluate a predictor: errors in eV/atom, eV/Å and eV/Å³, and the compared loss; exact over uneven batches.
+    """Evaluate a predictor: errors in eV/atom, eV/Å and eV/Å³, and the compared loss; uneven batches are exact.
 
-    An `nn.Module` is in evaluation mode (no dropout) meanwhile. Random numbers that it draws are independent of the
-    caller's. With `loss`, `objective` is that loss. The keys are those of `matscale.core.train.metrics`, besides
+    An `nn.Module` is set to evaluation mode (no dropout), with its own stream of random numbers. With `loss`, the
+    result has the key `objective`, the value of that loss. Other keys are those of `matscale.core.train.metrics`,
     `n_structures` and `n_atoms`.
     """
     objective = None
@@ -34,7 +34,7 @@ def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossCon
 
 
 class EvaluationSums:
-    """Sums of an evaluation, which processes can add up before they are divided."""
+    """Sums of an evaluation, which can be added over processes before they are divided."""
 
     def __init__(self, objective: Objective | None) -> None:
         self.objective = objective
@@ -44,7 +44,7 @@ class EvaluationSums:
         self.sums = dict(self.items)
 
     def add(self, outputs: Outputs, batch: AtomicBatch) -> None:
-        """Add one batch."""
+        """Add a batch."""
         self.metrics = self.metrics or self._sums(batch.positions.device)
         self.metrics.update(outputs, batch)
         self.counts["n_structures"] += batch.n_structures
@@ -76,7 +76,7 @@ class EvaluationSums:
 
 
 def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objective | None = None) -> EvaluationSums:
-    """Add up the sums of `evaluate`, before the division."""
+    """Add up the sums that `evaluate` divides."""
     result = EvaluationSums(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(predictor):
@@ -88,7 +88,7 @@ def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objec
 
 @contextmanager
 def _evaluating(predictor: Predictor) -> Iterator[None]:
-    """Context with a module in evaluation mode; restores the mode that it had."""
+    """Context that sets a module to evaluation mode and restores its previous mode."""
     if not isinstance(predictor, nn.Module):
         yield
         return

@@ -1,4 +1,4 @@
-"""One optimizer step: forward, objective, backward, clip, AdamW, average; and the tensors that make up its state."""
+"""Optimizer step: forward, objective, backward, clipping, AdamW, weight average; and the tensors of its state."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_t
 
 @dataclass(frozen=True)
 class Gradient:
-    """Result of forward and backward on a global batch; the gradient itself is in the parameters."""
+    """Result of forward and backward pass on a global batch; the gradient itself is stored in the parameters."""
 
     objective: float
     norm: float
     is_finite: bool
     seen: list[tuple[Outputs, AtomicBatch]]
-    """Predictions and batches of this process."""
+    """Predictions of this process with their batches."""
 
 
 class Learner:
-    """A potential with its objective and optimizer."""
+    """Potential with its objective and optimizer."""
 
     def __init__(
         self, potential: Potential, config: TrainConfig, objective: Objective, device: torch.device, world: World
@@ -57,10 +57,10 @@ class Learner:
     def _compile(self) -> None:
         if self.potential.derive:
             raise ConfigError(
-                "compute.compile = true: training on forces by derivative needs a second derivative, which "
-                "torch.compile does not take of a model that it compiled. Leave it out for this architecture."
+                "compute.compile = true: training on forces by derivative needs second derivatives, which "
+                "torch.compile does not support. Leave it out for this architecture."
             )
-        self.potential.model.compile(dynamic=True)  # in place: the names of the weights stay
+        self.potential.model.compile(dynamic=True)  # in place, so that the names of the weights stay
 
     # A step -----------------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class Learner:
         for batch in batches:
             outputs = self.predict(batch)
             sums = self.objective.sums(outputs, batch)
-            if sums:  # not if no structure of the batch has a label
+            if sums:  # there is none if no structure of the batch has a label
                 part = self.objective.total(sums, counts)
                 self.scaler.scale(part).backward()
                 objective += part.detach()
@@ -84,8 +84,8 @@ class Learner:
             self.scaler.unscale_(self.optimizer)
         norm = self._norm()
         value = float(self.world.sum(objective))
-        # A scaled fp16 gradient may overflow: the scaler then leaves the step out by itself and scales less. Where it
-        # scales no more, it is not to blame.
+        # A scaled fp16 gradient may overflow: the scaler then skips the step itself and reduces its scale. Once the
+        # scale is at its lowest, an overflow is an error of the model.
         overflowed = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         return Gradient(value, norm, math.isfinite(value) and (math.isfinite(norm) or overflowed), seen)
 
@@ -104,13 +104,13 @@ class Learner:
             self.average.update(self.potential, step)
 
     def leave_out(self) -> None:
-        """Discard the gradient: the weights stay as they are."""
+        """Discard the gradient, so that the weights stay unchanged."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
             self.scaler.update()
 
     def predict(self, batch: AtomicBatch) -> Outputs:
-        """Predict in the run's precision."""
+        """Predict in the precision of the run."""
         with autocast(self.config.compute, self.device):
             outputs: Outputs = self.potential(batch)
         return outputs
@@ -129,7 +129,7 @@ class Learner:
     # State ------------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
-        """Make the state that `restore` needs to go on with training."""
+        """Make a checkpoint of the state with which training can go on (`restore`)."""
         return Checkpoint(
             step,
             self.potential.state_dict(),
@@ -139,7 +139,7 @@ class Learner:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore the state of a checkpoint. Raises MatscaleError if it is one of another model."""
+        """Restore the state of a checkpoint. Raises MatscaleError if the checkpoint belongs to another model."""
         try:
             self.potential.load_state_dict(checkpoint.model)
             if self.average is not None:
@@ -158,7 +158,7 @@ _NAMED = 8
 
 
 def suspects(outputs: Outputs, batch: AtomicBatch) -> list[int]:
-    """Find rows of the dataset whose prediction is not finite, or whose label is infinite."""
+    """Rows of the dataset with a prediction that is not finite, or a label that is infinite."""
     bad = ~torch.isfinite(outputs.energy)
     for label in (batch.energy, batch.stress):
         if label is not None:

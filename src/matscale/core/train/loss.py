@@ -32,46 +32,49 @@ class Loss:
     name: str
     summary: str
     per_item: Callable[[Tensor], Tensor]
-    """Residuals [n, k] of n items with k components each -> [n]; the mean over items is taken by the core."""
+    """Function of residuals [n, k], n items with k components, that returns [n].
+
+    The mean over items is taken outside.
+    """
 
 
 class Objective(Protocol):
-    """A loss as sums and counts per term, so that uneven batches and ranks add up exactly."""
+    """Objective of training, as sums and counts per term, so that uneven batches and processes add up exactly."""
 
     @property
     def terms(self) -> Collection[str]:
         """Names of the terms."""
 
     def counts(self, batch: AtomicBatch) -> dict[str, int]:
-        """Count the items of each term: known before the model has run."""
+        """Count the items of each term, before the model is run."""
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Sum over the items of each term (float64 scalars); terms without items are left out."""
+        """Sum of each term over its items (float64 scalars); terms without items are left out."""
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """Total loss. With the counts of a larger batch, the share of this part in that batch's loss."""
+        """Total loss. With the counts of a larger batch, the contribution of these sums to its loss."""
 
     def metrics(self, device: torch.device | str) -> Sums:
-        """Make empty sums of the errors in rows of metrics.jsonl."""
+        """Empty sums of the errors that go to metrics.jsonl."""
 
 
 class LabelObjective:
-    """The configured loss, as sums and counts per term, so that uneven batches and ranks add up exactly."""
+    """Configured loss on labels, as sums and counts per term, so that uneven batches and processes add up exactly."""
 
     def __init__(self, config: LossConfig, lookup: Callable[[str], Loss]) -> None:
-        """Set up the terms. `lookup` finds a loss by name (`Host.loss`) and raises for unknown names."""
+        """Set up the terms. `lookup` returns a loss function by its name (`Host.loss`) and raises for unknown names."""
         self.config = config
         self.terms = {n: lookup(config.term(n).kind) for n in TERMS if config.term(n).weight > 0}
 
     def counts(self, batch: AtomicBatch) -> dict[str, int]:
-        """Count the labelled items of each term: known before the model has run."""
+        """Count the labelled items of each term, before the model is run."""
         masks = Masks.of(batch)
         return {name: masks.count(name) for name in self.terms}
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Sum over the labelled items of each term, unweighted (float64 scalars); terms without items are left out.
+        """Unweighted sum of each term over its labelled items (float64 scalars); terms without items are left out.
 
-        Raises ConfigError for a term that has labels and that the model does not predict.
+        Raises ConfigError for a term that has labels but is not predicted by the model.
         """
         found = residuals(outputs, batch)
         values = {}
@@ -87,10 +90,13 @@ class LabelObjective:
         return values
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """Loss Σ weight · sum / count. With the counts of a larger batch, this part's share of that batch's loss."""
+        """Loss Σ weight · sum / count.
+
+        With the counts of a larger batch, the contribution of these sums to its loss.
+        """
         parts = [self.config.term(name).weight * value / counts[name] for name, value in sums.items()]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
 
     def metrics(self, device: torch.device | str) -> Metrics:
-        """Make empty sums of the errors in physical units and of the compared loss."""
+        """Empty sums of the errors in physical units and of the compared loss."""
         return Metrics(device)

@@ -1,7 +1,7 @@
 """Metrics: errors in physical units and the compared loss, as exact sums and counts.
 
-A mean over a dataset is (Σ over items) / (number of items), whatever the batches were: sums and counts are added in
-float64 and divided once. Sums of several processes are added likewise.
+A mean over a dataset is (Σ over items) / (number of items) and does not depend on the batches: sums and counts are
+added in float64, over batches and processes, and divided once.
 
 | key | unit | mean over |
 |---|---|---|
@@ -40,7 +40,7 @@ _SUMS = (
     "stress_mae",
     "stress_isotropic_mae",
     "stress_anisotropic_mae",
-    "unpredicted",  # no mean: labelled atoms and structures for which the model says nothing
+    "unpredicted",  # no mean: counts of labelled atoms and structures without a prediction
 )
 _COMPARED = {
     "energy": "energy_mae",
@@ -48,11 +48,11 @@ _COMPARED = {
     "stress_isotropic": "stress_isotropic_mae",
     "stress_anisotropic": "stress_anisotropic_mae",
 }
-"""Term of the compared loss -> the mean that it weighs; the weights are the defaults of `LossConfig`."""
+"""Term of the compared loss -> the mean to which its weight applies; the weights are the defaults of `LossConfig`."""
 
 
 class Sums(ABC):
-    """Running sums and counts: `update` with every batch, `values` at the end."""
+    """Running sums and counts: call `update` with every batch, then `values`."""
 
     def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
         self.sums = torch.zeros(n, 2, dtype=torch.float64, device=device)
@@ -67,7 +67,7 @@ class Sums(ABC):
         """Compute means from the sums, as key -> mean."""
 
     def state(self) -> list[list[float]]:
-        """JSON-ready state of the sums, exact."""
+        """Exact, JSON-ready state of the sums."""
         rows: list[list[float]] = self.sums.tolist()
         return rows
 

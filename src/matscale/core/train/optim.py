@@ -12,7 +12,7 @@ from matscale.core.runs.config import OptimizerConfig
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
-    """Decide which parameters decay, as name -> bool: weight matrices do; biases, norms and embeddings do not.
+    """Which parameters have weight decay, as name -> bool: weight matrices, but not biases, norms and embeddings.
 
     A norm is a module with "Norm" in the name of its class (LayerNorm, RMSNorm, EquivariantLayerNorm, ...). Parameters
     with fewer than two dimensions (biases, gains, scalars) never decay.
@@ -25,7 +25,7 @@ def decays(model: nn.Module) -> dict[str, bool]:
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Make AdamW with one group of parameters that decays and one that does not."""
+    """Make AdamW with a group of parameters that decay and a group of those that do not."""
     decay = decays(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
@@ -33,7 +33,7 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
         {"params": [p for name, p in trained if not decay[name]], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    # Fused: one pass over the weights instead of a dozen, which is 7 % of a step of 31 million parameters on a CPU.
+    # Fused: one pass over the weights instead of twelve; on a CPU it saves 7 % of a step of 31 million parameters.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
@@ -44,7 +44,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors of the optimizer, `<parameter>.<moment>` -> tensor; the rest follows from the configuration."""
+    """State tensors of the optimizer, `<parameter>.<moment>` -> tensor; the rest follows from the configuration."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 

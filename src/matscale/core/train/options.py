@@ -1,6 +1,6 @@
 """Configuration of a run from a file and from short options, for `matscale train` and `matscale.train`.
 
-Imports nothing heavy until a configuration is asked for, so that `matscale train --help` does not wait for torch.
+Heavy modules are imported only when a configuration is made, so that `matscale train --help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matscale.core.runs.config import TrainConfig
 
 DEFAULT_PARAMETERS = 30_000
-"""Without a size or a configuration: small enough to learn the default data on two cores in minutes."""
+"""Default number of parameters: small enough to learn the default data on two cores in minutes."""
 
 OPTIONS = {
     "data": "data.path",
@@ -40,7 +40,7 @@ OPTIONS = {
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect the `OPTIONS` that were used, as configuration key -> value.
+    """Collect the options that the user gave, as configuration key -> value.
 
     >>> given({"steps": 100, "seed": 1, "lr": None})
     {'budget.steps': 100, 'seed': 1}
@@ -79,7 +79,7 @@ def configuration(
         if arch in (None, theirs.name):
             chosen = theirs.plain()
     if arch is not None and arch != chosen.get("name"):
-        chosen = {"name": arch}  # the keys of another architecture mean nothing to this one
+        chosen = {"name": arch}  # keys of another architecture do not apply to this one
     if "name" not in chosen:
         raise ConfigError(
             'Say which architecture to train: --arch schnet (Python: arch="schnet"). `matscale models list` shows all.'

@@ -20,7 +20,7 @@ from matscale.core.train.stop import Interrupted
 
 
 class Recorder:
-    """Run folder, observers and progress of one process. Only the first process writes.
+    """Recorder of one process: run folder, observers and progress. Only the first process writes.
 
     On the other processes, `observers`, `progress` and the methods that write do nothing.
     """
@@ -28,11 +28,11 @@ class Recorder:
     def __init__(self, run: Run, world: World, observers: Observers, progress: Reporter) -> None:
         self.run, self.world, self.observers, self.progress = run, world, observers, progress
 
-    # How it ends ------------------------------------------------------------------------------------------------------
+    # End of a session -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """A context that records in run.json how the session ended."""
+        """Context that records in run.json how the session ended."""
         self.update({"status": "running", "error": None})
 
         def ended(status: str, error: BaseException | None) -> None:
@@ -45,7 +45,7 @@ class Recorder:
 
     @contextmanager
     def training(self, totals: Callable[[], dict[str, Any]]) -> Iterator[None]:
-        """A context for the steps of a session; `totals` are written when it ends, however it does."""
+        """Context for the steps of a session; `totals` are written at its end, normal or not."""
 
         def ended(status: str, error: BaseException | None) -> None:
             self._update_at_the_end(totals(), error)
@@ -57,7 +57,10 @@ class Recorder:
 
     @on_main
     def _update_at_the_end(self, facts: Mapping[str, Any], error: object) -> None:
-        """Write to run.json at the end of a session; an error of the disk does not hide the one that ended it."""
+        """Write `facts` to run.json at the end of a session.
+
+        A disk error here does not replace the error that ended it.
+        """
         try:
             self.run.update(facts)
         except DiskError:
@@ -68,10 +71,10 @@ class Recorder:
 
     @on_main
     def begin(self, references: References, facts: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
-        """Write what is known before the first step.
+        """Write run.json and references before the first step, and cut off later rows.
 
-        Rows beyond those of a checkpoint, `rows`, will be written again and are cut off, so that the files equal those
-        of an unbroken run.
+        `rows` is the number of rows of each file at the checkpoint. Later rows will be written again, so they are cut
+        off, and the files equal those of an uninterrupted run.
         """
         kept = self.run.cut(rows)
         write_text(self.run.path / "references.json", references.to_json() + "\n")
@@ -85,7 +88,7 @@ class Recorder:
 
     @on_main
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run lacks."""
+        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run omits."""
         root = self.run.checkpoint_folder
         for later in self.run.checkpoints():
             if later > step:
@@ -117,7 +120,7 @@ class Recorder:
         checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
         kept_for_good: Collection[int],
     ) -> None:
-        """Write a checkpoint, made by `checkpoint_with` from the record of the run."""
+        """Write a checkpoint; `checkpoint_with` makes it from the record of the run."""
         written = self.run.rows_written()
         totals = {**totals, "rows": written}
         made = checkpoint_with({"rows": written, "run": self.run.kept(totals)})
@@ -130,7 +133,8 @@ class Recorder:
     def settle(self, position: TrainingState, kept_for_good: Collection[int]) -> None:
         """Update `last` and `best` for the checkpoint of `position`, and delete the checkpoints that are not kept.
 
-        After a kill between writing and this, the next session does it, even if no step is left to train.
+        If the process is killed between writing a checkpoint and this step, the next session does it, even if no step
+        is left to train.
         """
         root = self.run.checkpoint_folder
         wanted = {"last": position.step, **({} if position.best is None else {"best": position.best["step"]})}
@@ -142,7 +146,7 @@ class Recorder:
 
 @contextmanager
 def _telling(ended: Callable[[str, BaseException | None], None]) -> Iterator[None]:
-    """Context that calls `ended` at its end with a status (completed, stopped, failed) and the error."""
+    """Context that calls `ended` at its end with the status (completed, stopped, failed) and the error."""
     error: BaseException | None = None
     try:
         yield

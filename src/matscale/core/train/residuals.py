@@ -29,7 +29,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks of items with a label, [n_structures], [n_atoms], [n_structures]; None if the batch has none."""
+    """Masks of items with a label, [n_structures], [n_atoms], [n_structures]; None if the batch has no such label."""
 
     energy: Tensor | None
     forces: Tensor | None
@@ -37,7 +37,7 @@ class Masks:
 
     @classmethod
     def of(cls, batch: AtomicBatch) -> Masks:
-        """Make masks from the NaNs in the labels. A stress counts only where it is defined: in a cell with a volume."""
+        """Make masks from the NaNs in the labels. A stress counts only in a cell with a volume."""
         stress = _complete(batch.stress)
         if stress is not None:
             stress = stress & batch.has_volume()

@@ -13,7 +13,7 @@ from matscale.core.train.metrics import Sums
 
 @dataclass
 class RunningMetrics:
-    """Sums over the steps since the last row."""
+    """Sums over the steps since the last row of metrics.jsonl."""
 
     metrics: Sums
     objective: float = 0.0
@@ -21,7 +21,7 @@ class RunningMetrics:
     steps: int = 0
     lr: float = 0.0
     """Learning rate of the latest step."""
-    # The machine's share, which depends on its mood and is no part of a checkpoint:
+    # Timings depend on the machine and are no part of a checkpoint:
     seconds: float = 0.0
     waited: float = 0.0
     atoms: float = 0.0
@@ -55,7 +55,10 @@ class RunningMetrics:
         }
 
     def speed(self, peak: float) -> dict[str, float]:
-        """Speed: FLOP/s of all devices together, and `mfu`, their share of `peak`; waiting for data included."""
+        """Training speed: FLOP/s of all devices together, and `mfu`, their share of `peak`.
+
+        Time spent waiting for data counts.
+        """
         seconds = max(self.seconds, 1e-9)
         return {
             "atoms_per_s": self.atoms / seconds,
@@ -70,7 +73,7 @@ class RunningMetrics:
         return {"metrics": world.sum(self.metrics.sums.clone()).tolist(), **sums}
 
     def restore(self, state: dict[str, Any], world: World) -> None:
-        """Go on from a `state`. The main process takes its sums of errors; the others begin at zero."""
+        """Restore a `state`. The main process takes its sums of errors; the others start from zero."""
         if world.is_main:
             self.metrics.load(state["metrics"])
         self.objective, self.gradient_norm = state["objective"], state["gradient_norm"]

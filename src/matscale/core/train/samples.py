@@ -1,4 +1,4 @@
-"""Predictions of a few fixed validation structures at every validation, which show how a model learns."""
+"""Predictions for a few fixed validation structures at every validation, to show how a model learns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from matscale.core.train.setup import Setup
 
 
 class Samples:
-    """`samples.json`: structures with their labels; `samples.jsonl`: a row of predictions per validation."""
+    """Files of samples: structures with labels (samples.json), and predictions at every validation (samples.jsonl)."""
 
     def __init__(self, setup: Setup, run: Run, world: World) -> None:
         self.setup, self.run, self.world = setup, run, world
-        # What is shown is labels and their predictions: in pre-training there are none.
+        # Samples show labels and their predictions, which pre-training does not have.
         rows, wanted = setup.validation, 0 if setup.pretext else setup.config.evaluation.samples
         places = np.unique(np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int))
         self.rows = rows[places]

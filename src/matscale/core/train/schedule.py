@@ -1,7 +1,7 @@
 """Schedule: the learning rate as a pure function of the progress of a run.
 
-Progress runs from 0 to 1 and is the largest share used of any budget (steps, time, FLOPs), so that a schedule is
-always annealed when its run ends, whichever budget ends it.
+Progress runs from 0 to 1: it is the largest used share among the limits (steps, time, FLOPs), so that the schedule is
+complete when the run ends, whichever limit ends it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matscale.core.runs.config import BudgetConfig, ScheduleConfig
 
 @dataclass(frozen=True)
 class Budget:
-    """Budget of a run; None is no limit. At least one is given.
+    """Limits of a run; None is no limit. At least one limit is set.
 
     >>> Budget(steps=100, max_time=60.0).progress(step=20, seconds=45.0, flops=0.0)
     0.75
@@ -26,12 +26,12 @@ class Budget:
 
     @classmethod
     def of(cls, config: BudgetConfig, steps_of_epochs: int | None) -> Budget:
-        """Make a budget from a configuration; `steps_of_epochs` is its number of optimizer steps in epochs."""
+        """Make a budget from a configuration; `steps_of_epochs` is the number of optimizer steps of its epochs."""
         limits = [n for n in (config.steps, steps_of_epochs) if n is not None]
         return cls(min(limits) if limits else None, config.max_time, config.max_flops)
 
     def progress(self, step: int, seconds: float, flops: float) -> float:
-        """Progress: the largest share used of any budget; the run ends at 1."""
+        """Progress of the run, the largest used share among its limits; the run ends at 1."""
         pairs = ((step, self.steps), (seconds, self.max_time), (flops, self.max_flops))
         return max(used / limit for used, limit in pairs if limit is not None)
 
@@ -43,7 +43,7 @@ class Budget:
 
 
 def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
-    """Step after which the cooldown of `wsd` begins, from which a run can be extended; empty if unknown.
+    """Last step before the cooldown of `wsd`, from which a run can be extended; empty if unknown.
 
     >>> last_stable_step(ScheduleConfig(kind="wsd", decay=0.2), Budget(steps=100))
     (80,)
@@ -56,9 +56,9 @@ def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
 def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
     """Learning rate as a share of the highest, at `progress` in [0, 1].
 
-    Linear from `warmup_factor` to 1 over `warmup` (none if that is 0); then cosine, stable–decay, or constant. The
-    cosine is OMat24's: 0.01 + 0.99 (1 + cos(π progress)) / 2, counted from the start of the run, not from the end of
-    the warm-up, so that it begins a little below 1.
+    Linear from `warmup_factor` to 1 over `warmup` (no warm-up if that is 0); then cosine, stable–decay, or constant.
+    The cosine is that of OMat24: 0.01 + 0.99 (1 + cos(π progress)) / 2 with progress from the start of the run, so that
+    it is a little below 1 after the warm-up.
 
     >>> cosine = ScheduleConfig(kind="cosine", floor=0.01)
     >>> [round(lr_factor(progress, cosine, warmup=0.0), 3) for progress in (0.0, 0.5, 1.0)]
@@ -76,7 +76,7 @@ def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
 
 
 def _decayed(progress: float, config: ScheduleConfig) -> float:
-    """Decay factor: 1, then down to 0 at the end of the run. 1 − √x: Hägele et al., arXiv:2405.18392."""
+    """Decay factor of `wsd`: 1, then decreasing to 0 at the end of the run. 1 − √x: Hägele et al., arXiv:2405.18392."""
     if config.decay == 0 or progress <= 1 - config.decay:
         return 1.0
     x = (progress - (1 - config.decay)) / config.decay

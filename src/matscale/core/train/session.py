@@ -1,4 +1,4 @@
-"""Train a model: make or reopen a run folder, prepare, train, and record how it ended."""
+"""Train a model: create or reopen a run folder, prepare the data, train, and record the outcome."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def train(
     """Train one model into the folder `path` and return its record.
 
     `architecture` is looked up by its name if it is not given. With `resume`, a run in `path` goes on from its last
-    sound checkpoint; only the keys in `RESUMABLE` may differ from its configuration. A run that is complete is returned
-    as it is. Raises ConfigError if there is a run in `path` and `resume` is not given, StoppedEarly if it was asked to
-    stop, NonFiniteLossError; see `matscale.core.errors` for the rest.
+    sound checkpoint; only the keys in `RESUMABLE` may differ from its configuration. A completed run is returned
+    unchanged. Raises ConfigError if there is a run in `path` and `resume` is not given, StoppedEarly after a request to
+    stop, NonFiniteLossError; see `matscale.core.errors` for other errors.
     """
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
@@ -72,7 +72,7 @@ def train(
 def _audience(
     config: TrainConfig, architecture: Architecture, world: World, progress: Reporter | None
 ) -> tuple[Observers, Reporter]:
-    """Observers and progress of this process; they do nothing on all processes but the main one."""
+    """Observers and progress display of this process; on all processes except the main one they do nothing."""
     if not world.is_main:
         return host().observers(()), Reporter()
     return host().observers(config.plugins, architecture, config.trackers), progress or Reporter()
@@ -80,7 +80,7 @@ def _audience(
 
 @contextmanager
 def _opened(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
-    """Open the run folder on every process, after the main one has made or reopened it."""
+    """Open the run folder on every process, after the main process has created or reopened it."""
     with _claimed(path, config, resume, world) if world.is_main else nullcontext() as claimed:
         world.barrier()
         yield claimed or Run.open(path)
@@ -88,7 +88,7 @@ def _opened(path: Path, config: TrainConfig, resume: bool, world: World) -> Iter
 
 @contextmanager
 def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Iterator[Run]:
-    """Make or reopen the run folder, and lock it against other processes."""
+    """Create or reopen the run folder, and lock it against other processes."""
     if resume:
         Run.open(path)
     else:
@@ -101,14 +101,14 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
         before = run.info.get("world_size", world.size)
         if before != world.size and run.info["status"] != "completed":
             raise ConfigError(
-                f"{path}: the run was begun by {before} processes and would go on with {world.size}: another global "
-                f"batch, in another order. Resume it with torchrun --nproc-per-node {before}."
+                f"{path}: the run was begun by {before} processes and would go on with {world.size}: with another "
+                f"global batch, in another order. Resume it with torchrun --nproc-per-node {before}."
             )
         yield run
 
 
 def _session(architecture: Architecture, device: torch.device, recorder: Recorder, stop: StopRequest) -> None:
-    """Prepare a run, begin it or go on with it, and train."""
+    """Prepare a run, start or resume it, and train."""
     run, world, progress = recorder.run, recorder.world, recorder.progress
     setup = prepare(run.config, architecture, progress)
     origin = Origin.of(run)
@@ -135,7 +135,7 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
 
 
 def _take_up(trainer: Trainer, origin: Origin) -> None:
-    """Restore the trainer's state from which the run goes on, and remove later rows and checkpoints from the folder."""
+    """Restore the trainer's state from its origin, and remove later rows and checkpoints from the folder."""
     if origin.checkpoint:
         trainer.restore(origin.checkpoint)
     if origin.saved:
@@ -158,15 +158,15 @@ def _fit(trainer: Trainer, stop: StopRequest) -> None:
 
 
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
-    """Cost of the batches of a run. It is the same on all processes, since all count the same structures."""
+    """Cost of the batches of a run; it is the same on all processes, since all count the same structures."""
     probes = probes_of_setup(setup, device)
-    if setup.pretext is not None:  # a formula is one of the whole model, of which pre-training runs a part, and a head
+    if setup.pretext is not None:  # a FLOP formula counts the whole model; pre-training runs only a part, and a head
         return cost_of(potential, probes)
     return cost_of(potential, probes, lambda s: host().step_flops(setup.architecture, setup.model_config, s))
 
 
 def probes_of_setup(setup: Setup, device: torch.device) -> Probes:
-    """Probes: structures of the training part on which cost is counted."""
+    """Structures of the training part with which FLOPs are counted."""
     return probes_of(setup.dataset, setup.train, setup.graph, setup.dtype, device)
 
 
@@ -213,7 +213,7 @@ def _batch_limits(config: TrainConfig) -> dict[str, int]:
 
 
 def _origin(architecture: Architecture) -> tuple[str | None, str | None]:
-    """(distribution, version) of the plugin; (None, None) for an architecture that is not the registered one."""
+    """(distribution, version) of the architecture's plugin; (None, None) if it is not the registered one."""
     try:
         found = host().architecture(architecture.name)
         return host().origin(architecture.name) if found is architecture else (None, None)

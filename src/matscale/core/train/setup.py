@@ -28,19 +28,19 @@ from matscale.core.train.state import mix
 
 DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 10, 16
 _HEAD = 0x48454144
-"""Keeps the random numbers of a pre-training's head apart from others of the seed."""
+"""Keeps the random numbers of a pre-training head separate from others of the seed."""
 
 
 def resolved(
     config: TrainConfig, architecture: Architecture, size: str | None = None, n_params: float | None = None
 ) -> TrainConfig:
-    """Resolve a configuration: all keys of architecture, budget and batch are written out. Paths stay as given.
+    """Resolve a configuration: fill in all keys of architecture, budget and batch. Paths stay as given.
 
-    `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config` go
-    above either. An overfit check has no dropout. Raises ConfigError for keys that the architecture does not know.
+    `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config`
+    override either. An overfit check has no dropout. Raises ConfigError for keys that the architecture does not know.
     """
     if size is not None and n_params is not None:
-        raise ConfigError("--size and --params are two ways to choose a configuration: give one of them.")
+        raise ConfigError("--size and --params both choose a configuration: give one of them.")
     base = architecture.size(size) if size else architecture.ladder(int(n_params)) if n_params else None
     given = merged(base.plain() if base else {}, config.architecture.config)
     if config.data.overfit:
@@ -61,7 +61,7 @@ def resolved(
 
 @dataclass(frozen=True)
 class Setup:
-    """Parts of a run before it starts. The same configuration gives the same parts, bit for bit."""
+    """Parts of a run before its first step. The same configuration gives the same parts, bit for bit."""
 
     config: TrainConfig
     architecture: Architecture
@@ -71,7 +71,7 @@ class Setup:
     scales: Scales
     info: DatasetInfo
     pretext: Pretext | None = None
-    """Pre-training task that replaces the loss on labels."""
+    """Pre-training task that replaces the loss on labels; None for training on labels."""
 
     @property
     def dataset(self) -> PackedDataset:
@@ -79,7 +79,7 @@ class Setup:
 
     @property
     def train(self) -> NDArray[np.int64]:
-        """Rows of the dataset in the training part."""
+        """Rows of the dataset that belong to the training part."""
         return self.data.train
 
     @property
@@ -96,7 +96,7 @@ class Setup:
         return torch.float64 if self.config.compute.precision == "fp64" else torch.float32
 
     def potential(self) -> Potential:
-        """Make a potential with weights that depend on the seed; in pre-training, with a head for the task."""
+        """Make a potential with initial weights from the seed; in pre-training, with a head for the task."""
         references = torch.from_numpy(self.references.values)
         potential = Potential.of(
             self.architecture,
@@ -117,15 +117,18 @@ class Setup:
         return potential.double() if self.dtype == torch.float64 else potential
 
     def _uncompiled(self) -> ConfigError:
-        """Error for an architecture that does not claim to compile. `Learner` refuses forces by derivative for all."""
+        """Error for an architecture that does not support torch.compile.
+
+        `Learner` refuses it for forces by derivative.
+        """
         return ConfigError(
-            f"compute.compile = true: {self.architecture.name!r} does not claim to compile; torch may begin anew for "
-            "each batch, or give other numbers. Leave it out for this architecture. If it is yours and you have "
+            f"compute.compile = true: {self.architecture.name!r} does not claim to compile; torch may compile again "
+            "for each batch, or give other numbers. Leave it out for this architecture. If it is yours and you have "
             "compared the numbers, say Architecture(..., compiles=True)."
         )
 
     def _for(self, pretext: Pretext, potential: Potential) -> Potential:
-        """Add the head of a pretext to the potential; its weights come from a separate random stream."""
+        """Add the head of a pretext to the potential, with weights from a separate random stream."""
         example = self.dataset.batch(self.train[:1], self.graph)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix((self.config.seed, _HEAD)))
@@ -136,7 +139,7 @@ class Setup:
         return LabelObjective(self.config.loss, host().loss) if self.pretext is None else self.pretext
 
     def training_loader(self, world: World) -> Loader:
-        """Make the loader of shuffled training batches for this process."""
+        """Loader of shuffled training batches for this process."""
         config, batch = self.config, self.config.batch
         return Loader(
             self.dataset,
@@ -153,7 +156,7 @@ class Setup:
         )
 
     def validation_loader(self, world: World) -> Loader:
-        """Make the loader of the validation part in a fixed order, each structure once, over all processes."""
+        """Loader of the validation part in a fixed order, each structure once over all processes."""
         budget = BatchBudget(structures=self.config.evaluation.structures)
         return Loader(
             self.dataset,
@@ -169,7 +172,7 @@ class Setup:
         )
 
     def dataset_facts(self) -> dict[str, Any]:
-        """Facts on the dataset for run.json."""
+        """Facts on the dataset, for run.json."""
         dataset = self.dataset
         return {
             "path": self.config.data.path,
@@ -185,7 +188,7 @@ class Setup:
 
 
 def prepare(config: TrainConfig, architecture: Architecture, progress: Reporter | None = None) -> Setup:
-    """Open the data and measure what the model needs to know of them. `config` is resolved.
+    """Open the data and measure the facts that the model needs. `config` is resolved.
 
     Raises DataError if a label with a weight in the loss is missing from the whole training or validation part, or if
     the stress looks like another unit than eV/Å³.

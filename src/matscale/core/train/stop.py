@@ -1,7 +1,7 @@
-"""Requests to stop: signals, and the end of a Slurm job's time.
+"""Requests to stop a run: signals, and the end of a Slurm job's time.
 
-The first SIGINT, SIGTERM or SIGUSR1 has the run save at the next step boundary and end with exit 5; the second leaves
-at once, as if there were no handler. Before the first step there is nothing to save: `Interrupted` is raised at once.
+After the first SIGINT, SIGTERM or SIGUSR1, the run saves at the next step boundary and ends with exit code 5. A second
+signal ends it at once. Before the first step there is nothing to save: `Interrupted` is raised at once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 SLURM_MARGIN = 120.0
-"""Seconds before the end of a Slurm job at which a run saves and stops, or a tenth of a short job."""
+"""Seconds before the end of a Slurm job at which a run saves and stops; a tenth of the job if that is less."""
 
 
 class Interrupted(BaseException):
-    """Signal before the first step. Not an Exception, so that no handler mistakes it for a fault of a plugin."""
+    """Signal before the first step. It is no Exception, so that no handler mistakes it for an error of a plugin."""
 
 
 class StopRequest:
-    """Context that turns signals into `reason`, which is None until one comes.
+    """Context that catches signals and sets `reason`, which is None until then.
 
-    Signals wait for `asked`. With `waits` False they raise `Interrupted` until `begin` is called.
+    The caller checks `asked` at step boundaries. With `waits` False, signals raise `Interrupted` until `begin` is
+    called.
     """
 
     def __init__(self, waits: bool = True) -> None:
@@ -36,7 +37,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self.previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is threading.main_thread():  # handlers may only be set in the main thread
             self.previous = {number: signal.signal(number, self._asked) for number in SIGNALS}
         return self
 
@@ -53,17 +54,17 @@ class StopRequest:
             raise Interrupted(self.reason)
 
     def begin(self) -> None:
-        """Let signals wait for the end of the step from now on."""
+        """From now on, let signals wait for the end of the step."""
         self.waits = True
 
     def asked(self) -> bool:
-        """Whether to stop at this step boundary."""
+        """Whether the run should stop at this step boundary."""
         if self.reason is None and self.deadline is not None and time.time() > self.deadline:
             self.reason = "the end of the Slurm job"
         return self.reason is not None
 
 
 def _deadline(end: float) -> float:
-    """Time at which to stop. A very short job has a shorter margin, else it would stop and be requeued for ever."""
+    """Time at which to stop. A very short job has a shorter margin, or it would be stopped and requeued for ever."""
     start = os.environ.get("SLURM_JOB_START_TIME", "")
     return end - (min(SLURM_MARGIN, 0.1 * (end - float(start))) if start.isdigit() else SLURM_MARGIN)

@@ -1,8 +1,8 @@
 """Training loop, the same for every architecture.
 
-A step is a pure function of the configuration, the step's number and the weights, so that a run that is stopped and
-resumed computes the same numbers as one that is not. Sums are divided by the counts of the whole global batch, so that
-accumulation and several processes give the gradient of one large batch.
+A step is a pure function of the configuration, the step number and the weights, so that a resumed run computes the same
+numbers as an uninterrupted one. Sums are divided by the counts of the whole global batch, so that accumulation and
+several processes give the gradient of one large batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from matscale.core.train.stop import StopRequest
 
 
 class Trainer:
-    """Trainer of the potential of a `Learner` on the data of a `Setup`, in one process of a `World`."""
+    """Trainer of a `Learner`'s potential on the data of a `Setup`, in one process of a `World`."""
 
     def __init__(self, setup: Setup, learner: Learner, cost: Cost, peak: Peak, recorder: Recorder) -> None:
         self.setup, self.config, self.cost, self.peak = setup, setup.config, cost, peak
@@ -54,7 +54,10 @@ class Trainer:
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def fit(self, stop: StopRequest) -> None:
-        """Train until a budget is used up. Raises StoppedEarly or NonFiniteLossError, both after saving."""
+        """Train until a limit of the budget is reached.
+
+        Raises StoppedEarly or NonFiniteLossError, both after saving.
+        """
         self.began = time.perf_counter() - self.position.wall_s
         self.samples.write_structures()
         groups = self.feed.groups(self.position.epoch, self.position.batch)
@@ -76,7 +79,7 @@ class Trainer:
         self._finish()
 
     def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
-        """Sum the totals that a step needs before it runs over the processes, so that all of them decide alike."""
+        """Totals that a step needs before it runs, summed over the processes, so that all processes decide alike."""
         own = {
             "structures": float(sum(s.n_structures for s in group.shapes)),
             "atoms": float(sum(s.n_atoms for s in group.shapes)),
@@ -91,7 +94,7 @@ class Trainer:
         return time.perf_counter() - self.began
 
     def _is_over(self, totals: dict[str, float]) -> bool:
-        """Whether a budget is used up, or the FLOPs left do not pay for another step."""
+        """Whether a limit of the budget is reached, or the remaining FLOPs do not suffice for another step."""
         p, limit = self.position, self.budget.max_flops
         too_dear = limit is not None and p.flops + totals["flops"] > limit
         if too_dear and p.step == 0:
@@ -131,7 +134,7 @@ class Trainer:
         return self.config.optimizer.lr * lr_factor(done, schedule, self.budget.warmup(schedule.warmup))
 
     def _left_out(self, gradient: Gradient) -> None:
-        """Skip a step with non-finite values and say where they are.
+        """Skip a step with non-finite values and report which structures they come from.
 
         After too many such steps, save the run as it was before the step and raise NonFiniteLossError.
         """
@@ -140,18 +143,18 @@ class Trainer:
         everyone = [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()]
         told = (
             f"Step {self.position.step + 1}: the loss is {gradient.objective:g} and the norm of its gradient "
-            f"{gradient.norm:g}; the optimizer was not stepped. {'Not finite' if rows else 'In the batch'}: "
+            f"{gradient.norm:g}; the weights were not updated. {'Not finite' if rows else 'In the batch'}: "
             f"{named(self.setup.dataset, rows or everyone)}."
         )
         allowed = self.config.skip_nonfinite
         if self.position.skipped < allowed:
             self.position.skipped += 1
-            self.progress.said(f"{told} Left out ({self.position.skipped} of {allowed} allowed).")
+            self.progress.said(f"{told} Skipped ({self.position.skipped} of {allowed} allowed).")
             return
         self._save()
         raise NonFiniteLossError(
-            f"{told} The run is saved as it was before. Look at these structures or lower optimizer.lr; to leave out "
-            f"one step more: matscale train --resume -o {self.recorder.run.path} --set skip_nonfinite={allowed + 1}"
+            f"{told} The run is saved as it was before. Look at these structures or lower optimizer.lr; to skip one "
+            f"more step: matscale train --resume -o {self.recorder.run.path} --set skip_nonfinite={allowed + 1}"
         )
 
     def _report(self, group: Group, totals: dict[str, float], seconds: float) -> None:
@@ -165,9 +168,9 @@ class Trainer:
     # Between steps ----------------------------------------------------------------------------------------------------
 
     def _at_boundary(self) -> None:
-        """Write what is due after this step: a row of metrics, a validation, a checkpoint.
+        """Write the outputs that are due after this step: a row of metrics, a validation, a checkpoint.
 
-        They come in this order, so that the checkpoint of a step comes after all rows of that step.
+        The checkpoint of a step comes last, so that it includes all rows of that step.
         """
         p, config = self.position, self.config
         if p.step % config.log_every == 0:
@@ -185,7 +188,7 @@ class Trainer:
         self._log()
         if self.position.validated is None or self.position.validated["step"] != self.position.step:
             self._validate()
-            self.saved = None  # a checkpoint of this step, if there is one, does not know of this validation
+            self.saved = None  # an existing checkpoint of this step does not include this validation
         self._save()
 
     def _log(self) -> None:
@@ -198,7 +201,7 @@ class Trainer:
         self.recorder.logged(row)
 
     def _validate(self) -> bool:
-        """Validate and write a row of metrics; return whether it is the best so far."""
+        """Validate and write a row of metrics; return whether this is the best validation so far."""
         p = self.position
         self.progress.working("validation")
         with self.learner.evaluating() as predictor:
@@ -211,7 +214,7 @@ class Trainer:
         return is_best
 
     def _errors(self, predictor: Any) -> dict[str, float]:
-        """Measure errors on all validation structures, over all processes; adds the FLOPs to the totals."""
+        """Errors on all validation structures, over all processes; their FLOPs are added to the totals."""
         spent = [0.0]
 
         def counted(batch: AtomicBatch) -> Outputs:
@@ -238,7 +241,7 @@ class Trainer:
     # On disk ----------------------------------------------------------------------------------------------------------
 
     def totals(self) -> dict[str, Any]:
-        """Totals of the run for run.json."""
+        """Totals of the run, for run.json."""
         p = self.position
         counts = {"steps": p.step, "epochs": p.epoch, "skipped": p.skipped, "wall_s": self._elapsed()}
         seen = {"structures": p.structures, "atoms": p.atoms, "edges": p.edges}

@@ -1,9 +1,9 @@
 """Branch: a run that starts from a checkpoint in the middle of another run and follows another schedule.
 
 One long run at a constant learning rate (the trunk) and a cooldown from each of several of its checkpoints (the
-branches) give the losses of as many lengths of training, each as a run of that length alone would (Hägele et al.,
-arXiv:2405.18392). The FLOPs, structures and seconds of a branch include those of the trunk up to the step where it
-leaves it, and run.json says how much of them is shared with the trunk and its other branches.
+branches) give the losses of as many lengths of training, like separate runs of these lengths (Hägele et al.,
+arXiv:2405.18392). The FLOPs, structures and seconds of a branch include those of the trunk up to the step from which it
+branches; run.json says how much is shared with the trunk and its other branches.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from matscale.core.runs.trained_potential import resolve_step
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every", "data.path")
-"""Keys in which a branch may differ from its trunk. The steps before the branch do not depend on them; that the data
-are the same is checked by their hash."""
+"""Keys in which a branch may differ from its trunk, since steps before the branch do not depend on them.
+
+That the data are the same is checked by their hash.
+"""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A trunk and the checkpoint at which another run branches off it."""
+    """Trunk, and its checkpoint from which another run branches."""
 
     trunk: Run
     saved: checkpoint.Checkpoint
 
     @classmethod
     def of(cls, config: TrainConfig) -> Branch | None:
-        """Find the trunk of a branch; None for other runs. Raises ConfigError if the two were trained differently."""
+        """Find the trunk of a branch; None for other runs. Raises ConfigError if the two have different settings."""
         if config.start.run is None or not config.start.branch:
             return None
         trunk = Run.open(config.start.run)
@@ -53,7 +55,7 @@ class Branch:
         return cls(trunk, _forgetful(saved))
 
     def check(self, setup: Setup) -> None:
-        """Raise DataError if the data are not those of the trunk."""
+        """Raises DataError if the data are not those of the trunk."""
         was = self.trunk.info.get("dataset", {}).get("hash")
         if was != setup.dataset.hash:
             raise DataError(
@@ -62,7 +64,7 @@ class Branch:
             )
 
     def facts(self) -> dict[str, Any]:
-        """Facts on the trunk for run.json."""
+        """Facts on the trunk, for run.json."""
         position, before = self.saved.state["position"], self.trunk.info.get("start") or {}
         spent = {"flops": before["flops"]} if "flops" in before else {}
         return {
@@ -73,6 +75,6 @@ class Branch:
 
 
 def _forgetful(saved: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-    """Drop the validations of the trunk, whose checkpoints the branch does not have."""
+    """Remove the validations of the trunk from a checkpoint: the branch does not have the checkpoints they refer to."""
     position = {**saved.state["position"], "best": None, "validated": None, "since_best": 0}
     return replace(saved, state={**saved.state, "position": position})

@@ -1,4 +1,7 @@
-"""Extend a run with another budget. If its schedule permits, the result is as if it had always had that budget."""
+"""Extend a run with a larger budget.
+
+If its schedule permits, the result equals that of a run with this budget from the start.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from matscale.core.train.schedule import Budget
 
 
 def continues(kept: Kept, config: TrainConfig) -> bool:
-    """Whether the steps up to a checkpoint would have been the same with the budget of `config`."""
+    """Whether all steps up to a checkpoint would be the same with the budget of `config`."""
     was = kept.config
     if _limits(was) == _limits(config):
         return True
@@ -32,12 +35,12 @@ def continues(kept: Kept, config: TrainConfig) -> bool:
 
 
 def _limits(config: TrainConfig) -> dict[str, Any]:
-    """Limits of a budget without that of time, which may differ in every session."""
+    """Limits of a budget, except the time limit, which may differ in every session."""
     return {key: value for key, value in config.budget.plain().items() if key != "max_time"}
 
 
 def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Budget:
-    """Budget in steps, for epochs in proportion to the steps that the run counted."""
+    """Budget in steps; epochs are converted by the steps per epoch that the run counted."""
     epochs, counted = config.budget.epochs, state.get("steps_of_epochs")
     if epochs is None:
         steps = None
@@ -49,7 +52,7 @@ def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Bud
 
 
 def check(run: Run, config: TrainConfig) -> None:
-    """Raise ConfigError that says how to train on, if no checkpoint of the run can go on with this budget."""
+    """Raises ConfigError with advice if no checkpoint of the run can go on with this budget."""
     stories = [kept for step in run.checkpoints() if (kept := _kept(run.checkpoint_folder, step)) is not None]
     if stories and not any(continues(kept, config) for kept in stories):
         raise refusal(run, stories[-1].config)
@@ -58,9 +61,9 @@ def check(run: Run, config: TrainConfig) -> None:
 def refusal(run: Run, was: TrainConfig) -> ConfigError:
     given = ", ".join(f"{key} = {value}" for key, value in _limits(was).items())
     reason = {
-        "cosine": "its learning rate has followed a cosine over that budget",
+        "cosine": "its learning rate follows a cosine over that budget",
         "wsd": "its cooldown has begun, and no checkpoint from before it is left",
-    }.get(was.schedule.kind, "its warm-up would have been another one")
+    }.get(was.schedule.kind, "its warm-up depends on the budget")
     return ConfigError(
         f"{run.path}: cannot go on with another budget than {given}: {reason}. Start a run with its weights instead: "
         f"matscale train --from {run.path} -o ... with the budget that you want. Runs that are to be extended by "

@@ -1,10 +1,10 @@
-"""Fine-tuning: a run that begins with the model of another run.
+"""Fine-tuning: a run that starts from the model of another run.
 
-The new run predicts in step 0 what the other one does: it takes its weights, the scales that they were trained in, its
-element references, and what its model was told of the data when it was built. The references are corrected where the
-new data are of another functional, which shifts the energy of every atom: see `Source.corrected`. A run that was
-pre-trained gives weights alone: its scales were those of another quantity, and its head for that is left behind.
-References of elements that the other run has not seen, which only `partial` allows, are those that the new data give.
+At step 0 the new run predicts the same as the other run: it takes over weights, scales, element references, and the
+facts on data with which the model was built. If the new data come from another functional, which shifts the energy of
+every atom, the references are corrected: see `Source.corrected`. From a pre-trained run only the weights are used,
+without the head of its task; its scales belong to another quantity. Elements that the other run has not seen are
+allowed with `partial` only; their references are fitted to the new data.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from matscale.core.train.evaluation import tally
 from matscale.core.train.setup import Setup
 
 SAMPLE = 4096
-"""Training structures that a correction of the references is fitted to."""
+"""Number of training structures to which a correction of the references is fitted."""
 WORSE, NOTABLE = 1.5, 0.05
-"""Ratio of the errors without and with a correction, and their difference [eV/atom], from which it is made."""
+"""Least ratio of the errors without and with a correction, and least difference [eV/atom], for which it is made."""
 SHOWN = (
     ("energy_mae", "energy", "meV/atom"),
     ("forces_mae", "forces", "meV/Å"),
     ("stress_mae", "stress", "meV/Å³"),
 )
 LISTED = 12
-"""Names of weights in a message; run.json has all."""
+"""Number of names of weights in a message; run.json has all."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Run with whose model another one begins."""
+    """Run whose model another run starts from."""
 
     run: Run
     step: int
@@ -54,7 +54,10 @@ class Source:
 
     @classmethod
     def of(cls, config: StartConfig) -> Source | None:
-        """Find the source of a run; None for new weights and for a branch. Raises what `matscale.load` raises."""
+        """Find the source of a run; None for new weights and for a branch.
+
+        Raises the same errors as `matscale.load`.
+        """
         if config.run is None or config.branch:
             return None
         run = Run.open(config.run)
@@ -63,13 +66,15 @@ class Source:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the source was pre-trained, not trained on energies, forces and stress."""
+        """Whether the source was pre-trained rather than trained on energies, forces and stress."""
         return self.run.config.pretrain is not None
 
     def continued(self, setup: Setup) -> Setup:
-        """Add the other run's references, scales and facts of the data to `setup`; only the last if pre-trained.
+        """Add the other run's references, scales and facts on data to `setup`.
 
-        Raises ConfigError that names elements which the other run has not seen, unless `partial`.
+        If it was pre-trained, only the facts.
+
+        Without `partial`, raises ConfigError for elements that the other run has not seen.
         """
         from ase.data import chemical_symbols
 
@@ -95,13 +100,16 @@ class Source:
         )
 
     def begin(self, setup: Setup, say: Callable[[str], None]) -> Potential:
-        """Make a continued `setup`'s potential with the other run's weights. Raises ConfigError for another model."""
+        """Make the potential of a `setup` from `continued`, with the weights of the other run.
+
+        Raises ConfigError if its model differs.
+        """
         potential = setup.potential()
         given, own = self.potential.model.state_dict(), potential.model.state_dict()
         unlike = differing(own, given)
         if unlike and not self.partial:
             raise ConfigError(
-                f"{self.run.path}: its model is another one: {_listed(unlike)}. Leave out --arch, --size, --params and "
+                f"{self.run.path}: its model differs: {_listed(unlike)}. Leave out --arch, --size, --params and "
                 "architecture.config to take its own configuration, or take what fits with --partial."
             )
         potential.model.load_state_dict({**own, **{name: given[name] for name in own if name not in unlike}})
@@ -112,12 +120,12 @@ class Source:
     def corrected(
         self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Callable[[str], None]
     ) -> Setup:
-        """Correct the references of `setup` and `potential` for the new data; also describes the errors of step 0.
+        """Correct the element references of `setup` and `potential` for the new data, and report the errors of step 0.
 
-        The correction is fitted to the errors of the potential, with the other run's references, on the energies of up
-        to `SAMPLE` training structures: a shift per element, as between two functionals. It is taken if
-        `start.references` says `refit`; else if it predicts held-out structures so much better that `WORSE` and
-        `NOTABLE` are exceeded, and the other run's references alone are as much worse than ones fitted to the new data.
+        The correction is a shift per element, as between two functionals, fitted to the energy errors of the potential
+        on up to `SAMPLE` training structures. It is made if `start.references` is `refit`. By default it is made if it
+        reduces the errors on held-out structures by more than `WORSE` and `NOTABLE`, and if references fitted to the
+        new data are better than those of the other run by as much.
         """
         choice = setup.config.start.references
         if self.is_pretrained or not setup.dataset.has("energy")[setup.train].any():
@@ -140,7 +148,7 @@ class Source:
             potential.references.copy_(torch.from_numpy(fitted.values))
             corrected = _errors(potential, setup, device, world)
             say(
-                f"Element references: those of {self.run.path} were corrected, because its predictions are off by "
+                f"Element references: those of {self.run.path} were corrected, because its predictions are wrong by "
                 f"{before:.3g} eV/atom (rms) on the training part, and by {after:.3g} with the correction. "
                 "To keep them: --references keep"
             )
@@ -156,13 +164,13 @@ class Source:
         return setup
 
     def resumed(self, setup: Setup, references: Tensor) -> Setup:
-        """Put the references of a checkpoint of the new run into `setup`; they were corrected or kept at its start."""
+        """Use the references of a checkpoint of the new run, which were corrected or kept at its start."""
         if self.is_pretrained:
             return setup
         return replace(setup, references=with_values(references.numpy(), setup.dataset, setup.train))
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """Facts on the other run for run.json."""
+        """Facts on the other run, for run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
         info = self.run.info
         earlier = (info.get("start") or {}).get("flops", 0.0)
@@ -173,7 +181,7 @@ class Source:
 
 
 def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float64]:
-    """Predict energies, [len(rows)] eV."""
+    """Predicted energies [len(rows)] eV."""
     potential.eval()
     found = []
     for start in range(0, len(rows), setup.config.evaluation.structures):
@@ -186,7 +194,7 @@ def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], devic
 
 
 def _errors(potential: Potential, setup: Setup, device: torch.device, world: World) -> str:
-    """Describe the errors on the validation part, over all processes, in a sentence."""
+    """Errors on the validation part over all processes, as a sentence."""
     batches = (batch.to(device) for batch in setup.validation_loader(world).epoch(0))
     values = tally(potential, batches).over(world, device).values()
     shown = [
@@ -196,7 +204,7 @@ def _errors(potential: Potential, setup: Setup, device: torch.device, world: Wor
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:
-    """Find weights that are in one of the two models only or differ in shape, as name -> reason."""
+    """Weights that only one of two models has, or whose shapes differ, as name -> reason."""
     unlike = {name: "only in the other run" for name in given if name not in own}
     for name, value in own.items():
         if name not in given:
@@ -216,12 +224,14 @@ N_BATCHES = 4
 
 
 def prepare_model(potential: Potential, setup: Setup, device: torch.device) -> None:
-    """Call the model's `prepare`, if it has one, with the first batches of the run as a single process sees them.
+    """Call the model's `prepare`, if it has one, with the first batches of the run.
 
-    `prepare(batches)` measures what a model needs before its first step, such as factors that keep the variance of its
-    activations. It is called once for a run and keeps its results in buffers, which are saved with the weights. A run
-    that goes on, and a branch, have them already. It is also called for a run that begins with the weights of another
-    one: it should keep values that are set already.
+    They do not depend on the processes.
+
+    `prepare(batches)` measures what a model needs before its first step, such as factors that preserve the variance of
+    its activations. It is called once for a run and keeps its results in buffers, which are saved with the weights.
+    Resumed runs and branches read them from the checkpoint. For a run that starts from the weights of another run it is
+    called, too: it should keep values that are set already.
     """
     prepare = getattr(potential.model, "prepare", None)
     if prepare is not None:

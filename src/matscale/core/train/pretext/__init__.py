@@ -1,6 +1,6 @@
-"""Pre-training on tasks that need no labels; `--from` then begins with the result.
+"""Pre-training on tasks that need no labels; `--from` starts a training from the result.
 
-Each task is a `Pretext` (see `base`), chosen by the key `pretrain`. A further one needs a class and a line here.
+Each task is a `Pretext` (see `base`), chosen by the key `pretrain`. A new task needs a class, and a line in this file.
 """
 
 from __future__ import annotations
@@ -20,5 +20,5 @@ __all__ = ["PRETEXTS", "Pretext", "pretext_of"]
 
 
 def pretext_of(config: PretrainConfig | None, dataset: PackedDataset, rows: NDArray[np.int64]) -> Pretext | None:
-    """Return the pretext of a run that trains on these rows of the dataset; None if it trains on labels."""
+    """Pretext of a run that trains on these rows of the dataset; None if it trains on labels."""
     return None if config is None else PRETEXTS[config.task].of(config, dataset, rows)

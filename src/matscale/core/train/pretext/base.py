@@ -1,6 +1,6 @@
-"""Pretext: a task for pre-training without labels. It changes the batches and has a head, a loss and errors.
+"""Pretext: a task for pre-training without labels, with its own head, loss, errors, and changes to batches.
 
-Metrics list its errors beside those of a trivial guess.
+Metrics compare its errors with those of a trivial guess.
 
 Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error divided
 by the square of their spread: the trivial guess reaches 1, so that a value below 1 shows learning. It is an
@@ -33,12 +33,12 @@ class Pretext(ABC):
     term: ClassVar[str]
     """Name of the predicted quantity: `noise`, `distance`."""
     guess: ClassVar[str]
-    """The trivial guess: `zero`, or `mean` for that of all items."""
+    """Trivial guess: `zero`, or `mean` for the mean of all items."""
     noise: Noise | None = None
     """Noise that the loaders add to the positions."""
 
     def __init__(self, spread: float) -> None:
-        """Set the spread [Å]: root mean square error of the trivial guess."""
+        """Set the spread [Å], which is the root mean square error of the trivial guess."""
         self.spread = spread
 
     @classmethod
@@ -48,7 +48,7 @@ class Pretext(ABC):
 
     @abstractmethod
     def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
-        """Add a head to the potential, with outputs that `compared` reads.
+        """Add a head to the potential; `compared` reads its outputs.
 
         Names of added parameters begin with `pretext.`; `--from` leaves them out. Raises ConfigError for a model that
         cannot learn this task.
@@ -56,11 +56,11 @@ class Pretext(ABC):
 
     @abstractmethod
     def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """Return (predicted, true), each [n_items, k] Å."""
+        """Predicted and true values, each [n_items, k] Å."""
 
     @abstractmethod
     def n_items(self, batch: AtomicBatch) -> int:
-        """Number of items in a batch: known before the model has run."""
+        """Number of items in a batch, known before the model is run."""
 
     @property
     def scales(self) -> Scales:

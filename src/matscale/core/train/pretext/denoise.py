@@ -1,9 +1,9 @@
-"""Pre-training by denoising: atoms are displaced at random, and the forces of the model learn the displacements.
+"""Pre-training by denoising: atoms are displaced at random, and the model's forces learn to predict the displacements.
 
     r' = r + ε,   ε ~ N(0, σ²), its mean over a structure is 0;     forces(r') -> −ε [Å], read as eV/Å
 
-Any architecture can learn this. Direct forces are trained as they are, derived ones through the energy, which then has
-its minimum at the original positions. Near a minimum this learns forces like those of springs. Zaidi et al.,
+Any architecture can learn this task. Direct forces are trained as outputs; forces by derivative are trained through the
+energy, which gets its minimum at the original positions. The learned forces resemble springs. Zaidi et al.,
 arXiv:2206.00133.
 """
 
@@ -26,12 +26,12 @@ from matscale.core.train.pretext.base import Pretext
 
 
 class Denoise(Pretext):
-    """Task of denoising: predict the displacement of every atom by the forces; the trivial guess is zero."""
+    """Denoising task: predict the displacement of every atom by the forces. The trivial guess is zero."""
 
     term, guess = "noise", "zero"
 
     def __init__(self, sigma: float) -> None:
-        """Set the noise: `sigma` [Å] of each component."""
+        """Set the standard deviation `sigma` [Å] of each component of the noise."""
         super().__init__(sigma)
         self.noise = Noise(sigma)
 
@@ -40,8 +40,8 @@ class Denoise(Pretext):
         assert config.sigma is not None
         if not (dataset.n_atoms[rows] > 1).any():
             raise ConfigError(
-                f"{dataset.path}: all structures to train on are of one atom, which noise cannot displace against "
-                "another. Denoising needs larger ones."
+                f"{dataset.path}: all training structures have a single atom, which noise cannot displace relative to "
+                "others. Denoising needs larger ones."
             )
         return cls(config.sigma)
 
@@ -63,12 +63,12 @@ class Denoise(Pretext):
 
     @staticmethod
     def _displaced(batch: AtomicBatch) -> Tensor:
-        """Whether an atom is displaced, [n_atoms]: False for a single atom, whose noise equals the mean."""
+        """Whether each atom is displaced [n_atoms]; a single atom is not, since its noise equals the mean."""
         return (batch.atoms_per_structure > 1)[batch.batch]
 
 
 class Denoiser(Potential):
-    """Potential of which only the forces are trained."""
+    """Potential that is trained by its forces only."""
 
     def forward(self, batch: AtomicBatch) -> Outputs:
         outputs = super().forward(batch)

@@ -4,7 +4,7 @@
 
 The model needs a method `embed(batch) -> [n_atoms, width]`, features of atoms before the output heads. Each atom is
 paired with `partners` others of its structure, evenly spread over their numbers (all of them, some more than once, in
-small structures). The head belongs to the pre-training.
+small structures). The head is only used in pre-training.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from matscale.core.runs.config import PretrainConfig
 from matscale.core.train.pretext.base import Pretext
 
 HIDDEN = 64
-"""Channels of the head."""
+"""Channels of the pair head."""
 _SAMPLE = 256
-"""Structures whose distances give the mean and the spread."""
+"""Number of structures whose distances give the mean and the spread."""
 
 
 class Distances(Pretext):
-    """Task of predicting minimum-image distances of pairs of atoms; the trivial guess is their mean."""
+    """Distance task: predict minimum-image distances of pairs of atoms. The trivial guess is their mean."""
 
     term, guess = "distance", "mean"
 
@@ -52,7 +52,7 @@ class Distances(Pretext):
         i, j = others(*pairs(batch, config.partners))
         if not len(i):
             raise ConfigError(
-                f"{dataset.path}: structures to train on are of one atom, and one atom has no distance to another. "
+                f"{dataset.path}: all training structures have a single atom, so there are no distances. "
                 "Pre-train on larger ones, or with --pretrain denoise."
             )
         distance = minimum_image_distance(batch, i, j)
@@ -83,10 +83,10 @@ class Distances(Pretext):
 
 
 def pairs(batch: AtomicBatch, partners: int) -> tuple[Tensor, Tensor]:
-    """Choose pairs (i, j), each [n_atoms · partners]: numbers of atoms of one structure.
+    """Choose pairs of atoms within structures: indices i and j, each [n_atoms · partners].
 
-    All atoms have equally many partners, so that the cost is one per atom. An atom alone is paired with itself, which
-    no loss counts.
+    All atoms have equally many partners, so that the cost per atom is constant. A single atom is paired with itself;
+    such pairs do not count in the loss.
     """
     n_others = (batch.atoms_per_structure - 1)[batch.batch][:, None]  # [n_atoms, 1]
     k = torch.arange(partners, device=batch.batch.device)
@@ -99,12 +99,12 @@ def pairs(batch: AtomicBatch, partners: int) -> tuple[Tensor, Tensor]:
 
 
 def others(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop the pairs of an atom with itself."""
+    """Drop pairs of an atom with itself."""
     return i[i != j], j[i != j]
 
 
 class PairHead(nn.Module):
-    """Head that predicts the distance [Å] of two atoms from their embeddings, whatever their order."""
+    """Head that predicts the distance [Å] of two atoms from their embeddings, in either order."""
 
     mean: Tensor
     spread: Tensor
@@ -125,7 +125,7 @@ class PairHead(nn.Module):
 
 
 class DistanceReader(Potential):
-    """Potential whose embeddings a pair head reads; its own heads are not run."""
+    """Potential that runs the pair head on its embeddings, without its own output heads."""
 
     pretext: PairHead
     partners: int
@@ -144,7 +144,7 @@ def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
 
 
 def _embedding() -> list[str]:
-    """Architectures whose models have embeddings, without those that cannot be built without data."""
+    """Names of architectures whose models have embeddings, except those that need data to be built."""
     from matscale.core.hosting.host import host  # start-up: plugins
     from matscale.core.model.architecture import DatasetInfo  # start-up: torch
 
@@ -153,7 +153,7 @@ def _embedding() -> list[str]:
         try:
             with torch.device("meta"):
                 model = architecture.build(architecture.ladder(10_000), DatasetInfo.any())
-        except Exception:  # a plugin may raise anything in a call that is optional
+        except Exception:  # a plugin may raise any error, and this list is only advice
             continue
         if hasattr(model, "embed"):
             names.append(architecture.name)

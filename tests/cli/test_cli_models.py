@@ -62,7 +62,7 @@ def test_set_overrides_the_chosen_size() -> None:
         (("schnet", "--size", "oc20-al"), "Did you mean 'oc20-all'?"),
         (("schnet", "--set", "n_layer=1"), "Did you mean 'n_layers'?"),
         (("schnet", "--params", "lots"), "Write for example 30k, 1M"),
-        (("schnet", "--params", "1M", "--size", "oc20-all"), "two ways to say the same"),
+        (("schnet", "--params", "1M", "--size", "oc20-all"), "both choose a configuration"),
     ],
 )
 def test_a_wrong_choice_ends_with_2_and_says_what_is_right(arguments: tuple[str, ...], answer: str) -> None:

@@ -1,7 +1,7 @@
-"""Noise for denoising: random displacements of the atoms of a structure, and the forces that point back.
+"""Noise for denoising: random displacements of atoms, and forces that point back to the original positions.
 
-The noise of a structure is a pure function of (seed, epoch, its row in the dataset), so
-that a resumed run, and any number of processes, draw the same.
+The noise of a structure is a pure function of (seed, epoch, its row in the dataset), so that a resumed run draws the
+same noise, with any number of processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import with_edges
 
 _NOISE = 4
-"""Stream of random numbers, apart from those of the loader."""
+"""Stream of random numbers, separate from those of the loader."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Noise:
     def displaced(self, batch: AtomicBatch, graph: Graph, *words: int) -> AtomicBatch:
         """Return the batch with its atoms displaced and with the edges of the new positions.
 
-        `forces` are minus the displacements [Å]: they point back, as those of a spring of 1 eV/Å² would. Energy and
-        stress are left out. A displacement of all atoms together is none, so the mean over a structure is taken off,
-        and the rest made as large as the noise was before. An atom that is alone stays where it is.
+        `forces` are minus the displacements [Å], like those of springs of 1 eV/Å². Energy and stress are left out. The
+        mean displacement of a structure is subtracted, and the rest is rescaled to the variance before. Single atoms
+        are not displaced.
         """
         assert batch.index is not None
         counts = batch.atoms_per_structure.numpy()
@@ -44,13 +44,15 @@ class Noise:
         return with_edges(bare.with_geometry(positions.to(batch.positions.dtype), batch.cell), graph)
 
     def displacements(self, rows: NDArray[np.int64], counts: NDArray[np.integer], *words: int) -> NDArray[np.float64]:
-        """[n_atoms, 3] Å for structures `rows` of `counts` atoms: a pure function of (words, row, atom)."""
+        """Displacements [n_atoms, 3] Å for structures `rows` of `counts` atoms: a pure function of (words, row,
+        atom).
+        """
         most = int(counts.max(initial=0))
         first, second = uniforms(rows, 6 * most, _NOISE, *words).reshape(len(rows), most, 2, 3).transpose(2, 0, 1, 3)
         normal = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)  # Box and Muller
         is_atom = np.arange(most) < counts[:, None]
         normal = np.where(is_atom[:, :, None], normal, 0.0)
         centred = normal - normal.sum(axis=1, keepdims=True) / np.maximum(counts, 1)[:, None, None]
-        restored = np.sqrt(counts / np.maximum(counts - 1, 1))[:, None, None]  # the variance that the mean took along
+        restored = np.sqrt(counts / np.maximum(counts - 1, 1))[:, None, None]  # restores the variance
         drawn: NDArray[np.float64] = self.sigma * (restored * centred)[is_atom]
         return drawn

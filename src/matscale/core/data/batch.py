@@ -28,12 +28,12 @@ from torch import Tensor
 from matscale.core.precision import times_matrix
 
 FLAT = 1e-6
-"""Share of the product of their lengths below which three lattice vectors lie in one plane."""
+"""Volume of a cell, relative to the product of its edge lengths, below which the vectors lie in one plane."""
 
 
 @dataclass(frozen=True)
 class DenseBatch:
-    """The same atoms in a padded layout: slot [s, k] holds atom k of structure s, or padding."""
+    """Padded layout of a batch: slot [s, k] holds atom k of structure s, or padding."""
 
     positions: Tensor
     """[n_structures, max_atoms, 3]; 0 in padding."""
@@ -45,13 +45,13 @@ class DenseBatch:
     """[n_structures, 3, 3]"""
 
     def flat(self, x: Tensor) -> Tensor:
-        """[n_structures, max_atoms, ...] -> [n_atoms, ...] in the order of the batch."""
+        """Flatten the padded layout: [n_structures, max_atoms, ...] -> [n_atoms, ...] in the order of the batch."""
         return x[self.mask]
 
 
 @dataclass(frozen=True)
 class AtomicBatch:
-    """A batch of structures. See the table at the top of this module."""
+    """Batch of structures. See the table at the top of this module."""
 
     positions: Tensor
     atomic_numbers: Tensor
@@ -80,7 +80,7 @@ class AtomicBatch:
 
     @property
     def shape(self) -> BatchShape:
-        """Sizes that decide the cost of a step."""
+        """Sizes that determine the cost of a step."""
         squares = int((self.atoms_per_structure.long() ** 2).sum())
         return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)
 
@@ -98,7 +98,7 @@ class AtomicBatch:
         return self.edge_index[0], self.edge_index[1]
 
     def edge_vec(self) -> Tensor:
-        """[n_edges, 3] Å, from centre i to neighbour j; differentiable in positions and cell."""
+        """Edge vectors [n_edges, 3] Å, from centre i to neighbour j; differentiable in positions and cell."""
         j, i = self.edges()
         assert self.edge_shift is not None
         cell = self.cell.index_select(0, self.batch.index_select(0, i))
@@ -106,7 +106,7 @@ class AtomicBatch:
         return self.positions.index_select(0, j) - self.positions.index_select(0, i) + shift
 
     def edge_distance(self) -> Tensor:
-        """[n_edges] Å."""
+        """Edge lengths [n_edges] Å."""
         distance: Tensor = torch.linalg.vector_norm(self.edge_vec(), dim=-1)
         return distance
 
@@ -253,7 +253,7 @@ def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Sizes that decide the cost of a step."""
+    """Sizes of a batch that determine the cost of a step."""
 
     n_structures: int
     n_atoms: int
@@ -263,7 +263,7 @@ class BatchShape:
     count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
     """Function that counts `n_triplets`; called only where a cost depends on them."""
     batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
-    """The batch itself, for a formula that has more to count; None where only the numbers are known, as in a plan."""
+    """The batch itself, for FLOP formulas that count further things; None if only the sizes are known, as in a plan."""
 
     @cached_property
     def n_triplets(self) -> int:

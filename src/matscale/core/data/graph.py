@@ -1,7 +1,7 @@
-"""Neighbour rule of an architecture: which pairs of atoms become edges.
+"""Neighbour rule of an architecture: defines which pairs of atoms become edges.
 
-An edge j -> i runs from the neighbour (source) to the centre (target); `shift` counts the lattice vectors by which
-the neighbour is displaced: edge_vec = positions[j] − positions[i] + shift @ cell.
+An edge j -> i runs from the neighbour (source) to the centre (target); `shift` counts the lattice vectors by which the
+neighbour is displaced: edge_vec = positions[j] − positions[i] + shift @ cell.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ class Graph:
     strict: bool = True
     """Whether `nearest` keeps exactly the n nearest; otherwise EquiformerV2's rule applies (see `nearest`)."""
     is_dense: bool = False
-    """Every atom of a structure sees every other, in a layout that pads the smaller structures of a batch."""
+    """Whether every atom of a structure interacts with every other, in a padded layout."""
 
     @classmethod
     def none(cls) -> Graph:
-        """Make the rule without neighbours: every atom is on its own."""
+        """Make the rule without neighbours: atoms do not interact."""
         return cls("none")
 
     @classmethod
     def dense(cls) -> Graph:
-        """Make the rule by which every atom of a structure sees every other: without edges; models use
-        `AtomicBatch.dense()`.
-        """
+        """Make the rule that connects all atoms of a structure, without edges; models use `AtomicBatch.dense()`."""
         return cls("dense", is_dense=True)
 
     @classmethod
@@ -54,9 +52,9 @@ class Graph:
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
         """Make the rule of the nearest images to each centre among those within `cutoff` Å.
 
-        Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise the rule of the OMat24
-        EquiformerV2 models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus
-        0.01 Å², so that neighbours at equal distances stay or go together.
+        Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise the rule of the OMat24 EquiformerV2
+        models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus 0.01 Å², so that
+        neighbours at equal distances are kept or dropped together.
         """
         if not 0 < cutoff < math.inf or n_neighbors < 1:
             raise ConfigError(f"cutoff = {cutoff} Å, n_neighbors = {n_neighbors}: both must be positive and finite.")

@@ -1,4 +1,4 @@
-"""Structures in which no atom has a neighbour within the cutoff: an edge-based model sees lone atoms in them."""
+"""Structures in which no atom has a neighbour within the cutoff, so that an edge-based model sees only lone atoms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray[np.integer], graph: Graph) -> None:
-    """Raise DataError that names the first of these rows without an edge; `n_edges` is that of the whole dataset."""
+    """Raises DataError that names the first of these rows without an edge; `n_edges` covers the whole dataset."""
     isolated = rows[n_edges[rows] == 0]
     if len(isolated):
         first = int(isolated.min())
@@ -29,8 +29,9 @@ def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray
 
 
 def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
-    """Raise DataError that names the first structure of a batch without an edge, by `name` or its row in the
-    dataset."""
+    """Raises DataError that names the first structure of a batch without an edge, by `name` or its row in the
+    dataset.
+    """
     if not graph.has_edges:
         return
     lonely = isolated(batch)
@@ -49,7 +50,7 @@ def isolated(batch: AtomicBatch) -> Tensor:
 
 
 HINT = (
-    "The model would see nothing but lone atoms. Leave such structures out, or take a longer cutoff; to learn and to "
+    "The model would only see lone atoms. Leave such structures out, or take a longer cutoff; to learn and to "
     "predict lone atoms, train with --set data.isolated=true."
 )
 

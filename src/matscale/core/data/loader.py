@@ -1,7 +1,7 @@
-"""Batches of an epoch, filled up to a budget, in an order that is a pure function of (seed, epoch).
+"""Data loader: batches of an epoch, filled up to a budget, in an order that is a pure function of (seed, epoch).
 
 Batch k of epoch e does not depend on which batches were made before, so that a resumed run goes on where it stopped.
-The plan of an epoch is one array: where each batch begins in the order. The order is never stored.
+The plan of an epoch is one array with the start of each batch in the order; the order itself is never stored.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 
 _WINDOW = 1 << 17
-"""Structures that are ordered and measured at once: 1 MB an array, whatever the size of the dataset."""
+"""Number of structures that are ordered and measured at once: 1 MB per array for any size of dataset."""
 _ORDER, _ROTATE, _REFLECT = 1, 2, 3
-"""Streams of random numbers that must not be each other's copies."""
+"""Separate streams of random numbers."""
 
 
 class Batched(Protocol):
@@ -82,13 +82,13 @@ class Augmentation:
 class Loader:
     """Batches of the structures `indices` of a dataset.
 
-    `shuffle=True` draws a new order each epoch; `shuffle=False` keeps the order of `indices`. Every structure comes
-    once an epoch. With several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that all
-    ranks get equally many. Where even batches of one structure cannot be shared equally, training leaves out the last
-    few structures of the epoch's order (others the next time), and `shuffle=False` gives the first ranks one batch
-    more. With `noise` the atoms are displaced and the forces point back.
+    `shuffle=True` draws a new order each epoch; `shuffle=False` keeps the order of `indices`. Every structure occurs
+    once per epoch. With several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that
+    all ranks get equally many. If even batches of one structure cannot be shared equally, training leaves out the last
+    few structures of the epoch's order, and `shuffle=False` gives the first ranks one more batch. With `noise`, atoms
+    are displaced and forces point back.
 
-    Unless `isolated`, a structure in which no atom has a neighbour is a DataError when its batch is made.
+    Unless `isolated`, making a batch with a structure in which no atom has a neighbour raises DataError.
 
     A budget of edges needs the number of edges of every structure: a graph cache is built if there is none.
     """
@@ -129,7 +129,7 @@ class Loader:
 
     @property
     def n_structures(self) -> int:
-        """Structures of an epoch, over all ranks."""
+        """Number of structures in an epoch, over all ranks."""
         return len(self._indices)
 
     def n_batches(self, epoch: int) -> int:
@@ -160,7 +160,7 @@ class Loader:
         return self._ordered(epoch, int(boundaries[place]), int(boundaries[place + 1]))
 
     def _ordered(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
-        """Rows of the dataset at the places `first` to `last` − 1 of the epoch's order."""
+        """Rows of the dataset at positions `first` to `last` − 1 of the epoch's order."""
         of, begin, rows = self._window
         if of != epoch or first < begin or last > begin + len(rows):
             begin, end = first, min(max(last, first + _WINDOW), len(self._indices))
@@ -172,14 +172,16 @@ class Loader:
         return rows[first - begin : last - begin]
 
     def _boundaries(self, epoch: int) -> NDArray[np.int64]:
-        """Places in the order of `epoch` where batches of all ranks begin, and the end of the last, [batches + 1]."""
+        """Positions in the order of `epoch` at which the batches of all ranks begin, and the end of the last
+        [batches + 1].
+        """
         of = epoch if self.shuffle else 0
         if self._plan[0] != of:
             self._plan = (of, _divisible(self._filled(epoch), self.world_size, drop=self.shuffle))
         return self._plan[1]
 
     def _filled(self, epoch: int) -> NDArray[np.int64]:
-        """Places where batches begin that each take structures until the next one would exceed the budget."""
+        """Positions at which batches begin, if each takes structures until the next one would exceed the budget."""
         n, limits = len(self._indices), self._limits()
         if not limits:
             assert self.budget.structures
@@ -193,7 +195,8 @@ class Loader:
             self._warn_of_giants(rows, limits)
             at = 0
             while at < last - first:
-                # Bisection of cumulated sizes finds the end of a batch: time goes with the batches, not the structures.
+                # Bisection of cumulative sizes finds the end of a batch; time is proportional to
+                # batches, not structures.
                 end = last - first
                 for name, (_, limit) in limits.items():
                     end = min(end, bisect_right(sums[name], sums[name][at] + limit, lo=at) - 1)
@@ -201,7 +204,7 @@ class Loader:
                 if self.budget.structures:
                     end = min(end, at + self.budget.structures)
                 if end == last - first and last < n and at > 0:
-                    break  # the batch may go on in the next window: begin that one here
+                    break  # the batch may continue in the next window, which therefore starts here
                 boundaries.append(first + end)
                 at = end
             first += at
@@ -224,14 +227,14 @@ class Loader:
             if giants.size and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"structure {giants[0]} has {sizes[giants[0]]} {name}, more than a batch may hold ({limit}). It is "
-                    "a batch of its own, and so is every other of that size. If memory runs out, leave them out.",
+                    f"structure {giants[0]} has {sizes[giants[0]]} {name}, more than a batch may hold ({limit}). Such "
+                    "structures become batches of their own. If memory runs out, leave them out.",
                     stacklevel=2,
                 )
 
 
 def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
-    """Number of edges of each structure, [n_structures]; from the dataset's graph cache, which is built if missing."""
+    """Number of edges of each structure [n_structures], from the dataset's graph cache, which is built if missing."""
     if isinstance(dataset, PackedDataset):
         return build_cache(dataset, graph).n_edges
     counts = np.zeros(len(dataset), np.int64)
@@ -243,7 +246,7 @@ def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
 
 
 def _take(indices: NDArray[np.integer] | range, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    if isinstance(indices, range):  # a part that is a run of rows costs no memory
+    if isinstance(indices, range):  # consecutive rows are a view and need no memory
         return indices.start + indices.step * places
     return np.asarray(indices[places], dtype=np.int64)
 
@@ -254,7 +257,7 @@ def _cumulated(sizes: NDArray[np.integer]) -> list[int]:
 
 def _divisible(boundaries: NDArray[np.int64], world_size: int, drop: bool) -> NDArray[np.int64]:
     """Halve the largest batches (the last of them first) until their number is a multiple of `world_size`."""
-    # Every rank has to take part in every step, or the others would wait for ever in the sum of gradients.
+    # Every rank must take part in every step; otherwise the others would wait for ever for the sum of gradients.
     while (len(boundaries) - 1) % world_size:
         sizes = np.diff(boundaries)
         largest = len(sizes) - 1 - int(np.argmax(sizes[::-1]))

@@ -1,8 +1,8 @@
-"""Move atoms that are far from the origin near it, in float64, before a batch rounds positions.
+"""Move structures near the origin in float64, before a batch rounds their positions to float32.
 
-A position in float32 is good to 6·10⁻⁸ of its size: at 100,000 Å edges would be off by 0.01 Å and forces by tens of
-meV/Å. Structures that reach beyond `FAR` are moved as periodicity and translation allow: each atom by whole lattice
-vectors along periodic axes, into the cell; the structure as one along the others. Edges stay the same vectors.
+A position in float32 is accurate to 6·10⁻⁸ of its size: at 100,000 Å, edges would be wrong by 0.01 Å and forces by tens
+of meV/Å. Structures that reach beyond `FAR` are moved: along periodic axes, each atom by whole lattice vectors into the
+cell; along other axes, the structure as a whole. Edge vectors stay the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from matscale.core.errors import DataError
 
 FAR = 100.0
-"""Å from the origin along an axis up to which no atom is moved: float32 resolves 8·10⁻⁶ Å there."""
+"""Distance from the origin along an axis [Å] up to which no atom is moved: float32 resolves 8·10⁻⁶ Å there."""
 FARTHEST = 1e8
-"""Å from the origin up to which positions are taken: float64 resolves 1.5·10⁻⁸ Å there."""
+"""Largest accepted distance from the origin [Å]: float64 resolves 1.5·10⁻⁸ Å there."""
 _INSIDE = 1e-9
-"""Fraction of a lattice vector by which an atom may lie below the lower face of its cell and count as inside it."""
+"""Fraction of a lattice vector by which an atom may lie below its cell and still count as inside."""
 
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int32]]
@@ -45,10 +45,11 @@ def brought_near(
     for s in np.unique(np.searchsorted(ends, np.flatnonzero(far), side="right")):
         atoms, rows = slice(ends[s] - counts[s], ends[s]), np.asarray(cells[s], dtype=np.float64)[pbc[s]]
         if not (np.isfinite(moved[atoms]).all() and np.isfinite(rows).all()):
-            continue  # what reads the batch refuses it, with its name
+            continue  # refused later, with the name of the structure
         if (farthest := np.abs(moved[atoms]).max()) > FARTHEST:
             raise DataError(
-                f"An atom is {farthest:.3g} Å from the origin, where no digit of a bond length is left (most: "
+                f"An atom is {farthest:.3g} Å from the origin, where no digit of a bond length is accurate (largest "
+                "accepted distance: "
                 f"{FARTHEST:.0e} Å). Wrap the structure into its cell, or leave it out."
             )
         inverse = np.linalg.pinv(rows)  # [3, periodic axes]

@@ -1,8 +1,8 @@
 """Neighbour lists: find the edges of a `Graph` rule, in float64 and always in the same order.
 
 The search is done by the library vesin. A vesin object must not be shared by threads (it corrupts the heap), so each
-thread keeps its own. Edges come sorted by centre i, then neighbour j, then shift, whatever order the search met them
-in: models that sum over edges then give the same bits for the same structure.
+thread keeps its own. Edges are sorted by centre i, then neighbour j, then shift, so that models that sum over edges
+give the same bits for the same structure.
 """
 
 from __future__ import annotations
@@ -28,20 +28,26 @@ from matscale.core.errors import DataError
 TIE = 0.01
 """Å². Width of the shell that the non-strict nearest rule keeps together."""
 CLOSEST = 0.01
-"""Å. Atoms closer than this are one atom listed twice: refused. (EquiformerV2's rule saw no edge between them.)"""
+"""Å.
+
+Atoms closer than this are one atom listed twice, and are refused. (EquiformerV2's rule made no edge between them.)
+"""
 _RESOLUTION = 6
-"""Decimals of a distance in Å that the strict rule looks at: rounding noise must not decide between equal shells."""
+"""Decimals of a distance in Å that the strict rule compares, so that rounding errors do not order equal distances."""
 _THINNEST = 1e-2
-"""Å. Lattice planes closer than this are a broken cell, and a search would visit millions of images."""
+"""Å.
+
+Least distance between lattice planes; with less, the cell is wrong, and a search would visit millions of images.
+"""
 
 MOST_EDGES = 10**8
-"""Edges of one structure: their lists take some 5 GB."""
+"""Largest number of edges of one structure; their lists take about 5 GB."""
 
 _searches = threading.local()
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int32]]
 Crystal = tuple[str, ArrayLike, ArrayLike, ArrayLike]
-"""Name of a structure for errors, its positions, cell and pbc."""
+"""Name of a structure for errors, with its positions, cell and pbc."""
 
 
 def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Graph) -> Edges:
@@ -49,10 +55,10 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
 
     `positions` [n_atoms, 3] Å, in the cell or not; `cell` [3, 3] Å, of which only the rows of periodic axes are read;
     `pbc` [3]. Row 0 of edge_index is the neighbour j, row 1 the centre i, and an edge spans positions[j] − positions[i]
-    + edge_shift @ cell. Neighbours are nearer than the cutoff, not at it. A graph without edges gives none.
+    + edge_shift @ cell. Neighbours have a distance below the cutoff. A graph without edges gives none.
 
-    Raises DataError for values that are not finite, for a periodic cell without volume, and for atoms
-    closer than 0.01 Å.
+    Raises DataError for values that are not finite, for a periodic cell without volume, and for atoms closer than 0.01
+    Å.
 
     >>> edge_index, edge_shift = neighbors([[0, 0, 0]], 2.5 * np.eye(3), [True] * 3, Graph.radius(3.0))
     >>> edge_index.shape, edge_shift[0].tolist()
@@ -60,7 +66,7 @@ def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Grap
     """
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
     periodic = np.asarray(pbc, dtype=bool).reshape(3)
-    # Rows of open axes may hold anything (zeros, a vacuum, a copy of another row); none of it matters.
+    # Rows of axes that are not periodic may hold anything (zeros, a vacuum, a copy of another row); they are ignored.
     box = np.where(periodic[:, None], np.asarray(cell, dtype=np.float64).reshape(3, 3), 0.0)
     if not graph.has_edges or not len(positions):
         return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
@@ -103,7 +109,7 @@ def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: N
 
 
 def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> None:
-    """Raise DataError if so many images lie within the radius that the search would fill the memory."""
+    """Raises DataError if so many images lie within the radius that the search would fill the memory."""
     ball = (0.0, 2.0, math.pi, 4 / 3 * math.pi)[len(rows)] * radius ** len(rows)
     images = ball / math.sqrt(max(float(np.linalg.det(rows @ rows.T)), 1e-300)) if len(rows) else 0.0
     edges = images * n_atoms * (n_atoms if len(rows) == 3 else 1)
@@ -115,7 +121,7 @@ def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> Non
 
 
 def _thinnest(rows: NDArray[np.float64]) -> float:
-    """Smallest distance between lattice planes [Å]: from the inverse metric, whose diagonal holds 1 / distance²."""
+    """Smallest distance between lattice planes [Å], from the inverse metric, whose diagonal is 1 / distance²."""
     try:
         inverse_squares = np.linalg.inv(rows @ rows.T).diagonal()
     except np.linalg.LinAlgError:
@@ -126,7 +132,7 @@ def _thinnest(rows: NDArray[np.float64]) -> float:
 def _within(
     radius: float, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """All pairs (i, j, shift, distance) nearer than `radius`, in no particular order."""
+    """All pairs (i, j, shift, distance) closer than `radius`, in no particular order."""
     _refuse_crowd(radius, len(positions), box[periodic])
     known: dict[float, NeighborList] = _searches.__dict__.setdefault("by_radius", {})
     if radius not in known:
@@ -149,10 +155,11 @@ def _within(
 def _enough(
     graph: Graph, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """Find pairs as `_within` does, in a radius just large enough for a nearest rule.
+    """Find pairs for a nearest rule as `_within` does, with a radius that is just large enough.
 
-    A few neighbours lie far inside a long cutoff (of 460 within 12 Å in a metal, 20 are wanted): the search starts
-    with a radius that holds about three times as many as are wanted and widens until every atom has enough.
+    The nearest neighbours lie far inside a long cutoff (a metal has 460 neighbours within 12 Å, of which 20 are
+    needed). The search starts with a radius for about three times the needed number and widens it until every atom has
+    enough.
     """
     radius = graph.cutoff
     if periodic.all():
@@ -195,7 +202,7 @@ def _nearest(
 
 
 def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
-    """Return the batch with new edges by the rule `graph`. Raises DataError that names the structure."""
+    """Batch with new edges by the rule `graph`. Raises DataError that names the structure."""
     if not graph.has_edges:
         return batch
     rows = range(batch.n_structures) if batch.index is None else batch.index.tolist()
@@ -207,7 +214,7 @@ def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
 
 
 def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
-    """Find the edges of each crystal. Raises DataError that begins with the crystal's name."""
+    """Find the edges of each crystal. Raises DataError that begins with the name of the crystal."""
     for name, positions, cell, pbc in crystals:
         try:
             yield neighbors(positions, cell, pbc, graph)
@@ -229,7 +236,7 @@ def collate(
 ) -> AtomicBatch:
     """Make a batch of structures that are not in a packed dataset.
 
-    Floating tensors get `dtype`, except energies, which stay float64: a total of −1000 eV leaves float32 only 0.1 meV.
+    Floating tensors get `dtype`, except energies, which stay float64: at −1000 eV, float32 resolves only 0.1 meV.
     Missing labels are NaN. Raises DataError that names the structure whose neighbours cannot be found.
 
     >>> atom = Structure(np.array([29]), np.zeros((1, 3)), 2.5 * np.eye(3), np.array([True] * 3), energy=-3.7)

@@ -6,14 +6,14 @@ Structures count equally and per atom. With x_s = n_s / Σ_Z n_sZ and y_s = ener
 
     Σ_s (y_s − x_s · reference)²  +  shrinkage · Σ_Z (reference_Z − mean y)²
 
-`shrinkage` is 0 (least squares) wherever that predicts held-out structures well. With many elements and few structures
-of each it does not: then the references are drawn towards the mean energy per atom. The strength is the one with the
-smallest error over `FOLDS` parts of the fitted structures, cut by group as in a split. It replaces least squares only
-if its error is below `BETTER` times that of least squares. A shrinkage of 1 weighs as much as one structure of each
-pure element at the mean.
+`shrinkage` is 0 (least squares) if that predicts held-out structures well. With many elements and few structures of
+each it does not; then the references are shrunk towards the mean energy per atom. The strength is chosen by
+cross-validation over `FOLDS` parts of the structures, which keep groups together as a split does. It replaces least
+squares only if its error is below `BETTER` times that of least squares. A shrinkage of 1 has the weight of one
+structure of each pure element with the mean energy.
 
-Where compositions do not determine every element, the solution nearest to the mean is taken. References are applied
-once, in `Potential`, and are always invertible: they only add up.
+If compositions do not determine every element, the solution closest to the mean is taken. References are applied once,
+in `Potential`.
 """
 
 from __future__ import annotations
@@ -35,54 +35,60 @@ if TYPE_CHECKING:
 CHUNK = 8192
 FOLDS = 5
 LISTED = 20
-"""Elements in a message; `references.json` has all."""
+"""Number of elements in a message; `references.json` has all."""
 SHRINKAGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
-"""Strengths that are tried; the last is as good as a constant."""
+"""Values of `shrinkage` that are tried; the last is equivalent to a constant."""
 BETTER = 0.9
 """Share of the held-out error of least squares that a shrunk fit must stay below to be taken."""
 DETERMINED = 0.25
-"""Weight of the compositions below which an element's reference counts as not determined: that of one structure of
-which half is this element. The weight of a structure of the pure element is 1."""
+"""Least weight of compositions that determine an element's reference: one structure with half of its atoms.
+
+A structure of the pure element has weight 1.
+"""
 _RCOND = 1e-10
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Root mean square errors [eV/atom] on structures that were not in the fit: see the top of this module."""
+    """Root mean square errors [eV/atom] on held-out structures: see the top of this module."""
 
     rms: float
     """Error of references fitted with the same shrinkage."""
     least_squares: float
     constant: float
-    """Error of the mean energy per atom of the other structures."""
+    """Error of a constant, the mean energy per atom of the other structures."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Energies of the elements. `values` [119] eV by atomic number, 0 for elements that the fit did not see."""
+    """Reference energies of elements. `values` [119] eV by atomic number, 0 for elements that the fit did not see."""
 
     values: NDArray[np.float64]
     elements: tuple[int, ...]
     """Atomic numbers that the fit saw, ascending."""
     rank: int
-    """Rank of the compositions; below `len(elements)`, only combinations of some references are determined."""
+    """Rank of the compositions; below `len(elements)`, only some combinations of references are determined."""
     residual_rms: float
     """Root mean square residual of the fit [eV/atom]."""
     n_structures: int
     shrinkage: float = 0.0
-    """Strength of the pull towards the mean energy per atom; 0: least squares."""
+    """Shrinkage towards the mean energy per atom; 0: least squares."""
     undetermined: tuple[int, ...] = ()
-    """Atomic numbers of which the compositions say next to nothing (`DETERMINED`), or less than the pull does."""
+    """Atomic numbers of elements that the compositions hardly determine (`DETERMINED`), or less than the shrinkage
+    does.
+    """
     held_out: HeldOut | None = None
-    """Errors on held-out structures; None where there are too few structures to hold some out."""
+    """Errors on held-out structures; None if there are too few structures."""
 
     @property
     def is_determined(self) -> bool:
-        """Whether the fit determines every reference energy, and not only their sums over the compositions in it."""
+        """Whether the fit determines every reference energy, rather than only sums over the compositions."""
         return self.rank == len(self.elements) and not self.undetermined
 
     def judged(self) -> list[str]:
-        """Describe how far the references can be trusted: errors on held-out structures, and error bars of elements."""
+        """Sentences on the quality of the references: errors on held-out structures, and elements that are not
+        determined.
+        """
         from ase.data import chemical_symbols
 
         lines = []
@@ -109,7 +115,7 @@ class References:
         return np.asarray(composition @ self.values, dtype=np.float64)
 
     def to_json(self) -> str:
-        """JSON-ready form: symbol -> eV, and the numbers that judge the fit."""
+        """JSON-ready form: symbol -> eV, and the quality of the fit."""
         from ase.data import chemical_symbols
 
         return json.dumps(
@@ -128,7 +134,7 @@ class References:
 
     @classmethod
     def from_json(cls, text: str) -> References:
-        """The inverse of `to_json`. Raises DataError if it is something else."""
+        """Parse the output of `to_json`. Raises DataError for anything else."""
         from ase.data import atomic_numbers
 
         try:
@@ -157,7 +163,7 @@ def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.fl
 
     `energies` [len(indices)] eV are fitted in place of the dataset's. Raises DataError if there is none.
     """
-    # A QR factor that is updated chunk by chunk carries all that least squares needs, at full precision (normal
+    # A QR factor that is updated chunk by chunk has all that least squares needs, at full precision (normal
     # equations would square the condition number). Those of the folds are enough for cross-validation.
     indices = np.asarray(indices, dtype=np.int64)
     folds = _folds(dataset, indices)
@@ -235,9 +241,9 @@ class _Factor:
 
 
 def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Part (fold) of each structure, [len(indices)]: by its group, or by its row if one part would hold everything."""
+    """Fold of each structure [len(indices)], by its group, or by its row if one fold would hold everything."""
     for keys in (dataset.groups[indices], indices):
-        mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # neighbours among the keys come apart
+        mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # adjacent keys fall into different folds
         folds = ((mixed >> np.uint64(40)) % np.uint64(FOLDS)).astype(np.int64)
         if len(np.unique(folds)) > 1:
             break
@@ -245,7 +251,10 @@ def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int
 
 
 def _chosen(parts: list[_Factor]) -> tuple[float, HeldOut | None]:
-    """Choose the shrinkage: (strength, errors on held-out structures). Elements not in a fit count as its mean."""
+    """Choose the shrinkage by cross-validation: returns (strength, errors on held-out structures).
+
+    Elements that do not occur in a fit count as its mean.
+    """
     if len(parts) < 2:
         return 0.0, None
     squares, constant = np.zeros(len(SHRINKAGES)), 0.0
@@ -318,7 +327,7 @@ def label_rms(dataset: PackedDataset, indices: Any, references: References) -> d
 
 
 def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Choose at most `n` of these rows, evenly spaced.
+    """Choose `n` of these rows, evenly spaced, or all if there are fewer.
 
     >>> evenly(np.arange(100), 5).tolist()
     [0, 24, 49, 74, 99]

@@ -1,8 +1,8 @@
-"""Training and validation parts: by group, seeded, nested.
+"""Split of a dataset into training and validation part: by group, seeded, nested.
 
 Structures of one group (a trajectory, or a reduced formula) stay together, so that validation is on materials that were
-not in training. Smaller training sets are subsets of larger ones, and all have the same validation part: otherwise
-losses at different dataset sizes could not be compared.
+not in training. Smaller training sets are subsets of larger ones, and all have the same validation part, so that losses
+for different amounts of data can be compared.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Grouped(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into a dataset; the two parts are disjoint and cover it."""
+    """Split of a dataset: row indices of the two parts, which are disjoint and cover it."""
 
     train: NDArray[np.int64]
-    """Training indices in the seeded order from which `take` cuts: each prefix is a training set."""
+    """Training indices in a seeded order; `take` uses the first ones."""
     validation: NDArray[np.int64]
     """Ascending."""
 
     def take(self, fraction: float | None = None, count: int | None = None) -> NDArray[np.int64]:
-        """Cut a training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
+        """Training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
 
-        A smaller subset is contained in a larger one. Raises ConfigError if it would be empty or too large.
+        Smaller subsets are contained in larger ones. Raises ConfigError if it would be empty or too large.
         """
         if fraction is not None and count is not None:
             raise ConfigError("Give a fraction or a count of training structures, not both.")
@@ -58,11 +58,11 @@ def split(
     by: Literal["group", "structure"] = "group",
     order_seed: int | None = None,
 ) -> Split:
-    """Split a dataset: about the fraction `validation` is put aside for validation, by groups or one by one.
+    """Split a dataset: about the fraction `validation` is used for validation, by groups or by single structures.
 
-    `order_seed`, by default `seed`, draws the order of the training part, from which subsets are cut. A pure function
-    of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed, and DataError
-    if the dataset is too small, or is a single group.
+    `order_seed` (default: `seed`) draws the order of the training part, which determines subsets. The result is a pure
+    function of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed, and
+    DataError if the dataset is too small, or is a single group.
 
     >>> class Little:  # a dataset of ten structures in five groups
     ...     groups = np.repeat(np.arange(5), 2)
@@ -94,15 +94,13 @@ def split(
 
 
 def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark the structures [n] of randomly drawn groups that hold at most `wanted` structures together, and as many as
-    fit.
-    """
+    """Mark the structures [n] of randomly drawn groups, as many as fit into `wanted` structures."""
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise DataError(
             "All structures are of one group (one trajectory or formula): a split by group would leave training or "
-            "validation empty. Split by structure (`--set data.split_by=structure`), knowing that the two parts are "
-            "related."
+            "validation empty. Split by structure (`--set data.split_by=structure`), but note that the two parts are "
+            "then related."
         )
     chosen, room = np.zeros(len(sizes), dtype=bool), wanted
     for group in rng.permutation(len(sizes)):
@@ -111,6 +109,6 @@ def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generat
             room -= sizes[group]
             if not room:
                 break
-    if not chosen.any():  # every group is larger than the part that was asked for: the smallest comes closest
+    if not chosen.any():  # every group is larger than the wanted part: the smallest comes closest
         chosen[np.argmin(sizes)] = True
     return chosen[member]

@@ -1,19 +1,17 @@
 """Check before training that the stress is in eV/Å³.
 
-Training does not fail if the stress is 160 times too large. This module finds such an error from the labels alone.
+Training would not fail with a stress that is 160 times too large. This module detects wrong units from the labels.
 
-Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4.
-Two numbers tell units apart. (1) The ratio of the shear virial to the forces that cause it, per structure,
+Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4. Two numbers tell units
+apart. (1) The ratio of the shear virial to the forces that cause it, per structure,
 
     R = ‖dev σ‖_F V / (f d √N),    f = rms norm of the forces, d = (V/N)^(1/3)
 
-whose lower quartile over a dataset is 0.1 to 0.5 for dynamics, rattled and relaxing structures of any density: both
-sides grow together. Strained perfect crystals have large R (21 for elastic data of Ni-Mo), so this is not enough alone.
-(2) The virial per atom, |σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data of all kinds, since it compares with
-cohesive energies. In GPa both are 160 times larger, in kbar 1602 times. Refused: R above 8 and the median virial above
-4 eV/atom; or, where there are no forces to compare with, a median virial above 60 eV/atom. Calibrated on six public
-sets (MatterSim's three of MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each right,
-in GPa and in kbar.
+whose lower quartile over a dataset is 0.1 to 0.5 for dynamics, rattled and relaxing structures of any density. Strained
+perfect crystals have large R (21 for elastic data of Ni-Mo), so that R alone is not enough. (2) The virial per atom,
+|σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data of all kinds, since it compares with cohesive energies. In GPa
+both are 160 times larger, in kbar 1602 times. Data are refused if R is above 8 and the median virial above 4 eV/atom, or, without forces, if the median virial is above 60 eV/atom. Calibrated on six public sets (MatterSim's three of
+MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each right, in GPa and in kbar.
 """
 
 from __future__ import annotations
@@ -29,13 +27,13 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
 
 SAMPLE = 2000
-"""Structures that the stress is judged by."""
+"""Number of structures in which the stress is examined."""
 _MIN_FORCE = 1e-3
-"""eV/Å; below it forces are rounding."""
+"""eV/Å; smaller forces are rounding errors."""
 
 
 def check_stress(dataset: PackedDataset, indices: Any) -> None:
-    """Raise DataError if the stress looks like GPa or kbar: see the top of this module."""
+    """Raises DataError if the stress looks like GPa or kbar: see the top of this module."""
     indices = np.asarray(indices)
     indices = indices[dataset.has("stress")[indices]]
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
@@ -58,7 +56,7 @@ def check_stress(dataset: PackedDataset, indices: Any) -> None:
 
 
 def stress_numbers(dataset: PackedDataset, indices: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the two numbers: R of structures whose forces are above rounding, |σ|_max V/N in eV/atom of those with a
+    """The two numbers: R of structures with forces above rounding errors, |σ|_max V/N [eV/atom] of those with a
     volume.
     """
     forces, stress = dataset.labels(indices)

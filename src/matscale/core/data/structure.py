@@ -1,4 +1,4 @@
-"""Structure, as it is read from a file and before it is packed: plain NumPy arrays, eV and Å."""
+"""Structure as read from a file, before it is packed: NumPy arrays in eV and Å."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Voigt order xx yy zz yz xz xy, as (row, column) of the 3×3 tensor."""
 
 CALCULATOR = "calculator:"
-"""Readers put the results of an attached calculator into `Structure.info` under this prefix."""
+"""Prefix in `Structure.info` of the results of a calculator that is attached to the structure."""
 
 
 def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
@@ -52,7 +52,7 @@ def whole_numbers(values: Any) -> NDArray[np.int64]:
 
 @dataclass
 class Structure:
-    """A crystal, molecule or cluster with its labels, if it has any.
+    """Crystal, molecule or cluster, with its labels if it has any.
 
     >>> cell, pbc = 2.5 * np.eye(3), np.array([True] * 3)
     >>> oxide = Structure(np.array([12, 8]), np.array([[0, 0, 0], [2.1, 0, 0]]), cell, pbc, energy=-11.9)
@@ -65,7 +65,7 @@ class Structure:
     positions: NDArray[np.float64]
     """[n_atoms, 3] Å; not necessarily inside the cell."""
     cell: NDArray[np.float64]
-    """[3, 3] Å, rows are lattice vectors; zeros where there is none."""
+    """[3, 3] Å, rows are lattice vectors; zeros for missing ones."""
     pbc: NDArray[np.bool_]
     """[3]"""
     energy: float | None = None
@@ -75,17 +75,19 @@ class Structure:
     stress: NDArray[np.float64] | None = None
     """[3, 3] eV/Å³, +(1/V) dE/dε: tension is positive."""
     trajectory: str | None = None
-    """Name of the trajectory or parent it was taken from; structures of one trajectory never part in a split."""
+    """Name of the trajectory or parent structure; a split keeps structures of one trajectory together."""
     source: str = ""
-    """File and position in it, for messages."""
+    """File and position in it, for error messages."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Other values that the file has for this structure, by key; not packed."""
+    """Other values of the file for this structure, by key; not packed."""
     per_atom: Sequence[str] = ()
-    """Names of the values in `info` that are arrays per atom: a shape does not tell three atoms from a vector."""
+    """Names of the values in `info` that are arrays per atom, since a shape does not distinguish three atoms from a
+    vector.
+    """
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata that the file gives for all its structures, such as units; not packed."""
+    """Metadata of the file for all its structures, such as units; not packed."""
     notes: list[str] = field(default_factory=list)
-    """Decisions taken while it was read, a sentence each: packing counts them and lists them in the manifest."""
+    """Decisions made while reading, a sentence each; packing counts them and lists them in the manifest."""
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
@@ -100,7 +102,7 @@ class Structure:
 
     @property
     def group(self) -> str:
-        """Group that a split keeps together: the trajectory if there is one, else the reduced formula."""
+        """Group that a split keeps together: the trajectory, or else the reduced formula."""
         return self.trajectory or self.formula
 
     def to_ase(self) -> Any:

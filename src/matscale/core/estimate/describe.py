@@ -1,4 +1,4 @@
-"""Description of a model of a given architecture and size: the figures of `matscale models`.
+"""Description of a model of a given architecture and size, as `matscale models` prints it.
 
 FLOPs are those of one training step (forward, loss, backward; the double backward of derived forces included) on a
 reference crystal, per atom: fcc with 20 atoms in the cell, scaled so that a radius graph gives every atom its first
@@ -33,11 +33,11 @@ class Description:
 
     name: str
     size: str | None
-    """Name of the published configuration that equals this one; None if there is none."""
+    """Name of the published configuration that equals this one; None if there is no such configuration."""
     config: ArchitectureConfig
     parameters: dict[str, int]
     flops_per_atom: float | None
-    """FLOPs per atom of one training step on the reference crystal; None where only running the step would tell."""
+    """FLOPs per atom of one training step on the reference crystal; None if only running the step would show them."""
     neighbors_per_atom: float
     """Neighbours of an atom in the reference crystal."""
     claims: list[str]
@@ -54,10 +54,10 @@ def configuration(
 ) -> ArchitectureConfig:
     """Choose a configuration: a published size, the rung nearest to `n_params`, or the default; then apply `a.b=c`.
 
-    Raises ConfigError for a wrong size or key, with the nearest right one.
+    Raises ConfigError for an unknown size or key, with the nearest valid one.
     """
     if size is not None and n_params is not None:
-        raise ConfigError(f"size {size!r} and {n_params:,} parameters are two ways to say the same; give one of them.")
+        raise ConfigError(f"size {size!r} and {n_params:,} parameters both choose a configuration; give one of them.")
     if size is not None:
         start = architecture.size(size)
     elif n_params is not None:
@@ -70,9 +70,9 @@ def configuration(
 def describe(architecture: Architecture, config: ArchitectureConfig, host: Host, measure: bool = True) -> Description:
     """Count the parameters and FLOPs of a model.
 
-    FLOPs are those of a formula, for which `host` asks the plugins; without one, a step is run if `measure` is True.
+    FLOPs come from a formula, if `host` finds a plugin with one; otherwise a step is run if `measure` is True.
     """
-    counted = parameters(architecture, config)  # first: it refuses what cannot be built
+    counted = parameters(architecture, config)  # first, since it refuses what cannot be built
     batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
     flops = host.step_flops(architecture, config, batch.shape)
     if flops is None and measure:
@@ -98,15 +98,15 @@ def counted_per_atom(architecture: Architecture, config: ArchitectureConfig) -> 
 
 @dataclass(frozen=True)
 class Rung:
-    """A configuration of a size ladder."""
+    """Rung of a size ladder: a configuration near a number of parameters."""
 
     wanted: int
-    """Parameters that were asked for."""
+    """Number of parameters that was asked for."""
     description: Description
 
     @property
     def deviation(self) -> float:
-        """Relative deviation of the number of parameters from the one asked for."""
+        """Relative deviation of the number of parameters from the number asked for."""
         return self.description.parameters["total"] / self.wanted - 1
 
     def plain(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Rung:
 def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n: int) -> list[Rung]:
     """Choose `n` models of the ladder, evenly spaced in the logarithm of their parameters, both ends included.
 
-    Raises ConfigError for an empty or single-valued range with several rungs.
+    Raises ConfigError for several rungs in a range that is empty or a single value.
     """
     if n < 1 or largest < smallest or (n > 1 and largest == smallest):
         raise ConfigError(
@@ -133,13 +133,13 @@ def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[s
         return count_parameters(
             without_weights(architecture.name, lambda: architecture.build(config, DatasetInfo.any()))
         )
-    except (NotImplementedError, RuntimeError):  # it looks at values of tensors, which have none there
+    except (NotImplementedError, RuntimeError):  # the model reads values of tensors, which meta tensors do not have
         return count_parameters(architecture.model(config, DatasetInfo.any(), seed=0))
 
 
 @lru_cache(maxsize=32)
 def reference_crystal(graph: Graph, atomic_number: int) -> AtomicBatch:
-    """Make the crystal on which FLOPs are stated: see the top of this module."""
+    """Make the reference crystal for which FLOPs are stated: see the top of this module."""
     from ase.build import bulk
 
     # The third shell of fcc is at a √(3/2), the fourth at a √2; the cutoff falls between the two.

@@ -1,8 +1,8 @@
 """Estimate of a training run before it is started: parameters, FLOPs, memory, time, disk. See docs/flops.md.
 
-FLOPs are the run's own accounting, applied to the shapes of its batches. Memory is weights, gradients, optimizer and
-the activations of the largest batch. Time is timed here on a few steps, or is FLOPs over an assumed share (MFU) of the
-peak of a device.
+FLOPs are counted as in the run, for the shapes of its batches. Memory is the sum of weights, gradients, optimizer state
+and the activations of the largest batch. Time comes from a few timed steps, or from FLOPs over an assumed share (MFU)
+of the peak of a device.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ class Estimate:
     flops_per_step: float
     """Mean FLOPs of a step over the run."""
     flops: float
-    """FLOPs of training, whole run."""
+    """FLOPs of training, over the whole run."""
     validation_flops: float
     """FLOPs of all validations of the run."""
     flops_counted_by: str
     elementwise_share: float
-    """Element-wise work, as a share of `flops` and not in them."""
+    """Element-wise work as a share of `flops`, which do not include it."""
     activation_bytes: int
     """Activations of the largest batch, of training or validation."""
     optimizer_bytes: int
-    """Moments of AdamW and the average of the weights."""
+    """Moments of AdamW and the moving average of the weights."""
     memory_bytes: int
-    """Weights, gradients, optimizer, activations; on a CPU also the process itself."""
+    """Sum of weights, gradients, optimizer and activations; on a CPU also the process itself."""
     device: str
     seconds: float
     """Time of training, validations and checkpoints, without the preparation of the data."""
@@ -84,11 +84,11 @@ def estimate(
 ) -> Estimate:
     """Estimate the run of `config` by one process.
 
-    `device` names one of `matscale.core.flops.peaks`; the default is this machine's, by `compute.device`. Time comes
-    from `time_steps` timed steps. With a named device, with `mfu` or with 0 steps it comes from peak × MFU
-    (`ASSUMED_MFU` unless given). Besides timed steps, only a few single structures are run. Raises ConfigError for an
-    unknown device, an MFU outside (0, 1], and a budget that does not pay for one step; see `prepare` for faults of the
-    data.
+    `device` names one of `matscale.core.flops.peaks`; the default is that of this machine according to
+    `compute.device`. Time comes from `time_steps` timed steps; with a named device, with `mfu` or with 0 steps, it
+    comes from peak × MFU (`ASSUMED_MFU` unless given). Beside timed steps, only a few single structures are run. Raises
+    ConfigError for an unknown device, an MFU outside (0, 1], and a budget of less than one step; see `prepare` for
+    errors of the data.
     """
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
@@ -100,14 +100,14 @@ def estimate(
 def foresee(
     config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT
 ) -> tuple[Setup, TrainingForecast]:
-    """Prepare the data of a run and its batches; no model is run. See `prepare` for the errors."""
+    """Prepare the data of a run and its batches without running a model. See `prepare` for the errors."""
     setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
     return setup, TrainingForecast.of(setup)
 
 
 @dataclass(frozen=True)
 class Price:
-    """Cost of a step, a validation and a checkpoint: equal for all runs that differ in length, data and seed only."""
+    """Cost of a step, a validation and a checkpoint, the same for runs that differ only in length, data and seed."""
 
     architecture: str
     parameters: dict[str, int]
@@ -118,10 +118,10 @@ class Price:
     device: str
     peak: Peak
     assumed_mfu: float | None
-    """Share of the peak that the time assumes; None if steps were timed."""
+    """Share of the peak that the time is based on; None if steps were timed."""
 
     def of(self, setup: Setup, forecast: TrainingForecast) -> Estimate:
-        """Estimate one run at this price. Raises ConfigError if its budget does not pay for one step."""
+        """Estimate one run from these costs. Raises ConfigError if its budget is less than one step."""
         config, timing = setup.config, self.timing
         steps = _steps(config.budget, forecast, self.cost, timing)
         flops = forecast.flops(self.cost.step, steps)
@@ -170,7 +170,7 @@ def price(
     time_steps: int = TIME_STEPS,
     progress: Reporter = SILENT,
 ) -> Price:
-    """Count, weigh and time the steps of a run; the options are those of `estimate`."""
+    """Measure the cost of the steps of a run: FLOPs, memory and time. The options are those of `estimate`."""
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
     config, architecture = setup.config, setup.architecture
@@ -205,7 +205,7 @@ def price(
 
 
 def _without_cache(config: TrainConfig) -> TrainConfig:
-    """Leave out the graph cache: searching a whole dataset for neighbours is a cost of the run, not of its estimate."""
+    """Configuration without the graph cache, since an estimate should not search a whole dataset for neighbours."""
     return config.model_copy(update={"data": config.data.model_copy(update={"cache_graphs": False})})
 
 

@@ -1,8 +1,7 @@
 """Memory that a training step needs, measured on small batches and extrapolated to large ones.
 
-Every tensor that is made while a step runs is recorded until its storage is freed. The largest number of bytes alive at
-once is the memory of the activations, temporaries included. It does not depend on the device: a measurement on one
-device holds for another.
+Every tensor that a step allocates is recorded until its storage is freed. The largest number of bytes allocated at once
+is the memory of the activations, temporaries included. It does not depend on the device.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that were made within the context and are alive; `peak` is the highest value so far."""
+    """Allocated bytes of the tensors that were made within the context; `peak` is the highest value so far."""
 
     takes_any_form = True
-    """Memory is that of the form that training takes: see `matscale.core.model.reference_path`."""
+    """Whether the model runs in its training form: see `matscale.core.model.reference_path`."""
 
     def __init__(self, existing: Sequence[Tensor] = ()) -> None:
-        """Set up the record. `existing` tensors do not count, nor do views of them; they must outlive this object."""
+        """Set up the record. `existing` tensors and their views do not count; they must outlive this object."""
         super().__init__()
         self.live, self.peak = 0, 0
         self._known = {x.untyped_storage()._cdata for x in existing}
@@ -64,9 +63,9 @@ class LiveBytes(TorchDispatchMode):
 def activation_bytes(
     potential: Potential, batch: AtomicBatch, autocast: Autocast = nullcontext, training: bool = True
 ) -> int:
-    """Most bytes that a training step on `batch` has alive beside weights, gradients of weights and the batch itself.
+    """Peak number of bytes of a training step on `batch`, without weights, gradients of weights and the batch itself.
 
-    With `training` False, the same of a prediction.
+    With `training` False, that of a prediction.
     """
     probe = copy.deepcopy(potential).train(training)
     for parameter in probe.parameters():
@@ -85,7 +84,7 @@ def activation_bytes(
 
 
 def _drop_gradient(parameter: Tensor) -> None:
-    """Drop gradients of weights, which are counted separately."""
+    """Drop the gradient of a weight, since gradients are counted separately."""
     parameter.grad = None
 
 
@@ -95,13 +94,13 @@ def activations_of(
     autocast: Autocast = nullcontext,
     training: bool = True,
 ) -> Callable[[BatchShape], float]:
-    """Bytes of activations for a batch of any shape: a polynomial in its sizes, fitted to the bytes of `batches`."""
+    """Fit the bytes of activations to batches: a polynomial in the sizes of a batch, for batches of any shape."""
     needed = [float(activation_bytes(potential, batch, autocast, training)) for batch in batches]
     return fit([batch.shape for batch in batches], needed)
 
 
 def resident_bytes() -> int:
-    """Memory of this process now; its highest so far if the system does not tell the present one."""
+    """Memory of this process now, or its peak if the system does not report the present value."""
     try:
         import resource
 

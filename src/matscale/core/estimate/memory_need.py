@@ -19,12 +19,16 @@ from matscale.core.train.session import probes_of_setup
 from matscale.core.train.setup import Setup
 
 _ROW_BYTES, _NUMBER_BYTES, _HEADER_BYTES, _FILES_BYTES = 900, 23, 70, 4000
-"""A row of metrics.jsonl; a predicted number in samples.jsonl; what a tensor's name, type and place take in a file
-besides its name; the other files of a checkpoint, and as much again for those of the run."""
+"""Bytes of a row of metrics.jsonl.
+
+Of a predicted number in samples.jsonl; of a tensor's header entry in a file, besides its name; of the other files of a
+checkpoint, and of those of the run.
+"""
 
 _HEAP = 1.5
-"""Memory that a process takes from the system for tensors that are alive: malloc keeps and scatters what was freed.
-1.3 to 1.75 in the four runs of benchmarks/estimate.py; a GPU's allocator counts what is alive."""
+"""Memory that a process takes from the system over that of allocated tensors. malloc keeps freed blocks: 1.3 to 1.75 in
+the four runs of benchmarks/estimate.py; 1 on a GPU.
+"""
 
 
 def measured_activations(
@@ -59,7 +63,7 @@ def _autocast(setup: Setup, device: torch.device) -> Autocast:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a run needs, by purpose."""
+    """Bytes that a run needs, for each purpose."""
 
     weights: int
     """Bytes of the model's parameters and buffers."""
@@ -90,7 +94,7 @@ class Need:
         return self.moments + self.average
 
     def at_once(self, on_cpu: bool) -> int:
-        """Most bytes needed at one time: in a step, or in saving, in the memory from which files are written."""
+        """Peak number of bytes: in a step, or while saving, when files are written from memory."""
         saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
         return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
 
@@ -105,7 +109,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def disk_bytes(setup: Setup, need: Need, steps: int, validations: int, saves: int) -> int:
-    """Disk space of a run: the checkpoints that are kept, rows, samples."""
+    """Disk space of a run: its checkpoints, rows and samples."""
     config = setup.config
     rows = (steps // config.log_every + validations) * _ROW_BYTES
     n_atoms = float(setup.dataset.n_atoms[setup.validation].mean()) if len(setup.validation) else 0.0

@@ -1,4 +1,4 @@
-"""Seconds of a few training steps, a validation batch and a checkpoint, timed as the trainer does them."""
+"""Time a few training steps, a validation batch and a checkpoint, in the same way as the trainer runs them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from matscale.core.train.loss import Objective
 from matscale.core.train.setup import Setup
 
 WARM_UP = 2
-"""Steps that are timed apart: they allocate, and choose kernels."""
+"""Number of first steps that are timed separately, since they allocate memory and choose kernels."""
 LEAST_SECONDS, MOST = 1.0, 8
-"""Least time [s] for which short steps are timed, and the most steps for it, as a multiple of those asked for."""
+"""Least total time [s] of timed steps, and the largest factor on their number to reach it."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Timing:
     prediction_seconds_per_flop: float
     """Seconds per FLOP of validation."""
     warm_up_seconds: float
-    """Extra time of the first steps, compared with later ones."""
+    """Additional time of the first steps, compared with later ones."""
     checkpoint_seconds: float
 
 
 def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
-    """Time `steps` training steps, or more if they are short, on batches from all over the epoch."""
+    """Time `steps` training steps, or more if they are short, on batches from the whole epoch."""
     objective = setup.objective()
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())
@@ -61,7 +61,7 @@ def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) ->
     feed = Feed(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
     places = np.linspace(0, last, n).astype(int)
-    for place in np.random.default_rng(0).permutation(places):  # it may be left off in the middle
+    for place in np.random.default_rng(0).permutation(places):  # the iterator may stop in the middle
         yield next(feed.groups(0, int(place)))
 
 
@@ -94,7 +94,7 @@ def _validation(setup: Setup, learner: Learner, cost: Cost, device: torch.device
 
 
 def _checkpoint(learner: Learner) -> float:
-    """Seconds of writing a checkpoint: the second one is timed, since the first loads the code that writes."""
+    """Seconds for writing a checkpoint. The second one is timed, since the first also loads the code."""
     with scratch("timing") as folder:
         for step in (1, 2):
             began = time.perf_counter()

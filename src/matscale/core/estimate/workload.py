@@ -1,7 +1,7 @@
-"""Forecast of a run from the sizes of its structures alone: steps, shapes of batches, validations.
+"""Forecast of a run's steps, batch shapes and validations from the sizes of its structures.
 
-No batch of the run is made. Edges are those of the graph cache where there is one, or are counted for a small dataset;
-else a sample says how many an atom has.
+No batch of the run is made. Numbers of edges come from the graph cache, are counted for a small dataset, or are
+estimated from a sample.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from matscale.core.train.distributed import World
 from matscale.core.train.setup import Setup
 
 N_SAMPLED, N_BATCHES = 2048, 2048
-"""Structures whose edges are counted where there is no cache; batches of an epoch that are looked at."""
+"""Number of structures whose edges are counted without a cache, and of batches of an epoch that are examined."""
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of the structures of a dataset."""
+    """Numbers of atoms and edges of the structures of a dataset."""
 
     n_atoms: NDArray[np.integer]
     """[structures]"""
     n_edges: NDArray[np.integer] | None
-    """[structures] as they are; None: by `degree`."""
+    """Numbers of edges [structures]; None if they are estimated by `degree`."""
     degree: float
     """Mean number of neighbours of an atom."""
     triplets: float
@@ -71,7 +71,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample of the batches of an epoch, in order: all of them, or evenly chosen ones of many."""
+    """Batches of an epoch in order: all of them, or an evenly spaced sample."""
 
     places: NDArray[np.int64]
     shapes: list[BatchShape]
@@ -80,17 +80,17 @@ class Sample:
 
     @classmethod
     def of(cls, loader: Loader, shapes: Shapes) -> Sample:
-        """Draw the sample from the loader's first epoch."""
+        """Take the sample from the loader's first epoch."""
         n = loader.n_batches(0)
         places = np.unique(np.linspace(0, max(n - 1, 0), N_BATCHES).astype(int))
         return cls(places, [shapes.batch(loader.members(0, int(k))) for k in places], n)
 
     def dearest(self, cost: Callable[[BatchShape], float]) -> int:
-        """Number of the batch that costs most."""
+        """Number of the most expensive batch."""
         return int(self.places[int(np.argmax([cost(shape) for shape in self.shapes]))])
 
     def total(self, cost: Callable[[BatchShape], float], n_batches: float | None = None) -> float:
-        """Sum over the first `n_batches` of epoch after epoch; by default over one epoch."""
+        """Total cost of the first `n_batches` over successive epochs; by default of one epoch."""
         costs = np.array([cost(shape) for shape in self.shapes])
         epochs, rest = divmod(self.n_batches if n_batches is None else n_batches, self.n_batches)
         begun = costs[self.places < rest]  # a run of less than an epoch sees its first batches
@@ -109,7 +109,7 @@ class TrainingForecast:
 
     @classmethod
     def of(cls, setup: Setup) -> TrainingForecast:
-        """Make the forecast from the loaders that training will use."""
+        """Make the forecast with the loaders that training will use."""
         config, shapes = setup.config, Shapes.of(setup)
         training, validation = setup.training_loader(World()), setup.validation_loader(World())
         count = partial(steps_of, training, config.batch.accumulate)
@@ -119,13 +119,13 @@ class TrainingForecast:
     def flops(self, cost: Callable[[BatchShape], float], steps: int) -> float:
         """FLOPs of the first `steps` training steps."""
         epochs, rest = divmod(steps, self.steps_per_epoch)
-        per_step = -(-self.training.n_batches // self.steps_per_epoch)  # the last step of an epoch may take fewer
+        per_step = -(-self.training.n_batches // self.steps_per_epoch)  # the last step may have fewer batches
         return self.training.total(cost, epochs * self.training.n_batches + rest * per_step)
 
     def steps_for(self, cost: Callable[[BatchShape], float], flops: float) -> int:
-        """Number of whole steps that `flops` pay for."""
+        """Number of whole steps that can be made with `flops`."""
         steps = int(flops // self.flops(cost, 1))
-        for _ in range(8):  # steps differ: a secant or two lands on the number
+        for _ in range(8):  # steps differ in cost, so one or two secant steps find the number
             spent = self.flops(cost, steps)
             mean = spent / max(steps, 1)
             change = math.floor((flops - spent) / mean) if mean else 0
@@ -135,6 +135,6 @@ class TrainingForecast:
         return steps
 
     def validations(self, steps: int, every: int | None, every_epochs: int) -> int:
-        """Number of validations in `steps` steps; the last step always ends in one."""
+        """Number of validations in `steps` steps; the last step is always followed by one."""
         interval = every if every is not None else every_epochs * self.steps_per_epoch
         return -(-steps // interval)

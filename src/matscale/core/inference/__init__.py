@@ -1,1 +1,1 @@
-"""Use of trained models: load, predict, compare, calculator for ASE."""
+"""Inference with trained models: load, predict, compare, calculator for ASE."""

@@ -1,4 +1,4 @@
-"""Calculator of ASE for a trained Potential."""
+"""ASE calculator for a trained Potential."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from matscale.core.model.potential import Potential
 
 
 class PotentialCalculator(Calculator):
-    """Calculator of energy [eV] (= free_energy), forces [eV/Å] and stress [eV/Å³, Voigt xx yy zz yz xz xy].
+    """ASE calculator of energy [eV] (= free_energy), forces [eV/Å] and stress [eV/Å³, Voigt xx yy zz yz xz xy].
 
-    Neighbours are searched anew for every geometry. A stress is missing for models that do not predict one and for
-    structures without a volume (three lattice vectors and a periodic axis), whatever the architecture: asking for it
-    then raises ASE's PropertyNotImplementedError. An element that was not in the training data raises DataError, and a
-    prediction that is not finite NonFinitePrediction.
+    Neighbours are searched for every geometry. Asking for the stress raises ASE's PropertyNotImplementedError if the
+    model does not predict one, or if the structure has no volume (three lattice vectors and a periodic axis). An
+    element that was not in the training data raises DataError, and a prediction that is not finite NonFinitePrediction.
     """
 
     def __init__(self, potential: Potential, **kwargs: Any) -> None:
@@ -55,12 +54,12 @@ class PotentialCalculator(Calculator):
         if not found.is_finite:
             raise NonFinitePrediction(
                 f"atoms: the predictions for the structure ({structure.formula}, {len(structure)} atoms) are not "
-                "finite. Look at its geometry: atoms too near to each other, or a dynamics that has come apart."
+                "finite. Look at its geometry: atoms may be too close to each other, or the dynamics may have blown up."
             )
         return found
 
     def _predicts_stress(self) -> bool:
-        """Whether a model without derived outputs predicts a stress, tested with a single atom."""
+        """Whether a model without derived outputs predicts a stress, found by running it on a single atom."""
         number = np.array([self.potential.elements[0]])
         atom = Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))
         batch = collate([atom], self.potential.graph, dtype=floating(self.potential))

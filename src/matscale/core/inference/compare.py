@@ -1,7 +1,7 @@
 """Compare a trained run with baselines that learned from the same structures, on a dataset.
 
-The baselines of a run are fitted on first use and kept in its folder as `baselines.json`. Then they can be evaluated on
-any data like the model, without the training data.
+The baselines of a run are fitted on first use and kept in its folder as `baselines.json`. From then on, they can be
+evaluated without the training data, like the model.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FILE = "baselines.json"
 CHUNK = 1024
-"""Structures that are looked at together before anything is measured."""
+"""Number of structures that are checked together before the measurement."""
 Which = Literal["auto", "validation", "train", "all"]
 
 
@@ -60,9 +60,11 @@ def compare(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Compare: metrics of the run's model, under the name of its architecture, then of its baselines, by name.
+    """Compare a run with its baselines: metrics of the model, under the name of its architecture, then of each
+    baseline.
 
-    `which` is that of `rows_of`. Raises DataError if the baselines were never fitted and the training data are gone.
+    `which` is explained in `rows_of`. Raises DataError if the baselines were never fitted and the training data are
+    gone.
     """
     potential = load(run, checkpoint, device=device, dtype=dtype)
     rows, _ = usable(run, potential, dataset, rows_of(run, dataset, which))
@@ -80,10 +82,10 @@ def measure(
 ) -> dict[str, float]:
     """Measure the metrics of `matscale.core.train.evaluation` on rows of the dataset, `batch` structures at a time.
 
-    Raises DataError for a structure without neighbours if training had none such, and, unless `any_element`, for
-    elements that were not in training, with their names; NonFinitePrediction for structures whose predictions are not
-    finite. `any_element` is for the validation part of the run's own dataset: it is the same for all sizes of training,
-    so that it may hold elements that were not in a small one.
+    Raises DataError for a structure without neighbours if training had no such structures; for elements that were not
+    in training, unless `any_element`; and NonFinitePrediction for structures whose predictions are not finite.
+    `any_element` is meant for the validation part of the run's own dataset: it is the same for all amounts of training
+    data, so it may hold elements that a small amount lacks.
     """
     device, budget = potential.references.device, BatchBudget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
@@ -121,11 +123,11 @@ def measure(
 def usable(
     run: Run, potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], *, skip_invalid: bool = False
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Find (the rows that the model of the run can predict, what is left out and why).
+    """Find rows that the model of a run can predict; also returns what is left out, with reasons.
 
     It cannot predict structures with elements that were not in training, except on the run's own dataset. Raises
-    DataError that lists them unless `skip_invalid`, which leaves out structures without neighbours as well, if training
-    had none such; and if nothing is left.
+    DataError that lists such structures, or leaves them out with `skip_invalid`; structures without neighbours are
+    treated alike if training had none. Also raises DataError if no structure is left.
     """
     from ase.data import chemical_symbols
 
@@ -165,7 +167,7 @@ def usable(
 
 
 def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
-    """Format row numbers for people: `0-31, 40`; at most `listed` of them, then how many more.
+    """Format row numbers as ranges: `0-31, 40`; at most `listed` ranges, then the number of further ones.
 
     >>> ranges(np.array([4, 0, 1, 2, 3, 40]))
     '0-4, 40'
@@ -178,7 +180,7 @@ def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
 
 
 def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:
-    """Rows of `dataset` that `which` means for this run.
+    """Rows of `dataset` to measure a run on: all, or the training or validation part.
 
     `auto`: the run's validation part if this is the run's dataset (by its hash), else all. Raises ConfigError for the
     `train` or `validation` part of a dataset that the run was not trained on.
@@ -204,7 +206,7 @@ def is_own(run: Run, dataset: PackedDataset) -> bool:
 
 
 def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
-    """Open the dataset that the run was trained on. A relative path is taken from the working directory.
+    """Open the dataset that the run was trained on. A relative path starts from the working directory.
 
     Raises DataError if it is missing or has changed, or if the run has none.
     """
@@ -224,7 +226,7 @@ def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
 
 
 def baselines_of(run: Run) -> dict[str, Baseline]:
-    """Baselines fitted on the run's training part: from its folder, else fitted now and, if possible, kept there.
+    """Baselines of a run: read from its folder, or else fitted on its training part now and, if possible, kept there.
 
     Raises DataError if they were never fitted and the dataset is missing or has changed.
     """
@@ -233,9 +235,11 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
         try:
             return parse_baselines(read_own(path, of))
         except DamagedRecord as error:
-            warnings.warn(f"{error} It is made again.", stacklevel=2)
+            warnings.warn(f"{error} It is fitted again.", stacklevel=2)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-            raise DataError(f"{path}: is damaged ({error!r}). Delete it, and it is made again.") from None
+            raise DataError(
+                f"{path}: is damaged ({error!r}). Delete it; the baselines are then fitted again."
+            ) from None
     from matscale.core.train.data import parts  # start-up: torch
 
     dataset = dataset_of(run)

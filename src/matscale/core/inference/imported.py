@@ -1,6 +1,6 @@
-"""Run folder for a model that another program trained: it is used like any other run.
+"""Imported run: a run folder for a model that another program trained, used like any other run.
 
-Such a run has a configuration, an identity and one checkpoint, but neither metrics nor a packed dataset.
+It has a configuration, an identity and one checkpoint, but no metrics and no packed dataset.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def save(
     source: Mapping[str, Any],
     step: int = 0,
 ) -> Run:
-    """Write a run folder with the weights, references and scales of `potential`. It appears when it is complete.
+    """Write a run folder with the weights, references and scales of `potential`. The folder appears once complete.
 
     `source` describes the origin and is kept as `imported` in run.json. Raises ConfigError if `path` exists.
     """

@@ -36,15 +36,12 @@ def load(
     """Load the trained Potential of a run, in evaluation mode.
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
-    The weights are the moving average where the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`.
-    `dtype` is float32 or float64; by default that in which the run kept its weights. `zero_net_force` takes the mean
-    off the forces of each structure, as runs with `net_force = "removed"` always do. The Potential says in `graph`
-    which edges its batches need:
+    The weights are the moving average if the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`. `dtype`
+    is float32 or float64; the default is that of the stored weights. `zero_net_force` subtracts the mean from the
+    forces of each structure, as runs with `net_force = "removed"` always do. The Potential says in `graph` which edges
+    its batches need:
 
-    ```python
-    potential = matscale.load("runs/first")
-    outputs = potential(collate(structures, potential.graph))
-    ```
+    ```python potential = matscale.load("runs/first") outputs = potential(collate(structures, potential.graph)) ```
 
     Raises ConfigError for a folder that is no run or one that was pre-trained, a checkpoint or a device that does not
     exist, and if config.toml describes another model than the checkpoint; PluginError, with what to install, if the
@@ -92,7 +89,7 @@ def calculator(
 
 
 def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
-    """Type of a model's weights by its name. Raises ConfigError unless it is float32 or float64.
+    """Type of a model's weights by its name, float32 or float64. Raises ConfigError for others.
 
     >>> dtype_of("float64")
     torch.float64

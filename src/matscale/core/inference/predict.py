@@ -30,9 +30,9 @@ from matscale.core.model.potential import Potential
 from matscale.core.progress import SILENT, Reporter
 
 LABELS = ("energy", "forces", "stress")
-"""Names under which predictions are written; labels of the source under these names give way to them."""
+"""Names under which predictions are written; labels of the source with these names are replaced."""
 PARTS = ("free_energy", "energies", "stresses")
-"""Further energies and stresses of the source: written as `source_free_energy`, ..., beside the predictions."""
+"""Further energies and stresses of the source, written as `source_free_energy`, ..., beside the predictions."""
 SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz")
 
 
@@ -45,7 +45,7 @@ class Prediction:
     forces: NDArray[np.float64]
     """[n_atoms, 3] eV/Å"""
     stress: NDArray[np.float64] | None
-    """[3, 3] eV/Å³; None where the model gives none or the structure has no cell volume."""
+    """[3, 3] eV/Å³; None if the model predicts no stress or the structure has no volume."""
 
     @property
     def is_finite(self) -> bool:
@@ -53,13 +53,15 @@ class Prediction:
 
 
 def floating(potential: Potential) -> torch.dtype:
-    """Floating-point type of the model; its batches need the same."""
+    """Floating-point type of the model, which its batches must have, too."""
     return next((p.dtype for p in potential.model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
-    """Make a batch of one structure, in the model's precision. Raises DataError for an unseen element, an impossible
-    geometry, and for a structure without neighbours unless training had some.
+    """Make a batch of one structure, in the model's precision.
+
+    Raises DataError for an element that was not in training, for an impossible geometry, and for a structure without
+    neighbours unless training had some.
     """
     batch = collate([structure], potential.graph, dtype=floating(potential))
     potential.check_neighbors(batch, structure.source)
@@ -68,7 +70,7 @@ def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
 
 
 def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list[Prediction]:
-    """Predict the result of `prepare`, in one call of the model."""
+    """Predict several batches from `prepare` in one call of the model."""
     batch = AtomicBatch.join(list(prepared)).to(potential.references.device)
     with torch.no_grad():
         outputs = potential(batch).detach()
@@ -85,10 +87,10 @@ def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list
 
 @dataclass(frozen=True)
 class Skipped:
-    """Structure that was left out."""
+    """Structure that was left out, with the reason."""
 
     position: int
-    """Number of the structure in the source, from 0."""
+    """Position of the structure in the source, counted from 0."""
     reason: str
 
 
@@ -103,14 +105,16 @@ def predict_file(
     notes: Counter[str] | None = None,
     progress: Reporter = SILENT,
 ) -> tuple[int, list[Skipped]]:
-    """Write the structures of `source` with predictions to `target`, an extxyz file; (how many, which were left out).
+    """Write the structures of `source` with predictions to the extxyz file `target`.
+
+    Returns (number written, left out).
 
     Order, info, further arrays and other results (magnetic moments, charges, ...) are kept; `energy`, `forces` and
     `stress` are the predictions. `source` is read as `matscale data pack` reads it, by the same readers, in the units
-    that it or `keys` states; `notes` receives what was decided, with the number of structures. Memory is bounded by
-    `batch` structures. `target` appears when it is complete. Raises DataError that names the first structure that
-    cannot be predicted and NonFinitePrediction that names those whose predictions are not finite, unless
-    `skip_invalid`, and ConfigError for other suffixes.
+    that it or `keys` states; `notes` counts the structures for each decision of the reader. Memory is bounded by
+    `batch` structures. `target` appears once complete. Raises DataError that names the first structure that cannot be
+    predicted and NonFinitePrediction that names those whose predictions are not finite, unless `skip_invalid`, and
+    ConfigError for other suffixes.
     """
     notes = Counter() if notes is None else notes
     written, skipped, bad = 0, list[Skipped](), list[int]()
@@ -152,7 +156,7 @@ def predict_file(
 
 
 def listed(positions: Sequence[int]) -> str:
-    """`structures 3, 17 and 2 more (counted from 0)` for a message.
+    """List positions for a message: `structures 3, 17 and 2 more (counted from 0)`.
 
     >>> listed([3]), listed([3, 17])
     ('structure 3 (counted from 0)', 'structures 3, 17 (counted from 0)')
@@ -192,21 +196,21 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _columns(values: Any) -> NDArray[Any]:
-    """Columns of an array for extxyz, [n_atoms] or [n_atoms, k], which has no tensors per atom."""
+    """Columns of an array for extxyz, [n_atoms] or [n_atoms, k]; tensors per atom are flattened."""
     array = np.asarray(values)
     array = array.astype(str) if array.dtype.kind not in "biufSU" else array
     return array.reshape(len(array), -1) if array.ndim > 1 else array
 
 
 def _written(name: str, value: Any) -> Any:
-    """Convert a value for a comment line: containers, nothing and text of several lines become JSON."""
+    """Value for an extxyz comment line; containers, None and text of several lines become JSON."""
     if name == "virial" and np.shape(value) == (6,):  # which ASE expects as 3×3
         return voigt_to_full(value)
     if isinstance(value, str | np.ndarray):
         plain = "\n" not in value if isinstance(value, str) else value.dtype.kind in "biuf"
     else:
         plain = isinstance(value, bool | int | float | np.generic)
-    # Readers take a backslash of quoted text away, JSON's own ones as well.
+    # Readers remove a backslash from quoted text, and so also those of JSON.
     return value if plain else "_JSON " + json.dumps(value, default=_listed_or_text).replace("\\", "\\\\")
 
 
@@ -215,7 +219,7 @@ def _listed_or_text(value: Any) -> Any:
 
 
 def reader_for(source: Path) -> Reader:
-    """Choose the reader that packing would take; ASE reads files whose names tell nothing, by their content."""
+    """Choose the reader that packing would use; ASE reads files of unknown suffix by their content."""
     if source.is_dir():
         raise DataError(f"{source}: is a folder. Give one of its files: predictions are written file by file.")
     if not source.is_file():
@@ -229,7 +233,7 @@ def reader_for(source: Path) -> Reader:
 
 
 def understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structure:
-    """Convert a structure to eV and Å. Raises DataError for an unreadable one, or an unknown unit."""
+    """Convert a structure to eV and Å. Raises DataError for an unreadable structure or an unknown unit."""
     if isinstance(frame, Unusable):
         raise DataError(f"cannot be read: {frame}.".replace(f"{source} structure {position}: ", ""))
     frame.source = f"{source}: structure {position}"
@@ -245,7 +249,7 @@ def _write(file: TextIO, images: Iterable[Any]) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[TextIO]:
-    """Text file that replaces `target` when the block ends well, and is deleted when it does not."""
+    """Open a text file that replaces `target` if the block succeeds, and is deleted if it fails."""
     if not target.name.endswith(SUFFIXES):
         raise ConfigError(
             f"{target}: predictions are written as extxyz. Use a name that ends in {', '.join(SUFFIXES)}."
@@ -253,7 +257,7 @@ def _replacing(target: Path) -> Iterator[TextIO]:
     make_folder(target.parent)
     with replacing(target) as file, ExitStack() as stack:
         packed: Any = file
-        if target.suffix == ".gz":  # without name and time: equal predictions are equal files
+        if target.suffix == ".gz":  # without name and time, so that equal predictions give equal files
             packed = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
         elif target.suffix == ".xz":
             packed = stack.enter_context(lzma.open(file, "wb"))

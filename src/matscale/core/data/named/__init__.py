@@ -1,1 +1,1 @@
-"""Named datasets: made on first use, or downloaded."""
+"""Datasets by name: made on first use, or downloaded."""

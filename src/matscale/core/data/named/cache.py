@@ -1,4 +1,4 @@
-"""Cache folder of the user, and a lock that keeps two processes from filling it with the same thing at once."""
+"""Cache folder of the user, and a lock so that two processes do not fill the same entry at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from matscale.core import locks
 
 VARIABLE = "MATSCALE_CACHE"
-"""Environment: the folder for datasets that are made or downloaded by name."""
+"""Environment variable: folder for datasets that are made or downloaded by name."""
 
 
 def folder() -> Path:
@@ -24,5 +24,5 @@ def folder() -> Path:
 
 
 def lock(path: Path, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-    """Hold the lock that belongs to `path`, so that two processes do not fill it at once; see `locks.lock`."""
+    """Lock for `path`, so that two processes do not fill it at once; see `locks.lock`."""
     return locks.lock(path.with_name(f".{path.name}.lock"), waiting, VARIABLE)

@@ -1,7 +1,7 @@
-"""Datasets by name: resolves the value of `--data`, which is a packed folder or a name.
+"""Catalog of datasets: resolves the value of `--data`, which is a packed folder or the name of a dataset.
 
-`emt` wins over a folder of that name in the working directory (`./emt` is the folder); a published name, which has a
-slash and may be gigabytes away, does not.
+`emt` means the dataset even if there is a folder of that name (`./emt` is the folder). For a published name, such as
+`omat24/rattled-300`, an existing folder has precedence over a download.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matscale.core.progress import SILENT, Reporter
 from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}
-"""Datasets that are made on first use, by the labeler of the same name, without a download."""
+"""Datasets that are made on first use by the labeler of the same name, without a download."""
 
 
 def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
@@ -47,7 +47,7 @@ def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
 
 
 def embedded(name: str, progress: Reporter = SILENT) -> Path:
-    """Return the folder of an embedded dataset in the user's cache; made once, even if two processes ask at once."""
+    """Folder of a generated dataset in the user's cache; made once, even if two processes ask at the same time."""
     from matscale.core.hosting.host import host  # start-up: plugins
 
     labeler = host().labeler(name)
@@ -63,8 +63,6 @@ def embedded(name: str, progress: Reporter = SILENT) -> Path:
 
 
 def _key(recipe: Recipe, labeler: Labeler) -> str:
-    """Key of the cached dataset: changes with all that decides its contents, so that an old cache is never used for a
-    new one.
-    """
+    """Key of the cached dataset: it changes with all that determines the contents, so that an old cache is not used."""
     text = json.dumps([EDITION, FORMAT_VERSION, labeler.labels_by(), recipe.plain()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -27,13 +27,13 @@ from matscale.core.files import (
 from matscale.core.progress import SILENT, Reporter
 
 RETRIES = 6
-"""Attempts in a row that brought not one byte before giving up."""
+"""Number of successive attempts without any data before giving up."""
 PAUSE = 1.0
-"""Seconds before the second of them; doubled each time."""
+"""Seconds before the second attempt; doubled for each further one."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 CHUNK = 1 << 16
-"""Bytes that a broken connection loses at most."""
+"""Most bytes that are lost if a connection breaks."""
 REPORT = 0.2
 """Seconds between reports of progress."""
 
@@ -41,9 +41,9 @@ REPORT = 0.2
 def retrieve(
     url: str, path: Path, sha256: str | None = None, progress: Reporter = SILENT, what: str = "Downloading"
 ) -> Path:
-    """Download `url` to `path`, unless it is there. Raises DataError if that fails or its SHA-256 differs.
+    """Download `url` to `path`, unless that exists. Raises DataError if the download fails or its SHA-256 differs.
 
-    The bytes that arrived are kept in `<path>.part`: a later call goes on from there.
+    Received bytes are kept in `<path>.part`; a later call continues from there.
     """
     if path.is_file() and (sha256 is None or digest_of(path) == sha256):
         return path
@@ -54,8 +54,8 @@ def retrieve(
     if found != sha256:
         remove(part)
         raise DataError(
-            f"{url}: is not the published file (its SHA-256 is {found}, not {sha256}). Try again; if it stays so, "
-            "report it."
+            f"{url}: is not the published file (its SHA-256 is {found}, not {sha256}). Try again; if that does not "
+            "help, report it."
         )
     rename(part, path)
     return path
@@ -68,7 +68,7 @@ def digest_of(path: Path) -> str:
 
 
 class Resuming:
-    """Downloader that asks for the rest of a file (HTTP Range) while the file on the server stays the same."""
+    """Downloader that requests the rest of a file (HTTP Range) while the file on the server is unchanged."""
 
     def __init__(self, part: Path, progress: Reporter = SILENT, what: str = "Downloading") -> None:
         self.part, self.progress, self.what = part, progress, what
@@ -107,19 +107,19 @@ class Resuming:
         if have and self._mark.exists():
             headers |= {"Range": f"bytes={have}-", "If-Range": self._mark.read_text(encoding="utf-8")}
         else:
-            have = 0  # whose beginning it is cannot be told: begin again
+            have = 0  # the part may belong to another file: begin again
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             if 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429):
                 answer = f"{response.status_code} {response.reason}"
                 raise DataError(f"{url}: the server answers {answer}. The file may have moved: see the dataset's page.")
-            if response.status_code == 416:  # a part as long as the file or longer: not to be trusted
+            if response.status_code == 416:  # the part is as long as the file or longer, so it is not trusted
                 remove(self.part)
                 return False
             response.raise_for_status()
             if response.status_code != 206:
-                have = 0  # no ranges here, or another file by now
+                have = 0  # no support for ranges, or the file has changed
             elif _begins(response) != have:
-                remove(self.part)  # another piece than was asked for: joined, the file would be damaged
+                remove(self.part)  # another piece than requested; appending it would damage the file
                 return False
             length = _whole(response.headers.get("Content-Length"))
             total = have + length if length else 0
@@ -129,7 +129,7 @@ class Resuming:
         return not total or self._size() == total
 
     def _remember(self, mark: str | None) -> None:
-        if mark and not mark.startswith("W/"):  # a weak one may belong to other bytes
+        if mark and not mark.startswith("W/"):  # a weak ETag does not guarantee equal bytes
             write_text(self._mark, mark)
         else:
             remove(self._mark)
@@ -161,17 +161,18 @@ def _whole(text: str | None) -> int:
 
 
 def _begins(response: Any) -> int:
-    """First byte of the part of a file that the server sends; -1 if the server does not say."""
+    """First byte of the range that the server sends; -1 if the server does not state it."""
     found = re.match(r"bytes (\d{1,18})-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else -1
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears when all of it is there.
+    """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears once complete.
 
-    Only plain files and folders inside it come out: absolute paths, `..`, links that leave it and devices are refused.
-    Raises DataError for such an archive or a damaged one, which is deleted, so that the next try fetches it anew; and
-    for one that unpacks to more than `Limits` and the disk allow, which stays.
+    Only plain files and folders inside `folder` are unpacked: absolute paths, `..`, links that leave it and devices are
+    refused. Raises DataError for an archive with such entries or a damaged one, and deletes it, so that the next
+    attempt downloads it again. Raises DataError and keeps the archive if it unpacks to more than `Limits` and the disk
+    allow.
     """
     make_folder(folder.parent)
     try:
@@ -181,7 +182,7 @@ def extract(archive: Path, folder: Path) -> Path:
                 room.take(member)
                 tar.extract(member, building, filter="data")
             rest = tar.fileobj is not None
-            while rest:  # a tar ends before its file does: the checksum of gzip comes last
+            while rest:  # the tar ends before the file, since the checksum of gzip comes last
                 rest = bool(tar.fileobj and tar.fileobj.read(1 << 20))
                 room.skip(1 << 20)
     except tarfile.FilterError as error:
@@ -198,7 +199,7 @@ def extract(archive: Path, folder: Path) -> Path:
 
 
 class _Room:
-    """Count the members and bytes of an archive while it is unpacked, and check them against the limits."""
+    """Counter of the members and bytes of an archive while it is unpacked; it checks them against the limits."""
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.limits = archive, current()
@@ -226,7 +227,7 @@ class _Room:
             )
 
     def skip(self, n_bytes: int) -> None:
-        """Count the bytes after the last member, which are read for the checksum alone."""
+        """Count the bytes after the last member, which are only read for the checksum."""
         self.skipped += n_bytes
         if self.skipped > self.ratio:
             raise self._refused(f"has {shown(self.skipped)} after its last member", "expansion=...")

@@ -27,7 +27,7 @@ RECORD = "fetched.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """One file on the server."""
+    """Archive file on the server."""
 
     path: str
     """Path below the base address."""
@@ -61,11 +61,12 @@ ARCHIVES = {
     "salex": Archive("241018/sAlex/train.tar.gz", 7_600),
     "salex/val": Archive("241018/sAlex/val.tar.gz", 408),
 }
-"""Archives that `matscale data fetch` knows: training parts by the bare name, validation parts with `/val`."""
+"""Archives that `matscale data fetch` knows: training parts under the plain name, validation parts under `NAME/val`."""
 
 
 def canonical(name: str) -> str:
-    """Short form of a published name: `omat24/rattled-300` for `omat24/train/rattled-300`, `salex` for `salex/train`.
+    """Short form of the name of a published dataset: `omat24/rattled-300` for `omat24/train/rattled-300`, `salex` for
+    `salex/train`.
 
     >>> canonical("omat24/train/rattled-300"), canonical("salex/train")
     ('omat24/rattled-300', 'salex')
@@ -75,7 +76,7 @@ def canonical(name: str) -> str:
 
 
 def known(name: str) -> bool:
-    """Whether `name` is that of a published dataset; only the part before the first slash is compared.
+    """Whether `name` belongs to a published dataset; only the part before the first slash is compared.
 
     >>> known("omat24/rattled-300"), known("emt")
     (True, False)
@@ -84,7 +85,9 @@ def known(name: str) -> bool:
 
 
 def refuse_to_fetch(name: str) -> None:
-    """Raise DataError that says what to fetch if `name` is a published dataset that is not on this machine."""
+    """Raises DataError with the command to download `name`, if it is a published dataset that is not on this
+    machine.
+    """
     if not known(name) or Path(name).exists() or (_folder(canonical(name)) / FILE).is_file():
         return
     archive = _archive_of(canonical(name))
@@ -107,10 +110,11 @@ def _archive_of(name: str) -> Archive:
 def fetch(
     name: str, out: Path | None = None, progress: Reporter = SILENT, workers: int = 1, keep_archive: bool = False
 ) -> Path:
-    """Return the packed dataset called `name`, from `out` (default: its folder in the user's cache); download it if
-    needed.
+    """Folder of the published dataset `name`, packed; downloaded if needed.
 
-    An interrupted download goes on where it stopped. Raises DataError for an unknown name, a server that cannot be
+    Default for `out`: a folder in the user's cache.
+
+    An interrupted download continues where it stopped. Raises DataError for an unknown name, a server that cannot be
     reached, a damaged archive.
     """
     name = canonical(name)
@@ -141,7 +145,7 @@ def _bring(name: str, archive: Archive, path: Path, progress: Reporter, workers:
     record = {
         "name": name, "url": archive.url, "bytes": file.stat().st_size, "sha256": download.digest_of(file)
     }  # fmt: skip
-    source = path.with_name(f"{path.name}.source")  # stays if packing is interrupted, which then goes on
+    source = path.with_name(f"{path.name}.source")  # kept if packing is interrupted, so that it can go on
     if not source.exists():
         download.extract(file, source)
     make_folder(path)

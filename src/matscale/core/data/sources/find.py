@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 def reader(name: str) -> Reader:
-    """Return the reader called `name`. Raises ConfigError with the nearest name."""
+    """Reader called `name`. Raises ConfigError with the nearest name."""
     return _limited(_unlimited(name))
 
 
 def _limited(known: Reader) -> Reader:
-    """Limit a reader as in `matscale.core.data.sources.limits`; run it in a guarded process if `is_guarded`.
+    """Reader with the limits of `matscale.core.data.sources.limits`; it runs in a guarded process if `is_guarded`.
 
     Its errors become a DataError that names the file and the structure.
     """
@@ -70,7 +70,7 @@ def _limited(known: Reader) -> Reader:
     return replace(known, read=read, count=number)
 
 
-_ALLOW = "more than is read unless you say so: --limit"
+_ALLOW = "more than the limit; to read them, add --limit"
 _READ, _COUNT = "matscale.core.data.sources.find:read_here", "matscale.core.data.sources.find:count_here"
 
 
@@ -103,7 +103,7 @@ def _unlimited(name: str) -> Reader:
 
 
 def reader_of(path: Path) -> Reader:
-    """Return the reader for a path. Raises DataError if there is none."""
+    """Reader for a path. Raises DataError if there is none."""
     # Outside plugins are imported only for a path that no built-in reader knows by name.
     for known in (_builtin, _outside):
         for candidate in known().values():
@@ -114,7 +114,7 @@ def reader_of(path: Path) -> Reader:
         if candidate.is_generic and candidate.matches(path):
             return _limited(candidate)
     if is_archive(path):
-        raise DataError(f"{path}: is an archive, and archives are not looked into. Unpack it, and give what is in it.")
+        raise DataError(f"{path}: is an archive, which is not read. Unpack it, and give the files in it.")
     raise DataError(
         f"{path}: no reader knows this format. There are readers for: "
         f"{', '.join(f'{r.name} ({r.summary})' for r in everyone.values())}. A plugin can supply another."
@@ -167,9 +167,9 @@ def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
 def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
     """Find (files to read with their readers, files that no reader knows) below paths.
 
-    A folder stands for the files in it (and below) that a reader knows, by name. Its hidden files, and notes, licences,
-    checksums and the like, are not listed as passed over. Raises DataError for a path that does not exist, a file of
-    unknown format, a folder without any known file, and for a file that comes twice.
+    A folder stands for the files in it (and below) that a reader knows, by name. Hidden files, notes, licences,
+    checksums and the like are not listed among the unknown files. Raises DataError for a path that does not exist, a
+    file of unknown format, a folder without any known file, and for a file that comes twice.
     """
     found: list[tuple[Path, Reader]] = []
     passed: list[Path] = []
@@ -184,7 +184,7 @@ def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list
     seen: Counter[Path] = Counter(path.resolve() for path, _ in found)
     twice = next((path for path, times in seen.items() if times > 1), None)
     if twice is not None:
-        raise DataError(f"{twice}: is given twice, by itself or in a folder. Its structures would count double.")
+        raise DataError(f"{twice}: is given twice, by itself or in a folder. Its structures would count twice.")
     return found, passed
 
 
@@ -194,7 +194,7 @@ def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
     found, passed = [], []
     for path in sorted(_visible(folder)):
         try:
-            if not path.is_file():  # a link that leads nowhere, or to a folder
+            if not path.is_file():  # a broken link, or a link to a folder
                 raise DataError(f"{path}: is not followed.")
             found.append((path, reader_of(path)))
         except DataError:
@@ -207,7 +207,7 @@ def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """List files below a folder, and links to folders, which are not followed: they may lead in a circle."""
+    """List the files below a folder, and links to folders, which are not followed since they may lead in a circle."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror})..")

@@ -1,9 +1,10 @@
-"""Read files in a guarded process: a crash, an endless loop or too much memory is an error with the file's name.
+"""Read files in a guarded process: a crash, an endless loop or too much memory becomes an error with the file's name.
 
 LMDB maps a file and trusts its pages: one damaged byte ends the process that reads it with SIGBUS. ASE's readers call
-many libraries and allocate what a file announces. Here such a reader runs in a child process with a limit of memory
-(RLIMIT_AS) and of processor time for each structure, which streams what it has read; arrays as raw bytes, the rest as
-JSON. The child stays for the next file. It is a plain subprocess: nothing is forked, no caller's script runs again.
+many libraries and allocate what a file announces. Such a reader runs in a child process with limits of memory
+(RLIMIT_AS) and of processor time for each structure. The child streams what it reads: arrays as raw bytes, other values
+as JSON. It stays for the next file. It is a plain subprocess: there is no fork, and the caller's script is not run
+again.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError, MatscaleError
 
 _HEAD = struct.Struct(">cQQ")
-"""Kind of a message (Item, End, Fault), bytes of its JSON, bytes of its arrays."""
+"""Format of a message: kind (Item, End, Fault), bytes of its JSON, bytes of its arrays."""
 _idle: dict[int, list[_Child]] = {}
-"""Children that wait for work, by the process that they belong to: a fork must not share its parent's."""
+"""Idle children, by the process that they belong to, since a fork must not share those of its parent."""
 
 
 def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
     """Yield the values of the generator `function` ("module:name") for (path, *arguments), run in a guarded process.
 
-    It may yield structures, Unusable, ase.Atoms and plain values. Raises what it raised if that is a MatscaleError, and
-    DataError with the path for a crash, for too much memory and for too much time.
+    It may yield structures, Unusable, ase.Atoms and plain values. A MatscaleError of the function is raised here, too;
+    a crash, too much memory and too much time raise DataError with the path.
     """
     waiting = _idle.setdefault(os.getpid(), [])
     child = waiting.pop() if waiting else _Child()
@@ -53,12 +54,12 @@ def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
     finally:
         if child.is_ready:
             waiting.append(child)
-        else:  # dead, or amid an answer that is not wanted any more
+        else:  # dead, or in the middle of an answer that is no longer needed
             child.end()
 
 
 class _Child:
-    """Child process that reads, seen from the parent."""
+    """Child process that reads, as seen from the parent."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "matscale.core.data.sources.guard"]
@@ -72,7 +73,7 @@ class _Child:
         assert self.process.stdout is not None
         self.is_ready, token, limits = False, secrets.token_hex(8), current()
         request = {"function": function, "path": str(path), "arguments": arguments, "token": token}
-        with suppress(BrokenPipeError):  # of a dead process, which the first answer tells of
+        with suppress(BrokenPipeError):  # the process is dead, which reading the first answer reports
             self.process.stdin.write(json.dumps(request | {"limits": asdict(limits)}).encode() + b"\n")
             self.process.stdin.flush()
         for number in count():
@@ -186,15 +187,15 @@ def _atoms(parts: dict[str, Any]) -> Any:
 
 def work() -> None:
     """Answer each line of stdin by a stream of messages; the program of the guarded process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle: it ends its readers
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the caller is gone: so is the work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles interrupts: it ends its readers
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # without a caller there is nothing to do
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     import resource  # not on Windows
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(_forbid)
     answers = os.fdopen(os.dup(1), "wb", 1 << 18)
-    os.dup2(2, 1)  # whatever a library prints must not get among the answers
+    os.dup2(2, 1)  # output of a library must not mix with the answers
     for line in sys.stdin.buffer:
         request = json.loads(line)
         try:
@@ -210,7 +211,7 @@ _FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "
 
 
 def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook that refuses to unpickle objects and to start programs: a file to read is data."""
+    """Audit hook that refuses to unpickle objects and to start programs, since reading a file must not execute it."""
     if event in _FORBIDDEN:
         raise PermissionError(f"reading it would unpickle an object or start a program ({event}), which is refused")
 
@@ -225,14 +226,13 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
         for item in function(path, *request["arguments"]):
             _send(answers, b"I", *_encoded(item, token))
             signal.setitimer(signal.ITIMER_PROF, limits.seconds)
-            if time.monotonic() > flushed + 0.1:  # a slow reader's structures are shown as they come
+            if time.monotonic() > flushed + 0.1:  # flush, so that structures of a slow reader arrive one by one
                 answers.flush()
                 flushed = time.monotonic()
 
 
 class _bounded:
-    """Limit of the address space of this process: its present size, the file (it may be mapped), and
-    `limits.memory`."""
+    """Limit the address space of this process to its present size, the file (it may be mapped), and `limits.memory`."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         import resource  # not on Windows
@@ -260,7 +260,7 @@ def _send(answers: BinaryIO, kind: bytes, text: bytes, blob: bytes | bytearray) 
 
 
 def _fault(request: dict[str, Any], error: BaseException) -> tuple[str, str]:
-    """Return name and text of the error that the caller raises."""
+    """Name and text of the error that the caller will raise."""
     path, memory = request["path"], request["limits"]["memory"]
     if isinstance(error, MemoryError):
         return "DataError", (

@@ -1,15 +1,15 @@
 """Find energy, forces and stress among the many names under which files keep them.
 
 A label is looked up as `energy`, `forces`, `stress`, `virial` or `virials`, with or without one of the prefixes `REF_`,
-`ref_`, `DFT_`, `dft_`, in the per-structure values, the per-atom arrays and the attached calculator. Which key was used
-is kept; two that disagree are an error, because the choice would be a guess. A name can also be given, and then only
-that one counts.
+`ref_`, `DFT_`, `dft_`, in the per-structure values, the per-atom arrays and the attached calculator. The key that was
+used is recorded. Two values that disagree are an error, since the choice would be a guess. A name can also be given;
+then only that one counts.
 
     stress = −virial / V          [eV/Å³], tension positive: ASE's sign
 
 Stress and virial may have 3×3, 9 (row by row) or 6 components (Voigt order xx yy zz yz xz xy). Where the file states a
 unit (`matscale.core.data.sources.units`), the label is converted to eV and Å, or refused. A label that is not a number
-(NaN) in any component counts as missing. What was decided is in `Structure.notes`.
+(NaN) in any component counts as missing. Decisions are recorded in `Structure.notes`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _LABEL_OF_KEY = {key: label for label, keys in _SEARCHED.items() for key in keys
     for place in ("", CALCULATOR)
 }
 TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
-"""Largest difference [eV, eV/Å, eV/Å³] at which two candidates are the same label, printed with other digits."""
+"""Largest difference [eV, eV/Å, eV/Å³] at which two candidates count as one label, printed with different precision."""
 
 
 class Unusable(Exception):
-    """Structure that has to be left out: `reason` is its class, in a few words; the text says what was found."""
+    """Structure that has to be left out: `reason` is the kind of fault in a few words, the text gives details."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -54,7 +54,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """Names that the user gave; None leaves the search to the rules above.
+    """Names of labels that the user gave; for None, the rules at the top of this module apply.
 
     >>> Keys.parse(["energy=my_energy"], units=["energy=kcal/mol"]).units
     (('energy', 'kcal/mol'),)
@@ -66,7 +66,7 @@ class Keys:
     group: str | None = None
     """Per-structure value that names the group which a split keeps together."""
     units: tuple[tuple[str, str], ...] = ()
-    """(label or "length", unit): counts more than what the file states."""
+    """Units that the user gave, as (label or "length", unit); they override those in the file."""
 
     @classmethod
     def parse(
@@ -77,7 +77,7 @@ class Keys:
     ) -> Keys:
         """Parse texts such as "energy=my_energy", and for `units` "energy=kcal/mol".
 
-        Raises ConfigError with the nearest right name.
+        Raises ConfigError with the nearest valid name.
         """
         given: dict[str, str] = {}
         for assignment in assignments:
@@ -107,7 +107,7 @@ def _unit(assignment: str) -> tuple[str, str]:
 def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
     """Fill energy, forces, stress and trajectory of `structure` from its `info`; returns label -> key used.
 
-    Labels that its reader has set already stay. Raises Unusable for a label of the wrong shape, DataError for
+    Labels that its reader has already set are kept. Raises Unusable for a label of the wrong shape, DataError for
     candidates that disagree.
 
     >>> from ase.build import bulk
@@ -141,7 +141,7 @@ def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
 
 
 def to_our_units(structure: Structure, keys: Keys = Keys()) -> None:
-    """Convert positions, cell and labels in `info` to eV and Å, where the file states other units.
+    """Convert positions, cell and labels in `info` to eV and Å if the file states other units.
 
     This is for structures that get other labels instead of being packed: energy, forces and stress are not converted.
     Keys that stated a unit are renamed to `source_...`. Raises DataError for a unit that is unknown, or missing for a
@@ -158,7 +158,7 @@ def to_our_units(structure: Structure, keys: Keys = Keys()) -> None:
         if label is not None and name not in NAMES and np.asarray(value).dtype.kind in "iuf":
             factor = _unit_factor(structure, label, name, per_atom if name == "energies" else stated)
             structure.info[key] = np.asarray(value, dtype=np.float64) * factor
-    if len(structure.notes) > before:  # else all is in eV and Å, and may go on saying so
+    if len(structure.notes) > before:  # otherwise all is in eV and Å, and statements of units may stay
         for key in [key for key, value in structure.info.items() if units.is_statement(key, value)]:
             structure.info[f"source_{key}"] = str(structure.info.pop(key))
 
@@ -198,7 +198,7 @@ def _factor(structure: Structure, label: str, unit: str, key: str) -> float:
 
 
 def _candidates(info: Mapping[str, Any], label: str, keys: Keys) -> list[str]:
-    """Keys of `info` that hold this label."""
+    """Keys of `info` that hold a value of this label."""
     wanted = getattr(keys, label)
     if wanted is not None:
         return [key for key in (wanted, CALCULATOR + wanted) if info.get(key) is not None][:1]
@@ -259,7 +259,7 @@ def _agree(structure: Structure, label: str, first: tuple[str, Any], other: tupl
     scale = max(1.0, float(np.abs(first[1]).max(initial=0.0)) * 1e-3) if label == "energy" else 1.0
     if (difference > TOLERANCE[label] * scale).any():  # NaN compares false: it is refused later, by name
         raise DataError(
-            f"{structure.source}: {label} is given twice and the two disagree: {_show(first)}, but {_show(other)}. "
+            f"{structure.source}: {label} has two values that disagree: {_show(first)}, but {_show(other)}. "
             f"Say which one counts: --key {label}={first[0].removeprefix(CALCULATOR)} or "
             f"--key {label}={other[0].removeprefix(CALCULATOR)}."
         )

@@ -1,7 +1,7 @@
-"""Limits on input from outside, so that no file fills the memory or the disk, or takes for ever.
+"""Limits on input files, so that none of them fills the memory or the disk, or takes for ever.
 
-Each is per structure, per file or per archive: files of any size are read, as long as they can be streamed. Change one
-by `--limit NAME=VALUE` where a command reads files, or in Python:
+Each limit applies to a structure, a file or an archive; files of any size can be read if they can be streamed. Change
+one by `--limit NAME=VALUE` where a command reads files, or in Python:
 
     with using(Limits.parse(["atoms=5M"])):
         pack(["large.extxyz"], "dataset")
@@ -25,7 +25,7 @@ FREE = 256 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the input that a reader accepts; every one is a positive whole number.
+    """Limits on the input that a reader accepts; each is a positive whole number.
 
     >>> Limits.parse(["memory=8GiB", "atoms=5k"]).changed()
     {'atoms': 5000, 'memory': 8589934592}
@@ -38,13 +38,13 @@ class Limits:
     structures: int = 1_000_000_000
     """Structures of one file."""
     memory: int = 4 << 30
-    """Bytes that a process that reads through ASE or LMDB may take besides the file itself."""
+    """Bytes of memory, besides the file itself, that a process may use to read through ASE or LMDB."""
     seconds: int = 600
     """Processor time [s] that reading one structure through ASE or LMDB may take."""
     expansion: int = 200
-    """Bytes that a byte of a compressed file or an archive may unpack to, beyond the first 256 MiB."""
+    """Largest ratio of unpacked to compressed size, beyond the first 256 MiB."""
     unpacked: int = 2 * 10**12
-    """Bytes that an archive may unpack to; also no more than the disk has left."""
+    """Bytes to which an archive may unpack; at most what the disk has left."""
     members: int = 1_000_000
     """Files and folders of an archive."""
 
@@ -87,7 +87,7 @@ def current() -> Limits:
 
 @contextmanager
 def using(limits: Limits) -> Iterator[None]:
-    """Set `limits` within the block, in this thread and in its guarded processes."""
+    """Context in which `limits` apply, in this thread and in its guarded processes."""
     token = _current.set(limits)
     try:
         yield

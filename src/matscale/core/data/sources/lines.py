@@ -25,7 +25,7 @@ class Lines:
             _check_dictionary(path)
 
     def begin(self) -> None:
-        """Begin a structure: its room is counted from here."""
+        """Begin a structure, whose size is counted from here."""
         self._all += self.limits.structure - self._room
         self._room = self.limits.structure
         if self._most is not None and self._all > self._most:
@@ -60,7 +60,7 @@ class Lines:
 
 
 def _check_dictionary(path: Path) -> None:
-    """Raise lzma.LZMAError for an .xz file whose window alone would fill the memory."""
+    """Raises lzma.LZMAError for an .xz file whose window alone would fill the memory."""
     with open(path, "rb") as file:
         head = file.read(1 << 12)
     if head.startswith(b"\xfd7zXZ"):

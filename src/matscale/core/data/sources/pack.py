@@ -1,8 +1,8 @@
-"""Pack files into a dataset (`matscale data pack`): in parallel, in bounded memory, resumed after a kill.
+"""Pack files into a dataset (`matscale data pack`) in parallel and bounded memory; a killed packing is resumed.
 
-The sources alone decide how they are cut into tasks of some thousand structures. Each task is done by one process,
-which writes its pieces and, last, a small record of them. A task that has its record is never done again. After the
-last task the pieces are joined into shards, so that the result does not depend on workers or interruptions.
+The sources are divided into tasks of some thousand structures, in a way that depends on the sources only. One process
+does a task: it writes pieces and then a small record of them. A task with a record is never done again. Finally the
+pieces are joined into shards, so that the result does not depend on workers or interruptions.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from matscale.core.progress import SILENT, Reporter
 from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 TASK = 4096
-"""Structures of a task."""
+"""Number of structures in a task."""
 SPANS = 64
-"""Sources of a task, when they are small."""
+"""Largest number of small sources in a task."""
 REJECTED = "rejected.jsonl"
 MAX_NOTES = 50
-"""Different sentences about one source that the manifest keeps, the most frequent first."""
+"""Number of different notes on one source that the manifest keeps, the most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     piece_bytes: int = PIECE_BYTES,
 ) -> Packed:
-    """Pack files and folders into `out`. A repeated call does nothing, or goes on where the first was interrupted.
+    """Pack files and folders into `out`. A repeated call does nothing, or continues an interrupted one.
 
-    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; `strict` makes the
-    first one an error. Raises DataError for that, for labels that contradict each other, if nothing is left, and if
-    `out` holds something else already; ConfigError for a filter that is none.
+    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; `strict` makes the first
+    one an error. Raises DataError for that, for labels that contradict each other, if no structure is left, and if
+    `out` holds anything else; ConfigError for an invalid filter.
     """
     check_precision(precision)
     found, passed = survey(sources)
@@ -114,20 +114,20 @@ def pack(
 
 
 def _fingerprint(recipe: PackSettings, *cut: int) -> str:
-    """Hash of the input files (name, size, modification time) and of all options that change the result."""
+    """Hash of the input files (name, size, modification time) and of all options that affect the result."""
     files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
     asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
-    if not recipe.keys.units:  # as before there were any: what was packed then is still the same
+    if not recipe.keys.units:  # without limits as in older versions, so that their datasets keep their fingerprint
         del asked["keys"]["units"]
     return hashlib.sha256(json.dumps([files, asked, cut]).encode()).hexdigest()
 
 
 def describe_passed(passed: Sequence[Path | str]) -> str:
-    """Describe files that no reader knows: how many, of which kinds, and the first names."""
+    """Describe files that no reader knows: their number, kinds, and the first names."""
     kinds = Counter("".join(Path(path).suffixes[-2:]) or "no suffix" for path in passed)
     names = ", ".join(map(str, passed[:5])) + (", ..." if len(passed) > 5 else "")
     shown = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
-    return f"{len(passed)} files were passed over, no reader knows them ({shown}): {names}"
+    return f"{len(passed)} files were skipped, since no reader knows them ({shown}): {names}"
 
 
 def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
@@ -143,14 +143,15 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
 
 
 def _left(out: Path) -> bool:
-    """Whether temporary files are left of a process that was killed after its dataset was complete."""
+    """Whether a process that was killed after completing its dataset left temporary files."""
     return (out / PARTS).exists() or any(out.glob(f".*{TEMPORARY}-*"))
 
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
-    """Folder of pieces, locked against other processes; pieces of another packing are deleted, and the folder at the
-    end.
+    """Folder of pieces, locked against other processes.
+
+    Pieces of another packing are deleted at the start, and the folder at the end.
     """
     make_folder(out)
     with FolderLock(out, "is packing into it", "choose another folder", DataError):
@@ -175,7 +176,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
     """Plan the tasks, each a list of spans of sources; also returns the number of structures if readers know it."""
     plan = parts / "plan.json"
-    if plan.exists():  # counting takes a pass over text files: not twice
+    if plan.exists():  # counting reads text files completely, so it is done only once
         try:
             kept = read_sealed(plan, required=True)
         except DamagedRecord as error:
@@ -186,7 +187,7 @@ def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple
     for number, (path, responsible) in enumerate(found):
         n = responsible.count(path)
         total += n or 0
-        # Ends of sources are left open: the reader sees the end of the file and closes it.
+        # The last span of a source has no end, so that the reader reaches the end of the file and closes it.
         starts = range(0, max(n, 1), size) if n is not None else range(1)
         for start in starts:
             stop = None if start == starts[-1] else start + size
@@ -236,7 +237,7 @@ def _refuse_rejected(result: Result, strict: bool) -> None:
 
 
 def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceRecord]:
-    """Manifest records of the sources.
+    """Records of the sources for the manifest.
 
     Raises DataError if there is no usable structure, or if a key that the user gave occurs in none of the files.
     """
@@ -252,7 +253,7 @@ def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceReco
         for source, note, n in result.notes:
             notes[source][note] += n
     if not any(result.kept for result in results):
-        why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "there are none in the sources"
+        why = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "the sources have none"
         first = next((f" The first: {r.first_rejected}." for r in results if r.first_rejected), "")
         raise DataError(f"No structure could be packed: {why}.{first}")
     for label in NAMES:
@@ -273,7 +274,10 @@ def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceReco
 
 
 def _isolated(results: Sequence[Result]) -> dict[str, float]:
-    """Energies of isolated atoms: symbol -> eV. Raises DataError for two atoms of one element whose energies differ."""
+    """Energies of isolated atoms, symbol -> eV.
+
+    Raises DataError for two atoms of one element with different energies.
+    """
     found: dict[str, tuple[float, str]] = {}
     for symbol, energy, place in (atom for result in results for atom in result.isolated):
         first, where = found.setdefault(symbol, (energy, place))

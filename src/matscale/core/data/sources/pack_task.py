@@ -1,4 +1,4 @@
-"""Task of packing: read spans of sources, leave out unusable structures, write the rest as pieces."""
+"""Task of a packing: read spans of sources, leave out unusable structures, write the others as pieces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from matscale.core.sealing import DIGEST, DamagedRecord, read_sealed, sealed
 
 @dataclass(frozen=True)
 class Span:
-    """Structures `start` to `stop` − 1 of a source; to its end if `stop` is None."""
+    """Span of a source: structures `start` to `stop` − 1, or to its end if `stop` is None."""
 
     source: int
     start: int
@@ -55,23 +55,23 @@ class Result:
     seen: int
     kept: int
     rejected: dict[str, int]
-    """Number of the source -> structures that could not be used."""
+    """Number of the source -> number of structures that could not be used."""
     filtered: dict[str, int]
-    """Number of the source -> structures that a filter left out."""
+    """Number of the source -> number of structures that a filter left out."""
     reasons: dict[str, int]
     keys: list[tuple[int, str, str, int]]
-    """(source, label, key under which it was found, in how many structures)"""
+    """(source, label, key of the label, number of structures)"""
     first_rejected: str
     notes: list[tuple[int, str, int]] = field(default_factory=list)
-    """(source, what was decided, for how many structures)"""
+    """(source, decision, number of structures)"""
     isolated: list[tuple[str, float, str]] = field(default_factory=list)
     """(symbol, energy [eV], place) of the isolated atoms"""
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
-        """Read the record of a task; None if it was not done, or if its pieces have changed, so that it is done again.
+        """Read the record of a task; None if it has to be done, because it has no record or its pieces have changed.
 
-        A piece may be missing once joining has begun: `join` knows which shard holds it.
+        Pieces may be missing once joining has begun; `join` knows which shards hold them.
         """
         path = parts / f"task-{number:08d}.json"
         if not path.exists():
@@ -91,7 +91,7 @@ class Result:
 
 
 def run_task(recipe: PackSettings, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
-    """Do a task and write its record, last. Raises DataError at the first unusable structure if `strict`."""
+    """Do a task and write its record at the end. With `strict`, raises DataError at the first unusable structure."""
     task = _Task(recipe, number, parts, strict)
     with using(recipe.limits):
         for span in spans:
@@ -149,7 +149,7 @@ class _Task:
             {},
             {},
             [],
-        )  # found what was wanted; the rest would fill the memory
+        )  # found; keeping more would fill the memory
         self.structures.append(structure)
         self.sources.append(source)
         self.kept += 1
@@ -158,7 +158,7 @@ class _Task:
             self._spill()
 
     def _keep_apart(self, source: int, structure: Structure) -> None:
-        """Whether a structure is an isolated atom, which gives a reference energy and is not trained on."""
+        """Whether a structure is an isolated atom, which gives a reference energy but no training structure."""
         if structure.energy is None:
             self.notes[source, "isolated atoms without an energy are left out"] += 1
             return

@@ -13,35 +13,37 @@ from matscale.core.data.sources.labels import CALCULATOR, Unusable
 from matscale.core.data.structure import Structure
 
 Frame = Structure | Unusable
-"""Item that a reader yields: a structure, or the reason why the one at this place cannot be read."""
+"""Item that a reader yields: a structure, or the reason why the structure at this position cannot be read."""
 
 _GEOMETRY = ("numbers", "positions")
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reader of one file format."""
+    """Reader of a file format."""
 
     name: str
     summary: str
     matches: Callable[[Path], bool]
-    """Whether a path is of this format; by its name, or by a look into it."""
+    """Whether a path has this format, judged by its name or its content."""
     read: Callable[[Path, int, int | None], Iterator[Frame]]
-    """(path, start, stop) -> the structures start, ..., stop − 1 in the order of the file; to its end if stop is None.
-    Lazily: one structure in memory. Raises DataError if the file as a whole cannot be read."""
+    """(path, start, stop) -> structures start to stop − 1 in the order of the file, or to its end if stop is None.
+
+    It yields them one at a time. Raises DataError if the file as a whole cannot be read.
+    """
     count: Callable[[Path], int | None]
-    """path -> number of structures, if it is known without reading them; else None."""
+    """path -> number of structures, if it is known without reading them, else None."""
     is_generic: bool = False
-    """Whether this reader is tried only for paths that no other reader knows."""
+    """Whether this reader is used only for paths that no other reader knows."""
     is_guarded: bool = False
-    """Whether to read in a separate process: a library may crash, or take any amount of memory or time."""
+    """Whether to read in a separate process, for libraries that may crash or use much memory or time."""
 
 
 def from_ase(atoms: Any, source: str) -> Structure:
     """Convert ase.Atoms to a structure whose `info` holds everything else: info, further arrays, results of its
     calculator.
 
-    Raises Unusable for sites that are occupied in part or by several elements, of which ASE takes the first.
+    Raises Unusable for sites with partial or mixed occupancy, for which ASE would take the first element.
     """
     _refuse_disorder(atoms, source)
     structure = Structure.from_ase(atoms, source)
@@ -60,7 +62,7 @@ def _refuse_disorder(atoms: Any, source: str) -> None:
     if isinstance(sites, dict):  # as ASE reads it from CIF: {"0": {"Ni": 0.6, "Cu": 0.4}}
         shares = [site for site in sites.values() if isinstance(site, dict)]
         told = next((site for site in shares if len(site) > 1 or abs(sum(site.values()) - 1) > 1e-3), None)
-    else:  # from PDB: a number for each atom, 0 for all where the program left it out
+    else:  # from PDB: a number for each atom; 0 for all if the program did not write it
         numbers = np.asarray(atoms.arrays.get("occupancy", ()))
         given = numbers[numbers > 0] if numbers.dtype.kind in "iuf" else numbers[:0]
         told = next((float(share) for share in given if share < 0.999), None)

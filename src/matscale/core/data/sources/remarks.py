@@ -1,7 +1,7 @@
 """Remarks on values of a file that matscale ignores; packing counts and lists them.
 
-Weights and config_type of MACE and GAP, a free energy beside the energy, a label under a name that is nearly right.
-Frames that mark an isolated atom are recognised here as well.
+These are weights and config_type of MACE and GAP, a free energy beside the energy, and labels under similar names. This
+module also recognises frames that hold an isolated atom.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
 
 @lru_cache(4096)
 def _kind(key: str) -> str | None:
-    """Lower-case name of a key of weights or of config_type; None for other keys. Cached, since few keys come many
-    times.
+    """Name of a key of weights or of config_type in lower case; None for other keys.
+
+    Cached, since few keys occur often.
     """
     name = key.lower()
     return name if name == "config_type" or _WEIGHT.fullmatch(name) else None
@@ -98,7 +99,7 @@ def is_isolated_atom(structure: Structure) -> bool:
 
 
 def hint(structure: Structure, label: str) -> str | None:
-    """Advice for a label that was not found, if a value of its shape has a name that is nearly right."""
+    """Advice for a label that was not found, if a value of its shape has a similar name."""
     sizes = {"energy": (1,), "forces": (3 * len(structure),), "stress": (6, 9)}[label]
     near = [
         key

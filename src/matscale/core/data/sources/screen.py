@@ -1,4 +1,4 @@
-"""Reasons why a structure is unusable for any model: one function for each reason.
+"""Check whether a structure is usable for any model; reasons why it may not be:
 
 | reason | meaning |
 |---|---|
@@ -26,12 +26,12 @@ from matscale.core.data.structure import Structure
 MIN_DISTANCE = 0.1
 """Å"""
 MIN_VOLUME, MAX_VOLUME = 0.3, 1e5
-"""Å³ per atom. Metallic hydrogen at 500 GPa has about 1. A single atom, as references need, may have any box."""
+"""Volume limits in Å³ per atom. Metallic hydrogen at 500 GPa has about 1. A single atom may have a box of any size."""
 _ALL_PAIRS = 64
 
 
 def screen(structure: Structure) -> None:
-    """Raise Unusable, with the reason, if the structure cannot be used."""
+    """Raises Unusable, with the reason, for a structure that cannot be used."""
     n = len(structure)
     if n == 0:
         raise Unusable("no atoms", "0 atoms")
@@ -60,7 +60,7 @@ def _check_finite(structure: Structure) -> None:
 
 
 def _frame(structure: Structure) -> NDArray[np.float64]:
-    """Check the cell, and complete it by unit vectors along axes that are not periodic, [3, 3]."""
+    """Check the cell, and complete it by unit vectors along axes that are not periodic [3, 3]."""
     periodic = structure.pbc
     if not periodic.any():
         return np.eye(3)
@@ -82,14 +82,16 @@ def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArra
 
 
 def _faces(frame: NDArray[np.float64], n: int, has_volume: bool) -> tuple[NDArray[np.float64], list[float]]:
-    """Compute (inverse of the frame, distances between its opposite faces), and refuse an absurd volume.
+    """Compute the inverse of the frame and the distances between its opposite faces.
 
-    It computes with Python's floats: NumPy's calls would cost more than these few dozen multiplications.
+    Raises Unusable for an absurd volume.
+
+    Python's floats are used, since calls of NumPy would take longer than these few multiplications.
     """
     a, b, c = frame.tolist()
     normals = (_cross(b, c), _cross(c, a), _cross(a, b))
     volume = _dot(a, normals[0])
-    # A volume of rounding noise: vectors in one plane, whatever their length.
+    # The volume is only rounding error: the vectors lie in one plane.
     flat = abs(volume) <= 1e-6 * (_dot(a, a) * _dot(b, b) * _dot(c, c)) ** 0.5
     most = MAX_VOLUME if n > 1 else math.inf
     if flat or (has_volume and not MIN_VOLUME <= abs(volume) / n <= most):
@@ -108,7 +110,7 @@ def _dot(u: list[float], v: list[float]) -> float:
 
 def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
     inverse, heights = _faces(frame, len(positions), bool(periodic.all()))
-    # With heights above 2 r, an image closer than r is the one that rounding fractional coordinates finds.
+    # If all heights exceed 2 r, rounding of fractional coordinates finds every image closer than r.
     between_images = min((height for height, has in zip(heights, periodic.tolist()) if has), default=np.inf)
     if between_images < 2 * MIN_DISTANCE:
         raise Unusable("overlapping atoms", f"images {between_images:.3g} Å apart")
@@ -135,10 +137,10 @@ def _close_pairs(
         return _UPPER[n]
     from scipy.spatial import cKDTree
 
-    box = np.where(periodic, 1.0, 0.0)  # 0 stands for an axis without images
+    box = np.where(periodic, 1.0, 0.0)  # 0 for an axis without images
     wrapped = np.where(periodic, fractional % 1.0, fractional)
     wrapped[wrapped == 1.0] = 0.0  # −1e-17 % 1.0
-    # Axes without images hold Å rather than fractions: shift them above zero, which the tree asks for.
+    # Axes without images hold Å rather than fractions. The tree needs positive coordinates, so they are shifted.
     wrapped -= np.where(periodic, 0.0, wrapped.min(axis=0))
     pairs = cKDTree(wrapped, boxsize=box).query_pairs(reach, p=np.inf, output_type="ndarray")
     return pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)

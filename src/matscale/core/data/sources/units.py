@@ -1,9 +1,9 @@
 """Units that a file states for its labels and coordinates, and their conversion to eV and Å.
 
 A unit is a product of known names, as files write it: `kcal/mol/Ang`, `Hartree/Bohr`, `eV/Å^3`, `kJ mol^-1`, `GPa`,
-`eV/atom`. Its dimension has to be that of the label. Factors are those of `ase.units`.
+`eV/atom`. Its dimension must be that of the label. Factors are those of `ase.units`.
 
-Where a unit is stated (in the metadata of the file or beside the structure, the latter counts first):
+Places where a unit may be stated, in the metadata of the file or beside the structure (which has precedence):
 
 | key | meaning |
 |---|---|
@@ -35,7 +35,7 @@ DIMENSIONS: dict[str, Dimension] = {
     "length": (0, 1, 0),
 }
 INSIDE = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "virial": "eV", "length": "Å"}
-"""Units that matscale computes in."""
+"""Internal units of matscale."""
 
 _E, _L, _P = (1, 0, 0), (0, 1, 0), (1, -3, 0)
 
@@ -61,7 +61,7 @@ def _names() -> dict[str, tuple[float, Dimension]]:
 
 @cache
 def _in_any_case() -> dict[str, tuple[float, Dimension]]:
-    """Names in lower case, without those that differ from another one by case alone."""
+    """Names in lower case, except those that differ from another one only by case."""
     return {name.lower(): value for name, value in _names().items() if name not in ("MPa", "Mbar")}
 
 
@@ -159,8 +159,8 @@ _UNIT_KEY = re.compile(r"_*(?:(\w+?)_?)?(?:property_)?units?(?:_dict)?(?:_(?:of_
 def stated(*places: Mapping[str, Any]) -> dict[str, str]:
     """Collect the units that these mappings state: label or lower-case key -> unit; later mappings win.
 
-    Text that names an energy and a length at once fills both. Raises DataError for a text that says neither, and for a
-    unit of an energy or a length of which the file has no value, as in `field_unit=Hartree`.
+    A text with an energy and a length sets both. Raises DataError for a text with neither, and for the unit of a
+    quantity that the file does not have, as in `field_unit=Hartree`.
 
     >>> stated({"_property_unit_dict": {"energy": "kcal/mol"}, "_distance_unit": "Ang", "step": 3})
     {'energy': 'kcal/mol', 'length': 'Ang'}
@@ -201,7 +201,7 @@ _FILLERS = ("and", "of", "the", "is", "are", "given", "measured", "stated", "exp
 
 
 def _is_of_several(name: str) -> bool:
-    """Whether a name is made of those of several labels, as `energy_forces`."""
+    """Whether a name consists of the names of several labels, such as `energy_forces`."""
     words = [word for word in name.split("_") if word not in _FILLERS]
     return name not in _LABEL_OF_WORD and len(words) > 1 and all(word in _LABEL_OF_WORD for word in words)
 
@@ -209,7 +209,7 @@ def _is_of_several(name: str) -> bool:
 def _of_words(key: str, value: Any, places: tuple[Mapping[str, Any], ...]) -> dict[str, str]:
     """Units under a key whose words name labels: `energy_in=Hartree`, `units_energy_forces="Ha Ha/Bohr"`.
 
-    Raises DataError for a unit of which the key does not say what it is that of.
+    Raises DataError if the key does not say which quantity has the unit.
     """
     words = key.replace("unit_cell", "cell").strip("_").split("_")
     if not isinstance(value, str) or value.strip().lower() in _UNSTATED or _NO_LABEL.fullmatch(key):
@@ -231,16 +231,16 @@ def _of_words(key: str, value: Any, places: tuple[Mapping[str, Any], ...]) -> di
         if not speaks or parse(value) is None:
             return {}
         raise DataError(
-            f"{key} = {value!r}: which of {len(labels)} labels has which of {len(parts)} units is not said. Give "
+            f"{key} = {value!r}: it is not clear which of {len(labels)} labels has which of {len(parts)} units. Give "
             "the units of the labels: --unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
         )
     fits = [(known := parse(part)) and known[1][:2] == DIMENSIONS[name][:2] for name, part in zip(labels, parts)]
-    is_sure = speaks and "length" not in labels  # else perhaps lattice_dimension=2D
+    is_sure = speaks and "length" not in labels  # otherwise it may be lattice_dimension=2D
     return dict(zip(labels, parts)) if is_sure or all(fits) else {}
 
 
 def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any], ...]) -> None:
-    """Raise DataError for a unit under a name that is neither that of a label nor of a value."""
+    """Raises DataError for a unit under a name that belongs neither to a label nor to a value."""
     known = parse(unit) if isinstance(unit, str) else None
     if known is None or known[1] not in DIMENSIONS.values() or abs(known[0] - 1) < 1e-12:
         return
@@ -282,9 +282,9 @@ def _of_text(text: str) -> dict[str, str]:
 
 
 def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
-    """Unit of the label found under `key`: stated for the key, for the label, or derived; None if nothing is stated.
+    """Unit of the label found under `key`: stated for the key or the label, or derived; None if none is stated.
 
-    Raises DataError where the energy or the length is in another unit and nothing says whether this label follows.
+    Raises DataError if energy or length has another unit and it is not clear whether this label has it, too.
     """
     kind = "virial" if label == "stress" and "virial" in key.lower() else label
     for name in (key.lower(), kind, label if kind == "virial" else None):

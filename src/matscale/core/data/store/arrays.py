@@ -1,9 +1,9 @@
 """Named flat arrays in one file, written piece by piece and read by mapping: the safetensors layout.
 
 The layout (8 bytes of header length, a JSON header, the arrays one after another) is that of
-https://github.com/huggingface/safetensors, so that any safetensors library opens a file. It is written here by hand
-because a file is put together from pieces that need not be in memory at once, and mapped by hand because batches are
-gathered from plain NumPy views. Arrays of wide items come first: every one is aligned to its item size.
+https://github.com/huggingface/safetensors, so that any safetensors library opens a file. Own code writes it, because a
+file is assembled from pieces that need not be in memory at once, and maps it, because batches are gathered from NumPy
+views. Arrays of wide items come first, so that each is aligned to its item size.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def n_bytes(arrays: Arrays) -> int:
 
 
 def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> str:
-    """Write arrays, each the pieces of its column one after another, as one file; return its SHA-256.
+    """Write columns of arrays as one file, each column from its pieces in order; return the SHA-256 of the file.
 
-    A column has the dtype that holds those of all its pieces. The file appears under its name only when it is complete
-    and on the disk. Pieces may be mapped files: they are copied one by one, so that memory does not grow with the file.
+    A column has the common dtype of its pieces. The file appears under its name once it is complete and on the disk.
+    Pieces may be mapped files: they are copied one by one, so that memory does not grow with the file.
     """
     dtypes = {name: np.result_type(*(piece.dtype for piece in pieces)) for name, pieces in columns.items()}
     names = sorted(columns, key=lambda name: (-dtypes[name].itemsize, name))
@@ -64,7 +64,7 @@ def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> s
 def _blocks(
     header: bytes, columns: Mapping[str, Sequence[NDArray[Any]]], names: list[str], dtypes: Mapping[str, np.dtype[Any]]
 ) -> Iterator[bytes | memoryview]:
-    """Yield the file from its first byte to its last, piece by piece."""
+    """Yield the bytes of the file from first to last, piece by piece."""
     yield len(header).to_bytes(8, "little")
     yield header
     for name in names:
@@ -89,7 +89,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _view(buffer: mmap.mmap, offset: int, entry: dict[str, Any]) -> NDArray[Any]:
     start, end = entry["data_offsets"]
     dtype, shape = _DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"]))
-    count = math.prod(shape)  # of Python's integers, which do not overflow
+    count = math.prod(shape)  # with Python's integers, which do not overflow
     if min(shape, default=0) < 0 or end - start != count * dtype.itemsize or start < 0 or offset + end > len(buffer):
         raise ValueError(f"array at bytes {start} to {end} does not fit the file of {len(buffer)} bytes")
     return np.frombuffer(buffer, dtype, count, offset + start).reshape(shape)

@@ -13,8 +13,8 @@
 | degree | uint8, uint16 or uint32 [N] | edges of each centre i; i itself is not stored |
 
 An edge takes 4 bytes in the usual case, 28 in a batch. Building can be interrupted: finished pieces are kept in a
-hidden folder and used again. A cache whose dataset has changed is never used, nor is one with a damaged file: each file
-is checked once (see `matscale.core.data.store.verified`), and building a cache again keeps the files that are sound.
+hidden folder and used again. A cache with a damaged file, or of a dataset that has changed, is never used. Each file is
+checked once (see `matscale.core.data.store.verified`), and building a cache again keeps sound files.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MANIFEST = "manifest.json"
 
 
 class EdgeCache:
-    """The edges of every structure of a dataset, mapped from disk. Get one from `open_cache` or `build_cache`."""
+    """Edges of every structure of a dataset, mapped from disk. Get them from `open_cache` or `build_cache`."""
 
     def __init__(self, folder: Path, sizes: list[int]) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ class EdgeCache:
         """Gather the edges of a batch, (edge_index [2, n_edges], edge_shift [n_edges, 3]), of the structures at
         `indices`.
 
-        `first_atoms` [len(indices)] is the place of the first atom of each structure in the batch.
+        `first_atoms` [len(indices)] is the index of the first atom of each structure in the batch.
         """
         n = len(indices)
         neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
@@ -89,7 +89,7 @@ class EdgeCache:
         if not n:
             return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int32)
         edge_index = np.empty((2, int(n_edges.sum())), np.int64)
-        np.concatenate(neighbor, out=edge_index[0], casting="unsafe")  # widened on the way
+        np.concatenate(neighbor, out=edge_index[0], casting="unsafe")  # converted to wider integers
         edge_index[0] += np.repeat(first_atoms, n_edges)
         degrees = np.concatenate(degree)
         edge_index[1] = np.repeat(np.arange(len(degrees)), degrees)
@@ -100,15 +100,15 @@ _NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
 
 
 def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Begin and end of each row, [2, len(rows)]."""
+    """Start and end of each row [2, len(rows)]."""
     return np.stack([pointer[rows], pointer[rows + 1]])
 
 
 def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
     """Open the cache of these edges; None if there is none.
 
-    A cache of other data (the dataset was packed again), of another rule or with a damaged file is not used, with a
-    warning: edges are then found anew.
+    A cache of other data (the dataset was packed again), of another rule or with a damaged file is not used: a warning
+    is given, and edges are searched again.
     """
     if not graph.has_edges:
         return None
@@ -120,19 +120,19 @@ def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
 
 @dataclass
 class Survey:
-    """State of a cache."""
+    """State of an edge cache."""
 
     sound: dict[int, dict[str, Any]]
-    """Number of a file that is as it was written -> its record in the manifest."""
+    """Number of each sound file -> its record in the manifest."""
     fault: str = ""
-    """First fault that was found; empty if the cache is sound or there is none."""
+    """First fault that was found; empty if there is none, or no cache."""
     is_whole: bool = False
     is_foreign: bool = False
     """Whether the cache belongs to other data or to another neighbour rule."""
 
 
 def survey(dataset: PackedDataset, graph: Graph) -> Survey:
-    """Look at a cache, and check its files that were not checked before. A damaged one is reported, not raised."""
+    """Examine a cache, and check those of its files that were not checked before. Faults are reported, not raised."""
     manifest = folder_of(dataset, graph) / MANIFEST
     if not os.path.lexists(manifest):
         return Survey({})
@@ -160,9 +160,7 @@ def survey(dataset: PackedDataset, graph: Graph) -> Survey:
 
 
 def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
-    """Parse the records of the files. Raises ValueError or another error of Python for a file that `_build` did not
-    write.
-    """
+    """Parse the records of the files. Raises an error, such as ValueError, for a file that `_build` did not write."""
     records: list[dict[str, Any]] = manifest["files"]
     names = [record.get("file") for record in records]
     if names != [file_of(number) for number in range(len(dataset.manifest.shards))]:
@@ -171,7 +169,7 @@ def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
 
 
 def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again: bool = False) -> bool:
-    """Check a file of edges; return whether it was read. Raises ValueError or OSError that says what is wrong."""
+    """Check a file of edges; return whether it had to be read. Raises ValueError or OSError that says what is wrong."""
     path, shard = folder / file_of(number), dataset.manifest.shards[number]
 
     def inspect() -> None:
@@ -184,7 +182,7 @@ def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again
 
 
 def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
-    """Check the contents of a file of edges; `atom_ptr` is that of the shard. Raises ValueError."""
+    """Check the contents of a file of edges; `atom_ptr` belongs to the shard. Raises ValueError."""
     edge_ptr, neighbor, degree = arrays["edge_ptr"], arrays["neighbor"], arrays["degree"]
     if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
         raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
@@ -208,7 +206,7 @@ def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
 def verify_caches(dataset: PackedDataset) -> None:
     """Check all files of all caches of a dataset, also those checked before. Raises DataError for the first fault.
 
-    A cache of other data, which is never used, is passed over.
+    A cache of other data, which is never used, is ignored.
     """
     for manifest in sorted(dataset.path.glob(f"graphs/*/{MANIFEST}")):
         path, again = manifest, f"Delete {manifest.parent}; it will be built again."
@@ -236,6 +234,9 @@ def folder_of(dataset: PackedDataset, graph: Graph) -> Path:
 
 
 def identity_of(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
-    """Identity of a cache: its edges are valid only where this is equal. `key` is not enough: it rounds the cutoff."""
-    rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # of the layout, not the edges
+    """Identity of a cache; edges are valid only if it is equal.
+
+    `key` alone is not enough, since it rounds the cutoff.
+    """
+    rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # version of the layout
     return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": rule}

@@ -1,4 +1,4 @@
-"""Find the edges of a whole dataset and keep them beside it: see `matscale.core.data.store.edge_cache`."""
+"""Build an edge cache: find the edges of a whole dataset and store them beside it (`store.edge_cache`)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from matscale.core.parallel import in_processes
 from matscale.core.progress import SILENT, Reporter
 
 PIECE = 4096
-"""Structures whose edges are found and written at once: a second or so of work, some tens of MB."""
+"""Number of structures whose edges are found and written at once: about a second of work, some tens of MB."""
 
 
 def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Reporter = SILENT) -> EdgeCache:
-    """Find the edges of every structure and keep them beside the dataset; a valid cache is returned as it is.
+    """Find the edges of every structure and store them beside the dataset; a valid cache is returned unchanged.
 
-    `workers` > 1 searches in that many processes. Several builders at once (the ranks of one run) wait for the first.
-    Files of a cache that are damaged are built again with a warning. Raises DataError that names the structure whose
-    neighbours cannot be found, or if the folder cannot be written.
+    `workers` is the number of processes. If several processes call this at once (the ranks of one run), they wait for
+    the first. Files of a cache that are damaged are built again with a warning. Raises DataError that names the
+    structure whose neighbours cannot be found, or if the folder cannot be written.
     """
     if not graph.has_edges:
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
@@ -44,12 +44,12 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
                 warnings.warn(f"{found.fault}; its edges are found again.", stacklevel=2)
             if not found.is_whole:
                 _build(dataset, graph, folder, workers, progress, found.sound)
-            for parts in folder.glob(".parts-*"):  # the cache is whole
+            for parts in folder.glob(".parts-*"):  # the cache is complete
                 remove(parts)
     except DiskError as error:
         raise error.told(
-            "Edges are kept beside the dataset: copy it to a disk with room where you may write, or find neighbours "
-            "anew for every batch (--set data.cache_graphs=false, and no budget of edges)."
+            "Edges are stored beside the dataset: copy it to a disk that is writable and has room, or search "
+            "neighbours for every batch (--set data.cache_graphs=false, and no budget of edges)."
         ) from None
     dataset.forget_graphs()
     return EdgeCache(folder, sizes_of(dataset))
@@ -93,7 +93,7 @@ def _build(
 
 
 def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
-    """Write the edges of structures first ... last − 1 to `path`, unless they are there; return their number."""
+    """Write the edges of structures first to last − 1 to `path`, unless it exists; return their number."""
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
         return last - first
@@ -121,7 +121,7 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
 
 
 def _joined(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, list[NDArray[Any]]]:
-    """Columns of one file, from pieces."""
+    """Columns of one file, joined from pieces."""
     columns = {name: [piece[name] for piece in pieces] for name in ("neighbor", "shift", "degree")}
     for name in ("atom_ptr", "edge_ptr"):
         columns[name] = [_pointer(np.concatenate([np.diff(piece[name]) for piece in pieces]))]
@@ -133,7 +133,7 @@ def _pointer(counts: list[int] | NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _narrow(x: NDArray[Any]) -> NDArray[Any]:
-    """Convert to the narrowest integers that hold all values: signed for shifts or if any is negative."""
+    """Convert to the narrowest integers that hold all values: signed for shifts, or if any is negative."""
     kinds = (np.int8, np.int16, np.int32) if x.ndim == 2 else (np.uint8, np.uint16, np.uint32)
     for kind in kinds:
         if not x.size or (x.min() >= np.iinfo(kind).min and x.max() <= np.iinfo(kind).max):

@@ -1,4 +1,4 @@
-"""Description of a packed dataset (`manifest.json`): a small file, the only one that is read to open a dataset."""
+"""Manifest of a packed dataset (`manifest.json`): a small file, the only one that is read to open a dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
 class ShardRecord(_Part):
-    """One shard file."""
+    """Record of a shard file."""
 
     file: str
     """Name of the file, in the folder of the manifest."""
@@ -36,7 +36,7 @@ class ShardRecord(_Part):
 
 
 class SourceRecord(_Part):
-    """One file that was packed, and where its labels were found."""
+    """Record of a file that was packed, and where its labels were found."""
 
     path: str
     format: str = ""
@@ -44,11 +44,11 @@ class SourceRecord(_Part):
     """Label -> key under which it was found, such as energy -> info['REF_energy']."""
     structures: int = 0
     rejected: int = 0
-    """Structures that could not be used."""
+    """Number of structures that could not be used."""
     filtered: int = 0
-    """Structures that a filter left out."""
+    """Number of structures that a filter left out."""
     notes: dict[str, int] = {}
-    """Decision taken while reading (unit converted, value ignored) -> number of structures."""
+    """Decision of the reader (unit converted, value ignored) -> number of structures."""
 
 
 class Manifest(_Part):
@@ -60,7 +60,7 @@ class Manifest(_Part):
     elements: dict[str, int]
     """Symbol -> number of atoms."""
     labels: dict[str, int]
-    """energy, forces, stress -> number of structures that have it."""
+    """Label (energy, forces, stress) -> number of structures that have it."""
     statistics: dict[str, Any] = {}
     """Source, or "all" -> property -> moments and histogram: see `matscale.core.data.store.statistics`."""
     sources: list[SourceRecord] = []
@@ -70,17 +70,17 @@ class Manifest(_Part):
     precision: str = "float64"
     shards: list[ShardRecord] = []
     rejected: int = 0
-    """Structures that could not be used; each with its reason in `rejected.jsonl`."""
+    """Number of structures that could not be used; `rejected.jsonl` lists them with reasons."""
     filtered: int = 0
-    """Structures that a filter left out; listed there as well."""
+    """Number of structures that a filter left out; also listed there."""
     isolated_atoms: dict[str, float] = {}
-    """Symbol -> energy [eV] of an isolated atom, where the sources mark such frames: they are not packed."""
+    """Symbol -> energy [eV] of an isolated atom; frames with isolated atoms are not packed."""
     passed_over: list[str] = []
-    """Files in the given folders that no reader knows, without hidden ones, notes, licences and the like."""
+    """Files in the given folders that no reader knows, except hidden ones, notes, licences and the like."""
     fingerprint: str = ""
     """Hash of the files and options given to `matscale data pack`: if it is unchanged, packing again does nothing."""
     hash: str = ""
-    """Identity of the dataset: depends on the contents of its shards and their order, on nothing else."""
+    """Identity of the dataset: depends only on the contents of its shards and their order."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -102,7 +102,7 @@ class Manifest(_Part):
                 f"{path}: format version {version}; this matscale reads {FORMAT_VERSION}. "
                 "Pack the dataset again with this version, or install the one that wrote it."
             )
-        checksum = values.pop("checksum", None)  # what was packed before there were checksums has none
+        checksum = values.pop("checksum", None)  # datasets of older versions have no checksum
         if checksum is None and "isolated_atoms" in values:
             raise DataError(f"{path}: was written with a checksum, and has none. {_AGAIN}")
         if checksum is not None and checksum != _checksum(values):
@@ -133,7 +133,7 @@ class Manifest(_Part):
         return ""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest, atomically and after all else: it makes a folder a dataset."""
+        """Write the manifest atomically, after all other files: it turns a folder into a dataset."""
         values = self.model_dump(mode="json")
         values["checksum"] = _checksum(values)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
@@ -146,7 +146,7 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 def dataset_hash(shards: list[ShardRecord]) -> str:
-    """Identity of the dataset that consists of these shards."""
+    """Identity of the dataset with these shards."""
     digest = hashlib.sha256(f"matscale packed {FORMAT_VERSION}\n".encode())
     for shard in shards:
         digest.update(f"{shard.sha256} {shard.n_structures} {shard.n_atoms}\n".encode())

@@ -1,7 +1,7 @@
 """`PackedDataset`, a dataset on disk: opened by its manifest alone, gathered from memory maps.
 
-A batch is a handful of NumPy gathers, whatever the number of structures in it: no object is made per structure. The
-files are described in `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
+A batch takes a few NumPy gathers for any number of structures; no object is made per structure. The files are described
+in `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ NO_GRAPH = Graph.none()
 _CHUNK = 8192
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
-"""(arrays of a shard, rows in it, their places in the batch: None when all rows are of this one shard)"""
+"""(arrays of a shard, rows in it, their positions in the batch; None if all rows are in this shard)"""
 
 
 class PackedDataset:
-    """Structures with labels, in the order in which they were packed. Make one with `open`."""
+    """Structures with labels on disk, in the order in which they were packed. Make one with `open`."""
 
     def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, progress: Reporter = SILENT) -> None:
         self.path, self.manifest, self.in_memory, self.progress = path, manifest, in_memory, progress
@@ -54,11 +54,11 @@ class PackedDataset:
 
     @classmethod
     def open(cls, path: Path | str, in_memory: bool = False, progress: Reporter = SILENT) -> PackedDataset:
-        """Open a packed dataset. Costs the same for a thousand structures and a hundred million.
+        """Open a packed dataset; the time does not depend on its size.
 
-        Shards are mapped when something is read from them; `in_memory` reads all of them at once instead. The first
-        time on a machine that a shard is read from, it is checked as a whole; `progress` is told if that takes long.
-        Raises DataError if there is no dataset at `path`, or a damaged one.
+        Shards are mapped when something is read from them; with `in_memory`, all of them are read now. A shard is
+        checked completely when it is first used on a machine; `progress` reports this if it takes long. Raises
+        DataError if there is no dataset at `path`, or a damaged one.
         """
         path = Path(path)
         return cls(path, Manifest.read(path), in_memory, progress)
@@ -82,7 +82,7 @@ class PackedDataset:
         self.__init__(**state)  # type: ignore[misc]
 
     def shard(self, number: int) -> Arrays:
-        """Return the arrays of one shard, mapped and, if needed, checked on first use.
+        """Arrays of one shard, mapped and, if needed, checked on first use.
 
         Raises DataError if the file is missing, damaged, or not the one that was packed.
         """
@@ -105,7 +105,7 @@ class PackedDataset:
         return arrays
 
     def _load(self) -> None:
-        """Hold everything in memory, as if it were one shard."""
+        """Read everything into memory, as if it were one shard."""
         mapped = [arrays for _, arrays in self.shards()]
         joined = {k: np.concatenate([a[k] for a in mapped]) for k in mapped[0] if k != "atom_ptr"}
         joined["atom_ptr"] = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
@@ -144,7 +144,7 @@ class PackedDataset:
         return self._column("source")
 
     def has(self, label: str) -> NDArray[np.bool_]:
-        """Whether each structure, [n], has the label "energy", "forces" or "stress"."""
+        """Whether each structure has the label "energy", "forces" or "stress" [n]."""
         if label not in LABELS:
             raise DataError(f"No label {label!r}. {did_you_mean(label, LABELS)}")
         return self._column(f"has_{label}").astype(bool)
@@ -164,14 +164,17 @@ class PackedDataset:
         return index, pieces
 
     def energies(self, indices: Indices | None = None) -> NDArray[np.float64]:
-        """Energies [n] eV, NaN where missing; of all structures, or of those at `indices` in that order."""
+        """Energies [n] eV, NaN if missing, of all structures or of those at `indices`."""
         if indices is None:
             return self._column("energy")
         index, pieces = self._pieces(indices)
         return _rows("energy", pieces, len(index))
 
     def composition(self, indices: Indices | None = None) -> NDArray[np.int32]:
-        """Atoms of each element by atomic number, [n, 119]. Ask for a few thousand at a time: each takes 476 bytes."""
+        """Numbers of atoms of each element, by atomic number [n, 119].
+
+        A structure takes 476 bytes, so ask for a few thousand.
+        """
         index, pieces = self._pieces(np.arange(len(self)) if indices is None else indices)
         atoms = _Atoms(pieces, len(index))
         z = atoms.gather("atomic_numbers").astype(np.int64)
@@ -192,7 +195,10 @@ class PackedDataset:
         return _Atoms(pieces, len(index)).gather("forces"), _rows("stress", pieces, len(index))
 
     def structure(self, index: int) -> Structure:
-        """Return one structure with its labels. The disk holds its `groups`, not its trajectory's name."""
+        """Read one structure with its labels.
+
+        Its trajectory has no name, since only the hash of the group is stored.
+        """
         _, [(arrays, rows, _)] = self._pieces([index])
         row = int(rows[0])
         atoms = slice(int(arrays["atom_ptr"][row]), int(arrays["atom_ptr"][row + 1]))
@@ -219,10 +225,11 @@ class PackedDataset:
         graph: Graph = NO_GRAPH,
         dtype: torch.dtype = torch.float32,
     ) -> AtomicBatch:
-        """Return the structures at `indices`, in that order, as one batch; NaN for missing labels.
+        """Gather the structures at `indices`, in that order, as one batch; missing labels are NaN.
 
-        `dtype` is that of all floating tensors but the energy, which stays float64: total energies lose meV in single
-        precision. Edges come from the cache of this graph beside the dataset if there is one, else they are computed.
+        `dtype` applies to all floating tensors except the energy, which stays float64, since float32 would lose meV of
+        total energies. Edges come from the cache of this graph beside the dataset if there is one, else they are
+        computed.
         """
         index, pieces = self._pieces(indices)
         n = len(index)
@@ -262,11 +269,11 @@ class PackedDataset:
         return joined(edges_of_each(zip(names, positions, cell, pbc), graph), atoms.counts.tolist())
 
     def forget_graphs(self) -> None:
-        """Look for cached graphs again at the next batch, because one was built meanwhile."""
+        """Look for cached graphs again at the next batch, since one has been built."""
         self._caches.clear()
 
     def verify(self) -> None:
-        """Read and check every shard and every file of cached edges, also those that were checked before.
+        """Read and check every shard and every file of cached edges, including those that were checked before.
 
         Raises DataError that names the first file which is not as it was written.
         """
@@ -276,7 +283,7 @@ class PackedDataset:
 
 
 def _check_size(path: Path, record: ShardRecord) -> None:
-    """Raise DataError unless the file is there and large enough; opening does not read it."""
+    """Raises DataError unless the file exists and is large enough; the file is not read."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -291,7 +298,7 @@ def _check_size(path: Path, record: ShardRecord) -> None:
 
 
 class _Atoms:
-    """Positions of the atoms of a batch in the shards."""
+    """Positions in the shards of the atoms of a batch."""
 
     def __init__(self, pieces: Pieces, n: int) -> None:
         self._pieces, self.counts = pieces, np.empty(n, dtype=np.int64)
@@ -307,7 +314,7 @@ class _Atoms:
         self._maps = [self._map(first, places) for first, (_, _, places) in zip(firsts, pieces)]
 
     def _map(self, first: NDArray[np.int64], places: NDArray[np.int64] | None) -> tuple[Any, Any]:
-        """Map batch to shard: (rows in the shard, rows in the batch or None for all of them)."""
+        """Rows of atoms in a shard, and in the batch (None for all of them)."""
         if places is None:
             return self._within + np.repeat(first - self.starts, self.counts), None
         counts = self.counts[places]

@@ -89,7 +89,7 @@ def _concatenate(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
     """Round positions and forces to `precision`, "float64" or "float32"; the other arrays stay.
 
-    Before that, atoms far from the origin are moved near it, which changes no physics.
+    Before that, atoms far from the origin are moved near it, which does not change the physics.
     """
     if precision == "float32":
         counts = np.diff(arrays["atom_ptr"])
@@ -110,8 +110,7 @@ def _join_pointers(pieces: Sequence[Arrays]) -> NDArray[np.int64]:
 
 
 def smallest(n_structures: int, n_atoms: int) -> int:
-    """Smallest size in bytes of a shard with so many structures and atoms (positions and forces in single
-    precision)."""
+    """Smallest possible size in bytes of a shard with these numbers of structures and atoms (in single precision)."""
     per_structure = 8 + sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in _PER_STRUCTURE.values())
     return n_structures * per_structure + n_atoms * (1 + 2 * 3 * 4)
 
@@ -154,14 +153,14 @@ def _check_shapes(arrays: Arrays) -> None:
 def check_shard(arrays: Arrays, n_sources: int) -> None:
     """Check the values of a shard. Raises ValueError that names the first wrong structure.
 
-    `n_sources` is that of the dataset. Memory grows with the number of structures, not with that of atoms.
+    `n_sources` belongs to the dataset. Memory grows with the number of structures, not of atoms.
     """
     pointer, z = arrays["atom_ptr"], arrays["atomic_numbers"]
     if pointer[0] != 0:
         raise ValueError(f"atom_ptr begins at {pointer[0]}, not at 0")
     if len(pointer) == 1:
         return
-    _refuse(pointer[1:] <= pointer[:-1], "atom_ptr runs backwards, or leaves it without atoms")
+    _refuse(pointer[1:] <= pointer[:-1], "atom_ptr decreases, or gives it no atoms")
     if z.min() < 1 or z.max() > 118:
         wrong = int(np.argmax((z < 1) | (z > 118)))
         structure = int(np.searchsorted(pointer, wrong, side="right")) - 1
@@ -179,7 +178,7 @@ def check_shard(arrays: Arrays, n_sources: int) -> None:
 
 
 def _refuse(wrong: NDArray[np.bool_], complaint: str) -> None:
-    """Raise ValueError that names the first structure where `wrong` [n] is True."""
+    """Raises ValueError that names the first structure for which `wrong` [n] is True."""
     if wrong.any():
         raise ValueError(f"structure {int(np.argmax(wrong))} of the file: {complaint}")
 

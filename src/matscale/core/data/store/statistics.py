@@ -1,8 +1,8 @@
-"""Moments and histograms of a dataset's properties, in one pass and bounded memory; results of parts add up exactly.
+"""Moments and histograms of a dataset's properties, in one pass and bounded memory; those of parts can be added.
 
 Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets line up
-and can be added; only the bins that hold something are kept. Where they become too many (stress in kbar), neighbours
-are joined in pairs, again and again: memory and manifest stay small whatever the values.
+and can be added; only the bins that hold something are kept. If there are too many (stress in kbar), neighbouring bins
+are joined in pairs, repeatedly, so that memory and manifest stay small for any values.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PROPERTIES = {
 
 
 MAX_BINS = 4096
-"""Filled bins of one histogram, at most."""
+"""Largest number of filled bins of a histogram."""
 
 
 @dataclass
@@ -58,14 +58,14 @@ class Summary:
     minimum: float = np.inf
     maximum: float = -np.inf
     bins: dict[int, int] = field(default_factory=dict)
-    """Number of the bin -> values in it; bin k covers [k, k + 1) · `joined` widths."""
+    """Number of the bin -> number of values in it; bin k covers [k, k + 1) · `joined` widths."""
     joined: int = 1
-    """Bins of the property's width that one bin stands for: a power of two."""
+    """Number of original bins that one bin stands for: a power of two."""
     zeros: int = 0
-    """Number of values of a logarithmic property that are exactly zero, which no bin holds."""
+    """Number of values of a logarithmic property that are exactly zero, which have no bin."""
 
     def add(self, values: NDArray[np.float64], prop: Property) -> None:
-        """Add values [k]; NaN stands for a missing label and is left out."""
+        """Add values [k]; NaN stands for a missing label and is ignored."""
         values = values[np.isfinite(values)]
         if not len(values):
             return
@@ -153,7 +153,7 @@ def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
 
 
 def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, PropertySummaries]) -> None:
-    """Add these structures to the tally of "all" and, where there are several sources, to that of their source."""
+    """Add structures to the summaries of "all" and, if there are several sources, to those of their source."""
     total.setdefault("all", PropertySummaries()).add(arrays)
     if len(sources) > 1:
         for number in np.unique(arrays["source"]):
@@ -170,7 +170,7 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 
 def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, PropertySummaries]:
-    """Tally parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
+    """Summaries of parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
     masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
     for name, indices in parts.items():
         masks[name][indices] = True

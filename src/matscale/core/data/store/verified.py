@@ -1,11 +1,11 @@
-"""Check files once: a stamp records that SHA-256 and contents of a file were right, and which file that was.
+"""Check files only once: a stamp records which file had the right SHA-256 and contents.
 
-The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`, or in the user's cache folder if that one cannot be
-written. It holds size, time of change, time of status change and inode of the file. Any write changes
-one of them; programs can set back the first of the two times, not the second. A copied or moved file is checked again.
+The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`, or in the user's cache folder if that cannot be
+written. It holds size, mtime, ctime and inode of the file. Any write changes one of them: programs can reset mtime, but
+not ctime. A copied or moved file is checked again.
 
-A stamp does not notice a disk that loses bits without a write: `matscale data info --verify` reads everything, whatever
-the stamps say.
+A stamp does not detect bits that a disk loses without a write; `matscale data info --verify` ignores stamps and reads
+everything.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ from matscale.core.threads import usable_cores
 T = TypeVar("T")
 
 CHECKS = 1
-"""Raise it when files are checked for more: what was stamped before is then checked again."""
+"""Version of the checks. Raise it when checks are added, so that files with older stamps are checked again."""
 SETTLED_NS = 2_000_000_000
-"""A file that changed less than this before it was checked gets no stamp: clocks of file systems tick in up to two
-seconds, so that the next change could bear the same time."""
+"""Files changed less than this before the check get no stamp [s].
+
+Clocks of file systems tick in up to two seconds, so that a later change could have the same time.
+"""
 FOLDER = ".verified"
 _LONG = 1.0
-"""Seconds of checking from which on it is worth a word."""
+"""Time of checking after which progress is reported [s]."""
 
 
 def check_once(path: Path, digest: str, inspect: Callable[[], object], against: str = "", again: bool = False) -> bool:
-    """Compare a file's SHA-256 with `digest` and have `inspect` look at its contents, unless a stamp says it was done.
+    """Compare a file's SHA-256 with `digest` and check its contents by `inspect`, unless a stamp says it was done.
 
-    `against` names what else `inspect` compares the file with; `again` checks whatever the stamp says. Processes that
-    ask at once wait for the first. Returns whether the file was read. Raises ValueError that says what is wrong, what
-    `inspect` raises, and OSError for a file that cannot be read.
+    `against` identifies what else `inspect` compares the file with; `again` ignores the stamp. Of several processes,
+    the others wait for the first. Returns whether the file was read. Raises ValueError that says what is wrong, any
+    error of `inspect`, and OSError for a file that cannot be read.
     """
-    if not path.is_file():  # to open a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("is not a file" if path.exists() else "is missing")
     facts = {"checks": CHECKS, "sha256": digest, "against": against}
     if not again and _is_stamped(path, facts | _identity(os.stat(path))):
@@ -79,7 +81,7 @@ def _identity(stat: os.stat_result) -> dict[str, Any]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Paths where the stamp of a file may be: beside the file, or in the user's cache folder."""
+    """Possible paths of the stamp of a file: beside the file, or in the user's cache folder."""
     yield path.parent / FOLDER / f"{path.name}.json"
     yield cache.folder() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
@@ -91,12 +93,12 @@ def _is_stamped(path: Path, stamp: dict[str, Any]) -> bool:
 def _read(place: Path) -> Any:
     try:
         return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
-    except (OSError, ValueError, RecursionError):  # a damaged stamp is none
+    except (OSError, ValueError, RecursionError):  # a damaged stamp counts as missing
         return None
 
 
 def _stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Write the stamp, if possible; without it the file is checked again next time."""
+    """Write the stamp if possible; without it, the file is checked again next time."""
     for place in _places(path):
         with suppress(OSError, MatscaleError):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """`ShardWriter`: writes structures to a packed dataset, in bounded memory and never half-written.
 
-Structures are collected in pieces of some megabytes, spilled to a hidden folder and joined into shards at the end.
-The manifest is written last: before, there is no dataset.
+Structures are collected in pieces of some megabytes, which are written to a hidden folder and joined into shards at the
+end. The manifest is written last; without it, the folder is no dataset.
 """
 
 from __future__ import annotations
@@ -23,24 +23,20 @@ from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30
-"""Few large shards: a shuffled batch then touches few files."""
+"""Size of a shard. There are few large shards, so that a shuffled batch opens few files."""
 PARTS = ".parts"
 PLAN = "shards.json"
-"""File that says which pieces go into which shard: written when joining begins."""
+"""File with the assignment of pieces to shards, written when joining begins."""
 MAX_LISTED = 32
-"""Up to this number of sources, statistics are kept for each."""
+"""Largest number of sources for which separate statistics are kept."""
 PRECISIONS = ("float64", "float32")
 
 
 class ShardWriter:
-    """Writes a packed dataset to a folder that must not hold one yet.
+    """Writer of a packed dataset, into a folder that must not hold one yet.
 
-    ```python
-    writer = ShardWriter(path, labels_by="surrogate: emt")
-    writer.append(structure)
-    manifest = writer.finish()
-    ```
-    `source` of `append` is an index into `sources`.
+    ```python writer = ShardWriter(path, labels_by="surrogate: emt") writer.append(structure) manifest = writer.finish()
+    ``` `source` of `append` is an index into `sources`.
     """
 
     def __init__(
@@ -53,8 +49,7 @@ class ShardWriter:
         shard_bytes: int = SHARD_BYTES,
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
-        """Set up the writer. `precision` is that of positions and forces: float64 is exact, float32 halves the
-        dataset."""
+        """Set up the writer. `precision` applies to positions and forces: float64 is exact, float32 halves the size."""
         check_precision(precision)
         self.path = Path(path)
         if (self.path / FILE).exists():
@@ -89,19 +84,19 @@ class ShardWriter:
         self._structures, self._numbers, self._bytes = [], [], 0
 
     def finish(self, **described: Any) -> Manifest:
-        """Join the pieces, measure, write the manifest; `described` fills further fields of it (filters, ...)."""
+        """Join the pieces, measure, and write the manifest; `described` sets further fields of it (filters, ...)."""
         self._spill()
         if not self.sources:
             self.sources = [SourceRecord(path=self.labels_by or "python")]
         shards = join(self._pieces, self.path, self.shard_bytes)
-        remove(self._parts)  # before the manifest, after which no packing looks for it
+        remove(self._parts)  # before the manifest, since no packing looks for it afterwards
         return describe(
             self.path, shards, self.sources, labels_by=self.labels_by, precision=self.precision, **described
         )
 
 
 def check_precision(precision: str) -> None:
-    """Raise ConfigError unless `precision` is one that shards can have."""
+    """Raises ConfigError unless `precision` is one that shards can have."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision = {precision!r}: must be one of {', '.join(PRECISIONS)}.")
 
@@ -109,11 +104,11 @@ def check_precision(precision: str) -> None:
 def join(
     pieces: Sequence[Path], folder: Path, shard_bytes: int, done: Callable[[list[Path]], None] | None = None
 ) -> list[ShardRecord]:
-    """Join files of pieces into shards of about `shard_bytes`; the cut depends on the sizes of the pieces alone.
+    """Join files of pieces into shards of about `shard_bytes`; the result depends only on the sizes of the pieces.
 
-    A shard that is there already, from a join that was interrupted, is kept: its digest was written before its pieces
-    were deleted. `done` is told the pieces of each finished shard, so that they can be deleted. Raises DataError for a
-    shard or a plan that has changed since.
+    A shard from an interrupted join is kept: its digest was written before its pieces were deleted. `done` is called
+    with the pieces of each finished shard, so that they can be deleted. Raises DataError for a shard or a plan that has
+    changed since.
     """
     plan_file = folder / PARTS / PLAN
     plan = _plan(pieces, shard_bytes, plan_file)
@@ -147,7 +142,7 @@ def _joined_before(shard: Path, parts: Path) -> str:
 
 
 def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str]]:
-    """Names of the pieces of each shard; written down, since pieces vanish while they are joined."""
+    """Names of the pieces of each shard, also written to `file`, since pieces are deleted while they are joined."""
     import json
 
     if file.exists():
@@ -168,7 +163,7 @@ def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str
 
 
 def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRecord], **described: Any) -> Manifest:
-    """Measure the shards once and write the manifest that makes `folder` a dataset."""
+    """Measure the shards and write the manifest, which turns `folder` into a dataset."""
     from ase.data import chemical_symbols
 
     counts, labels = np.zeros(256, dtype=np.int64), dict.fromkeys(LABELS, 0)

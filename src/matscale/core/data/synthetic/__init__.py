@@ -1,1 +1,1 @@
-"""Synthetic datasets: crystals, perturbed and labelled by a potential."""
+"""Synthetic datasets: perturbed crystals with labels from a potential."""

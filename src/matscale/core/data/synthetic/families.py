@@ -1,4 +1,4 @@
-"""Family of one parent: all structures made from it, a function of (recipe, number of the parent) alone."""
+"""Family of a parent: all structures made from it, a pure function of (recipe, number of the parent)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ STEPS_PER_FRAME = 10
 def family(recipe: Recipe, labeler: Labeler, number: int, given: Structure | None = None) -> list[Structure]:
     """Make the labelled structures of parent `number`; `given` is the parent itself when it comes from a file.
 
-    They share a group: that of the file's structure, or prototype and reduced formula ("l12-AlNi3"), so that a split
-    keeps two decorations of one alloy together. The last parent of a recipe may have fewer.
+    They share a group: that of the given structure, or prototype and reduced formula ("l12-AlNi3"), so that a split
+    keeps all decorations of one alloy together. The last parent of a recipe may have fewer structures.
     """
     rng = np.random.default_rng([recipe.seed, number])
     calculator = labeler.calculator()
@@ -49,8 +49,9 @@ def _bare(structure: Structure) -> Atoms:
 
 
 class _Draw:
-    """Draw that is repeated while its result is absurd: atoms overlap, or forces or stresses exceed the recipe's
-    limits.
+    """Random draw that is repeated if its result is absurd.
+
+    That is, if atoms overlap, or forces or stresses exceed the recipe's limits.
     """
 
     def __init__(self, recipe: Recipe, calculator: Any, rng: Generator) -> None:
@@ -70,7 +71,7 @@ class _Draw:
         )
 
     def _relaxed(self, atoms: Atoms) -> Atoms:
-        """Relax `atoms` by a few steps downhill, so that atoms placed at random have ordinary forces."""
+        """Relax `atoms` by a few steps, so that atoms placed at random have ordinary forces."""
         from ase.optimize import FIRE  # start-up: scipy.optimize, for all that resolves the name of a dataset
 
         atoms.calc = self.calculator
@@ -113,10 +114,10 @@ class _Draw:
         return self._labelled(perturb.strain(atoms, 2 * self.recipe.strain, self.rng))
 
     def _run(self, wanted: int, atoms: Atoms) -> list[Structure]:
-        """Usable frames among `wanted` of a short Langevin run from a slightly strained, rattled start."""
+        """Usable frames of a short Langevin run, at most `wanted`, from a slightly strained, rattled start."""
         temperature = float(self.rng.choice(self.recipe.dynamics_temperatures))
         start = perturb.strain(atoms, self.recipe.strain / 2, self.rng)
-        # Half the thermal energy is potential: the run starts where an Einstein crystal would be.
+        # Half the thermal energy is potential energy, so the run starts with the displacements of an Einstein crystal.
         start = perturb.rattle(start, min(temperature, 1000.0), self.recipe.spring, self.rng)
         if perturb.overlaps(start, self.recipe.closeness):
             return []
@@ -131,7 +132,7 @@ class _Draw:
                 yield structure
 
     def _labelled(self, atoms: Atoms) -> Structure | None:
-        """Make a structure with labels; None if atoms overlap or a label is not finite or beyond its limit."""
+        """Structure with labels; None if atoms overlap or a label is not finite or exceeds its limit."""
         if perturb.overlaps(atoms, self.recipe.closeness):
             return None
         structure = label(atoms, self.calculator)

@@ -1,4 +1,4 @@
-"""Labelers: potentials that give structures energy, forces and stress, where no first-principles data are needed.
+"""Labelers: potentials that label structures with energy, forces and stress, in place of first-principles data.
 
 Such data are surrogates, and the manifest of a dataset says so (`labels_by`). A plugin supplies labelers through the
 hook `register_labelers`.
@@ -18,16 +18,20 @@ from matscale.core.data.structure import Structure, voigt_to_full
 from matscale.core.errors import ConfigError, PluginError, did_you_mean
 
 DECIMALS = {"positions": 6, "cell": 6, "energy": 6, "forces": 6, "stress": 8}
-"""Digits kept of a made structure. Far below any error of interest, far above the last bit, which differs between
-processors: so the same recipe gives the same bytes, hence the same dataset hash, on different machines."""
+"""Digits of stored numbers: far below any error of interest, far above the last bit, which differs between processors.
+
+So the same recipe gives the same bytes, and the same dataset hash, on different machines.
+"""
 
 MPTRJ_ELEMENTS = tuple(chemical_symbols[z] for z in (*range(1, 84), *range(89, 95)))
-"""The 89 elements of the Materials Project's trajectories, which universal potentials know: all to Pu, but Po to Ra."""
+"""The 89 elements in the Materials Project's trajectories, which universal potentials know: all up to Pu, except Po
+to Ra.
+"""
 
 
 @dataclass(frozen=True)
 class Labeler:
-    """A potential that labels structures. Returned by the hook `register_labelers`."""
+    """Labeler: a potential that labels structures, returned by the hook `register_labelers`."""
 
     name: str
     """Name on the command line: `--labeler emt`."""
@@ -36,24 +40,24 @@ class Labeler:
     reference: str
     """DOI or arXiv id of the paper."""
     calculator: Callable[[], Any]
-    """Makes an ASE calculator with the properties energy [eV], forces [eV/Å] and, for fully periodic structures,
-    stress [eV/Å³, tension positive]. Called once per parent structure, so that nothing a calculator remembers of one
-    reaches another: what is costly to load should be cached behind it. Raises PluginError when its package is
-    missing."""
+    """Makes an ASE calculator of energy [eV], forces [eV/Å] and, in fully periodic structures, stress [eV/Å³].
+
+    It is called once per parent structure, so that no state of a calculator is shared; cache what is slow to load.
+    Raises PluginError if its package is missing.
+    """
     tag: str | Callable[[], str]
-    """Entry in the manifest, with the version that decides the numbers: "chgnet-0.3.0"."""
+    """Entry in the manifest, with the version that determines the numbers: "chgnet-0.3.0"."""
     elements: tuple[str, ...] | None = None
-    """Chemical symbols that it can label; None: any."""
+    """Chemical symbols that it can label; None for any."""
 
     def labels_by(self) -> str:
         """Text of `labels_by` in the manifest: "surrogate: chgnet-0.3.0"."""
         return f"surrogate: {self.tag if isinstance(self.tag, str) else self.tag()}"
 
     def choose(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Return `elements`, or all that this labeler knows if none are given. Raises ConfigError for an unknown
-        one."""
+        """Check `elements`; without any, return all that this labeler knows. Raises ConfigError for an unknown one."""
         if not elements and self.elements is None:
-            raise ConfigError(f"The labeler {self.name!r} knows any element: say which ones, as in --elements Cu,Ni.")
+            raise ConfigError(f"The labeler {self.name!r} accepts all elements: choose some, such as --elements Cu,Ni.")
         known = self.elements or tuple(symbol for symbol in atomic_numbers if symbol != "X")
         for symbol in elements:
             if symbol not in known:
@@ -63,7 +67,7 @@ class Labeler:
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Context for the imports of a labeler's package: a missing one becomes a PluginError that says what to install."""
+    """Context for importing a labeler's package; a missing one raises PluginError that says what to install."""
     try:
         yield
     except ImportError as error:
@@ -76,7 +80,7 @@ def needs(package: str) -> Iterator[None]:
 def label(atoms: Any, calculator: Any) -> Structure:
     """Label `atoms` (ase.Atoms): a Structure with the calculator's labels, rounded to `DECIMALS`.
 
-    Rounding comes before labelling, so that the labels are those of the positions that are stored. A structure that
+    Positions are rounded before they are labelled, so that the labels belong to the stored positions. A structure that
     is not periodic in all three directions has no stress.
     """
     rounded = atoms.copy()

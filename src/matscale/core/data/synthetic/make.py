@@ -1,7 +1,7 @@
-"""Make synthetic datasets: recipe, labeler and seed decide the packed dataset, whatever the number of workers.
+"""Make synthetic datasets: the result depends on recipe, labeler and seed, but not on the number of workers.
 
-Parents are made one by one, each from the recipe and its own number (`draw.family`); the writer takes their
-structures in the order of those numbers.
+Each parent is made from the recipe and its own number (`families.family`); the structures are written in the order of
+these numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matscale.core.parallel import in_processes
 from matscale.core.progress import SILENT, Reporter
 
 EDITION = 2
-"""Raise it when equal recipes come to give other structures."""
+"""Version of the recipes' results. Raise it when equal recipes give other structures."""
 
 
 def make(
@@ -38,11 +38,11 @@ def make(
     progress: Reporter = SILENT,
     what: str = "",
 ) -> Manifest:
-    """Make a packed dataset at `path`, which appears when it is complete.
+    """Make a packed dataset at `path`, which appears once complete.
 
-    More than one worker means that many processes, for a labeler that an installed plugin registers under its name.
-    `recipe.toml` is laid beside the manifest. Raises ConfigError for a recipe that cannot be followed, DataError if
-    `path` exists or what is drawn is absurd again and again.
+    `workers` is the number of processes; more than one needs a labeler that an installed plugin registers.
+    `recipe.toml` is written beside the manifest. Raises ConfigError for an invalid recipe, DataError if `path` exists
+    or if draws are absurd repeatedly.
     """
     path, recipe = Path(path), recipe.of(labeler)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -91,7 +91,7 @@ def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers:
 
 
 def _family(recipe: Recipe, labeler: Labeler | str, number: int, given: Structure | None) -> list[Structure]:
-    if isinstance(labeler, str):  # in another process, to which only its name is handed
+    if isinstance(labeler, str):  # another process gets only its name
         from matscale.core.hosting.host import host  # start-up: plugins
 
         labeler = host().labeler(labeler)

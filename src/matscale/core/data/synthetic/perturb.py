@@ -24,8 +24,8 @@ BLOWN_UP = 1000.0
 def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> Atoms:
     """Return a copy whose atoms are displaced as in an Einstein crystal at `temperature` [K].
 
-    Each coordinate has the Boltzmann distribution of a spring of `spring` eV/Å², hence the deviation
-    sqrt(k_B T / spring); 3 eV/Å² is near the value for copper (0.09 Å at 300 K). The centre of mass stays.
+    Each coordinate has the Boltzmann distribution of a spring of `spring` eV/Å², with standard deviation sqrt(k_B T /
+    spring); 3 eV/Å² is close to the value for copper (0.09 Å at 300 K). The centre of mass is fixed.
     """
     moved: Atoms = atoms.copy()
     displacement = rng.normal(scale=np.sqrt(kB * temperature / spring), size=(len(atoms), 3))
@@ -34,7 +34,7 @@ def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> A
 
 
 def strain(atoms: Atoms, size: float, rng: Generator) -> Atoms:
-    """Return a copy with a random symmetric strain, each of its six components of standard deviation `size`.
+    """Return a copy with a random symmetric strain, whose six components have the standard deviation `size`.
 
     Atoms move with the cell. A structure that is not periodic in all directions is not strained.
     """
@@ -52,9 +52,9 @@ def langevin(
 ) -> Iterator[Atoms]:
     """Run Langevin dynamics at `temperature` [K] from `atoms`, and return a frame after every `every` of `steps` steps.
 
-    The BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs. The time step is
-    4 fs for aluminium and heavier, and goes with the square root of the lightest mass. Dynamics that have blown up
-    (a force beyond `BLOWN_UP`, or none) end: fewer frames come out.
+    The BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs. The time step is 4
+    fs for aluminium and heavier elements, and scales with the square root of the lightest mass. Dynamics that blow up
+    (a force beyond `BLOWN_UP`, or not finite) end with fewer frames.
     """
     moving = atoms.copy()
     moving.calc = calculator

@@ -1,7 +1,7 @@
 """Parent structures: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells, on any elements.
 
 A parent is a supercell in a random orientation of its lattice, decorated with elements, at the volume that Vegard's
-rule (radii mix linearly) gives from the elements' crystals. Everything is a function of the generator handed in.
+rule (radii mix linearly) gives from the elements' crystals. All randomness comes from the given generator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from matscale.core.errors import ConfigError, did_you_mean
 
 MAX_SPECIES = 4
-"""Elements in one parent, at most."""
+"""Largest number of elements in one parent."""
 
 _HCP = ((1.0, 0.0, 0.0), (-0.5, np.sqrt(0.75), 0.0), (0.0, 0.0, np.sqrt(8 / 3)))
 _FCC = ((0.0, 0.5, 0.5), (0.5, 0.0, 0.5), (0.5, 0.5, 0.0))
@@ -31,7 +31,7 @@ _MIDDLE = (0.5, 0.5, 0.5)
 # The cell itself and its 26 neighbours.
 _IMAGES = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3), axis=-1).reshape(27, 3)
 
-# Name -> (cell, fractional coordinates, which of the species sits where; None: at random, site by site).
+# Name -> (cell, fractional coordinates, index of the species on each site; None: random for each site).
 _LATTICES: dict[str, tuple[Any, Any, tuple[int, ...] | None]] = {
     "fcc": (_FCC, ((0, 0, 0),), None),
     "bcc": (_BCC, ((0, 0, 0),), None),
@@ -40,11 +40,11 @@ _LATTICES: dict[str, tuple[Any, Any, tuple[int, ...] | None]] = {
     "l10": (_TETRAGONAL, ((0, 0, 0), _MIDDLE), (0, 1)),
 }
 PROTOTYPES = (*_LATTICES, "random")
-"""Names that a recipe may use."""
+"""Names for recipes."""
 
 
 def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
-    """Raise ConfigError for an unknown prototype, or an ordered alloy of fewer than two elements."""
+    """Raises ConfigError for an unknown prototype, or for an ordered alloy of fewer than two elements."""
     for name in prototypes:
         if name not in PROTOTYPES:
             raise ConfigError(f"There is no prototype {name!r}. {did_you_mean(name, PROTOTYPES)}")
@@ -71,9 +71,9 @@ def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -
 
 
 def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
-    """Draw a random 3×3 integer matrix in Hermite normal form: one supercell of `determinant` lattice cells.
+    """Draw a random 3×3 integer matrix in Hermite normal form: a supercell of `determinant` lattice cells.
 
-    The diagonal is drawn from all factorisations, then the entries below it; every superlattice can come out.
+    The diagonal is drawn from all factorisations, then the entries below it; every superlattice can occur.
     """
     divisors = [d for d in range(1, determinant + 1) if determinant % d == 0]
     diagonals = [(a, b, determinant // (a * b)) for a in divisors for b in divisors if determinant % (a * b) == 0]
@@ -83,10 +83,10 @@ def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
 
 
 def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
-    """Draw four superlattices in short vectors, and return the one whose longest vector is shortest.
+    """Draw four superlattices with reduced vectors, and return the one whose longest vector is shortest.
 
-    All numbers are integers: lattices are full of ties, which the last bits of floats would decide differently on
-    different machines.
+    All numbers are integers: lattices often have vectors of equal length, which rounding errors of floats would order
+    differently on different machines.
     """
     metric = np.rint(1e6 * cell @ cell.T).astype(np.int64)
     drawn = [reduced(hermite(copies, rng), metric) for _ in range(4)]
@@ -95,7 +95,7 @@ def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[
 
 
 def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Reduce a lattice (rows of `matrix`) to vectors that none of the others can shorten; integers in, integers out."""
+    """Reduce a lattice (rows of `matrix`) until no vector can be shortened by the others, in integer arithmetic."""
     matrix, shortened = matrix.copy(), True
     while shortened:
         shortened = False
@@ -109,17 +109,17 @@ def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.
 
 
 def _species(elements: Sequence[str], n_atoms: int, rng: Generator) -> NDArray[np.int64]:
-    """Draw an index into `elements` for each atom: one to four of them, each of these at least once."""
+    """Draw an index into `elements` for each atom: one to four elements, each at least once."""
     n_species = int(rng.integers(1, min(MAX_SPECIES, n_atoms, len(elements)) + 1))
     chosen = rng.permutation(len(elements))[:n_species]
     return rng.permutation(np.concatenate([chosen, rng.choice(chosen, n_atoms - n_species)]))
 
 
 def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
-    """Place atoms one by one into a random triclinic cell, none closer than 0.8 of the sum of the radii.
+    """Place atoms one by one into a random triclinic cell, at distances above 0.8 of the sum of their radii.
 
-    The limit holds between an atom and its images, too. The cell is looser than the crystal by up to 30 %, and grows
-    when an atom finds no room.
+    The limit holds between an atom and its images, too. The cell is larger than the crystal by up to 30 %, and grows if
+    an atom finds no room.
     """
     z = np.array([atomic_numbers[symbol] for symbol in elements])[
         _species(elements, int(rng.integers(1, max_atoms + 1)), rng)
@@ -157,7 +157,7 @@ def _scaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def volume(z: NDArray[np.int64]) -> float:
-    """Volume in Å³ of a close-packed alloy of these atoms by Vegard's rule: their radii average.
+    """Volume in Å³ of a close-packed alloy of these atoms by Vegard's rule (mean radius).
 
     >>> round(volume(np.array([29, 29])), 1)
     23.5
@@ -166,7 +166,7 @@ def volume(z: NDArray[np.int64]) -> float:
 
 
 def radii(z: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Radii [n] in Å: half the nearest distance in an fcc crystal of the element at the volume of its own crystal."""
+    """Radii [n] in Å: half the nearest distance in an fcc crystal with the volume of the element's own crystal."""
     return np.array([_radius(int(number)) for number in z])
 
 

@@ -1,4 +1,4 @@
-"""Recipe of a synthetic dataset: what is made, from which parents, how far from equilibrium."""
+"""Recipe of a synthetic dataset: its parents, and the perturbations that make structures from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Recipe(Config):
-    """Settings that decide a synthetic dataset, except the labeler. Equal recipes give equal datasets.
+    """Settings of a synthetic dataset, except the labeler. Equal recipes give equal datasets.
 
     >>> Recipe(n=1000, per_parent=30).n_parents
     34
@@ -27,15 +27,15 @@ class Recipe(Config):
     n: Count = 4000
     """Structures."""
     elements: tuple[str, ...] = ()
-    """Symbols; none: all that the labeler knows."""
+    """Symbols; default: all that the labeler knows."""
     prototypes: tuple[str, ...] = PROTOTYPES
     """Kinds of parents, taken in turn."""
     files: tuple[str, ...] = ()
     """Files whose structures are the parents, in place of prototypes."""
     max_atoms: Annotated[int, Field(ge=1, le=10_000)] = 32
-    """Atoms of a parent made from a prototype, at most."""
+    """Largest number of atoms of a parent made from a prototype."""
     per_parent: Annotated[int, Field(ge=1, le=100_000)] = 20
-    """Structures made from one parent, all of which are in memory at a time."""
+    """Number of structures made from one parent, which are in memory together."""
     rattle_temperatures: tuple[Positive, ...] = (300.0, 500.0, 1000.0)
     """Temperatures of rattled structures [K]; one is drawn for each."""
     dynamics_temperatures: tuple[Positive, ...] = (300.0, 1000.0, 3000.0)
@@ -43,17 +43,20 @@ class Recipe(Config):
     dynamics: Share = 0.25
     """Share of structures that are frames of Langevin runs."""
     strained: Share = 0.15
-    """Share of structures that are strained by twice `strain`, atoms in place. The rest are rattled and strained."""
+    """Share of structures that are strained by twice `strain` without displacements.
+
+    The others are rattled and strained.
+    """
     strain: Share = 0.02
-    """Deviation of each strain component."""
+    """Standard deviation of each strain component."""
     spring: Positive = 3.0
-    """Stiffness that turns a temperature into displacements [eV/Å²]."""
+    """Spring constant that converts a temperature to displacements [eV/Å²]."""
     closeness: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """A structure with two atoms nearer than this times the sum of their radii is drawn again."""
+    """Least distance of two atoms, relative to the sum of their radii; closer structures are drawn again."""
     forces_max: Positive = 30.0
-    """A structure with a force component beyond this is drawn again [eV/Å]."""
+    """Largest force component [eV/Å]; structures beyond it are drawn again."""
     stress_max: Positive = 1.0
-    """A structure with a stress component beyond this is drawn again [eV/Å³]."""
+    """Largest stress component [eV/Å³]; structures beyond it are drawn again."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
@@ -62,8 +65,7 @@ class Recipe(Config):
         return -(-self.n // self.per_parent)
 
     def of(self, labeler: Labeler) -> Recipe:
-        """Complete a recipe with the labeler's elements. Raises ConfigError for elements or prototypes that do not
-        fit."""
+        """Complete a recipe with the labeler's elements. Raises ConfigError if elements or prototypes do not fit."""
         elements = labeler.choose(self.elements)
         if self.dynamics + self.strained > 1:
             raise ConfigError(

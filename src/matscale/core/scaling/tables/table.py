@@ -129,7 +129,9 @@ class Table:
         return replace(self.take(mask), excluded=(*self.excluded, *(Excluded(word, reason) for word in words)))
 
     def with_known_compute(self) -> Table:
-        """Leave out runs whose compute is unknown (they began with an imported model), if other runs have theirs."""
+        """Leave out runs whose compute is unknown (they began with an imported model), if that of other runs is
+        known.
+        """
         known = np.isfinite(self.numbers.get("c", np.full(len(self), np.nan)))
         reason = "began with an imported model: the compute of that model is unknown"
         return self.keep_runs(known, reason) if known.any() else self

@@ -1,7 +1,7 @@
 """The functions of `import matscale`, in the order of a study: train, evaluate, predict, compare, plan.
 
-Each is a few lines over `matscale.core`. `load` and `calculator` (`core/inference/load.py`) and `fit`
-(`core/scaling/fit.py`) are public as they are. The command line has the same names.
+Each function is a few lines that call `matscale.core`. `load` and `calculator` (`core/inference/load.py`) and `fit`
+(`core/scaling/fit.py`) are used directly. The command line has the same names.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def train(
     """Train one model and return its run: the folder `path`, `config`, `info` (run.json) and `metrics()`.
 
     Keywords are the options of `matscale train` (`start` is its --from; `set` takes {"optimizer.lr": 1e-3} too).
-    `config` is a TOML file, a TrainConfig or a dictionary; keywords count more. `output` is the run folder, by default
+    `config` is a TOML file, a TrainConfig or a dictionary; keywords override it. `output` is the run folder, by default
     a new one in runs/. Progress goes to stderr unless `quiet`. `matscale.load`, `evaluate`, `predict` take the run.
 
     >>> run = matscale.train(arch="schnet", params="5k", data="emt", steps=10, output="runs/little", quiet=True)
@@ -78,8 +78,8 @@ def train(
     Traceback (most recent call last):
     matscale.core.errors.ConfigError: matscale.train has no argument 'stepps'. Did you mean 'steps'? Known: ...
 
-    Raises ConfigError for what does not go together or is in the way, DataError for the data, StoppedEarly on Ctrl-C
-    (a run that was saved: `resume=True` goes on), NonFiniteLossError.
+    Raises ConfigError for contradictory options or an existing run, DataError for unusable data, StoppedEarly on Ctrl-C
+    (the run was saved; `resume=True` goes on), NonFiniteLossError.
     """
     from matscale.cli.progress.reporter import reporter
     from matscale.core.train.distributed import World
@@ -87,7 +87,7 @@ def train(
     from matscale.core.train.session import train as start_training
 
     if resume and output is None:
-        raise ConfigError("resume=True: say with output= which run goes on.")
+        raise ConfigError("resume=True: name the run to resume with output=.")
     options = {
         "data": data if data is None else str(data), "epochs": epochs, "steps": steps, "max_time": max_time,
         "max_flops": max_flops, "lr": lr, "batch": batch, "seed": seed, "device": device, "precision": precision,
@@ -105,7 +105,7 @@ def train(
     )
     world = World.from_environment()
     if world.size > 1 and output is None:
-        raise ConfigError("Several processes train one run: say with output= which.")
+        raise ConfigError("Several processes train one run: name its folder with output=.")
     folder = free_folder(resolved) if output is None else output
     with reporter(quiet or not world.is_main) as progress:
         return start_training(resolved, folder, resume=resume, architecture=architecture, progress=progress)
@@ -133,7 +133,7 @@ def _values(config: str | Path | TrainConfig | Mapping[str, Any] | None) -> Path
 
 
 def _assignments(values: Mapping[str, Any] | Iterable[str]) -> list[str]:
-    """Format assignments as `KEY=VALUE` texts, whose values are read as TOML: JSON for lists, numbers and texts."""
+    """Assignments as texts `KEY=VALUE`, whose values are read as TOML (JSON for lists, numbers and texts)."""
     if isinstance(values, Mapping):
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return [values] if isinstance(values, str) else list(values)
@@ -149,11 +149,11 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, float]:
-    """Evaluate a run or a loaded model: the numbers of `matscale evaluate --json` (eV/atom, eV/Å, eV/Å³).
+    """Evaluate a run or a loaded model: returns the errors of `matscale evaluate --json` (eV/atom, eV/Å, eV/Å³).
 
-    `data` is a packed dataset (path or name), by default that of the run, or structures with labels (ase.Atoms with
-    a calculator that holds them). `split` is the part of it: `auto` is the run's validation part of its own dataset and
-    all of any other. The compared loss is `loss`.
+    `data` is a packed dataset (path or name), by default that of the run, or structures with labels (ase.Atoms with a
+    calculator that holds them). `split` is the part to use: `auto` means the validation part of the run's own dataset,
+    and all of any other dataset. The key `loss` is the compared loss.
 
     >>> errors = matscale.evaluate("runs/first")
     >>> errors["n_structures"], errors["loss"] < 60
@@ -176,7 +176,7 @@ def evaluate(
     run, potential = _opened(model, checkpoint, device, dtype)
     if data is not None and not isinstance(data, PackedDataset | Path | str):
         if split not in ("auto", "all"):
-            raise ConfigError(f"split = {split!r}: structures have no parts; a dataset has.")
+            raise ConfigError(f"split = {split!r}: given structures have no parts; only a dataset has.")
         device = potential.references.device
         found = errors_of(potential, (AtomicBatch.join(some).to(device) for some in _prepared(potential, data, batch)))
         if "loss" not in found:
@@ -186,12 +186,12 @@ def evaluate(
         dataset = data
     else:
         if data is None and (run is None or "dataset" not in run.info):
-            raise ConfigError("Say with data= what to evaluate on: the model has no dataset of its own.")
+            raise ConfigError("Give data= to evaluate on, since the model has no dataset of its own.")
         dataset = dataset_of(run) if run and data is None else PackedDataset.open(resolve(str(data)))
         dataset.check()
     if run is None:
         if split not in ("auto", "all"):
-            raise ConfigError(f"split = {split!r}: the parts are those of a run. Give the run instead of its model.")
+            raise ConfigError(f"split = {split!r}: parts are defined by a run. Give the run instead of its model.")
         return measure(potential, dataset, np.arange(len(dataset)), batch)
     rows, _ = usable(run, potential, dataset, rows_of(run, dataset, split))
     return measure(potential, dataset, rows, batch, any_element=True)
@@ -208,7 +208,7 @@ def predict(
 ) -> list[Prediction]:
     """Predict structures, in order: each result has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
 
-    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as `matscale predict` does it.
+    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as by `matscale predict`.
     `stress` is None for structures without a volume and models without a stress.
 
     >>> from ase.build import bulk
@@ -234,11 +234,11 @@ def predict(
 def batch(
     structures: Structures, graph: Graph | Potential | float | None = None, *, dtype: torch.dtype | str | None = None
 ) -> AtomicBatch:
-    """Make a batch of structures, for models and loops of your own; the edges are those of `graph`.
+    """Make a batch of structures, with the edges of `graph`, for your own models and loops.
 
     `graph` is a Graph, a cutoff in Å, a Potential (its neighbours and its type), or None: no edges. Labels of
-    structures come along, NaN where there is none; of ase.Atoms those of their calculator. Floating tensors are float32
-    unless `dtype` says float64; energies always are float64.
+    structures are included (for ase.Atoms, those of their calculator), NaN if missing. Floating tensors are float32
+    unless `dtype` is float64; energies are always float64.
 
     >>> from ase.build import bulk
     >>> two = matscale.batch([bulk("Cu"), bulk("Au", cubic=True)], 3.0)
@@ -270,14 +270,14 @@ def batch(
 def _opened(
     model: Model, checkpoint: str | int, device: torch.device | str, dtype: torch.dtype | str | None
 ) -> tuple[Run | None, Potential]:
-    """Open a model: (the run, if `model` is one; its Potential)."""
+    """Open a model: returns (the run, or None for a loaded model; its Potential)."""
     from matscale.core.inference.load import load
     from matscale.core.model.potential import Potential
     from matscale.core.runs.record import Run
 
     if isinstance(model, Potential):
         if checkpoint != "best" or str(device) != "cpu" or dtype is not None:
-            raise ConfigError("checkpoint, device and dtype say how a run is loaded, and this model is loaded already.")
+            raise ConfigError("checkpoint, device and dtype set how a run is loaded, but this model is loaded already.")
         return None, model.eval()
     if not isinstance(model, Run | str | Path):
         raise ConfigError(f"model is of type {type(model).__name__}: expected a run, its folder or a Potential.")
@@ -300,7 +300,7 @@ def _prepared(potential: Potential, structures: Structures, size: int) -> Iterat
 
 
 def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Potential, one: Structure) -> AtomicBatch:
-    """Run `prepare` with errors that say which structure is meant."""
+    """Call `prepare` with errors that name the structure."""
     try:
         return prepare(potential, one)
     except DataError as error:
@@ -308,7 +308,7 @@ def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Po
 
 
 def _structures(given: Structures) -> Iterator[Structure]:
-    """Structures with the labels that they bring. Raises ConfigError for anything else."""
+    """Structures with their labels. Raises ConfigError for anything else."""
     from ase import Atoms
 
     from matscale.core.data.sources.labels import Unusable, attach
@@ -369,9 +369,9 @@ def compare(
 ) -> Comparison:
     """Compare how architectures scale, and what each needs for the same loss, as `matscale compare` does.
 
-    `source` and the rest are those of `matscale.fit`; `architectures` are all of the table if none is named. `axis` is
-    the variable: n (parameters), d (data) or c (compute); `at` the value of the other one. `at_loss` are losses at
-    which multipliers are stated beside their curve; with `margin` exponents may be *equal within* it.
+    `source` and other arguments are those of `matscale.fit`. All architectures of the table are compared if none is
+    named. `axis` is the variable: n (parameters), d (data) or c (compute); `at` is the value of the other one.
+    `at_loss` are losses at which multipliers are stated; `margin` tests whether exponents are *equal within* it.
 
     >>> rows = [{"arch": a, "n": n, "loss": k * n**-p * (1 + 0.01 * (seed - 1)), "seed": seed}
     ...         for a, k, p in (("one", 40, 0.3), ("two", 60, 0.4)) for n in (1e3, 1e4, 1e5, 1e6) for seed in range(3)]
@@ -384,8 +384,8 @@ def compare(
     >>> matscale.compare(rows, axis="n", margin=0.02).pairs[0].verdict
     'different'
 
-    Raises ConfigError for a name that is not there, a loss outside the points, a margin that is not positive;
-    DataError for too few sizes.
+    Raises ConfigError for an unknown name, a loss outside the points, or a margin that is not positive; DataError for
+    too few sizes.
     """
     from matscale.core.hosting.host import host
     from matscale.core.scaling.comparison.compare import compare as test
@@ -417,8 +417,8 @@ def plan(
 ) -> Plan:
     """Plan size and data for the lowest loss at `flops` (1e18, "50P"), or for the lowest cost of a `loss`.
 
-    `source` is what `matscale.fit` takes, or its result for the joint law (law="nd"). With `device` the plan states
-    hours on it; `precision` and `mfu` are those of `matscale plan`.
+    `source` is what `matscale.fit` takes, or its result for the joint law (law="nd"). With `device`, the plan states
+    hours on that device; `precision` and `mfu` are the options of `matscale plan`.
 
     >>> rows = [{"n": n, "d": d, "c": 6 * n * d, "loss": 1 + 40 * n**-0.4 + 90 * d**-0.5, "seed": 0}
     ...         for n in (1e3, 4e3, 16e3, 64e3) for d in (1e3, 4e3, 16e3, 64e3)]
@@ -434,7 +434,7 @@ def plan(
     from matscale.core.scaling.result import Fit
 
     if device is None and (precision or mfu):
-        raise ConfigError("precision and mfu say how fast a device is: name it with device=.")
+        raise ConfigError("precision and mfu describe the speed of a device: name it with device=.")
     fitted = source if isinstance(source, Fit) else fit(
         source, "nd", target, columns=columns, where=where, architecture=architecture, baselines=baselines,
         checkpoint=checkpoint, samples=samples, seed=seed,

@@ -1,11 +1,9 @@
-"""The public surface for plugin authors: everything that a plugin imports, and nothing else.
+"""Public interface for plugin authors: everything that a plugin needs to import.
 
-Files of `matscale.core` may move; the names here stay. A name is imported from where it lives when it is first used, so
-that a reader or a tracker does not wait for torch.
+Files of `matscale.core` may move; the names here stay. Names are imported at first use, so that a reader or a tracker
+does not wait for torch.
 
-```python
-from matscale.plugin import Architecture, ArchitectureConfig, AtomicBatch, Outputs, hookimpl
-```
+```python from matscale.plugin import Architecture, ArchitectureConfig, AtomicBatch, Outputs, hookimpl ```
 """
 
 from __future__ import annotations

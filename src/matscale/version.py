@@ -3,4 +3,7 @@
 __version__ = "0.1.0"
 
 API_VERSION = (1, 0)
-"""Plugin interface. A plugin's module may state the one it was written for: equal major, minor not above this one."""
+"""Version of the plugin interface.
+
+A plugin may state the version it was written for: equal major, minor not above this.
+"""

@@ -1,4 +1,4 @@
-"""Errors for wrong arguments of public functions, with the nearest right name."""
+"""Errors for wrong arguments of public functions, with the nearest valid name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Configuration: frozen pydantic models, TOML on disk, `a.b=c` on the command line.
 
-A class is the default, the type, the documentation and the validation of its keys at once: a string under a field
-is its help text. An unknown key is refused, and the nearest known one is named.
+A class defines default, type, documentation and validation of its keys: the docstring of a field is its help text. An
+unknown key raises an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from matscale.core.parsing import MAX_DEPTH, Malformed, parse_toml
 
 
 class Config(BaseModel):
-    """Base of every configuration section: immutable, strict about names, documented by its docstrings."""
+    """Base class of every configuration section: immutable, strict about names, documented by its docstrings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "configuration") -> Self:
-        """Build from plain values. Raises ConfigError that names the key, the given value and the possible ones."""
+        """Make a section from plain values.
+
+        Raises ConfigError that names the key, the given value and the possible ones.
+        """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where} = {repr(values)[:_SHOWN]}: expected a table of keys.")
         try:
@@ -39,7 +42,7 @@ class Config(BaseModel):
 
 
 _SHOWN = 200
-"""Characters of a wrong value in a message."""
+"""Number of characters of a wrong value in a message."""
 _KINDS = dict.fromkeys(("model_type", "dict_type", "mapping_type"), "expected a table of keys")
 _KINDS |= dict.fromkeys(("tuple_type", "list_type"), "expected a list")
 """pydantic's error types for a dictionary and a tuple -> the expected value in the words of TOML."""
@@ -54,7 +57,7 @@ def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str
         return f"unknown key {key!r}. {did_you_mean(path[-1], known)}"
     if error["type"] == "missing":
         return f"{'.'.join([*path, str(error['loc'][-1])])} is missing"
-    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's name for what our validators raise
+    said = str(error["msg"]).removeprefix("Value error, ")  # pydantic's name for errors of the validators here
     reason = _KINDS.get(error["type"], said)
     given = repr(error["input"])
     given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
@@ -62,7 +65,7 @@ def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str
 
 
 def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
-    """Path of a fault in the given values: `loc` without the names that pydantic has for the members of a union."""
+    """Path of an error in the given values: `loc` without the names that pydantic adds for members of a union."""
     path = []
     for part in loc:
         is_place = isinstance(values, list | tuple) and isinstance(part, int)
@@ -73,18 +76,18 @@ def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
 
 
 def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel] | None:
-    """Find the class of the section at `path`, if the annotations tell it."""
+    """Class of the section at `path`, if the annotations define it; None otherwise."""
     for part in path:
         if cls is None:
             return None
-        if not part.isdecimal():  # else a place in a list of such sections
+        if not part.isdecimal():  # otherwise an index in a list of such sections
             field = next((f for name, f in cls.model_fields.items() if part in (name, f.alias)), None)
             cls = next(_models(field.annotation), None) if field else None
     return cls
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Find the sections in an annotation, however deep in lists and unions."""
+    """Sections in an annotation, at any depth of lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 _ROUNDS = 4
 _SMALLEST = 6
-"""Bits. Tiny networks know only some of the permutations; cycle walking from a larger one reaches all."""
+"""Least number of bits.
+
+Small networks reach only some of the permutations; cycle walking from a larger one reaches all.
+"""
 _BLOCK = 1 << 15
-"""Positions permuted at once: the temporaries stay in the processor's cache."""
+"""Number of positions permuted at once, so that temporaries stay in the processor's cache."""
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit words, one by one and reversibly (the finaliser of SplitMix64, doi:10.1145/2660193.2660195)."""
+    """Scramble each 64-bit word reversibly (the finaliser of SplitMix64, doi:10.1145/2660193.2660195)."""
     x = values + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -37,10 +40,10 @@ def keyed(*words: int) -> NDArray[np.uint64]:
 
 
 class Permutation:
-    """Random bijection of 0 ... n − 1, chosen by `words`, that is computed and not stored.
+    """Random permutation of 0 ... n − 1, determined by `words` and computed without being stored.
 
     A Feistel network permutes the integers of the next power of two; results outside the range are permuted again until
-    they are inside (cycle walking: Black and Rogaway, doi:10.1007/3-540-45760-7_9). Costs about 0.1 µs an entry.
+    they are inside (cycle walking: Black and Rogaway, doi:10.1007/3-540-45760-7_9). Takes about 0.1 µs per entry.
     """
 
     def __init__(self, n: int, *words: int) -> None:

@@ -1,7 +1,7 @@
 """Errors for users: each says what failed, where, what was given and what to do next.
 
-`exit_code` is what the command line ends with (DESIGN: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite
-loss, 5 stopped early and saved, 6 another process of the run was lost).
+`exit_code` is the exit code of the command line (DESIGN: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite loss, 5
+stopped early and saved, 6 another process of the run was lost).
 """
 
 from __future__ import annotations
@@ -11,55 +11,55 @@ from collections.abc import Iterable
 
 
 class MatscaleError(Exception):
-    """Base of all errors that matscale raises for its users."""
+    """Base class of all errors that matscale raises for its users."""
 
     exit_code = 1
 
 
 class ConfigError(MatscaleError):
-    """An option, a name or a configuration key is wrong."""
+    """Error for a wrong option, name or configuration key."""
 
     exit_code = 2
 
 
 class PluginError(MatscaleError):
-    """A plugin that was asked for cannot be used."""
+    """Error for a plugin that was requested and cannot be used."""
 
     exit_code = 2
 
 
 class DataError(MatscaleError):
-    """The data cannot be used as they are."""
+    """Error for data that cannot be used."""
 
     exit_code = 3
 
 
 class NonFiniteLossError(MatscaleError):
-    """The loss became NaN or infinite; the optimizer was not stepped."""
+    """Error for a loss that became NaN or infinite; the weights were not updated."""
 
     exit_code = 4
 
 
 class NonFinitePrediction(MatscaleError):
-    """A trained model has weights, or gives predictions, that are NaN or infinite."""
+    """Error for a trained model with weights or predictions that are NaN or infinite."""
 
     exit_code = 4
 
 
 class StoppedEarly(MatscaleError):
-    """The run was asked to stop; it saved and can be resumed."""
+    """Error for a run that was asked to stop; it has saved and can be resumed."""
 
     exit_code = 5
 
 
 class PeerLost(MatscaleError):
-    """Another process of the run ended, or did not answer in time."""
+    """Error for a run of several processes, one of which ended or did not answer in time."""
 
     exit_code = 6
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known name, and all of them when they are few, in a sentence for error messages.
+    """Suggest the nearest known name, and list all if there are few, as a sentence for error messages.
 
     >>> did_you_mean("schent", ["schnet", "gemnet", "eqv2"])
     "Did you mean 'schnet'? Known: eqv2, gemnet, schnet."

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 LONGEST = 200
-"""Bytes; file systems hold 255, and suffixes are added."""
+"""Largest length of a name in bytes; file systems hold 255, and suffixes are added."""
 LONGEST_PATH = 4000
-"""Bytes of a whole path; Linux takes 4095."""
+"""Largest length of a path in bytes; Linux takes 4095."""
 _FORBIDDEN = set('/\\:*?"<>|')
 
 
 def file_name(name: str) -> str:
-    """Return `name` if it can be the name of one file or folder. Raises ValueError that says why it cannot.
+    """Return `name` if it can be the name of one file or folder. Raises ValueError with the reason if it cannot.
 
     >>> file_name("schnet-30k")
     'schnet-30k'
@@ -34,7 +34,7 @@ def file_name(name: str) -> str:
 
 
 def usable_path(path: Path) -> Path:
-    """Return `path` if a file system could hold it. Raises ValueError that says why none can."""
+    """Return `path` if a file system can hold it. Raises ValueError with the reason if none can."""
     if "\0" in str(path):
         raise ValueError("it has a NUL character in it, which no path can have")
     if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
@@ -45,6 +45,6 @@ def usable_path(path: Path) -> Path:
 
 
 def usable_text(path: str) -> str:
-    """Check a path, or the name of a dataset, that is kept as text, as `usable_path` does."""
+    """Check a path or the name of a dataset, given as text, like `usable_path`."""
     usable_path(Path(path))
     return path

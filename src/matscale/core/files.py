@@ -1,16 +1,16 @@
-"""Write files and folders: completely or not at all, with errors in one sentence, and with simulated faults for tests.
+"""Write files and folders completely or not at all, with clear errors, and with simulated faults for tests.
 
-A file is made under a temporary name, flushed to the disk, renamed, and its folder is flushed too: without these
-flushes a power cut can leave empty files on common file systems. Its mode is the umask's.
+A file is written under a temporary name, flushed to the disk and renamed; its folder is flushed, too. Without these
+flushes, a power cut can leave empty files on common file systems. The file mode follows the umask.
 
-The temporary name, `.NAME.partial-HOST-PID`, says who is writing. Files of a dead process are deleted by the next one
-that writes into the folder (`sweep_up`): files of this host if no process has the PID, and files of all hosts if the
-caller holds the lock of the folder. A PID says nothing about another host of a shared file system.
+The temporary name, `.NAME.partial-HOST-PID`, identifies the writing process. Files of a dead process are deleted by the
+next one that writes into the folder (`sweep_up`): files of this host if no process has the PID, and files of all hosts
+if the caller holds the lock of the folder. A PID says nothing about another host of a shared file system.
 
-For tests only, the environment places faults. Every operation has a fault point before and after it, a write one more
-after half of its bytes; they are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the process with
-SIGKILL at point 137, `enospc@137` (or any other name of an errno) has the operation fail there, `enospc@137+` there and
-from there on, as on a disk that stays full. `MATSCALE_FAULT_COUNT=FILE` appends a line per point to FILE.
+For tests only, environment variables cause faults. Every operation has a fault point before and after it, a write also
+after half of its bytes; points are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the process with
+SIGKILL at point 137; with `enospc@137` (or any other name of an errno) the operation fails there, with `enospc@137+`
+from there on, as on a full disk. `MATSCALE_FAULT_COUNT=FILE` appends a line per point to FILE.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ TEMPORARY = ".partial"
 """Part of the name of a file or folder that is not complete yet."""
 FAULT, FAULT_COUNT = "MATSCALE_FAULT", "MATSCALE_FAULT_COUNT"
 BLOCK = 1 << 20
-"""Bytes of a write, at most."""
+"""Largest number of bytes of one write."""
 
 _LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}-(?:(?P<host>.+)-)?(?P<pid>\d+)")
 _HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64] or "localhost"
 
 _FULL = "Free space on that disk, or choose a folder on another"
-_FORBIDDEN = "Choose a folder that you may write to, or mend its permissions"
-_GONE = "See that the folder is there and that nothing else has its name, or choose another"
-_BROKEN = "The disk, or the network that it is reached by, has a fault: see the system's log, or choose another disk"
+_FORBIDDEN = "Choose a folder that you may write to, or change its permissions"
+_GONE = "Check that the folder exists and that nothing else has its name, or choose another"
+_BROKEN = "The disk, or the network to it, has a fault: see the system's log, or choose another disk"
 _ADVICE = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "Your quota is used up: delete something, have it raised, or choose a folder on another disk",
@@ -65,7 +65,7 @@ _ADVICE = {
 
 
 class DiskError(MatscaleError):
-    """A file or a folder could not be written; what was there before is as it was."""
+    """Error for a file or folder that could not be written; the previous content is unchanged."""
 
     errno: int | None = None
 
@@ -78,7 +78,7 @@ class DiskError(MatscaleError):
         return found
 
     def told(self, more: str) -> DiskError:
-        """Return the same error with a further sentence."""
+        """Copy of the error with a further sentence."""
         found = DiskError(f"{self} {more}")
         found.errno = self.errno
         return found
@@ -90,7 +90,7 @@ _reached = 0
 
 
 def _due(what: str, path: Path | str) -> bool:
-    """Whether a fault is to happen at this point, the next one of this process."""
+    """Whether a fault is due at this point, the next one of this process."""
     wanted, listed = os.environ.get(FAULT), os.environ.get(FAULT_COUNT)
     if wanted is None and listed is None:
         return False
@@ -113,7 +113,7 @@ def _fail() -> None:
 
 @contextmanager
 def _operation(what: str, path: Path | str) -> Iterator[None]:
-    """One operation on the disk between its two fault points. Raises DiskError that names `path`."""
+    """Context for one operation on the disk between its two fault points. Raises DiskError that names `path`."""
     try:
         if _due(f"before {what}", path):
             _fail()
@@ -149,7 +149,7 @@ def _open(path: Path, flags: int, target: Path) -> _Raw:
 
 
 def open_lock(path: Path) -> int:
-    """Open a file to lock, which is made if needed, and return its descriptor. Raises DiskError."""
+    """Open a file for locking, creating it if needed, and return its descriptor. Raises DiskError."""
     with _operation("open", path):
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
@@ -169,22 +169,24 @@ def _flush_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there. Raises DiskError."""
+    """Make a folder and its parents, unless they exist. Raises DiskError."""
     if not path.is_dir():
         with _operation("mkdir", path):
             path.mkdir(parents=True, exist_ok=True)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename a file or a folder within its folder, on the disk too. Raises DiskError."""
+    """Rename a file or a folder within its folder, and flush the change to the disk. Raises DiskError."""
     with _operation("rename", target):
         os.rename(source, target)
     _flush_folder(target.parent)
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there; a folder is renamed first, so that no half of it stays under its name.
-    Raises DiskError."""
+    """Delete a file or a folder, if it exists.
+
+    A folder is renamed first, so that it never remains half-deleted under its name. Raises DiskError.
+    """
     if not path.is_dir() or path.is_symlink():
         with _operation("unlink", path):
             path.unlink(missing_ok=True)
@@ -198,10 +200,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
-# What a dead process left ---------------------------------------------------------------------------------------------
+# Files of dead processes
+# -----------------------------------------------------------------------------------------------
 
 _mine: set[Path] = set()
-"""Temporary names in use by this process (or by the one that it was forked from, with another number in them)."""
+"""Temporary names in use by this process (or by its parent before a fork, with another PID in them)."""
 _swept: set[tuple[int, Path]] = set()
 
 
@@ -220,9 +223,9 @@ def _temporary(path: Path) -> Path:
 def sweep_up(folder: Path, *, alone: bool = False) -> None:
     """Delete the files and folders that dead processes left half-written in `folder`.
 
-    `alone`: the caller holds the lock of the folder, so that files from other hosts are left over too.
+    `alone` says that the caller holds the lock of the folder, so that files from other hosts are deleted, too.
     """
-    with suppress(OSError, DiskError):  # a folder that is not there, or is read-only: the next write will say so
+    with suppress(OSError, DiskError):  # the folder is missing or read-only: the next write will report it
         for path in [Path(entry) for entry in os.scandir(folder)]:
             match = _LEFT.fullmatch(path.name)
             if match and path.absolute() not in _mine and (alone or _is_dead(match["host"], int(match["pid"]))):
@@ -232,7 +235,7 @@ def sweep_up(folder: Path, *, alone: bool = False) -> None:
 def _is_dead(host: str | None, pid: int) -> bool:
     if host not in (None, _HOST):
         return False
-    if pid == os.getpid():  # numbers come again, above all in containers: those of this process are in `_mine`
+    if pid == os.getpid():  # PIDs are reused, often in containers: names of this process are in `_mine`
         return True
     try:
         os.kill(pid, 0)
@@ -248,9 +251,9 @@ def _is_dead(host: str | None, pid: int) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Binary file that replaces `path` when the block ends well, and is deleted when it does not.
+    """Open a binary file that replaces `path` if the block succeeds, and is deleted if it fails.
 
-    Raises DiskError. A device or a pipe is refused: the file would take its name, and no device be left.
+    Raises DiskError. A device or a pipe is refused, since the file would replace it.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -264,7 +267,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             _fsync(raw.fileno(), path)
         finally:
-            raw.close()  # before the buffer, which would try once more to write what it holds
+            raw.close()  # before the buffer, which would try to write its content again
         rename(temporary, path)
     finally:
         _discard(temporary)
@@ -272,9 +275,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """New folder that replaces `path` when the block ends well, and is deleted when it does not.
+    """Make a new folder that replaces `path` if the block succeeds, and is deleted if it fails.
 
-    The files in it are to be written by this module. Raises DiskError.
+    Its files must be written by this module. Raises DiskError.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -292,7 +295,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """Temporary folder for the block, among the system's, that only this user can read. Raises DiskError."""
+    """Temporary folder for the block, in the system's folder for them, that only this user can read.
+
+    Raises DiskError.
+    """
     temporary = _temporary(Path(tempfile.gettempdir()) / f"matscale-{name}")
     try:
         with _operation("mkdir", temporary):
@@ -304,16 +310,16 @@ def scratch(name: str) -> Iterator[Path]:
 
 def _discard(temporary: Path) -> None:
     """Delete a file or folder that was not finished, if it exists."""
-    with suppress(OSError):  # it stays for `sweep_up`; what went wrong before is what matters
+    with suppress(OSError):  # it is left to `sweep_up`; the earlier error matters more
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
     _mine.discard(temporary)
 
 
 @contextmanager
 def appending(path: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
-    """Binary file to append to, unbuffered; flushed to the disk when the block ends well.
+    """Open a binary file to append to, unbuffered; it is flushed to the disk if the block succeeds.
 
-    If the disk refuses, the appended bytes are removed, unless `keep`. Raises DiskError.
+    If a write fails, the appended bytes are removed, unless `keep`. Raises DiskError.
     """
     raw = _open(path, os.O_APPEND, path)
     try:
@@ -331,7 +337,7 @@ def appending(path: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
-    """Replace a file by these blocks, one after another."""
+    """Replace a file by the given blocks, in order."""
     with replacing(path) as file:
         for block in blocks:
             file.write(block)
@@ -349,7 +355,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all bytes to an unbuffered file, which may take fewer at once than it is given."""
+    """Write all bytes to an unbuffered file, which may take only some of them at once."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]

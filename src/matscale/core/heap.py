@@ -1,8 +1,8 @@
-"""Keep the memory that a step frees in the process, for the next step (Linux with glibc).
+"""Keep freed memory in the process for the next step (Linux with glibc).
 
-By default glibc gives freed memory back to the system, and takes large blocks from it one by one. A training step on a
-CPU then gets all its activations as new pages, each of which the system has to find and clear: figures are in
-docs/benchmarks.md, "Freed memory".
+By default, glibc returns freed memory to the system, and requests large blocks one by one. Then all activations of a
+training step on a CPU are new pages, each of which the system must find and clear. docs/benchmarks.md, "Freed memory",
+has figures.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Names of mallopt's, malloc.h."""
+"""Constants of mallopt, from malloc.h."""
 _LARGEST = 1 << 30
-"""Bytes of a block that is still taken from the heap. Old versions of glibc refuse more than 32 MB."""
+"""Largest block that is taken from the heap [bytes]. Old versions of glibc refuse more than 32 MB."""
 _USUAL = 1 << 25
 """Upper limit of glibc's own threshold, which grows with the size of freed blocks."""
 OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
@@ -23,7 +23,7 @@ OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_",
 
 @contextmanager
 def kept_heap() -> Iterator[None]:
-    """Context in which freed memory is given back at the end only.
+    """Context in which freed memory is returned to the system only at the end.
 
     It has no effect without glibc, or if the environment tunes glibc.
     """
@@ -46,5 +46,5 @@ def is_glibc() -> bool:
     """Whether the C library of this process is glibc."""
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
-    except (AttributeError, ValueError):  # no such question on this system
+    except (AttributeError, ValueError):  # not available on this system
         return False

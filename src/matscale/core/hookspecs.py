@@ -1,4 +1,4 @@
-"""Every extension point of matscale, on one page: the place to start reading.
+"""All extension points (hooks) of matscale: the place to start reading.
 
 A plugin is an importable module named by an entry point in the group `matscale`:
 
@@ -6,8 +6,8 @@ A plugin is an importable module named by an entry point in the group `matscale`
     mymodel = "matscale_mymodel"
 
 and implements any of the functions below, marked with `@matscale.hookimpl`. Hooks return values (the core joins the
-lists), so that a test can call one without a host. Listing plugins reads entry-point names only; the module is
-imported when its name, or something that only it can provide, is asked for. No hook is called inside a forward.
+lists), so that a test can call one without a host. Listing plugins only reads entry points; the module is imported when
+its name is used, or something that only it can provide. No hook is called inside a forward pass.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ hookimpl = pluggy.HookimplMarker("matscale")
 
 @hookspec
 def register_architectures() -> list[Architecture]:  # type: ignore[empty-body]
-    """Families of models: see `matscale.core.model.architecture.Architecture`."""
+    """Architectures, families of models: see `matscale.core.model.architecture.Architecture`."""
 
 
 @hookspec
 def register_readers() -> list[Reader]:  # type: ignore[empty-body]
-    """File formats: a reader says which paths are its own and yields structures from them, one at a time."""
+    """Readers of file formats: a reader recognises its files and yields structures from them, one at a time."""
 
 
 @hookspec
 def register_labelers() -> list[Labeler]:  # type: ignore[empty-body]
-    """Potentials that can label structures with energy, forces and stress (`matscale data make --labeler`)."""
+    """Labelers: potentials that label structures with energy, forces and stress (`matscale data make --labeler`)."""
 
 
 @hookspec
 def register_losses() -> list[Loss]:  # type: ignore[empty-body]
-    """Ways to turn a residual into a loss, chosen per term by name (`--set loss.forces.kind=huber`)."""
+    """Loss functions of residuals, chosen per term by name (`--set loss.forces.kind=huber`)."""
 
 
 @hookspec
 def register_laws() -> list[Law]:  # type: ignore[empty-body]
-    """Forms of scaling law. One in a single variable competes with the others wherever `matscale fit` chooses."""
+    """Forms of scaling laws. Laws in one variable compete when `matscale fit` chooses a form."""
 
 
 @hookspec
 def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
-    """Ways to run the trainings of a study (`matscale sweep --launcher slurm`)."""
+    """Launchers, which start the runs of a study (`matscale sweep --launcher slurm`)."""
 
 
 @hookspec
 def register_importers() -> list[Importer]:  # type: ignore[empty-body]
-    """Ways to read fairchem's checkpoints of an architecture (`matscale import fairchem`), and to write them."""
+    """Importers, which read and write fairchem's checkpoints of an architecture (`matscale import fairchem`)."""
 
 
 @hookspec
 def register_trackers() -> list[Tracker]:  # type: ignore[empty-body]
-    """Programs that draw the metrics of a run while it is trained (`matscale train --track tensorboard`)."""
+    """Trackers, which display the metrics of a run during training (`matscale train --track tensorboard`)."""
 
 
 @hookspec
@@ -89,7 +89,7 @@ def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
 def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
     """FLOPs of one optimiser step (forward, loss, backward) on a batch of `shape`.
 
-    `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. Return None to have the core
+    `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. Return None to let the core
     count the step by running it. A multiply-add is two FLOPs; table look-ups are none: docs/flops.md.
     """
 
@@ -99,24 +99,24 @@ def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: Ba
 
 @hookspec
 def run_started(run: Run) -> None:
-    """The run folder exists and its configuration is resolved; nothing has been trained."""
+    """Called when the run folder exists and its configuration is resolved, before any training."""
 
 
 @hookspec
 def step_ended(run: Run, metrics: dict[str, float]) -> None:
-    """A row of training metrics was written (every log point, not every step)."""
+    """Called when a row of training metrics was written (every log point, not every step)."""
 
 
 @hookspec
 def evaluated(run: Run, metrics: dict[str, float]) -> None:
-    """A row of validation metrics was written."""
+    """Called when a row of validation metrics was written."""
 
 
 @hookspec
 def checkpoint_saved(run: Run, step: int) -> None:
-    """A checkpoint is complete on disk."""
+    """Called when a checkpoint is complete on disk."""
 
 
 @hookspec
 def run_ended(run: Run, status: str) -> None:
-    """The run is over: `completed`, `stopped`, `failed`."""
+    """Called when the run is over: `completed`, `stopped`, `failed`."""

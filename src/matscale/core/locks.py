@@ -1,5 +1,7 @@
-"""Locks between processes, on `filelock`; all of them advisory: the kernel drops one when its holder dies, so none is
-ever stale. A lock file stays where it is: a process that waits for one that was deleted would hold another lock.
+"""Locks between processes, based on `filelock`.
+
+They are advisory, and the kernel releases a lock when its holder dies, so that none is ever stale. Lock files are never
+deleted, since a process that waits for a deleted one would get another lock.
 
 - `FolderLock`: one process per folder (a run, a study, a dataset); another is refused, and told who is inside.
 - `claim`: a run that a sweep is about to train; the lock is handed to the process that trains it.
@@ -23,9 +25,9 @@ from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import DiskError, make_folder, open_lock
 
 CLAIM = ".worker.lock"
-"""Lock file in the run folder. The process that trains the run, or is about to, holds it."""
+"""Name of the lock file in a run folder, held by the process that trains the run or is about to."""
 PATIENCE = 1.0
-"""Seconds for which a lock is tried: a process that only looks (`is_locked`, `is_claimed`) holds it for a moment."""
+"""Seconds for which a lock is tried, since `is_locked` and `is_claimed` hold it for a moment."""
 
 
 class FolderLock:
@@ -73,14 +75,14 @@ def _holder(file: IO[bytes]) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is inside; nothing is written, so that looking at a run never disturbs it."""
+    """Whether another process is inside a folder. Nothing is written, so that looking at a run never disturbs it."""
     return _is_held(folder / ".lock")
 
 
 def claim(run: Path) -> int | None:
-    """Claim a run for a process that is about to begin: a locked file descriptor, or None if another process has it.
+    """Claim a run for a process that is about to start: returns a locked file descriptor, or None if it is claimed.
 
-    The descriptor is handed to the process (`pass_fds`) and closed here. The kernel keeps the lock as long as that
+    The descriptor is passed to the process (`pass_fds`) and closed here. The kernel keeps the lock as long as that
     process lives, even if the launcher ends: the run is never unlocked in between.
     """
     make_folder(run)
@@ -92,16 +94,16 @@ def claim(run: Path) -> int | None:
 
 
 def is_claimed(run: Path) -> bool:
-    """Whether a process of a sweep, this one or another, works on the run."""
+    """Whether a process of a sweep works on the run."""
     return _is_held(run / CLAIM)
 
 
 @contextmanager
 def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | None = None) -> Iterator[None]:
-    """Hold the lock on `file`, which is made if needed, against processes and threads.
+    """Context that holds the lock on `file`, which is created if needed, against other processes and threads.
 
-    `waiting` is called once if another holds it. `variable` names the environment variable that moves the folder, for
-    the errors: DiskError where the file cannot be made, DataError where the file system has no locks.
+    `waiting` is called once if the lock is taken. `variable`, for error messages, is the environment variable that
+    moves the folder. Raises DiskError if the file cannot be created, DataError if the file system has no locks.
     """
     try:
         make_folder(file.parent)
@@ -125,15 +127,12 @@ def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | 
 
 
 def lock_file(file: IO[Any]) -> None:
-    """Lock an open file until it is closed, once no other process has it.
-
-    Raises OSError if the file system has no locks.
-    """
+    """Lock an open file until it is closed, waiting for other processes."""
     lock_descriptor(file.fileno())
 
 
 def _taken(descriptor: int) -> bool:
-    """Lock an open file until it is closed; False if another process keeps it."""
+    """Lock an open file until it is closed; False if another process holds the lock."""
     end = time.monotonic() + PATIENCE
     while not lock_descriptor(descriptor, blocking=False):
         if time.monotonic() > end:
@@ -145,7 +144,7 @@ def _taken(descriptor: int) -> bool:
 def _is_held(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # it was never taken, or may not be looked at
+    except OSError:  # it was never taken, or is not readable
         return False
     try:
         return not _is_free(descriptor)
@@ -158,7 +157,7 @@ def _is_free(descriptor: int) -> bool:
         import fcntl
     except ImportError:  # Windows
         return lock_descriptor(descriptor, blocking=False)
-    # Shared, which filelock does not offer: two processes that look at once must not see each other.
+    # A shared lock, which filelock lacks: two processes that look at the same time must not see each other.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

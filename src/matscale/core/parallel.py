@@ -1,4 +1,4 @@
-"""Worker processes on this machine."""
+"""Worker processes on this machine, for functions over many tasks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from matscale.core.errors import DataError
 T = TypeVar("T")
 
 AHEAD = 4
-"""Tasks per process that are handed out at once: enough to keep all busy, few enough to hold in memory."""
+"""Tasks per process that are sent at once: enough to keep all busy, few enough for the memory."""
 
 
 def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
-    """Call `function(*task)` for every task in `workers` processes: (number of the task, result), as they end.
+    """Call `function(*task)` for every task in `workers` processes; yields (number of the task, result) as they end.
 
-    One worker is this process. The first exception ends the iteration and the processes; DataError if one was killed.
+    With one worker, tasks run in this process. The first exception ends the iteration and the processes. Raises
+    DataError if a process was killed.
     """
     if workers <= 1:
         yield from enumerate(starmap(function, tasks))
         return
-    # Spawned, not forked: a fork copies locks of threads (torch, LMDB) that no thread of the child will release.
+    # Processes are spawned: a fork would copy locks of threads (torch, LMDB) that are never released in the child.
     context = multiprocessing.get_context("spawn")
     alive, kept = context.Pipe(duplex=False)
     with kept, alive, ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(alive,)) as pool:
@@ -63,9 +64,10 @@ def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], w
 
 @contextmanager
 def _no_script() -> Iterator[None]:
-    """Hide the caller's script while processes start: multiprocessing would run it again in each of them, which
-    functions of
-    this package do not need, and without end if it has no `if __name__ == "__main__"`.
+    """Context that hides the caller's script while processes start.
+
+    Otherwise multiprocessing would run the script again in each process, endlessly if it has no `if __name__ ==
+    "__main__"`.
     """
     script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
@@ -75,10 +77,10 @@ def _no_script() -> Iterator[None]:
 
 
 def _prepare(alive: Connection) -> None:
-    """Set up a worker process, which ends when its caller closes the other end of `alive`, or is gone."""
+    """Set up a worker process that ends when its caller closes the other end of `alive` or dies."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.dup2(2, 1)  # what a reader or a labeler prints must not get among the caller's results
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle: it ends its workers
+    os.dup2(2, 1)  # output of a reader or a labeler must not mix with the caller's results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles interrupts: it ends its workers
 
     def watch() -> None:
         alive.poll(None)

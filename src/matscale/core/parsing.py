@@ -1,4 +1,4 @@
-"""Parse JSON and TOML from outside, limited in size and depth; every fault is an error with a place.
+"""Parse JSON and TOML files safely, with limits on size and depth.
 
 The parsers of Python raise RecursionError for a thousand brackets, ValueError for a number of 5,000 digits, and accept
 half a character ("\\ud800") that no file can hold afterwards. All of that is one kind of error here.
@@ -16,17 +16,17 @@ from typing import Any
 from matscale.core.errors import ConfigError, DataError, MatscaleError
 
 MAX_BYTES = 64 << 20
-"""Bytes of a file with settings or a record."""
+"""Largest size of a file with settings or a record [bytes]."""
 MAX_DEPTH = 64
-"""Lists and tables within each other."""
+"""Largest depth of nested lists and tables."""
 MAX_INTEGER = 1 << 63
-"""Whole numbers are below: more has no meaning here, and overflows where it is used."""
+"""Limit of whole numbers; larger ones are meaningless and would overflow."""
 
 Error = type[MatscaleError]
 
 
 class Malformed(ValueError):
-    """Text that is no JSON or TOML within the limits; the message says why, without the place."""
+    """Error for text that is no JSON or TOML within the limits; the message gives the reason, without the place."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -95,7 +95,7 @@ def _parsed(text: str | bytes, loads: Callable[[str], Any]) -> Any:
 
 
 def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
-    """Check plain values. Raises Malformed for deep nesting, integers out of range, and text that UTF-8 cannot hold."""
+    """Raises Malformed for plain values with deep nesting, integers out of range, or text that UTF-8 cannot encode."""
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict | list):

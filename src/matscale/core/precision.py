@@ -1,13 +1,13 @@
-"""Full precision for the parts of a model that half precision breaks: geometry, norms, softmax, long sums.
+"""Full precision for parts of a model that need it: geometry, norms, softmax, long sums.
 
 `compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of their factors;
-with tf32 a GPU rounds the factors to 10 bits. That suits products of features with weights. It does not suit products
-with constants of geometry, whose rounding breaks symmetries, nor squares and exponentials, which leave the range of
-fp16.
+with tf32 a GPU rounds the factors to 10 bits. This is accurate enough for products of features with weights. It is not
+for products with geometric constants, whose rounding breaks symmetries, nor for squares and exponentials, which exceed
+the range of fp16.
 
-The core's own geometry (edge vectors, strain, rotation) has no matrix products: `times_matrix` is sums of products of
-single numbers, which no mode rounds, forward or backward. A plugin that multiplies by matrices that it made from
-positions does so in a `full_precision` function.
+The core's geometry (edge vectors, strain, rotation) has no matrix products: `times_matrix` sums products of single
+numbers, which are never rounded, forward or backward. A plugin should multiply by matrices that depend on positions in
+a `full_precision` function.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def outside_autocast() -> AbstractContextManager[object]:
-    """Context without autocast, for the device that has it on; no effect if it is off."""
+    """Context without autocast on the device that uses it; no effect if autocast is off."""
     return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
 
 
@@ -45,7 +45,9 @@ def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
 
 
 def full_precision(function: Function) -> Function:
-    """Run a function or method outside autocast; tensors among its arguments that are half precision become float32.
+    """Decorate a function or method to run outside autocast.
+
+    Half-precision tensors among its arguments become float32.
 
     Its products are not rounded to tf32 either, except in code that torch.compile has compiled. Without autocast and
     tf32 nothing changes, whatever the types.
@@ -80,10 +82,10 @@ def _widened(value: Any) -> Any:
 
 
 def refuse_half(name: str) -> None:
-    """Raise ConfigError inside an autocast region.
+    """Raises ConfigError inside an autocast region.
 
-    It is for a model built from layers of another library, which half precision would break silently. `name` is that of
-    the architecture.
+    Use it in a model of another library's layers, which would silently be wrong in half precision. `name` is the
+    architecture.
     """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise ConfigError(

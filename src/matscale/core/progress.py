@@ -33,7 +33,7 @@ class StepStatus:
 
 
 class Reporter:
-    """Receiver of progress that shows nothing. Subclasses override methods to show it; none may change the work."""
+    """Reporter of progress, which shows nothing. Subclasses override methods to show it; none may affect the work."""
 
     def stage(self, what: str, done: int = 0, total: int = 0) -> None:
         """Report that `done` of `total` units of `what` are done (total 0: unknown)."""
@@ -50,7 +50,7 @@ class Reporter:
         """Report the end of an optimizer step."""
 
     def working(self, what: str) -> None:
-        """Report work other than a step (`validation`, `checkpoint`) until the next call of any method."""
+        """Report other work than a step (`validation`, `checkpoint`), which lasts until the next call of any method."""
 
     def logged(self, row: Mapping[str, Any]) -> None:
         """Report that a row of training metrics was written."""
@@ -64,11 +64,11 @@ class Reporter:
     # A sweep
 
     def changed(self, run: PlannedRun, state: State) -> None:
-        """Report that a run of the sweep began, ended or is to be tried again."""
+        """Report that a run of the sweep started, ended or will be tried again."""
 
     def looked(self, sweep: Sweep) -> None:
-        """Report that the sweep has looked at its pool of runs."""
+        """Report that the sweep has checked its pool of runs."""
 
 
 SILENT = Reporter()
-"""The default where no progress is shown."""
+"""Default reporter, which shows nothing."""

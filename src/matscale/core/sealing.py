@@ -1,4 +1,4 @@
-"""Sealed records, which hold a digest of their own content: a changed value is noticed when they are read."""
+"""Sealed records, which contain a digest of their content, so that changes are noticed when they are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matscale.core.errors import MatscaleError
 from matscale.core.files import finite
 
 DIGEST = "digest"
-"""Key of a sealed file: SHA-256 of everything else in it."""
+"""Key of the digest in a sealed file: SHA-256 of all other content."""
 
 
 class DamagedRecord(MatscaleError):
@@ -20,13 +20,13 @@ class DamagedRecord(MatscaleError):
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Seal values with their digest; numbers that are not finite become null, as JSON has none."""
+    """Add a digest to values; numbers that are not finite become null, since JSON has none."""
     plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
     return {**plain, DIGEST: digest_of(plain)}
 
 
 def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
-    """Read a file that `sealed` made; also one without a digest, unless it is `required`.
+    """Read a file that `sealed` made. A file without a digest is accepted unless the digest is `required`.
 
     Raises DamagedRecord if the values have changed since they were written.
     """
@@ -44,6 +44,6 @@ def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON-ready values, except the digest among them."""
+    """SHA-256 of JSON-ready values, except for their digest."""
     rest = {key: value for key, value in values.items() if key != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

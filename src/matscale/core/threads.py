@@ -1,10 +1,10 @@
-"""CPU threads: number of threads that the process may use, and their behaviour while they wait.
+"""CPU threads: the number that the process may use, and their behaviour while they wait.
 
 OpenMP's threads spin while they wait for one another. If other processes need the same cores, spinning threads take
-time from the thread that they wait for: two threads beside two busy loops made 9 steps in 24 minutes. `prepare` lets
-them sleep instead, after spinning for some 20 µs: without these, waking the threads costs a third of the speed of small
-models on an idle machine. OpenMP reads its settings when torch is imported, so `matscale/__init__.py` calls it before
-that.
+time from the thread that they wait for: two threads beside two busy loops made 9 steps in 24 minutes. `prepare` makes
+them sleep after spinning for about 20 µs. (Without this spinning, waking the threads makes small models on an idle
+machine a third slower.) OpenMP reads its settings when torch is imported, so `matscale/__init__.py` calls `prepare`
+before that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def prepare() -> None:
-    """Set OpenMP's environment for this process and its children, unless it is set or torch is loaded already."""
+    """Set OpenMP's environment variables for this process and its children, unless they are set or torch is loaded."""
     if "torch" in sys.modules:
         return
     if not any(name in os.environ for name in _WAITING):
@@ -30,7 +30,7 @@ def prepare() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, or fewer if a container's quota says so."""
+    """Number of cores that this process may use: those it is bound to, or fewer if a container's quota says so."""
     quota = _quota()
     return _allowed() if quota is None else max(1, min(_allowed(), round(quota)))
 
@@ -40,7 +40,7 @@ def _allowed() -> int:
 
 
 def _quota() -> float | None:
-    """Number of cores whose time the control groups of this process may use; None without a limit."""
+    """CPU quota of the control groups of this process, in cores; None without a limit."""
     limits = [_limit(folder) for folder in _groups()]
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -54,7 +54,7 @@ def _limit(folder: Path) -> float | None:
             limit = (folder / "cpu.cfs_quota_us").read_text()
             period = (folder / "cpu.cfs_period_us").read_text()
         return None if limit == "max" or int(limit) <= 0 else int(limit) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # no such group, or none that limits
+    except (OSError, ValueError, ZeroDivisionError):  # no such group, or no limit
         return None
 
 

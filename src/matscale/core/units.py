@@ -8,12 +8,12 @@ from typing import Any
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 LARGEST_MODEL = 1e13
-"""Parameters; more is a slip of the pen."""
+"""Largest accepted number of parameters; more is a typing error."""
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
 
 def parse_count(value: Any) -> Any:
-    """Parse a count: `1.5M` -> 1500000.0; a number is returned as it is. Raises ValueError with the known suffixes.
+    """Parse a count: `1.5M` -> 1500000.0; numbers are returned unchanged. Raises ValueError with the known suffixes.
 
     >>> parse_count("1.5M"), parse_count("2e15"), parse_count(12_000)
     (1500000.0, 2000000000000000.0, 12000)

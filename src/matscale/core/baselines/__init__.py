@@ -7,8 +7,8 @@
 | `composition` | sum of element references (least squares) | 0 | mean tensor |
 | `nearest` | by each atom's element and that of its nearest neighbour | the same | the same |
 
-All are fitted on the training part only. `fit_baselines` fits them, `evaluate_baselines` measures them with the
-evaluation that models go through, and `plain`/`parse` keep them as JSON beside a run.
+All are fitted on the training part only. `fit_baselines` fits them, `evaluate_baselines` measures them like models, and
+`plain`/`parse` convert them to and from JSON.
 """
 
 from __future__ import annotations

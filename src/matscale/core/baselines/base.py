@@ -1,4 +1,4 @@
-"""Interface of a baseline, and the sums for fitting one: in float64, in chunks, without missing labels."""
+"""Interface of a baseline, and sums for fitting baselines: in float64, in chunks, without missing labels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
 
 CHUNK = 1024
-"""Structures that are in memory at once while a baseline is fitted."""
+"""Number of structures that are in memory at once while a baseline is fitted."""
 
 
 class Baseline(ABC):
-    """Maps an AtomicBatch to Outputs in physical units, as a Potential does; it needs no edges."""
+    """Baseline: maps an AtomicBatch to Outputs in physical units, like a Potential; it needs no edges."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -32,7 +32,7 @@ class Baseline(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:
-        """Learn from the structures `indices` of `dataset`; labels that are missing are left out of every mean."""
+        """Fit to the structures `indices` of `dataset`; missing labels are left out of every mean."""
 
     @abstractmethod
     def __call__(self, batch: AtomicBatch) -> Outputs:
@@ -60,14 +60,14 @@ def passes(dataset: PackedDataset, indices: NDArray[np.int64]) -> Callable[[], I
 
 
 class MaskedSum:
-    """Sums and counts of the rows of x that carry a label, by class."""
+    """Sums and counts of labelled rows, by class."""
 
     def __init__(self, n_classes: int, *shape: int) -> None:
         self.total = torch.zeros(n_classes, *shape, dtype=torch.float64)
         self.count = torch.zeros(n_classes, dtype=torch.float64)
 
     def add(self, classes: Tensor, x: Tensor | None) -> None:
-        """`x` [n, *shape], NaN where there is no label; row k belongs to class `classes[k]`."""
+        """Add rows `x` [n, *shape] with NaN for missing labels; row k belongs to class `classes[k]`."""
         if x is None:
             return
         labelled = torch.isfinite(x.reshape(len(x), -1)).all(1)
@@ -76,11 +76,11 @@ class MaskedSum:
         self.count.index_add_(0, classes, torch.ones_like(classes, dtype=torch.float64))
 
     def mean(self) -> Tensor:
-        """Mean of each class, [n_classes, *shape]; 0 where nothing was added."""
+        """Mean of each class [n_classes, *shape]; 0 for a class without rows."""
         count = self.count.clamp(min=1.0)
         return self.total / count.reshape(-1, *(1,) * (self.total.dim() - 1))
 
 
 def single(n: int) -> Tensor:
-    """Classes of n rows that are all the same, for a MaskedSum without classes."""
+    """Class numbers for n rows that all belong to one class."""
     return torch.zeros(n, dtype=torch.long)

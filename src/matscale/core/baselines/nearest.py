@@ -1,14 +1,14 @@
 """Baseline by nearest neighbour (k = 1): a look-up by an atom's element and that of its nearest neighbour.
 
-The n-gram back-off ("Markov") model of the research code, with two corrections: distances are periodic, and the means
-run over atoms, never over padding. In training, every atom adds its force, its structure's E/n_atoms and its
-structure's stress/n_atoms to two keys: (own element, nearest element) and (own element). A prediction takes for each
-atom the mean under the longer key, or the shorter where the longer was not seen, or 0 where neither was; energy and
-stress are the sums over the atoms of a structure.
+This is the n-gram back-off ("Markov") model of the research code, with two corrections: distances are periodic, and
+means do not include padding. In training, every atom adds its force, its structure's E/n_atoms and its structure's
+stress/n_atoms to two keys: (own element, nearest element) and (own element). A prediction takes for each atom the mean
+of the first key, of the second if the first was not in training, or 0 if neither was; energy and stress are sums over
+the atoms of a structure.
 
-The nearest neighbour may be a periodic image of the atom itself. Of several within TIE of the nearest, the one with
-the lowest atomic number counts, so that the order of the atoms does not matter. An atom that is alone in a structure
-without periodic axes has no neighbour, and only the shorter key.
+The nearest neighbour may be a periodic image of the atom itself. Of several within TIE of the nearest, the one with the
+lowest atomic number counts, so that the order of atoms does not matter. A single atom without periodic axes has no
+neighbour, and only the second key.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
 
 TIE = 1e-4
-"""Å within which two distances are equal: far above float32 rounding, far below any displacement of interest."""
+"""Difference in Å below which two distances are equal: far above float32 rounding, far below relevant displacements."""
 FIRST_CUTOFF = 3.5
-"""Å of the first search; it doubles until every atom has a neighbour. One is certain within `_reach`."""
+"""Radius of the first search [Å]; it doubles until every atom has a neighbour, at most to `_reach`."""
 N_Z = 119
-"""Atomic numbers 0..118; the column 0 of a table is the key without a neighbour."""
+"""Number of atomic numbers 0..118; column 0 of a table is the key without a neighbour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class NearestBaseline(Baseline):
 
     def __call__(self, batch: AtomicBatch) -> Outputs:
         own, near = batch.atomic_numbers * N_Z, nearest_elements(batch)
-        # Each label backs off by itself: a key may have been seen with forces and without stress.
+        # Each label has its own back-off, since a key may have forces but no stress.
         keys = [torch.where(count.to(near.device)[own + near] > 0, own + near, own) for count in self.counts]
         energy = self.energy.to(near.device)[keys[0]]
         stress = self.stress.to(near.device)[keys[2]]
@@ -148,7 +148,7 @@ def _nearest(
 
 
 def _reach(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
-    """Distance [Å] within which every atom has a neighbour: its own image, or else any other atom."""
+    """Distance [Å] within which every atom has a neighbour: its own image, or any other atom."""
     if pbc.any():
         return float(np.linalg.norm(cell[pbc], axis=1).min())
     return float(np.linalg.norm(np.ptp(positions, axis=0)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroBaseline(Baseline):
-    """Prediction of zero for everything: its errors are the scale of the labels."""
+    """Baseline that predicts zero for everything; its errors are the size of the labels."""
 
     name: ClassVar[str] = "zero"
     summary: ClassVar[str] = "0 everywhere"
@@ -47,7 +47,7 @@ class ZeroBaseline(Baseline):
 
 @dataclass(frozen=True)
 class MeanBaseline(Baseline):
-    """Prediction of means: energy = (Σ E / Σ n_atoms) · n_atoms; forces = the mean force vector.
+    """Baseline that predicts means: energy = (Σ E / Σ n_atoms) · n_atoms; forces = the mean force vector.
 
     The stress is the mean tensor.
     """
@@ -92,10 +92,12 @@ class MeanBaseline(Baseline):
 
 @dataclass(frozen=True)
 class CompositionBaseline(Baseline):
-    """Prediction energy = Σ_atoms reference(Z), by least squares on energies per atom; an unseen element counts 0 eV.
+    """Baseline with energy = Σ_atoms reference(Z), by least squares on energies per atom.
 
-    Forces are 0, as follows from an energy that no displacement changes. For the stress the same argument would give
-    0 too, but datasets are often strained one way more than the other, so it is the mean tensor, as in `mean`.
+    0 eV for an unseen element.
+
+    Forces are 0, since the energy does not depend on positions. The stress would be 0, too, but in datasets its mean
+    often differs from 0, so it is the mean tensor, as in `mean`.
     """
 
     name: ClassVar[str] = "composition"

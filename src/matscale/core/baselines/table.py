@@ -1,4 +1,4 @@
-"""All baselines together: fit them, measure them as models are measured, keep them as JSON."""
+"""All baselines together: fit them, evaluate them like models, store them as JSON."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ BASELINES: dict[str, type[Baseline]] = {
 def fit_baselines(dataset: PackedDataset, indices: NDArray[np.int64]) -> dict[str, Baseline]:
     """Fit every baseline on the set of structures `indices`. Raises DataError if there are none.
 
-    The structures are added up in the order of the dataset, whatever the order of `indices`: a sum of floats depends
-    on its order, and the same training part gives the same baselines to the last bit.
+    Structures are added in the order of the dataset, for any order of `indices`, so that the same training part gives
+    the same baselines to the last bit.
     """
     if len(indices) == 0:
         raise DataError(

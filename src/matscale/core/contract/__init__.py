@@ -1,4 +1,4 @@
-"""The contract: what every architecture must do, and a check for each symmetry that it claims.
+"""Contract of architectures: checks that every architecture must pass, and a check for each claimed symmetry.
 
 From a test of an outside package:
 
@@ -6,7 +6,7 @@ From a test of an outside package:
     def test_contract(check):
         check()
 
-From anywhere else, `run_contract(architecture)` gives one result per check.
+Elsewhere, `run_contract(architecture)` returns one result per check.
 """
 
 from matscale.core.contract import (  # noqa: F401  (they register their checks)

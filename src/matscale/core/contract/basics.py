@@ -1,4 +1,4 @@
-"""Checks that every architecture must pass, regardless of its claims."""
+"""Checks that every architecture must pass, whatever it claims."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def padded_equals_ragged(subject: Subject) -> None:
 def _without_embeddings(subject: Subject) -> str | None:
     try:
         model = subject.fresh().model
-    except Exception:  # the checks say what is wrong with a model that cannot be built
+    except Exception:  # other checks report a model that cannot be built
         return None
     return None if hasattr(model, "embed") else "gives no embeddings of atoms"
 
@@ -182,9 +182,9 @@ def unseen_element(subject: Subject) -> None:
 def gradients_reach_all(subject: Subject) -> None:
     """A loss on energy, forces and stress has a finite gradient, not zero, for every trainable parameter.
 
-    A model may name parameters that it only keeps because published ones have them, by a method `idle_parameters()`.
-    The gradients of these, and of no others, must be zeros (or rounding errors), and not missing: an optimizer passes
-    over what has no gradient at all.
+    A model may list unused parameters that it only has because published models have them, in a method
+    `idle_parameters()`. The gradients of these, and of no others, must be zeros (or rounding errors), but not missing,
+    since an optimizer skips parameters without a gradient.
     """
     potential = subject.perturbed().train()
     declared: frozenset[str] = getattr(potential.model, "idle_parameters", frozenset)()

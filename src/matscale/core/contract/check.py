@@ -12,18 +12,18 @@ from matscale.core.contract.subject import ContractError, Subject
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 Condition = Callable[[Subject], str | None]
-"""Subject -> reason why the check does not apply to it, or None if it does."""
+"""Subject -> reason why the check does not apply to it; None if it applies."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement on an architecture."""
+    """Requirement on an architecture, with its test function."""
 
     name: str
     promise: str
-    """Property of the architecture that holds when the check passes."""
+    """Property of the architecture that the check proves."""
     run: Callable[[Subject], None]
-    """Function that runs the check. Raises ContractError with what was found."""
+    """Function that runs the check. Raises ContractError with its finding."""
     skip: Condition
 
 
@@ -39,7 +39,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """A check of one architecture, to be called by a test: returns or raises."""
+    """Check bound to one architecture; a test calls it, and it returns or raises an error."""
 
     check: Check
     subject: Subject
@@ -47,7 +47,7 @@ class BoundCheck:
     def __call__(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.check.run(replace(self.subject))  # a potential of its own: what a check does to it harms no other
+            self.check.run(replace(self.subject))  # a separate potential, so that checks do not affect one another
 
     def __str__(self) -> str:
         return f"{self.subject.architecture.name}-{self.check.name}"
@@ -57,7 +57,7 @@ _CHECKS: list[Check] = []
 
 
 def register(name: str, skip: Condition = lambda subject: None) -> Callable[[Callable[[Subject], None]], Check]:
-    """Put a function into the list of checks; the first line of its docstring is the promise."""
+    """Register a function as a check; the first line of its docstring states the property that it checks."""
 
     def add(run: Callable[[Subject], None]) -> Check:
         assert run.__doc__
@@ -69,12 +69,12 @@ def register(name: str, skip: Condition = lambda subject: None) -> Callable[[Cal
 
 
 def claiming(claim: str) -> Condition:
-    """Condition that an architecture claims `claim`."""
+    """Condition of a check that an architecture claims `claim`."""
     return lambda subject: None if claim in subject.claims else f"does not claim {claim}"
 
 
 def all_checks() -> list[Check]:
-    """Every registered check, in the order in which they are best read."""
+    """All registered checks, in their order in reports."""
     return list(_CHECKS)
 
 
@@ -83,8 +83,8 @@ def checks(
 ) -> list[BoundCheck]:
     """Checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
 
-    `config`: the one to check; by default that of the ladder with about 10,000 parameters. `tolerance`: largest
-    relative error of a symmetry in float64; more for models that keep one only approximately (grids on a sphere).
+    `config` is checked; by default, that of the ladder with about 10,000 parameters. `tolerance` is the largest
+    relative error of a symmetry in float64; larger for models with approximate symmetries (grids on a sphere).
     """
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
     return [BoundCheck(check, subject) for check in _CHECKS if check.skip(subject) is None]
@@ -93,7 +93,7 @@ def checks(
 def run_contract(
     architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
 ) -> list[CheckResult]:
-    """Run every check, whatever the results of the others. Arguments as for `checks`."""
+    """Run every check, also after failures. Arguments as for `checks`."""
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
     return [_result(check, subject) for check in _CHECKS]
 
@@ -105,6 +105,6 @@ def _result(check: Check, subject: Subject) -> CheckResult:
         BoundCheck(check, subject)()
     except ContractError as found:
         return CheckResult(check.name, "failed", str(found))
-    except Exception as error:  # whatever a plugin's model raises is a finding about it, not the end of the battery
+    except Exception as error:  # any error of a plugin's model is a finding, and further checks follow
         return CheckResult(check.name, "failed", f"{type(error).__name__}: {error}")
     return CheckResult(check.name, "passed", check.promise)

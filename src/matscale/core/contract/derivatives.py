@@ -1,8 +1,8 @@
-"""Forces and stress of gradient models against finite differences of the energy, which share no code with autograd.
+"""Check forces and stress of gradient models against finite differences of the energy, independently of autograd.
 
-Central differences, edges held fixed: f' = (f(h) − f(−h)) / 2h. The step is short, because a neighbour that passes the
-cutoff within it adds an error of the first order in h: second derivatives may jump there in a model that claims
-to be smooth. In float64 rounding still leaves nine digits.
+Central differences, edges held fixed: f' = (f(h) − f(−h)) / 2h. The step is short, because a neighbour that crosses the
+cutoff within the step adds an error of first order in h: second derivatives may jump there even in a smooth model. In
+float64, nine digits remain.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from matscale.core.contract.subject import Subject, require, require_equal
 from matscale.core.data.batch import AtomicBatch
 
 STEP = 1e-5
-"""Å for positions, dimensionless for strain."""
+"""Step h, in Å for positions, dimensionless for strain."""
 STENCIL = {-1: -0.5, 1: 0.5}
-"""Point in units of the step -> weight."""
+"""Position in units of the step -> weight of the finite difference."""
 
 
 def _only_gradient_models(subject: Subject) -> str | None:
@@ -58,7 +58,7 @@ def _displaced(batch: AtomicBatch, by: Tensor) -> AtomicBatch:
 
 
 def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
-    """Apply a symmetric strain of component (a, b), by code that is independent of `core.outputs`."""
+    """Apply a symmetric strain to component (a, b), with code that is independent of `core.model.outputs`."""
     deformation = torch.eye(3, dtype=torch.float64)
     deformation[a, b] += 0.5 * h
     deformation[b, a] += 0.5 * h
@@ -66,9 +66,9 @@ def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
 
 
 def _slopes(subject: Subject, members: list[AtomicBatch]) -> Tensor:
-    """Slopes dE/dh at 0 of curves that are given by one structure per point of the stencil.
+    """Slopes dE/dh at h = 0, for curves with one structure per point of the finite difference.
 
-    All energies in one forward.
+    All energies are predicted in one forward pass.
     """
     energies = subject.evaluate(AtomicBatch.join(members)).energy.double()
     require(energies.isfinite().all(), "energies of displaced atoms are not finite.")

@@ -1,9 +1,10 @@
-"""Check that a turned structure does not jump: frames and grids along edges may have borders at which a model jumps.
+"""Check that energy and forces are continuous in the orientation: edge frames and grids may have discontinuities.
 
-No choice of frames by the directions of edges is continuous on the whole sphere. A model that is equivariant except for
-the error of a grid jumps by that error where the choice changes. So a molecule is turned, one of its edges past the
-axes; where the energy, or directly predicted forces, bend most, the step is halved until only a jump is left of it. All
-weights are three times as large as those of other checks: such errors grow with them by orders of magnitude.
+Frames that depend on the directions of edges cannot be continuous on the whole sphere. A model that is equivariant up
+to the error of a grid jumps by that error where the choice of frame changes. To find jumps, a molecule is rotated so
+that one of its edges passes the axes. Where the energy, or directly predicted forces, bend most, the step is halved
+until only a jump remains. All weights are three times as large as in other checks, since such errors grow with them by
+orders of magnitude.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from matscale.core.data.structure import Structure
 from matscale.core.model.potential import Potential
 
 FACTOR = 3.0
-"""Factor on all weights for this check; 1 is used instead where energy or forces would not be finite."""
+"""Factor on all weights for this check; 1 is used if energy or forces would not be finite."""
 STEPS, LOOKED_INTO, HALVINGS = 360, 24, 33
-"""Steps of half a circle; of all those the ones that are halved, by energy and by forces, down to 10⁻¹²."""
+"""Number of steps of half a circle, and number of steps that are halved, by energy and by forces, down to 10⁻¹²."""
 ENERGY_TOLERANCE, FORCES_TOLERANCE = 1e-9, 1e-8
-"""Relative tolerances. Steep but continuous functions, and rounding, change by less than this over 10⁻¹²."""
+"""Relative tolerances. Continuous functions, even steep ones, and rounding errors change by less over 10⁻¹²."""
 
 
 @register("smooth-in-direction", claiming("smooth"))
@@ -49,7 +50,7 @@ def smooth_in_direction(subject: Subject) -> None:
 
 
 def bent() -> Structure:
-    """Three atoms not in line, the smallest structure without symmetry about an edge. One edge is along x."""
+    """Three atoms not in line: the smallest structure without symmetry about an edge. One edge is along x."""
     whole = molecule()
     positions = np.array([[0, 0, 0], [1.6, 0, 0], [-0.5, 1.5, 0.3]])
     return replace(whole, atomic_numbers=whole.atomic_numbers[:3], positions=positions)
@@ -63,13 +64,13 @@ def _planes() -> Tensor:
 
 
 Places = tuple[Tensor, Tensor]
-"""Planes [n] in which the edge along x is turned, and its angles there [n]."""
+"""Planes [n] in which the edge along x is rotated, and its angles there [n]."""
 START: Places = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
 class _Turning:
-    """Molecule in every orientation on some paths."""
+    """Molecule rotated along several paths."""
 
     potential: Potential
     molecule: AtomicBatch
@@ -77,7 +78,7 @@ class _Turning:
 
     @classmethod
     def of(cls, subject: Subject) -> _Turning:
-        """Compute all outputs. Raises ContractError if energy or forces are not finite with larger weights."""
+        """Predict all orientations. Raises ContractError if energy or forces are not finite with larger weights."""
         for factor in (FACTOR, 1.0):
             potential = subject.perturbed()
             with torch.no_grad():
@@ -104,7 +105,7 @@ class _Turning:
     def predicted(self, places: Places) -> list[Tensor]:
         """Direct outputs of the model, without derivatives: energies [n, 1], and forces [n, 3·n_atoms] if it is direct.
 
-        Forces that are derivatives jump where the energy bends; those of a direct model may jump where it does not.
+        Derived forces jump where the energy has a kink; direct forces may jump elsewhere, too.
         """
         with torch.no_grad():
             outputs = self.potential.model(self.batch(places)).detach()
@@ -115,7 +116,7 @@ class _Turning:
         return [energies, (forces @ self.rotations(places)).flatten(1)]
 
     def outputs(self, places: Places) -> tuple[Tensor, Tensor]:
-        """Energies [n, 1] and forces [n, n_atoms, 3], these in axes that turn with the molecule."""
+        """Energies [n, 1] and forces [n, n_atoms, 3] in axes that rotate with the molecule."""
         with torch.no_grad():
             outputs = self.potential(self.batch(places))
         assert outputs.forces is not None
@@ -123,7 +124,7 @@ class _Turning:
         return outputs.energy.detach().double()[:, None], forces @ self.rotations(places)
 
     def values(self, places: Places) -> Tensor:
-        """Energy and forces [n, 1 + 3·n_atoms], each divided by its size at the start."""
+        """Energy and forces [n, 1 + 3·n_atoms], each divided by its magnitude at the start."""
         return torch.cat([(part / size).flatten(1) for part, size in zip(self.outputs(places), self.sizes)], dim=1)
 
     @cached_property
@@ -133,7 +134,7 @@ class _Turning:
 
 
 def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
-    """Starts of the steps that look least smooth, and their length."""
+    """Starts of the steps that are least smooth, and the length of steps."""
     n, step = len(turning.planes), torch.pi / STEPS
     angles = 0.01 + step * torch.arange(-1, STEPS + 2, dtype=torch.float64)
     paths = [turning.predicted((torch.full((len(angles),), k), angles)) for k in range(n)]
@@ -142,14 +143,17 @@ def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
 
 
 def _most_bent(values: Tensor) -> Tensor:
-    """Steps that bend most, from [n_planes, n_angles, n_values]."""
-    # A jump counts twice here, and what is smooth by the cube of the step.
+    """Indices of the steps with the largest second differences, from [n_planes, n_angles, n_values]."""
+    # A jump enters with a factor of two, a smooth function with the cube of the step.
     bends = values.diff(n=3, dim=1).abs().amax(2)
     return bends.flatten().topk(LOOKED_INTO).indices
 
 
 def _shortest_steps(turning: _Turning) -> tuple[Places, Places]:
-    """Halve steps, always to the half in which energy or forces bend more, and return both ends of the shortest."""
+    """Halve steps repeatedly, keeping the half in which energy or forces bend more.
+
+    Return both ends of the shortest steps.
+    """
     (plane, low), step = _where_it_bends(turning)
     at_low, at_middle, at_high = (turning.values((plane, low + step * k)) for k in (0.0, 0.5, 1.0))
     for _ in range(HALVINGS):

@@ -30,12 +30,12 @@ def crystal(seed: int = 0) -> Structure:
 
 
 def metal() -> Structure:
-    """One atom in a cell so small that it is its own neighbour many times over."""
+    """One atom in a cell so small that many of its own images are neighbours."""
     return structure([29], [[0.3, -0.2, 0.4]], [[0, 1.9, 1.8], [1.8, 0, 1.8], [1.8, 1.9, 0]])
 
 
 def slab() -> Structure:
-    """Three atoms, periodic along two axes only."""
+    """Three atoms, periodic along two axes."""
     positions = [[0.1, 0.2, 5.0], [2.0, 1.7, 6.3], [0.4, 2.3, 7.4]]
     return structure([13, 8, 14], positions, [[3.9, 0.3, 0], [0.2, 4.1, 0], [0, 0, 14]], [True, True, False])
 
@@ -57,7 +57,7 @@ def distant_pair() -> Structure:
 
 
 def with_positions(original: Structure, positions: np.ndarray) -> Structure:
-    """Return the same atoms at other positions."""
+    """Structure with the same atoms at other positions."""
     return replace(original, positions=positions)
 
 

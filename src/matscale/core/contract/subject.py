@@ -1,7 +1,7 @@
 """Subject of the checks: an architecture, with a model whose weights have all been changed from their initial values.
 
-Models are checked with perturbed weights, so that a layer that starts at zero cannot hide its faults, and inside a
-potential whose scales are not one, so that a forgotten scale shows.
+Models are checked with perturbed weights, since a layer initialised with zeros would hide its faults, and inside a
+potential with scales other than 1, so that a missing scale is noticed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class ContractError(AssertionError):
 
 @dataclass(frozen=True)
 class Subject:
-    """Architecture under test, with its configuration and tolerance, as each check receives it."""
+    """Architecture under test, with its configuration and tolerance, which each check receives."""
 
     architecture: Architecture
     config: ArchitectureConfig
     tolerance: float = 1e-6
-    """Largest relative error of what ought to be equal in float64."""
+    """Largest relative difference of values that should be equal in float64."""
 
     @property
     def claims(self) -> frozenset[str]:
@@ -40,16 +40,16 @@ class Subject:
 
     @property
     def derives(self) -> bool:
-        """Whether forces and stress are derivatives that the core takes."""
+        """Whether the core derives forces and stress from the energy."""
         return self.architecture.derives_forces(self.config)
 
     def fresh(self, seed: int = 0, info: DatasetInfo | None = None) -> Potential:
-        """Potential with the initial weights of training."""
+        """Potential with initial weights, as at the start of training."""
         scales = Scales(energy=1.7, forces=2.3, stress=0.4)
         return Potential.of(self.architecture, self.config, info or DatasetInfo.any(), seed, scales=scales)
 
     def perturbed(self, seed: int = 0) -> Potential:
-        """Potential whose parameters are all moved by noise; float64, in evaluation mode."""
+        """Potential with noise on all parameters, in float64 and evaluation mode."""
         potential = self.fresh(seed).double().eval()
         generator = torch.Generator().manual_seed(1 + seed)
         with torch.no_grad():
@@ -60,7 +60,7 @@ class Subject:
 
     @cached_property
     def potential(self) -> Potential:
-        """Potential that a check predicts with, made at its first use; every check has its own."""
+        """Potential for predictions in checks, made at first use; every check has its own."""
         return self.perturbed()
 
     def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:
@@ -95,24 +95,24 @@ class Subject:
 
 
 def _amplitude(parameter: Tensor) -> float:
-    """Size of the noise on a parameter: a fifth of its values, or 1/√fan-in for one that is zero."""
+    """Amplitude of the noise on a parameter: a fifth of its values, or 1/√fan-in if they are zero."""
     rms = float(parameter.square().mean().sqrt())
     return 0.2 * rms + (0.3 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1)
 
 
 def require(condition: bool | Tensor, message: str) -> None:
-    """Raise ContractError unless the condition holds."""
+    """Raises ContractError unless the condition holds."""
     if not bool(condition):
         raise ContractError(message)
 
 
 def require_equal(found: Tensor, expected: Tensor, tolerance: float, what: str, size: float = 1e-6) -> None:
-    """Raise ContractError if the largest difference is more than `tolerance` times the largest expected value.
+    """Raises ContractError if the largest difference is more than `tolerance` times the largest expected value.
 
     `size` replaces the largest expected value if that is smaller, as for forces in a perfect crystal.
     """
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}.")
-    # NaN (a stress without a volume) equals NaN and nothing else.
+    # NaN (a stress without a volume) is only equal to NaN.
     require(torch.equal(found.isnan(), expected.isnan()), f"{what}: NaN on one side only.")
     difference = (found - expected).nan_to_num().abs().max().item()
     size = max(expected.nan_to_num().abs().max().item(), size)

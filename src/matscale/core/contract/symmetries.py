@@ -1,4 +1,4 @@
-"""Checks of claimed symmetries: the structure is changed, and its edges are found anew."""
+"""Checks of claimed symmetries: the structure is transformed, and its edges are searched again."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ def smooth(subject: Subject) -> None:
 
 
 def _crossings(subject: Subject, cutoff: float) -> list[tuple[Structure, Structure]]:
-    """Pairs of structures 10⁻⁹ Å apart with different edges: an atom passes its neighbours, and leaves the cutoff."""
+    """Pairs of structures 10⁻⁹ Å apart with different edges: an atom crosses the cutoff, or the distances of
+    neighbours.
+    """
     inside = molecule()
     leaving = with_positions(inside, inside.positions + np.eye(5)[:, [4]] * np.array([1.0, 0.3, 0.2]) * (cutoff + 5))
     moved = with_positions(crystal(), crystal().positions + np.eye(4)[:, [2]] * np.array([0.9, -0.7, 0.8]))

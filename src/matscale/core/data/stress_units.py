@@ -10,7 +10,8 @@ apart. (1) The ratio of the shear virial to the forces that cause it, per struct
 whose lower quartile over a dataset is 0.1 to 0.5 for dynamics, rattled and relaxing structures of any density. Strained
 perfect crystals have large R (21 for elastic data of Ni-Mo), so that R alone is not enough. (2) The virial per atom,
 |σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data of all kinds, since it compares with cohesive energies. In GPa
-both are 160 times larger, in kbar 1602 times. Data are refused if R is above 8 and the median virial above 4 eV/atom, or, without forces, if the median virial is above 60 eV/atom. Calibrated on six public sets (MatterSim's three of
+both are 160 times larger, in kbar 1602 times. Data are refused if R is above 8 and the median virial above 4 eV/atom,
+or, without forces, if the median virial is above 60 eV/atom. Calibrated on six public sets (MatterSim's three of
 MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each right, in GPa and in kbar.
 """
 

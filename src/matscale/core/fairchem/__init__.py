@@ -1,11 +1,11 @@
-"""Import of models that fairchem trained, as matscale runs: `matscale import fairchem`.
+"""Import models that fairchem trained as matscale runs: `matscale import fairchem`.
 
     file -> FairchemCheckpoint (`unpickle`, `checkpoint`; of fairchem 2 by `inference`)
          -> Importer of its architecture (`importer`, from the hook `register_importers`)
          -> weights (`weights`), scales and references (`scales`) -> Potential -> run (`run`)
 
-This package reads what all files have in common; the plugin of an architecture adds an `Importer` for the rest. This
-module holds the names that a plugin needs.
+This package reads the parts that all files share; the plugin of an architecture adds an `Importer` for its own parts.
+This module has the names that a plugin needs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Checkpoint of fairchem: its content, read without trust and not yet interpreted.
+"""Checkpoint of fairchem: its content, read safely and not yet interpreted.
 
 A run of fairchem 1 writes two kinds of file. `checkpoint.pt` has the raw weights, and the moving average (EMA) as a
 list without names, in the order of the parameters among the raw ones. `best_checkpoint.pt` has the averaged weights,
-with names. (fairchem's own calculator takes what has names: raw weights from the one, averaged ones from the other.)
+with names. (fairchem's own calculator uses weights with names: raw ones from the first, averaged ones from the second.)
 fairchem 2 writes one inference checkpoint with both, by name; `inference` puts it into the same form.
 """
 
@@ -27,7 +27,7 @@ from matscale.core.files import scratch
 from matscale.core.parsing import read_json
 
 TIMEOUT = 1800
-"""Seconds for reading a file."""
+"""Longest time for reading a file [s]."""
 PREFIXES = ("module.module.", "module.", "")
 """Prefixes that fairchem's parallel training puts before the names of weights."""
 _HYDRA = {"name", "backbone", "heads", "otf_graph", "pass_through_head_outputs", "freeze_backbone", "finetune_config"}
@@ -56,7 +56,7 @@ class FairchemCheckpoint:
         return self.section("config")
 
     def section(self, key: str, *inner: str) -> dict[str, Any]:
-        """Return the dict at `key`, empty if there is none. Raises DataError if it is something else."""
+        """Dict at `key`, empty if there is none. Raises DataError if the value is no dict."""
         value = self.values
         for part in (key, *inner):
             found = value.get(part)
@@ -90,12 +90,12 @@ class FairchemCheckpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Weights that have names, without the `module.` (0 to 2 times) of fairchem's parallel training."""
+        """Weights with names, without the `module.` (0 to 2 times) of fairchem's parallel training."""
         return self._named("state_dict")
 
     @property
     def averaged(self) -> dict[str, Tensor] | None:
-        """Averaged weights beside the others, if the file has them by name, as in fairchem 2."""
+        """Averaged weights beside the raw ones, if the file has them by name, as in fairchem 2."""
         return self._named("averaged_state_dict") if self.values.get("averaged_state_dict") else None
 
     def _named(self, key: str) -> dict[str, Tensor]:
@@ -118,23 +118,25 @@ class FairchemCheckpoint:
 
     @property
     def named_are_averaged(self) -> bool:
-        """Whether the named weights are the average, as in a file without a list (fairchem's `best_checkpoint.pt`)."""
+        """Whether the named weights are the averaged ones, as in a file without a list (fairchem's
+        `best_checkpoint.pt`).
+        """
         decay = self.section("config", "optim").get("ema_decay")
         return "ema" not in self.values and isinstance(decay, int | float) and decay != 0
 
     def changed(self, **values: Any) -> FairchemCheckpoint:
-        """Return a copy with other values under some keys."""
+        """Copy with other values under some keys."""
         return replace(self, values={**self.values, **values})
 
 
 def _holds_tensor(value: Any) -> bool:
-    """Whether a value is or contains a tensor: comparing a tensor with a setting would raise an error in torch."""
+    """Whether a value is or contains a tensor; comparing a tensor with a setting would raise an error in torch."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return isinstance(value, Tensor) or any(_holds_tensor(each) for each in inner)
 
 
 def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
-    """Weights without the `module.` (0 to 2 times) that all names have."""
+    """Weights with names from which a common prefix `module.` (0 to 2 times) is removed."""
     prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in named))
     return {name.removeprefix(prefix): value for name, value in named.items()}
 
@@ -156,7 +158,7 @@ def read(path: str | Path) -> FairchemCheckpoint:
 
 
 def _unpickle(path: Path, folder: Path) -> None:
-    # -I: neither the user's site-packages nor PYTHONPATH nor the working directory have a say in that process.
+    # -I: the process ignores the user's site-packages, PYTHONPATH and the working directory.
     command = [sys.executable, "-I", unpickle.__file__, str(path), str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=os.environ)
@@ -173,7 +175,7 @@ def _unpickle(path: Path, folder: Path) -> None:
 
 
 def _filled(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put tensors back at their names from `unpickle`; several names may share one tensor."""
+    """Put tensors from `unpickle` back at their names; several names may share one tensor."""
     if isinstance(value, dict):
         if value.keys() == {"tensor"} and value["tensor"] in tensors:
             return tensors[value["tensor"]]

@@ -1,6 +1,6 @@
 """Export runs as checkpoints of fairchem v1: `matscale export fairchem`.
 
-fairchem reads pickles, so this is the one file of matscale that writes one: of dicts, lists, numbers, texts and
+fairchem reads pickles, so this file (and no other of matscale) writes one, with dicts, lists, numbers, texts and
 tensors, which torch loads with `weights_only=True`.
 """
 
@@ -42,7 +42,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     config["cmd"] = {**config.get("cmd", {}), "identifier": run.name}
     content = {**found, "config": config, "step": step}
     make_folder(target.parent)
-    file = BytesIO()  # torch does not survive a file that refuses a write
+    file = BytesIO()  # torch aborts the process if a write to a file fails
     torch.save(content, file)
     write_blocks(target, [file.getbuffer()])
     return potential
@@ -51,7 +51,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
 def exporter_of(run: Run) -> Importer:
     """Find the importer of the run's architecture.
 
-    Raises ConfigError that lists the possible ones if it has no `export`.
+    Raises ConfigError that lists the architectures with an `export` if it has none.
     """
     name = run.config.architecture.name
     known = {importer.name: importer for importer in host().importers() if importer.export is not None}

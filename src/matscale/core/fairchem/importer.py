@@ -1,4 +1,6 @@
-"""`Importer`: the part of an import that depends on the architecture. Returned by the hook `register_importers`."""
+"""`Importer`: the part of a fairchem import that depends on the architecture, returned by the hook
+`register_importers`.
+"""
 
 from __future__ import annotations
 
@@ -27,32 +29,37 @@ class Importer:
     name: str
     """Name of the architecture of the run."""
     models: tuple[str, ...]
-    """Names in fairchem's configurations: of models in one piece, and of backbones of hydra models."""
+    """Names in fairchem's configurations, of plain models and of backbones of hydra models."""
     config: Callable[[FairchemCheckpoint], ArchitectureConfig]
     """Checkpoint -> configuration in matscale. Raises ConfigError that names the first option without a counterpart."""
     roles: Callable[[Any, Iterable[str]], Mapping[str, Role]]
-    """(model, names) -> roles of the tensors of a file. A name that is left out is refused."""
+    """(model, names) -> roles of the tensors of a file. Raises an error for a name without a role."""
     load: Callable[[Any, Mapping[str, Tensor]], None]
-    """Copy published weights into a model. Raises DataError that names what is missing or has another shape."""
+    """Copies published weights into a model. Raises DataError that names missing weights or wrong shapes."""
     normal: Callable[[FairchemCheckpoint], FairchemCheckpoint] = lambda checkpoint: checkpoint
-    """Checkpoint in an older or other form -> the same in the form that the other functions understand."""
+    """Converts a checkpoint of an older form to the form that the other functions expect."""
     max_atomic_number: Callable[[Any], int] = lambda config: config.max_atomic_number
-    """config -> heaviest element that the model has weights for."""
+    """config -> heaviest element for which the model has weights."""
     info: Callable[[Any, tuple[int, ...]], DatasetInfo] = lambda config, elements: DatasetInfo(elements)
-    """(config, elements) -> what the run record keeps of the data."""
+    """(config, elements) -> facts on the data for the run record."""
     stress_parts: Callable[[Any, Tensor], None] | None = None
-    """(model, [2, 2]) takes scale and shift of the isotropic and the anisotropic part; None: there is no such head."""
+    """Sets scale and shift [2, 2] of the isotropic and the anisotropic part of the stress.
+
+    None if there is no such head.
+    """
     notes: Callable[[FairchemCheckpoint], list[str]] = lambda checkpoint: []
-    """Checkpoint -> notes for the user on an import that succeeded; a sentence each."""
+    """Checkpoint -> notes for the user after a successful import, a sentence each."""
     export: Callable[[Potential], Mapping[str, Any]] | None = None
-    """Content of a file of fairchem v1 with the weights, scales and references of a Potential: the way back, for
-    `matscale export fairchem`. Raises ConfigError that names an option without a counterpart. None: there is no way."""
+    """Converts a Potential back to the content of a file of fairchem v1, for `matscale export fairchem`.
+
+    Raises ConfigError that names an option without a counterpart. None if there is no export.
+    """
 
 
 def copy_named(model: nn.Module, weights: Mapping[str, Tensor], published: Callable[[str], str]) -> None:
-    """Copy weights into a model whose parameters have one published name each.
+    """Copy weights into a model by the published name of each parameter.
 
-    Raises DataError that names what is missing or has another shape.
+    Raises DataError that names missing weights or wrong shapes.
     """
     own = {published(name): (name, p) for name, p in model.named_parameters()}
     missing = sorted(set(own) - set(weights))

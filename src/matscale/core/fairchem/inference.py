@@ -1,4 +1,4 @@
-"""Inference checkpoints of fairchem 2: converted to the form of the training checkpoints of fairchem 1.
+"""Convert inference checkpoints of fairchem 2 to the form of training checkpoints of fairchem 1.
 
 Such a file has `model_config`, a hydra model as before; `model_state_dict` and `ema_state_dict`, both with names; and
 `tasks_config`. A task names one property of one data set and says how to make its normalizer and element references:
@@ -6,7 +6,7 @@ Such a file has `model_config`, a hydra model as before; `model_state_dict` and 
     {name: omat_energy, property: energy, normalizer: {_target_: ….Normalizer, mean: 0, rmsd: 1.2},
      element_references: {_target_: ….ElementReferences, element_references: {_target_: torch.DoubleTensor, _args_: …}}}
 
-Only tasks that hold their numbers are read; a task that refers to another file is refused by name.
+Only tasks that contain their numbers are read; a task that refers to another file is refused.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from matscale.core.errors import ConfigError, DataError
 
 _WITHOUT_EFFECT = ("_target_", "supports_single_atoms", "model_id")
-"""Options of a hydra model that change no number."""
+"""Options of a hydra model that do not affect numbers."""
 _TENSORS = ("torch.tensor", "torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor")
 
 
 def as_training(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Convert the content of an inference checkpoint to that of a training checkpoint; other content stays."""
+    """Convert the content of an inference checkpoint to that of a training checkpoint; other content is unchanged."""
     if "model_config" not in values:
         return values
     config = values["model_config"]
@@ -78,7 +78,7 @@ def _normalizer(path: Path, quantity: str, given: Any) -> dict[str, Any]:
 
 
 def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
-    """Arguments of a class that the file describes. Raises ConfigError for functions, which may read files."""
+    """Arguments of a class that the file names. Raises ConfigError for functions, which could read files."""
     target = given.get("_target_") if isinstance(given, dict) else type(given).__name__
     if not isinstance(given, dict) or str(target).rpartition(".")[2] != kind:
         raise ConfigError(f"{path}: the {what} is made by {target!r}: only a {kind} with its numbers is imported.")
@@ -86,7 +86,7 @@ def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
 
 
 def _row(given: dict[str, Any]) -> Any:
-    """Tensor from a list of numbers, plain or as arguments of a tensor; other values are returned unchanged."""
+    """Tensor from a list of numbers, plain or as arguments of a tensor; other values are unchanged."""
     row = given.get("element_references")
     if isinstance(row, dict) and row.get("_target_") in _TENSORS and isinstance(row.get("_args_"), list):
         row = row["_args_"][0] if len(row["_args_"]) == 1 else row

@@ -1,4 +1,4 @@
-"""Import of a fairchem checkpoint: from the content of the file to a Potential, and to a run."""
+"""Convert the content of a fairchem checkpoint to a Potential, and to a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from matscale.core.runs.record import Run
 
 @dataclass(frozen=True)
 class Imported:
-    """A fairchem model that was translated to matscale."""
+    """Imported fairchem model."""
 
     architecture: str
     config: ArchitectureConfig
@@ -52,7 +52,7 @@ def importer_of(checkpoint: FairchemCheckpoint) -> Importer:
 
 
 def translate(checkpoint: FairchemCheckpoint, choice: Choice = "auto") -> Imported:
-    """Make the Potential that predicts what fairchem predicts. `auto` takes averaged weights if there are any.
+    """Make the Potential with the predictions of fairchem's model. `auto` takes averaged weights if there are any.
 
     Raises ConfigError for another network and for weights that are not in the file, DataError for unknown content.
     """
@@ -94,7 +94,10 @@ def configuration(checkpoint: FairchemCheckpoint, importer: Importer) -> Archite
 
 
 def import_run(path: str | Path, target: str | Path, choice: Choice = "auto") -> tuple[Run, Imported]:
-    """Import the checkpoint at `path` as the run `target`. Raises what `read`, `translate` and `Run.create` raise."""
+    """Import the checkpoint at `path` as the run `target`.
+
+    Raises the errors of `read`, `translate` and `Run.create`.
+    """
     Run.check_free(Path(target), resumable=False)
     found = read(path)
     imported = translate(found, choice)

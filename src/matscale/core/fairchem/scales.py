@@ -1,10 +1,10 @@
-r"""Normalizers and element references of fairchem's models, which turn their outputs into physical units.
+r"""Normalizers and element references of fairchem's models, which convert outputs to physical units.
 
     E = rmsd_E · model + Σ_atoms reference(Z),    F = rmsd_F · model,    σ_part = rmsd_part · model + mean_part
 
 so `references` and `scales` of the Potential take the values for energy and forces. A stress head takes the scale and
-shift of its two parts. If forces (and stress) are derivatives of the model's energy, their scale has to equal that of
-the energy: with another scale they would not be the derivatives of the predicted energy.
+shift of its two parts. If forces (and stress) are derivatives of the model's energy, their scale must equal that of the
+energy.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _DERIVED = ("energy", "forces", "stress")
 def normalisers(checkpoint: FairchemCheckpoint, *, derived: bool) -> tuple[Scales, Tensor]:
     """Read the scales of energy [eV], forces [eV/Å], stress [eV/Å³]; scale and shift of the stress's parts [2, 2].
 
-    The scale of the stress is that of its anisotropic part; the scales and shifts of the parts are relative to it.
-    `derived`: forces and stress are derivatives. Raises DataError for an unknown normalizer and for one that a
-    Potential cannot express.
+    The scale of the stress is that of its anisotropic part; scales and shifts of the parts are relative to it.
+    `derived` says that forces and stress are derivatives. Raises DataError for a normalizer that is unknown or cannot
+    be expressed in a Potential.
     """
     path, known = checkpoint.path, _DERIVED if derived else _DIRECT
     found = {_TARGETS.get(name, name): value for name, value in checkpoint.section("normalizers").items()}
@@ -81,7 +81,9 @@ def _number(value: Any) -> float:
 
 
 def references(checkpoint: FairchemCheckpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Read the references, [119] eV, and the elements that have one, or all elements without references."""
+    """Read the element references [119] eV, and the elements that have one (all elements if there are no
+    references).
+    """
     found = checkpoint.section("elementrefs")
     if unknown := sorted(set(found) - {"energy"}):
         raise DataError(f"{checkpoint.path}: element references of {unknown[0]!r}: only those of the energy are known.")

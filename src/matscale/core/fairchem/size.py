@@ -1,4 +1,4 @@
-"""Check, before anything is allocated, that the weights of a file are enough for a model of its options.
+"""Check, before allocating memory, that a file has enough weights for a model with its options.
 
 The options come from an untrusted file, which may ask for ten channels or for 10¹² in the same few bytes.
 """
@@ -17,11 +17,11 @@ from matscale.core.errors import ConfigError, MatscaleError
 from matscale.core.model.architecture import ArchitectureConfig
 
 MOST = 100_000
-"""Channels, layers, neighbours and all else that is counted: lists of so many are made in no time."""
+"""Largest number of channels, layers, neighbours and the like; lists of this length are made quickly."""
 
 
 FREE = 1_000_000
-"""Parameters that may be built in any case: what is missing then is said by name later."""
+"""Number of parameters that may always be built; missing weights are reported later by name."""
 
 
 class _TooLargeError(Exception):
@@ -29,9 +29,9 @@ class _TooLargeError(Exception):
 
 
 def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Module], n_numbers: int) -> None:
-    """Build on torch's `meta` device, and stop as soon as parameters exceed the `n_numbers` of the file.
+    """Build a model on torch's `meta` device, and stop as soon as its parameters exceed the `n_numbers` of the file.
 
-    Raises ConfigError in that case, for absurdly large numbers, and for options that no model can be built of.
+    Raises ConfigError in that case, for absurdly large numbers, and for options with which no model can be built.
     """
     for name, value in config.model_dump().items():
         if any(
@@ -48,14 +48,14 @@ def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Mo
             f"{path}: its options make a model of more parameters than the {n_numbers:,} numbers among its weights: "
             "options and weights are of two models."
         ) from None
-    except Exception as error:  # whatever numbers the file has for widths make it raise
+    except Exception as error:  # wrong widths in the file may raise any error
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(f"{path}: no model can be built of its options: {type(error).__name__}: {reason}") from None
 
 
 @contextmanager
 def _at_most(n_numbers: int) -> Iterator[None]:
-    seen: dict[int, nn.Parameter] = {}  # holding them, lest another gets the number of one that is gone
+    seen: dict[int, nn.Parameter] = {}  # kept alive, so that their ids are not used again
     total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

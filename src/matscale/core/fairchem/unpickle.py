@@ -1,9 +1,9 @@
-"""A fairchem checkpoint, which is a pickle, as plain tensors and JSON. Runs on its own, in a process of its own:
+"""Convert a fairchem checkpoint, which is a pickle, to plain tensors and JSON. Runs in a process of its own:
 
     python -I unpickle.py CHECKPOINT FOLDER    ->    FOLDER/content.json, FOLDER/tensors.safetensors
 
-A pickle is a program. This is the only file of matscale that runs one, and it trusts nothing: `matscale import` starts
-it by its path, so that no other part of matscale is in the process. In this order:
+A pickle is a program. This is the only file of matscale that loads one. `matscale import` starts it by its path, so
+that no other part of matscale is in the process. Its steps:
 
 1. The archive has to be what `torch.save` writes: a zip whose members are stored, not compressed, so that nothing in it
    can be larger than the file.
@@ -31,11 +31,11 @@ from typing import Any
 
 REFUSED = 3
 TAKEN = ("state_dict", "ema", "normalizers", "elementrefs", "config", "epoch", "step", "val_metrics", "scale_dict")
-"""Top-level keys that are handed on; `scale_dict` has scale factors of old GemNets."""
+"""Top-level keys that are passed on; `scale_dict` has scale factors of old GemNets."""
 PASSED_OVER = ("optimizer", "scheduler", "amp", "best_val_metric", "primary_metric")
-"""Top-level keys of the training that has ended."""
+"""Top-level keys of the finished training, which are ignored."""
 INFERENCE = ("model_config", "model_state_dict", "ema_state_dict", "tasks_config")
-"""Keys of an inference checkpoint of fairchem 2, all of which are handed on."""
+"""Keys of an inference checkpoint of fairchem 2, all of which are passed on."""
 
 _STORAGES = ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
 _DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -56,27 +56,27 @@ STAND_INS = (
     *(_CHECKPOINT, _DICT, _LIST, _NODE, "omegaconf.base ContainerMetadata", "omegaconf.base Metadata"),
     *("typing Any", "collections defaultdict", "__builtin__ dict", "__builtin__ list", "__builtin__ long"),
 )
-"""`module name` of classes that are replaced by a stand-in: they state the type of a setting, or wrap it."""
+"""Classes that are replaced by a stand-in, as `module name`: they state the type of a setting, or wrap it."""
 
 MAX_PICKLE = 64 * 2**20
-"""Bytes of instructions; a model of 153 million parameters has less than one hundredth of it."""
+"""Largest size of the instructions [bytes]; a model of 153 million parameters has less than a hundredth of it."""
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 32
 MARGIN = 2 * 2**30
-"""Bytes of memory beyond four times the file."""
+"""Bytes of memory in addition to four times the size of the file."""
 MIN_TORCH = (2, 10)
-"""Oldest safe version of torch: in older ones, a file can get around `weights_only=True`."""
+"""Oldest safe version of torch; with older ones, a file can circumvent `weights_only=True`."""
 
 _BY_NAME = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ"}
-"""Instructions that name a global in ways which torch.save does not use."""
+"""Instructions that name a global in a way that torch.save does not use."""
 
 
 class RefusedError(Exception):
-    """Error for a file that is not a checkpoint that can be imported."""
+    """Error for a file that is no checkpoint that can be imported."""
 
 
 def check_archive(path: Path) -> None:
-    """Take steps 1 and 2: nothing of the file is run."""
+    """Check the archive and its instructions (steps 1 and 2) without running anything of the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -110,19 +110,19 @@ def globals_named(instructions: bytes) -> Iterator[str]:
 
 
 class Inert:
-    """Stand-in for a class of fairchem 2: stores its arguments and does nothing with them."""
+    """Stand-in for a class of fairchem 2, which stores its arguments and does nothing else."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values
 
 
 def stand_ins() -> dict[str, type[Inert]]:
-    """Map of `module name` to a separate stand-in class for each."""
+    """Stand-in classes: `module name` -> a separate class."""
     return {name: type(name.rpartition(" ")[2], (Inert,), {"stands_for": name}) for name in STAND_INS}
 
 
 def _as_torch_says(name: str) -> str:
-    """Convert the name of a global to torch's form: with dots, and builtins of Python 2 as in Python 3."""
+    """Name of a global in torch's form: with dots, and builtins of Python 2 as in Python 3."""
     module, _, attribute = name.partition(" ")
     if module != "__builtin__":
         return f"{module}.{attribute}"
@@ -140,7 +140,7 @@ def unwrapped(value: Any) -> Any:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Take step 3."""
+    """Load the checkpoint with torch (step 3)."""
     import torch
 
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
@@ -150,7 +150,7 @@ def load(path: Path) -> dict[str, Any]:
     limit_memory(4 * path.stat().st_size + MARGIN)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the file makes it raise, it is refused
+    except Exception as error:  # any error means that the file is refused
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "WeightsUnpickler" in line), lines[0] if lines else "")
         raise RefusedError(f"torch.load refuses it: {type(error).__name__}: {reason}") from None
@@ -162,7 +162,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def limit_memory(more: int) -> None:
-    """Limit the memory of this process to its present size and `more` bytes. No effect if the system cannot."""
+    """Limit the memory of this process to its present size plus `more` bytes, if the system supports it."""
     try:
         import resource
 
@@ -174,7 +174,7 @@ def limit_memory(more: int) -> None:
 
 
 class Flat:
-    """Plain values and, separately, tensors: a tensor in a value becomes {"tensor": its name}."""
+    """Plain values with tensors kept apart: a tensor in a value becomes {"tensor": its name}."""
 
     def __init__(self, max_bytes: int) -> None:
         self.tensors: dict[str, Any] = {}
@@ -203,12 +203,13 @@ class Flat:
         raise RefusedError(f"{name}: is a {type(value).__name__}, not a number, text, list, dict or tensor")
 
     def _tensor(self, name: str, tensor: Any) -> dict[str, str]:
-        # Tables that many layers share are written once.
+        # A table that many layers share is written once.
         identity = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if tensor.numel() and identity in self.names:
             return {"tensor": self.names[identity]}
         self.names[identity] = name
-        # A tensor may claim any shape over a few bytes (strides of 0): what is written may not exceed what was read.
+        # A tensor may have any shape over a few bytes (strides of 0), so the written bytes are limited to the
+        # file size.
         self.n_bytes += tensor.numel() * tensor.element_size()
         if self.n_bytes > self.max_bytes:
             raise RefusedError(f"{name}: its tensors would take more than the {self.max_bytes} bytes of the file")
@@ -226,7 +227,7 @@ def main(path: Path, folder: Path) -> None:
             f"it has the unknown key {', '.join(sorted(unknown))}. Known: {', '.join((*taken, *passed_over))}"
         )
     if isinstance(content.get("ema"), dict):
-        content["ema"].pop("collected_params", None)  # what a validation puts aside: the raw weights once more
+        content["ema"].pop("collected_params", None)  # a second copy of the raw weights, stored by validation
     flat = Flat(path.stat().st_size)
     plain = {key: flat.value(key, content[key]) for key in taken if key in content}
     from safetensors.torch import save_file

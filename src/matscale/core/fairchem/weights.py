@@ -1,4 +1,4 @@
-"""Choice of the weights in a file: averaged (EMA) or raw, by name or from a list without names."""
+"""Choice of weights in a file: averaged (EMA) or raw, with names or in a list without names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Kind = Literal["ema", "raw"]
 
 
 def chosen(checkpoint: FairchemCheckpoint, roles: Mapping[str, Role], choice: Choice) -> tuple[dict[str, Tensor], Kind]:
-    """Choose weights, by published name, and their kind; `auto` takes averaged weights if the file has them.
+    """Choose weights, by published name, and return their kind; `auto` takes averaged weights if the file has them.
 
-    Raises DataError for a weight that is not known by name, ConfigError for weights that are not in the file.
+    Raises DataError for a weight with an unknown name, ConfigError for weights that are not in the file.
     """
     named = checkpoint.weights
     if unknown := [name for name in {**named, **(checkpoint.averaged or {})} if name not in roles]:
@@ -44,7 +44,10 @@ def chosen(checkpoint: FairchemCheckpoint, roles: Mapping[str, Role], choice: Ch
 def _with_names(
     checkpoint: FairchemCheckpoint, named: dict[str, Tensor], average: list[Tensor], roles: Mapping[str, Role]
 ) -> dict[str, Tensor]:
-    """Name the weights of a list, in the order of the trained parameters, each at the place of its first name."""
+    """Assign names to a list of weights, in the order of the trained parameters.
+
+    A shared weight has the position of its first name.
+    """
     groups: dict[int, list[str]] = {}
     for name, weight in named.items():
         groups.setdefault(id(weight), []).append(name)

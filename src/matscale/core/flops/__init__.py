@@ -1,7 +1,7 @@
-"""FLOPs of training: counted by running a batch, or given by a formula. docs/flops.md has the one definition.
+"""FLOPs of training: counted by running a batch, or given by a formula. docs/flops.md has the definition.
 
-`count` runs a step under a counter, `cost` turns counts or a formula into the cost of any batch, `probes` picks the
-batches for it, `peaks` has the peak FLOP/s of devices.
+`count` counts a step, `cost` gives the cost of any batch from counts or a formula, `probes` chooses the batches to
+count, `peaks` has the peak FLOP/s of devices.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Cost of any batch from its shape: by a formula, or by a polynomial that was fitted to counted batches.
+"""FLOPs of any batch from its shape: by a formula, or by a polynomial fitted to counted batches.
 
-FLOPs = k + a n_structures + b n_atoms + c n_edges + d Σ atoms² + e n_triplets,        all coefficients >= 0
+FLOPs = k + a n_structures + b n_atoms + c n_edges + d Σ atoms² + e n_triplets, all coefficients >= 0
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from matscale.core.model.potential import Potential
 Formula = Callable[[BatchShape], float | None]
 
 TOLERANCE = 0.01
-"""Relative deviation from the count that is worth a warning."""
+"""Relative deviation from the count that causes a warning."""
 _EXACT = 1e-3
-"""A fit that is as near as this to every count needs no further term."""
+"""Relative deviation below which a fit needs no further term."""
 
 TERMS: dict[str, Callable[[BatchShape], int]] = {
     "batches": lambda shape: 1,
@@ -34,7 +34,7 @@ TERMS: dict[str, Callable[[BatchShape], int]] = {
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Polynomial of FLOPs by term. Only terms with a coefficient are evaluated: counting triplets is slow."""
+    """Polynomial of FLOPs by term. Only terms with a coefficient are evaluated, since counting triplets is slow."""
 
     coefficients: dict[str, float]
 
@@ -44,7 +44,7 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a batch, by its shape."""
+    """FLOPs of a batch as a function of its shape."""
 
     step: Callable[[BatchShape], float]
     """FLOPs of one training step."""
@@ -55,12 +55,12 @@ class Cost:
     error: float
     """Largest relative deviation from a count, over the batches that verified it."""
     elementwise_share: float = 0.0
-    """Element-wise work of a step, as a share of these FLOPs and on top of them."""
+    """Element-wise work of a step as a share of these FLOPs, which do not include it."""
     opaque: tuple[str, ...] = ()
-    """Kernels without a formula, which count nothing."""
+    """Kernels without a formula, which count as zero."""
 
     def complaints(self, name: str) -> list[str]:
-        """List warnings on the FLOPs of architecture `name`, a sentence each."""
+        """Warnings on the FLOPs of architecture `name`, a sentence each."""
         found = []
         if self.error > TOLERANCE:
             what = "the formula" if self.counted_by == "formula" else "a polynomial in the sizes of a batch"
@@ -77,7 +77,7 @@ class Cost:
 
 
 def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shape: None) -> Cost:
-    """Make the cost from `formula` if it gives a number, else by a fit to `probes.fitted`.
+    """Cost by `formula` if it gives a number, otherwise by a fit to `probes.fitted`.
 
     The result is checked against `probes.verified`.
     """
@@ -93,14 +93,14 @@ def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shap
 
 
 def deviation(stated: float, counted: float) -> float:
-    """Relative deviation of stated from counted FLOPs; infinite if some were stated and none counted."""
+    """Relative deviation of stated from counted FLOPs; infinite if FLOPs are stated but none counted."""
     if counted == 0:
         return 0.0 if stated == 0 else float("inf")
     return abs(stated - counted) / counted
 
 
 def fit(shapes: Sequence[BatchShape], counts: Sequence[float]) -> Polynomial:
-    """Fit by non-negative least squares of relative deviations; triplets only if no simpler polynomial is exact."""
+    """Fit a polynomial by non-negative least squares of relative deviations; triplets are used only if needed."""
     simple = [name for name in TERMS if name != "triplets"]
     found = _least_squares(simple, shapes, counts)
     if max(deviation(found(s), n) for s, n in zip(shapes, counts)) > _EXACT:
@@ -113,11 +113,11 @@ def _least_squares(terms: Sequence[str], shapes: Sequence[BatchShape], counts: S
 
     rows = np.array([[TERMS[name](shape) for name in terms] for shape in shapes], dtype=np.float64)
     flops = np.array(counts, dtype=np.float64)
-    scale = np.maximum(rows.max(axis=0), 1.0)  # columns of like size
+    scale = np.maximum(rows.max(axis=0), 1.0)  # columns of similar size
     weights = 1 / np.maximum(flops, 1.0)
     solution = nnls(rows / scale * weights[:, None], flops * weights)[0] / scale
     shares = solution * rows.mean(axis=0) / max(flops.mean(), 1.0)
-    # What remains of rounding in a term that is not there.
+    # A tiny coefficient is a rounding error.
     return Polynomial({name: float(x) for name, x, share in zip(terms, solution, shares) if share > 1e-9})
 
 
@@ -127,7 +127,7 @@ def _fitted(potential: Potential, batches: Sequence[AtomicBatch]) -> Polynomial:
 
 
 def _prediction(potential: Potential, probes: Probes, step: Formula) -> Callable[[BatchShape], float]:
-    """Cost of a prediction: a fixed share of a step if different batches have the same share; else a fit."""
+    """Cost of a prediction: a fixed share of a step if different batches have the same share; otherwise a fit."""
     shares = [_share(count_prediction(potential, batch), step(batch.shape)) for batch in probes.verified]
     if max(shares) - min(shares) <= _EXACT * max(shares):
         return _whole(lambda shape: shares[0] * (step(shape) or 0.0))
@@ -140,7 +140,7 @@ def _share(prediction: float, step: float | None) -> float:
 
 
 def _whole(flops: Formula) -> Callable[[BatchShape], float]:
-    """Round to whole numbers, which add up exactly."""
+    """FLOPs rounded to whole numbers, which add up exactly."""
 
     def rounded(shape: BatchShape) -> float:
         value = flops(shape)

@@ -23,11 +23,11 @@ class Count:
     """FLOPs of one batch."""
 
     contractions: float
-    """FLOPs of matrix products, convolutions and attention: the headline."""
+    """FLOPs of matrix products, convolutions and attention: the number that is reported."""
     elementwise: float
     """Operations on single elements, see `matscale.core.flops.elementwise`."""
     opaque: tuple[str, ...] = ()
-    """Kernels that ran and have no formula: they count as zero FLOPs."""
+    """Kernels that ran but have no formula; they count as zero FLOPs."""
 
 
 def count_step(potential: Potential, batch: AtomicBatch) -> float:
@@ -41,23 +41,23 @@ def count_prediction(potential: Potential, batch: AtomicBatch) -> float:
 
 
 def measure_step(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> Count:
-    """Measure FLOPs of one optimizer step on `batch` (forward, loss, backward). Needs no labels."""
+    """Measure FLOPs of one optimizer step on `batch` (forward, loss, backward), without labels."""
     potential = Potential.of(architecture, config, DatasetInfo.any(), seed=0).to(batch.positions.device)
     return run_counted(potential.to(batch.positions.dtype), batch, training=True)
 
 
 def measure_step_flops(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> float:
-    """Measure contractions of one optimizer step."""
+    """Measure the contractions of one optimizer step."""
     return measure_step(architecture, config, batch).contractions
 
 
 def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Count:
-    """Run a step (or a prediction) of a copy of `potential` on the reference path."""
+    """Run a step (or a prediction) with a copy of `potential` on the reference path."""
     probe = copy.deepcopy(potential).train(training)
-    # A tensor that is not a leaf: the counter's bookkeeping fails when a submodule is given a leaf to differentiate.
+    # No leaf tensor, since the counter fails if a submodule gets a leaf to differentiate.
     batch = replace(batch, positions=batch.positions + 0)
-    # Attention by plain products: the counter does not know the CPU's fused kernel, and of the GPU's it counts what
-    # their backward computes a second time.
+    # Attention by plain products: the counter does not know the CPU's fused kernel, and for those of GPUs it counts
+    # the recomputation in their backward pass.
     unfused = sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False, custom_mapping=kernels())
     # The element-wise counter is below the other one, which decomposes operators before it passes them on.
@@ -78,7 +78,10 @@ def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Cou
 
 
 def backward_of_any_loss(outputs: Outputs) -> None:
-    """Compute gradients of all predictions; the loss does not matter, since its own arithmetic is element-wise."""
+    """Compute gradients of all predictions.
+
+    The choice of loss does not matter, since its arithmetic is element-wise.
+    """
     parts = (outputs.energy, outputs.forces, outputs.stress, *outputs.extras.values())
     # NaN stress (no cell) must still reach the weights.
     loss = sum(torch.nan_to_num(part).square().sum() for part in parts if part is not None)

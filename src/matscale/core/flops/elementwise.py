@@ -1,8 +1,8 @@
-"""Count element-wise work, the rest beside contractions, per element rather than per machine instruction.
+"""Count element-wise work, that is all work except contractions, per element.
 
-An element-wise operator counts one FLOP per element of its result, a reduction or a scattered sum one per element that
-goes in, whatever the function: an exponential is one. Compound kernels count their passes (`_PASSES`). Look-ups,
-copies, comparisons and everything on integers count nothing.
+An element-wise operator counts one FLOP per element of its result, a reduction or a scattered sum one per input
+element, for any function (an exponential is one). Compound kernels count their passes (`_PASSES`). Look-ups, copies,
+comparisons and integer operations count nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _PASSES = {
     "native_dropout": 1,
     "native_dropout_backward": 1,
 }
-"""Operations per element of the first argument."""
+"""Operator -> operations per element of the first argument."""
 _REDUCTIONS = {"sum", "mean", "amax", "amin", "prod", "var", "std", "var_mean", "norm", "linalg_vector_norm", "cumsum"}
 _SCATTERED = {"index_add": 3, "scatter_add": 3, "scatter_reduce": 3, "embedding_dense_backward": 0, "index_put": 2}
-"""Sums at places that an index gives -> where among the arguments that which is added stands."""
+"""Scattered sums -> index of the argument that is added."""
 _NATIVE = frozenset({"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional"})
 
 

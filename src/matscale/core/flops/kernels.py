@@ -18,8 +18,8 @@ def flops_of_kernel(operator: Any) -> Callable[[Formula], Formula]:
     """Decorate a function that gives the FLOPs of `operator`, an entry of `torch.ops`.
 
     It is called with the operator's arguments, each tensor replaced by its shape, and `out_shape`. A multiply-add is
-    two FLOPs; recomputation in a backward kernel is left out. A kernel without such a function counts nothing, with a
-    warning:
+    two FLOPs; recomputation in a backward kernel does not count. A kernel without such a function counts nothing, with
+    a warning:
 
         @flops_of_kernel(torch.ops.mylib.pair_product)
         def _(a_shape, b_shape, *args, out_shape=None, **kwargs):

@@ -49,7 +49,9 @@ class Peak:
 
 
 def named_peak(name: str, precision: str) -> float:
-    """Look up the FLOP/s of a device of the table, `A100` or `NVIDIA H100 PCIe`. Raises ConfigError for others.
+    """Peak FLOP/s of a device by its name in the table, such as `A100` or `NVIDIA H100 PCIe`.
+
+    Raises ConfigError for others.
 
     >>> f"{named_peak('A100', 'bf16'):.3g}"
     '3.12e+14'
@@ -64,7 +66,7 @@ def named_peak(name: str, precision: str) -> float:
 
 
 def _key(name: str) -> str | None:
-    """Find the entry that a name, given by a user or by the driver, means."""
+    """Entry of the table for a name given by a user or by the driver."""
     given = f" {_plain(name)} "
     return next((key for key in _TABLE if f" {_plain(key)} " in given), None)
 
@@ -72,7 +74,7 @@ def _key(name: str) -> str | None:
 def is_same_device(name: str, recorded: str) -> bool:
     """Whether `name`, given by a user (`H100`, `cpu`), means the device of a run (`cuda:0 (NVIDIA H100 80GB HBM3)`).
 
-    An `H100` is no `H100 PCIe`: names in the table are compared by their entries.
+    `H100` does not mean `H100 PCIe`: if both names are in the table, their entries are compared.
 
     >>> is_same_device("H100", "cuda:0 (NVIDIA H100 80GB HBM3)"), is_same_device("A100", "cpu (2 threads)")
     (True, False)
@@ -87,14 +89,16 @@ def _plain(name: str) -> str:
 
 
 def peak_of(device: torch.device, precision: str) -> Peak:
-    """Peak of a device from the table; for a device or precision that is not in it (CPUs), from timed products."""
+    """Peak of a device from the table, or from timed matrix products if the device (a CPU) or precision is not in
+    it.
+    """
     key = _key(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     known = _TABLE[key].get(precision) if key else None
     return Peak(known, "table") if known else Peak(measured_peak(device, precision), "measured")
 
 
 def measured_peak(device: torch.device, precision: str, size: int | None = None, seconds: float = 0.05) -> float:
-    """Measure the highest FLOP/s of square matrix products, for about `seconds`, with the present threads."""
+    """Measure the peak FLOP/s with square matrix products, for about `seconds`, with the present number of threads."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}.get(precision, torch.float32)
     n = size or (8192 if device.type == "cuda" else 512)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
@@ -108,6 +112,6 @@ def measured_peak(device: torch.device, precision: str, size: int | None = None,
             now = time.perf_counter()
             if k:  # the first one sets up libraries
                 best = min(best, now - began)
-            if k >= 8 and now > until:  # on a busy machine most of them are interrupted
+            if k >= 8 and now > until:  # on a busy machine most of them are interrupted, so the fastest counts
                 break
     return 2.0 * n**3 / best

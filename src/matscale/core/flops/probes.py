@@ -1,7 +1,7 @@
-"""Probes: the few small batches, of different structures, on which the cost of a model is measured.
+"""Probes: a few small batches of different structures, with which the FLOPs of a model are counted.
 
-No structure is padded in any of them: padding is no work, but a counter sees it. So they hold one structure, or copies
-of one; where no layout is padded, the last one mixes.
+No structure in them is padded, since a counter would count padding, which is no work. So a probe holds one structure or
+copies of it; for models without padding, the last probe holds different structures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ N_FITTED, N_SAMPLED = 8, 128
 
 @dataclass(frozen=True)
 class Probes:
-    """Batches to calibrate on and others to verify on."""
+    """Batches to fit the cost, and other batches to verify it."""
 
     fitted: Sequence[AtomicBatch]
     verified: Sequence[AtomicBatch]
@@ -35,13 +35,13 @@ def probes_of(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Probes:
-    """Choose probes among structures of `rows` by size, from the smallest to the largest tenth of them."""
+    """Choose probes among structures of `rows` of different sizes, from the smallest to the largest tenth."""
     sampled = rows[np.unique(np.linspace(0, len(rows) - 1, N_SAMPLED).astype(int))]
     ordered = sampled[np.argsort(dataset.n_atoms[sampled], kind="stable")]
     places = np.linspace(0, 0.9 * (len(ordered) - 1), 2 * N_FITTED).astype(int)
     one = [dataset.batch(ordered[place : place + 1], graph, dtype).to(device) for place in places]
     fitted, others = one[::2], one[1::2]
-    twice = AtomicBatch.join([fitted[0], fitted[0]])  # tells what a batch costs from what a structure costs
+    twice = AtomicBatch.join([fitted[0], fitted[0]])  # separates the cost of a batch from that of a structure
     small, middle = others[0], others[len(others) // 2]
     together = [middle, middle] if graph.is_dense else [small, middle, middle]
     return Probes([*fitted, twice], [others[1], AtomicBatch.join(together)])

@@ -1,1 +1,1 @@
-"""Discovery, import and calls of plugins; `matscale.core.hosting.host` is the entry point."""
+"""Plugins: discovery, import and calls; `matscale.core.hosting.host` is the entry point."""

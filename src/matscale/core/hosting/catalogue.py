@@ -1,4 +1,4 @@
-"""Catalogue of the installed plugins, from the metadata of distributions: no plugin is imported."""
+"""Catalogue of the installed plugins, from the metadata of distributions, without importing plugins."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 GROUP = "matscale"
-"""The group of entry points that plugins are declared in."""
+"""Group of entry points in which plugins are declared."""
 BUILTIN = "matscale"
-"""The distribution whose plugins are the built-in ones."""
+"""Distribution with the built-in plugins."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Entry:
     value: str
     """`module` or `module:attribute`."""
     requires: tuple[str, ...] = ()
-    """Requirements of its distribution, extras included."""
+    """Requirements of the distribution, including extras."""
     fault: str = ""
-    """Reason why the entry point cannot be used, if the metadata are damaged; else empty."""
+    """Reason why the entry point cannot be used if the metadata are damaged; otherwise empty."""
 
     @property
     def builtin(self) -> bool:
@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def qualified(self) -> str:
-        """Unique name `distribution:name`, also where another distribution has a plugin of the same name."""
+        """Unique name `distribution:name`, which also works if another distribution has a plugin of the same name."""
         return f"{self.distribution}:{self.name}"
 
     @property
@@ -45,7 +45,7 @@ class Entry:
 
 
 def canonical(distribution: str) -> str:
-    """Canonical form of a distribution's name, in which all spellings are equal (PyPA, "Names and normalization").
+    """Canonical form of a distribution's name (PyPA, "Names and normalization"); all spellings have the same.
 
     >>> canonical("Matscale_PaiNN")
     'matscale-painn'
@@ -56,14 +56,14 @@ def canonical(distribution: str) -> str:
 def discover(path: list[str] | None = None) -> list[Entry]:
     """Find all plugins on `path` (default: sys.path), built-in ones first, then by distribution and name.
 
-    A distribution that is there twice (an editable install over a released one, the remains of a failed upgrade)
+    A distribution that is installed twice (an editable install over a released one, the rest of a failed upgrade)
     counts once: the first copy on the path with readable metadata.
     """
     copies: dict[str, list[tuple[bool, list[Entry]]]] = {}
     for distribution in distributions(path=path) if path is not None else distributions():
         text = distribution.read_text("entry_points.txt") or ""
         if not re.search(rf"^\s*\[\s*{GROUP}\s*\]", text, re.MULTILINE):
-            continue  # parsing only what concerns us keeps the listing fast, and other packages' faults out of it
+            continue  # parsing only entries of matscale is fast, and ignores faults of other packages
         name, version, complete = _identity(distribution)
         copies.setdefault(canonical(name), []).append((complete, _entries(distribution, name, version)))
     chosen = [max(found, key=lambda copy: copy[0])[1] for found in copies.values()]  # max keeps the first of equals
@@ -103,7 +103,7 @@ _HOOK = re.compile(r"^@(?:\w+\.)?hookimpl\b[^\n]*\n(?:async )?def (\w+)", re.MUL
 
 
 def declared_hooks(entry: Entry) -> list[str] | None:
-    """Names of the hooks that a plugin's module marks, found in its source text; None if that is not possible.
+    """Names of the hooks in a plugin's module, found in its source text; None if that is not possible.
 
     Shell completion and listing use this, because they must not import plugins.
     """
@@ -115,11 +115,11 @@ def declared_hooks(entry: Entry) -> list[str] | None:
         hooks = _HOOK.findall(origin.read_text(encoding="utf-8"))
     except (OSError, ValueError, ImportError):
         return None
-    return hooks or ([] if origin.name != "__init__.py" else None)  # a package may take its hooks from within
+    return hooks or ([] if origin.name != "__init__.py" else None)  # a package may import its hooks from its modules
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Find a module as import would, without importing its parents."""
+    """Find a module as an import would, without importing its parents."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     name = top

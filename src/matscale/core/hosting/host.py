@@ -1,8 +1,8 @@
-"""Plugin host: finds what a plugin supplies by name, importing as little as possible.
+"""Plugin host: finds architectures, laws, readers and the like by name, importing as few plugins as possible.
 
-Something called X is looked for in the plugin whose entry point is called X, then in the built-in plugins, then in all
-others. The names of built-in plugins are reserved; `distribution:X` means the X of that distribution. A plugin that is
-broken, blocked or incompatible raises an error if it is asked for by name, and is ignored otherwise.
+The name X is searched in the plugin whose entry point is called X, then in the built-in plugins, then in all others.
+The names of built-in plugins are reserved; `distribution:X` means the X of that distribution. A plugin that is broken,
+blocked or incompatible raises an error if it is requested by name, and is ignored otherwise.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from matscale.core.train.loss import Loss
 
 BLOCK = "MATSCALE_BLOCK_PLUGINS"
-"""Environment: plugins not to use, by name or `distribution:name`, with commas between them."""
+"""Environment variable: plugins to block, by name or `distribution:name`, separated by commas."""
 ONLY_BUILTIN = "MATSCALE_NO_PLUGINS"
-"""Environment: 1 to use the built-in plugins only."""
+"""Environment variable: 1 to use only the built-in plugins."""
 
 
 @cache
 def host() -> Host:
-    """Return the plugin host of this process, built from entry-point metadata at the first call."""
+    """Plugin host of this process, made from entry-point metadata at the first call."""
     only_builtin = os.environ.get(ONLY_BUILTIN, "").strip().lower() not in ("", "0", "false", "no")
     blocked = [name.strip() for name in os.environ.get(BLOCK, "").split(",") if name.strip()]
     return Host(discover(), blocked=blocked, only_builtin=only_builtin)
@@ -55,14 +55,14 @@ def get(name: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Found:
-    """Value that a plugin supplies, and the plugin."""
+    """Value that a plugin supplies, with the plugin."""
 
     plugin: Plugin
     value: Any
 
 
 class Host:
-    """Host of all installed plugins and what they supply."""
+    """Host of all installed plugins and of what they supply."""
 
     def __init__(self, entries: Iterable[Entry], blocked: Sequence[str] = (), only_builtin: bool = False) -> None:
         self.plugins = [Plugin(entry) for entry in entries]
@@ -79,7 +79,7 @@ class Host:
     # By name ----------------------------------------------------------------------------------------------------------
 
     def architecture(self, name: str) -> Architecture:
-        """Find the architecture called `name`; its own `name` finds it again.
+        """Find the architecture called `name`. The result's own `name` finds it again.
 
         Raises ConfigError (nearest names) or PluginError (the plugin's own error).
         """
@@ -102,32 +102,35 @@ class Host:
         return found
 
     def tracking(self, name: str) -> Tracking:
-        """Find the tracker called `name`, for one run. Raises PluginError if a module that it needs is missing."""
+        """Find the tracker called `name` for a run. Raises PluginError if a module that it needs is missing."""
         from matscale.core.hosting.observers import Tracking  # start-up: plugins
 
         found = self.find("tracker", name)
         return Tracking.of(found.value, found.plugin)
 
     def command(self, name: str) -> click.Command | None:
-        """Find the command of the entry point of this name; None if there is none."""
+        """Command of the entry point called `name`; None if there is none."""
         named = self._named(name)
         found: click.Command | None = named.require().provides.get("command", {}).get(_plain(name)) if named else None
         return found
 
     def origin(self, name: str) -> tuple[str, str]:
-        """Find (distribution, version) of the architecture called `name`."""
+        """(distribution, version) of the architecture called `name`."""
         entry = self.find("architecture", name).plugin.entry
         return entry.distribution, entry.version
 
     def plugin(self, name: str) -> Plugin:
-        """Find the plugin of an entry-point name. Raises ConfigError (nearest name), PluginError if it is ambiguous."""
+        """Find a plugin by its entry-point name.
+
+        Raises ConfigError (nearest name), or PluginError if it is ambiguous.
+        """
         named = self._named(name)
         if named is None:
             raise ConfigError(f"No plugin is called {name!r}. {did_you_mean(name, (p.asked for p in self.plugins))}")
         return named
 
     def find(self, kind: str, name: str) -> Found:
-        """Find a value of `kind` by name, in the order that the top of this module states.
+        """Find a value of `kind` by name, in the order given at the top of this module.
 
         Raises ConfigError for a name that no plugin supplies, PluginError otherwise.
         """
@@ -149,7 +152,7 @@ class Host:
     # All of a kind ----------------------------------------------------------------------------------------------------
 
     def architectures(self) -> list[Architecture]:
-        """Every architecture that can be asked for, built-in ones first, each under the name that finds it."""
+        """All available architectures, built-in ones first, each under the name that finds it."""
         return [self._architecture(found) for found in self._all("architecture")]
 
     def losses(self) -> list[Loss]:
@@ -159,7 +162,7 @@ class Host:
         return [found.value for found in self._all("labeler")]
 
     def laws(self) -> list[Law]:
-        """List the laws, built-in ones first, in their order."""
+        """Laws of all plugins, built-in ones first, in their order."""
         return [found.value for found in self._all("law")]
 
     def launchers(self) -> list[Launcher]:
@@ -172,7 +175,7 @@ class Host:
         return [found.value for found in self._all("reader")]
 
     def load_all(self) -> None:
-        """Import every plugin, each inside its guard."""
+        """Import every plugin; errors are caught and stored with the plugin."""
         for plugin in self.plugins:
             plugin.load()
         for found in self._all("architecture"):
@@ -183,9 +186,10 @@ class Host:
     # Hooks with a question --------------------------------------------------------------------------------------------
 
     def step_flops(self, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
-        """Compute FLOPs of one optimiser step by a formula; None without a formula, so that the step has to be run.
+        """FLOPs of one optimiser step by a formula; None if there is no formula and the step has to be run.
 
-        The loaded plugins are asked, the architecture's own first, then the architecture itself.
+        The hooks of loaded plugins are called, the architecture's own plugin first, then `step_flops` of the
+        architecture.
         """
         loaded = [p for p in self.plugins if p.state == "ok" and "step_flops" in p.implements]
         for plugin in sorted(loaded, key=lambda p: architecture.config not in _configs(p)):
@@ -199,9 +203,10 @@ class Host:
     def observers(
         self, names: Sequence[str], architecture: Architecture | None = None, trackers: Sequence[str] = ()
     ) -> Observers:
-        """Collect observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
+        """Observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
 
-        A name may also be that of an architecture. Raises ConfigError or PluginError for a name that is not available.
+        A name may also be the name of an architecture. Raises ConfigError or PluginError for a name that is not
+        available.
         """
         named = [self._watcher(name).require() for name in names]
         own = [p for p in self.plugins if architecture and architecture.config in _configs(p)]
@@ -222,7 +227,7 @@ class Host:
         return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]
 
     def _named(self, name: str) -> Plugin | None:
-        """Plugin that an entry-point name means, not loaded; a blocked one does not hide another of the same name."""
+        """Plugin for an entry-point name, not loaded. A blocked plugin does not hide another of the same name."""
         distribution = _distribution(name)
         named = [p for p in self._of(distribution, self.plugins) if p.name == _plain(name)]
         rivals = [p for p in named if p.state != "blocked"] or named
@@ -242,7 +247,7 @@ class Host:
         return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
 
     def _asked(self, kind: str, found: Found) -> str:
-        """Name that finds a value again: the plain one unless it means something else, or is ambiguous."""
+        """Name that finds a value again: the plain name, unless that means another value or is ambiguous."""
         try:
             plain_finds_it = self.find(kind, found.value.name).value is found.value
         except MatscaleError:
@@ -250,7 +255,7 @@ class Host:
         return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
 
     def _architecture(self, found: Found) -> Architecture:
-        """Return an architecture under the name that finds it again; the same object each time."""
+        """Architecture under the name that finds it again; the same object at each call."""
         architecture: Architecture = found.value
         asked = self._asked("architecture", found)
         if asked == architecture.name:
@@ -267,7 +272,7 @@ class Host:
 
 
 def _may_supply(plugin: Plugin, kind: str) -> bool:
-    """Whether a plugin may supply a kind of value. False for a built-in plugin whose source does not mark the hook."""
+    """Whether a plugin may supply a kind of value; false for a built-in plugin without the hook in its source."""
     if not plugin.entry.builtin or plugin.state != "not loaded":
         return True
     hooks = declared_hooks(plugin.entry)
@@ -295,7 +300,7 @@ def _ambiguous(what: str, name: str, rivals: list[Plugin]) -> PluginError:
 
 
 def _mark_clashes(plugins: list[Plugin]) -> None:
-    """Mark plugins whose name two distributions use; found from metadata, before anything is imported."""
+    """Mark plugins whose name two distributions use, from metadata, before any import."""
     for plugin in plugins:
         if plugin.entry.builtin:
             continue
@@ -316,7 +321,7 @@ def _configs(plugin: Plugin) -> list[type]:
 def _guarded_flops(plugin: Plugin, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> Any:
     """Call the plugin's hook step_flops and check the answer.
 
-    If the hook raises, this is a PluginError for the architecture's own plugin, else a warning and None.
+    If the hook raises an error, the architecture's own plugin causes a PluginError, another plugin a warning and None.
     """
     try:
         return plugin.hook.step_flops(architecture=architecture, config=config, shape=shape)

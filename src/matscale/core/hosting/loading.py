@@ -1,7 +1,7 @@
-"""Import one plugin safely: if it fails in any way, the result is a status with a reason.
+"""Import a plugin safely: if it fails in any way, the result is a status with a reason.
 
-Each plugin lives in a pluggy manager of its own. One that fails half-way therefore leaves nothing behind, and a hook
-can be called for one plugin without the others.
+Each plugin has its own pluggy manager, so that a failed import leaves nothing behind, and a hook can be called for a
+single plugin.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ Status = Literal["not loaded", "ok", "failed", "incompatible", "blocked", "clash
 
 
 class IncompatiblePluginError(PluginError):
-    """A plugin was written for another version of the plugin interface."""
+    """Error for a plugin that was written for another version of the plugin interface."""
 
 
 @dataclass
 class Plugin:
-    """A plugin and its state: not loaded, ok, or the reason why it cannot be used."""
+    """Plugin with its state: not loaded, ok, or the reason why it cannot be used."""
 
     entry: Entry
     state: Literal["not loaded", "ok", "failed", "incompatible", "blocked"] = "not loaded"
     trouble: str = ""
-    """Reason why it cannot be used; empty if there is none."""
+    """Reason why the plugin cannot be used; empty if it can."""
     clash: str = ""
-    """Reason why its plain name does not mean it; it can still be used as `distribution:name`."""
+    """Reason why the plain name does not find the plugin; it is still found as `distribution:name`."""
     error: BaseException | None = None
-    """Exception that it raised, with its traceback."""
+    """Exception of the import, with its traceback."""
     api: tuple[int, int] | None = None
-    """Version of the plugin interface that it states; None if it states none or is not loaded."""
+    """Version of the plugin interface that the plugin states; None if it states none or is not loaded."""
     implements: list[str] = field(default_factory=list)
     provides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """kind -> name -> value"""
@@ -65,7 +65,7 @@ class Plugin:
 
     @property
     def hooks(self) -> list[str]:
-        """Hooks that the plugin implements; before it is loaded, those that its source marks."""
+        """Hooks that the plugin implements; before it is loaded, those found in its source."""
         return self.implements or declared_hooks(self.entry) or []
 
     @property
@@ -83,13 +83,13 @@ class Plugin:
         return f"Plugin {self.describe()}"
 
     def load(self) -> Plugin:
-        """Import the plugin, check it and ask what it supplies, once. Only KeyboardInterrupt escapes."""
+        """Import the plugin, check it and collect what it supplies, once. Only KeyboardInterrupt is raised."""
         if self.state == "not loaded":
             try:
-                with redirect_stdout(sys.stderr):  # what a plugin prints must not end up in a command's results
+                with redirect_stdout(sys.stderr):  # prints of a plugin must not mix with results of a command
                     self._load()
                 self.state = "ok"
-            except (Exception, SystemExit) as error:  # no plugin ends our process; signals, Interrupted too, go on
+            except (Exception, SystemExit) as error:  # a plugin must not end the process; signals must pass
                 self.state = "incompatible" if isinstance(error, IncompatiblePluginError) else "failed"
                 self.trouble, self.error = explain(error, self.entry), error
                 self.implements, self.provides, self.hook = [], {}, None
@@ -110,7 +110,7 @@ class Plugin:
         self.provides = collect(manager.hook, self.implements)
 
     def require(self) -> Plugin:
-        """Load a plugin that was asked for. Raises PluginError with its own error and what to do."""
+        """Load a plugin that was requested. Raises PluginError with the plugin's error and advice."""
         self.load()
         if self.state == "ok":
             return self
@@ -118,13 +118,13 @@ class Plugin:
         raise PluginError(self.complaint() + advice) from self.error
 
     def complaint(self) -> str:
-        """Sentence that says why it cannot be used, and what to do."""
+        """Sentence that says why the plugin cannot be used, with advice."""
         verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
         return f"{self.title} {verb}: {self.trouble}"
 
 
 def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
-    """Read the API_VERSION that a plugin states. Raises IncompatiblePluginError if this host does not serve it."""
+    """Read the API_VERSION of a plugin. Raises IncompatiblePluginError if this host does not support it."""
     stated = getattr(plugin, "API_VERSION", getattr(sys.modules.get(entry.module), "API_VERSION", None))
     if stated is None:
         return None
@@ -143,7 +143,10 @@ def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
 
 
 def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None:
-    """Refuse unknown hooks, with the nearest right name, and hook wrappers, since plugins are called one at a time."""
+    """Raises an error for unknown hooks, with the nearest valid name, and for hook wrappers.
+
+    Wrappers are not supported, since plugins are called one at a time.
+    """
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
@@ -161,7 +164,7 @@ def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None
 
 
 def explain(error: BaseException, entry: Entry) -> str:
-    """Explain a plugin's error: where it was raised, what to install, and which installed versions do not fit."""
+    """Explain a plugin's error: where it was raised, what to install, which installed versions do not fit."""
     return " ".join(filter(None, [_raised(error, entry), conflicts(entry)]))
 
 
@@ -190,7 +193,7 @@ def install_hint(missing: str, entry: Entry) -> str:
 
 
 def plugin_traceback(error: BaseException) -> str:
-    """Traceback from the plugin's first own line on; lines of matscale and importlib tell its author nothing."""
+    """Traceback from the plugin's first own line on, without the lines of matscale and importlib before it."""
     tb = error.__traceback__
     while tb is not None and _is_machinery(Path(tb.tb_frame.f_code.co_filename)):
         tb = tb.tb_next

@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from matscale.core.runs.record import Run
 
 PLACE = frozenset({"step", "split", "time"})
-"""Keys of a row that say where and when, and are no metrics."""
+"""Keys of a row that state step and time, and are no metrics."""
 
 
 class PluginWarning(UserWarning):
-    """Warning that a hook of a plugin raised an error: the plugin is ignored there, and the work goes on."""
+    """Warning that a hook of a plugin raised an error: the plugin is ignored there, and the run goes on."""
 
 
 class Watcher(Protocol):
-    """A plugin, or a tracker at work."""
+    """Observer of a run: a plugin, or an open tracker."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def title(self) -> str:
-        """Kind, name and distribution for messages; unique among the watchers of a run."""
+        """Kind, name and distribution for messages; unique among the observers of a run."""
         ...
 
     @property
     def implements(self) -> Sequence[str]:
-        """The observer hooks that it has."""
+        """Observer hooks that the plugin or tracker implements."""
         ...
 
     @property
@@ -48,14 +48,14 @@ class Watcher(Protocol):
 
 
 class Observers:
-    """Calls the observer hooks of some watchers. See `matscale.core.hookspecs` for what each hook means."""
+    """Caller of observer hooks. `matscale.core.hookspecs` explains the hooks."""
 
     def __init__(self, watchers: Iterable[Watcher]) -> None:
         self._watchers = {watcher.title: watcher for watcher in watchers}
 
     @property
     def names(self) -> list[str]:
-        """Names of the watchers that have not been switched off."""
+        """Names of the observers that have not been switched off."""
         return [watcher.name for watcher in self._watchers.values()]
 
     def run_started(self, run: Run) -> None:
@@ -78,13 +78,13 @@ class Observers:
             if event not in watcher.implements:
                 continue
             if isinstance(metrics := arguments.get("metrics"), dict):
-                arguments["metrics"] = dict(metrics)  # an observer may do as it likes with its own copy
+                arguments["metrics"] = dict(metrics)  # each observer may change its own copy
             try:
                 with redirect_stdout(sys.stderr):
                     getattr(watcher.hook, event)(**arguments)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # SystemExit too: an observer does not end a run
+            except BaseException as error:  # SystemExit, too: an observer must not end a run
                 del self._watchers[title]
                 message = _farewell(title, event, error)
                 warnings.warn(message, PluginWarning, stacklevel=3)
@@ -99,7 +99,7 @@ def _farewell(title: str, event: str, error: BaseException) -> str:
 
 
 class Tracking:
-    """A tracker as an observer of one run."""
+    """Tracker as an observer of one run."""
 
     implements = ("run_started", "step_ended", "evaluated", "run_ended")
 
@@ -146,6 +146,6 @@ class Tracking:
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of metrics.jsonl under its keys, after the split: `train/lr`, `validation/loss`."""
+    """Numbers of a row of metrics.jsonl under keys with the split: `train/lr`, `validation/loss`."""
     values = {key: value for key, value in row.items() if key not in PLACE and isinstance(value, int | float)}
     return {f"{row['split']}/{key}": float(value) for key, value in values.items()}

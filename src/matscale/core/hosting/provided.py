@@ -14,10 +14,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of value that plugins supply."""
+    """Kind of value that plugins supply."""
 
     word: str
-    """Word for it in messages: `architecture`."""
+    """Noun for messages: `architecture`."""
     hook: str
     type: str
     """Class of its values as `module:Class`."""
@@ -42,7 +42,7 @@ KINDS = {
 def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
     """Collect everything that one plugin supplies: kind -> name -> value.
 
-    Raises PluginError that says which hook returned what, if it is not what the hook promises.
+    Raises PluginError that names the hook and its result, if the result has the wrong type.
     """
     return {
         word: _by_name(kind, getattr(hook, kind.hook)()) for word, kind in KINDS.items() if kind.hook in implemented
@@ -50,7 +50,7 @@ def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
-    """Sort values by name; `results` is pluggy's list of what each implementation returned, without None."""
+    """Values by name; `results` is pluggy's list of the results of all implementations, without None."""
     values = results[0] if results else None
     if not isinstance(values, (list, tuple)):
         raise PluginError(f"{kind.hook} returned {shown(values)}; it must return a list.")
@@ -65,7 +65,7 @@ def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
 
 def _check(kind: Kind, value: Any) -> None:
     module, _, attribute = kind.type.partition(":")
-    # A value of the type exists only if its module was imported: none is imported here, click least of all.
+    # A value of the type exists only if its module is already imported, so nothing (such as click) is imported here.
     expected = getattr(sys.modules.get(module), attribute, None)
     if expected is None or not isinstance(value, expected):
         raise PluginError(f"{kind.hook} returned a list with {shown(value)} in it; each must be a {kind.type}.")

@@ -10,13 +10,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 from matscale.core.hosting.catalogue import BUILTIN, Entry, canonical
 
 SHOWN = 3
-"""Conflicts that a message names; the first are the nearest to the plugin."""
+"""Largest number of conflicts in a message, those of the plugin itself first."""
 
 
 def conflicts(entry: Entry) -> str:
-    """Describe packages that a plugin, or one that it needs, requires in another version; empty if there are none.
+    """Describe version conflicts of a plugin or of packages that it needs; empty if there are none.
 
-    This is called only after a plugin has failed: a plugin that works in spite of its metadata is not refused.
+    This is called only after a plugin has failed, so that a plugin that works despite its metadata is not refused.
     """
     ours = {canonical(requirement.name): requirement for requirement in _needed_by(BUILTIN)}
     found = []
@@ -29,7 +29,7 @@ def conflicts(entry: Entry) -> str:
 
 def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requirement | None) -> str:
     name, wanted = requirement.name, f"{requirement.name}{requirement.specifier}"
-    fact = f"{owner} asks for {wanted}, installed is {name} {installed}"
+    fact = f"{owner} requires {wanted}, installed is {name} {installed}"
     if ours is None or not _takes(ours, installed):
         return f'{fact}: pip install "{wanted}".'
     return (
@@ -39,7 +39,7 @@ def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requir
 
 
 def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
-    """Requirements as (who needs it, requirement): first of the plugin's distribution, then of those that it needs."""
+    """Requirements as (distribution, requirement): first of the plugin's distribution, then of those that it needs."""
     level, seen = [(entry.distribution, requirement) for requirement in _needed(entry.requires)], set()
     while level:
         yield from level
@@ -55,12 +55,12 @@ def _needed_by(distribution: str) -> Iterator[Requirement]:
 
 
 def _needed(lines: Iterable[str]) -> Iterator[Requirement]:
-    """Requirements that apply here: without extras, for this Python and operating system."""
+    """Requirements that apply to this Python and operating system, without extras."""
     for line in lines:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
-            continue  # damaged metadata are no conflict
+            continue  # damaged metadata count as no conflict
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement
 

@@ -1,7 +1,7 @@
-"""Trackers: programs that show the metrics of a run, which are the same as in metrics.jsonl.
+"""Experiment trackers: programs that display the metrics of a run, the same as in metrics.jsonl.
 
-A tracker knows nothing of training: it is opened on a run folder and receives numbers. If it raises an error, it is
-switched off and the run goes on (`matscale.core.hosting.observers`).
+A tracker is opened on a run folder and receives numbers; it needs no knowledge of training. If it raises an error, it
+is switched off and the run goes on (`matscale.core.hosting.observers`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Log(Protocol):
-    """A tracker at work on one run."""
+    """Open log of a tracker for one run."""
 
     def log(self, step: int, time: float, values: Mapping[str, float]) -> None:
         """Log the metrics of a row: `train/loss`, `validation/forces_mae`, ...; `time` in seconds since 1970."""
         ...
 
     def close(self, status: str) -> None:
-        """End the log of a run that is `completed`, `stopped` or `failed`; all metrics must be on disk afterwards."""
+        """Close the log of a run that is `completed`, `stopped` or `failed`; afterwards all metrics must be on disk."""
         ...
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """A program that records metrics. Returned by the hook `register_trackers`."""
+    """Tracker that records metrics, returned by the hook `register_trackers`."""
 
     name: str
     """Name on the command line: `--track tensorboard`."""
@@ -41,4 +41,4 @@ class Tracker:
     time. A tracker keeps its files in a folder of its own in `run.path`.
     """
     modules: tuple[str, ...] = ()
-    """Modules that it imports when it is opened; they are looked for before training starts."""
+    """Modules that the tracker imports when it is opened; they are checked before training starts."""

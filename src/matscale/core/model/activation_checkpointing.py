@@ -1,11 +1,10 @@
 """Activation checkpointing: less memory in training for more time (Chen et al., arXiv:1604.06174).
 
-After the forward of a block in the middle of a model only its inputs are kept; the backward runs the block again, with
-the same random numbers. Gradients are the same bit for bit. A model lists which of its modules may be treated so in a
-method `recomputable()`: blocks after each other, none inside another.
+Only the inputs of a block are stored; the backward pass runs the block again, with the same random numbers. Gradients
+are equal bit for bit. A model lists the modules for which this is possible in a method `recomputable()`: successive
+blocks, not nested.
 
-FLOPs of a second run are work of the machine, not of the model: on the reference path, whose FLOPs are counted, a model
-runs everything once.
+FLOPs of the second run do not count: they are counted on the reference path, on which a model runs everything once.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from matscale.core.model.reference_path import is_readable_wanted
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
-    """Make the `recomputable()` modules of `model` keep their inputs only; names of weights stay.
+    """Make the `recomputable()` modules of `model` store only their inputs; the names of weights stay.
 
     Raises ConfigError for a model, of the architecture `name`, that lists none.
     """
@@ -44,7 +43,7 @@ def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any
 
 
 class _Recomputed:
-    """Forward that runs again in the backward."""
+    """Forward pass that is run again in the backward pass."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward

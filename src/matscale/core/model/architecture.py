@@ -26,27 +26,30 @@ CLAIMS = {
     "smooth": "energy and forces are continuous, also as neighbours enter and leave or an edge points elsewhere",
     "conservative": "forces and stress are derivatives of the energy",
 }
-"""Symmetries and properties that an architecture may claim; `matscale plugins check` tests exactly what is claimed."""
+"""Symmetries and properties that an architecture may claim; `matscale plugins check` tests the claimed ones."""
 
 
 class ArchitectureConfig(Config):
-    """Base of every architecture's configuration: a string under a field is its help text, with the unit."""
+    """Base class of an architecture's configuration: the docstring of a field is its help text, with the unit."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts about the data that a model may use when it is built; kept in the run record, to rebuild the same model."""
+    """Facts about the data that a model may use when it is built.
+
+    Stored in the run record, to rebuild the same model.
+    """
 
     elements: tuple[int, ...] = tuple(range(1, 119))
     """Atomic numbers that occur in training."""
     mean_atoms: float = 20.0
-    """Mean number of atoms of a structure."""
+    """Mean number of atoms per structure."""
     mean_degree: float = 40.0
-    """Mean number of neighbours of an atom in this architecture's graph; 0 without a graph."""
+    """Mean number of neighbours per atom in this architecture's graph; 0 without a graph."""
 
     @classmethod
     def any(cls) -> DatasetInfo:
-        """Facts for building a model without data: all elements, ordinary sizes."""
+        """Facts for building a model without data: all elements, typical sizes."""
         return cls()
 
     def plain(self) -> dict[str, Any]:
@@ -61,7 +64,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models. Returned by the hook `register_architectures`."""
+    """Architecture: a family of models, returned by the hook `register_architectures`."""
 
     name: str
     """Name on the command line: `--arch schnet`."""
@@ -71,41 +74,48 @@ class Architecture:
     """DOI or arXiv id of the paper."""
     config: type[ArchitectureConfig]
     build: Callable[[Any, DatasetInfo], nn.Module]
-    """(config, info) -> module whose forward maps an AtomicBatch to Outputs. Pure; draws its weights from torch's
-    global generator, which the core seeds (`Architecture.model`)."""
+    """(config, info) -> module whose forward maps an AtomicBatch to Outputs.
+
+    A pure function, except that it draws weights from torch's global generator, which the core seeds
+    (`Architecture.model`).
+    """
     ladder: Callable[[int], Any]
-    """Wanted number of parameters -> the config of this family that comes closest, varying one documented dial."""
+    """Wanted number of parameters -> the closest config of this family, varying one documented hyperparameter."""
     dial: str
     """Quantity that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
     claims: frozenset[str] = frozenset()
     """Symmetries and other claims that hold for every config of the family, unless `claims_for` gives others."""
     forces: Literal["direct", "gradient", "both"] = "direct"
-    """`both`: the config has a field `forces` that says which."""
+    """`direct`, `gradient`, or `both`: then the config has a field `forces`."""
     graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
-    """config -> the neighbours that the model needs."""
+    """config -> neighbour rule that the model needs."""
     sizes: Mapping[str, ArchitectureConfig] = field(default_factory=dict)
     """Published configurations by name."""
     step_flops: Callable[[Any, BatchShape], float] | None = None
-    """(config, shape) -> FLOPs of one optimiser step; None: counted by running it."""
+    """(config, shape) -> FLOPs of one optimiser step; None if they are counted by running a step."""
     max_atomic_number: int = 118
     claims_for: Callable[[Any], frozenset[str]] | None = None
-    """config -> its claims, for a family in which a symmetry depends on an option."""
+    """config -> its claims, for a family in which a claim depends on an option."""
     rotation_tolerance: float = 1e-6
-    """Largest relative error, in float64, of the claims rotation and reflection; more for a family that keeps them only
-    approximately, such as one whose activations act on a grid of the sphere."""
+    """Largest relative error, in float64, of the claims rotation and reflection.
+
+    Larger for a family that is only approximately equivariant, such as one with activations on a grid of the sphere.
+    """
 
     rotates: bool = False
-    """Whether training rotates the structures at random, unless `augmentation.rotate` says otherwise: for a family
-    that has to learn rotations from data."""
+    """Whether training rotates structures at random by default (`augmentation.rotate`), for a family that learns
+    rotations from data.
+    """
     compiles: bool = False
-    """Whether `compute.compile` is supported, with direct forces: torch.compile gives the same numbers and does not
-    compile again for each new batch size."""
+    """Whether `compute.compile` is supported with direct forces: torch.compile gives the same numbers and does not
+    compile again for each new batch size.
+    """
 
     def __post_init__(self) -> None:
         self._known(self.claims)
 
     def check(self) -> None:
-        """Check the types of the fields, which a frozen dataclass does not check. Raises PluginError."""
+        """Check the types of the fields, since a frozen dataclass does not. Raises PluginError."""
         config: Any = self.config
         if not isinstance(config, type) or not issubclass(config, ArchitectureConfig):
             raise PluginError(f"architecture {self.name!r}: config is {shown(config)}, not an ArchitectureConfig.")
@@ -137,13 +147,15 @@ class Architecture:
         return self.forces == "gradient"
 
     def size(self, name: str) -> ArchitectureConfig:
-        """Return the published configuration called `name`. Raises ConfigError with the nearest name."""
+        """Published configuration called `name`. Raises ConfigError with the nearest name."""
         if name not in self.sizes:
             raise ConfigError(f"{self.name} has no size {name!r}. {did_you_mean(name, self.sizes)}")
         return self.sizes[name]
 
     def model(self, config: ArchitectureConfig, info: DatasetInfo, seed: int) -> nn.Module:
-        """Build with weights that depend on (config, info, seed) alone; the caller's random state does not change.
+        """Build a model whose weights depend only on (config, info, seed).
+
+        The caller's random state does not change.
 
         Raises ConfigError for a model that is too large to build.
         """
@@ -155,10 +167,11 @@ class Architecture:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Count parameters by one rule for all: `total`, `trainable`, `embedding` (look-up tables), `non_embedding`.
+    """Count parameters, with the same definitions for all models: `total`, `trainable`, `embedding` (look-up tables),
+    `non_embedding`.
 
-    An embedding is a parameter that is only indexed by element: the weight of an `nn.Embedding`, and the parameters
-    that a model names by a method `element_tables()`.
+    An embedding is a parameter that is only indexed by element: the weight of an `nn.Embedding`, and parameters that a
+    model lists in a method `element_tables()`.
 
     >>> count_parameters(nn.Sequential(nn.Embedding(100, 8), nn.Linear(8, 1)))
     {'total': 809, 'trainable': 809, 'embedding': 800, 'non_embedding': 9}
@@ -178,9 +191,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def graded(dial: int) -> int:
-    """A width for every dial position 1, 2, 3, ...: each number up to 128, then in steps of 2, from 256 of 4, ...
+    """Width of a layer for each step 1, 2, 3, ... of a ladder: every number up to 128, then steps of 2, from 256 of 4,
+    ...
 
-    From 64 on, neighbouring widths differ by at most 1/64, and wide layers get widths that a GPU likes.
+    From 64 on, successive widths differ by at most 1/64, and wide layers get widths that are efficient on GPUs.
 
     >>> [graded(dial) for dial in (1, 128, 129, 192, 193)]
     [1, 128, 130, 256, 260]
@@ -200,9 +214,9 @@ def closest(
 ) -> C:
     """Choose the config `make(dial)`, dial = 1, 2, ..., whose model has the parameter count nearest to `n_params`.
 
-    Small models change a lot from one width to the next: where the nearest is more than 2 % away, `fine(config, dial)`
-    turns a second, finer dial of that config. Neither count may fall as its dial grows. Models are built on torch's
-    `meta` device: nothing is allocated.
+    Small models change a lot from one width to the next: if the nearest is more than 2 % away, `fine(config, dial)`
+    varies a second, finer setting of that config. Counts must not decrease with either dial. Models are built on
+    torch's `meta` device: nothing is allocated.
 
     >>> closest(1_000, lambda width: width, lambda width, info: nn.Linear(width, width))
     31
@@ -222,7 +236,7 @@ def closest(
 
 
 def _nearest(n_params: int, make: Callable[[int], C], count: Callable[[C], int]) -> C:
-    """Find the dial at which a growing count passes `n_params`, by bisection."""
+    """Find the dial at which an increasing count passes `n_params`, by bisection."""
     low, high = 1, 2
     while count(make(high)) < n_params:
         low, high = high, 2 * high

@@ -1,4 +1,4 @@
-"""Limits on the size of a model built from a configuration: a wrong number must not fill the memory."""
+"""Limits on the size of a model built from a configuration, so that a wrong number does not fill the memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from matscale.core.errors import ConfigError
 
 MOST_PARTS = 20_000
-"""Layers and arrays of weights of one model; the largest that are published have some thousands."""
+"""Largest number of layers and weight arrays of one model; the largest published models have some thousands."""
 LARGE = 500
-"""An integer of a configuration above it may be a wrong number of layers: the model's parts are counted first."""
+"""Integer in a configuration above which the parts of the model are counted before it is built."""
 _OF_MEMORY = (
     "allocate memory",
     "out of memory",
@@ -29,7 +29,9 @@ _OF_MEMORY = (
 
 @contextmanager
 def buildable(name: str) -> Iterator[None]:
-    """Raise ConfigError for a model of the architecture `name` with too many parts, or larger than the memory."""
+    """Context that raises ConfigError for a model of the architecture `name` with too many parts or too little
+    memory.
+    """
     parts = 0
 
     def count(module: nn.Module, key: str, part: object) -> None:
@@ -58,7 +60,9 @@ def buildable(name: str) -> Iterator[None]:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Leaves out what fills a tensor in place: `uniform_`, `zero_`, ...; on the device `meta` none has values."""
+    """Mode in which functions that fill tensors in place (`uniform_`, `zero_`, ...) do nothing, for the device
+    `meta`.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FILLS and args and isinstance(args[0], torch.Tensor):
@@ -75,7 +79,7 @@ _FILLS = frozenset(
 def without_weights(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a model on torch's device `meta`: nothing is allocated and no weight is drawn.
 
-    Raises ConfigError for too many parts, and NotImplementedError or RuntimeError for a model that looks at values.
+    Raises ConfigError for too many parts, and NotImplementedError or RuntimeError for a model that reads values.
     """
     with torch.device("meta"), _WithoutValues(), buildable(name):
         return build()
@@ -88,7 +92,7 @@ def check_parts(name: str, values: Any, build: Callable[[], nn.Module]) -> None:
     try:
         without_weights(name, build)
     except (NotImplementedError, RuntimeError):
-        return  # it looks at values of tensors: its parts are counted while it is built
+        return  # it reads values of tensors, so its parts are counted while it is built
 
 
 def _has_large(values: Any) -> bool:

@@ -1,9 +1,9 @@
-"""Isolation of other people's code: after the block, the state of the process is restored.
+"""Isolation of other packages: a context that restores the state of the process afterwards.
 
-Packages of models change more than their own names when they are imported or build a model: the default type of
-tensors, the seeds of all generators, the way in which processes share tensors, filters of warnings, and environment
-variables, which child processes inherit. One of these variables turns the safe loading of torch off for everybody. A
-plugin that wraps such a package imports it and builds with it inside this context.
+Packages of models may change global state when they are imported or build a model: the default type of tensors, the
+seeds of all generators, the way in which processes share tensors, filters of warnings, and environment variables, which
+child processes inherit. One of these variables disables the safe loading of torch. A plugin that wraps such a package
+imports it and builds models inside this context.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import torch
 
 @contextmanager
 def isolation() -> Iterator[None]:
-    """Restore environment, random generators, default type, multiprocessing and filters of warnings afterwards.
+    """Context that restores environment, random generators, default type, multiprocessing and filters of warnings.
 
     They are restored even if the block raises an error. Imported modules stay. Warnings of the package are not shown;
-    its prints go to stderr, not into the results of a command.
+    its prints go to stderr, so that they do not mix with results.
     """
     environment, default = dict(os.environ), torch.get_default_dtype()
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (what others reseed is this one)
@@ -45,7 +45,7 @@ def isolation() -> Iterator[None]:
 
 
 def _restore(environment: dict[str, str]) -> None:
-    """Restore the environment variables. Writes only those that differ: every write reaches the C library."""
+    """Restore the environment variables, writing only those that differ, since every write calls the C library."""
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})

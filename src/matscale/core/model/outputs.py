@@ -1,7 +1,7 @@
 """Outputs of a model, and forces and stress as derivatives of the energy.
 
 Derivatives use a strain (Knuth et al., Comput. Phys. Commun. 190, 33 (2015)): deform positions and cell by (1 + ε),
-then stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backward pass. No model derives its own.
+then stress = (1/V) dE/dε and forces = −dE/dr, both at ε = 0, in one backward pass. The core does this for all models.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Outputs:
     energy: Tensor
     """[n_structures], total."""
     forces: Tensor | None = None
-    """[n_atoms, 3]; None: to be derived from the energy."""
+    """[n_atoms, 3]; None if they are derived from the energy."""
     stress: Tensor | None = None
-    """[n_structures, 3, 3], symmetric, +(1/V) dE/dε; None: to be derived, or not predicted."""
+    """[n_structures, 3, 3], symmetric, +(1/V) dE/dε; None if it is derived, or not predicted."""
     extras: dict[str, Tensor] = field(default_factory=dict)
     """Further values of a model by name, such as attention weights."""
 
     def detach(self) -> Outputs:
-        """Return the same values without their history."""
+        """Same values without their autograd history."""
         return Outputs(
             energy=self.energy.detach(),
             forces=None if self.forces is None else self.forces.detach(),
@@ -57,7 +57,7 @@ def where_defined(stress: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
-    """Subtract the mean of `forces` [n_atoms, 3] over each structure, so that those of a structure sum to zero.
+    """Subtract the mean of `forces` [n_atoms, 3] over each structure, so that the net force is zero.
 
     >>> import matscale
     >>> from ase import Atoms
@@ -72,9 +72,8 @@ def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
 def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:
     """Predict energy, forces and stress of a batch; outputs that the model lacks are derived if `derive` is True.
 
-    `derive=False` (a model with direct forces) calls the model and nothing else. `create_graph=True` keeps the graph
-    for training on forces (double backward); otherwise the result is detached. Structures without a cell volume get
-    NaN stress from derivation: it is not defined for them.
+    `derive=False` (for direct forces) only calls the model. `create_graph=True` keeps the graph for training on forces
+    (double backward); otherwise the result is detached. The derived stress of structures without a cell volume is NaN.
     """
     outputs: Outputs
     if not derive:
@@ -87,11 +86,11 @@ def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create
         if outputs.forces is not None and outputs.stress is not None:
             return outputs if create_graph else outputs.detach()
         if outputs.energy.requires_grad:
-            with outside_autocast():  # a derivative takes the precision of each operation that it is of
+            with outside_autocast():  # a derivative has the precision of the forward operations
                 dE_dr, dE_dstrain = torch.autograd.grad(
                     outputs.energy.sum(), (positions, strain), create_graph=create_graph, materialize_grads=True
                 )
-        else:  # an energy that does not depend on the geometry at all
+        else:  # the energy does not depend on the geometry
             dE_dr, dE_dstrain = torch.zeros_like(positions), torch.zeros_like(strain)
     volume = batch.volume()[:, None, None]
     stress = where_defined(dE_dstrain / torch.where(volume > 0, volume, 1.0), batch)

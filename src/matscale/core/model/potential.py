@@ -1,7 +1,7 @@
-"""`Potential`: an architecture's model with the references and scales that make physical units of its outputs.
+"""`Potential`: a model with the element references and scales that convert its outputs to physical units.
 
 A model works with numbers of order one. The potential adds the element reference energies, multiplies by the scales
-that were measured on the training set, and derives forces and stress where the model leaves them out:
+that were measured on the training set, and derives forces and stress if the model does not predict them:
 
     energy = energy_scale · model energy + Σ_atoms reference(Z)                       [eV]
     forces = forces_scale · model forces          or  −d energy / d positions         [eV/Å]
@@ -29,7 +29,7 @@ from matscale.core.model.outputs import Outputs, predict, where_defined, without
 
 @dataclass(frozen=True)
 class Scales:
-    """Units of a model's outputs. For gradient models only the energy scale acts."""
+    """Scales that convert a model's outputs to physical units. Gradient models use only the energy scale."""
 
     energy: float = 1.0
     """eV"""
@@ -46,7 +46,7 @@ class Potential(nn.Module):
     scales: Tensor
     known: Tensor
     zero_net_force: bool = False
-    """Whether the mean is taken off the forces of each structure: direct forces do not sum to zero by themselves."""
+    """Whether the mean force of each structure is subtracted; direct forces do not sum to zero otherwise."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Potential(nn.Module):
     ) -> None:
         """Set up with `references` [119] eV per atom by atomic number (0 for elements without one).
 
-        `graph` is the rule for the edges of its batches; none by default. `isolated`: it has learned from structures
-        without any edge, too.
+        `graph` is the neighbour rule for its batches; none by default. `isolated`: structures without edges were in
+        training.
         """
         super().__init__()
         self.model = model
@@ -96,7 +96,7 @@ class Potential(nn.Module):
         scales: Scales | None = None,
         isolated: bool = False,
     ) -> Potential:
-        """Build an architecture's model and wrap it."""
+        """Build an architecture's model and wrap it in a potential."""
         return cls(
             architecture.model(config, info, seed),
             derive=architecture.derives_forces(config),
@@ -123,7 +123,7 @@ class Potential(nn.Module):
         return potential
 
     def check_neighbors(self, batch: AtomicBatch, name: str = "") -> None:
-        """Raise DataError for a structure in which no atom has a neighbour, if training had none such.
+        """Raises DataError for a structure in which no atom has a neighbour, unless training had such structures.
 
         The error names the structure by its row of the dataset or, if given, by `name`.
         """
@@ -131,7 +131,7 @@ class Potential(nn.Module):
             check_batch(batch, self.graph, name)
 
     def check_elements(self, batch: AtomicBatch) -> None:
-        """Raise DataError that names the elements which were not in the training data."""
+        """Raises DataError that names the elements which were not in the training data."""
         unseen = batch.atomic_numbers[~self.known[batch.atomic_numbers]].unique().tolist()
         if unseen:
             from ase.data import chemical_symbols
@@ -145,14 +145,14 @@ class Potential(nn.Module):
     def forward(self, batch: AtomicBatch) -> Outputs:
         """Predict a batch.
 
-        In training mode the outputs of a gradient model keep their graph (double backward); in evaluation mode they do
-        not. Stress is NaN where there is no volume, for every architecture.
+        In training mode the outputs of a gradient model keep their autograd graph (double backward), in evaluation mode
+        they do not. The stress of structures without a volume is NaN for every architecture.
         """
         if self.derive:
             raw = predict(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
         else:
             raw = self.model(batch)
-        kind = batch.positions.dtype  # what is predicted directly comes in half precision from an autocast region
+        kind = batch.positions.dtype  # direct predictions have half precision in an autocast region
         energy_scale, forces_scale, stress_scale = self.scales.to(kind)
         if self.derive:
             forces_scale = stress_scale = energy_scale

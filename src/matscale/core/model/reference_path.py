@@ -1,9 +1,9 @@
 """Choice between the reference form and the fast form of a model's computation.
 
-A model may have a faster form beside the readable one: a fused kernel, a hand-written backward that computes things a
-second time, checkpointed activations. Its FLOPs are those of the readable form, so that neither recomputation nor an
-opaque kernel changes the compute axis: within `readable_form()` a model that has a choice takes the readable one.
-It does so too under a torch dispatch mode, such as the FLOP counter of another library, which sees single operations.
+Beside the reference form, a model may have a faster one: a fused kernel, a hand-written backward pass that recomputes
+values, checkpointed activations. FLOPs are counted in the reference form, so that neither recomputation nor an opaque
+kernel changes the compute axis. Within `readable_form()`, models use the reference form. They also use it under a torch
+dispatch mode, such as the FLOP counter of another library, which needs single operations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _READABLE = ContextVar("readable", default=False)
 
 @contextmanager
 def readable_form() -> Iterator[None]:
-    """Context in which models compute by their reference form."""
+    """Context in which models compute in their reference form."""
     token = _READABLE.set(True)
     try:
         yield
@@ -28,12 +28,15 @@ def readable_form() -> Iterator[None]:
 
 
 def is_counted() -> bool:
-    """Whether this is within `readable_form()`: a model may then leave out work that it repeats for precision."""
+    """Whether FLOPs are counted (within `readable_form()`).
+
+    A model may then omit work that it repeats for precision.
+    """
     return _READABLE.get()
 
 
 def is_readable_wanted() -> bool:
-    """Whether a model must take its reference form. Must not be called within compiled code.
+    """Whether a model must use its reference form. Must not be called within compiled code.
 
     True within `readable_form()` and under a torch dispatch mode, unless the mode has `takes_any_form = True`.
     """

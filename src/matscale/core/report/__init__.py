@@ -1,1 +1,1 @@
-"""Report: all results of runs as one page that needs no network. See docs/report.md."""
+"""Report: all results of runs as one page that works without a network. See docs/report.md."""

@@ -1,4 +1,4 @@
-"""Scaling laws of the runs in a report: all laws that can be fitted, and the reason for each that cannot."""
+"""Scaling laws for a report: all laws that can be fitted to the runs, and the reason for each that cannot."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from matscale.core.scaling.tables.table import Excluded, Table, groups
 
 TERMS = ("energy", "forces", "stress")
 SEVERAL = 4
-"""Architectures from which on the spread of their offsets is worth a law."""
+"""Least number of architectures for a law with random offsets."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A law that could not be fitted."""
+    """Law that could not be fitted, with the reason."""
 
     architecture: str
     way: str
@@ -46,13 +46,13 @@ class Analysis:
     refused: tuple[Refused, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     mixed: Fit | None = None
-    """One exponent for all architectures and an offset of each, of `SEVERAL` or more"""
+    """Mixed law: one exponent for all architectures and an offset of each, if there are at least `SEVERAL`"""
     excluded: tuple[Excluded, ...] = ()
-    """Runs that no law was fitted to, with the reason"""
+    """Runs that are in no law, with the reason"""
     refusal: str = ""
     notes: tuple[str, ...] = ()
     collapses: Mapping[str, Collapse] = field(default_factory=dict)
-    """Architecture -> whether the normalised curves of its sizes fall on one"""
+    """Architecture -> result of the collapse check of its training curves"""
 
     def fits_in(self, axis: str) -> list[Fit]:
         """Fits of the loss in one variable."""
@@ -66,7 +66,7 @@ def analyse(
     measure_baselines: bool = True,
     samples: int = 1000,
 ) -> Analysis:
-    """Fit all laws that the runs allow. Runs that allow none raise no error: the report says so."""
+    """Fit all laws that the runs allow. Runs that allow none raise no error, since the report says so."""
     folders = [run.path for run in records.runs if run.info]
     if not folders:
         return Analysis(None, excluded=records.damaged, refusal="No run has begun yet.")
@@ -107,7 +107,7 @@ def analyse(
 
 
 def of_target(table: Table, term: str) -> Table | None:
-    """Table whose `loss` is the error of one term [eV units]; None if no run measured it."""
+    """Table whose `loss` is the error of one term [eV units]; None if no run has measured it."""
     key = ERRORS[term]
     if key not in table.numbers:
         return None
@@ -118,12 +118,12 @@ def of_target(table: Table, term: str) -> Table | None:
 
 
 def main_axis(table: Table) -> str:
-    """The variable that errors of single terms are shown over: parameters if they vary, else data, else compute."""
+    """Variable for figures of single errors: parameters if they vary, else data, else compute."""
     return next((axis for axis in ("n", "d", "c") if varies(table, axis)), widest(table))
 
 
 def levels(table: Table, axis: str) -> np.ndarray:
-    """Number of the size of each row, [k]; -1 where it is unknown."""
+    """Number of the size of each row [k]; -1 if it is unknown."""
     if not table.has(axis):
         return np.full(len(table), -1)
     return groups(table[axis])
@@ -181,7 +181,7 @@ def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
 
 
 def _comparisons(table: Table) -> tuple[tuple[Comparison, ...], list[Refused]]:
-    """Comparisons over every variable that varies for at least two architectures."""
+    """Comparisons over every variable that varies in at least two architectures."""
     laws = [law for law in host().laws() if law.axes == ("x",)]
     found, refused = [], []
     for axis in ("n", "d", "c"):

@@ -33,13 +33,13 @@ class Panel:
     """A figure with the sentences beside it."""
 
     name: str
-    """Name of the figure's file and of its element in the page"""
+    """Name of the figure, for its file and its element in the page"""
     section: str
     """One of `SECTIONS`"""
     title: str
     figure: Any
     sentences: tuple[str, ...] = ()
-    """Text, or `Markup` where words are marked"""
+    """Text, or `Markup` if words are marked"""
     is_small: bool = False
 
 
@@ -119,7 +119,9 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
 
 
 def plain_name(architecture: str) -> str:
-    """Name that is safe for a file and an element of the page: a record may hold any name, even `../x` or a tag."""
+    """Name that is safe for a file and an element of the page, since a record may hold any name, even `../x` or a
+    tag.
+    """
     plain = re.sub(r"[^\w.-]+", "-", architecture)
     return plain if plain == architecture else f"{plain}-{sha256(architecture.encode()).hexdigest()[:6]}"
 
@@ -152,7 +154,7 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
 
 
 def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
-    """Needs of one architecture against another for the same loss, over each variable that they are compared in."""
+    """Panels of what one architecture needs against another for the same loss, over each variable of comparison."""
     for one in analysis.comparisons:
         figure = laws_figures.cheaper(one)
         if figure is not None:
@@ -188,7 +190,7 @@ def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = ""
 
 
 def choices(panel: Panel) -> dict[str, dict[str, str]]:
-    """Controls of a figure beside its scales: axis -> key -> text for people."""
+    """Controls of a figure, beside those of its scales: axis -> key -> label."""
     if panel.name != "curves":
         return {}
     return {
@@ -199,7 +201,7 @@ def choices(panel: Panel) -> dict[str, dict[str, str]]:
 
 
 def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write one file per figure and format, named after it. Raises MatscaleError if kaleido or a browser is missing."""
+    """Write one file per figure and format. Raises MatscaleError if kaleido or a browser is missing."""
     try:
         import kaleido  # noqa: F401 - plotly asks for it only when it is too late to say what to install
     except ImportError:
@@ -230,7 +232,7 @@ def write_figures(panels: Sequence[Panel], folder: Path, formats: Sequence[str])
 
 
 def _for_paper(panel: Panel) -> object:
-    """Copy of a figure for print: white background, one column wide, with its title in the figure."""
+    """Copy of a figure for print: white background, one column wide, title inside the figure."""
     from plotly.graph_objects import Figure
 
     fig = Figure(panel.figure)

@@ -1,4 +1,4 @@
-"""A page with the distributions of a dataset's energies, forces and stresses, by source and split."""
+"""Page with the distributions of a dataset's energies, forces and stresses, by source and split."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ CONTROLS = {
     "plotlyServerURL": "",
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
 }
-"""Named one by one: plotly's own set links to its makers and can send a figure to their server."""
+"""Buttons of the figure.
+
+They are listed one by one, since plotly's default set links to its website and can upload a figure.
+"""
 
 
 def figure(title: str, tables: dict[str, Any]) -> str:
-    """A self-contained HTML page. `tables`: part -> property -> moments and bins (`Tally.plain`).
+    """Make a self-contained HTML page with histograms.
+
+    `tables`: part -> property -> moments and bins (`Tally.plain`).
 
     A part has one colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
     """
@@ -58,12 +63,12 @@ def figure(title: str, tables: dict[str, Any]) -> str:
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.05, "x": 0},
         margin={"t": 150},
     )
-    # plotly.js goes into the page, which opens without a network; a fixed id makes the same page of the same data.
+    # plotly.js is included, so that the page works without a network; with a fixed id, equal data give equal pages.
     return str(to_html(plot, include_plotlyjs=True, full_html=True, div_id="distributions", config=CONTROLS))
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Shorten paths by the folders and the ending that they share; other names stay."""
+    """Shorten paths by their common folders and ending; other names stay."""
     paths = [name for name in names if os.sep in name]
     if len(paths) < 2:
         return [name.rsplit(os.sep, 1)[-1] if name in paths else name for name in names]
@@ -74,12 +79,12 @@ def _short(names: Sequence[str]) -> list[str]:
 
 
 def _shared(parts: list[list[str]]) -> int:
-    """Leading elements that all sequences have in common."""
+    """Leading elements that all sequences share."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
 
 
 def _outline(moments: dict[str, Any], prop: Property) -> tuple[list[float], list[float | None]]:
-    """Outline of a histogram in steps: left edges and heights (share of all values), broken where bins are empty."""
+    """Outline of a histogram in steps: left edges and heights (share of all values), interrupted at empty bins."""
     x: list[float] = []
     y: list[float | None] = []
     before: int | None = None

@@ -1,5 +1,7 @@
-"""Figures of laws: runs, size means, the law with its band, baselines. A trace names its runs in `meta.runs`, point by
-point, so that a click on a point finds its run and a selection finds its points."""
+"""Figures of laws: runs, size means, the law with its band, baselines.
+
+`meta.runs` of a trace has the run of each point, so that clicks and selections find runs and points.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,13 @@ UNITS = {
 }
 """Target -> (title of its axis, factor from eV units)."""
 BEYOND = 2.0
-"""A law is drawn beyond its points by this factor."""
+"""Factor by which a law is drawn beyond its points."""
 
 
 def against(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str], target: str = "loss"
 ) -> Any:
-    """Plot the error of every run against `axis`, and the laws in it. `index`: path of a run -> its number."""
+    """Plot the error of every run against `axis`, and the laws in it. `index` is path of a run -> its number."""
     title, factor = UNITS[target]
     ends = table.ends()
     ends = ends.take(np.isfinite(ends[axis]))
@@ -80,7 +82,7 @@ def joint(fit: Fit, index: Mapping[str, int], names: Sequence[str]) -> Any:
 def residuals(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str]
 ) -> Any | None:
-    """Plot how far each run lies from the laws in `axis` [%]; None if there is no law."""
+    """Plot the distance of each run from the laws in `axis` [%]; None if there is no law."""
     looks = style(table.architectures)
     traces: list[dict[str, Any]] = []
     for fit in fits:
@@ -107,7 +109,7 @@ def residuals(
 
 
 def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
-    """Plot the exponents of all laws with their intervals, one row each; markers are open where there is no law."""
+    """Plot the exponents of all laws with their intervals, one row each; open markers for fits that are no law."""
     looks = style(architectures)
     traces = []
     rows = [_row(fit, name) for fit in fits for name in fit.law.exponents[:2]]
@@ -140,7 +142,7 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
 def cheaper(comparison: Comparison) -> Any | None:
     """Plot the ratio of compute, hours, parameters or data of two architectures against the loss; None if unknown.
 
-    A colour for each pair, a dash for each quantity.
+    Each pair has a colour, each quantity a dash.
     """
     looks = style(f"{pair.first} / {pair.second}" for pair in comparison.pairs)
     title, factor = UNITS.get(comparison.target, (comparison.target, 1.0))
@@ -160,7 +162,7 @@ def cheaper(comparison: Comparison) -> Any | None:
 
 
 def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[dict[str, Any]]:
-    """Traces of the line and band of one multiplier."""
+    """Traces of a multiplier: line and band."""
     loss, value, low, high = np.array([[p.loss * factor, p.value, p.low, p.high] for p in one.points]).T
     shown = (low > 0) & np.isfinite(high)
     loss, value, low, high = (column[shown] for column in (loss, value, low, high))
@@ -181,7 +183,7 @@ def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[
 
 
 def offsets(fit: Fit) -> Any:
-    """Plot the loss of each group relative to a law over several, with its interval, one row each."""
+    """Plot the loss of each group relative to a pooled law, with its interval, one row each."""
     looks = style(sorted(one.group for one in fit.groups))
     traces = []
     for one in fit.groups:
@@ -217,7 +219,7 @@ def _runs(
     names: Sequence[str],
     factor: float,
 ) -> list[dict[str, Any]]:
-    """Traces of the runs of one architecture: filled where a law rests on them, open where not."""
+    """Traces of the runs of one architecture: filled for runs in a law, open for others."""
     if len(part) == 0:
         return []
     colour, symbol, _ = look
@@ -241,7 +243,7 @@ def _runs(
 
 
 def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list[dict[str, Any]]:
-    """Traces of line and band of a law; dotted, without a band, if it is no law. A local slope ends with its points."""
+    """Traces of a law: line and band; dotted, without a band, if it is no law. A local slope ends with its points."""
     colour, _, dash = look
     is_slope = fit.verdict == LOCAL_SLOPE
     grid = np.geomspace(*(fit.range[axis] if is_slope else _wider(*fit.range[axis])), 80)
@@ -266,7 +268,7 @@ def _law(fit: Fit, axis: str, look: tuple[str, str, str], factor: float) -> list
 
 
 def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Traces of the smoothed curves below which the frontier lies, thin, one per architecture."""
+    """Traces of the smoothed training curves behind a frontier, thin, one per architecture."""
     traces = []
     for name in table.architectures:
         part = table.of_architecture(name)
@@ -289,7 +291,7 @@ def _paths(table: Table, looks: Mapping[str, tuple[str, str, str]]) -> list[dict
 
 
 def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[str, Any]]:
-    """Traces of baselines as grey lines with names at the end; names of close lines stand side by side."""
+    """Traces of baselines: grey lines with names at the end; names of close lines are joined."""
     if len(x) == 0:
         return []
     low, high = _wider(float(np.min(x)), float(np.max(x)))
@@ -307,7 +309,7 @@ def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[
 
 
 def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
-    """Names of lines that are within 8 %, lowest first, by the name of the highest of them."""
+    """Labels of lines by name: names of lines within 8 % of each other are joined at the highest, lowest first."""
     groups: list[list[tuple[str, float]]] = []
     for name, value in ranked:
         if groups and value < 1.08 * groups[-1][0][1]:

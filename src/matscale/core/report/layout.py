@@ -1,4 +1,4 @@
-"""Layout shared by all figures of a report. The page sets the colours of text and grid, for light or dark mode."""
+"""Layout of all figures of a report. The page sets the colours of text and grid for light or dark mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID, TEXT = "#dfe3e8", "#30363d"
 
 
 def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True, True), **layout: Any) -> Any:
-    """A plotly figure of `traces` with titled axes, logarithmic where `log` (x, y) says so."""
+    """Plotly figure of `traces` with axis titles; `log` (x, y) says which axes are logarithmic."""
     from plotly.graph_objects import Figure
 
     axis = {
@@ -42,12 +42,12 @@ def figure(traces: list[Any], x: str, y: str, *, log: tuple[bool, bool] = (True,
 
 
 def rounded(values: Any) -> list[float | None]:
-    """Round to five significant digits, which is enough for a figure and a third of the bytes."""
+    """Round to five significant digits: enough for a figure, and a third of the bytes."""
     return [None if v is None or v != v or abs(v) == float("inf") else float(f"{v:.5g}") for v in map(float, values)]
 
 
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's palette without black and yellow, which vanish on one of the two backgrounds."""
+"""Okabe and Ito's palette without black and yellow, which are invisible on one of the two backgrounds."""
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "pentagon", "hexagon")
 
@@ -60,7 +60,7 @@ _LOW, _MIDDLE, _HIGH = (53, 92, 170), (124, 123, 120), (222, 160, 32)
 
 
 def style(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Styles of unordered things: name -> (colour, marker, dash); colours repeat before markers do."""
+    """Styles of unordered categories: name -> (colour, marker, dash); colours repeat before markers do."""
     return {
         name: (SERIES[k % len(SERIES)], SYMBOLS[k % len(SYMBOLS)], DASHES[k // len(SERIES) % len(DASHES)])
         for k, name in enumerate(sorted(set(names)))
@@ -73,7 +73,7 @@ def scale(n: int) -> list[str]:
 
 
 def faint(colour: str, alpha: float = 0.16) -> str:
-    """Colour of a band."""
+    """Transparent colour for a band."""
     r, g, b = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
     return f"rgba({r},{g},{b},{alpha})"
 

@@ -1,4 +1,4 @@
-"""Page of the report: one HTML file with everything in it. The same report gives the same bytes."""
+"""HTML page of the report: one file with everything in it. The same report gives the same bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ TITLES = {
 
 
 def page(report: Report, version: str = "") -> str:
-    """Render `report` as HTML. `version` tells a served page that it is outdated; empty if no server serves it."""
+    """Render `report` as HTML.
+
+    A served page has a `version`, by which it notices that it is outdated; otherwise empty.
+    """
     from jinja2 import Environment, StrictUndefined
 
     runs, analysis = report.records.runs, report.analysis
@@ -58,7 +61,7 @@ def page(report: Report, version: str = "") -> str:
         levels=levels,
         left_out=tables.left_out(analysis),
         provenance=tables.provenance(runs, "matscale report " + " ".join(report.sources), __version__),
-        # Elements of their own, whose text is not HTML: they are put in as they are.
+        # Contents of script elements are not HTML, so they are not escaped.
         data=Markup(_json(data)),
         scripts=[Markup(script) for script in scripts()],
         asset=lambda asset: Markup(_asset(asset)),
@@ -70,7 +73,7 @@ def page(report: Report, version: str = "") -> str:
 
 
 def scripts() -> tuple[str, ...]:
-    """Texts of the scripts of every page, which do not depend on the runs: a server permits these and no others."""
+    """Scripts of every page, which do not depend on the runs; a server permits only these."""
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs(), "\n" + _asset("report.js")
@@ -98,13 +101,13 @@ def _summary(runs: Sequence[RunRecord]) -> str:
 
 
 def _sections(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
-    """Figures by section, for the sections that have any, in the order of the page."""
+    """Figures by section, in the order of the page, without empty sections."""
     found = {key: [panel for panel in panels if panel.section == key] for key in SECTIONS}
     return {key: shown for key, shown in found.items() if shown}
 
 
 def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Choices of runs that have more than one value: (kind, title, [(value, label)])."""
+    """Filters of runs with more than one value: (kind, title, [(value, label)])."""
     groups = [
         ("architecture", "Architectures", [(name, name) for name in architectures]),
         ("data", "Training structures", [(str(k), label) for k, label in enumerate(labels)]),
@@ -113,10 +116,10 @@ def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tup
 
 
 def _log_buttons(panel: Panel) -> dict[str, bool]:
-    """Axes of a figure that can be drawn in both scales -> whether they begin with the logarithm."""
+    """Axes of a figure that can be drawn in both scales -> whether they start with the logarithmic one."""
     kinds = {axis: panel.figure.layout[f"{axis}axis"].type for axis in ("x", "y")}
     if panel.section == "exponents":
         return {}
-    if panel.section == "residuals":  # they have both signs
+    if panel.section == "residuals":  # their values have both signs
         del kinds["y"]
     return {axis: kind == "log" for axis, kind in kinds.items() if kind in ("log", "linear")}

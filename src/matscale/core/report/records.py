@@ -25,7 +25,7 @@ ALONG = {
     "epoch": "epochs",
     "wall_s": "seconds",
 }
-"""Key of a metrics row -> what a curve may be drawn against."""
+"""Key of a metrics row -> label of the axis against which a curve can be drawn."""
 MEASURED = {
     "loss": ("validation loss", 1.0),
     "train": ("training loss", 1.0),
@@ -33,24 +33,24 @@ MEASURED = {
     "forces_mae": ("forces MAE [meV/Å]", 1e3),
     "stress_mae": ("stress MAE [meV/Å³]", 1e3),
 }
-"""Column of a curve -> (what people are shown, factor from eV units)."""
+"""Column of a curve -> (label, factor from eV units)."""
 ROWS_SHOWN = 60_000
-"""Points of all curves together."""
+"""Largest total number of points of all curves."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. `info` is run.json, `config` is config.toml."""
+    """Record of a run: `info` is run.json, `config` is config.toml."""
 
     path: Path
     name: str
-    """Its path below the folder that all runs share."""
+    """Path relative to the folder that all runs share."""
     status: str
     reason: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     curve: Mapping[str, list[float | None]] = field(default_factory=dict)
-    """Keys of `ALONG` and `MEASURED` -> a value per validation that is kept."""
+    """Keys of `ALONG` and `MEASURED` -> a value per kept validation."""
     validations: Sequence[Mapping[str, Any]] = ()
     """All validations, with the keys that laws need"""
 
@@ -74,19 +74,19 @@ class RunRecord:
         return self.info.get("last") or {}
 
     def number(self, key: str) -> float | None:
-        """Total of run.json, if it is a positive number."""
+        """Total from run.json; None unless it is a positive number."""
         return _positive(self.info.get(key))
 
 
 @dataclass(frozen=True)
 class Records:
-    """All runs, in the order of their paths, and the folders that could not be read."""
+    """Records of all runs, in the order of their paths, and the folders that could not be read."""
 
     runs: tuple[RunRecord, ...]
     damaged: tuple[Excluded, ...] = ()
 
     def index(self) -> dict[str, int]:
-        """Number of each run by its path as in laws."""
+        """Path of a run, as in laws -> its number."""
         return {str(run.path): k for k, run in enumerate(self.runs)}
 
 
@@ -110,7 +110,7 @@ def folders_of(sources: Sequence[str]) -> list[Path]:
 
 
 def read_records(folders: Sequence[Path]) -> Records:
-    """Read the run folders. A folder that cannot be read is listed as damaged; the others are shown."""
+    """Read the run folders. A folder that cannot be read is listed as damaged."""
     names = short_names(folders)
     n_points = int(np.clip(ROWS_SHOWN // max(len(folders), 1), 20, 200))
     runs, damaged = [], []
@@ -123,7 +123,7 @@ def read_records(folders: Sequence[Path]) -> Records:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Shorten paths to the part below the folder that all share; a single run has its folder's name."""
+    """Shorten paths to the part below their common folder; a single run has its folder's name."""
     if len(folders) == 1:
         return [folders[0].resolve().name]
     common = os.path.commonpath([str(folder.absolute()) for folder in folders])
@@ -144,7 +144,7 @@ def _record(folder: Path, name: str, n_points: int) -> RunRecord:
 
 
 def _validations(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of validations; `train` is the mean training loss since the previous validation."""
+    """Read the rows of validations; `train` is the mean training loss since the previous one."""
     kept: list[dict[str, Any]] = []
     losses: list[float] = []
     for row in Rows(folder / METRICS):
@@ -164,7 +164,8 @@ def _curve(validations: Sequence[Mapping[str, Any]], n_points: int) -> dict[str,
 
 
 def thin(n: int, n_points: int) -> list[int]:
-    """Choose at most `n_points` of `n` positions: half evenly in the logarithm, half evenly; first and last always.
+    """Choose at most `n_points` of `n` positions: half evenly in the logarithm, half evenly, and the first and the
+    last.
 
     >>> thin(1000, 8)
     [0, 9, 99, 333, 666, 999]

@@ -1,4 +1,4 @@
-"""A page with the scores of a replayed table against the budget spent, one line for each way to choose runs."""
+"""Page with the scores of a replayed table against the budget spent, one line for each strategy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PANELS = {"r2": "R² of the held-out runs", "error": "error of the held-out run
 
 
 def figure(title: str, scores: Sequence[Score]) -> str:
-    """Draw a self-contained HTML page: the mean over the replays as a line, all of them as a band."""
+    """Make a self-contained HTML page: the mean over the replays as a line, their range as a band."""
     from plotly.graph_objects import Scatter
     from plotly.io import to_html
     from plotly.subplots import make_subplots

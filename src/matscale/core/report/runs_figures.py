@@ -1,4 +1,4 @@
-"""Figures of runs: training curves that can be grouped and drawn against several quantities, and costs."""
+"""Figures of runs: training curves, with a choice of groups and axes, and costs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BY = ("architecture", "size", "data")
 def training_curves(runs: Sequence[RunRecord]) -> Any:
     """Plot the validations of every run, one trace per architecture, size and amount of data.
 
-    Gaps separate the runs of a trace; `meta.segments` says which points belong to which run, `meta.choices` holds
-    further quantities for the axes, `meta.by` the style of the trace for each way to group.
+    Gaps separate the runs of a trace. `meta.segments` has the points of each run, `meta.choices` further quantities for
+    the axes, `meta.by` the style of the trace for each grouping.
     """
     looks = _looks(runs)
     cells: dict[tuple[str, int, int], list[int]] = {}
@@ -102,7 +102,7 @@ def _scatter(runs: Sequence[RunRecord], value: Any, title: str) -> Any:
 
 
 def _joined(runs: Sequence[RunRecord], cell: Sequence[int]) -> tuple[dict[str, list[Any]], list[list[int]]]:
-    """Join columns of several runs with gaps between; also [run, first point, point after the last] for each."""
+    """Columns of several runs joined with gaps; also [run, first point, point after the last] for each."""
     columns: dict[str, list[Any]] = {key: [] for key in (*ALONG, *MEASURED)}
     segments = []
     for k in cell:
@@ -126,7 +126,7 @@ def _numbers(values: Sequence[float | None]) -> list[int]:
 
 
 def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str]]]:
-    """Styles of traces: way to group -> group -> (label, colour, dash)."""
+    """Styles of traces: grouping -> group -> (label, colour, dash)."""
     architectures = style(run.architecture for run in runs)
     found: dict[str, dict[Any, tuple[str, str, str]]] = {
         "architecture": {name: (name, colour, dash) for name, (colour, _, dash) in architectures.items()}
@@ -145,7 +145,7 @@ def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str
 
 
 def data_levels(runs: Sequence[RunRecord]) -> tuple[list[int], list[str]]:
-    """Number of each run's amount of data (-1: unknown), and the text for each number."""
+    """Number of each run's amount of data (-1 if unknown), and the label for each number."""
     levels = _numbers([run.d for run in runs])
     looks = _looks(runs)["data"]
     return levels, [looks[k][0].removeprefix("D = ") for k in sorted(set(levels) - {-1})]

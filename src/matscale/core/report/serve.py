@@ -1,4 +1,4 @@
-"""Server of the report of growing runs: builds the page anew when a record has changed."""
+"""Server of a report on growing runs: it builds the page again when a record has changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def version_of(sources: Sequence[str]) -> str:
-    """Version of the records: it changes when a run appears or a record grows. Empty sources have a version too."""
+    """Version of the records; it changes when a run appears or a record grows.
+
+    Sources without runs have a version, too.
+    """
     try:
         folders = folders_of(sources)
     except MatscaleError as error:
@@ -40,9 +43,9 @@ NOTHING = "default-src 'none'"
 
 
 def policy_of(scripts: Iterable[str]) -> str:
-    """Content security policy: these scripts, by their hash, and nothing from elsewhere.
+    """Content security policy that allows these scripts, by their hash, and nothing from other places.
 
-    They are those of the package, not those found in a page, into which the name of a run might bring one.
+    The scripts come from the package rather than from the page, into which the name of a run could inject one.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
@@ -56,13 +59,16 @@ class Pages:
     """Cache of the current page. It is built once per version, by one thread at a time."""
 
     def __init__(self, sources: Sequence[str], build: Callable[[str], str]) -> None:
-        """Set up the pages. `build` makes the page of a version; if it fails with no page yet, its error is shown."""
+        """Set up the pages.
+
+        `build` makes the page of a version; if it fails before there is a page, its error is shown.
+        """
         self.sources, self.build = sources, build
         self.lock = threading.Lock()
         self.version, self.text, self.policy = "", "", policy_of(scripts())
 
     def current(self) -> tuple[str, str]:
-        """Return the page, and its content security policy."""
+        """Current page with its content security policy."""
         with self.lock:
             version = version_of(self.sources)
             if version != self.version:
@@ -78,7 +84,7 @@ class Pages:
 
 
 def server(pages: Pages, host: str, port: int) -> ThreadingHTTPServer:
-    """Make a server that is ready for `serve_forever`; `port` 0 takes a free one."""
+    """Make a server that is ready for `serve_forever`; `port` 0 chooses a free port."""
     handler = type("Handler", (_Handler,), {"pages": pages, "is_local": host in LOOPBACK})
     return (_OverIPv6 if ":" in host else ThreadingHTTPServer)((host, port), handler)
 
@@ -96,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        # Another site's name may be made to point to this machine: to such a visitor a local server says nothing.
+        # Another site's name may resolve to this machine (DNS rebinding); such requests get no answer.
         name = (self.headers.get("Host") or "").rsplit(":", 1)[0].strip("[]")
         if self.is_local and name not in LOOPBACK:
             self.send_error(403, "ask for it as localhost")
@@ -119,14 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def end_headers(self) -> None:
-        """Add headers to every answer, errors included: browsers must not guess its type or send a referrer."""
+        """Add headers to every answer, including errors: browsers must not guess its type or send a referrer."""
         self.send_header("Content-Security-Policy", self.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Write no line per request: it would bury the output of the command itself."""
+        """Log nothing per request, which would hide the output of the command."""
 
 
 def url(running: ThreadingHTTPServer) -> str:

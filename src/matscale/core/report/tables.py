@@ -1,4 +1,4 @@
-"""Tables of the report: their contents. `assets/page.html.jinja` draws them."""
+"""Tables of the report: their contents. `assets/page.html.jinja` renders them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ WORDS = frozenset(
         "value",
     }
 )
-"""Headings of columns that hold words; all others are numbers and stand to the right."""
+"""Headings of columns that hold words; other columns hold numbers and are right-aligned."""
 
 
 @dataclass(frozen=True)
 class HtmlTable:
-    """A table as the template draws it; a cell is text, or `Markup` where it has elements of its own."""
+    """Table for the template; a cell is text, or `Markup` if it contains elements."""
 
     caption: str
     headings: tuple[str, ...]
@@ -124,7 +124,7 @@ def hardware(runs: Sequence[RunRecord]) -> HtmlTable:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Runs that one law, or every law, left out for one reason; the first fifty by name."""
+    """Runs that one law, or every law, left out for one reason; the first fifty are named."""
 
     law: str
     reason: str
@@ -133,7 +133,7 @@ class LeftOut:
 
 
 def left_out(analysis: Analysis) -> list[LeftOut]:
-    """List the runs that no law used, then those that one law left out, by reason."""
+    """Runs that no law used, then those that one law left out, by reason."""
     seen = set(analysis.excluded)
     groups: list[tuple[str, Sequence[Excluded]]] = [("every law", analysis.excluded)]
     groups += [(f"{fit.architecture}, {fit.name}", [e for e in fit.excluded if e not in seen]) for fit in analysis.fits]
@@ -149,7 +149,7 @@ def _by_reason(excluded: Sequence[Excluded], law: str) -> list[LeftOut]:
 
 
 def provenance(runs: Sequence[RunRecord], command: str, version: str) -> dict[str, str]:
-    """Provenance of the page: enough to make the runs and this page again."""
+    """Provenance of the page: what is needed to make the runs and this page again."""
     infos = [run.info for run in runs if run.info]
 
     def values(pick: Any) -> str:

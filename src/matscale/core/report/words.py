@@ -1,6 +1,6 @@
-"""Verdicts in sentences, as they stand beside figures. No more digits than the intervals support.
+"""Sentences on verdicts, for the text beside figures. Numbers have the digits that their intervals support.
 
-Sentences are `Markup`: its `format` escapes whatever is put in, so that a name from a run's record stays a name.
+Sentences are `Markup`, whose `format` escapes its arguments, so that a name from a run's record cannot inject HTML.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OVER = {
 
 
 def sentence(fit: Fit) -> Markup:
-    """Verdict on one law in sentences: its statement, its range, its test."""
+    """Sentences on one law: verdict, statement, range, test."""
     over = OVER.get("".join(fit.axes), ", ".join(fit.axes))
     beside = f" at {fit.fixed}" if fit.fixed else ""
     head = Markup("{} <b>{}</b> over {}").format(chip(fit.verdict), fit.architecture, over + beside)
@@ -43,7 +43,7 @@ def _notes(fit: Fit) -> str:
 
 
 def remarks(fit: Fit) -> Markup:
-    """Reasons and notes of a law, a line each, as they stand beside its badge."""
+    """Reasons and notes of a law, one per line, for the text beside its verdict."""
     still = [f"still, {fit.still}"] if fit.still else []
     return Markup("<br>").join([*(f"because {reason}" for reason in fit.reasons), *still, *fit.notes])
 
@@ -64,13 +64,13 @@ def exponents(fit: Fit) -> str:
 
 
 def apart(fit: Fit) -> list[str]:
-    """Describe the groups that lie off a law over several."""
+    """Describe the groups that lie off a pooled law."""
     said = []
     for word in ("below", "above"):
         off = [f"{one.group} ({with_interval(one.ratio, one.low, one.high)})" for one in fit.groups if one.word == word]
         if off:
             said.append(f"Loss {word} that of the mean architecture at the same size: {listed(off)}.")
-    return said or ["No architecture can be told apart from the mean of all at the same size."]
+    return said or ["No architecture differs significantly from the mean of all at the same size."]
 
 
 def symbol(name: str) -> str:
@@ -102,7 +102,7 @@ def refused(one: Refused) -> Markup:
 
 
 def chip(verdict: str) -> Markup:
-    """Verdict as a word in a frame: readable without colour."""
+    """Verdict as a word in a frame, readable without colour."""
     kind = "yes" if verdict in (*LAWS, "exponents differ") else "part" if verdict == LOCAL_SLOPE else "no"
     return Markup('<span class="chip {}">{}</span>').format(kind, verdict)
 
@@ -131,7 +131,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def cheaper(comparison: Comparison) -> list[str]:
-    """Describe the needs of each pair for one loss: sentences, then each quantity along its curve, a paragraph each."""
+    """Sentences on what each pair needs for the same loss, then each quantity along its curve, one paragraph each."""
     told = []
     for pair in comparison.pairs:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]

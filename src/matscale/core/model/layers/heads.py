@@ -19,11 +19,12 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 
 _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
-"""Place among xx yy zz yz xz xy of each of the nine entries of the tensor, row by row."""
+"""Index in the order xx yy zz yz xz xy of each of the nine components of the tensor, row by row."""
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """Sum by structure, [n_atoms, ...] -> [n_structures, ...], in float64, to keep the last digits in large cells.
+    """Sum over the atoms of each structure, [n_atoms, ...] -> [n_structures, ...], in float64 for accuracy in large
+    cells.
 
     >>> import matscale
     >>> from ase.build import bulk
@@ -36,7 +37,7 @@ def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def mean_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """Average by structure, [n_atoms, ...] -> [n_structures, ...], summed in float64, in the type of `x`."""
+    """Mean over the atoms of each structure, [n_atoms, ...] -> [n_structures, ...], summed in float64."""
     atoms = batch.atoms_per_structure.reshape(-1, *(1,) * (x.dim() - 1))
     return (sum_by_structure(x, batch) / atoms).to(x.dtype)
 
@@ -53,8 +54,8 @@ def symmetric_tensor(six: Tensor) -> Tensor:
 def mlp(widths: tuple[int, ...]) -> nn.Sequential:
     """Make an MLP: linear layers of these widths with SiLU between them; the last one starts near zero.
 
-    A potential multiplies outputs by scales measured on its training set, so an output near zero is the mean of the
-    data: the loss starts at its baseline, whatever the width.
+    A potential multiplies outputs by scales of its training set, so that an output near zero is the mean of the data:
+    the loss starts near its baseline for any width.
     """
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
@@ -79,14 +80,14 @@ class DirectHeads(nn.Module):
     """Three MLPs on the features of each atom, and the sums that give energy, forces and stress."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        """Set up the heads. `widths` are those of features and hidden layers; outputs are added."""
+        """Set up the heads. `widths` are the widths of features and hidden layers; output layers are added."""
         super().__init__()
         self.energy = mlp((*widths, 1))
         self.forces = mlp((*widths, 3))
         self.stress = mlp((*widths, 6))
 
     def forward(self, x: Tensor, batch: AtomicBatch) -> Outputs:
-        """[n_atoms, width] -> Outputs"""
+        """Compute Outputs from features [n_atoms, width]."""
         return Outputs(
             energy=sum_by_structure(self.energy(x).squeeze(-1), batch),
             forces=self.forces(x),
@@ -95,6 +96,6 @@ class DirectHeads(nn.Module):
 
     @staticmethod
     def multiply_adds(widths: tuple[int, ...]) -> int:
-        """Count multiply-adds per atom of one forward through the three heads."""
+        """Count multiply-adds per atom of one forward pass through the three heads."""
         hidden = sum(a * b for a, b in pairwise(widths))
         return 3 * hidden + 10 * widths[-1]

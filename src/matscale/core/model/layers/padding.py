@@ -12,18 +12,18 @@ from matscale.core.data.batch import AtomicBatch
 
 @dataclass(frozen=True)
 class Padding:
-    """Padded layout [n_structures, max_atoms]: place of each atom of a batch."""
+    """Padded layout [n_structures, max_atoms]: position of each atom of a batch in it."""
 
     rank: Tensor
-    """[n_atoms] number of each atom in its structure, from 0."""
+    """[n_atoms] index of each atom in its structure, from 0."""
     slot: Tensor
-    """[n_atoms] place of each atom in the flattened padded layout."""
+    """[n_atoms] index of each atom in the flattened padded layout."""
     mask: Tensor
     """[n_structures, max_atoms], True where there is an atom."""
 
     @classmethod
     def of(cls, batch: AtomicBatch) -> Padding:
-        """Make the padding of a batch, once; every layer uses the same one."""
+        """Make the padding of a batch; all layers share it."""
         counts = batch.atoms_per_structure
         max_atoms = int(counts.max())
         number = torch.arange(batch.n_atoms, device=batch.batch.device)
@@ -37,5 +37,5 @@ class Padding:
         return torch.unflatten(out, 0, tuple(self.mask.shape))
 
     def flat(self, x: Tensor) -> Tensor:
-        """Undo `dense`."""
+        """Remove the padding; the inverse of `dense`."""
         return x.flatten(0, 1).index_select(0, self.slot)

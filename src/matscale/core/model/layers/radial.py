@@ -1,11 +1,11 @@
-r"""Functions of a distance: bases that resolve it, envelopes that end it smoothly, and a smooth activation.
+r"""Functions of a distance: radial bases, cutoff envelopes, and a smooth activation.
 
     gaussian   g_k(d) = exp(−(d − μ_k)² / 2Δ²),   μ_k = kΔ,  Δ = cutoff / (K − 1)
     cosine     f(d) = (cos(πd/c) + 1) / 2                                    C¹ at c
     polynomial f(x) = 1 − (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) − p(p+1)/2 x^(p+2),   x = d/c,   C² at c
 
-Sources: SchNet, arXiv:1706.08566 (Gaussians, shifted softplus); Behler & Parrinello,
-doi:10.1103/PhysRevLett.98.146401 (cosine); DimeNet, arXiv:2003.03123 (polynomial).
+Sources: SchNet, arXiv:1706.08566 (Gaussians, shifted softplus); Behler & Parrinello, doi:10.1103/PhysRevLett.98.146401
+(cosine); DimeNet, arXiv:2003.03123 (polynomial).
 """
 
 from __future__ import annotations
@@ -31,16 +31,19 @@ class GaussianBasis(nn.Module):
     centers: Tensor
 
     def __init__(self, cutoff: float, n_radial: int, width: float = 1.0) -> None:
-        """Set up the basis: `cutoff` in Å, `width` in spacings. A single Gaussian is spaced by the cutoff."""
+        """Set up the basis: `cutoff` in Å, `width` in units of the spacing.
+
+        For a single Gaussian, the spacing is the cutoff.
+        """
         super().__init__()
         spacing = cutoff / max(1, n_radial - 1)
         self.coefficient = -0.5 / (width * spacing) ** 2
-        # Follows from the configuration, so it is no part of the state.
+        # It follows from the configuration, so it is not saved.
         self.register_buffer("centers", torch.arange(n_radial, dtype=torch.float64) * spacing, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """[n_edges, ...] Å -> [n_edges, ..., n_radial]"""
-        # Most Gaussians underflow. On CPUs torch's exp takes ten times as long where that happens, exp2 does not.
+        """Evaluate the basis: [n_edges, ...] Å -> [n_edges, ..., n_radial]."""
+        # Most Gaussians underflow, which makes torch's exp on CPUs ten times slower, but not exp2.
         exponent = self.coefficient / math.log(2.0)
         return torch.exp2(exponent * (distance[..., None] - self.centers.to(distance.dtype)).square())
 
@@ -83,7 +86,9 @@ class ShiftedSoftplus(nn.Module):
 
 
 class _ShiftedSoftplus(Function):
-    """Shifted softplus with an explicit slope, a sigmoid: its second derivative takes two operations, not seven."""
+    """Shifted softplus with an explicit derivative, a sigmoid: its second derivative takes two operations instead of
+    seven.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from matscale.version import __version__
 
 COMMANDS = {
     "train": ("matscale.cli.train:train", "Train one model."),
-    "estimate": ("matscale.cli.estimate:estimate", "Parameters, FLOPs, memory, time and disk of a run, before it."),
-    "sweep": ("matscale.cli.sweep:sweep", "The grid of runs of a study: plan, do, take up again."),
-    "tune": ("matscale.cli.tune:tune", "The learning rate of a few small sizes, and a rule for all."),
-    "runs": ("matscale.cli.runs:runs", "The runs in a folder: list, show."),
+    "estimate": ("matscale.cli.estimate:estimate", "Estimate parameters, FLOPs, memory, time and disk of a run."),
+    "sweep": ("matscale.cli.sweep:sweep", "Train the grid of runs of a study, or resume it."),
+    "tune": ("matscale.cli.tune:tune", "Tune the learning rate at small sizes, and fit a law."),
+    "runs": ("matscale.cli.runs:runs", "Runs in a folder: list, show, forecast."),
     "fit": ("matscale.cli.laws.fit:fit", "Scaling laws of runs or a table, with verdicts."),
     "compare": ("matscale.cli.laws.fit:compare", "Whether architectures scale with the same exponent."),
     "plan": ("matscale.cli.laws.plan:plan", "What to train with a budget, or for a loss."),
@@ -23,13 +23,13 @@ COMMANDS = {
     "models": ("matscale.cli.models:models", "The architectures: list, show, ladder."),
     "plugins": ("matscale.cli.plugins:plugins", "The plugins: list, check, new."),
     "data": ("matscale.cli.data:data", "Make, pack, inspect and fetch datasets."),
-    "baselines": ("matscale.cli.baselines:baselines", "Errors of zero, mean, composition and nearest neighbour."),
+    "baselines": ("matscale.cli.baselines:baselines", "Errors of simple baselines on a dataset."),
     "evaluate": ("matscale.cli.use:evaluate", "Errors of a trained model on a dataset."),
     "predict": ("matscale.cli.use:predict", "Predictions of a trained model for structures in a file."),
-    "import": ("matscale.cli.fairchem:importing", "Models of other programs, as runs: fairchem."),
-    "export": ("matscale.cli.fairchem:exporting", "Runs, for other programs: fairchem."),
+    "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
+    "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),
 }
-"""Name -> (where the click command lives, its line in `matscale --help`)."""
+"""Name -> (module of the click command, its line in `matscale --help`)."""
 
 
 @click.group(
@@ -39,8 +39,8 @@ COMMANDS = {
 )
 @click.version_option(__version__, prog_name="matscale")
 def main() -> None:
-    """How neural models of materials scale: train, count, fit and compare architectures.
+    """Study how neural models of materials scale: train, count, fit and compare architectures.
 
-    Start with `matscale train --arch schnet`. MATSCALE_DEBUG=1 shows the traceback behind an error. For completion in
-    bash: eval "$(_MATSCALE_COMPLETE=bash_source matscale)" (zsh and fish alike).
+    Start with `matscale train --arch schnet`. MATSCALE_DEBUG=1 shows the traceback behind an error. Shell completion
+    for bash: eval "$(_MATSCALE_COMPLETE=bash_source matscale)" (zsh and fish alike).
     """

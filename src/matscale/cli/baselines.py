@@ -1,4 +1,4 @@
-"""`matscale baselines`: errors of simple predictors on a dataset, which a model has to beat."""
+"""`matscale baselines`: errors of simple predictors on a dataset, which a model should beat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from matscale.cli.text import errors_json, errors_table
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by baseline.")
 def baselines(data: str, validation: float, seed: int, by: Literal["group", "structure"], as_json: bool) -> None:
-    """Print the errors of four predictors that know next to nothing.
+    """Print the errors of four simple predictors, as a baseline for models.
 
     They are fitted on the training part and measured on the validation part of one seeded split: the same split that
     `matscale train` makes with the same share and seed. zero predicts 0; mean the means per atom; composition a sum of

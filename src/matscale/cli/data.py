@@ -25,7 +25,7 @@ ELSEWHERE = {
     "fetch": ("matscale.cli.data_make:fetch", "Download and pack a published dataset."),
     "stats": ("matscale.cli.data_stats:stats", "Moments and histograms by source and split."),
 }
-"""Name -> (where the command lives, its line of help): imported when asked for."""
+"""Name -> (module of the command, its line of help); modules are imported on use."""
 
 
 @click.group(cls=LazyGroup, elsewhere=ELSEWHERE)
@@ -36,19 +36,27 @@ def data() -> None:
 @data.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=FOLDER)
 @click.option("-o", "--out", type=FOLDER, required=True, help="Folder of the packed dataset.")
-@click.option("--filter", "conditions", multiple=True, metavar="COND", help='Keep what meets it: "forces_max<50", ...')
-@click.option("--key", "keys", multiple=True, metavar="LABEL=KEY", help="Where a label is: energy=my_energy, ...")
+@click.option(
+    "--filter",
+    "conditions",
+    multiple=True,
+    metavar="COND",
+    help='Keep structures that meet a condition: "forces_max<50", ...',
+)
+@click.option(
+    "--key", "keys", multiple=True, metavar="LABEL=KEY", help="Name of a label in the file: energy=my_energy, ..."
+)
 @click.option("--unit", "units", multiple=True, metavar="LABEL=UNIT",
               help="Unit of a label, or of length: energy=kcal/mol, ...  [default: as the files state it]")  # fmt: skip
-@click.option("--group-key", metavar="KEY", help="Value that names the group which a split keeps together.")
+@click.option("--group-key", metavar="KEY", help="Name of the value by which a split keeps structures together.")
 @click.option("--workers", type=click.IntRange(1, 1024), default=N_WORKERS, show_default=True, help="Processes.")
 @click.option(
     "--strict",
     is_flag=True,
-    help="Whatever cannot be used is an error: a structure, a label that is NaN, a file of a folder (exit 3).",
+    help="Raise an error for whatever cannot be used: a structure, a label that is NaN, a file of a folder (exit 3).",
 )
 @click.option("--precision", type=click.Choice(["float64", "float32"]), default="float64", show_default=True,
-              help="Of positions and forces; float64 is exact.")  # fmt: skip
+              help="Precision of positions and forces; float64 is exact.")  # fmt: skip
 @limit_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def pack(
@@ -66,14 +74,12 @@ def pack(
     """Pack files and folders SRC... into a dataset that training can use.
 
     Reads extended XYZ (.gz, .bz2, .xz, .zst), ASE databases, .aselmdb and whatever ASE reads. Structures that cannot be
-    used are left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption the same command goes
-    on; once it is done, it does nothing.
+    used are left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption, the same command
+    continues; once it is done, it does nothing.
 
-    \b
-    Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of
-      n_atoms, n_elements, volume_per_atom [Å³], energy_per_atom [eV],
-      forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
-    or: elements in Al,O    elements not in Pu,U
+    \b Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of n_atoms, n_elements, volume_per_atom [Å³],
+    energy_per_atom [eV], forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight; or: elements in Al,O elements
+    not in Pu,U
     """
     from matscale.cli.progress.reporter import reporter
     from matscale.core.data.sources.labels import Keys
@@ -105,7 +111,7 @@ def pack(
 @click.option("--verify", is_flag=True, help="Read all files and compare their SHA-256 with the manifest's.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(dataset: str, verify: bool, as_json: bool) -> None:
-    """Print what the packed dataset DIR holds and where it comes from."""
+    """Print the contents of the packed dataset DIR and their sources."""
     from matscale.core.data.store.manifest import Manifest
 
     folder = resolve(dataset)

@@ -36,25 +36,31 @@ class Listed(ParamType):
 @click.option(
     "--elements",
     type=Listed(click.STRING),
-    help="Of prototypes: symbols, such as Cu,Ni.  [default: all of the labeler]",
+    help="Elements of prototypes, such as Cu,Ni.  [default: all of the labeler]",
 )
 @click.option(
-    "--prototypes", type=Listed(click.STRING), help="Of fcc,bcc,hcp,l12,l10,random; taken in turn.  [default: all]"
+    "--prototypes",
+    type=Listed(click.STRING),
+    help="Prototypes among fcc,bcc,hcp,l12,l10,random, used in turn.  [default: all]",
 )
 @click.option(
     "--from",
     "files",
     type=click.Path(exists=True),
     multiple=True,
-    help="Take the parents from this file instead; may be given again.",
+    help="File with parents, instead of prototypes; may be repeated.",
 )
-@click.option("--temperatures", type=Listed(click.FLOAT), help="Of rattling, in K.  [default: 300,500,1000]")
-@click.option("--md-temperatures", type=Listed(click.FLOAT), help="Of dynamics, in K.  [default: 300,1000,3000]")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything that is drawn.  [default: 0]")
+@click.option(
+    "--temperatures", type=Listed(click.FLOAT), help="Temperatures of rattling in K.  [default: 300,500,1000]"
+)
+@click.option(
+    "--md-temperatures", type=Listed(click.FLOAT), help="Temperatures of dynamics in K.  [default: 300,1000,3000]"
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of all random numbers.  [default: 0]")
 @click.option(
     "--config",
     type=click.Path(exists=True, path_type=Path),
-    help="A recipe.toml to follow; other options go before it.",
+    help="File with a recipe; other options override it.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
 @limit_option
@@ -65,7 +71,7 @@ def make(
 ) -> None:
     """Make a dataset: parents from prototypes or files, rattled, strained and heated, labelled by a potential.
 
-    The recipe decides the dataset, whatever the number of workers; it is kept in OUT/recipe.toml. Its further keys are
+    The recipe determines the dataset, with any number of workers; it is stored in OUT/recipe.toml. Its further keys are
     max_atoms, per_parent, dynamics, strained, strain, spring, closeness, forces_max and stress_max (--set strain=0.01).
     """
     from matscale.core.config import override, read_toml
@@ -101,8 +107,8 @@ def make(
 def fetch(name: str, out: Path | None, keep_archive: bool, workers: int | None, as_json: bool) -> None:
     """Download and pack the published dataset NAME: omat24/SUBSET, omat24/val/SUBSET, salex, salex/val.
 
-    An interrupted download goes on when the same command is given again. A dataset in the cache can be used by its
-    name (--data omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
+    The same command continues an interrupted download. A dataset in the cache can be used by its name (--data
+    omat24/rattled-300). MATSCALE_OMAT24_URL names a mirror, MATSCALE_CACHE another cache folder.
     """
     from matscale.core.data.named import omat24 as fetching
     from matscale.core.data.store.manifest import Manifest

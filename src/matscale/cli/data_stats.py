@@ -10,13 +10,13 @@ import click
 
 BARS = " ▏▎▍▌▋▊▉█"
 SHOWN = ("n_atoms", "energy_per_atom", "forces_norm", "stress_max")
-"""Properties that the terminal gets a histogram of; --json and --html have all."""
+"""Properties with a histogram in the terminal; --json and --html have all."""
 
 
 @click.command()
 @click.argument("dataset", metavar="DIR")
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1,
-              show_default=True, help="Fraction put aside by the split that is shown.")  # fmt: skip
+              show_default=True, help="Share of validation in the split that is shown.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
 @click.option("--by", type=click.Choice(["group", "structure"]), default="group", show_default=True, help="Split by.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a figure to this file.")
@@ -31,7 +31,7 @@ def stats(dataset: str, validation: float, seed: int, by: str, html: Path | None
     tables = dict(opened.manifest.statistics)
     try:
         tables |= _split_tables(opened, validation, seed, by)
-    except DataError as error:  # one group, one structure: there is no such split, and the rest can be shown
+    except DataError as error:  # one group or one structure cannot be split; other parts are shown
         click.echo(f"No split: {error}", err=True)
     if html is not None:
         from matscale.core.files import write_text
@@ -78,7 +78,7 @@ def _text(elements: dict[str, int], tables: dict[str, Any]) -> str:
 
 
 def _histogram(moments: dict[str, Any], prop: Any, n_rows: int = 12) -> str:
-    """Draw a histogram in at most `n_rows` lines: the filled range of bins, neighbours joined."""
+    """Draw a histogram in at most `n_rows` lines: the range of filled bins, with neighbouring bins joined."""
     from matscale.core.data.store.statistics import edge
 
     bins = {number: count for number, count in moments["bins"]}  # noqa: C416 - pairs are lists here

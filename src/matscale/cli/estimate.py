@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Assumed share of the peak, rather than to time steps.  [default with --on: 0.05]",
+    help="Assumed share of the peak, in place of timed steps.  [default with --on: 0.05]",
 )
 @click.option(
     "--time-steps",
     type=click.IntRange(0),
-    help="Training steps that are timed; 0: none, as if --mfu were given.  [default: 8; 3 for each size of a study]",
+    help="Number of timed training steps; 0: none, as with --mfu.  [default: 8; 3 for each size of a study]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, in bytes and seconds.")
 def estimate(
@@ -50,14 +50,14 @@ def estimate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Estimate a training run before it is spent; the options are those of `matscale train`.
+    """Estimate the cost of a training run; the options are those of `matscale train`.
 
-    Or every run of STUDY.toml, as a table. FLOPs are the run's own accounting; time comes from a few timed steps on
-    this machine, or from the peak of a device and the share of it (MFU) that is assumed to be reached.
+    With STUDY.toml, estimate every run of the study, as a table. FLOPs are counted as in the run; time comes from a few
+    timed steps on this machine, or from the peak of a device and an assumed share of it (MFU).
     """
     if study is not None:
         if arch or size or params or file or assignments or given(options):
-            raise ConfigError(f"{study}: a study says all that its runs are. Leave the options of a single run out.")
+            raise ConfigError(f"{study}: a study file sets everything for its runs. Leave out options of a single run.")
         _study(study, on, mfu, time_steps, as_json)
         return
     from matscale.core.estimate.estimate import TIME_STEPS
@@ -102,7 +102,7 @@ def _study(path: Path, on: str | None, mfu: float | None, time_steps: int | None
 
 
 def show(planned: StudyPlan, device: str | None, mfu: float | None, time_steps: int | None, as_json: bool) -> None:
-    """Estimate and print. `time_steps` None: a few for each kind of step."""
+    """Estimate the runs of a plan and print them. `time_steps`: timed steps per kind of run; None for the default."""
     from matscale.core.study.estimates import TIME_STEPS, Estimator, estimates, totals
 
     with reporter() as progress:
@@ -135,7 +135,7 @@ def _sums(total: dict[str, float]) -> list[str]:
 
 
 def _basis(rows: list[EstimatedRun], estimator: Estimator) -> str:
-    """Basis of the estimated times: an assumed MFU, or steps timed on this machine."""
+    """Sentence on the basis of the estimated times: an assumed MFU, or steps timed on this machine."""
     e, kinds = rows[0].estimate, len(estimator.prices)
     if e.seconds_by == "peak × MFU":
         return f"Time on {e.device}: {100 * e.mfu:.2g} % of {e.peak_flops_per_s:.3g} FLOP/s is assumed."

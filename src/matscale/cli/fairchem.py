@@ -12,7 +12,7 @@ from matscale.cli.use import checkpoint_option, run_argument
 
 @click.group("import")
 def importing() -> None:
-    """Turn a model that another program trained into a run."""
+    """Turn a model of another program into a run."""
 
 
 @importing.command("fairchem")
@@ -23,18 +23,18 @@ def importing() -> None:
     type=click.Choice(["auto", "ema", "raw"]),
     default="auto",
     show_default=True,
-    help="Averaged or raw ones; auto: averaged where there are.",
+    help="Averaged or raw weights; auto: averaged if there are any.",
 )
 def import_fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "raw"]) -> None:
     """Import SchNet, GemNet-T, -dT or -OC, EquiformerV2 or EScAIP.
 
-    CHECKPOINT (.pt) is one of fairchem v1 or, of EScAIP, an inference checkpoint of fairchem v2. It comes with its
-    element references, normalizers and scale factors. Plugins can bring further architectures.
+    CHECKPOINT (.pt) is one of fairchem v1 or, of EScAIP, an inference checkpoint of fairchem v2. Element references,
+    normalizers and scale factors are imported, too. Plugins can add architectures.
 
-    The run predicts what fairchem's calculator predicts; `matscale evaluate`, `predict` and `matscale.calculator` take
-    it as it is. CHECKPOINT is a pickled file: it is read in a process of its own, and refused if it holds anything
-    but numbers and texts. fairchem's own calculator takes the raw weights of checkpoint.pt, and the averaged ones of
-    best_checkpoint.pt.
+    The run predicts the same as fairchem's calculator; use it with `matscale evaluate`, `predict` and
+    `matscale.calculator`. CHECKPOINT is a pickled file: it is read in a separate process, and refused if it holds
+    anything but numbers and texts. fairchem's own calculator uses the raw weights of checkpoint.pt, but the averaged
+    ones of best_checkpoint.pt.
     """
     from ase.data import chemical_symbols
 
@@ -63,9 +63,9 @@ def exporting() -> None:
 def export_fairchem(run: Path, target: Path, checkpoint: str) -> None:
     """Export a run to fairchem v1: an EquiformerV2, or what a plugin can export.
 
-    The file has weights, element references and scales; fairchem's calculator predicts with it what the run predicts.
-    What fairchem cannot express is refused by name: of an EquiformerV2 it needs the published stress head (`--set
-    architecture.config.stress_head=rank2` in training), direct forces and a limit of neighbours.
+    The file has weights, element references and scales, with which fairchem's calculator predicts the same as the run.
+    Options without a counterpart in fairchem are refused: an EquiformerV2 needs the published stress head (`--set
+    architecture.config.stress_head=rank2` in training), direct forces and a limit on neighbours.
     """
     from matscale.core.fairchem.export import export_run
     from matscale.core.model.architecture import count_parameters

@@ -1,4 +1,4 @@
-"""Groups of commands that know their commands by name and summary, and import one when it is asked for."""
+"""Command groups that know names and summaries of their commands, and import a command only when it is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LazyGroup(click.Group):
     """Command group that imports the module of a command only when that command is used."""
 
     def __init__(self, *args: Any, elsewhere: Mapping[str, tuple[str, str]], **settings: Any) -> None:
-        """Set up the group. `elsewhere`: name -> (`module:command`, its line of help)."""
+        """Set up the group. `elsewhere` is name -> (`module:command`, its line of help)."""
         super().__init__(*args, **settings)
         self.elsewhere = elsewhere
 
@@ -56,7 +56,7 @@ class MainGroup(LazyGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.elsewhere:
             return super().get_command(ctx, cmd_name)
-        from matscale.core.hosting.host import host  # start-up: no plugin is looked for unless one is asked for
+        from matscale.core.hosting.host import host  # start-up: plugins are searched only if one is requested
 
         return host().command(cmd_name)
 
@@ -70,9 +70,9 @@ class MainGroup(LazyGroup):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except BrokenPipeError:
-            sys.stderr.close()  # the reader of our output left (`| head`): nothing more to say
+            sys.stderr.close()  # the reader of the output has ended (`| head`)
             ctx.exit(0)
-        except OSError as error:  # a full disk, a folder without permission: the user's to mend
+        except OSError as error:  # such as a full disk, which the user can solve
             if os.environ.get("MATSCALE_DEBUG"):
                 raise
             if error.errno == errno.ENAMETOOLONG:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """The architectures: list them, show one of them, or its size ladder."""
+    """Show architectures: list them, one of them, or its size ladder."""
 
 
 @models.command("list")
-@click.option("--sizes", is_flag=True, help="A row for every published size instead of one per architecture.")
+@click.option("--sizes", is_flag=True, help="List every published size, instead of one row per architecture.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the keys of `models show` without config.")
 def list_models(sizes: bool, as_json: bool) -> None:
     """List the architectures with parameters, training FLOPs per atom and claimed symmetries.
@@ -50,16 +50,18 @@ def list_models(sizes: bool, as_json: bool) -> None:
 @models.command()
 @click.argument("name", type=ArchitectureName)
 @click.option("--size", metavar="NAME", help="A published configuration.")
-@click.option("--params", type=ParameterCount(), help="The rung of the size ladder nearest to a count: 30k, 1M.")
+@click.option(
+    "--params", type=ParameterCount(), help="Rung of the size ladder nearest to a number of parameters: 30k, 1M."
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a configuration key.")
-@click.option("--count", is_flag=True, help="Run a step: hold the FLOPs against it, and count element-wise work.")
+@click.option("--count", is_flag=True, help="Run a step to check the FLOPs and to count element-wise work.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(
     name: str, size: str | None, params: int | None, assignments: tuple[str, ...], count: bool, as_json: bool
 ) -> None:
     """Show the architecture NAME: paper, claims, parameters, training FLOPs per atom, configuration.
 
-    The configuration is the default one, or that of --size or --params, with every --set on top of it.
+    The configuration is the default, or that of --size or --params; --set overrides its keys.
     """
     from matscale.core.estimate.describe import configuration, counted_per_atom, describe
     from matscale.core.hosting.host import host
@@ -72,7 +74,7 @@ def show(
         counted = counted_per_atom(architecture, config) if count else None
     except MatscaleError:
         raise
-    except Exception as error:  # whatever a plugin's model raises: say whose it is
+    except Exception as error:  # any error of a plugin's model: name the plugin
         text = f"{type(error).__name__}: {error}"
         raise PluginError(f"{name} ({distribution} {version}) cannot be built: {text}.") from error
     about: dict[str, Any] = {
@@ -102,7 +104,7 @@ def show(
 def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> None:
     """Print a size ladder of the architecture NAME, evenly spaced in the logarithm of the parameters.
 
-    FLOPs are those of a training step per atom of the crystal of `models show`, where there is a formula for them.
+    FLOPs are those of a training step, per atom of the crystal of `models show`, if there is a formula for them.
     """
     from matscale.core.estimate.describe import rungs
     from matscale.core.hosting.host import host
@@ -126,16 +128,16 @@ def ladder(name: str, smallest: int, largest: int, n: int, as_json: bool) -> Non
 
 
 def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig | None]:
-    """Configurations to list. None stands for the default one, which is made later because a plugin may fail."""
+    """Configurations to list. None stands for the default, which is made later since a plugin may fail."""
     return [*architecture.sizes.values()] if sizes and architecture.sizes else [None]
 
 
 def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | None) -> dict[str, Any]:
-    """Row of the table for one architecture. One that cannot be built gets a warning and a row without numbers."""
+    """Row of the table for one architecture. If it cannot be built, a warning is given and the row has no numbers."""
     from matscale.core.estimate.describe import configuration, describe
 
     try:
-        # To run a step of every published size of a large model would take minutes.
+        # Running a step of every published size of a large model would take minutes.
         row = describe(architecture, config or configuration(architecture), host, measure=config is None).plain()
         return {key: value for key, value in row.items() if key != "config"}
     except Exception as error:
@@ -188,7 +190,7 @@ def _page(description: Description, about: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Shorten a list of elements, so that other keys stay on the screen; --json has all of it."""
+    """Shorten a list of elements, so that other keys stay visible; --json has all."""
     text = str(value)
     return text if len(text) <= 48 else f"{text[:28]} ... {text[-15:]}"
 

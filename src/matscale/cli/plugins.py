@@ -1,4 +1,4 @@
-"""`matscale plugins`: list plugins, check one against the contract, begin a new one."""
+"""`matscale plugins`: list plugins, check one against the contract, create a new one."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 @click.group()
 def plugins() -> None:
-    """The plugins: list them, check one, begin a new one.
+    """Manage plugins: list them, check one, create a new one.
 
-    MATSCALE_BLOCK_PLUGINS=NAME,... leaves plugins out; MATSCALE_NO_PLUGINS=1 leaves all but the built-in ones out.
+    MATSCALE_BLOCK_PLUGINS=NAME,... blocks plugins; MATSCALE_NO_PLUGINS=1 blocks all except the built-in ones.
     """
 
 
 @plugins.command("list")
-@click.option("--load", is_flag=True, help="Import each plugin, to know its API and whether it works.")
+@click.option("--load", is_flag=True, help="Import each plugin, to find its API version and whether it works.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_plugins(load: bool, as_json: bool) -> None:
     """List all installed plugins with status and reason.
 
-    Without --load nothing is imported: status is `blocked` or `clash` where the metadata tell so, else `not loaded`,
-    and the hooks are those that the source marks. With --load it is `ok`, `failed`, `incompatible`, `blocked` or
-    `clash` (works, under the name distribution:name).
+    Without --load nothing is imported: status is `blocked` or `clash` according to the metadata, else `not loaded`, and
+    hooks are found in the source. With --load it is `ok`, `failed`, `incompatible`, `blocked` or `clash` (works, under
+    the name distribution:name).
     """
     from matscale.core.hosting.host import BLOCK, host
 
@@ -57,8 +57,8 @@ def list_plugins(load: bool, as_json: bool) -> None:
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
     """Check the plugin NAME: import it, then run the contract on each of its architectures.
 
-    A plugin that cannot be imported ends this with its own traceback and code 2; a broken promise with code 1. What
-    the contract tests is what the architecture claims: see `matscale models show`.
+    A plugin that cannot be imported gives its traceback and exit code 2, a failed check exit code 1. The contract tests
+    what the architecture claims: see `matscale models show`.
     """
     from matscale.core.errors import PluginError
     from matscale.core.hosting.host import host
@@ -84,7 +84,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 def new(name: str, output: Path | None) -> None:
     """Write a complete package for an architecture NAME: model, test, pyproject.toml.
 
-    It works as it is: a small learned embedded atom, which passes the contract and can be trained.
+    The package works at once: a small embedded-atom model, which passes the contract and can be trained.
     """
     from matscale.cli.scaffold import names, write
     from matscale.core.hosting.host import host
@@ -93,7 +93,7 @@ def new(name: str, output: Path | None) -> None:
     folder = output or Path(name)
     for path in write(folder, values):
         click.echo(path)
-    # `./name`, so that pip cannot take the folder for a package on the index.
+    # `./name`, so that pip does not look for a package of this name on the index.
     where = folder if folder.is_absolute() else f"./{folder}"
     click.echo(f"\nNext:\n  pip install -e {where}\n  matscale plugins check {name}\n  matscale train --arch {name}")
 
@@ -127,7 +127,7 @@ def _summary(plugin: Plugin) -> str:
 
 
 def _contract(architecture: Architecture, quiet: bool) -> list[dict[str, str]]:
-    """Run the battery on one architecture; print a line for each check unless `quiet`."""
+    """Run all contract checks on one architecture; print a line for each check unless `quiet`."""
     from matscale.testing import run_contract
 
     click.echo(f"Checking architecture {architecture.name} ...", err=True)

@@ -20,13 +20,15 @@ FORMATS = ("svg", "png", "pdf")
               show_default=True, help="The page.")  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path, file_okay=False), help="Write every figure to this folder.")
 @click.option("--format", "formats", type=click.Choice(FORMATS), multiple=True,
-              help="Of the figures; may be repeated.  [default: svg]")  # fmt: skip
+              help="Format of the figures; may be repeated.  [default: svg]")  # fmt: skip
 @BASELINES[0]
 @BASELINES[1]
 @SAMPLES
 @click.option("--serve", is_flag=True, help="Serve the page and refresh it while runs go on, instead of writing it.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where --serve listens.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 chooses a free one."
+)
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -43,8 +45,8 @@ def report(
 ) -> None:
     """Show RUNS (folders, globs, a study) in one HTML file that needs no network.
 
-    Laws with verdicts, training curves, errors by term, exponents, residuals, cost, all runs, and where they are from.
-    Runs that are not complete are shown, and no law rests on them.
+    The page has laws with verdicts, training curves, errors by term, exponents, residuals, cost, and all runs with
+    their origin. Runs that are not complete are shown, but not used in laws.
     """
     _refuse_contradictions(ctx, serve, figures)
     options = _options(baselines, no_baselines, samples)
@@ -73,9 +75,9 @@ def _refuse_contradictions(ctx: click.Context, serve: bool, figures: Path | None
     if serve and given & {"output", "figures", "formats"}:
         raise ConfigError("--serve writes no file: leave out -o, --figures and --format, or --serve.")
     if not serve and given & {"host", "port"}:
-        raise ConfigError("--host and --port say where --serve listens: add --serve, or leave them out.")
+        raise ConfigError("--host and --port belong to --serve: add --serve, or leave them out.")
     if figures is None and "formats" in given:
-        raise ConfigError("--format is that of the figures: say where they go with --figures DIR.")
+        raise ConfigError("--format is the format of figures: give their folder with --figures DIR.")
 
 
 def _options(baselines: Path | None, no_baselines: bool, samples: int) -> dict[str, Any]:

@@ -12,17 +12,19 @@ from matscale.cli.text import aligned, duration
 from matscale.core.errors import ConfigError
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
-"""Statuses that a run folder alone can tell. Only a sweep knows `queued` and `blocked`; they are in its ledger."""
+"""Statuses that a run folder alone shows. `queued` and `blocked` are known to a sweep only, and are in its ledger."""
 
 
 @click.group()
 def runs() -> None:
-    """The runs in a folder: list them, show one of them."""
+    """Show runs in a folder: list them, one of them, or forecasts."""
 
 
 @runs.command("list")
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
-@click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only runs that stand so; may be repeated.")
+@click.option(
+    "--status", multiple=True, type=click.Choice(STATUSES), help="Only runs with this status; may be repeated."
+)
 @click.option(
     "--arch", multiple=True, metavar="NAME", help="Only runs of an architecture (gemnet) or variant (gemnet-OC)."
 )
@@ -32,16 +34,16 @@ def runs() -> None:
 def list_runs(
     folder: Path, status: tuple[str, ...], arch: tuple[str, ...], study: str | None, as_json: bool, as_csv: bool
 ) -> None:
-    """List the runs in FOLDER, a folder of runs or of a study.  [default: runs]
+    """List the runs in FOLDER, a folder of runs or of a study. [default: runs]
 
-    crashed is a run that was killed: `matscale sweep`, or `matscale train --resume`, goes on with it. failed is one
-    that ended with an error of its own.
+    The status `crashed` means that a run was killed: `matscale sweep`, or `matscale train --resume`, resumes it.
+    `failed` means that it ended with an error of its own.
     """
     from matscale.core.runs.files import called
     from matscale.core.study import ledger
 
     if as_json and as_csv:
-        raise ConfigError("--json and --csv are two ways to print the same: give one of them.")
+        raise ConfigError("--json and --csv exclude each other: give one of them.")
     rows = [ledger.row(path) for path in ledger.run_folders(folder)]
     rows = [r for r in rows if not status or r["status"] in status]
     rows = [r for r in rows if study in (None, r["study"])]
@@ -85,9 +87,9 @@ def _number(value: float | None, form: str) -> str:
 
 @runs.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: run.json and how the run stands.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: run.json and the status of the run.")
 def show(run: Path, as_json: bool) -> None:
-    """Show one run: what it is, how it stands, what it cost, how well it does."""
+    """Show one run: its configuration, status, cost and errors."""
     from matscale.cli.progress.text import pretrained
     from matscale.cli.text import errors_table
     from matscale.core.runs.status import read_info
@@ -114,10 +116,10 @@ def show(run: Path, as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path), default="runs")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def forecast_runs(folder: Path, as_json: bool) -> None:
-    """Predict where runs that are under way will end, by finished runs in FOLDER.  [default: runs]
+    """Predict the final loss of runs in progress, from finished runs in FOLDER. [default: runs]
 
-    A run is compared with finished runs of the same schedule: from the same share of the run on, its loss falls by the
-    same factor, corrected for size, learning rate and batch. The interval holds the ends of 95 % of new runs.
+    Finished runs with the same schedule give the factor by which the loss falls from the present share of the run to
+    its end, corrected for size, learning rate and batch. The interval covers 95 % of new runs.
     """
     from matscale.core.scaling.curves.running import forecasts, hopeless, read_running
     from matscale.core.scaling.text import with_interval

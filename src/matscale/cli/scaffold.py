@@ -24,7 +24,7 @@ FILES = {
 
 
 def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:
-    """Values for the placeholders of the templates. Raises ConfigError for a name that is invalid or taken."""
+    """Values of the placeholders in the templates. Raises ConfigError for a name that is invalid or taken."""
     if not re.fullmatch(r"[a-z](?:[a-z0-9]|[_-](?=[a-z0-9]))*", name) or keyword.iskeyword(name):
         raise ConfigError(
             f"{name!r} cannot be the name of a plugin: use small letters, digits and single _ or - between them, "

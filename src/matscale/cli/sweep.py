@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=PluginName("register_launchers", "launcher"),
     default="local",
     show_default=True,
-    help="What starts the runs: local, slurm, or one that a plugin supplies.",
+    help="Launcher of the runs: local, slurm, or one of a plugin.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the grid with estimates and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: as JSON.")
@@ -31,17 +31,23 @@ if TYPE_CHECKING:
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
-    help="With --dry-run: assumed share of the peak, rather than to time steps.",
+    help="With --dry-run: assumed share of the peak, in place of timed steps.",
 )
-@click.option("--workers", type=click.IntRange(1, 1024), help="Runs at once, with the launcher local.")
-@click.option("--no-wait", is_flag=True, help="Hand over what is ready and leave, with a launcher whose jobs live on.")
-@click.option("--retry-failed", is_flag=True, help="Take up again also runs that failed for a reason of their own.")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Number of runs at the same time, with the launcher local."
+)
+@click.option(
+    "--no-wait", is_flag=True, help="Submit the runs that are ready and return, with a launcher whose jobs go on."
+)
+@click.option("--retry-failed", is_flag=True, help="Restart runs that failed with an error of their own, too.")
 @click.option(
     "--stop-hopeless",
     is_flag=True,
-    help="Stop runs that are to end above a finished run of their size with another rate or batch; else that is said.",
+    help="Stop runs that will end above a finished run of their size with another rate or batch, not only report them.",
 )
-@click.option("--adaptive", metavar="PURPOSE", help="Train only what this needs: alpha=0.02, loss=5%@n=1M,d=1M, ...")
+@click.option(
+    "--adaptive", metavar="PURPOSE", help="Train only the runs that a purpose needs: alpha=0.02, loss=5%@n=1M,d=1M, ..."
+)
 @click.option(
     "--next", "count", type=click.IntRange(1), metavar="K", help="With --adaptive: runs per batch.  [default: 4]"
 )
@@ -63,14 +69,14 @@ def sweep(
     budget: float | None,
     quiet: bool,
 ) -> None:
-    """Do what is missing of the study in STUDY.toml.
+    """Train the missing runs of the study in STUDY.toml.
 
-    Each run has an identity: what is complete is left alone, what was cut off goes on, what failed for an outside
-    reason (killed, node failure) is tried again, what failed for one of its own is told. Ctrl-C has the runs save.
-    The study's folder holds runs/, and runs.jsonl and runs.csv with a row per run.
+    Complete runs are kept, interrupted runs are resumed, runs that failed for an outside reason (killed, node failure)
+    are restarted, and runs that failed with an error of their own are reported. On Ctrl-C, runs save and stop. The
+    study's folder has runs/, and runs.jsonl and runs.csv with a row per run.
 
-    --adaptive takes the grid as what could be trained: it proposes a batch, trains it, fits, and proposes again, until
-    the purpose (as of plan --next) is met or the budget is spent. The same command goes on where one was stopped.
+    --adaptive trains only a part of the grid: it chooses a batch of runs, trains them, fits, and chooses again, until
+    the purpose (see plan --next) is met or the budget is spent. The same command continues a sweep that was stopped.
     """
     from matscale.cli.estimate import show
     from matscale.cli.progress.advice import Advice, advice
@@ -84,10 +90,10 @@ def sweep(
     from matscale.core.study.sweep import Sweep
 
     if not dry_run and (as_json or device or mfu):
-        raise ConfigError("--json, --device and --mfu are about estimates: add --dry-run, or leave them out.")
+        raise ConfigError("--json, --device and --mfu belong to estimates: add --dry-run, or leave them out.")
     chosen = host().launcher(launcher)
     if stop_hopeless and (dry_run or no_wait):
-        raise ConfigError("--stop-hopeless watches runs that are under way: leave out --dry-run and --no-wait.")
+        raise ConfigError("--stop-hopeless stops runs in progress: leave out --dry-run and --no-wait.")
     if no_wait and not chosen.outlives:
         raise ConfigError(f"--no-wait: the runs of the launcher {launcher} end with the sweep. Leave it out.")
     if workers is not None and launcher != "local":
@@ -95,7 +101,7 @@ def sweep(
             f"--workers is for the launcher local. The study file has a table [{launcher}] for its options."
         )
     if adaptive is None and (count is not None or budget is not None):
-        raise ConfigError("--next and --budget are for a sweep that chooses its runs: add --adaptive PURPOSE.")
+        raise ConfigError("--next and --budget belong to a sweep that chooses its runs: add --adaptive PURPOSE.")
     if adaptive is not None and (budget is None or dry_run or no_wait or stop_hopeless):
         raise ConfigError(
             "--adaptive needs --budget FLOPS for all of its runs, and no --dry-run, --no-wait or --stop-hopeless."
@@ -134,7 +140,7 @@ def sweep(
 def _adapt(
     planned: StudyPlan, pool: Pool, purpose: str, count: int, budget: float, quiet: bool, retry_failed: bool
 ) -> None:
-    """Propose, train and fit until the purpose is met."""
+    """Choose, train and fit batches of runs until the purpose is met or the budget is spent."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.scaling.allocation.adaptive import Adaptive, offers
     from matscale.core.scaling.allocation.next_batch import Purpose

@@ -1,4 +1,4 @@
-"""Tables of text in aligned columns."""
+"""Text tables with aligned columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Align `rows`, of which the first is the headings; the columns in `right` are aligned to the right."""
+    """Align `rows`, the first of which has the headings; columns in `right` are right-aligned."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [
         "  ".join(cell.rjust(w) if k in right else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths)))
@@ -18,7 +18,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 
 GPA = 160.2176634
-"""GPa in 1 eV/Å³."""
+"""GPa per eV/Å³."""
 
 COLUMNS = {
     "loss": ("loss", 1.0, "{:.3f}"),

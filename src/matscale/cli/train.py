@@ -1,4 +1,4 @@
-"""`matscale train`: makes a configuration from options, and trains a run."""
+"""`matscale train`: configure a run by options, and train it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that configure a run: architecture, size, data, budget and so on."""
     options = (
         click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`."),
-        click.option("--size", metavar="NAME", help="A published configuration of it: `matscale models show`."),
-        click.option("--params", type=ParameterCount(), help="Or the rung of its size ladder nearest to 30k, 1M, ..."),
+        click.option("--size", metavar="NAME", help="Published configuration: `matscale models show`."),
+        click.option("--params", type=ParameterCount(), help="Rung of the size ladder nearest to 30k, 1M, ..."),
         click.option("--data", help="Packed dataset: a path or a name.  [default: emt]"),
         click.option(
-            "--config", "file", type=click.Path(path_type=Path), help="TOML; config.toml of a run repeats it."
+            "--config",
+            "file",
+            type=click.Path(path_type=Path),
+            help="TOML file; config.toml of a run repeats that run.",
         ),
         click.option(
             "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key of the configuration."
@@ -31,20 +34,20 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "start",
             type=click.Path(path_type=str),
             metavar="RUN",
-            help="Fine-tune: begin with the model of another run, its architecture included.",
+            help="Fine-tune the model of another run, with its architecture.",
         ),
         click.option(
-            "--partial", is_flag=True, default=None, help="With --from: take what fits, and list what does not."
+            "--partial", is_flag=True, default=None, help="With --from: use the weights that fit, and list the others."
         ),
         click.option(
             "--references",
             type=click.Choice(["auto", "keep", "refit"]),
-            help="With --from: its element references, or ones corrected for the new data.  [default: auto]",
+            help="With --from: keep its element references, or correct them for the new data.  [default: auto]",
         ),
         click.option(
             "--pretrain",
             type=click.Choice(["distances", "denoise"]),
-            help="Learn structure first, without labels; then --from this run.",
+            help="Pre-train without labels; fine-tune this run with --from.",
         ),
         click.option(
             "--epochs", type=click.IntRange(1), help="Passes over the data.  [default: 10, if there is no budget]"
@@ -54,13 +57,16 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--max-flops", metavar="COUNT", help="Training FLOPs: 1e15."),
         click.option("--lr", type=float, help="Highest learning rate."),
         click.option("--batch", type=click.IntRange(1), help="Structures in a batch."),
-        click.option("--seed", type=click.IntRange(0), help="Drives split, weights, order and dropout.  [default: 0]"),
+        click.option("--seed", type=click.IntRange(0), help="Seed of split, weights, order and dropout.  [default: 0]"),
         click.option("--device", help="cpu, cuda, cuda:1.  [default: a GPU if there is one]"),
         click.option(
             "--precision", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "fp64"]), help="[default: fp32]"
         ),
         click.option(
-            "--overfit", type=click.IntRange(1), metavar="N", help="Train and validate on N structures: can it learn?"
+            "--overfit",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Train and validate on the same N structures, as a check.",
         ),
     )
     for option in reversed(options):
@@ -73,7 +79,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder -o.")
 @click.option(
-    "--track", multiple=True, type=TrackerName, help="Tell a tracker the metrics too: tensorboard, wandb, trackio."
+    "--track", multiple=True, type=TrackerName, help="Send the metrics to a tracker, too: tensorboard, wandb, trackio."
 )
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.option("--no-baselines", is_flag=True, help="End without the table against the baselines.")
@@ -94,14 +100,14 @@ def train(
 ) -> None:
     """Train one model.
 
-    What counts, from least to most: defaults, --config, options, --set. The run folder holds everything: configuration,
-    metrics, checkpoints. Ctrl-C saves and stops; --resume -o FOLDER goes on.
+    Later sources override earlier ones: defaults, --config, options, --set. The run folder has configuration, metrics
+    and checkpoints. Ctrl-C saves and stops; --resume -o FOLDER continues.
     """
     resumed = output if resume else None
     options["track"] = list(track) or None
     config, architecture = configuration(arch, size, params, file, given(options), assignments, resumed)
     if resume and output is None:
-        raise ConfigError("--resume: say which run goes on with -o FOLDER.")
+        raise ConfigError("--resume: name the run to resume with -o FOLDER.")
     if dry_run:
         from matscale.core.config import to_toml
 
@@ -113,7 +119,7 @@ def train(
 
     world = World.from_environment()
     if world.size > 1 and output is None:
-        raise ConfigError("Several processes train one run: say with -o FOLDER which.")
+        raise ConfigError("Several processes train one run: name its folder with -o FOLDER.")
     with reporter(quiet or not world.is_main) as progress:
         run = start(config, output or free_folder(config), resume=resume, architecture=architecture, progress=progress)
     if world.is_main:

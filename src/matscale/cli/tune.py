@@ -1,4 +1,4 @@
-"""`matscale tune`: find learning rate and batch of a few small sizes, and fit a law through them."""
+"""`matscale tune`: tune learning rate and batch size at a few small sizes, and fit a law to them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 @click.option("--arch", type=ArchitectureName, help="Architecture: `matscale models list`.")
 @click.option("--params", type=CommaSeparated(ParameterCount()), help="Sizes to tune: 3k,10k,30k.")
 @click.option("--data", default="emt", show_default=True, help="Packed dataset: a path or a name.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File of the rule, TOML.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="TOML file for the law.")
 @click.option(
-    "--from", "lowest", type=float, default=3e-4, show_default=True, help="Lowest learning rate to begin with."
+    "--from", "lowest", type=float, default=3e-4, show_default=True, help="Lowest learning rate of the first grid."
 )
-@click.option("--to", "highest", type=float, default=2e-2, show_default=True, help="Highest rate to begin with.")
 @click.option(
-    "--batch", type=CommaSeparated(click.IntRange(1)), help="Also choose among structures in a batch: 8,16,32."
+    "--to", "highest", type=float, default=2e-2, show_default=True, help="Highest learning rate of the first grid."
+)
+@click.option(
+    "--batch", type=CommaSeparated(click.IntRange(1)), help="Batch sizes to choose from, in structures: 8,16,32."
 )
 @click.option("--seeds", type=CommaSeparated(click.IntRange(0)), default="0", show_default=True, help="0,1,2")
 @click.option(
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Starts runs.",
 )
-@click.option("--workers", type=click.IntRange(1, 1024), help="Runs at once, with the launcher local.")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Number of runs at the same time, with the launcher local."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, only results and errors.")
 @click.pass_context
 def tune(
@@ -74,11 +78,12 @@ def tune(
     workers: int | None,
     quiet: bool,
 ) -> None:
-    """Find the best learning rate of a few small sizes, and write the rule LR(N) = a N^b through them.
+    """Find the best learning rate of a few small sizes, and write the law LR(N) = a N^b fitted to them.
 
-    With several --epochs it is LR(N, D), and with several --batch too the batch has a law as well; D are structures
-    seen. A study takes the rule by `lr = "lr.toml"`. The runs are kept in studies/tune-ARCH: the same command again
-    does only what is missing. RUNS or a TABLE of learning rates that were tried already: nothing is trained.
+    With several --epochs, the law is LR(N, D); with several --batch, too, there is also a law of the batch size. D is
+    the number of structures seen. A study uses the law with `lr = "lr.toml"`. The runs are kept in studies/tune-ARCH,
+    so that the same command only trains missing ones. With RUNS or a TABLE of learning rates that were tried already,
+    nothing is trained.
     """
     from matscale.core.config import override
     from matscale.core.scaling.dials.rule import of_trials, of_tuned
@@ -96,12 +101,12 @@ def tune(
         return
     if arch is None or not params or columns:
         raise ConfigError(
-            "Say what to tune: --arch and --params train models; RUNS or a TABLE (with --map) were trained already."
+            "Give --arch and --params to train models, or RUNS or a TABLE (with --map) that were trained already."
         )
     if epochs and steps:
-        raise ConfigError("--epochs and --steps are two ways to say how long a run is: give one of them.")
+        raise ConfigError("--epochs and --steps both set the length of a run: give one of them.")
     if batch and steps:
-        raise ConfigError("--batch: batches are compared at equal data, so the runs take --epochs, not --steps.")
+        raise ConfigError("--batch: batches are compared at equal data, so use --epochs, not --steps.")
     if workers is not None and launcher != "local":
         raise ConfigError("--workers is for the launcher local.")
     base = {"output": str(default_output(arch)), "data": {"path": data}, "seeds": list(seeds)}
@@ -120,7 +125,7 @@ def tune(
 
 
 def _refuse_training(ctx: click.Context) -> None:
-    """Raise ConfigError for options that train models, beside RUNS or a TABLE that were trained already."""
+    """Raises ConfigError for options of training beside RUNS or a TABLE, which need no training."""
     own = {"sources", "arch", "output", "columns", "quiet"}
     source = click.core.ParameterSource.COMMANDLINE
     given = [name for name in ctx.params if name not in own and ctx.get_parameter_source(name) == source]
@@ -131,7 +136,7 @@ def _refuse_training(ctx: click.Context) -> None:
 
 
 def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
-    """Results of all tunings, which share a pool and a folder."""
+    """Train and return the results of all tunings, which share a pool and a folder."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.hosting.host import host
     from matscale.core.study.sweep import Sweep

@@ -1,4 +1,4 @@
-"""Types of command-line values: counts as people write them, and names that complete without importing torch."""
+"""Types of command-line values: counts such as 30k or 1M, and names that complete without importing torch."""
 
 from __future__ import annotations
 
@@ -58,11 +58,10 @@ class CommaSeparated(ParamType):
 
 
 class PluginName(ParamType):
-    """Name that plugins supply; completed from metadata and source text alone, so that completion does not load
-    torch."""
+    """Name that plugins supply. Completion reads only metadata and source text, so that it does not load torch."""
 
     def __init__(self, hook: str = "", metavar: str = "name") -> None:
-        """Set up the type. `hook` completes only plugins which mark this hook; all plugins if it is empty."""
+        """Set up the type. With `hook`, only plugins with this hook are completed."""
         self.hook = hook
         self.name = metavar
 
@@ -79,7 +78,7 @@ class PluginName(ParamType):
 
 
 class LimitSetting(ParamType):
-    """One limit on input, as text: `memory=8GiB`; all of them together become `Limits`."""
+    """Limit on input, as text: `memory=8GiB`; all of them together become `Limits`."""
 
     name = "limit"
 
@@ -95,7 +94,7 @@ class LimitSetting(ParamType):
 
 
 def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
-    """Set the limits until the command has ended."""
+    """Set the limits for the duration of the command."""
     if given:
         from matscale.core.data.sources.limits import Limits, using
 
@@ -104,7 +103,7 @@ def _set_limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ..
 
 limit_option = click.option(
     "--limit", multiple=True, type=LimitSetting(), expose_value=False, callback=_set_limits,
-    help="Limit on what is read: structure, atoms, structures, memory, seconds, expansion, unpacked or members.",
+    help="Limit on input: structure, atoms, structures, memory, seconds, expansion, unpacked or members.",
 )  # fmt: skip
 """Option `--limit` of commands that read structures or archives; the limits hold while the command runs."""
 

@@ -25,7 +25,7 @@ checkpoint_option = click.option(
     default="best",
     show_default=True,
     metavar="best|last|STEP",
-    help="Which weights; averaged ones where the run kept an average.",
+    help="Checkpoint; its averaged weights are used if there are any.",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU if there is one."
@@ -37,7 +37,7 @@ dtype_option = click.option(
 net_force_option = click.option(
     "--zero-net-force",
     is_flag=True,
-    help="Take the mean off the forces of each structure: direct forces do not sum to zero by themselves.",
+    help="Subtract the mean force of each structure: direct forces do not sum to zero otherwise.",
 )
 
 
@@ -50,15 +50,15 @@ net_force_option = click.option(
     type=click.Choice(["auto", "validation", "train", "all"]),
     default="auto",
     show_default=True,
-    help="What to measure on; auto: the run's validation part of its own dataset, all of any other.",
+    help="Part to measure on; auto: the run's validation part of its own dataset, all of any other.",
 )
 @checkpoint_option
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Structures in a batch.")
 @device_option
 @dtype_option
 @net_force_option
-@click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that the model cannot judge.")
-@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the baselines beside it.")
+@click.option("--skip-invalid", is_flag=True, help="Leave out and list structures that the model cannot predict.")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Show the errors of baselines, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in eV units, by model.")
 def evaluate(
     run: Path,
@@ -73,9 +73,9 @@ def evaluate(
     baselines: bool,
     as_json: bool,
 ) -> None:
-    """Print the errors of the model that was trained in folder RUN.
+    """Print the errors of the trained model in folder RUN.
 
-    Baselines learn from the training part of the run, like the model.
+    Baselines are fitted on the training part of the run, like the model.
     """
     from matscale.core.data.named.catalog import resolve
     from matscale.core.data.store.packed import PackedDataset
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Errors of the run's baselines; none, with a line that gives the reason, if they are not available."""
+    """Errors of the run's baselines; without them, none, and a line with the reason."""
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.errors import DataError
     from matscale.core.inference.compare import baselines_of
@@ -145,8 +145,8 @@ def predict(
 ) -> None:
     """Predict energy, forces and stress of the structures in FILE with the model in RUN.
 
-    FILE is anything that `matscale data pack` reads. They are written in order, with what FILE says of them, as the
-    labels energy, forces and stress, which replace labels of these names.
+    FILE is anything that `matscale data pack` reads. Structures are written in order with all values of FILE; the
+    predictions are the labels energy, forces and stress, which replace labels of these names.
     """
     from collections import Counter
 

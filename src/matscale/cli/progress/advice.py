@@ -1,4 +1,4 @@
-"""Advice of a sweep: runs whose curves say that a finished run of their size beats them."""
+"""Advice of a sweep: reports runs whose curves fall short of a finished run of the same size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ EVERY = 15.0
 
 
 class Advice(Reporter):
-    """Reporter that passes everything on to another one and reports each hopeless run once; with `stops`, ends it."""
+    """Reporter that passes everything on to another reporter and reports each hopeless run once.
+
+    With `stops`, ends it.
+    """
 
     def __init__(self, inner: Reporter, stops: bool) -> None:
         self.inner, self.stops = inner, stops
@@ -45,7 +48,7 @@ class Advice(Reporter):
 
 
 def advice(runs: Iterable[PlannedRun], known: dict[Path, Running]) -> list[Hopeless]:
-    """Find runs of a plan that can be given up, from their folders; finished ones are kept in `known`."""
+    """Find runs of a plan that can be stopped early, from their folders; finished ones are cached in `known`."""
     found = read_running([run.path for run in runs if not run.is_trunk and run.path not in known])
     known |= {run.path: run for run in found if run.is_finished}
     return hopeless([*known.values(), *(run for run in found if not run.is_finished)])

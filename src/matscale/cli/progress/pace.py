@@ -1,4 +1,4 @@
-"""Speed and time left of work that is under way."""
+"""Speed of work in progress, and the time left."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from matscale.cli.text import duration
 from matscale.core.progress import StepStatus
 
 SLOWER = 10.0
-"""Ratio of a step's time to the usual one above which the step is reported as slow."""
+"""Ratio of a step's time to the usual time above which the step is reported as slow."""
 LEAST = 1.0
-"""Seconds of a step below which it is never called slow."""
+"""Least number of seconds of a step that is reported as slow."""
 
 
 class Stage:
-    """Stage of work: `Making the dataset: 1,200 of 4,000  300/s  9 s left`."""
+    """Stage of work with its progress: `Making the dataset: 1,200 of 4,000 300/s 9 s left`."""
 
     def __init__(self, what: str, done: int) -> None:
-        # What an earlier, interrupted call did is no work of this one.
+        # Units that an earlier, interrupted call has done do not count for the speed.
         self.what, self.first, self.began = what, done, time.monotonic()
         self.done = self.total = 0
 
@@ -35,17 +35,17 @@ class Stage:
         return f"{self.done:,}" + (f" of {self.total:,}" if self.total else "")
 
     def text(self) -> str:
-        """Format counts, units per second and time left, as far as they are known."""
+        """Format counts, units per second and time left, if known."""
         rate = (self.done - self.first) / max(time.monotonic() - self.began, 1e-9)
         left = f"  {duration((self.total - self.done) / rate)} left" if rate and self.total > self.done else ""
         return self.counts + (f"  {rate:,.3g}/s" if rate else "") + left
 
 
 class Pace:
-    """Speed and time left, from the last minutes; the work under way counts with the time that it has taken.
+    """Speed and time left of a run, averaged over the last minutes, the present step included.
 
-    `clock` gives seconds. Sums of time, progress and atoms fade with a time constant of a tenth of the run so far, at
-    least half a minute and at most five.
+    `clock` returns seconds. Sums of time, progress and atoms decay with a time constant of a tenth of the run so far,
+    between half a minute and five minutes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -92,7 +92,7 @@ class Pace:
         return self.clock() - self.since
 
     def slower(self) -> str | None:
-        """Warn in a sentence when a step takes ten times as long as before; once, until steps are as fast again."""
+        """Warning if a step takes ten times as long as before; given once, until steps are fast again."""
         now = self._under_way() if self.doing.startswith("step") else 0.0
         before = self.last.seconds if self.last else 0.0
         if self.told_slow or not self._is_slow(max(now, before)):

@@ -1,4 +1,4 @@
-"""Progress on stderr: drawn in place by rich on a terminal, else as lines."""
+"""Progress on stderr: bars that rich draws in place on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from matscale.core.study.sweep import Sweep
 
 EVERY = 10.0
-"""Seconds within which a line is printed while work is under way, whether steps end or not."""
+"""Longest time between two lines during work [s]."""
 DRAWN_EVERY = 1.0
-"""Seconds between two pictures of the table of a sweep, at least."""
+"""Least time between two drawings of the table of a sweep [s]."""
 SHOWN = 12
-"""Rows of that table for runs that are under way or have ended lately."""
+"""Rows of that table for runs that are in progress or have ended lately."""
 ENDS = {"completed": "done", "stopped": "stopped", "crashed": "cut off", "failed": "FAILED", "blocked": "blocked"}
 
 
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Reporter]:
-    """Context with the reporter for this output: nothing, drawings or lines. Restores the terminal at its end."""
+    """Context with the reporter for this output (none, bars or lines), which restores the terminal at its end."""
     if quiet:
         yield Reporter()
         return
@@ -46,7 +46,7 @@ def reporter(quiet: bool = False) -> Iterator[Reporter]:
 
 
 class Lines(Reporter):
-    """Reporter of plain lines: for beginnings, ends and measurements, and at least one every ten seconds."""
+    """Reporter of plain lines: starts, ends and measurements, and at least one line every ten seconds."""
 
     def __init__(self) -> None:
         self.said_at = time.monotonic()
@@ -86,27 +86,27 @@ class Lines(Reporter):
         self.show_stage(self.under_way, begins)
 
     def show_stage(self, stage: Stage, begins: bool) -> None:
-        """Show a stage that begins or has progressed."""
+        """Show a stage that has started or progressed."""
         if begins:
             self.show(f"{stage.what} ...")
         elif time.monotonic() - self.said_at >= EVERY:
             self.show(f"{stage.what}: {stage.text()}")
 
     def end_stage(self) -> None:
-        """End the stage that was under way."""
+        """End the present stage."""
         self.under_way = None
 
     # A run
 
     def _tick(self) -> None:
-        """Print lines from a thread beside the training, which reports nothing during a step."""
+        """Print lines from a separate thread, since training reports nothing during a step."""
         while not self._over.wait(0.5):
             if (told := self.pace.slower()) is not None:
                 self.show(told)
             self.refresh()
 
     def refresh(self) -> None:
-        """Show the progress of the run, unless it was shown shortly before."""
+        """Show the progress of the run, unless that was done shortly before."""
         if time.monotonic() - self.said_at >= EVERY:
             self.show(f"{self.pace.share:4.0%}  {self.pace.doing}  {self.loss}{self.pace.text()}")
 
@@ -156,7 +156,7 @@ class Lines(Reporter):
 
 
 class Drawn(Lines):
-    """Reporter that draws bars of the stage, run and epoch, and a table of the sweep; lines scroll above."""
+    """Reporter that draws bars for stage, run and epoch, and a table of the sweep; lines scroll above them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Drawn(Lines):
         self.live = Live(get_renderable=self.picture, console=self.console, transient=True)
 
     def picture(self) -> Any:
-        """Compose what is drawn in place."""
+        """Compose the bars and the table."""
         return self.table or self.bars
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Drawn(Lines):
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def draw(self, bar: str, note: str, completed: float, total: float | None, description: str = "") -> None:
-        """Draw a bar anew, or for the first time."""
+        """Draw a bar, for the first time or again."""
         description = description or bar
         with self._drawing:
             if bar not in self.tasks:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def errors(row: Mapping[str, Any]) -> str:
-    """Format the compared loss, and errors in the units for people."""
+    """Format the compared loss, and errors in common units (meV)."""
     units = (
         ("energy_mae", "energy", "meV/atom"),
         ("forces_mae", "forces", "meV/Å"),
@@ -27,7 +27,7 @@ def errors(row: Mapping[str, Any]) -> str:
 
 
 def pretrained(row: Mapping[str, Any]) -> str:
-    """Format the error of a pre-training beside that of the trivial guess: `noise 0.041 Å (zero: 0.098 Å)`."""
+    """Format the error of a pre-training with that of the trivial guess: `noise 0.041 Å (zero: 0.098 Å)`."""
     guesses = [key.partition("_rmse_of_") for key in row if "_rmse_of_" in key]
     return "  ".join(
         f"{term} {row[f'{term}_rmse']:.4g} Å ({guess}: {row[f'{term}_rmse_of_{guess}']:.4g} Å)"
@@ -36,7 +36,7 @@ def pretrained(row: Mapping[str, Any]) -> str:
 
 
 def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
-    """Introduce a run in lines: architecture, data and device."""
+    """Lines that introduce a run: architecture, data and device."""
     n, data = facts["parameters"], facts["dataset"]
     architecture = facts["architecture"]
     lines = [
@@ -59,7 +59,7 @@ def introduction(run: Run, facts: Mapping[str, Any]) -> list[str]:
 
 
 def summary(sweep: Sweep, clock: Clock) -> str:
-    """Describe counts: `12 of 120 done, 2 running, 106 waiting; about 1 h 10 min of device time left`."""
+    """Format the counts of a sweep: `12 of 120 done, 2 running, 106 waiting; about 1 h 10 min of device time left`."""
     counts = sweep.counts()
     waiting = sum(counts.get(status, 0) for status in ("planned", "stopped", "crashed"))
     parts = [f"{counts.get('completed', 0)} of {len(sweep.runs)} done"]

@@ -1,4 +1,4 @@
-"""EquiformerV2: `model` has the equations, `rotation` and `so3` the geometry, `sizes` what was published."""
+"""EquiformerV2: `model` has the equations, `rotation` and `so3` the geometry, `sizes` the published sizes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 __all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 ROTATION_TOLERANCE = 1e-2
-"""Rotation error that the contract's narrow models stay within on every grid that claims rotation. It is no bound for
-all weights: docs/eqv2.md has the error per grid and size of the weights."""
+"""Bound on the rotation error of the narrow models in the contract tests, on every grid that claims rotation.
+
+Other weights may exceed it: docs/eqv2.md has the error per grid and size of the weights.
+"""
 
 
 def claims(config: EqV2Config) -> frozenset[str]:
-    """Claims of a configuration. None has reflection: convolutions on edges tell left from right.
+    """Claims of a configuration. None has reflection, since convolutions on edges distinguish left and right.
 
     A stress by `rank2` does not turn with the structure.
 
-    A coarse grid does not keep rotations either. With a resolution above 4 lmax the parts of an activation up to the
-    third power come back from the grid exactly; what is left stays within `ROTATION_TOLERANCE`.
+    A coarse grid breaks rotation, too. With a resolution above 4 lmax, the parts of an activation up to the third power
+    are exact on the grid; the remaining error is below `ROTATION_TOLERANCE`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
     turns = config.forces == "gradient" or config.stress_head != "rank2"

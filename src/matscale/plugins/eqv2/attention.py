@@ -6,12 +6,12 @@ r"""Graph attention in the frames of the edges.
     α_e   = softmax_{e -> i} (u · leaky(LN(a)))   per head                                         [n_edges, H]
     x'_i  = P Σ_{e -> i} R_e^T (α_e v_e)                                                           [n_atoms, K, C']
 
-w are radial networks of distance and elements; SO2 mixes degrees and channels of equal |m|, which in the frame of an
-edge is all that equivariance asks (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0.
+w are radial networks of distance and elements; SO2 mixes degrees and channels of equal |m|, which is the condition of
+equivariance in the frame of an edge (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0.
 EquiformerV2, arXiv:2306.12059.
 
-`EdgeFunction` takes nearly all the time, and is a separate unit: coefficients of atoms in, values and features of edges
-out. A faster function of the same parameters can replace it.
+`EdgeFunction` takes nearly all the time. It is a separate module, from coefficients of atoms to values and features of
+edges, so that a faster function with the same parameters can replace it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
 class RadialNetwork(nn.Module):
-    """Network of an edge's distance and two elements; every layer has its own embeddings of elements."""
+    """Radial network of an edge's distance and two elements; every layer has its own embeddings of elements."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class RadialNetwork(nn.Module):
             nn.init.uniform_(table.weight, -0.001, 0.001)
 
     def forward(self, edges: Edges) -> Tensor:
-        """-> [n_edges, n_out]"""
+        """Forward pass -> [n_edges, n_out]"""
         elements = (self.source(edges.source_element), self.target(edges.target_element))
         features: Tensor = self.net(torch.cat([edges.basis, *elements], dim=1))
         return features
@@ -70,31 +70,32 @@ class EdgeDegree(nn.Module):
 
 
 class SO2Convolution(nn.Module):
-    """Convolution on an edge: the general linear map of channels and degrees that commutes with turns about the edge.
+    """SO(2) convolution on an edge: the general linear map of channels and degrees that commutes with rotations about
+    it.
 
     For m > 0 it is a complex product: y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊.
     """
 
     def __init__(self, lmax: int, mmax: int, n_in: int, n_out: int, n_extra: int = 0) -> None:
-        """Set up the convolution; m = 0 has `n_extra` more scalars as outputs."""
+        """Set up the convolution; for m = 0 it has `n_extra` additional scalar outputs."""
         super().__init__()
         self.n_extra, self.n_in, self.n_out = n_extra, n_in, n_out
         self.n_degrees = [lmax + 1 - m for m in range(mmax + 1)]
-        """Degrees l that have an order m."""
+        """Number of degrees l that have an order m."""
         self.m0 = nn.Linear(self.n_degrees[0] * n_in, n_extra + self.n_degrees[0] * n_out)
         self.m = nn.ModuleList(nn.Linear(n * n_in, 2 * n * n_out, bias=False) for n in self.n_degrees[1:])
         with torch.no_grad():
             for linear in self.m:
                 assert isinstance(linear, nn.Linear)
-                linear.weight.mul_(0.5**0.5)  # two products are added
+                linear.weight.mul_(0.5**0.5)  # since two products are added
 
     @property
     def n_weights(self) -> int:
-        """Number of factors of one edge: one per degree and channel, for each |m|."""
+        """Number of factors of an edge: one per degree and channel, for each |m|."""
         return sum(self.n_degrees) * self.n_in
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """[n_edges, K_r, n_in], [n_edges, n_weights] -> [n_edges, K_r, n_out], [n_edges, n_extra]"""
+        """Forward pass: [n_edges, K_r, n_in], [n_edges, n_weights] -> [n_edges, K_r, n_out], [n_edges, n_extra]"""
         sizes = [self.n_degrees[0], *(2 * n for n in self.n_degrees[1:])]
         parts = x.split(sizes, dim=1)
         factors = [None] * len(sizes) if weights is None else weights.split([n * self.n_in for n in self.n_degrees], 1)
@@ -116,7 +117,7 @@ def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | 
 
     Its l = 0 part becomes SiLU of `gates` [n, C].
 
-    On edges of `passage`, a mean over the frames of both charts.
+    On edges of `passage`, the mean over the frames of both charts.
     """
     silu = nn.functional.silu
     curved = grid.coefficients(silu(grid.values(x)))
@@ -129,7 +130,7 @@ def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | 
 
 
 class EdgeFunction(nn.Module):
-    """Values and attention features of every edge from the coefficients of its two atoms: the reference form."""
+    """Values and attention features of every edge from the coefficients of its two atoms, in the reference form."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class EdgeFunction(nn.Module):
         self.radial = RadialNetwork(config, self.conv1.n_weights)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> tuple[Tensor, Tensor]:
-        """[n_atoms, K, C] -> values [n_edges, K_r, heads·V] in the frames, features [n_edges, heads·A]"""
+        """Forward pass: [n_atoms, K, C] -> values [n_edges, K_r, heads·V] in the frames, features [n_edges, heads·A]"""
         pair = torch.cat([x.index_select(0, edges.source), x.index_select(0, edges.target)], dim=2)
         message = edges.turn_into_frame(pair)  # [n_edges, K_r, 2C]
         hidden, extra = self.conv1(message, self.radial(edges))
@@ -155,7 +156,7 @@ def smooth_leaky(x: Tensor) -> Tensor:
 
 
 class GraphAttention(nn.Module):
-    """Graph attention: the update of an atom's coefficients from its neighbours."""
+    """Graph attention: updates an atom's coefficients from its neighbours."""
 
     def __init__(self, config: EqV2Config, n_out: int, alpha_drop: float) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class GraphAttention(nn.Module):
         self.project = SO3Linear(config.lmax, config.n_heads * config.value_channels, n_out)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
-        """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
+        """Forward pass: [n_atoms, K, C] -> [n_atoms, K, n_out]"""
         values, features = self.edge_function(x, edges, grid)
         alpha = self.attention(features, edges)  # [n_edges, heads]
         weighted = values.unflatten(2, (self.heads, -1)) * self.alpha_drop(alpha)[:, None, :, None]
@@ -176,6 +177,6 @@ class GraphAttention(nn.Module):
 
     @full_precision
     def attention(self, features: Tensor, edges: Edges) -> Tensor:
-        """Features [n_edges, heads·A] -> weights [n_edges, heads] that sum to 1 on each target."""
+        """Attention weights [n_edges, heads] from features [n_edges, heads·A]; they sum to 1 on each target."""
         curved = smooth_leaky(self.alpha_norm(features.unflatten(1, (self.heads, -1))))
         return edges.softmax((curved * self.alpha_dot).sum(-1))

@@ -1,4 +1,4 @@
-"""Parts of a block besides attention: norms of coefficients, the feed-forward network on a grid, dropout."""
+"""Parts of a block besides attention: norms of coefficients, feed-forward network on a grid, dropout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ScalarsApartNorm(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """[n, K, C] -> [n, K, C]"""
+        """Forward pass: [n, K, C] -> [n, K, C]"""
         scalars, rest = x[:, :1], x[:, 1:]
         power = torch.einsum("nkc,k->nc", rest.square(), self.balance.to(x.dtype)).mean(-1)
         scale = (power + EPSILON).rsqrt()[:, None, None]
@@ -62,7 +62,7 @@ class PerDegreeNorm(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """[n, K, C] -> [n, K, C]"""
+        """Forward pass: [n, K, C] -> [n, K, C]"""
         x = torch.cat([x[:, :1] - x[:, :1].mean(-1, keepdim=True), x[:, 1:]], dim=1)
         power = torch.einsum("nkc,lk->nlc", x.square(), self.balance.to(x.dtype)).mean(-1)  # [n, lmax+1]
         scale = (power + EPSILON).rsqrt()[:, :, None] * self.weight
@@ -95,21 +95,23 @@ class FeedForward(nn.Module):
         self.contract = SO3Linear(lmax, hidden, n_out)
 
     def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
-        """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
+        """Forward pass: [n_atoms, K, C] -> [n_atoms, K, n_out]"""
         curved = grid.coefficients(self.pointwise(grid.values(self.expand(x))))
         update: Tensor = self.contract(torch.cat([self.scalars(x[:, :1]), curved[:, 1:]], dim=1))
         return update
 
 
 class Drop(nn.Module):
-    """Dropout in training: of a whole contribution for some structures, or of whole channels for some atoms."""
+    """Dropout in training: of the whole contribution of a block for some structures, or of whole channels for some
+    atoms.
+    """
 
     def __init__(self, path: float, channel: float) -> None:
         super().__init__()
         self.path, self.channel = path, channel
 
     def forward(self, x: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-        """Drop parts of `x` [n_atoms, K, C], `batch` [n_atoms]. The rest is scaled up, so that the mean stays."""
+        """Drop parts of `x` [n_atoms, K, C]; the rest is scaled up, so that the mean is preserved."""
         if self.training and self.channel:
             kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.channel
             x = x * (kept / (1 - self.channel)).to(x.dtype)
@@ -134,7 +136,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, edges: Edges, edge_grid: SphereGrid, atom_grid: SphereGrid, batch: Tensor, n_structures: int
     ) -> Tensor:
-        """[n_atoms, K, C] -> [n_atoms, K, C]"""
+        """Forward pass: [n_atoms, K, C] -> [n_atoms, K, C]"""
         x = x + self.drop(self.attention(self.attention_norm(x), edges, edge_grid), batch, n_structures)
         within: Tensor = self.drop(self.feed_forward(self.feed_forward_norm(x), atom_grid), batch, n_structures)
         return x + within

@@ -1,18 +1,18 @@
-r"""Smooth passage between the two charts of `rotation`, for models whose energy may not jump.
+r"""Smooth transition between the two charts of `rotation`, for models whose energy must be continuous.
 
-All operations on an edge commute with turns about it, so the chart makes no difference, except to activations: the
-error of their grid depends on its orientation about the edge. An edge that changes its chart would change its message
-by that error. Where the charts meet, 0.85 < |y| < 0.95, an activation S is therefore a mean of both,
+All operations on an edge commute with rotations about it, so the choice of chart matters only for activations: the
+error of their grid depends on its orientation about the edge. When an edge changes from one chart to the other, its
+message would jump by that error. In the range 0.85 < |y| < 0.95, an activation S is therefore a weighted mean of both,
 
     S̃(h) = (1 − u) S(h) + u T^T S(T h)            u = share of the chart that the edge is not in,    T = D(Y(γ)),
 
-which is the same function from either side. The share of the polar chart grows from 0 to 1 as 10t³ − 15t⁴ + 6t⁵,
-t = (|y| − 0.85)/0.1, with two vanishing derivatives at both ends: energies have two continuous derivatives. γ is the
-angle about the edge from the frame of the first chart to that of the polar one,
+which is the same function from either side. The share of the polar chart grows from 0 to 1 as 10t³ − 15t⁴ + 6t⁵, t =
+(|y| − 0.85)/0.1, with two vanishing derivatives at both ends: energies have two continuous derivatives. γ is the angle
+about the edge from the frame of the first chart to that of the polar one,
 
     cos γ = −yz/(ρρ'),    sin γ = −x/(ρρ'),        ρ = √(x² + z²),  ρ' = √(x² + y²)                  of n = (x, y, z).
 
-A tenth of all directions lies in between; only their activations are computed twice.
+A tenth of all directions lies in this range; only their activations are computed twice.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ from matscale.plugins.eqv2.rotation import POLAR, is_polar, multiples
 from matscale.plugins.eqv2.so3 import degrees, kept, orders
 
 HALF_WIDTH = 0.05
-"""Half the width of the range of |y| around `POLAR` in which both charts count."""
+"""Half the width of the range of |y| around `POLAR` in which both charts are used."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Edges between the charts, and the turns into the frame of the other chart. K_r coefficients, order-major."""
+    """Edges in the range between the charts, with rotations into the frame of the other chart.
+
+    K_r coefficients, order-major.
+    """
 
     edges: Tensor
-    """[n] numbers of the edges in the batch, ascending."""
+    """[n] indices of these edges in the batch, ascending."""
     share: Tensor
     """[n] u: weight of the other chart."""
     cosine: Tensor
@@ -43,16 +46,14 @@ class Passage:
     sine: Tensor
     """[n, K_r] −sin mγ, m with its sign."""
     opposite: Tensor
-    """[K_r] where the coefficient of −m stands."""
+    """[K_r] index of the coefficient of −m."""
 
     def turned(self, x: Tensor) -> Tensor:
-        """Turn coefficients [n, K_r, C], or the first of these that hold m and −m together, into the frame of the other
-        chart.
-        """
+        """Rotate coefficients [n, K_r, C], or the first ones with both m and −m, into the frame of the other chart."""
         return self._turned(x, 1.0)
 
     def turned_back(self, x: Tensor) -> Tensor:
-        """Turn coefficients back: T^T x"""
+        """Rotate coefficients back: T^T x"""
         return self._turned(x, -1.0)
 
     def _turned(self, x: Tensor, sign: float) -> Tensor:
@@ -73,7 +74,7 @@ class Passage:
 
 
 class ChartPassage(nn.Module):
-    """Maker of the `Passage` of a batch of edges; differentiable in their vectors."""
+    """Module that makes the `Passage` of a batch of edges, differentiable in their vectors."""
 
     opposite: Tensor
     order: Tensor
@@ -88,11 +89,14 @@ class ChartPassage(nn.Module):
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, vec: Tensor) -> Passage | None:
-        """Vectors [n_edges, 3] of any length but 0. None without orders m > 0, since a turn changes no others."""
+        """Passage for vectors [n_edges, 3] of non-zero length.
+
+        None without orders m > 0, which alone depend on the chart.
+        """
         if self.mmax == 0:
             return None
         n = nn.functional.normalize(vec.double(), dim=-1)
-        if torch.compiler.is_compiling():  # all edges, most with a share of 0: how many there are would break the graph
+        if torch.compiler.is_compiling():  # all edges, most with weight 0: their number would break the graph
             edges = torch.arange(len(n), device=n.device)
         else:
             edges = ((n.detach()[:, 1].abs() - POLAR).abs() < HALF_WIDTH).nonzero()[:, 0]
@@ -101,7 +105,7 @@ class ChartPassage(nn.Module):
         both = ((x.square() + z.square()) * (x.square() + y.square())).clamp(min=1e-12).sqrt()
         cosines, sines = multiples(-y * z / both, -x / both, self.mmax)
         polar = is_polar(n)
-        to_other = torch.where(polar, -1.0, 1.0)[:, None]  # from the polar chart to the first one the turn is −γ
+        to_other = torch.where(polar, -1.0, 1.0)[:, None]  # from the polar chart to the first, the rotation is −γ
         sine = -to_other * sines.index_select(1, self.order) * self.sign
         t = ((y.abs() - (POLAR - HALF_WIDTH)) / (2 * HALF_WIDTH)).clamp(0, 1)
         share = t**3 * (10 + t * (6 * t - 15))

@@ -1,4 +1,4 @@
-"""Options of EquiformerV2, with the values of the OMat24 models as defaults where these have one."""
+"""Options of EquiformerV2. Defaults are the values of the OMat24 models if these share one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ LEBEDEV = {
     42: 590, 48: 770, 54: 974, 60: 1202, 66: 1454, 72: 1730, 78: 2030, 84: 2354, 90: 2702, 96: 3074, 102: 3470,
     108: 3890, 114: 4334, 120: 4802, 126: 5294, 132: 5810,
 }  # fmt: skip
-"""Resolution -> points of the Lebedev rules with positive weights: that of degree `resolution` − 1. The rules of degree
-13, 25 and 27 have negative weights, which enlarge what the grid gets wrong, and are left out."""
+"""Resolution -> number of points of the Lebedev rule of degree `resolution` − 1, for rules with positive weights.
+
+The rules of degree 13, 25 and 27 have negative weights, which increase the error of the grid, and are left out.
+"""
 
 
 class EqV2Config(ArchitectureConfig):
@@ -33,15 +35,15 @@ class EqV2Config(ArchitectureConfig):
     mmax: int = Field(default=2, ge=0)
     """Highest order |m| that messages keep in the frame of their edge; at most lmax."""
     edge_channels: Positive = 16
-    """Width of the radial networks and of the element embeddings that they see."""
+    """Width of the radial networks and of the element embeddings in them."""
     attention_hidden: Positive = 16
     """Channels of a message between its two convolutions."""
     n_heads: Positive = 1
     """Attention heads."""
     alpha_channels: Positive = 16
-    """Features per head that decide the attention weight."""
+    """Features per head that determine the attention weight."""
     value_channels: Positive = 4
-    """Channels per head that the weight multiplies."""
+    """Channels per head that are multiplied by the attention weight."""
     ffn_hidden: Positive = 16
     """Hidden channels of the feed-forward networks and of the energy head."""
     n_radial: int = Field(default=600, ge=2)
@@ -49,20 +51,22 @@ class EqV2Config(ArchitectureConfig):
     cutoff: float = Field(default=12.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int = Field(default=20, ge=0)
-    """Nearest neighbours that send messages; 0: all within the cutoff, each fading out smoothly towards it."""
+    """Number of nearest neighbours that send messages; 0: all within the cutoff, with a smooth envelope."""
     strict_neighbors: bool = False
-    """Keep exactly `max_neighbors`, rather than also those at nearly equal distance."""
+    """Keep exactly `max_neighbors`, rather than also further ones at nearly equal distance."""
     grid: GridKind = "product"
-    """Points of the sphere that activations act on: latitudes × longitudes, or Lebedev's rule, a third as many."""
+    """Grid of the sphere for activations: latitudes × longitudes, or Lebedev's rule, with a third as many points."""
     grid_resolution: int = Field(default=18, ge=2, le=512)
     """Degree below which the grid integrates exactly, a product grid's latitudes; even, at least 2(lmax + 1)."""
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
-    """Scalars apart and one scale for l > 0; one scale per degree; one scale for all."""
+    """Norm of coefficients: separate scalars and one scale for l > 0; one scale per degree; one scale for all."""
     forces: Literal["direct", "gradient"] = "direct"
-    """Heads for forces and stress, or derivatives of the energy (then `max_neighbors` has to be 0)."""
+    """Forces and stress by heads, or as derivatives of the energy (then `max_neighbors` must be 0)."""
     stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
-    """`rank2` is the published head, whose anisotropic part does not turn with the structure; `none` predicts no
-    stress, as models of molecules and surfaces do. Direct forces only."""
+    """Stress head: `rank2` is the published one, whose anisotropic part is not equivariant.
+
+    `none` predicts no stress, as models of molecules and surfaces. For direct forces only.
+    """
     alpha_drop: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention weights in the blocks."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
@@ -72,9 +76,12 @@ class EqV2Config(ArchitectureConfig):
     weight_init: Literal["uniform", "normal"] = "uniform"
     """Distribution of the initial weights of linear maps, both of width 1/√inputs."""
     mean_atoms: float = Field(default=1.0, gt=0)
-    """Divides the energy; 31.17 in the OMat24 models, whose energies are in eV and not in units of their spread."""
+    """Divisor of the energy.
+
+    31.17 in the OMat24 models, whose energies are in eV rather than in units of their spread.
+    """
     mean_degree: float = Field(default=61.95, gt=0)
-    """Divides the edge-degree embedding; a constant of the published models, not their mean degree."""
+    """Divisor of the edge-degree embedding; a constant of the published models, not the mean degree of the data."""
     max_atomic_number: int = Field(default=95, ge=1, le=118)
     """Heaviest element with a row in the embeddings."""
 
@@ -95,8 +102,8 @@ class EqV2Config(ArchitectureConfig):
             )
         if self.strict_neighbors and self.is_smooth:
             raise ValueError(
-                "strict_neighbors = true with max_neighbors = 0: there is no number of neighbours to keep to, for all "
-                "within the cutoff count. Leave strict_neighbors out, or set max_neighbors to a number, for example 20."
+                "strict_neighbors = true with max_neighbors = 0: all neighbours within the cutoff count, so there is "
+                "no number to keep. Leave strict_neighbors out, or set max_neighbors to a number, for example 20."
             )
         return self
 
@@ -105,7 +112,7 @@ class EqV2Config(ArchitectureConfig):
         if self.grid_resolution < needed or self.grid_resolution % 2:
             raise ValueError(
                 f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the grid has to be even and at "
-                f"least 2(lmax + 1) = {needed}, or a function would not survive the way to it and back."
+                f"least 2(lmax + 1) = {needed}, or functions would change on the way to the grid and back."
             )
         if self.grid == "lebedev" and self.grid_resolution not in LEBEDEV:
             below = [r for r in LEBEDEV if needed <= r < self.grid_resolution][-1:]
@@ -123,7 +130,7 @@ class EqV2Config(ArchitectureConfig):
 
     @property
     def is_smooth(self) -> bool:
-        """Whether messages fade out at the cutoff, and no neighbour rule makes them jump."""
+        """Whether messages vanish smoothly at the cutoff, and no neighbour rule makes them jump."""
         return self.max_neighbors == 0
 
     @property
@@ -133,7 +140,7 @@ class EqV2Config(ArchitectureConfig):
 
 
 def check_elements(heaviest: int, config: EqV2Config) -> None:
-    """Raise ConfigError if `heaviest`, an atomic number, has no row in the embeddings."""
+    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embeddings."""
     if heaviest > config.max_atomic_number:
         raise ConfigError(
             f"eqv2: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "
@@ -147,9 +154,9 @@ _GRID_BRANCH = ("expand.weight", "expand.bias", *(f"pointwise.{layer}.weight" fo
 def idle_parameters(config: EqV2Config) -> frozenset[str]:
     """Names of the parameters that do not influence the outputs, kept because the published models have them.
 
-    The energy is read from scalars, which a feed-forward network makes from scalars: the grid branch of the energy head
-    is idle. The head of the forces is an attention layer of which only l = 1 is read. With forces by derivative only
-    scalars are read after the last block: its parts that make l > 0 are idle.
+    The energy depends on scalars, which a feed-forward network makes from scalars: the grid branch of the energy head
+    is idle. The force head is an attention layer, of whose output only l = 1 is used. With forces by derivative, only
+    the scalars after the last block are used: its parts for l > 0 are idle.
 
     Their gradients are zeros, not missing: an optimizer with weight decay treats them as fairchem's does.
     """

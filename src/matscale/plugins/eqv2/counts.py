@@ -1,8 +1,8 @@
 r"""Count products and parameters of a configuration, map by map, without building it. docs/flops.md has the definition.
 
-`step_flops` is what a counter finds in a training step, `parameters` what a built model has; both sum the same rows.
+`step_flops` equals the count of a training step, `parameters` that of a built model; both sum the same rows.
 
-A product is forward 1. What else it costs depends on which of its factors have gradients:
+The forward of a product counts 1. Its further cost depends on which of its factors have gradients:
 
     factors                          direct forces        forces by derivative
     features × weights               3  (two gradients)   6  (+ its input gradient, and the two gradients of that)
@@ -27,14 +27,14 @@ TIMES = {
 
 
 class Row(NamedTuple):
-    """One map of the model."""
+    """Map of the model: one row of the count."""
 
     per: str
     """`edge`, `atom` or `structure`."""
     factor: str
     """Kind of its product: a key of `TIMES`."""
     products: int
-    """Multiply-adds of one forward."""
+    """Multiply-adds of one forward pass."""
     parameters: int = 0
 
 
@@ -44,7 +44,7 @@ def step_flops(config: EqV2Config, shape: BatchShape) -> float:
     for _, row in tally(config):
         total[row.per] += TIMES[config.forces][row.factor] * row.products
     if config.forces == "gradient":
-        # What comes into the first backward of the last product is constant: its gradient is never computed.
+        # The input of the first backward of the last product is constant, so its gradient is never computed.
         total["atom"] -= config.n_coefficients * config.ffn_hidden
     products = total["edge"] * shape.n_edges + total["atom"] * shape.n_atoms + total["structure"] * shape.n_structures
     return 2.0 * products

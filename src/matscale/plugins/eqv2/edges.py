@@ -1,4 +1,4 @@
-"""Edges of a batch: basis, envelope and rotations, made once and read by every block and head."""
+"""Edges of a batch: basis, envelope and rotations, computed once for all blocks and heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTEST = 1e-6
 
 @dataclass(frozen=True)
 class Edges:
-    """The directed edges j -> i of a batch. K coefficients of an atom, K_r of them kept in the frame of an edge."""
+    """Directed edges j -> i of a batch. Atoms have K coefficients, of which K_r are kept in the frame of an edge."""
 
     source: Tensor
     """[n_edges] j"""
@@ -36,32 +36,32 @@ class Edges:
     envelope: Tensor | None
     """[n_edges] 1 at distance 0, 0 at the cutoff; None where the neighbour rule is not smooth."""
     into_frame: Tensor
-    """[n_edges, K_r, K] turns coefficients of an atom (degree-major) into those kept in the edge's frame."""
+    """[n_edges, K_r, K] rotates coefficients of an atom (degree-major) into the edge's frame; only K_r are kept."""
     out_of_frame: Tensor
-    """[n_edges, K, K_r] inverse turn, rescaled for the coefficients that were left out."""
+    """[n_edges, K, K_r] inverse rotation, rescaled for the omitted coefficients."""
     passage: Passage | None
-    """Edges between the charts of the frames; None where the model need not be smooth."""
+    """Edges between the charts of the frames; None if the model need not be smooth."""
     n_atoms: int
 
     @full_precision
     def turn_into_frame(self, x: Tensor) -> Tensor:
-        """Turn [n_edges, K, C], degree-major, in the axes of the structure -> [n_edges, K_r, C] in the frame of each
-        edge
+        """Rotate [n_edges, K, C], degree-major, from the axes of the structure to [n_edges, K_r, C] in the frames of
+        edges.
         """
         return self.into_frame @ x
 
     @full_precision
     def turn_out_of_frame(self, x: Tensor) -> Tensor:
-        """Turn back [n_edges, K_r or only its m = 0, C] -> [n_edges, K, C]"""
+        """Rotate back [n_edges, K_r or only its m = 0, C] -> [n_edges, K, C]"""
         return self.out_of_frame[:, :, : x.shape[1]] @ x
 
     @full_precision
     def sum_on_targets(self, x: Tensor) -> Tensor:
-        """[n_edges, ...] -> [n_atoms, ...]"""
+        """Sum over the edges of each target: [n_edges, ...] -> [n_atoms, ...]"""
         return x.new_zeros(self.n_atoms, *x.shape[1:]).index_add(0, self.target, x)
 
     def mean_on_targets(self, x: Tensor) -> Tensor:
-        """[n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours.
+        """Mean over the edges of each target: [n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours.
 
         With an envelope f, Σ f² x / Σ f, as in `softmax`.
         """
@@ -75,8 +75,8 @@ class Edges:
     def softmax(self, logits: Tensor) -> Tensor:
         """Attention weights [n_edges, n_heads] that sum to 1 over the edges of each target.
 
-        With an envelope f they are f² e^a / Σ f e^a: a neighbour fades out smoothly, and has weight 0 at the cutoff
-        even if it is the only one.
+        With an envelope f they are f² e^a / Σ f e^a, which vanishes smoothly at the cutoff, even for a single
+        neighbour.
         """
         top = torch.full((self.n_atoms, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
         top = top.scatter_reduce(0, self.target[:, None].expand_as(logits), logits.detach(), "amax")
@@ -88,7 +88,7 @@ class Edges:
 
 
 class WideGaussians(nn.Module):
-    """A distance as `n_radial` Gaussians from 0 to the cutoff, each twice as wide as their spacing."""
+    """Radial basis of `n_radial` Gaussians from 0 to the cutoff, each twice as wide as their spacing."""
 
     centers: Tensor
 
@@ -102,16 +102,16 @@ class WideGaussians(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """Expand [n_edges] Å -> [n_edges, n_radial].
 
-        Values below e⁻⁵⁰ are constant: denormal numbers would cost ten times more.
+        Values below e⁻⁵⁰ are constant, since denormal numbers are ten times slower.
         """
         exponent = distance[:, None] - self.centers.to(distance.dtype)
-        if not exponent.requires_grad:  # as below in one piece of memory, a third of the time
+        if not exponent.requires_grad:  # as below, but in one buffer, in a third of the time
             return exponent.square_().mul_(self.coefficient).clamp_(min=-50.0).exp_()
         return torch.exp((self.coefficient * exponent.square()).clamp(min=-50.0))
 
 
 class EdgeFrames(nn.Module):
-    """Maker of the `Edges` of a batch."""
+    """Module that makes the `Edges` of a batch."""
 
     rescale: Tensor
 
@@ -126,7 +126,7 @@ class EdgeFrames(nn.Module):
 
     @full_precision
     def forward(self, data: AtomicBatch) -> Edges:
-        """Make the edges. Raises DataError for an edge of no length."""
+        """Make the edges. Raises DataError for an edge of zero length."""
         j, i = data.edges()
         vec = data.edge_vec()
         d = torch.linalg.vector_norm(vec, dim=-1)
@@ -149,7 +149,7 @@ class EdgeFrames(nn.Module):
 
     def _passage(self, vec: Tensor) -> Passage | None:
         if self.passage is None or (not torch.compiler.is_compiling() and is_counted()):
-            return None  # what it makes a model compute twice is counted once
+            return None  # work that is only repeated for smoothness is counted once
         passage: Passage = self.passage(vec)
         return passage
 

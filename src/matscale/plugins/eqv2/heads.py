@@ -32,18 +32,18 @@ TENSORS = (
     ((0, 0, 0), (0, 0, _2), (0, _2, 0)),
     ((-_2, 0, 0), (0, 0, 0), (0, 0, _2)),
 )
-"""The symmetric tensors [6, 3, 3] of the scalar and the five l = 2 components."""
+"""Symmetric tensors [6, 3, 3] of the scalar and the five l = 2 components."""
 
 
 @full_precision
 def tensor_from_parts(isotropic: Tensor, anisotropic: Tensor) -> Tensor:
-    """[n], [n, 5] -> symmetric [n, 3, 3]"""
+    """Compose tensors from parts: [n], [n, 5] -> symmetric [n, 3, 3]"""
     parts = torch.cat([isotropic[:, None], anisotropic], dim=1)
     return torch.einsum("np,pab->nab", parts, torch.tensor(TENSORS, dtype=parts.dtype, device=parts.device))
 
 
 def parts_from_tensor(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """[n, 3, 3] -> [n], [n, 5]; the antisymmetric part is dropped."""
+    """Split tensors into parts: [n, 3, 3] -> [n], [n, 5]; the antisymmetric part is dropped."""
     parts = torch.einsum("nab,pab->np", tensor, torch.tensor(TENSORS, dtype=tensor.dtype, device=tensor.device))
     return parts[:, 0], parts[:, 1:]
 
@@ -56,7 +56,7 @@ class EnergyHead(nn.Module):
         self.feed_forward, self.mean_atoms = FeedForward(config, 1), config.mean_atoms
 
     def forward(self, x: Tensor, grid: SphereGrid, data: AtomicBatch) -> Tensor:
-        """[n_atoms, K, C] -> [n_structures], float64"""
+        """Forward pass: [n_atoms, K, C] -> [n_structures], float64"""
         return sum_by_structure(self.feed_forward(x, grid)[:, 0, 0], data) / self.mean_atoms
 
 
@@ -68,7 +68,7 @@ class ForcesHead(nn.Module):
         self.attention = GraphAttention(config, 1, alpha_drop=0.0)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
-        """[n_atoms, K, C] -> [n_atoms, 3]"""
+        """Forward pass: [n_atoms, K, C] -> [n_atoms, 3]"""
         coefficients: Tensor = self.attention(x, edges, grid)
         return coefficients[:, 1:4, 0]
 
@@ -81,7 +81,7 @@ class EquivariantStressHead(nn.Module):
         self.feed_forward = FeedForward(config, 1)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """[n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+        """Forward pass: [n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
         mean = mean_by_structure(self.feed_forward(x, grid)[:, :9, 0], data)
         return mean[:, 0], mean[:, 4:]
 
@@ -99,13 +99,13 @@ class Rank2StressHead(nn.Module):
         self.edge_norm = nn.LayerNorm(width)
         self.isotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         self.anisotropic = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
-        # Scale and shift of the two parts. Imported models bring their own: they were trained on parts scaled apart.
+        # Scale and shift of the two parts. Imported models have others: they were trained on separately scaled parts.
         self.register_buffer("normalisers", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """[n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+        """Forward pass: [n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
         ls = list(range(self.lmax + 1))
-        # Of the vector itself, d^l Y(n): the norm takes out part of the distance only.
+        # Harmonics of the vector itself, d^l Y(n): the norm removes only part of the distance.
         y = o3.spherical_harmonics(ls, edges.vec, normalize=False, normalization="integral")
         y = self.harmonics_norm(y[:, :, None])  # [n_edges, K, 1]
         pair = torch.cat([x.index_select(0, edges.source), x.index_select(0, edges.target)], dim=2)

@@ -1,4 +1,4 @@
-r"""EquiformerV2: attention between atoms that carry functions on the sphere.
+r"""EquiformerV2: equivariant graph attention between atoms, whose features are functions on the sphere.
 
     x⁰_i   = a(Z_i) Y_00 + Σ_{j -> i} R_e^T r(d_ij, Z_i, Z_j) / mean_degree          element, and degree of the graph
     x     <- x + Attention(norm x)                                                   n_layers times,
@@ -6,7 +6,7 @@ r"""EquiformerV2: attention between atoms that carry functions on the sphere.
     E_s    = Σ_{i in s} FeedForward(norm x)_{l=0} / mean_atoms
     F_i    = Attention(norm x)_{l=1},      σ_s from l = 0 and l = 2                  or derivatives of E (`forces`)
 
-R_e turns the edge e onto the polar axis (`rotation`), where messages keep the orders |m| ≤ mmax (`attention`).
+R_e rotates the edge e onto the polar axis (`rotation`), where messages keep the orders |m| ≤ mmax (`attention`).
 Activations act on a grid of the sphere; the error of the grid is the model's only error of equivariance.
 
 Liao, Wood, Das & Smidt, arXiv:2306.12059; as trained on OMat24, arXiv:2410.12771. With the published models' options

@@ -148,6 +148,6 @@ class SO3Linear(nn.Module):
         self.register_buffer("degree", torch.from_numpy(np.array(degrees(lmax))), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, K, n_in] -> [n, K, n_out]"""
+        """Forward pass: [n, K, n_in] -> [n, K, n_out]"""
         out = torch.einsum("nki,koi->nko", x, self.weight.index_select(0, self.degree))
         return torch.cat([out[:, :1] + self.bias, out[:, 1:]], dim=1)

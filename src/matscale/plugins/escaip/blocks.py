@@ -47,7 +47,7 @@ class EdgeAttributes(nn.Module):
         self.parts = [config.distance_channels, order + atom, order + atom]
 
     def forward(self, atomic_numbers: Tensor, layout: Layout) -> Tensor:
-        """-> [n_atoms, W, H]"""
+        """Forward pass -> [n_atoms, W, H]"""
         of_distance, of_source, of_target = self.mix.weight.split(self.parts, dim=1)
         source = torch.cat([gelu(self.source_order(layout.order)), self.source_element(atomic_numbers)], dim=-1)
         target = torch.cat([gelu(self.target_order(layout.order)), self.target_element(atomic_numbers)], dim=-1)
@@ -68,7 +68,7 @@ class InputBlock(nn.Module):
         self.atom_norm, self.edge_norm = RMSNorm(config.hidden), RMSNorm(config.hidden)
 
     def forward(self, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """-> [n_atoms, H], [n_atoms, W, H]"""
+        """Forward pass -> [n_atoms, H], [n_atoms, W, H]"""
         y = self.attributes(atomic_numbers, layout)
         y = y + self.feed_forward(y)
         return self.atom_norm(y[:, 0]), self.edge_norm(y)
@@ -141,7 +141,7 @@ class Block(nn.Module):
             self.edge_ffn_norm, self.edge_ffn = RMSNorm(hidden), FeedForward(hidden, factor)
 
     def forward(self, x: Tensor, y: Tensor, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """`x` [n_atoms, H], `y` [n_atoms, W, H] -> the same; for `atoms_only`, `y` comes back as it was"""
+        """Forward pass: `x` [n_atoms, H], `y` [n_atoms, W, H] -> the same; for `atoms_only`, `y` comes back as it was"""
         dx, dy = self.attention(self.atom_norm(x), self.edge_norm(y), atomic_numbers, layout)
         x = x + dx
         x = x + self.atom_ffn(self.atom_ffn_norm(x))

@@ -54,7 +54,7 @@ class Mlp(nn.Module):
         self.out = nn.Linear(config.hidden, n_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., H] -> [..., n_out]"""
+        """Forward pass: [..., H] -> [..., n_out]"""
         out: Tensor = self.out(self.feed_forward(self.norm(x)))
         return out
 
@@ -67,7 +67,7 @@ class EnergyHead(nn.Module):
         self.mlp = Mlp(config, 1, has_norm=config.is_direct)
 
     def forward(self, z: Tensor, data: AtomicBatch) -> Tensor:
-        """[n_atoms, H] -> [n_structures], float64"""
+        """Forward pass: [n_atoms, H] -> [n_structures], float64"""
         return sum_by_structure(self.mlp(z).squeeze(-1), data)
 
 
@@ -80,7 +80,7 @@ class ForcesHead(nn.Module):
         self.magnitude, self.components = Mlp(config, 1, has_norm=False), Mlp(config, 3, has_norm=False)
 
     def forward(self, z: Tensor, z_edge: Tensor, layout: Layout) -> Tensor:
-        """[n_atoms, H], [n_atoms, W, H] -> [n_atoms, 3]"""
+        """Forward pass: [n_atoms, H], [n_atoms, W, H] -> [n_atoms, 3]"""
         # Slot 0 and padding have no direction, and so no part in this.
         pulled = (self.components(self.edge_norm(z_edge)) * layout.direction).sum(1)
         forces: Tensor = pulled * self.magnitude(self.atom_norm(z))
@@ -95,7 +95,7 @@ class StressHead(nn.Module):
         self.isotropic, self.along = Mlp(config, 1), Mlp(config, 1)
 
     def forward(self, z: Tensor, z_edge: Tensor, layout: Layout, data: AtomicBatch) -> Tensor:
-        """[n_atoms, H], [n_atoms, W, H] -> [n_structures, 3, 3]"""
+        """Forward pass: [n_atoms, H], [n_atoms, W, H] -> [n_structures, 3, 3]"""
         return mean_by_structure(self._of_atoms(self.isotropic(z), self.along(z_edge), layout), data)
 
     @full_precision

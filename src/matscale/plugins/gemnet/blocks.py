@@ -51,7 +51,7 @@ class AtomSum(nn.Module):
         self.scale = Scale()
 
     def forward(self, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """[n_edges, E] -> [n_atoms, E]"""
+        """Forward pass: [n_edges, E] -> [n_atoms, E]"""
         message = m * self.radial(basis)
         summed: Tensor = self.scale(geometry.to_atoms(message), m)
         return summed
@@ -137,7 +137,7 @@ class OutputBlock(nn.Module):
             self.edge_scale = Scale()
 
     def forward(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
-        """-> of atoms [n_atoms, A], and, with direct forces, of edges [n_edges, E]."""
+        """Forward pass -> of atoms [n_atoms, A], and, with direct forces, of edges [n_edges, E]."""
         of_atoms = self._atoms(h, m, basis, geometry)
         if self.edge is None:
             return of_atoms, None
@@ -164,7 +164,7 @@ class Readout(nn.Module):
 
     @full_precision
     def forward(self, *outputs: Tensor) -> Tensor:
-        """[n, width] of each block -> [n, n_out]"""
+        """Forward pass: [n, width] of each block -> [n, n_out]"""
         if self.joint is not None:
             return nn.functional.linear(self.joint(torch.cat(outputs, dim=1)), self.out[0])
         return sum(nn.functional.linear(x, w) for x, w in zip(outputs, self.out))  # type: ignore[return-value]

@@ -24,7 +24,7 @@ class RadialBasis(nn.Module):
 
     @full_precision
     def forward(self, distance: Tensor) -> Tensor:
-        """[n] Å -> [n, R]"""
+        """Forward pass: [n] Å -> [n, R]"""
         gaussians: Tensor = self.gaussians(distance)
         return polynomial_cutoff(distance, self.cutoff)[:, None] * gaussians
 

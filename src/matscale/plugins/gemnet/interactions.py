@@ -32,7 +32,7 @@ class BothWays(nn.Module):
         self.same, self.reverse = Dense(n_in, n_out), Dense(n_in, n_out)
 
     def forward(self, x: Tensor, swap: LinearRows) -> Tensor:
-        """[n_edges, n_in] -> [n_edges, n_out]"""
+        """Forward pass: [n_edges, n_in] -> [n_edges, n_out]"""
         same, reverse = (functional.silu(functional.linear(x, each.weight)) for each in (self.same, self.reverse))
         return (same + swap(reverse)) * (SILU * SQRT_HALF)
 
@@ -48,7 +48,7 @@ class Narrow(nn.Module):
         self.project = Dense(n_in, n_out)
 
     def forward(self, x: Tensor, radial: Tensor, rows: LinearRows | None = None) -> Tensor:
-        """`x` [n, n_in], of which m `rows` are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
+        """Forward pass: `x` [n, n_in], of which m `rows` are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
         x = self.dense(x)
         x = x if rows is None else rows(x)
         narrow: Tensor = self.project(self.scale.product(x, self.radial, radial))
@@ -80,7 +80,7 @@ class TripletInteraction(nn.Module):
         swap: LinearRows,
         rows: LinearRows | None = None,
     ) -> Tensor:
-        """`circular` [n_edges, I, L] -> [n_edges, n_out]"""
+        """Forward pass: `circular` [n_edges, I, L] -> [n_edges, n_out]"""
         x = self.narrow(x, radial, rows)
         summed = bilinear(self.bilinear, circular, angles.sums(x))
         update: Tensor = self.up(self.scale(summed, x), swap)
@@ -98,7 +98,7 @@ class EdgeAtomInteraction(nn.Module):
         self.up = Dense(n_summed, n_out)
 
     def forward(self, m: Tensor, radial: Tensor, around: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
-        """`around` [n_edges, I] is `Angles.contracted`, `degree` [n_atoms] in the order of edges -> [n_atoms, n_out]"""
+        """Forward pass: `around` [n_edges, I] is `Angles.contracted`, `degree` [n_atoms] in the order of edges -> [n_atoms, n_out]"""
         x = self.narrow(m, radial)
         summed = self.bilinear(neighbor_products(around, x, degree).flatten(1)).index_select(0, rank)
         update: Tensor = self.up(self.scale(summed, x))
@@ -122,7 +122,7 @@ class QuadrupletInteraction(nn.Module):
     def forward(
         self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: LinearRows
     ) -> Tensor:
-        """`circular` [n_in, I] of the in-triplets, `spherical` [n_edges, S, L²] -> [n_edges, n_edge]"""
+        """Forward pass: `circular` [n_in, I] of the in-triplets, `spherical` [n_edges, S, L²] -> [n_edges, n_edge]"""
         x = dihedrals.in_edges(self.narrow(m, radial))
         x = self.circular_scale(x * self.circular(circular), x)
         summed = bilinear(self.bilinear, spherical, dihedrals.sums(x))
@@ -141,7 +141,7 @@ class PairInteraction(nn.Module):
         self.up = Dense(n_summed, n_atom)
 
     def forward(self, h: Tensor, radial: Tensor, sources: LinearRows, degree: Tensor, rank: Tensor) -> Tensor:
-        """`radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
+        """Forward pass: `radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
         x = sources(self.project(h))
         summed = self.bilinear(neighbor_products(radial, x, degree).flatten(1)).index_select(0, rank)
         update: Tensor = self.up(self.scale(summed, x))

@@ -50,7 +50,7 @@ class Dense(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., n_in] -> [..., n_out]"""
+        """Forward pass: [..., n_in] -> [..., n_out]"""
         y = functional.linear(x, self.weight)
         return scaled_silu(y) if self.activate else y
 
@@ -67,7 +67,7 @@ class PairDense(nn.Module):
         self.n_atom = n_atom
 
     def forward(self, h: Tensor, m: Tensor, sources: LinearRows, targets: LinearRows) -> Tensor:
-        """[n_atoms, n_atom], [n_edges, n_edge] -> [n_edges, n_out]"""
+        """Forward pass: [n_atoms, n_atom], [n_edges, n_edge] -> [n_edges, n_out]"""
         w_source, w_target, w_edge = self.weight.split([self.n_atom, self.n_atom, m.shape[1]], dim=1)
         of_atoms = sources(functional.linear(h, w_source)) + targets(functional.linear(h, w_target))
         return scaled_silu(of_atoms + functional.linear(m, w_edge))

@@ -73,7 +73,7 @@ class Interaction(nn.Module):
         self.target = nn.Sequential(nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden))
 
     def forward(self, h: Tensor, pairs: Pairs, basis: Tensor, envelope: Tensor, total: Tensor) -> Tensor:
-        """`h` [n_atoms, H], `basis` [n_bonds, R], `envelope` [n_bonds, 1], `total` [n_pairs, 1] -> [n_atoms, H]"""
+        """Forward pass: `h` [n_atoms, H], `basis` [n_bonds, R], `envelope` [n_bonds, 1], `total` [n_pairs, 1] -> [n_atoms, H]"""
         first, activation, second = self.filter
         assert isinstance(second, nn.Linear)
         images = pairs.summed(activation(first(basis)) * envelope)  # [n_pairs, F]

@@ -74,7 +74,7 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
-        """`x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
+        """Forward pass: `x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
         x = x + self._drop(self.out(self._attend(self.attention_norm(x), padding, kept)))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 

@@ -135,7 +135,7 @@ class PeriodicLayer(EncoderLayer):
         self.out_directed = nn.Linear(3 * config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> Tensor:  # type: ignore[override]
-        """`x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
+        """Forward pass: `x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
         plain, directed = self._look(self.attention_norm(x), padding, kept, pairs)
         x = x + self._drop(self.out(plain) + self.out_directed(directed))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))

@@ -1,1 +1,1 @@
-"""Checkpoints of fairchem, both ways."""
+"""Import and export of fairchem's checkpoints."""

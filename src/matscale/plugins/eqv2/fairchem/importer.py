@@ -1,7 +1,7 @@
-"""Import of EquiformerV2 from fairchem v1: the facts that `matscale import fairchem` needs.
+"""Import of EquiformerV2 from fairchem v1, for `matscale import fairchem`.
 
-A hydra model with an `equiformer_v2_backbone` and heads for energy, forces and, where it has one, stress; or an
-`equiformer_v2` from before (`prehydra`).
+Files have a hydra model with an `equiformer_v2_backbone` and heads for energy, forces and possibly stress, or an older
+`equiformer_v2` (`prehydra`).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _HEADS: dict[str, tuple[set[str], dict[str, Any]]] = {
         },
     ),
 }
-"""Head -> the names of its module, and the value of each of its options that is supported."""
+"""Head -> names of its module, and the supported value of each of its options."""
 _REQUIRED = {"stress": ("decompose", "use_source_target_embedding")}
-"""Options whose default in fairchem is another one."""
+"""Options with other defaults in fairchem."""
 
 
 def configuration(checkpoint: FairchemCheckpoint) -> EqV2Config:
@@ -60,7 +60,7 @@ def _check_head(path: Path, name: str, head: dict[str, Any], modules: set[str], 
         )
     if name == "stress":
         head.pop("default_norm_type", None)  # of backbones without a norm of their own
-        head.pop("avg_num_nodes", None)  # has an effect on extensive heads alone
+        head.pop("avg_num_nodes", None)  # affects only extensive heads
     for key in _REQUIRED.get(name, ()):
         head.setdefault(key, False)
     for key, value in head.items():

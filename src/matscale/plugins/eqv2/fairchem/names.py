@@ -74,12 +74,10 @@ def fairchem_name(name: str) -> str:
 
 
 def published_counts(model: nn.Module) -> dict[str, int]:
-    """Parameters by the rule of arXiv:2509.21811, `total` and `non_embedding`: names with "embedding" are left out of
-    the latter.
+    """Parameter counts as in arXiv:2509.21811: `total`, and `non_embedding`, without names that contain "embedding".
 
-    Under fairchem's names that leaves out the whole edge-degree embedding with its radial network. The rule of
-    matscale, the same for all architectures, is `count_parameters` of `matscale.plugin`: only look-up tables are left
-    out.
+    With fairchem's names, this leaves out the whole edge-degree embedding with its radial network. matscale uses
+    `count_parameters` of `matscale.plugin` for all architectures: only look-up tables are left out.
     """
     sizes = {fairchem_name(name): p.numel() for name, p in model.named_parameters()}
     non_embedding = sum(size for name, size in sizes.items() if "embedding" not in name)
@@ -93,14 +91,14 @@ _DERIVED = re.compile(
 
 
 def derived(published: str) -> bool:
-    """Whether a published name is that of a table that follows from the options."""
+    """Whether a published name belongs to a table that follows from the options."""
     return _DERIVED.search(published) is not None
 
 
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy published weights into a model of the same options; skip tables that follow from the options.
 
-    Raises DataError that names what is missing or has another shape.
+    Raises DataError that names missing weights or wrong shapes.
     """
     copy_named(model, weights, fairchem_name)
 
@@ -142,7 +140,7 @@ _FIXED: dict[str, Any] = {
     "load_energy_lin_ref": False,
     "use_pbc": True,
 }
-"""Options that have this value in every OMat24 model; other values are other networks, or other graphs."""
+"""Options with this value in every OMat24 model; with other values, network or graph differ."""
 
 _DEFAULTS: dict[str, Any] = {
     "sphere_channels": 128,
@@ -169,19 +167,22 @@ _DEFAULTS: dict[str, Any] = {
     "mmax_list": [2],
     "use_grid_mlp": False,
 }
-"""Defaults of fairchem 1.10 for options that are left out or null, where those of eqv2 differ."""
+"""Defaults of fairchem 1.10 for options that are missing or null, if they differ from those of eqv2."""
 
 _WITHOUT_EFFECT = {
     *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
     *("use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
 }
-"""fairchem ignores the first line (always 600 Gaussians, always SiLU); the second: graphs, tasks, memory."""
+"""Options without effect: fairchem ignores the first line (always 600 Gaussians, always SiLU).
+
+The second is about graphs, tasks, memory.
+"""
 
 
 def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Config:
     """Configuration from the options of a published backbone and further `options`.
 
-    Raises ConfigError for a difference.
+    Raises ConfigError for an option without a counterpart.
     """
     values: dict[str, Any] = {"stress_head": "rank2", **options}
     given = {key: value for key, value in backbone.items() if value is not None or key not in _DEFAULTS}

@@ -1,8 +1,8 @@
-"""Conversion of old checkpoints, from before fairchem's models had a backbone and heads, to the later form.
+"""Convert old checkpoints, without backbone and heads, to the form of hydra models.
 
-Such a file has one model, `equiformer_v2`, whose options stand beside its name or apart, in `model_attributes`; its
-weights are those of a backbone and of `energy_block` and `force_block`. It predicts no stress. References per element
-are a parameter of some models, in units of the energy's normalizer; fairchem adds them if `use_energy_lin_ref` is set.
+Such a file has one model, `equiformer_v2`, with options beside its name or in `model_attributes`. Its weights are those
+of a backbone, `energy_block` and `force_block`; it predicts no stress. Some models have element references as a
+parameter, in units of the energy's normalizer, which fairchem adds if `use_energy_lin_ref` is set.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _centers(config: EqV2Config) -> Tensor:
 
 @cache
 def _within(lmax: int, mmax: int) -> list[int]:
-    """Places of the coefficients with |m| ≤ mmax among all, degree-major."""
+    """Indices of the coefficients with |m| ≤ mmax among all, degree-major."""
     return [k for k, m in enumerate(orders(lmax)) if abs(m) <= mmax]
 
 

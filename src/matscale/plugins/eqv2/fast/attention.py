@@ -1,4 +1,4 @@
-"""Graph attention on sorted edges: `attention.GraphAttention`, and the part of it that the forces need."""
+"""Graph attention on sorted edges: `attention.GraphAttention`, and the part that the force head needs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges
 def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
     """Forces [n_atoms, 3]: the l = 1 output of the attention layer in the head of the forces.
 
-    The projection of l = 1 acts on the channels of a head, whose weight is common to them: it commutes with the sum
-    over edges and is folded into the second convolution, which then has one output per head, and only orders |m| ≤ 1.
+    The projection of l = 1 acts on the channels of a head, which share one attention weight. So it commutes with the
+    sum over edges and is folded into the second convolution, which then has one output per head and only orders |m| ≤
+    1.
     """
     second = _folded(module)
     values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
@@ -49,7 +50,7 @@ def _folded(module: GraphAttention) -> list[Tensor]:
     conv, projection = module.edge_function.conv2, module.project.weight[1].view(module.heads, -1)
 
     def fold(rows: Tensor) -> Tensor:
-        """[heads·V, ...] -> [heads, ...]"""
+        """Fold the projection into rows of weights: [heads·V, ...] -> [heads, ...]"""
         return (projection[:, :, None] * rows.reshape(module.heads, projection.shape[1], -1)).sum(1)
 
     n = conv.n_out
@@ -78,7 +79,7 @@ def edge_values(
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
     """Attention weights: [n_edges, heads·A] -> [n_edges, heads], which sum to 1 on each target.
 
-    Some weights are dropped in training.
+    In training, dropout applies to them.
     """
     curved = smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
     logits = (curved * module.alpha_dot).sum(-1)

@@ -1,4 +1,4 @@
-"""Guard for backwards written by hand: differentiating one again raises MatscaleError, which says what to do."""
+"""Guard for hand-written backward passes: differentiating one again raises MatscaleError with advice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 def first_derivative(backward: Backward) -> Backward:
-    """Wrap the backward of an autograd function: it may run with `create_graph`, but not be differentiated again.
+    """Wrap the backward of an autograd function, so that it runs with `create_graph` but refuses to be differentiated.
 
     This holds also if the incoming gradient is constant, unlike in torch's `once_differentiable`: the gradients depend
     on the inputs of the forward too, and a second derivative would silently lack that part.

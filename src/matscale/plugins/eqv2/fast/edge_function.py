@@ -7,9 +7,9 @@ For each edge, with D [K_r, K] its rotation and w(e) = W ρ_e + b the last linea
     z  = S2(h, s):  z_{l>0} = F silu(G h),  z_0 = silu(s)                   G [P, K_r] to the grid of P points, F back
     v  = SO2₂(z)                                                                                        [K_r, heads·V]
 
-A grid takes ten times the memory of its coefficients, 20 to 80 kB for an edge. So this works on chunks whose buffers
-stay in the cache, and keeps between forward and backward only ρ, s, h and z. Backward computes u and G h again, three
-cheap products of a dozen, and then
+A grid takes ten times the memory of its coefficients, 20 to 80 kB per edge. So edges are computed in chunks whose
+buffers stay in the cache, and only ρ, s, h and z are kept between forward and backward. The backward computes u and G h
+again (three cheap products out of twelve), and then
 
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
     g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
@@ -52,16 +52,16 @@ class FastEdgeFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Run the chunks.
 
-        `weights`: weight, bias and pairs of the first convolution, `n_first` of them, then of the second.
+        `weights` are weight, bias and pairs of the first convolution, `n_first` tensors, then those of the second.
 
-        With `keep`, the tensors for the backward are kept; else all chunks share the buffers of one.
+        With `keep`, the tensors for the backward are kept; otherwise all chunks share one set of buffers.
         """
         work = _Work(edges, shape, x, last, last_bias, weights, n_first)
         n_edges = edges.edges.into_frame.shape[0]
         extra, values = (x.new_empty(n_edges, width) for width in (work.first.n_extra, work.second.out.width))
         kept = [x.new_empty(n_edges if keep else 0, n, shape.hidden) for n in (work.n_kept, work.n_used)]
         kept.append(x.new_empty(n_edges if keep and keeps_turned(work.columns.width, x) else 0, work.columns.width))
-        # A kept tensor is written in place, in its rows of this chunk; one that is not kept reuses the same buffer.
+        # A kept tensor is written into its rows of this chunk; others use the same buffer for every chunk.
         for chunk in work.chunks:
             e, n = chunk.edges, chunk.n_edges
             names = ("hidden", "curved", "turned")
@@ -69,7 +69,7 @@ class FastEdgeFunction(torch.autograd.Function):
                 every[e] if len(every) else work.buffer(name, n, *every.shape[1:]) for name, every in zip(names, kept)
             )
             work.turn(chunk, x, out=turned)
-            # If turned coefficients are kept, they must survive the scaling, which else overwrites them.
+            # If rotated coefficients are kept, scaling must not overwrite them.
             u = work.buffer("u", n, work.columns.width) if len(kept[2]) else turned
             work.scale(turned, work.factors(rho[e]), out=u)
             work.first.forward(u, hidden.flatten(1), extra[e])
@@ -105,7 +105,7 @@ class FastEdgeFunction(torch.autograd.Function):
                 turned = every_turned[e]
             else:
                 work.turn(chunk, x, out=turned)
-            factors = work.factors(rho[e])  # again: kept, they would take as much memory as `turned`
+            factors = work.factors(rho[e])  # computed again, since they would take as much memory as `turned`
             work.scale(turned, factors, out=u)
             work.first.backward(g_hidden.flatten(1), u, g_u, g_extra)
             # `turned` is needed unscaled for the factors, and g_u is scaled in place only afterwards.
@@ -121,7 +121,7 @@ class FastEdgeFunction(torch.autograd.Function):
 
 
 class _Work:
-    """Steps on one chunk, and the buffers that all chunks use in turn."""
+    """Steps on one chunk, and the buffers that all chunks share."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Work:
         self.at_once = AtOnce.of(edges, shape, x)
         self.chunks = edges.chunks(self.at_once.chunk)
         self.to_grid, self.from_grid = (g.to(x.dtype) for g in (shape.grid.to_grid, shape.grid.from_grid))
-        # Of what comes from the grid, l = 0 is replaced, and a head that reads few orders needs no others.
+        # l = 0 from the grid is replaced, and a head that uses few orders needs no others.
         self.n_used = self.second.into.width // shape.hidden
         self.columns, self.n_kept = self.first.into, edges.edges.into_frame.shape[1]
         ends = list(accumulate(n * 2 * shape.channels for n in shape.n_degrees))
@@ -149,7 +149,7 @@ class _Work:
         self.most_edges = max(chunk.n_edges for chunk in self.chunks)
 
     def buffer(self, name: str, n: int, *shape: int) -> Tensor:
-        """Buffer of [n, *shape], for n edges of a chunk at most; the same for every chunk."""
+        """Buffer of [n, *shape] for n edges of a chunk; the same for every chunk."""
         if name not in self.buffers:
             self.buffers[name] = self.like.new_empty(self.most_edges, *shape)
         return self.buffers[name][:n]
@@ -166,7 +166,7 @@ class _Work:
     def turn_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
         """Add to the sums over the edges of each source; write those of the targets in the chunk.
 
-        Both are [.., K, 2C], of which only one half counts: whole rows are added faster than halves.
+        Both are [.., K, 2C], of which only one half is used: adding whole rows is faster than adding halves.
         """
         for part, some in chunk.parts(self.at_once.turn):
             d = self.edges.edges.into_frame[some.edges].transpose(1, 2)
@@ -206,7 +206,7 @@ class _Work:
         return product(table, folded(x), room=self.buffers[name])
 
     def passage(self, chunk: Chunk) -> Passage | None:
-        """Edges of the chunk whose activation is a mean over both charts: `charts`."""
+        """Edges of the chunk whose activation is a mean over both charts (`charts`)."""
         passage = self.edges.edges.passage
         return None if passage is None else passage.within(chunk.edges)
 

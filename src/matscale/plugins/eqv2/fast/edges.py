@@ -1,11 +1,11 @@
-r"""Order of edges in which sums over neighbours are matrix products.
+r"""Sort edges so that sums over neighbours are matrix products.
 
 Atoms are sorted by their number of edges d, edges by their atom: all atoms with equally many edges then form a block
 [n, d, ...], and a sum over neighbours is a batched product without scatter, index or atomic addition,
 
     Σ_{e -> i} D_e^T v_e = [d·K_r, K]^T [d·K_r, c]        one product for each atom i.
 
-Nearest-neighbour graphs have few distinct d: nearly every atom has one edge more than `max_neighbors`.
+Nearest-neighbour graphs have few distinct d: most atoms have one edge more than `max_neighbors`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matscale.plugins.eqv2.edges import EdgeFrames, Edges
 
 
 class Block(NamedTuple):
-    """Consecutive atoms with equally many edges."""
+    """Block of consecutive atoms with equally many edges."""
 
     first_atom: int
     n_atoms: int
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive edges that are computed at a time: all those of some consecutive atoms."""
+    """Chunk of edges that are computed together: all edges of some consecutive atoms."""
 
     edges: slice
     blocks: list[Block]
@@ -54,27 +54,27 @@ class Chunk(NamedTuple):
         return n_edges
 
     def parts(self, n_edges: int) -> list[tuple[slice, Chunk]]:
-        """Smaller chunks, and the edges of this one that each has."""
+        """Split the chunk into smaller ones, each with its edges within this one."""
         first = self.edges.start
         return [(slice(p.edges.start - first, p.edges.stop - first), p) for p in _chunks(self.blocks, n_edges)]
 
 
 @dataclass(frozen=True)
 class SortedEdges:
-    """Edges of a batch sorted by target, targets by degree. Atoms elsewhere keep their order."""
+    """Edges of a batch sorted by target, with targets sorted by degree. Outside this class, atoms keep their order."""
 
     edges: Edges
-    """The edges of the batch, sorted."""
+    """Edges of the batch, sorted."""
     order: Tensor | None
     """[n_targets] atoms that have edges, sorted by degree; None: all atoms, in their own order."""
     permutation: Tensor | None
-    """[n_edges] place of each edge before sorting; None: the same as after."""
+    """[n_edges] index of each edge before sorting; None if the order is the same."""
     blocks: list[Block]
     n_atoms: int
     pairs: Tensor
     """[n_edges, 2K] rows of both atoms' coefficients among all [n_atoms·K]: for each coefficient, source and target."""
     rescale: Tensor
-    """[K] what a sum over edges is multiplied by, coefficient by coefficient, for the orders that were left out."""
+    """[K] factor of each coefficient on a sum over edges, for the omitted orders."""
 
     @property
     def sizes(self) -> list[int]:
@@ -91,7 +91,7 @@ class SortedEdges:
         return x if self.order is None else x.index_select(0, self.order)
 
     def atoms(self, x: Tensor) -> Tensor:
-        """Put back: [n_targets, ...] -> [n_atoms, ...], zeros for atoms without edges."""
+        """Scatter back: [n_targets, ...] -> [n_atoms, ...], zeros for atoms without edges."""
         return x if self.order is None else x.new_zeros(self.n_atoms, *x.shape[1:]).index_copy(0, self.order, x)
 
     def sort(self, x: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def _chunk(blocks: list[Block]) -> Chunk:
 
 
 def sorted_edges(frames: EdgeFrames, data: AtomicBatch) -> SortedEdges:
-    """Sort the edges of a batch. Raises what `frames` raises."""
+    """Sort the edges of a batch. Raises the errors of `frames`."""
     _, target = data.edges()
     degree, atoms = torch.bincount(target, minlength=data.n_atoms).sort(stable=True)
     blocks, n_lonely = _blocks(degree)

@@ -1,11 +1,11 @@
-r"""Feed-forward network on the grid of each atom, with the memory of its coefficients only.
+r"""Feed-forward network on the grid of each atom, which keeps only coefficients in memory.
 
-The pointwise MLP W₄ silu(W₂ silu(W₀ f(n))) begins and ends linearly, and linear maps of channels commute with the way
-to the grid and back. So W₀ goes into `expand` and W₄ into `contract`, degree by degree, and on the grid remains
+The pointwise MLP W₄ silu(W₂ silu(W₀ f(n))) begins and ends with linear maps of channels, which commute with the maps to
+the grid and back. So W₀ is merged into `expand` and W₄ into `contract`, degree by degree. On the grid remains
 
     c -> F silu(W₂ silu(G c))          c [K, H] coefficients, G to the grid of P points, F back.
 
-Backward computes values on the grid again, a few atoms at a time, instead of keeping them.
+The backward computes values on the grid again, a few atoms at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def feed_forward(module: FeedForward, x: Tensor, grid: SphereGrid) -> Tensor:
-    """[n_atoms, K, C] -> [n_atoms, K, n_out]"""
+    """Feed-forward network: [n_atoms, K, C] -> [n_atoms, K, n_out]"""
     first, middle, last = (linear_at(module.pointwise, layer).weight for layer in (0, 2, 4))
     parts = by_degree(x)
     inner = so3_linear(parts, first @ module.expand.weight, first @ module.expand.bias)

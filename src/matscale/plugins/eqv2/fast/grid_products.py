@@ -1,8 +1,8 @@
-"""Products with the tables of a grid: one wide product where few channels would make many small, slow ones.
+"""Products with the tables of a grid: for few channels, one wide product replaces many small ones.
 
-A table [P, K] times each of n matrices [K, H] is a batched product. With few channels H it runs at a tenth of the speed
-of one product [P, K] × [K, n·H], which takes a copy of the coefficients in the order [K, n, H]: 2 GFLOP/s for H = 1,
-22 for 12, 34 to 43 for the wide one (one core with AVX2). From `FOLD_BELOW` channels on there is nothing to gain.
+A table [P, K] times each of n matrices [K, H] is a batched product. With few channels H it has a tenth of the speed of
+one product [P, K] × [K, n·H], which needs a copy of the coefficients in the order [K, n, H]: 2 GFLOP/s for H = 1, 22
+for 12, 34 to 43 for the wide one (one core with AVX2). From `FOLD_BELOW` channels on, both are equally fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Choose the path that computes a batch; forward of the fast path.
+"""Choice between fast path and reference path for a batch, and the forward of the fast path.
 
-Both take the same parameters and give the same numbers. The fast one has first derivatives of the parameters, which is
-what training on direct forces and prediction need. The reference path does the rest: derivatives through the geometry,
-forward-mode derivatives, torch.compile, autocast, and the count of FLOPs, which is defined by the equations.
+Both have the same parameters and give the same numbers. The fast path has only first derivatives by parameters, which
+is enough for training on direct forces and for prediction. The reference path is used otherwise: for derivatives
+through the geometry, forward-mode derivatives, torch.compile, autocast, and to count FLOPs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _forced: ContextVar[Path | None] = ContextVar("_forced", default=None)
 
 @contextmanager
 def forced(path: Path) -> Iterator[None]:
-    """Context in which forwards take `path`: for tests and benchmarks, and for second derivatives of parameters."""
+    """Context in which forwards take `path`, for tests, benchmarks and second derivatives by parameters."""
     token = _forced.set(path)
     try:
         yield
@@ -59,7 +59,7 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
     if torch.is_grad_enabled() and (positions.requires_grad or data.cell.requires_grad):
         return "positions or cell require a gradient"
     if _transformed() or any(unpack_dual(x).tangent is not None for x in (positions, data.cell, weight)):
-        return "forward derivatives or transforms of torch.func look at single operations"
+        return "forward derivatives or transforms of torch.func need single operations"
     if name := _altered(model):
         return f"{name} has a hook, or is of another class than it was made"
     if data.n_edges == 0:
@@ -69,7 +69,7 @@ def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
     if type(weight) is not torch.nn.Parameter or positions.device.type not in ("cpu", "cuda"):
         return "the weights are no plain parameters on a CPU or GPU"
     if torch.is_autocast_enabled(positions.device.type):
-        return "autocast chooses precisions operation by operation"
+        return "autocast chooses the precision of each operation"
     return None
 
 
@@ -77,11 +77,11 @@ _OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
 
 
 def _altered(model: EqV2) -> str | None:
-    """Name of a module with a hook, an adapter or another change that its parameters do not show.
+    """Name of a module with a hook, an adapter or another change besides its parameters; None if there is none.
 
     None if there is none.
 
-    The fast path reads parameters only, and would ignore such changes.
+    The fast path only reads parameters, and would ignore such changes.
     """
     for name, module in model.named_modules():
         hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks

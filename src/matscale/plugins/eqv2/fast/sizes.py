@@ -1,4 +1,6 @@
-"""Chunk sizes of the fast path, and the tensors that it keeps for backward, by the sizes of the model and of caches."""
+"""Chunk sizes of the fast path, and the choice of tensors to keep for the backward, by sizes of the model and
+caches.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,24 @@ from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 CHUNK = 512
-"""Edges that are worked on at a time on a CPU: enough for matrix products at full speed, and for what Python costs."""
+"""Number of edges per chunk on a CPU: enough for matrix products at full speed, despite the overhead of Python."""
 CACHE_BYTES = 2**19
-"""Bytes of grid values, or of coefficients to be turned, that are worked on at a time: half of a common L2 cache."""
+"""Bytes of grid values, or of coefficients to rotate, per chunk: half of a common L2 cache."""
 TURNED_BYTES = 2**13
-"""Most bytes of an edge's turned coefficients that are kept for backward: turning narrow ones again takes longer."""
+"""Largest number of bytes per edge of rotated coefficients that are kept.
+
+Narrow ones are kept, since rotating them again takes longer.
+"""
 GPU_BYTES = 2**30
-"""Bytes of grid values at a time on a GPU, where few large launches matter more than the cache."""
+"""Bytes of grid values per chunk on a GPU, where few large launches matter more than the cache."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Settings of the edge function that are no tensors."""
+    """Settings of the edge function that are not tensors."""
 
     n_degrees: list[int]
-    """Degrees l that have an order m = 0..mmax."""
+    """Number of degrees l that have an order m, for m = 0..mmax."""
     channels: int
     hidden: int
     n_features: int
@@ -33,7 +38,7 @@ class Shape:
 
 
 class AtOnce(NamedTuple):
-    """Numbers of edges that are computed at a time."""
+    """Numbers of edges that are computed together."""
 
     chunk: int
     """Edges in a chunk of the convolutions."""
@@ -52,12 +57,12 @@ class AtOnce(NamedTuple):
 
 
 def grid_at_once(per_item: int, like: Tensor) -> int:
-    """Number of items, with `per_item` values on the grid each, that are computed at a time."""
+    """Number of items, with `per_item` values on the grid each, that are computed together."""
     return max((GPU_BYTES if like.is_cuda else CACHE_BYTES) // (per_item * like.element_size()), 1)
 
 
 def chunk_of(n_edges: int, like: Tensor) -> int:
-    """Number of edges that simple sums take at a time."""
+    """Number of edges that simple sums take together."""
     return n_edges if like.is_cuda else CHUNK
 
 

@@ -10,8 +10,8 @@ Backward, with g the gradients of y, uses the same trick twice:
     g_x₊ = t' + W_d^T g₋,   g_x₋ = t' − W_s^T g₊,   t' = W_r^T (g₊ + g₋)
     A = (g₊ + g₋)(x₊ + x₋)^T,  S = g₊ x₋^T,  D = g₋ x₊^T:      g_W_r = A − S − D,   g_W_i = D − S
 
-Coefficients lie order-major in rows of [n, K_r·c]: each part is a block of columns, which BLAS reads and writes in
-place.
+Coefficients are stored order-major in rows of [n, K_r·c], so that each part is a block of columns, which BLAS reads and
+writes in place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of the parts of order-major coefficients with the same number of channels for each."""
+    """Columns of the parts of order-major coefficients that all have the same number of channels."""
 
     zero: slice
     """m = 0"""
@@ -82,14 +82,14 @@ class Convolution:
             y_plus.addmm_(x_minus, total.T, alpha=-1)
 
     def start_backward(self) -> None:
-        """Make room for the gradients of the weights, which the first chunk writes and all others add to."""
+        """Allocate the gradients of the weights, which the first chunk writes and all others add to."""
         self.beta = 0.0
         self.g_weight, self.g_bias = torch.empty_like(self.weight), torch.zeros_like(self.bias)
         self.g_pairs = [real.new_empty(2 * real.shape[0], real.shape[1]) for real in self.real]  # A above D
         self.g_sum = [torch.empty_like(weight) for weight in self.sum]  # S
 
     def backward(self, g_y: Tensor, x: Tensor, g_x: Tensor, g_extra: Tensor | None = None) -> None:
-        """Turn `g_y` [n, out] and `g_extra` [n, n_extra] into `g_x` [n, >= in], and add to the gradients of the
+        """Compute `g_x` [n, >= in] from `g_y` [n, out] and `g_extra` [n, n_extra], and add to the gradients of the
         weights.
         """
         g_zero, zero, beta = g_y[:, self.out.zero], x[:, self.into.zero], self.beta
@@ -115,9 +115,9 @@ class Convolution:
         self.beta = 1.0
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients of weight, bias and each pair. Call it only once: it changes the buffers."""
+        """Gradients of weight, bias and each pair. Call it only once, since it changes the buffers."""
         for pair, total in zip(self.g_pairs, self.g_sum):
             real, difference = pair.chunk(2)
             real.sub_(total).sub_(difference)
-            difference.sub_(total)  # is now that of the imaginary half
+            difference.sub_(total)  # now the gradient of the imaginary half
         return [self.g_weight, self.g_bias, *self.g_pairs]

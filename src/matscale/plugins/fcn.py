@@ -1,12 +1,12 @@
-r"""Per-atom network: a baseline architecture that sees one atom at a time.
+r"""Per-atom network: a baseline architecture in which atoms do not interact.
 
     x⁰ = P (a(Z) ⊕ r) + p                            [n_atoms, H]
     xⁿ⁺¹ = xⁿ + LeakyReLU(LayerNorm(Q xⁿ + q))       depth times
     energy, forces, stress: three heads, see `core.layers.heads`
 
-a is an embedding, r the Cartesian position [Å] as it stands in the file. Atoms do not see one another, and r depends on
-the origin, the orientation and the choice of cell: the only symmetry of this model is that the order of the atoms does
-not matter. It learns composition, and accidental patterns of the coordinates.
+a is an embedding, r the Cartesian position [Å] as it stands in the file. Atoms do not interact, and r depends on the
+origin, the orientation and the choice of cell: the only symmetry of this model is that the order of atoms does not
+matter. It learns composition, and accidental patterns of the coordinates.
 
 The network of arXiv:2509.21811's code, with its seven published shapes.
 """
@@ -39,7 +39,7 @@ class FCNConfig(ArchitectureConfig):
     """Configuration of the per-atom network."""
 
     embedding: Positive = 60
-    """Channels of an element."""
+    """Channels of the element embedding."""
     hidden: Positive = 108
     """Channels H of an atom."""
     depth: Positive = 8
@@ -51,7 +51,7 @@ class FCNConfig(ArchitectureConfig):
 
 
 class Block(nn.Module):
-    """x + LeakyReLU(LayerNorm(Linear(x)))"""
+    """Block x + LeakyReLU(LayerNorm(Linear(x)))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 class FCN(nn.Module):
-    """Model of energy, forces and stress from each atom's element and position; atoms do not see each other."""
+    """Model of energy, forces and stress from each atom's element and position, without interactions."""
 
     def __init__(self, config: FCNConfig) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:
 def ladder(n_params: int) -> FCNConfig:
     """Size ladder: four blocks, embedding half as wide as hidden, heads as wide (up to 128).
 
-    The head width is adjusted.
+    The head width is adjusted to the number of parameters.
     """
     return closest(
         n_params,

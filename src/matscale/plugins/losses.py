@@ -8,7 +8,7 @@ from torch import Tensor
 from matscale.plugin import Loss, hookimpl
 
 HUBER_DELTA = 0.01
-"""Where huber turns from square to linear, in the unit of its term: eV/atom, eV/Å, eV/Å³ (as MACE has it)."""
+"""Residual at which huber changes from square to linear, in eV/atom, eV/Å, eV/Å³ (as in MACE)."""
 
 
 def mae(residual: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def test_the_table_of_a_launcher_is_kept_for_it(tmp_path: Path) -> None:
         ({"architecture": ["fcn"]}, "unknown key 'architecture'. Did you mean 'architectures'"),
         ({"slrum": {}}, "unknown key 'slrum'. Did you mean 'slurm'"),
         ({"local": {"worker": 3}}, "local: unknown key 'worker'. Did you mean 'workers'"),
-        ({"slurm": {"time": "30s"}}, "leaves nothing before the margin"),
+        ({"slurm": {"time": "30s"}}, "is not longer than the margin"),
         ({"data": {"fraction": [0.1]}}, "unknown key 'data.fraction'. Did you mean 'fractions'"),
         ({"params": {"from": "3k", "till": "30k", "rungs": 2}}, "unknown key 'till'"),
         ({"params": {"from": "3k", "to": "300", "rungs": 2}}, "goes up from"),

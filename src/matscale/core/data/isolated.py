@@ -45,7 +45,7 @@ def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
 
 
 def isolated(batch: AtomicBatch) -> Tensor:
-    """[n_structures] whether a structure has no edge."""
+    """Whether each structure has no edge [n_structures]."""
     return batch.batch[batch.edges()[1]].bincount(minlength=batch.n_structures) == 0
 
 

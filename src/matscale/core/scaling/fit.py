@@ -259,7 +259,7 @@ def _form(name: str) -> Law:
 
 
 def _affordable(laws: list[Law]) -> list[Law]:
-    """`laws` without the broken ones, for points on a convex hull, where a break may be an artefact of the hull."""
+    """Laws for points on a convex hull: all except the broken ones, since a break may be an artefact of the hull."""
     return [law for law in laws if law.verdict != "broken law"]
 
 

@@ -91,7 +91,7 @@ def _rounded(value: float, places: int) -> str:
 
 
 def _significant(value: float, digits: int) -> str:
-    """`value` rounded to significant digits: 300, 0.02, 4e+06."""
+    """Round `value` to significant digits: 300, 0.02, 4e+06."""
     kept = float(f"{value:.{digits}g}")
     return f"{kept:,.0f}" if 10 <= abs(kept) < 1e5 else f"{kept:.{digits}g}"
 

@@ -50,7 +50,7 @@ class World:
         return self.rank == 0
 
     def of_main(self, value: float) -> float:
-        """`value` on the main process and zero on the others, so that the sum over processes is that value."""
+        """Value for a sum over processes that only the main process contributes: `value` there, zero on the others."""
         return value if self.is_main else 0.0
 
     @contextmanager

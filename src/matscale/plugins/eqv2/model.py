@@ -71,7 +71,7 @@ class EqV2(nn.Module):
         return self._run(data, self.edge_frames(data))[:, 0]
 
     def _run(self, data: AtomicBatch, edges: Edges) -> Tensor:
-        """-> [n_atoms, K, C], normalised"""
+        """Normalised coefficients of atoms [n_atoms, K, C] after the last block."""
         x = self.embed_graph(data, edges)
         for block in self.blocks:
             x = block(x, edges, self.edge_grid, self.atom_grid, data.batch, data.n_structures)
@@ -79,17 +79,17 @@ class EqV2(nn.Module):
         return normalised
 
     def embed_graph(self, data: AtomicBatch, edges: Edges) -> Tensor:
-        """-> [n_atoms, K, C]"""
+        """Initial coefficients of atoms from elements and edges [n_atoms, K, C]."""
         neighbors: Tensor = self.edge_degree(edges)
         return neighbors + self.embed_elements(data)
 
     def embed_elements(self, data: AtomicBatch) -> Tensor:
-        """-> [n_atoms, K, C], of which only the scalars are not zero"""
+        """Initial coefficients of atoms from elements [n_atoms, K, C]; only the scalars are not zero."""
         scalars = self.element(data.atomic_numbers)[:, None]
         return nn.functional.pad(scalars, (0, 0, 0, self.config.n_coefficients - 1))
 
     def read_out(self, x: Tensor, edges: Edges, data: AtomicBatch) -> Outputs:
-        """[n_atoms, K, C] -> Outputs"""
+        """Outputs from the coefficients of atoms [n_atoms, K, C]."""
         energy = self.energy(x, self.atom_grid, data)
         if self.config.forces == "gradient":
             return Outputs(energy=energy)

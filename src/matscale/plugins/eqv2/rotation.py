@@ -1,4 +1,4 @@
-r"""Wigner matrices that turn an edge onto the polar axis, as polynomials of its direction: no angles, no random gauge.
+r"""Wigner matrices that rotate an edge onto the polar axis, as polynomials of its direction, without a random gauge.
 
 A rotation R acts on coefficients by D(R), Y(R n) = D(R) Y(n). For a direction n = (x, y, z) with ρ = √(x² + z²),
 
@@ -12,13 +12,13 @@ after swapping the axes with S = (x, y, z) -> (y, x, −z), whose matrices J = D
 
 where the multiples of the angles come from powers, cos mβ + i sin mβ = (y + iρ)^m. The rows kept are order-major.
 
-This gauge (R is fixed only up to a turn about y) has a pole at n = ±y, where α is undefined and dD/dn diverges as 1/ρ;
-edges of axis-aligned crystals lie exactly there. So two charts are used: edges with |y| > 0.9 are first turned by the
-cyclic P: (x, y, z) -> (y, z, x), D(n) = D(P n) D(P), which keeps every one at ρ > 0.43. Within a chart D is smooth in
-n, to all orders. The output of a network with exact grids does not depend on the chart; `charts` says how a smooth
-model corrects for its grids.
+R is defined up to a rotation about y. This choice (gauge) has a pole at n = ±y, where α is undefined and dD/dn diverges
+as 1/ρ; edges of axis-aligned crystals lie exactly there. So two charts are used: edges with |y| > 0.9 are first rotated
+by the cyclic permutation P: (x, y, z) -> (y, z, x), D(n) = D(P n) D(P), so that ρ > 0.43 for all edges. Within a chart,
+D is smooth in n to all orders. The output of a network with exact grids does not depend on the chart; `charts` corrects
+for grids that are not exact.
 
-Powers are taken in float64, a few numbers per edge, whatever the precision of the model.
+Powers (a few numbers per edge) are computed in float64 for models of any precision.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def wigner(lmax: int, rotation: Array) -> Array:
 
 @cache
 def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
-    """B and its column-flipped twin as functions of (cos mβ, m = 0..lmax; sin mβ, m = 1..lmax): [2, 2lmax+1, K_r, K];
-    and D(P) [K, K]."""
+    """B, and B with flipped columns, as functions of (cos mβ, m = 0..lmax.
+
+    Sin mβ, m = 1..lmax): [2, 2lmax+1, K_r, K]; and D(P) [K, K].
+    """
     j, m = wigner(lmax, _SWAP), np.array(orders(lmax))
     flip = np.array([degree * (degree + 1) - order for degree, order in zip(degrees(lmax), orders(lmax))])
     rows = kept(lmax, mmax).places
@@ -79,7 +81,7 @@ def is_polar(n: Tensor) -> Tensor:
 
 
 class EdgeRotation(nn.Module):
-    """Wigner matrices of a batch of edges; differentiable in their vectors, any number of times."""
+    """Module that makes the Wigner matrices of a batch of edges, differentiable in their vectors to any order."""
 
     table: Tensor
     cycle: Tensor
@@ -96,7 +98,7 @@ class EdgeRotation(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value)), persistent=False)
 
     def forward(self, vec: Tensor) -> Tensor:
-        """Vectors [n_edges, 3] of any length but 0 -> D [n_edges, K_r, K] in the type of `vec`."""
+        """Wigner matrices D [n_edges, K_r, K], in the type of `vec`, for vectors [n_edges, 3] of non-zero length."""
         n = torch.nn.functional.normalize(vec.double(), dim=-1)
         polar = is_polar(n)
         x, y, z = torch.where(polar[:, None], n.roll(-1, dims=-1), n).unbind(-1)

@@ -1,4 +1,4 @@
-"""Published sizes by name, and the ladder that runs through them: from 3 thousand to 300 million parameters."""
+"""Published sizes by name, and the size ladder through them, from 3 thousand to 300 million parameters."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ _LADDER = tuple(
 _OMAT24_S = Shape(128, 128, 128, 8, 64, 8, 64, 16)
 _SMALLEST = Shape(1, 2, 2, 1, 1, 1, 2, 1)
 _WIDEST = Shape(416, 272, 416, 10, 208, 8, 64, 52)
-"""Ends of the ladder that are not published. Beyond the S model it keeps lmax 4: wider, not of higher degree."""
+"""Ends of the ladder that are not published.
+
+Beyond the S model, it gets wider at lmax 4 rather than higher in degree.
+"""
 
 _OMAT24_M = _OMAT24_S._replace(n_layers=10)
 _OMAT24_L = _OMAT24_S._replace(n_layers=20)
@@ -90,7 +93,7 @@ def rungs() -> tuple[Shape, ...]:
 
 
 def _between(a: Shape, b: Shape) -> Iterator[Shape]:
-    """Steps from `a` (left out) to `b`, each field at an even pace."""
+    """Steps between shapes `a` (excluded) and `b`, each field at an even pace."""
     steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
     shape = list(a)
     for _, field in steps:
@@ -104,7 +107,7 @@ def _count(shape: Shape) -> int:
 
 
 def _split(rung: int) -> int:
-    """Count at which a rung's models give way to those of the next: half-way, or the smallest of the next if it is
+    """Number of parameters from which the next rung is used: half-way between them, or the smallest of the next if
     larger.
     """
     here, above = rungs()[rung], rungs()[rung + 1]
@@ -112,10 +115,11 @@ def _split(rung: int) -> int:
 
 
 def ladder(n_params: int) -> EqV2Config:
-    """Choose the configuration whose model comes closest to `n_params`.
+    """Choose the configuration whose number of parameters is closest to `n_params`.
 
     It is the nearest rung of the ladder, with the feed-forward width adjusted. Larger `n_params` never give a smaller
-    model. Below the smallest rung the model has fewer Gaussians, beyond the largest wider feed-forwards.
+    model. Below the smallest rung, the number of Gaussians is reduced; beyond the largest, feed-forward networks get
+    wider.
     """
     if n_params < _count(_SMALLEST):
         return _fewer_gaussians(n_params)
@@ -137,7 +141,9 @@ def _fewer_gaussians(n_params: int) -> EqV2Config:
 
 
 def _nearest_width(shape: Shape, n_params: int, smallest: int, largest: int) -> Shape:
-    """Choose the feed-forward width of `shape` that comes nearest, among those with smallest ≤ parameters < largest."""
+    """Choose the feed-forward width of `shape` for the closest number of parameters, with smallest ≤ number <
+    largest.
+    """
     low, high = 0, 2  # count(low) ≤ n_params < count(high)
     while _count(shape._replace(ffn_hidden=high)) <= n_params:
         low, high = high, 2 * high

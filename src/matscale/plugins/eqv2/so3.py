@@ -1,7 +1,7 @@
-r"""Functions on the sphere by their coefficients: bookkeeping of (l, m), linear maps, and products with a grid.
+r"""Functions on the sphere as coefficients: order of (l, m), linear maps, and transforms to a grid.
 
-A function is f(n) = Σ_lm f_lm Y_lm(n) with e3nn's real spherical harmonics: m = −l..l, l = 1 is (x, y, z), and y is
-the polar axis. Two orders of the coefficients occur:
+A function is f(n) = Σ_lm f_lm Y_lm(n) with e3nn's real spherical harmonics: m = −l..l, l = 1 is (x, y, z), and y is the
+polar axis. Two orders of the coefficients occur:
 
     degree-major   (0,0) (1,−1) (1,0) (1,1) (2,−2) ...            all K = (lmax+1)², on atoms
     order-major    m = 0 for l = 0..lmax; then +m for l = m..lmax and −m for l = m..lmax, m = 1..mmax:
@@ -13,7 +13,7 @@ On a grid of points n_p with weights w_p (Σ w = 1)
     from grid  f_lm = Σ_p H_lm,p f_p,       H = w_p Y_lm(n_p) √((2l+1)(lmax+1))
 
 for Y normalised to a mean square of 2l+1 ("component"). A grid of resolution R integrates harmonics of all degrees
-below R exactly, hence H G = 1 for R > 2 lmax. Two kinds do:
+below R exactly, hence H G = 1 for R > 2 lmax. There are two kinds of grids:
 
     product    R equal-angle latitudes × R longitudes, weights of Kostelec & Rockmore, J. Fourier Anal. Appl. 14, 145
                (2008); R² points, crowded at the poles. What the published models use.
@@ -54,9 +54,9 @@ class Kept(NamedTuple):
     """Coefficients with |m| ≤ mmax, order-major."""
 
     places: list[int]
-    """[K_r] where each stands among all, degree-major."""
+    """[K_r] index of each kept coefficient among all, degree-major."""
     rescale: Array
-    """[K_r] √((2l+1)/(2 mmax+1)) for l > mmax, else 1: makes up for the orders that were left out."""
+    """[K_r] factor √((2l+1)/(2 mmax+1)) for l > mmax, else 1, which compensates for the omitted orders."""
 
 
 @cache
@@ -103,7 +103,7 @@ def _product_points(resolution: int) -> tuple[Array, Array]:
 
 
 class SphereGrid(nn.Module):
-    """Values on a grid of the sphere from coefficients, and back."""
+    """Transforms from coefficients to values on a grid of the sphere, and back."""
 
     to_grid: Tensor
     from_grid: Tensor
@@ -111,7 +111,7 @@ class SphereGrid(nn.Module):
     def __init__(self, lmax: int, resolution: int, mmax: int | None = None, grid: GridKind = "product") -> None:
         """Set up the grid. Without `mmax`: all coefficients, degree-major.
 
-        With it: those kept, order-major and rescaled.
+        With `mmax`: the kept coefficients, order-major and rescaled.
         """
         super().__init__()
         points, weights = sphere_points(resolution, grid)
@@ -121,7 +121,7 @@ class SphereGrid(nn.Module):
         if mmax is not None:
             layout = kept(lmax, mmax)
             to_grid, from_grid = (g[:, layout.places] * layout.rescale for g in (to_grid, from_grid))
-        # Both follow from the configuration, so they are no part of the state.
+        # Both follow from the configuration, so they are not saved.
         self.register_buffer("to_grid", torch.from_numpy(to_grid), persistent=False)  # [points, K or K_r]
         self.register_buffer("from_grid", torch.from_numpy(from_grid.T.copy()), persistent=False)  # [K or K_r, points]
 

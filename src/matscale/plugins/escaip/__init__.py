@@ -1,4 +1,4 @@
-"""EScAIP: `model` has the equations, `layout` the neighbours, `blocks` the attention, `sizes` what was published."""
+"""EScAIP: `model` has the equations, `layout` the neighbours, `blocks` the attention, `sizes` the published sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 def claims(config: EScAIPConfig) -> frozenset[str]:
     """Claims of a configuration.
 
-    The energy is invariant under rotation, direct forces do not turn, nothing is smooth: `layout`.
+    The energy is invariant under rotation, but direct forces are not equivariant, and nothing is smooth: see `layout`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
     if not config.is_direct:

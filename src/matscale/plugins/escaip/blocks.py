@@ -32,7 +32,7 @@ class FeedForward(nn.Sequential):
 
 
 class EdgeAttributes(nn.Module):
-    """Features of each slot from elements, orders and distance. Every block has its own."""
+    """Features of each slot from elements, orders and distance. Each block has its own weights for them."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class EdgeAttributes(nn.Module):
 
 
 class InputBlock(nn.Module):
-    """The first features of atoms and slots."""
+    """Input block: initial features of atoms and slots."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ class InputBlock(nn.Module):
 
 
 class NeighborAttention(nn.Module):
-    """Attention among the slots of a row."""
+    """Attention among an atom and its neighbours, the slots of a row."""
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
         """Set up attention.
 
-        With `atoms_only` only slot 0 has queries: gradient models need no more of the last layer.
+        With `atoms_only`, only slot 0 has queries, which is enough for the last layer of gradient models.
         """
         super().__init__()
         hidden, self.n_heads, self.degrees = config.hidden, config.n_heads, list(config.channels_by_degree)
@@ -117,7 +117,7 @@ class NeighborAttention(nn.Module):
         return message
 
     def _weights(self, q: Tensor, k: Tensor, layout: Layout) -> Tensor:
-        """-> [n_atoms, n_heads, asking slots, W], rows summing to 1"""
+        """Attention weights [n_atoms, n_heads, query slots, W]; each row sums to 1."""
         logits = layout.log_weight[:, None, None, :]
         by_degree = zip(q.split(self.degrees, dim=-1), k.split(self.degrees, dim=-1), layout.legendre)
         for q_l, k_l, polynomial in by_degree:
@@ -141,7 +141,7 @@ class Block(nn.Module):
             self.edge_ffn_norm, self.edge_ffn = RMSNorm(hidden), FeedForward(hidden, factor)
 
     def forward(self, x: Tensor, y: Tensor, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Forward pass: `x` [n_atoms, H], `y` [n_atoms, W, H] -> the same; for `atoms_only`, `y` comes back as it was"""
+        """Forward pass: `x` [n_atoms, H], `y` [n_atoms, W, H] -> the same shapes; `y` is unchanged for `atoms_only`."""
         dx, dy = self.attention(self.atom_norm(x), self.edge_norm(y), atomic_numbers, layout)
         x = x + dx
         x = x + self.atom_ffn(self.atom_ffn_norm(x))

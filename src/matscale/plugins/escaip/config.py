@@ -1,4 +1,4 @@
-"""Options of EScAIP. Widths are those of a small model; options that do not grow with the model are as published."""
+"""Options of EScAIP. Default widths are those of a small model; other options are as published."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from matscale.plugin import ArchitectureConfig, Positive
 
 PUBLISHED_SHARES = (20, 10, 4, 10, 20)
-"""Channels of a head of 64 that see the angle through the Legendre polynomials of degree 0, 1, 2, 3 and 4."""
+"""Channels of a head of 64 for the Legendre polynomials of degree 0, 1, 2, 3 and 4 of the angle."""
 
 
 class EScAIPConfig(ArchitectureConfig):
@@ -23,35 +23,40 @@ class EScAIPConfig(ArchitectureConfig):
     n_heads: Positive = 2
     """Attention heads; must divide `hidden`."""
     degree_channels: tuple[int, ...] = ()
-    """Channels of a head whose attention sees angles by the Legendre polynomial of degree 0, 1, ...; their sum is
-    hidden / n_heads. Left out: in the published proportions 20 : 10 : 4 : 10 : 20."""
+    """Channels of a head for the Legendre polynomials of degree 0, 1, ... of angles; their sum is hidden / n_heads.
+
+    Default: the published proportions 20 : 10 : 4 : 10 : 20.
+    """
     ffn_factor: Positive = 2
-    """Hidden channels of feed-forwards, readouts and heads, in units of `hidden`."""
+    """Hidden channels of feed-forward networks, readouts and heads, as a multiple of `hidden`."""
     atom_channels: Positive = 32
-    """Channels of the element embeddings, of which every block has two."""
+    """Channels of the element embeddings; each block has two embeddings."""
     order_channels: Positive = 16
-    """Channels into which every block maps an atom's bond-orientational order, twice."""
+    """Channels of a block for an atom's bond-orientational order; each block has two such maps."""
     n_order: int = Field(default=10, ge=2)
-    """Degrees 0, 1, ... of the bond-orientational order."""
+    """Number of degrees 0, 1, ... of the bond-orientational order."""
     distance_channels: Positive = 128
-    """Channels into which every block maps the Gaussians of a distance."""
+    """Channels of a block for the Gaussians of a distance."""
     n_radial: int = Field(default=600, ge=2)
     """Gaussians of a distance, each twice as wide as their spacing."""
     cutoff: float = Field(default=6.0, gt=0)
     """Largest distance of a neighbour [Å]."""
     n_neighbors: Positive = 30
-    """Rank at which a neighbour has faded out, the atom itself counted: about how many an atom keeps."""
+    """Rank at which the weight of a neighbour vanishes, counting the atom itself: about the number of kept
+    neighbours.
+    """
     max_neighbors: int = Field(default=45, ge=2)
-    """Room in the layout for an atom and its neighbours. No weight depends on it; time and memory do."""
+    """Slots in the layout for an atom and its neighbours. Weights do not depend on it, time and memory do."""
     rank_width: float = Field(default=0.2, gt=0)
-    """Difference of distances [Å], times π, over which one neighbour moves before another."""
+    """Difference of distances [Å], times π, over which two neighbours exchange their ranks."""
     rank_sharpness: float = Field(default=0.1, gt=0)
-    """How softly the largest of both ranks and the distance is taken; 0 would be the maximum."""
+    """Width of the smooth maximum of both ranks and the distance; 0 would be the exact maximum."""
     forces: Literal["direct", "gradient"] = "direct"
-    """A head for forces, which has to learn from turned structures (`augmentation.rotate`) that forces turn, or
-    derivatives of the energy, which do by themselves and also give the stress."""
+    """Forces from a head, which has to learn equivariance from rotated structures (`augmentation.rotate`), or as
+    derivatives of the energy, which are equivariant and also give the stress.
+    """
     stress_head: Literal["equivariant", "none"] = "equivariant"
-    """`none`, as published, predicts no stress. Direct forces only."""
+    """Stress head; `none`, as published, predicts no stress. For direct forces only."""
     max_atomic_number: int = Field(default=118, ge=1, le=118)
     """Heaviest element with a row in the embeddings."""
 
@@ -64,12 +69,12 @@ class EScAIPConfig(ArchitectureConfig):
         ):
             raise ValueError(
                 f"degree_channels = {list(self.degree_channels)} must be counts that sum to hidden / n_heads = "
-                f"{self.hidden // self.n_heads}; without it they are shared out as published"
+                f"{self.hidden // self.n_heads}; by default, the published proportions are used"
             )
         if self.n_neighbors > self.max_neighbors:
             raise ValueError(
                 f"n_neighbors = {self.n_neighbors} exceeds max_neighbors = {self.max_neighbors}: the layout has no "
-                "room for them. Half as much again is usual: neighbours at equal distances come together"
+                "room for them. Usual is 1.5 times as many, since neighbours at equal distances enter together"
             )
         return self
 
@@ -85,16 +90,16 @@ class EScAIPConfig(ArchitectureConfig):
 
     @property
     def channels_by_degree(self) -> tuple[int, ...]:
-        """Channels of each degree: `degree_channels`, or shared out if that is left out."""
+        """Channels of each degree: `degree_channels`, or the published proportions."""
         return self.degree_channels or shared_out(self.hidden // self.n_heads)
 
     @property
     def search_radius(self) -> float:
-        """Radius of the graph [Å]: larger than the cutoff, to count all atoms in the ranks of those within it."""
+        """Radius of the graph [Å], larger than the cutoff, so that ranks within the cutoff include all atoms."""
         return self.cutoff + math.pi * self.rank_width
 
 
 def shared_out(n_channels: int) -> tuple[int, ...]:
-    """Share out channels in the published proportions; partial sums are rounded, so that the total is exact."""
+    """Divide channels in the published proportions; partial sums are rounded, so that the total is exact."""
     ends = [round(n_channels * sum(PUBLISHED_SHARES[: k + 1]) / sum(PUBLISHED_SHARES)) for k in range(5)]
     return tuple(end - start for start, end in zip([0, *ends], ends))

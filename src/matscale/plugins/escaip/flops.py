@@ -1,7 +1,7 @@
 r"""FLOPs of a training step, product by product. docs/flops.md has the definition.
 
-The layout has W slots for every atom, filled or not, and all products run over all of them: the cost of a step does not
-depend on the number of neighbours found. The published models have this cost too, so it is counted.
+The layout has W slots for every atom, filled or empty, and all products run over all slots, so that the cost of a step
+does not depend on the number of neighbours. The published models have the same cost, so empty slots count.
 
     factors                             direct forces       forces by derivative
     features × weights                  3                   6
@@ -19,7 +19,7 @@ from matscale.plugin import BatchShape
 from matscale.plugins.escaip.config import EScAIPConfig
 
 Row = tuple[str, int]
-"""The kind of a product, a key of `TIMES`; multiply-adds of one forward per atom."""
+"""Kind of a product, a key of `TIMES`; multiply-adds of one forward pass per atom."""
 
 TIMES = {
     "direct": {"weights": 3, "inputs": 2, "features": 3, "angles": 1},
@@ -36,12 +36,12 @@ def step_flops(config: EScAIPConfig, shape: BatchShape) -> float:
     if config.is_direct:
         stress = 2 * 9 * config.max_neighbors if config.predicts_stress else 0  # n nᵀ, with a gradient of one factor
         return 2.0 * (per_atom + stress) * shape.n_atoms
-    # What comes into the first backward of the last product is constant: its gradient is never computed.
+    # The input of the first backward of the last product is constant, so its gradient is never computed.
     return 2.0 * (per_atom - config.hidden) * shape.n_atoms
 
 
 def tally(config: EScAIPConfig) -> Iterator[Row]:
-    """List every product of the forward."""
+    """List every product of the forward pass."""
     hidden, slots = config.hidden, config.max_neighbors
     yield "angles", 3 * slots * slots
     yield from _attributes(config)
@@ -69,7 +69,7 @@ def _attributes(config: EScAIPConfig) -> Iterator[Row]:
 
 def _attention(config: EScAIPConfig, asking: int) -> Iterator[Row]:
     hidden, slots = config.hidden, config.max_neighbors
-    # Of each slot: the edge, the message of three parts, key and value; of those that ask: query and output.
+    # For each slot: the edge, the message of three parts, key and value; for query slots: query and output.
     yield "weights", (2 + 6 * slots + 2 * asking) * hidden * hidden
     yield "features", 2 * asking * slots * hidden
 

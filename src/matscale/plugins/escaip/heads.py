@@ -5,8 +5,8 @@ r"""Output heads: energy, forces and stress from the features of all layers.
     F_i    = f(z_i) Σ_k g(z_ik) ∘ n_ik                              g has three outputs: x, y and z each their own
     σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  unpublished; w = e^b fades a neighbour out
 
-The forces are the published ones. Features and g do not depend on the structure's orientation: their products with the
-components of n do not turn with it. The stress does: it consists of numbers times n nᵀ and 1.
+The force head is the published one. Features and g do not depend on the orientation of the structure, so their products
+with single components of n are not equivariant. The stress is: it is a sum of numbers times n nᵀ and 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class Readout(nn.Module):
-    """Readout of the features after the input and after every block: a feed-forward each, and a projection of all."""
+    """Readout of the features after the input and after every block: a feed-forward network for each, and a
+    projection of all.
+    """
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class Readout(nn.Module):
 
 
 class Mlp(nn.Module):
-    """MLP H → n_out; starts near zero, which is the mean of the data."""
+    """MLP H → n_out; its output starts near zero, which is the mean of the data."""
 
     def __init__(self, config: EScAIPConfig, n_out: int, has_norm: bool = True) -> None:
         super().__init__()
@@ -72,7 +74,7 @@ class EnergyHead(nn.Module):
 
 
 class ForcesHead(nn.Module):
-    """Head of the forces: three numbers for each neighbour weigh its direction, component by component."""
+    """Head of the forces: weighted sum over the directions of neighbours, with a weight for each component."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -81,14 +83,14 @@ class ForcesHead(nn.Module):
 
     def forward(self, z: Tensor, z_edge: Tensor, layout: Layout) -> Tensor:
         """Forward pass: [n_atoms, H], [n_atoms, W, H] -> [n_atoms, 3]"""
-        # Slot 0 and padding have no direction, and so no part in this.
+        # Slot 0 and padding have no direction, so they do not contribute.
         pulled = (self.components(self.edge_norm(z_edge)) * layout.direction).sum(1)
         forces: Tensor = pulled * self.magnitude(self.atom_norm(z))
         return forces
 
 
 class StressHead(nn.Module):
-    """Head of the stress: an isotropic part from each atom, and a part along each of its neighbours."""
+    """Head of the stress: an isotropic part for each atom, and a part along the direction of each neighbour."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()

@@ -1,16 +1,16 @@
-r"""Neighbours with smooth weights, and the padded layout [n_atoms, W] in which every layer sees them.
+r"""Neighbours with smooth weights, in the padded layout [n_atoms, W] of all layers.
 
     rank of e among those of atom a    r_a(e) = Σ_{e' of a, a itself} s((d_e − d_e') / w)      s: a step, π wide, smooth
     how far out                        x_e    = t log(e^{r_i / kt} + e^{r_j / kt} + e^{d_e / ct})
     logarithm of its weight            b_e    = −x² / (1 − x²),   kept if x < 1
 
-i and j are both ends of the edge, so that it is kept in both directions or in none. An atom and its kept neighbours
-share a row of W = `max_neighbors` slots, or as many as the longest row of the batch needs: empty slots change no
-number. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
+i and j are the ends of the edge, so that it is kept in both directions or in neither. An atom and its kept neighbours
+share a row of W = `max_neighbors` slots, or as many as the longest row of the batch needs; empty slots do not affect
+results. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
 
 Each atom's bond-orientational order |mean_k Y_l(n_k)| (Steinhardt, doi:10.1103/PhysRevB.28.784) follows from the
-Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem.
-The order counts a neighbour fully until it is left out. That is why models of this family are not smooth.
+Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem. In the
+order, a neighbour has full weight until it is left out. Therefore models of this family are not smooth.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ from matscale.plugin import AtomicBatch, DataError, GaussianBasis, full_precisio
 from matscale.plugins.escaip.config import EScAIPConfig
 
 FAR = 1e6
-"""Distance [Å] of padding in lists of distances: larger than all others."""
+"""Distance [Å] for padding in lists of distances, larger than all others."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Row of neighbours of each atom, itself first. W slots, R Gaussians."""
+    """Rows of neighbours of atoms, each beginning with the atom itself. W slots, R Gaussians."""
 
     neighbors: Tensor
-    """[n_atoms, W] the atom in each slot; in padding, the row's own."""
+    """[n_atoms, W] index of the atom in each slot; in padding, that of the row."""
     is_used: Tensor
     """[n_atoms, W] False in padding."""
     direction: Tensor
     """[n_atoms, W, 3] unit vectors from the centre; 0 in slot 0 and in padding."""
     log_weight: Tensor
-    """[n_atoms, W] added to the logits of attention; −inf in padding."""
+    """[n_atoms, W] bias on the logits of attention; −inf in padding."""
     basis: Tensor
     """[n_atoms, W, R]"""
     legendre: tuple[Tensor, ...]
-    """Legendre polynomials of degree 0, 1, ... of the cosine between two neighbours, each [n_atoms, W, W]. Where a
-    neighbour has no direction, 1 for degree 0 and 0 for others."""
+    """Legendre polynomials of degree 0, 1, ... of the cosine between two neighbours, each [n_atoms, W, W].
+
+    For a neighbour without direction, 1 for degree 0 and 0 for others.
+    """
     order: Tensor
     """[n_atoms, n_order]"""
 
     def gather(self, x: Tensor) -> Tensor:
-        """[n_atoms, C] -> [n_atoms, W, C], of the atom in each slot"""
+        """Gather the features of the atom in each slot: [n_atoms, C] -> [n_atoms, W, C]"""
         return torch.unflatten(x.index_select(0, self.neighbors.flatten()), 0, self.neighbors.shape)
 
 
 class MakeLayout(nn.Module):
-    """Maker of the `Layout` of a batch; differentiable in positions and cell."""
+    """Module that makes the `Layout` of a batch, differentiable in positions and cell."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class MakeLayout(nn.Module):
     @torch.compiler.disable(recursive=True)
     @full_precision
     def forward(self, data: AtomicBatch, is_full: bool = True) -> Layout:
-        """Make the layout. `is_full`: as wide as the configuration says, however few neighbours there are."""
+        """Make the layout. With `is_full`, rows have the configured width, however few neighbours there are."""
         config, n_atoms = self.config, data.n_atoms
         j, i = data.edges()
         vec = data.edge_vec()
@@ -97,12 +99,12 @@ class MakeLayout(nn.Module):
         )
 
     def _kept(self, data: AtomicBatch, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """-> numbers of the edges with x < 1, and x for these"""
+        """Indices of the kept edges (x < 1), and x for these."""
         config = self.config
         j, i = data.edges()
         shells = distances_of_atoms(data, distance)  # [n_atoms, 1 + max degree]
         reach = torch.pi * config.rank_width
-        # An edge with n_neighbors nearer ones for certain is out. Most are; the sums below need not be taken for them.
+        # Edges with n_neighbors nearer ones are certainly left out, which are most; they are skipped in the sums below.
         sure = torch.searchsorted(shells.detach().index_select(0, i), (distance.detach() - reach)[:, None]).squeeze(1)
         sure_at_source = torch.searchsorted(shells.detach().index_select(0, j), (distance.detach() - reach)[:, None])
         maybe = (distance < config.cutoff) & (torch.maximum(sure, sure_at_source.squeeze(1)) < config.n_neighbors)
@@ -115,7 +117,7 @@ class MakeLayout(nn.Module):
         return edges.index_select(0, within), extent.index_select(0, within)
 
     def _longest(self, data: AtomicBatch, counts: Tensor) -> int:
-        """Number of slots of the longest row, from [n_atoms] neighbours kept.
+        """Number of slots of the longest row, from the numbers of kept neighbours [n_atoms].
 
         Raises DataError if the layout has fewer.
         """
@@ -132,7 +134,7 @@ class MakeLayout(nn.Module):
         return most
 
     def _legendre(self, direction: Tensor, is_used: Tensor) -> list[Tensor]:
-        """[n_atoms, W, 3] -> for each degree [n_atoms, W, W]"""
+        """Legendre polynomials of the cosines between directions [n_atoms, W, 3], for each degree [n_atoms, W, W]"""
         has_direction = is_used.index_fill(1, torch.zeros(1, dtype=torch.long, device=is_used.device), False)
         both = (has_direction[:, :, None] & has_direction[:, None, :]).to(direction.dtype)
         cosine = direction @ direction.transpose(1, 2)
@@ -144,7 +146,7 @@ class MakeLayout(nn.Module):
     def _order(self, legendre: list[Tensor], is_used: Tensor) -> Tensor:
         """Order parameters [n_atoms, n_order].
 
-        Degree 0 gives 1. The root starts at 10⁻³, below which its slope is noise.
+        Degree 0 gives 1. Values below 10⁻³ are cut off before the root, whose slope there would be noise.
         """
         squares = torch.stack([p.sum((1, 2)) for p in legendre[1 : self.config.n_order]], dim=-1)
         count = is_used.sum(1, keepdim=True).to(squares.dtype)
@@ -165,7 +167,7 @@ def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
 
 
 def soft_rank(distance: Tensor, others: Tensor, width: float) -> Tensor:
-    """Count how many of the others are nearer, each smoothly over ±π·width: [n], [n, m] Å -> [n]."""
+    """Smooth number of others that are nearer, each counted over ±π·width: [n], [n, m] Å -> [n]."""
     x = (distance[:, None] - others) / width
     step = torch.where(x.abs() < torch.pi, torch.sin(0.5 * x.clamp(-torch.pi, torch.pi)), torch.sign(x))
     return (0.5 * step + 0.5).sum(dim=1)

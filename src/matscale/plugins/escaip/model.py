@@ -6,12 +6,12 @@ r"""EScAIP: attention among the neighbours of each atom, with features that do n
     E, F, σ     = heads on readouts of all stages                   or F and σ as derivatives of E (`forces`)
 
 `layout` has the neighbours and their slots, `blocks` the attention, `heads` what is read out. The energy is invariant
-under rotation and reflection whatever the weights; so forces and stress that are derived from it turn with the
-structure. The published direct forces do not (`heads`): such a model has to learn it from rotated data.
+under rotation and reflection for any weights, so that derived forces and stress are equivariant. The published direct
+forces are not (`heads`): such a model must learn equivariance from rotated data.
 
-Qu & Krishnapriyan, arXiv:2410.24169, in the form of fairchem's v2: with its weights, the numbers are its numbers.
-Done otherwise here: the readout of a block is computed once; maps of atoms once per atom; attention in Legendre
-polynomials; and ranks count all atoms, also those beyond the cutoff that fairchem's images do not reach.
+Qu & Krishnapriyan, arXiv:2410.24169, in the form of fairchem v2: with the same weights, it gives the same numbers.
+Differences in the computation: the readout of a block is computed once, maps of atoms once per atom, attention uses
+Legendre polynomials, and ranks count all atoms, including those beyond the cutoff that fairchem's images do not reach.
 
 Shapes: W slots of an atom's row, H channels.
 """
@@ -35,7 +35,7 @@ class EScAIP(nn.Module):
         self.config = config
         self.make_layout = MakeLayout(config)
         self.input = InputBlock(config)
-        # Of the last slots a gradient model reads nothing.
+        # A gradient model does not use the slots after the last block.
         is_last = (not config.is_direct and k == config.n_layers - 1 for k in range(config.n_layers))
         self.blocks = nn.ModuleList(Block(config, atoms_only) for atoms_only in is_last)
         self.atom_readout = Readout(config)
@@ -67,7 +67,7 @@ class EScAIP(nn.Module):
     def _layout(self, data: AtomicBatch) -> Layout:
         """Layout of a batch.
 
-        Slots stay empty only if shapes must follow from the number of atoms, to compile or to count FLOPs.
+        Rows have the full width only if shapes must follow from the number of atoms, for compilation or FLOP counts.
         """
         layout: Layout = self.make_layout(data, is_plain_wanted())
         return layout
@@ -106,7 +106,7 @@ def initialise(model: nn.Module) -> None:
 
 
 def graph(config: EScAIPConfig) -> Graph:
-    """Graph of all atoms that enter the ranks; the layout chooses among them."""
+    """Graph of all atoms that count in ranks; the layout selects neighbours among them."""
     return Graph.radius(config.search_radius)
 
 

@@ -1,10 +1,10 @@
-r"""Root-mean-square norm over channels, with its slope in closed form.
+r"""Root-mean-square norm over channels, with its gradient in closed form.
 
     y = n ∘ w,   n = x / √(mean x² + ε)
     dx = (g ∘ w − n mean(g ∘ n ∘ w)) / √(mean x² + ε),   dw = Σ_rows g ∘ n
 
-Left to torch, each norm is five operations and their slopes a dozen more, all of them passes over the slots of every
-atom. Zhang & Sennrich, arXiv:1910.07467.
+Written with torch operations, each norm would take five passes over the slots of all atoms, and its gradient a dozen
+more. Zhang & Sennrich, arXiv:1910.07467.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 
 
 def _inverse_rms(x: Tensor) -> Tensor:
-    """[..., n] -> [..., 1]"""
+    """Inverse root mean square: [..., n] -> [..., 1]"""
     return (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
 
 
@@ -47,7 +47,9 @@ class _Norm(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of `x` and `weight`: in differentiable operations for a second derivative, else in few passes."""
+        """Gradients of `x` and `weight`: in differentiable operations for a second derivative, otherwise in few
+        passes.
+        """
         (x, weight), g = ctx.saved_tensors, gradients[0]
         inverse = _inverse_rms(x)
         n = x * inverse

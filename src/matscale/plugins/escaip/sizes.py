@@ -9,11 +9,11 @@ from matscale.plugins.escaip.model import build
 DIAL = "hidden channels (elements, orders and distances in proportion), 4 layers; Gaussians as fine dial"
 
 LADDER_GAUSSIANS = 64
-"""Gaussians of the distance in the ladder. With 600, most weights of a small model would belong to them."""
+"""Number of Gaussians of the distance in the ladder. With 600, most weights of a small model would belong to them."""
 
 
 def ladder(n_params: int) -> EScAIPConfig:
-    """Four layers, a head for every 64 channels; in small models the number of Gaussians takes up the remainder."""
+    """Size ladder: four layers, a head for every 64 channels; in small models the number of Gaussians is adjusted."""
     found: EScAIPConfig = closest(
         n_params,
         lambda dial: _shape(graded(dial)),

@@ -1,4 +1,4 @@
-"""GemNet: `model` has the equations, `angles` and `dihedrals` the sums over them, `sizes` what was published."""
+"""GemNet: `model` has the equations, `angles` and `dihedrals` the sums over them, `sizes` the published sizes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ __all__ = [
 
 
 def claims(config: GemNetConfig) -> frozenset[str]:
-    """Claims of a configuration. A choice among neighbours at one distance breaks all symmetries that exchange them.
+    """Claims of a configuration.
 
-    A dihedral angle is not defined where three of its four atoms lie on a line, and changes abruptly near there.
+    A choice among neighbours at equal distance breaks all symmetries that exchange them.
+
+    A dihedral angle is undefined if three of its four atoms lie on a line, and changes abruptly close to that.
     """
     if any(rule.kind == "nearest" for rule in config.rules):
         return frozenset({"translation", "conservative"})

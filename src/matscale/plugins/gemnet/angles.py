@@ -1,16 +1,16 @@
-r"""Sums over the angles between edges that meet in an atom, without a list of triplets.
+r"""Sums over angles between the edges of an atom, without a list of triplets.
 
     S_{ca, l} = Σ_{b ≠ c} Y_l(cos ∠cab) x_ba          Y_l(z) = √((2l + 1)/4π) P_l(z),  l < L
 
-Atoms with equally many edges (K that come in, D that go out) form a block. Their angles are one array [n, K, D, L],
-the same for all layers, and the sum over b is a batched product
+Atoms with equally many edges (K incoming, D outgoing) form a block. Their angles are one array [n, K, D, L], the same
+for all layers, and the sum over b is a batched product
 
     [n, D·L, K] @ [n, K, C] -> [n, D·L, C]
 
 without gathers or scatters. The array is zero where c and b are the same image of an atom.
 
-The array is kept from layer to layer while all angles of a batch are few; else it is made again for each piece of
-atoms and each layer, forward and backward, so that memory stays bounded (`KEPT`, `AT_ONCE`).
+If a batch has few angles, the array is kept for all layers; otherwise it is computed again for each piece of atoms in
+each layer, forward and backward, so that memory stays bounded (`KEPT`, `AT_ONCE`).
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from torch.utils.checkpoint import checkpoint
 from matscale.plugin import full_precision, is_readable_wanted
 
 KEPT = 1 << 23
-"""Angles of a batch up to which their polynomials are kept: 235 MB in float32 with seven of them."""
+"""Largest number of angles of a batch for which polynomials are kept: 235 MB in float32 for seven polynomials."""
 AT_ONCE = 1 << 20
-"""Angles that are worked on at a time where they are not kept."""
+"""Number of angles that are computed at a time if they are not kept."""
 
 
 class Piece(NamedTuple):
-    """Consecutive atoms with equally many edges of two kinds."""
+    """Piece of a batch: consecutive atoms with equally many edges of each of two kinds."""
 
     n: int
     n_in: int
-    """K, edges of the first kind of each atom."""
+    """K, number of edges of the first kind of each atom."""
     n_out: int
-    """D, edges of the second kind."""
+    """D, number of edges of the second kind of each atom."""
 
 
 def pieces_of(n_in: Tensor, n_out: Tensor, at_most: int) -> list[Piece]:
-    """Pieces of atoms in the order of their edges, from their numbers of edges of both kinds, each [n_atoms].
+    """Divide atoms into pieces, from their numbers of edges of both kinds (each [n_atoms], in the order of the edges).
 
-    Atoms that have neither are left out. A piece has at most `at_most` angles, or one atom.
+    Atoms without edges are left out. A piece has at most `at_most` angles, or one atom.
     """
     pairs, counts = torch.unique_consecutive(torch.stack([n_in, n_out], 1), dim=0, return_counts=True)
     pieces = []
@@ -56,7 +56,7 @@ def pieces_of(n_in: Tensor, n_out: Tensor, at_most: int) -> list[Piece]:
 
 
 def legendre(z: Tensor, n: int) -> Tensor:
-    """[...] -> [..., n]: Y_l(z) for l = 0, ..., n − 1, by Bonnet's recursion."""
+    """Legendre polynomials Y_l(z) for l = 0, ..., n − 1, by Bonnet's recursion: [...] -> [..., n]"""
     p = [torch.ones_like(z), z]
     for k in range(2, n):
         p.append(((2 * k - 1) * z * p[k - 1] - (k - 1) * p[k - 2]) / k)
@@ -65,25 +65,25 @@ def legendre(z: Tensor, n: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Ends:
-    """Edges of one kind, seen from the atom at which their angles lie."""
+    """Edges of one kind, seen from the atom at the vertex of the angles."""
 
     unit: Tensor
-    """[n, 3] from the atom to its neighbours."""
+    """[n, 3] unit vectors from the atom to its neighbours."""
     image: Tensor
-    """[n] which neighbour, `Links.image`."""
+    """[n] number of the neighbour, from `Links.image`."""
     degree: Tensor
-    """[n_atoms] how many each atom has, in the order of the edges."""
+    """[n_atoms] number of edges of each atom, in the order of the edges."""
 
 
 class Angles:
-    """Angles between edges of one kind, whose features are summed, and those of another kind, which get the sums."""
+    """Angles between incoming edges, whose features are summed, and outgoing edges, which receive the sums."""
 
     def __init__(self, ins: Ends, outs: Ends, n_spherical: int) -> None:
         self.n_spherical = n_spherical
         self.n_angles = int((ins.degree * outs.degree).sum())
         self.are_kept = self.n_angles <= KEPT or is_readable_wanted()
         self.pieces = pieces_of(ins.degree, outs.degree, self.n_angles if self.are_kept else AT_ONCE)
-        # Splitting once: the backward of a slice would fill a tensor as large as all.
+        # Split once, since the backward of each slice would fill a tensor of the full size.
         self.n_ins, self.n_outs = [p.n * p.n_in for p in self.pieces], [p.n * p.n_out for p in self.pieces]
         units = zip(ins.unit.split(self.n_ins), outs.unit.split(self.n_outs))
         images = zip(ins.image.split(self.n_ins), outs.image.split(self.n_outs))
@@ -92,14 +92,16 @@ class Angles:
 
     @full_precision
     def table(self, piece: Piece, u: Tensor, v: Tensor, here: Tensor, there: Tensor) -> Tensor:
-        """[n, K, D, L] from unit vectors and images of the edges that come in and go out."""
+        """Polynomials of the angles [n, K, D, L], from unit vectors and image numbers of incoming and outgoing
+        edges.
+        """
         n, k, d = piece
         same = here.view(n, k, 1) == there.view(n, 1, d)
         z = u.view(n, k, 3) @ v.view(n, d, 3).transpose(1, 2)
         return legendre(z, self.n_spherical).masked_fill(same[..., None], 0.0)
 
     def sums(self, x: Tensor) -> Tensor:
-        """[n_ins, C] -> [n_outs, L, C]"""
+        """Sum the features of incoming edges for each outgoing edge: [n_ins, C] -> [n_outs, L, C]"""
         channels = x.shape[1]
 
         def product(table: Tensor, piece: Piece, part: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class Angles:
         return _cat(self._over_pieces(product, x.split(self.n_ins)), x, self.n_spherical, channels)
 
     def contracted(self, weights: Tensor) -> Tensor:
-        """Σ over the second kind and l: [n_outs, I, L] -> [n_ins, I], for sums that end at the atom.
+        """Sum over outgoing edges and l, for sums that end at the atom: [n_outs, I, L] -> [n_ins, I].
 
         G_{ba, i} = Σ_{c, l} w_{ca, i, l} Y_l(cos ∠cab); Σ_b G_ba x_ba is then the double sum over b and c.
         """
@@ -125,7 +127,7 @@ class Angles:
     def _over_pieces(self, product: Callable[..., Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
         """Run `product(table, piece, part)` for each piece.
 
-        Tables that are not kept are made again, twice in training.
+        Tables that are not kept are computed again, twice in training.
         """
         if self.are_kept:
             return [product(*each) for each in zip(self._tables, self.pieces, parts)]
@@ -138,9 +140,9 @@ class Angles:
 
 
 def neighbor_products(weights: Tensor, x: Tensor, degree: Tensor) -> Tensor:
-    """Σ over the edges of an atom of w ⊗ x: [n, I], [n, C] -> [n_atoms, I, C], atoms in the order of their edges.
+    """Sum of w ⊗ x over the edges of each atom: [n, I], [n, C] -> [n_atoms, I, C], atoms in the order of their edges.
 
-    `degree` [n_atoms] in that order.
+    `degree` [n_atoms] is the number of edges, in that order.
     """
     n_i, channels = weights.shape[1], x.shape[1]
     pieces = pieces_of(degree, torch.ones_like(degree), x.shape[0] + 1)

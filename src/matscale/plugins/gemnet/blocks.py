@@ -1,4 +1,4 @@
-"""Blocks of GemNet: interaction blocks update edges and atoms, output blocks read them."""
+"""Blocks of GemNet: interaction blocks update edges and atoms, output blocks read them out."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from matscale.plugins.gemnet.layers import SQRT_HALF, Dense, PairDense, Residual
 
 @dataclass(frozen=True)
 class Bases:
-    """Projected bases of a batch, the same for all layers. Those of switched-off interactions are None."""
+    """Projected bases of a batch, the same for all layers; None for interactions that are switched off."""
 
     radial: Tensor
-    """[n_edges, R] Gaussians themselves."""
+    """[n_edges, R] Gaussians of distances."""
     update: Tensor
     """[n_edges, I] for sums over the edges of an atom."""
     output: Tensor
@@ -37,7 +37,7 @@ class Bases:
     atom_edge: tuple[Tensor, Tensor] | None
     """Radial [n_pairs, I] and circular [n_edges, I, L]."""
     edge_atom: tuple[Tensor, Tensor] | None
-    """Radial [n_edges, I] and what the angles around an edge sum to [n_edges, I]."""
+    """Radial [n_edges, I], and sums over the angles around an edge [n_edges, I]."""
     atom_atom: Tensor | None
     """[n_far, I]"""
 
@@ -94,7 +94,9 @@ class InteractionBlock(nn.Module):
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """Update atoms in full precision: it costs little, as atoms are fewer than edges, and decides the energy."""
+        """Update atoms in full precision, which is cheap (there are fewer atoms than edges) and matters for the
+        energy.
+        """
         h = self.atom_before(h)
         learned: Tensor = self.atom(self.atom_sum(m, basis, geometry))
         return (h + learned) * SQRT_HALF
@@ -114,7 +116,7 @@ class InteractionBlock(nn.Module):
 
 
 def _mean(parts: list[Tensor]) -> Tensor:
-    """Divide a sum by √n, which keeps the variance of independent parts."""
+    """Divide a sum by √n, which preserves the variance of independent parts."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -122,7 +124,7 @@ def _mean(parts: list[Tensor]) -> Tensor:
 
 
 class OutputBlock(nn.Module):
-    """Output block: features of atoms for the energy and of edges for the forces, at one stage."""
+    """Output block: features of atoms for the energy, and of edges for the forces, after one interaction block."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -137,7 +139,7 @@ class OutputBlock(nn.Module):
             self.edge_scale = Scale()
 
     def forward(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
-        """Forward pass -> of atoms [n_atoms, A], and, with direct forces, of edges [n_edges, E]."""
+        """Forward pass -> features of atoms [n_atoms, A] and, with direct forces, of edges [n_edges, E]."""
         of_atoms = self._atoms(h, m, basis, geometry)
         if self.edge is None:
             return of_atoms, None
@@ -153,13 +155,13 @@ class OutputBlock(nn.Module):
 
 
 class Readout(nn.Module):
-    """Readout of all output blocks: the sum of a prediction per block, or one network on all of them."""
+    """Readout of all output blocks: the sum of one prediction per block, or one network on all of them."""
 
     def __init__(self, width: int, n_blocks: int, n_joint_layers: int | None, n_out: int) -> None:
         super().__init__()
         joint = n_joint_layers is not None
         self.joint = network(width * n_blocks, width, n_joint_layers or 0, project=True) if joint else None
-        # Starts near zero: the mean of the data, in a potential's units.
+        # Its output starts near zero, which is the mean of the data in a potential.
         self.out = nn.Parameter(0.01 * torch.randn(1 if joint else n_blocks, n_out, width))
 
     @full_precision

@@ -17,81 +17,88 @@ class GemNetConfig(ArchitectureConfig):
     """Configuration of GemNet. `matscale.plugins.gemnet.fairchem.names` maps fairchem's names of these options."""
 
     n_layers: Positive = 3
-    """Interaction blocks; there is one output block more."""
+    """Number of interaction blocks; there is one more output block."""
     atom_channels: int = Field(default=128, ge=2)
     """Channels A of an atom."""
     edge_channels: int = Field(default=128, ge=2)
     """Channels E of a directed edge, which carries the messages."""
     triplet_in: int = Field(default=32, ge=2)
-    """Channels of an edge (or atom) before a sum over angles."""
+    """Channels of an edge (or atom) in a sum over angles."""
     triplet_out: int = Field(default=32, ge=2)
     """Channels after the sum over angles."""
     quadruplet_in: int = Field(default=16, ge=2)
-    """Channels of an edge before the sum over dihedral angles."""
+    """Channels of an edge in the sum over dihedral angles."""
     quadruplet_out: int = Field(default=16, ge=2)
     """Channels after the sum over dihedral angles."""
     pair_in: int = Field(default=32, ge=2)
-    """Channels of an atom before the sum of the atom-atom interaction."""
+    """Channels of an atom in the sum of the atom-atom interaction."""
     pair_out: int = Field(default=32, ge=2)
     """Channels after the sum of the atom-atom interaction."""
     n_radial: int = Field(default=128, ge=2)
     """Gaussians R of a distance, on [0, cutoff]."""
     n_spherical: Positive = 7
-    """Legendre polynomials L of an angle, degrees 0 to L − 1; L² products of two for a dihedral."""
+    """Number L of Legendre polynomials of an angle, degrees 0 to L − 1; dihedrals have L² products of two."""
     radial_embedding: int = Field(default=16, ge=2)
-    """Width that the Gaussians are projected to, once for all blocks."""
+    """Width of the projected Gaussians, shared by all blocks."""
     circular_embedding: int = Field(default=16, ge=2)
-    """Width that the basis of distance and angle is projected to, once for all blocks."""
+    """Width of the projected basis of distance and angle, shared by all blocks."""
     spherical_embedding: int = Field(default=32, ge=2)
-    """Width that the basis of distance, angle and dihedral is projected to, once for all blocks."""
+    """Width of the projected basis of distance, angle and dihedral, shared by all blocks."""
     n_before_skip: int = Field(default=1, ge=0)
-    """Residual layers of an edge before its old value is added."""
+    """Residual layers of an edge before its previous value is added."""
     n_after_skip: int = Field(default=2, ge=0)
-    """Residual layers of an edge after its old value is added."""
+    """Residual layers of an edge after its previous value is added."""
     n_concat: int = Field(default=1, ge=0)
-    """Residual layers of what an edge learns from its two atoms."""
+    """Residual layers of the update of an edge from its two atoms."""
     n_atom: int = Field(default=3, ge=0)
     """Residual layers of an atom after the sum over its edges, and of an edge in the force outputs."""
     n_atom_before: int = Field(default=0, ge=0)
-    """Residual layers of an atom before that sum is added; 2 in GemNet-OC."""
+    """Residual layers of an atom before the sum over its edges is added; 2 in GemNet-OC."""
     n_output_after: int = Field(default=0, ge=0)
-    """Residual layers of an output block after it has added the atom's channels; 0: it does not add them. 3 in OC."""
+    """Residual layers of an output block after the atom's channels are added; 0: they are not added. 3 in GemNet-OC."""
     n_joint_layers: int | None = Field(default=None, ge=0)
-    """None: each output block predicts, and predictions add up (GemNet-T). A number: the outputs of all blocks go into
-    one network with so many residual layers, which predicts (2 in GemNet-OC)."""
+    """Residual layers of one network that predicts from the outputs of all blocks (2 in GemNet-OC).
+
+    None: each output block predicts, and the predictions are added (GemNet-T).
+    """
     always_project: bool = True
-    """Whether a dense layer leads from edges to atoms even where both have equally many channels; not in GemNet-OC."""
+    """Whether a dense layer maps edges to atoms even if both have equally many channels; false in GemNet-OC."""
     quadruplets: bool = False
-    """Whether edges c → a see dihedral angles c, a, b, d."""
+    """Quadruplets: whether edges c → a depend on dihedral angles c, a, b, d."""
     atom_edge: bool = False
-    """Whether edges c → a see the atoms b around a."""
+    """Atom-edge interaction: whether edges c → a depend on the atoms b around a."""
     edge_atom: bool = False
-    """Whether atoms see the edges around their neighbours' common atom."""
+    """Edge-atom interaction: whether atoms a depend on edges b → a, by their angles to further neighbours c."""
     atom_atom: bool = False
-    """Whether atoms see atoms by distance alone, further away than edges reach."""
+    """Atom-atom interaction: whether atoms depend on other atoms by distance alone, beyond the length of edges."""
     cutoff: float = Field(default=6.0, gt=0)
-    """Length of the edges that carry messages [Å]."""
+    """Cutoff of the edges that carry messages [Å]."""
     cutoff_quadruplets: float | None = Field(default=None, gt=0)
-    """Length of the middle edge b → a of a quadruplet [Å]; None: `cutoff`."""
+    """Cutoff of the middle edge b → a of a quadruplet [Å]; None: `cutoff`."""
     cutoff_atom_edge: float | None = Field(default=None, gt=0)
-    """Length of the pairs of the atom-edge and edge-atom interactions [Å]; None: `cutoff`."""
+    """Cutoff of the pairs of the atom-edge and edge-atom interactions [Å]; None: `cutoff`."""
     cutoff_atom_atom: float | None = Field(default=None, gt=0)
-    """Length of the pairs of the atom-atom interaction [Å]; None: the longest of the others."""
+    """Cutoff of the pairs of the atom-atom interaction [Å]; None: the largest of the others."""
     max_neighbors: int | None = Field(default=None, ge=1)
-    """Keep only so many nearest neighbours of an atom; None: all within the cutoff."""
+    """Number of nearest neighbours of an atom that are kept; None: all within the cutoff."""
     max_neighbors_quadruplets: int | None = Field(default=None, ge=1)
-    """The same for the middle edges of quadruplets."""
+    """Number of nearest neighbours that are kept for the middle edges of quadruplets."""
     max_neighbors_atom_edge: int | None = Field(default=None, ge=1)
-    """The same for the pairs of the atom-edge and edge-atom interactions."""
+    """Number of nearest neighbours that are kept for the pairs of the atom-edge and edge-atom interactions."""
     max_neighbors_atom_atom: int | None = Field(default=None, ge=1)
-    """The same for the pairs of the atom-atom interaction."""
+    """Number of nearest neighbours that are kept for the pairs of the atom-atom interaction."""
     image_kept: Literal["below", "above"] = "below"
-    """Where `max_neighbors` lets an atom see one of two opposite images of itself: an edge whose first shift is below
-    zero stays and becomes two, one above is dropped (GemNet-T), or the other way round (GemNet-OC)."""
+    """Rule if `max_neighbors` keeps only one of two opposite images of an atom itself: an edge whose first non-zero
+    shift is negative is kept with its reverse, and a positive one is dropped (GemNet-T), or the other way round
+    (GemNet-OC).
+    """
     forces: Literal["direct", "gradient"] = "direct"
-    """Magnitudes along the edges (GemNet-dT, -OC), or derivatives of the energy (GemNet-T)."""
+    """Forces as magnitudes along the edges (GemNet-dT, -OC), or as derivatives of the energy (GemNet-T)."""
     stress_head: Literal["equivariant", "none"] = "equivariant"
-    """Two magnitudes along each edge; `none` predicts no stress, as the published models do. Direct forces only."""
+    """Stress by two magnitudes along each edge; `none` predicts no stress, as the published models.
+
+    For direct forces only.
+    """
     max_atomic_number: int = Field(default=118, ge=1, le=118)
     """Heaviest element with a row in the embedding."""
 
@@ -102,7 +109,7 @@ class GemNetConfig(ArchitectureConfig):
                 for name in names:
                     if getattr(self, name) is not None:
                         raise ValueError(
-                            f"{name} = {getattr(self, name)} without the interaction that it is for: "
+                            f"{name} = {getattr(self, name)} belongs to an interaction that is switched off: "
                             f"set {switch} = true, or leave it out."
                         )
         return self
@@ -110,7 +117,7 @@ class GemNetConfig(ArchitectureConfig):
     # Graphs -----------------------------------------------------------------------------------------------------------
 
     def rule(self, interaction: Literal["edges", "quadruplets", "atom_edge", "atom_atom"]) -> Graph:
-        """Rule for the pairs that take part in an interaction."""
+        """Neighbour rule of an interaction."""
         if interaction == "edges":
             return _rule(self.cutoff, self.max_neighbors)
         if interaction == "quadruplets":
@@ -122,7 +129,7 @@ class GemNetConfig(ArchitectureConfig):
 
     @property
     def rules(self) -> list[Graph]:
-        """Rules of the interactions that are switched on."""
+        """Neighbour rules of the interactions that are switched on."""
         found = [self.rule("edges")]
         if self.quadruplets:
             found.append(self.rule("quadruplets"))
@@ -158,7 +165,7 @@ def graph(config: GemNetConfig) -> Graph:
 
 
 def check_elements(heaviest: int, config: GemNetConfig) -> None:
-    """Raise ConfigError if `heaviest`, an atomic number, has no row in the embedding."""
+    """Raises ConfigError if `heaviest`, an atomic number, has no row in the embedding."""
     if heaviest > config.max_atomic_number:
         raise ConfigError(
             f"gemnet: the data contain element {heaviest}, but max_atomic_number = {config.max_atomic_number}. "

@@ -1,14 +1,14 @@
-r"""Sums over the dihedral angles c, a, b, d of edges c → a and d → b whose atoms a and b are joined by a middle edge.
+r"""Sums over dihedral angles c, a, b, d between edges c → a and d → b, with a middle edge b → a.
 
     S_{ca, l, m} = Σ_b Y_l(cos ∠cab) Σ_d Y_m(cos θ_cabd) x_{dba}          a ≠ d, b ≠ c, c ≠ d (as images)
 
-Written as two sums one after the other, a quadruplet costs one product for each m, not for each (l, m): the inner sum
-is a batched product [D_a·M, D_b] @ [D_b, C] for each middle edge b → a, the outer one a product [L, K] @ [K, M·C] for
-each edge c → a with its K middle edges.
+As two successive sums, a quadruplet takes one product for each m rather than for each (l, m): the inner sum is a
+batched product [D_a·M, D_b] @ [D_b, C] for each middle edge b → a, the outer one a product [L, K] @ [K, M·C] for each
+edge c → a with its K middle edges.
 
-The dihedral is undefined where c, a, b or a, b, d lie on a line. Its cosine, p·q/√(|p|²|q|² + ε²) with the cross
-products p and q of the edges with the middle one, is zero there and changes over an angle of ε: it is continuous, but
-too steep for smooth forces.
+The dihedral is undefined if c, a, b or a, b, d lie on a line. Its cosine is computed as p·q/√(|p|²|q|² + ε²), with the
+cross products p and q of the edges with the middle one. It is zero on such a line and changes over an angle of ε: it is
+continuous, but too steep for smooth forces.
 """
 
 from __future__ import annotations
@@ -24,29 +24,32 @@ from matscale.plugins.gemnet.angles import legendre, neighbor_products
 from matscale.plugins.gemnet.links import Links
 
 KEPT = 1 << 23
-"""Dihedrals of a batch up to which their polynomials are kept: 235 MB in float32 with seven of them."""
+"""Largest number of dihedrals of a batch for which polynomials are kept: 235 MB in float32 for seven polynomials."""
 AT_ONCE = 1 << 20
-"""Dihedrals that are worked on at a time where they are not kept."""
+"""Number of dihedrals that are computed at a time if they are not kept."""
 EPSILON = 1e-6
-"""Sine of the angle to a line below which a dihedral counts for less and less: above the rounding of float32."""
+"""Sine of the angle to a line (ε) below which the weight of a dihedral vanishes.
+
+Above the rounding errors of float32.
+"""
 
 
 class Group(NamedTuple):
-    """Middle edges b → a whose atoms have equally many edges: D_a end at a and D_b at b."""
+    """Group of middle edges b → a whose atoms have equally many edges: D_a end at a and D_b at b."""
 
     middle: Tensor
-    """[g] their places among the middle edges."""
+    """[g] indices of the middle edges."""
     outs: Tensor
-    """[g, D_a] places of the edges c → a."""
+    """[g, D_a] indices of the edges c → a."""
     ins: Tensor
-    """[g, D_b] places of the edges d → b."""
+    """[g, D_b] indices of the edges d → b."""
 
 
 class Dihedrals:
     """Quadruplets of a batch. `edges` are sorted by target, in any order of the atoms; `middle` edges need not be.
 
-    An in-triplet d, b, a is listed for each middle edge and each edge that ends at b; `ins` and `ins_middle` say which,
-    `in_edges` takes features of edges to them.
+    An in-triplet d, b, a is listed for each middle edge and each edge that ends at b. `ins` and `ins_middle` hold the
+    two edges, `in_edges` gathers features of edges for them.
     """
 
     def __init__(self, edges: Links, middle: Links, span: int, n_spherical: int) -> None:
@@ -77,13 +80,15 @@ class Dihedrals:
 
     @full_precision
     def table(self, p: Tensor, q: Tensor, excluded: Tensor) -> Tensor:
-        """[g, D_b, D_a, M] from the cross products [g, D_a, 3] and [g, D_b, 3] with the middle edges."""
+        """Polynomials of the dihedrals [g, D_b, D_a, M], from cross products with the middle edges [g, D_a, 3] and
+        [g, D_b, 3].
+        """
         squares = q.square().sum(2)[:, :, None] * p.square().sum(2)[:, None, :]
         cosine = q @ p.transpose(1, 2) * torch.rsqrt(squares + EPSILON**2)
         return legendre(cosine, self.n_spherical).masked_fill(excluded[..., None], 0.0)
 
     def sums(self, x: Tensor) -> Tensor:
-        """[n_in, C] of the in-triplets -> [n_edges, L·M, C]"""
+        """Sum the features of in-triplets for each edge: [n_in, C] -> [n_edges, L·M, C]"""
         channels, parts = x.shape[1], x.split([group.ins.numel() for group in self.groups])
         inner = [self._inner(k, part) for k, part in enumerate(parts)]
         z = torch.cat(inner) if inner else x.new_zeros(0, self.n_spherical * channels)
@@ -106,7 +111,7 @@ class Dihedrals:
 
 
 def _groups(edges: Links, middle: Links, at_most: int) -> list[Group]:
-    """Groups of at most `at_most` dihedrals; middle edges without any are left out."""
+    """Divide middle edges into groups of at most `at_most` dihedrals; those without dihedrals are left out."""
     degree = edges.degree
     first = _first(edges, degree)
     keys = torch.stack([degree[middle.target], degree[middle.source]], 1)  # [n, 2]
@@ -124,7 +129,7 @@ def _groups(edges: Links, middle: Links, at_most: int) -> list[Group]:
 
 
 def _first(edges: Links, degree: Tensor) -> Tensor:
-    """First edge of each atom, [n_atoms]."""
+    """Index of the first edge of each atom [n_atoms]."""
     is_first = torch.ones_like(edges.target, dtype=torch.bool)
     is_first[1:] = edges.target[1:] != edges.target[:-1]
     places = is_first.nonzero().squeeze(1)
@@ -134,14 +139,14 @@ def _first(edges: Links, degree: Tensor) -> Tensor:
 def _at(group: Group, edges: Links, middle: Links, span: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cross products with the middle edges, [g, D_a, 3] and [g, D_b, 3].
 
-    Pairs that are no quadruplet are marked, [g, D_b, D_a].
+    Pairs that form no quadruplet are marked [g, D_b, D_a].
     """
     axis = middle.unit[group.middle][:, None]
     p = torch.linalg.cross(edges.unit[group.outs], axis)
     q = torch.linalg.cross(edges.unit[group.ins], axis)
     image = edges.image(span)
     c = image[group.outs]
-    d = image[group.ins] + middle.shift_code(span)[group.middle][:, None]  # as a sees it
+    d = image[group.ins] + middle.shift_code(span)[group.middle][:, None]  # relative to a
     a = middle.target[group.middle][:, None]
     return p, q, (d[:, :, None] == c[:, None, :]) | (d == a)[:, :, None]
 

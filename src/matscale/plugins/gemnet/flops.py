@@ -26,9 +26,11 @@ TIMES = {
         "weights": 6, "elements": 3, "last": 5, "basis": 6, "table": 9, "features": 9, "first": 6, "geometry": 9,
     },
 }  # fmt: skip
-"""Features × weights; features of elements alone × weights; the last layer of the energy; Gaussians × weights; features
-× polynomials of angles; features × features of the geometry that have weights; the same where the former are those of
-elements alone; geometry × geometry."""
+"""Kinds of products: features × weights.
+
+Features of elements alone × weights; the last layer of the energy; Gaussians × weights; features × polynomials of
+angles; features × features of the geometry with weights; the same with features of elements alone; geometry × geometry.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ class Counts:
     atoms: float
     edges: float
     angles: float = 0
-    """Pairs of edges at an atom, each with itself included."""
+    """Pairs of edges at an atom, including pairs of an edge with itself."""
     pairs: float = 0
     pair_angles: float = 0
     far: float = 0
     middle: float = 0
     ins: float = 0
-    """Middle edges and an edge at their far end."""
+    """Pairs of a middle edge and an edge at its far end."""
     outs: float = 0
-    """Middle edges and an edge at their near end."""
+    """Pairs of a middle edge and an edge at its near end."""
     dihedrals: float = 0
 
 
@@ -57,7 +59,7 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
     return 2.0 * products
 
 
-# How many -------------------------------------------------------------------------------------------------------------
+# Numbers --------------------------------------------------------------------------------------------------------------
 
 
 def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
@@ -84,7 +86,7 @@ def _counted(config: GemNetConfig, batch: AtomicBatch) -> Counts:
 
 
 def _quadruplets(middle: Links, d: Tensor) -> dict[str, Tensor | int]:
-    """Count quadruplets. A middle edge with no other edge at one of its ends has none."""
+    """Count quadruplets. A middle edge without another edge at one of its ends has none."""
     near, far = d[middle.target], d[middle.source]
     both = (near > 0) & (far > 0)
     outs, ins, dihedrals = near[both].sum(), far[both].sum(), (near * far).sum()
@@ -108,20 +110,20 @@ def _estimated(config: GemNetConfig, shape: BatchShape) -> Counts:
 
 
 def _share(shape: BatchShape, whole: Graph, rule: Graph) -> float:
-    """Share of an atom's neighbours by a rule in those of the whole graph, in proportion to the volume."""
+    """Fraction of the neighbours in the whole graph that a rule keeps, in proportion to the volume."""
     degree = shape.n_edges / max(shape.n_atoms, 1) * (rule.cutoff / whole.cutoff) ** 3
     return min(degree, rule.n_neighbors) if rule.n_neighbors else degree
 
 
-# Of what --------------------------------------------------------------------------------------------------------------
+# Products -------------------------------------------------------------------------------------------------------------
 
 
 Row = tuple[str, str, int]
-"""A field of `Counts`, a kind of product, multiply-adds of one forward."""
+"""Field of `Counts`, kind of product, multiply-adds of one forward pass."""
 
 
 def tally(config: GemNetConfig) -> Iterator[Row]:
-    """List every product of a step's forward, stages one after the other."""
+    """List every product of a forward pass, stage by stage."""
     c = config
     yield from _bases(c)
     yield "atoms", "elements", 2 * c.atom_channels * c.edge_channels

@@ -16,7 +16,7 @@ from matscale.plugins.gemnet.memory import check_fits
 
 
 class RadialBasis(nn.Module):
-    """Gaussians of a distance that fade out at the cutoff: their envelope ends with two vanishing derivatives."""
+    """Gaussians of a distance with an envelope that is twice differentiable at the cutoff."""
 
     def __init__(self, cutoff: float, n_radial: int) -> None:
         super().__init__()
@@ -31,40 +31,40 @@ class RadialBasis(nn.Module):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The graphs of a batch and the angles between their edges."""
+    """Graphs of a batch, and the angles between their edges."""
 
     edges: Links
     """Edges that carry messages: symmetric, sorted by target."""
     swap: LinearRows
-    """[n_edges, C] of the reverse of each edge."""
+    """Map from each edge to its reverse: [n_edges, C]."""
     sources: LinearRows
     """[n_atoms, C] -> [n_edges, C]"""
     targets: LinearRows
     """[n_atoms, C] -> [n_edges, C]"""
     rank: Tensor
-    """[n_atoms] place of each atom in the order in which edges are sorted by target."""
+    """[n_atoms] position of each atom in the order by which edges are sorted."""
     triplets: Angles
-    """Edges b → a, to edges c → a."""
+    """Angles from edges b → a to edges c → a."""
     middle: Links | None = None
     """Middle edges of quadruplets."""
     dihedrals: Dihedrals | None = None
     pairs: Links | None = None
-    """Pairs of the atom-edge and edge-atom interactions, sorted as the edges are."""
+    """Pairs of the atom-edge and edge-atom interactions, sorted like the edges."""
     pair_angles: Angles | None = None
-    """Pairs b → a, to edges c → a."""
+    """Angles from pairs b → a to edges c → a."""
     edge_pair_angles: Angles | None = None
-    """Edges b → a, to pairs c → a."""
+    """Angles from edges b → a to pairs c → a."""
     pair_sources: LinearRows | None = None
     """[n_atoms, C] -> [n_pairs, C]"""
     far: Links | None = None
-    """Pairs of the atom-atom interaction, sorted by target in an order of their own."""
+    """Pairs of the atom-atom interaction, sorted by target in a separate order."""
     far_rank: Tensor | None = None
     far_sources: LinearRows | None = None
     """[n_atoms, C] -> [n_far, C]"""
 
     @classmethod
     def of(cls, config: GemNetConfig, data: AtomicBatch) -> Geometry:
-        """Make the geometry, once per batch."""
+        """Make the geometry of a batch, which all layers share."""
         links = links_of(data)
         unsorted, swap = symmetric(within(links, config.rule("edges")), config.image_kept)
         pairs = within(links, config.rule("atom_edge")) if config.atom_edge or config.edge_atom else None
@@ -119,7 +119,7 @@ def _far(links: Links, rule: Graph) -> dict[str, object]:
 
 
 def by_rank(x: Tensor, rank: Tensor) -> Tensor:
-    """Sort [n_atoms] from the order of the batch to that of `rank`."""
+    """Reorder values of atoms [n_atoms] from the order of the batch to that of `rank`."""
     return torch.empty_like(x).index_copy(0, rank, x)
 
 

@@ -25,7 +25,7 @@ from matscale.plugins.gemnet.layers import SILU, SQRT_HALF, Dense, Scale, orthog
 
 
 class BothWays(nn.Module):
-    """Update of each edge c → a from its own sum and from that of its reverse a → c."""
+    """Update of each edge c → a from its own sum and that of its reverse a → c."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class BothWays(nn.Module):
 
 
 class Narrow(nn.Module):
-    """Map from the wide features of edges or atoms to the few channels that are summed: P(σ(D x) ∘ R e)."""
+    """Down-projection of features of edges or atoms to the few channels of a sum: P(σ(D x) ∘ R e)."""
 
     def __init__(self, n_in: int, n_radial: int, n_out: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Narrow(nn.Module):
         self.project = Dense(n_in, n_out)
 
     def forward(self, x: Tensor, radial: Tensor, rows: LinearRows | None = None) -> Tensor:
-        """Forward pass: `x` [n, n_in], of which m `rows` are taken, if given; `radial` [m, n_radial] -> [m, n_out]"""
+        """Forward pass: `x` [n, n_in] (or m `rows` of it), `radial` [m, n_radial] -> [m, n_out]"""
         x = self.dense(x)
         x = x if rows is None else rows(x)
         narrow: Tensor = self.project(self.scale.product(x, self.radial, radial))
@@ -88,7 +88,7 @@ class TripletInteraction(nn.Module):
 
 
 class EdgeAtomInteraction(nn.Module):
-    """Edge-atom interaction: update atoms from edges, by one matrix of the geometry per edge, shared by all layers."""
+    """Edge-atom interaction: update atoms from edges, with one geometric matrix per edge, shared by all layers."""
 
     def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
         super().__init__()
@@ -98,7 +98,9 @@ class EdgeAtomInteraction(nn.Module):
         self.up = Dense(n_summed, n_out)
 
     def forward(self, m: Tensor, radial: Tensor, around: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
-        """Forward pass: `around` [n_edges, I] is `Angles.contracted`, `degree` [n_atoms] in the order of edges -> [n_atoms, n_out]"""
+        """Forward pass: `around` [n_edges, I] from `Angles.contracted`, `degree` [n_atoms] in the order of edges ->
+        [n_atoms, n_out]
+        """
         x = self.narrow(m, radial)
         summed = self.bilinear(neighbor_products(around, x, degree).flatten(1)).index_select(0, rank)
         update: Tensor = self.up(self.scale(summed, x))

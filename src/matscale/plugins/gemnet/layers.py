@@ -1,8 +1,8 @@
-"""Layers of GemNet. None has a bias: a zero, such as an edge at the cutoff, stays zero.
+"""Layers of GemNet. They have no biases, so that zeros, such as those of an edge at the cutoff, stay zero.
 
-Dense layers start orthogonal with standardised rows, activations are scaled to keep the variance of a normal variable,
-and a factor that is measured before the first step (`Scale`) keeps that of each sum and product: the three together
-are what lets the model do without norms (arXiv:2106.08903, section 6).
+Dense layers start orthogonal with standardised rows, activations are scaled to preserve the variance of a normal
+variable, and factors measured before the first step (`Scale`) preserve that of each sum and product. Therefore the
+model needs no norms (arXiv:2106.08903, section 6).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matscale.plugin import LinearRows
 
 SQRT_HALF = math.sqrt(0.5)
 SILU = 1 / 0.6
-"""Makes the variance of SiLU of a standard normal variable about one."""
+"""Factor with which the variance of SiLU of a standard normal variable is about one."""
 
 
 def scaled_silu(x: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def scaled_silu(x: Tensor) -> Tensor:
 @torch.no_grad()
 def orthogonal(weight: Tensor) -> Tensor:
     """Fill [n_out, n_in] with orthogonal rows or columns, standardised along n_in, of variance 1/n_in."""
-    if weight.is_meta:  # nothing to fill: somebody counts parameters
+    if weight.is_meta:  # no memory to fill: only parameters are counted
         return weight
     nn.init.orthogonal_(weight)
     n_in = weight.shape[1]
@@ -56,9 +56,9 @@ class Dense(nn.Module):
 
 
 class PairDense(nn.Module):
-    """Dense layer of the features of an edge j → i and of its two atoms, one after the other: σ(W [h_j, h_i, m]).
+    """Dense layer on the concatenated features of an edge j → i and its two atoms: σ(W [h_j, h_i, m]).
 
-    The products with h are done once per atom, not per edge.
+    The products with h are computed once per atom.
     """
 
     def __init__(self, n_atom: int, n_edge: int, n_out: int) -> None:
@@ -76,7 +76,7 @@ class PairDense(nn.Module):
 class Residual(nn.Module):
     """Residual layer (x + σ(W₂ σ(W₁ x))) / √2.
 
-    In half precision the sum is float32, so that roundings do not add up.
+    In half precision the sum is float32, so that rounding errors do not accumulate.
     """
 
     def __init__(self, width: int) -> None:
@@ -89,7 +89,7 @@ class Residual(nn.Module):
 
 
 def network(n_in: int, width: int, n_residual: int, *, project: bool) -> nn.Sequential:
-    """Stack of residual layers, after a dense one where widths differ or `project` says so."""
+    """Stack of residual layers, after a dense layer if widths differ or `project` is true."""
     first = [Dense(n_in, width)] if project or n_in != width else []
     return nn.Sequential(*first, *(Residual(width) for _ in range(n_residual)))
 
@@ -98,10 +98,10 @@ _FITTING: ContextVar[bool] = ContextVar("fitting", default=False)
 
 
 class Scale(nn.Module):
-    """Factor that gives a result the variance of its input.
+    """Scale factor that gives a result the variance of its input.
 
-    The factor is measured once, before training, and is part of the state; zero stands for "not measured", and does
-    nothing. A factor that is set, for example in an imported model, stays.
+    The factor is measured once, before training, and is part of the state. Zero means "not measured" and has no effect.
+    A factor that is set already, for example in an imported model, is kept.
     """
 
     factor: Tensor
@@ -117,7 +117,10 @@ class Scale(nn.Module):
         return x * self._value().to(x.dtype)
 
     def product(self, x: Tensor, layer: Dense, basis: Tensor) -> Tensor:
-        """Multiply x ∘ layer(basis), scaled to the variance of `x` [n, c]; the factor goes into the layer's weight."""
+        """Compute x ∘ layer(basis), scaled to the variance of `x` [n, c].
+
+        The factor is merged into the layer's weight.
+        """
         if _FITTING.get():
             self._measure(x * layer(basis), x)
         return x * functional.linear(basis, layer.weight * self._value().to(layer.weight.dtype))
@@ -136,7 +139,7 @@ class Scale(nn.Module):
 
 @contextmanager
 def fitting() -> Iterator[None]:
-    """Context in which each unmeasured `Scale` of a forward measures its factor before it multiplies by it."""
+    """Context in which each unmeasured `Scale` measures its factor in the forward pass before it is applied."""
     token = _FITTING.set(True)
     try:
         yield

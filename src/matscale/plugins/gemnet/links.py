@@ -1,8 +1,8 @@
-"""Graphs of a batch: directed edges of one interaction, chosen from those of the batch.
+"""Graphs of interactions: directed edges, selected from those of a batch.
 
 Edges j -> i point from the neighbour (source) to the centre (target); their unit vectors point from the centre to the
-neighbour. They are sorted by target, in an order of the atoms in which atoms with equally many edges are neighbours:
-what is summed over the edges of an atom is then a batched product over consecutive rows (`angles`).
+neighbour. They are sorted by target, in an order in which atoms with equally many edges are consecutive, so that a sum
+over the edges of each atom is a batched product over consecutive rows (`angles`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from matscale.plugin import AtomicBatch, Graph
 
 _RESOLUTION = 1e6
-"""Steps per Å in which distances are compared, as the core's own nearest rule does."""
+"""Resolution per Å in which distances are compared, the same as in the core's nearest rule."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Links:
         return torch.bincount(self.target, minlength=self.n_atoms)
 
     def select(self, which: Tensor) -> Links:
-        """Select the links at the places `which`, or where the mask `which` is true."""
+        """Select links by the indices or the mask `which`."""
         if which.dtype == torch.bool:
             which = which.nonzero().squeeze(1)
         source, target, shift, vec = (
@@ -68,20 +68,23 @@ class Links:
         return self.select(rank.index_select(0, self.target).sort(stable=True)[1])
 
     def image(self, span: int) -> Tensor:
-        """Number the neighbours as their centres see them, [n]: one number for each pair (source, shift).
+        """Number of each neighbour image [n], relative to its centre: one number for each pair (source, shift).
 
-        Linear in the shift, so that numbers of displaced centres are sums (`shift_code`); `span` as of `span_of`.
+        It is linear in the shift, so that numbers for displaced centres are sums (`shift_code`). `span` is from
+        `span_of`.
         """
         return self.source + self.shift_code(span)
 
     def shift_code(self, span: int) -> Tensor:
-        """Number for the shift of each edge, [n], the second summand of `image`."""
+        """Number for the shift of each edge [n], the second summand of `image`."""
         weights = torch.tensor([1, span, span * span], device=self.shift.device) * self.n_atoms
         return (self.shift * weights).sum(1)
 
 
 def span_of(*links: Links) -> int:
-    """Span of shifts that keeps numbers of `Links.image` unique, even if two shifts are added and one subtracted."""
+    """Span of shifts with which numbers of `Links.image` are unique, even if two shifts are added and one is
+    subtracted.
+    """
     largest = max((int(each.shift.abs().max()) for each in links if each.n), default=0)
     return 6 * largest + 2
 
@@ -107,11 +110,11 @@ def within(links: Links, rule: Graph) -> Links:
 
 
 def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
-    """Keep one of the two edges of each pair of atoms, and add its reverse: (edges, swap [n]).
+    """Make edges symmetric: keep one edge of each pair of atoms and add its reverse; returns (edges, swap [n]).
 
-    A rule of nearest neighbours may have found a pair from one side only. Published models keep edges found from the
-    atom with the larger number (of an atom's own images, that with the first shift `image_kept` zero) and drop the
-    others. `swap` holds the place of the reverse of each edge.
+    A rule of nearest neighbours may find a pair from one side only. Published models keep edges found from the atom
+    with the larger number (for an atom's own images, those whose first shift is `image_kept` zero) and drop the others.
+    `swap` is the index of the reverse of each edge.
     """
     own = links.source == links.target
     kept = _is_negative(links.shift if image_kept == "below" else -links.shift)
@@ -141,7 +144,7 @@ def reordered(links: Links, swap: Tensor, rank: Tensor) -> tuple[Links, Tensor]:
 
 
 def rank_by(*degrees: Tensor) -> Tensor:
-    """Rank atoms, [n_atoms], so that atoms with equal values in all `degrees` are next to each other."""
+    """Rank atoms [n_atoms] so that atoms with equal values in all `degrees` are consecutive."""
     order = torch.arange(degrees[0].shape[0], device=degrees[0].device)
     for degree in reversed(degrees):
         order = order.index_select(0, degree.index_select(0, order).sort(stable=True)[1])

@@ -1,7 +1,7 @@
-"""Check that a batch fits into memory, before its angles are made.
+"""Check that a batch fits into memory, before its angles are computed.
 
-Arrays that are made in pieces (`angles`, `dihedrals`) need little. The others give a lower bound: features of edges and
-sums that each layer keeps for the backward, and the memory of one piece of one atom.
+Arrays that are computed in pieces (`angles`, `dihedrals`) need little memory. A lower bound comes from features of
+edges and sums that each layer keeps for the backward, and from one piece of one atom.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from matscale.plugins.gemnet.links import Links
 
 
 def total_memory(device: torch.device) -> int:
-    """Total memory of the device in bytes, free or not; on a CPU, the part that this job or container may use."""
+    """Total memory of the device in bytes, free or not; on a CPU, that which this job or container may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return _of_machine()
 
 
-@cache  # asked in every forward
+@cache  # cached, since every forward calls this
 def _of_machine() -> int:
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *group_limits()])
 
 
 def group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """Limits of this process's control groups in bytes, of either version; empty if there are none."""
+    """Memory limits of this process's control groups in bytes, versions 1 and 2; empty without limits."""
     for line in groups.read_text().splitlines() if groups.exists() else []:
         _, kind, place = line.split(":", 2)
         if kind not in ("", "memory"):
             continue
         name = "memory.limit_in_bytes" if kind else "memory.max"
-        for part in (PurePosixPath(place), *PurePosixPath(place).parents):  # what is above limits it too
+        for part in (PurePosixPath(place), *PurePosixPath(place).parents):  # limits of parent groups apply, too
             limit = root / kind / part.relative_to("/") / name
             text = limit.read_text().strip() if limit.exists() else ""
-            if text.isdecimal():  # not "max", which is none
+            if text.isdecimal():  # "max" means no limit
                 yield int(text)
 
 
@@ -60,7 +60,7 @@ def least_bytes(config: GemNetConfig, edges: Links, middle: Links | None) -> int
 
 
 def check_fits(config: GemNetConfig, edges: Links, middle: Links | None) -> None:
-    """Raise ConfigError, with the numbers and what to change, for a batch that does not fit into the memory."""
+    """Raises ConfigError with numbers and advice for a batch that does not fit into the memory."""
     needed, there = least_bytes(config, edges, middle), total_memory(edges.vec.device)
     if needed <= there:
         return

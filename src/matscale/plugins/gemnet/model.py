@@ -1,14 +1,15 @@
-r"""GemNet: messages between directed edges that see the angles and dihedrals between them.
+r"""GemNet: message passing between directed edges, with the angles and dihedrals between them.
 
     h_i = a(Z_i),   m_ji = σ(W [h_j, h_i, g(d_ji)])                                  [n_atoms, A], [n_edges, E]
     per block: m ← messages of triplets (and quadruplets, atoms), h ← Σ_j m_ji ∘ R e(d_ji), m ← m + f(h, h, m)
     E_s = Σ_{i in s} u(h_i, m),   F_i = −Σ_j φ_ji d̂_ji,   σ_s = mean_i Σ_j (τ_ji (d̂ d̂ᵀ − 1/3) + π_ji 1/3)
 
-d̂ is the unit vector from i to its neighbour, g are Gaussians that fade out at the cutoff; the energy and the magnitudes
-φ, τ, π along edges are read after each block. With gradient forces the core derives F and σ from E.
+d̂ is the unit vector from i to its neighbour, g are Gaussians with an envelope that vanishes at the cutoff; the energy
+and the magnitudes φ, τ, π along edges are read out after each block. With gradient forces the core derives F and σ from
+E.
 
-GemNet: arXiv:2106.08903 (T, dT); GemNet-OC: arXiv:2204.02782. The numbers are those of fairchem's models with the same
-weights; they have no stress. What differs is how they are computed: `angles`, `dihedrals`.
+GemNet: arXiv:2106.08903 (T, dT); GemNet-OC: arXiv:2204.02782. With the same weights, the numbers equal those of
+fairchem's models, which have no stress. They are computed in another way: see `angles`, `dihedrals`.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class GemNet(nn.Module):
         stages = (config.n_layers + 1, config.n_joint_layers)
         self.energy = Readout(config.atom_channels, *stages, n_out=1)
         if config.forces == "direct":
-            # Along each edge: the force and, of the stress, its deviatoric part and its trace.
+            # Magnitudes along each edge: the force, and the deviatoric part and the trace of the stress.
             self.along = Readout(config.edge_channels, *stages, n_out=3 if config.predicts_stress else 1)
 
     def forward(self, data: AtomicBatch) -> Outputs:
@@ -125,7 +126,7 @@ class GemNet(nn.Module):
         return list(self._stages(data, self.geometry(data)))[-1][0]
 
     def _stages(self, data: AtomicBatch, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield outputs of the output blocks before the first and after each interaction block."""
+        """Yield the outputs of the output blocks, before the first and after each interaction block."""
         bases = self.project(geometry)
         h = self.element(data.atomic_numbers - 1)
         m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
@@ -141,9 +142,9 @@ class GemNet(nn.Module):
 
     @full_precision
     def _along_edges(self, energy: Tensor, along: Tensor, geometry: Geometry, data: AtomicBatch) -> Outputs:
-        """Sum forces and stress from `along` [n_edges, 1 or 3]."""
+        """Forces and stress summed from magnitudes `along` edges [n_edges, 1 or 3]."""
         unit, target = geometry.edges.unit, geometry.edges.target
-        # Away from the neighbour: positive magnitudes push.
+        # Away from the neighbour: positive magnitudes are repulsive.
         forces = unit.new_zeros(data.n_atoms, 3).index_add(0, target, -along[:, :1] * unit)
         if not self.config.predicts_stress:
             return Outputs(energy=energy, forces=forces)
@@ -155,7 +156,7 @@ class GemNet(nn.Module):
 
     @torch.no_grad()
     def prepare(self, batches: Sequence[AtomicBatch]) -> None:
-        """Measure the missing scale factors in one forward: each factor sees the effect of those before it."""
+        """Measure the missing scale factors in one forward pass; each factor includes the effect of those before it."""
         with fitting():
             self(AtomicBatch.join(list(batches)))
 

@@ -1,4 +1,4 @@
-"""Published sizes by name, and the ladder from 3 thousand to 300 million parameters."""
+"""Published sizes by name, and the size ladder from 3 thousand to 300 million parameters."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ DIAL = "atom and edge channels alike, 3 blocks; below 128 with fewer Gaussians, 
 
 
 def at_width(width: int) -> GemNetConfig:
-    """Make a GemNet-dT with so many channels.
+    """Make a GemNet-dT with `width` channels.
 
-    Its other widths are the published ones, or proportional to them below.
+    Its other widths are the published ones, or smaller in proportion.
     """
     return GemNetConfig(
         atom_channels=width,
@@ -74,7 +74,9 @@ def at_width(width: int) -> GemNetConfig:
 
 
 def ladder(n_params: int) -> GemNetConfig:
-    """Choose the model that comes nearest to `n_params`: by width if that is within 2 %, else with more Gaussians."""
+    """Choose the model with the closest number of parameters: by width if that is within 2 %, else with more
+    Gaussians.
+    """
     config: GemNetConfig = closest(n_params, lambda dial: at_width(graded(dial + 1)), build)
     if abs(_count(config) / n_params - 1) <= 0.02:
         return config

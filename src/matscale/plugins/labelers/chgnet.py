@@ -1,7 +1,8 @@
-"""CHGNet as a labeler: surrogate data over the periodic table, from weights that come with the package `chgnet`.
+"""CHGNet as a labeler: surrogate data over the periodic table, with the weights of the package `chgnet`.
 
 Deng et al., Nat. Mach. Intell. 5, 1031 (2023), arXiv:2302.14231. Version 0.3.0 of the model (412,525 parameters,
-PBE/PBE+U relaxation trajectories of the Materials Project); float32, so that energies resolve about 1e-6 of themselves.
+PBE/PBE+U relaxation trajectories of the Materials Project); float32, so that energies have a relative precision of
+1e-6.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def calculator() -> Any:
 
     class QuietCHGNet(CHGNetCalculator):
         def calculate(self, *args: Any, **kwargs: Any) -> None:
-            # One warning per graph, of a conversion inside the package.
+            # The package causes one warning per graph by a conversion.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Converting a tensor with requires_grad=True", UserWarning)
                 super().calculate(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""Effective medium theory, as ASE implements it: seven close-packed metals and their alloys.
+"""Effective medium theory (EMT) in ASE's implementation, for seven close-packed metals and their alloys.
 
-Jacobsen, Stoltze & Nørskov, Surf. Sci. 366, 394 (1996), doi:10.1016/0039-6028(96)00816-3. Energies are relative to
-the elements' fcc crystals.
+Jacobsen, Stoltze & Nørskov, Surf. Sci. 366, 394 (1996), doi:10.1016/0039-6028(96)00816-3. Energies are relative to the
+elements' fcc crystals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matscale.plugin import Graph, Labeler, hookimpl, neighbors
 
 
 class _Neighbors:
-    """Neighbour list for EMT. That of ASE takes as long as EMT itself and depends on earlier calls."""
+    """Neighbour list for EMT. ASE's list takes as long as EMT itself and depends on earlier calls."""
 
     def __init__(self, cutoff: float) -> None:
         self.graph = Graph.radius(cutoff)
@@ -40,7 +40,7 @@ class FastEMT(EMT):
 
 
 def tag() -> str:
-    """Name and version of the labeler. The parameters are in ASE, so its version decides the numbers."""
+    """Name and version of the labeler: that of ASE, which contains the parameters."""
     from ase import __version__
 
     return f"emt (ase {__version__})"

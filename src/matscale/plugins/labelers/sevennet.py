@@ -1,7 +1,7 @@
-"""SevenNet-0 as a labeler: surrogate data over the periodic table, from weights that come with the package `sevenn`.
+"""SevenNet-0 as a labeler: surrogate data over the periodic table, with the weights of the package `sevenn`.
 
-Park et al., J. Chem. Theory Comput. 20, 4857 (2024), arXiv:2402.03789. The checkpoint of July 2024 ("7net-0"),
-trained on the relaxation trajectories of the Materials Project (PBE/PBE+U); float32.
+Park et al., J. Chem. Theory Comput. 20, 4857 (2024), arXiv:2402.03789. The checkpoint of July 2024 ("7net-0"), trained
+on the relaxation trajectories of the Materials Project (PBE/PBE+U); float32.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ MODEL = "7net-0_11Jul2024"
 
 @cache
 def calculator() -> Any:
-    """Make a SevenNet-0 calculator on the CPU, one per process: structures do not influence each other."""
+    """Make a SevenNet-0 calculator on the CPU, one per process, since its results do not depend on earlier
+    structures.
+    """
     with warnings.catch_warnings():
-        # It recommends GPU kernels, and compiles its activations in a way that torch has deprecated.
+        # The package warns of missing GPU kernels, and compiles activations in a deprecated way.
         warnings.filterwarnings("ignore", "No tensor product accelerator", UserWarning)
         warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
         with needs_package("sevenn"):

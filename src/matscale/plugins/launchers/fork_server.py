@@ -1,12 +1,13 @@
-"""Fork server: a process that has imported everything for a training, and forks a process for each run without delay.
+"""Fork server: a process that has imported all modules of a training, and forks a process for each run.
 
-Importing torch and the architectures takes seconds, longer than a tiny run. The server imports them once, does nothing
-else, and forks. Before each fork it checks that this is safe: it forks only while it has a single thread and no state
-on a GPU, and starts an ordinary process otherwise. A forked process has its own session, its output goes to the run's
-log, and it outlives the server and the sweep.
+Importing torch and the architectures takes seconds, longer than a tiny run. The server imports them once and does
+nothing else but fork. It forks only if that is safe, that is if it has a single thread and no state on a GPU; otherwise
+it starts an ordinary process. A forked process has its own session, writes to the run's log, and outlives the server
+and the sweep.
 
 Messages go over a socket pair: {"path", "arguments", "log", "environment"} with the file descriptor of the run's claim,
-or {"signal", "path"}; answers are {"path", "code"} when a process has ended, and {"path", "error"} if none began.
+or {"signal", "path"}; answers are {"path", "code"} when a process has ended, and {"path", "error"} if it could not be
+started.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from typing import Any
 from matscale.plugin import Job
 
 PAUSE = 0.1
-"""Seconds between two looks at the children."""
+"""Seconds between two checks of the child processes."""
 LARGEST = 1 << 16
-"""Bytes of a message."""
+"""Largest size of a message [bytes]."""
 MODULES = (
     "matscale.core.train.session",
     "matscale.core.data.named.catalog",
@@ -38,17 +39,17 @@ MODULES = (
     "scipy.optimize",
     "torch._dynamo",
 )
-"""Modules that every training imports sooner or later; the last one comes with its first optimizer."""
+"""Modules that every training imports at some time; the last one is imported with its first optimizer."""
 
 
 class ForkServer:
-    """Client of the fork server, in the sweep. Raises OSError if the server is gone: then start another one."""
+    """Client of the fork server, in the sweep. Raises OSError if the server has ended; then another one is needed."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-P", "-m", "matscale.plugins.launchers.fork_server", str(theirs.fileno())]
-            # One thread while it only imports: numpy's library of linear algebra would start others at once.
+            # One thread during imports, since numpy's linear algebra would start threads, which forbid a fork.
             single = {"OPENBLAS_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
                 command,
@@ -59,7 +60,7 @@ class ForkServer:
             )
 
     def start(self, job: Job, claim: int, environment: dict[str, str]) -> None:
-        """Begin a process that holds the file descriptor `claim`, with `environment` on top of the server's."""
+        """Start a process that holds the file descriptor `claim`, with `environment` added to the server's."""
         message = {
             "path": str(job.path),
             "arguments": job.arguments,
@@ -73,7 +74,7 @@ class ForkServer:
         self._socket.send(json.dumps({"path": str(path), "signal": number}).encode())
 
     def ended(self) -> list[tuple[Path, int | None, str]]:
-        """Processes that ended since the last call: (run folder, exit code, error)."""
+        """Processes that ended since the last call, as (run folder, exit code, error)."""
         found = []
         while select.select([self._socket], [], [], 0)[0]:
             text = self._socket.recv(LARGEST)
@@ -84,13 +85,13 @@ class ForkServer:
         return found
 
     def close(self) -> None:
-        """End the fork server; the processes that it started go on."""
+        """End the fork server; the processes that it has started go on."""
         self._socket.close()
         self._process.wait()
 
 
 class _Server:
-    """Fork server, in a process of its own."""
+    """Fork server, running in a separate process."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -145,11 +146,11 @@ class _Server:
                 del self.children[pid]
                 code = os.waitstatus_to_exitcode(status)
                 if pid in self.spawned:
-                    self.spawned.pop(pid).returncode = code  # it is reaped; its own object must not wait for it
+                    self.spawned.pop(pid).returncode = code  # it is reaped already, so its object must not wait for it
                 self._say({"path": path, "code": code})
 
     def _say(self, message: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # the sweep has ended; the run folder tells the next one
+        with suppress(BrokenPipeError):  # the sweep has ended; the next one reads the run folder
             self.connection.send(json.dumps(message).encode())
 
 
@@ -177,7 +178,7 @@ def _spawned(message: dict[str, Any], claim: int, log: int) -> subprocess.Popen[
 
 
 def _become(message: dict[str, Any], log: int) -> None:
-    """Run `python -m matscale ARGUMENTS` in the child, and end as it ends. Never returns."""
+    """Run `python -m matscale ARGUMENTS` in the child and exit with its code. Never returns."""
     code = 1
     try:
         os.setsid()  # a Ctrl-C in the terminal of the sweep must not reach the run
@@ -199,7 +200,7 @@ def _become(message: dict[str, Any], log: int) -> None:
 
 
 def warm_up() -> None:
-    """Import everything that runs need, the architectures of matscale included."""
+    """Import all modules that runs need, including the architectures of matscale."""
     from importlib import import_module
 
     from matscale.plugin import host
@@ -209,7 +210,7 @@ def warm_up() -> None:
     for plugin in host().plugins:
         if plugin.entry.builtin:
             plugin.load()
-    gc.freeze()  # so that a collection in a child does not copy all these pages
+    gc.freeze()  # so that garbage collection in a child does not copy all these pages
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Launcher `local`: a pool of processes on this machine, one per GPU or some per CPU."""
+"""Launcher `local`: a pool of processes on this machine, one per GPU or several on the CPU."""
 
 from __future__ import annotations
 
@@ -30,30 +30,33 @@ from matscale.plugins.launchers.fork_server import ForkServer
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-"""Each run has one process, whatever launcher has started the sweep."""
+"""Environment variables of distributed training, removed since each run has one process."""
 PATIENCE = 120.0
-"""Seconds that a run has to save when the sweep is interrupted."""
+"""Seconds that a run has for saving when the sweep is interrupted."""
 
 
 Workers = Annotated[int, Field(ge=1, le=1024)]
-"""Threads or processes at once; more would take the machine down before they took up work."""
+"""Largest number of threads or processes; more would overload the machine at the start."""
 
 
 class LocalOptions(Config):
     """Table `[local]` of a study file."""
 
     workers: Workers | None = None
-    """Runs at once; none: one per GPU, without a GPU one per core."""
+    """Number of runs at the same time; default: one per GPU, or one per core without a GPU."""
     threads: Workers | None = None
-    """CPU threads of each run; none: the cores, divided by the number of runs."""
+    """CPU threads of each run; default: the number of cores divided by that of runs."""
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Numbers of the GPUs to use; none: all; []: none of them."""
+    """Numbers of the GPUs to use; default: all; []: none."""
     warm: bool = True
-    """Fork the processes from one that has imported everything: saves seconds per run. False: start each anew."""
+    """Fork processes from one that has imported all modules, which saves seconds per run.
+
+    False: start each separately.
+    """
 
 
 class LocalPool:
-    """Pool of processes that go on if a sweep is killed, and end if it is interrupted."""
+    """Pool of processes that go on if the sweep is killed, and end if it is interrupted."""
 
     def __init__(self, options: LocalOptions) -> None:
         gpus = _gpus(options)
@@ -111,7 +114,7 @@ class LocalPool:
                 stderr=log,
                 env=environment,
                 pass_fds=(descriptor,),
-                start_new_session=True,  # Ctrl-C is for the sweep, which has its runs save
+                start_new_session=True,  # only the sweep gets Ctrl-C, and tells its runs to save
             )
 
     def ended(self) -> list[Ended]:
@@ -130,7 +133,7 @@ class LocalPool:
             return []
         try:
             return [Ended(path, code, error) for path, code, error in self.fork_server.ended()]
-        except OSError:  # somebody killed it; its processes go on, and another one will be started for the next
+        except OSError:  # the server was killed; its processes go on, and the next run starts another server
             self.close()
             self.orphans |= set(self.slots) - set(self.processes)
             return []
@@ -149,11 +152,11 @@ class LocalPool:
         return ""
 
     def end(self, path: Path) -> None:
-        """End one run, saved; `ended` lists it when it has ended."""
+        """Make one run save and end; `ended` lists it afterwards."""
         if path in self.processes:
             self.processes[path].send_signal(signal.SIGTERM)
         elif path in self.slots and self.fork_server is not None:
-            with suppress(OSError):  # it is gone, and what it began goes on
+            with suppress(OSError):  # the server has ended, but its processes go on
                 self.fork_server.signal(path, signal.SIGTERM)
 
     def close(self) -> None:
@@ -165,7 +168,7 @@ class LocalPool:
         for process in self.processes.values():
             process.send_signal(number)
         if self.fork_server is not None:
-            with suppress(OSError):  # it is gone, and what it began goes on
+            with suppress(OSError):  # the server has ended, but its processes go on
                 for path in self.slots:
                     self.fork_server.signal(path, number)
 

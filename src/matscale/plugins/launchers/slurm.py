@@ -1,8 +1,8 @@
-"""Launcher `slurm`: runs as tasks of sbatch arrays, by scripts that can be read, changed and submitted by hand.
+"""Launcher `slurm`: runs as tasks of sbatch arrays, with scripts that can also be submitted by hand.
 
 An array is two files in the study's folder: `slurm/array-0001.sh`, the script, and `slurm/array-0001.txt`, whose line k
-is the run folder of task k. The name of the job leads back to them, so that a later sweep finds its jobs in the queue
-without knowing their numbers.
+is the run folder of task k. The name of the job identifies them, so that a later sweep finds its jobs in the queue
+without their numbers.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from matscale.plugin import (
 
 FOLDER = "slurm"
 LARGEST = 1000
-"""Tasks in one array: what Slurm allows unless a site says otherwise."""
+"""Largest number of tasks in one array: Slurm's default limit."""
 PATIENCE = 600.0
-"""Seconds that slurmctld may be silent (it is restarted now and then) before the sweep gives up."""
+"""Seconds without an answer of slurmctld (which is restarted now and then) before the sweep gives up."""
 
 QUEUED = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 RUNNING = frozenset(
@@ -55,32 +55,32 @@ RUNNING = frozenset(
 
 
 class SlurmOptions(Config):
-    """Table `[slurm]` of a study file; the site's defaults hold for missing options."""
+    """Table `[slurm]` of a study file; for missing options, the site's defaults hold."""
 
     time: Seconds | None = None
-    """Time limit of a job: `4h`. A run that needs longer saves, is requeued and goes on."""
+    """Time limit of a job: `4h`. A run that needs longer saves, is requeued and continues."""
     margin: Seconds = 120.0
-    """Time before the end of a job at which its run is told to save [s]."""
+    """Time before the end of a job at which its run saves [s]."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     gpus: Annotated[int, Field(ge=0)] = 0
-    """GPUs of each run; more than one is one process per GPU (torchrun)."""
+    """GPUs of each run; with more than one, there is one process per GPU (torchrun)."""
     processes: Positive | None = None
-    """Processes of each run; none: one per GPU, or one."""
+    """Processes of each run; default: one per GPU, or one."""
     cpus: Positive | None = None
     """CPU cores of each run."""
     memory: str | None = None
     """Memory of a job, as for sbatch: `16G`."""
     at_once: Positive | None = None
-    """Runs of an array that may run at the same time; none: as many as there is room for."""
+    """Number of runs of an array that may run at the same time; default: no limit."""
     sbatch: tuple[str, ...] = ()
     """Further options of sbatch, each with its dashes."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the training: `module load cuda`."""
     poll: Seconds = 10.0
-    """Seconds between two looks at the queue."""
+    """Seconds between two queries of the queue."""
 
     @model_validator(mode="after")
     def _enough(self) -> SlurmOptions:
@@ -89,7 +89,7 @@ class SlurmOptions(Config):
             raise ValueError(f"{broken!r} holds a line break or a control character, which an option of sbatch cannot")
         if self.time is not None and self.time <= self.margin:
             raise ValueError(
-                f"time = {self.time:g} s leaves nothing before the margin of {self.margin:g} s: set a longer time"
+                f"time = {self.time:g} s is not longer than the margin of {self.margin:g} s: set a longer time"
             )
         return self
 
@@ -137,7 +137,9 @@ class SlurmPool:
         return ended
 
     def stop(self) -> str:
-        return f"Jobs that Slurm has stay with it (scancel --name={self.prefix}... ends them)." if self._alive else ""
+        return (
+            f"Submitted jobs stay in Slurm's queue (scancel --name={self.prefix}... ends them)." if self._alive else ""
+        )
 
     def close(self) -> None:
         """Do nothing: the jobs belong to Slurm."""
@@ -157,7 +159,7 @@ class SlurmPool:
                 ) from None
 
     def _look(self) -> None:
-        """Read the states of the study's tasks, and collect those that ended."""
+        """Read the states of the study's tasks from Slurm, and collect those that ended."""
         self._looked = time.monotonic()
         rows = _call("squeue", "--noheader", "--array", "--states=all", "--format=%j|%K|%T")
         self._answered = time.monotonic()
@@ -176,7 +178,7 @@ class SlurmPool:
         self._alive = alive
 
     def _run(self, name: str, task: str) -> Path | None:
-        """Find the run folder of a task; None if the array's list is missing, or the study was begun anew."""
+        """Find the run folder of a task; None if the array's list is missing, or belongs to an earlier study."""
         listed = self.folder / f"array-{name.removeprefix(self.prefix)}.txt"
         if not listed.exists() or not task.isdecimal():
             return None
@@ -198,12 +200,14 @@ class SlurmPool:
         except OSError as error:
             remove_path(file)
             remove_path(listed)
-            raise MatscaleError(f"sbatch did not take the runs: {error}. Mend [slurm] in the study file.") from None
+            raise MatscaleError(
+                f"sbatch did not accept the runs: {error}. Correct [slurm] in the study file."
+            ) from None
         self._alive |= {job.path: "queued" for job in jobs}
 
 
 def _end(path: Path, state: str) -> Ended:
-    """Describe the end of a task that left the queue, from its script's exit code and Slurm's state."""
+    """Describe how a task ended, from the exit code of its script and Slurm's state."""
     try:
         code = int((path / EXIT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -234,7 +238,7 @@ def register_launchers() -> list[Launcher]:
 
 
 EXIT = ".exit-code"
-"""In the run folder: how the latest task on it ended. Slurm's own record may be switched off."""
+"""File in the run folder with the exit code of the latest task, since Slurm's accounting may be switched off."""
 
 BODY = """
 cd {cwd}
@@ -281,7 +285,7 @@ exit "$code"
 def script(options: SlurmOptions, name: str, listed: Path, n: int) -> str:
     """Write the script for `n` runs, whose folders are the lines of the file `listed`."""
     words = {
-        "cwd": shlex.quote(os.getcwd()),  # relative paths of the study are taken from here
+        "cwd": shlex.quote(os.getcwd()),  # relative paths of the study start from here
         "listed": shlex.quote(str(listed)),
         "log": LOG,
         "claim": CLAIM_FILE,
@@ -309,7 +313,7 @@ def _directives(options: SlurmOptions, name: str, n: int) -> list[str]:
         "--cpus-per-task": options.cpus,
         "--mem": options.memory,
         "--gres": f"gpu:{options.gpus}" if options.gpus else None,
-        # In whole minutes, never fewer than were asked for: the margin would eat up what is left of a short job.
+        # In whole minutes, rounded up: rounded down, the margin would take up a short job.
         "--time": None if options.time is None else math.ceil(options.time / 60),
     }
     return [

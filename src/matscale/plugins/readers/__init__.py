@@ -1,4 +1,4 @@
-"""Built-in readers. A plugin adds a format by a similar function."""
+"""Built-in readers. A plugin adds a format with a similar function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matscale.plugins.readers import ase_files, aselmdb, extxyz
 
 @hookimpl
 def register_readers() -> list[Reader]:
-    # LMDB ends the process that reads a damaged file, and ASE's readers allocate what a file announces.
+    # LMDB crashes on a damaged file, and ASE's readers allocate any size that a file states.
     db, lmdb = ase_files, aselmdb
     return [
         Reader("extxyz", "extended XYZ, also .gz, .bz2, .xz and .zst", extxyz.matches, extxyz.read, extxyz.count),

@@ -12,10 +12,10 @@ from typing import Any
 from matscale.plugin import CALCULATOR, DataError, Frame, Unusable, from_ase
 
 _DATABASES = {".db": rb"SQLite format 3\0", ".json": rb"\s*\{\s*\"(\d+|ids|metadata)\"\s*:"}
-"""Suffix -> how an ASE database begins: other files have these suffixes too, such as settings and notes."""
+"""Suffix -> first bytes of an ASE database, since other files, such as settings and notes, have these suffixes, too."""
 _NOT_STRUCTURES = {"castep-md", "dlp4", "gamess-us-in", "gaussian-in", "mustem", "eon"}
 _AMBIGUOUS = {"*.md", "*.log", "*.dat", "*.in", "*.data", "*config*", "*.json", "inp", "34", "*.34", "gradient"}
-"""Patterns of ASE's that are also the names of notes, logs and settings."""
+"""File patterns of ASE that also match notes, logs and settings."""
 
 
 def matches_db(path: Path) -> bool:
@@ -71,7 +71,10 @@ def matches(path: Path) -> bool:
 
 
 def _refuse_types(path: Path) -> None:
-    """Raise DataError for a LAMMPS dump with types and no elements: ASE takes type 1 for hydrogen, 2 for helium."""
+    """Raises DataError for a LAMMPS dump with types but no elements.
+
+    ASE would take type 1 for hydrogen, 2 for helium.
+    """
     with open(path, "rb") as file:
         head = file.read(1 << 16)
     columns = re.search(rb"^ITEM: ATOMS (.*)$", head, re.MULTILINE) if head.startswith(b"ITEM:") else None
@@ -97,7 +100,7 @@ def read(path: Path, start: int, stop: int | None) -> Iterator[Frame]:
             number += 1
     except (MemoryError, DataError):
         raise
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
+    except Exception as error:  # ASE's readers may raise any error
         raise DataError(
             f"{path}: ASE cannot read structure {number} ({type(error).__name__}: {error}). "
             "Convert the file with `ase convert`, or leave it out."

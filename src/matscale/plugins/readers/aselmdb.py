@@ -1,9 +1,11 @@
-"""Reader of `.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24. Does not use ase.db.
+"""Reader of `.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24.
+
+Does not use ase.db.
 
 Two dialects exist: fairchem until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
 ase-db-backends writes {"__ndarray__": [shape, dtype, flat]}, and NaN as NaN. Both are read. Only one structure's JSON
-is in memory at a time, and it may not grow beyond `Limits.structure`: a small value that inflates to gigabytes is
-refused. LMDB crashes on damaged files, so this reader runs in a guarded process (`matscale.core.data.sources.guard`).
+is in memory at a time, limited to `Limits.structure`: a small value that would inflate to gigabytes is refused. LMDB
+crashes on damaged files, so this reader runs in a guarded process (`matscale.core.data.sources.guard`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from matscale.plugin import (
 _LABELS = ("energy", "forces", "stress", "free_energy")
 _RESULTS = ("magmom", "magmoms", "charges", "dipole", "energies", "stresses", "polarization", "dielectric_tensor")
 _PER_ATOM = ("tags", "initial_magmoms", "initial_charges", "masses", "momenta")
-"""Values per atom that ase.Atoms keeps in its arrays."""
+"""Values per atom that ase.Atoms stores in its arrays."""
 
 
 def matches(path: Path) -> bool:
@@ -63,7 +65,7 @@ def _transaction(path: Path) -> Iterator[Any]:
     except lmdb.Error as error:
         raise DataError(f"{path}: is not an LMDB file, or is damaged ({error}). Download it again.") from None
     with environment:
-        # Reading pages beyond the end of a file that was cut off would kill the process.
+        # Reading beyond the end of a truncated file would kill the process.
         needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if path.stat().st_size < needed:
             raise DataError(f"{path}: has {path.stat().st_size} of {needed} bytes. Download it again.")
@@ -81,7 +83,7 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
         gone = np.unique(np.array(_decode(deleted) if deleted is not None else [], dtype=np.int64))
         if not isinstance(end, int) or end < 1:
             raise ValueError(f"nextid = {str(end)[:40]}")
-        # As many keys as there are, as far as the file has room for them: the number itself may be damaged.
+        # The stated number of keys may be damaged, so it is limited by the size of the file.
         entries = min(int(transaction.stat()["entries"]), path.stat().st_size // 16)
         if end - 1 - len(gone) > 2 * entries:
             raise ValueError(f"nextid = {end}, and the file has {entries:,} entries")
@@ -91,7 +93,7 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
 
 
 def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
-    """Read the metadata of the file, which hold for all its structures; above all, units."""
+    """Read the metadata of the file, such as units, which apply to all its structures."""
     value = transaction.get(b"metadata")
     try:
         metadata = _decode(value) if value is not None else {}
@@ -142,7 +144,7 @@ def _row(value: bytes | None, source: str) -> Frame:
 
 
 def _kept(value: Any) -> Any:
-    """Convert a value that is no label: arrays of the new dialect become numpy arrays, others stay as they are."""
+    """Convert a value that is no label: arrays of the new dialect become numpy arrays, others are unchanged."""
     if not (isinstance(value, dict) and "__ndarray__" in value):
         return value
     shape, _, flat = value["__ndarray__"]

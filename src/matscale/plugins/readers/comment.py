@@ -4,9 +4,9 @@
     value    number, boolean, bare text, "quoted text" with \\" \\\\ and \\n
              old arrays "1 2 3" {1 2 3}, new arrays [1, 2, 3] [[1, 2], [3, 4]]
 
-Extensions of the grammar by ASE are read as well: 'single quotes', numbers parted by commas, nan and inf, and text that
-begins with `_JSON`. An array of several texts is a list. Two faults that ASE's parser lets pass refuse the structure,
-because a value would be lost: a bracket or quote that is not closed, a key that comes twice with two values.
+ASE's extensions of the grammar are read, too: 'single quotes', numbers separated by commas, nan and inf, and text that
+begins with `_JSON`. An array of texts is a list. Two faults that ASE's parser accepts make the structure unusable here,
+because a value would be lost: a bracket or quote that is not closed, and a key with two different values.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ _TEXTS = ("uid",)
 
 
 def parse_comment(line: str) -> dict[str, Any]:
-    """Parse key -> bool, int, float, str, array of numbers or booleans, or list of str. Raises Unusable: see above.
+    """Parse a comment line to key -> bool, int, float, str, array of numbers or booleans, or list of str.
+
+    Raises Unusable.
 
     >>> parse_comment('energy=-1.5 stress="1 2 3 4 5 6" pbc=[T, T, F] tag="a b" done')["pbc"]
     array([ True,  True, False])
@@ -64,9 +66,9 @@ def parse_comment(line: str) -> dict[str, Any]:
 
 
 def _closing(line: str, start: int, key: str) -> int:
-    """Find the place behind the bracket that closes the one at `start`; brackets within quotes do not count."""
+    """Position after the bracket that closes the one at `start`; brackets within quotes are skipped."""
     depth = 0
-    if line[start] in "\"'":  # a whole quoted text would have been found
+    if line[start] in "\"'":  # a complete quoted text would have been found
         raise _unclosed(line, start, key)
     for mark in _BRACKET.finditer(line, start):
         if len(mark[0]) == 1:
@@ -121,7 +123,7 @@ def _array(text: str, key: str) -> Any:
 
 
 def _typed(parts: list[str]) -> list[Any] | None:
-    """Convert all to integers, else all to numbers, else all to booleans; None if they are texts."""
+    """Convert all to integers, or all to numbers, or all to booleans; None if they are texts."""
     if not parts:
         return None
     if all(map(_INTEGER.fullmatch, parts)):

@@ -1,7 +1,7 @@
 """Reader of extended XYZ, plain or compressed, in one forward pass.
 
-ASE's reader seeks back and forth, and in a compressed file decompresses from the beginning for every structure (35
-structures/s from .xz); this one passes over the file once. `comment` parses comment lines.
+ASE's reader seeks back and forth, and decompresses a compressed file from the beginning for every structure (35
+structures/s from .xz); this reader passes over the file once. `comment` parses comment lines.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def matches(path: Path) -> bool:
 
 
 class _Stream:
-    """File, and the number of its next structure."""
+    """Open file, with the number of its next structure."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
@@ -63,7 +63,7 @@ class _Stream:
                 raise ValueError(f"it announces {n_atoms} atoms")
             if n_atoms > self._file.limits.atoms:
                 raise ValueError(f"it announces {n_atoms:.4g} atoms (--limit atoms=... allows more)")
-            lines = self._file.take(n_atoms + 1)  # ends with the file, whatever number was announced
+            lines = self._file.take(n_atoms + 1)  # ends with the file, whatever number it states
         except _UNREADABLE as error:
             raise self._broken(str(error)) from None
         if len(lines) <= n_atoms:
@@ -83,7 +83,7 @@ class _Stream:
 
 
 _last: dict[str, _Stream] = {}
-"""The stream that was read last. Work comes in ascending order, so the next piece continues from there."""
+"""Stream that was read last. Requests come in ascending order, so the next one continues from there."""
 
 
 def _stream_at(path: Path, start: int) -> _Stream:
@@ -145,7 +145,7 @@ def _parse(lines: list[str], source: str) -> Frame:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return Unusable("unreadable", f"{source}: {type(error).__name__}: {error}")
     columns.pop("species", None)
-    for name in ("stress", "virial"):  # nine numbers in a row are read column by column, as ASE does
+    for name in ("stress", "virial"):  # nine numbers in one array are read column by column, as in ASE
         if np.shape(info.get(name, ())) == (9,):
             info[name] = np.reshape(info[name], (3, 3), order="F")
     return Structure(
@@ -161,7 +161,7 @@ def _parse(lines: list[str], source: str) -> Frame:
 
 
 def _special(info: dict[str, Any], name: str) -> Any:
-    """Take a key of the format out of `info`, in upper or lower case; None if it is not there."""
+    """Take a key of the format out of `info`, ignoring case; None if it is missing."""
     if name in info:
         return info.pop(name)
     return next((info.pop(key) for key in list(info) if key.lower() == name.lower()), None)
@@ -193,7 +193,7 @@ _KINDS: dict[str, Any] = {"R": np.float64, "I": np.int64, "S": np.str_, "L": np.
 
 
 def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Parse the per-atom columns: (name -> [n_atoms] or [n_atoms, k], what was not read)."""
+    """Parse the per-atom columns: (name -> [n_atoms] or [n_atoms, k], note on columns that were not read)."""
     rows = [line.split() for line in lines]
     fields, start, columns = properties.split(":"), 0, {}
     layout = list(zip(fields[0::3], fields[1::3], map(int, fields[2::3])))

@@ -1,4 +1,4 @@
-"""SchNet: `model` has the equations, `pairs` the sums over periodic images, `names` fairchem's names for it."""
+"""SchNet: `model` has the equations, `pairs` the sums over periodic images, `fairchem` the import."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ CLAIMS = frozenset(
 
 
 def claims_for(config: SchNetConfig) -> frozenset[str]:
-    """Claims of a configuration. A choice among neighbours at one distance breaks all symmetries that exchange them."""
+    """Claims of a configuration.
+
+    A choice among neighbours at equal distance breaks all symmetries that exchange them.
+    """
     return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
 
 

@@ -10,9 +10,9 @@ biases, C has none. f_c and its slope vanish at the cutoff, so energy and forces
 the derivatives that the core takes.
 
 Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Their OC20
-models keep the 50 nearest neighbours of an atom (`max_neighbors`). When a neighbour is dropped, the energy jumps, and
-among neighbours at one distance the numbering decides which ones stay, so that such a config claims few symmetries; by
-default all within the cutoff count.
+models keep the 50 nearest neighbours of an atom (`max_neighbors`). Then the energy jumps when a neighbour is dropped,
+and the order of atoms decides among neighbours at equal distance, so that such a config claims few symmetries. By
+default, all neighbours within the cutoff count.
 
 Shapes: n_edges directed edges j -> i, of n_bonds distances between n_pairs of atoms (`pairs`), R Gaussians, H hidden
 channels, F filters.
@@ -57,7 +57,7 @@ class SchNetConfig(ArchitectureConfig):
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int | None = Field(default=None, ge=1)
-    """Keep only so many nearest neighbours of an atom; without it all within the cutoff."""
+    """Number of nearest neighbours of an atom that are kept; None: all within the cutoff."""
     max_atomic_number: Positive = 118
     """Heaviest element with a row in the embedding; 99 in the OC20 models."""
 
@@ -73,7 +73,9 @@ class Interaction(nn.Module):
         self.target = nn.Sequential(nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden))
 
     def forward(self, h: Tensor, pairs: Pairs, basis: Tensor, envelope: Tensor, total: Tensor) -> Tensor:
-        """Forward pass: `h` [n_atoms, H], `basis` [n_bonds, R], `envelope` [n_bonds, 1], `total` [n_pairs, 1] -> [n_atoms, H]"""
+        """Forward pass: `h` [n_atoms, H], `basis` [n_bonds, R], `envelope` [n_bonds, 1], `total` [n_pairs, 1] ->
+        like `h`.
+        """
         first, activation, second = self.filter
         assert isinstance(second, nn.Linear)
         images = pairs.summed(activation(first(basis)) * envelope)  # [n_pairs, F]
@@ -96,7 +98,7 @@ class SchNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Initialise matrices by Glorot, biases with zero, as in SchNet; a last layer starts near zero."""
+        """Initialise matrices by Glorot, biases with zero, as in SchNet; the last layer starts near zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -112,7 +114,7 @@ class SchNet(nn.Module):
     def embed(self, data: AtomicBatch) -> Tensor:
         """Features of atoms, [n_atoms, H]: the input of the readout."""
         pairs = Pairs.of(data)
-        basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions as is the envelope
+        basis = self.basis(pairs.distance)  # [n_bonds, R], shared by the interactions, like the envelope
         envelope = cosine_cutoff(pairs.distance, self.cutoff)[:, None]
         total = pairs.summed(envelope)  # [n_pairs, 1]
         h: Tensor = self.embedding(data.atomic_numbers)  # [n_atoms, H]
@@ -139,7 +141,7 @@ def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
 def ladder(n_params: int) -> SchNetConfig:
     """Size ladder: three interactions with as many filters as hidden channels.
 
-    In small models the filters are adjusted.
+    In small models the number of filters is adjusted.
     """
     return closest(
         n_params,
@@ -150,12 +152,12 @@ def ladder(n_params: int) -> SchNetConfig:
 
 
 def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
-    """Matrix products of one step with gradient forces and stress (2 FLOPs a multiply-add).
+    """FLOPs of a step with gradient forces and stress: matrix products, 2 FLOPs per multiply-add.
 
-    A product of features that depend on positions is done six times: forward, its input gradient (the forces), and in
-    the second backward the input and weight gradients of both. Products of features of elements alone (`source` of the
-    first interaction) are done three times: forces do not need them. The last row of the readout is done five times:
-    the input of its first backward is constant.
+    A product of features that depend on positions counts six times: forward, its input gradient (for the forces), and
+    in the second backward the input and weight gradients of both. Products of features of elements alone (`source` of
+    the first interaction) count three times, since forces do not need them. The last row of the readout counts five
+    times, since the input of its first backward is constant.
     """
     hidden, filters, half = config.hidden, config.filters, max(1, config.hidden // 2)
     per_edge = config.n_layers * (config.n_radial + filters) * filters

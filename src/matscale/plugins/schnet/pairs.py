@@ -1,11 +1,11 @@
-r"""Pairs of atoms: filters are computed once for each distance, and summed over periodic images before products.
+r"""Pairs of atoms: compute each filter once per distance, and sum filters over periodic images before products.
 
     Σ_{e of (i, j)} f_c(d_e) (L a_e + b) = L Σ_e f_c(d_e) a_e + b Σ_e f_c(d_e)            a_e = σ(L1 g(d_e))
 
-An edge j -> i and its reverse have one distance, and so one filter: the two are one bond. The second layer of a filter
-is linear, so that it is applied to the sum over all images of a pair of atoms; in a crystal of few atoms a pair has
-many. If every edge has its reverse, the sums of (i, j) and (j, i) are the same. None of this is an approximation; only
-the order of sums changes.
+An edge j -> i and its reverse have the same distance and the same filter: they form one bond. The second layer of a
+filter is linear, so it can be applied to the sum over all images of a pair of atoms, of which a crystal with few atoms
+has many. If every edge has its reverse, the sums of (i, j) and (j, i) are equal. This is exact; only the order of sums
+changes.
 
 FLOPs are counted for the published form, which has a filter for each edge.
 """
@@ -22,18 +22,18 @@ from matscale.plugin import AtomicBatch, LinearRows, is_plain_wanted
 
 @dataclass(frozen=True)
 class Pairs:
-    """Distances for which filters are computed, and pairs of atoms that the summed filters join."""
+    """Distances for which filters are computed, and pairs of atoms to which the summed filters belong."""
 
     distance: Tensor
     """[n_bonds] Å"""
     images: LinearRows | None
-    """Sums over the bonds of a pair, [n_bonds, C] -> [n_pairs, C]. None: each bond is a pair of its own."""
+    """Sum over the bonds of a pair: [n_bonds, C] -> [n_pairs, C]; None if each pair has one bond."""
     filters: LinearRows | None
-    """[n_pairs, C] -> [n_messages, C]. None: each pair has one message."""
+    """Map [n_pairs, C] -> [n_messages, C]; None if each pair has one message."""
     sources: LinearRows
-    """[n_atoms, C] -> [n_messages, C]"""
+    """Map [n_atoms, C] -> [n_messages, C]"""
     targets: LinearRows
-    """Sums over the messages of an atom, [n_messages, C] -> [n_atoms, C]"""
+    """Sum over the messages of an atom: [n_messages, C] -> [n_atoms, C]"""
 
     @classmethod
     def of(cls, data: AtomicBatch) -> Pairs:
@@ -43,7 +43,7 @@ class Pairs:
             return cls(data.edge_distance(), None, None, *_messages(source, target, data.n_atoms))
         places, bond, pair, is_mutual = _bonds(data)
         distance = _only(data, places).edge_distance()
-        if is_mutual:  # both directions of a pair have one filter, also those of an atom's own images
+        if is_mutual:  # both directions of a pair have one filter, also for images of the same atom
             keys, pair = torch.unique_consecutive(pair, return_inverse=True)
             images = LinearRows.summed(pair, len(keys))
             both = torch.stack([keys, keys % data.n_atoms * data.n_atoms + keys // data.n_atoms]).flatten()
@@ -61,7 +61,7 @@ class Pairs:
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolve Σ_j weight_ij ∘ x_j: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
         weight = weight if self.filters is None else self.filters(weight)
-        return self.targets(self.sources(x) * weight)  # in half precision of a finer type than x
+        return self.targets(self.sources(x) * weight)  # in half precision, more precise than x
 
 
 def _messages(source: Tensor, target: Tensor, n_atoms: int) -> tuple[LinearRows, LinearRows]:
@@ -77,8 +77,9 @@ def _only(data: AtomicBatch, places: Tensor) -> AtomicBatch:
 
 
 def _bonds(data: AtomicBatch) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Edges without regard to direction: -> one edge of each bond [n_bonds], the bond of each edge [n_edges], the pair
-    of each bond as larger · n_atoms + smaller, ascending, and whether each bond has an edge in either direction."""
+    """Bonds, that is edges without direction: returns one edge of each bond [n_bonds], the bond of each edge [n_edges],
+    the pair of each bond as larger · n_atoms + smaller, ascending, and whether each bond has edges in both directions.
+    """
     source, target = data.edges()
     assert data.edge_shift is not None
     shift = data.edge_shift.long()

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 FOLDER = "tensorboard"
 FLUSH = 10
-"""Most seconds until a number is written to the file."""
+"""Longest time until a number is written to the file [s]."""
 
 
 class Events:
-    """One event file per session. Entries of older files for steps after `step` are void."""
+    """Writer of one event file per session. It invalidates entries of older files for steps after `step`."""
 
     def __init__(self, run: Run, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -1,6 +1,8 @@
-"""Tracker Trackio: a local database in the folder `trackio` of a run; `TRACKIO_DIR=RUN/trackio trackio show` draws it.
+"""Tracker Trackio: a local database in the folder `trackio` of a run.
 
-Where `TRACKIO_DIR` is set, runs go there together: one dashboard for a study. Nothing leaves this machine unless the
+`TRACKIO_DIR=RUN/trackio trackio show` shows it.
+
+If `TRACKIO_DIR` is set, all runs go there, with one dashboard for a study. Nothing is sent to other machines unless the
 environment names a server (`TRACKIO_SERVER_URL`, `TRACKIO_SPACE_ID`).
 """
 
@@ -28,7 +30,7 @@ class Session:
     def __init__(self, run: Run, step: int) -> None:
         self.trackio = trackio = _imported(Path(os.environ.get(WHERE) or (run.path / FOLDER).resolve()))
         labels = run.info.get("labels", {})
-        with redirect_stdout(io.StringIO()):  # it greets at length
+        with redirect_stdout(io.StringIO()):  # it prints a long greeting
             self.run = trackio.init(
                 project=PROJECT,
                 name=run.name,
@@ -49,7 +51,7 @@ class Session:
 
 
 def _imported(folder: Path) -> Any:
-    """Import trackio so that it writes to `folder`, a setting that it reads when it is imported."""
+    """Import trackio so that it writes to `folder`, which it reads from the environment on import."""
     before = os.environ.get(WHERE)
     os.environ[WHERE] = str(folder)
     try:
@@ -63,7 +65,7 @@ def _imported(folder: Path) -> Any:
     if folder != TRACKIO_DIR:
         raise PluginError(
             f"trackio writes to one folder per process, and this one writes to {TRACKIO_DIR}, not {folder}. Set "
-            f"{WHERE} to one folder for all runs, or train each in a process of its own."
+            f"{WHERE} to one folder for all runs, or train each in a separate process."
         )
     return trackio
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matscale.plugin import Run
 
 FOLDER, IDENTITY = "wandb", "run-id"
-"""Folder of wandb, and the file with the id of its run: all sessions of a run are one run of wandb."""
+"""Folder of wandb, and the file with the id of its run: all sessions of a run belong to one run of wandb."""
 MODE, REPORTS = "WANDB_MODE", "WANDB_ERROR_REPORTING"
 
 
 class Session:
-    """Session of a run, which wandb knows by the identity of the run."""
+    """Session of a run; the id of the run identifies it in wandb."""
 
     def __init__(self, run: Run, step: int) -> None:
         import wandb
@@ -38,7 +38,7 @@ class Session:
                 group=run.info.get("labels", {}).get("study"),
                 config={**run.config.plain(), "parameters": run.info.get("parameters", {})},
                 id=_identity(run),
-                resume=None if mode == "offline" else "allow",  # offline, wandb appends when it uploads
+                resume=None if mode == "offline" else "allow",  # for offline runs, wandb appends on upload
                 settings=quiet,
             )
 
@@ -59,7 +59,7 @@ def _identity(run: Run) -> str:
 
 @contextmanager
 def _reporting(mode: str) -> Iterator[None]:
-    """Whether wandb may report its errors: it starts a process that would send them, offline as well."""
+    """Whether wandb may report its errors. Otherwise it would start a process for this, even offline."""
     before = os.environ.get(REPORTS)
     if mode in ("offline", "disabled"):
         os.environ[REPORTS] = "false"

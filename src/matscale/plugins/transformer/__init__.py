@@ -1,7 +1,9 @@
-"""Transformers over all atoms of a structure: `plain` sees coordinates, `periodic` a crystal; `encoder` is shared.
+"""Transformers over all atoms of a structure: `plain` uses coordinates, `periodic` periodic images.
 
-They are two architectures and not one with an option: laws are fitted by architecture, so that runs of both never get
-into one law, and `matscale compare` compares the two.
+They share `encoder`.
+
+They are two architectures rather than one with an option, since laws are fitted for each architecture: runs of both are
+never in one law, and `matscale compare` compares the two.
 """
 
 from __future__ import annotations

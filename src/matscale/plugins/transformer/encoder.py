@@ -3,7 +3,7 @@
     x = x + softmax(Q Kᵀ / √D_h) V                           attention among the atoms of the structure
     x = x + W₂ GELU(W₁ x)                                    before each part a LayerNorm, after it dropout
 
-Linear layers run on the flat list of atoms; only attention sees the padded layout.
+Linear layers run on the flat list of atoms; only attention uses the padded layout.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class EncoderLayer(nn.Module):
         return padding.flat(mixed.transpose(1, 2).flatten(2))
 
     def _queries_keys_values(self, x: Tensor, padding: Padding) -> Tensor:
-        """[n_atoms, D] -> [3, n_structures, n_heads, max_atoms, D_h]"""
+        """Queries, keys and values from features [n_atoms, D] -> [3, n_structures, n_heads, max_atoms, D_h]"""
         heads = torch.unflatten(padding.dense(self.queries_keys_values(x)), -1, (3, self.n_heads, -1))
         return heads.permute(2, 0, 3, 1, 4)
 
@@ -118,10 +118,10 @@ class EncoderModel(nn.Module, ABC):
         return outputs
 
     def with_attention(self, data: AtomicBatch) -> Outputs:
-        """Run `forward` without dropout of attention, and put the weights into `extras["attention"]`.
+        """Run `forward` without dropout of attention, and return the attention weights in `extras["attention"]`.
 
-        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: a row is the atom that attends, and
-        sums to one; rows and columns of padding are zero.
+        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: a row is the atom that attends, and sums to one; rows
+        and columns of padding are zero.
         """
         kept: list[Tensor] = []
         outputs: Outputs = self.heads(self.encode(data, kept), data)

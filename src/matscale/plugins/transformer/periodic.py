@@ -1,4 +1,4 @@
-"""Periodic transformer: attention biased by distances to all images, values carried along directions.
+"""Periodic transformer: attention with a bias by distances to all images, and values weighted by directions.
 
     x_i    = a(Z_i)
     φ(d)   = f_c(d) g(d)                                             K Gaussians g, envelope f_c, zero at the cutoff
@@ -10,13 +10,13 @@
     energy, forces, stress: three heads on LayerNorm(x), see `core.layers.heads`
 
 The inputs from the geometry are vectors to images within the cutoff, which do not depend on the choice of the cell: the
-model claims `periodic`, besides permutation and translation. A bias of distances alone has no directions, and forces
-could only be predicted as zero on average; hence the second sum. It is not equivariant: xyz are channels like others,
-and the effect of rotation has to be learned from turned structures, so training turns them unless that is switched off.
-Lattice sums are smooth where images enter and leave. The nearest distance has a kink where another image becomes the
-nearest one: forces, which are predicted, are continuous there, their slopes are not. Attention to atoms without an
-image within the cutoff depends on their element alone. The softmax over a supercell differs from that over its cell, so
-that the model does not claim an extensive energy.
+model claims `periodic`, besides permutation and translation. A bias by distances has no directions and could only
+predict forces of zero on average; hence the second sum. The sum is not equivariant: x, y and z are separate channels,
+and the model must learn rotations from data, so training rotates structures unless that is switched off. Lattice sums
+are smooth when images enter or leave. The nearest distance has a kink where another image becomes the nearest one:
+predicted forces are continuous there, but their slopes are not. Attention to atoms without an image within the cutoff
+depends only on their element. The softmax over a supercell differs from that over its cell, so that the model does not
+claim an extensive energy.
 
 Attention bias by lattice sums: Crystalformer, arXiv:2403.11686, which sums the weights of images; here the logits.
 """
@@ -78,14 +78,14 @@ class Pairs:
     """n_structures, max_atoms, max_atoms"""
 
     def padded(self, x: Tensor) -> Tensor:
-        """[n_pairs, ...] -> [n_structures, max_atoms, max_atoms, ...] with zeros in padding."""
+        """Pad pairs: [n_pairs, ...] -> [n_structures, max_atoms, max_atoms, ...] with zeros in padding."""
         n_structures, n_slots, _ = self.layout
         rows = x.new_zeros(n_structures * n_slots**2, *x.shape[1:]).index_copy(0, self.slot, x)
         return torch.unflatten(rows, 0, self.layout)
 
 
 class PairGeometry(nn.Module):
-    """Sums over the images of each pair."""
+    """Module that sums over the images of each pair."""
 
     def __init__(self, cutoff: float, n_radial: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class PairGeometry(nn.Module):
 
 
 class PeriodicLayer(EncoderLayer):
-    """An encoder layer with a bias in its attention, whose values are also carried along directions."""
+    """Encoder layer with a bias in its attention, which also weights values by directions."""
 
     def __init__(self, config: PeriodicTransformerConfig) -> None:
         super().__init__(config)
@@ -141,7 +141,7 @@ class PeriodicLayer(EncoderLayer):
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 
     def _look(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """-> [n_atoms, D] without directions, [n_atoms, 3 D] with them"""
+        """Attention output: [n_atoms, D] without directions, [n_atoms, 3 D] with them."""
         q, k, v = self._queries_keys_values(x, padding)
         bias = pairs.padded(self.bias(pairs.distances)).permute(
             0, 3, 1, 2

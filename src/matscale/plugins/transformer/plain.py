@@ -7,12 +7,12 @@ r"""Plain transformer encoder: every atom of a structure attends to every other,
         x = x + W₂ GELU(W₁ x)
     energy, forces, stress: three heads on LayerNorm(x), see `core.layers.heads`
 
-r [Å] is the Cartesian position as it stands in the file, k the number of the atom in its structure, PE its sinusoidal
-encoding with base 2048. *Summed* is the encoder of the all-atom diffusion transformer (ADiT, arXiv:2503.03965) as
+r [Å] is the Cartesian position as in the file, k the index of the atom in its structure, PE its sinusoidal encoding
+with base 2048. *Summed* is the encoder of the all-atom diffusion transformer (ADiT, arXiv:2503.03965) as
 arXiv:2509.21811 scaled it: through PE it depends on the order of the atoms, through r on origin and orientation, so it
-claims nothing. *Concatenated* is that work's earlier form: no PE, so the order of the atoms does not matter.
+claims nothing. *Concatenated* is the earlier form of that work, without PE, so that the order of atoms does not matter.
 
-Linear layers run on the flat list of atoms; only attention sees the padded layout.
+Linear layers run on the flat list of atoms; only attention uses the padded layout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TransformerConfig(EncoderConfig):
     """Configuration of the transformer encoder."""
 
     inputs: Literal["summed", "concatenated"] = "summed"
-    """How element and position enter: `summed` (ADiT; depends on the order of the atoms) or `concatenated`."""
+    """Inputs of element and position: `summed` (ADiT; depends on the order of atoms) or `concatenated`."""
 
     @model_validator(mode="after")
     def _room_for_elements(self) -> TransformerConfig:
@@ -52,7 +52,7 @@ class TransformerConfig(EncoderConfig):
 
 
 class SummedInputs(nn.Module):
-    """Inputs as a sum: element, MLPs of the Cartesian and the fractional position, encoding of the atom's number."""
+    """Summed inputs: element, MLPs of the Cartesian and the fractional position, encoding of the atom's index."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SummedInputs(nn.Module):
 
 
 class ConcatenatedInputs(nn.Module):
-    """Inputs side by side: element ⊕ Cartesian position."""
+    """Concatenated inputs: element ⊕ Cartesian position."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,7 +80,8 @@ class ConcatenatedInputs(nn.Module):
 
 
 def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tensor:
-    """[n_atoms] number of each atom in its structure -> [n_atoms, width]: sin of kπ/base^(2c/width), then cos.
+    """Encode the index of each atom in its structure: [n_atoms] -> [n_atoms, width], sin of kπ/base^(2c/width), then
+    cos.
 
     If the width is odd, the sines get one channel more.
     """
@@ -117,7 +118,7 @@ def ladder(n_params: int) -> TransformerConfig:
 
 
 def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times the forward, less the input gradients of coordinates, which are not needed.
+    """FLOPs of a step: three times the forward, without the input gradients of coordinates, which are not needed.
 
     Attention counts its two products over the pairs of atoms of each structure, without padding and without the
     recomputation that fused kernels do in their backward.
@@ -135,7 +136,7 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
 def claims_for(config: TransformerConfig) -> frozenset[str]:
     """Claims of a configuration.
 
-    Summed inputs depend on the order of the atoms, by the encoding of the atom's number.
+    Summed inputs depend on the order of atoms, through the encoding of the index.
     """
     return frozenset({"permutation"}) if config.inputs == "concatenated" else frozenset()
 

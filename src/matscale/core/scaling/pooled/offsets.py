@@ -32,7 +32,7 @@ class Offset:
 
     @property
     def word(self) -> str:
-        """`below` or `above` the law; empty if the interval contains both."""
+        """Word for the side of the law, `below` or `above`; empty if the interval contains both."""
         return "below" if self.high < 1 else "above" if self.low > 1 else ""
 
     def plain(self) -> dict[str, object]:

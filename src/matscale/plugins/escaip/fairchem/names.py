@@ -1,15 +1,4 @@
-"""Names of parameters and options in fairchem v2: an `EScAIP_backbone` with its heads.
-
-| escaip | fairchem v2 |
-|---|---|
-| `input.attributes`, `input.feed_forward` | `backbone.input_block.input_layer`, its `edge_ffn` |
-| `blocks.i.attention` | `backbone.transformer_blocks.i.graph_attention` |
-| `blocks.i.{atom,edge}_ffn` | `backbone.transformer_blocks.i.feedforward.mlp_{node,edge}` |
-| `{atom,edge}_readout` | `backbone.readout_layers` of all stages, and `backbone.output_projection` |
-| `energy`, `forces.components`, `forces.magnitude` | layers of the heads, which a file may call by any name |
-
-An inference checkpoint has all of them twice: raw, and averaged.
-"""
+"""Names of parameters and options in fairchem v2: an `EScAIP_backbone` with its heads."""
 
 from __future__ import annotations
 
@@ -59,11 +48,14 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"final_output\.0", "out"),
     (r"\bnode_", "atom_"),
 ]
-"""Names of fairchem -> names here, in this order. The heads are `energy` and `forces`, or `efs` of a gradient model."""
+"""Names of fairchem -> names here, applied in this order.
+
+Heads are `energy` and `forces`, or `efs` in gradient models.
+"""
 
 
 def our_name(name: str) -> str:
-    """Name of a parameter here, from its name in fairchem."""
+    """Name of a parameter here from its name in fairchem."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -72,7 +64,7 @@ def our_name(name: str) -> str:
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy published weights into a model of the same options.
 
-    Raises DataError that names what is missing or has another shape.
+    Raises DataError that names missing weights or wrong shapes.
     """
     published = {our_name(name): name for name in weights}
     copy_named(model, weights, lambda name: published.get(name, name))
@@ -113,7 +105,7 @@ _DEFAULTS = {
     "readout_hidden_layer_multiplier": 2,
     "output_hidden_layer_multiplier": 2,
 }
-"""Defaults of fairchem v2 for options that are left out, where those of escaip differ."""
+"""Defaults of fairchem v2 for missing options, if they differ from those of escaip."""
 _ONLY: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu",),
     "normalization": ("rmsnorm",),
@@ -130,7 +122,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "knn_soft": (True,),
     "regress_forces": (True,),
 }
-"""Options with one value here; others are refused."""
+"""Options that must have one value here; other values are refused."""
 _WITHOUT_EFFECT = {
     *("use_compile", "use_padding", "max_atoms", "max_batch_size", "knn_use_low_mem", "atten_name", "dataset_list"),
     *("mlp_dropout", "atten_dropout", "stochastic_depth_prob", "node_ffn_dropout", "edge_ffn_dropout"),
@@ -138,11 +130,14 @@ _WITHOUT_EFFECT = {
     *("direct_forces", "regress_stress", "max_num_elements", "readout_hidden_layer_multiplier"),
     "output_hidden_layer_multiplier",
 }
-"""The first line is about speed and memory; then what acts in training alone; the rest is read by itself."""
+"""Ignored options. First line: speed and memory; then training only; the others are read separately."""
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:
-    """Configuration from the options of an `EScAIP_backbone`. Raises ConfigError that names a difference."""
+    """Configuration from the options of an `EScAIP_backbone`.
+
+    Raises ConfigError for an option without a counterpart.
+    """
     given = {**_DEFAULTS, **options}
     values = renamed_options("escaip", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
     for name in ("readout_hidden_layer_multiplier", "output_hidden_layer_multiplier"):

@@ -1,1 +1,1 @@
-"""Checkpoints of fairchem."""
+"""Import of fairchem's checkpoints."""

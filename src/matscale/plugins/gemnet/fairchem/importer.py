@@ -1,8 +1,8 @@
-"""Import of GemNet-T, -dT and -OC from fairchem v1: the facts that `matscale import fairchem` needs.
+"""Import of GemNet-T, -dT and -OC from fairchem v1, for `matscale import fairchem`.
 
-A `gemnet_t` or `gemnet_oc` in one piece, or a hydra model with one as its backbone; its heads, of `gemnet_oc` the last
-layers, are put where the model in one piece has them. Scale factors are among the weights; old files have them apart,
-as `scale_dict`, those of `gemnet_t` under names of their own:
+Files have a plain `gemnet_t` or `gemnet_oc`, or a hydra model with one of them as backbone, whose heads (the last
+layers of `gemnet_oc`) are moved to their names in the plain model. Scale factors are among the weights; in old files
+they are in `scale_dict`, with other names for `gemnet_t`:
 
     TripInteraction_1_had_rbf = int_blocks.0.trip_interaction.scale_rbf,  OutBlock_0_sum = out_blocks.0.scale_sum,  ...
 """
@@ -24,7 +24,9 @@ from matscale.plugins.gemnet.fairchem.options import config_from_fairchem
 from matscale.plugins.gemnet.model import GemNet
 
 _DERIVED = re.compile(r".*\brbf\.offset|out_blocks\.\d+\.(layers|seq_energy)\..*")
-"""Centres of the Gaussians; a second name for layers of the output blocks, of which `fairchem_name` gives the other."""
+"""Derived tensors: centres of Gaussians, and second names of layers of the output blocks (`fairchem_name` gives the
+first).
+"""
 _SCALES = [
     (r"TripInteraction_(\d+)_had_rbf", "int_blocks.{}.trip_interaction.scale_rbf", 1),
     (r"TripInteraction_(\d+)_sum_cbf", "int_blocks.{}.trip_interaction.scale_cbf_sum", 1),
@@ -32,11 +34,11 @@ _SCALES = [
     (r"OutBlock_(\d+)_sum", "out_blocks.{}.scale_sum", 0),
     (r"OutBlock_(\d+)_had", "out_blocks.{}.scale_rbf_F", 0),
 ]
-"""Old name of a scale factor -> its module, and the number of the first."""
+"""Old name of a scale factor -> its module, and the number of the first one."""
 
 
 def in_one_piece(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
-    """Convert a hydra model to one in one piece, with scale factors among the weights."""
+    """Convert a hydra model to a plain one, with scale factors among the weights."""
     if checkpoint.model.heads is not None:
         checkpoint = _without_heads(checkpoint)
     factors = checkpoint.section("scale_dict")
@@ -54,7 +56,7 @@ def in_one_piece(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
         if there != 0 and not math.isclose(there, float(factor), rel_tol=1e-5):
             raise DataError(
                 f"{checkpoint.path}: the scale factor {name} is {float(factor):g} in scale_dict and {there:g} among "
-                "the weights. It is not known which one counts."
+                "the weights. It is unclear which one is right."
             )
         weights[place] = factor.reshape(())
     return checkpoint.changed(state_dict=weights, scale_dict=None)

@@ -89,7 +89,7 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\.factor$", ".scale_factor"),
 ]
 _OF_LINEAR = re.compile(r"(?!mlp_([cs]bf|rbf_aint)|atom_emb|.*\.linear\.weight).*\.weight$")
-"""fairchem keeps the weight of a dense layer in a module `linear` of it."""
+"""Suffix of dense layers: fairchem keeps their weight in a submodule `linear`."""
 
 
 def fairchem_name(name: str, config: GemNetConfig) -> str:
@@ -107,7 +107,7 @@ def fairchem_name(name: str, config: GemNetConfig) -> str:
 def state_from_fairchem(model: GemNet, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert published weights of the same options to a state for `model`, scale factors included.
 
-    Raises DataError that names what is missing or has another shape.
+    Raises DataError that names missing weights or wrong shapes.
     """
     state = {}
     for name, own in model.state_dict().items():
@@ -137,7 +137,7 @@ def _published(name: str, own: Tensor, weights: Mapping[str, Tensor], config: Ge
             _check_shape(published, value, [n_angular, n_radial, n_embedding])
             return value.permute(1, 2, 0)
         _check_shape(published, value, [n_radial, n_angular, n_embedding])
-        return value.reshape(own.shape)  # said to be [R, L, I], used as [R, I, L]
+        return value.reshape(own.shape)  # declared as [R, L, I], but used as [R, I, L]
     if value.dim() == 3:
         return value.permute(2, 1, 0).flatten(1)  # a bilinear map [C, I, n_out]
     return value

@@ -59,13 +59,16 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "use_pbc": (True,),
     "regress_forces": (True,),
 }
-"""Options with one value here; others are refused."""
+"""Options that must have one value here; other values are refused."""
 _WITHOUT_EFFECT = {
     *("use_pbc_single", "otf_graph", "output_init", "scale_file", "scale_backprop_forces", "qint_tags"),
     *("name", "direct_forces", "num_elements"),
 }
-"""The first line: where edges come from, first weights, where scale factors came from, numerics, and tags of atoms,
-which structures here have not; the second is read by itself."""
+"""Ignored options.
+
+First line: sources of edges, initial weights, sources of scale factors, numerics, and tags of atoms, which structures
+here do not have. The second is read separately.
+"""
 _DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
 
 
@@ -78,7 +81,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
     given = {**_DEFAULTS, **{name: value for name, value in options.items() if value is not None}}
     is_oc = "emb_size_trip_in" in given
     if given.get("quad_interaction"):
-        given.setdefault("sbf", {"name": "spherical_harmonics"})  # their default
+        given.setdefault("sbf", {"name": "spherical_harmonics"})  # the default
     elif given.get("sbf"):
         del given["sbf"]  # of quadruplets
     values = renamed_options("gemnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
@@ -96,7 +99,7 @@ def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
 
 
 def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop cutoffs and limits of interactions that are switched off, which fairchem accepts and ignores."""
+    """Drop cutoffs and limits of interactions that are switched off, which fairchem ignores."""
     of_pairs = given.get("atom_edge_interaction") or given.get("edge_atom_interaction")
     used = {
         "quadruplets": given.get("quad_interaction"),
@@ -108,7 +111,7 @@ def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[st
 
 
 def _limits_of_oc(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of neighbours of gemnet_oc: missing ones are taken from others, as in fairchem.
+    """Numbers of neighbours of gemnet_oc; missing ones are copied from others, as in fairchem.
 
     Unused numbers are left out.
     """

@@ -42,7 +42,7 @@ def fairchem_name(name: str) -> str:
 def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy published weights into a model of the same options; skip duplicates.
 
-    Raises DataError that names what is missing or has another shape.
+    Raises DataError that names missing weights or wrong shapes.
     """
     copy_named(model, weights, fairchem_name)
 
@@ -67,16 +67,16 @@ _WITHOUT_EFFECT = {"use_pbc_single", "otf_graph"}
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
-    """Configuration from the options of a `schnet`. Raises ConfigError that names a difference."""
+    """Configuration from the options of a `schnet`. Raises ConfigError for an option without a counterpart."""
     given = {**_DEFAULTS, **options}
     values = renamed_options("schnet", given, _OPTIONS, only=_ONLY, without_effect=_WITHOUT_EFFECT)
-    # Neither is an option there: 50 nearest neighbours, and rows for 99 elements.
+    # These are no options there: 50 nearest neighbours, and rows for 99 elements.
     return SchNetConfig.parse({**values, "max_neighbors": 50, "max_atomic_number": 99}, "model")
 
 
 def _configuration(checkpoint: FairchemCheckpoint) -> SchNetConfig:
     if checkpoint.model.heads is not None:
-        raise ConfigError("its schnet is the backbone of a hydra model, which fairchem v1 has not.")
+        raise ConfigError("its schnet is the backbone of a hydra model, which fairchem v1 does not have.")
     return config_from_fairchem(checkpoint.model.options)
 
 

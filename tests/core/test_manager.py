@@ -413,7 +413,7 @@ def test_only_plugins_that_a_run_names_watch_it(site: Site) -> None:
     host.observers(["cat"]).step_ended(run=None, metrics={"step": 1.0})
     assert sys.modules["my_watcher"].seen == []  # imported in the search for `cat`, and not told of the run
     assert host.observers(["watcher", "watcher"]).names == ["watcher"]
-    with pytest.raises(ConfigError, match=r"no plugin 'wacher' to watch the run\. Did you mean 'watcher'"):
+    with pytest.raises(ConfigError, match=r"no plugin 'wacher' to observe the run\. Did you mean 'watcher'"):
         host.observers(["wacher"])
     assert host.observers(["watcher"], host.architecture("cat")).names == ["watcher", "zoo"]
 

@@ -604,7 +604,7 @@ GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
         ("t.csv", b"1000,3.5\n3000,2.5\n", r"numbers, no names of columns"),
         ("t.csv", b"\x00" * 500, r"t\.csv"),
         ("t.csv", b"", r"t\.csv: has no rows"),
-        ("t.csv", b"n loss\n1 2 3\n", r"what separates the columns cannot be told"),
+        ("t.csv", b"n loss\n1 2 3\n", r"the separator of the columns is unclear"),
         ("t.jsonl", b'{"n": 1' + b"0" * 400 + b', "loss": 1}\n', r"row 1: n is 1000.*characters\), not a number"),
         ("t.jsonl", b'{"n": 1' + b"0" * 5000 + b', "loss": 1}\n', r"line 1 is not JSON"),
         ("t.jsonl", b'{"n": ' + b"[" * 100_000, r"line 1 is not JSON"),

@@ -200,7 +200,7 @@ def test_a_hash_that_is_not_that_of_the_shards_is_refused(dataset):
 
 
 EDGES = {
-    "edge pointers run backwards": (put("edge_ptr", 3, 10**9), "edge_ptr runs backwards"),
+    "edge pointers run backwards": (put("edge_ptr", 3, 10**9), "edge_ptr decreases"),
     "edge pointers past the end": (put("edge_ptr", -1, 10**9), "neighbor is"),
     "other atoms": (put("atom_ptr", 1, 0), "atom_ptr is not that of the dataset"),
     "a neighbour outside": (put("neighbor", 0, 200), "outside its structure"),

@@ -161,7 +161,7 @@ def test_the_identity_of_a_branch_does_not_depend_on_where_the_study_lies(tmp_pa
         ({"set": {"optimizer": {"lr": 0.1}}}, "is set by `lr`"),
         ({"set": {"budget": {"epochs": 2}}}, "is set by `budget`"),
         ({"wsd": {"steps": [20]}, "budget": None, "set": {"schedule.kind": "wsd"}}, "is set by `wsd`"),
-        ({"wsd": {"steps": [4], "warmup": 3}, "budget": None}, "nothing is left between"),
+        ({"wsd": {"steps": [4], "warmup": 3}, "budget": None}, "no step is left between"),
         ({"lr": "none.toml"}, "none.toml: cannot be read"),
         ({"set": {"start.run": "gone"}}, "gone: is not a run"),
         ({"architectures": [{"name": "fcn", "variant": "a b"}]}, "variant"),

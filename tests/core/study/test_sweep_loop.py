@@ -265,7 +265,7 @@ def test_what_a_full_disk_ends_goes_on_later(plan: StudyPlan, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "write", full)
-        with pytest.raises(MatscaleError, match=r"No space left on device.*the same sweep again"):
+        with pytest.raises(MatscaleError, match=r"No space left on device.*the same command continues the sweep"):
             Sweep(plan, FakePool()).run()
     sweep = Sweep(plan, FakePool())
     sweep.run()

@@ -73,7 +73,7 @@ def test_an_option_that_makes_it_another_network_is_refused_by_name(
 @pytest.mark.parametrize(
     ("kind", "path", "value", "message"),
     [
-        ("schnet", "state_dict/atomref.weight", torch.ones(1), r"atomref\.weight .* is no weight of this model"),
+        ("schnet", "state_dict/atomref.weight", torch.ones(1), r"atomref\.weight .* is not a weight of this model"),
         ("schnet", "state_dict/lin1.bias", None, r"no 'lin1\.bias'"),
         ("schnet", "state_dict/lin1.bias", torch.full((16,), torch.nan), r"lin1\.bias has NaN"),
         ("gemnet-dt", "state_dict/out_blocks.9.extra", torch.ones(1), r"out_blocks\.9\.extra .* is no weight"),
@@ -90,8 +90,13 @@ def test_an_option_that_makes_it_another_network_is_refused_by_name(
         ("gemnet-t", "normalizers/forces", None, "the energy is multiplied by 1.75 .* forces, by 1"),
         ("gemnet-t", "normalizers/energy/mean", torch.tensor(-0.75), r"energy adds -0\.75, once for each structure"),
         ("gemnet-dt", "normalizers/stress", {}, "unknown normalizer 'stress'"),
-        ("escaip-direct", "model_state_dict/output_heads.omat_energy.bias", torch.ones(1), "is no weight of this"),
-        ("escaip-direct", "ema_state_dict/module.output_heads.omat_energy.bias", torch.ones(1), "is no weight of this"),
+        ("escaip-direct", "model_state_dict/output_heads.omat_energy.bias", torch.ones(1), "is not a weight of this"),
+        (
+            "escaip-direct",
+            "ema_state_dict/module.output_heads.omat_energy.bias",
+            torch.ones(1),
+            "is not a weight of this",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(

@@ -65,7 +65,8 @@ def copy_named(model: nn.Module, weights: Mapping[str, Tensor], published: Calla
     missing = sorted(set(own) - set(weights))
     if missing:
         raise DataError(
-            f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): other options?"
+            f"the weights have no {missing[0]!r} ({len(missing)} of {len(own)} are missing): they may belong to a "
+            "model with other options."
         )
     for name, (ours, parameter) in own.items():
         if weights[name].shape != parameter.shape:

@@ -46,7 +46,7 @@ def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Mo
     except _TooLargeError:
         raise ConfigError(
             f"{path}: its options make a model of more parameters than the {n_numbers:,} numbers among its weights: "
-            "options and weights are of two models."
+            "options and weights belong to different models."
         ) from None
     except Exception as error:  # wrong widths in the file may raise any error
         reason = str(error).splitlines()[0] if str(error) else ""

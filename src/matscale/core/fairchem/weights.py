@@ -23,7 +23,8 @@ def chosen(checkpoint: FairchemCheckpoint, roles: Mapping[str, Role], choice: Ch
     named = checkpoint.weights
     if unknown := [name for name in {**named, **(checkpoint.averaged or {})} if name not in roles]:
         raise DataError(
-            f"{checkpoint.path}: {unknown[0]} ({len(unknown)} such) is no weight of this model. Has it another head?"
+            f"{checkpoint.path}: {unknown[0]} ({len(unknown)} such) is not a weight of this model. The file may have "
+            "another head."
         )
     listed, by_name = checkpoint.average, checkpoint.averaged
     named_kind: Kind = "ema" if checkpoint.named_are_averaged and by_name is None else "raw"

@@ -221,7 +221,7 @@ class Host:
             return self.find("architecture", name).plugin
         except ConfigError:
             known = did_you_mean(name, (p.asked for p in self.plugins))
-            raise ConfigError(f"There is no plugin {name!r} to watch the run. {known}") from None
+            raise ConfigError(f"There is no plugin {name!r} to observe the run. {known}") from None
 
     def _of(self, distribution: str | None, plugins: Iterable[Plugin]) -> list[Plugin]:
         return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]

@@ -159,7 +159,7 @@ def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None
     for caller in vars(manager.hook).values():
         if any(impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls()):
             raise PluginError(
-                f"its {caller.name} is a hook wrapper, but plugins are asked one at a time. Return a value instead."
+                f"its {caller.name} is a hook wrapper, but plugins are called one at a time. Return a value instead."
             )
 
 

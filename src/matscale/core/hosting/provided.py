@@ -58,7 +58,7 @@ def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
     for value in values:
         _check(kind, value)
         if value.name in named:
-            raise PluginError(f"{kind.hook} returned two of the name {value.name!r}; each needs its own.")
+            raise PluginError(f"{kind.hook} returned two values called {value.name!r}; each needs its own name.")
         named[value.name] = value
     return named
 
@@ -71,8 +71,8 @@ def _check(kind: Kind, value: Any) -> None:
         raise PluginError(f"{kind.hook} returned a list with {shown(value)} in it; each must be a {kind.type}.")
     if not isinstance(value.name, str) or not _NAME.fullmatch(value.name):
         raise PluginError(
-            f"{kind.hook} returned one with the name {value.name!r}; a name is letters, digits and _ . + -, because "
-            "people type it."
+            f"{kind.hook} returned a value called {value.name!r}; a name consists of letters, digits and _ . + -, "
+            "since it is typed."
         )
     if kind.word == "architecture":
         value.check()

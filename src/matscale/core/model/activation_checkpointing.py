@@ -29,7 +29,7 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
     if not modules:
         raise ConfigError(
             f"compute.checkpoint_activations = true: a model of {name!r} has no blocks that can be run again. Leave it "
-            "out; to need less memory, let a batch hold less: --set batch.atoms=... with --set batch.accumulate=..."
+            "out; to need less memory, make batches smaller: --set batch.atoms=... with --set batch.accumulate=..."
         )
     for module in modules:
         module.forward = _Recomputed(module.forward)

@@ -76,7 +76,7 @@ def _check_enough(law: Law, x: Array) -> None:
     if len(x) <= law.n_parameters + 1 or min(distinct) < 2:
         counts = ", ".join(f"{n} of {axis}" for n, axis in zip(distinct, law.axes))
         raise DataError(
-            f"{counted(len(x), 'run')} with {counts} cannot carry the {law.n_parameters} parameters of the law "
+            f"{counted(len(x), 'run')} with {counts} are too few for the {law.n_parameters} parameters of the law "
             f"{law.name}. Train a grid: at least 4 sizes of the model, each on 3 sizes of the data."
         )
 

@@ -159,8 +159,8 @@ def refuse_mixed_costs(table: Table, axis: str) -> None:
         return  # in a pooled table, models of one size belong to several groups
     if not _one(table, "n") and not has_one_cost(table):
         raise DataError(
-            "Models of one size were trained for more than one amount of compute: means over them are no law in c. "
-            "Fit what the best of them reach (--law frontier), or another variable (--axis n)."
+            "Models of one size were trained for more than one amount of compute: so their means do not form a law in "
+            "c. Fit the best runs for each compute (--law frontier), or another variable (--axis n)."
         )
 
 

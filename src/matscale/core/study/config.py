@@ -57,7 +57,7 @@ def _ladder(value: Any) -> Any:
         return listed(value)
     ladder = Ladder.parse(value, "params")
     if ladder.largest < ladder.smallest or (ladder.rungs > 1) != (ladder.largest > ladder.smallest):
-        raise ConfigError(f"params = {value}: a ladder goes up from a number of parameters to a larger one.")
+        raise ConfigError(f"params = {value}: a ladder must increase from a number of parameters to a larger one.")
     return ladder
 
 

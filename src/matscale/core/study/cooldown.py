@@ -29,7 +29,7 @@ def row(
     warmup = max(1, round(0.01 * lengths[-1])) if grid.warmup is None else grid.warmup
     if warmup >= leaves[lengths[0]]:
         raise ConfigError(
-            f"wsd: of {lengths[0]} steps, {warmup} are warm-up and {lengths[0] - leaves[lengths[0]]} cooldown: nothing "
+            f"wsd: of {lengths[0]} steps, {warmup} are warm-up and {lengths[0] - leaves[lengths[0]]} cooldown: no step "
             "is left between them. Give longer runs, or say wsd.warmup and wsd.decay."
         )
     stem = replace(run, config=_trunk(run.config, leaves, warmup), path=run.path.parent.parent / TRUNKS / "-")

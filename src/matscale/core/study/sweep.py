@@ -232,7 +232,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, DiskError) as error:
         told = error if isinstance(error, DiskError) else DiskError.of(folder, error)
-        raise told.told("Runs that are complete stay so: the same sweep again goes on where this one ended.") from error
+        raise told.told("Complete runs are kept: the same command continues the sweep.") from error
 
 
 def lay_out(run: PlannedRun) -> None:

@@ -58,7 +58,9 @@ class Tuning:
         if len({short(n) for n in self.params}) < len(self.params):
             raise ConfigError(f"--params: {', '.join(map(str, self.params))} are not all different sizes.")
         if not 0 < self.lowest < self.highest:
-            raise ConfigError(f"The grid goes from {self.lowest:g} to {self.highest:g}: it must go up, from above 0.")
+            raise ConfigError(
+                f"The grid goes from {self.lowest:g} to {self.highest:g}: it must start above 0 and increase."
+            )
 
     def grid(self) -> list[float]:
         """First learning rates to try, with two digits."""

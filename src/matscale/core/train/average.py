@@ -26,8 +26,8 @@ class Average:
             self.weights[name].lerp_(parameter, 1 - decay)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """State of the model with the averaged weights in it."""
-        with self.swapped(model):  # not by name: a tied weight stands in the state twice
+        """State of the model with the averaged weights in place of its own."""
+        with self.swapped(model):  # by identity, since a tied weight has two names in the state
             return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:

@@ -72,7 +72,7 @@ class TrainingData:
                     off = " ".join(f"--set loss.{term}.weight=0" for term in terms)
                     raise DataError(
                         f"{self.dataset.path}: none of the {len(rows)} structures of the {name} part has the label "
-                        f"{label!r}, which the loss weighs. Pack data that have it, or train without: {off}"
+                        f"{label!r}, which the loss needs. Pack data that have it, or train without: {off}"
                     )
         if config.data.check_stress_unit and "stress" in config.loss.needs():
             check_stress(self.dataset, self.train)

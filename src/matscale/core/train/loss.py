@@ -82,7 +82,7 @@ class LabelObjective:
             residual = found[name]
             if residual is None and Masks.of(batch).count(name):
                 raise ConfigError(
-                    f"The model predicts no {LABEL_OF[name]}, but the loss weighs {name}. "
+                    f"The model predicts no {LABEL_OF[name]}, but the loss has a term for {name}. "
                     f"Train without it: --set loss.{name}.weight=0"
                 )
             if residual is not None and len(residual):

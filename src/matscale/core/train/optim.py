@@ -1,4 +1,4 @@
-"""AdamW with decay of weight matrices only, and its state as named tensors."""
+"""AdamW with weight decay for matrices only, and its state as named tensors."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ class SlurmOptions(Config):
     def _enough(self) -> SlurmOptions:
         lines = (self.partition, self.account, self.qos, self.constraint, self.memory, *self.sbatch)
         if broken := next((text for text in lines if text is not None and not text.isprintable()), None):
-            raise ValueError(f"{broken!r} holds a line break or a control character, which an option of sbatch cannot")
+            raise ValueError(
+                f"{broken!r} holds a line break or a control character, which an option of sbatch must not contain"
+            )
         if self.time is not None and self.time <= self.margin:
             raise ValueError(
                 f"time = {self.time:g} s is not longer than the margin of {self.margin:g} s: set a longer time"

@@ -83,7 +83,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
         header = json.loads(buffer[8 : 8 + size])
         return {name: _view(buffer, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"a header that says {error}") from None
+        raise ValueError(f"a header that cannot be read ({error})") from None
 
 
 def _view(buffer: mmap.mmap, offset: int, entry: dict[str, Any]) -> NDArray[Any]:

@@ -187,7 +187,7 @@ def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
     if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
         raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
     if edge_ptr[0] != 0 or (edge_ptr[1:] < edge_ptr[:-1]).any():
-        raise ValueError("edge_ptr runs backwards")
+        raise ValueError("edge_ptr decreases")
     n_atoms, n_edges = int(atom_ptr[-1]), int(edge_ptr[-1])
     shapes = {"neighbor": ("u", (n_edges,)), "shift": ("i", (n_edges, 3)), "degree": ("u", (n_atoms,))}
     for name, (kind, shape) in shapes.items():

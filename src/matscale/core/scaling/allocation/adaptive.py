@@ -88,7 +88,7 @@ class Adaptive:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             return [name for row in rows for name in row["runs"] if name in known]
         except (ValueError, TypeError, KeyError):
-            raise DataError(f"{path}: is damaged. Delete it: runs that are complete stay, and count.") from None
+            raise DataError(f"{path}: is damaged. Delete it: complete runs stay and are used.") from None
 
     def _statuses(self) -> dict[str, str]:
         return {offer.run.name: state_of(offer.run.path).status for offer in self.offers}
@@ -167,7 +167,9 @@ def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[O
     which cannot be trained without their trunk.
     """
     if any(run.need is not None or run.is_trunk for run in plan.runs):
-        raise ConfigError("--adaptive: cooldowns of one long run come together. Give the study a budget, not [wsd].")
+        raise ConfigError(
+            "--adaptive: cooldowns cannot be trained without their trunk. Give the study a budget, not [wsd]."
+        )
     found, places = [], dict[tuple[object, ...], str]()
     for run in plan.runs:
         cost, epochs = flops[run.path]

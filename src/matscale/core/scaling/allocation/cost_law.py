@@ -45,7 +45,9 @@ class CostLaw:
 def measured_cost(table: Table) -> CostLaw:
     """Fit C(N, D) to the runs. Raises DataError without compute, or if C is no product of powers."""
     if not table.has("n", "d", "c"):
-        raise DataError("A plan needs n, d and c of every run: the cost is measured, never 6 N D. Map the columns.")
+        raise DataError(
+            "A plan needs n, d and c of every run: the cost is measured, not 6 N D. Map the columns with --map."
+        )
     columns = np.column_stack([np.ones(len(table)), np.log(table["n"]), np.log(table["d"])])
     y = np.log(table["c"])
     (log_k, p, q), _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-9)
@@ -54,8 +56,8 @@ def measured_cost(table: Table) -> CostLaw:
     error = float(np.sqrt(((y - columns @ [log_k, p, q]) ** 2).mean()))
     if error > ROUGH:
         raise DataError(
-            f"FLOPs are no function of n and d alone here (C = k N^p D^q misses by {error:.0%}): runs of one size saw "
-            "their data for different times. Map d to what was seen: --map d=structures."
+            f"FLOPs are no function of n and d alone here (C = k N^p D^q misses by {error:.0%}): runs of one size made "
+            "different numbers of passes over their data. Map d to what was seen: --map d=structures."
         )
     return CostLaw(float(log_k), float(p), float(q), error, float(table["c"].max()))
 
@@ -68,6 +70,6 @@ def _refuse_flat(cost: CostLaw) -> None:
     ):
         if power < FLAT:
             raise DataError(
-                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. No budget "
-                f"says how much of {axis} to take: train runs whose cost follows it (for d, by epochs, not steps)."
+                f"FLOPs do not grow with {axis} in these runs (C ~ n^{cost.p:.2f} d^{cost.q:.2f}){how}. So no budget "
+                f"determines {axis}: train runs whose cost depends on it (for d, by epochs, not steps)."
             )

@@ -63,7 +63,7 @@ class Purpose:
             raise ConfigError(f"{text!r} has a number that cannot be read. {USAGE}") from None
         is_sound = 0 < within < 1 if what != "cheaper" else not wanted
         if not is_sound or set(at) != axes or not all(0 < value < np.inf for value in at.values()):
-            raise ConfigError(f"{text!r} is no purpose that runs can serve. {USAGE}")
+            raise ConfigError(f"{text!r} is not a valid purpose. {USAGE}")
         return cls(what, within, at)
 
 
@@ -173,7 +173,7 @@ def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None) -> 
     cost = measured_cost(runs)
     if len(runs) <= law.n_parameters + 1:
         raise DataError(
-            f"{counted(len(runs), 'run')} cannot say which to train next: the law {FORM} has {law.n_parameters} "
+            f"{counted(len(runs), 'run')} are too few to choose the next ones: the law {FORM} has {law.n_parameters} "
             f"parameters. Train {law.n_parameters + 2} small ones first, of several sizes on several amounts of data."
         )
     x = np.log(np.stack([runs["n"], runs["d"]], axis=-1))
@@ -194,7 +194,7 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
     """
     if len(sides) != (2 if purpose.what == "cheaper" else 1):
         needs = "two architectures: --arch A --arch B" if purpose.what == "cheaper" else "one architecture: --arch A"
-        raise ConfigError(f"The purpose {purpose.what} is one of {needs}. Given: {', '.join(s.name for s in sides)}.")
+        raise ConfigError(f"The purpose {purpose.what} needs {needs}. Given: {', '.join(s.name for s in sides)}.")
     for side in sides:
         _refuse_beyond(side, purpose)
     values = [float(side.number(side.belief.solution.theta[None], purpose)[0]) for side in sides]
@@ -256,7 +256,7 @@ def _refuse_beyond(side: Side, purpose: Purpose) -> None:
         flops = float(np.exp(side.number(side.belief.solution.theta[None], purpose)[0] - np.log(side.measured.largest)))
         if flops > 1e30:
             raise ConfigError(
-                f"cheaper@loss={purpose.at['loss']:g}: as far as known, {side.name} never reaches that loss. Choose "
-                "one that its runs have come near to."
+                f"cheaper@loss={purpose.at['loss']:g}: by its law, {side.name} never reaches this loss. Choose a loss "
+                "close to those of its runs."
             )
         refuse_far(flops * side.measured.largest, side.measured, side.smallest)

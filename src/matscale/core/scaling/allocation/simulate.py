@@ -89,7 +89,7 @@ def pool_of(table: Table, law: Law, far: Table | None = None) -> Pool:
     if len(runs) <= FIRST_RUNS * law.n_parameters or len(far) < 3:
         raise DataError(
             f"{len(runs)} runs for sale and {len(far)} held out are too few for a replay by the law {law.name}, which "
-            f"has {law.n_parameters} parameters: {FIRST_RUNS * law.n_parameters + 1} and 3 are the least."
+            f"has {law.n_parameters} parameters: at least {FIRST_RUNS * law.n_parameters + 1} and 3 are needed."
         )
     x, far_x = (np.log(np.stack([part[axis] for axis in law.axes], axis=-1)) for part in (runs, far))
     return Pool(x, np.log(runs["loss"]), runs["c"], far_x, np.log(far["loss"]))

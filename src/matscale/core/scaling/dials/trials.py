@@ -53,7 +53,7 @@ def read_trials(
             f"There are {len(names)} architectures: {', '.join(names[:5])}. Say which: --arch {names[0]}."
         )
     elif architecture is None and names == [""]:
-        raise ConfigError(f"{paths[0]}: does not name an architecture. Say for which the rule is: --arch NAME.")
+        raise ConfigError(f"{paths[0]}: does not name an architecture. Name that of the law: --arch NAME.")
     return architecture or names[0], _means(rows)
 
 

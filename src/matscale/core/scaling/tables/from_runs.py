@@ -235,7 +235,7 @@ def _refuse_mixture(runs: Sequence[Mapping[str, Any]]) -> None:
     seeds = " With data.validation_seed set, runs of other seeds share it." if "seed of the" in told else ""
     raise DataError(
         f"{first[0]['folder']} and {second[0]['folder']}: their losses are not the same quantity: {told}. Of "
-        f"{len(runs)} runs, {counts} belong together; fit them apart: name other folders.{seeds}"
+        f"{len(runs)} runs, {counts} belong together; fit them separately, by naming their folders.{seeds}"
     )
 
 

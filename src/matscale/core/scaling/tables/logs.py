@@ -335,7 +335,7 @@ def _join_unnamed(
     ]
     steps = Counter(row["step"] for row in measured)
     if along:
-        raise DataError(f"{ask} {choice.names[along[0]]} grows with the steps, as it does in either.")
+        raise DataError(f"{ask} {choice.names[along[0]]} grows with the steps, which is possible in both cases.")
     if len(groups) > 1 and 2 * len(steps) > len(measured):
         raise DataError(f"{ask} They share few steps.")
     extra = _constant_columns(groups, rows, records, choice)

@@ -145,7 +145,7 @@ def _separator(path: Path, header: str, body: Sequence[str]) -> str:
     if words > 1 and body:
         if any(len(line.split()) != words for line in body):
             raise DataError(
-                f"{path}: what separates the columns cannot be told: the first line has {words} words and no comma, "
+                f"{path}: the separator of the columns is unclear: the first line has {words} words and no comma, "
                 "semicolon or tab, and other lines have more or fewer. Write commas between the cells."
             )
         return " "

@@ -1,4 +1,4 @@
-"""Origin of a run: its own last checkpoint, the model of another run, the middle of another run, or nothing."""
+"""Origin of a run: its own last checkpoint, the model of another run, a checkpoint of a trunk, or new weights."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from matscale.core.train.setup import Setup
 
 @dataclass(frozen=True)
 class Origin:
-    """State from which the training of `run` goes on. For a run with new weights all three are None."""
+    """State from which the training of `run` starts or goes on; all three fields are None for new weights."""
 
     run: Run
     branch: Branch | None
     source: Source | None
     saved: checkpoint.Checkpoint | None = None
-    """The newest checkpoint of the run itself, once it was looked for: see `resumed`."""
+    """Newest sound checkpoint of the run itself, filled in by `resumed`."""
 
     @classmethod
     def of(cls, run: Run) -> Origin:
-        """Find the origin that the configuration names. Raises ConfigError if it cannot be one."""
+        """Find the origin that the configuration names. Raises ConfigError if it cannot be used."""
         return cls(run, Branch.of(run.config), Source.of(run.config.start))
 
     @property
     def checkpoint(self) -> checkpoint.Checkpoint | None:
-        """Checkpoint after which the first step comes."""
+        """Checkpoint whose step precedes the first step; None for a new start."""
         return self.saved or (self.branch.saved if self.branch else None)
 
     @property
     def rows(self) -> Mapping[str, Any]:
-        """Rows of the run's files that belong to `saved`."""
+        """Numbers of rows in the run's files at the checkpoint `saved`."""
         rows: Mapping[str, Any] = self.saved.state["rows"] if self.saved else {}
         return rows
 
     def continued(self, setup: Setup) -> Setup:
-        """Add what the source knows of the data to `setup`: see `Source.continued`."""
+        """Add the source's references, scales and facts on data to `setup`: see `Source.continued`."""
         return self.source.continued(setup) if self.source else setup
 
     def potential(self, setup: Setup, say: Say) -> Potential:
@@ -53,14 +53,14 @@ class Origin:
         return self.source.begin(setup, say) if self.source else setup.potential()
 
     def resumed(self, say: Say) -> Origin:
-        """Return the origin with the newest sound checkpoint from which the run can go on with its budget."""
+        """Origin with the newest sound checkpoint from which the run can go on with its budget."""
         saved = latest(self.run, say)
         if not saved and self.run.checkpoints():
             say(f"{self.run.path}: none of its checkpoints is sound. The run begins anew.")
         return replace(self, saved=saved)
 
     def settled(self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Say) -> Setup:
-        """Prepare `setup` and `potential` for the first step: factors measured by the model, references corrected."""
+        """Prepare `setup` and `potential` for the first step: factors that the model measures, corrected references."""
         if not self.checkpoint:
             prepare_model(potential, setup, device)
         if self.source and self.saved:
@@ -68,14 +68,14 @@ class Origin:
         return self.source.corrected(setup, potential, device, world, say) if self.source else setup
 
     def check_data(self, setup: Setup) -> None:
-        """Raise DataError if a resumed run would go on with a changed dataset."""
+        """Raises DataError if a resumed run would go on with a changed dataset."""
         if self.saved or "dataset" in self.run.info:
             check_same_data(self.run, setup)
         if self.branch:
             self.branch.check(setup)
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """Facts on the other run for run.json."""
+        """Facts on the other run, for run.json."""
         if self.branch:
             return self.branch.facts()
         return {"start": self.source.facts(potential)} if self.source else {}

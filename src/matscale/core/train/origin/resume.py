@@ -26,7 +26,7 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
     since = {} if kept is None else differences(kept.config.plain(), config.plain())
     fixed = {k: v for k, v in changed.items() if not (_is_in(k, (*RESUMABLE, "budget", "data.path")) or _same(k, v))}
     fixed |= {k: v for k, v in since.items() if not _is_in(k, (*RESUMABLE, *MOVABLE))}
-    if kept is None and run.checkpoints():  # of an older matscale: how far its schedule had come is not known
+    if kept is None and run.checkpoints():  # made by an older matscale: the progress of its schedule is not known
         fixed |= {k: v for k, v in changed.items() if not _is_in(k, RESUMABLE)}
     if fixed:
         listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
@@ -46,7 +46,7 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
 
 
 def _same(key: str, paths: tuple[Any, Any]) -> bool:
-    """Whether a run to begin with is in the same folder under another name."""
+    """Whether two paths of a run to start from are the same folder."""
     return key == "start.run" and None not in paths and Path(paths[0]).resolve() == Path(paths[1]).resolve()
 
 

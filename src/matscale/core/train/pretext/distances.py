@@ -62,8 +62,9 @@ class Distances(Pretext):
     def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
         if not hasattr(potential.model, "embed"):
             raise ConfigError(
-                f"{architecture}: has no embeddings of atoms (a method embed), by which distances could be predicted. "
-                f"Those that have: {', '.join(_embedding())}. Or take --pretrain denoise, which any architecture can."
+                f"{architecture}: has no embeddings of atoms (a method embed), from which distances could be "
+                f"predicted. Architectures that have them: {', '.join(_embedding())}. Or take --pretrain denoise, "
+                "which any architecture can."
             )
         reader = DistanceReader.around(potential)
         with torch.no_grad():

@@ -94,7 +94,7 @@ def test_keywords_count_more_than_a_file_and_the_folder_is_the_one_that_is_named
     [
         ({}, 'Say which architecture to train: .*arch="schnet"'),
         ({"arch": "schent"}, "Did you mean 'schnet'"),
-        ({"arch": "fcn", "params": "many"}, "params = 'many' is no number of parameters"),
+        ({"arch": "fcn", "params": "many"}, "params = 'many' is not a number of parameters"),
         ({"arch": "fcn", "steps": "many"}, "budget.steps = 'many'"),
         ({"arch": "fcn", "set": {"optimizer.lrr": 1}}, "unknown key 'optimizer.lrr'. Did you mean 'lr'"),
         ({"arch": "fcn", "resume": True}, "output="),

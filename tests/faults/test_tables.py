@@ -592,7 +592,7 @@ GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
     ("name", "content", "message"),
     [
         ("t.csv", GOOD.encode() + b"9000,1.5," + b"x" * 200_000, r"row 3, column 'notes' has 200,000 characters"),
-        ("t.csv", GOOD.encode() + b"9000,1.5,\xff\n", r"no text in UTF-8 \(row 3, column 'notes': byte 0xFF\)"),
+        ("t.csv", GOOD.encode() + b"9000,1.5,\xff\n", r"not UTF-8 text \(row 3, column 'notes': byte 0xFF\)"),
         ("t.csv", GOOD.encode() + b"9000,1.\x005,c\n", r"row 3, column 'loss' holds a NUL"),
         ("t.csv", GOOD.encode() + b"1" + b"0" * 400 + b",1.5,c\n", r"row 3: n is '1000.*, not a number"),
         ("t.csv", GOOD.encode() + b"9000,1.5e400,c\n", r"row 3: loss is '1.5e400', not a number"),
@@ -612,8 +612,8 @@ GOOD = "n,loss,notes\n1000,3.5,a\n3000,2.25,b\n"
         ("t.jsonl", b'{"n": 1, "loss": 2, "run": "\\ud800"}', r"row 1, column 'run': half a character"),
         ("t.jsonl", b'{"n": 1, "n": 5, "loss": 2}', r"line 1 has two values of 'n'"),
         ("t.jsonl", b'{"n": {"a": 1}, "loss": 2}', r"row 1: n is {'a': 1}, not a number"),
-        ("t.jsonl", b"\xff\xff\n", r"no text in UTF-8 \(line 1: byte 0xFF\)"),
-        ("t.json", b'{"n": [1, 2]}', r"is no list of objects.*orient='records'"),
+        ("t.jsonl", b"\xff\xff\n", r"not UTF-8 text \(line 1: byte 0xFF\)"),
+        ("t.json", b'{"n": [1, 2]}', r"is not a list of objects.*orient='records'"),
     ],
 )
 def test_a_hostile_value_is_an_error_with_its_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:

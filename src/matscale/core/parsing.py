@@ -68,7 +68,7 @@ def read_bytes(path: Path, error: Error = DataError, most: int = MAX_BYTES) -> b
     except (OSError, ValueError) as fault:  # ValueError: a name with a NUL byte
         raise error(f"{path}: cannot be read ({fault}).") from None
     if len(content) > most:
-        raise error(f"{path}: is larger than {most:,} bytes, more than such a file ever is. Is it another file?")
+        raise error(f"{path}: is larger than {most:,} bytes, too large for such a file. It may be another file.")
     return content
 
 
@@ -116,4 +116,4 @@ def _check_text(text: str) -> None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise Malformed(f"half a character in {text[:40]!r}") from None
+            raise Malformed(f"incomplete character (surrogate) in {text[:40]!r}") from None

@@ -33,7 +33,7 @@ def parse_parameters(value: Any) -> int:
         count = 0
     if not 1 <= count <= LARGEST_MODEL:
         raise ValueError(
-            f"{value!r} is no number of parameters. Write for example 30k, 1M, 2.5e6 or 12000, at most 10T."
+            f"{value!r} is not a number of parameters. Write for example 30k, 1M, 2.5e6 or 12000, at most 10T."
         )
     return count
 

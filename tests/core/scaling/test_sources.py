@@ -183,14 +183,14 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed (extra tables)")
     path = tmp_path / "t.parquet"
     path.write_bytes(b"PAR1 it is not")
-    with pytest.raises(DataError, match=r"t.parquet: is no parquet that can be read"):
+    with pytest.raises(DataError, match=r"t.parquet: is not a readable parquet file"):
         read_table(path, {})
 
 
 def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("n,loss,größe\n1,2,3\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"t.csv: is no text in UTF-8"):
+    with pytest.raises(DataError, match=r"t.csv: is not UTF-8 text"):
         read_table(path, {})
 
 

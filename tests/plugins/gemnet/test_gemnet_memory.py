@@ -22,7 +22,7 @@ def test_a_batch_that_no_memory_holds_is_refused_with_its_counts_and_what_to_cha
     monkeypatch.setattr("matscale.plugins.gemnet.memory.total_memory", lambda device: 10_000)
     pattern = (
         r"a batch of 10 atoms has \d+ edges, [\d,]+ triplets, [\d,]+ quadruplets, which take at least 0.0 GiB; cpu has "
-        r"0.0 GiB. Let a batch hold less \(batch.structures, .*cutoff \(now 3.5 Å\) or max_neighbors \(now all\)"
+        r"0.0 GiB. Make batches smaller \(batch.structures, .*cutoff \(now 3.5 Å\) or max_neighbors \(now all\)"
     )
     with pytest.raises(ConfigError, match=pattern):
         model(data)

@@ -298,7 +298,7 @@ def _labelled(
 
 
 def scales(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
-    """Sizes of the labels of the structures at `indices`, for scaling a model's outputs.
+    """Scales of the labels of the structures at `indices`, for scaling a model's outputs.
 
     `energy_per_atom` [eV]: std of the referenced energy per atom; `energy` [eV]: std of the referenced total energy;
     `forces` [eV/Å]: rms of the components; `stress` [eV/Å³]: rms of the nine components. A label that is missing

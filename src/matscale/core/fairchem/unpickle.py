@@ -5,14 +5,14 @@
 A pickle is a program. This is the only file of matscale that loads one. `matscale import` starts it by its path, so
 that no other part of matscale is in the process. Its steps:
 
-1. The archive has to be what `torch.save` writes: a zip whose members are stored, not compressed, so that nothing in it
-   can be larger than the file.
-2. The pickle is read as a list of instructions, without running them. Every global that it names has to be one of
-   `ALLOWED`: ordered dicts, and what rebuilds a tensor from its bytes; or one of `STAND_INS`: the classes in which
-   fairchem 2 wraps its dicts and lists. Anything else is refused by name.
-3. `torch.load` with `weights_only=True`, which has such a list of its own, under a limit of memory. Of the classes of
-   fairchem 2 nothing is imported: each is stood in for by one that holds attributes and does nothing (`Inert`).
-4. What comes out has to be numbers, texts, lists, dicts and tensors under keys that are known (`TAKEN`, `PASSED_OVER`,
+1. Check that the archive has the form of `torch.save`: a zip file with stored, uncompressed members, so that no member
+   is larger than the file.
+2. Read the pickle as a list of instructions, without running them. Every global in it must be in `ALLOWED` (ordered
+   dicts, and functions that rebuild a tensor from its bytes) or in `STAND_INS` (classes in which fairchem 2 wraps dicts
+   and lists). The file is refused if there is any other global.
+3. Call `torch.load` with `weights_only=True`, which has a similar list of allowed globals, under a memory limit. Classes
+   of fairchem 2 are not imported: a class that only stores attributes (`Inert`) replaces each of them.
+4. Check that the result has only numbers, texts, lists, dicts and tensors, under known keys (`TAKEN`, `PASSED_OVER`,
    `INFERENCE`).
 
 Exit code 3 with one line on stderr for a file that is refused.
@@ -82,7 +82,7 @@ def check_archive(path: Path) -> None:
             members = archive.infolist()
             for member in members:
                 if member.compress_type != zipfile.ZIP_STORED:
-                    raise RefusedError(f"its member {member.filename!r} is compressed, which torch.save never does")
+                    raise RefusedError(f"its member {member.filename!r} is compressed, unlike those of torch.save")
             pickles = [m for m in members if m.filename.endswith(".pkl")]
             if len(pickles) != 1 or not pickles[0].filename.endswith("data.pkl"):
                 raise RefusedError("it is a zip file, but not one that torch.save wrote (no single data.pkl in it)")

@@ -158,7 +158,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     manifest = _json(folder / "manifest.json")
     version, files = manifest.get("format_version"), manifest.get("files")
     if not isinstance(version, int) or not isinstance(files, dict):
-        raise DamagedCheckpoint(f"{folder}: manifest.json is not that of a checkpoint.")
+        raise DamagedCheckpoint(f"{folder}: manifest.json does not belong to a checkpoint.")
     if version > FORMAT_VERSION:
         raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")
     if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(files):
@@ -176,7 +176,7 @@ def _check(path: Path, entry: Any) -> None:
     if path.stat().st_size != size:
         raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, {size} were written.")
     if _digest(path) != digest:
-        raise DamagedCheckpoint(f"{path}: its content is not what was written (SHA-256 differs).")
+        raise DamagedCheckpoint(f"{path}: its content has changed since it was written (SHA-256 differs).")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -195,9 +195,9 @@ def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     _check(folder / "state.json", manifest["files"]["state.json"])
     state = _json(folder / "state.json")
     if DIGEST in state and state[DIGEST] != digest_of(state):
-        raise DamagedCheckpoint(f"{folder}: state.json is not what was written (its own digest differs).")
+        raise DamagedCheckpoint(f"{folder}: state.json has changed since it was written (its digest differs).")
     if DIGEST not in state and "tensors" in state:
-        raise DamagedCheckpoint(f"{folder}: state.json was written with a digest, and has none.")
+        raise DamagedCheckpoint(f"{folder}: state.json is damaged (its digest is missing).")
     groups = state.get("tensors")
     listed = {name.removesuffix(".safetensors") for name in manifest["files"] if name.endswith(".safetensors")}
     if groups is not None and listed != {*groups}:

@@ -104,7 +104,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     path = folder / INFO
     info = read_sealed(path)
     if DIGEST not in info and _was_sealed(folder, info):
-        raise DamagedRecord(f"{path}: is damaged (it was written with a digest, and has none).")
+        raise DamagedRecord(f"{path}: is damaged (its digest is missing).")
     version = info.get("format_version", 0)
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise MatscaleError(f"{folder}: written by a newer matscale (format {version}). Update matscale.")

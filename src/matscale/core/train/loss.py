@@ -3,9 +3,9 @@
     objective = w_E mean_s e(ΔE_s / N_s) + w_F mean_i f(ΔF_i) + w_iso mean_s g(Δσ_iso) + w_aniso mean_s g(Δσ_aniso)
 
 Each term has a weight and a kind, chosen by name from what plugins register. The defaults are those of OMat24
-(arXiv:2410.12771): 2.5 MAE, 20 L2 norm, 5 MAE, 5 MAE, here of residuals in eV/atom, eV/Å and eV/Å³. A stress is taken
-apart over its six Voigt slots: isotropic (p, p, p, 0, 0, 0) with p a third of the trace, anisotropic the rest.
-Structures (atoms) without the label are left out of sum and count alike. Energies are compared in float64.
+(arXiv:2410.12771): 2.5 MAE, 20 L2 norm, 5 MAE, 5 MAE, here of residuals in eV/atom, eV/Å and eV/Å³. The six Voigt
+components of a stress are split into an isotropic part (p, p, p, 0, 0, 0), with p a third of the trace, and the
+anisotropic rest. Structures or atoms without a label are left out of sum and count. Energies are compared in float64.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def check_fits(config: GemNetConfig, edges: Links, middle: Links | None) -> None
         found += f", {int((degree[middle.target] * degree[middle.source]).sum()):,} quadruplets"
     raise ConfigError(
         f"gemnet: a batch of {edges.n_atoms:,} atoms has {found}, which take at least {needed / 2**30:,.1f} GiB; "
-        f"{edges.vec.device} has {there / 2**30:,.1f} GiB. Let a batch hold less (batch.structures, batch.atoms or "
+        f"{edges.vec.device} has {there / 2**30:,.1f} GiB. Make batches smaller (batch.structures, batch.atoms or "
         "batch.edges, with batch.accumulate to make up for it), or give an atom fewer neighbours: "
         f"architecture.config.cutoff (now {config.cutoff:g} Å) or max_neighbors (now {config.max_neighbors or 'all'})."
     )

@@ -104,7 +104,7 @@ class Manifest(_Part):
             )
         checksum = values.pop("checksum", None)  # datasets of older versions have no checksum
         if checksum is None and "isolated_atoms" in values:
-            raise DataError(f"{path}: was written with a checksum, and has none. {_AGAIN}")
+            raise DataError(f"{path}: is damaged (its checksum is missing). {_AGAIN}")
         if checksum is not None and checksum != _checksum(values):
             raise DataError(f"{path}: has changed since it was written (its checksum differs). {_AGAIN}")
         try:

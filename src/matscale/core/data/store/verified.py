@@ -61,7 +61,7 @@ def check_once(path: Path, digest: str, inspect: Callable[[], object], against: 
             return False
         try:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise ValueError("has changed since it was written: its SHA-256 is not the manifest's")
+                raise ValueError("has changed since it was written: its SHA-256 differs from that in the manifest")
             inspect()
         except ValueError:
             _forget(path)

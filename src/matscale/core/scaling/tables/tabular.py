@@ -71,7 +71,7 @@ def _check(path: Path, place: str, column: str, cell: str) -> None:
     where = f"{place}, column {_short(column)}" if column else place
     if found := _SURROGATE.search(cell):
         what = f"byte 0x{ord(found[0]) - 0xDC00:02X}" if 0xDC80 <= ord(found[0]) <= 0xDCFF else "half a character"
-        raise DataError(f"{path}: is no text in UTF-8 ({where}: {what}). Save it in UTF-8.")
+        raise DataError(f"{path}: is not UTF-8 text ({where}: {what}). Save it in UTF-8.")
     if "\0" in cell:
         raise DataError(f"{path}: {where} holds a NUL character. The file is damaged, or no table: save it again.")
     if len(cell) > LONGEST:
@@ -256,7 +256,7 @@ def _json(path: Path, text: str) -> list[dict[str, Any]]:
     if rows:
         raise DataError(f"{path}: has its rows under {_short(rows[0])}. Write this list alone into a file: {advice}")
     if not _are_objects(records):
-        raise DataError(f"{path}: is no list of objects. {advice}")
+        raise DataError(f"{path}: is not a list of objects. {advice}")
     return records
 
 
@@ -295,7 +295,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         ) from None
 
     def refuse(error: object) -> NoReturn:
-        raise DataError(f"{path}: is no parquet that can be read ({error}). Write it again, or save it as CSV.")
+        raise DataError(f"{path}: is not a readable parquet file ({error}). Write it again, or save it as CSV.")
 
     try:
         # Without memory map and threads, a damaged file raises an error and does nothing else.

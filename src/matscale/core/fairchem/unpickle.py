@@ -10,8 +10,8 @@ that no other part of matscale is in the process. Its steps:
 2. Read the pickle as a list of instructions, without running them. Every global in it must be in `ALLOWED` (ordered
    dicts, and functions that rebuild a tensor from its bytes) or in `STAND_INS` (classes in which fairchem 2 wraps dicts
    and lists). The file is refused if there is any other global.
-3. Call `torch.load` with `weights_only=True`, which has a similar list of allowed globals, under a memory limit. Classes
-   of fairchem 2 are not imported: a class that only stores attributes (`Inert`) replaces each of them.
+3. Call `torch.load` with `weights_only=True`, which has a similar list of allowed globals, under a memory limit. No
+   class of fairchem 2 is imported: a class that only stores attributes (`Inert`) replaces each of them.
 4. Check that the result has only numbers, texts, lists, dicts and tensors, under known keys (`TAKEN`, `PASSED_OVER`,
    `INFERENCE`).
 

@@ -320,10 +320,10 @@ def test_tune_writes_a_rule_that_a_study_takes(
     ("options", "told"),
     [
         (["--epochs", "3", "--steps", "3"], "give one of them"),
-        (["--batch", "4,8", "--steps", "3"], "take --epochs"),
+        (["--batch", "4,8", "--steps", "3"], "use --epochs"),
         (["--batch", "4,x"], "not a valid integer"),
         (["--params", "3k,3k"], "not all different"),
-        (["--from", "1", "--to", "0.1"], "must go up"),
+        (["--from", "1", "--to", "0.1"], "must start above 0 and increase"),
     ],
 )
 def test_a_mistaken_tuning_is_refused(tmp_path: Path, options: list[str], told: str) -> None:

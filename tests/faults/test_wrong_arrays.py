@@ -50,9 +50,9 @@ def other(name, make):
 
 
 WRONG = {
-    "pointers run backwards": (put("atom_ptr", 5, 0), "atom_ptr runs backwards"),
-    "pointers far beyond": (put("atom_ptr", 5, 1 << 62), "atom_ptr runs backwards"),
-    "pointers that overflow": (put("atom_ptr", slice(5, 8), [2**63 - 1, -(2**63), -1]), "atom_ptr runs backwards"),
+    "pointers run backwards": (put("atom_ptr", 5, 0), "atom_ptr decreases"),
+    "pointers far beyond": (put("atom_ptr", 5, 1 << 62), "atom_ptr decreases"),
+    "pointers that overflow": (put("atom_ptr", slice(5, 8), [2**63 - 1, -(2**63), -1]), "atom_ptr decreases"),
     "pointers from -1": (put("atom_ptr", 0, -1), "atom_ptr begins at -1"),
     "pointers past the end": (put("atom_ptr", -1, 10**6), "holds|shape"),
     "pointers of another length": (other("atom_ptr", lambda a: a[:-1]), "holds|shape"),

@@ -131,7 +131,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused(emt, wrong, message):
 
 def test_a_labeler_of_any_element_wants_to_be_told_which():
     anything = Labeler("any", "", "", calculator=object, tag="any-1")
-    with pytest.raises(ConfigError, match="say which ones"):
+    with pytest.raises(ConfigError, match="choose some"):
         Recipe().of(anything)
     assert Recipe(elements=("Fe",), prototypes=("bcc",)).of(anything).elements == ("Fe",)
 

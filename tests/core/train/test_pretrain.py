@@ -205,7 +205,7 @@ def test_single_atoms_teach_nothing(data: Path, tmp_path: Path, task: str) -> No
         ({"pretrain": {"task": "denose"}}, "pretrain.task = 'denose'"),
         ({"pretrain": "denoise", "start": {"run": "runs/x"}}, "starts from new weights"),
         ({"pretrain": "denoise", "loss": {"energy": {"weight": 0}}}, "has its own loss"),
-        ({"pretrain": "distances", "compute": {"compile": True}}, "reads embeddings only"),
+        ({"pretrain": "distances", "compute": {"compile": True}}, "uses embeddings"),
     ],
 )
 def test_what_does_not_go_together_is_refused(keys: dict[str, Any], message: str) -> None:

@@ -76,9 +76,9 @@ def test_an_option_that_makes_it_another_network_is_refused_by_name(
         ("schnet", "state_dict/atomref.weight", torch.ones(1), r"atomref\.weight .* is not a weight of this model"),
         ("schnet", "state_dict/lin1.bias", None, r"no 'lin1\.bias'"),
         ("schnet", "state_dict/lin1.bias", torch.full((16,), torch.nan), r"lin1\.bias has NaN"),
-        ("gemnet-dt", "state_dict/out_blocks.9.extra", torch.ones(1), r"out_blocks\.9\.extra .* is no weight"),
+        ("gemnet-dt", "state_dict/out_blocks.9.extra", torch.ones(1), r"out_blocks\.9\.extra .* is not a weight"),
         ("gemnet-dt", "state_dict/out_blocks.0.scale_sum.scale_factor", None, r"no 'out_blocks\.0\.scale_sum"),
-        ("gemnet-dt", "scale_dict", {"Warp_1_sum": 2.0}, r"Warp_1_sum\.scale_factor .* is no weight"),
+        ("gemnet-dt", "scale_dict", {"Warp_1_sum": 2.0}, r"Warp_1_sum\.scale_factor .* is not a weight"),
         ("gemnet-dt", "scale_dict", {"OutBlock_0_sum": "two"}, "OutBlock_0_sum in scale_dict is no number"),
         (
             "gemnet-dt",

@@ -102,7 +102,7 @@ def test_a_checkpoint_whose_digests_are_deleted_counts_as_damaged(run):
     change(folder / "state.json", digest=None)
     entry = {"size": (folder / "state.json").stat().st_size, "sha256": checkpoint._digest(folder / "state.json")}
     change(folder / "manifest.json", files=manifest["files"] | {"state.json": entry})
-    with pytest.raises(checkpoint.DamagedCheckpoint, match="written with a digest"):
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="its digest is missing"):
         checkpoint.state_of(folder)
 
 

@@ -96,7 +96,7 @@ def test_files_that_no_reader_knows_are_listed_and_strict_refuses_them(structure
     assert [str(path.relative_to(folder)) for path in passed] == expected
     done = CliRunner().invoke(main, ["data", "pack", str(folder), "-o", str(tmp_path / "out")])
     assert done.exit_code == 0
-    assert "9 files were passed over" in done.stderr
+    assert "9 files were skipped" in done.stderr
     assert "b.parquet" in done.stderr
     assert "1 .parquet" in done.stderr
     assert len(PackedDataset.open(tmp_path / "out").manifest.passed_over) == 9

@@ -193,7 +193,7 @@ def test_single_atoms_teach_nothing(data: Path, tmp_path: Path, task: str) -> No
         if len(s) == 1:
             writer.append(s)
     writer.finish()
-    with pytest.raises(ConfigError, match="of one atom"):
+    with pytest.raises(ConfigError, match="a single atom"):
         trained(configured(tmp_path / "atoms", "schnet", task), tmp_path / "run")
 
 

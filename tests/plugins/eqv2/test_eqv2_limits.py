@@ -48,7 +48,10 @@ def refused(code: int, *arguments: object) -> str:
         (["lmax=6", "grid_resolution=12"], "grid_resolution = 12 with lmax = 6: the grid has to be even and at least"),
         (["grid=lebedev", "lmax=6", "grid_resolution=14"], "no Lebedev rule of degree 13"),
         (["grid=lebedev", "grid_resolution=8"], "at least 2(lmax + 1) = 10"),
-        (["strict_neighbors=true", "max_neighbors=0"], "strict_neighbors = true with max_neighbors = 0: all neighbours within"),
+        (
+            ["strict_neighbors=true", "max_neighbors=0"],
+            "strict_neighbors = true with max_neighbors = 0: all neighbours within",
+        ),
         (["max_atomic_number=119"], "max_atomic_number = 119: Input should be less than or equal to 118"),
     ],
 )

@@ -56,7 +56,7 @@ def changed(plain: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("escaip-direct", "activation", "relu", "activation = 'relu'"),
         ("escaip-direct", "use_global_readout", True, "use_global_readout = True"),
         ("escaip-direct", "use_envelope", 1, "use_envelope = 1: escaip has only True"),
-        ("escaip-direct", "output_hidden_layer_multiplier", 3, "output_hidden_layer_multiplier = 3: escaip needs one value"),
+        ("escaip-direct", "output_hidden_layer_multiplier", 3, "multiplier = 3: escaip needs one value"),
         ("escaip-direct", "max_num_elements", "96", "max_num_elements = '96': a whole number"),
         ("escaip-direct", "warp", 9, "unknown option warp = 9 of escaip"),
     ],

@@ -158,7 +158,7 @@ def bootstrap(
     effects = rng.choice(noise.sizes, (samples, noise.n_sizes)) * rng.choice([-1.0, 1.0], (samples, noise.n_sizes))
     simulated = fitted + effects[:, size] + _smoothed(noise, rng, (samples, len(y)))
     # Samples lie near the fit: its parameters are a good start for all, and a loose tolerance is enough for quantiles.
-    draws = refine(law, np.tile(solution.theta, (samples, 1)), x, simulated, delta=delta, steps=40, tolerance=1e-6)
+    draws = refine(law, np.tile(solution.theta, (samples, 1)), x, simulated, delta=delta, steps=60, tolerance=1e-6)
     return Draws(law, solution.theta, solution.frame, draws, _freedom(law, solution.theta, x, noise, between), noise)
 
 

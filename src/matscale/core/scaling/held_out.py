@@ -107,7 +107,7 @@ def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int =
     rest = ~top
     if rest.sum() <= 2 * law.n_parameters or any(len(np.unique(np.round(c[rest], 2))) < 3 for c in logx.T):
         return []
-    found = solve(law, logx[rest], logy[rest], HUBER)
+    found = solve(law, logx[rest], logy[rest], HUBER, polishes=False)
     around = bootstrap(law, found, logx[rest], logy[rest], groups(np.exp(logx[rest, 0])), samples=300)
     order = np.flatnonzero(top)[np.argsort(effort[top], kind="stable")]
     cells: dict[tuple[float, ...], list[int]] = {}

@@ -19,6 +19,8 @@ HUBER = 1e-3
 """Width of Huber's function on runs, in ln L."""
 TOGETHER = 16_384
 """Points of all samples that are refined together, so that their arrays fit into the cache of a core."""
+AHEAD = 0.1
+"""Share of a step at which the law is tried, to see how it bends along it."""
 
 
 @dataclass(frozen=True)
@@ -85,70 +87,84 @@ def refine(
     y = np.broadcast_to(y, (len(theta), y.shape[-1]))
     w = np.ones_like(y) if weights is None else np.broadcast_to(weights, y.shape)
     moving = None if free is None else free.astype(np.float64)
-    several = max(1, TOGETHER // y.shape[-1])
-    parts = [slice(k, k + several) for k in range(0, len(theta), several)]
-    ends = [_refined(law, theta[p], x, y[p], w[p], delta, moving, steps, tolerance) for p in parts]
-    return np.concatenate(ends) if ends else theta
+    # Seeds of one size share a row of x: the law is computed once for them.
+    points, row = np.unique(x, axis=0, return_inverse=True)
+    order = np.argsort(row, kind="stable")
+    counts = np.bincount(row)
+    first = np.cumsum(counts) - counts
+    y, w = y[:, order], w[:, order]
+    residual, cost = np.empty(y.shape), np.empty(len(theta))
+    damping, pull = np.full(len(theta), 1e-3), np.ones(len(theta))
+    several = max(1, TOGETHER // len(points))
 
+    def parts(of: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        return [of[k : k + several] for k in range(0, len(of), several)]
 
-def _refined(
-    law: Law,
-    theta: Array,
-    x: Array,
-    y: Array,
-    w: Array,
-    delta: float | None,
-    moving: Array | None,
-    steps: int,
-    tolerance: float,
-) -> Array:
-    theta = theta.copy()
-    with np.errstate(over="ignore", invalid="ignore"):
-        residual = law.value(theta, x) - y
-    damping, cost = np.full(len(theta), 1e-3), _total(residual, delta, w)
-    active = np.arange(len(theta))
-    for _ in range(steps):
-        if len(active) == 0:
-            break
-        step = _step(law, theta[active], x, residual[active], w[active], delta, damping[active], moving)
-        trial = law.bounded(theta[active] + step)
+    def at(theta: Array, part: NDArray[np.intp]) -> tuple[Array, Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            off = law.value(trial, x) - y[active]
-        new = _total(off, delta, w[active])
-        better = new < cost[active]
-        gain = cost[active] - new
-        done = (better & (gain <= tolerance * cost[active])) | (~better & (damping[active] > 1e8))
-        moved = active[better]
-        theta[moved], cost[moved], residual[moved] = trial[better], new[better], off[better]
-        damping[active] *= np.where(better, 0.2, 8.0)
-        damping = np.maximum(damping, 1e-12)
-        active = active[~done]
+            off = np.repeat(law.value(theta, points), counts, axis=1) - y[part]
+        return off, _total(off, delta, w[part])
+
+    active = np.arange(len(theta))
+    for part in parts(active):
+        residual[part], cost[part] = at(theta[part], part)
+    for _ in range(steps):
+        done = np.zeros(len(theta), dtype=bool)
+        for part in parts(active):
+            of_runs = _weights(residual[part], w[part], delta, pull[part])
+            slope, curvature = (np.add.reduceat(column, first, axis=1) for column in of_runs)
+            now = residual[part][:, first] + y[part][:, first]
+            step = _step(law, theta[part], points, now, slope, curvature, damping[part], moving)
+            trial = law.bounded(theta[part] + step)
+            off, new = at(trial, part)
+            better, gain = new < cost[part], cost[part] - new
+            done[part] = np.where(better, gain <= tolerance * cost[part], damping[part] > 1e8)
+            moved = part[better]
+            theta[moved], cost[moved], residual[moved] = trial[better], new[better], off[better]
+            damping[part] = np.maximum(damping[part] * np.where(better, 0.2, 8.0), 1e-12)
+            pull[part] = np.clip(pull[part] * np.where(better, 0.5, 3.0), 1e-3, 1.0)
+        active = active[~done[active]]
     return theta
 
 
+def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tuple[Array, Array]:
+    """Slope of each point's cost [b, k], and the curvature that a step reckons with.
+
+    Huber's function is straight beyond δ. A curvature of δ / |r| there (reweighting) never steps too far and takes
+    forty steps, since most points lie beyond; one of 0 (Newton's) ends in a few, but may overshoot. So `pull` [b], the
+    share of the former, falls while steps succeed and rises when one fails.
+    """
+    if delta is None:
+        return w * residual, w
+    size = np.abs(residual)
+    beyond = pull[:, None] * delta / np.maximum(size, delta)
+    return w * np.clip(residual, -delta, delta), w * np.where(size <= delta, 1.0, beyond)
+
+
 def _step(
-    law: Law,
-    theta: Array,
-    x: Array,
-    residual: Array,
-    w: Array,
-    delta: float | None,
-    damping: Array,
-    moving: Array | None,
+    law: Law, theta: Array, x: Array, now: Array, slope: Array, curvature: Array, damping: Array, moving: Array | None
 ) -> Array:
-    if delta is not None:
-        w = w * np.minimum(1.0, delta / np.maximum(np.abs(residual), 1e-300))
+    """A damped Newton step, and half of what the law bends along it (`now` are its values at `theta`).
+
+    Minima of laws with many parameters lie in narrow curved valleys, which straight steps follow in short ones. The
+    second derivative along the step turns it with the valley (Transtrum & Sethna, arXiv:1201.5885).
+    """
     jacobian = law.derivatives(theta, x)  # [b, k, p]
     jacobian = jacobian if moving is None else jacobian * moving
-    weighted = jacobian * w[..., None]
-    hessian = np.swapaxes(weighted, 1, 2) @ jacobian
-    gradient = np.einsum("bkp,bk->bp", weighted, residual)
+    across = np.swapaxes(jacobian, 1, 2)
+    hessian = across @ (jacobian * curvature[..., None])
     diagonal = np.einsum("bpp->bp", hessian)
     ridge = damping[:, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
     hessian = hessian + ridge[:, :, None] * np.eye(law.n_parameters)
-    step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
-    step = np.clip(step, -3.0, 3.0)
-    return np.asarray(step if moving is None else step * moving)
+    step = np.clip(-np.linalg.solve(hessian, across @ slope[..., None])[..., 0], -3.0, 3.0)
+    step = step if moving is None else step * moving
+    with np.errstate(over="ignore", invalid="ignore"):
+        chord = (law.value(theta + AHEAD * step, x) - now) / AHEAD
+        bend = np.nan_to_num((chord - (jacobian @ step[..., None])[..., 0]) / AHEAD, posinf=0.0, neginf=0.0)
+        turn = -np.linalg.solve(hessian, across @ (curvature * bend)[..., None])[..., 0]
+        is_small = (diagonal * turn**2).sum(axis=1) <= 0.14 * (diagonal * step**2).sum(axis=1)
+    turned = np.clip(step + turn * is_small[:, None], -3.0, 3.0)
+    return np.asarray(turned if moving is None else turned * moving)
 
 
 def polish(law: Law, theta: Array, x: Array, y: Array, delta: float, rounds: int = 3) -> Array:

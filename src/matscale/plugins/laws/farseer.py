@@ -30,30 +30,44 @@ def bent(n: Array, power: Array) -> tuple[Array, Array]:
     z = np.clip(power * n, -30.0, 30.0)
     small = np.abs(z) < 1e-4
     safe, at = np.where(small, 1.0, z), np.where(small, 1.0, power)
-    value = np.where(small, n * (1 + z / 2), np.expm1(safe) / at)
-    slope = np.where(small, n**2 * (0.5 + z / 3), (safe * np.exp(safe) - np.expm1(safe)) / at**2)
+    grown = np.expm1(safe)
+    value = np.where(small, n * (1 + z / 2), grown / at)
+    slope = np.where(small, n**2 * (0.5 + z / 3), (safe * (grown + 1) - grown) / at**2)
     return value, slope
 
 
-def _parts(theta: Array, x: Array) -> tuple[Array, ...]:
+def _of_size(theta: Array, n: Array) -> tuple[Array, ...]:
+    """Functions of N alone: ln of the floor, of the data term at D = 1, slope in ln D; and what derivatives need."""
     e, s, q, a, t, b, beta, g, c = (theta[..., j, None] for j in range(9))
-    n, d = x[..., 0] - ANCHOR, x[..., 1]
     (floor, d_q), (lever, d_b), (steeper, d_c) = bent(n, q), bent(n, b), bent(n, c)
     with np.errstate(over="ignore"):
         slope = np.exp(np.minimum(beta - g * steeper, 5.0))
     # The value at N1 and D1 is independent of the exponents; otherwise the search would have to change both together.
-    falling = a - t * lever - slope * d + np.exp(np.minimum(beta, 5.0)) * ANCHOR
-    level = np.broadcast_to(e - s * floor, falling.shape)
-    return np.stack([level, falling]), floor, s * d_q, lever, t * d_b, slope * d, steeper, g * d_c
+    value = a - t * lever + np.exp(np.minimum(beta, 5.0)) * ANCHOR
+    return e - s * floor, value, slope, floor, s * d_q, lever, t * d_b, steeper, g * d_c
+
+
+def _at_runs(theta: Array, x: Array, count: int) -> list[Array]:
+    """Compute the first `count` functions of N at the runs.
+
+    Runs have few sizes, and exponentials are what a fit of this law would spend its time on.
+    """
+    n = x[..., 0] - ANCHOR
+    if n.ndim > 1:
+        return list(_of_size(theta, n)[:count])
+    sizes, size = np.unique(n, return_inverse=True)
+    return [column[..., size] for column in _of_size(theta, sizes)[:count]]
 
 
 def farseer(theta: Array, x: Array) -> Array:
-    return log_sum(_parts(theta, x)[0])
+    level, value, slope = _at_runs(theta, x, 3)
+    return log_sum(np.stack([level, value - slope * x[..., 1]]))
 
 
 def jacobian(theta: Array, x: Array) -> Array:
-    terms, floor, by_q, lever, by_b, slope, steeper, by_c = _parts(theta, x)
-    level, falling = shares(terms)
+    level, value, slope, floor, by_q, lever, by_b, steeper, by_c = _at_runs(theta, x, 9)
+    slope = slope * x[..., 1]
+    level, falling = shares(np.stack([level, value - slope]))
     by_beta = np.exp(np.minimum(theta[..., 6, None], 5.0)) * ANCHOR - slope
     columns = [
         *(level, -level * floor, -level * by_q),

@@ -130,7 +130,7 @@ def fit_all(
     table = pooled(table) if options.pool else table
     told: list[str] = []
     found = []
-    _refuse_single_rows(table)
+    refuse_single_rows(table)
     for name in table.architectures:
         part = table.of_architecture(name)
         known = ways(part) if law == "auto" else [law]
@@ -151,14 +151,14 @@ def fit_all(
     return found
 
 
-def _refuse_single_rows(table: Table) -> None:
+def refuse_single_rows(table: Table) -> None:
     """Raises DataError for a table with one row per architecture, such as a leaderboard."""
     names = table.architectures
     if len(names) > 1 and len(table.ends()) == len(names):
         raise DataError(
             f"Each of the {len(names):,} architectures ({listed(names)}) has one row, and a law needs at least four "
-            "sizes. Fit one law over all of them: --pool; or name larger groups and give each an offset: --map "
-            "arch=COLUMN --law mixed."
+            "sizes. Fit one law over all of them: matscale fit --pool; or name larger groups and give each an offset: "
+            "--map arch=COLUMN --law mixed."
         )
 
 

@@ -72,8 +72,11 @@ class Score:
 def pool_of(table: Table, law: Law, far: Table | None = None) -> Pool:
     """Runs of `table` for sale; the held-out runs are those of `far`, or else the most expensive tenth of `table`.
 
-    Both tables have a column c, the cost. Raises DataError for a missing column or too few runs.
+    Both tables have a column c, the cost. Raises DataError for a missing column or too few runs, ConfigError for a law
+    in one variable.
     """
+    if law.axes == ("x",):
+        raise ConfigError(f"A replay takes a law of several variables, such as nd; {law.name} has one.")
     runs = table.ends()
     for part in (runs, far) if far is not None else (runs,):
         missing = [axis for axis in (*law.axes, "c") if not part.has(axis)]

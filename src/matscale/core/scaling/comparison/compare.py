@@ -22,13 +22,14 @@ from matscale.core.scaling.comparison.difference import DIFFERENT, LOCAL, NOT_SH
 from matscale.core.scaling.comparison.equivalence import check_margin, holm, tested_for_equality
 from matscale.core.scaling.comparison.joint_pairs import tested_jointly
 from matscale.core.scaling.comparison.multipliers import Subject, multipliers
-from matscale.core.scaling.fit import Options, beside, joint_law
+from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import BESIDE, Means, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.one_variable import check_enough, fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.tables.table import Table, groups
+from matscale.core.scaling.text import listed
 from matscale.core.scaling.verdict import LOCAL_SLOPE, learning
 
 
@@ -113,7 +114,9 @@ def compare(
             raise ConfigError(f"There are no runs of {name!r}. {did_you_mean(name, table.architectures)}")
     if len(names) < 2:
         raise ConfigError(f"A comparison needs two architectures; there is {', '.join(names) or 'none'}.")
-    axis = axis or ("c" if table.take(np.isin(table.words["arch"], names)).has("c") else "n")
+    named = table.take(np.isin(table.words["arch"], names))
+    refuse_single_rows(named)
+    axis = axis or ("c" if named.has("c") else "n")
     parts, fixed = _slices({name: table.of_architecture(name).ends() for name in names}, axis, at)
     means, no_learning = {}, {}
     for name, part in parts.items():
@@ -124,7 +127,7 @@ def compare(
         if bar is not None and not any(r.is_no_learning for r in no_learning[name]):
             part = part.keep(part["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
         means[name] = size_means(part, axis, fixed)
-        _check_enough(name, means[name])
+    _check_enough(means)
     owns = {name: fit_means(m, _unbroken(laws), target, no_learning[name]) for name, m in means.items()}
     law = _common_form(owns, laws)
     fits = {name: fit_means(means[name], [law], target, no_learning[name]) for name in names}
@@ -161,12 +164,23 @@ def _standing(joint: Fit | None) -> Fit | None:
     return joint if joint is not None and joint.is_law else None
 
 
-def _check_enough(name: str, means: Means) -> None:
-    """Raises DataError that names an architecture with too few sizes."""
-    try:
-        check_enough(means)
-    except DataError as error:
-        raise DataError(f"{name}: {error} To compare the others, name them with --arch.") from None
+def _check_enough(means: Mapping[str, Means]) -> None:
+    """Raises DataError that says which of the architectures have too few sizes."""
+    few = {}
+    for name, of_name in means.items():
+        try:
+            check_enough(of_name)
+        except DataError as error:
+            few[name] = error
+    if len(few) == 1:
+        raise DataError(f"{next(iter(few))}: {next(iter(few.values()))} To compare the others, name them with --arch.")
+    if few:
+        left = len(means) - len(few)
+        others = f"the {left} others" if left > 1 else "architectures with more"
+        raise DataError(
+            f"{len(few)} architectures ({listed(list(few))}) have fewer than three sizes, and a law needs at least 4 "
+            f"over a decade. To compare {others}, name them with --arch; matscale fit --law mixed takes all together."
+        )
 
 
 def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[str, Table], str]:

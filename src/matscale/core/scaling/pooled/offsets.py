@@ -49,8 +49,9 @@ def pool(table: Table) -> Table:
     """Pool a table: the same rows, as if of one architecture. Raises ConfigError if there is only one."""
     names = table.architectures
     if len(names) < 2:
+        named = f" ({names[0]})" if any(names) else ""
         raise ConfigError(
-            f"There is nothing to pool: all rows are of one architecture{f' ({names[0]})' if names else ''}. Leave out "
+            f"There is nothing to pool: all rows are of one architecture{named}. Leave out "
             "--pool, or say which column names the groups: --map arch=COLUMN."
         )
     one = np.full(len(table), everyone(len(names)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,30 @@ class HeldOut:
     covered_80: bool
     can_fail: bool = True
     """Whether the test could fail: the interval is narrower than the range of the losses that the law was fitted to."""
+
+    @classmethod
+    def of(
+        cls,
+        at: Mapping[str, float],
+        centre: float,
+        found: float,
+        ends: tuple[float, float],
+        ends_80: tuple[float, float],
+        span: float,
+    ) -> HeldOut:
+        """Make one from logarithms: axis -> ln size; ln of the predicted loss, of the found one and of interval ends.
+
+        `span` is that of ln of the losses that the law was fitted to.
+        """
+        return cls(
+            at={axis: float(np.exp(x)) for axis, x in at.items()},
+            predicted=float(np.exp(centre)),
+            found=float(np.exp(found)),
+            low=float(np.exp(ends[0])),
+            high=float(np.exp(ends[1])),
+            covered_80=bool(ends_80[0] <= found <= ends_80[1]),
+            can_fail=bool(ends[1] - ends[0] < span),
+        )
 
     @property
     def error(self) -> float:
@@ -79,20 +104,13 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
     found = solve(law, kept.x, kept.y, weights=weights)
     around = spread(law, found.theta, found.frame, kept.x, kept.y, means.noise, weights)
     x, y = means.x[k:], means.y[k:]
-    log_l = law.value(found.theta, x - found.frame.x) + found.frame.y
+    centre = law.value(found.theta, x - found.frame.x) + found.frame.y
     half, half_80 = around.half_width(x, level), around.half_width(x, 0.8)
+    span = float(np.ptp(kept.y))
     with np.errstate(over="ignore"):
         return [
-            HeldOut(
-                at={means.axis: float(np.exp(x[j, 0]))},
-                predicted=float(np.exp(log_l[j])),
-                found=float(np.exp(y[j])),
-                low=float(np.exp(log_l[j] - half[j])),
-                high=float(np.exp(log_l[j] + half[j])),
-                covered_80=bool(abs(log_l[j] - y[j]) <= half_80[j]),
-                can_fail=bool(2 * half[j] < np.ptp(kept.y)),
-            )
-            for j in range(len(y))
+            HeldOut.of({means.axis: log_x}, c, log_l, (c - h, c + h), (c - h_80, c + h_80), span)
+            for log_x, c, log_l, h, h_80 in zip(x[:, 0], centre, y, half, half_80)
         ]
 
 
@@ -117,16 +135,6 @@ def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int =
     at = np.stack([logx[cell].mean(axis=0) for cell in members])
     y = np.array([logy[cell].mean() for cell in members])
     centre = law.value(found.theta, at - found.frame.x) + found.frame.y
-    (low, high), (low_80, high_80) = around.band(at, 0.95), around.band(at, 0.8)
-    return [
-        HeldOut(
-            at={axis: float(np.exp(at[j, a])) for a, axis in enumerate(law.axes)},
-            predicted=float(np.exp(centre[j])),
-            found=float(np.exp(y[j])),
-            low=float(np.exp(low[j])),
-            high=float(np.exp(high[j])),
-            covered_80=bool(low_80[j] <= y[j] <= high_80[j]),
-            can_fail=bool(high[j] - low[j] < np.ptp(logy[rest])),
-        )
-        for j in range(len(members))
-    ]
+    span = float(np.ptp(logy[rest]))
+    ends, ends_80 = (list(zip(*around.band(at, level))) for level in (0.95, 0.8))
+    return [HeldOut.of(dict(zip(law.axes, at[j])), centre[j], y[j], ends[j], ends_80[j], span) for j in range(len(y))]

@@ -18,8 +18,8 @@ from matscale.core.scaling.law import Array, Law, named
 from matscale.core.scaling.means import size_means
 from matscale.core.scaling.solve import HUBER, Solution, refine
 from matscale.core.scaling.tables.table import Table, groups
-from matscale.core.scaling.text import counted, percent, size
-from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, Reason, flat, is_large, missed
+from matscale.core.scaling.text import percent, size
+from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, missed, too_few
 
 
 def joint_reasons(
@@ -53,12 +53,8 @@ def _few(law: Law, runs: Table) -> list[Reason]:
     for axis, least in zip(law.axes, (4, 3, 3)):
         n = int(groups(runs[axis]).max()) + 1
         decades = float(np.log10(runs[axis].max() / runs[axis].min()))
-        if axis == "e":
-            continue
-        if n < least:
-            found.append(Reason("b", f"{counted(n, 'size')} in {axis}; a joint law needs {least}"))
-        if decades < DECADE:
-            found.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
+        if axis != "e":
+            found += too_few(axis, n, decades, least=least, needed=f"a joint law needs {least}")
     return found
 
 

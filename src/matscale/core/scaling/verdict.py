@@ -30,7 +30,7 @@ from matscale.core.scaling.intervals import Spread, wide_enough
 from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import refine
-from matscale.core.scaling.text import percent, size
+from matscale.core.scaling.text import counted, percent, size
 
 LAWS = ("law", "law with floor", "broken law")
 LOCAL_SLOPE, REJECTED, INCOMPLETE = "local slope", "rejected", "incomplete design"
@@ -126,12 +126,21 @@ def one_variable(
 
 
 def few(means: Means) -> list[Reason]:
-    reasons = []
-    if len(means) < 4:
-        points = "points" if means.axis == "c" else "sizes"
-        reasons.append(Reason("b", f"{len(means)} {points} in {means.axis}; a law needs 4, and a test of it more"))
-    if means.decades < DECADE:
-        reasons.append(Reason("b", f"{means.axis} spans {means.decades:.1f} decades; a law needs one"))
+    return too_few(means.axis, len(means), means.decades, "point" if means.axis == "c" else "size")
+
+
+def too_few(
+    axis: str,
+    n: int,
+    decades: float,
+    what: str = "size",
+    least: int = 4,
+    needed: str = "a law needs 4, and a test of it more",
+) -> list[Reason]:
+    """Trigger b: fewer than `least` sizes, or less than a decade between the smallest and the largest."""
+    reasons = [Reason("b", f"{counted(n, what)} in {axis}; {needed}")] if n < least else []
+    if decades < DECADE:
+        reasons.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
     return reasons
 
 

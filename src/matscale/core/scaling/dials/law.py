@@ -21,8 +21,8 @@ from matscale.core.scaling.dials.optima import Optimum
 from matscale.core.scaling.intervals import LEVEL, quantile, wide_enough
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.table import groups
-from matscale.core.scaling.text import counted, percent, size, with_interval
-from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, WORDS, Reason
+from matscale.core.scaling.text import percent, size, with_interval
+from matscale.core.scaling.verdict import SIGNIFICANT, WORDS, Reason, too_few
 
 LEARNING_RATE, BATCH = "learning rate", "batch"
 AT_EDGE = 0.1
@@ -218,13 +218,7 @@ def _few(sizes: Mapping[str, tuple[int, float]]) -> list[Reason]:
 
     `sizes` is axis -> (count, decades).
     """
-    reasons = []
-    for axis, (count, decades) in sizes.items():
-        if count < 4:
-            reasons.append(Reason("b", f"{counted(count, 'size')} in {axis}; a law needs 4, and a test of it more"))
-        elif decades < DECADE:
-            reasons.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
-    return reasons
+    return [reason for axis, (n, decades) in sizes.items() for reason in too_few(axis, n, decades)[:1]]
 
 
 def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDArray[np.int64]) -> list[Reason]:

@@ -27,7 +27,7 @@ from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import AXES, GROUP, Table, Words, groups
 from matscale.core.scaling.text import counted, listed, percent
-from matscale.core.scaling.verdict import DECADE, SIGNIFICANT, Reason, flat, is_large, learning, missed, verdict
+from matscale.core.scaling.verdict import SIGNIFICANT, Reason, flat, is_large, learning, missed, too_few, verdict
 
 PARAMETERS = ("A", "alpha", "tau", "sigma")
 
@@ -234,17 +234,8 @@ def hold_out(points: Points, axis: str) -> list[HeldOut]:
         centre = float(found.beta @ at[0]) + (0.0 if own is None else float(found.offsets[own])) + frame.y
         (low,), (high,) = (ends + frame.y for ends in found.of_line(at, LEVEL, own, new=True))
         (low_80,), (high_80,) = (ends + frame.y for ends in found.of_line(at, 0.8, own, new=True))
-        held.append(
-            HeldOut(
-                at={axis: float(np.exp(points.x[j]))},
-                predicted=float(np.exp(centre)),
-                found=float(np.exp(points.y[j])),
-                low=float(np.exp(low)),
-                high=float(np.exp(high)),
-                covered_80=bool(low_80 <= points.y[j] <= high_80),
-                can_fail=bool(high - low < np.ptp(rest.y)),
-            )
-        )
+        ends = (low, high), (low_80, high_80)
+        held.append(HeldOut.of({axis: points.x[j]}, centre, points.y[j], *ends, float(np.ptp(rest.y))))
     return held
 
 
@@ -261,7 +252,7 @@ def _reasons(
     held: list[HeldOut],
 ) -> list[Reason]:
     """Reasons of triggers b to i against the mixed law; `matscale.core.scaling.verdict` explains the triggers."""
-    reasons = _few(points, axis)
+    reasons = too_few(axis, points.n_sizes, float(np.ptp(points.x) / np.log(10)))
     if reasons:
         return reasons
     low, high = intervals["alpha"]
@@ -278,16 +269,6 @@ def _reasons(
     order = np.argsort(points.x, kind="stable")
     root = whiten(np.eye(len(points)), points.groups[1], ratio)[0][np.ix_(order, order)]
     return not_excluded(floor_chance(points.x[order], points.y[order], root), counted(len(points), "point"))
-
-
-def _few(points: Points, axis: str) -> list[Reason]:
-    found = []
-    if points.n_sizes < 4:
-        found.append(Reason("b", f"{points.n_sizes} sizes in {axis}; a law needs 4, and a test of it more"))
-    decades = float(np.ptp(points.x) / np.log(10))
-    if decades < DECADE:
-        found.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
-    return found
 
 
 def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Reason]:

@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from matscale.core.scaling.solve import amplitudes as amplitudes
     from matscale.core.scaling.solve import best_of as best_of
     from matscale.core.scaling.solve import log_amplitudes as log_amplitudes
+    from matscale.core.scoped import Scoped as Scoped
     from matscale.core.study.launcher import Ended as Ended
     from matscale.core.study.launcher import Job as Job
     from matscale.core.study.launcher import Launcher as Launcher
@@ -143,6 +144,7 @@ __all__ = [
     "Reader",
     "Role",
     "Run",
+    "Scoped",
     "Seconds",
     "ShiftedSoftplus",
     "Structure",
@@ -234,6 +236,7 @@ _LAZY = {
     "polynomial_cutoff": "matscale.core.model.layers.radial:polynomial_cutoff",
     "LinearRows": "matscale.core.model.layers.linear_rows:Rows",
     "is_plain_wanted": "matscale.core.model.layers.linear_rows:is_plain_wanted",
+    "Scoped": "matscale.core.scoped:Scoped",
     "is_counted": "matscale.core.model.reference_path:is_counted",
     "is_readable_wanted": "matscale.core.model.reference_path:is_readable_wanted",
     "recomputed_in_place_of": "matscale.core.model.activation_checkpointing:in_place_of",

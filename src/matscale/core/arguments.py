@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -38,3 +38,17 @@ def checked(function: Callable[P, R], name: str) -> Callable[P, R]:
 
     call.__module__, _, call.__qualname__ = name.rpartition(".")  # so that it can be pickled by its public name
     return call
+
+
+def assigned(text: str, option: str, form: str, example: str, word: str, known: Iterable[str]) -> tuple[str, str]:
+    """Split the NAME=VALUE of `option`. Raises ConfigError with its form, or the known `word` nearest to the name.
+
+    >>> assigned("memory = 8GiB", "--limit", "NAME=VALUE", "memory=8GiB", "limit", ["memory", "seconds"])
+    ('memory', '8GiB')
+    """
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not value:
+        raise ConfigError(f"{option} {text}: expected {form}, for example {option} {example}.")
+    if name not in known:
+        raise ConfigError(f"{option} {text}: no {word} {name!r}. {did_you_mean(name, known)}")
+    return name, value

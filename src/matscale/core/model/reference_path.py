@@ -8,23 +8,18 @@ dispatch mode, such as the FLOP counter of another library, which needs single o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-_READABLE = ContextVar("readable", default=False)
+from matscale.core.scoped import Scoped
+
+_READABLE = Scoped("readable", False)
 
 
-@contextmanager
-def readable_form() -> Iterator[None]:
+def readable_form() -> AbstractContextManager[None]:
     """Context in which models compute in their reference form."""
-    token = _READABLE.set(True)
-    try:
-        yield
-    finally:
-        _READABLE.reset(token)
+    return _READABLE.set(True)
 
 
 def is_counted() -> bool:

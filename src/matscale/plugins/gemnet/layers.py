@@ -8,15 +8,13 @@ model needs no norms (arXiv:2106.08903, section 6).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matscale.plugin import LinearRows
+from matscale.plugin import LinearRows, Scoped
 
 SQRT_HALF = math.sqrt(0.5)
 SILU = 1 / 0.6
@@ -94,7 +92,7 @@ def network(n_in: int, width: int, n_residual: int, *, project: bool) -> nn.Sequ
     return nn.Sequential(*first, *(Residual(width) for _ in range(n_residual)))
 
 
-_FITTING: ContextVar[bool] = ContextVar("fitting", default=False)
+_FITTING = Scoped("fitting", False)
 
 
 class Scale(nn.Module):
@@ -137,11 +135,6 @@ class Scale(nn.Module):
             self.factor.fill_(math.sqrt(before / after))
 
 
-@contextmanager
-def fitting() -> Iterator[None]:
+def fitting() -> AbstractContextManager[None]:
     """Context in which each unmeasured `Scale` measures its factor in the forward pass before it is applied."""
-    token = _FITTING.set(True)
-    try:
-        yield
-    finally:
-        _FITTING.reset(token)
+    return _FITTING.set(True)

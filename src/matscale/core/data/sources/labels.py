@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matscale.core.arguments import assigned
 from matscale.core.data.sources import units
 from matscale.core.data.sources.remarks import hint, remarks
 from matscale.core.data.structure import CALCULATOR, Structure, voigt_to_full
@@ -81,21 +82,13 @@ class Keys:
         """
         given: dict[str, str] = {}
         for assignment in assignments:
-            label, equals, key = (part.strip() for part in assignment.partition("="))
-            if not equals or not key:
-                raise ConfigError(f"--key {assignment}: expected LABEL=KEY, for example --key energy=REF_energy.")
-            if label not in NAMES:
-                raise ConfigError(f"--key {assignment}: no label {label!r}. {did_you_mean(label, NAMES)}")
+            label, key = assigned(assignment, "--key", "LABEL=KEY", "energy=REF_energy", "label", NAMES)
             given[label] = key
         return cls(**given, group=group, units=tuple(map(_unit, units)))
 
 
 def _unit(assignment: str) -> tuple[str, str]:
-    label, equals, unit = (part.strip() for part in assignment.partition("="))
-    if not equals or not unit:
-        raise ConfigError(f"--unit {assignment}: expected LABEL=UNIT, for example --unit energy=kcal/mol.")
-    if label not in units.DIMENSIONS:
-        raise ConfigError(f"--unit {assignment}: no label {label!r}. {did_you_mean(label, units.DIMENSIONS)}")
+    label, unit = assigned(assignment, "--unit", "LABEL=UNIT", "energy=kcal/mol", "label", units.DIMENSIONS)
     try:
         units.factor(label, unit)
     except DataError as error:

@@ -10,12 +10,13 @@ one by `--limit NAME=VALUE` where a command reads files, or in Python:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 
-from matscale.core.errors import ConfigError, did_you_mean
+from matscale.core.arguments import assigned
+from matscale.core.errors import ConfigError
+from matscale.core.scoped import Scoped
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {f"{letter}I": 1 << (10 * k) for k, letter in enumerate("KMGTP", start=1)}
@@ -55,11 +56,7 @@ class Limits:
         known = [field.name for field in fields(cls)]
         given: dict[str, int] = {}
         for assignment in assignments:
-            name, equals, text = (part.strip() for part in assignment.partition("="))
-            if not equals or not text:
-                raise ConfigError(f"--limit {assignment}: expected NAME=VALUE, for example --limit memory=8GiB.")
-            if name not in known:
-                raise ConfigError(f"--limit {assignment}: no limit {name!r}. {did_you_mean(name, known)}")
+            name, text = assigned(assignment, "--limit", "NAME=VALUE", "memory=8GiB", "limit", known)
             given[name] = _number(assignment, text)
         return replace(cls(), **given)
 
@@ -77,22 +74,17 @@ def _number(assignment: str, text: str) -> int:
     return int(value)
 
 
-_current: ContextVar[Limits | None] = ContextVar("limits", default=None)
+_current = Scoped("limits", Limits())
 
 
 def current() -> Limits:
     """Return the limits in force."""
-    return _current.get() or Limits()
+    return _current.get()
 
 
-@contextmanager
-def using(limits: Limits) -> Iterator[None]:
+def using(limits: Limits) -> AbstractContextManager[None]:
     """Context in which `limits` apply, in this thread and in its guarded processes."""
-    token = _current.set(limits)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return _current.set(limits)
 
 
 def shown(n_bytes: float) -> str:

@@ -7,16 +7,14 @@ through the geometry, forward-mode derivatives, torch.compile, autocast, and to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from matscale.plugin import AtomicBatch, Outputs, is_readable_wanted, recomputed_in_place_of
+from matscale.plugin import AtomicBatch, Outputs, Scoped, is_readable_wanted, recomputed_in_place_of
 from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
@@ -29,17 +27,12 @@ if TYPE_CHECKING:
     from matscale.plugins.eqv2.model import EqV2
 
 Path = Literal["fast", "readable"]
-_forced: ContextVar[Path | None] = ContextVar("_forced", default=None)
+_forced = Scoped[Path | None]("forced", None)
 
 
-@contextmanager
-def forced(path: Path) -> Iterator[None]:
+def forced(path: Path) -> AbstractContextManager[None]:
     """Context in which forwards take `path`, for tests, benchmarks and second derivatives by parameters."""
-    token = _forced.set(path)
-    try:
-        yield
-    finally:
-        _forced.reset(token)
+    return _forced.set(path)
 
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:

@@ -99,6 +99,10 @@ def test_a_family_may_claim_by_config() -> None:
     assert family.claims_of(SquareConfig(width=4)) == frozenset()
 
 
+def test_a_family_that_claims_by_config_has_the_claims_of_its_default_config() -> None:
+    assert square(claims_for=lambda config: frozenset({"rotation"} if config.width == 4 else ())).claims == {"rotation"}
+
+
 def test_only_gradient_forces_are_conservative() -> None:
     family = square(claims=frozenset({"conservative", "rotation"}), forces="both")
     assert family.claims_of(SquareConfig(forces="gradient")) == {"conservative", "rotation"}

@@ -84,7 +84,8 @@ class Architecture:
     dial: str
     """Quantity that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
     claims: frozenset[str] = frozenset()
-    """Symmetries and other claims that hold for every config of the family, unless `claims_for` gives others."""
+    """Symmetries and other claims that hold for every config of the family, unless `claims_for` gives others; with it
+    and without a value, those of the default config."""
     forces: Literal["direct", "gradient", "both"] = "direct"
     """`direct`, `gradient`, or `both`: then the config has a field `forces`."""
     graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
@@ -112,6 +113,8 @@ class Architecture:
     """
 
     def __post_init__(self) -> None:
+        if self.claims_for is not None and not self.claims:
+            object.__setattr__(self, "claims", self.claims_for(self.config()))
         self._known(self.claims)
 
     def check(self) -> None:

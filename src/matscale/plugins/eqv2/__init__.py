@@ -48,7 +48,6 @@ def register_architectures() -> list[Architecture]:
             build=build,
             ladder=ladder,
             dial=DIAL,
-            claims=claims(EqV2Config()),
             claims_for=claims,
             forces="both",
             graph=graph,

@@ -43,7 +43,6 @@ def register_architectures() -> list[Architecture]:
             build=build,
             ladder=ladder,
             dial=DIAL,
-            claims=claims(EScAIPConfig()),
             claims_for=claims,
             forces="both",
             graph=graph,

@@ -45,7 +45,6 @@ def register_architectures() -> list[Architecture]:
             build=build,
             ladder=ladder,
             dial=DIAL,
-            claims=claims(GemNetConfig()),
             claims_for=claims,
             forces="both",
             graph=graph,

@@ -41,7 +41,6 @@ def register_architectures() -> list[Architecture]:
             build=build,
             ladder=ladder,
             dial="hidden channels (filters alike), 3 interactions",
-            claims=CLAIMS,
             claims_for=claims_for,
             forces="gradient",
             graph=graph,

@@ -106,6 +106,13 @@ class EncoderModel(nn.Module, ABC):
         self.norm = nn.LayerNorm(config.width)
         self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
 
+    def through_layers(self, x: Tensor, *inputs: object) -> Tensor:
+        """Normalised output of all layers for `x` [n_atoms, D]; each layer gets the same `inputs`."""
+        for layer in self.layers:
+            x = layer(x, *inputs)
+        normalised: Tensor = self.norm(x)
+        return normalised
+
     @abstractmethod
     def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         """Features of atoms, [n_atoms, D], for the heads.

@@ -169,11 +169,7 @@ class PeriodicTransformer(EncoderModel):
     def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         padding = Padding.of(data)
         pairs = self.geometry(data, padding)  # the same for all layers
-        x = self.embedding(data.atomic_numbers)
-        for layer in self.layers:
-            x = layer(x, padding, kept, pairs)
-        normalised: Tensor = self.norm(x)
-        return normalised
+        return self.through_layers(self.embedding(data.atomic_numbers), padding, kept, pairs)
 
 
 def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:

@@ -100,11 +100,7 @@ class Transformer(EncoderModel):
 
     def encode(self, data: AtomicBatch, kept: list[Tensor] | None) -> Tensor:
         padding = Padding.of(data)
-        x = self.inputs(data, padding)  # [n_atoms, D]
-        for layer in self.layers:
-            x = layer(x, padding, kept)
-        normalised: Tensor = self.norm(x)
-        return normalised
+        return self.through_layers(self.inputs(data, padding), padding, kept)
 
 
 def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
@@ -154,7 +150,6 @@ ARCHITECTURE = Architecture(
     build=build,
     ladder=ladder,
     dial=DIAL,
-    claims=frozenset(),
     claims_for=claims_for,
     forces="direct",
     graph=lambda config: Graph.dense(),

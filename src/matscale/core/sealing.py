@@ -25,21 +25,21 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, DIGEST: digest_of(plain)}
 
 
-def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
-    """Read a file that `sealed` made. A file without a digest is accepted unless the digest is `required`.
+def read_sealed(path: Path, *, required: bool = False, error: type[MatscaleError] = DamagedRecord) -> dict[str, Any]:
+    """Read a file that `sealed` made; also one without a digest, unless it is `required`.
 
-    Raises DamagedRecord if the values have changed since they were written.
+    Raises `error` if the values have changed since they were written.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedRecord(f"{path}: is damaged ({error}).") from None
+    except (OSError, ValueError, RecursionError) as fault:
+        raise error(f"{path}: is damaged ({fault}).") from None
     if not isinstance(values, dict):
-        raise DamagedRecord(f"{path}: is damaged (it holds {type(values).__name__}, not keys and values).")
+        raise error(f"{path}: is damaged (it holds {type(values).__name__}, not keys and values).")
     if DIGEST in values and values[DIGEST] != digest_of(values):
-        raise DamagedRecord(f"{path}: is damaged (its content is not what was written: its digest differs).")
+        raise error(f"{path}: is damaged (its content is not what was written: its digest differs).")
     if required and DIGEST not in values:
-        raise DamagedRecord(f"{path}: is damaged (its digest is missing): altered, or written by an older matscale.")
+        raise error(f"{path}: is damaged (its digest is missing): altered, or written by an older matscale.")
     return values
 
 

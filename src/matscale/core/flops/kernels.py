@@ -38,11 +38,6 @@ def kernels() -> dict[Any, Formula]:
     return dict(_KERNELS)
 
 
-@flops_of_kernel(torch.ops.aten.mv)
-def _matrix_vector(matrix: torch.Size, vector: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return 2 * prod(matrix)
-
-
 @flops_of_kernel(torch.ops.aten.addmv)
 def _add_matrix_vector(
     bias: torch.Size, matrix: torch.Size, vector: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any
@@ -50,9 +45,10 @@ def _add_matrix_vector(
     return 2 * prod(matrix)
 
 
+@flops_of_kernel(torch.ops.aten.mv)
 @flops_of_kernel(torch.ops.aten.dot)
 @flops_of_kernel(torch.ops.aten.vdot)
-def _dot(a: torch.Size, b: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _times_vector(a: torch.Size, vector: torch.Size, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * prod(a)
 
 

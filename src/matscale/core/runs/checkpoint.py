@@ -30,7 +30,7 @@ from torch import Tensor
 
 from matscale.core.errors import MatscaleError
 from matscale.core.files import DiskError, make_folder, remove, replacing_folder, sweep_up, write_blocks, write_text
-from matscale.core.sealing import DIGEST, digest_of
+from matscale.core.sealing import DIGEST, digest_of, read_sealed
 
 FORMAT_VERSION = 1
 _FOLDER = re.compile(r"step_(\d+)")
@@ -155,7 +155,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest. Raises DamagedCheckpoint if it belongs to another folder or names files outside its own."""
-    manifest = _json(folder / "manifest.json")
+    manifest = read_sealed(folder / "manifest.json", error=DamagedCheckpoint)
     version, files = manifest.get("format_version"), manifest.get("files")
     if not isinstance(version, int) or not isinstance(files, dict):
         raise DamagedCheckpoint(f"{folder}: manifest.json does not belong to a checkpoint.")
@@ -179,23 +179,11 @@ def _check(path: Path, entry: Any) -> None:
         raise DamagedCheckpoint(f"{path}: its content has changed since it was written (SHA-256 differs).")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{path.parent}: {path.name} cannot be read ({error}).") from None
-    if not isinstance(values, dict):
-        raise DamagedCheckpoint(f"{path}: holds {type(values).__name__}, not keys and values.")
-    return values
-
-
 def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     """Read state.json of a checkpoint and verify it; with `whole`, verify all files."""
     manifest = verify(folder) if whole else _manifest(folder)
     _check(folder / "state.json", manifest["files"]["state.json"])
-    state = _json(folder / "state.json")
-    if DIGEST in state and state[DIGEST] != digest_of(state):
-        raise DamagedCheckpoint(f"{folder}: state.json has changed since it was written (its digest differs).")
+    state = read_sealed(folder / "state.json", error=DamagedCheckpoint)
     if DIGEST not in state and "tensors" in state:
         raise DamagedCheckpoint(f"{folder}: state.json is damaged (its digest is missing).")
     groups = state.get("tensors")

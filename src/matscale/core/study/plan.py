@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -91,6 +91,10 @@ class StudyPlan:
     def as_given(self, run: Path) -> Path:
         """Path of a run folder, relative to the study's folder as given, so that the study can be moved."""
         return self.study.folder / run.relative_to(self.folder)
+
+
+Do = Callable[[StudyPlan], None]
+"""Function that trains the missing runs of a plan; it raises an error if none can be trained."""
 
 
 def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> StudyPlan:

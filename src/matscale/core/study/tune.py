@@ -11,7 +11,7 @@ Without tuning at each size, a law in N has a wrong exponent: Porian et al., arX
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from matscale.core.runs.status import read_info, state_of
 from matscale.core.study.config import Study
 from matscale.core.study.identity import PlannedRun
 from matscale.core.study.lr_law import structures_seen
-from matscale.core.study.plan import StudyPlan, plan, short
+from matscale.core.study.plan import Do, plan, short
 
 COARSE = 4.0
 """Ratio of neighbouring learning rates of the first grid."""
@@ -32,9 +32,6 @@ GROWTH = 3
 """Number of times that a grid may be extended at each end."""
 ROUNDS = 12
 """Limit on rounds that is never reached unless there is an error in the search."""
-
-Do = Callable[[StudyPlan], None]
-"""Function that trains the missing runs of a plan."""
 
 
 @dataclass(frozen=True)

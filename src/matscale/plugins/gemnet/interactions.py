@@ -61,15 +61,23 @@ def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
     return product
 
 
-class TripletInteraction(nn.Module):
-    """Triplet interaction: update edges from edges, or from atoms."""
+class AngleInteraction(nn.Module):
+    """Parts of an interaction over angles; `up` leads from the sums over them to what is updated."""
+
+    up_by: type[nn.Module]
 
     def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
         super().__init__()
         self.narrow = Narrow(n_in, n_radial, n_sum)
         self.bilinear = Dense(n_circular * n_sum, n_summed, activate=False)
         self.scale = Scale()
-        self.up = BothWays(n_summed, n_out)
+        self.up = self.up_by(n_summed, n_out)
+
+
+class TripletInteraction(AngleInteraction):
+    """Triplet interaction: update edges from edges, or from atoms."""
+
+    up_by = BothWays
 
     def forward(
         self,
@@ -87,15 +95,10 @@ class TripletInteraction(nn.Module):
         return update
 
 
-class EdgeAtomInteraction(nn.Module):
+class EdgeAtomInteraction(AngleInteraction):
     """Edge-atom interaction: update atoms from edges, with one geometric matrix per edge, shared by all layers."""
 
-    def __init__(self, n_in: int, n_radial: int, n_circular: int, n_sum: int, n_summed: int, n_out: int) -> None:
-        super().__init__()
-        self.narrow = Narrow(n_in, n_radial, n_sum)
-        self.bilinear = Dense(n_circular * n_sum, n_summed, activate=False)
-        self.scale = Scale()
-        self.up = Dense(n_summed, n_out)
+    up_by = Dense
 
     def forward(self, m: Tensor, radial: Tensor, around: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
         """Forward pass: `around` [n_edges, I] from `Angles.contracted`, `degree` [n_atoms] in the order of edges ->

@@ -23,15 +23,12 @@ from matscale.core.scaling.allocation.simulate import spread_out
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.sources import read
 from matscale.core.study.identity import PlannedRun
-from matscale.core.study.plan import StudyPlan
+from matscale.core.study.plan import Do, StudyPlan
 
 PROPOSED = "adaptive.jsonl"
 """File with a row per batch: its runs, and what was known before they were trained."""
 FIRST = 4
 """Number of first runs of an architecture, in addition to the number of parameters of the law."""
-
-Do = Callable[[StudyPlan], None]
-"""Function that trains the missing runs of a plan; it raises an error if none can be trained."""
 
 
 @dataclass(frozen=True)

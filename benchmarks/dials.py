@@ -11,16 +11,15 @@ Every row of the tables in docs/laws.md that name this file is printed by one of
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simulation import Outcomes, main
 
 from matscale.core.scaling.curves.collapse import check
 from matscale.core.scaling.curves.forecast import forecast
@@ -32,6 +31,8 @@ from matscale.core.scaling.law import Array
 from matscale.core.scaling.tables.sources import read
 
 SHARE = np.linspace(0.05, 1.0, 20)
+EXCESSES = (0.1, 0.2, 0.4)
+"""Of the loss of a size at the beginning of its runs, in ln."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,16 @@ def collapse(reps: int) -> None:
         Sweep(8, growth=6.5),
         Sweep(8, seeds=(3, 3, 1, 1, 1, 1, 3, 3)),
     ):
-        rng = np.random.default_rng(0)
-        named = sum(bool(check(sweep.curves(rng)).off) for _ in range(reps))
-        shares = []
-        for excess in (0.1, 0.2, 0.4):
-            seen = 0
+        found = Outcomes(reps, seed=0)
+        for rng in found:
+            found.saw(named=bool(check(sweep.curves(rng)).off))
+        for excess in EXCESSES:
             for _ in range(reps // 4):
                 runs = sweep.curves(rng, k := int(rng.integers(sweep.sizes)), excess)
                 n = sorted({run.size["n"] for run in runs})[k]
-                seen += any(abs(one.size["n"] / n - 1) < 0.01 for one in check(runs).off)
-            shares.append(f"{100 * seen / (reps // 4):.0f}")
-        print(f"{sweep} | {100 * named / reps:.1f} | {', '.join(shares)}", flush=True)
+                found.saw(**{f"{excess}": any(abs(one.size["n"] / n - 1) < 0.01 for one in check(runs).off)})
+        shares = ", ".join(f"{found.percent(f'{excess}'):.0f}" for excess in EXCESSES)
+        print(f"{sweep} | {found.percent('named'):.1f} | {shares}", flush=True)
 
 
 def forecasts(reps: int) -> None:
@@ -119,20 +119,20 @@ def forecasts(reps: int) -> None:
         (Sweep(8, noise=0.003, decades=3, floor=3), 0.5),
         (Sweep(8, growth=6.5), 0.5),
     ):
-        rng, held, made, widths = np.random.default_rng(0), [0, 0], [0, 0], []
-        for _ in range(reps):
+        found = Outcomes(reps, seed=0)
+        for rng in found:
             runs = sweep.curves(rng)
             largest = max(run.size["n"] for run in runs)
-            for which, k in enumerate((int(rng.integers(len(runs))), len(runs) - 1)):
-                rest = [run for j, run in enumerate(runs) if j != k and (which == 0 or run.size["n"] < largest)]
+            for which, k in (("any", int(rng.integers(len(runs)))), ("largest", len(runs) - 1)):
+                rest = [run for j, run in enumerate(runs) if j != k and (which == "any" or run.size["n"] < largest)]
                 kept = share + 1e-9 >= SHARE
-                part = Curve("", runs[k].size, SHARE[kept], runs[k].logs[kept])
-                found = forecast(part, rest)
-                made[which] += not found.reason
-                held[which] += found.low <= float(np.exp(runs[k].logs[-1])) <= found.high
-                widths += [float(np.log(found.high / found.low)) / 2] if which == 0 else []
-        shares = " | ".join(f"{100 * a / b:.1f}" if b else "refused" for a, b in zip(held, made))
-        print(f"{sweep}, {share:.0%} | {shares} | {100 * float(np.median(widths)):.1f}", flush=True)
+                told = forecast(Curve("", runs[k].size, SHARE[kept], runs[k].logs[kept]), rest)
+                if not told.reason:
+                    found.saw(**{which: told.low <= float(np.exp(runs[k].logs[-1])) <= told.high})
+                if which == "any":
+                    found.saw(width=np.log(told.high / told.low) / 2)
+        shares = " | ".join(f"{found.percent(w):.1f}" if found.values[w] else "refused" for w in ("any", "largest"))
+        print(f"{sweep}, {share:.0%} | {shares} | {100 * found.median('width'):.1f}", flush=True)
 
 
 def hopeless_runs(reps: int) -> None:
@@ -140,8 +140,8 @@ def hopeless_runs(reps: int) -> None:
     print("their end over that of the finished run (%) | given up (%) | of these, ended below it (%)")
     sizes = np.geomspace(1e4, 1e6, 6)
     for worse in (-0.02, 0.0, 0.02, 0.05, 0.1, 0.2):
-        rng, stopped, wrong = np.random.default_rng(0), 0, 0
-        for _ in range(reps):
+        found = Outcomes(reps, seed=0)
+        for rng in found:
             sweep = Sweep(6)
             runs = [
                 Running(Path(f"{k}-{lr}"), "", replace(one, size={**one.size, "lr": lr}), True)
@@ -156,10 +156,12 @@ def hopeless_runs(reps: int) -> None:
                 kept = share + 1e-9 >= SHARE
                 part = Curve("", {**new.size, "lr": 2e-3}, SHARE[kept], logs[kept])
                 given_up |= bool(hopeless([*runs, Running(Path("new"), "", part, False)]))
-            stopped += given_up
-            best = min(run.curve.logs[-1] for run in runs if run.curve.size["n"] == new.size["n"])
-            wrong += given_up and bool(logs[-1] < best)
-        print(f"{100 * worse:+.0f} | {100 * stopped / reps:.1f} | {100 * wrong / max(stopped, 1):.1f}", flush=True)
+            found.saw(stopped=given_up)
+            if given_up:
+                best = min(run.curve.logs[-1] for run in runs if run.curve.size["n"] == new.size["n"])
+                found.saw(wrong=logs[-1] < best)
+        wrong = found.percent("wrong") if found.values["wrong"] else 0.0
+        print(f"{100 * worse:+.0f} | {found.percent('stopped'):.1f} | {wrong:.1f}", flush=True)
 
 
 def dials(reps: int) -> None:
@@ -174,9 +176,9 @@ def dials(reps: int) -> None:
         (8, 1, 0.1, 0.0, 0.05),
         (6, 6, 0.1, 0.0, 0.05),
     ):
-        rng, held, widths, found = np.random.default_rng(0), [0, 0], [], Counter[str]()
+        found = Outcomes(reps, seed=0)
         data = np.geomspace(1e4, 1e6, n_data) if n_data > 1 else np.array([math.nan])
-        for _ in range(reps):
+        for rng in found:
             optima = []
             for n in np.geomspace(1e3, 1e5, n_sizes):
                 shared = common * rng.standard_normal() + bend * np.log(n / 1e4) ** 2
@@ -184,14 +186,12 @@ def dials(reps: int) -> None:
                     rate = 0.1 * n**-0.3 * (1.0 if n_data == 1 else d**0.2)
                     optima.append(Optimum(n, d, rate * math.exp(shared + noise * rng.standard_normal()), math.nan))
             law = dial_law(optima, LEARNING_RATE, ("n",) if n_data == 1 else ("n", "d"))
-            for k, (axis, (low, high)) in enumerate(law.intervals.items()):
-                held[k] += low <= (-0.3, 0.2)[k] <= high
-                widths += [(high - low) / 2] if axis == "n" else []
-            found[law.verdict] += 1
-        shares = ", ".join(f"{100 * count / reps:.1f}" for count in held[: 1 + (n_data > 1)])
-        said = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in found.most_common())
+            for axis, (low, high) in law.intervals.items():
+                found.saw(**{axis: low <= {"n": -0.3, "d": 0.2}[axis] <= high, f"width of {axis}": (high - low) / 2})
+            found.words[law.verdict] += 1
+        shares = ", ".join(f"{found.percent(axis):.1f}" for axis in ("n", "d")[: 1 + (n_data > 1)])
         kind = f"{n_sizes} x {n_data}, {noise:g}, {common:g}, {bend:g}"
-        print(f"{kind} | {shares} | {np.median(widths):.3f} | {said}", flush=True)
+        print(f"{kind} | {shares} | {found.median('width of n'):.3f} | {found.said()}", flush=True)
 
 
 def public(reps: int) -> None:
@@ -231,13 +231,5 @@ TASKS: dict[str, Callable[[int], None]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=TASKS)
-    parser.add_argument("--reps", type=int, default=300)
-    given = parser.parse_args()
-    TASKS[given.what](given.reps)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, TASKS, reps=300)

@@ -15,7 +15,6 @@ Every row of docs/laws.md is printed by one of these. Noise is that of ln L: bet
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from functools import partial
 import numpy as np
 from machine import machine
 from numpy.typing import NDArray
+from simulation import Outcomes, main
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.bootstrap import bootstrap
@@ -36,7 +36,7 @@ from matscale.core.scaling.comparison.multipliers import multipliers as turned_r
 from matscale.core.scaling.comparison.power_of_test import power, power_of_equality
 from matscale.core.scaling.intervals import profile, quantile, spread, t_intervals
 from matscale.core.scaling.joint import fit_joint
-from matscale.core.scaling.law import Array, Frame
+from matscale.core.scaling.law import Array, Frame, Law
 from matscale.core.scaling.means import Means, size_means
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.pooled.mixed import Points, fit_mixed, rows
@@ -157,11 +157,9 @@ def coverage(reps: int) -> None:
         (10, 3.0, 3, 0.01, 0.02, 0.4),
         (12, 3.0, 1, 0.02, 0.0, 0.4),
     ):
-        rng = np.random.default_rng(1)
         law = host().law("floor" if floor else "power")
-        hits: Counter[str] = Counter()
-        count = reps if not floor else max(reps // 5, 50)
-        for _ in range(count):
+        told = Outcomes(reps if not floor else max(reps // 5, 50), seed=1)
+        for rng in told:
             means = simulated(rng, Noise(k, decades, seeds, noise, scatter), floor=floor)
             found = solve(law, means.x, means.y, weights=means.weights)
             around = spread(law, found.theta, found.frame, means.x, means.y, means.noise, means.weights)
@@ -170,17 +168,17 @@ def coverage(reps: int) -> None:
                 ends = {name: profile(around, name, x, y) for name in ("alpha", "E")}
             else:
                 ends = t_intervals(around, means.x, means.y)
-            hits["alpha"] += ends["alpha"][0] <= 0.3 <= ends["alpha"][1]
-            hits["E"] += bool(floor) and ends["E"][0] <= floor <= ends["E"][1]
+            told.saw(alpha=ends["alpha"][0] <= 0.3 <= ends["alpha"][1])
+            if floor:
+                told.saw(E=ends["E"][0] <= floor <= ends["E"][1])
             new_x = means.x[-1:] + 0.5 * np.log(10.0)
             new_y = np.log(floor + 20.0 * np.exp(-0.3 * new_x[0, 0]))
             new_y += np.hypot(scatter, noise / np.sqrt(seeds)) * rng.standard_normal()
             low, high = around.band(new_x)
-            hits["new"] += bool(low[0] <= new_y <= high[0])
-        shares = {name: 100 * value / count for name, value in hits.items()}
-        of_floor = f"{shares['E']:.1f}" if floor else "-"
+            told.saw(new=low[0] <= new_y <= high[0])
+        of_floor = f"{told.percent('E'):.1f}" if floor else "-"
         setting = f"{law.name} {k} {decades} {seeds} {noise} {scatter}"
-        print(f"{setting} | {shares['alpha']:.1f} {of_floor} | {shares['new']:.1f}", flush=True)
+        print(f"{setting} | {told.percent('alpha'):.1f} {of_floor} | {told.percent('new'):.1f}", flush=True)
 
 
 def noise(reps: int) -> None:
@@ -198,25 +196,21 @@ def noise(reps: int) -> None:
         Noise(5, seed=0.02, slopes=0.01),
         Noise(5, growth=20.0),
     ):
-        rng, count, widths = np.random.default_rng(6), Counter[str](), []
-        for _ in range(reps):
+        told = Outcomes(reps, seed=6)
+        for rng in told:
             means = simulated(rng, kind)
             fit = fit_means(means, [law], "loss")
             low, high = fit.intervals["alpha"]
-            count["held"] += low <= 0.3 <= high
-            widths.append((high - low) / 2)
+            told.saw(held=low <= 0.3 <= high, width=(high - low) / 2)
             raw = means.with_outliers or means
             found = solve(law, raw.x, raw.y)
             ends = t_intervals(spread(law, found.theta, found.frame, raw.x, raw.y), raw.x, raw.y)["alpha"]
-            count["before"] += ends[0] <= 0.3 <= ends[1]
             triggers = {reason.trigger for reason in fit.reasons}
-            count["refused"] += bool(triggers - {"i"})
-            count["f"] += "f" in triggers
-            count["i"] += triggers == {"i"}
-        held, before, refused, f, i = (100 * count[key] / reps for key in ("held", "before", "refused", "f", "i"))
-        print(
-            f"{kind} | {held:.1f} | {np.median(widths):.4f} | {before:.1f} | {refused:.0f} {f:.0f} {i:.0f}", flush=True
-        )
+            told.saw(before=ends[0] <= 0.3 <= ends[1], refused=bool(triggers - {"i"}))
+            told.saw(f="f" in triggers, i=triggers == {"i"})
+        held, before, refused, f, i = map(told.percent, ("held", "before", "refused", "f", "i"))
+        width = told.median("width")
+        print(f"{kind} | {held:.1f} | {width:.4f} | {before:.1f} | {refused:.0f} {f:.0f} {i:.0f}", flush=True)
 
 
 def joint(reps: int) -> None:
@@ -230,15 +224,14 @@ def joint(reps: int) -> None:
         (8, 5, 2, 0.01, 0.03),
         (10, 6, 3, 0.01, 0.01),
     ):
-        rng, hits, count = np.random.default_rng(2), Counter[str](), reps
-        for _ in range(count):
+        told = Outcomes(reps, seed=2)
+        for rng in told:
             x, y = grid(rng, n, d, seeds, noise, scatter)
             found = solve(law, x, y, HUBER)
             ends = bootstrap(law, found, x, y, groups(np.exp(x[:, 0])), samples=300).intervals()
-            for name in ("alpha", "beta", "E"):
-                hits[name] += ends[name][0] <= TRUE_ND[name] <= ends[name][1]
-        shares = " ".join(f"{100 * hits[name] / count:.1f}" for name in ("alpha", "beta", "E"))
-        print(f"{n} {d} {seeds} {noise} {scatter} | {shares} | {count}", flush=True)
+            told.saw(**{name: low <= TRUE_ND[name] <= high for name, (low, high) in ends.items()})
+        shares = " ".join(f"{told.percent(name):.1f}" for name in ("alpha", "beta", "E"))
+        print(f"{n} {d} {seeds} {noise} {scatter} | {shares} | {reps}", flush=True)
 
 
 def compare(reps: int) -> None:
@@ -258,19 +251,26 @@ def compare(reps: int) -> None:
         (Noise(8, seeds=1, seed=0.02, outliers=0.02), Noise(8, seeds=1, seed=0.02, outliers=0.02), (0.0,)),
         (Noise(8, size=0.03, correlation=0.5), Noise(8, size=0.03, correlation=0.5), (0.0,)),
     ):
-        shares, stated = [], 0.0
-        for difference in differences:
-            rng, seen = np.random.default_rng(3), 0
-            for _ in range(reps):
-                first, second, freedom = welch(
-                    simulated(rng, a, alpha=0.3), simulated(rng, b, alpha=0.3 + difference), law
-                )
-                error = float(np.sqrt(first.covariance[1, 1] + second.covariance[1, 1]))
-                seen += abs(first.theta[1] - second.theta[1]) > quantile(0.95, freedom) * error
-                stated += power(0.04, error, freedom) / reps if difference == 0.04 else 0.0
-            shares.append(100 * seen / reps)
-        told = f" | {shares[1]:.0f} {shares[2]:.0f} | {100 * stated:.0f}" if len(shares) > 1 else ""
+        found = [_apart(reps, 3, a, b, difference, law, 0.04) for difference in differences]
+        shares = [one.percent("seen") for one in found]
+        told = f" | {shares[1]:.0f} {shares[2]:.0f} | {found[2].percent('stated'):.0f}" if len(shares) > 1 else ""
         print(f"{a}; {b if a != b else 'the same'} | {shares[0]:.1f}{told}", flush=True)
+
+
+def _apart(reps: int, seed: int, a: Noise, b: Noise, difference: float, law: Law, margin: float) -> Outcomes:
+    """Tests of two laws whose exponents are `difference` apart: seen to differ, called equal; and the stated powers."""
+    found = Outcomes(reps, seed)
+    for rng in found:
+        first, second, freedom = welch(simulated(rng, a, alpha=0.3), simulated(rng, b, alpha=0.3 + difference), law)
+        error = float(np.sqrt(first.covariance[1, 1] + second.covariance[1, 1]))
+        gap = float(first.theta[1] - second.theta[1])
+        found.saw(
+            seen=abs(gap) > quantile(0.95, freedom) * error,
+            stated=power(0.04, error, freedom),
+            equal=equality(gap, margin, error, freedom) < 0.05,
+            sure=power_of_equality(margin, error, freedom),
+        )
+    return found
 
 
 def equal(reps: int) -> None:
@@ -290,18 +290,8 @@ def equal(reps: int) -> None:
         (Noise(8, growth=20.0), Noise(8, growth=20.0), 0.04),
         (Noise(8, seed=0.02, outliers=0.02), Noise(8, seed=0.02, outliers=0.02), 0.02),
     ):
-        shares, stated = [], 0.0
-        for difference in (margin, 0.0):
-            rng, called = np.random.default_rng(7), 0
-            for _ in range(reps):
-                first, second, freedom = welch(
-                    simulated(rng, a, alpha=0.3), simulated(rng, b, alpha=0.3 + difference), law
-                )
-                error = float(np.sqrt(first.covariance[1, 1] + second.covariance[1, 1]))
-                called += equality(float(first.theta[1] - second.theta[1]), margin, error, freedom) < 0.05
-                stated += power_of_equality(margin, error, freedom) / reps if difference == 0 else 0.0
-            shares.append(100 * called / reps)
-        told = f"{margin} | {shares[0]:.1f} | {shares[1]:.0f} | {100 * stated:.0f}"
+        wrong, right = (_apart(reps, 7, a, b, difference, law, margin) for difference in (margin, 0.0))
+        told = f"{margin} | {wrong.percent('equal'):.1f} | {right.percent('equal'):.0f} | {right.percent('sure'):.0f}"
         print(f"{a}; {b if a != b else 'the same'} | {told}", flush=True)
 
 
@@ -320,19 +310,19 @@ def multipliers(reps: int) -> None:
         (Noise(10, 3.0, size=0.02), Noise(10, 3.0, size=0.02), ({"floor": 0.4}, {"floor": 0.3})),
         (Noise(10, 3.0, size=0.01), Noise(8, size=0.01), ({"floor": 0.3}, {"alpha": 0.2})),
     ):
-        rng, tally = np.random.default_rng(8), Tally()
-        for _ in range(reps):
+        told = Outcomes(reps, seed=8)
+        for rng in told:
             one, two = (
                 _subject(simulated(rng, kind, **law), k, "floor" if "floor" in law else "power")
                 for k, kind, law in zip((0, 1), (a, b), laws)
             )
             [found] = turned_round(one, two, "n", "", ())
-            tally.add(found, lambda loss, laws=laws: needs_of(loss, **laws[0]) / needs_of(loss, **laws[1]))
-        print(f"{a}; {b if a != b else 'the same'}; {laws} | {tally}", flush=True)
+            held_true(told, found, lambda loss, laws=laws: needs_of(loss, **laws[0]) / needs_of(loss, **laws[1]))
+        print(f"{a}; {b if a != b else 'the same'}; {laws} | {multipliers_text(told)}", flush=True)
     law = host().law("nd")
     for n, d, seeds, noise, scatter in ((6, 5, 2, 0.02, 0.0), (6, 5, 2, 0.01, 0.02), (8, 5, 1, 0.02, 0.0)):
-        rng, at_d, at_best = np.random.default_rng(9), Tally(), Tally()
-        for _ in range(max(reps // 4, 1)):
+        at_d, at_best = (Outcomes(max(reps // 4, 1), seed=9) for _ in range(2))
+        for rng in at_d:
             subjects = []
             for number in range(2):
                 x, y = grid(rng, n, d, seeds, noise, scatter)
@@ -341,31 +331,25 @@ def multipliers(reps: int) -> None:
                 subjects.append(replace(_subject(means, number), joint=fit_joint(table, law, samples=300)))
             at_n = [replace(one, is_floored=True, known={}, means=size_means(one.means.table, "n")) for one in subjects]
             by_n = turned_round(at_n[0], at_n[1], "n", "", ())
-            at_d.add(by_n[-1], lambda loss: 1.0)
-            at_best.add(turned_round(subjects[0], subjects[1], "c", "", ())[-1], lambda loss: 1.0)
+            held_true(at_d, by_n[-1], lambda loss: 1.0)
+            held_true(at_best, turned_round(subjects[0], subjects[1], "c", "", ())[-1], lambda loss: 1.0)
         setting = f"{n} x {d} x {seeds}, {noise}, {scatter}"
-        print(f"joint {setting} | n at one d: {at_d} | c at best: {at_best}", flush=True)
+        ways = f"n at one d: {multipliers_text(at_d)} | c at best: {multipliers_text(at_best)}"
+        print(f"joint {setting} | {ways}", flush=True)
 
 
-class Tally:
-    """Intervals of multipliers that held the truth."""
+def held_true(told: Outcomes, found: Multiplier, truth: Callable[[float], float]) -> None:
+    """Add whether the intervals of a multiplier hold the truth, at the lowest common loss and in the middle."""
+    told.saw(unsaid=not found.points)
+    if found.points:
+        lowest, middle = found.points[0], found.points[len(found.points) // 2]
+        told.saw(lowest=lowest.low <= truth(lowest.loss) <= lowest.high)
+        told.saw(middle=middle.low <= truth(middle.loss) <= middle.high, width=0.5 * np.log(middle.high / middle.low))
 
-    def __init__(self) -> None:
-        self.held, self.widths, self.unsaid, self.count = [0, 0], list[float](), 0, 0
 
-    def add(self, found: Multiplier, truth: Callable[[float], float]) -> None:
-        self.count += 1
-        if not found.points:
-            self.unsaid += 1
-            return
-        for k, point in enumerate((found.points[0], found.points[len(found.points) // 2])):
-            self.held[k] += point.low <= truth(point.loss) <= point.high
-        self.widths.append(0.5 * float(np.log(point.high / point.low)))
-
-    def __str__(self) -> str:
-        said = max(self.count - self.unsaid, 1)
-        lowest, middle = (100 * held / said for held in self.held)
-        return f"{lowest:.1f} {middle:.1f} | {np.median(self.widths):.3f} | {100 * self.unsaid / self.count:.0f} %"
+def multipliers_text(told: Outcomes) -> str:
+    held = f"{told.percent('lowest'):.1f} {told.percent('middle'):.1f}"
+    return f"{held} | {told.median('width'):.3f} | {told.percent('unsaid'):.0f} %"
 
 
 def needs_of(loss: float, floor: float = 0.0, alpha: float = 0.3) -> float:
@@ -400,14 +384,13 @@ def verdicts(reps: int) -> None:
         ("no trend, 8 sizes", Noise(8, seed=0.02, size=0.02), {"alpha": 0.0}),
         ("half a decade", Noise(6, 0.5), {}),
     ):
-        rng, found, triggers = np.random.default_rng(4), Counter[str](), Counter[str]()
-        for _ in range(reps):
+        found, triggers = Outcomes(reps, seed=4), Counter[str]()
+        for rng in found:
             fit = fit_means(simulated(rng, kind, **options), forms, "loss")
-            found[fit.verdict] += 1
+            found.words[fit.verdict] += 1
             triggers.update({reason.trigger for reason in fit.reasons})
-        said = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in found.most_common())
         why = ", ".join(f"{name} {100 * n / reps:.0f} %" for name, n in sorted(triggers.items()))
-        print(f"{title}: {said} (triggers {why or 'none'})", flush=True)
+        print(f"{title}: {found.said()} (triggers {why or 'none'})", flush=True)
 
 
 def mixed(reps: int) -> None:
@@ -425,31 +408,28 @@ def mixed(reps: int) -> None:
         ([2] * 12, 0.2, 0.1),
         ([19, 20, 6, 3, *[1] * 10], 0.4, 0.15),
     ):
-        rng, count, widths = np.random.default_rng(7), Counter[str](), []
-        for k in range(reps):
+        told = Outcomes(reps, seed=7)
+        for k, rng in enumerate(told):
             x, y, names, offsets = groups_of(rng, counts, tau, sigma)
             points, frame = Points(x, y, names), Frame.of(power, x[:, None], y)
             found, new = points.fit(frame), x.max() + 0.5 * np.log(10)
             (low,), (high,) = found.of_line(np.array([[0.0, 1.0]]), 0.95)
-            count["alpha"] += bool(low <= 0.3 <= high)
-            widths.append((high - low) / 2)
             lows, highs = found.of_offsets(0.95)
-            count["offsets"] += int(((lows <= offsets - offsets.mean()) & (offsets - offsets.mean() <= highs)).sum())
+            are_held = (lows <= offsets - offsets.mean()) & (offsets - offsets.mean() <= highs)
+            told.saw(alpha=low <= 0.3 <= high, width=(high - low) / 2, offsets=are_held.mean())
             (low_new,), (high_new,) = found.of_line(rows(np.array([new]), frame), 0.95, 0, new=True)
             value = 3.0 - 0.3 * new + offsets[0] + sigma * rng.standard_normal() - frame.y
-            count["new"] += bool(low_new <= value <= high_new)
             line = solve(power, x[:, None], y)
             ends = t_intervals(spread(power, line.theta, line.frame, x[:, None], y), x[:, None], y)["alpha"]
-            count["pooled"] += ends[0] <= 0.3 <= ends[1]
+            told.saw(new=low_new <= value <= high_new, pooled=ends[0] <= 0.3 <= ends[1])
             if k % 3 == 0:  # leaving out each group takes time
                 triggers = {reason.trigger for reason in fit_mixed(table_of(x, y, names), power, "n").reasons}
-                count["refused"] += 3 * bool(triggers - {"i"})
-                count["i"] += 3 * (triggers == {"i"})
+                told.saw(refused=bool(triggers - {"i"}), i=triggers == {"i"})
         keys = ("alpha", "offsets", "new", "pooled", "refused", "i")
-        held, off, new, pooled, refused, i = (100 * count[key] / reps for key in keys)
+        held, off, new, pooled, refused, i = map(told.percent, keys)
         setting = f"{len(counts)} {sum(counts)} {counts.count(1)} {tau} {sigma}"
-        told = f"{held:.1f} {np.median(widths):.3f} | {off / len(counts):.1f} | {new:.1f} | {pooled:.1f}"
-        print(f"{setting} | {told} | {refused:.0f} {i:.0f}", flush=True)
+        shares = f"{held:.1f} {told.median('width'):.3f} | {off:.1f} | {new:.1f} | {pooled:.1f}"
+        print(f"{setting} | {shares} | {refused:.0f} {i:.0f}", flush=True)
 
 
 def groups_of(
@@ -468,15 +448,6 @@ def table_of(x: Array, y: Array, names: NDArray[np.str_]) -> Table:
     return Table({"n": np.exp(x), "loss": np.exp(y), "step": np.full(len(x), np.nan)}, words)
 
 
-def main() -> None:
-    every = (speed, coverage, noise, joint, compare, equal, multipliers, verdicts, mixed)
-    tasks = {task.__name__: task for task in every}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=tasks)
-    parser.add_argument("--reps", type=int, default=200)
-    arguments = parser.parse_args()
-    tasks[arguments.task](arguments.reps)
-
-
 if __name__ == "__main__":
-    main()
+    every = (speed, coverage, noise, joint, compare, equal, multipliers, verdicts, mixed)
+    main(__doc__, {task.__name__: task for task in every}, reps=200)

@@ -9,6 +9,8 @@ granularity   L = E + (A + G X^-gamma) N^-alpha + B D^-beta
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from matscale.plugin import Array
@@ -37,11 +39,6 @@ GRANULAR = Powers(
 )
 
 
-def experts_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection: the best four pairs of exponents of N and X, which do not change each other."""
-    return N_FORM.starts(x, y, 4, alpha=COARSE, delta=COARSE / 4)
-
-
 def experts_data_starts(x: Array, y: Array) -> Array:
     """Starts from the joint law in N and D, with and without a gain by experts in each term."""
     found = []
@@ -63,7 +60,7 @@ EXPERTS = N_FORM.law(
     summary="Parameters and experts, each of which changes the power of the other; a floor.",
     formula="L = E + A N^(-alpha + gamma ln X) X^-delta",
     reference="arXiv:2502.05172",
-    starts=experts_starts,
+    starts=partial(N_FORM.starts, count=4, alpha=COARSE, delta=COARSE / 4),
     exponents=("alpha", "delta"),
 )
 

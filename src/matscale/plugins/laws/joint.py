@@ -6,6 +6,7 @@ kaplan  L = [(N_c / N)^(alpha_N / alpha_D) + D_c / D]^alpha_D   (Kaplan et al., 
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -20,11 +21,6 @@ ND = Powers(
     terms={"E": (), "A": ("alpha",), "B": ("beta",)},
     variables={"alpha": ("n",), "beta": ("d",)},
 )
-
-
-def chinchilla_starts(x: Array, y: Array) -> Array:
-    """Starts by variable projection: the best four of 40 × 40 pairs of exponents."""
-    return ND.starts(x, y, 4, alpha=EXPONENTS, beta=EXPONENTS)
 
 
 def kaplan(theta: Array, x: Array) -> Array:
@@ -61,7 +57,7 @@ CHINCHILLA = ND.law(
     summary="A floor, a power of the parameters and a power of the data.",
     formula="L = E + A N^-alpha + B D^-beta",
     reference="arXiv:2203.15556",
-    starts=chinchilla_starts,
+    starts=partial(ND.starts, count=4, alpha=EXPONENTS, beta=EXPONENTS),
     exponents=("alpha", "beta"),
 )
 

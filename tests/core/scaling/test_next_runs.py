@@ -16,7 +16,7 @@ from matscale.core.hosting.host import host
 from matscale.core.scaling.allocation.belief import believe
 from matscale.core.scaling.allocation.choose import choose
 from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
-from matscale.core.scaling.allocation.simulate import Pool, pool_of, simulate
+from matscale.core.scaling.allocation.simulate import ReplayPool, pool_of, simulate
 from matscale.core.scaling.tables.table import Table
 
 
@@ -152,10 +152,10 @@ def test_a_tenth_of_the_budget_predicts_the_dear_runs_of_scalebench(shared: Path
         with open(shared / f"data/scaling/scalebench/{task}_{name}.csv", newline="") as file:
             parts.append(np.array([[float(row[c]) for c in columns] for row in csv.DictReader(file)]))
     train, test = parts
-    pool = Pool(
+    pool = ReplayPool(
         np.log(train[:, :2]), np.log(train[:, 2]), train[:, factors].prod(axis=1), *np.split(np.log(test), [2], 1)
     )
-    pool = Pool(pool.x, pool.y, pool.cost, pool.far_x, pool.far_y[:, 0])
+    pool = ReplayPool(pool.x, pool.y, pool.cost, pool.far_x, pool.far_y[:, 0])
     last = simulate(pool, host().law(form), ways=["choose"], seeds=1)[-1]
     assert last.r2 >= least
     assert last.covered >= 0.9

@@ -49,7 +49,7 @@ _RCOND = 1e-10
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutErrors:
     """Root mean square errors [eV/atom] on held-out structures: see the top of this module."""
 
     rms: float
@@ -77,7 +77,7 @@ class References:
     """Atomic numbers of elements that the compositions hardly determine (`DETERMINED`), or less than the shrinkage
     does.
     """
-    held_out: HeldOut | None = None
+    held_out: HeldOutErrors | None = None
     """Errors on held-out structures; None if there are too few structures."""
 
     @property
@@ -150,7 +150,7 @@ class References:
                 int(given["n_structures"]),
                 float(given.get("shrinkage", 0.0)),
                 tuple(atomic_numbers[symbol] for symbol in given.get("undetermined", ())),
-                HeldOut(**held_out) if (held_out := given.get("held_out_rms")) else None,
+                HeldOutErrors(**held_out) if (held_out := given.get("held_out_rms")) else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
@@ -250,7 +250,7 @@ def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int
     return folds
 
 
-def _chosen(parts: list[_Factor]) -> tuple[float, HeldOut | None]:
+def _chosen(parts: list[_Factor]) -> tuple[float, HeldOutErrors | None]:
     """Choose the shrinkage by cross-validation: returns (strength, errors on held-out structures).
 
     Elements that do not occur in a fit count as its mean.
@@ -270,7 +270,7 @@ def _chosen(parts: list[_Factor]) -> tuple[float, HeldOut | None]:
     rms = np.sqrt(squares / sum(part.n for part in parts))
     best = int(rms.argmin())
     best = best if rms[best] < BETTER * rms[0] else 0
-    return SHRINKAGES[best], HeldOut(
+    return SHRINKAGES[best], HeldOutErrors(
         float(rms[best]), float(rms[0]), float(np.sqrt(constant / sum(p.n for p in parts)))
     )
 

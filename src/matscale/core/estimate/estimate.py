@@ -15,7 +15,7 @@ import torch
 
 from matscale.core.errors import ConfigError
 from matscale.core.estimate.live_bytes import resident_bytes
-from matscale.core.estimate.memory_need import Need, disk_bytes, extrapolated_activations, measured_activations
+from matscale.core.estimate.memory_need import MemoryNeed, disk_bytes, extrapolated_activations, measured_activations
 from matscale.core.estimate.timing import Timing, timed
 from matscale.core.estimate.workload import TrainingForecast
 from matscale.core.flops import Cost, Peak, named_peak, peak_of
@@ -113,7 +113,7 @@ class Price:
     parameters: dict[str, int]
     cost: Cost
     timing: Timing
-    need: Need
+    need: MemoryNeed
     memory_bytes: int
     device: str
     peak: Peak
@@ -190,7 +190,7 @@ def price(
             activations = extrapolated_activations(setup, potential, forecast, here)
             mfu = ASSUMED_MFU if mfu is None else mfu
             timing = Timing(1 / (peak.flops_per_s * mfu), 1 / (peak.flops_per_s * mfu), 0.0, 0.0)
-        need = Need.of(potential, config.optimizer, activations)
+        need = MemoryNeed.of(potential, config.optimizer, activations)
         return Price(
             architecture=architecture.name,
             parameters=count_parameters(potential.model),

@@ -62,7 +62,7 @@ def _autocast(setup: Setup, device: torch.device) -> Autocast:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Bytes that a run needs, for each purpose."""
 
     weights: int
@@ -77,7 +77,7 @@ class Need:
     activations: int
 
     @classmethod
-    def of(cls, potential: Potential, optimizer: OptimizerConfig, activations: float) -> Need:
+    def of(cls, potential: Potential, optimizer: OptimizerConfig, activations: float) -> MemoryNeed:
         trained = _bytes(p for p in potential.parameters() if p.requires_grad)
         return cls(
             weights=_bytes(potential.parameters()) + _bytes(potential.buffers()),
@@ -108,7 +108,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
 
 
-def disk_bytes(setup: Setup, need: Need, steps: int, validations: int, saves: int) -> int:
+def disk_bytes(setup: Setup, need: MemoryNeed, steps: int, validations: int, saves: int) -> int:
     """Disk space of a run: its checkpoints, rows and samples."""
     config = setup.config
     rows = (steps // config.log_every + validations) * _ROW_BYTES

@@ -28,7 +28,7 @@ from matscale.core.scaling.solve import HUBER, Solution, refine
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseParts:
     """Residuals of ln L, split into an effect per size and a residual per run."""
 
     sizes: Array
@@ -47,7 +47,7 @@ class Noise:
         return len(self.sizes)
 
 
-def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_between: int) -> Noise:
+def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_between: int) -> NoiseParts:
     """Split the residuals [k] of ln L into effects of sizes and residuals of runs.
 
     `size` [k] is the number of the size of each run.
@@ -64,7 +64,7 @@ def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_be
     # Size means scatter by the noise of their runs too (on average within * g / k); that part is not counted twice.
     between = max(float(mean @ mean) / max(g - n_between, 1) - within * g / k, 0.0)
     rest = rest - rest.mean()
-    return Noise(_scaled(mean, between), _scaled(rest, within), between, within, size)
+    return NoiseParts(_scaled(mean, between), _scaled(rest, within), between, within, size)
 
 
 def _scaled(values: Array, variance: float) -> Array:
@@ -84,7 +84,7 @@ class Draws:
     """[b, p]"""
     freedom: Array
     """Degrees of freedom of each parameter [p]"""
-    noise: Noise
+    noise: NoiseParts
 
     def stretched(self, factor: float) -> Draws:
         """Copy with all deviations from the fit multiplied by `factor`."""
@@ -162,14 +162,14 @@ def bootstrap(
     return Draws(law, solution.theta, solution.frame, draws, _freedom(law, solution.theta, x, noise, between), noise)
 
 
-def _smoothed(noise: Noise, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
+def _smoothed(noise: NoiseParts, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
     """Residuals of runs drawn again, with a Gaussian around each value; their variance is unchanged."""
     width = len(noise.runs) ** -0.2  # the usual rate of a kernel's width, n^(-1/5)
     drawn = rng.choice(noise.runs, shape) + width * np.sqrt(noise.within) * rng.standard_normal(shape)
     return np.asarray(drawn / np.sqrt(1 + width**2))
 
 
-def _freedom(law: Law, theta: Array, x: Array, noise: Noise, n_between: int) -> Array:
+def _freedom(law: Law, theta: Array, x: Array, noise: NoiseParts, n_between: int) -> Array:
     """Satterthwaite's degrees of freedom of each parameter [p].
 
     Its variance follows from the law linearised at `theta`.

@@ -33,7 +33,7 @@ NEAR = 0.1
 
 
 @dataclass(frozen=True)
-class Curve:
+class SmoothedCurve:
     """Smoothed curve of one run."""
 
     rows: Array
@@ -44,7 +44,7 @@ class Curve:
     """ln of the smoothed loss, never rising"""
 
 
-def curves(table: Table) -> list[Curve]:
+def curves(table: Table) -> list[SmoothedCurve]:
     """Smooth the curve of each run. Raises DataError for a table without compute."""
     if not table.has("c"):
         raise DataError("The compute frontier needs c (FLOPs) for every row. Map a column with --map c=COLUMN.")
@@ -57,7 +57,7 @@ def curves(table: Table) -> list[Curve]:
         rows = rows[np.argsort(table["c"][rows], kind="stable")]
         rows = rows[table["c"][rows] >= SKIPPED * table["c"][rows[-1]]]
         loss = np.log(table["loss"][rows])
-        found.append(Curve(rows, np.log(table["c"][rows]), np.minimum.accumulate(_median5(loss))))
+        found.append(SmoothedCurve(rows, np.log(table["c"][rows]), np.minimum.accumulate(_median5(loss))))
     return found
 
 
@@ -91,7 +91,7 @@ def _turns_up(c: Array, loss: Array, a: int, b: int, k: int) -> bool:
     return bool((c[b] - c[a]) * (loss[k] - loss[a]) <= (loss[b] - loss[a]) * (c[k] - c[a]))
 
 
-def touching(found: list[Curve]) -> tuple[Array, Array, Array]:
+def touching(found: list[SmoothedCurve]) -> tuple[Array, Array, Array]:
     """Points of the frontier as (number of the curve, ln c, ln loss), one for each run that touches it.
 
     The point of a run is the mean of its points on the hull.
@@ -106,10 +106,10 @@ def touching(found: list[Curve]) -> tuple[Array, Array, Array]:
     return names[order], x[order], y[order]
 
 
-def corners(curve: Curve) -> Curve:
+def corners(curve: SmoothedCurve) -> SmoothedCurve:
     """Points of a curve on its own convex hull; the hull of all curves follows from these alone."""
     at = hull(curve.c, curve.loss)
-    return Curve(curve.rows[at], curve.c[at], curve.loss[at])
+    return SmoothedCurve(curve.rows[at], curve.c[at], curve.loss[at])
 
 
 def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples: int = 1000, seed: int = 0) -> Fit:
@@ -140,7 +140,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     return _with_bootstrap(fit, exponents, len(found))
 
 
-def _resampled(found: list[Curve], law: Law, samples: int, seed: int) -> Array:
+def _resampled(found: list[SmoothedCurve], law: Law, samples: int, seed: int) -> Array:
     """Exponents of the frontiers of bootstrap samples, each of runs drawn with replacement."""
     rng = np.random.default_rng(seed)
     values = []

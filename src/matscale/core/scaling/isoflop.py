@@ -30,7 +30,7 @@ LEAST = 4
 
 
 @dataclass(frozen=True)
-class Optimum:
+class BudgetOptimum:
     """Best size at one budget."""
 
     c: float
@@ -41,7 +41,7 @@ class Optimum:
     at_edge: bool
 
 
-def optima(table: Table) -> list[Optimum]:
+def optima(table: Table) -> list[BudgetOptimum]:
     """Best size at every budget that was spent on at least four sizes, ascending.
 
     Raises DataError if there is no such budget.
@@ -70,12 +70,12 @@ def _means(table: Table) -> tuple[Array, Array]:
     return np.bincount(size, np.log(table["n"])) / counts, np.bincount(size, np.log(table["loss"])) / counts
 
 
-def _optimum(c: float, n: Array, loss: Array) -> Optimum:
+def _optimum(c: float, n: Array, loss: Array) -> BudgetOptimum:
     fine = np.linspace(n[0], n[-1], 2001)
     curve = Akima1DInterpolator(n, loss)(fine)
     k = int(np.argmin(curve))
     at_edge = int(np.argmin(loss)) in (0, len(n) - 1) or k in (0, len(fine) - 1)
-    return Optimum(c, float(np.exp(fine[k])), float(np.exp(curve[k])), len(n), at_edge)
+    return BudgetOptimum(c, float(np.exp(fine[k])), float(np.exp(curve[k])), len(n), at_edge)
 
 
 def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:

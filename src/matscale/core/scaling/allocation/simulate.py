@@ -38,7 +38,7 @@ TOP = 0.1
 
 
 @dataclass(frozen=True)
-class Pool:
+class ReplayPool:
     """Runs for sale and held-out runs: ln of the sizes [k, axes], ln of the loss [k], cost [k]."""
 
     x: Array
@@ -69,7 +69,7 @@ class Score:
         return plain
 
 
-def pool_of(table: Table, law: Law, far: Table | None = None) -> Pool:
+def pool_of(table: Table, law: Law, far: Table | None = None) -> ReplayPool:
     """Runs of `table` for sale; the held-out runs are those of `far`, or else the most expensive tenth of `table`.
 
     Both tables have a column c, the cost. Raises DataError for a missing column or too few runs, ConfigError for a law
@@ -95,11 +95,17 @@ def pool_of(table: Table, law: Law, far: Table | None = None) -> Pool:
             f"has {law.n_parameters} parameters: at least {FIRST_RUNS * law.n_parameters + 1} and 3 are needed."
         )
     x, far_x = (np.log(np.stack([part[axis] for axis in law.axes], axis=-1)) for part in (runs, far))
-    return Pool(x, np.log(runs["loss"]), runs["c"], far_x, np.log(far["loss"]))
+    return ReplayPool(x, np.log(runs["loss"]), runs["c"], far_x, np.log(far["loss"]))
 
 
 def simulate(
-    pool: Pool, law: Law, budget: float | None = None, *, ways: Sequence[str] = WAYS, seeds: int = 3, stops: int = 10
+    pool: ReplayPool,
+    law: Law,
+    budget: float | None = None,
+    *,
+    ways: Sequence[str] = WAYS,
+    seeds: int = 3,
+    stops: int = 10,
 ) -> list[Score]:
     """Scores of each strategy (`ways`) at `stops` budgets up to `budget`, evenly spaced in logarithms.
 
@@ -124,12 +130,12 @@ def simulate(
     ]
 
 
-def _for_sale(pool: Pool, seed: int) -> Pool:
+def _for_sale(pool: ReplayPool, seed: int) -> ReplayPool:
     shown = np.random.default_rng([seed, 1]).random(len(pool.y)) >= (HIDDEN if seed else 0.0)
     return replace(pool, x=pool.x[shown], y=pool.y[shown], cost=pool.cost[shown])
 
 
-def _replay(pool: Pool, law: Law, steps: Array, way: str, seed: int) -> list[Score]:
+def _replay(pool: ReplayPool, law: Law, steps: Array, way: str, seed: int) -> list[Score]:
     rng = np.random.default_rng(seed)
     bought, scores = np.zeros(0, dtype=np.int64), list[Score]()
     belief: Belief | None = None
@@ -142,7 +148,7 @@ def _replay(pool: Pool, law: Law, steps: Array, way: str, seed: int) -> list[Sco
 
 
 def _next(
-    pool: Pool,
+    pool: ReplayPool,
     law: Law,
     belief: Belief | None,
     bought: NDArray[np.int64],
@@ -199,7 +205,7 @@ def spread_out(
     return np.array(chosen, dtype=np.int64)
 
 
-def _scored(pool: Pool, belief: Belief, bought: NDArray[np.int64], way: str, seed: int) -> Score:
+def _scored(pool: ReplayPool, belief: Belief, bought: NDArray[np.int64], way: str, seed: int) -> Score:
     predicted, (low, high) = belief.mean(pool.far_x), belief.interval(pool.far_x)
     found, guess = np.exp(pool.far_y), np.exp(predicted)
     r2 = 1.0 - float(((found - guess) ** 2).sum() / ((found - found.mean()) ** 2).sum())

@@ -100,7 +100,7 @@ _WIDE = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class ColumnChoice:
     """Choice of the columns of a file for the columns of a `Table`."""
 
     names: dict[str, str]
@@ -124,14 +124,14 @@ class Choice:
         others = self.beside.get(ours, [])
         return f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} there too)" if others else ""
 
-    def without_run(self) -> Choice | None:
+    def without_run(self) -> ColumnChoice | None:
         """Choice with the next column that may name the run; None if there is none."""
         others = self.beside.get("run", [])
         names = {k: v for k, v in self.names.items() if k != "run"} | ({"run": others[0]} if others else {})
-        return Choice(names, {**self.beside, "run": others[1:]}, self.guessed)
+        return ColumnChoice(names, {**self.beside, "run": others[1:]}, self.guessed)
 
 
-def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choice:
+def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> ColumnChoice:
     """Choose the columns of a file for a table.
 
     Raises ConfigError for a mapped column that the file lacks, DataError if no column is the loss or a size.
@@ -153,7 +153,7 @@ def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> Choi
         )
     _refuse_embeddings(place, found, names, columns)
     _refuse_active(place, found, names, columns)
-    return Choice(names, {ours: those[1:] for ours, those in guessed.items()}, frozenset(guessed))
+    return ColumnChoice(names, {ours: those[1:] for ours, those in guessed.items()}, frozenset(guessed))
 
 
 def _refuse_embeddings(place: str, found: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]) -> None:

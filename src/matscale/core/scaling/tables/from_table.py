@@ -16,7 +16,7 @@ from matscale.core.scaling.tables.columns import (
     PARTS,
     TRAIN_LOSS,
     WORDS,
-    Choice,
+    ColumnChoice,
     choose,
     factor,
     is_scale,
@@ -109,7 +109,7 @@ def table_of(
     return as_seen(replace(table, excluded=(*excluded, *again, *table.excluded)))
 
 
-def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> None:
     """Raises DataError if rows hold losses of several parts of the data, or several metrics."""
     for name in dict.fromkeys(name for record in records for name in record):
         values = list(dict.fromkeys(str(r[name]) for r in records if r.get(name) not in (None, "")))
@@ -125,7 +125,7 @@ def _refuse_parts(place: str, records: Sequence[Mapping[str, Any]], choice: Choi
 _PARTS_OF_DATA = frozenset(("train", "training", "val", "valid", "validation", "eval", "evaluation", "test", "dev"))
 
 
-def _refuse_units(place: str, records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+def _refuse_units(place: str, records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> None:
     """Raises DataError if a column such as `params_unit` gives units for the numbers of another column."""
     for name in dict.fromkeys(name for record in records for name in record):
         if not {"unit", "units"} & {*plain_name(name).split("_")} or name in choice.names.values():
@@ -139,7 +139,7 @@ def _refuse_units(place: str, records: Sequence[Mapping[str, Any]], choice: Choi
 
 
 def _rows(
-    place: str, records: Sequence[tuple[str, Mapping[str, Any]]], choice: Choice, columns: Mapping[str, str]
+    place: str, records: Sequence[tuple[str, Mapping[str, Any]]], choice: ColumnChoice, columns: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Columns of the table for each record, as numbers and words, and notes on how they were read."""
     numeric = {ours: theirs for ours, theirs in choice.names.items() if ours not in WORDS}
@@ -172,7 +172,7 @@ def _rows(
     return rows, [*numerals.notes, *scaled]
 
 
-def _train_losses(records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
+def _train_losses(records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> list[str]:
     """Columns with the loss of training batches: `train_loss`, or `loss` if `val_loss` is there too."""
     names = dict.fromkeys(name for record in records for name in record)
     beside = choice.beside.get("loss", [])

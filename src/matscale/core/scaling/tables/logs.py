@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from matscale.core.errors import DataError
-from matscale.core.scaling.tables.columns import TRAIN_LOSS, Choice, plain_name
+from matscale.core.scaling.tables.columns import TRAIN_LOSS, ColumnChoice, plain_name
 from matscale.core.scaling.tables.table import AXES, Excluded
 from matscale.core.scaling.text import counted
 
@@ -24,8 +24,8 @@ ALONG = ("d", "u", "s", "c")
 
 
 def name_runs(
-    place: str, rows: list[Row], records: Sequence[Mapping[str, Any]], choice: Choice, is_mapped: bool
-) -> tuple[list[Row], list[Excluded], Choice, list[str]]:
+    place: str, rows: list[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice, is_mapped: bool
+) -> tuple[list[Row], list[Excluded], ColumnChoice, list[str]]:
     """Name the run of each row.
 
     Also return the rows that a resumed run wrote again, and sentences on what was decided.
@@ -74,7 +74,7 @@ def _is_empty(value: Any) -> bool:
     return value is None or value == ""
 
 
-def _refuse_missing(rows: Sequence[Row], ours: str, choice: Choice) -> None:
+def _refuse_missing(rows: Sequence[Row], ours: str, choice: ColumnChoice) -> None:
     missing = [row for row in rows if _is_empty(row.get(ours))]
     if 0 < len(missing) < len(rows):
         raise DataError(
@@ -83,7 +83,7 @@ def _refuse_missing(rows: Sequence[Row], ours: str, choice: Choice) -> None:
         )
 
 
-def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice, is_mapped: bool) -> None:
+def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: ColumnChoice, is_mapped: bool) -> None:
     """Raises DataError if one run has several amounts of data or compute, and no column is the step."""
     column = choice.names.get("run", "")
     if not (is_mapped or plain_name(column) == "run" or plain_name(column).endswith("id")):
@@ -99,7 +99,9 @@ def _refuse_curves_without_steps(place: str, rows: Sequence[Row], choice: Choice
             )
 
 
-def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> None:
+def _refuse_progress(
+    place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice
+) -> None:
     """Raises DataError if a column such as `tokens_seen` or `time` varies among rows of one size: they may be a log.
 
     Rows may be in any order (newest first, resumed, shuffled). Times count only if they rise or fall steadily, since
@@ -125,7 +127,7 @@ def _refuse_progress(place: str, rows: Sequence[Row], records: Sequence[Mapping[
             )
 
 
-def _growing(place: str, rows: Sequence[Row], choice: Choice) -> list[str]:
+def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
     """Note on an amount that rises along the rows of each size: each row is taken as a separate run.
 
     Raises DataError if the amount rises evenly, as in a log; in a grid of runs it rarely does.
@@ -154,7 +156,7 @@ _SEEN = frozenset(("token", "tokens", "example", "examples", "sample", "samples"
 """Words in headings of amounts that may belong to a run or to a step."""
 
 
-def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice) -> list[str]:
+def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> list[str]:
     """Sentence on runs that a law treats as seeds of one another although they differ in a setting, such as `lr`."""
     is_log = "step" in choice.names
     last = {
@@ -290,7 +292,7 @@ def _own_axes(groups: Groups, names: Mapping[str, str]) -> list[str]:
     return [axis for axis in ("d", "u") if axis in names and is_own(axis)]
 
 
-def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice: Choice) -> list[str]:
+def _join_named(place: str, rows: Sequence[Row], measured: Sequence[Row], choice: ColumnChoice) -> list[str]:
     """Take rows with one name as one run, unless they differ in what is constant during a run."""
     first = _by("run", *IDENTITY)
     key = _by("run", *IDENTITY, *_own_axes(_grouped(measured, first), choice.names))
@@ -315,7 +317,7 @@ def _join_unnamed(
     rows: Sequence[Row],
     measured: Sequence[Row],
     records: Sequence[Mapping[str, Any]],
-    choice: Choice,
+    choice: ColumnChoice,
 ) -> list[str]:
     """Take rows that share all constant columns as one run. Raises DataError if they may be several runs."""
     base = _grouped(measured, _by(*IDENTITY))
@@ -348,7 +350,7 @@ def _join_unnamed(
     return [_told(runs, measured, f"that share {', '.join(shared)}") + "; --map run=COLUMN says otherwise"]
 
 
-def _label(row: Row, choice: Choice, keys: Sequence[str] = (*IDENTITY, "d")) -> str:
+def _label(row: Row, choice: ColumnChoice, keys: Sequence[str] = (*IDENTITY, "d")) -> str:
     parts = [
         key if "=" in key else f"{key}={row[key]:g}" if isinstance(row[key], float) else f"{key}={row[key]}"
         for key in keys
@@ -364,7 +366,7 @@ def _told(groups: Groups, measured: Sequence[Row], shared: str) -> str:
     )
 
 
-def _question(place: str, groups: Groups, measured: Sequence[Row], keys: Sequence[str], choice: Choice) -> str:
+def _question(place: str, groups: Groups, measured: Sequence[Row], keys: Sequence[str], choice: ColumnChoice) -> str:
     key, same = max(groups.items(), key=lambda item: len(item[1]))
     values = ", ".join(f"{choice.names.get(k, k)} = {v}" for k, v in zip(keys, key))  # type: ignore[call-overload]
     column = next((choice.names[k] for k in ("n", "e", "d") if k in keys), "COLUMN")
@@ -376,7 +378,7 @@ def _question(place: str, groups: Groups, measured: Sequence[Row], keys: Sequenc
 
 
 def _constant_columns(
-    groups: Groups, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: Choice
+    groups: Groups, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice
 ) -> list[str]:
     """Columns of the file that separate the runs of a group in which some step occurs several times."""
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
@@ -412,7 +414,7 @@ def is_metric(name: str) -> bool:
     return is_loss(name) or plain_name(name).endswith(("time", "timestamp"))
 
 
-def _last_of_each_step(place: str, rows: Sequence[Row], choice: Choice) -> tuple[list[Row], list[Excluded]]:
+def _last_of_each_step(place: str, rows: Sequence[Row], choice: ColumnChoice) -> tuple[list[Row], list[Excluded]]:
     """Drop rows that a resumed run wrote again. Raises DataError for two runs with one name."""
     again: dict[int, Excluded] = {}
     for run, same in _grouped([row for row in rows if not _is_empty(row.get("run"))], _by("run")).items():

@@ -58,7 +58,7 @@ def list_runs(
     click.echo(aligned([heading, *(_cells(r) for r in rows)], right=range(2, 9)))
     click.echo(f"{len(rows)} runs; spent: {spending(ledger.spent(rows))}")
     for r in rows:
-        if r["status"] in ("failed", "crashed") and r["reason"]:
+        if r["status"] not in ("planned", "blocked") and r["reason"]:
             click.echo(f"{r['run']}: {r['reason']}", err=True)
 
 

@@ -23,6 +23,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,18 @@ class DiskError(MatscaleError):
         found = DiskError(f"{self} {more}")
         found.errno = self.errno
         return found
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """Open a regular file to read its bytes.
+
+    A pipe would make the reader wait without end, and a device has no end: both raise OSError (EINVAL).
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR if os.path.isdir(path) else errno.EINVAL, "is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import ConfigError, DataError, MatscaleError
+from matscale.core.files import open_file
 
 MAX_BYTES = 64 << 20
 """Largest size of a file with settings or a record [bytes]."""
@@ -63,7 +64,7 @@ def read_toml(path: Path, error: Error = ConfigError, hint: str = "") -> dict[st
 def read_bytes(path: Path, error: Error = DataError, most: int = MAX_BYTES) -> bytes:
     """Read a file of at most `most` bytes. Raises `error` with the path."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else b"0" * (most + 1)
     except (OSError, ValueError) as fault:  # ValueError: a name with a NUL byte
         raise error(f"{path}: cannot be read ({fault}).") from None

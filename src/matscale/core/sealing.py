@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matscale.core.errors import MatscaleError
-from matscale.core.files import finite
+from matscale.core.files import finite, open_file
 
 DIGEST = "digest"
 """Key of the digest in a sealed file: SHA-256 of all other content."""
@@ -31,7 +31,8 @@ def read_sealed(path: Path, *, required: bool = False, error: type[MatscaleError
     Raises `error` if the values have changed since they were written.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            values = json.loads(file.read())
     except (OSError, ValueError, RecursionError) as fault:
         raise error(f"{path}: is damaged ({fault}).") from None
     if not isinstance(values, dict):

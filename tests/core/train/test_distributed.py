@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from torch.testing import assert_close
 
 from matscale.core.errors import ConfigError
@@ -101,7 +102,10 @@ def test_when_a_process_is_lost_the_others_say_so_and_end(data: Path, tmp_path: 
     assert (info["status"], info["error"].partition(":")[0]) == ("failed", "PeerLost")
 
 
-@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+@pytest.mark.parametrize(
+    "variable",
+    ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "FLUX_JOB_SIZE"],
+)
 def test_tasks_that_would_train_copies_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv(variable, "4")
@@ -109,6 +113,22 @@ def test_tasks_that_would_train_copies_are_refused(monkeypatch: pytest.MonkeyPat
         World.from_environment()
     monkeypatch.setenv("WORLD_SIZE", "1")  # each task has a run of its own
     assert World.from_environment().size == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("", "29500"), ("127.0.0.1", ""), ("127.0.0.1", "x"), ("127.0.0.1", "0")]
+)
+def test_processes_that_have_no_place_to_meet_are_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str, port: str
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": address, "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    world = World.from_environment()
+    with (
+        pytest.raises(ConfigError, match=r"MASTER_ADDR = .* Start them with torchrun"),
+        world.connected(torch.device("cpu"), 5.0),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("x", "2"), ("0", "-1"), ("0", "")])

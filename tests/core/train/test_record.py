@@ -103,6 +103,20 @@ def test_a_best_checkpoint_that_is_gone_gives_way_too(run_of_five: Run) -> None:
         assert run_of_five.best == 2
 
 
+def test_a_best_checkpoint_newer_than_those_left_is_told_as_gone(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", CONFIG)
+    for step in (1, 2):
+        one = {"weight": torch.tensor(float(step))}
+        state = {"position": {"best": {"step": step}}}
+        checkpoint.save(run.checkpoint_folder, checkpoint.Checkpoint(step, one, None, one, state))
+    (run.checkpoint_folder / "best").write_text("2\n")
+    checkpoint.remove(checkpoint.folder_of(run.checkpoint_folder, 2))
+    with pytest.warns(
+        UserWarning, match=r"names step 2\. Its checkpoint is damaged or gone\. By the newest .*, of step 1"
+    ):
+        assert run.best == 1
+
+
 def test_where_no_checkpoint_is_sound_the_best_is_the_one_to_hear_about(run_of_five: Run) -> None:
     for step in run_of_five.checkpoints():
         (checkpoint.folder_of(run_of_five.checkpoint_folder, step) / "manifest.json").unlink()
@@ -145,7 +159,7 @@ def test_a_wrong_key_is_answered_with_the_nearest_right_one() -> None:
 
 
 def test_fraction_and_count_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="two ways"):
+    with pytest.raises(ConfigError, match="give one of them"):
         TrainConfig.parse({"architecture": {"name": "x"}, "data": {"fraction": 0.5, "count": 3}})
 
 

@@ -29,7 +29,16 @@ import torch
 from torch import Tensor
 
 from matscale.core.errors import MatscaleError
-from matscale.core.files import DiskError, make_folder, remove, replacing_folder, sweep_up, write_blocks, write_text
+from matscale.core.files import (
+    DiskError,
+    make_folder,
+    open_file,
+    remove,
+    replacing_folder,
+    sweep_up,
+    write_blocks,
+    write_text,
+)
 from matscale.core.sealing import DIGEST, digest_of, read_sealed
 
 FORMAT_VERSION = 1
@@ -72,7 +81,8 @@ def steps(root: Path) -> list[int]:
 def pointer(root: Path, name: str) -> int | None:
     """Read the step that `last` or `best` points to."""
     try:
-        return int((root / name).read_text(encoding="utf-8"))
+        with open_file(root / name) as file:
+            return int(file.read(32))
     except (OSError, ValueError):
         return None
 
@@ -136,7 +146,7 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

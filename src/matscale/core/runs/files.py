@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from matscale.core.files import append_text, finite, write_blocks
+from matscale.core.files import append_text, finite, open_file, write_blocks
 
 FORMAT_VERSION = 1
 CONFIG, INFO, METRICS, SAMPLES, GEOMETRIES = "config.toml", "run.json", "metrics.jsonl", "samples.jsonl", "samples.json"
@@ -33,6 +33,10 @@ RESUMABLE = (
 
 MOVABLE = ("budget", "data.path", "start.run")
 """Further keys that may differ although the trained model is the same: planned length, and paths of folders."""
+
+
+LONGEST = 1 << 26
+"""Bytes of the longest row that is read, 64 MiB; a longer one is damage, and is skipped as a half-written one is."""
 
 
 class Rows:
@@ -70,8 +74,8 @@ class Rows:
     def _lines(self) -> Iterator[bytes]:
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
+        with open_file(self.path) as file:
+            yield from (line for line in iter(lambda: file.readline(LONGEST), b"") if line.endswith(b"\n"))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

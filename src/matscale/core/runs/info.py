@@ -187,7 +187,7 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
     known = info.get("config_sha256")
     if known is None or known == fingerprint(config):
         return ""
-    return f"{folder}: config.toml has been changed since the run was trained. Undo that."
+    return f"{folder}: config.toml has been changed since the run was trained, or run.json is another run's. Undo that."
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:

@@ -1,9 +1,11 @@
 """Run folder: what was trained, how, and with which result. DESIGN §6.
 
-config.toml the resolved configuration; `matscale train --config` of it repeats the run run.json identity and totals,
-see `RunInfo` metrics.jsonl a row per log point and per validation samples.json, .jsonl a few validation structures, and
-their predictions at every validation references.json element reference energies [eV] checkpoints/step_<n>/ see
-`matscale.core.runs.checkpoint`; `checkpoints/last` and `best` name a step
+config.toml              resolved configuration; `matscale train --config` of it repeats the run
+run.json                 identity and totals, see `Run`
+metrics.jsonl            a row per log point and per validation
+samples.json, .jsonl     a few validation structures, and their predictions at every validation
+references.json          element reference energies [eV]
+checkpoints/step_<n>/    see `matscale.core.runs.checkpoint`; `checkpoints/last` and `best` name a step
 """
 
 from __future__ import annotations
@@ -242,11 +244,13 @@ class Run:
         error.
         """
         root, named = self.checkpoint_folder, checkpoint.pointer(self.checkpoint_folder, "best")
-        is_known, known = self._best_known()
-        if is_known and known != named:
+        newest, known = self._best_known()
+        is_known = newest is not None
+        if newest is not None and known != named:
             told = "no step was validated yet" if known is None else f"the best was that of step {known}"
+            gone = "Its checkpoint is damaged or gone. " if named is not None and named > newest else ""
             if named is not None or known is not None or (root / "best").exists():
-                _warn_of_pointer(root, "best", named, f"By the newest checkpoint {told}")
+                _warn_of_pointer(root, "best", named, f"{gone}By the newest checkpoint, of step {newest}, {told}")
             named = known
         elif named is None and (root / "best").exists():
             _warn_of_pointer(root, "best", named, "The best sound checkpoint is looked for")
@@ -270,17 +274,17 @@ class Run:
             )
         return best
 
-    def _best_known(self) -> tuple[bool, int | None]:
-        """Best step so far according to the newest checkpoint, as (whether it is known, step)."""
+    def _best_known(self) -> tuple[int | None, int | None]:
+        """Step of the newest sound checkpoint, and the best step so far according to it; (None, None) without one."""
         for step in reversed(self.checkpoints()):
             try:
                 position = checkpoint.state_of(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
                 if position is not None:
                     best = position["best"]
-                    return True, None if best is None else int(best["step"])
+                    return step, None if best is None else int(best["step"])
             except (checkpoint.DamagedCheckpoint, KeyError, TypeError, ValueError):
                 continue
-        return False, None
+        return None, None
 
     def _is_sound(self, step: int) -> bool:
         try:

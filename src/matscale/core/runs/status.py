@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from matscale.core import errors
+from matscale.core.config import read_toml
 from matscale.core.errors import MatscaleError
 from matscale.core.locks import is_claimed, is_locked
 from matscale.core.runs import info as records
@@ -42,7 +43,7 @@ class State:
 
     status: Status
     reason: str = ""
-    """Reason why the run did not complete."""
+    """Reason why the run did not complete, or what is doubtful about one that did."""
 
 
 def read_info(run: Path) -> dict[str, Any] | None:
@@ -79,4 +80,12 @@ def recorded(run: Path) -> State:
         error = str(info.get("error") or "")
         inside = _OF_ERROR.get(error.partition(":")[0]) in INSIDE
         return State("failed" if inside else "crashed", error)
-    return State("stopped" if status == "stopped" else "completed")
+    return State("stopped" if status == "stopped" else "completed", _doubt(run, info))
+
+
+def _doubt(run: Path, info: dict[str, Any]) -> str:
+    """Sign that config.toml and run.json are not of one run; empty if there is none."""
+    try:
+        return records.changed_config(run, info, read_toml(run / CONFIG)) if "config_sha256" in info else ""
+    except MatscaleError as damage:
+        return str(damage)

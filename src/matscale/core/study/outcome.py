@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from matscale.core.files import open_file
 from matscale.core.runs.record import LOG
 from matscale.core.runs.status import INSIDE, KILLED, State, recorded
 from matscale.core.study.launcher import Ended
@@ -48,7 +49,8 @@ def _signal(code: int) -> int | None:
 def _last_line(run: Path) -> str:
     """Last line of the process output, such as an error that occurred before run.json existed."""
     try:
-        lines = (run / LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+        with open_file(run / LOG) as file:
+            lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from matscale.core.errors import ConfigError, PeerLost
 
-_TASKS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
+_TASKS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "MV2_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpiexec",
+    "FLUX_JOB_SIZE": "flux run",
+    "JSM_NAMESPACE_SIZE": "jsrun",
+}
 """Environment variable with the number of tasks of a launcher other than torchrun -> name of the launcher."""
 
 
@@ -58,11 +65,12 @@ class World:
         """Context with the process group of a run (nccl on GPUs, gloo on CPUs); for one process it does nothing.
 
         Inside, an error of torch.distributed (a process that ended, or did not answer for `timeout` seconds) becomes
-        PeerLost.
+        PeerLost. Raises ConfigError if the environment does not say where the processes meet.
         """
         if self.size == 1 or dist.is_initialized():
             yield
             return
+        _check_meeting_place(self.size)
         backend = "nccl" if device.type == "cuda" else "gloo"
         self.timeout = timeout
         with self._answered():
@@ -157,6 +165,15 @@ def _number(name: str, default: int) -> int:
     if not value.isdecimal():
         raise ConfigError(f"{name} = {value!r} in the environment: expected a whole number, as torchrun sets it.")
     return int(value)
+
+
+def _check_meeting_place(size: int) -> None:
+    address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if not address or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"WORLD_SIZE = {size}, but MASTER_ADDR = {address!r} and MASTER_PORT = {port!r} do not say where the "
+            "processes meet. Start them with torchrun, which sets all of these; for one process, unset WORLD_SIZE."
+        )
 
 
 def _refuse_copies() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from matscale.core.errors import DataError, MatscaleError
+from matscale.core.files import open_file
 
 DELIMITED = (".csv", ".tsv", ".txt", ".dat")
 SUFFIXES = (*DELIMITED, ".json", ".jsonl", ".ndjson", ".parquet")
@@ -51,7 +52,8 @@ def read_records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _text(path: Path) -> tuple[str, list[str]]:
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            data = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "")

@@ -344,7 +344,8 @@ def held_true(told: Outcomes, found: Multiplier, truth: Callable[[float], float]
     if found.points:
         lowest, middle = found.points[0], found.points[len(found.points) // 2]
         told.saw(lowest=lowest.low <= truth(lowest.loss) <= lowest.high)
-        told.saw(middle=middle.low <= truth(middle.loss) <= middle.high, width=0.5 * np.log(middle.high / middle.low))
+        width = 0.5 * np.log(middle.high / middle.low) if middle.low > 0 else np.inf
+        told.saw(middle=middle.low <= truth(middle.loss) <= middle.high, width=width)
 
 
 def multipliers_text(told: Outcomes) -> str:

@@ -194,6 +194,10 @@ def test_with_many_architectures_each_is_set_against_the_best(rng: Rng) -> None:
     result = compare(rows, [], LAWS, axis="n")
     assert len(result.pairs) == 3
     assert [told.split(" the parameters of ")[1][0] for told in result.cheaper] == ["a", "a"]
+    figure, (*_, said) = laws_figures.cheaper(result), cheaper(result)
+    assert figure is not None
+    assert {str(trace.name)[-5:] for trace in figure.data if trace.name} == {"b / a", "c / a"}
+    assert said == "Each is set against a, the first of the ranking; matscale compare has all pairs."
 
 
 def test_a_multiple_that_is_not_known_is_called_so() -> None:

@@ -94,6 +94,16 @@ def test_the_cheaper_of_two_architectures_is_named_when_it_is_known() -> None:
     assert {run.architecture for run in undecided.runs} == {"one", "two"}
 
 
+def test_another_law_in_n_and_d_says_which_runs_come_next() -> None:
+    kaplan = side_of(Table.of(grid()), law=host().law("kaplan"))
+    batch = next_batch([kaplan], Purpose.parse("loss=0.1%@n=2M,d=200k"), 2, 1e13)
+    assert len(batch.runs) == 2
+    with pytest.raises(ConfigError, match="kaplan has no alpha"):
+        next_batch([kaplan], Purpose.parse("alpha=0.02"), 2, 1e13)
+    with pytest.raises(ConfigError, match="by the law nd alone"):
+        next_batch([kaplan, kaplan], Purpose.parse("cheaper@loss=2"), 2, 1e13)
+
+
 @pytest.mark.parametrize(
     "text", ["alpha", "alpha=x", "alpha=0", "gamma=0.1", "loss=5%", "loss=5%@n=1M", "cheaper", "cheaper=2@loss=1"]
 )
@@ -180,5 +190,5 @@ def test_plan_prints_the_next_runs_and_replays_a_table(tmp_path: Path) -> None:
     assert "choose" in page.read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="no column"):
         CliRunner().invoke(plan, [str(file), "--simulate", "--cost", "n,tokens"], catch_exceptions=False)
-    with pytest.raises(ConfigError, match="has no use with --next"):
-        CliRunner().invoke(plan, [str(costed), *asked, "--law", "nd"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="experts is one in n, e"):
+        CliRunner().invoke(plan, [str(costed), "--no-baselines", *asked, "--law", "experts"], catch_exceptions=False)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--simulate", "is_replay", is_flag=True, help="Replay the table: what a choice of runs would have been worth."
 )
-@click.option("--law", help="With --simulate: the law of several variables.  [default: nd]")
+@click.option("--law", help="With --next and --simulate: the law of several variables.  [default: nd]")
 @click.option("--cost", metavar="COLUMNS", help="With --simulate: a run costs the product of these: n,d.")
 @click.option(
     "--held-out", type=click.Path(exists=True), help="With --simulate: table to predict.  [default: the dearest runs]"
@@ -109,7 +109,7 @@ def plan(
     if count is not None:
         assert purpose is not None
         assert budget is not None
-        choose_next(table, purpose, count, budget, given.as_json)
+        choose_next(table, purpose, count, budget, law or "nd", given.as_json)
         return
     if len(table.architectures) != 1:
         named = listed([f"--arch {name}" for name in table.architectures], by=" or ")
@@ -139,7 +139,7 @@ def _speed(
 
 USED = {
     "is_replay": {"budget", "law", "cost", "held_out", "page"},
-    "count": {"budget", "purpose"},
+    "count": {"budget", "purpose", "law"},
     "": {"flops", "loss", "device", "precision", "mfu", "despite"},
 }
 """Way of `plan` -> options that are of use for it"""
@@ -167,12 +167,14 @@ def refuse_unused(given: Mapping[str, Any]) -> None:
 PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5."
 
 
-def choose_next(table: Table, purpose: str, count: int, budget: float, as_json: bool) -> None:
-    """Print the present knowledge for the purpose, and the next runs."""
+def choose_next(table: Table, purpose: str, count: int, budget: float, law: str, as_json: bool) -> None:
+    """Print the present knowledge for the purpose by the law, and the next runs."""
+    from matscale.core.hosting.host import host
     from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
 
-    wanted = Purpose.parse(purpose)
-    batch = next_batch([side_of(table.of_architecture(name)) for name in table.architectures], wanted, count, budget)
+    wanted, form = Purpose.parse(purpose), host().law(law)
+    sides = [side_of(table.of_architecture(name), law=form) for name in table.architectures]
+    batch = next_batch(sides, wanted, count, budget)
     click.echo(json.dumps(batch.plain(), indent=2, allow_nan=False) if as_json else batch_text(batch))
 
 

@@ -90,6 +90,12 @@ def analyse(
             terms[term], more = _term_laws(part, term)
             refused += more
     comparisons, not_compared = _comparisons(table)
+    for term in terms:
+        part = of_target(table, term)
+        if part is not None:
+            more_compared, not_compared_of_term = _comparisons(part, term, (main_axis(table),))
+            comparisons += more_compared
+            not_compared += not_compared_of_term
     refused += not_compared
     mixed, not_mixed = mixed_law(table)
     refused += not_mixed
@@ -180,16 +186,19 @@ def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
         return None, [Refused("all architectures", axis, "loss", str(error))]
 
 
-def _comparisons(table: Table) -> tuple[tuple[Comparison, ...], list[Refused]]:
-    """Comparisons over every variable that varies in at least two architectures."""
+def _comparisons(
+    table: Table, target: str = "loss", axes: tuple[str, ...] = ("n", "d", "c")
+) -> tuple[tuple[Comparison, ...], list[Refused]]:
+    """Comparisons over every variable of `axes` that varies for at least two architectures."""
     laws = [law for law in host().laws() if law.axes == ("x",)]
     found, refused = [], []
-    for axis in ("n", "d", "c"):
+    for axis in axes:
         names = [name for name in table.architectures if varies(table.of_architecture(name), axis)]
         if len(names) < 2:
             continue
         try:
-            found.append(compare(table.take(np.isin(table.words["arch"], names)), names, laws, axis=axis))
+            part = table.take(np.isin(table.words["arch"], names))
+            found.append(compare(part, names, laws, axis=axis, target=target))
         except DataError as error:
             refused.append(Refused(" and ".join(names), axis, "comparison", str(error)))
     return tuple(found), refused

@@ -144,6 +144,8 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
         return
     said: list[str] = []
     for comparison in analysis.comparisons:
+        if comparison.target != "loss":
+            continue
         for pair in comparison.pairs:
             said.append(Markup(" ").join(words.pair_sentences(pair, comparison)))
         said.append(words.ranking(comparison))
@@ -158,8 +160,10 @@ def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
     for one in analysis.comparisons:
         figure = laws_figures.cheaper(one)
         if figure is not None:
-            title = f"How much cheaper, over {one.axis.upper()}"
-            yield Panel(f"cheaper-{one.axis}", "exponents", title, figure, tuple(words.cheaper(one)))
+            of_term = "" if one.target == "loss" else f" for the {one.target}"
+            name = f"cheaper-{one.axis if one.target == 'loss' else one.target}"
+            title = f"How much cheaper{of_term}, over {one.axis.upper()}"
+            yield Panel(name, "exponents", title, figure, tuple(words.cheaper(one)))
 
 
 def _residual_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[Panel]:

@@ -142,28 +142,32 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
 def cheaper(comparison: Comparison) -> Any | None:
     """Plot the ratio of compute, hours, parameters or data of two architectures against the loss; None if unknown.
 
-    Each pair has a colour, each quantity a dash.
+    Each pair has a colour, each quantity a dash. Pairs are those with the first of the ranking, and errors have the
+    units of the sentences beside the figure.
     """
-    looks = style(f"{pair.first} / {pair.second}" for pair in comparison.pairs)
-    title, factor = UNITS.get(comparison.target, (comparison.target, 1.0))
+    pairs = comparison.facing_first
+    looks = style(f"{pair.first} / {pair.second}" for pair in pairs)
+    title = UNITS.get(comparison.target, (comparison.target, 1.0))[0].replace("[meV", "[eV")
     traces: list[dict[str, Any]] = []
-    for pair in comparison.pairs:
+    for pair in pairs:
         colour = looks[f"{pair.first} / {pair.second}"][0]
         for k, one in enumerate(one for one in facing(pair.multipliers) if one.points):
-            traces += _multiplier(one, colour, DASHES[k % len(DASHES)], factor)
+            traces += _multiplier(one, colour, DASHES[k % len(DASHES)])
     if not traces:
         return None
-    ends = [point.loss * factor for pair in comparison.pairs for one in pair.multipliers for point in one.points]
+    ends = [point.loss for pair in pairs for one in pair.multipliers for point in one.points]
     even = {
         "type": "scatter", "mode": "lines", "x": rounded([min(ends), max(ends)]), "y": [1, 1], "hoverinfo": "skip",
         "line": {"color": NEUTRAL, "width": 1}, "showlegend": False,
     }  # fmt: skip
-    return figure([even, *traces], title, "times as much, for the same loss")
+    # A legend of two columns stands above the figure, which keeps its height beside it.
+    height = 380 + 22 * (sum("hovertemplate" in trace for trace in traces) // 2)
+    return figure([even, *traces], title, "times as much, for the same loss", height=height)
 
 
-def _multiplier(one: Multiplier, colour: str, dash: str, factor: float) -> list[dict[str, Any]]:
+def _multiplier(one: Multiplier, colour: str, dash: str) -> list[dict[str, Any]]:
     """Traces of a multiplier: line and band."""
-    loss, value, low, high = np.array([[p.loss * factor, p.value, p.low, p.high] for p in one.points]).T
+    loss, value, low, high = np.array([[p.loss, p.value, p.low, p.high] for p in one.points]).T
     shown = (low > 0) & np.isfinite(high)
     loss, value, low, high = (column[shown] for column in (loss, value, low, high))
     if len(loss) == 0:
@@ -198,7 +202,7 @@ def offsets(fit: Fit) -> Any:
             "name": one.group, "showlegend": False, "meta": {"architecture": one.group},
             "hovertemplate": "%{y}<br>%{x:.3g}<extra></extra>",
         })  # fmt: skip
-    title = "loss / that of the mean architecture at the same size, with its 95 % interval"
+    title = "loss / that of the mean architecture at its size"
     fig = figure(traces, title, "", log=(True, False), height=110 + 26 * len(fit.groups))
     fig.add_vline(x=1, line={"color": NEUTRAL, "width": 1})
     fig.update_yaxes(categoryorder="array", categoryarray=[one.group for one in fit.groups][::-1], type="category")

@@ -39,6 +39,7 @@ def figure(title: str, scores: Sequence[Score]) -> str:
             )  # fmt: skip
             plot.add_traces([band, line], rows=1, cols=column)
     plot.update_xaxes(type="log", title="cost of the runs bought", exponentformat="power")
-    plot.update_yaxes(type="log", row=1, col=2)
+    plot.update_xaxes(dtick="D2")  # 1, 2, 5: nine labels a decade run into each other
+    plot.update_yaxes(type="log", dtick="D2", row=1, col=2)
     plot.update_layout(title=escape(title), template="plotly_white", height=460)
     return str(to_html(plot, include_plotlyjs=True, full_html=True, div_id="replay", config=CONTROLS))

@@ -10,7 +10,7 @@ import numpy as np
 from matscale.core.report.layout import AXES, figure, rounded, scale, style
 from matscale.core.report.records import ALONG, MEASURED, RunRecord
 from matscale.core.scaling.curves.collapse import Collapse
-from matscale.core.scaling.tables.table import groups
+from matscale.core.scaling.tables.table import SAME, groups
 from matscale.core.scaling.text import size
 
 BY = ("architecture", "size", "data")
@@ -53,19 +53,26 @@ def training_curves(runs: Sequence[RunRecord]) -> Any:
 
 
 def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> Any:
-    """Plot the loss over the loss at the end of each run, against the share of the run that is done."""
+    """Plot the loss over that at the end of each run, against the share that is done; bold: sizes that are off."""
     looks = style(collapses)
     traces = []
     for name, one in collapses.items():
         for k, curve in enumerate(one.curves):
+            is_off = any(_alike(curve.size, place.size) for place in one.off)
             traces.append({
                 "type": "scatter", "mode": "lines", "x": rounded(curve.share),
                 "y": rounded(np.exp(curve.logs - curve.logs[-1])), "name": name, "legendgroup": name,
-                "showlegend": k == 0, "line": {"color": looks[name][0], "width": 1.1, "dash": looks[name][2]},
+                "showlegend": k == 0,
+                "line": {"color": looks[name][0], "width": 3 if is_off else 1.1, "dash": looks[name][2]},
                 "hovertemplate": "%{y:.3g} at %{x:.0%}<extra>" + _sizes(curve.size) + "</extra>",
                 "meta": {"segments": [[index.get(curve.run, -1), 0, len(curve.share)]]},
             })  # fmt: skip
     return figure(traces, "share of the run", "loss over its last", log=(False, True))
+
+
+def _alike(sizes: Mapping[str, float], place: Mapping[str, float]) -> bool:
+    """Whether a run has the size `place`, as far as that says it."""
+    return all(abs(np.log(sizes[axis] / value)) < SAME for axis, value in place.items())
 
 
 def _sizes(sizes: Mapping[str, float]) -> str:

@@ -133,9 +133,14 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 def cheaper(comparison: Comparison) -> list[str]:
     """Sentences on what each pair needs for the same loss, then each quantity along its curve, one paragraph each."""
     told = []
-    for pair in comparison.pairs:
+    for pair in comparison.facing_first:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]
+        names = (pair.first, pair.second)  # which stay as they are written
+        lines = [line if line.startswith(names) else f"{line[0].upper()}{line[1:]}" for line in lines]
         told.append(" ".join(f"{line}." for line in lines))
+    if len(told) < len(comparison.pairs):
+        best = comparison.ranking[0].architecture
+        told.append(f"Each is set against {best}, the first of the ranking; matscale compare has all pairs.")
     return told
 
 

@@ -1,8 +1,8 @@
 """Choose the next batch of runs for a purpose: an exponent, the loss at a size, or which of two models is cheaper.
 
-The joint law E + A N^-alpha + B D^-beta of each architecture gives the uncertainty (`belief`), and `choose` the runs.
-For two architectures, the purpose is the ratio of the FLOPs that they need for one loss; runs of both reduce its
-uncertainty.
+The joint law of each architecture gives the uncertainty (`belief`): E + A N^-alpha + B D^-beta, unless another law in n
+and d is given. `choose` gives the runs. For two architectures, the purpose is the ratio of the FLOPs that they need for
+one loss; runs of both reduce its uncertainty.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matscale.core.scaling.allocation.choose import choose
 from matscale.core.scaling.allocation.cost_law import CostLaw, measured_cost
 from matscale.core.scaling.allocation.next_runs import candidates
 from matscale.core.scaling.allocation.plan import needed, refuse_far
-from matscale.core.scaling.law import Array
+from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size, with_interval
 from matscale.core.units import parse_count
@@ -164,16 +164,22 @@ class Batch:
         return plain
 
 
-def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None) -> Side:
+def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law: Law | None = None) -> Side:
     """Side for one architecture, from its runs.
 
-    `offered` is (n, d, FLOPs) of the candidate runs; without it, candidates are sizes near those of the runs.
+    `offered` is (n, d, FLOPs) of the candidate runs; without it, candidates are sizes near those of the runs. `law` is
+    one in n and d.
     """
-    runs, law = table.ends(), host().law(FORM)
+    runs, law = table.ends(), law or host().law(FORM)
+    if law.axes != ("n", "d"):
+        raise ConfigError(
+            f"Next runs are chosen among sizes and amounts of data, by a law in n and d, such as {FORM}; {law.name} is "
+            f"one in {', '.join(law.axes)}."
+        )
     cost = measured_cost(runs)
     if len(runs) <= law.n_parameters + 1:
         raise DataError(
-            f"{counted(len(runs), 'run')} are too few to choose the next ones: the law {FORM} has {law.n_parameters} "
+            f"{counted(len(runs), 'run')} are too few to choose the next ones: the law {law.name} has {law.n_parameters} "
             f"parameters. Train {law.n_parameters + 2} small ones first, of several sizes on several amounts of data."
         )
     x = np.log(np.stack([runs["n"], runs["d"]], axis=-1))
@@ -196,6 +202,7 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
         needs = "two architectures: --arch A --arch B" if purpose.what == "cheaper" else "one architecture: --arch A"
         raise ConfigError(f"The purpose {purpose.what} needs {needs}. Given: {', '.join(s.name for s in sides)}.")
     for side in sides:
+        _refuse_unknown(side.belief.law, purpose)
         _refuse_beyond(side, purpose)
     values = [float(side.number(side.belief.solution.theta[None], purpose)[0]) for side in sides]
     signs = (1.0, -1.0)[: len(sides)]
@@ -242,6 +249,14 @@ def _blocks(parts: Sequence[Array]) -> Array:
         whole[i : i + part.shape[0], j : j + part.shape[1]] = part
         i, j = i + part.shape[0], j + part.shape[1]
     return whole
+
+
+def _refuse_unknown(law: Law, purpose: Purpose) -> None:
+    """Raises ConfigError for a number that the law does not have."""
+    if purpose.what in EXPONENTS and purpose.what not in law.exponents:
+        raise ConfigError(f"The law {law.name} has no {purpose.what}. Ask for a loss: loss=5%@n=1M,d=1M.")
+    if purpose.what == "cheaper" and law.name != FORM:
+        raise ConfigError(f"Which of two is cheaper is known by the law {FORM} alone: leave out --law {law.name}.")
 
 
 def _refuse_beyond(side: Side, purpose: Purpose) -> None:

@@ -63,10 +63,14 @@ class Comparison:
 
     @property
     def cheaper(self) -> list[str]:
-        """Sentences on what each architecture needs for the same loss, against the first of the ranking."""
+        """Needs of each architecture against the first of the ranking, for the same loss: a sentence each."""
+        return [told for pair in self.facing_first for told in sentences(pair.multipliers, self.target)]
+
+    @property
+    def facing_first(self) -> list[Pair]:
+        """The pairs of each architecture with the first of the ranking."""
         first = self.ranking[0].architecture
-        pairs = [pair for pair in self.pairs if first in (pair.first, pair.second)]
-        return [told for pair in pairs for told in sentences(pair.multipliers, self.target)]
+        return [pair for pair in self.pairs if first in (pair.first, pair.second)]
 
     def plain(self) -> dict[str, Any]:
         values = {

@@ -22,9 +22,8 @@ from matscale.core.train.accumulation import Feed, Group, steps_of
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner, named, suspects
-from matscale.core.train.recorder import Recorder
+from matscale.core.train.recorder import Recorder, Samples
 from matscale.core.train.running_metrics import RunningMetrics
-from matscale.core.train.samples import Samples
 from matscale.core.train.schedule import Budget, last_stable_step, lr_factor
 from matscale.core.train.setup import Setup
 from matscale.core.train.state import TrainingState, seed_step

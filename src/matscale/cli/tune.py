@@ -108,7 +108,7 @@ def tune(
     if batch and steps:
         raise ConfigError("--batch: batches are compared at equal data, so use --epochs, not --steps.")
     if workers is not None and launcher != "local":
-        raise ConfigError("--workers is for the launcher local.")
+        raise ConfigError("--workers works only with --launcher local.")
     base = {"output": str(default_output(arch)), "data": {"path": data}, "seeds": list(seeds)}
     tunings = [
         Tuning(arch, params, lowest, highest, batch or (), {**base, "set": override({}, assignments), "budget": budget})

@@ -85,7 +85,7 @@ class DiskError(MatscaleError):
         return found
 
 
-def open_file(path: Path | str) -> BinaryIO:
+def open_file(path: Path | str) -> io.BufferedReader:
     """Open a regular file to read its bytes.
 
     A pipe would make the reader wait without end, and a device has no end: both raise OSError (EINVAL).

@@ -82,16 +82,16 @@ def estimate(
     architecture: Architecture | None = None,
     progress: Reporter = SILENT,
 ) -> Estimate:
-    """Estimate the run of `config` by one process.
+    """Estimate time, memory and FLOPs of training `config` with one process.
 
     `device` names one of `matscale.core.flops.peaks`; the default is that of this machine according to
     `compute.device`. Time comes from `time_steps` timed steps; with a named device, with `mfu` or with 0 steps, it
-    comes from peak × MFU (`ASSUMED_MFU` unless given). Beside timed steps, only a few single structures are run. Raises
+    comes from peak × MFU (`ASSUMED_MFU` unless given). Apart from the timed steps, only a few structures are run. Raises
     ConfigError for an unknown device, an MFU outside (0, 1], and a budget of less than one step; see `prepare` for
     errors of the data.
     """
     if mfu is not None and not 0 < mfu <= 1:
-        raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
+        raise ConfigError(f"MFU {mfu:g}: must be a share of the peak, above 0 and at most 1.")
     architecture = architecture or host().architecture(config.architecture.name)
     setup, forecast = foresee(config, architecture, progress)
     return price(setup, forecast, device=device, mfu=mfu, time_steps=time_steps, progress=progress).of(setup, forecast)

@@ -86,7 +86,7 @@ class Records:
     damaged: tuple[Excluded, ...] = ()
 
     def index(self) -> dict[str, int]:
-        """Path of a run, as in laws -> its number."""
+        """Number of each run in the report, by the path of the run as laws write it."""
         return {str(run.path): k for k, run in enumerate(self.runs)}
 
 

@@ -114,7 +114,7 @@ def tune(tuning: Tuning, do: Do) -> list[Tuned]:
         if not any(further.values()):
             return [_concluded(runs[key][0], key[1], losses[key]) for key in keys]
         rates = {key: sorted({*rates[key], *further[key]}) for key in keys}
-    raise AssertionError("a search for learning rates that does not end")
+    raise AssertionError(f"the search for a learning rate did not end within {ROUNDS} rounds")
 
 
 def _trained(tuning: Tuning, rates: dict[Key, list[float]], do: Do) -> dict[Key, list[PlannedRun]]:

@@ -111,7 +111,7 @@ class Drop(nn.Module):
         self.path, self.channel = path, channel
 
     def forward(self, x: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-        """Drop parts of `x` [n_atoms, K, C]; the rest is scaled up, so that the mean is preserved."""
+        """Drop channels and structures of `x` [n_atoms, K, C] at random; the rest is scaled up to preserve the mean."""
         if self.training and self.channel:
             kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.channel
             x = x * (kept / (1 - self.channel)).to(x.dtype)

@@ -180,7 +180,7 @@ class SlurmPool:
         self._alive = alive
 
     def _run(self, name: str, task: str) -> Path | None:
-        """Find the run folder of a task; None if the array's list is missing, or belongs to an earlier study."""
+        """Find the run folder of a task; None if the array's list of runs is missing or of an earlier study."""
         listed = self.folder / f"array-{name.removeprefix(self.prefix)}.txt"
         if not listed.exists() or not task.isdecimal():
             return None

@@ -60,7 +60,7 @@ class _Stream:
                 return None
             n_atoms = int(head)
             if n_atoms < 0:
-                raise ValueError(f"it announces {n_atoms} atoms")
+                raise ValueError(f"it announces {n_atoms} atoms, which is negative")
             if n_atoms > self._file.limits.atoms:
                 raise ValueError(f"it announces {n_atoms:.4g} atoms (--limit atoms=... allows more)")
             lines = self._file.take(n_atoms + 1)  # ends with the file, whatever number it states

@@ -85,7 +85,7 @@ class Pairs:
 
 
 class PairGeometry(nn.Module):
-    """Module that sums over the images of each pair."""
+    """Module that computes, for each pair of atoms, sums of radial functions over its periodic images."""
 
     def __init__(self, cutoff: float, n_radial: int) -> None:
         super().__init__()

@@ -72,7 +72,9 @@ class Recipe(Config):
                 f"dynamics = {self.dynamics} and strained = {self.strained}: the shares add up to more than 1."
             )
         if not self.rattle_temperatures or not self.dynamics_temperatures:
-            raise ConfigError("A recipe needs at least one temperature of each kind (--temperatures 300,1000).")
+            raise ConfigError(
+                "A recipe needs at least one rattle temperature and one dynamics temperature (--temperatures 300,1000)."
+            )
         if self.files:
             missing = [file for file in self.files if not Path(file).exists()]
             if missing:

@@ -142,8 +142,8 @@ class Table:
     def ends(self, at: str = "last") -> Table:
         """Table with one row per run, its last step. With `at="best"`, its best step; with `at="all"`, every row.
 
-        A row without run or step counts as a separate run. With `best`, the cost is that of the whole run, and of
-        several steps with the least loss the last is taken.
+        A row without run or step counts as a separate run. With `best`, the cost is still that of the whole
+        run; if several steps share the least loss, the last of them is taken.
         """
         if at == "all":
             return self

@@ -90,7 +90,7 @@ class _Turning:
         raise ContractError("energy or forces of a molecule of three atoms are not finite.")
 
     def rotations(self, places: Places) -> Tensor:
-        """Rotation matrices [n, 3, 3], one for each place: a plane, by its number in `planes`, and an angle [rad] in it."""
+        """Rotation matrices [n, 3, 3] of places: the number of a plane in `planes`, and an angle [rad] in it."""
         plane, angle = places
         c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
         about = torch.unflatten(torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1), 1, (3, 3))

@@ -57,9 +57,8 @@ def check_stress(dataset: PackedDataset, indices: Any) -> None:
 
 
 def stress_numbers(dataset: PackedDataset, indices: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two arrays: R of the structures with forces above rounding errors, and |σ|_max V/N [eV/atom] of those with a volume.
-
-    Both are defined at the top of this module.
+    """Two arrays, defined at the top of this module: R of structures with forces above rounding errors, and
+    |σ|_max V/N [eV/atom] of structures with a volume.
     """
     forces, stress = dataset.labels(indices)
     geometry = dataset.batch(indices)

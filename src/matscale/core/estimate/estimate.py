@@ -86,9 +86,9 @@ def estimate(
 
     `device` names one of `matscale.core.flops.peaks`; the default is that of this machine according to
     `compute.device`. Time comes from `time_steps` timed steps; with a named device, with `mfu` or with 0 steps, it
-    comes from peak × MFU (`ASSUMED_MFU` unless given). Apart from the timed steps, only a few structures are run. Raises
-    ConfigError for an unknown device, an MFU outside (0, 1], and a budget of less than one step; see `prepare` for
-    errors of the data.
+    comes from peak × MFU (`ASSUMED_MFU` unless given). Apart from the timed steps, only a few structures are run.
+    Raises ConfigError for an unknown device, an MFU outside (0, 1], and a budget of less than one step; see `prepare`
+    for errors of the data.
     """
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"MFU {mfu:g}: must be a share of the peak, above 0 and at most 1.")

@@ -89,7 +89,7 @@ class StudyPlan:
     """Number of training structures by the settings that determine it; splitting for every seed would take too long."""
 
     def as_given(self, run: Path) -> Path:
-        """Path of a run folder that begins with the study's folder as the user wrote it, so that the study can be moved."""
+        """Path of a run folder, below the study's folder as the user wrote it, so that the study can be moved."""
         return self.study.folder / run.relative_to(self.folder)
 
 

@@ -43,8 +43,8 @@ def choose(
     `here` [r, k] is the uncertainty of ln L at each of k candidates, as r deviations whose squares add up to its
     variance. `there` [r], or [r, m], is the same for the number, or the m numbers, that the new runs shall make more
     certain; variances of several are added. `noise` is the variance of one run. Each step takes the candidate that
-    removes most variance per square root of its cost; per cost itself, only tiny runs would be chosen. `least` is added to each cost. The choice ends when the share of the variance that is
-    left falls below `enough`.
+    removes most variance per square root of its cost; per cost itself, only tiny runs would be chosen.
+    `least` is added to each cost. The choice ends when the share of the variance that is left falls below `enough`.
 
     >>> here, there = np.array([[1.0, 0.1, 1.0], [0.0, 1.0, 0.0]]), np.array([1.0, 0.0])
     >>> [c.index for c in choose(here, there, 0.1, np.array([4.0, 1.0, 1.0]), count=2)]

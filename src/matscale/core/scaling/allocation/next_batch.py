@@ -180,7 +180,8 @@ def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law
     if len(runs) <= law.n_parameters + 1:
         raise DataError(
             f"{counted(len(runs), 'run')} are too few to choose the next ones: the law {law.name} has "
-            f"{law.n_parameters} parameters. Train {law.n_parameters + 2} small ones first, of several sizes on several amounts of data."
+            f"{law.n_parameters} parameters. Train {law.n_parameters + 2} small ones first, of several sizes on "
+            "several amounts of data."
         )
     x = np.log(np.stack([runs["n"], runs["d"]], axis=-1))
     belief = believe(law, x, np.log(runs["loss"]), runs["c"])

@@ -21,7 +21,7 @@ from machine import machine
 
 from matscale.core.hosting.host import host
 from matscale.core.scaling.allocation.belief import believe
-from matscale.core.scaling.allocation.simulate import WAYS, Pool, Score, pool_of, simulate
+from matscale.core.scaling.allocation.simulate import WAYS, ReplayPool, Score, pool_of, simulate
 from matscale.core.scaling.tables.sources import read
 from matscale.core.scaling.tables.table import Table
 
@@ -38,7 +38,7 @@ SHOWN = 5
 """Stops that are printed; --json has all"""
 
 
-def pool(folder: Path, task: str) -> Pool:
+def pool(folder: Path, task: str) -> ReplayPool:
     law, columns, factors = TASKS[task]
 
     def part(name: str) -> Table:
@@ -48,7 +48,7 @@ def pool(folder: Path, task: str) -> Pool:
     return pool_of(part("train"), host().law(law), part("test"))
 
 
-def with_all(runs: Pool, law: str) -> float:
+def with_all(runs: ReplayPool, law: str) -> float:
     """R² with all runs."""
     belief = believe(host().law(law), runs.x, runs.y, runs.cost)
     found, guess = np.exp(runs.far_y), np.exp(belief.mean(runs.far_x))

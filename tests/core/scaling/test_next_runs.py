@@ -152,7 +152,7 @@ def test_a_replay_that_buys_too_little_is_refused() -> None:
         pool_of(Table.of(grid()[:10]), law)
 
 
-# Scores of one replay move by 0.05 with the runs for sale and the number of stops: the limits are that much, or a little
+# Scores of one replay move by 0.05 with the runs for sale and the number of stops: limits are that much, or a little
 # more, below the means in docs/laws.md. The least sum of Huber's function over all runs of Farseer's table has 0.93.
 @pytest.mark.parametrize(("task", "least"), [("moe", 0.75), ("farseer", 0.8)])
 def test_a_tenth_of_the_budget_predicts_the_dear_runs_of_scalebench(shared: Path, task: str, least: float) -> None:

@@ -98,7 +98,7 @@ def sweep(
         raise ConfigError(f"--no-wait: the runs of the launcher {launcher} end with the sweep. Leave it out.")
     if workers is not None and launcher != "local":
         raise ConfigError(
-            f"--workers is for the launcher local. The study file has a table [{launcher}] for its options."
+            f"--workers works only with --launcher local. The study file has a table [{launcher}] for its options."
         )
     if adaptive is None and (count is not None or budget is not None):
         raise ConfigError("--next and --budget belong to a sweep that chooses its runs: add --adaptive PURPOSE.")

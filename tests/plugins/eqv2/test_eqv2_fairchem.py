@@ -410,7 +410,7 @@ def test_the_stress_head_has_the_norm_of_the_backbone_whatever_it_names(files: F
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("state_dict/output_heads.magmoms.weight", torch.ones(1), r"output_heads\.magmoms\.weight .* no weight"),
+        ("state_dict/output_heads.magmoms.weight", torch.ones(1), r"output_heads\.magmoms\.weight .* is not a weight"),
         ("state_dict/backbone.norm.norm_l0.bias", None, r"no 'backbone\.norm\.norm_l0\.bias'"),
         ("state_dict/backbone.norm.norm_l0.bias", torch.full((4,), torch.nan), r"norm_l0\.bias has NaN"),
         ("state_dict/backbone.norm.norm_l0.bias", "text", r"norm_l0\.bias in state_dict is a str"),

@@ -37,7 +37,7 @@ def test_the_ladder_never_takes_fewer_gaussians_than_a_width_has(n_params) -> No
 
 
 def test_an_option_of_an_interaction_that_is_off_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"cutoff_atom_atom = 8.0 without .*set atom_atom = true"):
+    with pytest.raises(ConfigError, match=r"cutoff_atom_atom = 8.0 belongs .*set atom_atom = true"):
         GemNetConfig.parse({"cutoff_atom_atom": 8.0})
     with pytest.raises(ConfigError, match="set atom_edge or edge_atom = true"):
         GemNetConfig.parse({"max_neighbors_atom_edge": 3})

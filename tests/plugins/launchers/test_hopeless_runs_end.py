@@ -20,7 +20,7 @@ from matscale.core.study.sweep import Sweep
 from matscale.plugins.launchers.local import LocalOptions, LocalPool
 
 
-@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_training_that_is_given_up_saves_and_ends_and_the_sweep_is_done(
     study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, warm: bool
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 
-from matscale.plugins.launchers.fork_server import MODULES
+from matscale.core.study.preload import MODULES
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["pytest", "matscale.plugins.losses", *MODULES])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def test_a_plugin_imports_the_public_surface_and_its_own_folder_only(path: Path)
     allowed = ("matscale.plugin", *((own_folder(path),) if path.is_relative_to(SOURCE) else ()))
     ours = [name for name in imported(path) if name.startswith("matscale.")]
     assert [name for name in ours if not any(name == a or name.startswith(a + ".") for a in allowed)] == []
+    texts = [
+        node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant)
+    ]
+    assert [text for text in texts if isinstance(text, str) and text.startswith("matscale.core.")] == []
 
 
 def test_what_type_checkers_see_is_what_can_be_imported() -> None:
@@ -49,6 +54,19 @@ def test_what_type_checkers_see_is_what_can_be_imported() -> None:
     }
     assert seen == surface._LAZY
     assert sorted(surface.__all__) == sorted(surface._LAZY)
+
+
+def test_names_that_plugins_rely_on_stay() -> None:
+    wanted = """Architecture ArchitectureConfig DatasetInfo Graph AtomicBatch Outputs BatchShape closest graded Reader
+    Labeler Loss Law Launcher Pool Tracker Importer hookimpl collate isolation full_precision times_matrix
+    flops_of_kernel"""
+    assert set(wanted.split()) <= set(surface.__all__)
+
+
+@pytest.mark.parametrize("page", ["plugins.md", "flops.md", "tutorial-painn.md"])
+def test_pages_for_plugin_authors_import_the_public_surface_only(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert [line for line in text.split("\n") if re.search(r"(from|import) matscale\.core", line)] == []
 
 
 @pytest.mark.parametrize("name", sorted(surface._LAZY))

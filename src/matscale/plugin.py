@@ -3,7 +3,9 @@
 Files of `matscale.core` may move; the names here stay. Names are imported at first use, so that a reader or a tracker
 does not wait for torch.
 
-```python from matscale.plugin import Architecture, ArchitectureConfig, AtomicBatch, Outputs, hookimpl ```
+```python
+from matscale.plugin import Architecture, ArchitectureConfig, AtomicBatch, Outputs, hookimpl
+```
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from matscale.core.files import remove as remove_path
     from matscale.core.files import write_blocks as write_blocks
     from matscale.core.files import write_text as write_text
+    from matscale.core.flops import flops_of_kernel as flops_of_kernel
     from matscale.core.hookspecs import hookimpl as hookimpl
     from matscale.core.hosting.host import host as host
     from matscale.core.hosting.tracker import Tracker as Tracker
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from matscale.core.model.potential import Potential as Potential
     from matscale.core.model.reference_path import is_counted as is_counted
     from matscale.core.model.reference_path import is_readable_wanted as is_readable_wanted
+    from matscale.core.model.reference_path import readable_form as readable_form
     from matscale.core.precision import full_precision as full_precision
     from matscale.core.precision import refuse_half as refuse_half
     from matscale.core.precision import times_matrix as times_matrix
@@ -97,6 +101,8 @@ if TYPE_CHECKING:
     from matscale.core.study.launcher import Ended as Ended
     from matscale.core.study.launcher import Job as Job
     from matscale.core.study.launcher import Launcher as Launcher
+    from matscale.core.study.launcher import Pool as Pool
+    from matscale.core.study.preload import preload_training as preload_training
     from matscale.core.threads import usable_cores as usable_cores
     from matscale.core.train.loss import Loss as Loss
     from matscale.version import API_VERSION as API_VERSION
@@ -139,6 +145,7 @@ __all__ = [
     "Outputs",
     "Padding",
     "PluginError",
+    "Pool",
     "Positive",
     "Potential",
     "Reader",
@@ -161,6 +168,7 @@ __all__ = [
     "cosine_cutoff",
     "count_parameters",
     "current_limits",
+    "flops_of_kernel",
     "from_ase",
     "full_precision",
     "graded",
@@ -180,6 +188,8 @@ __all__ = [
     "neighbors",
     "polynomial_cutoff",
     "predict",
+    "preload_training",
+    "readable_form",
     "recomputed_in_place_of",
     "refuse_half",
     "remove_path",
@@ -195,6 +205,10 @@ __all__ = [
 ]
 
 _LAZY = {
+    "preload_training": "matscale.core.study.preload:preload_training",
+    "Pool": "matscale.core.study.launcher:Pool",
+    "readable_form": "matscale.core.model.reference_path:readable_form",
+    "flops_of_kernel": "matscale.core.flops:flops_of_kernel",
     "API_VERSION": "matscale.version:API_VERSION",
     "__version__": "matscale.version:__version__",
     # Architectures

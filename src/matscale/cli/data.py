@@ -77,9 +77,11 @@ def pack(
     used are left out and listed, with the reason, in OUT/rejected.jsonl. After an interruption, the same command
     continues; once it is done, it does nothing.
 
-    \b Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of n_atoms, n_elements, volume_per_atom [Å³],
-    energy_per_atom [eV], forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight; or: elements in Al,O elements
-    not in Pu,U
+    \b
+    Filters: NAME OP NUMBER with OP one of < <= > >= == != and NAME one of
+      n_atoms, n_elements, volume_per_atom [Å³], energy_per_atom [eV],
+      forces_max [eV/Å], stress_max [eV/Å³], config_weight, weight;
+    or: elements in Al,O    elements not in Pu,U
     """
     from matscale.cli.progress.reporter import reporter
     from matscale.core.data.sources.labels import Keys

@@ -61,9 +61,9 @@ def test_two_candidates_that_disagree_are_named_with_their_values():
         DataError, match=r"file 7: energy .* energy = -3.5, but REF_energy = -3.6.*--key energy=REF_energy"
     ):
         attach(structure(energy=-3.5, REF_energy=-3.6))
-    with pytest.raises(DataError, match="forces is given twice"):
+    with pytest.raises(DataError, match="forces has two values that disagree"):
         attach(structure(**{"forces": np.ones((2, 3)), "calculator:forces": np.zeros((2, 3))}))
-    with pytest.raises(DataError, match="stress is given twice"):
+    with pytest.raises(DataError, match="stress has two values that disagree"):
         attach(structure(stress=STRESS, virial=64.0 * STRESS))  # the sign is wrong
 
 

@@ -120,7 +120,7 @@ def test_a_folder_in_use_is_left_alone(emt, tmp_path):
         ({"elements": ("Cu",), "prototypes": ("l12",)}, "orders two elements"),
         ({"dynamics": 0.8, "strained": 0.3}, "more than 1"),
         ({"prototypes": ()}, "needs prototypes"),
-        ({"rattle_temperatures": ()}, "at least one temperature"),
+        ({"rattle_temperatures": ()}, "at least one rattle temperature"),
         ({"files": ("nowhere.xyz",)}, "no such file"),
     ],
 )

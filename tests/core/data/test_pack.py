@@ -210,7 +210,7 @@ def test_labels_that_contradict_each_other_stop_packing(structures, tmp_path):
     (atoms,) = [s.to_ase() for s in structures(1)]
     atoms.info["REF_energy"] = atoms.get_potential_energy() + 1
     ase_write(tmp_path / "a.extxyz", atoms)
-    with pytest.raises(DataError, match="energy is given twice"):
+    with pytest.raises(DataError, match="energy has two values that disagree"):
         pack([tmp_path / "a.extxyz"], tmp_path / "out")
     manifest = pack([tmp_path / "a.extxyz"], tmp_path / "out", keys=Keys(energy="REF_energy")).manifest
     assert manifest.sources[0].keys["energy"] == "REF_energy"

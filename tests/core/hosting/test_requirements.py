@@ -17,7 +17,7 @@ def test_a_plugin_that_fails_beside_another_version_says_which_it_was_made_for(s
     with pytest.raises(PluginError) as failure:
         site.host().architecture("old")
     assert "ImportError: cannot import name o4" in str(failure.value)
-    assert 'my-old asks for its-model<2,>=1.0, installed is its-model 2.0: pip install "its-model<2,>=1.0".' in str(
+    assert 'my-old requires its-model<2,>=1.0, installed is its-model 2.0: pip install "its-model<2,>=1.0".' in str(
         failure.value
     )
     assert "numpy" not in str(failure.value)
@@ -26,7 +26,7 @@ def test_a_plugin_that_fails_beside_another_version_says_which_it_was_made_for(s
 def test_a_pin_that_matscale_cannot_share_is_no_advice_to_break_matscale(site: Site) -> None:
     site.install("its-model", "", requires=("e3nn==0.4.4",))
     site.install("my-old", BROKEN, requires=("its-model",))  # the conflict is one step away
-    complaint = r"its-model asks for e3nn==0\.4\.4, installed is e3nn 0\.6.*, and matscale needs e3nn<0\.7,>=0\.6"
+    complaint = r"its-model requires e3nn==0\.4\.4, installed is e3nn 0\.6.*, and matscale needs e3nn<0\.7,>=0\.6"
     with pytest.raises(PluginError, match=complaint + r"\. .*pip install --no-deps its-model"):
         site.host().architecture("old")
     assert "e3nn==0.4.4, installed" in site.host().plugin("old").load().reason  # in `plugins list --load` as well
@@ -36,7 +36,7 @@ def test_packages_that_need_each_other_are_followed_once(site: Site) -> None:
     site.install("its-model", "", requires=("their-layers", "not a requirement"))
     site.install("their-layers", "", requires=("its-model>=3",))
     site.install("my-old", BROKEN, requires=("its-model",))
-    with pytest.raises(PluginError, match=r"their-layers asks for its-model>=3, installed is its-model 1\.0"):
+    with pytest.raises(PluginError, match=r"their-layers requires its-model>=3, installed is its-model 1\.0"):
         site.host().architecture("old")
 
 

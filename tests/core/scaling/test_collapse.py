@@ -43,7 +43,7 @@ def test_the_size_whose_curve_does_not_fall_on_the_others_is_named() -> None:
     found = collapse(Table.of(sweep(np.random.default_rng(0), off={5: 0.4})))
     assert [one.size["n"] for one in found.off] == pytest.approx([SIZES[5]])
     assert found.off[0].excess > 0.1
-    assert f"n = {SIZES[5]:,.0f} does not" in found.text
+    assert f"n = {SIZES[5]:,.0f} deviates" in found.text
 
 
 def test_two_sizes_that_are_off_do_not_hide_each_other() -> None:
@@ -86,6 +86,6 @@ def test_what_cannot_be_tested_is_said(rows: list[dict[str, object]], reason: st
 def test_the_checklist_names_the_size_and_tables_without_curves_have_no_answer() -> None:
     table = Table.of(sweep(np.random.default_rng(6), off={5: 0.4}))
     found = fit(table, "n")
-    assert "does not" in checklist(found, collapses(table)["m"])["training"]["curves"]
+    assert "deviates" in checklist(found, collapses(table)["m"])["training"]["curves"]
     assert collapses(table.ends()) == {}
     assert checklist(found)["training"]["curves"] == "not recorded"

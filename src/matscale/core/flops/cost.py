@@ -71,7 +71,7 @@ class Cost:
         if self.opaque:
             found.append(
                 f"Warning: {name}: {', '.join(self.opaque)} count no FLOPs, because no formula for them is known. "
-                "Register one with matscale.core.flops.flops_of_kernel."
+                "Register one with matscale.plugin.flops_of_kernel."
             )
         return found
 

@@ -39,9 +39,7 @@ def load(
     The weights are the moving average if the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`. `dtype`
     is float32 or float64; the default is that of the stored weights. `zero_net_force` subtracts the mean from the
     forces of each structure, as runs with `net_force = "removed"` always do. The Potential says in `graph` which edges
-    its batches need:
-
-    ```python potential = matscale.load("runs/first") outputs = potential(collate(structures, potential.graph)) ```
+    its batches need: `potential(matscale.batch(structures, potential))` gives its outputs.
 
     Raises ConfigError for a folder that is no run or one that was pre-trained, a checkpoint or a device that does not
     exist, and if config.toml describes another model than the checkpoint; PluginError, with what to install, if the

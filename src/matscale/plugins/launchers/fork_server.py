@@ -32,14 +32,6 @@ PAUSE = 0.1
 """Seconds between two checks of the child processes."""
 LARGEST = 1 << 16
 """Largest size of a message [bytes]."""
-MODULES = (
-    "matscale.core.train.session",
-    "matscale.core.data.named.catalog",
-    "safetensors.torch",
-    "scipy.optimize",
-    "torch._dynamo",
-)
-"""Modules that every training imports at some time; the last one is imported with its first optimizer."""
 
 
 class ForkServer:
@@ -200,16 +192,10 @@ def _become(message: dict[str, Any], log: int) -> None:
 
 
 def warm_up() -> None:
-    """Import all modules that runs need, including the architectures of matscale."""
-    from importlib import import_module
+    """Import all that trainings need."""
+    from matscale.plugin import preload_training
 
-    from matscale.plugin import host
-
-    for module in MODULES:
-        import_module(module)
-    for plugin in host().plugins:
-        if plugin.entry.builtin:
-            plugin.load()
+    preload_training()
     gc.freeze()  # so that garbage collection in a child does not copy all these pages
 
 

@@ -35,8 +35,12 @@ PRECISIONS = ("float64", "float32")
 class ShardWriter:
     """Writer of a packed dataset, into a folder that must not hold one yet.
 
-    ```python writer = ShardWriter(path, labels_by="surrogate: emt") writer.append(structure) manifest = writer.finish()
-    ``` `source` of `append` is an index into `sources`.
+    ```python
+    writer = ShardWriter(path, labels_by="surrogate: emt")
+    writer.append(structure)
+    manifest = writer.finish()
+    ```
+    `source` of `append` is an index into `sources`.
     """
 
     def __init__(

@@ -1,4 +1,15 @@
-"""Names of parameters and options in fairchem v2: an `EScAIP_backbone` with its heads."""
+"""Names of parameters and options in fairchem v2: an `EScAIP_backbone` with its heads.
+
+| escaip | fairchem v2 |
+|---|---|
+| `input.attributes`, `input.feed_forward` | `backbone.input_block.input_layer`, its `edge_ffn` |
+| `blocks.i.attention` | `backbone.transformer_blocks.i.graph_attention` |
+| `blocks.i.{atom,edge}_ffn` | `backbone.transformer_blocks.i.feedforward.mlp_{node,edge}` |
+| `{atom,edge}_readout` | `backbone.readout_layers` of all stages, and `backbone.output_projection` |
+| `energy`, `forces.components`, `forces.magnitude` | layers of the heads, under names of the file's choice |
+
+An inference checkpoint has all parameters twice: raw, and averaged.
+"""
 
 from __future__ import annotations
 

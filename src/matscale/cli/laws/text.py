@@ -125,6 +125,7 @@ def comparison_text(result: Comparison) -> str:
             rows.append(["  joint law", joint.verdict, told, str(joint.n_sizes), str(len(joint.table))])
     lines.append(aligned(rows, right=(3, 4)))
     lines += [f"note: {key}: {told}" for key, fit in result.fits.items() if (told := seen_note(fit.table))]
+    lines += [f"note: {told}" for told in result.notes]
     for pair in result.pairs:
         lines += ["", *_pair(pair, result)]
     lines += ["", f"Ranking at {result.axis} = {size(result.at)} (loss where the law is, 95 %)"]

@@ -16,7 +16,7 @@ from scipy import stats
 from matscale.core.errors import DataError
 from matscale.core.scaling.intervals import LEVEL, quantile
 from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.means import Means, size_means
+from matscale.core.scaling.means import Means, not_held, size_means
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import solve
@@ -136,6 +136,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     part = table.keep_runs(mask, "is not on the compute frontier")
     means = Means("c", x[:, None], y, np.ones(len(x), dtype=np.int64), part.ends(), np.arange(len(x)))
     fit = fit_means(means, laws, target, reasons)
+    fit = replace(fit, notes=(*fit.notes, *not_held(table.ends(), fit.axes)))
     exponents = _resampled(reduced, fit.law, samples, seed)
     return _with_bootstrap(fit, exponents, len(found))
 

@@ -16,9 +16,10 @@ from scipy.interpolate import Akima1DInterpolator
 
 from matscale.core.errors import DataError
 from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.means import Means
+from matscale.core.scaling.means import Means, not_held
 from matscale.core.scaling.one_variable import fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
+from matscale.core.scaling.tables.labels import refuse_confounded
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.verdict import Reason, learning, verdict
@@ -88,6 +89,7 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
     judged = learning(runs["loss"], bar)
     if bar is not None and not judged:
         runs = runs.keep(runs["loss"] < bar[1], f"does not beat the baseline {bar[0]} ({bar[1]:.4g})")
+    refuse_confounded(runs)
     found = optima(runs)
     inside = [o for o in found if not o.at_edge]
     edges = [o for o in found if o.at_edge]
@@ -111,6 +113,6 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
         fit,
         points="isoflop",
         reasons=tuple(reasons),
-        notes=(*notes, *filter(None, [seen_note(runs)])),
+        notes=(*notes, *not_held(runs, ("n", "c")), *filter(None, [seen_note(runs)])),
         verdict=verdict(fit.law, reasons, fit.intervals),
     )

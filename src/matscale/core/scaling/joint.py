@@ -9,7 +9,7 @@ from matscale.core.scaling.bootstrap import bootstrap
 from matscale.core.scaling.held_out import hold_out_cells
 from matscale.core.scaling.joint_verdict import joint_reasons
 from matscale.core.scaling.law import Array, Law, named
-from matscale.core.scaling.means import size_means
+from matscale.core.scaling.means import not_held, size_means
 from matscale.core.scaling.result import Fit, lowest_bar
 from matscale.core.scaling.solve import HUBER, Solution, solve
 from matscale.core.scaling.tables.seen import seen_note
@@ -106,4 +106,4 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
             f"up to {most:.0f} epochs: a repeated structure is worth less than a new one, or harms: see --law "
             "repetition and --law overfitting"
         )
-    return [*notes, *filter(None, [seen_note(runs)])]
+    return [*notes, *not_held(runs, law.axes), *filter(None, [seen_note(runs)])]

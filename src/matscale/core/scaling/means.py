@@ -6,6 +6,7 @@ over sizes are the independent observations; intervals from single runs are too 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,10 +16,20 @@ from numpy.typing import NDArray
 from matscale.core.errors import DataError
 from matscale.core.scaling.law import Array
 from matscale.core.scaling.noise import SeedSlopes, SizeNoise, outliers, seed_slopes, size_noise
+from matscale.core.scaling.tables.labels import refuse_confounded
 from matscale.core.scaling.tables.table import AXES, GROUP, Table, groups
 
 BESIDE = {"n": "d", "d": "n", "u": "n", "s": "n"}
-"""Axis -> the other variable, which must have one value for all points of a law in that axis."""
+"""Axis -> the other variable, which must have one value for all points of a law in that axis; `--at` chooses it."""
+HELD = {
+    "n": ("d", "e", "u", "s"),
+    "d": ("n", "e"),
+    "c": ("e",),
+    "u": ("n", "e"),
+    "s": ("n", "e"),
+    "e": ("n", "d", "u", "s"),
+}
+"""Axis -> all variables that must have one value each, in the order in which they are held."""
 SEEDS = 0.1
 """Largest difference in ln c between seeds of one model, whose structures differ in their numbers of atoms."""
 
@@ -108,7 +119,7 @@ class Means:
 def size_means(table: Table, axis: str, fixed: str = "") -> Means:
     """Mean of ln loss per size, over all rows of `table`.
 
-    Raises DataError if there are no rows, or no column `axis`.
+    Raises DataError if there are no rows, no column `axis`, or a label that changes with the sizes.
     """
     if len(table) == 0:
         raise DataError(f"There is nothing to fit: all rows were excluded.{_reasons(table)}")
@@ -117,6 +128,7 @@ def size_means(table: Table, axis: str, fixed: str = "") -> Means:
         raise DataError(
             f"The table has no column {axis} ({AXES[axis]}). It has {', '.join(known)}; map one with --map."
         )
+    refuse_confounded(table)
     # Seeds of one model differ a little in compute, so rows are grouped by model, not by compute.
     key = "n" if axis == "c" and table.has("n") and _one(table, "d") and has_one_cost(table) else axis
     size = groups(table[key])
@@ -178,16 +190,38 @@ def _reasons(table: Table) -> str:
 
 
 def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, str]:
-    """Choose the runs that differ only in `axis` and seed: those with one value of the other variable.
+    """Choose the runs that differ only in `axis` and seed: those with one value of each other variable (`HELD`).
 
-    `at` chooses that value; without it, the value with most sizes is taken, the largest of equals. Other rows join
-    `excluded`.
+    `at` chooses the value of the first; without it, the value with most sizes is taken, the largest of equals. Other
+    rows join `excluded`.
     """
     other = BESIDE.get(axis)
     if at is not None and (other is None or not table.has(other)):
         raise DataError(f"--at {at:g}: there is no other variable to hold for a law in {axis}. Leave it out.")
-    if other is None or len(table) == 0 or not table.has(other, axis) or (at is None and _one(table, other)):
-        return table, ""
+    return hold(table, axis, HELD.get(axis, ()), at)
+
+
+def hold(table: Table, axis: str, others: Sequence[str], at: float | None = None) -> tuple[Table, str]:
+    """Choose the runs with one value of each of `others`, one after the other; `at` is that of the first.
+
+    Raises DataError if a variable other than data and parameters changes with `axis`, so that too few sizes are left.
+    """
+    held = []
+    for other in others:
+        wanted = at if other == BESIDE.get(axis) else None
+        if len(table) == 0 or not table.has(other, axis) or (wanted is None and _one(table, other)):
+            continue
+        kept, value = _at_one_value(table, axis, other, wanted)
+        held.append(f"{other} = {value:,.0f}")
+        fixed = ", ".join(held)
+        if other != BESIDE.get(axis):
+            _refuse_changing(table, table.take(kept), axis, other)
+        table = table.keep(kept, f"its {other} is another: the law in {axis} is fitted at {fixed}")
+    return table, ", ".join(held)
+
+
+def _at_one_value(table: Table, axis: str, other: str, at: float | None) -> tuple[NDArray[np.bool_], float]:
+    """Rows with one value of `other`, and that value."""
     level, sizes = groups(table[other]), groups(table[axis])
     n_sizes = [len(set(sizes[level == v].tolist())) for v in range(int(level.max()) + 1)]
     values = [float(np.exp(np.log(table[other][level == v]).mean())) for v in range(len(n_sizes))]
@@ -198,5 +232,26 @@ def slice_of(table: Table, axis: str, at: float | None = None) -> tuple[Table, s
         if abs(np.log(values[chosen] / at)) > 0.05:
             known = ", ".join(f"{v:,.0f}" for v in values)
             raise DataError(f"No runs have {other} = {at:g}. There are: {known}.")
-    fixed = f"{other} = {values[chosen]:,.0f}"
-    return table.keep(level == chosen, f"its {other} is another: the law in {axis} is fitted at {fixed}"), fixed
+    return level == chosen, values[chosen]
+
+
+def _refuse_changing(table: Table, part: Table, axis: str, other: str) -> None:
+    """Raises DataError if `other` changes with `axis`: no value of it has enough sizes for a law."""
+    before, after = (int(groups(one[axis]).max()) + 1 for one in (table, part))
+    if after < 3 <= before:
+        theirs = table.names.get(other, other)
+        raise DataError(
+            f"{theirs} ({other}, {AXES[other]}) changes with {axis}: of {before} values of {axis}, at most {after} "
+            f"{'has' if after == 1 else 'have'} one value of it, and a law in {axis} needs runs that differ in {axis} "
+            f"alone. Train sizes at one {theirs}, or fit a law of both (docs/laws.md lists the forms)."
+        )
+
+
+def not_held(table: Table, axes: Sequence[str]) -> list[str]:
+    """Notes on variables that vary among the runs of a law in `axes` and are none of its own."""
+    free = [a for a in ("n", "d", "e") if a not in axes and not ("c" in axes and a != "e") and not _one(table, a)]
+    return [
+        f"{table.names.get(a, a)} ({a}, {AXES[a]}) varies and is not held: its effect is mixed with that of "
+        f"{' and '.join(axes)}. Choose one value with --where, or a law that has {a}"
+        for a in free
+    ]

@@ -23,6 +23,7 @@ from matscale.core.scaling.allocation.speed import Speed
 from matscale.core.scaling.bootstrap import Draws
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array
+from matscale.core.scaling.means import not_held
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.verdict import REFUSED
@@ -140,7 +141,12 @@ def make_plan(
         speed=speed(float(n[0])) if speed else None,
         beyond=float(budget[0]) / cost.largest,
         proposals=tuple(propose(fit, cost, (float(n[0]), float(d[0])))),
-        notes=(*_despite(fit), *filter(None, [seen_note(fit.table)]), *_notes(fit, float(n[0]), float(d[0]))),
+        notes=(
+            *_despite(fit),
+            *filter(None, [seen_note(fit.table)]),
+            *not_held(fit.table, fit.axes),
+            *_notes(fit, float(n[0]), float(d[0])),
+        ),
     )
 
 

@@ -25,9 +25,10 @@ from matscale.core.scaling.comparison.multipliers import Subject, multipliers
 from matscale.core.scaling.fit import Options, beside, joint_law, refuse_single_rows
 from matscale.core.scaling.intervals import LEVEL
 from matscale.core.scaling.law import Array, Law
-from matscale.core.scaling.means import BESIDE, Means, refuse_mixed_costs, size_means, slice_of
+from matscale.core.scaling.means import BESIDE, HELD, Means, hold, refuse_mixed_costs, size_means, slice_of
 from matscale.core.scaling.one_variable import check_enough, fit_means
 from matscale.core.scaling.result import Fit, lowest_bar
+from matscale.core.scaling.tables.labels import differing_labels
 from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.text import listed
 from matscale.core.scaling.verdict import LOCAL_SLOPE, learning
@@ -60,6 +61,8 @@ class Comparison:
     joint: Mapping[str, Fit] = field(default_factory=dict)
     """Architecture -> its joint law, if that has a floor: its exponent is compared instead of the slope of a slice"""
     target: str = "loss"
+    notes: tuple[str, ...] = ()
+    """What else differs between the architectures"""
 
     @property
     def cheaper(self) -> list[str]:
@@ -82,6 +85,7 @@ class Comparison:
             "cheaper": self.cheaper,
             "pairs": [_plain_pair(pair) for pair in self.pairs],
             "ranking": [{**vars(rank), "at": self.at} for rank in self.ranking],
+            "notes": list(self.notes),
         }
         plain: dict[str, Any] = finite(values)
         return plain
@@ -122,6 +126,7 @@ def compare(
     refuse_single_rows(named)
     axis = axis or ("c" if named.has("c") else "n")
     parts, fixed = _slices({name: table.of_architecture(name).ends() for name in names}, axis, at)
+    notes = differing_labels(parts)
     means, no_learning = {}, {}
     for name, part in parts.items():
         refuse_mixed_costs(part, axis)
@@ -161,7 +166,7 @@ def compare(
     ]
     refuse_far(list(chain.from_iterable(pair.multipliers for pair in pairs)), at_loss)
     where, ranking = _ranking(means, fits)
-    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), used, target)
+    return Comparison(axis, law, fixed, fits, tuple(pairs), where, tuple(ranking), used, target, tuple(notes))
 
 
 def _standing(joint: Fit | None) -> Fit | None:
@@ -216,7 +221,11 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
         )
         for name, part in parts.items()
     }
-    return kept, fixed
+    rest = {name: hold(part, axis, [o for o in HELD.get(axis, ()) if o != other]) for name, part in kept.items()}
+    notes = [note for _, note in rest.values()]
+    own = [f"{name} at {note}" for name, (_, note) in rest.items() if note] if len(set(notes)) > 1 else notes[:1]
+    fixed = ", ".join(filter(None, [fixed, *own]))
+    return {name: part for name, (part, _) in rest.items()}, fixed
 
 
 def groups_at(part: Table, other: str, value: float, key: str) -> list[int]:

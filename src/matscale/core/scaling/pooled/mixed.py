@@ -20,7 +20,7 @@ from matscale.core.scaling.floors import floor_chance, not_excluded
 from matscale.core.scaling.held_out import HeldOut
 from matscale.core.scaling.intervals import LEVEL, Spread, wide_enough
 from matscale.core.scaling.law import Array, Frame, Law
-from matscale.core.scaling.means import BESIDE, size_means, slice_of
+from matscale.core.scaling.means import HELD, hold, size_means, slice_of
 from matscale.core.scaling.pooled.offsets import Offset, everyone, numbered, ordered
 from matscale.core.scaling.pooled.random_offsets import RandomOffsets, random_offsets, whiten
 from matscale.core.scaling.result import Fit, lowest_bar
@@ -137,12 +137,11 @@ def _slice(runs: Table, axis: str, at: float | None) -> tuple[Table, str]:
 
     All runs if each group has a single value, which its offset includes.
     """
-    other = BESIDE.get(axis)
-    if at is None and other is not None and runs.has(other):
-        parts = [runs.of_architecture(name) for name in runs.architectures]
-        if all(groups(part[other]).max() == 0 for part in parts):
-            return runs, ""
-    return slice_of(runs, axis, at)
+    if at is not None:
+        return slice_of(runs, axis, at)
+    parts = [runs.of_architecture(name) for name in runs.architectures]
+    within = [o for o in HELD.get(axis, ()) if runs.has(o) and any(groups(part[o]).max() > 0 for part in parts)]
+    return hold(runs, axis, within)
 
 
 def _points(runs: Table, axis: str) -> tuple[Points, Table]:

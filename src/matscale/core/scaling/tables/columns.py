@@ -197,6 +197,7 @@ def _candidates(ours: str, found: Sequence[str]) -> list[str]:
 
     def rank(name: str) -> float:
         plain = plain_name(name, ours in AXES)
+        plain = plain if plain in usual else plain_name(_parted(name), ours in AXES)
         whole = re.sub(r"[^a-z0-9]+", "_", name.lower())
         if ours == "n" and (NON_EMBEDDING.match(plain) or (plain in usual and NON_EMBEDDING.match(whole))):
             return -1.0
@@ -213,6 +214,16 @@ def plain_name(name: str, is_count: bool = False) -> str:
     """
     base, _ = _divided(name, is_count)
     return re.sub(r"[^a-z0-9]+", "_", base.lower()).strip("_")
+
+
+def words_of(name: str) -> set[str]:
+    """Words of a heading: `createdAt` -> created, at."""
+    return {*plain_name(_parted(name)).split("_")}
+
+
+def _parted(name: str) -> str:
+    """Part a heading in camel case: `runName` -> `run_Name`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
 
 
 def _divided(name: str, is_count: bool) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from matscale.core.scaling.tables.columns import (
     plain_name,
 )
 from matscale.core.scaling.tables.from_runs import unfit_role
+from matscale.core.scaling.tables.labels import with_labels
 from matscale.core.scaling.tables.logs import name_runs
 from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals
 from matscale.core.scaling.tables.seen import as_seen
@@ -95,6 +96,7 @@ def table_of(
     if is_ledger:
         _complete(rows, own, choice.names)
     refuse_mixture(rows)
+    with_labels(rows, own, choice)
     again: list[Excluded] = []
     if not is_ledger:
         rows, again, choice, joined = name_runs(place, rows, own, choice, "run" in columns)

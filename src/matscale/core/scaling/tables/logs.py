@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 from matscale.core.errors import DataError
-from matscale.core.scaling.tables.columns import TRAIN_LOSS, ColumnChoice, plain_name
+from matscale.core.scaling.tables.columns import TRAIN_LOSS, ColumnChoice, plain_name, words_of
 from matscale.core.scaling.tables.table import AXES, Excluded
 from matscale.core.scaling.text import counted
 
@@ -35,9 +39,11 @@ def name_runs(
     """
     if "step" not in choice.names:
         _refuse_curves_without_steps(place, rows, choice, is_mapped)
-        notes: list[str] = []
-        if not is_mapped:
+        if is_mapped:
+            notes = _in_order_of_the_file(rows, choice)
+        else:
             _refuse_progress(place, rows, records, choice)
+            refuse_ordered(place, rows, records, choice)
             notes = _growing(place, rows, choice)
         return rows, [], choice, [*notes, *_other_settings(rows, records, choice)]
     measured = [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
@@ -56,7 +62,7 @@ def name_runs(
     else:
         told = _join_unnamed(place, rows, measured, records, choice)
     kept, again = _last_of_each_step(place, rows, choice)
-    return kept, again, choice, [*notes, *told, *_other_settings(rows, records, choice)]
+    return kept, again, choice, [*notes, *told, *_short(kept), *_other_settings(rows, records, choice)]
 
 
 def _grouped(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> Groups:
@@ -112,7 +118,7 @@ def _refuse_progress(
     groups = [same for same in _grouped(measured, _by("run", *IDENTITY, *ALONG)).values() if len(same) > 2]
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     for name in dict.fromkeys(name for record in records for name in record):
-        words = _words(name)
+        words = words_of(name)
         if name in used or is_loss(name) or words & _SETTINGS - {"optimizer"}:
             continue
         values = [[record_of[id(row)].get(name) for row in same] for same in groups]
@@ -125,6 +131,175 @@ def _refuse_progress(
                 f"of one run, or runs of their own? If they are steps, say --map step={name}; if each is a run, --map "
                 f"run={name}, or --map d={name} if it is the amount of data."
             )
+
+
+def _in_order_of_the_file(rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
+    """Number the rows of each run that the user has named, if no column is the step and their losses fall."""
+    named = [row for row in rows if not _is_empty(row.get("run"))]
+    groups = _grouped(_measured(named), _by("run", *IDENTITY, *ALONG))
+    if falling([same for same in groups.values() if len(same) > 1]) != "fall":
+        return []
+    shared = Counter(run[0] for run in _grouped(named, _by("run", *IDENTITY)))  # type: ignore[index]
+    for run, same in _grouped(named, _by("run", *IDENTITY)).items():
+        name = str(run[0])  # type: ignore[index]
+        for k, row in enumerate(same, start=1):
+            row["run"] = f"{name} {_label(row, choice)}" if shared[name] > 1 else name
+            row["step"] = float(k)
+    told = _told(groups, _measured(named), f"of one {choice.names['run']}").removesuffix("the last step of each counts")
+    return [f"{told}no column is the step, so the last row of each in the file counts"]
+
+
+def _short(rows: Sequence[Row]) -> list[str]:
+    """Note on runs that end long before most others of their architecture do."""
+    told = []
+    runs = _grouped([row for row in _measured(rows) if row["step"] is not None], _by("arch", "run"))
+    for of_arch in _grouped([max(same, key=lambda row: row["step"]) for same in runs.values()], _by("arch")).values():
+        usual = sorted(row["step"] for row in of_arch)[len(of_arch) // 2]
+        short = [row for row in of_arch if row["step"] < 0.9 * usual]
+        if len(of_arch) > 2 and 3 * sum(abs(row["step"] - usual) <= 0.1 * usual for row in of_arch) >= 2 * len(of_arch):
+            told += [f"run {str(row['run'])[:60]} at step {row['step']:,.10g}" for row in short]
+            most = usual
+    if not told:
+        return []
+    more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+    whose = (
+        "its last loss is not final: leave its" if len(told) == 1 else "their last losses are not final: leave their"
+    )
+    return [
+        f"{', '.join(told[:5])}{more} {'ends' if len(told) == 1 else 'end'} early, most others end at step "
+        f"{most:,.10g}: if unfinished, {whose} rows out"
+    ]
+
+
+def _measured(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if isinstance(row["loss"], float) and math.isfinite(row["loss"])]
+
+
+def falling(groups: Sequence[Sequence[Row]]) -> str:
+    """Word for losses that `fall` or `rise` along the rows of nearly all groups; empty if chance can explain it.
+
+    Two statistics: the mean of Spearman's correlations with the order of the rows, and the share of neighbours that
+    fall, since rows of one size may be those of several runs, one after the other.
+    """
+    orders = [[row["loss"] for row in same] for same in groups if len(same) > 2]
+    orders = [losses for losses in orders if len(set(losses)) > 1]
+    if len(orders) < 2:
+        return ""
+    rhos = [float(np.corrcoef(np.arange(len(losses)), stats.rankdata(losses))[0, 1]) for losses in orders]
+    mean = sum(rhos) / len(rhos)
+    score = sum(rho * math.sqrt(len(losses) - 1) for rho, losses in zip(rhos, orders)) / math.sqrt(len(orders))
+    if abs(mean) > 0.8 and abs(score) > 2.8:
+        return "fall" if mean < 0 else "rise"
+    pairs = [a > b for losses in orders for a, b in pairwise(losses)]
+    spread = math.sqrt(sum((len(losses) + 1) / 12 for losses in orders))
+    for falls, word in ((sum(pairs), "fall"), (len(pairs) - sum(pairs), "rise")):
+        if falls > 0.85 * len(pairs) and falls - len(pairs) / 2 > 4 * spread:
+            return word
+    return ""
+
+
+def refuse_ordered(place: str, rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> None:
+    """Raises DataError if the rows of one size, or of one value of a column that may name runs, seem to be steps.
+
+    They do if a column counts them, or if their losses fall along the rows of the file.
+    """
+    record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
+    measured = _measured(rows)
+    is_numbered = "run" in choice.names and not _names_apart([row["run"] for row in measured])
+    keys = (*(("run",) if not is_numbered else ()), *IDENTITY, *ALONG)
+    used = {*choice.names.values()} - ({choice.names["run"]} if is_numbered else set())
+    others = [name for name in dict.fromkeys(n for record in records for n in record) if name not in used]
+    others = [name for name in others if not is_metric(name)]
+    of = {name: [record_of[id(row)].get(name) for row in measured] for name in others}
+    names = [name for name in others if _may_name_runs(name, of[name])]
+    settings = [name for name in others if words_of(name) & _SETTINGS and len(set(map(str, of[name]))) > 1]
+    for name in ("", *names):
+        groups = list(_split(_grouped(measured, _by(*keys)), partial(_text, record_of, name)))
+        least = min(map(len, groups), default=0)
+        large = [same for same in groups if len(same) > 2]
+        if 5 * len(large) < 4 * len(groups) or not large:
+            continue
+        word = falling(large)
+        for column in others:
+            words = words_of(column)
+            if words & (_SETTINGS | _REPEATS - {"index"}) or not (word or words & _PASSES):
+                continue
+            if all(_counts_up([record_of[id(row)].get(column) for row in same]) for same in large):
+                raise DataError(
+                    f"{place}: no column is the step, and {column} counts {len(large[0])} rows of one "
+                    f"{name or 'size'}: steps of one run, or runs of their own? If they are steps, say --map "
+                    f"'step={column}'; if each is a run, --map 'run={column}'."
+                )
+        if not word or (settings and least < 8) or (not name and (least < 8 or len(large) < 3)):
+            continue
+        size = next((choice.names[axis] for axis in ("n", *ALONG) if axis in choice.names), "COLUMN")
+        likely = name or next((n for n in names if _has_one_size(measured, of[n])), size)
+        say = f"say --map 'run={likely}': the last row of each run counts (or --map step=COLUMN)"
+        if word == "rise":
+            say = f"keep the first row of each run, or say --map 'run={likely}' and --map step=COLUMN"
+        raise DataError(
+            f"{place}: no column names the run or the step, and the losses of {len(large[0])} rows of one "
+            f"{name or 'size'} {word} along the file, as in a log: steps of {len(groups)} runs, or {len(measured)} "
+            f"runs? If they are steps, {say}; if each row is a run, add a column with a name for each and say "
+            "--map run=COLUMN."
+        )
+
+
+def _text(record_of: Mapping[int, Mapping[str, Any]], name: str, row: Row) -> str:
+    return str(record_of[id(row)].get(name))
+
+
+def _split(groups: Groups, key: Callable[[Row], Hashable]) -> Iterator[list[Row]]:
+    for same in groups.values():
+        yield from _grouped(same, key).values()
+
+
+def _has_one_size(rows: Sequence[Row], values: Sequence[Any]) -> bool:
+    return len({(str(v), row.get("n")) for row, v in zip(rows, values)}) == len(set(map(str, values)))
+
+
+def _names_apart(values: Sequence[Any]) -> bool:
+    """Whether names are more than the numbers of the rows."""
+    numbers = [_number(value) for value in values]
+    return not all(a is not None and b is not None and b == a + 1 for a, b in pairwise(numbers)) or len(values) < 2
+
+
+def _may_name_runs(name: str, values: Sequence[Any]) -> bool:
+    """Whether a column of text, or one whose heading speaks of names or numbers of runs, has several values."""
+    is_text = any(isinstance(v, str) and v.strip() and _number(v) is None and not is_date(v) for v in values)
+    return 1 < len(set(map(str, values))) < len(values) and (is_text or bool(words_of(name) & _NAMES))
+
+
+_NAMES = frozenset(
+    (
+        *("id", "uuid", "hash", "key", "name", "run", "trial", "number", "no", "num", "nr", "series", "config", "task"),
+        *(
+            "label",
+            "sweep",
+            "group",
+            "folder",
+            "directory",
+            "dir",
+            "file",
+            "log",
+            "job",
+            "experiment",
+            "exp",
+            "version",
+        ),
+    )
+)
+"""Words in headings of columns that may name or number runs."""
+_PASSES = frozenset(("ep", "pass", "passes", "eval", "evals", "evaluation", "cycle", "tick", "chunk"))
+"""Words in headings of whole numbers that count validations or passes."""
+
+
+def _counts_up(values: Sequence[Any]) -> bool:
+    """Whether values are whole numbers that rise evenly."""
+    numbers = [_number(value) for value in values]
+    known = [number for number in numbers if number is not None and math.isfinite(number) and number == int(number)]
+    steps = {b - a for a, b in pairwise(known)}
+    return len(known) == len(values) and len(steps) == 1 and min(steps) > 0
 
 
 def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
@@ -168,7 +343,7 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     told = []
     for name in dict.fromkeys(name for record in records for name in record):
-        words = _words(name)
+        words = words_of(name)
         skipped = _TIMES | _REPEATS | (_COUNTS if is_log else set())
         if name in used or is_metric(name) or (words & skipped and not words & _SETTINGS):
             continue
@@ -234,9 +409,9 @@ def _parts_of_date(text: str) -> list[int]:
     return parts
 
 
-def _words(name: str) -> set[str]:
-    """Words of a heading: `createdAt` -> created, at."""
-    return {*plain_name(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).split("_")}
+def is_date(value: Any) -> bool:
+    """Whether a text has a date or a time of day."""
+    return _DATE.search(str(value)) is not None
 
 
 def _rises(values: Sequence[Any]) -> bool:

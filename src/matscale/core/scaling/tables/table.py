@@ -35,6 +35,8 @@ AXES = {
 WORDS = ("arch", "seed", "run", "source")
 GROUP = "group"
 """Architecture that a row had before its table was pooled."""
+LABEL = "label: "
+"""Beginning of the names of columns of text that a file has beside those of a table, such as `label: dataset`."""
 SAME = 0.01
 """Largest relative difference of values that count as one size."""
 LARGEST = 1e40
@@ -70,7 +72,8 @@ class Table:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **extra: Any) -> Table:
-        """Make a table from dictionaries with the columns above; other numeric columns are kept beside them.
+        """Make a table from dictionaries with the columns above; other numeric columns are kept beside them,
+        and so is text whose name begins with `LABEL`.
 
         A run diverged if its last loss is not finite: all its rows are excluded. NaN before a finite loss, or beside a
         finite `train_loss`, is a row without validation, and only that row is excluded. Raises DataError that names the
@@ -85,6 +88,8 @@ class Table:
             name: np.array([_number(row.get(name)) for row in rows]) for name in {*axes, *others, "loss", "step"}
         }
         words = {name: np.array([_word(row.get(name)) for row in rows], dtype=np.str_) for name in WORDS}
+        labels = dict.fromkeys(k for row in rows for k in row if k.startswith(LABEL))
+        words |= {name: np.array([_word(row.get(name)) for row in rows], dtype=np.str_) for name in labels}
         table = cls(numbers, words, **extra)
         reasons = _not_finite(table, rows)
         table = table.keep(np.array([not reason for reason in reasons], dtype=bool), lambda k: reasons[k])

@@ -62,7 +62,7 @@ class Comparison:
     """Architecture -> its joint law, if that has a floor: its exponent is compared instead of the slope of a slice"""
     target: str = "loss"
     notes: tuple[str, ...] = ()
-    """What else differs between the architectures"""
+    """Further differences between the architectures that a table states"""
 
     @property
     def cheaper(self) -> list[str]:

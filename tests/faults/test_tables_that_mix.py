@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import matscale
 from matscale.cli import main
 from matscale.core.errors import DataError
+from matscale.core.scaling.allocation.next_batch import side_of
 from matscale.core.scaling.comparison.compare import compare
 from matscale.core.scaling.fit import Options, fit_all
 from matscale.core.scaling.law import Law
@@ -144,6 +145,15 @@ def test_architectures_on_other_data_are_not_compared_and_other_differences_are_
     changing = [{**row, "dataset": "MPtrj" if row["n"] < 300_000 else "OMat24"} for row in rows("x", "", "")]
     with pytest.raises(DataError, match="dataset changes with n"):
         compare(read(changing), [], [matscale_power()])
+
+
+def test_next_runs_are_not_chosen_by_runs_that_mix_data() -> None:
+    rows = [
+        {**row, "d": d, "c": row["n"] * d, "dataset": "ab"[d > 5000]} for row in table() for d in (1000, 3000, 9000)
+    ]
+    rows = [{**row, "dataset": "c"} if row["n"] > 300_000 else row for row in rows]
+    with pytest.raises(DataError, match="dataset changes with n"):
+        side_of(read(rows))
 
 
 # Logs ---------------------------------------------------------------------------------------------------------------

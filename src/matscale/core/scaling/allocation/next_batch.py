@@ -23,6 +23,7 @@ from matscale.core.scaling.allocation.cost_law import CostLaw, measured_cost
 from matscale.core.scaling.allocation.next_runs import candidates
 from matscale.core.scaling.allocation.plan import needed, refuse_far
 from matscale.core.scaling.law import Array, Law
+from matscale.core.scaling.tables.labels import refuse_confounded
 from matscale.core.scaling.tables.table import Table
 from matscale.core.scaling.text import counted, percent, size, with_interval
 from matscale.core.units import parse_count
@@ -176,6 +177,7 @@ def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law
             f"Next runs are chosen among sizes and amounts of data, by a law in n and d, such as {FORM}; {law.name} is "
             f"one in {', '.join(law.axes)}."
         )
+    refuse_confounded(runs)
     cost = measured_cost(runs)
     if len(runs) <= law.n_parameters + 1:
         raise DataError(

@@ -249,7 +249,8 @@ def _refuse_changing(table: Table, part: Table, axis: str, other: str) -> None:
 
 def not_held(table: Table, axes: Sequence[str]) -> list[str]:
     """Notes on variables that vary among the runs of a law in `axes` and are none of its own."""
-    free = [a for a in ("n", "d", "e") if a not in axes and not ("c" in axes and a != "e") and not _one(table, a)]
+    data = () if {"u", "s"} & {*axes} else ("d",)  # u and s are data already
+    free = [a for a in ("n", *data, "e") if a not in axes and not ("c" in axes and a != "e") and not _one(table, a)]
     return [
         f"{table.names.get(a, a)} ({a}, {AXES[a]}) varies and is not held: its effect is mixed with that of "
         f"{' and '.join(axes)}. Choose one value with --where, or a law that has {a}"

@@ -222,8 +222,8 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
         for name, part in parts.items()
     }
     rest = {name: hold(part, axis, [o for o in HELD.get(axis, ()) if o != other]) for name, part in kept.items()}
-    notes = [note for _, note in rest.values()]
-    own = [f"{name} at {note}" for name, (_, note) in rest.items() if note] if len(set(notes)) > 1 else notes[:1]
+    held = [note for _, note in rest.values()]
+    own = [f"{name} at {note}" for name, (_, note) in rest.items() if note] if len(set(held)) > 1 else held[:1]
     fixed = ", ".join(filter(None, [fixed, *own]))
     return {name: part for name, (part, _) in rest.items()}, fixed
 

@@ -22,21 +22,21 @@ class Group:
     batches: list[AtomicBatch]
     shapes: list[BatchShape]
     labelled: dict[str, float]
-    """Term -> number of items with its label."""
+    """Number of items that have the label of a term of the loss, by the name of the term."""
     waited: float
     """Seconds spent waiting for the batches."""
 
 
 WALKED = 1 << 25
-"""Number of structures whose batches are counted at the start of a run."""
+"""Number of structures, repetitions included, up to which `steps_of` counts epochs one by one."""
 
 
 def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
     """Number of optimizer steps in `epochs` epochs.
 
-    Epochs have different numbers of steps where atoms or edges limit a batch. The first epochs (at least one, up to
-    `WALKED` structures together) are counted exactly, and the others are taken as their mean, so that planning a
-    million epochs takes no longer.
+    If batches are limited by atoms or edges, epochs differ in their number of steps. The first epochs (at least one,
+    and together up to `WALKED` structures) are counted exactly; each later one is assumed to have the mean number of
+    steps of these. So the count takes no longer for a million epochs.
     """
     if loader.budget.atoms is loader.budget.edges is None:
         return epochs * -(-loader.n_batches(0) // accumulate)

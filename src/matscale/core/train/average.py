@@ -26,12 +26,12 @@ class Average:
             self.weights[name].lerp_(parameter, 1 - decay)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """State of the model with the averaged weights in place of its own."""
+        """State dict of the model, with the averaged weights in place of the current ones."""
         with self.swapped(model):  # by identity, since a tied weight has two names in the state
             return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Load the result of `state`."""
+        """Load the averaged weights from the result of `state`."""
         for name, weight in self.weights.items():
             weight.copy_(state[name])
 

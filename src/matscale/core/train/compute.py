@@ -1,4 +1,4 @@
-"""Device and arithmetic of a run."""
+"""Device, floating-point precision, threads and peak memory of a run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(config: ComputeConfig, world: World) -> torch.device:
-    """Choose the device of a run; `auto` takes a GPU for each process if there are any.
+    """Choose the device of this process; `auto` is the GPU numbered by its local rank, or the CPU if there is no GPU.
 
-    Raises ConfigError for a missing one.
+    Raises ConfigError for an unknown device, or a GPU that torch does not find.
     """
     if config.device == "auto":
         return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -56,9 +56,10 @@ def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScal
 
 @contextmanager
 def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
-    """Context that sets threads, tf32 and random generators of torch for the run, and restores them afterwards.
+    """Context that sets torch's number of threads and tf32 for the run, and restores both at its end.
 
-    On a CPU, the process keeps freed memory for reuse within the context (`heap`).
+    The state of torch's random generators is restored, too. On a CPU, the process keeps freed memory for reuse within
+    the context (`matscale.core.heap`).
     """
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if config.threads:
@@ -74,7 +75,7 @@ def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Peak memory use so far: of the GPU, or the resident memory of this process."""
+    """Peak memory so far [bytes]: allocated on the GPU, or resident memory of this process for a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource

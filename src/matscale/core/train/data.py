@@ -27,7 +27,8 @@ from matscale.core.runs.config import LABEL_OF, TERMS, TrainConfig
 from matscale.core.train.pretext import Pretext
 
 _FAR, _NEGLIGIBLE = 3.0, 1e-3
-"""Ratio, and difference in eV, eV/Å and eV/Å³, above which labels of the two parts are reported to differ in size."""
+"""Thresholds for the warning that labels of the two parts differ in size: larger rms > 3 · smaller rms + 10⁻³ [unit of
+the label]."""
 _LABEL_SAMPLE = 4096
 """Number of structures of each part whose labels are compared."""
 _DEGREE_SAMPLE = 128
@@ -72,7 +73,7 @@ class TrainingData:
                     off = " ".join(f"--set loss.{term}.weight=0" for term in terms)
                     raise DataError(
                         f"{self.dataset.path}: none of the {len(rows)} structures of the {name} part has the label "
-                        f"{label!r}, which the loss needs. Pack data that have it, or train without: {off}"
+                        f"{label!r}, which the loss needs. Pack data that have it, or train without it: {off}"
                     )
         if config.data.check_stress_unit and "stress" in config.loss.needs():
             check_stress(self.dataset, self.train)
@@ -87,7 +88,7 @@ class TrainingData:
     # Facts for the model ----------------------------------------------------------------------------------------------
 
     def references(self) -> References:
-        """Fit element references; they are zero for data without energies, which train only forces or stress."""
+        """Fit element references. If no training structure has an energy (only forces or stress), they are zero."""
         if self.dataset.has("energy")[self.train].any():
             return fit_references(self.dataset, self.train)
         return NO_REFERENCES
@@ -96,7 +97,7 @@ class TrainingData:
         """Output scales of a model.
 
         For direct models, the standard deviation of the referenced energy per atom, and the rms of forces and stress.
-        Models with forces by derivative have one scale, in eV: rms of the forces × 1 Å (as in NequIP,
+        Models with forces by derivative (`derives`) have one scale, in eV: rms of the forces × 1 Å (as in NequIP,
         arXiv:2101.03164).
         """
         measured = scales(self.dataset, self.train, references)
@@ -114,7 +115,7 @@ class TrainingData:
         return DatasetInfo(self.dataset.elements(self.train), mean_atoms, degree)
 
     def coverage(self, label: str) -> dict[str, Any]:
-        """Number of structures with a label, and the names that the label had in the source files."""
+        """Number of structures with a label in each part, and the names of the label in the source files."""
         has = self.dataset.has(label)
         keys = sorted({s.keys[label] for s in self.dataset.manifest.sources if label in s.keys})
         return {"train": int(has[self.train].sum()), "validation": int(has[self.validation].sum()), "keys": keys}
@@ -122,7 +123,10 @@ class TrainingData:
     # Warnings for the user --------------------------------------------------------------------------------------------
 
     def warnings(self, info: DatasetInfo, references: References | None) -> Iterator[str]:
-        """Warn, in sentences, of properties that the data do not determine. `references` is None in pre-training."""
+        """Yield warnings about the data, such as elements without training structures and undetermined references.
+
+        `references` is None in pre-training.
+        """
         from ase.data import chemical_symbols
 
         unseen = [z for z in self.dataset.elements(self.validation) if z not in info.elements]
@@ -139,7 +143,7 @@ class TrainingData:
             yield from self._distance(references)
 
     def _distance(self, references: References) -> Iterator[str]:
-        """Warn if labels of the two parts differ in size, since the parts then hold different kinds of materials."""
+        """Warn if labels in the training and validation part differ in size: the kinds of materials differ, too."""
         ours, theirs = (
             label_rms(self.dataset, evenly(part, _LABEL_SAMPLE), references) for part in (self.train, self.validation)
         )

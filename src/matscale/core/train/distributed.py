@@ -28,7 +28,7 @@ _TASKS = {
     "FLUX_JOB_SIZE": "flux run",
     "JSM_NAMESPACE_SIZE": "jsrun",
 }
-"""Environment variable with the number of tasks of a launcher other than torchrun -> name of the launcher."""
+"""Launchers other than torchrun, by the environment variable in which each states its number of tasks."""
 
 
 class World:
@@ -39,16 +39,16 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Read the variables that torchrun sets.
+        """Make the group from the environment variables that torchrun sets.
 
-        Raises ConfigError if they are inconsistent, or missing although another launcher has started several tasks:
-        each task would train a copy of the same run.
+        Raises ConfigError if they are inconsistent, or if they are missing and another launcher has started several
+        tasks, each of which would train a copy of the same run.
         """
         if "WORLD_SIZE" not in os.environ:
             _refuse_copies()
         rank, size, local = (_number(name, default) for name, default in _VARIABLES.items())
         if not 0 <= rank < size:
-            raise ConfigError(f"RANK = {rank} with WORLD_SIZE = {size}: ranks are counted from 0. torchrun sets both.")
+            raise ConfigError(f"RANK = {rank}: must be 0 or more and below WORLD_SIZE = {size}. torchrun sets both.")
         return cls(rank, size, local)
 
     @property
@@ -57,7 +57,7 @@ class World:
         return self.rank == 0
 
     def of_main(self, value: float) -> float:
-        """Value for a sum over processes that only the main process contributes: `value` there, zero on the others."""
+        """Summand that makes a sum over processes equal `value` of the main process: zero on all others."""
         return value if self.is_main else 0.0
 
     @contextmanager

@@ -19,7 +19,9 @@ Predictor = Callable[[AtomicBatch], Outputs]
 
 
 def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossConfig | None = None) -> dict[str, float]:
-    """Evaluate a predictor: errors in eV/atom, eV/Å and eV/Å³, and the compared loss; uneven batches are exact.
+    """Evaluate a predictor: errors in eV/atom, eV/Å and eV/Å³, and the compared loss.
+
+    Results do not depend on how the structures are divided into batches.
 
     An `nn.Module` is set to evaluation mode (no dropout), with its own stream of random numbers. With `loss`, the
     result has the key `objective`, the value of that loss. Other keys are those of `matscale.core.train.metrics`,
@@ -59,7 +61,7 @@ class EvaluationSums:
         return Metrics(device) if self.objective is None else self.objective.metrics(device)
 
     def over(self, world: World, device: torch.device) -> EvaluationSums:
-        """Sum over all processes."""
+        """Add the sums of all processes in place, and return this object."""
         self.metrics = self.metrics or self._sums(device)
         world.sum(self.metrics.sums)
         self.counts = world.sums(self.counts, device)
@@ -67,7 +69,7 @@ class EvaluationSums:
         return self
 
     def values(self) -> dict[str, float]:
-        """Compute means from the sums, as key -> mean."""
+        """Compute the mean of each metric, by its key."""
         values: dict[str, float] = {} if self.metrics is None else self.metrics.values()
         if self.objective is not None:
             sums = {name: torch.tensor(v, dtype=torch.float64) for name, v in self.sums.items() if self.items[name]}
@@ -76,7 +78,7 @@ class EvaluationSums:
 
 
 def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objective | None = None) -> EvaluationSums:
-    """Add up the sums that `evaluate` divides."""
+    """Evaluate a predictor like `evaluate`, but return the sums before they are divided by the counts."""
     result = EvaluationSums(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(predictor):

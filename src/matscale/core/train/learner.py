@@ -1,4 +1,4 @@
-"""Optimizer step: forward, objective, backward, clipping, AdamW, weight average; and the tensors of its state."""
+"""Optimizer step (forward, objective, backward, clipping, AdamW, weight average), and its state for checkpoints."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class Learner:
         if self.potential.derive:
             raise ConfigError(
                 "compute.compile = true: training on forces by derivative needs second derivatives, which "
-                "torch.compile does not support. Leave it out for this architecture."
+                "torch.compile does not support. Leave compute.compile out for this architecture."
             )
         self.potential.model.compile(dynamic=True)  # in place, so that the names of the weights stay
 
     # A step -----------------------------------------------------------------------------------------------------------
 
     def gradient(self, batches: Sequence[AtomicBatch], counts: Mapping[str, float]) -> Gradient:
-        """Gradient of the objective over a global batch; `batches` are the part of this process.
+        """Compute the gradient of the objective on a global batch, of which this process has `batches`.
 
-        `counts` are the numbers of labelled items in the whole global batch, by term.
+        `counts` are the numbers of labelled items in the global batch, by term of the objective.
         """
         self.optimizer.zero_grad(set_to_none=True)
         objective, seen = torch.zeros((), dtype=torch.float64, device=self.device), []
@@ -117,7 +117,7 @@ class Learner:
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[AtomicBatch], Outputs]]:
-        """Predictor without dropout, with averaged weights if there are any."""
+        """Context that yields a predictor without dropout, with averaged weights if there are any."""
         swapped = nullcontext() if self.average is None else self.average.swapped(self.potential)
         self.potential.eval()
         try:
@@ -129,7 +129,7 @@ class Learner:
     # State ------------------------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, state: dict[str, Any]) -> Checkpoint:
-        """Make a checkpoint of the state with which training can go on (`restore`)."""
+        """Make a checkpoint from which `restore` can continue training."""
         return Checkpoint(
             step,
             self.potential.state_dict(),
@@ -146,7 +146,7 @@ class Learner:
                 self.average.load(checkpoint.ema or {})
         except (RuntimeError, KeyError) as error:
             raise MatscaleError(
-                f"The checkpoint of step {checkpoint.step} is not of this model ({error}). If the plugin "
+                f"The checkpoint of step {checkpoint.step} belongs to another model ({error}). If the plugin "
                 f"{self.config.architecture.name} has changed since, install the version that run.json names."
             ) from None
         load_optimizer_tensors(self.potential, self.optimizer, checkpoint.optimizer)

@@ -5,7 +5,7 @@
 Each term has a weight and a kind, chosen by name from what plugins register. The defaults are those of OMat24
 (arXiv:2410.12771): 2.5 MAE, 20 L2 norm, 5 MAE, 5 MAE, here of residuals in eV/atom, eV/Å and eV/Å³. The six Voigt
 components of a stress are split into an isotropic part (p, p, p, 0, 0, 0), with p a third of the trace, and the
-anisotropic rest. Structures or atoms without a label are left out of sum and count. Energies are compared in float64.
+anisotropic rest. Means are over the structures or atoms that have the label. Energies are compared in float64.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Loss:
     name: str
     summary: str
     per_item: Callable[[Tensor], Tensor]
-    """Function of residuals [n, k], n items with k components, that returns [n].
+    """Function that maps residuals [n, k], n items with k components each, to the loss of each item [n].
 
-    The mean over items is taken outside.
+    The core takes the mean over the items.
     """
 
 
@@ -52,7 +52,7 @@ class Objective(Protocol):
         """Sum of each term over its items (float64 scalars); terms without items are left out."""
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """Total loss. With the counts of a larger batch, the contribution of these sums to its loss."""
+        """Total loss of a batch. With the counts of a larger batch, the part of its loss that `sums` contribute."""
 
     def metrics(self, device: torch.device | str) -> Sums:
         """Empty sums of the errors that go to metrics.jsonl."""
@@ -90,9 +90,9 @@ class LabelObjective:
         return values
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """Loss Σ weight · sum / count.
+        """Total loss of a batch, Σ weight · sum / count over the terms.
 
-        With the counts of a larger batch, the contribution of these sums to its loss.
+        If `counts` are those of a larger batch, the part of its loss that `sums` contribute.
         """
         parts = [self.config.term(name).weight * value / counts[name] for name, value in sums.items()]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)

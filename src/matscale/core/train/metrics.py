@@ -13,8 +13,8 @@ added in float64, over batches and processes, and divided once.
 | loss_energy, loss_forces, loss_stress_isotropic, loss_stress_anisotropic | | OMat24's weight × the term |
 | loss | | their sum: the loss that is compared, the same for every architecture |
 
-Keys without labels are absent; `loss` is then the sum of the other terms. A model that does not predict one of the
-labels (a direct model without stress) has no `loss`, because it could not be compared.
+If no structure has a label, its keys are absent and `loss` is the sum of the other terms. A model that does not predict
+one of the labels (a direct model without stress) has no `loss`, because it could not be compared.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _COMPARED = {
     "stress_isotropic": "stress_isotropic_mae",
     "stress_anisotropic": "stress_anisotropic_mae",
 }
-"""Term of the compared loss -> the mean to which its weight applies; the weights are the defaults of `LossConfig`."""
+"""Metric that is multiplied by the weight of each term of the compared loss; weights are defaults of `LossConfig`."""
 
 
 class Sums(ABC):
@@ -56,7 +56,7 @@ class Sums(ABC):
 
     def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
         self.sums = torch.zeros(n, 2, dtype=torch.float64, device=device)
-        """[metric, (sum, count)]"""
+        """Sum and count of each metric, [n, 2]."""
 
     @abstractmethod
     def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
@@ -64,7 +64,7 @@ class Sums(ABC):
 
     @abstractmethod
     def values(self) -> dict[str, float]:
-        """Compute means from the sums, as key -> mean."""
+        """Compute the mean of each metric, by its key."""
 
     def state(self) -> list[list[float]]:
         """Exact, JSON-ready state of the sums."""
@@ -72,7 +72,7 @@ class Sums(ABC):
         return rows
 
     def load(self, state: Sequence[Sequence[float]]) -> None:
-        """Load the result of `state`."""
+        """Load the sums from the result of `state`."""
         self.sums.copy_(torch.tensor(state, dtype=torch.float64))
 
 
@@ -115,7 +115,7 @@ class Metrics(Sums):
         return torch.nn.functional.cosine_similarity(predicted, label, dim=1).sum()
 
     def values(self) -> dict[str, float]:
-        """Compute means as key -> mean; see the table at the top of this module."""
+        """Compute the metrics in the table at the top of this module, by their keys."""
         pairs = zip(_SUMS, self.sums.tolist())
         means = {name: total / count for name, (total, count) in pairs if count > 0}
         for name in means:

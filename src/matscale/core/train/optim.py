@@ -12,7 +12,7 @@ from matscale.core.runs.config import OptimizerConfig
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
-    """Which parameters have weight decay, as name -> bool: weight matrices, but not biases, norms and embeddings.
+    """Whether each parameter has weight decay, by its name: weight matrices have, biases, norms and embeddings not.
 
     A norm is a module with "Norm" in the name of its class (LayerNorm, RMSNorm, EquivariantLayerNorm, ...). Parameters
     with fewer than two dimensions (biases, gains, scalars) never decay.
@@ -25,7 +25,7 @@ def decays(model: nn.Module) -> dict[str, bool]:
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Make AdamW with a group of parameters that decay and a group of those that do not."""
+    """Make AdamW with two groups of parameters: with weight decay, and without."""
     decay = decays(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
@@ -44,7 +44,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State tensors of the optimizer, `<parameter>.<moment>` -> tensor; the rest follows from the configuration."""
+    """State tensors of the optimizer, by `<parameter>.<moment>`; its settings follow from the configuration."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 
@@ -56,7 +56,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
     for key, value in tensors.items():
         name, _, moment = key.rpartition(".")
         if name not in parameters:
-            raise MatscaleError(f"The checkpoint's optimizer state has {key!r}, which the model does not have.")
+            raise MatscaleError(f"The checkpoint's optimizer state has {key!r}, but the model has no such parameter.")
         parameter = parameters[name]
         # AdamW keeps its step counts in their own type; the moments have that of the parameter.
         moved = value.to(parameter.device, copy=True) if moment == "step" else value.to(parameter, copy=True)

@@ -36,11 +36,11 @@ OPTIONS = {
     "pretrain": "pretrain.task",
     "track": "trackers",
 }
-"""Option -> its key in the configuration."""
+"""Key in the configuration that each option sets, by the name of the option."""
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect the options that the user gave, as configuration key -> value.
+    """Collect the values of the options that the user gave, by their keys in the configuration.
 
     >>> given({"steps": 100, "seed": 1, "lr": None})
     {'budget.steps': 100, 'seed': 1}

@@ -64,7 +64,7 @@ class Recorder:
     def _update_at_the_end(self, facts: Mapping[str, Any], error: object) -> None:
         """Write `facts` to run.json at the end of a session.
 
-        A disk error here does not replace the error that ended it.
+        A disk error here does not replace the error that ended the session.
         """
         try:
             self.run.update(facts)
@@ -76,10 +76,10 @@ class Recorder:
 
     @on_main
     def begin(self, references: References, facts: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
-        """Write run.json and references before the first step, and cut off later rows.
+        """Write run.json and references before the first step, and remove the rows that training will write again.
 
-        `rows` is the number of rows of each file at the checkpoint. Later rows will be written again, so they are cut
-        off, and the files equal those of an uninterrupted run.
+        `rows` is the number of rows of each file at the checkpoint from which the run continues. The rows after it are
+        removed, so that the files will equal those of an uninterrupted run.
         """
         kept = self.run.cut(rows)
         write_text(self.run.path / "references.json", references.to_json() + "\n")
@@ -93,7 +93,7 @@ class Recorder:
 
     @on_main
     def forget_after(self, step: int) -> None:
-        """Delete checkpoints of later steps: damaged ones, and those of a cooldown that an extended run omits."""
+        """Delete the checkpoints after `step`: damaged ones, and those of a cooldown that an extended run omits."""
         root = self.run.checkpoint_folder
         for later in self.run.checkpoints():
             if later > step:
@@ -164,7 +164,7 @@ class Samples:
 
     @on_main
     def write_structures(self) -> None:
-        """Write geometry and labels, once."""
+        """Write geometry and labels of the samples, once per run."""
         if len(self.rows):
             write_json(self.run.path / GEOMETRIES, [self._geometry(int(row)) for row in self.rows])
 
@@ -176,7 +176,7 @@ class Samples:
 
     @on_main
     def record(self, step: int, predictor: Callable[[AtomicBatch], Outputs]) -> None:
-        """Append the predictions after `step`."""
+        """Append the predictions for the samples after `step`."""
         if not len(self.rows):
             return
         batch = self.setup.dataset.batch(self.rows, self.setup.graph, self.setup.dtype)

@@ -15,7 +15,7 @@ from matscale.core.runs.config import LABEL_OF
 
 @dataclass(frozen=True)
 class Residuals:
-    """Prediction minus label of every item that has the label, by term: [n, k]."""
+    """Prediction minus label (energy per atom), by term: [n, k] for n labelled items with k components each."""
 
     energy: Tensor | None
     forces: Tensor | None
@@ -29,7 +29,10 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks of items with a label, [n_structures], [n_atoms], [n_structures]; None if the batch has no such label."""
+    """Masks of labelled items: structures with energy, atoms with forces, structures with stress.
+
+    A mask is None if the batch has no such label.
+    """
 
     energy: Tensor | None
     forces: Tensor | None
@@ -37,7 +40,7 @@ class Masks:
 
     @classmethod
     def of(cls, batch: AtomicBatch) -> Masks:
-        """Make masks from the NaNs in the labels. A stress counts only in a cell with a volume."""
+        """Make masks from the labels, which are NaN if missing. A stress counts only in a cell with a volume."""
         stress = _complete(batch.stress)
         if stress is not None:
             stress = stress & batch.has_volume()

@@ -28,7 +28,7 @@ class RunningMetrics:
     flops: float = 0.0
 
     def learned(self, gradient: Gradient, lr: float) -> None:
-        """Add a step whose gradient was used."""
+        """Add the errors of a step that updated the weights."""
         for outputs, batch in gradient.seen:
             self.metrics.update(outputs, batch)
         self.objective += gradient.objective
@@ -55,9 +55,9 @@ class RunningMetrics:
         }
 
     def speed(self, peak: float) -> dict[str, float]:
-        """Training speed: FLOP/s of all devices together, and `mfu`, their share of `peak`.
+        """Training speed of all devices together: atoms/s, FLOP/s, `mfu` (FLOP/s as a share of `peak`).
 
-        Time spent waiting for data counts.
+        The time includes waiting for data, and `data_wait` is the share of this waiting.
         """
         seconds = max(self.seconds, 1e-9)
         return {
@@ -68,12 +68,12 @@ class RunningMetrics:
         }
 
     def state(self, world: World) -> dict[str, Any]:
-        """JSON-ready state; sums of errors are those of all processes."""
+        """JSON-ready state, with the sums of errors over all processes."""
         sums = {"objective": self.objective, "gradient_norm": self.gradient_norm, "steps": self.steps, "lr": self.lr}
         return {"metrics": world.sum(self.metrics.sums.clone()).tolist(), **sums}
 
     def restore(self, state: dict[str, Any], world: World) -> None:
-        """Restore a `state`. The main process takes its sums of errors; the others start from zero."""
+        """Restore the result of `state`. Only the main process takes the sums of errors, so that they count once."""
         if world.is_main:
             self.metrics.load(state["metrics"])
         self.objective, self.gradient_norm = state["objective"], state["gradient_norm"]

@@ -36,7 +36,7 @@ class Budget:
         return max(used / limit for used, limit in pairs if limit is not None)
 
     def warmup(self, share: float) -> float:
-        """Warm-up as a share of the run. Counted steps are rounded down to a whole number (OMat24's rule)."""
+        """Warm-up as a share of the run; a limit in steps rounds it down to whole steps (OMat24's rule)."""
         if self.steps is None:
             return share
         return int(share * self.steps) / self.steps

@@ -101,8 +101,8 @@ def _claimed(path: Path, config: TrainConfig, resume: bool, world: World) -> Ite
         before = run.info.get("world_size", world.size)
         if before != world.size and run.info["status"] != "completed":
             raise ConfigError(
-                f"{path}: the run was begun by {before} processes and would go on with {world.size}: with another "
-                f"global batch, in another order. Resume it with torchrun --nproc-per-node {before}."
+                f"{path}: the run was begun by {before} processes; with {world.size} it would train on other batches "
+                f"in another order. Resume it with torchrun --nproc-per-node {before}."
             )
         yield run
 
@@ -135,7 +135,7 @@ def _session(architecture: Architecture, device: torch.device, recorder: Recorde
 
 
 def _take_up(trainer: Trainer, origin: Origin) -> None:
-    """Restore the trainer's state from its origin, and remove later rows and checkpoints from the folder."""
+    """Restore the trainer's state from its origin, and delete the checkpoints of later steps."""
     if origin.checkpoint:
         trainer.restore(origin.checkpoint)
     if origin.saved:
@@ -158,7 +158,7 @@ def _fit(trainer: Trainer, stop: StopRequest) -> None:
 
 
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
-    """Cost of the batches of a run; it is the same on all processes, since all count the same structures."""
+    """FLOPs of the batches of a run; all processes count them on the same structures and get the same result."""
     probes = probes_of_setup(setup, device)
     if setup.pretext is not None:  # a FLOP formula counts the whole model; pre-training runs only a part, and a head
         return cost_of(potential, probes)

@@ -28,7 +28,7 @@ from matscale.core.train.state import mix
 
 DEFAULT_EPOCHS, DEFAULT_STRUCTURES = 10, 16
 _HEAD = 0x48454144
-"""Keeps the random numbers of a pre-training head separate from others of the seed."""
+"""Key that separates the random numbers of a pre-training head from all others of the same seed."""
 
 
 def resolved(
@@ -36,8 +36,9 @@ def resolved(
 ) -> TrainConfig:
     """Resolve a configuration: fill in all keys of architecture, budget and batch. Paths stay as given.
 
-    `size` names a published configuration, `n_params` a rung of the ladder; keys of `config.architecture.config`
-    override either. An overfit check has no dropout. Raises ConfigError for keys that the architecture does not know.
+    `size` names a published configuration; `n_params` chooses a configuration with about that many parameters
+    (`Architecture.ladder`). Keys of `config.architecture.config` override either. An overfit check has no dropout.
+    Raises ConfigError for keys that the architecture does not know.
     """
     if size is not None and n_params is not None:
         raise ConfigError("--size and --params both choose a configuration: give one of them.")
@@ -61,7 +62,10 @@ def resolved(
 
 @dataclass(frozen=True)
 class Setup:
-    """Parts of a run before its first step. The same configuration gives the same parts, bit for bit."""
+    """Configuration, data, references and scales of a run before its first step.
+
+    All of them follow from the configuration, bit for bit.
+    """
 
     config: TrainConfig
     architecture: Architecture
@@ -117,14 +121,14 @@ class Setup:
         return potential.double() if self.dtype == torch.float64 else potential
 
     def _uncompiled(self) -> ConfigError:
-        """Error for an architecture that does not support torch.compile.
+        """Error for an architecture that does not claim to support torch.compile.
 
-        `Learner` refuses it for forces by derivative.
+        For forces by derivative, `Learner` refuses to compile.
         """
         return ConfigError(
-            f"compute.compile = true: {self.architecture.name!r} does not claim to compile; torch may compile again "
-            "for each batch, or give other numbers. Leave it out for this architecture. If it is yours and you have "
-            "compared the numbers, say Architecture(..., compiles=True)."
+            f"compute.compile = true: {self.architecture.name!r} does not claim to compile: torch.compile may compile "
+            "again for each batch, or change the numbers. Leave compute.compile out. If you wrote the architecture and "
+            "have compared the numbers, declare Architecture(..., compiles=True)."
         )
 
     def _for(self, pretext: Pretext, potential: Potential) -> Potential:
@@ -156,7 +160,7 @@ class Setup:
         )
 
     def validation_loader(self, world: World) -> Loader:
-        """Loader of the validation part in a fixed order, each structure once over all processes."""
+        """Loader of the validation part in a fixed order; each structure goes to one of the processes."""
         budget = BatchBudget(structures=self.config.evaluation.structures)
         return Loader(
             self.dataset,

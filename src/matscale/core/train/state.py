@@ -1,4 +1,4 @@
-"""Position of a run in its training: the counts, beside tensors, from which a resumed run continues."""
+"""Position of a run in its training: the counts that a resumed run needs in addition to its tensors."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class TrainingState:
     skipped: int = 0
     """Number of steps skipped because the loss or gradient was not finite."""
     best: dict[str, Any] | None = None
-    """The row of the best validation."""
+    """Row of metrics.jsonl of the best validation."""
     validated: dict[str, Any] | None = None
-    """The row of the latest validation."""
+    """Row of metrics.jsonl of the latest validation."""
     since_best: int = 0
     """Number of validations since the best one."""
 
@@ -61,7 +61,7 @@ class TrainingState:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed the random generators of a step (for dropout) from (seed, step, rank).
 
-    So a resumed step draws the same numbers without a saved state of the generators.
+    So a step of a resumed run draws the same numbers, and the state of the generators need not be saved.
     """
     torch.manual_seed(mix((seed, step, rank)))
 

@@ -19,7 +19,10 @@ SLURM_MARGIN = 120.0
 
 
 class Interrupted(BaseException):
-    """Signal before the first step. It is no Exception, so that no handler mistakes it for an error of a plugin."""
+    """Error for a signal before the first step.
+
+    It is not derived from Exception, so that no handler mistakes it for an error of a plugin.
+    """
 
 
 class StopRequest:
@@ -54,7 +57,7 @@ class StopRequest:
             raise Interrupted(self.reason)
 
     def begin(self) -> None:
-        """From now on, let signals wait for the end of the step."""
+        """Let signals wait for the end of the step from now on, in place of raising `Interrupted`."""
         self.waits = True
 
     def asked(self) -> bool:
@@ -65,6 +68,9 @@ class StopRequest:
 
 
 def _deadline(end: float) -> float:
-    """Time at which to stop. A very short job has a shorter margin, or it would be stopped and requeued for ever."""
+    """Time at which to stop a run in a Slurm job that ends at `end`.
+
+    The margin of a short job is a tenth of its length: with a longer one it would be stopped and requeued for ever.
+    """
     start = os.environ.get("SLURM_JOB_START_TIME", "")
     return end - (min(SLURM_MARGIN, 0.1 * (end - float(start))) if start.isdigit() else SLURM_MARGIN)

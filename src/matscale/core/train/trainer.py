@@ -99,7 +99,7 @@ class Trainer:
         if too_dear and p.step == 0:
             raise ConfigError(
                 f"budget.max_flops = {limit:g} does not pay for one step, which takes {totals['flops']:g} FLOPs. "
-                "Give more, or take smaller batches (--batch) or a smaller model (--params)."
+                "Raise it, or use smaller batches (--batch) or a smaller model (--params)."
             )
         return too_dear or self.budget.progress(p.step, totals["seconds"], p.flops) >= 1
 
@@ -152,8 +152,9 @@ class Trainer:
             return
         self._save()
         raise NonFiniteLossError(
-            f"{told} The run is saved as it was before. Look at these structures or lower optimizer.lr; to skip one "
-            f"more step: matscale train --resume -o {self.recorder.run.path} --set skip_nonfinite={allowed + 1}"
+            f"{told} The run is saved as it was before this step. Look at these structures or lower optimizer.lr; to "
+            f"skip one more step: matscale train --resume -o {self.recorder.run.path} --set "
+            f"skip_nonfinite={allowed + 1}"
         )
 
     def _report(self, group: Group, totals: dict[str, float], seconds: float) -> None:
@@ -213,7 +214,7 @@ class Trainer:
         return is_best
 
     def _errors(self, predictor: Any) -> dict[str, float]:
-        """Errors on all validation structures, over all processes; their FLOPs are added to the totals."""
+        """Errors on all validation structures, over all processes; FLOPs of the predictions are added to the totals."""
         spent = [0.0]
 
         def counted(batch: AtomicBatch) -> Outputs:

@@ -23,7 +23,7 @@ from matscale.core.train.setup import Setup
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every", "data.path")
 """Keys in which a branch may differ from its trunk, since steps before the branch do not depend on them.
 
-That the data are the same is checked by their hash.
+`Branch.check` compares the data themselves, by their hash.
 """
 
 
@@ -45,8 +45,8 @@ class Branch:
         if fixed:
             listed = "; ".join(f"{k} is {changed[k][0]!r} there, {changed[k][1]!r} here" for k in fixed)
             raise ConfigError(
-                f"{trunk.path}: a branch of this run must train as it did ({listed}). What may differ: "
-                f"{', '.join(MAY_DIFFER)}. To begin with its weights alone, leave out start.branch."
+                f"{trunk.path}: a branch of this run must have the same configuration ({listed}). Only these keys may "
+                f"differ: {', '.join(MAY_DIFFER)}. To start from the weights alone, leave out start.branch."
             )
         step = resolve_step(trunk, config.start.checkpoint)
         folder = checkpoint.folder_of(trunk.checkpoint_folder, step)
@@ -55,7 +55,7 @@ class Branch:
         return cls(trunk, _forgetful(saved))
 
     def check(self, setup: Setup) -> None:
-        """Raises DataError if the data are not those of the trunk."""
+        """Check that the data are those of the trunk. Raises DataError if they are not."""
         was = self.trunk.info.get("dataset", {}).get("hash")
         if was != setup.dataset.hash:
             raise DataError(

@@ -52,7 +52,7 @@ def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Bud
 
 
 def check(run: Run, config: TrainConfig) -> None:
-    """Raises ConfigError with advice if no checkpoint of the run can go on with this budget."""
+    """Check that the run can go on from a checkpoint with this budget. Raises ConfigError with advice if it cannot."""
     stories = [kept for step in run.checkpoints() if (kept := _kept(run.checkpoint_folder, step)) is not None]
     if stories and not any(continues(kept, config) for kept in stories):
         raise refusal(run, stories[-1].config)
@@ -66,8 +66,8 @@ def refusal(run: Run, was: TrainConfig) -> ConfigError:
     }.get(was.schedule.kind, "its warm-up depends on the budget")
     return ConfigError(
         f"{run.path}: cannot go on with another budget than {given}: {reason}. Start a run with its weights instead: "
-        f"matscale train --from {run.path} -o ... with the budget that you want. Runs that are to be extended by "
-        "--resume take --set schedule.kind=constant, or wsd, whose last checkpoint before the cooldown is kept."
+        f"matscale train --from {run.path} -o ... with the budget that you want. A run can be extended by --resume if "
+        "it has --set schedule.kind=constant, or wsd, whose last checkpoint before the cooldown is kept."
     )
 
 

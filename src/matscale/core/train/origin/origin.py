@@ -20,7 +20,7 @@ from matscale.core.train.setup import Setup
 
 @dataclass(frozen=True)
 class Origin:
-    """State from which the training of `run` starts or goes on; all three fields are None for new weights."""
+    """State from which training of `run` starts or goes on; `branch`, `source` and `saved` are None for new weights."""
 
     run: Run
     branch: Branch | None
@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def checkpoint(self) -> checkpoint.Checkpoint | None:
-        """Checkpoint whose step precedes the first step; None for a new start."""
+        """Checkpoint from which the steps of a run or its trunk go on; None for a run that starts at step 0."""
         return self.saved or (self.branch.saved if self.branch else None)
 
     @property
@@ -45,7 +45,7 @@ class Origin:
         return rows
 
     def continued(self, setup: Setup) -> Setup:
-        """Add the source's references, scales and facts on data to `setup`: see `Source.continued`."""
+        """Replace references, scales and facts on data of `setup` by those of the source: see `Source.continued`."""
         return self.source.continued(setup) if self.source else setup
 
     def potential(self, setup: Setup, say: Say) -> Potential:
@@ -56,7 +56,7 @@ class Origin:
         """Origin with the newest sound checkpoint from which the run can go on with its budget."""
         saved = latest(self.run, say)
         if not saved and self.run.checkpoints():
-            say(f"{self.run.path}: none of its checkpoints is sound. The run begins anew.")
+            say(f"{self.run.path}: all its checkpoints are damaged. The run starts again from its beginning.")
         return replace(self, saved=saved)
 
     def settled(self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Say) -> Setup:
@@ -68,14 +68,14 @@ class Origin:
         return self.source.corrected(setup, potential, device, world, say) if self.source else setup
 
     def check_data(self, setup: Setup) -> None:
-        """Raises DataError if a resumed run would go on with a changed dataset."""
+        """Check that the dataset is unchanged. Raises DataError if a resumed run or a branch would use another one."""
         if self.saved or "dataset" in self.run.info:
             check_same_data(self.run, setup)
         if self.branch:
             self.branch.check(setup)
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """Facts on the other run, for run.json."""
+        """Facts on the run from which this one starts, for run.json."""
         if self.branch:
             return self.branch.facts()
         return {"start": self.source.facts(potential)} if self.source else {}

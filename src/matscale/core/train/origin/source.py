@@ -33,7 +33,7 @@ from matscale.core.train.setup import Setup
 SAMPLE = 4096
 """Number of training structures to which a correction of the references is fitted."""
 WORSE, NOTABLE = 1.5, 0.05
-"""Least ratio of the errors without and with a correction, and least difference [eV/atom], for which it is made."""
+"""Thresholds for a correction of the references: error without it / error with it, and their difference [eV/atom]."""
 SHOWN = (
     ("energy_mae", "energy", "meV/atom"),
     ("forces_mae", "forces", "meV/Å"),
@@ -70,11 +70,10 @@ class Source:
         return self.run.config.pretrain is not None
 
     def continued(self, setup: Setup) -> Setup:
-        """Add the other run's references, scales and facts on data to `setup`.
+        """Replace references, scales and facts on data of `setup` by those of the other run.
 
-        If it was pre-trained, only the facts.
-
-        Without `partial`, raises ConfigError for elements that the other run has not seen.
+        If the other run was pre-trained, only the facts are replaced. The elements stay those of the new data. Without
+        `partial`, raises ConfigError for elements that the other run has not seen.
         """
         from ase.data import chemical_symbols
 
@@ -100,9 +99,9 @@ class Source:
         )
 
     def begin(self, setup: Setup, say: Callable[[str], None]) -> Potential:
-        """Make the potential of a `setup` from `continued`, with the weights of the other run.
+        """Make a potential with the weights of the other run; `setup` is the result of `continued`.
 
-        Raises ConfigError if its model differs.
+        Without `partial`, raises ConfigError if the two models differ.
         """
         potential = setup.potential()
         given, own = self.potential.model.state_dict(), potential.model.state_dict()
@@ -110,7 +109,7 @@ class Source:
         if unlike and not self.partial:
             raise ConfigError(
                 f"{self.run.path}: its model differs: {_listed(unlike)}. Leave out --arch, --size, --params and "
-                "architecture.config to take its own configuration, or take what fits with --partial."
+                "architecture.config to use its configuration, or pass --partial to use only the weights that fit."
             )
         potential.model.load_state_dict({**own, **{name: given[name] for name in own if name not in unlike}})
         if unlike:
@@ -170,7 +169,7 @@ class Source:
         return replace(setup, references=with_values(references.numpy(), setup.dataset, setup.train))
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """Facts on the other run, for run.json."""
+        """Facts on the run from which this one starts, for run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
         info = self.run.info
         earlier = (info.get("start") or {}).get("flops", 0.0)
@@ -204,7 +203,7 @@ def _errors(potential: Potential, setup: Setup, device: torch.device, world: Wor
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:
-    """Weights that only one of two models has, or whose shapes differ, as name -> reason."""
+    """Reason for each weight, by its name, that only one of two models has or whose shapes differ."""
     unlike = {name: "only in the other run" for name in given if name not in own}
     for name, value in own.items():
         if name not in given:
@@ -224,14 +223,12 @@ N_BATCHES = 4
 
 
 def prepare_model(potential: Potential, setup: Setup, device: torch.device) -> None:
-    """Call the model's `prepare`, if it has one, with the first batches of the run.
-
-    They do not depend on the processes.
+    """Call the model's `prepare`, if it has one, with the first batches of the run in a single process.
 
     `prepare(batches)` measures what a model needs before its first step, such as factors that preserve the variance of
     its activations. It is called once for a run and keeps its results in buffers, which are saved with the weights.
-    Resumed runs and branches read them from the checkpoint. For a run that starts from the weights of another run it is
-    called, too: it should keep values that are set already.
+    Resumed runs and branches read them from the checkpoint. A run that starts from the weights of another run calls
+    `prepare`, too, which should keep values that are set already.
     """
     prepare = getattr(potential.model, "prepare", None)
     if prepare is not None:

@@ -2,9 +2,9 @@
 
 Metrics compare its errors with those of a trivial guess.
 
-Every pretext compares predicted with true values of some items, in Å. Its objective is the mean squared error divided
-by the square of their spread: the trivial guess reaches 1, so that a value below 1 shows learning. It is an
-`Objective`, as the loss on labels is, and the trainer treats both alike.
+Every pretext compares predicted with true values, in Å, of its items (atoms or pairs of atoms). Its objective is the
+mean squared error divided by the squared spread of the true values: the trivial guess reaches 1, so that a value below
+1 shows learning. A pretext is an `Objective`, as the loss on labels is, and the trainer treats both alike.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Pretext(ABC):
 
     @abstractmethod
     def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """Predicted and true values, each [n_items, k] Å."""
+        """Predicted and true values [Å], each [n_items, n_components]."""
 
     @abstractmethod
     def n_items(self, batch: AtomicBatch) -> int:
@@ -64,7 +64,7 @@ class Pretext(ABC):
 
     @property
     def scales(self) -> Scales:
-        """Units of the model's outputs in this task."""
+        """Factors that multiply the model's outputs in this task."""
         return Scales()
 
     # As an objective --------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Pretext(ABC):
 
 
 class Errors(Sums):
-    """`<term>_mae`, `<term>_rmse` and `<term>_rmse_of_<guess>` [Å], over components."""
+    """Running sums of `<term>_mae`, `<term>_rmse` and `<term>_rmse_of_<guess>` [Å], means over components."""
 
     def __init__(self, pretext: Pretext, device: torch.device | str) -> None:
         super().__init__(4, device)

@@ -1,4 +1,4 @@
-"""Pre-training by denoising: atoms are displaced at random, and the model's forces learn to predict the displacements.
+"""Pre-training by denoising: atoms are displaced at random, and the model's forces learn to point back.
 
     r' = r + ε,   ε ~ N(0, σ²), its mean over a structure is 0;     forces(r') -> −ε [Å], read as eV/Å
 
@@ -26,7 +26,7 @@ from matscale.core.train.pretext.base import Pretext
 
 
 class Denoise(Pretext):
-    """Denoising task: predict the displacement of every atom by the forces. The trivial guess is zero."""
+    """Denoising task: forces learn to equal minus the displacement of every atom. The trivial guess is zero."""
 
     term, guess = "noise", "zero"
 
@@ -41,7 +41,7 @@ class Denoise(Pretext):
         if not (dataset.n_atoms[rows] > 1).any():
             raise ConfigError(
                 f"{dataset.path}: all training structures have a single atom, which noise cannot displace relative to "
-                "others. Denoising needs larger ones."
+                "others. Denoising needs structures of several atoms."
             )
         return cls(config.sigma)
 

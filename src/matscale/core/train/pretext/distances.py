@@ -2,9 +2,9 @@
 
     h_i = P embed(batch)_i,     d_ij = mean + spread · MLP((h_i + h_j) ⊕ (h_i − h_j)²)
 
-The model needs a method `embed(batch) -> [n_atoms, width]`, features of atoms before the output heads. Each atom is
-paired with `partners` others of its structure, evenly spread over their numbers (all of them, some more than once, in
-small structures). The head is only used in pre-training.
+The model needs a method `embed(batch)` that returns features of atoms before the output heads, [n_atoms, width]. Each
+atom is paired with `partners` others of its structure, evenly spread in the order of the atoms; in a small structure
+these are all others, some more than once. The head is only used in pre-training.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Distances(Pretext):
         if not len(i):
             raise ConfigError(
                 f"{dataset.path}: all training structures have a single atom, so there are no distances. "
-                "Pre-train on larger ones, or with --pretrain denoise."
+                "Pre-training on distances needs structures of several atoms."
             )
         distance = minimum_image_distance(batch, i, j)
         spread = float(distance.std(unbiased=False))
@@ -63,8 +63,8 @@ class Distances(Pretext):
         if not hasattr(potential.model, "embed"):
             raise ConfigError(
                 f"{architecture}: has no embeddings of atoms (a method embed), from which distances could be "
-                f"predicted. Architectures that have them: {', '.join(_embedding())}. Or take --pretrain denoise, "
-                "which any architecture can."
+                f"predicted. Architectures that have them: {', '.join(_embedding())}. Or use --pretrain denoise, "
+                "which any architecture can learn."
             )
         reader = DistanceReader.around(potential)
         with torch.no_grad():
@@ -105,7 +105,7 @@ def others(i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PairHead(nn.Module):
-    """Head that predicts the distance [Å] of two atoms from their embeddings, in either order."""
+    """Head that predicts the distance [Å] of two atoms from their embeddings, symmetric in the two."""
 
     mean: Tensor
     spread: Tensor
@@ -118,7 +118,7 @@ class PairHead(nn.Module):
         self.register_buffer("spread", torch.tensor(spread))
 
     def forward(self, x: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """Predict from [n_atoms, width], [n_pairs], [n_pairs] -> [n_pairs]."""
+        """Predict distances [n_pairs] from embeddings `x` [n_atoms, width] and indices `i`, `j` [n_pairs] of atoms."""
         h = self.project(x)
         a, b = h.index_select(0, i), h.index_select(0, j)
         found: Tensor = self.pair(torch.cat([a + b, (a - b).square()], dim=-1)).squeeze(-1)

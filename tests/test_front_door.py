@@ -169,7 +169,7 @@ def test_predictions_that_are_not_finite_are_an_error(make_run: Callable[..., Ru
     [
         ({"model": 3}, "model is of type int"),
         ({"device": "cuda"}, "loaded already"),
-        ({"split": "train"}, "parts are defined by a run"),
+        ({"split": "train"}, "only a run defines parts"),
         ({"data": None}, "no dataset of its own"),
         ({"data": []}, "no structure with a label"),
         ({"data": [bulk("Cu")]}, "no structure with a label"),

@@ -1,4 +1,4 @@
-"""`python -m matscale`."""
+"""Command line of matscale as `python -m matscale`."""
 
 from matscale.cli import main
 

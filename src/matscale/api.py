@@ -133,7 +133,7 @@ def _values(config: str | Path | TrainConfig | Mapping[str, Any] | None) -> Path
 
 
 def _assignments(values: Mapping[str, Any] | Iterable[str]) -> list[str]:
-    """Assignments as texts `KEY=VALUE`, whose values are read as TOML (JSON for lists, numbers and texts)."""
+    """Format assignments as texts `KEY=VALUE`; values are JSON, which is also TOML for lists, numbers and texts."""
     if isinstance(values, Mapping):
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return [values] if isinstance(values, str) else list(values)
@@ -176,7 +176,7 @@ def evaluate(
     run, potential = _opened(model, checkpoint, device, dtype)
     if data is not None and not isinstance(data, PackedDataset | Path | str):
         if split not in ("auto", "all"):
-            raise ConfigError(f"split = {split!r}: given structures have no parts; only a dataset has.")
+            raise ConfigError(f"split = {split!r}: only a dataset has parts; leave split out for other structures.")
         device = potential.references.device
         found = errors_of(potential, (AtomicBatch.join(some).to(device) for some in _prepared(potential, data, batch)))
         if "loss" not in found:
@@ -186,12 +186,12 @@ def evaluate(
         dataset = data
     else:
         if data is None and (run is None or "dataset" not in run.info):
-            raise ConfigError("Give data= to evaluate on, since the model has no dataset of its own.")
+            raise ConfigError("The model has no dataset of its own: name one to evaluate on with data=.")
         dataset = dataset_of(run) if run and data is None else PackedDataset.open(resolve(str(data)))
         dataset.check()
     if run is None:
         if split not in ("auto", "all"):
-            raise ConfigError(f"split = {split!r}: parts are defined by a run. Give the run instead of its model.")
+            raise ConfigError(f"split = {split!r}: only a run defines parts. Give the run in place of its model.")
         return measure(potential, dataset, np.arange(len(dataset)), batch)
     rows, _ = usable(run, potential, dataset, rows_of(run, dataset, split))
     return measure(potential, dataset, rows, batch, any_element=True)
@@ -216,8 +216,8 @@ def predict(
     >>> copper.forces.shape, gold.forces.shape, gold.stress.shape
     ((1, 3), (4, 3), (3, 3))
 
-    Raises DataError that names the first structure that cannot be predicted (an element that was not in training, atoms
-    in one place), NonFinitePrediction that names all whose predictions are not finite.
+    Raises DataError that names the first structure that cannot be predicted (an element that was not in training, two
+    atoms at one position), NonFinitePrediction that names all structures whose predictions are not finite.
     """
     from matscale.core.inference.predict import listed, predict_batch
 
@@ -236,9 +236,9 @@ def batch(
 ) -> AtomicBatch:
     """Make a batch of structures, with the edges of `graph`, for your own models and loops.
 
-    `graph` is a Graph, a cutoff in Å, a Potential (its neighbours and its type), or None: no edges. Labels of
-    structures are included (for ase.Atoms, those of their calculator), NaN if missing. Floating tensors are float32
-    unless `dtype` is float64; energies are always float64.
+    `graph` is a Graph, a cutoff in Å, a Potential (whose graph and floating-point type are used), or None for no edges.
+    Labels of structures are included (for ase.Atoms, those of their calculator), NaN if missing. Floating-point tensors
+    are float32 unless `dtype` is float64; energies are always float64.
 
     >>> from ase.build import bulk
     >>> two = matscale.batch([bulk("Cu"), bulk("Au", cubic=True)], 3.0)
@@ -300,7 +300,7 @@ def _prepared(potential: Potential, structures: Structures, size: int) -> Iterat
 
 
 def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Potential, one: Structure) -> AtomicBatch:
-    """Call `prepare` with errors that name the structure."""
+    """Call `prepare` on a structure, and name the structure in its errors."""
     try:
         return prepare(potential, one)
     except DataError as error:
@@ -308,7 +308,7 @@ def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Po
 
 
 def _structures(given: Structures) -> Iterator[Structure]:
-    """Structures with their labels. Raises ConfigError for anything else."""
+    """Yield the given structures with their labels. Raises ConfigError for objects of other types."""
     from ase import Atoms
 
     from matscale.core.data.sources.labels import Unusable, attach
@@ -426,7 +426,8 @@ def plan(
     >>> round(best.n.value, -3), round(best.d.value, -3), round(best.loss.value, 2)
     (151000.0, 110000.0, 1.61)
 
-    Raises MatscaleError if there is no joint law, ConfigError for a budget that is too far or a loss below the floor.
+    Raises MatscaleError if there is no joint law, ConfigError for a budget too far from the runs or a loss below the
+    floor.
     """
     from matscale.core.scaling.allocation.plan import make_plan
     from matscale.core.scaling.allocation.speed import speed_on

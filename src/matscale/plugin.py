@@ -308,7 +308,7 @@ _LAZY = {
     "MatscaleError": "matscale.core.errors:MatscaleError",
     "PluginError": "matscale.core.errors:PluginError",
 }
-"""Public name -> module and name in it."""
+"""Object behind each public name, as `module:name`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,10 @@ def checked(function: Callable[P, R], name: str) -> Callable[P, R]:
 
 
 def assigned(text: str, option: str, form: str, example: str, word: str, known: Iterable[str]) -> tuple[str, str]:
-    """Split the NAME=VALUE of `option`. Raises ConfigError with its form, or the known `word` nearest to the name.
+    """Split `text`, the NAME=VALUE given to `option`, into name and value.
+
+    Raises ConfigError that shows the expected `form`, or suggests the nearest of the `known` names (`word` says what
+    they name).
 
     >>> assigned("memory = 8GiB", "--limit", "NAME=VALUE", "memory=8GiB", "limit", ["memory", "seconds"])
     ('memory', '8GiB')

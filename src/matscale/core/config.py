@@ -45,7 +45,7 @@ _SHOWN = 200
 """Number of characters of a wrong value in a message."""
 _KINDS = dict.fromkeys(("model_type", "dict_type", "mapping_type"), "expected a table of keys")
 _KINDS |= dict.fromkeys(("tuple_type", "list_type"), "expected a list")
-"""pydantic's error types for a dictionary and a tuple -> the expected value in the words of TOML."""
+"""Expected value, in the words of TOML, by pydantic's type of error for dictionaries and tuples."""
 
 
 def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str:

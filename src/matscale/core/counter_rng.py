@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 _ROUNDS = 4
 _SMALLEST = 6
-"""Least number of bits.
+"""Least number of bits of a Feistel network.
 
-Small networks reach only some of the permutations; cycle walking from a larger one reaches all.
+Smaller networks reach only some of the permutations of a few integers; cycle walking in a larger one reaches all.
 """
 _BLOCK = 1 << 15
 """Number of positions permuted at once, so that temporaries stay in the processor's cache."""
@@ -31,7 +31,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @lru_cache(maxsize=256)
 def keyed(*words: int) -> NDArray[np.uint64]:
-    """Hash several integers to one 64-bit word, [1]; their order matters."""
+    """Hash several integers to one 64-bit word, an array of shape [1]; their order matters."""
     key = np.zeros(1, np.uint64)
     for word in words:
         key = mixed(key ^ mixed(np.array([word % 2**64], np.uint64)))

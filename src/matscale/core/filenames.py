@@ -18,25 +18,25 @@ def file_name(name: str) -> str:
     'schnet-30k'
     >>> try: file_name("../other")
     ... except ValueError as error: print(error)
-    it contains '/', and becomes the name of a folder: use letters, digits, . _ + -
+    it contains '/', which the name of a folder must not: use letters, digits, . _ + -
     """
     if not name.strip():
-        raise ValueError("it is empty, and becomes the name of a folder")
+        raise ValueError("it is empty, but names a folder")
     wrong = next((c for c in name if c in _FORBIDDEN or not c.isprintable()), None)
     if wrong is not None:
-        raise ValueError(f"it contains {wrong!r}, and becomes the name of a folder: use letters, digits, . _ + -")
+        raise ValueError(f"it contains {wrong!r}, which the name of a folder must not: use letters, digits, . _ + -")
     if name.startswith(".") or name != name.strip():
-        raise ValueError("it begins with a dot or has a space at an end, and becomes the name of a folder")
+        raise ValueError("it begins with a dot or has a space at an end, which the name of a folder must not")
     n = len(name.encode("utf-8", errors="replace"))
     if n > LONGEST:
-        raise ValueError(f"it has {n} bytes and becomes the name of a folder, where at most {LONGEST} fit")
+        raise ValueError(f"it has {n} bytes, but in the name of a folder at most {LONGEST} fit")
     return name
 
 
 def usable_path(path: Path) -> Path:
     """Return `path` if a file system can hold it. Raises ValueError with the reason if none can."""
     if "\0" in str(path):
-        raise ValueError("it has a NUL character in it, which no path can have")
+        raise ValueError("it contains a NUL character, which no path can have")
     if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
         raise ValueError(f"{longest[:20]}... has {len(longest)} characters; file systems hold names of 255 bytes")
     if (n := len(str(path).encode(errors="replace"))) > LONGEST_PATH:
@@ -45,6 +45,6 @@ def usable_path(path: Path) -> Path:
 
 
 def usable_text(path: str) -> str:
-    """Check a path or the name of a dataset, given as text, like `usable_path`."""
+    """Return a path or the name of a dataset if a file system can hold it. Raises ValueError like `usable_path`."""
     usable_path(Path(path))
     return path

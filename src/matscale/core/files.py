@@ -79,7 +79,7 @@ class DiskError(MatscaleError):
         return found
 
     def told(self, more: str) -> DiskError:
-        """Copy of the error with a further sentence."""
+        """Copy of the error with the sentence `more` added to its message."""
         found = DiskError(f"{self} {more}")
         found.errno = self.errno
         return found
@@ -308,9 +308,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """Temporary folder for the block, in the system's folder for them, that only this user can read.
+    """Context with a temporary folder that only this user can read, and that is deleted at the end.
 
-    Raises DiskError.
+    It lies in the system's folder for temporary files. Raises DiskError.
     """
     temporary = _temporary(Path(tempfile.gettempdir()) / f"matscale-{name}")
     try:
@@ -362,13 +362,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a text file; it is on the disk when this returns."""
+    """Append to a text file. The text is on the disk when this returns."""
     with appending(path) as file:
         write_all(file, text.encode("utf-8"))
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all bytes to an unbuffered file, which may take only some of them at once."""
+    """Write all bytes to an unbuffered file, each call of which may write only some of them."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]

@@ -6,8 +6,9 @@ A plugin is an importable module named by an entry point in the group `matscale`
     mymodel = "matscale_mymodel"
 
 and implements any of the functions below, marked with `@matscale.hookimpl`. Hooks return values (the core joins the
-lists), so that a test can call one without a host. Listing plugins only reads entry points; the module is imported when
-its name is used, or something that only it can provide. No hook is called inside a forward pass.
+lists of all plugins), so that a test can call a hook without a host. To list plugins, only entry points are read; the
+module of a plugin is imported when a name is used that only this plugin can provide. No hook is called inside a forward
+pass.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: Ba
     """FLOPs of one optimiser step (forward, loss, backward) on a batch of `shape`.
 
     `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. Return None to let the core
-    count the step by running it. A multiply-add is two FLOPs; table look-ups are none: docs/flops.md.
+    count the step by running it. A multiply-add is two FLOPs; a table look-up counts zero. See docs/flops.md.
     """
 
 

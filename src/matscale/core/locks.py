@@ -3,10 +3,10 @@
 They are advisory, and the kernel releases a lock when its holder dies, so that none is ever stale. Lock files are never
 deleted, since a process that waits for a deleted one would get another lock.
 
-- `FolderLock`: one process per folder (a run, a study, a dataset); another is refused, and told who is inside.
-- `claim`: a run that a sweep is about to train; the lock is handed to the process that trains it.
-- `lock`: others wait until the holder is done, and are told that they wait.
-- `lock_file`: the same for a file that is open already.
+- `FolderLock`: one process per folder (a run, a study, a dataset). Another one gets an error that names the holder.
+- `claim`: a run that a sweep is about to train. The lock is handed to the process that trains the run.
+- `lock`: one process at a time. Others wait until the holder is done, and can report that they wait.
+- `lock_file`: the same for a file that is open already, without a report.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def is_claimed(run: Path) -> bool:
 def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | None = None) -> Iterator[None]:
     """Context that holds the lock on `file`, which is created if needed, against other processes and threads.
 
-    `waiting` is called once if the lock is taken. `variable`, for error messages, is the environment variable that
+    `waiting` is called once if another holds the lock. `variable`, for error messages, is the environment variable that
     moves the folder. Raises DiskError if the file cannot be created, DataError if the file system has no locks.
     """
     try:

@@ -21,7 +21,7 @@ from matscale.core.errors import DataError
 T = TypeVar("T")
 
 AHEAD = 4
-"""Tasks per process that are sent at once: enough to keep all busy, few enough for the memory."""
+"""Number of tasks per process that are sent in advance: enough to keep all busy, few enough for the memory."""
 
 
 def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
@@ -56,7 +56,7 @@ def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], w
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise DataError(
-                    "A worker process ended early; what it wrote is above. If it ran out of memory, use fewer "
+                    "A worker process ended early; its output is above. If it ran out of memory, use fewer workers "
                     "(--workers 1)."
                 ) from None
             raise

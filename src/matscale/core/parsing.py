@@ -27,7 +27,7 @@ Error = type[MatscaleError]
 
 
 class Malformed(ValueError):
-    """Error for text that is no JSON or TOML within the limits; the message gives the reason, without the place."""
+    """Error for text that is no JSON or TOML within the limits; the message gives the reason, but names no file."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -96,7 +96,7 @@ def _parsed(text: str | bytes, loads: Callable[[str], Any]) -> Any:
 
 
 def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
-    """Raises Malformed for plain values with deep nesting, integers out of range, or text that UTF-8 cannot encode."""
+    """Check plain values. Raises Malformed for deep nesting, integers out of range, text that UTF-8 cannot encode."""
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict | list):

@@ -27,7 +27,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def outside_autocast() -> AbstractContextManager[object]:
-    """Context without autocast on the device that uses it; no effect if autocast is off."""
+    """Context that disables autocast for the device on which it is enabled; no effect if autocast is off."""
     return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
 
 
@@ -45,12 +45,10 @@ def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
 
 
 def full_precision(function: Function) -> Function:
-    """Decorate a function or method to run outside autocast.
+    """Decorate a function or method to run outside autocast, with float32 in place of half-precision arguments.
 
-    Half-precision tensors among its arguments become float32.
-
-    Its products are not rounded to tf32 either, except in code that torch.compile has compiled. Without autocast and
-    tf32 nothing changes, whatever the types.
+    Its matrix products are not rounded to tf32 either, except in code that torch.compile has compiled. Without autocast
+    and tf32 nothing changes, and arguments keep their types.
     """
 
     @wraps(function)
@@ -82,10 +80,9 @@ def _widened(value: Any) -> Any:
 
 
 def refuse_half(name: str) -> None:
-    """Raises ConfigError inside an autocast region.
+    """Refuse half precision: raises ConfigError inside an autocast region. `name` is the architecture.
 
-    Use it in a model of another library's layers, which would silently be wrong in half precision. `name` is the
-    architecture.
+    Call this in a model with layers of another library that would silently be wrong in half precision.
     """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise ConfigError(

@@ -44,7 +44,11 @@ class Reporter:
     # A run
 
     def started(self, run: Run, facts: Mapping[str, Any]) -> None:
-        """Report the start: `facts` are keys of run.json known before the first step, `resumed_from` is a step."""
+        """Report the start of a run.
+
+        `facts` has the values of run.json that are known before the first step, the step `resumed_from` (None for a new
+        run) and the `budget`.
+        """
 
     def stepped(self, status: StepStatus) -> None:
         """Report the end of an optimizer step."""

@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*
 
 
 def parse_count(value: Any) -> Any:
-    """Parse a count: `1.5M` -> 1500000.0; numbers are returned unchanged. Raises ValueError with the known suffixes.
+    """Parse a count such as `1.5M`; numbers are returned unchanged. Raises ValueError with examples for other texts.
 
     >>> parse_count("1.5M"), parse_count("2e15"), parse_count(12_000)
     (1500000.0, 2000000000000000.0, 12000)
@@ -22,7 +22,7 @@ def parse_count(value: Any) -> Any:
 
 
 def parse_parameters(value: Any) -> int:
-    """Parse a whole number of parameters: `30k` -> 30000. Raises ValueError for other texts and for more than 10T.
+    """Parse a whole number of parameters such as `30k`. Raises ValueError for other texts and for more than 10T.
 
     >>> parse_parameters("30k"), parse_parameters("1.5M"), parse_parameters(12_000)
     (30000, 1500000, 12000)
@@ -39,7 +39,7 @@ def parse_parameters(value: Any) -> int:
 
 
 def parse_seconds(value: Any) -> Any:
-    """Parse a time: `30m` -> 1800.0; a number is seconds. Raises ValueError with the known suffixes.
+    """Parse a time such as `30m` to seconds; a number is seconds. Raises ValueError with examples for other texts.
 
     >>> parse_seconds("90s"), parse_seconds("30m"), parse_seconds("2h")
     (90.0, 1800.0, 7200.0)

@@ -108,6 +108,6 @@ def test_damaged_baselines_are_named_and_measured_again(make_run: MakeRun) -> No
     run = make_run("schnet", **TINY)
     before = baselines_of(run)
     (run.path / FILE).write_text(json.dumps({"mean": {"energy_per_atom": None}}))
-    with pytest.warns(UserWarning, match=r"baselines\.json: is damaged .* It is fitted again"):
+    with pytest.warns(UserWarning, match=r"baselines\.json: is damaged .* The baselines are fitted again"):
         after = baselines_of(run)
     assert {name: one.plain() for name, one in after.items()} == {name: one.plain() for name, one in before.items()}

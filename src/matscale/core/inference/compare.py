@@ -60,11 +60,10 @@ def compare(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Compare a run with its baselines: metrics of the model, under the name of its architecture, then of each
-    baseline.
+    """Compare a run with its baselines: metrics by the name of the architecture, then by the name of each baseline.
 
     `which` is explained in `rows_of`. Raises DataError if the baselines were never fitted and the training data are
-    gone.
+    missing.
     """
     potential = load(run, checkpoint, device=device, dtype=dtype)
     rows, _ = usable(run, potential, dataset, rows_of(run, dataset, which))
@@ -84,8 +83,8 @@ def measure(
 
     Raises DataError for a structure without neighbours if training had no such structures; for elements that were not
     in training, unless `any_element`; and NonFinitePrediction for structures whose predictions are not finite.
-    `any_element` is meant for the validation part of the run's own dataset: it is the same for all amounts of training
-    data, so it may hold elements that a small amount lacks.
+    `any_element` is meant for the validation part of the run's own dataset: that part is the same for all amounts of
+    training data, so it may contain elements that a small amount lacks.
     """
     device, budget = potential.references.device, BatchBudget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
@@ -123,11 +122,11 @@ def measure(
 def usable(
     run: Run, potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], *, skip_invalid: bool = False
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Find rows that the model of a run can predict; also returns what is left out, with reasons.
+    """Choose the rows that the model of a run can predict; also returns a text on each kind of row that is left out.
 
-    It cannot predict structures with elements that were not in training, except on the run's own dataset. Raises
-    DataError that lists such structures, or leaves them out with `skip_invalid`; structures without neighbours are
-    treated alike if training had none. Also raises DataError if no structure is left.
+    The model cannot predict elements that were not in training, except on the run's own dataset. With `skip_invalid`,
+    structures with such elements are left out, and so are structures without neighbours if training had none. Without
+    it, raises DataError that lists the structures with such elements. Also raises DataError if no row is left.
     """
     from ase.data import chemical_symbols
 
@@ -235,7 +234,7 @@ def baselines_of(run: Run) -> dict[str, Baseline]:
         try:
             return parse_baselines(read_own(path, of))
         except DamagedRecord as error:
-            warnings.warn(f"{error} It is fitted again.", stacklevel=2)
+            warnings.warn(f"{error} The baselines are fitted again.", stacklevel=2)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise DataError(
                 f"{path}: is damaged ({error!r}). Delete it; the baselines are then fitted again."

@@ -41,9 +41,9 @@ def load(
     forces of each structure, as runs with `net_force = "removed"` always do. The Potential says in `graph` which edges
     its batches need: `potential(matscale.batch(structures, potential))` gives its outputs.
 
-    Raises ConfigError for a folder that is no run or one that was pre-trained, a checkpoint or a device that does not
-    exist, and if config.toml describes another model than the checkpoint; PluginError, with what to install, if the
-    run's architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the
+    Raises ConfigError for a folder that is no run, a run that was only pre-trained, a checkpoint or a device that does
+    not exist, and if config.toml describes another model than the checkpoint; PluginError that says what to install if
+    the run's architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the
     checkpoint is damaged.
 
     >>> potential = load("runs/first")
@@ -87,7 +87,7 @@ def calculator(
 
 
 def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
-    """Type of a model's weights by its name, float32 or float64. Raises ConfigError for others.
+    """Return torch's dtype for float32 or float64, given by name or as dtype. Raises ConfigError for others.
 
     >>> dtype_of("float64")
     torch.float64

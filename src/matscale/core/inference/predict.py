@@ -61,7 +61,7 @@ def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
     """Make a batch of one structure, in the model's precision.
 
     Raises DataError for an element that was not in training, for an impossible geometry, and for a structure without
-    neighbours unless training had some.
+    neighbours unless there were such structures in training.
     """
     batch = collate([structure], potential.graph, dtype=floating(potential))
     potential.check_neighbors(batch, structure.source)
@@ -107,7 +107,7 @@ def predict_file(
 ) -> tuple[int, list[Skipped]]:
     """Write the structures of `source` with predictions to the extxyz file `target`.
 
-    Returns (number written, left out).
+    Returns the number of structures written, and those that were left out.
 
     Order, info, further arrays and other results (magnetic moments, charges, ...) are kept; `energy`, `forces` and
     `stress` are the predictions. `source` is read as `matscale data pack` reads it, by the same readers, in the units
@@ -196,7 +196,7 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _columns(values: Any) -> NDArray[Any]:
-    """Columns of an array for extxyz, [n_atoms] or [n_atoms, k]; tensors per atom are flattened."""
+    """Columns of an array for extxyz, [n_atoms] or [n_atoms, n_columns]; the tensor of each atom becomes one row."""
     array = np.asarray(values)
     array = array.astype(str) if array.dtype.kind not in "biufSU" else array
     return array.reshape(len(array), -1) if array.ndim > 1 else array

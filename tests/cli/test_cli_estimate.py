@@ -153,7 +153,7 @@ def test_the_table_of_a_ladder_names_the_dial_and_shows_what_varies() -> None:
 def test_a_ladder_that_does_not_rise_is_refused(ends: tuple[str, str]) -> None:
     result = matscale("models", "ladder", "fcn", "--from", ends[0], "--to", ends[1], "--rungs", "3")
     assert result.exit_code == 2
-    assert "give a range that grows" in result.stderr
+    assert "a growing range" in result.stderr
 
 
 def test_a_ladder_of_an_unknown_architecture_is_answered_with_the_nearest() -> None:

@@ -2,7 +2,7 @@
 
 FLOPs are those of one training step (forward, loss, backward; the double backward of derived forces included) on a
 reference crystal, per atom: fcc with 20 atoms in the cell, scaled so that a radius graph gives every atom its first
-three shells of neighbours, 42. A graph of the nearest k gives k, a model without a graph 0.
+three shells of neighbours, 42. In a graph of the k nearest neighbours an atom has k, in a model without a graph none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Description:
     config: ArchitectureConfig
     parameters: dict[str, int]
     flops_per_atom: float | None
-    """FLOPs per atom of one training step on the reference crystal; None if only running the step would show them."""
+    """FLOPs per atom of one training step on the reference crystal; None if there is no formula and no step was run."""
     neighbors_per_atom: float
     """Neighbours of an atom in the reference crystal."""
     claims: list[str]
@@ -52,8 +52,9 @@ class Description:
 def configuration(
     architecture: Architecture, size: str | None = None, n_params: int | None = None, assignments: Sequence[str] = ()
 ) -> ArchitectureConfig:
-    """Choose a configuration: a published size, the rung nearest to `n_params`, or the default; then apply `a.b=c`.
+    """Choose a configuration, and set the keys in `assignments` (`a.b=c`) to other values.
 
+    It is a published size, one with about `n_params` parameters (`Architecture.ladder`), or the default.
     Raises ConfigError for an unknown size or key, with the nearest valid one.
     """
     if size is not None and n_params is not None:
@@ -117,11 +118,11 @@ class Rung:
 def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n: int) -> list[Rung]:
     """Choose `n` models of the ladder, evenly spaced in the logarithm of their parameters, both ends included.
 
-    Raises ConfigError for several rungs in a range that is empty or a single value.
+    Raises ConfigError for an empty range, and for several models in a range of a single value.
     """
     if n < 1 or largest < smallest or (n > 1 and largest == smallest):
         raise ConfigError(
-            f"{n} rungs from {smallest:,} to {largest:,} parameters: give a range that grows, and at least one rung."
+            f"{n} rungs from {smallest:,} to {largest:,} parameters: at least one rung and a growing range are needed."
         )
     wanted = [round(smallest * (largest / smallest) ** (k / max(n - 1, 1))) for k in range(n)]
     return [Rung(count, describe(architecture, architecture.ladder(count), host, measure=False)) for count in wanted]

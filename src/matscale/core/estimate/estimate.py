@@ -84,9 +84,9 @@ def estimate(
 ) -> Estimate:
     """Estimate time, memory and FLOPs of training `config` with one process.
 
-    `device` names one of `matscale.core.flops.peaks`; the default is that of this machine according to
-    `compute.device`. Time comes from `time_steps` timed steps; with a named device, with `mfu` or with 0 steps, it
-    comes from peak × MFU (`ASSUMED_MFU` unless given). Apart from the timed steps, only a few structures are run.
+    `device` names a device in the table of `matscale.core.flops.peaks`; the default is the device of this machine that
+    `compute.device` chooses. Time comes from `time_steps` timed steps; with a named device, with `mfu` or with 0 steps,
+    it comes from peak × MFU (`ASSUMED_MFU` unless given). Apart from the timed steps, only a few structures are run.
     Raises ConfigError for an unknown device, an MFU outside (0, 1], and a budget of less than one step; see `prepare`
     for errors of the data.
     """
@@ -100,7 +100,7 @@ def estimate(
 def foresee(
     config: TrainConfig, architecture: Architecture, progress: Reporter = SILENT
 ) -> tuple[Setup, TrainingForecast]:
-    """Prepare the data of a run and its batches without running a model. See `prepare` for the errors."""
+    """Prepare the data of a run and forecast its batches, without running a model. See `prepare` for the errors."""
     setup = prepare(_without_cache(resolved(config, architecture)), architecture, progress)
     return setup, TrainingForecast.of(setup)
 
@@ -118,7 +118,7 @@ class Price:
     device: str
     peak: Peak
     assumed_mfu: float | None
-    """Share of the peak that the time is based on; None if steps were timed."""
+    """Share of the peak from which times were computed; None if steps were timed."""
 
     def of(self, setup: Setup, forecast: TrainingForecast) -> Estimate:
         """Estimate one run from these costs. Raises ConfigError if its budget is less than one step."""
@@ -172,7 +172,7 @@ def price(
 ) -> Price:
     """Measure the cost of the steps of a run: FLOPs, memory and time. The options are those of `estimate`."""
     if mfu is not None and not 0 < mfu <= 1:
-        raise ConfigError(f"MFU {mfu:g}: a share of the peak, more than 0 and at most 1.")
+        raise ConfigError(f"MFU {mfu:g}: must be a share of the peak, above 0 and at most 1.")
     config, architecture = setup.config, setup.architecture
     named = None if device is None else Peak(named_peak(device, config.compute.precision), "table")
     here = torch.device("cpu") if named else device_of(config.compute, World())
@@ -217,14 +217,14 @@ def _steps(budget: BudgetConfig, forecast: TrainingForecast, cost: Cost, timing:
         if budget.max_flops < one:
             raise ConfigError(
                 f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {one:.4g} FLOPs. "
-                "Give more, or take smaller batches (--batch) or a smaller model (--params)."
+                "Raise it, or use smaller batches (--batch) or a smaller model (--params)."
             )
         limits.append(forecast.steps_for(cost.step, budget.max_flops))
     if budget.max_time is not None and one:
         limits.append(max(1, forecast.steps_for(cost.step, budget.max_time / timing.seconds_per_flop)))
     if not limits:
         raise ConfigError(
-            "The model has no contractions, so its FLOPs do not tell how long a step takes. Give the length of the run "
-            "with --steps or --epochs."
+            "The model has no contractions (matrix products), so its FLOPs do not tell how many steps fit the budget. "
+            "Give the length of the run with --steps or --epochs."
         )
     return min(limits)

@@ -65,7 +65,7 @@ def activation_bytes(
 ) -> int:
     """Peak number of bytes of a training step on `batch`, without weights, gradients of weights and the batch itself.
 
-    With `training` False, that of a prediction.
+    With `training` False, the peak of a prediction.
     """
     probe = copy.deepcopy(potential).train(training)
     for parameter in probe.parameters():
@@ -94,7 +94,7 @@ def activations_of(
     autocast: Autocast = nullcontext,
     training: bool = True,
 ) -> Callable[[BatchShape], float]:
-    """Fit the bytes of activations to batches: a polynomial in the sizes of a batch, for batches of any shape."""
+    """Fit a polynomial in the sizes of a batch to the peak bytes of some batches, for batches of any shape."""
     needed = [float(activation_bytes(potential, batch, autocast, training)) for batch in batches]
     return fit([batch.shape for batch in batches], needed)
 

@@ -19,15 +19,16 @@ from matscale.core.train.session import probes_of_setup
 from matscale.core.train.setup import Setup
 
 _ROW_BYTES, _NUMBER_BYTES, _HEADER_BYTES, _FILES_BYTES = 900, 23, 70, 4000
-"""Bytes of a row of metrics.jsonl.
+"""Bytes of a row of metrics.jsonl, of a number in samples.jsonl, of a header entry, and of further files.
 
-Of a predicted number in samples.jsonl; of a tensor's header entry in a file, besides its name; of the other files of a
-checkpoint, and of those of the run.
+A header entry describes a tensor in a file; its name is counted separately. The further files are those of a checkpoint
+besides its tensors, and again those of the run.
 """
 
 _HEAP = 1.5
-"""Memory that a process takes from the system over that of allocated tensors. malloc keeps freed blocks: 1.3 to 1.75 in
-the four runs of benchmarks/estimate.py; 1 on a GPU.
+"""Ratio of the memory that a process takes from the system to the memory of its tensors, on a CPU.
+
+It is above 1 because malloc keeps freed blocks: 1.3 to 1.75 in the four runs of benchmarks/estimate.py.
 """
 
 
@@ -47,7 +48,7 @@ def measured_activations(
 def extrapolated_activations(
     setup: Setup, potential: Potential, forecast: TrainingForecast, device: torch.device
 ) -> float:
-    """Bytes of activations, extrapolated from single structures and a batch of them."""
+    """Bytes of activations of the largest batch, extrapolated from single structures and one batch of several."""
     fitted, half = probes_of_setup(setup, device).fitted, _autocast(setup, device)
     probes = [*fitted, AtomicBatch.join(list(fitted))]
     needed = []
@@ -63,7 +64,7 @@ def _autocast(setup: Setup, device: torch.device) -> Autocast:
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes that a run needs, for each purpose."""
+    """Bytes of memory that a run needs for weights, gradients, optimizer and activations."""
 
     weights: int
     """Bytes of the model's parameters and buffers."""
@@ -94,7 +95,7 @@ class MemoryNeed:
         return self.moments + self.average
 
     def at_once(self, on_cpu: bool) -> int:
-        """Peak number of bytes: in a step, or while saving, when files are written from memory."""
+        """Peak number of bytes, reached in a step, or while a checkpoint is saved (whose files are made in memory)."""
         saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
         return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
 

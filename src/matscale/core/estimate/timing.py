@@ -24,7 +24,7 @@ from matscale.core.train.setup import Setup
 WARM_UP = 2
 """Number of first steps that are timed separately, since they allocate memory and choose kernels."""
 LEAST_SECONDS, MOST = 1.0, 8
-"""Least total time [s] of timed steps, and the largest factor on their number to reach it."""
+"""Least total time [s] of timed steps, and the largest factor by which their number is raised to reach it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Timing:
 
 
 def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, steps: int) -> Timing:
-    """Time `steps` training steps, or more if they are short, on batches from the whole epoch."""
+    """Time `steps` training steps, or more if they are short, on batches spread over an epoch."""
     objective = setup.objective()
     with configured(setup.config.compute, device):
         learner = Learner(potential, setup.config, objective, device, World())

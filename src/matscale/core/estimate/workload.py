@@ -22,7 +22,7 @@ from matscale.core.train.distributed import World
 from matscale.core.train.setup import Setup
 
 N_SAMPLED, N_BATCHES = 2048, 2048
-"""Number of structures whose edges are counted without a cache, and of batches of an epoch that are examined."""
+"""Largest number of structures whose edges are all counted without a cache, and of batches taken from an epoch."""
 _CHUNK = 256
 
 
@@ -31,7 +31,7 @@ class Shapes:
     """Numbers of atoms and edges of the structures of a dataset."""
 
     n_atoms: NDArray[np.integer]
-    """[structures]"""
+    """Numbers of atoms [structures]."""
     n_edges: NDArray[np.integer] | None
     """Numbers of edges [structures]; None if they are estimated by `degree`."""
     degree: float
@@ -41,7 +41,7 @@ class Shapes:
 
     @classmethod
     def of(cls, setup: Setup) -> Shapes:
-        """Count the edges of all structures of a small dataset, or of a sample of a large one without a cache."""
+        """Take the edges from the cache, or count them: in all structures of a small dataset, or in a sample."""
         dataset, cache = setup.dataset, open_cache(setup.dataset, setup.graph)
         if not setup.graph.has_edges:
             return cls(dataset.n_atoms, None, 0.0, 0.0)
@@ -86,11 +86,11 @@ class Sample:
         return cls(places, [shapes.batch(loader.members(0, int(k))) for k in places], n)
 
     def dearest(self, cost: Callable[[BatchShape], float]) -> int:
-        """Number of the most expensive batch."""
+        """Index in the epoch of the most expensive batch."""
         return int(self.places[int(np.argmax([cost(shape) for shape in self.shapes]))])
 
     def total(self, cost: Callable[[BatchShape], float], n_batches: float | None = None) -> float:
-        """Total cost of the first `n_batches` over successive epochs; by default of one epoch."""
+        """Total cost of the first `n_batches` batches, which may span several epochs; by default, of one epoch."""
         costs = np.array([cost(shape) for shape in self.shapes])
         epochs, rest = divmod(self.n_batches if n_batches is None else n_batches, self.n_batches)
         begun = costs[self.places < rest]  # a run of less than an epoch sees its first batches

@@ -29,7 +29,7 @@ class Refused:
 
     architecture: str
     way: str
-    """`n`, `d`, `c`, `nd`, `frontier`"""
+    """Variables of the law: `n`, `d`, `c`, `nd` or `frontier`; empty if none varies"""
     target: str
     reason: str
 
@@ -42,7 +42,7 @@ class Analysis:
     fits: tuple[Fit, ...] = ()
     """Laws of the compared loss"""
     terms: Mapping[str, tuple[Fit, ...]] = field(default_factory=dict)
-    """Energy, forces, stress -> laws of that error, in eV units"""
+    """Laws of the errors of energy, forces and stress [eV units], by term"""
     refused: tuple[Refused, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     mixed: Fit | None = None
@@ -52,7 +52,7 @@ class Analysis:
     refusal: str = ""
     notes: tuple[str, ...] = ()
     collapses: Mapping[str, Collapse] = field(default_factory=dict)
-    """Architecture -> result of the collapse check of its training curves"""
+    """Result of the collapse check of the training curves, by architecture"""
 
     def fits_in(self, axis: str) -> list[Fit]:
         """Fits of the loss in one variable."""
@@ -66,7 +66,7 @@ def analyse(
     measure_baselines: bool = True,
     samples: int = 1000,
 ) -> Analysis:
-    """Fit all laws that the runs allow. Runs that allow none raise no error, since the report says so."""
+    """Fit all laws that the runs allow. If there is none, the result has the reason, and no error is raised."""
     folders = [run.path for run in records.runs if run.info]
     if not folders:
         return Analysis(None, excluded=records.damaged, refusal="No run has begun yet.")
@@ -129,7 +129,7 @@ def main_axis(table: Table) -> str:
 
 
 def levels(table: Table, axis: str) -> np.ndarray:
-    """Number of the size of each row [k]; -1 if it is unknown."""
+    """Index of the size of each row among the sizes in `axis`, [rows]; -1 if the table does not have this variable."""
     if not table.has(axis):
         return np.full(len(table), -1)
     return groups(table[axis])
@@ -144,7 +144,8 @@ def _laws(table: Table, samples: int) -> tuple[list[Fit], list[Refused]]:
         for way in ways(part):
             _try(part, name, way, "loss", samples, fits, refused, joint)
         if not ways(part):
-            refused.append(Refused(name, "", "loss", "all runs have one size: nothing varies that a law could be in."))
+            reason = "all runs have the same size: a law needs several parameters, data or compute."
+            refused.append(Refused(name, "", "loss", reason))
     return fits, refused
 
 
@@ -176,7 +177,7 @@ def _try(
 
 
 def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
-    """Mixed law of several architectures, in the variable that varies."""
+    """Fit the mixed law of all architectures in the main variable; None, with any reason, if that is not possible."""
     axis = main_axis(table)
     if len(table.architectures) < SEVERAL or not varies(table, axis):
         return None, []

@@ -119,9 +119,7 @@ def _law_panels(records: Records, analysis: Analysis, table: Table) -> Iterable[
 
 
 def plain_name(architecture: str) -> str:
-    """Name that is safe for a file and an element of the page, since a record may hold any name, even `../x` or a
-    tag.
-    """
+    """Name that is safe for a file and an element of the page: a record may hold any name, even `../x` or a tag."""
     plain = re.sub(r"[^\w.-]+", "-", architecture)
     return plain if plain == architecture else f"{plain}-{sha256(architecture.encode()).hexdigest()[:6]}"
 
@@ -156,7 +154,7 @@ def _exponent_panels(analysis: Analysis, table: Table) -> Iterable[Panel]:
 
 
 def _cheaper_panels(analysis: Analysis) -> Iterable[Panel]:
-    """Panels of what one architecture needs against another for the same loss, over each variable of comparison."""
+    """Panels with the ratio of what two architectures need for the same loss, one for each comparison."""
     for one in analysis.comparisons:
         figure = laws_figures.cheaper(one)
         if figure is not None:
@@ -194,7 +192,7 @@ def _refusals(analysis: Analysis, axis: str, target: str, architecture: str = ""
 
 
 def choices(panel: Panel) -> dict[str, dict[str, str]]:
-    """Controls of a figure, beside those of its scales: axis -> key -> label."""
+    """Quantities to choose for the axes of a figure, and its groupings: labels by key, under `x`, `y` and `by`."""
     if panel.name != "curves":
         return {}
     return {

@@ -28,9 +28,8 @@ They are listed one by one, since plotly's default set links to its website and 
 def figure(title: str, tables: dict[str, Any]) -> str:
     """Make a self-contained HTML page with histograms.
 
-    `tables`: part -> property -> moments and bins (`Tally.plain`).
-
-    A part has one colour in all panels. Heights are logarithmic where the values are not, so that tails can be seen.
+    `tables` has the moments and bins (`Tally.plain`) of every property of every part. A part has one colour in all
+    panels. Heights are logarithmic where the values are not, so that tails can be seen.
     """
     from plotly.graph_objects import Scatter
     from plotly.io import to_html
@@ -79,7 +78,7 @@ def _short(names: Sequence[str]) -> list[str]:
 
 
 def _shared(parts: list[list[str]]) -> int:
-    """Leading elements that all sequences share."""
+    """Number of leading elements that all sequences share."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
 
 

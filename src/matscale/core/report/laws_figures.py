@@ -1,6 +1,6 @@
 """Figures of laws: runs, size means, the law with its band, baselines.
 
-`meta.runs` of a trace has the run of each point, so that clicks and selections find runs and points.
+`meta.runs` of a trace has the index of the run of each point, with which clicks and selections find runs and points.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNITS = {
     "forces": ("forces MAE [meV/Å]", 1e3),
     "stress": ("stress MAE [meV/Å³]", 1e3),
 }
-"""Target -> (title of its axis, factor from eV units)."""
+"""Title of the axis, and factor from eV units, by target."""
 BEYOND = 2.0
 """Factor by which a law is drawn beyond its points."""
 
@@ -36,7 +36,10 @@ BEYOND = 2.0
 def against(
     table: Table, fits: Sequence[Fit], axis: str, index: Mapping[str, int], names: Sequence[str], target: str = "loss"
 ) -> Any:
-    """Plot the error of every run against `axis`, and the laws in it. `index` is path of a run -> its number."""
+    """Plot the error of every run against `axis`, and the laws in `axis`.
+
+    `index` has the position of each run in the report, by path; `names` has the names of the runs by position.
+    """
     title, factor = UNITS[target]
     ends = table.ends()
     ends = ends.take(np.isfinite(ends[axis]))
@@ -142,8 +145,8 @@ def exponents(fits: Sequence[Fit], architectures: Sequence[str]) -> Any:
 def cheaper(comparison: Comparison) -> Any | None:
     """Plot the ratio of compute, hours, parameters or data of two architectures against the loss; None if unknown.
 
-    Each pair has a colour, each quantity a dash. Pairs are those with the first of the ranking, and errors have the
-    units of the sentences beside the figure.
+    Each pair has a colour, each quantity a dash. Every architecture is paired with the first of the ranking. Errors
+    have the units of the sentences beside the figure.
     """
     pairs = comparison.facing_first
     looks = style(f"{pair.first} / {pair.second}" for pair in pairs)
@@ -313,7 +316,7 @@ def _baselines(table: Table, target: str, x: Array, factor: float) -> list[dict[
 
 
 def _labels(ranked: Sequence[tuple[str, float]]) -> dict[str, str]:
-    """Labels of lines by name: names of lines within 8 % of each other are joined at the highest, lowest first."""
+    """Labels of lines, by name. Lines within 8 % of the lowest of them share a label, which the highest of them has."""
     groups: list[list[tuple[str, float]]] = []
     for name, value in ranked:
         if groups and value < 1.08 * groups[-1][0][1]:

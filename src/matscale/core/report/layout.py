@@ -56,11 +56,11 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 NEUTRAL = "#808890"
 
 _LOW, _MIDDLE, _HIGH = (53, 92, 170), (124, 123, 120), (222, 160, 32)
-"""Ends and middle of a scale for ordered values: as in cividis, blue to yellow, without its darkest and lightest."""
+"""Ends and middle of the colour scale for ordered values: blue to yellow, cividis without its darkest and lightest."""
 
 
 def style(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Styles of unordered categories: name -> (colour, marker, dash); colours repeat before markers do."""
+    """Colour, marker and dash of each unordered category, by name; colours repeat before markers do."""
     return {
         name: (SERIES[k % len(SERIES)], SYMBOLS[k % len(SYMBOLS)], DASHES[k // len(SERIES) % len(DASHES)])
         for k, name in enumerate(sorted(set(names)))

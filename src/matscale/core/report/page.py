@@ -32,7 +32,7 @@ TITLES = {
 def page(report: Report, version: str = "") -> str:
     """Render `report` as HTML.
 
-    A served page has a `version`, by which it notices that it is outdated; otherwise empty.
+    By its `version`, a served page notices that it is outdated; the version is empty for a page in a file.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -107,7 +107,7 @@ def _sections(panels: Sequence[Panel]) -> dict[str, list[Panel]]:
 
 
 def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Filters of runs with more than one value: (kind, title, [(value, label)])."""
+    """Filters for the runs, if there is more than one value to choose from: (kind, title, [(value, label)])."""
     groups = [
         ("architecture", "Architectures", [(name, name) for name in architectures]),
         ("data", "Training structures", [(str(k), label) for k, label in enumerate(labels)]),
@@ -116,7 +116,7 @@ def _selections(architectures: Sequence[str], labels: Sequence[str]) -> list[tup
 
 
 def _log_buttons(panel: Panel) -> dict[str, bool]:
-    """Axes of a figure that can be drawn in both scales -> whether they start with the logarithmic one."""
+    """Whether an axis starts with a logarithmic scale, for each axis of a figure whose scale can be switched."""
     kinds = {axis: panel.figure.layout[f"{axis}axis"].type for axis in ("x", "y")}
     if panel.section == "exponents":
         return {}

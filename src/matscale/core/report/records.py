@@ -25,7 +25,7 @@ ALONG = {
     "epoch": "epochs",
     "wall_s": "seconds",
 }
-"""Key of a metrics row -> label of the axis against which a curve can be drawn."""
+"""Labels of the quantities against which a curve can be drawn, by their keys in metrics.jsonl."""
 MEASURED = {
     "loss": ("validation loss", 1.0),
     "train": ("training loss", 1.0),
@@ -33,7 +33,7 @@ MEASURED = {
     "forces_mae": ("forces MAE [meV/Å]", 1e3),
     "stress_mae": ("stress MAE [meV/Å³]", 1e3),
 }
-"""Column of a curve -> (label, factor from eV units)."""
+"""Label, and factor from eV units, of each quantity that a curve can show."""
 ROWS_SHOWN = 60_000
 """Largest total number of points of all curves."""
 
@@ -50,7 +50,7 @@ class RunRecord:
     info: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     curve: Mapping[str, list[float | None]] = field(default_factory=dict)
-    """Keys of `ALONG` and `MEASURED` -> a value per kept validation."""
+    """Values at the validations that are shown, by the keys of `ALONG` and `MEASURED`."""
     validations: Sequence[Mapping[str, Any]] = ()
     """All validations, with the keys that laws need"""
 
@@ -164,8 +164,8 @@ def _curve(validations: Sequence[Mapping[str, Any]], n_points: int) -> dict[str,
 
 
 def thin(n: int, n_points: int) -> list[int]:
-    """Choose at most `n_points` of `n` positions: half evenly in the logarithm, half evenly, and the first and the
-    last.
+    """Choose at most `n_points` of `n` positions, the first and the last included: half at even spacing, half at even
+    spacing in the logarithm.
 
     >>> thin(1000, 8)
     [0, 9, 99, 333, 666, 999]

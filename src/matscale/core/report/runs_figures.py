@@ -53,7 +53,10 @@ def training_curves(runs: Sequence[RunRecord]) -> Any:
 
 
 def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> Any:
-    """Plot the loss over that at the end of each run, against the share that is done; bold: sizes that are off."""
+    """Plot the loss divided by the final loss of a run against the completed share of the run.
+
+    Curves of sizes that do not collapse onto the others are bold.
+    """
     looks = style(collapses)
     traces = []
     for name, one in collapses.items():
@@ -71,7 +74,7 @@ def normalised(collapses: Mapping[str, Collapse], index: Mapping[str, int]) -> A
 
 
 def _alike(sizes: Mapping[str, float], place: Mapping[str, float]) -> bool:
-    """Whether a run has the size `place`, as far as that says it."""
+    """Whether the sizes of a run equal those in `place`, in every variable that `place` has."""
     return all(abs(np.log(sizes[axis] / value)) < SAME for axis, value in place.items())
 
 
@@ -121,7 +124,7 @@ def _joined(runs: Sequence[RunRecord], cell: Sequence[int]) -> tuple[dict[str, l
 
 
 def _keys(runs: Sequence[RunRecord]) -> list[tuple[str, int, int]]:
-    """Keys of each run for grouping: (architecture, number of the size, number of the data)."""
+    """Keys of each run for grouping: (architecture, index of the size, index of the amount of data)."""
     sizes, data = (_numbers([getattr(run, axis) for run in runs]) for axis in ("n", "d"))
     return [(run.architecture, n, d) for run, n, d in zip(runs, sizes, data)]
 
@@ -133,7 +136,7 @@ def _numbers(values: Sequence[float | None]) -> list[int]:
 
 
 def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str]]]:
-    """Styles of traces: grouping -> group -> (label, colour, dash)."""
+    """Label, colour and dash of the traces of each group, by grouping (`BY`) and group."""
     architectures = style(run.architecture for run in runs)
     found: dict[str, dict[Any, tuple[str, str, str]]] = {
         "architecture": {name: (name, colour, dash) for name, (colour, _, dash) in architectures.items()}
@@ -152,7 +155,7 @@ def _looks(runs: Sequence[RunRecord]) -> dict[str, dict[Any, tuple[str, str, str
 
 
 def data_levels(runs: Sequence[RunRecord]) -> tuple[list[int], list[str]]:
-    """Number of each run's amount of data (-1 if unknown), and the label for each number."""
+    """Index of each run's amount of data (-1 if unknown), and the label of each index."""
     levels = _numbers([run.d for run in runs])
     looks = _looks(runs)["data"]
     return levels, [looks[k][0].removeprefix("D = ") for k in sorted(set(levels) - {-1})]

@@ -61,7 +61,7 @@ class Pages:
     def __init__(self, sources: Sequence[str], build: Callable[[str], str]) -> None:
         """Set up the pages.
 
-        `build` makes the page of a version; if it fails before there is a page, its error is shown.
+        `build` makes the page of a version. If it raises MatscaleError, a page with the error is shown.
         """
         self.sources, self.build = sources, build
         self.lock = threading.Lock()
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Log nothing per request, which would hide the output of the command."""
+        """Log no requests, since they would hide the output of the command."""
 
 
 def url(running: ThreadingHTTPServer) -> str:

@@ -87,7 +87,7 @@ def held_out(analysis: Analysis) -> HtmlTable:
 
 
 def run_cells(run: RunRecord) -> list[str]:
-    """Cells of a run below `RUN_COLUMNS`, after its name and status."""
+    """Cells of a run for `RUN_COLUMNS`, without the first two (name and status)."""
     last, hours = run.last, run.number("wall_s")
     return [
         run.architecture,

@@ -131,7 +131,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
 
 
 def cheaper(comparison: Comparison) -> list[str]:
-    """Sentences on what each pair needs for the same loss, then each quantity along its curve, one paragraph each."""
+    """Sentences on what each pair needs for the same loss, then on each quantity along its curve; a text per pair."""
     told = []
     for pair in comparison.facing_first:
         lines = [*sentences(pair.multipliers, comparison.target), *details(pair.multipliers, comparison.target)]

@@ -34,7 +34,10 @@ TERMS: dict[str, Callable[[BatchShape], int]] = {
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Polynomial of FLOPs by term. Only terms with a coefficient are evaluated, since counting triplets is slow."""
+    """Polynomial for FLOPs, with a coefficient by term.
+
+    Only terms with a coefficient are evaluated, since counting triplets is slow.
+    """
 
     coefficients: dict[str, float]
 
@@ -53,9 +56,9 @@ class Cost:
     counted_by: str
     """`formula` (of the plugin) or `fit` (to counted steps)."""
     error: float
-    """Largest relative deviation from a count, over the batches that verified it."""
+    """Largest relative deviation of `step` from counted FLOPs, over the batches with which it was verified."""
     elementwise_share: float = 0.0
-    """Element-wise work of a step as a share of these FLOPs, which do not include it."""
+    """Element-wise work of a step as a share of its FLOPs, which do not include this work."""
     opaque: tuple[str, ...] = ()
     """Kernels without a formula, which count as zero."""
 
@@ -77,9 +80,9 @@ class Cost:
 
 
 def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shape: None) -> Cost:
-    """Cost by `formula` if it gives a number, otherwise by a fit to `probes.fitted`.
+    """Make the `Cost` of a model from `formula` if it gives a number, otherwise from a fit to `probes.fitted`.
 
-    The result is checked against `probes.verified`.
+    The largest deviation from the counts of `probes.verified` is stored in `Cost.error`.
     """
     shapes = [batch.shape for batch in probes.verified]
     counts = [run_counted(potential, batch, training=True) for batch in probes.verified]
@@ -93,7 +96,7 @@ def cost_of(potential: Potential, probes: Probes, formula: Formula = lambda shap
 
 
 def deviation(stated: float, counted: float) -> float:
-    """Relative deviation of stated from counted FLOPs; infinite if FLOPs are stated but none counted."""
+    """Relative deviation of stated from counted FLOPs; infinite if only the counted ones are zero."""
     if counted == 0:
         return 0.0 if stated == 0 else float("inf")
     return abs(stated - counted) / counted

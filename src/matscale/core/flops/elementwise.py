@@ -26,10 +26,10 @@ _PASSES = {
     "native_dropout": 1,
     "native_dropout_backward": 1,
 }
-"""Operator -> operations per element of the first argument."""
+"""Number of operations per element of the first argument, by compound kernel."""
 _REDUCTIONS = {"sum", "mean", "amax", "amin", "prod", "var", "std", "var_mean", "norm", "linalg_vector_norm", "cumsum"}
 _SCATTERED = {"index_add": 3, "scatter_add": 3, "scatter_reduce": 3, "embedding_dense_backward": 0, "index_put": 2}
-"""Scattered sums -> index of the argument that is added."""
+"""Index of the argument that is added, by operator that sums scattered elements."""
 _NATIVE = frozenset({"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional"})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 Formula = Callable[..., int]
-"""(shapes of the arguments as torch.Size, other arguments as they are, out_shape=...) -> FLOPs"""
+"""Function of an operator's arguments, with a torch.Size in place of each tensor, and `out_shape`: returns FLOPs."""
 
 _KERNELS: dict[Any, Formula] = {}
 

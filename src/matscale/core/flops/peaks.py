@@ -51,7 +51,7 @@ class Peak:
 def named_peak(name: str, precision: str) -> float:
     """Peak FLOP/s of a device by its name in the table, such as `A100` or `NVIDIA H100 PCIe`.
 
-    Raises ConfigError for others.
+    Raises ConfigError for a device that is not in the table, and for a precision without a peak there.
 
     >>> f"{named_peak('A100', 'bf16'):.3g}"
     '3.12e+14'
@@ -89,8 +89,9 @@ def _plain(name: str) -> str:
 
 
 def peak_of(device: torch.device, precision: str) -> Peak:
-    """Peak of a device from the table, or from timed matrix products if the device (a CPU) or precision is not in
-    it.
+    """Peak of a device from the table, or from timed matrix products.
+
+    Products are timed for a CPU, and for a device or a precision that is not in the table.
     """
     key = _key(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     known = _TABLE[key].get(precision) if key else None

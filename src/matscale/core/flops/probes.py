@@ -1,7 +1,7 @@
 """Probes: a few small batches of different structures, with which the FLOPs of a model are counted.
 
-No structure in them is padded, since a counter would count padding, which is no work. So a probe holds one structure or
-copies of it; for models without padding, the last probe holds different structures.
+A probe holds one structure or copies of it, so that no model pads it: a counter would count operations on padding. For
+models without padding, the last probe holds different structures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def probes_of(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Probes:
-    """Choose probes among structures of `rows` of different sizes, from the smallest to the largest tenth."""
+    """Choose probes among the structures in `rows`, with sizes from the smallest to the 90 % quantile."""
     sampled = rows[np.unique(np.linspace(0, len(rows) - 1, N_SAMPLED).astype(int))]
     ordered = sampled[np.argsort(dataset.n_atoms[sampled], kind="stable")]
     places = np.linspace(0, 0.9 * (len(ordered) - 1), 2 * N_FITTED).astype(int)

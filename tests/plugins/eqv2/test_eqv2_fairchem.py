@@ -451,7 +451,7 @@ def test_nothing_is_written_over(files: Files) -> None:
     (files.folder / "run" / "mine.txt").write_text("keep")
     result = matscale_import(path, "-o", files.folder / "run")
     assert result.exit_code == 2
-    assert "is in the way" in result.stderr
+    assert "exists already" in result.stderr
 
 
 def test_import_into_a_run_does_not_advise_an_option_that_it_has_not(files: Files) -> None:

@@ -1,6 +1,6 @@
-"""Import models that fairchem trained as matscale runs: `matscale import fairchem`.
+"""Import trained models of fairchem, each as a matscale run: `matscale import fairchem`.
 
-    file -> FairchemCheckpoint (`unpickle`, `checkpoint`; of fairchem 2 by `inference`)
+    file -> FairchemCheckpoint (`unpickle`, `checkpoint`; for fairchem 2 also `inference`)
          -> Importer of its architecture (`importer`, from the hook `register_importers`)
          -> weights (`weights`), scales and references (`scales`) -> Potential -> run (`run`)
 

@@ -56,7 +56,10 @@ class FairchemCheckpoint:
         return self.section("config")
 
     def section(self, key: str, *inner: str) -> dict[str, Any]:
-        """Dict at `key`, empty if there is none. Raises DataError if the value is no dict."""
+        """Dict at `key`, or nested below it at the keys `inner`; empty if there is none.
+
+        Raises DataError if the value is no dict.
+        """
         value = self.values
         for part in (key, *inner):
             found = value.get(part)
@@ -110,7 +113,7 @@ class FairchemCheckpoint:
 
     @property
     def average(self) -> list[Tensor] | None:
-        """List of averaged weights, if the file has one."""
+        """Averaged weights as a list without names, if the file has such a list."""
         average = self.section("ema").get("shadow_params")
         if average is not None and not (isinstance(average, list) and all(isinstance(w, Tensor) for w in average)):
             raise DataError(f"{self.path}: ema.shadow_params is not a list of tensors.")

@@ -22,7 +22,7 @@ from matscale.core.runs.trained_potential import resolve_step
 
 
 def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> Potential:
-    """Write the model of `run` to `target`, a file of fairchem v1, and return its content.
+    """Write the model of `run` to `target`, a file of fairchem v1, and return the Potential that was written.
 
     Raises ConfigError for an architecture that no plugin exports, for options without a counterpart in fairchem and if
     `target` exists; DiskError if it cannot be written; and the errors of `matscale.load`.
@@ -30,7 +30,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
     target = Path(target)
     exporter = exporter_of(run)
     if target.exists():
-        raise ConfigError(f"{target}: is in the way. Choose another file with -o.")
+        raise ConfigError(f"{target}: exists already, and is not overwritten. Choose another file with -o.")
     step = resolve_step(run, checkpoint)
     potential = load(run, step)
     assert exporter.export is not None

@@ -31,24 +31,30 @@ class Importer:
     models: tuple[str, ...]
     """Names in fairchem's configurations, of plain models and of backbones of hydra models."""
     config: Callable[[FairchemCheckpoint], ArchitectureConfig]
-    """Checkpoint -> configuration in matscale. Raises ConfigError that names the first option without a counterpart."""
+    """Converts the options of a checkpoint to a configuration of matscale.
+
+    Raises ConfigError that names the first option without a counterpart.
+    """
     roles: Callable[[Any, Iterable[str]], Mapping[str, Role]]
-    """(model, names) -> roles of the tensors of a file. Raises an error for a name without a role."""
+    """Returns the role of each tensor of a file, given the model and the names of the tensors.
+
+    Raises an error for a name without a role.
+    """
     load: Callable[[Any, Mapping[str, Tensor]], None]
     """Copies published weights into a model. Raises DataError that names missing weights or wrong shapes."""
     normal: Callable[[FairchemCheckpoint], FairchemCheckpoint] = lambda checkpoint: checkpoint
     """Converts a checkpoint of an older form to the form that the other functions expect."""
     max_atomic_number: Callable[[Any], int] = lambda config: config.max_atomic_number
-    """config -> heaviest element for which the model has weights."""
+    """Returns the largest atomic number for which a model has weights, given its configuration."""
     info: Callable[[Any, tuple[int, ...]], DatasetInfo] = lambda config, elements: DatasetInfo(elements)
-    """(config, elements) -> facts on the data for the run record."""
+    """Returns the facts on data for the run record, given the configuration and the elements."""
     stress_parts: Callable[[Any, Tensor], None] | None = None
-    """Sets scale and shift [2, 2] of the isotropic and the anisotropic part of the stress.
+    """Sets scales and shifts of the stress head, given the model and a tensor [part, (scale, shift)].
 
-    None if there is no such head.
+    The parts are isotropic and anisotropic. None if there is no such head.
     """
     notes: Callable[[FairchemCheckpoint], list[str]] = lambda checkpoint: []
-    """Checkpoint -> notes for the user after a successful import, a sentence each."""
+    """Returns notes on a checkpoint for the user after a successful import, a sentence each."""
     export: Callable[[Potential], Mapping[str, Any]] | None = None
     """Converts a Potential back to the content of a file of fairchem v1, for `matscale export fairchem`.
 
@@ -85,7 +91,7 @@ def renamed(
     only: Mapping[str, tuple[Any, ...]],
     without_effect: Collection[str],
 ) -> dict[str, Any]:
-    """Rename options of `given` to those of matscale; None stands for an option that is left out.
+    """Rename options of `given` to those of matscale; options whose value is None are left out.
 
     `names` maps fairchem's names to matscale's. `only` holds the values allowed for options without a matscale name.
     Raises ConfigError that names `what`, the option and its value, if the value is not allowed or the option is in none

@@ -58,7 +58,7 @@ def _add(path: Path, task: Any, found: dict[str, Any]) -> None:
     """Add normalizer and references of a task to `found`, under the keys of fairchem 1."""
     quantity = task.get("property") if isinstance(task, dict) else None
     if not isinstance(quantity, str):
-        raise DataError(f"{path}: a task without a property is in tasks_config.")
+        raise DataError(f"{path}: tasks_config has a task without a property.")
     if quantity in found["normalizers"]:
         raise ConfigError(
             f"{path}: has more than one task for the {quantity}. A model of several data sets at once is not imported."

@@ -52,9 +52,10 @@ def importer_of(checkpoint: FairchemCheckpoint) -> Importer:
 
 
 def translate(checkpoint: FairchemCheckpoint, choice: Choice = "auto") -> Imported:
-    """Make the Potential with the predictions of fairchem's model. `auto` takes averaged weights if there are any.
+    """Make a Potential that predicts the same as fairchem's model. `auto` takes averaged weights if there are any.
 
-    Raises ConfigError for another network and for weights that are not in the file, DataError for unknown content.
+    Raises ConfigError for a model or an option that is not imported and for a `choice` of weights that is not in the
+    file, DataError for unknown content.
     """
     importer = importer_of(checkpoint)
     checkpoint = importer.normal(checkpoint)

@@ -21,7 +21,7 @@ from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.model.potential import Scales
 
 _TARGETS = {"target": "energy", "grad_target": "forces"}
-"""Names of normalizers in old files."""
+"""Present names of normalizers, by their names in old files."""
 _DIRECT = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 _DERIVED = ("energy", "forces", "stress")
 
@@ -81,9 +81,7 @@ def _number(value: Any) -> float:
 
 
 def references(checkpoint: FairchemCheckpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Read the element references [119] eV, and the elements that have one (all elements if there are no
-    references).
-    """
+    """Read the element references [119] eV, and list the elements that have one; all elements if there are none."""
     found = checkpoint.section("elementrefs")
     if unknown := sorted(set(found) - {"energy"}):
         raise DataError(f"{checkpoint.path}: element references of {unknown[0]!r}: only those of the energy are known.")

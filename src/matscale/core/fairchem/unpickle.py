@@ -72,7 +72,7 @@ _BY_NAME = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "OBJ"}
 
 
 class RefusedError(Exception):
-    """Error for a file that is no checkpoint that can be imported."""
+    """Error for a file that cannot be imported as a checkpoint; the message gives the reason."""
 
 
 def check_archive(path: Path) -> None:
@@ -117,7 +117,7 @@ class Inert:
 
 
 def stand_ins() -> dict[str, type[Inert]]:
-    """Stand-in classes: `module name` -> a separate class."""
+    """Stand-in classes, a separate one for each `module name` in `STAND_INS`."""
     return {name: type(name.rpartition(" ")[2], (Inert,), {"stands_for": name}) for name in STAND_INS}
 
 

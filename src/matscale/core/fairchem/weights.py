@@ -56,12 +56,12 @@ def _with_names(
     if len(average) != len(trained):
         raise DataError(
             f"{checkpoint.path}: ema.shadow_params has {len(average)} tensors for {len(trained)} parameters, and "
-            "cannot be assigned to them. Take --weights raw."
+            "cannot be assigned to them. Use --weights raw."
         )
     for names, weight in zip(trained, average):
         if weight.shape != named[names[0]].shape:
             raise DataError(
                 f"{checkpoint.path}: the averaged {names[0]} has shape {tuple(weight.shape)}, the raw one "
-                f"{tuple(named[names[0]].shape)}: the list is in another order. Take --weights raw."
+                f"{tuple(named[names[0]].shape)}: the list is in another order. Use --weights raw."
             )
     return {name: weight for names, weight in zip(trained, average) for name in names}

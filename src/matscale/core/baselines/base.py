@@ -60,7 +60,7 @@ def passes(dataset: PackedDataset, indices: NDArray[np.int64]) -> Callable[[], I
 
 
 class MaskedSum:
-    """Sums and counts of labelled rows, by class."""
+    """Running sums of labelled rows, and their counts, for each of several classes."""
 
     def __init__(self, n_classes: int, *shape: int) -> None:
         self.total = torch.zeros(n_classes, *shape, dtype=torch.float64)

@@ -47,13 +47,13 @@ class NearestBaseline(Baseline):
     summary: ClassVar[str] = "by the nearest neighbour (k = 1)"
 
     energy: Tensor
-    """[119 · 119] eV: mean of E/n_atoms."""
+    """Mean of E/n_atoms by pair of elements, [119 · 119] eV."""
     forces: Tensor
-    """[119 · 119, 3] eV/Å: mean force vector."""
+    """Mean force vector by pair of elements, [119 · 119, 3] eV/Å."""
     stress: Tensor
-    """[119 · 119, 9] eV/Å³: mean of stress/n_atoms."""
+    """Mean of stress/n_atoms by pair of elements, [119 · 119, 9] eV/Å³."""
     counts: Tensor
-    """[3, 119 · 119]: atoms behind the means of energy, forces, stress."""
+    """Numbers of atoms behind the means of energy, forces and stress, [3, 119 · 119]."""
 
     @classmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:

@@ -56,11 +56,11 @@ class MeanBaseline(Baseline):
     summary: ClassVar[str] = "means of the training part"
 
     energy_per_atom: float
-    """eV/atom"""
+    """Mean energy [eV/atom]."""
     force: tuple[float, ...]
-    """[3] eV/Å"""
+    """Mean force vector [3] eV/Å."""
     stress: tuple[float, ...]
-    """[9] eV/Å³, row by row."""
+    """Mean stress tensor [9] eV/Å³, row by row."""
 
     @classmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:
@@ -92,21 +92,20 @@ class MeanBaseline(Baseline):
 
 @dataclass(frozen=True)
 class CompositionBaseline(Baseline):
-    """Baseline with energy = Σ_atoms reference(Z), by least squares on energies per atom.
+    """Baseline with energy = Σ_atoms reference(Z), fitted by least squares to energies per atom.
 
-    0 eV for an unseen element.
-
-    Forces are 0, since the energy does not depend on positions. The stress would be 0, too, but in datasets its mean
-    often differs from 0, so it is the mean tensor, as in `mean`.
+    The reference of an element that was not in training is 0 eV. Forces are 0, since the energy does not depend on
+    positions. The stress would be 0, too, but in datasets its mean often differs from 0, so it is the mean tensor, as
+    in `mean`.
     """
 
     name: ClassVar[str] = "composition"
     summary: ClassVar[str] = "linear in the composition"
 
     references: tuple[float, ...]
-    """[119] eV per atom, by atomic number."""
+    """Reference energies [119] eV/atom, by atomic number."""
     stress: tuple[float, ...]
-    """[9] eV/Å³, row by row."""
+    """Mean stress tensor [9] eV/Å³, row by row."""
 
     @classmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:

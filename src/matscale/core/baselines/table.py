@@ -43,7 +43,7 @@ def evaluate_baselines(
     batches: Callable[[], Iterable[AtomicBatch]],
     loss: LossConfig | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Evaluate baselines: metrics of `matscale.core.train.evaluation` by name.
+    """Evaluate baselines: the metrics of `matscale.core.train.evaluation` for each, by the name of the baseline.
 
     `batches()` starts a new pass over the data.
     """

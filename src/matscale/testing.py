@@ -1,12 +1,14 @@
 """Tools for testing architectures, inside this package and in plugins.
 
-import pytest
-from matscale.testing import checks
-from my_package import MY_ARCHITECTURE
+A test file of a plugin:
 
-@pytest.mark.parametrize("check", checks(MY_ARCHITECTURE), ids=str)
-def test_contract(check):
-    check()
+    import pytest
+    from matscale.testing import checks
+    from my_package import MY_ARCHITECTURE
+
+    @pytest.mark.parametrize("check", checks(MY_ARCHITECTURE), ids=str)
+    def test_contract(check):
+        check()
 """
 
 from matscale.core.contract import CheckResult, ContractError, checks, run_contract

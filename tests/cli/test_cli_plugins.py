@@ -73,7 +73,7 @@ def test_no_plugins_leaves_the_built_in_ones(site: Site) -> None:
 
 def test_blocking_an_unknown_name_is_said(site: Site) -> None:
     result = site.run("plugins", "list", MATSCALE_BLOCK_PLUGINS="nobody")
-    assert "names 'nobody', and there is no plugin of that name" in result.stderr
+    assert "names 'nobody', but there is no plugin of that name" in result.stderr
 
 
 def test_checking_a_broken_plugin_shows_its_own_traceback_and_ends_with_2(site: Site) -> None:

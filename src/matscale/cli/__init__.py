@@ -29,7 +29,7 @@ COMMANDS = {
     "import": ("matscale.cli.fairchem:importing", "Import models of other programs as runs: fairchem."),
     "export": ("matscale.cli.fairchem:exporting", "Export runs to other programs: fairchem."),
 }
-"""Name -> (module of the click command, its line in `matscale --help`)."""
+"""Module of each command (`module:name`) and its line in `matscale --help`, by the name of the command."""
 
 
 @click.group(

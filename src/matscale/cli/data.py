@@ -25,7 +25,7 @@ ELSEWHERE = {
     "fetch": ("matscale.cli.data_make:fetch", "Download and pack a published dataset."),
     "stats": ("matscale.cli.data_stats:stats", "Moments and histograms by source and split."),
 }
-"""Name -> (module of the command, its line of help); modules are imported on use."""
+"""Module of each command and its line of help, by the name of the command; modules are imported on use."""
 
 
 @click.group(cls=LazyGroup, elsewhere=ELSEWHERE)
@@ -179,7 +179,7 @@ def _labels(manifest: Manifest) -> str:
 @click.argument("dataset", metavar="DIR")
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
               help="Fit on the training part of this split only, as training does.  [default: all]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON: what `References.from_json` reads.")
 def refs(dataset: str, validation: float | None, seed: int, as_json: bool) -> None:
     """Fit element reference energies of the dataset DIR, and say how well they predict held-out structures."""
@@ -220,7 +220,7 @@ def _reference_table(fitted: References, manifest: Manifest) -> str:
 
 
 def resolve(name: str) -> Path:
-    """Folder of a dataset given as a path, or as a name that matscale can make."""
+    """Find the folder of a dataset, given as a path or as a name of a dataset that matscale makes or downloads."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.data.named.catalog import resolve as resolve_name
 

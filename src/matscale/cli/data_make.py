@@ -86,7 +86,7 @@ def make(
     values |= {keys.get(key, key): value for key, value in given.items() if value not in (None, ())}
     if values.get("files") and (idle := [key for key in ("prototypes", "elements") if given[key]]):
         raise ConfigError(
-            f"--{idle[0]}: the parents are taken from {values['files'][0]}, unchanged. Leave one of the two out."
+            f"--{idle[0]}: the parents are taken from {values['files'][0]}, unchanged. Leave --from or --{idle[0]} out."
         )
     labeler = host().labeler(values.pop("labeler", "emt"))
     recipe = Recipe.parse(override(values, assignments), str(config or "recipe"))

@@ -17,7 +17,7 @@ SHOWN = ("n_atoms", "energy_per_atom", "forces_norm", "stress_max")
 @click.argument("dataset", metavar="DIR")
 @click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1,
               show_default=True, help="Share of validation in the split that is shown.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the split.")
 @click.option("--by", type=click.Choice(["group", "structure"]), default="group", show_default=True, help="Split by.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a figure to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")

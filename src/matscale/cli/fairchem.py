@@ -26,15 +26,15 @@ def importing() -> None:
     help="Averaged or raw weights; auto: averaged if there are any.",
 )
 def import_fairchem(checkpoint: Path, target: Path, weights: Literal["auto", "ema", "raw"]) -> None:
-    """Import SchNet, GemNet-T, -dT or -OC, EquiformerV2 or EScAIP.
+    """Import a model of fairchem: SchNet, GemNet-T, -dT or -OC, EquiformerV2 or EScAIP.
 
-    CHECKPOINT (.pt) is one of fairchem v1 or, of EScAIP, an inference checkpoint of fairchem v2. Element references,
-    normalizers and scale factors are imported, too. Plugins can add architectures.
+    CHECKPOINT (.pt) is a checkpoint of fairchem v1 or, for EScAIP, an inference checkpoint of fairchem v2. Element
+    references, normalizers and scale factors are imported, too. Plugins can add architectures.
 
     The run predicts the same as fairchem's calculator; use it with `matscale evaluate`, `predict` and
     `matscale.calculator`. CHECKPOINT is a pickled file: it is read in a separate process, and refused if it holds
-    anything but numbers and texts. fairchem's own calculator uses the raw weights of checkpoint.pt, but the averaged
-    ones of best_checkpoint.pt.
+    anything but numbers and texts. fairchem's own calculator uses raw weights if it reads checkpoint.pt, and averaged
+    weights if it reads best_checkpoint.pt.
     """
     from ase.data import chemical_symbols
 
@@ -61,7 +61,7 @@ def exporting() -> None:
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write (.pt).")
 @checkpoint_option
 def export_fairchem(run: Path, target: Path, checkpoint: str) -> None:
-    """Export a run to fairchem v1: an EquiformerV2, or what a plugin can export.
+    """Export a run to fairchem v1: an EquiformerV2, or an architecture whose plugin can export it.
 
     The file has weights, element references and scales, with which fairchem's calculator predicts the same as the run.
     Options without a counterpart in fairchem are refused: an EquiformerV2 needs the published stress head (`--set

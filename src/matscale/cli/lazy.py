@@ -19,7 +19,7 @@ class LazyGroup(click.Group):
     """Command group that imports the module of a command only when that command is used."""
 
     def __init__(self, *args: Any, elsewhere: Mapping[str, tuple[str, str]], **settings: Any) -> None:
-        """Set up the group. `elsewhere` is name -> (`module:command`, its line of help)."""
+        """Set up the group. `elsewhere` has `module:command` and the line of help of each command, by its name."""
         super().__init__(*args, **settings)
         self.elsewhere = elsewhere
 

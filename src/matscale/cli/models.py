@@ -28,7 +28,7 @@ def models() -> None:
 def list_models(sizes: bool, as_json: bool) -> None:
     """List the architectures with parameters, training FLOPs per atom and claimed symmetries.
 
-    One row is the default configuration of an architecture, with its paper. FLOPs are those of a training step
+    Each row is the default configuration of an architecture, with its paper. FLOPs are those of a training step
     (forward, loss, backward) per atom of an fcc crystal in which a radius graph has 42 neighbours per atom. With
     --sizes they are left out for architectures without a formula for them: `models show` runs a step to count them.
     """
@@ -133,7 +133,7 @@ def _configs(architecture: Architecture, sizes: bool) -> list[ArchitectureConfig
 
 
 def _row(host: Host, architecture: Architecture, config: ArchitectureConfig | None) -> dict[str, Any]:
-    """Row of the table for one architecture. If it cannot be built, a warning is given and the row has no numbers."""
+    """Row of the table for one architecture. If its model cannot be built, prints a warning and leaves numbers out."""
     from matscale.core.estimate.describe import configuration, describe
 
     try:
@@ -190,7 +190,7 @@ def _page(description: Description, about: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Shorten a list of elements, so that other keys stay visible; --json has all."""
+    """Shorten a long value, such as a list of elements, so that other keys stay visible; --json has all of it."""
     text = str(value)
     return text if len(text) <= 48 else f"{text[:28]} ... {text[-15:]}"
 

@@ -32,16 +32,16 @@ def plugins() -> None:
 def list_plugins(load: bool, as_json: bool) -> None:
     """List all installed plugins with status and reason.
 
-    Without --load nothing is imported: status is `blocked` or `clash` according to the metadata, else `not loaded`, and
-    hooks are found in the source. With --load it is `ok`, `failed`, `incompatible`, `blocked` or `clash` (works, under
-    the name distribution:name).
+    Without --load nothing is imported: the status is `blocked` or `clash` according to the metadata, else `not loaded`,
+    and hooks are found in the source. With --load, the status is `ok`, `failed`, `incompatible`, `blocked` or `clash`
+    (another plugin has the same name; use distribution:name).
     """
     from matscale.core.hosting.host import BLOCK, host
 
     if load:
         host().load_all()
     for name in host().unknown_blocks:
-        click.echo(f"Warning: {BLOCK} names {name!r}, and there is no plugin of that name.", err=True)
+        click.echo(f"Warning: {BLOCK} names {name!r}, but there is no plugin of that name.", err=True)
     rows = [_row(plugin) for plugin in host().plugins]
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))

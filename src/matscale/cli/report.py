@@ -75,9 +75,9 @@ def _refuse_contradictions(ctx: click.Context, serve: bool, figures: Path | None
     if serve and given & {"output", "figures", "formats"}:
         raise ConfigError("--serve writes no file: leave out -o, --figures and --format, or --serve.")
     if not serve and given & {"host", "port"}:
-        raise ConfigError("--host and --port belong to --serve: add --serve, or leave them out.")
+        raise ConfigError("--host and --port work only with --serve: add --serve, or leave them out.")
     if figures is None and "formats" in given:
-        raise ConfigError("--format is the format of figures: give their folder with --figures DIR.")
+        raise ConfigError("--format works only with --figures DIR, which writes the figures to a folder.")
 
 
 def _options(baselines: Path | None, no_baselines: bool, samples: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matscale.cli.text import aligned, duration
 from matscale.core.errors import ConfigError
 
 STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
-"""Statuses that a run folder alone shows. `queued` and `blocked` are known to a sweep only, and are in its ledger."""
+"""Statuses that a run folder alone can show. The other two, `queued` and `blocked`, are in the ledger of a sweep."""
 
 
 @click.group()
@@ -96,7 +96,7 @@ def show(run: Path, as_json: bool) -> None:
     from matscale.core.study.ledger import row, run_folders
 
     if list(run_folders(run)) != [run]:
-        raise ConfigError(f"{run}: is not a run. `matscale runs list {run}` lists those in it.")
+        raise ConfigError(f"{run}: is not a run. `matscale runs list {run}` lists the runs in a folder.")
     facts, info = row(run), read_info(run) or {}
     if as_json:
         click.echo(json.dumps({**info, "status": facts["status"], "reason": facts["reason"]}, indent=2))

@@ -20,7 +20,7 @@ FILES = {
     "$module.py": "module.py.txt",
     "tests/test_$module.py": "tests/test_module.py.txt",
 }
-"""Path in the package -> template."""
+"""Template of each file, by the path of the file in the package."""
 
 
 def names(name: str, taken: Collection[str] = ()) -> dict[str, str]:

@@ -90,18 +90,18 @@ def sweep(
     from matscale.core.study.sweep import Sweep
 
     if not dry_run and (as_json or device or mfu):
-        raise ConfigError("--json, --device and --mfu belong to estimates: add --dry-run, or leave them out.")
+        raise ConfigError("--json, --device and --mfu work only with --dry-run: add it, or leave them out.")
     chosen = host().launcher(launcher)
     if stop_hopeless and (dry_run or no_wait):
         raise ConfigError("--stop-hopeless stops runs in progress: leave out --dry-run and --no-wait.")
     if no_wait and not chosen.outlives:
-        raise ConfigError(f"--no-wait: the runs of the launcher {launcher} end with the sweep. Leave it out.")
+        raise ConfigError(f"The runs of the launcher {launcher} end with the sweep: leave --no-wait out.")
     if workers is not None and launcher != "local":
         raise ConfigError(
-            f"--workers works only with --launcher local. The study file has a table [{launcher}] for its options."
+            f"--workers works only with --launcher local. Set options of {launcher} in the study file: [{launcher}]."
         )
     if adaptive is None and (count is not None or budget is not None):
-        raise ConfigError("--next and --budget belong to a sweep that chooses its runs: add --adaptive PURPOSE.")
+        raise ConfigError("--next and --budget work only with --adaptive PURPOSE: add it, or leave them out.")
     if adaptive is not None and (budget is None or dry_run or no_wait or stop_hopeless):
         raise ConfigError(
             "--adaptive needs --budget FLOPS for all of its runs, and no --dry-run, --no-wait or --stop-hopeless."
@@ -123,7 +123,7 @@ def sweep(
         return
     with closing(pool), reporter(quiet) as progress:
         if stop_hopeless and not isinstance(pool, EndsOne):
-            raise ConfigError(f"--stop-hopeless: the launcher {launcher} cannot stop one run. Leave it out.")
+            raise ConfigError(f"The launcher {launcher} cannot stop a single run: leave --stop-hopeless out.")
         told = Advice(progress, stop_hopeless) if stop_hopeless or not quiet else progress
         given_up = {one.path: one.text for one in advice(planned.runs, {})} if stop_hopeless else {}
         job = Sweep(planned, pool, told, retry_failed=retry_failed, wait=not no_wait, given_up=given_up)

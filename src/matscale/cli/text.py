@@ -27,11 +27,11 @@ COLUMNS = {
     "stress MAE [meV/Å³]": ("stress_mae", 1e3, "{:.2f}"),
     "[GPa]": ("stress_mae", GPA, "{:.3f}"),
 }
-"""Heading -> (key of the metrics in eV units, factor, format)."""
+"""Key of the metric in eV units, factor to the unit of the column, and format, by the heading of the column."""
 
 
 def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
-    """Format `models` {name: metrics in eV units} as aligned text; a metric that was not measured is a dash."""
+    """Format the metrics of `models` (in eV units, by name) as aligned text; one that was not measured is a dash."""
     rows = [["model", *COLUMNS]]
     for name, metrics in models.items():
         rows.append([name, *(_cell(metrics.get(key), factor, form) for key, factor, form in COLUMNS.values())])
@@ -39,7 +39,7 @@ def errors_table(models: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def errors_json(models: Mapping[str, Mapping[str, float]]) -> str:
-    """Format `models` {name: metrics in eV units} as JSON; a metric that was not measured is null."""
+    """Format the metrics of `models` (in eV units, by name) as JSON; one that is not finite is null."""
     finite = {n: {k: v if math.isfinite(v) else None for k, v in m.items()} for n, m in models.items()}
     return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch", type=CommaSeparated(click.IntRange(1)), help="Batch sizes to choose from, in structures: 8,16,32."
 )
-@click.option("--seeds", type=CommaSeparated(click.IntRange(0)), default="0", show_default=True, help="0,1,2")
+@click.option("--seeds", type=CommaSeparated(click.IntRange(0)), default="0", show_default=True, help="Seeds: 0,1,2.")
 @click.option(
     "--epochs",
     type=CommaSeparated(click.IntRange(1)),
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=PluginName("register_launchers", "launcher"),
     default="local",
     show_default=True,
-    help="Starts runs.",
+    help="Launcher of the runs: local, slurm, or one of a plugin.",
 )
 @click.option(
     "--workers", type=click.IntRange(1, 1024), help="Number of runs at the same time, with the launcher local."
@@ -125,18 +125,18 @@ def tune(
 
 
 def _refuse_training(ctx: click.Context) -> None:
-    """Raises ConfigError for options of training beside RUNS or a TABLE, which need no training."""
+    """Check that no option of training is given with RUNS or a TABLE. Raises ConfigError that lists such options."""
     own = {"sources", "arch", "output", "columns", "quiet"}
     source = click.core.ParameterSource.COMMANDLINE
     given = [name for name in ctx.params if name not in own and ctx.get_parameter_source(name) == source]
     if given:
         names = {"lowest": "from", "highest": "to", "assignments": "set"}
         listed = ", ".join(f"--{names.get(name, name)}" for name in given)
-        raise ConfigError(f"{listed}: for training, and RUNS or a TABLE were trained already. Leave it out.")
+        raise ConfigError(f"RUNS or a TABLE are trained already, so options of training have no effect: {listed}.")
 
 
 def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:
-    """Train and return the results of all tunings, which share a pool and a folder."""
+    """Train the runs of all tunings, which share a pool of workers and a folder, and return the results."""
     from matscale.cli.progress.reporter import reporter
     from matscale.core.hosting.host import host
     from matscale.core.study.sweep import Sweep

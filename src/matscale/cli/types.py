@@ -78,7 +78,7 @@ class PluginName(ParamType):
 
 
 class LimitSetting(ParamType):
-    """Limit on input, as text: `memory=8GiB`; all of them together become `Limits`."""
+    """Limit on input as text, such as `memory=8GiB`. `_set_limits` combines all limits that are given."""
 
     name = "limit"
 

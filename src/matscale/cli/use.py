@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _baselines(run: Run, dataset: PackedDataset, rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Errors of the run's baselines; without them, none, and a line with the reason."""
+    """Errors of the run's baselines. If the baselines are not available, prints the reason and returns no errors."""
     from matscale.core.baselines import evaluate_baselines, passes
     from matscale.core.errors import DataError
     from matscale.core.inference.compare import baselines_of

@@ -41,8 +41,8 @@ def fit(
     """Fit scaling laws to RUNS (folders, globs, a study) or a TABLE (CSV, JSON lines, parquet).
 
     Each law has intervals, a test on the largest sizes, and a verdict: law (with floor, broken), local slope, rejected,
-    incomplete design, not identifiable, no learning. A refused law says what can still be said. What was left out, and
-    why, is listed.
+    incomplete design, not identifiable, no learning. If no law is claimed, the output states what can still be said.
+    Runs that are left out are listed with the reason.
     """
     from matscale.cli.laws.text import checklist_text, fit_text
     from matscale.core.scaling.checklist import checklist as fill
@@ -81,9 +81,7 @@ def fit(
     "--axis", type=click.Choice(["n", "d", "c"]), help="Over which variable.  [default: compute, else parameters]"
 )
 @click.option("--at", type=Amount(), help="Value of the other variable.  [default: that with most sizes]")
-@click.option(
-    "--at-loss", type=float, multiple=True, help="Loss at which the multipliers are stated; may be said several times."
-)
+@click.option("--at-loss", type=float, multiple=True, help="Loss at which the multipliers are stated; may be repeated.")
 @click.option("--margin", type=float, help="Test whether exponents are equal within this difference: 0.02.")
 def compare(
     given: Input,
@@ -95,9 +93,10 @@ def compare(
 ) -> None:
     """Compare how architectures scale, and what each needs for the same loss.
 
-    First the FLOPs, hours, parameters or data that one needs of the other's. Then whether the exponents differ, by
-    Welch's test on size means; the ratio of the losses, where the laws cross, what the test could have seen, and what
-    would settle it. No difference shown does not mean equal: --margin tests that.
+    First come multipliers: how many times the FLOPs, hours, parameters or data of one architecture the other needs.
+    Then comes Welch's test on size means whether the exponents differ, with the ratio of the losses, the crossing of
+    the laws, the power of the test, and the runs that would settle it. If no difference is shown, the exponents need
+    not be equal: --margin tests equality.
     """
     from matscale.cli.laws.text import comparison_text
     from matscale.core.hosting.host import host

@@ -119,7 +119,10 @@ def sampled(command: F) -> F:
 
 
 def only(table: Table, architectures: tuple[str, ...]) -> Table:
-    """Choose the runs of the architectures, of all if none is named. Raises an error that says why none is left."""
+    """Choose the runs of the named architectures, or all runs if none is named.
+
+    Raises DataError, with the reasons, if there are no runs, and ConfigError for an architecture without runs.
+    """
     import numpy as np
 
     from matscale.core.errors import did_you_mean

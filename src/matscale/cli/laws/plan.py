@@ -1,4 +1,4 @@
-"""`matscale plan`: what to train with a budget or for a loss; the next runs, and replays of choices on a table."""
+"""`matscale plan`: plan a training for a budget or a loss, choose the next runs, or replay such choices on a table."""
 
 from __future__ import annotations
 
@@ -84,13 +84,15 @@ def plan(
     samples: int,
     seed: int,
 ) -> None:
-    """Say which size on how much data makes the best of a budget, or what a loss takes, or what to run next.
+    """Plan size and data for the lowest loss at a budget, or for the lowest cost of a loss; or choose the next runs.
 
-    By the joint law and the measured cost of the runs. Without a joint law there is no plan, but what can still be said
-    and the runs that would tell most; --despite plans by a refused law with a wider uncertainty.
+    A plan follows from the joint law and the measured cost of the runs. Without a joint law there is no plan: the
+    command states what can still be said, and which runs would tell most. --despite plans by a refused law, with a
+    wider uncertainty.
 
-    --next K --budget FLOPS --for PURPOSE chooses runs until the purpose is met. --simulate replays a table: it buys
-    runs in turn, and scores the prediction of the dearest ones beside random, grid and cost-ordered choice.
+    --next K --budget FLOPS --for PURPOSE chooses the next K runs for a purpose. --simulate replays a table: it chooses
+    and buys runs in turn, predicts the most expensive ones, and compares the errors with those of a random choice, a
+    grid, and a choice in the order of cost.
     """
     from matscale.cli.laws.text import plan_text
     from matscale.core.scaling.allocation.plan import make_plan
@@ -132,7 +134,7 @@ def _speed(
 
     if device is None:
         if precision or mfu:
-            raise ConfigError("--precision and --mfu say how fast a device is: name it with --device.")
+            raise ConfigError("--precision and --mfu describe the speed of a device: name the device with --device.")
         return None
     return lambda n: speed_on(device, table, n, precision, mfu)
 
@@ -142,23 +144,23 @@ USED = {
     "count": {"budget", "purpose", "law"},
     "": {"flops", "loss", "device", "precision", "mfu", "despite"},
 }
-"""Way of `plan` -> options that are of use for it"""
+"""Options that have an effect, by the option that chooses the task; `""` is a plan for --flops or --loss."""
 NAMES = {"is_replay": "--simulate", "count": "--next", "purpose": "--for", "page": "--output", "held_out": "--held-out"}
 
 
 def refuse_unused(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError if an option is missing, or has no effect on what is planned."""
+    """Check the options of `plan`. Raises ConfigError if one is missing or has no effect."""
     ways = [way for way in ("is_replay", "count") if given[way] not in (None, False)]
     if len(ways) > 1:
-        raise ConfigError("--simulate replays a table, --next chooses new runs: say one of them.")
+        raise ConfigError("--simulate replays a table, --next chooses new runs: give one of them.")
     way = ways[0] if ways else ""
     for name in {name for used in USED.values() for name in used} - USED[way]:
         if given[name] is not None:
             said = NAMES[way] if way else "a plan for --flops or --loss"
-            raise ConfigError(f"{NAMES.get(name, f'--{name}')} has no use with {said}. Leave it out.")
+            raise ConfigError(f"{NAMES.get(name, f'--{name}')} has no effect with {said}. Leave it out.")
     if way == "" and (given["flops"] is None) == (given["loss"] is None):
         raise ConfigError(
-            "Say what to plan for: --flops BUDGET or --loss TARGET, one of them; or --next, or --simulate."
+            "Say what to plan: give either --flops BUDGET or --loss TARGET, or else --next or --simulate."
         )
     if way == "count" and (given["purpose"] is None or given["budget"] is None):
         raise ConfigError(f"--next needs --budget FLOPS for all of its runs, and --for PURPOSE. {PURPOSES}")
@@ -168,7 +170,7 @@ PURPOSES = "Purposes: alpha=0.02 (or beta), loss=5%@n=1M,d=1M, cheaper@loss=1.5.
 
 
 def choose_next(table: Table, purpose: str, count: int, budget: float, law: str, as_json: bool) -> None:
-    """Print the present knowledge for the purpose by the law, and the next runs."""
+    """Print the present uncertainty of the quantity that `purpose` names, and the next runs."""
     from matscale.core.hosting.host import host
     from matscale.core.scaling.allocation.next_batch import Purpose, next_batch, side_of
 
@@ -179,7 +181,7 @@ def choose_next(table: Table, purpose: str, count: int, budget: float, law: str,
 
 
 def batch_text(batch: Batch) -> str:
-    """Format the present knowledge, and a line for each run with the uncertainty expected after it."""
+    """Format the present uncertainty, and a line for each run with the uncertainty expected after it."""
     if batch.is_met:
         return f"{batch.text}\nMet: no run is needed."
     rows = [["", "n", "d", "FLOPs", "then ±"]]
@@ -189,7 +191,7 @@ def batch_text(batch: Batch) -> str:
     total = sum(run.flops for run in batch.runs)
     unit = "" if batch.purpose.what in ("alpha", "beta") else " in ln"
     lines = [batch.text, f"now ±{batch.half:.2g}{unit}; next, for {total:.3g} FLOPs:", aligned(rows, (1, 2, 3, 4))]
-    return "\n".join([*lines, "Train these, and ask again: what they show decides what comes after them."])
+    return "\n".join([*lines, "Train these runs, then ask again: their losses decide which runs come next."])
 
 
 def simulate(
@@ -210,12 +212,12 @@ def simulate(
     if as_json:
         click.echo(json.dumps([score.plain() for score in scores], indent=2, allow_nan=False))
     else:
-        click.echo(f"{len(pool.y)} runs for sale, {len(pool.far_y)} held out, by the law {form.formula}")
+        click.echo(f"{len(pool.y)} runs to choose from, {len(pool.far_y)} held out, by the law {form.formula}")
         click.echo(scores_text(scores, float(pool.cost.sum())))
 
 
 def scores_text(scores: Sequence[Score], everything: float) -> str:
-    """Format a row for each stop of each way, with means over the replays."""
+    """Format the scores as a table: a row for each stage of each way to choose runs, with means over the replays."""
     rows = [["way", "spent", "of all", "runs", "R2", "error", "in 95 %"]]
     for way in dict.fromkeys(score.way for score in scores):
         by_seed: dict[int, list[Score]] = {}
@@ -233,18 +235,18 @@ def scores_text(scores: Sequence[Score], everything: float) -> str:
 
 
 def with_cost(table: Table, factors: str | None) -> Table:
-    """Set c to the product of the columns named, `n,d`; without names the table stays."""
+    """Set c to the product of the columns that `factors` names, such as `n,d`; None leaves the table unchanged."""
     import numpy as np
 
     if factors is None:
         return table
     if table.has("c"):
-        raise ConfigError(f"--cost {factors}: the runs have a cost c of their own. Leave it out.")
+        raise ConfigError(f"--cost {factors}: the runs have a cost c of their own. Leave --cost out.")
     product = np.ones(len(table))
     for name in (part.strip() for part in factors.split(",")):
         if name not in table.numbers:
             raise ConfigError(f"--cost {factors}: there is no column {name!r}. {did_you_mean(name, table.numbers)}")
         product = product * table[name]
     if not (np.isfinite(product).all() and (product > 0).all()):
-        raise DataError(f"--cost {factors}: some rows have no such number, or none above 0.")
+        raise DataError(f"--cost {factors}: in some rows the product is missing, infinite or not above 0.")
     return replace(table, numbers={**table.numbers, "c": product})

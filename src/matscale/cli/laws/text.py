@@ -72,7 +72,7 @@ def _held_out(fit: Fit) -> list[str]:
 
 
 def _groups(fit: Fit) -> list[str]:
-    """Describe groups that lie off a law over several, the furthest first, and count those that do not differ."""
+    """Describe the groups that lie off the law of all groups, the furthest first, and count those that do not."""
     if not fit.groups:
         return []
     whose = "that of the mean group" if fit.law.name == "mixed" else "the law's"

@@ -1,4 +1,4 @@
-"""Advice of a sweep: reports runs whose curves fall short of a finished run of the same size."""
+"""Advice during a sweep: find hopeless runs, which will end above the loss of a finished run of the same size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matscale.core.study.identity import PlannedRun
 from matscale.core.study.sweep import Sweep
 
 EVERY = 15.0
-"""Seconds between two looks at the curves."""
+"""Least time between two checks of the curves [s]."""
 
 
 class Advice(Reporter):
     """Reporter that passes everything on to another reporter and reports each hopeless run once.
 
-    With `stops`, ends it.
+    With `stops`, it also ends such runs.
     """
 
     def __init__(self, inner: Reporter, stops: bool) -> None:

@@ -28,7 +28,7 @@ EVERY = 10.0
 DRAWN_EVERY = 1.0
 """Least time between two drawings of the table of a sweep [s]."""
 SHOWN = 12
-"""Rows of that table for runs that are in progress or have ended lately."""
+"""Number of rows in the table of a sweep, for runs that are in progress or have ended lately."""
 ENDS = {"completed": "done", "stopped": "stopped", "crashed": "cut off", "failed": "FAILED", "blocked": "blocked"}
 
 
@@ -169,7 +169,7 @@ class Drawn(Lines):
         self.bars = Progress(*columns, console=self.console)
         self._drawing = threading.Lock()
         self.tasks: dict[str, Any] = {}
-        """Key of a bar -> its task."""
+        """Task of each bar in `bars`, by the key of the bar."""
         self.table: Any = None
         self.drawn = 0.0
         self.finished: dict[Path, PlannedRun] = {}
@@ -229,7 +229,7 @@ class Drawn(Lines):
             self.live.start(refresh=True)
 
     def grid(self, sweep: Sweep) -> Any:
-        """Table of a sweep."""
+        """Make the table of a sweep: runs that have ended lately, then runs in progress."""
         from rich.table import Table
 
         from matscale.core.runs.status import read_info

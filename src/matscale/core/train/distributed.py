@@ -57,7 +57,7 @@ class World:
         return self.rank == 0
 
     def of_main(self, value: float) -> float:
-        """Summand that makes a sum over processes equal `value` of the main process: zero on all others."""
+        """Return `value` on the main process and zero on all others, so that a sum over processes counts it once."""
         return value if self.is_main else 0.0
 
     @contextmanager

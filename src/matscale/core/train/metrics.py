@@ -48,7 +48,7 @@ _COMPARED = {
     "stress_isotropic": "stress_isotropic_mae",
     "stress_anisotropic": "stress_anisotropic_mae",
 }
-"""Metric that is multiplied by the weight of each term of the compared loss; weights are defaults of `LossConfig`."""
+"""Metric of each term of the compared loss. The weights of the terms are the defaults of `LossConfig`."""
 
 
 class Sums(ABC):

@@ -12,7 +12,7 @@ from matscale.core.runs.config import OptimizerConfig
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
-    """Whether each parameter has weight decay, by its name: weight matrices have, biases, norms and embeddings not.
+    """Whether each parameter has weight decay, by name: weight matrices do; biases, norms and embeddings do not.
 
     A norm is a module with "Norm" in the name of its class (LayerNorm, RMSNorm, EquivariantLayerNorm, ...). Parameters
     with fewer than two dimensions (biases, gains, scalars) never decay.
@@ -50,7 +50,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load the result of `optimizer_tensors`. Raises MatscaleError for tensors that belong to no parameter."""
+    """Load the optimizer's state from `optimizer_tensors`. Raises MatscaleError for tensors that fit no parameter."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in tensors.items():

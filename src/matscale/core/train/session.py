@@ -213,7 +213,7 @@ def _batch_limits(config: TrainConfig) -> dict[str, int]:
 
 
 def _origin(architecture: Architecture) -> tuple[str | None, str | None]:
-    """(distribution, version) of the architecture's plugin; (None, None) if it is not the registered one."""
+    """Distribution and version of the architecture's plugin; (None, None) for one that no plugin has registered."""
     try:
         found = host().architecture(architecture.name)
         return host().origin(architecture.name) if found is architecture else (None, None)

@@ -192,7 +192,7 @@ class Trainer:
         self._save()
 
     def _log(self) -> None:
-        """Write a row of the training metrics since the last one."""
+        """Write a row of metrics over the training steps since the last such row."""
         if not self.interval.steps:
             return
         means = self.interval.means(self.world)

@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def checkpoint(self) -> checkpoint.Checkpoint | None:
-        """Checkpoint from which the steps of a run or its trunk go on; None for a run that starts at step 0."""
+        """Checkpoint, of the run or of its trunk, from which training goes on; None for a run that starts at step 0."""
         return self.saved or (self.branch.saved if self.branch else None)
 
     @property

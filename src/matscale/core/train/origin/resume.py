@@ -32,8 +32,8 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
         listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
         raise ConfigError(
             f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out (or undo "
-            f"the edit of {CONFIG}), or start another run with -o. What may change: {', '.join(RESUMABLE)}; where the "
-            "data lie; and the budget, where the schedule permits."
+            f"the edit of {CONFIG}), or start another run with -o. These may change: {', '.join(RESUMABLE)}; the path "
+            "of the data; and the budget, if the schedule permits it."
         )
     budget = {k for k in {**changed, **since} if _is_in(k, ("budget",)) and not _is_in(k, RESUMABLE)}
     if budget:

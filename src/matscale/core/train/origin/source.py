@@ -33,7 +33,7 @@ from matscale.core.train.setup import Setup
 SAMPLE = 4096
 """Number of training structures to which a correction of the references is fitted."""
 WORSE, NOTABLE = 1.5, 0.05
-"""Thresholds for a correction of the references: error without it / error with it, and their difference [eV/atom]."""
+"""Thresholds for a correction of the references: ratio and difference [eV/atom] of the errors without and with it."""
 SHOWN = (
     ("energy_mae", "energy", "meV/atom"),
     ("forces_mae", "forces", "meV/Å"),
@@ -203,7 +203,7 @@ def _errors(potential: Potential, setup: Setup, device: torch.device, world: Wor
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:
-    """Reason for each weight, by its name, that only one of two models has or whose shapes differ."""
+    """Find weights that only one of two models has, or whose shapes differ: the reason for each, by its name."""
     unlike = {name: "only in the other run" for name in given if name not in own}
     for name, value in own.items():
         if name not in given:

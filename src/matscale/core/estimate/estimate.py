@@ -1,8 +1,8 @@
 """Estimate of a training run before it is started: parameters, FLOPs, memory, time, disk. See docs/flops.md.
 
 FLOPs are counted as in the run, for the shapes of its batches. Memory is the sum of weights, gradients, optimizer state
-and the activations of the largest batch. Time comes from a few timed steps, or from FLOPs over an assumed share (MFU)
-of the peak of a device.
+and the activations of the largest batch. Time comes from a few timed steps, or from FLOPs divided by an assumed share
+(MFU) of the peak FLOP/s of a device.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Estimate:
     """FLOPs of all validations of the run."""
     flops_counted_by: str
     elementwise_share: float
-    """Element-wise work as a share of `flops`, which do not include it."""
+    """Number of element-wise operations divided by `flops`, which do not include them."""
     activation_bytes: int
     """Activations of the largest batch, of training or validation."""
     optimizer_bytes: int

@@ -31,7 +31,7 @@ class LiveBytes(TorchDispatchMode):
     """Allocated bytes of the tensors that were made within the context; `peak` is the highest value so far."""
 
     takes_any_form = True
-    """Whether the model runs in its training form: see `matscale.core.model.reference_path`."""
+    """Lets models use their fast form under this dispatch mode: see `matscale.core.model.reference_path`."""
 
     def __init__(self, existing: Sequence[Tensor] = ()) -> None:
         """Set up the record. `existing` tensors and their views do not count; they must outlive this object."""

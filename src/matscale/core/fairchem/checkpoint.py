@@ -93,7 +93,7 @@ class FairchemCheckpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Weights with names, without the `module.` (0 to 2 times) of fairchem's parallel training."""
+        """Weights by name, without the prefix `module.` (0 to 2 times) that fairchem's parallel training adds."""
         return self._named("state_dict")
 
     @property
@@ -139,7 +139,7 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
-    """Weights with names from which a common prefix `module.` (0 to 2 times) is removed."""
+    """Remove the prefix `module.` (0 to 2 times) that all names share; returns the values by their new names."""
     prefix = next(p for p in PREFIXES if all(name.startswith(p) for name in named))
     return {name.removeprefix(prefix): value for name, value in named.items()}
 
@@ -166,7 +166,7 @@ def _unpickle(path: Path, folder: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=os.environ)
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path}: reading it took more than {TIMEOUT} s and was given up.") from None
+        raise DataError(f"{path}: the process that reads it was stopped after {TIMEOUT} s.") from None
     said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
     if done.returncode == unpickle.REFUSED:
         raise DataError(f"{path}: is refused: {said[0]}. Nothing of it was imported or run.")

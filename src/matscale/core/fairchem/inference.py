@@ -1,6 +1,6 @@
 """Convert inference checkpoints of fairchem 2 to the form of training checkpoints of fairchem 1.
 
-Such a file has `model_config`, a hydra model as before; `model_state_dict` and `ema_state_dict`, both with names; and
+Such a file has `model_config`, a hydra model as in fairchem 1; `model_state_dict` and `ema_state_dict`, by name; and
 `tasks_config`. A task names one property of one data set and says how to make its normalizer and element references:
 
     {name: omat_energy, property: energy, normalizer: {_target_: ….Normalizer, mean: 0, rmsd: 1.2},

@@ -21,7 +21,7 @@ from matscale.core.fairchem.checkpoint import FairchemCheckpoint
 from matscale.core.model.potential import Scales
 
 _TARGETS = {"target": "energy", "grad_target": "forces"}
-"""Present names of normalizers, by their names in old files."""
+"""Names of normalizers in new files, by their names in old ones."""
 _DIRECT = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 _DERIVED = ("energy", "forces", "stress")
 
@@ -84,7 +84,7 @@ def references(checkpoint: FairchemCheckpoint, max_atomic_number: int) -> tuple[
     """Read the element references [119] eV, and list the elements that have one; all elements if there are none."""
     found = checkpoint.section("elementrefs")
     if unknown := sorted(set(found) - {"energy"}):
-        raise DataError(f"{checkpoint.path}: element references of {unknown[0]!r}: only those of the energy are known.")
+        raise DataError(f"{checkpoint.path}: has element references of {unknown[0]!r}; only the energy may have them.")
     table = range(1, max_atomic_number + 1)
     if not found:
         return torch.zeros(119), tuple(table)

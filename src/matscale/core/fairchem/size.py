@@ -50,7 +50,7 @@ def check_size(path: Path, config: ArchitectureConfig, build: Callable[[], nn.Mo
         ) from None
     except Exception as error:  # wrong widths in the file may raise any error
         reason = str(error).splitlines()[0] if str(error) else ""
-        raise ConfigError(f"{path}: no model can be built of its options: {type(error).__name__}: {reason}") from None
+        raise ConfigError(f"{path}: no model can be built from its options: {type(error).__name__}: {reason}") from None
 
 
 @contextmanager

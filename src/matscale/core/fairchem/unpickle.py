@@ -174,7 +174,7 @@ def limit_memory(more: int) -> None:
 
 
 class Flat:
-    """Plain values with tensors kept apart: a tensor in a value becomes {"tensor": its name}."""
+    """Converter to plain values with a separate table of tensors: a tensor becomes {"tensor": its name}."""
 
     def __init__(self, max_bytes: int) -> None:
         self.tensors: dict[str, Any] = {}

@@ -58,7 +58,7 @@ class Cost:
     error: float
     """Largest relative deviation of `step` from counted FLOPs, over the batches with which it was verified."""
     elementwise_share: float = 0.0
-    """Element-wise work of a step as a share of its FLOPs, which do not include this work."""
+    """Number of element-wise operations of a step divided by its FLOPs, which do not include them."""
     opaque: tuple[str, ...] = ()
     """Kernels without a formula, which count as zero."""
 

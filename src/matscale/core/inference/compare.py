@@ -114,7 +114,8 @@ def measure(
         )
     if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
         raise NonFinitePrediction(
-            f"{dataset.path}: the errors {', '.join(wrong)} are too large for a floating-point number."
+            f"{dataset.path}: the errors {', '.join(wrong)} are too large for a floating-point number. Choose another "
+            "checkpoint, or leave out structures with extreme labels."
         )
     return values
 

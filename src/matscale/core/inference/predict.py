@@ -41,11 +41,11 @@ class Prediction:
     """Prediction of a Potential for one structure."""
 
     energy: float
-    """eV, total."""
+    """Total energy [eV]."""
     forces: NDArray[np.float64]
-    """[n_atoms, 3] eV/Å"""
+    """Forces [n_atoms, 3] eV/Å."""
     stress: NDArray[np.float64] | None
-    """[3, 3] eV/Å³; None if the model predicts no stress or the structure has no volume."""
+    """Stress [3, 3] eV/Å³; None if the model predicts no stress or the structure has no volume."""
 
     @property
     def is_finite(self) -> bool:

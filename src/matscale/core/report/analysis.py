@@ -144,8 +144,7 @@ def _laws(table: Table, samples: int) -> tuple[list[Fit], list[Refused]]:
         for way in ways(part):
             _try(part, name, way, "loss", samples, fits, refused, joint)
         if not ways(part):
-            reason = "all runs have the same size: a law needs several parameters, data or compute."
-            refused.append(Refused(name, "", "loss", reason))
+            refused.append(Refused(name, "", "loss", "all runs agree in N, D and C: a law needs several values."))
     return fits, refused
 
 
@@ -177,7 +176,10 @@ def _try(
 
 
 def mixed_law(table: Table) -> tuple[Fit | None, list[Refused]]:
-    """Fit the mixed law of all architectures in the main variable; None, with any reason, if that is not possible."""
+    """Fit the mixed law of all architectures in the main variable.
+
+    Returns None if there are too few architectures or sizes, and None with the reason if the fit fails.
+    """
     axis = main_axis(table)
     if len(table.architectures) < SEVERAL or not varies(table, axis):
         return None, []

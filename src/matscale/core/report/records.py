@@ -60,12 +60,12 @@ class RunRecord:
 
     @property
     def n(self) -> float | None:
-        """Parameters without embeddings."""
+        """Number of parameters without embeddings."""
         return _positive((self.info.get("parameters") or {}).get("non_embedding"))
 
     @property
     def d(self) -> float | None:
-        """Unique training structures."""
+        """Number of distinct training structures."""
         return _positive((self.info.get("dataset") or {}).get("train"))
 
     @property

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """Show architectures: list them, one of them, or its size ladder."""
+    """Show all architectures, one of them, or its size ladder."""
 
 
 @models.command("list")

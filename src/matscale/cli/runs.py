@@ -17,7 +17,7 @@ STATUSES = ("planned", "running", "completed", "stopped", "crashed", "failed")
 
 @click.group()
 def runs() -> None:
-    """Show runs in a folder: list them, one of them, or forecasts."""
+    """Show the runs in a folder, one run, or forecasts of final losses."""
 
 
 @runs.command("list")

@@ -18,7 +18,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 
 GPA = 160.2176634
-"""GPa per eV/Å³."""
+"""Factor from eV/Å³ to GPa."""
 
 COLUMNS = {
     "loss": ("loss", 1.0, "{:.3f}"),

@@ -132,7 +132,7 @@ def _refuse_training(ctx: click.Context) -> None:
     if given:
         names = {"lowest": "from", "highest": "to", "assignments": "set"}
         listed = ", ".join(f"--{names.get(name, name)}" for name in given)
-        raise ConfigError(f"RUNS or a TABLE are trained already, so options of training have no effect: {listed}.")
+        raise ConfigError(f"{listed}: no effect with RUNS or a TABLE, which are trained already. Leave it out.")
 
 
 def _trained(tunings: list[Tuning], launcher: str, workers: int | None, quiet: bool) -> list[Tuned]:

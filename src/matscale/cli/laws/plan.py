@@ -197,7 +197,7 @@ def batch_text(batch: Batch) -> str:
 def simulate(
     table: Table, far: Table | None, law: str, cost: str | None, budget: float | None, page: Path | None, as_json: bool
 ) -> None:
-    """Replay `table`; the runs of `far`, or the dearest ones, are held out."""
+    """Replay `table` with the runs of `far` held out; without `far`, its most expensive runs are held out."""
     from matscale.core.files import write_text
     from matscale.core.hosting.host import host
     from matscale.core.report.replay_figure import figure

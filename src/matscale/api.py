@@ -270,7 +270,7 @@ def batch(
 def _opened(
     model: Model, checkpoint: str | int, device: torch.device | str, dtype: torch.dtype | str | None
 ) -> tuple[Run | None, Potential]:
-    """Open a model: returns (the run, or None for a loaded model; its Potential)."""
+    """Open a model. Returns its run, or None for a model that is loaded already, and its Potential."""
     from matscale.core.inference.load import load
     from matscale.core.model.potential import Potential
     from matscale.core.runs.record import Run

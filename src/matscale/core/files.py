@@ -103,7 +103,7 @@ _reached = 0
 
 
 def _due(what: str, path: Path | str) -> bool:
-    """Whether a fault is due at this point, the next one of this process."""
+    """Count a fault point, and return whether a fault is due at it."""
     wanted, listed = os.environ.get(FAULT), os.environ.get(FAULT_COUNT)
     if wanted is None and listed is None:
         return False
@@ -368,7 +368,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all bytes to an unbuffered file, each call of which may write only some of them."""
+    """Write all bytes to an unbuffered file, whose `write` may take only some of them at once."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]

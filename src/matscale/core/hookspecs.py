@@ -80,7 +80,7 @@ def register_trackers() -> list[Tracker]:  # type: ignore[empty-body]
 
 @hookspec
 def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
-    """Further commands of the command line, found by the name of the entry point."""
+    """Further commands of `matscale`. The name of a command is that of the plugin's entry point."""
 
 
 # What a plugin can know better than the core ------------------------------------------------------------------------

@@ -27,13 +27,13 @@ from matscale.core.files import DiskError, make_folder, open_lock
 CLAIM = ".worker.lock"
 """Name of the lock file in a run folder, held by the process that trains the run or is about to."""
 PATIENCE = 1.0
-"""Seconds for which a lock is tried, since `is_locked` and `is_claimed` hold it for a moment."""
+"""Time for which a held lock is tried again [s], since `is_locked` and `is_claimed` hold one for a moment."""
 
 
 class FolderLock:
-    """`with FolderLock(folder):` — raises `error`, naming the holder, if another process is inside.
+    """Lock on a folder for a `with` block. Raises `error` that names the holder if another process has the lock.
 
-    In that error `does` describes the holder's work in the folder, and `instead` the alternative to waiting.
+    In the message, `does` describes the work of the holder in the folder, and `instead` an alternative to waiting.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ def _holder(file: IO[bytes]) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process is inside a folder. Nothing is written, so that looking at a run never disturbs it."""
+    """Whether another process holds the lock of a folder. Nothing is written, so that the check disturbs no run."""
     return _is_held(folder / ".lock")
 
 

@@ -137,7 +137,7 @@ def test_estimating_writes_nothing_beside_the_data(alloys: PackedDataset) -> Non
 
 @pytest.mark.parametrize("mfu", [0.0, -1.0, 1.5])
 def test_an_impossible_share_of_the_peak_is_refused(alloys: PackedDataset, mfu: float) -> None:
-    with pytest.raises(ConfigError, match="more than 0 and at most 1"):
+    with pytest.raises(ConfigError, match="above 0 and at most 1"):
         estimate(configured(alloys), mfu=mfu)
 
 

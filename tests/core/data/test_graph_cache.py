@@ -142,7 +142,7 @@ def test_a_cache_of_other_data_is_refused_and_replaced(dataset, structures, pack
     (other.path / "graphs").mkdir()
     os.rename(stale, other.path / "graphs" / "radius-4")
     fresh = PackedDataset.open(other.path)
-    with pytest.warns(UserWarning, match="belongs to other data or another rule"):
+    with pytest.warns(UserWarning, match="belongs to other data or another neighbour rule"):
         computed = fresh.batch(range(20), graph)
     build_cache(fresh, graph)
     assert_same_edges(PackedDataset.open(other.path).batch(range(20), graph), computed)

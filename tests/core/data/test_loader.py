@@ -219,5 +219,5 @@ def test_an_empty_selection_is_refused(dataset):
 
 
 def test_fewer_structures_than_ranks_are_refused_for_training(dataset):
-    with pytest.raises(ConfigError, match="2 structures cannot be shared by 3 ranks"):
+    with pytest.raises(ConfigError, match="2 structures cannot be shared among 3 ranks"):
         Loader(dataset, np.arange(2), Graph.none(), BatchBudget(atoms=100), world_size=3)

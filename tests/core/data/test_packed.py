@@ -148,7 +148,7 @@ def test_a_dataset_travels_to_another_process_without_its_maps(structures, pack_
 
 def test_an_index_outside_is_refused(structures, pack_into):
     dataset = pack_into(structures(5))
-    with pytest.raises(IndexError, match="structure 5 of a dataset of 5"):
+    with pytest.raises(IndexError, match="no structure 5 in a dataset of 5"):
         dataset.batch([0, 5])
     with pytest.raises(IndexError, match="structure -1"):
         dataset.structure(-1)

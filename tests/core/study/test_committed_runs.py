@@ -114,7 +114,7 @@ def test_a_run_is_used_from_another_directory_by_naming_its_data(
     monkeypatch.chdir(tmp_path)
     away = run("evaluate", "project" / folder, "--json")
     assert away.exit_code == 3
-    assert f"There is no dataset 'data', neither a folder in {tmp_path} nor a name" in away.stderr
+    assert f"There is no dataset 'data': neither a folder in {tmp_path} nor a known name" in away.stderr
     assert "Go to the directory in which the run was trained, or name the dataset: --data" in away.stderr
     named = run("evaluate", "project" / folder, "--data", "project/data", "--json", "--no-baselines")
     assert named.exit_code == 0, named.output

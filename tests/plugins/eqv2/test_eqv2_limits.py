@@ -98,9 +98,9 @@ def test_atoms_without_a_distance_end_predict_with_exit_3(
 
 
 TORN = {
-    "single": (Atoms("Cu"), "(it is a single atom without images)"),
-    "thin": (Atoms("Cu", cell=[80] * 3, pbc=True), "(the nearest two are 80 Å apart)"),
-    "torn": (Atoms("CuAl", positions=[[0, 0, 0], [0, 30, 0]]), "(the nearest two are 30 Å apart)"),
+    "single": (Atoms("Cu"), "(it is a single atom without periodic images)"),
+    "thin": (Atoms("Cu", cell=[80] * 3, pbc=True), "(the two nearest atoms are 80 Å apart)"),
+    "torn": (Atoms("CuAl", positions=[[0, 0, 0], [0, 30, 0]]), "(the two nearest atoms are 30 Å apart)"),
 }
 """Structures without edges."""
 
@@ -167,7 +167,7 @@ def test_training_refuses_structures_without_edges_unless_told_to_keep_them(tmp_
     message = refused(3, *train, "-o", tmp_path / "refused")
     assert re.search(r"structure \d+: no atom has a neighbour within the cutoff of 5 Å \(the nearest", message)
     if cached:
-        assert "So it is in 12 of the 12 structures in use." in message
+        assert "The same holds for 12 of the 12 structures in use." in message
     result = command(*train, "--set", "data.isolated=true", "-o", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert command("evaluate", tmp_path / "run").exit_code == 0
@@ -180,4 +180,5 @@ def test_evaluating_on_structures_without_edges_ends_with_exit_3(make_run: MakeR
     write(tmp_path / "atoms.extxyz", [atoms] * 3)
     assert command("data", "pack", tmp_path / "atoms.extxyz", "-o", tmp_path / "packed").exit_code == 0
     message = refused(3, "evaluate", run.path, "--data", tmp_path / "packed")
-    assert "structure 0: no atom has a neighbour within the cutoff of 5 Å (the nearest two are 30 Å apart)" in message
+    assert "structure 0: no atom has a neighbour within the cutoff of 5 Å" in message
+    assert "(the two nearest atoms are 30 Å apart)" in message

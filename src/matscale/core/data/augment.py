@@ -26,14 +26,14 @@ class Noise:
     """Independent normal displacements of all atoms."""
 
     sigma: float
-    """Å, of each component"""
+    """Standard deviation of each component of a displacement [Å]."""
 
     def displaced(self, batch: AtomicBatch, graph: Graph, *words: int) -> AtomicBatch:
         """Return the batch with its atoms displaced and with the edges of the new positions.
 
-        `forces` are minus the displacements [Å], like those of springs of 1 eV/Å². Energy and stress are left out. The
-        mean displacement of a structure is subtracted, and the rest is rescaled to the variance before. Single atoms
-        are not displaced.
+        `forces` of the result are minus the displacements, as if springs of 1 eV/Å² pulled the atoms back. Energy and
+        stress are left out. The mean displacement of each structure is subtracted, and the rest is scaled up so that
+        the variance stays sigma². Single atoms are not displaced. `words`: seed, epoch, ... of the random numbers.
         """
         assert batch.index is not None
         counts = batch.atoms_per_structure.numpy()
@@ -44,8 +44,9 @@ class Noise:
         return with_edges(bare.with_geometry(positions.to(batch.positions.dtype), batch.cell), graph)
 
     def displacements(self, rows: NDArray[np.int64], counts: NDArray[np.integer], *words: int) -> NDArray[np.float64]:
-        """Displacements [n_atoms, 3] Å for structures `rows` of `counts` atoms: a pure function of (words, row,
-        atom).
+        """Draw displacements [n_atoms, 3] Å for the structures at `rows` of the dataset, which have `counts` atoms.
+
+        A pure function of (words, row, atom).
         """
         most = int(counts.max(initial=0))
         first, second = uniforms(rows, 6 * most, _NOISE, *words).reshape(len(rows), most, 2, 3).transpose(2, 0, 1, 3)

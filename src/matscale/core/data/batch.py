@@ -1,5 +1,4 @@
-"""`AtomicBatch`, the input of every model: flat tensors, in which the atoms of one structure follow those of the one
-before.
+"""`AtomicBatch`, the input of every model: flat tensors that list the atoms of one structure after another.
 
 | field | shape | unit |
 |---|---|---|
@@ -28,7 +27,7 @@ from torch import Tensor
 from matscale.core.precision import times_matrix
 
 FLAT = 1e-6
-"""Volume of a cell, relative to the product of its edge lengths, below which the vectors lie in one plane."""
+"""Volume of a cell, relative to the product of its edge lengths, below which its vectors count as coplanar."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +79,21 @@ class AtomicBatch:
 
     @property
     def shape(self) -> BatchShape:
-        """Sizes that determine the cost of a step."""
+        """Sizes of this batch that determine the cost of a training step."""
         squares = int((self.atoms_per_structure.long() ** 2).sum())
         return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)
 
     def _count_triplets(self) -> int:
-        """Σ over atoms of degree·(degree − 1)."""
+        """Count triplets: Σ over atoms of degree·(degree − 1)."""
         if self.edge_index is None:
             return 0
         degree = torch.bincount(self.edge_index[1], minlength=self.n_atoms)
         return int((degree * (degree - 1)).sum())
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        """(source j, target i), each [n_edges]. Raises ValueError for a batch that was made without a graph."""
+        """Return (source j, target i) of the edges, each [n_edges]. Raises ValueError if the batch has no edge list."""
         if self.edge_index is None:
-            raise ValueError("This batch has no edges: the architecture declared no radius or nearest graph.")
+            raise ValueError("This batch has no edges: make it with a radius or nearest graph (`Architecture.graph`).")
         return self.edge_index[0], self.edge_index[1]
 
     def edge_vec(self) -> Tensor:
@@ -111,22 +110,22 @@ class AtomicBatch:
         return distance
 
     def fractional(self) -> Tensor:
-        """Positions in units of the lattice vectors, [n_atoms, 3]; 0 for structures without a full cell."""
+        """Positions in units of the lattice vectors, [n_atoms, 3]; 0 if these are not three independent vectors."""
         has_cell = torch.linalg.det(self.cell).abs() > 1e-9
         safe = torch.where(has_cell[:, None, None], self.cell, torch.eye(3).to(self.cell))
         inverse = torch.linalg.inv(safe) * has_cell[:, None, None]
         return times_matrix(self.positions, inverse.index_select(0, self.batch))
 
     def volume(self) -> Tensor:
-        """Volume of the three lattice vectors, [n_structures] Å³; 0 where `has_volume` is False."""
+        """Volumes spanned by the lattice vectors, [n_structures] Å³; 0 where `has_volume` is False."""
         volume = torch.linalg.det(self.cell).abs()
         return torch.where(self.has_volume(), volume, torch.zeros_like(volume))
 
     def has_volume(self) -> Tensor:
-        """Whether a structure has a volume, and therefore a stress, [n_structures]: three independent vectors and a
-        periodic axis.
+        """Whether each structure has a volume, and therefore a stress, [n_structures].
 
-        A slab with a vector across it has the volume of that box, as in ASE and in plane-wave codes.
+        It needs three independent lattice vectors and a periodic axis. A slab whose cell has a vector across the slab
+        has the volume of that cell, as in ASE and in plane-wave codes.
         """
         a, b, c = self.cell.detach().double().unbind(dim=1)
         volume = (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
@@ -227,7 +226,7 @@ class AtomicBatch:
         return cls(**values)
 
     def to_pyg(self) -> Any:
-        """Batch of torch_geometric under the names that PyG models use: pos, z, edge_index, edge_vec, y, force."""
+        """Convert to a torch_geometric Batch with the names of PyG models: pos, z, edge_index, edge_vec, y, force."""
         from torch_geometric.data import Batch, Data
 
         def data(m: AtomicBatch) -> Data:
@@ -246,26 +245,26 @@ class AtomicBatch:
 
 
 def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
-    """Turn tensors T into turn.T @ T @ turn; both are [n, 3, 3]."""
+    """Rotate `tensors` [n, 3, 3]: each T becomes turn.T @ T @ turn, with its own matrix of `turn` [n, 3, 3]."""
     half = times_matrix(tensors, turn[:, None])
     return times_matrix(half.transpose(1, 2), turn[:, None]).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Sizes of a batch that determine the cost of a step."""
+    """Sizes of a batch that determine the cost of a training step."""
 
     n_structures: int
     n_atoms: int
     n_edges: int
     sum_atoms_squared: int
-    """Sum over structures of (atoms in it)²: the pairs of dense attention without padding."""
+    """Σ over structures of (number of atoms)²: the number of pairs in dense attention without padding."""
     count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
-    """Function that counts `n_triplets`; called only where a cost depends on them."""
+    """Function that returns `n_triplets`; called only where the cost depends on this number."""
     batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
-    """The batch itself, for FLOP formulas that count further things; None if only the sizes are known, as in a plan."""
+    """Batch with these sizes, for FLOP formulas that need more than sizes; None for a planned batch, not yet made."""
 
     @cached_property
     def n_triplets(self) -> int:
-        """Ordered pairs of different neighbours of an atom: Σ over atoms of degree·(degree − 1)."""
+        """Number of ordered pairs of different neighbours of one atom: Σ over atoms of degree·(degree − 1)."""
         return self.count_triplets()

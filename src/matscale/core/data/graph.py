@@ -29,7 +29,7 @@ class Graph:
     strict: bool = True
     """Whether `nearest` keeps exactly the n nearest; otherwise EquiformerV2's rule applies (see `nearest`)."""
     is_dense: bool = False
-    """Whether every atom of a structure interacts with every other, in a padded layout."""
+    """Whether the model pads all structures of a batch to the size of the largest."""
 
     @classmethod
     def none(cls) -> Graph:
@@ -38,21 +38,24 @@ class Graph:
 
     @classmethod
     def dense(cls) -> Graph:
-        """Make the rule that connects all atoms of a structure, without edges; models use `AtomicBatch.dense()`."""
+        """Make the rule under which all atoms of a structure interact; models use `AtomicBatch.dense()`, not edges."""
         return cls("dense", is_dense=True)
 
     @classmethod
     def radius(cls, cutoff: float, *, dense: bool = False) -> Graph:
-        """Make the rule of all periodic images within `cutoff` Å; `dense` is for a model that pads its batches."""
+        """Make the rule under which all atoms within `cutoff` Å, periodic images included, are neighbours.
+
+        `dense` states that the model pads its batches.
+        """
         if not 0 < cutoff < math.inf:
             raise ConfigError(f"cutoff = {cutoff} Å: must be positive and finite.")
         return cls("radius", float(cutoff), is_dense=dense)
 
     @classmethod
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
-        """Make the rule of the nearest images to each centre among those within `cutoff` Å.
+        """Make the rule under which the nearest atoms within `cutoff` Å, images included, are a centre's neighbours.
 
-        Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise the rule of the OMat24 EquiformerV2
+        Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise, as in the OMat24 EquiformerV2
         models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus 0.01 Å², so that
         neighbours at equal distances are kept or dropped together.
         """

@@ -1,4 +1,4 @@
-"""Structures in which no atom has a neighbour within the cutoff, so that an edge-based model sees only lone atoms."""
+"""Check for structures in which no atom has a neighbour within the cutoff: a model would see only lone atoms."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ if TYPE_CHECKING:
 
 
 def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray[np.integer], graph: Graph) -> None:
-    """Raises DataError that names the first of these rows without an edge; `n_edges` covers the whole dataset."""
+    """Raises DataError if a structure at `rows` has no edge, with the number of the first one.
+
+    `n_edges` [n] has the number of edges of every structure of the dataset.
+    """
     isolated = rows[n_edges[rows] == 0]
     if len(isolated):
         first = int(isolated.min())
         one = dataset.structure(first)
         why = _why(one.positions, one.cell, one.pbc, graph)
-        more = f" So it is in {len(isolated):,} of the {len(rows):,} structures in use." if len(isolated) > 1 else ""
+        n = len(isolated)
+        more = f" The same holds for {n:,} of the {len(rows):,} structures in use." if n > 1 else ""
         raise DataError(f"{dataset.path}: structure {first}: {why}{more} {HINT}")
 
 
 def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
-    """Raises DataError that names the first structure of a batch without an edge, by `name` or its row in the
-    dataset.
-    """
+    """Raises DataError if a structure of the batch has no edge, with `name` or else its row in the dataset."""
     if not graph.has_edges:
         return
     lonely = isolated(batch)
@@ -45,7 +47,7 @@ def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
 
 
 def isolated(batch: AtomicBatch) -> Tensor:
-    """Whether each structure has no edge [n_structures]."""
+    """Mark the structures of a batch that have no edge, [n_structures]."""
     return batch.batch[batch.edges()[1]].bincount(minlength=batch.n_structures) == 0
 
 
@@ -57,5 +59,9 @@ HINT = (
 
 def _why(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_], graph: Graph) -> str:
     distance = nearest_distance(positions, cell, pbc)
-    found = "it is a single atom without images" if distance is None else f"the nearest two are {distance:.4g} Å apart"
+    found = (
+        "it is a single atom without periodic images"
+        if distance is None
+        else f"the two nearest atoms are {distance:.4g} Å apart"
+    )
     return f"no atom has a neighbour within the cutoff of {graph.cutoff:g} Å ({found})."

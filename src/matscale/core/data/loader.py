@@ -1,7 +1,7 @@
 """Data loader: batches of an epoch, filled up to a budget, in an order that is a pure function of (seed, epoch).
 
 Batch k of epoch e does not depend on which batches were made before, so that a resumed run goes on where it stopped.
-The plan of an epoch is one array with the start of each batch in the order; the order itself is never stored.
+The plan of an epoch is one array, the position in the order at which each batch starts; the order is never stored.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError
 
 _WINDOW = 1 << 17
-"""Number of structures that are ordered and measured at once: 1 MB per array for any size of dataset."""
+"""Number of structures whose order and sizes are computed at once: 1 MB per array, however large the dataset."""
 _ORDER, _ROTATE, _REFLECT = 1, 2, 3
-"""Separate streams of random numbers."""
+"""Numbers of separate random streams: for the order, rotations and reflections."""
 
 
 class Batched(Protocol):
@@ -44,7 +44,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class BatchBudget:
-    """Limits on the size of a batch; at least one is needed. The first limit that is reached ends a batch."""
+    """Limits on the size of a batch, at least one. The first limit that is reached ends a batch."""
 
     structures: int | None = None
     atoms: int | None = None
@@ -53,10 +53,10 @@ class BatchBudget:
     def __post_init__(self) -> None:
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         if not given:
-            raise ConfigError("an empty budget: limit a batch by structures, atoms or edges (or several of them).")
+            raise ConfigError("the batch budget is empty: limit structures, atoms or edges (or several of them).")
         for name, limit in given.items():
             if limit < 1:
-                raise ConfigError(f"budget: {name} = {limit}. A batch holds at least 1.")
+                raise ConfigError(f"batch budget: {name} = {limit}: must be at least 1.")
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Augmentation:
     rotate: bool = False
     """Haar-uniform rotations."""
     reflect: bool = False
-    """Inversion of every second structure, on average; with `rotate`, uniform over all of O(3)."""
+    """Inversion of each structure with probability 1/2; together with `rotate`, uniform over O(3)."""
 
     def matrices(self, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.float64]:
-        """Rotation matrices [len(indices), 3, 3]: a pure function of (seed, epoch, index)."""
+        """Draw rotation or reflection matrices [len(indices), 3, 3]: a pure function of (seed, epoch, index)."""
         matrix = np.broadcast_to(np.eye(3), (len(indices), 3, 3))
         if self.rotate:
             matrix = rotations(indices, _ROTATE, seed, epoch)
@@ -80,17 +80,17 @@ class Augmentation:
 
 
 class Loader:
-    """Batches of the structures `indices` of a dataset.
+    """Loader of the structures at `indices` of a dataset, in batches.
 
     `shuffle=True` draws a new order each epoch; `shuffle=False` keeps the order of `indices`. Every structure occurs
     once per epoch. With several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that
-    all ranks get equally many. If even batches of one structure cannot be shared equally, training leaves out the last
-    few structures of the epoch's order, and `shuffle=False` gives the first ranks one more batch. With `noise`, atoms
-    are displaced and forces point back.
+    all ranks get equally many. If batches of one structure each still cannot be shared equally, `shuffle=True` leaves
+    out the last few structures of the epoch's order, and `shuffle=False` gives the first ranks one batch more. With
+    `noise`, atoms are displaced and forces point back to the original positions.
 
-    Unless `isolated`, making a batch with a structure in which no atom has a neighbour raises DataError.
+    Unless `isolated` is True, a batch with a structure in which no atom has a neighbour raises DataError.
 
-    A budget of edges needs the number of edges of every structure: a graph cache is built if there is none.
+    A limit on edges needs the number of edges of every structure: an edge cache is built if there is none.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Loader:
             raise ConfigError("no structures to load: the selection is empty. Take a larger part of the dataset.")
         if budget.edges and not graph.has_edges and not (budget.structures or budget.atoms):
             raise ConfigError(
-                "batch.edges limits edges, and this model has none: limit its batches by structures or atoms."
+                "batch.edges is the only limit on a batch, and this model has no edges: limit structures or atoms."
             )
         if shuffle and len(indices) < world_size:
-            raise ConfigError(f"{len(indices)} structures cannot be shared by {world_size} ranks. Use fewer ranks.")
+            raise ConfigError(f"{len(indices)} structures cannot be shared among {world_size} ranks. Use fewer ranks.")
         self.dataset, self.graph, self.budget, self.dtype = dataset, graph, budget, dtype
         self.seed, self.shuffle, self.augmentation, self.noise = seed, shuffle, augmentation, noise
         self.rank, self.world_size, self.isolated = rank, world_size, isolated
@@ -137,7 +137,7 @@ class Loader:
         return len(range(self.rank, len(self._boundaries(epoch)) - 1, self.world_size))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[AtomicBatch]:
-        """Yield this rank's batches of `epoch`, from batch `start` on; those before it are not made."""
+        """Yield this rank's batches of `epoch`, from batch `start` on; earlier ones are not made."""
         for k in range(start, self.n_batches(epoch)):
             yield self.batch(epoch, k)
 
@@ -172,8 +172,9 @@ class Loader:
         return rows[first - begin : last - begin]
 
     def _boundaries(self, epoch: int) -> NDArray[np.int64]:
-        """Positions in the order of `epoch` at which the batches of all ranks begin, and the end of the last
-        [batches + 1].
+        """Positions in the order of `epoch` at which the batches of all ranks begin, and where the last one ends.
+
+        Shape [number of batches + 1].
         """
         of = epoch if self.shuffle else 0
         if self._plan[0] != of:
@@ -211,7 +212,7 @@ class Loader:
         return np.array(boundaries, dtype=np.int64)
 
     def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
-        """Limits of the budget: atoms or edges -> (amount in every structure, largest amount in a batch)."""
+        """Limits on "atoms" and "edges", each as (number in every structure [n], largest number in a batch)."""
         limits: dict[str, tuple[NDArray[np.integer], int]] = {}
         if self.budget.atoms:
             limits["atoms"] = (self.dataset.n_atoms, self.budget.atoms)
@@ -227,14 +228,14 @@ class Loader:
             if giants.size and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"structure {giants[0]} has {sizes[giants[0]]} {name}, more than a batch may hold ({limit}). Such "
-                    "structures become batches of their own. If memory runs out, leave them out.",
+                    f"structure {giants[0]} has {sizes[giants[0]]} {name}, more than a batch may hold ({limit}). Each "
+                    "such structure becomes a batch of its own. If memory runs out, leave them out.",
                     stacklevel=2,
                 )
 
 
 def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
-    """Number of edges of each structure [n_structures], from the dataset's graph cache, which is built if missing."""
+    """Count the edges of each structure [n_structures]; a packed dataset's edge cache is used, and built if missing."""
     if isinstance(dataset, PackedDataset):
         return build_cache(dataset, graph).n_edges
     counts = np.zeros(len(dataset), np.int64)
@@ -256,7 +257,10 @@ def _cumulated(sizes: NDArray[np.integer]) -> list[int]:
 
 
 def _divisible(boundaries: NDArray[np.int64], world_size: int, drop: bool) -> NDArray[np.int64]:
-    """Halve the largest batches (the last of them first) until their number is a multiple of `world_size`."""
+    """Halve the largest batch (of several, the last) until the number of batches is a multiple of `world_size`.
+
+    Once all batches hold one structure, `drop` removes the last few batches in place of halving.
+    """
     # Every rank must take part in every step; otherwise the others would wait for ever for the sum of gradients.
     while (len(boundaries) - 1) % world_size:
         sizes = np.diff(boundaries)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from matscale.core.errors import DataError
 
 FAR = 100.0
-"""Distance from the origin along an axis [Å] up to which no atom is moved: float32 resolves 8·10⁻⁶ Å there."""
+"""Largest coordinate [Å] of structures that are not moved: float32 resolves 8·10⁻⁶ Å there."""
 FARTHEST = 1e8
 """Largest accepted distance from the origin [Å]: float64 resolves 1.5·10⁻⁸ Å there."""
 _INSIDE = 1e-9
@@ -32,10 +32,10 @@ def brought_near(
     pbc: NDArray[np.bool_],
     edges: Edges | None = None,
 ) -> tuple[NDArray[Any], Edges | None]:
-    """Move positions [n_atoms, 3] of structures with `counts` [n] atoms near the origin; also returns matching shifts.
+    """Move structures near the origin; return their positions, and the edges with shifts that match.
 
-    Positions within `FAR` of the origin or inside the cell do not change. `edges` are those of `neighbors`, for all
-    structures.
+    `positions` [n_atoms, 3] Å of structures with `counts` [n] atoms. A structure without a coordinate beyond `FAR` does
+    not change. `edges` are (edge_index, edge_shift) of all structures, as `neighbors` returns them.
     """
     far = (np.abs(positions) > FAR).any(axis=1)
     if not far.any():

@@ -1,4 +1,4 @@
-"""Neighbour lists: find the edges of a `Graph` rule, in float64 and always in the same order.
+"""Neighbour lists: find the edges of structures by a `Graph` rule, in float64 and always in the same order.
 
 The search is done by the library vesin. A vesin object must not be shared by threads (it corrupts the heap), so each
 thread keeps its own. Edges are sorted by centre i, then neighbour j, then shift, so that models that sum over edges
@@ -26,18 +26,18 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError
 
 TIE = 0.01
-"""Å². Width of the shell that the non-strict nearest rule keeps together."""
+"""Margin [Å²] that the non-strict nearest rule adds to the squared distance up to which it keeps neighbours."""
 CLOSEST = 0.01
-"""Å.
+"""Least distance of two atoms [Å].
 
-Atoms closer than this are one atom listed twice, and are refused. (EquiformerV2's rule made no edge between them.)
+Closer ones count as one atom listed twice, and are refused. (EquiformerV2's code made no edge between them.)
 """
 _RESOLUTION = 6
-"""Decimals of a distance in Å that the strict rule compares, so that rounding errors do not order equal distances."""
+"""Decimals to which the strict rule rounds distances [Å], so that rounding errors do not order equal distances."""
 _THINNEST = 1e-2
-"""Å.
+"""Least distance between lattice planes [Å].
 
-Least distance between lattice planes; with less, the cell is wrong, and a search would visit millions of images.
+If it is smaller, the cell is wrong, and a search would visit millions of images.
 """
 
 MOST_EDGES = 10**8
@@ -47,7 +47,7 @@ _searches = threading.local()
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int32]]
 Crystal = tuple[str, ArrayLike, ArrayLike, ArrayLike]
-"""Name of a structure for errors, with its positions, cell and pbc."""
+"""(name for error messages, positions, cell, pbc) of one structure"""
 
 
 def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Graph) -> Edges:
@@ -100,7 +100,7 @@ def nearest_distance(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> f
 
 def _check(positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]) -> None:
     if not (np.isfinite(positions).all() and np.isfinite(box).all()):
-        raise DataError("positions or cell hold NaN or infinite values: such a structure has no neighbours. Remove it.")
+        raise DataError("positions or cell hold NaN or infinite values. Correct them, or remove the structure.")
     if periodic.any() and not (thinnest := _thinnest(box[periodic])) > _THINNEST:
         raise DataError(
             f"cell {box.tolist()} Å with pbc {periodic.tolist()}: its periodic axes have lattice planes only "
@@ -115,7 +115,7 @@ def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> Non
     edges = images * n_atoms * (n_atoms if len(rows) == 3 else 1)
     if edges > MOST_EDGES:
         raise DataError(
-            f"a structure of {n_atoms} atoms has about {edges:.3g} edges within {radius:g} Å; most are "
+            f"a structure of {n_atoms} atoms has about {edges:.3g} edges within {radius:g} Å; the limit is "
             f"{MOST_EDGES:.3g}. Choose a shorter cutoff, or correct the cell."
         )
 
@@ -132,7 +132,7 @@ def _thinnest(rows: NDArray[np.float64]) -> float:
 def _within(
     radius: float, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """All pairs (i, j, shift, distance) closer than `radius`, in no particular order."""
+    """Find all pairs (i, j, shift, distance) closer than `radius`, in no particular order."""
     _refuse_crowd(radius, len(positions), box[periodic])
     known: dict[float, NeighborList] = _searches.__dict__.setdefault("by_radius", {})
     if radius not in known:
@@ -146,8 +146,8 @@ def _within(
         a, b = sorted((int(i[k]), int(j[k])))
         apart = f"{distance[k]:.3g} Å apart, less than {CLOSEST} Å" if distance[k] > 1e-9 else "in one place"
         raise DataError(
-            f"atoms {a} and {b} are {apart}, at {positions[a].tolist()} Å (counted from 0, up to lattice vectors). "
-            "Remove one of them."
+            f"atoms {a} and {b} are {apart}, at {positions[a].tolist()} Å (up to lattice vectors; atoms are counted "
+            "from 0). Remove one of them."
         )
     return i, j, shift, distance
 
@@ -158,8 +158,8 @@ def _enough(
     """Find pairs for a nearest rule as `_within` does, with a radius that is just large enough.
 
     The nearest neighbours lie far inside a long cutoff (a metal has 460 neighbours within 12 Å, of which 20 are
-    needed). The search starts with a radius for about three times the needed number and widens it until every atom has
-    enough.
+    needed). The search starts with a radius that holds about three times as many, and widens it until every atom has
+    enough neighbours.
     """
     radius = graph.cutoff
     if periodic.all():
@@ -202,7 +202,7 @@ def _nearest(
 
 
 def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
-    """Batch with new edges by the rule `graph`. Raises DataError that names the structure."""
+    """Return the batch with edges found anew by the rule `graph`. Raises DataError that names a faulty structure."""
     if not graph.has_edges:
         return batch
     rows = range(batch.n_structures) if batch.index is None else batch.index.tolist()
@@ -223,7 +223,7 @@ def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
 
 
 def joined(edges: Iterable[Edges], counts: Sequence[int]) -> Edges:
-    """Join the edges of structures into those of a batch; `counts` are their numbers of atoms."""
+    """Join the edges of each structure into the edges of a batch; `counts` has each structure's number of atoms."""
     indices, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
     for (index, shift), first in zip(edges, np.cumsum([0, *counts]).tolist()):
         indices.append(index + first)
@@ -245,7 +245,7 @@ def collate(
     (2, 12, [-3.7, -3.7])
     """
     if not structures:
-        raise DataError("a batch of no structures: give at least one.")
+        raise DataError("No structures were given for a batch: give at least one.")
     counts = [len(s) for s in structures]
 
     def floats(parts: list[NDArray[np.float64]]) -> torch.Tensor:
@@ -281,12 +281,14 @@ def collate(
 
 
 _NEXT = torch.tensor(list(product((-1, 0, 1), repeat=3)), dtype=torch.float64)
-"""[27, 3]"""
+"""Multiples of the lattice vectors [27, 3] that shift an atom to the cell itself and to its 26 neighbours."""
 
 
 def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
-    """Distance from atom i to the nearest image of atom j of the same structure, [n_pairs] Å in float64; no
-    gradient."""
+    """Distance from atom i to the nearest image of atom j of the same structure, [n_pairs] Å.
+
+    In float64, without gradient.
+    """
     structure = batch.batch.index_select(0, i)
     positions, pbc = batch.positions.detach().double(), batch.pbc.double()
     cells = reduced_cells(batch).to(positions.device)
@@ -300,8 +302,9 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
 
 
 def reduced_cells(batch: AtomicBatch) -> Tensor:
-    """Minkowski-reduced lattice vectors [n_structures, 3, 3] Å on the CPU; axes that are not periodic get completing
-    vectors.
+    """Minkowski-reduced lattice vectors [n_structures, 3, 3] Å on the CPU.
+
+    Vectors of non-periodic axes are replaced by vectors orthogonal to the periodic ones.
     """
     from ase.geometry import complete_cell, minkowski_reduce
 

@@ -2,18 +2,19 @@
 
     energy_s ≈ Σ_Z n_sZ · reference_Z        [eV]
 
-Structures count equally and per atom. With x_s = n_s / Σ_Z n_sZ and y_s = energy_s / Σ_Z n_sZ the fit minimises
+Each structure has the same weight, and energies count per atom. With x_s = n_s / Σ_Z n_sZ and
+y_s = energy_s / Σ_Z n_sZ the fit minimises
 
     Σ_s (y_s − x_s · reference)²  +  shrinkage · Σ_Z (reference_Z − mean y)²
 
-`shrinkage` is 0 (least squares) if that predicts held-out structures well. With many elements and few structures of
-each it does not; then the references are shrunk towards the mean energy per atom. The strength is chosen by
-cross-validation over `FOLDS` parts of the structures, which keep groups together as a split does. It replaces least
-squares only if its error is below `BETTER` times that of least squares. A shrinkage of 1 has the weight of one
-structure of each pure element with the mean energy.
+`shrinkage` is 0 (least squares) if that predicts held-out structures well. It does not if there are many elements and
+few structures with each element; then the references are shrunk towards the mean energy per atom. The shrinkage is
+chosen by cross-validation over `FOLDS` parts of the structures, which keep groups together as a split does. Shrunk
+references replace least squares only if their error is below `BETTER` times that of least squares. A shrinkage of 1
+acts like one more structure of each pure element, with the mean energy per atom.
 
-If compositions do not determine every element, the solution closest to the mean is taken. References are applied once,
-in `Potential`.
+If the compositions do not determine the reference of every element, the solution closest to the mean is taken. Only
+`Potential` adds the references to a model's energy.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
 CHUNK = 8192
 FOLDS = 5
 LISTED = 20
-"""Number of elements in a message; `references.json` has all."""
+"""Largest number of elements that a message lists; `references.json` has all."""
 SHRINKAGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
-"""Values of `shrinkage` that are tried; the last is equivalent to a constant."""
+"""Values of `shrinkage` that are tried; with the last one, all references are nearly the mean."""
 BETTER = 0.9
-"""Share of the held-out error of least squares that a shrunk fit must stay below to be taken."""
+"""Largest error of a shrunk fit on held-out structures, relative to least squares, at which it replaces that."""
 DETERMINED = 0.25
-"""Least weight of compositions that determine an element's reference: one structure with half of its atoms.
+"""Least weight of the data for an element whose reference counts as determined (see `_Factor.weight`).
 
-A structure of the pure element has weight 1.
+A structure of the pure element has weight 1; a structure with half of its atoms of the element has weight 0.25.
 """
 _RCOND = 1e-10
 
@@ -56,7 +57,7 @@ class HeldOutErrors:
     """Error of references fitted with the same shrinkage."""
     least_squares: float
     constant: float
-    """Error of a constant, the mean energy per atom of the other structures."""
+    """Error of predicting the mean energy per atom of the other structures."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,14 @@ class References:
     elements: tuple[int, ...]
     """Atomic numbers that the fit saw, ascending."""
     rank: int
-    """Rank of the compositions; below `len(elements)`, only some combinations of references are determined."""
+    """Rank of the matrix of compositions; if below `len(elements)`, only some sums of references are determined."""
     residual_rms: float
     """Root mean square residual of the fit [eV/atom]."""
     n_structures: int
     shrinkage: float = 0.0
     """Shrinkage towards the mean energy per atom; 0: least squares."""
     undetermined: tuple[int, ...] = ()
-    """Atomic numbers of elements that the compositions hardly determine (`DETERMINED`), or less than the shrinkage
-    does.
-    """
+    """Atomic numbers of elements for which the data have less weight than `DETERMINED`, or than the shrinkage."""
     held_out: HeldOutErrors | None = None
     """Errors on held-out structures; None if there are too few structures."""
 
@@ -86,9 +85,7 @@ class References:
         return self.rank == len(self.elements) and not self.undetermined
 
     def judged(self) -> list[str]:
-        """Sentences on the quality of the references: errors on held-out structures, and elements that are not
-        determined.
-        """
+        """Describe the quality of the fit: errors on held-out structures, and elements that are not determined."""
         from ase.data import chemical_symbols
 
         lines = []
@@ -101,7 +98,7 @@ class References:
             few = self.undetermined[:LISTED]
             more = f" and {len(self.undetermined) - LISTED} more" if len(self.undetermined) > LISTED else ""
             lines.append(
-                f"not determined by the data, {len(self.undetermined)} of {len(self.elements)} elements: "
+                f"references not determined by the data, {len(self.undetermined)} of {len(self.elements)} elements: "
                 f"{', '.join(chemical_symbols[z] for z in few)}{more}"
             )
         return lines
@@ -115,7 +112,7 @@ class References:
         return np.asarray(composition @ self.values, dtype=np.float64)
 
     def to_json(self) -> str:
-        """JSON-ready form: symbol -> eV, and the quality of the fit."""
+        """Format as JSON: the reference energy [eV] of each element symbol, and the quality of the fit."""
         from ase.data import chemical_symbols
 
         return json.dumps(
@@ -154,14 +151,14 @@ class References:
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
-                f"Not a table of reference energies ({error!r}). `matscale data refs --json` writes one."
+                f"This is not a table of reference energies ({error!r}). `matscale data refs --json` writes one."
             ) from None
 
 
 def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.float64] | None = None) -> References:
-    """Fit references on the structures at `indices` that have an energy. Memory does not grow with their number.
+    """Fit references on the structures at `indices` that have an energy, in bounded memory.
 
-    `energies` [len(indices)] eV are fitted in place of the dataset's. Raises DataError if there is none.
+    `energies` [len(indices)] eV are fitted in place of the dataset's. Raises DataError if no structure has an energy.
     """
     # A QR factor that is updated chunk by chunk has all that least squares needs, at full precision (normal
     # equations would square the condition number). Those of the folds are enough for cross-validation.
@@ -191,7 +188,7 @@ def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.fl
 
 
 class _Factor:
-    """Rows (composition / n_atoms [119], energy / n_atoms) of many structures, as the R of their QR decomposition."""
+    """R factor of the QR decomposition of many structures' rows (composition / n_atoms [119], energy / n_atoms)."""
 
     def __init__(self) -> None:
         self.r: NDArray[np.float64] = np.zeros((0, 120))
@@ -202,7 +199,7 @@ class _Factor:
             self._take(rows, len(rows), float(rows[:, 119].sum()))
 
     def without(self, all_parts: list[_Factor]) -> _Factor:
-        """Join all parts but one."""
+        """Join all of `all_parts` but this one."""
         rest = _Factor()
         for other in all_parts:
             if other is not self:
@@ -214,7 +211,7 @@ class _Factor:
         self.n, self.total = self.n + n, self.total + total
 
     def solve(self, elements: NDArray[np.int64], shrinkage: float) -> tuple[NDArray[np.float64], int]:
-        """Solve for the references: ([119], rank of the compositions); elements that do not occur get 0."""
+        """Solve for (references [119], rank of the compositions); elements that do not occur get 0."""
         values = np.zeros(119)
         x, y, mean = self.r[:, elements], self.r[:, 119], self.total / self.n
         values[elements], _, rank, _ = np.linalg.lstsq(x, y, rcond=_RCOND)
@@ -229,7 +226,10 @@ class _Factor:
         return float(((self.r[:, :119] @ values - self.r[:, 119]) ** 2).sum())
 
     def weight(self, elements: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Number of structures of the pure element that would determine each reference equally well: 1 / (XᵀX)⁻¹."""
+        """Weight of each element: how many structures of the pure element would determine its reference equally well.
+
+        1 / [(XᵀX)⁻¹]_ZZ for element Z, with compositions per atom X [n, elements].
+        """
         _, s, v = np.linalg.svd(self.r[:, elements], full_matrices=True)
         s = np.concatenate([s, np.zeros(len(elements) - len(s))])
         inverse = np.zeros(len(elements))
@@ -241,7 +241,7 @@ class _Factor:
 
 
 def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Fold of each structure [len(indices)], by its group, or by its row if one fold would hold everything."""
+    """Assign structures to folds [len(indices)]: by group, or by row if all groups would fall into one fold."""
     for keys in (dataset.groups[indices], indices):
         mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # adjacent keys fall into different folds
         folds = ((mixed >> np.uint64(40)) % np.uint64(FOLDS)).astype(np.int64)
@@ -253,7 +253,7 @@ def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int
 def _chosen(parts: list[_Factor]) -> tuple[float, HeldOutErrors | None]:
     """Choose the shrinkage by cross-validation: returns (strength, errors on held-out structures).
 
-    Elements that do not occur in a fit count as its mean.
+    Elements that the fit to the other folds did not see get the mean energy per atom of these folds.
     """
     if len(parts) < 2:
         return 0.0, None
@@ -288,7 +288,10 @@ def with_values(values: NDArray[np.float64], dataset: PackedDataset, indices: An
 def _labelled(
     dataset: PackedDataset, indices: NDArray[np.int64], energies: NDArray[np.float64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield structures with an energy: (places in `indices` [k], composition [k, 119], energy [k] eV), in chunks."""
+    """Yield the structures that have an energy, k at a time.
+
+    As (positions in `indices` [k], compositions [k, 119], energies [k] eV).
+    """
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         energy = dataset.energies(chunk) if energies is None else energies[start : start + CHUNK]
@@ -316,7 +319,7 @@ SIZES = {
     "forces": ("forces", "eV/Å"),
     "stress": ("stress", "eV/Å³"),
 }
-"""Label -> (its name in `scales`, unit)."""
+"""Labels with (key in `scales`, unit in messages)."""
 
 
 def label_rms(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
@@ -336,7 +339,7 @@ def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def _label_sums(dataset: PackedDataset, indices: Any, references: References) -> dict[str, list[float]]:
-    """(count, sum, sum of squares) of every label by its name in `scales`."""
+    """Compute (count, sum, sum of squares) of every label, under its key in `scales`."""
     indices = np.asarray(indices, dtype=np.int64)
     sums: dict[str, list[float]] = {name: [0.0, 0.0, 0.0] for name in ("energy_per_atom", "energy", "forces", "stress")}
     for start in range(0, len(indices), CHUNK):

@@ -32,12 +32,12 @@ class Split:
     train: NDArray[np.int64]
     """Training indices in a seeded order; `take` uses the first ones."""
     validation: NDArray[np.int64]
-    """Ascending."""
+    """Validation indices, ascending."""
 
     def take(self, fraction: float | None = None, count: int | None = None) -> NDArray[np.int64]:
         """Training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
 
-        Smaller subsets are contained in larger ones. Raises ConfigError if it would be empty or too large.
+        Smaller subsets are contained in larger ones. Raises ConfigError if the subset would be empty or too large.
         """
         if fraction is not None and count is not None:
             raise ConfigError("Give a fraction or a count of training structures, not both.")
@@ -47,7 +47,7 @@ class Split:
             count = max(1, round(fraction * len(self.train)))
         count = len(self.train) if count is None else count
         if not 0 < count <= len(self.train):
-            raise ConfigError(f"count = {count}: the training part has {len(self.train)} structures.")
+            raise ConfigError(f"count = {count}: must be from 1 to {len(self.train)}, the size of the training part.")
         return np.sort(self.train[:count])
 
 
@@ -79,7 +79,7 @@ def split(
         raise ConfigError(f"seed = {min(seed, seed if order_seed is None else order_seed)}: must not be negative.")
     n = len(dataset)
     if n < 2:
-        raise DataError(f"A dataset of {n} structures cannot be split into training and validation.")
+        raise DataError(f"A dataset of {n} structures cannot be split into training and validation. Use 2 or more.")
     rng = np.random.default_rng([seed, 0x5917])
     order = rng.permutation(n)
     wanted = min(max(1, round(validation * n)), n - 1)
@@ -94,7 +94,7 @@ def split(
 
 
 def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark the structures [n] of randomly drawn groups, as many as fit into `wanted` structures."""
+    """Mark the structures [n] of randomly drawn groups: those that fit into `wanted` structures, or the smallest."""
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise DataError(

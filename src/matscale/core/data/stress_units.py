@@ -1,6 +1,6 @@
 """Check before training that the stress is in eV/Å³.
 
-Training would not fail with a stress that is 160 times too large. This module detects wrong units from the labels.
+Training would not fail with a stress that is 160 times too large, so wrong units are detected from the labels.
 
 Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4. Two numbers tell units
 apart. (1) The ratio of the shear virial to the forces that cause it, per structure,
@@ -12,7 +12,7 @@ perfect crystals have large R (21 for elastic data of Ni-Mo), so that R alone is
 |σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data of all kinds, since it compares with cohesive energies. In GPa
 both are 160 times larger, in kbar 1602 times. Data are refused if R is above 8 and the median virial above 4 eV/atom,
 or, without forces, if the median virial is above 60 eV/atom. Calibrated on six public sets (MatterSim's three of
-MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each right, in GPa and in kbar.
+MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each with its stress in eV/Å³, in GPa and in kbar.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLE = 2000
 """Number of structures in which the stress is examined."""
 _MIN_FORCE = 1e-3
-"""eV/Å; smaller forces are rounding errors."""
+"""Least rms force [eV/Å] of a structure that counts; smaller forces are rounding errors."""
 
 
 def check_stress(dataset: PackedDataset, indices: Any) -> None:
@@ -51,14 +51,15 @@ def check_stress(dataset: PackedDataset, indices: Any) -> None:
     raise DataError(
         f"{dataset.path}: the stress looks like GPa or kbar, not eV/Å³: stress × volume is {typical:.3g} eV per atom "
         f"(median; 0.03 to 6 is usual), and {compared}. Divide by 160.21766 (GPa) or 1602.1766 (kbar; VASP's sign is "
-        "the opposite of ASE's as well) and pack again, or train without stress. If it is right, switch this check "
+        "the opposite of ASE's as well) and pack again, or train without stress. If it is in eV/Å³, switch this check "
         "off: --set data.check_stress_unit=false."
     )
 
 
 def stress_numbers(dataset: PackedDataset, indices: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two arrays, defined at the top of this module: R of structures with forces above rounding errors, and
-    |σ|_max V/N [eV/atom] of structures with a volume.
+    """Compute R and |σ|_max V/N [eV/atom], which the top of this module defines, for the structures at `indices`.
+
+    R only for structures with a volume and forces above rounding errors, |σ|_max V/N for structures with a volume.
     """
     forces, stress = dataset.labels(indices)
     geometry = dataset.batch(indices)

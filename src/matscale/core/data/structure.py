@@ -13,11 +13,11 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """Voigt order xx yy zz yz xz xy, as (row, column) of the 3×3 tensor."""
 
 CALCULATOR = "calculator:"
-"""Prefix in `Structure.info` of the results of a calculator that is attached to the structure."""
+"""Prefix of the keys in `Structure.info` that hold results of the ASE calculator attached to the structure."""
 
 
 def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
-    """Convert [..., 6] in the order xx yy zz yz xz xy to symmetric [..., 3, 3].
+    """Convert tensors from Voigt form [..., 6] (xx yy zz yz xz xy) to symmetric matrices [..., 3, 3].
 
     >>> voigt_to_full([1, 2, 3, 4, 5, 6]).tolist()
     [[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]
@@ -27,7 +27,7 @@ def voigt_to_full(voigt: Any) -> NDArray[np.float64]:
 
 
 def full_to_voigt(full: Any) -> NDArray[np.float64]:
-    """Convert [..., 3, 3] to [..., 6] in the order xx yy zz yz xz xy; off-diagonal pairs are averaged.
+    """Convert matrices [..., 3, 3] to Voigt form [..., 6] (xx yy zz yz xz xy), averaging off-diagonal pairs.
 
     >>> full_to_voigt([[1, 6, 5], [6, 2, 4], [5, 4, 3]]).tolist()
     [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -37,7 +37,7 @@ def full_to_voigt(full: Any) -> NDArray[np.float64]:
 
 
 def whole_numbers(values: Any) -> NDArray[np.int64]:
-    """Convert an array of any kind to atomic numbers. Raises ValueError unless they are small whole numbers.
+    """Convert an array of numbers to atomic numbers [n]. Raises ValueError for a float that is not a whole number.
 
     >>> whole_numbers([13.0, 8.0]).tolist()
     [13, 8]
@@ -65,9 +65,9 @@ class Structure:
     positions: NDArray[np.float64]
     """[n_atoms, 3] Å; not necessarily inside the cell."""
     cell: NDArray[np.float64]
-    """[3, 3] Å, rows are lattice vectors; zeros for missing ones."""
+    """[3, 3] Å, rows are lattice vectors; a missing vector is zero."""
     pbc: NDArray[np.bool_]
-    """[3]"""
+    """[3], whether the structure is periodic along each lattice vector."""
     energy: float | None = None
     """eV, total."""
     forces: NDArray[np.float64] | None = None
@@ -77,17 +77,15 @@ class Structure:
     trajectory: str | None = None
     """Name of the trajectory or parent structure; a split keeps structures of one trajectory together."""
     source: str = ""
-    """File and position in it, for error messages."""
+    """File that holds the structure, and its position in the file, for error messages."""
     info: dict[str, Any] = field(default_factory=dict)
-    """Other values of the file for this structure, by key; not packed."""
+    """Other values that the file gives for this structure, by key; they are not packed."""
     per_atom: Sequence[str] = ()
-    """Names of the values in `info` that are arrays per atom, since a shape does not distinguish three atoms from a
-    vector.
-    """
+    """Keys of the per-atom arrays in `info`. (By its shape, an array of three numbers may also be a vector.)"""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Metadata of the file for all its structures, such as units; not packed."""
+    """Metadata that the file gives for all its structures, such as units; they are not packed."""
     notes: list[str] = field(default_factory=list)
-    """Decisions made while reading, a sentence each; packing counts them and lists them in the manifest."""
+    """Decisions made while the structure was read, one sentence each; packing counts and lists them in the manifest."""
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
@@ -102,11 +100,11 @@ class Structure:
 
     @property
     def group(self) -> str:
-        """Group that a split keeps together: the trajectory, or else the reduced formula."""
+        """Name of the group that a split keeps together: the trajectory, or else the reduced formula."""
         return self.trajectory or self.formula
 
     def to_ase(self) -> Any:
-        """Structure as ase.Atoms with a SinglePointCalculator that holds the labels."""
+        """Convert to ase.Atoms, with the labels in a SinglePointCalculator."""
         from ase import Atoms
         from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -125,7 +123,10 @@ class Structure:
 
     @classmethod
     def from_ase(cls, atoms: Any, source: str = "") -> Structure:
-        """Make a structure with the geometry of an ase.Atoms; `matscale.core.data.sources.labels` finds its labels."""
+        """Make a structure with the geometry of an ase.Atoms, without labels.
+
+        `matscale.core.data.sources.reader.from_ase` keeps all other values, too.
+        """
         return cls(
             atomic_numbers=atoms.get_atomic_numbers().astype(np.int64),
             positions=np.array(atoms.get_positions(), dtype=np.float64),

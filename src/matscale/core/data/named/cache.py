@@ -14,7 +14,7 @@ VARIABLE = "MATSCALE_CACHE"
 
 
 def folder() -> Path:
-    """Return `$MATSCALE_CACHE`, or the cache folder of the platform."""
+    """Return `$MATSCALE_CACHE`, or else the platform's cache folder for matscale."""
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen).expanduser()

@@ -43,11 +43,11 @@ def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
         raise DataError(f"{path}: is not a packed dataset. Pack it first: matscale data pack {path} -o {packed}")
     nearest = did_you_mean(name_or_path, [*EMBEDDED, *omat24.ARCHIVES])
     where = "" if path.is_absolute() else f" in {Path.cwd()}"
-    raise DataError(f"There is no dataset {name_or_path!r}, neither a folder{where} nor a name. {nearest}")
+    raise DataError(f"There is no dataset {name_or_path!r}: neither a folder{where} nor a known name. {nearest}")
 
 
 def embedded(name: str, progress: Reporter = SILENT) -> Path:
-    """Folder of a generated dataset in the user's cache; made once, even if two processes ask at the same time."""
+    """Return the folder of a generated dataset in the user's cache, making the dataset if it is not there."""
     from matscale.core.hosting.host import host  # start-up: plugins
 
     labeler = host().labeler(name)

@@ -33,7 +33,7 @@ PAUSE = 1.0
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 CHUNK = 1 << 16
-"""Most bytes that are lost if a connection breaks."""
+"""Bytes received at a time; at most as many are lost if a connection breaks."""
 REPORT = 0.2
 """Seconds between reports of progress."""
 
@@ -68,7 +68,7 @@ def digest_of(path: Path) -> str:
 
 
 class Resuming:
-    """Downloader that requests the rest of a file (HTTP Range) while the file on the server is unchanged."""
+    """Downloader that requests only the rest of a file (HTTP Range) if the file on the server has not changed."""
 
     def __init__(self, part: Path, progress: Reporter = SILENT, what: str = "Downloading") -> None:
         self.part, self.progress, self.what = part, progress, what
@@ -234,6 +234,6 @@ class _Room:
 
     def _refused(self, what: str, allow: str) -> DataError:
         return DataError(
-            f"{self.archive}: {what}: more than such an archive should. Do not trust its source; if you do, allow it: "
+            f"{self.archive}: {what}, which is suspicious. Delete it, or, if you trust its source, allow this: "
             f"--limit {allow}."
         )

@@ -19,7 +19,7 @@ from matscale.core.files import make_folder, remove, write_json
 from matscale.core.progress import SILENT, Reporter
 
 VARIABLE = "MATSCALE_OMAT24_URL"
-"""Environment: address of a mirror of the folder below."""
+"""Environment variable: address of a mirror, in place of `BASE`."""
 BASE = "https://dl.fbaipublicfiles.com/opencatalystproject/data/omat"
 
 RECORD = "fetched.json"
@@ -61,7 +61,9 @@ ARCHIVES = {
     "salex": Archive("241018/sAlex/train.tar.gz", 7_600),
     "salex/val": Archive("241018/sAlex/val.tar.gz", 408),
 }
-"""Archives that `matscale data fetch` knows: training parts under the plain name, validation parts under `NAME/val`."""
+"""Archives that `matscale data fetch` knows, by name: training parts such as `omat24/rattled-300` and `salex`,
+validation parts such as `omat24/val/rattled-300` and `salex/val`.
+"""
 
 
 def canonical(name: str) -> str:
@@ -92,8 +94,8 @@ def refuse_to_fetch(name: str) -> None:
         return
     archive = _archive_of(canonical(name))
     raise DataError(
-        f"{name}: is not on this machine, and estimates need it. It is {archive.megabytes:,} MB to download: "
-        f"matscale data fetch {name}"
+        f"{name}: an estimate needs this dataset, which is not on this machine. It is {archive.megabytes:,} MB to "
+        f"download: matscale data fetch {name}"
     )
 
 
@@ -110,12 +112,12 @@ def _archive_of(name: str) -> Archive:
 def fetch(
     name: str, out: Path | None = None, progress: Reporter = SILENT, workers: int = 1, keep_archive: bool = False
 ) -> Path:
-    """Folder of the published dataset `name`, packed; downloaded if needed.
+    """Return the folder of the published dataset `name`, which is downloaded and packed if needed.
 
-    Default for `out`: a folder in the user's cache.
+    `out` is this folder; default: a folder in the user's cache.
 
     An interrupted download continues where it stopped. Raises DataError for an unknown name, a server that cannot be
-    reached, a damaged archive.
+    reached, or a damaged archive.
     """
     name = canonical(name)
     archive = _archive_of(name)

@@ -1,9 +1,9 @@
 """Filters of structures (`--filter`), in a grammar of two forms.
 
     NAME OP NUMBER            forces_max<50, n_atoms<=200, energy_per_atom < 0
-    elements [not] in A,B,C   all elements are among these; none is
+    elements [not] in A,B,C   all elements are among these; with `not`, none is
 
-OP is one of < <= > >= == !=. A structure without the label in a filter is kept.
+OP is one of < <= > >= == !=. A structure without the quantity that a filter names is kept.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ QUANTITIES: dict[str, tuple[str, Callable[[Structure], float | None]]] = {
     "weight": ("the same under another name", lambda s: _given(s, "weight")),
     "stress_max": ("eV/Å³, largest component", lambda s: None if s.stress is None else float(np.abs(s.stress).max())),
 }
-"""Name -> (unit or meaning, function that measures it and returns None if the structure has no such value)."""
+"""Quantities by name: (unit or meaning, function that measures it, or returns None if the structure has none)."""
 
 
 def _given(structure: Structure, name: str) -> float | None:
-    """Number that the file gives for the structure under `name`, ignoring case; None if there is none."""
+    """Find the number that the file gives for the structure under `name`, ignoring case; None if there is none."""
     value = next((value for key, value in structure.info.items() if str(key).lower() == name), None)
     try:
         return None if value is None or np.size(value) != 1 else float(np.reshape(value, -1)[0])
@@ -58,7 +58,7 @@ def _largest_norm(structure: Structure) -> float:
 class Filter:
     """Condition that structures must meet.
 
-    `complaint` states how a structure violates it, and is None if it does not.
+    `complaint` returns how a structure violates the condition, or None if it meets it.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Filter:
 
 
 def parse(texts: Iterable[str]) -> list[Filter]:
-    """Parse the text of a filter. Raises ConfigError with the nearest valid name.
+    """Parse the texts of filters. Raises ConfigError for an invalid one, with the nearest valid name.
 
     >>> [one.text for one in parse(["forces_max<50", "elements in {Al, O}"])]
     ['forces_max<50', 'elements in Al,O']

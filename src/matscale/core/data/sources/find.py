@@ -103,7 +103,7 @@ def _unlimited(name: str) -> Reader:
 
 
 def reader_of(path: Path) -> Reader:
-    """Reader for a path. Raises DataError if there is none."""
+    """Find the reader for a file. Raises DataError if there is none."""
     # Outside plugins are imported only for a path that no built-in reader knows by name.
     for known in (_builtin, _outside):
         for candidate in known().values():
@@ -114,7 +114,7 @@ def reader_of(path: Path) -> Reader:
         if candidate.is_generic and candidate.matches(path):
             return _limited(candidate)
     if is_archive(path):
-        raise DataError(f"{path}: is an archive, which is not read. Unpack it, and give the files in it.")
+        raise DataError(f"{path}: is an archive, which matscale does not read. Unpack it, and give the files in it.")
     raise DataError(
         f"{path}: no reader knows this format. There are readers for: "
         f"{', '.join(f'{r.name} ({r.summary})' for r in everyone.values())}. A plugin can supply another."
@@ -143,7 +143,7 @@ def _outside() -> dict[str, Reader]:
 
 
 def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
-    """Reader of a plugin whose `matches` may raise, which counts as "no match", with a warning."""
+    """Wrap the reader of a plugin: an error that its `matches` raises counts as "no match", with a warning."""
 
     def matches(path: Path) -> bool:
         try:
@@ -165,9 +165,9 @@ def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
 
 
 def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
-    """Find (files to read with their readers, files that no reader knows) below paths.
+    """Find files below `paths`: returns (files to read, with their readers; files that no reader knows).
 
-    A folder stands for the files in it (and below) that a reader knows, by name. Hidden files, notes, licences,
+    A folder stands for the files in and below it that a reader knows, sorted by name. Hidden files, notes, licences,
     checksums and the like are not listed among the unknown files. Raises DataError for a path that does not exist, a
     file of unknown format, a folder without any known file, and for a file that comes twice.
     """
@@ -184,7 +184,7 @@ def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list
     seen: Counter[Path] = Counter(path.resolve() for path, _ in found)
     twice = next((path for path, times in seen.items() if times > 1), None)
     if twice is not None:
-        raise DataError(f"{twice}: is given twice, by itself or in a folder. Its structures would count twice.")
+        raise DataError(f"{twice}: is given twice, by itself or in a folder: its structures would count twice.")
     return found, passed
 
 
@@ -210,7 +210,7 @@ def _visible(folder: Path) -> Iterator[Path]:
     """List the files below a folder, and links to folders, which are not followed since they may lead in a circle."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})..")
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}). Make it readable, or leave it out.")
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,10 +1,10 @@
 """Read files in a guarded process: a crash, an endless loop or too much memory becomes an error with the file's name.
 
-LMDB maps a file and trusts its pages: one damaged byte ends the process that reads it with SIGBUS. ASE's readers call
-many libraries and allocate what a file announces. Such a reader runs in a child process with limits of memory
-(RLIMIT_AS) and of processor time for each structure. The child streams what it reads: arrays as raw bytes, other values
-as JSON. It stays for the next file. It is a plain subprocess: there is no fork, and the caller's script is not run
-again.
+LMDB maps a file and trusts its pages: one damaged byte can kill the process that reads the file (SIGBUS). ASE's readers
+call many libraries and allocate as much memory as a file announces. Such a reader runs in a child process with limits
+on memory (RLIMIT_AS) and on processor time for each structure. The child streams what it reads: arrays as raw bytes,
+other values as JSON. Afterwards it waits for the next file. It is a plain subprocess: there is no fork, and the
+caller's script is not run again.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError, MatscaleError
 
 _HEAD = struct.Struct(">cQQ")
-"""Format of a message: kind (Item, End, Fault), bytes of its JSON, bytes of its arrays."""
+"""Head of a message: its kind (Item, End or Fault), and the lengths [bytes] of its JSON and of its arrays."""
 _idle: dict[int, list[_Child]] = {}
-"""Idle children, by the process that they belong to, since a fork must not share those of its parent."""
+"""Idle children by the id of the process that started them: a fork must not use children of its parent."""
 
 
 def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
     """Yield the values of the generator `function` ("module:name") for (path, *arguments), run in a guarded process.
 
-    It may yield structures, Unusable, ase.Atoms and plain values. A MatscaleError of the function is raised here, too;
-    a crash, too much memory and too much time raise DataError with the path.
+    The function may yield structures, Unusable, ase.Atoms and plain values. If it raises MatscaleError, so does this
+    generator; a crash, too much memory and too much time raise DataError with the path.
     """
     waiting = _idle.setdefault(os.getpid(), [])
     child = waiting.pop() if waiting else _Child()
@@ -125,7 +125,7 @@ def _received(pipe: Any) -> tuple[bytes, bytes, bytearray] | None:
 
 
 def _encoded(value: Any, token: str) -> tuple[bytes, bytes | bytearray]:
-    """Encode values as JSON and the bytes of the arrays in them; arrays are marked by a key that no file can guess."""
+    """Encode a value as JSON, and its arrays as bytes; `token`, which no file can guess, marks arrays in the JSON."""
     blob = bytearray()
 
     def plain(value: Any) -> Any:
@@ -186,7 +186,7 @@ def _atoms(parts: dict[str, Any]) -> Any:
 
 
 def work() -> None:
-    """Answer each line of stdin by a stream of messages; the program of the guarded process."""
+    """Run the guarded process: answer each request, a line of stdin, by a stream of messages on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles interrupts: it ends its readers
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # without a caller there is nothing to do
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -232,7 +232,10 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
 
 
 class _bounded:
-    """Limit the address space of this process to its present size, the file (it may be mapped), and `limits.memory`."""
+    """Context that limits the address space of this process.
+
+    Limit: its present size, plus twice the size of the file (which may be mapped), plus `limits.memory`.
+    """
 
     def __init__(self, path: Path, limits: Limits) -> None:
         import resource  # not on Windows
@@ -260,7 +263,7 @@ def _send(answers: BinaryIO, kind: bytes, text: bytes, blob: bytes | bytearray) 
 
 
 def _fault(request: dict[str, Any], error: BaseException) -> tuple[str, str]:
-    """Name and text of the error that the caller will raise."""
+    """Choose the class (by name) and the text of the error that the parent process will raise."""
     path, memory = request["path"], request["limits"]["memory"]
     if isinstance(error, MemoryError):
         return "DataError", (

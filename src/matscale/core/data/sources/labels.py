@@ -2,14 +2,14 @@
 
 A label is looked up as `energy`, `forces`, `stress`, `virial` or `virials`, with or without one of the prefixes `REF_`,
 `ref_`, `DFT_`, `dft_`, in the per-structure values, the per-atom arrays and the attached calculator. The key that was
-used is recorded. Two values that disagree are an error, since the choice would be a guess. A name can also be given;
-then only that one counts.
+used is recorded. Two values that disagree are an error, since the choice would be a guess. The user can also give
+a name; then only this name counts.
 
     stress = −virial / V          [eV/Å³], tension positive: ASE's sign
 
 Stress and virial may have 3×3, 9 (row by row) or 6 components (Voigt order xx yy zz yz xz xy). Where the file states a
-unit (`matscale.core.data.sources.units`), the label is converted to eV and Å, or refused. A label that is not a number
-(NaN) in any component counts as missing. Decisions are recorded in `Structure.notes`.
+unit (`matscale.core.data.sources.units`), the label is converted to eV and Å, or refused. A label with NaN in
+any component counts as missing. Decisions are recorded in `Structure.notes`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_")
 NAMES = {"energy": ("energy",), "forces": ("forces",), "stress": ("stress", "virial", "virials")}
 __all__ = ["CALCULATOR", "Keys", "Unusable", "attach"]
 TRAJECTORIES = ("trajectory", "trajectory_id", "traj_id", "mptrj_traj_id")
-"""Per-structure values that name a trajectory, unless another key is given."""
+"""Keys of per-structure values that name the trajectory, unless the user gives another key."""
 _SEARCHED = {
     label: [place + prefix + name for name in names for prefix in PREFIXES for place in ("", CALCULATOR)]
     for label, names in NAMES.items()
@@ -42,11 +42,11 @@ _LABEL_OF_KEY = {key: label for label, keys in _SEARCHED.items() for key in keys
     for place in ("", CALCULATOR)
 }
 TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
-"""Largest difference [eV, eV/Å, eV/Å³] at which two candidates count as one label, printed with different precision."""
+"""Largest difference [eV, eV/Å, eV/Å³] at which two values count as one label, written with different precision."""
 
 
 class Unusable(Exception):
-    """Structure that has to be left out: `reason` is the kind of fault in a few words, the text gives details."""
+    """Error for a structure that has to be left out: `reason` is the kind of fault, in a few words."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -55,7 +55,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """Names of labels that the user gave; for None, the rules at the top of this module apply.
+    """Keys and units of labels that the user gave; for a key that is None, the rules at the top of this module apply.
 
     >>> Keys.parse(["energy=my_energy"], units=["energy=kcal/mol"]).units
     (('energy', 'kcal/mol'),)
@@ -65,7 +65,7 @@ class Keys:
     forces: str | None = None
     stress: str | None = None
     group: str | None = None
-    """Per-structure value that names the group which a split keeps together."""
+    """Key of the per-structure value that names the group which a split keeps together."""
     units: tuple[tuple[str, str], ...] = ()
     """Units that the user gave, as (label or "length", unit); they override those in the file."""
 
@@ -98,9 +98,9 @@ def _unit(assignment: str) -> tuple[str, str]:
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")  # what is not finite is refused later, by name
 def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
-    """Fill energy, forces, stress and trajectory of `structure` from its `info`; returns label -> key used.
+    """Fill energy, forces, stress and trajectory of `structure` from its `info`; return the key used for each label.
 
-    Labels that its reader has already set are kept. Raises Unusable for a label of the wrong shape, DataError for
+    Labels that the reader has already set are kept. Raises Unusable for a label of the wrong shape, DataError for
     candidates that disagree.
 
     >>> from ase.build import bulk
@@ -134,11 +134,11 @@ def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
 
 
 def to_our_units(structure: Structure, keys: Keys = Keys()) -> None:
-    """Convert positions, cell and labels in `info` to eV and Å if the file states other units.
+    """Convert positions, cell and values such as `REF_energy` in `info` to eV and Å if the file states other units.
 
-    This is for structures that get other labels instead of being packed: energy, forces and stress are not converted.
-    Keys that stated a unit are renamed to `source_...`. Raises DataError for a unit that is unknown, or missing for a
-    label beside others.
+    This is for structures that get predictions as labels: `energy`, `forces` and `stress` themselves are not converted.
+    Keys that stated a unit are renamed to `source_...`. Raises DataError for a unit that is unknown, or that is missing
+    for a label while the file states units of others.
     """
     stated = _units(structure, keys)
     if not stated:
@@ -160,7 +160,7 @@ MISSING = "NaN in a component, so this label of the structure counts as missing"
 
 
 def _units(structure: Structure, keys: Keys) -> dict[str, str]:
-    """Units that the file and the user state. Raises DataError, with the place, for a text that is no unit."""
+    """Units that the file and the user state. Raises DataError that names the structure if a text is not a unit."""
     given = dict(keys.units)
     try:
         return units.stated(structure.metadata, structure.info) | given
@@ -191,7 +191,7 @@ def _factor(structure: Structure, label: str, unit: str, key: str) -> float:
 
 
 def _candidates(info: Mapping[str, Any], label: str, keys: Keys) -> list[str]:
-    """Keys of `info` that hold a value of this label."""
+    """Find the keys of `info` that hold a value of this label."""
     wanted = getattr(keys, label)
     if wanted is not None:
         return [key for key in (wanted, CALCULATOR + wanted) if info.get(key) is not None][:1]

@@ -33,11 +33,11 @@ class Limits:
     """
 
     structure: int = 32 << 20
-    """Bytes of one structure as text, JSON or a row of a database: some 300,000 atoms."""
+    """Largest number of bytes of one structure as text, JSON or database row: enough for some 300,000 atoms."""
     atoms: int = 1_000_000
-    """Atoms of one structure."""
+    """Largest number of atoms of one structure."""
     structures: int = 1_000_000_000
-    """Structures of one file."""
+    """Largest number of structures in one file."""
     memory: int = 4 << 30
     """Bytes of memory, besides the file itself, that a process may use to read through ASE or LMDB."""
     seconds: int = 600
@@ -45,9 +45,9 @@ class Limits:
     expansion: int = 200
     """Largest ratio of unpacked to compressed size, beyond the first 256 MiB."""
     unpacked: int = 2 * 10**12
-    """Bytes to which an archive may unpack; at most what the disk has left."""
+    """Bytes to which an archive may unpack; what the disk has left is a limit, too."""
     members: int = 1_000_000
-    """Files and folders of an archive."""
+    """Largest number of files and folders in an archive."""
 
     @classmethod
     def parse(cls, assignments: Iterable[str]) -> Limits:

@@ -1,4 +1,4 @@
-"""Lines of a text file, plain or compressed, within the limits of one structure and of unpacking."""
+"""Read a text file line by line, plain or compressed, within the limits on structures and on unpacking."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ DICTIONARY = 1 << 30
 
 
 class Lines:
-    """Read the lines of `file`, opened from `path`. Raises ValueError where a structure or the whole file is too
-    large."""
+    """Reader of the lines of `file`, opened from `path`. Raises ValueError if a structure or the file is too large."""
 
     def __init__(self, path: Path, file: TextIO, is_compressed: bool) -> None:
         self.limits, self._file = current(), file
@@ -40,7 +39,7 @@ class Lines:
         self._room -= len(text)
         if self._room < 0:
             raise ValueError(
-                f"it has more than {shown(self.limits.structure)}. If you trust the file, allow it: "
+                f"this structure has more than {shown(self.limits.structure)}. If you trust the file, allow it: "
                 f"--limit structure={shown(4 * self.limits.structure).replace(' ', '')}"
             )
         return text

@@ -1,7 +1,7 @@
-"""Pack files into a dataset (`matscale data pack`) in parallel and bounded memory; a killed packing is resumed.
+"""Pack files into a dataset (`matscale data pack`) in parallel and in bounded memory; a killed packing can be resumed.
 
-The sources are divided into tasks of some thousand structures, in a way that depends on the sources only. One process
-does a task: it writes pieces and then a small record of them. A task with a record is never done again. Finally the
+The sources are divided into tasks of some thousand structures, in a way that depends on the sources only. A process
+that does a task writes pieces, and then a small record of them. A task with a record is never done again. Finally the
 pieces are joined into shards, so that the result does not depend on workers or interruptions.
 """
 
@@ -67,9 +67,9 @@ def pack(
 ) -> Packed:
     """Pack files and folders into `out`. A repeated call does nothing, or continues an interrupted one.
 
-    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; `strict` makes the first
-    one an error. Raises DataError for that, for labels that contradict each other, if no structure is left, and if
-    `out` holds anything else; ConfigError for an invalid filter.
+    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; with `strict`, the
+    first one raises DataError. So do labels that contradict each other, sources without a usable structure, and another
+    dataset in `out`. Raises ConfigError for an invalid filter.
     """
     check_precision(precision)
     found, passed = survey(sources)
@@ -149,9 +149,9 @@ def _left(out: Path) -> bool:
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
-    """Folder of pieces, locked against other processes.
+    """Context with the folder of pieces, locked against other processes; None if one of them has finished the dataset.
 
-    Pieces of another packing are deleted at the start, and the folder at the end.
+    Pieces of another packing are deleted at the start, and the folder of pieces at the end.
     """
     make_folder(out)
     with FolderLock(out, "is packing into it", "choose another folder", DataError):
@@ -174,7 +174,7 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
 
 
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
-    """Plan the tasks, each a list of spans of sources; also returns the number of structures if readers know it."""
+    """Plan the tasks, each a list of spans of sources; also return the number of structures, as far as it is known."""
     plan = parts / "plan.json"
     if plan.exists():  # counting reads text files completely, so it is done only once
         try:
@@ -274,7 +274,7 @@ def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceReco
 
 
 def _isolated(results: Sequence[Result]) -> dict[str, float]:
-    """Energies of isolated atoms, symbol -> eV.
+    """Energies [eV] of isolated atoms, by symbol.
 
     Raises DataError for two atoms of one element with different energies.
     """

@@ -38,7 +38,7 @@ class PackSettings:
     """Sources and options of a packing."""
 
     sources: tuple[tuple[str, str], ...]
-    """(path, name of its reader)"""
+    """(path, name of the reader) of each source"""
     filters: tuple[str, ...]
     keys: Keys
     precision: str
@@ -51,25 +51,25 @@ class Result:
     """Record of a finished task."""
 
     pieces: dict[str, str]
-    """Name of a file -> its SHA-256."""
+    """SHA-256 of each file of pieces, by file name."""
     seen: int
     kept: int
     rejected: dict[str, int]
-    """Number of the source -> number of structures that could not be used."""
+    """Number of structures that could not be used, by the number of their source."""
     filtered: dict[str, int]
-    """Number of the source -> number of structures that a filter left out."""
+    """Number of structures that a filter left out, by the number of their source."""
     reasons: dict[str, int]
     keys: list[tuple[int, str, str, int]]
-    """(source, label, key of the label, number of structures)"""
+    """(number of the source, label, key under which it was found, number of structures)"""
     first_rejected: str
     notes: list[tuple[int, str, int]] = field(default_factory=list)
-    """(source, decision, number of structures)"""
+    """(number of the source, decision made while reading, number of structures)"""
     isolated: list[tuple[str, float, str]] = field(default_factory=list)
-    """(symbol, energy [eV], place) of the isolated atoms"""
+    """(symbol, energy [eV], file and position) of the isolated atoms"""
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
-        """Read the record of a task; None if it has to be done, because it has no record or its pieces have changed.
+        """Read the record of a task; None if the task has to be done: it has no record, or its pieces have changed.
 
         Pieces may be missing once joining has begun; `join` knows which shards hold them.
         """
@@ -158,7 +158,7 @@ class _Task:
             self._spill()
 
     def _keep_apart(self, source: int, structure: Structure) -> None:
-        """Whether a structure is an isolated atom, which gives a reference energy but no training structure."""
+        """Record the energy of an isolated atom for the manifest; the structure is not packed for training."""
         if structure.energy is None:
             self.notes[source, "isolated atoms without an energy are left out"] += 1
             return

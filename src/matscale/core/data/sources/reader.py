@@ -27,12 +27,12 @@ class Reader:
     matches: Callable[[Path], bool]
     """Whether a path has this format, judged by its name or its content."""
     read: Callable[[Path, int, int | None], Iterator[Frame]]
-    """(path, start, stop) -> structures start to stop − 1 in the order of the file, or to its end if stop is None.
+    """Function (path, start, stop) that yields structures `start` to `stop` − 1 of a file, in order, one at a time.
 
-    It yields them one at a time. Raises DataError if the file as a whole cannot be read.
+    If `stop` is None, it yields all up to the end of the file. Raises DataError if the file cannot be read at all.
     """
     count: Callable[[Path], int | None]
-    """path -> number of structures, if it is known without reading them, else None."""
+    """Function that counts the structures in the file at a path; None if it would have to read them for this."""
     is_generic: bool = False
     """Whether this reader is used only for paths that no other reader knows."""
     is_guarded: bool = False
@@ -40,8 +40,7 @@ class Reader:
 
 
 def from_ase(atoms: Any, source: str) -> Structure:
-    """Convert ase.Atoms to a structure whose `info` holds everything else: info, further arrays, results of its
-    calculator.
+    """Convert ase.Atoms to a structure, whose `info` gets all but the geometry: info, arrays, calculator results.
 
     Raises Unusable for sites with partial or mixed occupancy, for which ASE would take the first element.
     """
@@ -69,7 +68,7 @@ def _refuse_disorder(atoms: Any, source: str) -> None:
     if told is not None:
         raise Unusable(
             "partly occupied site",
-            f"{source}: an occupancy of {told}; write an ordered structure, each site with one atom",
+            f"{source}: a site has an occupancy of {told}; write an ordered structure, with one atom on each site",
         )
 
 

@@ -1,7 +1,7 @@
 """Remarks on values of a file that matscale ignores; packing counts and lists them.
 
-These are weights and config_type of MACE and GAP, a free energy beside the energy, and labels under similar names. This
-module also recognises frames that hold an isolated atom.
+Ignored values are weights and config_type of MACE and GAP, a free energy beside the energy, and labels under similar
+names. This module also recognises frames that hold an isolated atom.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PREFIX = re.compile(r"^(ref|dft|mace|gap)_")
 
 
 def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
-    """List remarks on values of this structure that are ignored; `used` is label -> key."""
+    """List remarks on values of this structure that are ignored; `used` has the key of each label that was found."""
     found = []
     for key, value in structure.info.items():
         name = _kind(str(key))
@@ -52,9 +52,9 @@ def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
 
 @lru_cache(4096)
 def _kind(key: str) -> str | None:
-    """Name of a key of weights or of config_type in lower case; None for other keys.
+    """Return a key in lower case if it names a weight or config_type; None for other keys.
 
-    Cached, since few keys occur often.
+    Cached, since the same keys occur in every structure.
     """
     name = key.lower()
     return name if name == "config_type" or _WEIGHT.fullmatch(name) else None

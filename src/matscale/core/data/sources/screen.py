@@ -1,4 +1,4 @@
-"""Check whether a structure is usable for any model; reasons why it may not be:
+"""Check whether a structure is usable for training; it is left out for one of these reasons:
 
 | reason | meaning |
 |---|---|
@@ -24,7 +24,7 @@ from matscale.core.data.sources.labels import Unusable
 from matscale.core.data.structure import Structure
 
 MIN_DISTANCE = 0.1
-"""Å"""
+"""Least distance [Å] of two atoms, or of an atom and its image."""
 MIN_VOLUME, MAX_VOLUME = 0.3, 1e5
 """Volume limits in Å³ per atom. Metallic hydrogen at 500 GPa has about 1. A single atom may have a box of any size."""
 _ALL_PAIRS = 64
@@ -60,7 +60,7 @@ def _check_finite(structure: Structure) -> None:
 
 
 def _frame(structure: Structure) -> NDArray[np.float64]:
-    """Check the cell, and complete it by unit vectors along axes that are not periodic [3, 3]."""
+    """Check the cell, and return it [3, 3] with unit vectors along the axes that are not periodic."""
     periodic = structure.pbc
     if not periodic.any():
         return np.eye(3)
@@ -113,7 +113,7 @@ def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], 
     # If all heights exceed 2 r, rounding of fractional coordinates finds every image closer than r.
     between_images = min((height for height, has in zip(heights, periodic.tolist()) if has), default=np.inf)
     if between_images < 2 * MIN_DISTANCE:
-        raise Unusable("overlapping atoms", f"images {between_images:.3g} Å apart")
+        raise Unusable("overlapping atoms", f"an atom and its periodic image are {between_images:.3g} Å apart")
     fractional = positions @ inverse
     i, j = _close_pairs(fractional, periodic, MIN_DISTANCE / min(heights))
     if len(i) == 0:

@@ -61,7 +61,7 @@ def _names() -> dict[str, tuple[float, Dimension]]:
 
 @cache
 def _in_any_case() -> dict[str, tuple[float, Dimension]]:
-    """Names in lower case, except those that differ from another one only by case."""
+    """Units by name in lower case, without MPa and Mbar, whose M would then mean milli."""
     return {name.lower(): value for name, value in _names().items() if name not in ("MPa", "Mbar")}
 
 
@@ -103,9 +103,9 @@ def parse(text: str) -> tuple[float, Dimension] | None:
 
 
 def factor(label: str, unit: str, n_atoms: int = 1) -> float:
-    """Factor that converts a label in `unit` to eV and Å; a unit per atom is multiplied by `n_atoms`.
+    """Factor that converts a label in `unit` to eV and Å; for a unit per atom, it includes `n_atoms`.
 
-    Raises DataError with the unit for one that is unknown, or that a label of this kind cannot have.
+    Raises DataError for a unit that is unknown, or that this label cannot have.
 
     >>> factor("forces", "Hartree/Bohr").__round__(4), factor("energy", "eV/atom", n_atoms=8)
     (51.4221, 8.0)
@@ -124,8 +124,8 @@ def factor(label: str, unit: str, n_atoms: int = 1) -> float:
 
 
 _SAY = (
-    "Write the unit as in kcal/mol, Hartree/Bohr or eV/Å^3: in the file, or with --unit {label}=UNIT, which counts "
-    "more than the file."
+    "Write the unit as in kcal/mol, Hartree/Bohr or eV/Å^3: in the file, or with --unit {label}=UNIT, which "
+    "overrides the file."
 )
 
 _LABEL_WORDS = {
@@ -157,7 +157,7 @@ _UNIT_KEY = re.compile(r"_*(?:(\w+?)_?)?(?:property_)?units?(?:_dict)?(?:_(?:of_
 
 
 def stated(*places: Mapping[str, Any]) -> dict[str, str]:
-    """Collect the units that these mappings state: label or lower-case key -> unit; later mappings win.
+    """Collect the units that these mappings state, by label or lower-case key; later mappings win.
 
     A text with an energy and a length sets both. Raises DataError for a text with neither, and for the unit of a
     quantity that the file does not have, as in `field_unit=Hartree`.
@@ -248,7 +248,7 @@ def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any
     values.discard(key)
     if name not in _LABEL_OF_WORD and name not in values and not _NO_LABEL.fullmatch(name):
         raise DataError(
-            f"{key} = {unit!r}: the file has no value {name!r}, and it is not said which labels have this unit. Give "
+            f"{key} = {unit!r}: the file has no value {name!r}, and does not say which labels have this unit. Give "
             "the units of the labels: --unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
         )
 
@@ -260,7 +260,7 @@ def _put(found: dict[str, str], name: str, unit: Any) -> None:
 
 
 def _of_text(text: str) -> dict[str, str]:
-    """Units of energy and length in `units = "kcal/mol, Å"` or in a unit style."""
+    """Parse the units in a text such as "kcal/mol, Å", or of a unit style such as "metal"."""
     if text.strip().lower() in _UNSTATED:
         return {}
     if text.strip().lower() in _ATOMIC:
@@ -274,7 +274,7 @@ def _of_text(text: str) -> dict[str, str]:
         label = next((name for name, dimension in DIMENSIONS.items() if known and known[1] == dimension), None)
         if label is None:
             raise DataError(
-                f"units = {text!r}, which matscale does not understand at {part!r}. Give the units of the labels: "
+                f"units = {text!r}: matscale does not understand {part!r}. Give the units of the labels: "
                 "--unit energy=eV --unit forces=eV/Å --unit stress=eV/Å^3 --unit length=Å."
             )
         found[label] = part
@@ -282,9 +282,10 @@ def _of_text(text: str) -> dict[str, str]:
 
 
 def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
-    """Unit of the label found under `key`: stated for the key or the label, or derived; None if none is stated.
+    """Unit of the label found under `key`: stated for the key or the label, or derived from those of energy and length.
 
-    Raises DataError if energy or length has another unit and it is not clear whether this label has it, too.
+    None if no unit is stated. Raises DataError if energy is not in eV, or length not in Å, and it is not clear whether
+    this label has other units, too.
     """
     kind = "virial" if label == "stress" and "virial" in key.lower() else label
     for name in (key.lower(), kind, label if kind == "virial" else None):

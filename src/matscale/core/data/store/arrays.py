@@ -1,9 +1,10 @@
 """Named flat arrays in one file, written piece by piece and read by mapping: the safetensors layout.
 
 The layout (8 bytes of header length, a JSON header, the arrays one after another) is that of
-https://github.com/huggingface/safetensors, so that any safetensors library opens a file. Own code writes it, because a
-file is assembled from pieces that need not be in memory at once, and maps it, because batches are gathered from NumPy
-views. Arrays of wide items come first, so that each is aligned to its item size.
+https://github.com/huggingface/safetensors, so that any safetensors library opens a file. This module
+writes files itself, because it assembles them from pieces that need not be in memory at once, and maps them itself,
+because batches are gathered from NumPy views. Arrays with the widest items come first, so that each array is aligned to
+its item size.
 """
 
 from __future__ import annotations
@@ -73,17 +74,17 @@ def _blocks(
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Map a file's arrays as read-only views; only the header is read. Raises OSError or ValueError."""
+    """Map a file's arrays as read-only views; only the header is read. Raises OSError or ValueError for a bad file."""
     with open(path, "rb") as file:
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     size = int.from_bytes(buffer[:8], "little")
     if not 0 < size <= min(_MAX_HEADER, len(buffer) - 8):
-        raise ValueError(f"a header of {size} bytes in a file of {len(buffer)}")
+        raise ValueError(f"it states a header of {size} bytes, in a file of {len(buffer)} bytes")
     try:
         header = json.loads(buffer[8 : 8 + size])
         return {name: _view(buffer, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"a header that cannot be read ({error})") from None
+        raise ValueError(f"its header cannot be read ({error})") from None
 
 
 def _view(buffer: mmap.mmap, offset: int, entry: dict[str, Any]) -> NDArray[Any]:

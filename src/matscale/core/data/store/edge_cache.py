@@ -4,6 +4,8 @@
     <dataset>/graphs/<graph.key>/manifest.json                  the graph, the hash of the dataset they belong to, and
                                                                 a SHA-256 per file
 
+Arrays of a file, for a shard of n structures, N atoms and E edges:
+
 | array | dtype and shape | |
 |---|---|---|
 | atom_ptr | int64 [n + 1] | as in the dataset's shard |
@@ -44,7 +46,7 @@ MANIFEST = "manifest.json"
 
 
 class EdgeCache:
-    """Edges of every structure of a dataset, mapped from disk. Get them from `open_cache` or `build_cache`."""
+    """Edges of every structure of a dataset, mapped from disk. Get one from `open_cache` or `build_cache`."""
 
     def __init__(self, folder: Path, sizes: list[int]) -> None:
         self.folder = folder
@@ -57,7 +59,7 @@ class EdgeCache:
             try:
                 self._maps[number] = map_arrays(path)
             except (OSError, ValueError) as error:
-                raise DataError(f"{path}: was damaged while it was in use ({error}).") from None
+                raise DataError(f"{path}: was damaged while it was in use ({error}). Start again.") from None
         return self._maps[number]
 
     @cached_property
@@ -69,10 +71,9 @@ class EdgeCache:
     def gather(
         self, indices: NDArray[np.int64], first_atoms: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Gather the edges of a batch, (edge_index [2, n_edges], edge_shift [n_edges, 3]), of the structures at
-        `indices`.
+        """Gather the edges of a batch of the structures at `indices`: edge_index [2, n_edges], edge_shift [n_edges, 3].
 
-        `first_atoms` [len(indices)] is the index of the first atom of each structure in the batch.
+        `first_atoms` [len(indices)] is the index in the batch of the first atom of each structure.
         """
         n = len(indices)
         neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
@@ -100,12 +101,12 @@ _NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
 
 
 def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Start and end of each row [2, len(rows)]."""
+    """Start and end of the span of each row, [2, len(rows)]."""
     return np.stack([pointer[rows], pointer[rows + 1]])
 
 
 def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
-    """Open the cache of these edges; None if there is none.
+    """Open the cache of a dataset's edges by the rule `graph`; None if there is no usable one.
 
     A cache of other data (the dataset was packed again), of another rule or with a damaged file is not used: a warning
     is given, and edges are searched again.
@@ -114,7 +115,8 @@ def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
         return None
     found = survey(dataset, graph)
     if found.fault:
-        warnings.warn(f"{found.fault}; these edges are not used. Building the cache replaces them.", stacklevel=2)
+        advice = "the cached edges are not used. Building the cache again replaces them."
+        warnings.warn(f"{found.fault}; {advice}", stacklevel=2)
     return EdgeCache(folder_of(dataset, graph), sizes_of(dataset)) if found.is_whole else None
 
 
@@ -123,7 +125,7 @@ class Survey:
     """State of an edge cache."""
 
     sound: dict[int, dict[str, Any]]
-    """Number of each sound file -> its record in the manifest."""
+    """Records in the manifest of the files that are not damaged, by file number."""
     fault: str = ""
     """First fault that was found; empty if there is none, or no cache."""
     is_whole: bool = False
@@ -132,7 +134,7 @@ class Survey:
 
 
 def survey(dataset: PackedDataset, graph: Graph) -> Survey:
-    """Examine a cache, and check those of its files that were not checked before. Faults are reported, not raised."""
+    """Examine a cache, and check those of its files that were not checked before. Faults are returned, not raised."""
     manifest = folder_of(dataset, graph) / MANIFEST
     if not os.path.lexists(manifest):
         return Survey({})
@@ -141,7 +143,7 @@ def survey(dataset: PackedDataset, graph: Graph) -> Survey:
             raise ValueError("not a file")
         values = json.loads(manifest.read_text(encoding="utf-8"))
         if values["identity"] != identity_of(dataset, graph):
-            return Survey({}, f"{manifest}: belongs to other data or another rule", is_foreign=True)
+            return Survey({}, f"{manifest}: belongs to other data or another neighbour rule", is_foreign=True)
         records = _records(values, dataset)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Survey({}, f"{manifest}: is damaged ({error})")
@@ -160,11 +162,11 @@ def survey(dataset: PackedDataset, graph: Graph) -> Survey:
 
 
 def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
-    """Parse the records of the files. Raises an error, such as ValueError, for a file that `_build` did not write."""
+    """Parse the records of the files. Raises an error, such as ValueError, for a manifest of another form."""
     records: list[dict[str, Any]] = manifest["files"]
     names = [record.get("file") for record in records]
     if names != [file_of(number) for number in range(len(dataset.manifest.shards))]:
-        raise ValueError(f"it names the files {names!r:.100}")
+        raise ValueError(f"the files that it lists do not match the shards: {names!r:.100}")
     return records
 
 
@@ -182,7 +184,7 @@ def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again
 
 
 def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
-    """Check the contents of a file of edges; `atom_ptr` belongs to the shard. Raises ValueError."""
+    """Check the contents of a file of edges against the shard's `atom_ptr`. Raises ValueError for a fault."""
     edge_ptr, neighbor, degree = arrays["edge_ptr"], arrays["neighbor"], arrays["degree"]
     if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
         raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
@@ -234,9 +236,9 @@ def folder_of(dataset: PackedDataset, graph: Graph) -> Path:
 
 
 def identity_of(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
-    """Identity of a cache; edges are valid only if it is equal.
+    """Identity of the cache of this dataset and graph; cached edges are valid only if they have this identity.
 
-    `key` alone is not enough, since it rounds the cutoff.
+    `Graph.key` alone is not enough, since it rounds the cutoff.
     """
     rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # version of the layout
     return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": rule}

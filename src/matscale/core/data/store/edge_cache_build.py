@@ -63,7 +63,7 @@ def _build(
     progress: Reporter,
     kept: dict[int, dict[str, Any]],
 ) -> None:
-    """Build the files of a cache, except those with the numbers `kept`, whose records are given."""
+    """Build the files of a cache, except the undamaged ones; `kept` has their records, by file number."""
     if not kept:
         remove(folder / MANIFEST)
     identity = identity_of(dataset, graph)
@@ -93,7 +93,7 @@ def _build(
 
 
 def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
-    """Write the edges of structures first to last − 1 to `path`, unless it exists; return their number."""
+    """Write the edges of structures `first` to `last` − 1 to `path`, unless they are there; return `last` − `first`."""
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
         return last - first
@@ -121,7 +121,7 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
 
 
 def _joined(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, list[NDArray[Any]]]:
-    """Columns of one file, joined from pieces."""
+    """Join pieces into the columns of one file."""
     columns = {name: [piece[name] for piece in pieces] for name in ("neighbor", "shift", "degree")}
     for name in ("atom_ptr", "edge_ptr"):
         columns[name] = [_pointer(np.concatenate([np.diff(piece[name]) for piece in pieces]))]
@@ -133,7 +133,7 @@ def _pointer(counts: list[int] | NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _narrow(x: NDArray[Any]) -> NDArray[Any]:
-    """Convert to the narrowest integers that hold all values: signed for shifts, or if any is negative."""
+    """Convert to the narrowest integers that hold all values: signed for shifts [n_edges, 3], else unsigned."""
     kinds = (np.int8, np.int16, np.int32) if x.ndim == 2 else (np.uint8, np.uint16, np.uint32)
     for kind in kinds:
         if not x.size or (x.min() >= np.iinfo(kind).min and x.max() <= np.iinfo(kind).max):

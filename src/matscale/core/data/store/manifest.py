@@ -41,14 +41,14 @@ class SourceRecord(_Part):
     path: str
     format: str = ""
     keys: dict[str, str] = {}
-    """Label -> key under which it was found, such as energy -> info['REF_energy']."""
+    """Key under which each label was found in the file, such as {"energy": "REF_energy"}."""
     structures: int = 0
     rejected: int = 0
     """Number of structures that could not be used."""
     filtered: int = 0
     """Number of structures that a filter left out."""
     notes: dict[str, int] = {}
-    """Decision of the reader (unit converted, value ignored) -> number of structures."""
+    """Decisions made while reading (unit converted, value ignored), each with the number of structures concerned."""
 
 
 class Manifest(_Part):
@@ -58,11 +58,11 @@ class Manifest(_Part):
     n_structures: Count
     n_atoms: Count
     elements: dict[str, int]
-    """Symbol -> number of atoms."""
+    """Number of atoms of each element, by symbol."""
     labels: dict[str, int]
-    """Label (energy, forces, stress) -> number of structures that have it."""
+    """Number of structures that have each label (energy, forces, stress)."""
     statistics: dict[str, Any] = {}
-    """Source, or "all" -> property -> moments and histogram: see `matscale.core.data.store.statistics`."""
+    """Moments and histograms by source (or "all") and property: see `matscale.core.data.store.statistics`."""
     sources: list[SourceRecord] = []
     labels_by: str | None = None
     """Labeler that made the labels, "surrogate: chgnet-0.3.0"; None for labels from the sources."""
@@ -72,9 +72,9 @@ class Manifest(_Part):
     rejected: int = 0
     """Number of structures that could not be used; `rejected.jsonl` lists them with reasons."""
     filtered: int = 0
-    """Number of structures that a filter left out; also listed there."""
+    """Number of structures that a filter left out; `rejected.jsonl` lists them, too."""
     isolated_atoms: dict[str, float] = {}
-    """Symbol -> energy [eV] of an isolated atom; frames with isolated atoms are not packed."""
+    """Energies [eV] of isolated atoms, by symbol; frames with isolated atoms are not packed."""
     passed_over: list[str] = []
     """Files in the given folders that no reader knows, except hidden ones, notes, licences and the like."""
     fingerprint: str = ""
@@ -99,7 +99,7 @@ class Manifest(_Part):
             raise DataError(f"{path}: is damaged ({error!r}). {_AGAIN}") from None
         if version != FORMAT_VERSION:
             raise DataError(
-                f"{path}: format version {version}; this matscale reads {FORMAT_VERSION}. "
+                f"{path}: has format version {version}, but this matscale reads version {FORMAT_VERSION}. "
                 "Pack the dataset again with this version, or install the one that wrote it."
             )
         checksum = values.pop("checksum", None)  # datasets of older versions have no checksum
@@ -141,12 +141,12 @@ class Manifest(_Part):
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """SHA-256 of plain values, independent of their layout in the file."""
+    """SHA-256 of JSON values, independent of their layout in the file."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def dataset_hash(shards: list[ShardRecord]) -> str:
-    """Identity of the dataset with these shards."""
+    """Hash that identifies the dataset with these shards."""
     digest = hashlib.sha256(f"matscale packed {FORMAT_VERSION}\n".encode())
     for shard in shards:
         digest.update(f"{shard.sha256} {shard.n_structures} {shard.n_atoms}\n".encode())

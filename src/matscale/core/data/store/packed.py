@@ -1,4 +1,4 @@
-"""`PackedDataset`, a dataset on disk: opened by its manifest alone, gathered from memory maps.
+"""`PackedDataset`, a dataset on disk: opening reads only its manifest, and batches are gathered from memory maps.
 
 A batch takes a few NumPy gathers for any number of structures; no object is made per structure. The files are described
 in `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
@@ -35,11 +35,11 @@ NO_GRAPH = Graph.none()
 _CHUNK = 8192
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
-"""(arrays of a shard, rows in it, their positions in the batch; None if all rows are in this shard)"""
+"""Parts of a batch: (arrays of a shard, rows in the shard, their positions in the batch; None for a single part)."""
 
 
 class PackedDataset:
-    """Structures with labels on disk, in the order in which they were packed. Make one with `open`."""
+    """Dataset of structures with labels on disk, in the order in which they were packed. Get one from `open`."""
 
     def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, progress: Reporter = SILENT) -> None:
         self.path, self.manifest, self.in_memory, self.progress = path, manifest, in_memory, progress
@@ -96,7 +96,7 @@ class PackedDataset:
         if (len(arrays["group"]), int(arrays["atom_ptr"][-1])) != (record.n_structures, record.n_atoms):
             raise DataError(
                 f"{path}: holds {len(arrays['group'])} structures and {arrays['atom_ptr'][-1]} "
-                f"atoms, the manifest says {record.n_structures} and {record.n_atoms}. Copy the dataset again."
+                f"atoms, but the manifest says {record.n_structures} and {record.n_atoms}. Copy the dataset again."
             )
         try:
             check_once(path, record.sha256, lambda: check_shard(arrays, n_sources), f"{n_sources} sources", again)
@@ -146,14 +146,14 @@ class PackedDataset:
     def has(self, label: str) -> NDArray[np.bool_]:
         """Whether each structure has the label "energy", "forces" or "stress" [n]."""
         if label not in LABELS:
-            raise DataError(f"No label {label!r}. {did_you_mean(label, LABELS)}")
+            raise DataError(f"There is no label {label!r}. {did_you_mean(label, LABELS)}")
         return self._column(f"has_{label}").astype(bool)
 
     def _pieces(self, indices: Indices) -> tuple[NDArray[np.int64], Pieces]:
         index = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(index) and not (index.min() >= 0 and index.max() < len(self)):
             wrong = int(index[(index < 0) | (index >= len(self))][0])
-            raise IndexError(f"structure {wrong} of a dataset of {len(self):,} (0 to {len(self) - 1})")
+            raise IndexError(f"there is no structure {wrong} in a dataset of {len(self):,} (0 to {len(self) - 1})")
         if len(self._starts) == 2:
             return index, [(self.shard(0), index, None)]
         owner = np.searchsorted(self._starts, index, side="right") - 1
@@ -171,9 +171,9 @@ class PackedDataset:
         return _rows("energy", pieces, len(index))
 
     def composition(self, indices: Indices | None = None) -> NDArray[np.int32]:
-        """Numbers of atoms of each element, by atomic number [n, 119].
+        """Count the atoms of each element in each structure: [n, 119], by atomic number.
 
-        A structure takes 476 bytes, so ask for a few thousand.
+        The result takes 476 bytes per structure, so ask for a few thousand at a time.
         """
         index, pieces = self._pieces(np.arange(len(self)) if indices is None else indices)
         atoms = _Atoms(pieces, len(index))
@@ -269,7 +269,7 @@ class PackedDataset:
         return joined(edges_of_each(zip(names, positions, cell, pbc), graph), atoms.counts.tolist())
 
     def forget_graphs(self) -> None:
-        """Look for cached graphs again at the next batch, since one has been built."""
+        """Make the next batch look for cached edges on disk again, as after they have been built."""
         self._caches.clear()
 
     def verify(self) -> None:
@@ -298,7 +298,7 @@ def _check_size(path: Path, record: ShardRecord) -> None:
 
 
 class _Atoms:
-    """Positions in the shards of the atoms of a batch."""
+    """Index of the atoms of a batch: where in the shards they are stored."""
 
     def __init__(self, pieces: Pieces, n: int) -> None:
         self._pieces, self.counts = pieces, np.empty(n, dtype=np.int64)
@@ -314,7 +314,7 @@ class _Atoms:
         self._maps = [self._map(first, places) for first, (_, _, places) in zip(firsts, pieces)]
 
     def _map(self, first: NDArray[np.int64], places: NDArray[np.int64] | None) -> tuple[Any, Any]:
-        """Rows of atoms in a shard, and in the batch (None for all of them)."""
+        """Rows of one part's atoms in its shard, and in the batch (None if there is only one part)."""
         if places is None:
             return self._within + np.repeat(first - self.starts, self.counts), None
         counts = self.counts[places]
@@ -334,7 +334,7 @@ class _Atoms:
         return result
 
     def batch(self) -> NDArray[np.int64]:
-        """Structure of each atom, [n_atoms]."""
+        """Index in the batch of each atom's structure, [n_atoms]."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 

@@ -1,6 +1,6 @@
 """Shard: one file of a packed dataset, with the arrays of many structures one after another.
 
-`matscale.core.data.store.arrays` describes the layout of the file.
+`matscale.core.data.store.arrays` describes the layout of the file. Arrays, for n structures with N atoms in all:
 
 | array | dtype and shape | unit |
 |---|---|---|
@@ -56,7 +56,7 @@ def group_hash(name: str) -> int:
 
 
 def arrays_of(structures: Sequence[Structure], sources: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Make the arrays of a shard with `structures`, which come from the sources with these numbers."""
+    """Make the arrays of a shard from `structures`; `sources` has the number of each one's source."""
     n, counts = len(structures), [len(s) for s in structures]
     none3, atoms = np.full((3, 3), np.nan), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     has = {f"has_{label}": [getattr(s, label) is not None for s in structures] for label in LABELS}
@@ -89,7 +89,7 @@ def _concatenate(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
     """Round positions and forces to `precision`, "float64" or "float32"; the other arrays stay.
 
-    Before that, atoms far from the origin are moved near it, which does not change the physics.
+    Before rounding to float32, structures far from the origin are moved near it, which changes no distance.
     """
     if precision == "float32":
         counts = np.diff(arrays["atom_ptr"])
@@ -153,7 +153,7 @@ def _check_shapes(arrays: Arrays) -> None:
 def check_shard(arrays: Arrays, n_sources: int) -> None:
     """Check the values of a shard. Raises ValueError that names the first wrong structure.
 
-    `n_sources` belongs to the dataset. Memory grows with the number of structures, not of atoms.
+    `n_sources` is the number of sources of the dataset. Memory grows with the number of structures, not of atoms.
     """
     pointer, z = arrays["atom_ptr"], arrays["atomic_numbers"]
     if pointer[0] != 0:
@@ -189,7 +189,7 @@ def _rowwise(claims: NDArray[np.bool_], combine: Any = np.any) -> NDArray[np.boo
 
 
 def _finite(per_atom: NDArray[Any], pointer: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether all numbers [N, 3] of a structure are finite, [n]."""
+    """Whether all values of each structure are finite [n]; its rows of `per_atom` [N, 3] begin at `pointer` [n + 1]."""
     with np.errstate(over="ignore", invalid="ignore"):
         # A sum is finite only if all terms are, and costs less than looking at each.
         finite = np.isfinite(np.add.reduceat(per_atom.reshape(-1), 3 * pointer[:-1]))

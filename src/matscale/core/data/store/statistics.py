@@ -1,7 +1,7 @@
-"""Moments and histograms of a dataset's properties, in one pass and bounded memory; those of parts can be added.
+"""Moments and histograms of a dataset's properties, in one pass and bounded memory.
 
 Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets line up
-and can be added; only the bins that hold something are kept. If there are too many (stress in kbar), neighbouring bins
+and can be added; only bins that hold a value are kept. If there are too many (stress in kbar), neighbouring bins
 are joined in pairs, repeatedly, so that memory and manifest stay small for any values.
 """
 
@@ -58,7 +58,7 @@ class Summary:
     minimum: float = np.inf
     maximum: float = -np.inf
     bins: dict[int, int] = field(default_factory=dict)
-    """Number of the bin -> number of values in it; bin k covers [k, k + 1) · `joined` widths."""
+    """Number of values in each filled bin, by bin number; bin k covers [k, k + 1) · `joined` · `Property.width`."""
     joined: int = 1
     """Number of original bins that one bin stands for: a power of two."""
     zeros: int = 0
@@ -112,7 +112,7 @@ class Summary:
 
 @dataclass
 class PropertySummaries:
-    """The summaries of all properties over some part of a dataset."""
+    """Summaries of all properties over a part of a dataset."""
 
     n_structures: int = 0
     summaries: dict[str, Summary] = field(default_factory=lambda: {name: Summary() for name in PROPERTIES})
@@ -170,7 +170,7 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 
 def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, PropertySummaries]:
-    """Summaries of parts of a dataset, such as training and validation, given by indices. One pass, bounded memory."""
+    """Summarise parts of a dataset, such as training and validation, given by row indices: one pass, bounded memory."""
     masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
     for name, indices in parts.items():
         masks[name][indices] = True

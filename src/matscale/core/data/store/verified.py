@@ -1,8 +1,8 @@
-"""Check files only once: a stamp records which file had the right SHA-256 and contents.
+"""Check each file only once: a stamp records that the file had the right SHA-256 and contents.
 
 The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`, or in the user's cache folder if that cannot be
-written. It holds size, mtime, ctime and inode of the file. Any write changes one of them: programs can reset mtime, but
-not ctime. A copied or moved file is checked again.
+written. The stamp holds size, mtime, ctime and inode of the file. Any write changes one of them: programs can reset
+mtime, but not ctime. A copied or moved file is checked again.
 
 A stamp does not detect bits that a disk loses without a write; `matscale data info --verify` ignores stamps and reads
 everything.
@@ -32,7 +32,7 @@ T = TypeVar("T")
 CHECKS = 1
 """Version of the checks. Raise it when checks are added, so that files with older stamps are checked again."""
 SETTLED_NS = 2_000_000_000
-"""Files changed less than this before the check get no stamp [s].
+"""Least age [ns] of a file's last change at the time of the check; a file that changed later gets no stamp.
 
 Clocks of file systems tick in up to two seconds, so that a later change could have the same time.
 """
@@ -42,11 +42,11 @@ _LONG = 1.0
 
 
 def check_once(path: Path, digest: str, inspect: Callable[[], object], against: str = "", again: bool = False) -> bool:
-    """Compare a file's SHA-256 with `digest` and check its contents by `inspect`, unless a stamp says it was done.
+    """Compare a file's SHA-256 with `digest` and check its contents by `inspect`, unless the file has a stamp.
 
-    `against` identifies what else `inspect` compares the file with; `again` ignores the stamp. Of several processes,
-    the others wait for the first. Returns whether the file was read. Raises ValueError that says what is wrong, any
-    error of `inspect`, and OSError for a file that cannot be read.
+    `against` identifies what else `inspect` compares the file with; `again` ignores the stamp. If several
+    processes check a file at once, all but the first wait. Returns whether the file was read. Raises ValueError that
+    says what is wrong, any error of `inspect`, and OSError for a file that cannot be read.
     """
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError("is not a file" if path.exists() else "is missing")
@@ -113,9 +113,9 @@ def _forget(path: Path) -> None:
 
 
 def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, progress: Reporter) -> Iterator[T]:
-    """Run `check` for the number of each file, in up to one thread per core, and yield the results in order.
+    """Run `check(k)` for file k of `paths`, k = 0, 1, ..., in up to one thread per core; yield the results in order.
 
-    `progress` reports `what`, in MiB, if it takes longer than a second.
+    After a second, `progress` reports `what` with the MiB that are done.
     """
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()

@@ -23,7 +23,7 @@ from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30
-"""Size of a shard. There are few large shards, so that a shuffled batch opens few files."""
+"""Approximate size of a shard [bytes]. There are few large shards, so that a shuffled batch opens few files."""
 PARTS = ".parts"
 PLAN = "shards.json"
 """File with the assignment of pieces to shards, written when joining begins."""
@@ -40,7 +40,7 @@ class ShardWriter:
     writer.append(structure)
     manifest = writer.finish()
     ```
-    `source` of `append` is an index into `sources`.
+    Until `finish` returns, the folder is no dataset.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ShardWriter:
         self._bytes = 0
 
     def append(self, *structures: Structure, source: int = 0) -> None:
-        """Append structures in this order."""
+        """Append structures in this order; `source` is the index of their source in `sources`."""
         for structure in structures:
             self._structures.append(structure)
             self._numbers.append(source)
@@ -88,7 +88,7 @@ class ShardWriter:
         self._structures, self._numbers, self._bytes = [], [], 0
 
     def finish(self, **described: Any) -> Manifest:
-        """Join the pieces, measure, and write the manifest; `described` sets further fields of it (filters, ...)."""
+        """Join the pieces and write the manifest with statistics; `described` sets further fields (filters, ...)."""
         self._spill()
         if not self.sources:
             self.sources = [SourceRecord(path=self.labels_by or "python")]
@@ -100,7 +100,7 @@ class ShardWriter:
 
 
 def check_precision(precision: str) -> None:
-    """Raises ConfigError unless `precision` is one that shards can have."""
+    """Raises ConfigError unless `precision` is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision = {precision!r}: must be one of {', '.join(PRECISIONS)}.")
 
@@ -112,7 +112,7 @@ def join(
 
     A shard from an interrupted join is kept: its digest was written before its pieces were deleted. `done` is called
     with the pieces of each finished shard, so that they can be deleted. Raises DataError for a shard or a plan that has
-    changed since.
+    changed since it was written.
     """
     plan_file = folder / PARTS / PLAN
     plan = _plan(pieces, shard_bytes, plan_file)
@@ -167,7 +167,7 @@ def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str
 
 
 def describe(folder: Path, shards: list[ShardRecord], sources: Sequence[SourceRecord], **described: Any) -> Manifest:
-    """Measure the shards and write the manifest, which turns `folder` into a dataset."""
+    """Compute the statistics of the shards and write the manifest, which turns `folder` into a dataset."""
     from ase.data import chemical_symbols
 
     counts, labels = np.zeros(256, dtype=np.int64), dict.fromkeys(LABELS, 0)

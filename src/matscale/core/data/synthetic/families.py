@@ -25,7 +25,7 @@ STEPS_PER_FRAME = 10
 def family(recipe: Recipe, labeler: Labeler, number: int, given: Structure | None = None) -> list[Structure]:
     """Make the labelled structures of parent `number`; `given` is the parent itself when it comes from a file.
 
-    They share a group: that of the given structure, or prototype and reduced formula ("l12-AlNi3"), so that a split
+    The structures share a group: that of `given`, or prototype and reduced formula ("l12-AlNi3"), so that a split
     keeps all decorations of one alloy together. The last parent of a recipe may have fewer structures.
     """
     rng = np.random.default_rng([recipe.seed, number])
@@ -49,9 +49,9 @@ def _bare(structure: Structure) -> Atoms:
 
 
 class _Draw:
-    """Random draw that is repeated if its result is absurd.
+    """Random draws of structures, each repeated until the result is usable.
 
-    That is, if atoms overlap, or forces or stresses exceed the recipe's limits.
+    Unusable: atoms overlap, or forces or stress exceed the recipe's limits.
     """
 
     def __init__(self, recipe: Recipe, calculator: Any, rng: Generator) -> None:
@@ -65,8 +65,8 @@ class _Draw:
             if self._labelled(atoms) is not None:
                 return atoms
         raise DataError(
-            f"{ATTEMPTS} parents of prototype {prototype!r} on {', '.join(self.recipe.elements)} were unusable "
-            "(atoms overlap, or forces or stress beyond the recipe's limits). Leave this prototype out, or raise "
+            f"{ATTEMPTS} parents of prototype {prototype!r} made of {', '.join(self.recipe.elements)} were unusable "
+            "(atoms overlap, or forces or stress exceed the recipe's limits). Leave this prototype out, or raise "
             f"forces_max = {self.recipe.forces_max} eV/Å."
         )
 

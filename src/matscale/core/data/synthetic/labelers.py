@@ -18,9 +18,9 @@ from matscale.core.data.structure import Structure, voigt_to_full
 from matscale.core.errors import ConfigError, PluginError, did_you_mean
 
 DECIMALS = {"positions": 6, "cell": 6, "energy": 6, "forces": 6, "stress": 8}
-"""Digits of stored numbers: far below any error of interest, far above the last bit, which differs between processors.
+"""Decimals to which labels are rounded, so that one recipe gives the same bytes and dataset hash on all machines.
 
-So the same recipe gives the same bytes, and the same dataset hash, on different machines.
+The rounding is far below any error of interest, and far above the last bit, which differs between processors.
 """
 
 MPTRJ_ELEMENTS = tuple(chemical_symbols[z] for z in (*range(1, 84), *range(89, 95)))
@@ -40,22 +40,23 @@ class Labeler:
     reference: str
     """DOI or arXiv id of the paper."""
     calculator: Callable[[], Any]
-    """Makes an ASE calculator of energy [eV], forces [eV/Å] and, in fully periodic structures, stress [eV/Å³].
+    """Function that makes an ASE calculator of energy [eV], forces [eV/Å] and, in fully periodic structures, stress
+    [eV/Å³].
 
     It is called once per parent structure, so that no state of a calculator is shared; cache what is slow to load.
-    Raises PluginError if its package is missing.
+    Raises PluginError if the labeler's package is missing.
     """
     tag: str | Callable[[], str]
-    """Entry in the manifest, with the version that determines the numbers: "chgnet-0.3.0"."""
+    """Name and version of the potential for the manifest, "chgnet-0.3.0", or a function that returns them."""
     elements: tuple[str, ...] | None = None
-    """Chemical symbols that it can label; None for any."""
+    """Symbols of the elements that the labeler knows; None if it knows all."""
 
     def labels_by(self) -> str:
         """Text of `labels_by` in the manifest: "surrogate: chgnet-0.3.0"."""
         return f"surrogate: {self.tag if isinstance(self.tag, str) else self.tag()}"
 
     def choose(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Check `elements`; without any, return all that this labeler knows. Raises ConfigError for an unknown one."""
+        """Return `elements`, or all that this labeler knows if none is given. Raises ConfigError for an unknown one."""
         if not elements and self.elements is None:
             raise ConfigError(f"The labeler {self.name!r} accepts all elements: choose some, such as --elements Cu,Ni.")
         known = self.elements or tuple(symbol for symbol in atomic_numbers if symbol != "X")
@@ -78,7 +79,7 @@ def needs(package: str) -> Iterator[None]:
 
 
 def label(atoms: Any, calculator: Any) -> Structure:
-    """Label `atoms` (ase.Atoms): a Structure with the calculator's labels, rounded to `DECIMALS`.
+    """Label `atoms` (ase.Atoms): return a Structure with the calculator's labels, rounded to `DECIMALS`.
 
     Positions are rounded before they are labelled, so that the labels belong to the stored positions. A structure that
     is not periodic in all three directions has no stress.

@@ -27,7 +27,7 @@ from matscale.core.parallel import in_processes
 from matscale.core.progress import SILENT, Reporter
 
 EDITION = 2
-"""Version of the recipes' results. Raise it when equal recipes give other structures."""
+"""Version of the code that makes structures. Raise it when equal recipes no longer give the same structures."""
 
 
 def make(
@@ -42,7 +42,7 @@ def make(
 
     `workers` is the number of processes; more than one needs a labeler that an installed plugin registers.
     `recipe.toml` is written beside the manifest. Raises ConfigError for an invalid recipe, DataError if `path` exists
-    or if draws are absurd repeatedly.
+    and is not an empty folder, or if no usable structure can be drawn.
     """
     path, recipe = Path(path), recipe.of(labeler)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -77,7 +77,7 @@ def _named(structure: Structure, file: str) -> Structure:
 
 
 def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers: int) -> Iterator[list[Structure]]:
-    """Yield the structures of parent 0, 1, ..., in this order."""
+    """Yield the structures of each parent, a list per parent, in the order of the parents' numbers."""
     order = np.random.default_rng(recipe.seed).permutation(len(given))
     parents = ((k, given[order[k % len(given)]] if given else None) for k in range(recipe.n_parents))
     workers = min(workers, recipe.n_parents)

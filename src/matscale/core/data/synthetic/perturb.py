@@ -18,7 +18,7 @@ from matscale.core.data.synthetic.prototypes import radii
 from matscale.core.errors import DataError
 
 BLOWN_UP = 1000.0
-"""eV/Å"""
+"""Force component [eV/Å] from which on dynamics count as blown up."""
 
 
 def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> Atoms:
@@ -50,11 +50,11 @@ def strain(atoms: Atoms, size: float, rng: Generator) -> Atoms:
 def langevin(
     atoms: Atoms, calculator: Any, temperature: float, steps: int, every: int, rng: Generator
 ) -> Iterator[Atoms]:
-    """Run Langevin dynamics at `temperature` [K] from `atoms`, and return a frame after every `every` of `steps` steps.
+    """Run `steps` steps of Langevin dynamics at `temperature` [K], and yield a frame after every `every` steps.
 
-    The BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs. The time step is 4
-    fs for aluminium and heavier elements, and scales with the square root of the lightest mass. Dynamics that blow up
-    (a force beyond `BLOWN_UP`, or not finite) end with fewer frames.
+    Integrator: BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs. The
+    time step is 4 fs for aluminium and heavier elements, and scales with the square root of the lightest mass. Dynamics
+    that blow up (a force beyond `BLOWN_UP`, or not finite) end with fewer frames.
     """
     moving = atoms.copy()
     moving.calc = calculator
@@ -79,7 +79,7 @@ def langevin(
 
 
 def _at_rest(velocity: NDArray[np.float64], mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Subtract the motion of the centre of mass from velocities."""
+    """Subtract the velocity of the centre of mass from velocities [n, 3]; `mass` [n, 1]."""
     drift: NDArray[np.float64] = (mass * velocity).sum(axis=0) / mass.sum()
     return velocity - drift
 

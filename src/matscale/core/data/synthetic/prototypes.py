@@ -1,7 +1,7 @@
-"""Parent structures: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells, on any elements.
+"""Parent structures of any elements: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells.
 
-A parent is a supercell in a random orientation of its lattice, decorated with elements, at the volume that Vegard's
-rule (radii mix linearly) gives from the elements' crystals. All randomness comes from the given generator.
+A parent is a supercell with randomly drawn lattice vectors, decorated with elements, at the volume that Vegard's rule
+(radii mix linearly) gives from the elements' crystals. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LATTICES: dict[str, tuple[Any, Any, tuple[int, ...] | None]] = {
     "l10": (_TETRAGONAL, ((0, 0, 0), _MIDDLE), (0, 1)),
 }
 PROTOTYPES = (*_LATTICES, "random")
-"""Names for recipes."""
+"""Names of the prototypes that a recipe may list."""
 
 
 def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
 
 
 def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
-    """Make a parent of 1 to `max_atoms` atoms."""
+    """Make a parent of the prototype `name`: at most `max_atoms` atoms, but at least one unit cell."""
     if name == "random":
         return random_cell(elements, max_atoms, rng)
     cell, sites, species = _LATTICES[name]
@@ -118,8 +118,8 @@ def _species(elements: Sequence[str], n_atoms: int, rng: Generator) -> NDArray[n
 def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
     """Place atoms one by one into a random triclinic cell, at distances above 0.8 of the sum of their radii.
 
-    The limit holds between an atom and its images, too. The cell is larger than the crystal by up to 30 %, and grows if
-    an atom finds no room.
+    The limit holds between an atom and its images, too. The cell has 1 to 1.3 times the volume of a crystal of these
+    atoms (`volume`), and grows if an atom finds no room.
     """
     z = np.array([atomic_numbers[symbol] for symbol in elements])[
         _species(elements, int(rng.integers(1, max_atoms + 1)), rng)
@@ -135,7 +135,7 @@ def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atom
 
 
 def _throw(z: NDArray[np.int64], cell: NDArray[np.float64], rng: Generator) -> NDArray[np.float64] | None:
-    """Positions [n, 3] without overlaps, or None if an atom found no room in 50 attempts."""
+    """Draw positions [n, 3] Å without overlaps; None if an atom found no room in 50 attempts."""
     own_images = np.linalg.norm(np.delete(_IMAGES, 13, axis=0) @ cell, axis=-1)  # the 13th is the cell itself
     if own_images.min() < 1.6 * radii(z).max():
         return None
@@ -166,7 +166,10 @@ def volume(z: NDArray[np.int64]) -> float:
 
 
 def radii(z: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Radii [n] in Å: half the nearest distance in an fcc crystal with the volume of the element's own crystal."""
+    """Radii [n] Å: half the nearest-neighbour distance in an fcc crystal with the element's volume per atom.
+
+    For elements that are not fcc, bcc or hcp, 1.1 times the covalent radius.
+    """
     return np.array([_radius(int(number)) for number in z])
 
 

@@ -25,11 +25,11 @@ class Recipe(Config):
     """
 
     n: Count = 4000
-    """Structures."""
+    """Number of structures."""
     elements: tuple[str, ...] = ()
-    """Symbols; default: all that the labeler knows."""
+    """Symbols of the elements; default: all that the labeler knows."""
     prototypes: tuple[str, ...] = PROTOTYPES
-    """Kinds of parents, taken in turn."""
+    """Prototypes of the parents, taken in turn."""
     files: tuple[str, ...] = ()
     """Files whose structures are the parents, in place of prototypes."""
     max_atoms: Annotated[int, Field(ge=1, le=10_000)] = 32
@@ -45,14 +45,14 @@ class Recipe(Config):
     strained: Share = 0.15
     """Share of structures that are strained by twice `strain` without displacements.
 
-    The others are rattled and strained.
+    Structures that are neither these nor frames of Langevin runs are rattled and strained.
     """
     strain: Share = 0.02
     """Standard deviation of each strain component."""
     spring: Positive = 3.0
     """Spring constant that converts a temperature to displacements [eV/Å²]."""
     closeness: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Least distance of two atoms, relative to the sum of their radii; closer structures are drawn again."""
+    """Least distance of two atoms, relative to the sum of their radii; structures below it are drawn again."""
     forces_max: Positive = 30.0
     """Largest force component [eV/Å]; structures beyond it are drawn again."""
     stress_max: Positive = 1.0
@@ -65,11 +65,11 @@ class Recipe(Config):
         return -(-self.n // self.per_parent)
 
     def of(self, labeler: Labeler) -> Recipe:
-        """Complete a recipe with the labeler's elements. Raises ConfigError if elements or prototypes do not fit."""
+        """Complete the recipe with the labeler's elements. Raises ConfigError if its settings contradict each other."""
         elements = labeler.choose(self.elements)
         if self.dynamics + self.strained > 1:
             raise ConfigError(
-                f"dynamics = {self.dynamics} and strained = {self.strained}: the shares add up to more than 1."
+                f"dynamics = {self.dynamics} and strained = {self.strained}: the sum is above 1. Lower one of them."
             )
         if not self.rattle_temperatures or not self.dynamics_temperatures:
             raise ConfigError(

@@ -1,10 +1,11 @@
 """Activation checkpointing: less memory in training for more time (Chen et al., arXiv:1604.06174).
 
 Only the inputs of a block are stored; the backward pass runs the block again, with the same random numbers. Gradients
-are equal bit for bit. A model lists the modules for which this is possible in a method `recomputable()`: successive
+stay equal bit for bit. A model lists the modules for which this is possible in a method `recomputable()`: successive
 blocks, not nested.
 
-FLOPs of the second run do not count: they are counted on the reference path, on which a model runs everything once.
+FLOPs of the second run do not count: they are counted in the reference form (`matscale.core.model.reference_path`),
+in which a model runs everything once.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from matscale.core.model.reference_path import is_readable_wanted
 def checkpoint_activations(model: nn.Module, name: str) -> None:
     """Make the `recomputable()` modules of `model` store only their inputs; the names of weights stay.
 
-    Raises ConfigError for a model, of the architecture `name`, that lists none.
+    Raises ConfigError, with the architecture's `name`, if the model lists none.
     """
     modules: list[nn.Module] = getattr(model, "recomputable", list)()
     if not modules:
         raise ConfigError(
-            f"compute.checkpoint_activations = true: a model of {name!r} has no blocks that can be run again. Leave it "
-            "out; to need less memory, make batches smaller: --set batch.atoms=... with --set batch.accumulate=..."
+            f"compute.checkpoint_activations = true: a model of {name!r} has no blocks that can be run again. Leave "
+            "this setting out. To need less memory, make batches smaller: --set batch.atoms=... with "
+            "--set batch.accumulate=..."
         )
     for module in modules:
         module.forward = _Recomputed(module.forward)
 
 
 def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function(*arguments)`, a replacement of `module`; run it again in the backward if `module` is
-    recomputed."""
+    """Call `function(*arguments)` in place of `module`, with the same recomputation in the backward pass, if any."""
     forward = module.forward
     return forward.run(function, *arguments) if isinstance(forward, _Recomputed) else function(*arguments)
 

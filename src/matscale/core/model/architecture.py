@@ -21,9 +21,9 @@ CLAIMS = {
     "translation": "moving all atoms together changes nothing",
     "periodic": "moving one atom by a lattice vector, or choosing another cell of the same crystal, changes nothing",
     "rotation": "energy is invariant; forces and stress turn with the structure",
-    "reflection": "the same for mirror images",
+    "reflection": "energy is invariant for mirror images; forces and stress are mirrored",
     "extensive": "a supercell has energy in proportion to its size",
-    "smooth": "energy and forces are continuous, also as neighbours enter and leave or an edge points elsewhere",
+    "smooth": "energy and forces are continuous, also as neighbours enter and leave or edges change direction",
     "conservative": "forces and stress are derivatives of the energy",
 }
 """Symmetries and properties that an architecture may claim; `matscale plugins check` tests the claimed ones."""
@@ -37,7 +37,7 @@ class ArchitectureConfig(Config):
 class DatasetInfo:
     """Facts about the data that a model may use when it is built.
 
-    Stored in the run record, to rebuild the same model.
+    The run record stores them, so that the same model can be built again.
     """
 
     elements: tuple[int, ...] = tuple(range(1, 119))
@@ -74,29 +74,34 @@ class Architecture:
     """DOI or arXiv id of the paper."""
     config: type[ArchitectureConfig]
     build: Callable[[Any, DatasetInfo], nn.Module]
-    """(config, info) -> module whose forward maps an AtomicBatch to Outputs.
+    """Function (config, info) that returns a module whose forward maps an AtomicBatch to Outputs.
 
     A pure function, except that it draws weights from torch's global generator, which the core seeds
     (`Architecture.model`).
     """
     ladder: Callable[[int], Any]
-    """Wanted number of parameters -> the closest config of this family, varying one documented hyperparameter."""
+    """Function (n_params) that returns the config of the closest model size, varying one documented hyperparameter."""
     dial: str
-    """Quantity that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
+    """Hyperparameter that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
     claims: frozenset[str] = frozenset()
-    """Symmetries and other claims that hold for every config of the family, unless `claims_for` gives others; with it
-    and without a value, those of the default config."""
+    """Properties (`CLAIMS`) that hold for every config of the family.
+
+    If they depend on the config, `claims_for` returns them, and this field defaults to those of the default config.
+    """
     forces: Literal["direct", "gradient", "both"] = "direct"
-    """`direct`, `gradient`, or `both`: then the config has a field `forces`."""
+    """Source of the forces: prediction (`direct`), derivative of the energy (`gradient`), or either (`both`).
+
+    With `both`, the config has a field `forces` that chooses.
+    """
     graph: Callable[[Any], Graph] = field(default=lambda config: Graph.none())
-    """config -> neighbour rule that the model needs."""
+    """Function (config) that returns the neighbour rule of the model."""
     sizes: Mapping[str, ArchitectureConfig] = field(default_factory=dict)
     """Published configurations by name."""
     step_flops: Callable[[Any, BatchShape], float] | None = None
-    """(config, shape) -> FLOPs of one optimiser step; None if they are counted by running a step."""
+    """Function (config, shape) that returns the FLOPs of one optimiser step; None if a step is run to count them."""
     max_atomic_number: int = 118
     claims_for: Callable[[Any], frozenset[str]] | None = None
-    """config -> its claims, for a family in which a claim depends on an option."""
+    """Function (config) that returns its claims, for a family in which a claim depends on an option."""
     rotation_tolerance: float = 1e-6
     """Largest relative error, in float64, of the claims rotation and reflection.
 
@@ -133,9 +138,8 @@ class Architecture:
         """Return `claims`. Raises ConfigError for an unknown claim: a misspelt one would never be checked."""
         unknown = claims - set(CLAIMS)
         if unknown:
-            raise ConfigError(
-                f"Architecture {self.name!r} claims {sorted(unknown)}. {did_you_mean(min(unknown), CLAIMS)}"
-            )
+            nearest = did_you_mean(min(unknown), CLAIMS)
+            raise ConfigError(f"Architecture {self.name!r} makes unknown claims {sorted(unknown)}. {nearest}")
         return claims
 
     def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:
@@ -194,8 +198,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def graded(dial: int) -> int:
-    """Width of a layer for each step 1, 2, 3, ... of a ladder: every number up to 128, then steps of 2, from 256 of 4,
-    ...
+    """Width of a layer at step `dial` = 1, 2, 3, ... of a ladder: steps of 1 up to 128, of 2 up to 256, of 4 up to 512.
+
+    And so on: the steps double each time the width does.
 
     From 64 on, successive widths differ by at most 1/64, and wide layers get widths that are efficient on GPUs.
 
@@ -217,9 +222,9 @@ def closest(
 ) -> C:
     """Choose the config `make(dial)`, dial = 1, 2, ..., whose model has the parameter count nearest to `n_params`.
 
-    Small models change a lot from one width to the next: if the nearest is more than 2 % away, `fine(config, dial)`
-    varies a second, finer setting of that config. Counts must not decrease with either dial. Models are built on
-    torch's `meta` device: nothing is allocated.
+    Small models change a lot from one width to the next: if the nearest count is off by more than 2 %,
+    `fine(config, dial)` varies a second, finer setting of that config. Counts must not decrease with either dial.
+    Models are built on torch's `meta` device: nothing is allocated.
 
     >>> closest(1_000, lambda width: width, lambda width, info: nn.Linear(width, width))
     31
@@ -239,7 +244,7 @@ def closest(
 
 
 def _nearest(n_params: int, make: Callable[[int], C], count: Callable[[C], int]) -> C:
-    """Find the dial at which an increasing count passes `n_params`, by bisection."""
+    """Find the config whose count is nearest to `n_params`, by bisection of the dial; counts increase with it."""
     low, high = 1, 2
     while count(make(high)) < n_params:
         low, high = high, 2 * high

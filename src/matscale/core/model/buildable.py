@@ -17,7 +17,7 @@ from matscale.core.errors import ConfigError
 MOST_PARTS = 20_000
 """Largest number of layers and weight arrays of one model; the largest published models have some thousands."""
 LARGE = 500
-"""Integer in a configuration above which the parts of the model are counted before it is built."""
+"""Largest integer of a configuration with which a model is built without counting its parts first."""
 _OF_MEMORY = (
     "allocate memory",
     "out of memory",
@@ -29,8 +29,9 @@ _OF_MEMORY = (
 
 @contextmanager
 def buildable(name: str) -> Iterator[None]:
-    """Context that raises ConfigError for a model of the architecture `name` with too many parts or too little
-    memory.
+    """Context for building a model of the architecture `name`.
+
+    Raises ConfigError if the model has too many parts or does not fit in the memory.
     """
     parts = 0
 
@@ -60,9 +61,7 @@ def buildable(name: str) -> Iterator[None]:
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Mode in which functions that fill tensors in place (`uniform_`, `zero_`, ...) do nothing, for the device
-    `meta`.
-    """
+    """Torch mode, for the device `meta`, in which `uniform_`, `zero_` and other in-place fills do nothing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _FILLS and args and isinstance(args[0], torch.Tensor):
@@ -86,7 +85,7 @@ def without_weights(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def check_parts(name: str, values: Any, build: Callable[[], nn.Module]) -> None:
-    """Raises ConfigError for a configuration (its plain values) of too many parts, before any weight is drawn."""
+    """Raises ConfigError, before any weight is drawn, if a model has too many parts; `values` is its plain config."""
     if not _has_large(values):
         return
     try:

@@ -2,7 +2,7 @@
 
 Packages of models may change global state when they are imported or build a model: the default type of tensors, the
 seeds of all generators, the way in which processes share tensors, filters of warnings, and environment variables, which
-child processes inherit. One of these variables disables the safe loading of torch. A plugin that wraps such a package
+child processes inherit (one such variable disables the safe loading of torch). A plugin that wraps such a package
 imports it and builds models inside this context.
 """
 

@@ -59,10 +59,11 @@ class Potential(nn.Module):
         graph: Graph | None = None,
         isolated: bool = False,
     ) -> None:
-        """Set up with `references` [119] eV per atom by atomic number (0 for elements without one).
+        """Set up the potential of `model`.
 
-        `graph` is the neighbour rule for its batches; none by default. `isolated`: structures without edges were in
-        training.
+        `derive`: whether forces and stress are derived from the energy. `elements`: atomic numbers in the training
+        data. `references` [119]: eV per atom, by atomic number; 0 for elements without one. `graph`: neighbour rule of
+        its batches; default: no edges. `isolated`: whether training included structures without edges.
         """
         super().__init__()
         self.model = model
@@ -125,7 +126,7 @@ class Potential(nn.Module):
     def check_neighbors(self, batch: AtomicBatch, name: str = "") -> None:
         """Raises DataError for a structure in which no atom has a neighbour, unless training had such structures.
 
-        The error names the structure by its row of the dataset or, if given, by `name`.
+        The error names the structure by `name` or, without one, by its row in the dataset.
         """
         if not self.isolated:
             check_batch(batch, self.graph, name)

@@ -33,7 +33,7 @@ def is_counted() -> bool:
 def is_readable_wanted() -> bool:
     """Whether a model must use its reference form. Must not be called within compiled code.
 
-    True within `readable_form()` and under a torch dispatch mode, unless the mode has `takes_any_form = True`.
+    True within `readable_form()` and under a torch dispatch mode, unless that mode has `takes_any_form = True`.
     """
     mode = _get_current_dispatch_mode()
     return _READABLE.get() or (mode is not None and not getattr(mode, "takes_any_form", False))

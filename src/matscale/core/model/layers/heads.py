@@ -19,7 +19,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 
 _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
-"""Index in the order xx yy zz yz xz xy of each of the nine components of the tensor, row by row."""
+"""Index in xx yy zz yz xz xy of each of the nine components of the tensor, row by row."""
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
@@ -68,7 +68,9 @@ def mlp(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def head_widths(width: int, head_width: int, head_layers: int) -> tuple[int, ...]:
-    """Widths before the output of a head with 2 (width → head_width → out) or 3 (one more width → width) layers.
+    """Widths of a head's features and hidden layers: `head_layers` − 1 times `width`, then `head_width`.
+
+    The output layer is not included: with 2 layers, the head is width → head_width → output.
 
     >>> head_widths(64, 32, 2), head_widths(64, 32, 3)
     ((64, 32), (64, 64, 32))

@@ -1,6 +1,8 @@
 """Gathers and sums of rows as one linear map, whose derivatives of all orders are maps of the same kind.
 
-    y_k = Σ_{entries (k, r)} x_r          gather: one entry for each k; sum over a segment: one for each r
+    y_k = Σ_{entries (k, r)} x_r          k: row of the output, r: row of the input
+
+A gather has one entry for each k, a sum over segments one for each r.
 
 `index_add` on a CPU works row by row. Here entries are sorted once per batch, by output and by input, so that the map
 and its transpose (its gradient) are one call of `embedding_bag` each. This is three to four times as fast, and sums are
@@ -26,7 +28,7 @@ def is_plain_wanted() -> bool:
 
 
 class Rows:
-    """Linear map of rows with entries (`out`[e], `taken`[e]): [n_in, C] -> [n_out, C]."""
+    """Linear map [n_in, C] -> [n_out, C]: entry e adds row `taken`[e] of the input to row `out`[e] of the output."""
 
     def __init__(self, out: Tensor, taken: Tensor, n_out: int, n_in: int) -> None:
         self.out, self.taken, self.n_out, self.n_in = out, taken, n_out, n_in
@@ -35,12 +37,12 @@ class Rows:
 
     @classmethod
     def gathered(cls, taken: Tensor, n_in: int) -> Rows:
-        """Map that gathers rows: y_k = x_taken[k]."""
+        """Map that gathers rows: y[k] = x[taken[k]]."""
         return cls(torch.arange(len(taken), device=taken.device), taken, len(taken), n_in)
 
     @classmethod
     def summed(cls, out: Tensor, n_out: int) -> Rows:
-        """Map that sums rows: y_k = sum of the x_r with out[r] = k."""
+        """Map that sums rows: y[k] = sum of the x[r] with out[r] = k."""
         return cls(out, torch.arange(len(out), device=out.device), n_out, len(out))
 
     def transposed(self) -> Rows:
@@ -60,7 +62,7 @@ class Rows:
 
 
 def _bags(by: Tensor, taken: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Sort `taken` by `by`, and find the start of each of the n values of `by`."""
+    """Sort `taken` by `by`; return it, and the position [n] at which each value 0, ..., n − 1 of `by` starts."""
     ordered, order = by.sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(n, device=by.device))
     return taken.index_select(0, order), starts

@@ -12,7 +12,7 @@ from matscale.core.data.batch import AtomicBatch
 
 @dataclass(frozen=True)
 class Padding:
-    """Padded layout [n_structures, max_atoms]: position of each atom of a batch in it."""
+    """Position of each atom of a batch in the padded layout [n_structures, max_atoms]."""
 
     rank: Tensor
     """[n_atoms] index of each atom in its structure, from 0."""

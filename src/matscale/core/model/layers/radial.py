@@ -22,7 +22,7 @@ from matscale.core.model.layers.linear_rows import is_plain_wanted
 
 
 class GaussianBasis(nn.Module):
-    """Basis of `n_radial` Gaussians of a distance, evenly spaced from 0 to the cutoff, as wide as their spacing.
+    """Basis of `n_radial` Gaussians of a distance, evenly spaced from 0 to the cutoff, with a width of their spacing.
 
     >>> [round(x, 3) for x in GaussianBasis(cutoff=4.0, n_radial=5)(torch.tensor(1.0)).tolist()]
     [0.607, 1.0, 0.607, 0.135, 0.011]

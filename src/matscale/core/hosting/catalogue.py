@@ -28,7 +28,7 @@ class Entry:
     requires: tuple[str, ...] = ()
     """Requirements of the distribution, including extras."""
     fault: str = ""
-    """Reason why the entry point cannot be used if the metadata are damaged; otherwise empty."""
+    """Reason why the entry point cannot be used, if the metadata are damaged; otherwise empty."""
 
     @property
     def builtin(self) -> bool:
@@ -45,7 +45,7 @@ class Entry:
 
 
 def canonical(distribution: str) -> str:
-    """Canonical form of a distribution's name (PyPA, "Names and normalization"); all spellings have the same.
+    """Canonical form of a distribution's name (PyPA, "Names and normalization"), the same for all its spellings.
 
     >>> canonical("Matscale_PaiNN")
     'matscale-painn'
@@ -56,7 +56,7 @@ def canonical(distribution: str) -> str:
 def discover(path: list[str] | None = None) -> list[Entry]:
     """Find all plugins on `path` (default: sys.path), built-in ones first, then by distribution and name.
 
-    A distribution that is installed twice (an editable install over a released one, the rest of a failed upgrade)
+    A distribution that is installed twice (an editable install over a released one, remains of a failed upgrade)
     counts once: the first copy on the path with readable metadata.
     """
     copies: dict[str, list[tuple[bool, list[Entry]]]] = {}
@@ -103,7 +103,7 @@ _HOOK = re.compile(r"^@(?:\w+\.)?hookimpl\b[^\n]*\n(?:async )?def (\w+)", re.MUL
 
 
 def declared_hooks(entry: Entry) -> list[str] | None:
-    """Names of the hooks in a plugin's module, found in its source text; None if that is not possible.
+    """Names of the hooks in a plugin's module, found in its source text; None if the text does not show them.
 
     Shell completion and listing use this, because they must not import plugins.
     """

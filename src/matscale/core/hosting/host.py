@@ -1,6 +1,6 @@
 """Plugin host: finds architectures, laws, readers and the like by name, importing as few plugins as possible.
 
-The name X is searched in the plugin whose entry point is called X, then in the built-in plugins, then in all others.
+The name X is looked up in the plugin whose entry point is called X, then in the built-in plugins, then in all others.
 The names of built-in plugins are reserved; `distribution:X` means the X of that distribution. A plugin that is broken,
 blocked or incompatible raises an error if it is requested by name, and is ignored otherwise.
 """
@@ -55,7 +55,7 @@ def get(name: str) -> Architecture:
 
 @dataclass(frozen=True)
 class Found:
-    """Value that a plugin supplies, with the plugin."""
+    """Value that a plugin supplies, together with the plugin."""
 
     plugin: Plugin
     value: Any
@@ -109,7 +109,7 @@ class Host:
         return Tracking.of(found.value, found.plugin)
 
     def command(self, name: str) -> click.Command | None:
-        """Command of the entry point called `name`; None if there is none."""
+        """Command called `name` of the plugin called `name`; None if there is no such plugin or command."""
         named = self._named(name)
         found: click.Command | None = named.require().provides.get("command", {}).get(_plain(name)) if named else None
         return found
@@ -132,7 +132,7 @@ class Host:
     def find(self, kind: str, name: str) -> Found:
         """Find a value of `kind` by name, in the order given at the top of this module.
 
-        Raises ConfigError for a name that no plugin supplies, PluginError otherwise.
+        Raises ConfigError for a name that no plugin supplies, PluginError if several do or the plugin is broken.
         """
         named = self._named(name)
         if named and (value := named.require().provides.get(kind, {}).get(_plain(name))) is not None:
@@ -186,7 +186,7 @@ class Host:
     # Hooks with a question --------------------------------------------------------------------------------------------
 
     def step_flops(self, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
-        """FLOPs of one optimiser step by a formula; None if there is no formula and the step has to be run.
+        """Compute the FLOPs of one optimiser step by a formula; None if there is no formula.
 
         The hooks of loaded plugins are called, the architecture's own plugin first, then `step_flops` of the
         architecture.
@@ -205,8 +205,8 @@ class Host:
     ) -> Observers:
         """Observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
 
-        A name may also be the name of an architecture. Raises ConfigError or PluginError for a name that is not
-        available.
+        A name may also be that of an architecture, and means its plugin. Raises ConfigError or PluginError for a name
+        that is not available.
         """
         named = [self._watcher(name).require() for name in names]
         own = [p for p in self.plugins if architecture and architecture.config in _configs(p)]
@@ -300,7 +300,7 @@ def _ambiguous(what: str, name: str, rivals: list[Plugin]) -> PluginError:
 
 
 def _mark_clashes(plugins: list[Plugin]) -> None:
-    """Mark plugins whose name two distributions use, from metadata, before any import."""
+    """Mark each plugin whose name another distribution uses, too. Metadata suffice: nothing is imported."""
     for plugin in plugins:
         if plugin.entry.builtin:
             continue
@@ -319,9 +319,9 @@ def _configs(plugin: Plugin) -> list[type]:
 
 
 def _guarded_flops(plugin: Plugin, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> Any:
-    """Call the plugin's hook step_flops and check the answer.
+    """Call the plugin's hook step_flops and return its answer.
 
-    If the hook raises an error, the architecture's own plugin causes a PluginError, another plugin a warning and None.
+    An error of the hook becomes a PluginError for the architecture's own plugin, and a warning for other plugins.
     """
     try:
         return plugin.hook.step_flops(architecture=architecture, config=config, shape=shape)

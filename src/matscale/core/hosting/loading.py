@@ -1,4 +1,4 @@
-"""Import a plugin safely: if it fails in any way, the result is a status with a reason.
+"""Import a plugin safely: if the import fails in any way, the result is a status with a reason.
 
 Each plugin has its own pluggy manager, so that a failed import leaves nothing behind, and a hook can be called for a
 single plugin.
@@ -47,9 +47,9 @@ class Plugin:
     """Version of the plugin interface that the plugin states; None if it states none or is not loaded."""
     implements: list[str] = field(default_factory=list)
     provides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """kind -> name -> value"""
+    """Values that the plugin supplies, by kind and name."""
     hook: Any = None
-    """pluggy's hook callers of the plugin, once it is loaded."""
+    """Hook callers of pluggy for this plugin; None before it is loaded."""
 
     @property
     def name(self) -> str:

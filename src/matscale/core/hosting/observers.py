@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matscale.core.runs.record import Run
 
 PLACE = frozenset({"step", "split", "time"})
-"""Keys of a row that state step and time, and are no metrics."""
+"""Keys of a row of metrics that are no metrics themselves."""
 
 
 class PluginWarning(UserWarning):
@@ -48,7 +48,7 @@ class Watcher(Protocol):
 
 
 class Observers:
-    """Caller of observer hooks. `matscale.core.hookspecs` explains the hooks."""
+    """All observers of a run; each method calls one hook of them all. `matscale.core.hookspecs` explains the hooks."""
 
     def __init__(self, watchers: Iterable[Watcher]) -> None:
         self._watchers = {watcher.title: watcher for watcher in watchers}
@@ -109,7 +109,7 @@ class Tracking:
 
     @classmethod
     def of(cls, tracker: Tracker, plugin: Plugin) -> Tracking:
-        """Open a tracker. Raises PluginError that says what to install for a missing module."""
+        """Make the observer for a tracker. Raises PluginError that says what to install if a module is missing."""
         title = f"Tracker {tracker.name!r} ({plugin.entry.distribution} {plugin.entry.version})"
         for module in tracker.modules:
             if find_spec(module) is None:
@@ -146,6 +146,6 @@ class Tracking:
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of a row of metrics.jsonl under keys with the split: `train/lr`, `validation/loss`."""
+    """Select the numbers of a row of metrics.jsonl, under keys with the split: `train/lr`, `validation/loss`."""
     values = {key: value for key, value in row.items() if key not in PLACE and isinstance(value, int | float)}
     return {f"{row['split']}/{key}": float(value) for key, value in values.items()}

@@ -40,7 +40,7 @@ KINDS = {
 
 
 def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
-    """Collect everything that one plugin supplies: kind -> name -> value.
+    """Collect everything that one plugin supplies, by kind and name.
 
     Raises PluginError that names the hook and its result, if the result has the wrong type.
     """
@@ -50,7 +50,7 @@ def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
-    """Values by name; `results` is pluggy's list of the results of all implementations, without None."""
+    """Check values, and return them by name; `results` is pluggy's list of what the implementations returned."""
     values = results[0] if results else None
     if not isinstance(values, (list, tuple)):
         raise PluginError(f"{kind.hook} returned {shown(values)}; it must return a list.")
@@ -72,13 +72,13 @@ def _check(kind: Kind, value: Any) -> None:
     if not isinstance(value.name, str) or not _NAME.fullmatch(value.name):
         raise PluginError(
             f"{kind.hook} returned a value called {value.name!r}; a name consists of letters, digits and _ . + -, "
-            "since it is typed."
+            "since users type it."
         )
     if kind.word == "architecture":
         value.check()
 
 
 def shown(value: Any) -> str:
-    """Format a value that a plugin returned for messages."""
+    """Format a value for messages: its repr, at most 60 characters of it, and its type."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

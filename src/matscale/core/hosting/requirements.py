@@ -33,13 +33,13 @@ def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requir
     if ours is None or not _takes(ours, installed):
         return f'{fact}: pip install "{wanted}".'
     return (
-        f"{fact}, and matscale needs {name}{ours.specifier}. Look for a release of {owner} that takes it, or install "
+        f"{fact}, and matscale needs {name}{ours.specifier}. Look for a release of {owner} that allows it, or install "
         f"{owner} without what it depends on (pip install --no-deps {owner}) if it runs with {name} {installed}."
     )
 
 
 def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
-    """Requirements as (distribution, requirement): first of the plugin's distribution, then of those that it needs."""
+    """Yield (distribution, requirement): first for the plugin's distribution, then for the distributions it needs."""
     level, seen = [(entry.distribution, requirement) for requirement in _needed(entry.requires)], set()
     while level:
         yield from level

@@ -35,7 +35,7 @@ class Tracker:
     summary: str
     """One line."""
     open: Callable[[Run, int], Log]
-    """(run, step) -> a log of a run that continues after `step`, 0 for a new one.
+    """Function (run, step) that opens the log of a run which continues after `step`; 0 for a new run.
 
     A resumed run continues its earlier log. After a kill, the metrics of steps after the checkpoint are logged a second
     time. A tracker keeps its files in a folder of its own in `run.path`.

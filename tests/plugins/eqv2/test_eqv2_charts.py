@@ -162,5 +162,5 @@ def test_the_contract_finds_the_step_if_the_charts_are_not_joined(options: dict,
     (check,) = [c for c in checks(family, config) if c.check.name == "smooth-in-direction"]
     check()
     monkeypatch.setattr(ChartPassage, "forward", lambda self, vec: None)
-    with pytest.raises(ContractError, match="of a molecule that is turned"):
+    with pytest.raises(ContractError, match="rotating a molecule by"):
         check()

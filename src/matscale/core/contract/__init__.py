@@ -1,6 +1,6 @@
 """Contract of architectures: checks that every architecture must pass, and a check for each claimed symmetry.
 
-From a test of an outside package:
+Use in the tests of a plugin package:
 
     @pytest.mark.parametrize("check", matscale.testing.checks(MY_ARCHITECTURE), ids=str)
     def test_contract(check):

@@ -43,7 +43,7 @@ def shapes_and_dtypes(subject: Subject) -> None:
         raw = potential.model(batch)
         require(
             raw.energy.dtype in (dtype, torch.float64),
-            f"the model makes an energy of type {raw.energy.dtype} from a batch of type {dtype}.",
+            f"the model's energy has type {raw.energy.dtype}, expected {dtype} as in the batch, or float64.",
         )
         results[dtype] = outputs.detach()
     single = results[torch.float32]
@@ -60,20 +60,20 @@ def _well_formed(outputs: Outputs, batch: AtomicBatch) -> None:
     for name, shape in wanted.items():
         value = getattr(outputs, name)
         if value is None:
-            require(name == "stress", f"the potential gives no {name}: a direct model must predict them.")
+            require(name == "stress", f"the potential gives no {name}: a direct model must predict energy and forces.")
             continue
         require(value.shape == shape, f"{name} has shape {tuple(value.shape)}, expected {shape}.")
         require(value.isfinite().all(), f"{name} of an ordinary crystal is not finite.")
         if name != "energy":
             kind = batch.positions.dtype
-            require(value.dtype == kind, f"{name} has type {value.dtype}, the batch has {kind}.")
+            require(value.dtype == kind, f"{name} has type {value.dtype}, expected {kind} as in the batch.")
     if outputs.stress is not None:
         require_equal(outputs.stress, outputs.stress.transpose(1, 2), 1e-4, "stress against its transpose")
 
 
 @register("responds")
 def responds(subject: Subject) -> None:
-    """Energy, forces and stress depend on elements and positions: a model of zeros or constants does not pass."""
+    """Energy, forces and stress depend on elements and positions: a model that predicts constants does not pass."""
     original = crystal()
     swapped = replace(original, atomic_numbers=original.atomic_numbers[::-1].copy())
     here = subject.predict(original)
@@ -113,7 +113,7 @@ def _parts(outputs: Outputs, batch: AtomicBatch) -> list[Outputs]:
 
 @register("padded-equals-ragged")
 def padded_equals_ragged(subject: Subject) -> None:
-    """A large neighbour in the batch, for whose size others may be padded, changes nothing."""
+    """A large structure in the batch, to whose size others may be padded, changes nothing for the others."""
     large = supercell(crystal(), (2, 2, 2))
     batch = subject.batch(metal(), large, crystal(2))
     for k, found in enumerate(_parts(subject.evaluate(batch), batch)):
@@ -158,7 +158,10 @@ def few_atoms(subject: Subject) -> None:
         potential = subject.perturbed().train()
         outputs = potential(subject.batch(*structures))
         assert outputs.forces is not None
-        require(outputs.energy.isfinite().all() and outputs.forces.isfinite().all(), f"{what}: not finite.")
+        require(
+            outputs.energy.isfinite().all() and outputs.forces.isfinite().all(),
+            f"{what}: energy or forces are not finite.",
+        )
         _objective(outputs).backward()
         for name, parameter in potential.named_parameters():
             finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
@@ -180,11 +183,11 @@ def unseen_element(subject: Subject) -> None:
 
 @register("gradients-reach-all")
 def gradients_reach_all(subject: Subject) -> None:
-    """A loss on energy, forces and stress has a finite gradient, not zero, for every trainable parameter.
+    """A loss on energy, forces and stress has a finite, nonzero gradient for every trainable parameter.
 
-    A model may list unused parameters that it only has because published models have them, in a method
-    `idle_parameters()`. The gradients of these, and of no others, must be zeros (or rounding errors), but not missing,
-    since an optimizer skips parameters without a gradient.
+    A method `idle_parameters()` of a model may list unused parameters, which it only has because published models have
+    them. The gradients of these, and of no others, must be zeros (or rounding errors), but not missing, since an
+    optimizer skips parameters without a gradient.
     """
     potential = subject.perturbed().train()
     declared: frozenset[str] = getattr(potential.model, "idle_parameters", frozenset)()
@@ -206,7 +209,7 @@ def gradients_reach_all(subject: Subject) -> None:
 
 
 def _objective(outputs: Outputs) -> Tensor:
-    """Smooth function of all outputs, for gradients; stress counts where it is defined."""
+    """Loss for gradients: a smooth function of all outputs, with the stress where it is defined."""
     assert outputs.forces is not None
     loss = (outputs.energy - 1.3).square().sum() + (outputs.forces - 0.7).square().sum()
     if outputs.stress is not None:
@@ -263,5 +266,5 @@ def flops(subject: Subject) -> None:
         stated = formula(subject.config, batch.shape)
         require(
             abs(stated - counted) <= 0.01 * counted,
-            f"step_flops says {stated:,.0f}, counted were {counted:,.0f} for {batch.shape}.",
+            f"step_flops gives {stated:,.0f} FLOPs, but a step of {batch.shape} takes {counted:,.0f}.",
         )

@@ -1,4 +1,4 @@
-"""Contract checks of an architecture: definition of a check, the list of all checks, and running them."""
+"""Contract checks of an architecture: define a check, list all checks, run them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matscale.core.contract.subject import ContractError, Subject
 from matscale.core.model.architecture import Architecture, ArchitectureConfig
 
 Condition = Callable[[Subject], str | None]
-"""Subject -> reason why the check does not apply to it; None if it applies."""
+"""Function that returns why a check does not apply to a subject; None if it applies."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """Check bound to one architecture; a test calls it, and it returns or raises an error."""
+    """Check bound to one architecture: a call runs the check, and raises an error if the architecture fails it."""
 
     check: Check
     subject: Subject
@@ -69,7 +69,7 @@ def register(name: str, skip: Condition = lambda subject: None) -> Callable[[Cal
 
 
 def claiming(claim: str) -> Condition:
-    """Condition of a check that an architecture claims `claim`."""
+    """Condition for a check that applies only to architectures that claim `claim`."""
     return lambda subject: None if claim in subject.claims else f"does not claim {claim}"
 
 
@@ -81,10 +81,10 @@ def all_checks() -> list[Check]:
 def checks(
     architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
 ) -> list[BoundCheck]:
-    """Checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
+    """List the checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
 
-    `config` is checked; by default, that of the ladder with about 10,000 parameters. `tolerance` is the largest
-    relative error of a symmetry in float64; larger for models with approximate symmetries (grids on a sphere).
+    `config` is the config under test; by default, that of the ladder with about 10,000 parameters. `tolerance` is the
+    largest relative error of a symmetry in float64; larger for models with approximate symmetries (grids on a sphere).
     """
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
     return [BoundCheck(check, subject) for check in _CHECKS if check.skip(subject) is None]
@@ -93,7 +93,7 @@ def checks(
 def run_contract(
     architecture: Architecture, config: ArchitectureConfig | None = None, *, tolerance: float = 1e-6
 ) -> list[CheckResult]:
-    """Run every check, also after failures. Arguments as for `checks`."""
+    """Run every check, even if some fail, and return their results. Arguments as for `checks`."""
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
     return [_result(check, subject) for check in _CHECKS]
 

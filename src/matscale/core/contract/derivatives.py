@@ -18,7 +18,7 @@ from matscale.core.data.batch import AtomicBatch
 STEP = 1e-5
 """Step h, in Å for positions, dimensionless for strain."""
 STENCIL = {-1: -0.5, 1: 0.5}
-"""Position in units of the step -> weight of the finite difference."""
+"""Weights of the finite difference, by displacement in units of the step."""
 
 
 def _only_gradient_models(subject: Subject) -> str | None:
@@ -58,7 +58,7 @@ def _displaced(batch: AtomicBatch, by: Tensor) -> AtomicBatch:
 
 
 def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
-    """Apply a symmetric strain to component (a, b), with code that is independent of `core.model.outputs`."""
+    """Deform a batch by the strain ε with ε_ab = ε_ba = h / 2 (or ε_aa = h), independently of `core.model.outputs`."""
     deformation = torch.eye(3, dtype=torch.float64)
     deformation[a, b] += 0.5 * h
     deformation[b, a] += 0.5 * h
@@ -66,7 +66,7 @@ def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
 
 
 def _slopes(subject: Subject, members: list[AtomicBatch]) -> Tensor:
-    """Slopes dE/dh at h = 0, for curves with one structure per point of the finite difference.
+    """Slopes dE/dh at h = 0 [n], from `members`: the structures at the points of `STENCIL`, slope after slope.
 
     All energies are predicted in one forward pass.
     """

@@ -26,14 +26,14 @@ from matscale.core.model.potential import Potential
 FACTOR = 3.0
 """Factor on all weights for this check; 1 is used if energy or forces would not be finite."""
 STEPS, LOOKED_INTO, HALVINGS = 360, 24, 33
-"""Number of steps of half a circle, and number of steps that are halved, by energy and by forces, down to 10⁻¹²."""
+"""Steps per half circle; steps to examine further, for energy and for forces; halvings of these, to 10⁻¹² rad."""
 ENERGY_TOLERANCE, FORCES_TOLERANCE = 1e-9, 1e-8
-"""Relative tolerances. Continuous functions, even steep ones, and rounding errors change by less over 10⁻¹²."""
+"""Relative tolerances. Over 10⁻¹² rad, continuous functions, even steep ones, and rounding errors change by less."""
 
 
 @register("smooth-in-direction", claiming("smooth"))
 def smooth_in_direction(subject: Subject) -> None:
-    """Energy and forces of a molecule that is turned do not jump, whatever directions its edges pass."""
+    """Energy and forces do not jump while a molecule rotates, whatever directions its edges pass."""
     turning = _Turning.of(subject)
     before, after = _shortest_steps(turning)
     (energy, forces), (next_energy, next_forces) = turning.outputs(before), turning.outputs(after)
@@ -44,8 +44,8 @@ def smooth_in_direction(subject: Subject) -> None:
         jump, size = (a - b).abs().max().item(), max(a.abs().max().item(), 1e-6)
         require(
             jump <= limit * size,
-            f"{name} of a molecule that is turned by 10⁻¹² change by {jump:.3g}, values are up to {size:.3g} (allowed: "
-            f"{limit:g} of that). Choices that the direction of an edge makes, as of a frame, have to be smooth.",
+            f"rotating a molecule by 10⁻¹² rad changes {name} of up to {size:.3g} by {jump:.3g} (largest allowed "
+            f"ratio: {limit:g}). Whatever depends on the direction of an edge, such as a frame, has to be continuous.",
         )
 
 
@@ -57,14 +57,14 @@ def bent() -> Structure:
 
 
 def _planes() -> Tensor:
-    """Planes of rotation, [n, 3, 3] rows: first and second axis, and normal. Three contain axes, two do not."""
+    """Planes of rotation [n, 3, 3], each as rows: its two axes and its normal. Three are those of x, y and z."""
     x, y, z = np.eye(3)
     any_way = [np.linalg.qr(m)[0].T for m in np.random.default_rng(0).standard_normal((2, 3, 3))]
     return torch.from_numpy(np.array([[x, y, z], [y, z, x], [z, x, y], *any_way]))
 
 
 Places = tuple[Tensor, Tensor]
-"""Planes [n] in which the edge along x is rotated, and its angles there [n]."""
+"""Orientations: (number [n] of the plane in which the molecule is rotated, angle [n] in this plane [rad])."""
 START: Places = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64))
 
 
@@ -78,7 +78,10 @@ class _Turning:
 
     @classmethod
     def of(cls, subject: Subject) -> _Turning:
-        """Predict all orientations. Raises ContractError if energy or forces are not finite with larger weights."""
+        """Set up with weights times `FACTOR`, or times 1 if outputs are not finite.
+
+        Raises ContractError if outputs are not finite even then.
+        """
         for factor in (FACTOR, 1.0):
             potential = subject.perturbed()
             with torch.no_grad():
@@ -90,7 +93,7 @@ class _Turning:
         raise ContractError("energy or forces of a molecule of three atoms are not finite.")
 
     def rotations(self, places: Places) -> Tensor:
-        """Rotation matrices [n, 3, 3] of places: the number of a plane in `planes`, and an angle [rad] in it."""
+        """Rotation matrices [n, 3, 3] of orientations."""
         plane, angle = places
         c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
         about = torch.unflatten(torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1), 1, (3, 3))
@@ -134,7 +137,7 @@ class _Turning:
 
 
 def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
-    """Starts of the steps that are least smooth, and the length of steps."""
+    """Find the steps in which outputs are least smooth: returns (their starts, length of a step [rad])."""
     n, step = len(turning.planes), torch.pi / STEPS
     angles = 0.01 + step * torch.arange(-1, STEPS + 2, dtype=torch.float64)
     paths = [turning.predicted((torch.full((len(angles),), k), angles)) for k in range(n)]
@@ -143,7 +146,7 @@ def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
 
 
 def _most_bent(values: Tensor) -> Tensor:
-    """Indices of the steps with the largest second differences, from [n_planes, n_angles, n_values]."""
+    """Indices of the steps with the largest third differences of `values` [n_planes, n_angles, n_values]."""
     # A jump enters with a factor of two, a smooth function with the cube of the step.
     bends = values.diff(n=3, dim=1).abs().amax(2)
     return bends.flatten().topk(LOOKED_INTO).indices
@@ -152,7 +155,7 @@ def _most_bent(values: Tensor) -> Tensor:
 def _shortest_steps(turning: _Turning) -> tuple[Places, Places]:
     """Halve steps repeatedly, keeping the half in which energy or forces bend more.
 
-    Return both ends of the shortest steps.
+    Returns both ends of the shortest steps.
     """
     (plane, low), step = _where_it_bends(turning)
     at_low, at_middle, at_high = (turning.values((plane, low + step * k)) for k in (0.0, 0.5, 1.0))

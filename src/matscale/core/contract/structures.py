@@ -1,4 +1,4 @@
-"""Small structures for the checks: skewed cells, few atoms, axes that are not periodic."""
+"""Small structures for the contract checks: skewed cells, few atoms, axes that are not periodic."""
 
 from __future__ import annotations
 

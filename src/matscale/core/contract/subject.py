@@ -27,7 +27,7 @@ class ContractError(AssertionError):
 
 @dataclass(frozen=True)
 class Subject:
-    """Architecture under test, with its configuration and tolerance, which each check receives."""
+    """Architecture under test, with its configuration and tolerance: the argument of every check."""
 
     architecture: Architecture
     config: ArchitectureConfig
@@ -64,13 +64,13 @@ class Subject:
         return self.perturbed()
 
     def batch(self, *structures: Structure, dtype: torch.dtype = torch.float64) -> AtomicBatch:
-        """Make a batch of structures with the edges that this architecture asks for, and elements that it knows."""
+        """Make a batch of structures with this architecture's edges; elements beyond its heaviest are replaced."""
         heaviest = self.architecture.max_atomic_number
         known = [replace(s, atomic_numbers=(s.atomic_numbers - 1) % heaviest + 1) for s in structures]
         return collate(known, self.architecture.graph(self.config), dtype)
 
     def predict(self, *structures: Structure) -> Outputs:
-        """Predict structures with `potential`; the outputs are detached from autograd."""
+        """Predict `structures`, as one batch, with `potential`; outputs are detached from autograd."""
         return self.evaluate(self.batch(*structures))
 
     @cached_property
@@ -88,14 +88,14 @@ class Subject:
             require_equal(a, b, limit, f"{what}: {name}", max(size, 1e-6))
 
     def evaluate(self, batch: AtomicBatch) -> Outputs:
-        """Predict a batch with `potential`, as `predict` does with structures."""
+        """Predict `batch` with `potential`; outputs are detached from autograd."""
         with torch.no_grad():
             outputs: Outputs = self.potential(batch)
             return outputs.detach()
 
 
 def _amplitude(parameter: Tensor) -> float:
-    """Amplitude of the noise on a parameter: a fifth of its values, or 1/√fan-in if they are zero."""
+    """Amplitude of the noise on a parameter: 0.2 of its rms, plus 0.3/√fan-in for a matrix or 0.1 for a vector."""
     rms = float(parameter.square().mean().sqrt())
     return 0.2 * rms + (0.3 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1)
 
@@ -113,10 +113,10 @@ def require_equal(found: Tensor, expected: Tensor, tolerance: float, what: str, 
     """
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, expected {tuple(expected.shape)}.")
     # NaN (a stress without a volume) is only equal to NaN.
-    require(torch.equal(found.isnan(), expected.isnan()), f"{what}: NaN on one side only.")
+    require(torch.equal(found.isnan(), expected.isnan()), f"{what}: only one of the two values is NaN.")
     difference = (found - expected).nan_to_num().abs().max().item()
     size = max(expected.nan_to_num().abs().max().item(), size)
     require(
         difference <= tolerance * size,
-        f"{what}: differ by {difference:.3g}, values are up to {size:.3g} (allowed: {tolerance:g} of that).",
+        f"{what}: values of up to {size:.3g} differ by {difference:.3g} (largest allowed ratio: {tolerance:g}).",
     )

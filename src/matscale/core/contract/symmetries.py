@@ -1,4 +1,4 @@
-"""Checks of claimed symmetries: the structure is transformed, and its edges are searched again."""
+"""Checks of claimed symmetries: a structure is transformed, and its edges are found anew."""
 
 from __future__ import annotations
 
@@ -118,8 +118,9 @@ def smooth(subject: Subject) -> None:
 
 
 def _crossings(subject: Subject, cutoff: float) -> list[tuple[Structure, Structure]]:
-    """Pairs of structures 10⁻⁹ Å apart with different edges: an atom crosses the cutoff, or the distances of
-    neighbours.
+    """Find pairs of structures that differ by 10⁻⁹ Å but have different edges.
+
+    In between, an atom crosses the cutoff, or becomes nearer than another neighbour.
     """
     inside = molecule()
     leaving = with_positions(inside, inside.positions + np.eye(5)[:, [4]] * np.array([1.0, 0.3, 0.2]) * (cutoff + 5))

@@ -40,7 +40,7 @@ LISTED = 20
 SHRINKAGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
 """Values of `shrinkage` that are tried; with the last one, all references are nearly the mean."""
 BETTER = 0.9
-"""Largest error of a shrunk fit on held-out structures, relative to least squares, at which it replaces that."""
+"""Largest held-out error, relative to that of least squares, at which a shrunk fit replaces least squares."""
 DETERMINED = 0.25
 """Least weight of the data for an element whose reference counts as determined (see `_Factor.weight`).
 

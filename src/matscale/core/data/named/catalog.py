@@ -25,11 +25,10 @@ EMBEDDED = {"emt": Recipe()}
 
 
 def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
-    """Return the folder of a packed dataset: `name_or_path` itself, or the dataset of that name, which is made if
-    needed.
+    """Return the folder of a packed dataset: `name_or_path` itself, or that of the dataset with this name.
 
-    A published name (`omat24/rattled-300`) is downloaded, which `progress` reports. Raises DataError for a file
-    that is not packed yet, and for an unknown name, with the nearest known one.
+    A named dataset is made or downloaded (`omat24/rattled-300`) if needed, which `progress` reports. Raises DataError
+    for a file that is not packed yet, and for an unknown name, with the nearest known one.
     """
     if name_or_path in EMBEDDED:
         return embedded(name_or_path, progress)

@@ -41,7 +41,7 @@ REPORT = 0.2
 def retrieve(
     url: str, path: Path, sha256: str | None = None, progress: Reporter = SILENT, what: str = "Downloading"
 ) -> Path:
-    """Download `url` to `path`, unless that exists. Raises DataError if the download fails or its SHA-256 differs.
+    """Download `url` to `path`, unless it is there. Raises DataError if that fails or gives another SHA-256.
 
     Received bytes are kept in `<path>.part`; a later call continues from there.
     """
@@ -171,7 +171,7 @@ def extract(archive: Path, folder: Path) -> Path:
 
     Only plain files and folders inside `folder` are unpacked: absolute paths, `..`, links that leave it and devices are
     refused. Raises DataError for an archive with such entries or a damaged one, and deletes it, so that the next
-    attempt downloads it again. Raises DataError and keeps the archive if it unpacks to more than `Limits` and the disk
+    attempt downloads it again. Raises DataError and keeps the archive if it unpacks to more than `Limits` or the disk
     allow.
     """
     make_folder(folder.parent)

@@ -67,8 +67,7 @@ validation parts such as `omat24/val/rattled-300` and `salex/val`.
 
 
 def canonical(name: str) -> str:
-    """Short form of the name of a published dataset: `omat24/rattled-300` for `omat24/train/rattled-300`, `salex` for
-    `salex/train`.
+    """Short form of the name of a published dataset, without `train`, which is the default part.
 
     >>> canonical("omat24/train/rattled-300"), canonical("salex/train")
     ('omat24/rattled-300', 'salex')
@@ -87,9 +86,7 @@ def known(name: str) -> bool:
 
 
 def refuse_to_fetch(name: str) -> None:
-    """Raises DataError with the command to download `name`, if it is a published dataset that is not on this
-    machine.
-    """
+    """Raises DataError, with the download command, if `name` is a published dataset that is not on this machine."""
     if not known(name) or Path(name).exists() or (_folder(canonical(name)) / FILE).is_file():
         return
     archive = _archive_of(canonical(name))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def reader(name: str) -> Reader:
-    """Reader called `name`. Raises ConfigError with the nearest name."""
+    """Find the reader called `name`. Raises ConfigError, with the nearest name, if there is none."""
     return _limited(_unlimited(name))
 
 

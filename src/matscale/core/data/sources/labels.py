@@ -2,14 +2,14 @@
 
 A label is looked up as `energy`, `forces`, `stress`, `virial` or `virials`, with or without one of the prefixes `REF_`,
 `ref_`, `DFT_`, `dft_`, in the per-structure values, the per-atom arrays and the attached calculator. The key that was
-used is recorded. Two values that disagree are an error, since the choice would be a guess. The user can also give
-a name; then only this name counts.
+used is recorded. Two values that disagree are an error, since the choice would be a guess. The user can
+also give a name; then only this name counts.
 
     stress = −virial / V          [eV/Å³], tension positive: ASE's sign
 
 Stress and virial may have 3×3, 9 (row by row) or 6 components (Voigt order xx yy zz yz xz xy). Where the file states a
-unit (`matscale.core.data.sources.units`), the label is converted to eV and Å, or refused. A label with NaN in
-any component counts as missing. Decisions are recorded in `Structure.notes`.
+unit (`matscale.core.data.sources.units`), the label is converted to eV and Å, or refused. A label with NaN
+in any component counts as missing. Decisions are recorded in `Structure.notes`.
 """
 
 from __future__ import annotations

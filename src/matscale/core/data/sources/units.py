@@ -7,7 +7,7 @@ Places where a unit may be stated, in the metadata of the file or beside the str
 
 | key | meaning |
 |---|---|
-| `_property_unit_dict`, `units`, ... with names | label or key -> unit, as SchNetPack writes |
+| `_property_unit_dict`, `units`, ... with names | unit of each label or key, as SchNetPack writes it |
 | `energy_unit`, `forces_units`, `REF_energy_unit`, `energyUnit`, ... | unit of one label |
 | `energy`, `forces`, ... with a `unit` | the same, as `{"energy": {"unit": "Hartree"}}` |
 | `_distance_unit`, `length_unit`, ... | unit of positions and cell |

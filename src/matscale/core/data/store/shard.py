@@ -89,7 +89,8 @@ def _concatenate(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
     """Round positions and forces to `precision`, "float64" or "float32"; the other arrays stay.
 
-    Before rounding to float32, structures far from the origin are moved near it, which changes no distance.
+    Before rounding to float32, structures far from the origin are moved near it, which changes no distance
+    between atoms, periodic images included.
     """
     if precision == "float32":
         counts = np.diff(arrays["atom_ptr"])

@@ -18,7 +18,7 @@ from matscale.core.data.structure import Structure, voigt_to_full
 from matscale.core.errors import ConfigError, PluginError, did_you_mean
 
 DECIMALS = {"positions": 6, "cell": 6, "energy": 6, "forces": 6, "stress": 8}
-"""Decimals to which labels are rounded, so that one recipe gives the same bytes and dataset hash on all machines.
+"""Decimals to which stored numbers are rounded, so that a recipe gives the same bytes and hash on all machines.
 
 The rounding is far below any error of interest, and far above the last bit, which differs between processors.
 """
@@ -40,8 +40,7 @@ class Labeler:
     reference: str
     """DOI or arXiv id of the paper."""
     calculator: Callable[[], Any]
-    """Function that makes an ASE calculator of energy [eV], forces [eV/Å] and, in fully periodic structures, stress
-    [eV/Å³].
+    """Function that makes an ASE calculator: energy [eV], forces [eV/Å] and, if fully periodic, stress [eV/Å³].
 
     It is called once per parent structure, so that no state of a calculator is shared; cache what is slow to load.
     Raises PluginError if the labeler's package is missing.

@@ -1,5 +1,4 @@
-"""Perturb a parent into many structures, as in OMat24 (arXiv:2410.12771): rattled, strained, and taken from
-dynamics."""
+"""Perturb a parent into many structures, as OMat24 does (arXiv:2410.12771): rattle, strain, run dynamics."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from matscale.core.data.synthetic.prototypes import radii
 from matscale.core.errors import DataError
 
 BLOWN_UP = 1000.0
-"""Force component [eV/Å] from which on dynamics count as blown up."""
+"""Largest force component [eV/Å] of dynamics that have not blown up."""
 
 
 def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> Atoms:

@@ -178,7 +178,7 @@ def unseen_element(subject: Subject) -> None:
     except DataError as refusal:
         require("N (Z = 7)" in str(refusal), f"the refusal does not name the element N: {refusal}")
         return
-    require(False, "nitrogen was accepted by a model of hydrogen and carbon.")
+    require(False, "nitrogen was accepted by a model that was trained on hydrogen and carbon.")
 
 
 @register("gradients-reach-all")

@@ -57,7 +57,7 @@ def bent() -> Structure:
 
 
 def _planes() -> Tensor:
-    """Planes of rotation [n, 3, 3], each as rows: its two axes and its normal. Three are those of x, y and z."""
+    """Planes of rotation [n, 3, 3], the rows of each being its two axes and its normal. Three are xy, yz and zx."""
     x, y, z = np.eye(3)
     any_way = [np.linalg.qr(m)[0].T for m in np.random.default_rng(0).standard_normal((2, 3, 3))]
     return torch.from_numpy(np.array([[x, y, z], [y, z, x], [z, x, y], *any_way]))
@@ -106,7 +106,7 @@ class _Turning:
         return AtomicBatch.join([self.molecule] * n).with_geometry(positions, self.molecule.cell.repeat(n, 1, 1))
 
     def predicted(self, places: Places) -> list[Tensor]:
-        """Direct outputs of the model, without derivatives: energies [n, 1], and forces [n, 3·n_atoms] if it is direct.
+        """Direct outputs of the model, without derivatives: energies [n, 1], and forces [n, 3·n_atoms] if any.
 
         Derived forces jump where the energy has a kink; direct forces may jump elsewhere, too.
         """

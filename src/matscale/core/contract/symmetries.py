@@ -108,7 +108,7 @@ def _no_cutoff(subject: Subject) -> str | None:
 
 @register("smooth", _no_cutoff)
 def smooth(subject: Subject) -> None:
-    """Energy and forces do not jump where a neighbour enters or leaves."""
+    """Energy and forces do not jump where a neighbour enters or leaves the neighbour list."""
     for before, after in _crossings(subject, subject.architecture.graph(subject.config).cutoff):
         a, b = subject.predict(before), subject.predict(after)
         assert a.forces is not None

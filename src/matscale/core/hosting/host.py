@@ -227,7 +227,7 @@ class Host:
         return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]
 
     def _named(self, name: str) -> Plugin | None:
-        """Plugin for an entry-point name, not loaded. A blocked plugin does not hide another of the same name."""
+        """Find the plugin with an entry-point name. A blocked plugin does not hide another plugin of the same name."""
         distribution = _distribution(name)
         named = [p for p in self._of(distribution, self.plugins) if p.name == _plain(name)]
         rivals = [p for p in named if p.state != "blocked"] or named
@@ -247,7 +247,7 @@ class Host:
         return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
 
     def _asked(self, kind: str, found: Found) -> str:
-        """Name that finds a value again: the plain name, unless that means another value or is ambiguous."""
+        """Name that finds a value again: the plain name, unless it means another value or is ambiguous."""
         try:
             plain_finds_it = self.find(kind, found.value.name).value is found.value
         except MatscaleError:

@@ -20,7 +20,7 @@ class Outputs:
     """Predictions for a batch."""
 
     energy: Tensor
-    """[n_structures], total."""
+    """Total energies [n_structures]."""
     forces: Tensor | None = None
     """[n_atoms, 3]; None if they are derived from the energy."""
     stress: Tensor | None = None

@@ -19,7 +19,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.model.outputs import Outputs
 
 _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
-"""Index in xx yy zz yz xz xy of each of the nine components of the tensor, row by row."""
+"""Index in (xx yy zz yz xz xy) of each of the nine components of the tensor, row by row."""
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
@@ -43,7 +43,7 @@ def mean_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def symmetric_tensor(six: Tensor) -> Tensor:
-    """Make symmetric tensors, [..., 6] in the order xx yy zz yz xz xy -> [..., 3, 3].
+    """Make symmetric tensors [..., 3, 3] from components [..., 6] in the order xx yy zz yz xz xy.
 
     >>> symmetric_tensor(torch.arange(6)).tolist()
     [[0, 5, 4], [5, 1, 3], [4, 3, 2]]

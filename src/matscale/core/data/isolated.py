@@ -27,8 +27,7 @@ def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray
         first = int(isolated.min())
         one = dataset.structure(first)
         why = _why(one.positions, one.cell, one.pbc, graph)
-        n = len(isolated)
-        more = f" The same holds for {n:,} of the {len(rows):,} structures in use." if n > 1 else ""
+        more = f" This holds for {len(isolated):,} of the {len(rows):,} structures in use." if len(isolated) > 1 else ""
         raise DataError(f"{dataset.path}: structure {first}: {why}{more} {HINT}")
 
 

@@ -138,8 +138,10 @@ class Architecture:
         """Return `claims`. Raises ConfigError for an unknown claim: a misspelt one would never be checked."""
         unknown = claims - set(CLAIMS)
         if unknown:
-            nearest = did_you_mean(min(unknown), CLAIMS)
-            raise ConfigError(f"Architecture {self.name!r} makes unknown claims {sorted(unknown)}. {nearest}")
+            raise ConfigError(
+                f"Architecture {self.name!r} makes unknown claims {sorted(unknown)}. "
+                f"{did_you_mean(min(unknown), CLAIMS)}"
+            )
         return claims
 
     def claims_of(self, config: ArchitectureConfig) -> frozenset[str]:

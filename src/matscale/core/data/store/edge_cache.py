@@ -115,8 +115,7 @@ def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
         return None
     found = survey(dataset, graph)
     if found.fault:
-        advice = "the cached edges are not used. Building the cache again replaces them."
-        warnings.warn(f"{found.fault}; {advice}", stacklevel=2)
+        warnings.warn(f"{found.fault}; cached edges are not used. Building the cache replaces them.", stacklevel=2)
     return EdgeCache(folder_of(dataset, graph), sizes_of(dataset)) if found.is_whole else None
 
 

@@ -45,7 +45,7 @@ def refused(code: int, *arguments: object) -> str:
     ("options", "told"),
     [
         (["lmax=2", "mmax=3"], "mmax = 3 exceeds lmax = 2"),
-        (["lmax=6", "grid_resolution=12"], "grid_resolution = 12 with lmax = 6: the grid has to be even and at least"),
+        (["lmax=6", "grid_resolution=12"], "grid_resolution = 12 with lmax = 6: the resolution has to be even"),
         (["grid=lebedev", "lmax=6", "grid_resolution=14"], "no Lebedev rule of degree 13"),
         (["grid=lebedev", "grid_resolution=8"], "at least 2(lmax + 1) = 10"),
         (

@@ -12,19 +12,21 @@ from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 __all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 ROTATION_TOLERANCE = 1e-2
-"""Bound on the rotation error of the narrow models in the contract tests, on every grid that claims rotation.
+"""Bound on the rotation error of the narrow models in the contract tests, for every grid with which `claims` has
+`rotation`.
 
-Other weights may exceed it: docs/eqv2.md has the error per grid and size of the weights.
+Models with other weights may exceed it: docs/eqv2.md has the error for each grid and size of the weights.
 """
 
 
 def claims(config: EqV2Config) -> frozenset[str]:
-    """Claims of a configuration. None has reflection, since convolutions on edges distinguish left and right.
+    """Symmetries and other properties that a model of this configuration claims to have.
 
-    A stress by `rank2` does not turn with the structure.
+    Reflection is never among them, since convolutions on edges distinguish left and right. The stress of the head
+    `rank2` does not rotate with the structure.
 
-    A coarse grid breaks rotation, too. With a resolution above 4 lmax, the parts of an activation up to the third power
-    are exact on the grid; the remaining error is below `ROTATION_TOLERANCE`.
+    A coarse grid breaks the symmetry under rotation, too. With a resolution above 4 lmax, the terms of an activation up
+    to third order are exact on the grid; the remaining error is below `ROTATION_TOLERANCE`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
     turns = config.forces == "gradient" or config.stress_head != "rank2"

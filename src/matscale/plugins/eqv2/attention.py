@@ -1,7 +1,7 @@
 r"""Graph attention in the frames of the edges.
 
     m_e   = R_e (x_j ⊕ x_i)                       turned onto the axis, orders |m| ≤ mmax kept     [n_edges, K_r, 2C]
-    a, s, h = SO2(m_e ∘ w(e))                     features of the weight, gates, hidden message
+    a, s, h = SO2(m_e ∘ w(e))                     attention features, gates, hidden message
     v_e   = SO2(S2(h, s))                         values                                           [n_edges, K_r, H·V]
     α_e   = softmax_{e -> i} (u · leaky(LN(a)))   per head                                         [n_edges, H]
     x'_i  = P Σ_{e -> i} R_e^T (α_e v_e)                                                           [n_atoms, K, C']
@@ -10,8 +10,8 @@ w are radial networks of distance and elements; SO2 mixes degrees and channels o
 equivariance in the frame of an edge (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0.
 EquiformerV2, arXiv:2306.12059.
 
-`EdgeFunction` takes nearly all the time. It is a separate module, from coefficients of atoms to values and features of
-edges, so that a faster function with the same parameters can replace it.
+`EdgeFunction`, which maps coefficients of atoms to values and features of edges, takes nearly all the time. It is a
+separate module, so that a faster function with the same parameters can replace it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
 class RadialNetwork(nn.Module):
-    """Radial network of an edge's distance and two elements; every layer has its own embeddings of elements."""
+    """Radial network: an MLP of an edge's distance and of its two elements, whose embeddings it does not share."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class RadialNetwork(nn.Module):
 
 
 class EdgeDegree(nn.Module):
-    """Edge-degree embedding: coefficients m = 0 in the frame of each edge, summed on atoms."""
+    """Edge-degree embedding: coefficients m = 0 in the frame of each edge, rotated back and summed for each atom."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class EdgeDegree(nn.Module):
 
 class SO2Convolution(nn.Module):
     """SO(2) convolution on an edge: the general linear map of channels and degrees that commutes with rotations about
-    it.
+    the edge.
 
     For m > 0 it is a complex product: y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊.
     """
@@ -91,7 +91,7 @@ class SO2Convolution(nn.Module):
 
     @property
     def n_weights(self) -> int:
-        """Number of factors of an edge: one per degree and channel, for each |m|."""
+        """Number of radial weights of an edge: for each |m|, one per degree and input channel."""
         return sum(self.n_degrees) * self.n_in
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -115,9 +115,8 @@ class SO2Convolution(nn.Module):
 def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | None = None) -> Tensor:
     """Apply SiLU to the function with coefficients [n, K_r, C], on a grid.
 
-    Its l = 0 part becomes SiLU of `gates` [n, C].
-
-    On edges of `passage`, the mean over the frames of both charts.
+    Its l = 0 part becomes SiLU of `gates` [n, C]. For the edges of `passage`, the result is a weighted mean over the
+    frames of both charts.
     """
     silu = nn.functional.silu
     curved = grid.coefficients(silu(grid.values(x)))
@@ -177,6 +176,6 @@ class GraphAttention(nn.Module):
 
     @full_precision
     def attention(self, features: Tensor, edges: Edges) -> Tensor:
-        """Attention weights [n_edges, heads] from features [n_edges, heads·A]; they sum to 1 on each target."""
+        """Attention weights [n_edges, heads] from features [n_edges, heads·A], by `Edges.softmax`."""
         curved = smooth_leaky(self.alpha_norm(features.unflatten(1, (self.heads, -1))))
         return edges.softmax((curved * self.alpha_dot).sum(-1))

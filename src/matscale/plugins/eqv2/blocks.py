@@ -13,13 +13,13 @@ from matscale.plugins.eqv2.edges import Edges
 from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid, degrees
 
 EPSILON = 1e-5
-"""Added to mean squares before the root is taken."""
+"""Number that is added to mean squares before the root is taken."""
 
 
 class ScalarsApartNorm(nn.Module):
-    """Norm `layer_norm_sh`: LayerNorm of the scalars.
+    """Norm `layer_norm_sh`: a LayerNorm for the scalars, and one common scale for all l > 0.
 
-    All l > 0 have one common scale, with equal weight for every degree.
+    Every degree l > 0 has equal weight in that scale.
     """
 
     weight_of: Tensor
@@ -43,8 +43,9 @@ class ScalarsApartNorm(nn.Module):
 
 
 class PerDegreeNorm(nn.Module):
-    """Norms `layer_norm`, a scale for each degree, centred for l = 0, and `rms_norm_sh`, one scale for all, centred for
-    l = 0.
+    """Norms `layer_norm`, which has a scale for each degree, and `rms_norm_sh`, which has one scale for all degrees.
+
+    Both first subtract the mean over channels from the scalars.
     """
 
     degree: Tensor
@@ -71,14 +72,14 @@ class PerDegreeNorm(nn.Module):
 
 
 def make_norm(kind: str, lmax: int, channels: int) -> nn.Module:
-    """Make the norm that a configuration names."""
+    """Make the norm that `EqV2Config.norm` calls `kind`."""
     if kind == "layer_norm_sh":
         return ScalarsApartNorm(lmax, channels)
     return PerDegreeNorm(lmax, channels, common=kind == "rms_norm_sh")
 
 
 class FeedForward(nn.Module):
-    """MLP at every point of a grid on the sphere of each atom; the scalars have a separate MLP."""
+    """Feed-forward network: an MLP at every point of a grid on each atom's sphere, and a separate one for scalars."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class Drop(nn.Module):
         self.path, self.channel = path, channel
 
     def forward(self, x: Tensor, batch: Tensor, n_structures: int) -> Tensor:
-        """Drop channels and structures of `x` [n_atoms, K, C] at random; the rest is scaled up to preserve the mean."""
+        """Drop channels and structures of `x` [n_atoms, K, C] at random, and scale up the rest to preserve the mean."""
         if self.training and self.channel:
             kept = torch.rand(x.shape[0], 1, x.shape[2], device=x.device) >= self.channel
             x = x * (kept / (1 - self.channel)).to(x.dtype)

@@ -2,7 +2,7 @@ r"""Smooth transition between the two charts of `rotation`, for models whose ene
 
 All operations on an edge commute with rotations about it, so the choice of chart matters only for activations: the
 error of their grid depends on its orientation about the edge. When an edge changes from one chart to the other, its
-message would jump by that error. In the range 0.85 < |y| < 0.95, an activation S is therefore a weighted mean of both,
+message would jump by that error. In the range 0.85 < |y| < 0.95, an activation S is therefore averaged over both,
 
     S̃(h) = (1 − u) S(h) + u T^T S(T h)            u = share of the chart that the edge is not in,    T = D(Y(γ)),
 
@@ -32,9 +32,9 @@ HALF_WIDTH = 0.05
 
 @dataclass(frozen=True)
 class Passage:
-    """Edges in the range between the charts, with rotations into the frame of the other chart.
+    """Edges in the range of |y| where both charts are used, with rotations into the frame of the other chart.
 
-    K_r coefficients, order-major.
+    Coefficients of these edges are order-major, K_r of them.
     """
 
     edges: Tensor
@@ -62,10 +62,7 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """Passage of a slice of edges, numbered from the start of the slice.
-
-        It is None if no edge is between the charts.
-        """
+        """Select the edges that lie in a slice, and number them from its start; None if there are none."""
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None
@@ -89,9 +86,9 @@ class ChartPassage(nn.Module):
             self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def forward(self, vec: Tensor) -> Passage | None:
-        """Passage for vectors [n_edges, 3] of non-zero length.
+        """Make the passage for vectors [n_edges, 3] of non-zero length.
 
-        None without orders m > 0, which alone depend on the chart.
+        Returns None if mmax = 0, since only coefficients with m ≠ 0 depend on the chart.
         """
         if self.mmax == 0:
             return None

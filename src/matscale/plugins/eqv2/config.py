@@ -1,4 +1,4 @@
-"""Options of EquiformerV2. Defaults are the values of the OMat24 models if these share one."""
+"""Options of EquiformerV2. Default widths are those of `SIZES["ladder-13"]`; most other defaults are as in OMat24."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEBEDEV = {
     42: 590, 48: 770, 54: 974, 60: 1202, 66: 1454, 72: 1730, 78: 2030, 84: 2354, 90: 2702, 96: 3074, 102: 3470,
     108: 3890, 114: 4334, 120: 4802, 126: 5294, 132: 5810,
 }  # fmt: skip
-"""Resolution -> number of points of the Lebedev rule of degree `resolution` − 1, for rules with positive weights.
+"""Number of points of each Lebedev rule with positive weights, by resolution: the degree of the rule plus 1.
 
 The rules of degree 13, 25 and 27 have negative weights, which increase the error of the grid, and are left out.
 """
@@ -29,9 +29,9 @@ class EqV2Config(ArchitectureConfig):
     channels: Positive = 16
     """Channels C of each spherical-harmonic coefficient of an atom."""
     n_layers: Positive = 4
-    """Blocks of attention and feed-forward."""
+    """Number of blocks, each with an attention layer and a feed-forward network."""
     lmax: int = Field(default=4, ge=1, le=MAX_DEGREE)
-    """Highest degree of the spherical harmonics; 2 or more for a stress of its own."""
+    """Highest degree l of the spherical harmonics; at least 2 for a model that predicts the stress directly."""
     mmax: int = Field(default=2, ge=0)
     """Highest order |m| that messages keep in the frame of their edge; at most lmax."""
     edge_channels: Positive = 16
@@ -47,43 +47,47 @@ class EqV2Config(ArchitectureConfig):
     ffn_hidden: Positive = 16
     """Hidden channels of the feed-forward networks and of the energy head."""
     n_radial: int = Field(default=600, ge=2)
-    """Gaussians of the distance, each twice as wide as their spacing."""
+    """Number of Gaussians that expand a distance, each twice as wide as their spacing."""
     cutoff: float = Field(default=12.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int = Field(default=20, ge=0)
     """Number of nearest neighbours that send messages; 0: all within the cutoff, with a smooth envelope."""
     strict_neighbors: bool = False
-    """Keep exactly `max_neighbors`, rather than also further ones at nearly equal distance."""
+    """Whether exactly `max_neighbors` are kept; if false, so are further neighbours at nearly the same distance."""
     grid: GridKind = "product"
     """Grid of the sphere for activations: latitudes × longitudes, or Lebedev's rule, with a third as many points."""
     grid_resolution: int = Field(default=18, ge=2, le=512)
-    """Degree below which the grid integrates exactly, a product grid's latitudes; even, at least 2(lmax + 1)."""
+    """Resolution R of the grid, which integrates all degrees below R exactly; even, and at least 2(lmax + 1).
+
+    A product grid has R latitudes.
+    """
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
-    """Norm of coefficients: separate scalars and one scale for l > 0; one scale per degree; one scale for all."""
+    """Norm of coefficients, in this order: separate scalars and a scale for l > 0; a scale per degree; one scale."""
     forces: Literal["direct", "gradient"] = "direct"
-    """Forces and stress by heads, or as derivatives of the energy (then `max_neighbors` must be 0)."""
+    """Forces and stress predicted by heads, or as derivatives of the energy (then `max_neighbors` must be 0)."""
     stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
     """Stress head: `rank2` is the published one, whose anisotropic part is not equivariant.
 
-    `none` predicts no stress, as models of molecules and surfaces. For direct forces only.
+    With `none` the model predicts no stress, as is usual for molecules and surfaces. The option has an effect only with
+    direct forces.
     """
     alpha_drop: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention weights in the blocks."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """Probability that a block's contribution is left out for a structure."""
     proj_drop: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout of whole channels of an atom in a block's contribution."""
+    """Probability that a channel of an atom, with all its coefficients, is left out of a block's contribution."""
     weight_init: Literal["uniform", "normal"] = "uniform"
-    """Distribution of the initial weights of linear maps, both of width 1/√inputs."""
+    """Distribution of the initial weights of linear maps: uniform within ±1/√inputs, or normal of that deviation."""
     mean_atoms: float = Field(default=1.0, gt=0)
-    """Divisor of the energy.
+    """Divisor of the sum over atoms that gives the energy.
 
-    31.17 in the OMat24 models, whose energies are in eV rather than in units of their spread.
+    It is 31.17 in the OMat24 models, whose energies are in eV rather than in units of their spread.
     """
     mean_degree: float = Field(default=61.95, gt=0)
     """Divisor of the edge-degree embedding; a constant of the published models, not the mean degree of the data."""
     max_atomic_number: int = Field(default=95, ge=1, le=118)
-    """Heaviest element with a row in the embeddings."""
+    """Highest atomic number that has a row in the embeddings."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -111,8 +115,8 @@ class EqV2Config(ArchitectureConfig):
         needed = 2 * (self.lmax + 1)
         if self.grid_resolution < needed or self.grid_resolution % 2:
             raise ValueError(
-                f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the grid has to be even and at "
-                f"least 2(lmax + 1) = {needed}, or functions would change on the way to the grid and back."
+                f"grid_resolution = {self.grid_resolution} with lmax = {self.lmax}: the resolution has to be even and "
+                f"at least 2(lmax + 1) = {needed}, or functions would change on the way to the grid and back."
             )
         if self.grid == "lebedev" and self.grid_resolution not in LEBEDEV:
             below = [r for r in LEBEDEV if needed <= r < self.grid_resolution][-1:]
@@ -125,12 +129,12 @@ class EqV2Config(ArchitectureConfig):
 
     @property
     def n_grid_points(self) -> int:
-        """Points of each grid."""
+        """Number of points of each grid."""
         return LEBEDEV[self.grid_resolution] if self.grid == "lebedev" else self.grid_resolution**2
 
     @property
     def is_smooth(self) -> bool:
-        """Whether messages vanish smoothly at the cutoff, and no neighbour rule makes them jump."""
+        """Whether messages vanish smoothly at the cutoff, without a limit on the number of neighbours."""
         return self.max_neighbors == 0
 
     @property
@@ -154,11 +158,11 @@ _GRID_BRANCH = ("expand.weight", "expand.bias", *(f"pointwise.{layer}.weight" fo
 def idle_parameters(config: EqV2Config) -> frozenset[str]:
     """Names of the parameters that do not influence the outputs, kept because the published models have them.
 
-    The energy depends on scalars, which a feed-forward network makes from scalars: the grid branch of the energy head
-    is idle. The force head is an attention layer, of whose output only l = 1 is used. With forces by derivative, only
-    the scalars after the last block are used: its parts for l > 0 are idle.
+    The energy depends on scalars only, which a feed-forward network computes from scalars: the grid branch of the
+    energy head is idle. The force head is an attention layer whose output is used only for l = 1. With forces by
+    derivative, only the scalars of the last block's output are used: the parts of that block for l > 0 are idle.
 
-    Their gradients are zeros, not missing: an optimizer with weight decay treats them as fairchem's does.
+    Gradients of idle parameters are zeros rather than missing, so that weight decay acts on them as in fairchem.
     """
     idle = {f"energy.feed_forward.{name}" for name in _GRID_BRANCH}
     if config.forces == "direct":

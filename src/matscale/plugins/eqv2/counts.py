@@ -1,8 +1,9 @@
-r"""Count products and parameters of a configuration, map by map, without building it. docs/flops.md has the definition.
+r"""Count FLOPs and parameters of a configuration, map by map, without building the model (see docs/flops.md).
 
-`step_flops` equals the count of a training step, `parameters` that of a built model; both sum the same rows.
+`step_flops` equals the FLOPs counted in a training step, `parameters` the numbers of parameters of a built model; both
+are sums over the same rows.
 
-The forward of a product counts 1. Its further cost depends on which of its factors have gradients:
+A product counts once in the forward, and in a whole step as often as this table says, depending on its factors:
 
     factors                          direct forces        forces by derivative
     features × weights               3  (two gradients)   6  (+ its input gradient, and the two gradients of that)
@@ -30,16 +31,16 @@ class Row(NamedTuple):
     """Map of the model: one row of the count."""
 
     per: str
-    """`edge`, `atom` or `structure`."""
+    """Item for which the map is computed once: `edge`, `atom` or `structure`."""
     factor: str
-    """Kind of its product: a key of `TIMES`."""
+    """Kind of factor by which the map multiplies features: a key of the tables in `TIMES`."""
     products: int
-    """Multiply-adds of one forward pass."""
+    """Multiply-adds of one forward pass, per item."""
     parameters: int = 0
 
 
 def step_flops(config: EqV2Config, shape: BatchShape) -> float:
-    """FLOPs of forward, loss and backward, equal to the count on the reference path."""
+    """FLOPs of forward, loss and backward, equal to those counted while the reference path runs."""
     total = Counter[str]()
     for _, row in tally(config):
         total[row.per] += TIMES[config.forces][row.factor] * row.products
@@ -53,7 +54,7 @@ def step_flops(config: EqV2Config, shape: BatchShape) -> float:
 def parameters(config: EqV2Config) -> dict[str, int]:
     """Number of parameters by part: `embedding`, `edge_degree`, `blocks`, `norm`, `energy`.
 
-    `forces` and `stress` are counted if they are direct.
+    With direct forces there are also the parts `forces` and `stress`.
     """
     counts = Counter[str]()
     for part, row in tally(config):
@@ -67,7 +68,7 @@ def total(config: EqV2Config) -> int:
 
 
 def tally(config: EqV2Config) -> Iterator[tuple[str, Row]]:
-    """List every map with its part of the model, blocks together."""
+    """List every map of the model with the part that it belongs to; rows of `blocks` are sums over all blocks."""
     channels = config.channels
     yield "embedding", Row("atom", "weights", 0, (config.max_atomic_number + 1) * channels)
     yield from (("edge_degree", row) for row in _edge_degree(config))
@@ -117,7 +118,7 @@ def _radial(config: EqV2Config, n_out: int) -> Row:
 
 
 def _norm(config: EqV2Config, channels: int | None = None) -> Row:
-    """Rows of a norm: the weighted sum of squares, over all degrees, or without the scalars for `layer_norm_sh`."""
+    """Row of a norm: its weighted sum of squares over all degrees, or without the scalars for `layer_norm_sh`."""
     k, channels = config.n_coefficients, channels or config.channels
     rows = k - 1 if config.norm == "layer_norm_sh" else (config.lmax + 1) * k
     # Two parameters for scalars and one for each other degree, or one for each and a bias.

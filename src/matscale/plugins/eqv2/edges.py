@@ -22,37 +22,35 @@ class Edges:
     """Directed edges j -> i of a batch. Atoms have K coefficients, of which K_r are kept in the frame of an edge."""
 
     source: Tensor
-    """[n_edges] j"""
+    """[n_edges] index j of the neighbour, which sends the message."""
     target: Tensor
-    """[n_edges] i"""
+    """[n_edges] index i of the centre, which receives the message."""
     source_element: Tensor
     """[n_edges] atomic number of j"""
     target_element: Tensor
     """[n_edges] atomic number of i"""
     vec: Tensor
-    """[n_edges, 3] Å"""
+    """[n_edges, 3] edge vectors from centre i to neighbour j [Å]."""
     basis: Tensor
-    """[n_edges, R] Gaussians of the distance."""
+    """[n_edges, n_radial] Gaussians of the distance."""
     envelope: Tensor | None
     """[n_edges] 1 at distance 0, 0 at the cutoff; None where the neighbour rule is not smooth."""
     into_frame: Tensor
-    """[n_edges, K_r, K] rotates coefficients of an atom (degree-major) into the edge's frame; only K_r are kept."""
+    """[n_edges, K_r, K] matrices that rotate an atom's coefficients (degree-major) into the edge's frame."""
     out_of_frame: Tensor
-    """[n_edges, K, K_r] inverse rotation, rescaled for the omitted coefficients."""
+    """[n_edges, K, K_r] inverse rotations, rescaled to compensate for the omitted coefficients."""
     passage: Passage | None
-    """Edges between the charts of the frames; None if the model need not be smooth."""
+    """Edges whose activation is a mean over both charts (`charts`); None if the model need not be smooth."""
     n_atoms: int
 
     @full_precision
     def turn_into_frame(self, x: Tensor) -> Tensor:
-        """Rotate [n_edges, K, C], degree-major, from the axes of the structure to [n_edges, K_r, C] in the frames of
-        edges.
-        """
+        """Rotate coefficients into the frames of edges: [n_edges, K, C], degree-major -> [n_edges, K_r, C]"""
         return self.into_frame @ x
 
     @full_precision
     def turn_out_of_frame(self, x: Tensor) -> Tensor:
-        """Rotate back [n_edges, K_r or only its m = 0, C] -> [n_edges, K, C]"""
+        """Rotate back: [n_edges, K_r, C], or only the leading coefficients m = 0 -> [n_edges, K, C]"""
         return self.out_of_frame[:, :, : x.shape[1]] @ x
 
     @full_precision
@@ -63,7 +61,7 @@ class Edges:
     def mean_on_targets(self, x: Tensor) -> Tensor:
         """Mean over the edges of each target: [n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours.
 
-        With an envelope f, Σ f² x / Σ f, as in `softmax`.
+        With an envelope f it is Σ f² x / Σ f, as in `softmax`.
         """
         if self.envelope is not None:
             f = self.envelope.view(-1, *(1,) * (x.dim() - 1))

@@ -3,9 +3,9 @@ r"""Output heads: energy, forces and stress from the coefficients of atoms.
     energy = Σ_atoms FFN(x)_{l=0} / mean_atoms               forces = attention(x)_{l=1}, which is (x, y, z)
     stress = s₀ 1/√3 + Σ_m s_2m T_m
 
-A symmetric tensor is a scalar, its trace/√3, and five l = 2 components; T_m are unit tensors in e3nn's order: xz, xy,
-(2yy − xx − zz)/√6, yz, (zz − xx)/√2 (each off-diagonal pair as (xz + zx)/√2). That change of basis is orthogonal: the
-Frobenius norm of the stress is the norm of its parts, and it turns as they do.
+A symmetric tensor consists of a scalar, its trace/√3, and five l = 2 components; T_m are unit tensors in e3nn's order:
+xz, xy, (2yy − xx − zz)/√6, yz, (zz − xx)/√2 (each off-diagonal pair as (xz + zx)/√2). This change of basis is
+orthogonal: the Frobenius norm of the stress is the norm of its parts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class EnergyHead(nn.Module):
 
 
 class ForcesHead(nn.Module):
-    """Head of the forces: one more attention layer, of which the l = 1 coefficients are vectors."""
+    """Head of the forces: one more attention layer, whose l = 1 coefficients are the force vectors."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class EquivariantStressHead(nn.Module):
 
 
 class Rank2StressHead(nn.Module):
-    """Head of the stress in the published models. Its MLP acts on l = 2 components one by one: not equivariant."""
+    """Head of the stress in the published models; not equivariant, since an MLP acts on each l = 2 component alone."""
 
     normalisers: Tensor
 

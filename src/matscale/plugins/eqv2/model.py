@@ -11,7 +11,7 @@ Activations act on a grid of the sphere; the error of the grid is the model's on
 
 Liao, Wood, Das & Smidt, arXiv:2306.12059; as trained on OMat24, arXiv:2410.12771. With the published models' options
 and weights it gives their numbers. With `max_neighbors = 0` all neighbours count, each fading out towards the cutoff:
-then energies are smooth, and `forces = "gradient"` gives forces and stress that conserve them.
+then energies are smooth, and `forces = "gradient"` gives conservative forces and stress.
 
 Shapes: C channels, K = (lmax+1)² coefficients per atom.
 """
@@ -79,17 +79,17 @@ class EqV2(nn.Module):
         return normalised
 
     def embed_graph(self, data: AtomicBatch, edges: Edges) -> Tensor:
-        """Initial coefficients of atoms from elements and edges [n_atoms, K, C]."""
+        """Initial coefficients of atoms [n_atoms, K, C], from elements and edges."""
         neighbors: Tensor = self.edge_degree(edges)
         return neighbors + self.embed_elements(data)
 
     def embed_elements(self, data: AtomicBatch) -> Tensor:
-        """Initial coefficients of atoms from elements [n_atoms, K, C]; only the scalars are not zero."""
+        """Contribution of elements to the initial coefficients [n_atoms, K, C]; only its scalars are not zero."""
         scalars = self.element(data.atomic_numbers)[:, None]
         return nn.functional.pad(scalars, (0, 0, 0, self.config.n_coefficients - 1))
 
     def read_out(self, x: Tensor, edges: Edges, data: AtomicBatch) -> Outputs:
-        """Outputs from the coefficients of atoms [n_atoms, K, C]."""
+        """Compute the outputs from the normalised coefficients of atoms, `x` [n_atoms, K, C]."""
         energy = self.energy(x, self.atom_grid, data)
         if self.config.forces == "gradient":
             return Outputs(energy=energy)
@@ -113,17 +113,16 @@ class EqV2(nn.Module):
         heaviest = int(numbers.max())
         if heaviest > self.config.max_atomic_number:
             raise DataError(
-                f"eqv2: element {heaviest} in the batch, but the embeddings end at max_atomic_number = "
-                f"{self.config.max_atomic_number}. Leave such structures out, or train a model with a longer table."
+                f"eqv2: the batch contains element {heaviest}, but the embeddings end at max_atomic_number = "
+                f"{self.config.max_atomic_number}. Leave such structures out, or train a model with a higher one."
             )
 
 
 def initialise(model: nn.Module, kind: str) -> None:
-    """Initialise biases with zero.
+    """Initialise biases with zero and, if `kind` is "normal", the weights of linear maps outside radial networks.
 
-    For "normal" also weights N(0, 1/√inputs) of all linear maps outside radial networks.
-
-    "uniform", U(±1/√inputs), is torch's default. The heads are always uniform.
+    These weights are drawn from a normal distribution with a standard deviation of 1/√inputs. For any other kind they
+    keep torch's default, uniform within ±1/√inputs, as those of the heads always do.
     """
     radial = {id(m) for net in model.modules() if isinstance(net, RadialNetwork) for m in net.modules()}
     for module in model.modules():

@@ -51,9 +51,9 @@ def wigner(lmax: int, rotation: Array) -> Array:
 
 @cache
 def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
-    """B, and B with flipped columns, as functions of (cos mβ, m = 0..lmax.
+    """Tables of B and of B with the columns m and −m exchanged, [2, 2lmax+1, K_r, K], and the matrix D(P) [K, K].
 
-    Sin mβ, m = 1..lmax): [2, 2lmax+1, K_r, K]; and D(P) [K, K].
+    The second dimension has the matrices by which cos mβ, m = 0..lmax, and then sin mβ, m = 1..lmax, are multiplied.
     """
     j, m = wigner(lmax, _SWAP), np.array(orders(lmax))
     flip = np.array([degree * (degree + 1) - order for degree, order in zip(degrees(lmax), orders(lmax))])
@@ -66,7 +66,7 @@ def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
 
 
 def multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]:
-    """Compute cos mφ and sin mφ for m = 0..lmax, [n_edges, lmax+1] each, from those of φ, by (c + is)^m."""
+    """Compute cos mφ and sin mφ for m = 0..lmax, [n_edges, lmax+1] each, as the parts of (cos φ + i sin φ)^m."""
     cosines, sines = [torch.ones_like(cosine)], [torch.zeros_like(sine)]
     for _ in range(lmax):
         c, s = cosines[-1], sines[-1]
@@ -76,7 +76,7 @@ def multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]:
 
 
 def is_polar(n: Tensor) -> Tensor:
-    """Whether unit vectors [n_edges, 3] are in the second chart, [n_edges]."""
+    """Tell for each unit vector whether it belongs to the second chart: [n_edges, 3] -> [n_edges]"""
     return n[:, 1].abs() > POLAR
 
 

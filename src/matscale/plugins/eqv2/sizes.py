@@ -58,9 +58,9 @@ _LADDER = tuple(
 _OMAT24_S = Shape(128, 128, 128, 8, 64, 8, 64, 16)
 _SMALLEST = Shape(1, 2, 2, 1, 1, 1, 2, 1)
 _WIDEST = Shape(416, 272, 416, 10, 208, 8, 64, 52)
-"""Ends of the ladder that are not published.
+"""Ends of the ladder, which are not published.
 
-Beyond the S model, it gets wider at lmax 4 rather than higher in degree.
+Beyond the S model, models of the ladder get wider at lmax 4 rather than higher in degree.
 """
 
 _OMAT24_M = _OMAT24_S._replace(n_layers=10)
@@ -85,15 +85,15 @@ DIAL = (
 def rungs() -> tuple[Shape, ...]:
     """List the published shapes from the third on, and steps between them that change one field at a time.
 
-    The first two have one channel. A LayerNorm over one channel is a constant: the energy of these models is the same
-    for every structure of as many atoms, whatever its elements and positions. The ladder starts with two channels.
+    The first two published shapes have one channel. A LayerNorm over one channel is a constant: such a model has the
+    same energy for all structures with the same number of atoms. Therefore the ladder starts with two channels.
     """
     anchors = (_SMALLEST, *_LADDER[2:], _OMAT24_S, _WIDEST)
     return (anchors[0], *(shape for a, b in pairwise(anchors) for shape in _between(a, b)))
 
 
 def _between(a: Shape, b: Shape) -> Iterator[Shape]:
-    """Steps between shapes `a` (excluded) and `b`, each field at an even pace."""
+    """Steps from shape `a` (excluded) to `b` (included); each raises one field by 1, and all fields grow evenly."""
     steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
     shape = list(a)
     for _, field in steps:
@@ -107,8 +107,9 @@ def _count(shape: Shape) -> int:
 
 
 def _split(rung: int) -> int:
-    """Number of parameters from which the next rung is used: half-way between them, or the smallest of the next if
-    larger.
+    """Number of parameters from which the next rung of the ladder replaces `rung`.
+
+    It is half-way between the two, or that of the next rung with a feed-forward width of 1 if this is larger.
     """
     here, above = rungs()[rung], rungs()[rung + 1]
     return max((_count(here) + _count(above)) // 2, _count(above._replace(ffn_hidden=1)))
@@ -141,8 +142,9 @@ def _fewer_gaussians(n_params: int) -> EqV2Config:
 
 
 def _nearest_width(shape: Shape, n_params: int, smallest: int, largest: int) -> Shape:
-    """Choose the feed-forward width of `shape` for the closest number of parameters, with smallest ≤ number <
-    largest.
+    """Set the feed-forward width of `shape` so that its number of parameters comes closest to `n_params`.
+
+    The number is at least `smallest` and less than `largest`.
     """
     low, high = 0, 2  # count(low) ≤ n_params < count(high)
     while _count(shape._replace(ffn_hidden=high)) <= n_params:

@@ -12,8 +12,8 @@ On a grid of points n_p with weights w_p (Σ w = 1)
     to grid    f_p  = Σ_lm G_p,lm f_lm,     G = Y_lm(n_p) / √((2l+1)(lmax+1))
     from grid  f_lm = Σ_p H_lm,p f_p,       H = w_p Y_lm(n_p) √((2l+1)(lmax+1))
 
-for Y normalised to a mean square of 2l+1 ("component"). A grid of resolution R integrates harmonics of all degrees
-below R exactly, hence H G = 1 for R > 2 lmax. There are two kinds of grids:
+for Y_lm with a mean square of 1 over the sphere ("component"). A grid of resolution R integrates harmonics of all
+degrees below R exactly, hence H G = 1 for R > 2 lmax. There are two kinds of grids:
 
     product    R equal-angle latitudes × R longitudes, weights of Kostelec & Rockmore, J. Fourier Anal. Appl. 14, 145
                (2008); R² points, crowded at the poles. What the published models use.
@@ -40,13 +40,13 @@ Array = NDArray[np.float64]
 
 @cache
 def degrees(lmax: int) -> tuple[int, ...]:
-    """l of each of the K coefficients, degree-major."""
+    """Degree l of each of the K coefficients, degree-major."""
     return tuple(degree for degree in range(lmax + 1) for _ in range(2 * degree + 1))
 
 
 @cache
 def orders(lmax: int) -> tuple[int, ...]:
-    """m of each of the K coefficients, degree-major."""
+    """Order m of each of the K coefficients, degree-major."""
     return tuple(m for degree in range(lmax + 1) for m in range(-degree, degree + 1))
 
 
@@ -54,14 +54,14 @@ class Kept(NamedTuple):
     """Coefficients with |m| ≤ mmax, order-major."""
 
     places: list[int]
-    """[K_r] index of each kept coefficient among all, degree-major."""
+    """[K_r] index of each kept coefficient in the degree-major order of all."""
     rescale: Array
     """[K_r] factor √((2l+1)/(2 mmax+1)) for l > mmax, else 1, which compensates for the omitted orders."""
 
 
 @cache
 def kept(lmax: int, mmax: int) -> Kept:
-    """Make the order-major layout of a message."""
+    """List the coefficients that a message keeps in the frame of its edge, order-major."""
     pairs = [(degree, 0) for degree in range(lmax + 1)]
     for m in range(1, mmax + 1):
         pairs += [(degree, sign * m) for sign in (1, -1) for degree in range(m, lmax + 1)]
@@ -70,7 +70,7 @@ def kept(lmax: int, mmax: int) -> Kept:
 
 
 def spherical_harmonics(lmax: int, points: Array) -> Array:
-    """Compute Y_lm of unit vectors [n, 3] -> [n, K], in float64, with a mean square of 1 per (l, m)·√(2l+1)."""
+    """Compute Y_lm of unit vectors [n, 3] -> [n, K], in float64, each with a mean square of 1 over the sphere."""
     with torch.device("cpu"):  # a model may be built on `meta`
         x = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
         y: Tensor = o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component")
@@ -109,10 +109,7 @@ class SphereGrid(nn.Module):
     from_grid: Tensor
 
     def __init__(self, lmax: int, resolution: int, mmax: int | None = None, grid: GridKind = "product") -> None:
-        """Set up the grid. Without `mmax`: all coefficients, degree-major.
-
-        With `mmax`: the kept coefficients, order-major and rescaled.
-        """
+        """Set up the grid for all coefficients, degree-major; with `mmax`, for those that `kept` lists, rescaled."""
         super().__init__()
         points, weights = sphere_points(resolution, grid)
         harmonics = spherical_harmonics(lmax, points)
@@ -127,12 +124,12 @@ class SphereGrid(nn.Module):
 
     @full_precision
     def values(self, x: Tensor) -> Tensor:
-        """Coefficients [n, K, C] -> values [n, points, C]"""
+        """Evaluate functions on the grid: coefficients [n, K or K_r, C] -> values [n, points, C]"""
         return self.to_grid.to(x.dtype) @ x
 
     @full_precision
     def coefficients(self, values: Tensor) -> Tensor:
-        """Values [n, points, C] -> coefficients [n, K, C]"""
+        """Project values on the grid back: values [n, points, C] -> coefficients [n, K or K_r, C]"""
         return self.from_grid.to(values.dtype) @ values
 
 

@@ -1,6 +1,7 @@
 r"""Export of a trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator and its trainer.
 
-    rmsd_E, rmsd_F = scales of energy and forces,    rmsd_part, mean_part = stress scale · (scale, shift) of its head
+    rmsd_E, rmsd_F = scales of energy and forces
+    rmsd_part, mean_part = stress scale · (scale, shift) of that part in the stress head
 
 The element references stay as they are.
 """
@@ -22,7 +23,7 @@ from matscale.plugins.eqv2.model import EqV2
 
 _HEADS = {"energy": "equiformer_v2_energy_head", "forces": "equiformer_v2_force_head", "stress": "rank2_symmetric_head"}
 _PARTS = {"stress_isotropic": 0, "stress_anisotropic": 2}
-"""Part of the stress -> its degree l."""
+"""Degree l of each part of the stress."""
 
 
 def content(potential: Potential) -> dict[str, Any]:
@@ -58,9 +59,9 @@ def _normalizers(potential: Potential) -> dict[str, dict[str, Tensor]]:
 
 
 def _config(config: EqV2Config) -> dict[str, Any]:
-    """Configuration in the form of fairchem's trainer.
+    """Configuration in the form that fairchem's trainer expects.
 
-    Its calculator needs only the keys of optimizer, losses and data.
+    The entries for optimizer, losses and data are placeholders: fairchem's calculator needs only their keys.
     """
     heads: dict[str, dict[str, Any]] = {"energy": {"module": _HEADS["energy"]}, "forces": {"module": _HEADS["forces"]}}
     outputs: dict[str, dict[str, Any]] = {

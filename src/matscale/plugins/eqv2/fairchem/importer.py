@@ -1,7 +1,7 @@
 """Import of EquiformerV2 from fairchem v1, for `matscale import fairchem`.
 
-Files have a hydra model with an `equiformer_v2_backbone` and heads for energy, forces and possibly stress, or an older
-`equiformer_v2` (`prehydra`).
+A file holds either a hydra model, that is an `equiformer_v2_backbone` with heads for energy, forces and possibly
+stress, or an older `equiformer_v2` (`prehydra`).
 """
 
 from __future__ import annotations
@@ -35,20 +35,22 @@ _HEADS: dict[str, tuple[set[str], dict[str, Any]]] = {
         },
     ),
 }
-"""Head -> names of its module, and the supported value of each of its options."""
+"""Names of the modules of each head that are imported, and the supported value of each of their options."""
 _REQUIRED = {"stress": ("decompose", "use_source_target_embedding")}
-"""Options with other defaults in fairchem."""
+"""Options of a head whose default in fairchem, False, is not the supported value."""
 
 
 def configuration(checkpoint: FairchemCheckpoint) -> EqV2Config:
-    """Configuration of the model in a checkpoint. Raises ConfigError that names an option of another network."""
+    """Configuration of the model in a checkpoint. Raises ConfigError that names the first unsupported option."""
     path, backbone, heads = checkpoint.path, checkpoint.model.options, checkpoint.model.heads or {}
     for head, (modules, options) in _HEADS.items():
         if head in heads or head != "stress":
             chosen = dict(checkpoint.section("config", "model", "heads", head))
             _check_head(path, head, chosen, modules, options)
     if extra := sorted(set(heads) - set(_HEADS)):
-        raise ConfigError(f"{path}: head {extra[0]!r} has no counterpart here. Known: energy, forces, stress.")
+        raise ConfigError(
+            f"{path}: head {extra[0]!r} has no counterpart in matscale, which has heads for energy, forces and stress."
+        )
     return config_from_fairchem(backbone, stress_head="rank2" if "stress" in heads else "none")
 
 
@@ -65,13 +67,15 @@ def _check_head(path: Path, name: str, head: dict[str, Any], modules: set[str], 
         head.setdefault(key, False)
     for key, value in head.items():
         if key not in options:
-            raise ConfigError(f"{path}: unknown option {key} = {value!r} of the head for {name}.")
+            raise ConfigError(
+                f"{path}: unknown option {key} = {value!r} of the head for {name}: such a head cannot be imported."
+            )
         if isinstance(value, Tensor) or value != options[key]:
             raise ConfigError(f"{path}: {key} = {value!r} of the head for {name}: only {options[key]!r} is imported.")
 
 
 def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
-    """Role of each weight: parameters are trained; index tables, grids and the like are derived."""
+    """Role of each weight in `names`: parameters are trained; index tables, grids and the like are derived."""
     parameters = {fairchem_name(name) for name, _ in model.named_parameters()}
     found: dict[str, Role] = {}
     for name in names:

@@ -67,7 +67,7 @@ _RULES = [
 
 
 def fairchem_name(name: str) -> str:
-    """Published name of a parameter."""
+    """Name of a parameter in fairchem's published models."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -124,7 +124,7 @@ _OPTIONS = {
     "avg_num_nodes": "mean_atoms",
     "avg_degree": "mean_degree",
 }
-"""Options of the same meaning."""
+"""Name in eqv2 of each option of fairchem that has the same meaning."""
 
 _FIXED: dict[str, Any] = {
     "use_atom_edge_embedding": True,
@@ -140,7 +140,7 @@ _FIXED: dict[str, Any] = {
     "load_energy_lin_ref": False,
     "use_pbc": True,
 }
-"""Options with this value in every OMat24 model; with other values, network or graph differ."""
+"""Only supported value of each of these options, as in every OMat24 model; others mean another network or graph."""
 
 _DEFAULTS: dict[str, Any] = {
     "sphere_channels": 128,
@@ -167,20 +167,21 @@ _DEFAULTS: dict[str, Any] = {
     "mmax_list": [2],
     "use_grid_mlp": False,
 }
-"""Defaults of fairchem 1.10 for options that are missing or null, if they differ from those of eqv2."""
+"""Defaults of fairchem 1.10 for options that are missing or null, where eqv2 has other defaults."""
 
 _WITHOUT_EFFECT = {
     *("model", "num_distance_basis", "num_sphere_samples", "attn_activation", "ffn_activation"),
     *("use_pbc_single", "otf_graph", "regress_forces", "regress_stress", "activation_checkpoint"),
 }
-"""Options without effect: fairchem ignores the first line (always 600 Gaussians, always SiLU).
+"""Options that do not change the network.
 
-The second is about graphs, tasks, memory.
+Fairchem ignores those in the first line (it always uses 600 Gaussians and SiLU); those in the second concern graphs,
+tasks and memory.
 """
 
 
 def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Config:
-    """Configuration from the options of a published backbone and further `options`.
+    """Configuration from the options of a published backbone and further `options` of `EqV2Config`.
 
     Raises ConfigError for an option without a counterpart.
     """
@@ -188,12 +189,14 @@ def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Con
     given = {key: value for key, value in backbone.items() if value is not None or key not in _DEFAULTS}
     for key, value in (given | {k: v for k, v in _DEFAULTS.items() if k not in given}).items():
         if isinstance(value, Tensor):
-            raise ConfigError(f"{key} is a tensor, where an option of the backbone is expected.")
+            raise ConfigError(f"{key} is a tensor: an option of the backbone has to be a number, a text or a list.")
         if key in _OPTIONS:
             values[_OPTIONS[key]] = value
         elif key in ("lmax_list", "mmax_list"):
             if not isinstance(value, list | tuple) or len(value) != 1:
-                raise ConfigError(f"{key} = {value!r}: only models of one resolution are supported, as [4].")
+                raise ConfigError(
+                    f"{key} = {value!r}: only models of one resolution are supported, as a list of one number like [4]."
+                )
             values[key.removesuffix("_list")] = value[0]
         elif key == "max_num_elements":
             if not isinstance(value, int):
@@ -203,7 +206,9 @@ def config_from_fairchem(backbone: Mapping[str, Any], **options: Any) -> EqV2Con
             if value != _FIXED[key]:
                 raise ConfigError(f"{key} = {value!r}: only {_FIXED[key]!r}, as in the OMat24 models, is supported.")
         elif key not in _WITHOUT_EFFECT:
-            raise ConfigError(f"unknown option {key} = {value!r} of an EquiformerV2 backbone.")
+            raise ConfigError(
+                f"unknown option {key} = {value!r} of an EquiformerV2 backbone: such a model cannot be imported."
+            )
     return EqV2Config.parse(values, "backbone")
 
 

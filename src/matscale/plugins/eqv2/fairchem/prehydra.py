@@ -1,8 +1,8 @@
 """Convert old checkpoints, without backbone and heads, to the form of hydra models.
 
 Such a file has one model, `equiformer_v2`, with options beside its name or in `model_attributes`. Its weights are those
-of a backbone, `energy_block` and `force_block`; it predicts no stress. Some models have element references as a
-parameter, in units of the energy's normalizer, which fairchem adds if `use_energy_lin_ref` is set.
+of a backbone, of `energy_block` and of `force_block`; it predicts no stress. Some models have element references as a
+parameter, in units of the energy's normalizer; fairchem adds them if `use_energy_lin_ref` is set.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _REFERENCES = "energy_lin_ref"
 
 
 def as_hydra(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
-    """Convert the content of a file from before hydra to the later form; other files stay.
+    """Convert a checkpoint from before hydra models to the later form; return other checkpoints unchanged.
 
-    Raises DataError if it has element references twice.
+    Raises DataError if the checkpoint has element references twice.
     """
     if checkpoint.model.heads is not None:
         return checkpoint
@@ -38,7 +38,10 @@ def as_hydra(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
     }
     if uses_references and references is not None:
         if checkpoint.values.get("elementrefs"):
-            raise DataError(f"{checkpoint.path}: has element references twice, as elementrefs and as {_REFERENCES}.")
+            raise DataError(
+                f"{checkpoint.path}: has element references twice, as elementrefs and as {_REFERENCES}. It is unclear "
+                "which ones are right."
+            )
         row = references.double() * _energy_scale(checkpoint.values)
         changed["elementrefs"] = {"energy": {"element_references": row}}
     return checkpoint.changed(**changed)

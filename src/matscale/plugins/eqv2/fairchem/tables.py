@@ -1,10 +1,11 @@
 """Tables that fairchem stores beside the parameters. They follow from the options and stand under the name of every
 module that holds one. fairchem refuses a checkpoint in which one is missing, and computes with those in the file.
 
-| table | of |
+| table | modules that hold it: content |
 |---|---|
 | `distance_expansion.offset` | the backbone: centres of the Gaussians [Å] |
-| `SO3_rotation.0.mapping.*`, `mappingReduced.*` | everything on edges: l and m of all coefficients, of those kept |
+| `SO3_rotation.0.mapping.*` | everything on edges: l and m of all coefficients |
+| `mappingReduced.*` | everything on edges: l and m of the coefficients that messages keep |
 | `SO3_grid.L.M.*` | everything with activations: a grid for each degree L ≤ lmax and order M ≤ lmax |
 | `expand_index`, `balance_degree_weight` | linear maps and norms: l of each coefficient, its share in a mean |
 """
@@ -25,7 +26,7 @@ Tables = dict[str, Tensor]
 
 
 def fairchem_tables(config: EqV2Config) -> Tables:
-    """Make the tables of a hydra model with these options: name -> table. Modules share them, as in fairchem."""
+    """Make the tables of a hydra model with these options, by name. Modules share them, as in fairchem."""
     blocks = [f"backbone.blocks.{i}" for i in range(config.n_layers)]
     attentions = [*(f"{block}.ga" for block in blocks), "output_heads.forces.force_block"]
     feed_forwards = [*(f"{block}.ffn" for block in blocks), "output_heads.energy.energy_block"]
@@ -54,13 +55,13 @@ def _centers(config: EqV2Config) -> Tensor:
 
 @cache
 def _within(lmax: int, mmax: int) -> list[int]:
-    """Indices of the coefficients with |m| ≤ mmax among all, degree-major."""
+    """Indices of the coefficients with |m| ≤ mmax in the degree-major order of all."""
     return [k for k, m in enumerate(orders(lmax)) if abs(m) <= mmax]
 
 
 @cache
 def _mapping(lmax: int, mmax: int) -> Tables:
-    """Tables of l and m of the coefficients with |m| ≤ mmax, and the permutation to the order-major order."""
+    """Tables of l and m for the coefficients with |m| ≤ mmax, and the permutation from degree-major to order-major."""
     within = _within(lmax, mmax)
     m = torch.tensor(orders(lmax))[within]
     to_m = torch.zeros(len(within), len(within))
@@ -91,7 +92,10 @@ def _named(prefix: str, tables: Tables) -> Tables:
 
 
 def _grid(lmax: int, mmax: int, resolution: int) -> Tables:
-    """Tables to a product grid and back, [latitudes, longitudes, K or K_r] each; orders up to `mmax`, degree-major."""
+    """Tables of the transforms to a product grid and back, for the coefficients with |m| ≤ mmax, degree-major.
+
+    Both are [latitudes, longitudes, coefficients].
+    """
     within = _within(lmax, mmax)
     grid = SphereGrid(lmax, resolution)
     mmax = min(lmax, mmax)

@@ -1,8 +1,8 @@
-"""Fast path of EquiformerV2: the same numbers as the reference path, but only first derivatives by parameters.
+"""Fast path of EquiformerV2: the same numbers as the reference path, but with first derivatives of parameters only.
 
-`path` chooses the path and has the forward; `edge_function` takes most of the time, `so2` has its linear maps, `edges`
-the order of edges in which sums over neighbours are matrix products, `attention` and `feed_forward` the rest of a
-block.
+`path` chooses between the paths and has the forward. `edge_function` takes most of the time; `so2` has the linear maps
+that it uses, `edges` the order of edges in which sums over neighbours are matrix products, `attention` and
+`feed_forward` the rest of a block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Graph attention on sorted edges: `attention.GraphAttention`, and the part that the force head needs."""
+"""Graph attention on sorted edges: the forward of `GraphAttention`, and the part of it that the force head needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
-    """Attention: `x` [n_atoms, K, C], `rho` [n_edges, width] -> [n_atoms, K, n_out]"""
+    """Forward of `GraphAttention`: `x` [n_atoms, K, C], features `rho` [n_edges, width] -> [n_atoms, K, n_out]"""
     second = parameters(module.edge_function.conv2)
     values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
     alpha = attention_weights(module, features, edges)
@@ -31,8 +31,8 @@ def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, g
     """Forces [n_atoms, 3]: the l = 1 output of the attention layer in the head of the forces.
 
     The projection of l = 1 acts on the channels of a head, which share one attention weight. So it commutes with the
-    sum over edges and is folded into the second convolution, which then has one output per head and only orders |m| ≤
-    1.
+    sum over edges and is folded into the second convolution, which then has one output per head and only the orders
+    |m| ≤ 1.
     """
     second = _folded(module)
     values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
@@ -66,7 +66,10 @@ def parameters(conv: SO2Convolution) -> list[Tensor]:
 def edge_values(
     function: EdgeFunction, second: list[Tensor], x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid
 ) -> tuple[Tensor, Tensor]:
-    """Values [n_edges, K_r·heads·V], or the outputs of other weights `second`, and features [n_edges, heads·A]."""
+    """Values [n_edges, outputs of the second convolution] and features [n_edges, heads·A] of the edges.
+
+    `second` are the parameters of the second convolution: its own, or those that the force head has folded.
+    """
     conv, last = function.conv1, linear_at(function.radial.net, -1)
     shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
     first = parameters(conv)
@@ -77,9 +80,9 @@ def edge_values(
 
 
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
-    """Attention weights: [n_edges, heads·A] -> [n_edges, heads], which sum to 1 on each target.
+    """Attention weights: features [n_edges, heads·A] -> [n_edges, heads], as by `Edges.softmax`.
 
-    In training, dropout applies to them.
+    In training, dropout is applied to the weights.
     """
     curved = smooth_leaky(module.alpha_norm(features.unflatten(1, (module.heads, -1))))
     logits = (curved * module.alpha_dot).sum(-1)
@@ -104,7 +107,7 @@ def _fading_softmax(logits: Tensor, envelope: Tensor) -> Tensor:
 class WeightedSum(torch.autograd.Function):
     """Sum Σ_{e -> i} D_e^T (α_e ∘ v_e): `values` [n_edges, K_r, c], `alpha` [n_edges, c] -> [n_targets, K, c].
 
-    All terms have the same factor of degrees beyond mmax, so it is applied to the sum.
+    The factor that rescales degrees beyond mmax is the same for all edges, so it is applied to the sum.
     """
 
     @staticmethod

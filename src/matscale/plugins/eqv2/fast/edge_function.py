@@ -14,8 +14,8 @@ again (three cheap products out of twelve), and then
     g_z = SO2₂^T g_v,    g_h = G^T (silu'(G h) ∘ F^T g_z),    g_s = silu'(s) ∘ g_z0,    g_u = SO2₁^T (g_a, g_s, g_h)
     g_w = g_u ∘ D (x_j ⊕ x_i),  summed over ±m;              g_x = D^T (w ∘ g_u),  summed over the edges of j and of i.
 
-Weights get their gradients chunk by chunk. There is no gradient for D: positions that require one take the reference
-path, and so do second derivatives.
+Weights get their gradients chunk by chunk. There is no gradient for D: batches whose positions require a gradient take
+the reference path, and so do second derivatives.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from matscale.plugins.eqv2.fast.so2 import Convolution
 
 
 class FastEdgeFunction(torch.autograd.Function):
-    """Edge function: x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and features."""
+    """Edge function: x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and attention features."""
 
     @staticmethod
     def forward(
@@ -50,11 +50,11 @@ class FastEdgeFunction(torch.autograd.Function):
         n_first: int,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Run the chunks.
+        """Compute values and features of all edges, chunk by chunk.
 
-        `weights` are weight, bias and pairs of the first convolution, `n_first` tensors, then those of the second.
+        `weights` are the `n_first` parameters of the first convolution (weight, bias, pairs), then those of the second.
 
-        With `keep`, the tensors for the backward are kept; otherwise all chunks share one set of buffers.
+        With `keep`, the tensors that the backward needs are kept; otherwise all chunks share one set of buffers.
         """
         work = _Work(edges, shape, x, last, last_bias, weights, n_first)
         n_edges = edges.edges.into_frame.shape[0]
@@ -121,7 +121,7 @@ class FastEdgeFunction(torch.autograd.Function):
 
 
 class _Work:
-    """Steps on one chunk, and the buffers that all chunks share."""
+    """Steps of forward and backward on one chunk, and the buffers that all chunks share."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class _Work:
         return self.buffers[name][:n]
 
     def turn(self, chunk: Chunk, x: Tensor, out: Tensor) -> None:
-        """Turn the coefficients of both atoms into the frames of the edges -> `out` [n, K_r·2C]"""
+        """Rotate the coefficients of both atoms of each edge into its frame -> `out` [n, K_r·2C]"""
         rows = x.flatten(0, 1)
         for part, some in chunk.parts(self.at_once.turn):
             pair = self.buffer("pair", some.n_edges, x.shape[1], 2 * x.shape[2])
@@ -164,9 +164,9 @@ class _Work:
             torch.bmm(d, pair, out=out[part].view(some.n_edges, self.n_kept, -1))
 
     def turn_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
-        """Add to the sums over the edges of each source; write those of the targets in the chunk.
+        """Rotate gradients `g` back; add them up for each source, and write the sums of the targets in the chunk.
 
-        Both are [.., K, 2C], of which only one half is used: adding whole rows is faster than adding halves.
+        Both sums are [.., K, 2C], of which only one half is used: adding whole rows is faster than adding halves.
         """
         for part, some in chunk.parts(self.at_once.turn):
             d = self.edges.edges.into_frame[some.edges].transpose(1, 2)
@@ -179,12 +179,12 @@ class _Work:
                 torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
 
     def factors(self, rho: Tensor) -> Tensor:
-        """Factors w [n, Σ_m K_m·2C]"""
+        """Radial factors w [n, Σ_m K_m·2C] from ρ [n, width]."""
         out = self.buffer("factors", rho.shape[0], self.places[-1].stop)
         return torch.addmm(self.last_bias, rho, self.last.T, out=out)
 
     def scale(self, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        """Multiply `x` [n, K_r·2C] by `w`, one factor for +m and −m -> `out`, which may be `x`"""
+        """Multiply `x` [n, K_r·2C] by `w`, which has the same factor for +m and −m -> `out`, which may be `x`"""
         torch.mul(x[:, self.columns.zero], w[:, self.places[0]], out=out[:, self.columns.zero])
         for pair, place in zip(self.columns.pairs, self.places[1:]):
             x_m, out_m = (tensor[:, pair].unflatten(1, (2, -1)) for tensor in (x, out))
@@ -192,7 +192,7 @@ class _Work:
         return out
 
     def factors_backward(self, x: Tensor, g_u: Tensor) -> Tensor:
-        """Gradient of the factors, [n, Σ_m K_m·2C]: each multiplies the coefficients of +m and of −m."""
+        """Gradient of the factors [n, Σ_m K_m·2C], a sum over ±m, since a factor multiplies both coefficients."""
         g_w, columns = self.buffer("g_factors", g_u.shape[0], self.places[-1].stop), self.columns
         torch.mul(x[:, columns.zero], g_u[:, columns.zero], out=g_w[:, self.places[0]])
         for plus, minus, place in zip(columns.plus, columns.minus, self.places[1:]):
@@ -211,7 +211,7 @@ class _Work:
         return None if passage is None else passage.within(chunk.edges)
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor, passage: Passage | None) -> None:
-        """Activate `hidden` [n, K_r, H], `gates` [n, H] -> `curved` [n, those of K_r in use, H]"""
+        """Activate `hidden` [n, K_r, H] and `gates` [n, H] -> `curved` [n, n_used, H]"""
         self._silu(hidden, curved)
         if passage is not None:
             e, u = passage.edges, passage.share[:, None, None]

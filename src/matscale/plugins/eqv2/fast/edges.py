@@ -22,7 +22,7 @@ from matscale.plugins.eqv2.edges import EdgeFrames, Edges
 
 
 class Block(NamedTuple):
-    """Block of consecutive atoms with equally many edges."""
+    """Block of consecutive atoms that all have the same number of edges, `degree`."""
 
     first_atom: int
     n_atoms: int
@@ -54,7 +54,7 @@ class Chunk(NamedTuple):
         return n_edges
 
     def parts(self, n_edges: int) -> list[tuple[slice, Chunk]]:
-        """Split the chunk into smaller ones, each with its edges within this one."""
+        """Split the chunk into smaller ones of at most `n_edges` edges, each with its range of edges in this chunk."""
         first = self.edges.start
         return [(slice(p.edges.start - first, p.edges.stop - first), p) for p in _chunks(self.blocks, n_edges)]
 
@@ -66,15 +66,15 @@ class SortedEdges:
     edges: Edges
     """Edges of the batch, sorted."""
     order: Tensor | None
-    """[n_targets] atoms that have edges, sorted by degree; None: all atoms, in their own order."""
+    """[n_targets] atoms that have edges, sorted by degree; None: all atoms, in the order of the batch."""
     permutation: Tensor | None
-    """[n_edges] index of each edge before sorting; None if the order is the same."""
+    """[n_edges] index in the batch of each sorted edge; None if sorting left the order unchanged."""
     blocks: list[Block]
     n_atoms: int
     pairs: Tensor
-    """[n_edges, 2K] rows of both atoms' coefficients among all [n_atoms·K]: for each coefficient, source and target."""
+    """[n_edges, 2K] row numbers of both atoms' coefficients in [n_atoms·K, C]: source and target of each in turn."""
     rescale: Tensor
-    """[K] factor of each coefficient on a sum over edges, for the omitted orders."""
+    """[K] factor of each coefficient of a sum over edges, which compensates for the omitted orders."""
 
     @property
     def sizes(self) -> list[int]:
@@ -95,11 +95,11 @@ class SortedEdges:
         return x if self.order is None else x.new_zeros(self.n_atoms, *x.shape[1:]).index_copy(0, self.order, x)
 
     def sort(self, x: Tensor) -> Tensor:
-        """Sort [n_edges, ...] from the order of the batch."""
+        """Sort values of edges [n_edges, ...] that are in the order of the batch."""
         return x if self.permutation is None else x.index_select(0, self.permutation)
 
     def per_target(self, *x: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Split [n_edges, ...] into blocks [n, d, ...]."""
+        """Split values of edges [n_edges, ...] into blocks [n, d, ...] of n atoms with d edges each."""
         split = [tensor.split(self.sizes) for tensor in x]
         for block, *parts in zip(self.blocks, *split):
             yield tuple(part.unflatten(0, (block.n_atoms, block.degree)) for part in parts)
@@ -166,7 +166,7 @@ def _pairs(edges: Edges) -> Tensor:
 
 
 def _per_coefficient(rescale: Tensor, n_coefficients: int) -> Tensor:
-    """Expand one value per degree, at the start of the coefficients kept, to all [K], degree-major."""
+    """Expand values per degree, the first of `rescale` [K_r], to values per coefficient [K], degree-major."""
     n_degrees = round(n_coefficients**0.5)
     repeats = 2 * torch.arange(n_degrees, device=rescale.device) + 1
     return rescale[:n_degrees].repeat_interleave(repeats, output_size=n_coefficients)

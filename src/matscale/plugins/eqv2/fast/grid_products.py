@@ -20,7 +20,7 @@ def folded(x: Tensor) -> Tensor:
 
 
 def product(table: Tensor, x: Tensor, room: Tensor | None = None) -> Tensor:
-    """Multiply `table` [P, K] by `x` from `folded`: [P, n·H], or [n, P, H]. `room` holds at least as many numbers."""
+    """Multiply `table` [P, K] by `x` from `folded` -> [P, n·H], or [n, P, H]; written to `room` if that is given."""
     shape = (table.shape[0], x.shape[1]) if x.dim() == 2 else (x.shape[0], table.shape[0], x.shape[2])
     size = shape[0] * shape[1] * (shape[2] if len(shape) == 3 else 1)
     out = None if room is None else room.view(-1)[:size].view(shape)

@@ -1,4 +1,4 @@
-"""Heads of energy and stress on sorted edges."""
+"""Output heads of energy and stress, computed on sorted edges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear maps of degrees and of radial features, in as few matrix products as possible."""
+"""Linear maps by degree and first layers of radial networks, in as few matrix products as possible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matscale.plugins.eqv2.edges import Edges
 
 
 def linear_at(layers: nn.Sequential | nn.ModuleList, place: int) -> nn.Linear:
-    """Return a layer, for type checkers as a linear one."""
+    """Return the layer at index `place`, which has to be linear."""
     layer = layers[place]
     assert isinstance(layer, nn.Linear)
     return layer
@@ -23,8 +23,9 @@ def by_degree(x: Tensor) -> list[Tensor]:
 
 
 def so3_linear(parts: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """Linear map by degree: `parts` as of `by_degree`, `weight` [lmax+1, n_out, n_in], `bias` [n_out] of l = 0 -> [n,
-    K, n_out]
+    """Apply a linear map to each degree: `parts` from `by_degree` -> [n, K, n_out]
+
+    `weight` [lmax+1, n_out, n_in] has a matrix for each degree, `bias` [n_out] is added for l = 0.
     """
     linear = nn.functional.linear
     out = [linear(part, w) for part, w in zip(parts[1:], weight[1:])]

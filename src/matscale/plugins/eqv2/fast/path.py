@@ -1,6 +1,6 @@
 """Choice between fast path and reference path for a batch, and the forward of the fast path.
 
-Both have the same parameters and give the same numbers. The fast path has only first derivatives by parameters, which
+Both have the same parameters and give the same numbers. The fast path has first derivatives of parameters only, which
 is enough for training on direct forces and for prediction. The reference path is used otherwise: for derivatives
 through the geometry, forward-mode derivatives, torch.compile, autocast, and to count FLOPs.
 """
@@ -31,7 +31,7 @@ _forced = Scoped[Path | None]("forced", None)
 
 
 def forced(path: Path) -> AbstractContextManager[None]:
-    """Context in which forwards take `path`, for tests, benchmarks and second derivatives by parameters."""
+    """Context in which forwards take `path`, for tests, benchmarks and second derivatives of parameters."""
     return _forced.set(path)
 
 
@@ -48,19 +48,19 @@ def serves(model: EqV2, data: AtomicBatch) -> bool:
 def _obstacle(model: EqV2, data: AtomicBatch) -> str | None:
     weight, positions = model.element.weight, data.positions
     if model.config.forces != "direct":
-        return "forces are gradients"
+        return "forces are derivatives of the energy"
     if torch.is_grad_enabled() and (positions.requires_grad or data.cell.requires_grad):
         return "positions or cell require a gradient"
     if _transformed() or any(unpack_dual(x).tangent is not None for x in (positions, data.cell, weight)):
-        return "forward derivatives or transforms of torch.func need single operations"
+        return "forward-mode derivatives or transforms of torch.func need a rule for each operation"
     if name := _altered(model):
-        return f"{name} has a hook, or is of another class than it was made"
+        return f"{name} has a hook, or its class was changed"
     if data.n_edges == 0:
         return "there are no edges"
     if weight.dtype not in (torch.float32, torch.float64) or positions.dtype != weight.dtype:
-        return f"weights are {weight.dtype} and positions {positions.dtype}"
+        return f"weights are {weight.dtype} and positions {positions.dtype}, not both float32 or both float64"
     if type(weight) is not torch.nn.Parameter or positions.device.type not in ("cpu", "cuda"):
-        return "the weights are no plain parameters on a CPU or GPU"
+        return "the weights are not plain parameters on a CPU or GPU"
     if torch.is_autocast_enabled(positions.device.type):
         return "autocast chooses the precision of each operation"
     return None
@@ -70,11 +70,9 @@ _OWN = ("torch.nn.modules.", "matscale.plugins.eqv2.")
 
 
 def _altered(model: EqV2) -> str | None:
-    """Name of a module with a hook, an adapter or another change besides its parameters; None if there is none.
+    """Name of a module that has a hook or an adapter, or whose class was changed; None if there is none.
 
-    None if there is none.
-
-    The fast path only reads parameters, and would ignore such changes.
+    The fast path reads only the parameters of modules, and would ignore such changes.
     """
     for name, module in model.named_modules():
         hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks

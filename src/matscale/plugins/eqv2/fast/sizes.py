@@ -1,5 +1,6 @@
-"""Chunk sizes of the fast path, and the choice of tensors to keep for the backward, by sizes of the model and
-caches.
+"""Sizes of the chunks of the fast path, and the choice of tensors to keep for the backward.
+
+Both follow from the sizes of the model and of the processor's caches.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ CHUNK = 512
 CACHE_BYTES = 2**19
 """Bytes of grid values, or of coefficients to rotate, per chunk: half of a common L2 cache."""
 TURNED_BYTES = 2**13
-"""Largest number of bytes per edge of rotated coefficients that are kept.
+"""Largest size [bytes] of an edge's rotated coefficients that are kept for the backward; larger ones are rotated again.
 
-Narrow ones are kept, since rotating them again takes longer.
+For small ones, rotating again takes longer than keeping them.
 """
 GPU_BYTES = 2**30
 """Bytes of grid values per chunk on a GPU, where few large launches matter more than the cache."""
@@ -38,14 +39,14 @@ class Shape:
 
 
 class AtOnce(NamedTuple):
-    """Numbers of edges that are computed together."""
+    """Numbers of edges that are computed together, in each part of the edge function."""
 
     chunk: int
     """Edges in a chunk of the convolutions."""
     grid: int
     """Edges on the grid at a time."""
     turn: int
-    """Edges that are turned at a time."""
+    """Edges whose coefficients are rotated at a time."""
 
     @classmethod
     def of(cls, edges: SortedEdges, shape: Shape, like: Tensor) -> AtOnce:
@@ -62,10 +63,10 @@ def grid_at_once(per_item: int, like: Tensor) -> int:
 
 
 def chunk_of(n_edges: int, like: Tensor) -> int:
-    """Number of edges that simple sums take together."""
+    """Number of edges that simple sums process at a time."""
     return n_edges if like.is_cuda else CHUNK
 
 
 def keeps_turned(width: int, like: Tensor) -> bool:
-    """Whether `width` turned coefficients of an edge are kept for backward."""
+    """Whether the `width` rotated coefficients of an edge are kept for the backward."""
     return width * like.element_size() <= TURNED_BYTES

@@ -27,13 +27,13 @@ class Layout:
     """Columns of the parts of order-major coefficients that all have the same number of channels."""
 
     zero: slice
-    """m = 0"""
+    """Columns of m = 0."""
     plus: list[slice]
-    """+m, m = 1..mmax"""
+    """Columns of +m, for m = 1..mmax."""
     minus: list[slice]
-    """−m"""
+    """Columns of −m, for m = 1..mmax."""
     pairs: list[slice]
-    """+m and −m"""
+    """Columns of +m and −m together, for m = 1..mmax."""
 
     @property
     def width(self) -> int:
@@ -42,7 +42,7 @@ class Layout:
 
     @classmethod
     def of(cls, widths: list[int]) -> Layout:
-        """Layout from the `widths` of m = 0 and of each m > 0, which occurs twice."""
+        """Make the layout from the `widths` of m = 0 and of each m > 0, which occurs twice, for +m and −m."""
         plus, minus, pairs, start = [], [], [], widths[0]
         for width in widths[1:]:
             plus.append(slice(start, start + width))
@@ -53,7 +53,7 @@ class Layout:
 
 
 class Convolution:
-    """Convolution with given weights between two layouts: `forward` into a buffer; `backward` collects gradients.
+    """Convolution with given weights: `forward` writes into a buffer, `backward` adds up the gradients of chunks.
 
     `weight` [n_extra + out_0, in_0] and `bias` of m = 0, whose first `n_extra` outputs go to a separate buffer; `pairs`
     [2 out_m, in_m] of each m > 0, the rows of W_r above those of W_i.

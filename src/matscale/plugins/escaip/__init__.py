@@ -22,9 +22,10 @@ __all__ = [
 
 
 def claims(config: EScAIPConfig) -> frozenset[str]:
-    """Claims of a configuration.
+    """Symmetries and other properties that a model of this configuration claims to have.
 
-    The energy is invariant under rotation, but direct forces are not equivariant, and nothing is smooth: see `layout`.
+    The energy is invariant under rotation, but direct forces are not equivariant. No model of this family is smooth:
+    see `layout`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
     if not config.is_direct:

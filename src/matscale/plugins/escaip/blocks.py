@@ -5,9 +5,10 @@ r"""Parts of EScAIP on the padded layout [n_atoms, W, H]: features of edges, att
     y'_ik  = O Σ_k' softmax_k'(Σ_l P_l(n_k · n_k') q_k^l · k_k'^l / √D + b_k') v_k'
     x'_i   = y'_i0                                                   slot 0 is the atom itself
 
-Each head's queries and keys have channels of degree l = 0, 1, ...; multiplying them with spherical harmonics of the
-directions, as the paper does, is the Legendre polynomial P_l of the angle in the product (addition theorem): five
-times fewer multiplications with the published channels, and invariant under rotation term by term.
+Each head's queries and keys have channels of degree l = 0, 1, ... The paper multiplies both by spherical harmonics of
+the directions; by the addition theorem, it is enough to multiply their product by the Legendre polynomial P_l of the
+angle. This takes five times fewer multiplications with the published channels, and every term is invariant under
+rotation.
 
 Maps of an atom's own features, which all its neighbours use, are computed once per atom and then gathered.
 """
@@ -75,7 +76,7 @@ class InputBlock(nn.Module):
 
 
 class NeighborAttention(nn.Module):
-    """Attention among an atom and its neighbours, the slots of a row."""
+    """Attention among the slots of a row, that is an atom and its neighbours."""
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
         """Set up attention.
@@ -128,7 +129,7 @@ class NeighborAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Block: attention, then feed-forwards on atoms and slots; each on a normalised copy, and added."""
+    """Block: attention, then feed-forward networks on atoms and slots; each reads normalised features and is added."""
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
         super().__init__()

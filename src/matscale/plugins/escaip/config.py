@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from matscale.plugin import ArchitectureConfig, Positive
 
 PUBLISHED_SHARES = (20, 10, 4, 10, 20)
-"""Channels of a head of 64 for the Legendre polynomials of degree 0, 1, 2, 3 and 4 of the angle."""
+"""Numbers of channels, of 64 in a head, that belong to the Legendre polynomials of degree 0, 1, 2, 3 and 4."""
 
 
 class EScAIPConfig(ArchitectureConfig):
@@ -19,36 +19,34 @@ class EScAIPConfig(ArchitectureConfig):
     hidden: Positive = 128
     """Channels H of an atom and of each of its neighbours."""
     n_layers: Positive = 4
-    """Blocks of attention and feed-forward."""
+    """Number of blocks, each with attention and feed-forward networks."""
     n_heads: Positive = 2
     """Attention heads; must divide `hidden`."""
     degree_channels: tuple[int, ...] = ()
-    """Channels of a head for the Legendre polynomials of degree 0, 1, ... of angles; their sum is hidden / n_heads.
+    """Numbers of channels of a head that belong to the Legendre polynomials of degree 0, 1, ... of the angles.
 
-    Default: the published proportions 20 : 10 : 4 : 10 : 20.
+    They sum to hidden / n_heads. Default: the published proportions 20 : 10 : 4 : 10 : 20.
     """
     ffn_factor: Positive = 2
     """Hidden channels of feed-forward networks, readouts and heads, as a multiple of `hidden`."""
     atom_channels: Positive = 32
     """Channels of the element embeddings; each block has two embeddings."""
     order_channels: Positive = 16
-    """Channels of a block for an atom's bond-orientational order; each block has two such maps."""
+    """Channels to which a block maps an atom's bond-orientational order; each block has two such maps."""
     n_order: int = Field(default=10, ge=2)
     """Number of degrees 0, 1, ... of the bond-orientational order."""
     distance_channels: Positive = 128
-    """Channels of a block for the Gaussians of a distance."""
+    """Channels to which a block maps the Gaussians of a distance."""
     n_radial: int = Field(default=600, ge=2)
-    """Gaussians of a distance, each twice as wide as their spacing."""
+    """Number of Gaussians that expand a distance, each twice as wide as their spacing."""
     cutoff: float = Field(default=6.0, gt=0)
     """Largest distance of a neighbour [Å]."""
     n_neighbors: Positive = 30
-    """Rank at which the weight of a neighbour vanishes, counting the atom itself: about the number of kept
-    neighbours.
-    """
+    """Rank at which the weight of a neighbour vanishes; the atom itself counts. About as many neighbours are kept."""
     max_neighbors: int = Field(default=45, ge=2)
-    """Slots in the layout for an atom and its neighbours. Weights do not depend on it, time and memory do."""
+    """Number of slots for an atom and its neighbours; time and memory depend on it, the model's weights do not."""
     rank_width: float = Field(default=0.2, gt=0)
-    """Difference of distances [Å], times π, over which two neighbours exchange their ranks."""
+    """Width w [Å] of smooth ranks: two neighbours exchange ranks where their distances differ by less than π w."""
     rank_sharpness: float = Field(default=0.1, gt=0)
     """Width of the smooth maximum of both ranks and the distance; 0 would be the exact maximum."""
     forces: Literal["direct", "gradient"] = "direct"
@@ -56,9 +54,9 @@ class EScAIPConfig(ArchitectureConfig):
     derivatives of the energy, which are equivariant and also give the stress.
     """
     stress_head: Literal["equivariant", "none"] = "equivariant"
-    """Stress head; `none`, as published, predicts no stress. For direct forces only."""
+    """Stress head for direct forces; with `none`, as published, the model predicts no stress."""
     max_atomic_number: int = Field(default=118, ge=1, le=118)
-    """Heaviest element with a row in the embeddings."""
+    """Highest atomic number that has a row in the embeddings."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -3,6 +3,8 @@ r"""FLOPs of a training step, product by product. docs/flops.md has the definiti
 The layout has W slots for every atom, filled or empty, and all products run over all slots, so that the cost of a step
 does not depend on the number of neighbours. The published models have the same cost, so empty slots count.
 
+A product counts once in the forward, and in a whole step as often as this table says, depending on its factors:
+
     factors                             direct forces       forces by derivative
     features × weights                  3                   6
     geometry × weights                  2                   6
@@ -19,7 +21,7 @@ from matscale.plugin import BatchShape
 from matscale.plugins.escaip.config import EScAIPConfig
 
 Row = tuple[str, int]
-"""Kind of a product, a key of `TIMES`; multiply-adds of one forward pass per atom."""
+"""Kind of a product, a key of the tables in `TIMES`, and its multiply-adds per atom in one forward pass."""
 
 TIMES = {
     "direct": {"weights": 3, "inputs": 2, "features": 3, "angles": 1},

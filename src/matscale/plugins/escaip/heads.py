@@ -6,7 +6,7 @@ r"""Output heads: energy, forces and stress from the features of all layers.
     σ_s    = mean_{i in s} (a(z_i) 1 + Σ_k w_ik b(z_ik) n_ik n_ikᵀ)  unpublished; w = e^b fades a neighbour out
 
 The force head is the published one. Features and g do not depend on the orientation of the structure, so their products
-with single components of n are not equivariant. The stress is: it is a sum of numbers times n nᵀ and 1.
+with single components of n are not equivariant. The stress is equivariant, as a sum of multiples of n nᵀ and 1.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class Readout(nn.Module):
-    """Readout of the features after the input and after every block: a feed-forward network for each, and a
-    projection of all.
+    """Readout of the features of all stages, that is after the input and after every block.
+
+    Each stage passes through a feed-forward network; one projection maps all of them to H channels.
     """
 
     def __init__(self, config: EScAIPConfig) -> None:
@@ -37,7 +38,7 @@ class Readout(nn.Module):
         self.norm = RMSNorm(hidden)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Read out features, each [..., H] -> [..., H]; summed stage by stage, so that memory holds one at a time"""
+        """Read out the features of all `stages`, each [..., H] -> [..., H]; one stage at a time, to save memory"""
         total: Tensor = self.projection.bias
         weights = self.projection.weight.chunk(len(stages), dim=1)
         for x, norm, feed_forward, weight in zip(stages, self.norms, self.feed_forwards, weights):

@@ -1,6 +1,6 @@
-r"""Neighbours with smooth weights, in the padded layout [n_atoms, W] of all layers.
+r"""Select neighbours with smooth weights, and arrange them in the padded layout [n_atoms, W] that all layers use.
 
-    rank of e among those of atom a    r_a(e) = Σ_{e' of a, a itself} s((d_e − d_e') / w)      s: a step, π wide, smooth
+    rank of e among those of atom a    r_a(e) = Σ_{e' of a, a itself} s((d_e − d_e') / w)   s: smooth step from −π to π
     how far out                        x_e    = t log(e^{r_i / kt} + e^{r_j / kt} + e^{d_e / ct})
     logarithm of its weight            b_e    = −x² / (1 − x²),   kept if x < 1
 
@@ -9,8 +9,8 @@ share a row of W = `max_neighbors` slots, or as many as the longest row of the b
 results. The atom is in slot 0, at distance 0 and in no direction, with b = 0.
 
 Each atom's bond-orientational order |mean_k Y_l(n_k)| (Steinhardt, doi:10.1103/PhysRevB.28.784) follows from the
-Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem. In the
-order, a neighbour has full weight until it is left out. Therefore models of this family are not smooth.
+Legendre polynomials of the angles between its neighbours, which attention needs anyway, by the addition theorem. In
+this order parameter, a neighbour has full weight until it is left out: models of this family are not smooth.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ class Layout:
     """Rows of neighbours of atoms, each beginning with the atom itself. W slots, R Gaussians."""
 
     neighbors: Tensor
-    """[n_atoms, W] index of the atom in each slot; in padding, that of the row."""
+    """[n_atoms, W] index of the atom in each slot; in padding, the atom to which the row belongs."""
     is_used: Tensor
-    """[n_atoms, W] False in padding."""
+    """[n_atoms, W] whether a slot is used; False in padding."""
     direction: Tensor
     """[n_atoms, W, 3] unit vectors from the centre; 0 in slot 0 and in padding."""
     log_weight: Tensor
     """[n_atoms, W] bias on the logits of attention; −inf in padding."""
     basis: Tensor
-    """[n_atoms, W, R]"""
+    """[n_atoms, W, R] Gaussians of the distance to each neighbour."""
     legendre: tuple[Tensor, ...]
     """Legendre polynomials of degree 0, 1, ... of the cosine between two neighbours, each [n_atoms, W, W].
 
-    For a neighbour without direction, 1 for degree 0 and 0 for others.
+    Where a slot has no direction, degree 0 has the value 1 and all others 0.
     """
     order: Tensor
-    """[n_atoms, n_order]"""
+    """[n_atoms, n_order] bond-orientational order of each atom, for degrees 0, 1, ..."""
 
     def gather(self, x: Tensor) -> Tensor:
         """Gather the features of the atom in each slot: [n_atoms, C] -> [n_atoms, W, C]"""
@@ -65,7 +65,7 @@ class MakeLayout(nn.Module):
     @torch.compiler.disable(recursive=True)
     @full_precision
     def forward(self, data: AtomicBatch, is_full: bool = True) -> Layout:
-        """Make the layout. With `is_full`, rows have the configured width, however few neighbours there are."""
+        """Make the layout. With `is_full`, rows have `max_neighbors` slots, however few neighbours there are."""
         config, n_atoms = self.config, data.n_atoms
         j, i = data.edges()
         vec = data.edge_vec()
@@ -144,9 +144,9 @@ class MakeLayout(nn.Module):
         return [polynomials[0], *(p * both for p in polynomials[1:])]
 
     def _order(self, legendre: list[Tensor], is_used: Tensor) -> Tensor:
-        """Order parameters [n_atoms, n_order].
+        """Bond-orientational order of each atom, [n_atoms, n_order].
 
-        Degree 0 gives 1. Values below 10⁻³ are cut off before the root, whose slope there would be noise.
+        Degree 0 has the value 1. Values below 10⁻³ are raised to 10⁻³, since the slope of the root would be noise.
         """
         squares = torch.stack([p.sum((1, 2)) for p in legendre[1 : self.config.n_order]], dim=-1)
         count = is_used.sum(1, keepdim=True).to(squares.dtype)
@@ -155,8 +155,9 @@ class MakeLayout(nn.Module):
 
 
 def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
-    """Sort distances by atom: [n_edges] -> [n_atoms, 1 + max degree], 0 for the atom itself, its neighbours, then
-    `FAR`.
+    """Sort distances by atom: [n_edges] -> [n_atoms, 1 + max degree].
+
+    A row has 0 for the atom itself, then the distances of its neighbours, ascending, then `FAR`.
     """
     _, i = data.edges()
     degree = torch.bincount(i, minlength=data.n_atoms)
@@ -167,7 +168,7 @@ def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
 
 
 def soft_rank(distance: Tensor, others: Tensor, width: float) -> Tensor:
-    """Smooth number of others that are nearer, each counted over ±π·width: [n], [n, m] Å -> [n]."""
+    """Count smoothly how many `others` are nearer than `distance`, each by a step over ±π·width: [n], [n, m] -> [n]"""
     x = (distance[:, None] - others) / width
     step = torch.where(x.abs() < torch.pi, torch.sin(0.5 * x.clamp(-torch.pi, torch.pi)), torch.sign(x))
     return (0.5 * step + 0.5).sum(dim=1)

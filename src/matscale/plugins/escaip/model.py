@@ -65,9 +65,10 @@ class EScAIP(nn.Module):
         return found
 
     def _layout(self, data: AtomicBatch) -> Layout:
-        """Layout of a batch.
+        """Make the layout of a batch.
 
-        Rows have the full width only if shapes must follow from the number of atoms, for compilation or FLOP counts.
+        Its rows have the full width only if shapes must follow from the number of atoms, for compilation or to count
+        FLOPs.
         """
         layout: Layout = self.make_layout(data, is_plain_wanted())
         return layout
@@ -88,9 +89,9 @@ class EScAIP(nn.Module):
 
 
 def initialise(model: nn.Module) -> None:
-    """Initialise biases with zero, embeddings in ±0.001 and heads by Glorot, as published.
+    """Initialise biases with zero, embeddings uniformly within ±0.001 and heads by Glorot, as published.
 
-    A last layer starts near zero.
+    The last layer of each head starts near zero.
     """
     for module in model.modules():
         if isinstance(module, nn.Embedding):
@@ -106,7 +107,7 @@ def initialise(model: nn.Module) -> None:
 
 
 def graph(config: EScAIPConfig) -> Graph:
-    """Graph of all atoms that count in ranks; the layout selects neighbours among them."""
+    """Graph that connects an atom to all atoms that count in its ranks; the layout selects neighbours among them."""
     return Graph.radius(config.search_radius)
 
 

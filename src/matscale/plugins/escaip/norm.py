@@ -19,7 +19,7 @@ from matscale.plugin import full_precision, is_plain_wanted
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x), times a weight per channel."""
+    """Root-mean-square norm: x / rms(x), times a weight for each channel."""
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """Norm over the last dimension of any shape."""
+        """Normalise `x`, of any shape, over its last dimension."""
         if is_plain_wanted():
             return x * _inverse_rms(x) * self.weight
         y: Tensor = _Norm.apply(x, self.weight)
@@ -47,8 +47,9 @@ class _Norm(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of `x` and `weight`: in differentiable operations for a second derivative, otherwise in few
-        passes.
+        """Gradients of `x` and `weight`, by differentiable operations if a second derivative follows.
+
+        Otherwise they are computed in fewer passes over the data.
         """
         (x, weight), g = ctx.saved_tensors, gradients[0]
         inverse = _inverse_rms(x)

@@ -1,4 +1,4 @@
-"""Published sizes by name, and the ladder."""
+"""Published sizes by name, and the size ladder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matscale.plugins.escaip.model import build
 DIAL = "hidden channels (elements, orders and distances in proportion), 4 layers; Gaussians as fine dial"
 
 LADDER_GAUSSIANS = 64
-"""Number of Gaussians of the distance in the ladder. With 600, most weights of a small model would belong to them."""
+"""Number of Gaussians of a distance in the ladder. With 600, most weights of a small model would act on Gaussians."""
 
 
 def ladder(n_params: int) -> EScAIPConfig:

@@ -22,11 +22,12 @@ __all__ = [
 
 
 def claims(config: GemNetConfig) -> frozenset[str]:
-    """Claims of a configuration.
+    """Symmetries and other properties that a model of this configuration claims to have.
 
     A choice among neighbours at equal distance breaks all symmetries that exchange them.
 
-    A dihedral angle is undefined if three of its four atoms lie on a line, and changes abruptly close to that.
+    A dihedral angle is undefined if three of its four atoms lie on a line, and changes abruptly close to such a line:
+    a model with quadruplets is not smooth.
     """
     if any(rule.kind == "nearest" for rule in config.rules):
         return frozenset({"translation", "conservative"})

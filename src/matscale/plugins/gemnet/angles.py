@@ -111,7 +111,9 @@ class Angles:
         return _cat(self._over_pieces(product, x.split(self.n_ins)), x, self.n_spherical, channels)
 
     def contracted(self, weights: Tensor) -> Tensor:
-        """Sum over outgoing edges and l, for sums that end at the atom: [n_outs, I, L] -> [n_ins, I].
+        """Multiply polynomials by `weights` and sum over outgoing edges and l: [n_outs, I, L] -> [n_ins, I].
+
+        This is for sums that end at the atom:
 
         G_{ba, i} = Σ_{c, l} w_{ca, i, l} Y_l(cos ∠cab); Σ_b G_ba x_ba is then the double sum over b and c.
         """
@@ -140,7 +142,7 @@ class Angles:
 
 
 def neighbor_products(weights: Tensor, x: Tensor, degree: Tensor) -> Tensor:
-    """Sum of w ⊗ x over the edges of each atom: [n, I], [n, C] -> [n_atoms, I, C], atoms in the order of their edges.
+    """Sum w ⊗ x over the edges of each atom: [n, I], [n, C] -> [n_atoms, I, C], atoms in the order of their edges.
 
     `degree` [n_atoms] is the number of edges, in that order.
     """

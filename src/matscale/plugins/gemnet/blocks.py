@@ -1,4 +1,4 @@
-"""Blocks of GemNet: interaction blocks update edges and atoms, output blocks read them out."""
+"""Blocks of GemNet: interaction blocks update the features of edges and atoms, output blocks read them out."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Bases:
     radial: Tensor
     """[n_edges, R] Gaussians of distances."""
     update: Tensor
-    """[n_edges, I] for sums over the edges of an atom."""
+    """Radial [n_edges, I], for sums over the edges of an atom."""
     output: Tensor
-    """[n_edges, I] for output blocks."""
+    """Radial [n_edges, I], for output blocks."""
     triplet: tuple[Tensor, Tensor]
     """Radial [n_edges, I] and circular [n_edges, I, L]."""
     quadruplet: tuple[Tensor, Tensor, Tensor] | None
@@ -39,7 +39,7 @@ class Bases:
     edge_atom: tuple[Tensor, Tensor] | None
     """Radial [n_edges, I], and sums over the angles around an edge [n_edges, I]."""
     atom_atom: Tensor | None
-    """[n_far, I]"""
+    """Radial [n_far, I]."""
 
 
 class AtomSum(nn.Module):
@@ -84,7 +84,7 @@ class InteractionBlock(nn.Module):
         self.after_concat = nn.Sequential(*(Residual(edge) for _ in range(c.n_concat)))
 
     def forward(self, h: Tensor, m: Tensor, bases: Bases, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Atoms [n_atoms, A] and edges [n_edges, E] -> the same, changed."""
+        """Update the features of atoms `h` [n_atoms, A] and edges `m` [n_edges, E] -> the same shapes"""
         to_edges, to_atoms = self._messages(h, m, bases, geometry)
         x = self.before_skip(_mean(to_edges))
         m = self.after_skip((m + x) * SQRT_HALF)
@@ -116,7 +116,7 @@ class InteractionBlock(nn.Module):
 
 
 def _mean(parts: list[Tensor]) -> Tensor:
-    """Divide a sum by √n, which preserves the variance of independent parts."""
+    """Sum the n parts and divide by √n, which preserves the variance if they are independent."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -124,7 +124,7 @@ def _mean(parts: list[Tensor]) -> Tensor:
 
 
 class OutputBlock(nn.Module):
-    """Output block: features of atoms for the energy, and of edges for the forces, after one interaction block."""
+    """Output block: features of atoms for the energy, and of edges for the forces, at one stage of the network."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class OutputBlock(nn.Module):
 
 
 class Readout(nn.Module):
-    """Readout of all output blocks: the sum of one prediction per block, or one network on all of them."""
+    """Readout of all output blocks: a sum of one prediction per block, or one network on the features of all blocks."""
 
     def __init__(self, width: int, n_blocks: int, n_joint_layers: int | None, n_out: int) -> None:
         super().__init__()

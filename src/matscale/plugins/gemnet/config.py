@@ -35,15 +35,15 @@ class GemNetConfig(ArchitectureConfig):
     pair_out: int = Field(default=32, ge=2)
     """Channels after the sum of the atom-atom interaction."""
     n_radial: int = Field(default=128, ge=2)
-    """Gaussians R of a distance, on [0, cutoff]."""
+    """Number R of Gaussians of a distance, on [0, cutoff]."""
     n_spherical: Positive = 7
     """Number L of Legendre polynomials of an angle, degrees 0 to L − 1; dihedrals have L² products of two."""
     radial_embedding: int = Field(default=16, ge=2)
-    """Width of the projected Gaussians, shared by all blocks."""
+    """Number of functions to which the Gaussians are projected; the projection is shared by all blocks."""
     circular_embedding: int = Field(default=16, ge=2)
-    """Width of the projected basis of distance and angle, shared by all blocks."""
+    """Number of functions to which the basis of distance and angle is projected."""
     spherical_embedding: int = Field(default=32, ge=2)
-    """Width of the projected basis of distance, angle and dihedral, shared by all blocks."""
+    """Number of functions to which the basis of distance, angle and dihedral is projected."""
     n_before_skip: int = Field(default=1, ge=0)
     """Residual layers of an edge before its previous value is added."""
     n_after_skip: int = Field(default=2, ge=0)
@@ -88,19 +88,20 @@ class GemNetConfig(ArchitectureConfig):
     max_neighbors_atom_atom: int | None = Field(default=None, ge=1)
     """Number of nearest neighbours that are kept for the pairs of the atom-atom interaction."""
     image_kept: Literal["below", "above"] = "below"
-    """Rule if `max_neighbors` keeps only one of two opposite images of an atom itself: an edge whose first non-zero
-    shift is negative is kept with its reverse, and a positive one is dropped (GemNet-T), or the other way round
-    (GemNet-OC).
+    """Edges between an atom and its own images that are kept, each with its reverse.
+
+    `below`: those whose first non-zero shift is negative (GemNet-T); `above`: positive (GemNet-OC). The choice matters
+    if `max_neighbors` keeps only one of two opposite images.
     """
     forces: Literal["direct", "gradient"] = "direct"
     """Forces as magnitudes along the edges (GemNet-dT, -OC), or as derivatives of the energy (GemNet-T)."""
     stress_head: Literal["equivariant", "none"] = "equivariant"
-    """Stress by two magnitudes along each edge; `none` predicts no stress, as the published models.
+    """Stress from two magnitudes along each edge; with `none`, as published, the model predicts no stress.
 
-    For direct forces only.
+    The option has an effect only with direct forces.
     """
     max_atomic_number: int = Field(default=118, ge=1, le=118)
-    """Heaviest element with a row in the embedding."""
+    """Highest atomic number that has a row in the embedding."""
 
     @model_validator(mode="after")
     def _an_answer_to_every_question(self) -> Self:

@@ -28,14 +28,11 @@ KEPT = 1 << 23
 AT_ONCE = 1 << 20
 """Number of dihedrals that are computed at a time if they are not kept."""
 EPSILON = 1e-6
-"""Sine of the angle to a line (ε) below which the weight of a dihedral vanishes.
-
-Above the rounding errors of float32.
-"""
+"""Sine of the angle to a line (ε) below which a dihedral's weight vanishes; it exceeds rounding errors of float32."""
 
 
 class Group(NamedTuple):
-    """Group of middle edges b → a whose atoms have equally many edges: D_a end at a and D_b at b."""
+    """Group of middle edges b → a with the same numbers of edges at their ends: D_a edges end at a, and D_b at b."""
 
     middle: Tensor
     """[g] indices of the middle edges."""
@@ -137,9 +134,9 @@ def _first(edges: Links, degree: Tensor) -> Tensor:
 
 
 def _at(group: Group, edges: Links, middle: Links, span: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross products with the middle edges, [g, D_a, 3] and [g, D_b, 3].
+    """Cross products of edges c → a and d → b with the middle edges, [g, D_a, 3] and [g, D_b, 3].
 
-    Pairs that form no quadruplet are marked [g, D_b, D_a].
+    The third tensor [g, D_b, D_a] is true for pairs of edges that form no quadruplet.
     """
     axis = middle.unit[group.middle][:, None]
     p = torch.linalg.cross(edges.unit[group.outs], axis)

@@ -1,7 +1,7 @@
 r"""FLOPs of a training step, product by product. docs/flops.md has the definition.
 
-The forward of a product counts 1; its further cost depends on which of its factors have gradients, in the backward and,
-with forces by derivative, in the backward of that. `TIMES` has a kind of product for each case, `tally` a row for each
+A product counts once in the forward. It counts again in the backward and, with forces by derivative, in the backward of
+that, as often as its factors have gradients: `TIMES` has the totals for each kind of product, `tally` a row for each
 product of `model`. The numbers of edges, angles and quadruplets are counted in a batch, or estimated without one
 (`counts`).
 """
@@ -26,10 +26,11 @@ TIMES = {
         "weights": 6, "elements": 3, "last": 5, "basis": 6, "table": 9, "features": 9, "first": 6, "geometry": 9,
     },
 }  # fmt: skip
-"""Kinds of products: features × weights.
+"""Number of times that a product counts in a step, by its kind.
 
-Features of elements alone × weights; the last layer of the energy; Gaussians × weights; features × polynomials of
-angles; features × features of the geometry with weights; the same with features of elements alone; geometry × geometry.
+The kinds are, in this order: features × weights; features of elements alone × weights; the last layer of the energy;
+Gaussians × weights; features × polynomials of angles; features × features of the geometry with weights; the same with
+features of elements alone; geometry × geometry.
 """
 
 
@@ -63,9 +64,7 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
 
 
 def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
-    """Count edges, angles and dihedrals in a batch, or estimate them from its totals as if all atoms had equally many
-    edges.
-    """
+    """Count edges, angles and dihedrals in the batch of `shape`; without a batch, estimate them from its totals."""
     return _estimated(config, shape) if shape.batch is None else _counted(config, shape.batch)
 
 
@@ -110,7 +109,7 @@ def _estimated(config: GemNetConfig, shape: BatchShape) -> Counts:
 
 
 def _share(shape: BatchShape, whole: Graph, rule: Graph) -> float:
-    """Fraction of the neighbours in the whole graph that a rule keeps, in proportion to the volume."""
+    """Mean number of neighbours that `rule` keeps of those in the whole graph, in proportion to the volume."""
     degree = shape.n_edges / max(shape.n_atoms, 1) * (rule.cutoff / whole.cutoff) ** 3
     return min(degree, rule.n_neighbors) if rule.n_neighbors else degree
 
@@ -119,7 +118,7 @@ def _share(shape: BatchShape, whole: Graph, rule: Graph) -> float:
 
 
 Row = tuple[str, str, int]
-"""Field of `Counts`, kind of product, multiply-adds of one forward pass."""
+"""Field of `Counts`, kind of product, and multiply-adds of one forward pass for each item that the field counts."""
 
 
 def tally(config: GemNetConfig) -> Iterator[Row]:

@@ -36,11 +36,11 @@ class Geometry:
     edges: Links
     """Edges that carry messages: symmetric, sorted by target."""
     swap: LinearRows
-    """Map from each edge to its reverse: [n_edges, C]."""
+    """Map that gives each edge the features of its reverse: [n_edges, C] -> [n_edges, C]"""
     sources: LinearRows
-    """[n_atoms, C] -> [n_edges, C]"""
+    """Map that gives each edge the features of its source: [n_atoms, C] -> [n_edges, C]"""
     targets: LinearRows
-    """[n_atoms, C] -> [n_edges, C]"""
+    """Map that gives each edge the features of its target: [n_atoms, C] -> [n_edges, C]"""
     rank: Tensor
     """[n_atoms] position of each atom in the order by which edges are sorted."""
     triplets: Angles
@@ -55,12 +55,12 @@ class Geometry:
     edge_pair_angles: Angles | None = None
     """Angles from edges b → a to pairs c → a."""
     pair_sources: LinearRows | None = None
-    """[n_atoms, C] -> [n_pairs, C]"""
+    """Map that gives each pair the features of its source: [n_atoms, C] -> [n_pairs, C]"""
     far: Links | None = None
     """Pairs of the atom-atom interaction, sorted by target in a separate order."""
     far_rank: Tensor | None = None
     far_sources: LinearRows | None = None
-    """[n_atoms, C] -> [n_far, C]"""
+    """Map that gives each far pair the features of its source: [n_atoms, C] -> [n_far, C]"""
 
     @classmethod
     def of(cls, config: GemNetConfig, data: AtomicBatch) -> Geometry:

@@ -6,8 +6,8 @@ r"""Interactions: five updates of edges and atoms, each a sum over neighbours of
     quadruplet   x_ca = B Σ_b Σ_d (ρ_ca · Y(∠cab) Y(θ_cabd)) ⊗ (P(m_db ∘ R e_db) ∘ C κ_dba)   edges from edges
     atom-atom    x_a = B Σ_b ρ_ab ⊗ P(h_b)                                                atoms from atoms
 
-e are projected Gaussians of a distance, ρ_ca the same as matrices [I, L] (`Basis.radial_matrices`), κ the basis of a
-distance and an angle; R, P, C, B are maps of each interaction. Sums over angles: `angles`, `dihedrals`.
+e are projected Gaussians of a distance, ρ_ca the same as matrices [I, L] (`radial_matrices`), κ the basis of a distance
+and an angle; R, P, C, B are linear maps that each interaction has. Sums over angles: `angles`, `dihedrals`.
 
 GemNet-T: arXiv:2106.08903, eq. 7 to 11 and its appendix on efficiency; GemNet-OC: arXiv:2204.02782, section 4.
 """
@@ -56,13 +56,13 @@ class Narrow(nn.Module):
 
 
 def bilinear(weights: nn.Module, radial: Tensor, sums: Tensor) -> Tensor:
-    """Multiply ρ [n, I, L] and sums [n, L, C] over L, and map by `weights` from I·C to [n, n_out]."""
+    """Multiply `radial` ρ [n, I, L] by `sums` [n, L, C], and map the product from I·C to n_out by `weights`."""
     product: Tensor = weights((radial @ sums).flatten(1))
     return product
 
 
 class AngleInteraction(nn.Module):
-    """Parts of an interaction over angles; `up` leads from the sums over them to what is updated."""
+    """Layers that interactions over angles share; `up` maps the sums over angles to the channels that are updated."""
 
     up_by: type[nn.Module]
 

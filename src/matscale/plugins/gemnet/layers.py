@@ -18,7 +18,7 @@ from matscale.plugin import LinearRows, Scoped
 
 SQRT_HALF = math.sqrt(0.5)
 SILU = 1 / 0.6
-"""Factor with which the variance of SiLU of a standard normal variable is about one."""
+"""Factor by which SiLU(x) is multiplied, so that its variance is about one for a standard normal x."""
 
 
 def scaled_silu(x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ _FITTING = Scoped("fitting", False)
 
 
 class Scale(nn.Module):
-    """Scale factor that gives a result the variance of its input.
+    """Scale factor that gives the result of a sum or product the variance of its input.
 
     The factor is measured once, before training, and is part of the state. Zero means "not measured" and has no effect.
     A factor that is set already, for example in an imported model, is kept.
@@ -109,7 +109,7 @@ class Scale(nn.Module):
         self.register_buffer("factor", torch.zeros(()))
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
-        """Scale `x` [n, c]; `reference` [m, c'] is read only while factors are measured."""
+        """Scale `x` [n, c] to the variance of `reference` [m, c'], which is read only while factors are measured."""
         if _FITTING.get():
             self._measure(x, reference)
         return x * self._value().to(x.dtype)

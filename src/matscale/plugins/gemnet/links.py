@@ -16,7 +16,7 @@ from torch import Tensor
 from matscale.plugin import AtomicBatch, Graph
 
 _RESOLUTION = 1e6
-"""Resolution per Å in which distances are compared, the same as in the core's nearest rule."""
+"""Number of steps per Å to which distances are rounded before they are compared, as in the core's nearest rule."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Links:
     """Edges of one interaction."""
 
     source: Tensor
-    """[n]"""
+    """[n] index of the neighbour."""
     target: Tensor
-    """[n]"""
+    """[n] index of the centre."""
     shift: Tensor
     """[n, 3] lattice multiples, integers."""
     vec: Tensor
@@ -76,7 +76,7 @@ class Links:
         return self.source + self.shift_code(span)
 
     def shift_code(self, span: int) -> Tensor:
-        """Number for the shift of each edge [n], the second summand of `image`."""
+        """Number that stands for the shift of each edge [n], the second summand of `image`."""
         weights = torch.tensor([1, span, span * span], device=self.shift.device) * self.n_atoms
         return (self.shift * weights).sum(1)
 
@@ -97,7 +97,7 @@ def links_of(data: AtomicBatch) -> Links:
 
 
 def within(links: Links, rule: Graph) -> Links:
-    """Select the edges for `rule` among `links`, which hold all edges, sorted by target."""
+    """Select the edges that `rule` keeps among `links`, which hold all edges of a batch, sorted by target."""
     kept = links.select(links.distance.detach() < rule.cutoff)
     if rule.kind == "radius":
         return kept

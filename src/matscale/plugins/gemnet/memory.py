@@ -1,7 +1,7 @@
 """Check that a batch fits into memory, before its angles are computed.
 
-Arrays that are computed in pieces (`angles`, `dihedrals`) need little memory. A lower bound comes from features of
-edges and sums that each layer keeps for the backward, and from one piece of one atom.
+Arrays that are computed in pieces (`angles`, `dihedrals`) need little memory. The lower bound counts the features of
+edges and the sums that each layer keeps for the backward, and the largest piece of a single atom.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matscale.plugins.gemnet.links import Links
 
 
 def total_memory(device: torch.device) -> int:
-    """Total memory of the device in bytes, free or not; on a CPU, that which this job or container may use."""
+    """Total memory of the device in bytes, free or not; on a CPU, the memory that this job or container may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return _of_machine()
@@ -45,7 +45,7 @@ def group_limits(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
 
 
 def least_bytes(config: GemNetConfig, edges: Links, middle: Links | None) -> int:
-    """Lower bound of the memory [bytes] of a forward or, with gradients, of a training step."""
+    """Lower bound of the memory [bytes] that a forward takes or, if gradients are enabled, a training step."""
     c, degree = config, edges.degree
     n_layers = c.n_layers if torch.is_grad_enabled() else 1
     summed = (c.n_spherical + c.circular_embedding) * c.triplet_in

@@ -29,7 +29,7 @@ from matscale.plugins.gemnet.layers import Dense, PairDense, fitting
 
 
 class Projections(nn.Module):
-    """Projections of the bases, shared by all blocks."""
+    """Linear maps of the bases of distances and angles to fewer functions, shared by all blocks."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ class GemNet(nn.Module):
         return self._along_edges(energy, self.along(*of_edges), geometry, data)
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """Features of atoms, [n_atoms, atom_channels]: the input of the last output block."""
+        """Features of atoms, [n_atoms, atom_channels], from the last output block."""
         return list(self._stages(data, self.geometry(data)))[-1][0]
 
     def _stages(self, data: AtomicBatch, geometry: Geometry) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the outputs of the output blocks, before the first and after each interaction block."""
+        """Yield the features of atoms and edges from each output block: before the first and after each interaction."""
         bases = self.project(geometry)
         h = self.element(data.atomic_numbers - 1)
         m = self.edge(h, bases.radial, geometry.sources, geometry.targets)
@@ -142,7 +142,7 @@ class GemNet(nn.Module):
 
     @full_precision
     def _along_edges(self, energy: Tensor, along: Tensor, geometry: Geometry, data: AtomicBatch) -> Outputs:
-        """Forces and stress summed from magnitudes `along` edges [n_edges, 1 or 3]."""
+        """Sum the magnitudes `along` edges [n_edges, 1 or 3] to forces and stress."""
         unit, target = geometry.edges.unit, geometry.edges.target
         # Away from the neighbour: positive magnitudes are repulsive.
         forces = unit.new_zeros(data.n_atoms, 3).index_add(0, target, -along[:, :1] * unit)

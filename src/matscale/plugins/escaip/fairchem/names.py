@@ -59,14 +59,14 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"final_output\.0", "out"),
     (r"\bnode_", "atom_"),
 ]
-"""Names of fairchem -> names here, applied in this order.
+"""Patterns in names of fairchem and their replacements in matscale's names, applied in this order.
 
 Heads are `energy` and `forces`, or `efs` in gradient models.
 """
 
 
 def our_name(name: str) -> str:
-    """Name of a parameter here from its name in fairchem."""
+    """Name of a parameter in matscale, from its name in fairchem."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -82,7 +82,7 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
-    """Role of each weight: all are parameters. The norm of the energy head of a gradient model is unused."""
+    """Role of each weight: all are trained, but a gradient model does not use the norm of its energy head."""
     own = {name for name, _ in model.named_parameters()}
     found: dict[str, Role] = {name: "trained" for name in names if our_name(name) in own}
     return found | {name: "derived" for name in names if name == "output_heads.efs.node_norm.weight"}
@@ -116,7 +116,7 @@ _DEFAULTS = {
     "readout_hidden_layer_multiplier": 2,
     "output_hidden_layer_multiplier": 2,
 }
-"""Defaults of fairchem v2 for missing options, if they differ from those of escaip."""
+"""Defaults of fairchem v2 for missing options, where escaip has other defaults."""
 _ONLY: dict[str, tuple[Any, ...]] = {
     "activation": ("gelu",),
     "normalization": ("rmsnorm",),
@@ -133,7 +133,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "knn_soft": (True,),
     "regress_forces": (True,),
 }
-"""Options that must have one value here; other values are refused."""
+"""Values of options with which a model is imported; others are refused."""
 _WITHOUT_EFFECT = {
     *("use_compile", "use_padding", "max_atoms", "max_batch_size", "knn_use_low_mem", "atten_name", "dataset_list"),
     *("mlp_dropout", "atten_dropout", "stochastic_depth_prob", "node_ffn_dropout", "edge_ffn_dropout"),
@@ -141,7 +141,7 @@ _WITHOUT_EFFECT = {
     *("direct_forces", "regress_stress", "max_num_elements", "readout_hidden_layer_multiplier"),
     "output_hidden_layer_multiplier",
 }
-"""Ignored options. First line: speed and memory; then training only; the others are read separately."""
+"""Options that are ignored: the first line concerns speed and memory, the next two training; others are read apart."""
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:
@@ -171,7 +171,7 @@ _HEADS = {
     "EScAIP_direct_force_head": "forces",
     "EScAIP_grad_energy_force_stress_head": "efs",
 }
-"""Module of a head -> its name here."""
+"""Name in matscale of the head with each module of fairchem."""
 
 
 def with_our_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
@@ -185,14 +185,16 @@ def with_our_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
                 f"{checkpoint.path}: its head {head!r} is {module!r}: only {', '.join(_HEADS)} are imported."
             )
         if unknown := sorted(set(options) - {"prefix", "wrap_property"}):
-            raise ConfigError(f"{checkpoint.path}: unknown option {unknown[0]!r} of the head {head!r}.")
+            raise ConfigError(
+                f"{checkpoint.path}: unknown option {unknown[0]!r} of the head {head!r}: such heads cannot be imported."
+            )
         named[head] = _HEADS[module]
     wanted = ["energy", "forces"] if checkpoint.model.options.get("direct_forces") else ["efs"]
     if sorted(named.values()) != wanted:
         modules = [module for module, name in _HEADS.items() if name in wanted]
         raise ConfigError(
             f"{checkpoint.path}: its heads are {', '.join(sorted(named)) or 'none'}, where a model of its options has "
-            f"one {' and one '.join(modules)}. A model of several data sets at once is not imported."
+            f"one {' and one '.join(modules)}. A model with heads for several data sets cannot be imported."
         )
     states = {
         key: {_with_head(name, named): weight for name, weight in weights.items()}
@@ -203,7 +205,7 @@ def with_our_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
 
 
 def _with_head(name: str, named: Mapping[str, str]) -> str:
-    """Rename the head in the name of a weight, `output_heads.omat_energy.…`, to its name here."""
+    """Replace the head in a weight's name, such as `output_heads.omat_energy.…`, by the name that matscale uses."""
     place, _, rest = name.partition(".")
     head, _, rest = rest.partition(".")
     return f"{place}.{named[head]}.{rest}" if place == "output_heads" and head in named else name

@@ -1,8 +1,8 @@
 """Import of GemNet-T, -dT and -OC from fairchem v1, for `matscale import fairchem`.
 
-Files have a plain `gemnet_t` or `gemnet_oc`, or a hydra model with one of them as backbone, whose heads (the last
-layers of `gemnet_oc`) are moved to their names in the plain model. Scale factors are among the weights; in old files
-they are in `scale_dict`, with other names for `gemnet_t`:
+A file holds a plain `gemnet_t` or `gemnet_oc`, or a hydra model with one of them as backbone. Its heads (the last
+layers of `gemnet_oc`) are renamed as in the plain model. Scale factors are among the weights; in old files they are in
+`scale_dict`, where those of `gemnet_t` have other names:
 
     TripInteraction_1_had_rbf = int_blocks.0.trip_interaction.scale_rbf,  OutBlock_0_sum = out_blocks.0.scale_sum,  ...
 """
@@ -34,7 +34,7 @@ _SCALES = [
     (r"OutBlock_(\d+)_sum", "out_blocks.{}.scale_sum", 0),
     (r"OutBlock_(\d+)_had", "out_blocks.{}.scale_rbf_F", 0),
 ]
-"""Old name of a scale factor -> its module, and the number of the first one."""
+"""Pattern of each old name of a scale factor, its module, and the number that the first block has in old names."""
 
 
 def in_one_piece(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
@@ -50,7 +50,7 @@ def in_one_piece(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
             continue
         factor = torch.as_tensor(value) if isinstance(value, Tensor | float | int) else torch.empty(0)
         if factor.numel() != 1:
-            raise DataError(f"{checkpoint.path}: {name} in scale_dict is no number.")
+            raise DataError(f"{checkpoint.path}: {name} in scale_dict is no number, as a scale factor has to be.")
         place = f"{_module(name.removeprefix('backbone.'))}.scale_factor"
         there = float(weights.get(place, torch.zeros(())))
         if there != 0 and not math.isclose(there, float(factor), rel_tol=1e-5):
@@ -95,12 +95,14 @@ def _head(checkpoint: FairchemCheckpoint, head: str, model: str) -> tuple[str, i
     depth = options.pop("num_global_out_layers", None)
     options.pop("output_init", None)
     if options:
-        raise ConfigError(f"{checkpoint.path}: unknown option {min(options)} of the head {head!r}.")
+        raise ConfigError(
+            f"{checkpoint.path}: unknown option {min(options)} of the head {head!r}: such a head cannot be imported."
+        )
     return known[module], depth
 
 
 def configuration(checkpoint: FairchemCheckpoint) -> GemNetConfig:
-    """Configuration of the model in a checkpoint. Raises ConfigError that names an option of another network."""
+    """Configuration of the model in a checkpoint. Raises ConfigError that names the first unsupported option."""
     return config_from_fairchem({"name": checkpoint.model.name, **checkpoint.model.options})
 
 
@@ -130,8 +132,8 @@ def _notes(checkpoint: FairchemCheckpoint) -> list[str]:
     if not options.get("quad_interaction") or are_all:
         return []
     return [
-        f"In fairchem only atoms with tags {tags} have quadruplets. Structures here have no tags: all atoms have them, "
-        "as in fairchem where the data have no tags of their own."
+        f"In fairchem only atoms with tags {tags} have quadruplets. Structures in matscale have no tags: all atoms have "
+        "quadruplets, as they do in fairchem if the data have no tags."
     ]
 
 

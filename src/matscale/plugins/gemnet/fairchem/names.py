@@ -89,11 +89,11 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\.factor$", ".scale_factor"),
 ]
 _OF_LINEAR = re.compile(r"(?!mlp_([cs]bf|rbf_aint)|atom_emb|.*\.linear\.weight).*\.weight$")
-"""Suffix of dense layers: fairchem keeps their weight in a submodule `linear`."""
+"""Names of the weights that fairchem keeps in a submodule `linear` of a dense layer."""
 
 
 def fairchem_name(name: str, config: GemNetConfig) -> str:
-    """Published name of a parameter or scale factor; in gemnet_t each output block predicts."""
+    """Name of a parameter or scale factor in fairchem's model: gemnet_t if outputs are added, otherwise gemnet_oc."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     if _OF_LINEAR.match(name):
@@ -126,7 +126,7 @@ def _check_shape(name: str, value: Tensor, needed: list[int]) -> None:
 
 
 def _published(name: str, own: Tensor, weights: Mapping[str, Tensor], config: GemNetConfig) -> Tensor:
-    """Published tensor in the layout of this package."""
+    """Published tensor of the parameter `name`, in the layout that it has in matscale."""
     if name in ("energy.out", "along.out"):
         return _last_layer("out_energy" if name == "energy.out" else "out_forces", weights, config)
     published = fairchem_name(name, config)

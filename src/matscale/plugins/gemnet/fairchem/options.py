@@ -59,15 +59,15 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "use_pbc": (True,),
     "regress_forces": (True,),
 }
-"""Options that must have one value here; other values are refused."""
+"""Values of options with which a model is imported; others are refused."""
 _WITHOUT_EFFECT = {
     *("use_pbc_single", "otf_graph", "output_init", "scale_file", "scale_backprop_forces", "qint_tags"),
     *("name", "direct_forces", "num_elements"),
 }
-"""Ignored options.
+"""Options that are ignored.
 
-First line: sources of edges, initial weights, sources of scale factors, numerics, and tags of atoms, which structures
-here do not have. The second is read separately.
+Those in the first line concern sources of edges, initial weights, sources of scale factors, numerics, and tags of
+atoms, which structures in matscale do not have. Those in the second line are read separately.
 """
 _DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
 
@@ -75,8 +75,8 @@ _DEFAULTS = {"max_neighbors": 50, "cutoff": 6.0, "num_elements": 83}
 def config_from_fairchem(options: Mapping[str, Any]) -> GemNetConfig:
     """Configuration from the model section of fairchem v1, `name: gemnet_t` or `gemnet_oc`.
 
-    The tags of atoms with quadruplets (`qint_tags`) are ignored: structures here have no tags, and all atoms have
-    quadruplets. Raises ConfigError for a value without a counterpart.
+    The tags of atoms with quadruplets (`qint_tags`) are ignored: structures in matscale have no tags, and all atoms
+    have quadruplets. Raises ConfigError for a value without a counterpart.
     """
     given = {**_DEFAULTS, **{name: value for name, value in options.items() if value is not None}}
     is_oc = "emb_size_trip_in" in given
@@ -111,9 +111,9 @@ def _without_unused(values: dict[str, Any], given: Mapping[str, Any]) -> dict[st
 
 
 def _limits_of_oc(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of neighbours of gemnet_oc; missing ones are copied from others, as in fairchem.
+    """Numbers of neighbours in the interactions of gemnet_oc that are switched on.
 
-    Unused numbers are left out.
+    Missing numbers are copied from those of other interactions, as in fairchem.
     """
     near = given["max_neighbors"]
     found: dict[str, Any] = {}

@@ -73,7 +73,7 @@ def test_types_of_atoms_are_no_elements(tmp_path):
     path = tmp_path / "a.traj.lammpstrj"
     path.write_text(DUMP.format(column="type", first=1, second=2))
     reader = matscale.core.inference.predict.reader_for(path)
-    with pytest.raises(DataError, match=r"types of atoms, and nothing says which elements.*dump_modify ID element"):
+    with pytest.raises(DataError, match=r"types of atoms, but without their elements.*dump_modify ID element"):
         list(reader.read(path, 0, None))
     path.write_text(DUMP.format(column="element", first="Ni", second="Cu"))
     assert next(reader.read(path, 0, None)).formula == "CuNi"

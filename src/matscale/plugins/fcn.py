@@ -43,11 +43,11 @@ class FCNConfig(ArchitectureConfig):
     hidden: Positive = 108
     """Channels H of an atom."""
     depth: Positive = 8
-    """Residual blocks."""
+    """Number of residual blocks."""
     head_width: Positive = 128
     """Channels of the last hidden layer of each head."""
     head_layers: Literal[2, 3] = 3
-    """Linear layers of each head: hidden → head_width → out, with one more hidden → hidden in front for 3."""
+    """Number of linear layers of each head: 2 for hidden → head_width → out; 3 with hidden → hidden in front."""
 
 
 class Block(nn.Module):
@@ -96,9 +96,9 @@ def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> FCNConfig:
-    """Size ladder: four blocks, embedding half as wide as hidden, heads as wide (up to 128).
+    """Size ladder: four blocks, an embedding half as wide as `hidden`, and heads as wide as `hidden` (up to 128).
 
-    The head width is adjusted to the number of parameters.
+    The width of the embedding is then adjusted to the number of parameters.
     """
     return closest(
         n_params,
@@ -113,8 +113,9 @@ def _shape(hidden: int, embedding: int) -> FCNConfig:
 
 
 def step_flops(config: FCNConfig, shape: BatchShape) -> float:
-    """FLOPs of a step, three times the forward: every product has a weight gradient and an input gradient of the same
-    size.
+    """FLOPs of a step: three times those of the forward.
+
+    Each product of the forward has two of the same size in the backward, for the gradients of weights and inputs.
     """
     hidden = config.hidden
     forward = (config.embedding + 3) * hidden + config.depth * hidden * hidden
@@ -128,7 +129,7 @@ SIZES = {
         [(8, 16, 2), (24, 48, 4), (60, 108, 8), (96, 192, 12), (128, 256, 15), (256, 512, 16), (384, 768, 18)], 1
     )
 }
-"""Non-embedding parameters: 9,434 · 38,298 · 181,278 · 655,050 · 1,325,706 · 5,338,250 · 13,024,650."""
+"""Numbers of non-embedding parameters: 9,434 · 38,298 · 181,278 · 655,050 · 1,325,706 · 5,338,250 · 13,024,650."""
 
 
 @hookimpl

@@ -8,27 +8,30 @@ from torch import Tensor
 from matscale.plugin import Loss, hookimpl
 
 HUBER_DELTA = 0.01
-"""Residual at which huber changes from square to linear, in eV/atom, eV/Å, eV/Å³ (as in MACE)."""
+"""Residual at which the loss `huber` changes from square to linear, in eV/atom, eV/Å or eV/Å³ (as in MACE)."""
 
 
 def mae(residual: Tensor) -> Tensor:
-    """Mean over components of |r|: [n, k] -> [n]."""
+    """Mean absolute error over the k components of each residual: [n, k] -> [n]."""
     return residual.abs().mean(dim=1)
 
 
 def mse(residual: Tensor) -> Tensor:
-    """Mean over components of r²: [n, k] -> [n]."""
+    """Mean squared error over the k components of each residual: [n, k] -> [n]."""
     return residual.square().mean(dim=1)
 
 
 def huber(residual: Tensor) -> Tensor:
-    """Mean over components of r²/2 for |r| ≤ δ, δ (|r| − δ/2) beyond: [n, k] -> [n]."""
+    """Mean of the Huber loss over the k components r of each residual: [n, k] -> [n].
+
+    It is r²/2 for |r| ≤ δ, and δ (|r| − δ/2) for larger ones.
+    """
     zeros = torch.zeros_like(residual)
     return torch.nn.functional.huber_loss(residual, zeros, reduction="none", delta=HUBER_DELTA).mean(dim=1)
 
 
 def l2(residual: Tensor) -> Tensor:
-    """Length of the residual vector: [n, k] -> [n]."""
+    """Euclidean length of each residual vector: [n, k] -> [n]."""
     length: Tensor = torch.linalg.vector_norm(residual, dim=1)
     return length
 

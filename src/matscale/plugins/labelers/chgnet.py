@@ -1,8 +1,8 @@
 """CHGNet as a labeler: surrogate data over the periodic table, with the weights of the package `chgnet`.
 
-Deng et al., Nat. Mach. Intell. 5, 1031 (2023), arXiv:2302.14231. Version 0.3.0 of the model (412,525 parameters,
-PBE/PBE+U relaxation trajectories of the Materials Project); float32, so that energies have a relative precision of
-1e-6.
+Deng et al., Nat. Mach. Intell. 5, 1031 (2023), arXiv:2302.14231. Version 0.3.0 of the model (412,525 parameters),
+trained on PBE/PBE+U relaxation trajectories of the Materials Project; float32, so that energies have a relative
+precision of 1e-6.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from matscale.plugin import Graph, Labeler, hookimpl, neighbors
 
 
 class _Neighbors:
-    """Neighbour list for EMT. ASE's list takes as long as EMT itself and depends on earlier calls."""
+    """Neighbour list for EMT, in place of ASE's, which takes as long as EMT itself and depends on earlier calls."""
 
     def __init__(self, cutoff: float) -> None:
         self.graph = Graph.radius(cutoff)
@@ -40,7 +40,7 @@ class FastEMT(EMT):
 
 
 def tag() -> str:
-    """Name and version of the labeler: that of ASE, which contains the parameters."""
+    """Name of the labeler, with the version of ASE, which contains the parameters."""
     from ase import __version__
 
     return f"emt (ase {__version__})"

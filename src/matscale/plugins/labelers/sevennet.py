@@ -17,8 +17,9 @@ MODEL = "7net-0_11Jul2024"
 
 @cache
 def calculator() -> Any:
-    """Make a SevenNet-0 calculator on the CPU, one per process, since its results do not depend on earlier
-    structures.
+    """Make a SevenNet-0 calculator on the CPU, once per process.
+
+    It can serve all structures, since its results do not depend on earlier ones.
     """
     with warnings.catch_warnings():
         # The package warns of missing GPU kernels, and compiles activations in a deprecated way.

@@ -35,7 +35,7 @@ LARGEST = 1 << 16
 
 
 class ForkServer:
-    """Client of the fork server, in the sweep. Raises OSError if the server has ended; then another one is needed."""
+    """Client of the fork server, in the sweep. Methods raise OSError if the server has ended; then make a new one."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -52,7 +52,7 @@ class ForkServer:
             )
 
     def start(self, job: Job, claim: int, environment: dict[str, str]) -> None:
-        """Start a process that holds the file descriptor `claim`, with `environment` added to the server's."""
+        """Start a process that holds the file descriptor `claim`; `environment` is added to that of the server."""
         message = {
             "path": str(job.path),
             "arguments": job.arguments,
@@ -192,7 +192,7 @@ def _become(message: dict[str, Any], log: int) -> None:
 
 
 def warm_up() -> None:
-    """Import all that trainings need."""
+    """Import all modules that trainings need, before the first fork."""
     from matscale.plugin import preload_training
 
     preload_training()

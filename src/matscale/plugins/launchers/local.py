@@ -30,9 +30,9 @@ from matscale.plugins.launchers.fork_server import ForkServer
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-"""Environment variables of distributed training, removed since each run has one process."""
+"""Environment variables of distributed training, set to those of a single process, since each run has one."""
 PATIENCE = 120.0
-"""Seconds that a run has for saving when the sweep is interrupted."""
+"""Seconds that each run gets to save its state when the sweep is interrupted."""
 
 
 Workers = Annotated[int, Field(ge=1, le=1024)]
@@ -45,18 +45,18 @@ class LocalOptions(Config):
     workers: Workers | None = None
     """Number of runs at the same time; default: one per GPU, or one per core without a GPU."""
     threads: Workers | None = None
-    """CPU threads of each run; default: the number of cores divided by that of runs."""
+    """CPU threads of each run; default: the number of cores divided by the number of workers."""
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Numbers of the GPUs to use; default: all; []: none."""
+    """Numbers of the GPUs to use; default: all of them; []: none."""
     warm: bool = True
-    """Fork processes from one that has imported all modules, which saves seconds per run.
+    """Whether runs are forked from a process that has imported all modules, which saves seconds per run.
 
-    False: start each separately.
+    If false, each run starts as a new process.
     """
 
 
 class LocalPool:
-    """Pool of processes that go on if the sweep is killed, and end if it is interrupted."""
+    """Pool of processes that go on if the sweep is killed, but save and end if it is interrupted."""
 
     def __init__(self, options: LocalOptions) -> None:
         gpus = _gpus(options)
@@ -69,9 +69,9 @@ class LocalPool:
         self.environment = os.environ | dict.fromkeys(THREADS, str(threads)) | ALONE | {"PYTHONPATH": path}
         self.slots: dict[Path, int] = {}
         self.processes: dict[Path, subprocess.Popen[bytes]] = {}
-        """Run folder -> its process, unless the fork server started it."""
+        """Processes by run folder, without those that the fork server started."""
         self.orphans: set[Path] = set()
-        """Runs whose fork server has ended."""
+        """Folders of runs that go on although their fork server has ended."""
         self.fork_server: ForkServer | None = None
         self._refused: list[Ended] = []
 
@@ -180,7 +180,9 @@ def _gpus(options: LocalOptions) -> list[int]:
     wanted = range(there) if options.gpus is None else options.gpus
     missing = [gpu for gpu in wanted if gpu >= there]
     if missing:
-        raise ConfigError(f"local.gpus = {list(wanted)}: torch sees {there} GPUs here, counted from 0.")
+        raise ConfigError(
+            f"local.gpus = {list(wanted)}: torch sees {there} GPUs here, numbered from 0, so there is no {missing[0]}."
+        )
     return list(wanted)
 
 

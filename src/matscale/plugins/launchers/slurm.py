@@ -46,7 +46,7 @@ FOLDER = "slurm"
 LARGEST = 1000
 """Largest number of tasks in one array: Slurm's default limit."""
 PATIENCE = 600.0
-"""Seconds without an answer of slurmctld (which is restarted now and then) before the sweep gives up."""
+"""Seconds that the sweep waits for an answer of slurmctld, which is restarted now and then, before it gives up."""
 
 QUEUED = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 RUNNING = frozenset(
@@ -55,12 +55,12 @@ RUNNING = frozenset(
 
 
 class SlurmOptions(Config):
-    """Table `[slurm]` of a study file; for missing options, the site's defaults hold."""
+    """Table `[slurm]` of a study file; options that are left out have the defaults of the cluster."""
 
     time: Seconds | None = None
-    """Time limit of a job: `4h`. A run that needs longer saves, is requeued and continues."""
+    """Time limit of a job, such as `4h`. A run that needs longer saves, is requeued and continues."""
     margin: Seconds = 120.0
-    """Time before the end of a job at which its run saves [s]."""
+    """Time between the moment at which a run saves and the time limit of its job [s]."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -68,17 +68,17 @@ class SlurmOptions(Config):
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of each run; with more than one, there is one process per GPU (torchrun)."""
     processes: Positive | None = None
-    """Processes of each run; default: one per GPU, or one."""
+    """Processes of each run; default: one per GPU, or one without GPUs."""
     cpus: Positive | None = None
     """CPU cores of each run."""
     memory: str | None = None
-    """Memory of a job, as for sbatch: `16G`."""
+    """Memory of a job in the notation of sbatch, such as `16G`."""
     at_once: Positive | None = None
     """Number of runs of an array that may run at the same time; default: no limit."""
     sbatch: tuple[str, ...] = ()
     """Further options of sbatch, each with its dashes."""
     setup: tuple[str, ...] = ()
-    """Lines of shell before the training: `module load cuda`."""
+    """Shell commands that run before the training, such as `module load cuda`."""
     poll: Seconds = 10.0
     """Seconds between two queries of the queue."""
 
@@ -140,7 +140,7 @@ class SlurmPool:
 
     def stop(self) -> str:
         return (
-            f"Submitted jobs stay in Slurm's queue (scancel --name={self.prefix}... ends them)." if self._alive else ""
+            f"Submitted jobs stay in Slurm's queue; scancel --name={self.prefix}... ends them." if self._alive else ""
         )
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class SlurmPool:
         self._alive = alive
 
     def _run(self, name: str, task: str) -> Path | None:
-        """Find the run folder of a task; None if the array's list of runs is missing or of an earlier study."""
+        """Find the run folder of a task; None if the list of the array's runs is missing, or has no such task."""
         listed = self.folder / f"array-{name.removeprefix(self.prefix)}.txt"
         if not listed.exists() or not task.isdecimal():
             return None
@@ -220,7 +220,7 @@ def _end(path: Path, state: str) -> Ended:
 
 
 def _call(*command: str) -> str:
-    """Run a command of Slurm and return its output. Raises OSError with its message if it fails."""
+    """Run a command of Slurm and return its output. Raises OSError with the command's message if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Built-in readers. A plugin adds a format with a similar function."""
+"""Built-in readers of structure files. A plugin adds a format with a hook like `register_readers` here."""
 
 from __future__ import annotations
 

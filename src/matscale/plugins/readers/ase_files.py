@@ -12,10 +12,10 @@ from typing import Any
 from matscale.plugin import CALCULATOR, DataError, Frame, Unusable, from_ase
 
 _DATABASES = {".db": rb"SQLite format 3\0", ".json": rb"\s*\{\s*\"(\d+|ids|metadata)\"\s*:"}
-"""Suffix -> first bytes of an ASE database, since other files, such as settings and notes, have these suffixes, too."""
+"""First bytes of an ASE database, by suffix. They are checked, since settings and notes may have the same suffix."""
 _NOT_STRUCTURES = {"castep-md", "dlp4", "gamess-us-in", "gaussian-in", "mustem", "eon"}
 _AMBIGUOUS = {"*.md", "*.log", "*.dat", "*.in", "*.data", "*config*", "*.json", "inp", "34", "*.34", "gradient"}
-"""File patterns of ASE that also match notes, logs and settings."""
+"""File patterns of ASE that are not used, since they also match notes, logs and settings."""
 
 
 def matches_db(path: Path) -> bool:
@@ -71,17 +71,17 @@ def matches(path: Path) -> bool:
 
 
 def _refuse_types(path: Path) -> None:
-    """Raises DataError for a LAMMPS dump with types but no elements.
+    """Raises DataError for a LAMMPS dump that has types of atoms but no elements.
 
-    ASE would take type 1 for hydrogen, 2 for helium.
+    ASE would read type 1 as hydrogen and type 2 as helium.
     """
     with open(path, "rb") as file:
         head = file.read(1 << 16)
     columns = re.search(rb"^ITEM: ATOMS (.*)$", head, re.MULTILINE) if head.startswith(b"ITEM:") else None
     if columns and not {b"element", b"mass"} & {*columns[1].split()}:
         raise DataError(
-            f"{path}: a dump of LAMMPS with types of atoms, and nothing says which elements they are. Write it with "
-            "the column element: dump_modify ID element Ni Cu."
+            f"{path}: is a LAMMPS dump with types of atoms, but without their elements. Write it with the column "
+            "element: dump_modify ID element Ni Cu."
         )
 
 

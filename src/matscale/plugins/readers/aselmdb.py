@@ -1,10 +1,8 @@
 """Reader of `.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24.
 
-Does not use ase.db.
-
-Two dialects exist: fairchem until April 2025 writes arrays as nested lists and NaN as null (the OMat24 archives);
-ase-db-backends writes {"__ndarray__": [shape, dtype, flat]}, and NaN as NaN. Both are read. Only one structure's JSON
-is in memory at a time, limited to `Limits.structure`: a small value that would inflate to gigabytes is refused. LMDB
+Two dialects are read, without ase.db: fairchem until April 2025 writes arrays as nested lists and NaN as null (the
+OMat24 archives); ase-db-backends writes {"__ndarray__": [shape, dtype, flat]}, and NaN as NaN. Only one structure's
+JSON is in memory at a time, limited to `Limits.structure`: an entry that would inflate to gigabytes is refused. LMDB
 crashes on damaged files, so this reader runs in a guarded process (`matscale.core.data.sources.guard`).
 """
 
@@ -77,7 +75,7 @@ def _ids(transaction: Any, path: Path) -> NDArray[np.int64]:
     """List the ids of the structures, ascending."""
     following, deleted = (transaction.get(key) for key in (b"nextid", b"deleted_ids"))
     if following is None:
-        raise DataError(f"{path}: an LMDB file without the key 'nextid': not an ASE database.")
+        raise DataError(f"{path}: is not an ASE database, but an LMDB file without the key 'nextid'.")
     try:
         end = _decode(following)
         gone = np.unique(np.array(_decode(deleted) if deleted is not None else [], dtype=np.int64))
@@ -111,7 +109,7 @@ def _decode(value: bytes) -> Any:
             what = (
                 f"inflates beyond {bytes_as_text(most)} (--limit structure=...)" if len(text) >= most else "is cut off"
             )
-            raise Unusable("unreadable", f"its {len(value)} bytes: {what}")
+            raise Unusable("unreadable", f"its compressed JSON of {len(value)} bytes {what}")
         return json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
         raise Unusable("unreadable", f"not zlib-compressed JSON ({error})") from None
@@ -120,7 +118,7 @@ def _decode(value: bytes) -> Any:
 def _row(value: bytes | None, source: str) -> Frame:
     try:
         if value is None:
-            raise Unusable("unreadable", "no row of this id")
+            raise Unusable("unreadable", "the database has no row with this id")
         row = _decode(value)
         cell = row["cell"]
         structure = Structure(
@@ -144,7 +142,7 @@ def _row(value: bytes | None, source: str) -> Frame:
 
 
 def _kept(value: Any) -> Any:
-    """Convert a value that is no label: arrays of the new dialect become numpy arrays, others are unchanged."""
+    """Convert a value that is no label: arrays of the new dialect become numpy arrays, other values do not change."""
     if not (isinstance(value, dict) and "__ndarray__" in value):
         return value
     shape, _, flat = value["__ndarray__"]

@@ -1,6 +1,6 @@
 """Comment line of an extended XYZ frame: `key=value` pairs by the grammar of libAtoms/extxyz.
 
-    key      bare or quoted; alone, it is true
+    key      bare or quoted; without a value, it means true
     value    number, boolean, bare text, "quoted text" with \\" \\\\ and \\n
              old arrays "1 2 3" {1 2 3}, new arrays [1, 2, 3] [[1, 2], [3, 4]]
 
@@ -41,9 +41,9 @@ _TEXTS = ("uid",)
 
 
 def parse_comment(line: str) -> dict[str, Any]:
-    """Parse a comment line to key -> bool, int, float, str, array of numbers or booleans, or list of str.
+    """Parse a comment line into values by key: bool, int, float, str, array of numbers or booleans, or list of str.
 
-    Raises Unusable.
+    Raises Unusable if the line cannot be parsed.
 
     >>> parse_comment('energy=-1.5 stress="1 2 3 4 5 6" pbc=[T, T, F] tag="a b" done')["pbc"]
     array([ True,  True, False])
@@ -153,7 +153,7 @@ def _json(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Unusable(
-            "unreadable", f"a _JSON value in the comment line is no JSON ({type(error).__name__}: {error})"
+            "unreadable", f"a _JSON value in the comment line is not valid JSON ({type(error).__name__}: {error})"
         ) from None
     try:
         array = np.array(value)

@@ -39,7 +39,7 @@ def matches(path: Path) -> bool:
 
 
 class _Stream:
-    """Open file, with the number of its next structure."""
+    """Open file, and the number of the structure that is read next."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
@@ -49,7 +49,7 @@ class _Stream:
         self._line = 0
 
     def frame(self) -> list[str] | None:
-        """Read comment line and atom lines of the next structure; None at the end of the file."""
+        """Read the comment line and the lines of atoms of the next structure; None at the end of the file."""
         try:
             self._file.begin()
             head = self._file.line()
@@ -168,24 +168,24 @@ def _special(info: dict[str, Any], name: str) -> Any:
 
 
 def _cell(lattice: Any) -> NDArray[np.float64]:
-    """Parse the cell, [3, 3], from nine numbers (vector by vector), 3×3, or the three of a diagonal; zeros for None."""
+    """Parse the cell [3, 3]: nine numbers (vector by vector), 3×3, or the three of a diagonal; None means zeros."""
     if lattice is None:
         return np.zeros((3, 3))
     numbers = np.asarray(lattice, dtype=np.float64)
     if numbers.size not in (3, 9):
-        raise Unusable("unreadable", f"Lattice has {numbers.size} numbers; 9, or the 3 of a diagonal, are understood")
+        raise Unusable("unreadable", f"Lattice has {numbers.size} numbers; it needs 9, or the 3 of a diagonal cell")
     return np.diag(numbers.reshape(-1)) if numbers.size == 3 else numbers.reshape(3, 3)
 
 
 def _pbc(given: Any, has_cell: bool) -> NDArray[np.bool_]:
-    """Parse periodicity, [3], from one flag or three: true and false, 1 and 0, or letters such as TTF."""
+    """Parse the periodicity [3] from one flag or three: true and false, 1 and 0, or letters such as TTF."""
     if given is None:
         return np.full(3, has_cell)
     if isinstance(given, str) and len(given) == 3 and set(given.upper()) <= {"T", "F"}:
         given = [letter == "T" for letter in given.upper()]
     flags = np.asarray(given)
     if flags.size not in (1, 3) or flags.dtype.kind not in "bi" or not np.isin(flags, (0, 1)).all():
-        raise Unusable("unreadable", f"pbc = {given!r}: three flags such as 'T T F' are understood")
+        raise Unusable("unreadable", f"pbc = {given!r}: it needs one flag, T or F, or three such as 'T T F'")
     return np.broadcast_to(flags.reshape(-1).astype(bool), 3).copy()
 
 
@@ -193,7 +193,7 @@ _KINDS: dict[str, Any] = {"R": np.float64, "I": np.int64, "S": np.str_, "L": np.
 
 
 def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Parse the per-atom columns: (name -> [n_atoms] or [n_atoms, k], note on columns that were not read)."""
+    """Parse the columns of atoms, by name, each [n_atoms] or [n_atoms, k]; also notes on columns that are not read."""
     rows = [line.split() for line in lines]
     fields, start, columns = properties.split(":"), 0, {}
     layout = list(zip(fields[0::3], fields[1::3], map(int, fields[2::3])))

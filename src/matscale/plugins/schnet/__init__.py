@@ -23,7 +23,7 @@ CLAIMS = frozenset(
 
 
 def claims_for(config: SchNetConfig) -> frozenset[str]:
-    """Claims of a configuration.
+    """Symmetries and other properties that a model of this configuration claims to have.
 
     A choice among neighbours at equal distance breaks all symmetries that exchange them.
     """

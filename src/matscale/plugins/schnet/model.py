@@ -9,10 +9,10 @@ a is an embedding, g are Gaussians of the distance, f_c the cosine cutoff, σ th
 biases, C has none. f_c and its slope vanish at the cutoff, so energy and forces are continuous. Forces and stress are
 the derivatives that the core takes.
 
-Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Their OC20
-models keep the 50 nearest neighbours of an atom (`max_neighbors`). Then the energy jumps when a neighbour is dropped,
-and the order of atoms decides among neighbours at equal distance, so that such a config claims few symmetries. By
-default, all neighbours within the cutoff count.
+Schütt et al., arXiv:1706.08566; the numbers are those of PyG's and fairchem's SchNet with the same weights. Fairchem's
+OC20 models keep the 50 nearest neighbours of an atom (`max_neighbors`). Then the energy jumps when a neighbour is
+dropped, and the order of atoms decides among neighbours at equal distance: such a configuration claims few symmetries.
+By default, all neighbours within the cutoff count.
 
 Shapes: n_edges directed edges j -> i, of n_bonds distances between n_pairs of atoms (`pairs`), R Gaussians, H hidden
 channels, F filters.
@@ -51,15 +51,15 @@ class SchNetConfig(ArchitectureConfig):
     filters: Positive = 128
     """Channels F of a message."""
     n_layers: Positive = 3
-    """Interaction blocks."""
+    """Number of interaction blocks."""
     n_radial: Positive = 50
-    """Gaussians R in the distance expansion."""
+    """Number R of Gaussians that expand a distance."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     max_neighbors: int | None = Field(default=None, ge=1)
     """Number of nearest neighbours of an atom that are kept; None: all within the cutoff."""
     max_atomic_number: Positive = 118
-    """Heaviest element with a row in the embedding; 99 in the OC20 models."""
+    """Highest atomic number that has a row in the embedding; 99 in the OC20 models."""
 
 
 class Interaction(nn.Module):
@@ -73,8 +73,10 @@ class Interaction(nn.Module):
         self.target = nn.Sequential(nn.Linear(filters, hidden), ShiftedSoftplus(), nn.Linear(hidden, hidden))
 
     def forward(self, h: Tensor, pairs: Pairs, basis: Tensor, envelope: Tensor, total: Tensor) -> Tensor:
-        """Forward pass: `h` [n_atoms, H], `basis` [n_bonds, R], `envelope` [n_bonds, 1], `total` [n_pairs, 1] ->
-        like `h`.
+        """Compute the update of `h` [n_atoms, H], of the same shape.
+
+        `basis` [n_bonds, R] and `envelope` [n_bonds, 1] belong to distances, `total` [n_pairs, 1] has the sums of
+        `envelope` over images.
         """
         first, activation, second = self.filter
         assert isinstance(second, nn.Linear)
@@ -85,7 +87,7 @@ class Interaction(nn.Module):
 
 
 class SchNet(nn.Module):
-    """Model of the energy of a batch from distances alone."""
+    """Model of the energy of a batch from elements and distances."""
 
     def __init__(self, config: SchNetConfig) -> None:
         super().__init__()
@@ -141,7 +143,7 @@ def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
 def ladder(n_params: int) -> SchNetConfig:
     """Size ladder: three interactions with as many filters as hidden channels.
 
-    In small models the number of filters is adjusted.
+    In small models the number of filters is then adjusted to the number of parameters.
     """
     return closest(
         n_params,
@@ -169,7 +171,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
 
 
 def graph(config: SchNetConfig) -> Graph:
-    """Graph of all neighbours within the cutoff, or the nearest of them."""
+    """Graph of all neighbours within the cutoff, or of the nearest `max_neighbors` among them."""
     if config.max_neighbors is None:
         return Graph.radius(config.cutoff)
     return Graph.nearest(config.cutoff, config.max_neighbors)
@@ -189,4 +191,5 @@ SIZES = {
     "ladder-03": SchNetConfig(hidden=256, filters=256, n_layers=8, n_radial=50, cutoff=5.0, max_atomic_number=99),
 }
 """OC20: fairchem's configurations, 5,704,193 and 9,088,513 parameters. Ladder: the three shapes of
-arXiv:2509.21811's code, whose models also had a stress head and no h + ...: its parameter counts differ."""
+arXiv:2509.21811's code, whose models also had a stress head and no residual connections (h + ...), and hence other
+numbers of parameters."""

@@ -22,16 +22,16 @@ from matscale.plugin import AtomicBatch, LinearRows, is_plain_wanted
 
 @dataclass(frozen=True)
 class Pairs:
-    """Distances for which filters are computed, and pairs of atoms to which the summed filters belong."""
+    """Distances for which filters are computed, and the pairs of atoms whose filters are sums over these distances."""
 
     distance: Tensor
     """[n_bonds] Å"""
     images: LinearRows | None
     """Sum over the bonds of a pair: [n_bonds, C] -> [n_pairs, C]; None if each pair has one bond."""
     filters: LinearRows | None
-    """Map [n_pairs, C] -> [n_messages, C]; None if each pair has one message."""
+    """Map that gives each message the filter of its pair: [n_pairs, C] -> [n_messages, C]; None for the identity."""
     sources: LinearRows
-    """Map [n_atoms, C] -> [n_messages, C]"""
+    """Map that gives each message the features of its source: [n_atoms, C] -> [n_messages, C]"""
     targets: LinearRows
     """Sum over the messages of an atom: [n_messages, C] -> [n_atoms, C]"""
 
@@ -59,7 +59,7 @@ class Pairs:
         return x if self.images is None else self.images(x)
 
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Convolve Σ_j weight_ij ∘ x_j: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
+        """Sum Σ_j weight_ij ∘ x_j over neighbours: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
         weight = weight if self.filters is None else self.filters(weight)
         return self.targets(self.sources(x) * weight)  # in half precision, more precise than x
 
@@ -77,8 +77,10 @@ def _only(data: AtomicBatch, places: Tensor) -> AtomicBatch:
 
 
 def _bonds(data: AtomicBatch) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Bonds, that is edges without direction: returns one edge of each bond [n_bonds], the bond of each edge [n_edges],
-    the pair of each bond as larger · n_atoms + smaller, ascending, and whether each bond has edges in both directions.
+    """Find the bonds, that is edges without direction.
+
+    Returns one edge of each bond [n_bonds]; the bond of each edge [n_edges]; the pair of each bond, ascending, as
+    larger · n_atoms + smaller index; and whether each bond has one edge in both directions.
     """
     source, target = data.edges()
     assert data.edge_shift is not None

@@ -1,9 +1,8 @@
 """Tracker Trackio: a local database in the folder `trackio` of a run.
 
-`TRACKIO_DIR=RUN/trackio trackio show` shows it.
-
-If `TRACKIO_DIR` is set, all runs go there, with one dashboard for a study. Nothing is sent to other machines unless the
-environment names a server (`TRACKIO_SERVER_URL`, `TRACKIO_SPACE_ID`).
+`TRACKIO_DIR=RUN/trackio trackio show` opens its dashboard. If `TRACKIO_DIR` is set during training, all runs go to that
+folder, and a study has one dashboard. Nothing is sent to other machines unless the environment names a server
+(`TRACKIO_SERVER_URL`, `TRACKIO_SPACE_ID`).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PROJECT = "matscale"
 
 
 class Session:
-    """Session of a run; a later session continues the same run in trackio."""
+    """Session of a run in trackio; a later session of the run continues the same entry there."""
 
     def __init__(self, run: Run, step: int) -> None:
         self.trackio = trackio = _imported(Path(os.environ.get(WHERE) or (run.path / FOLDER).resolve()))
@@ -51,7 +50,7 @@ class Session:
 
 
 def _imported(folder: Path) -> Any:
-    """Import trackio so that it writes to `folder`, which it reads from the environment on import."""
+    """Import trackio so that it writes to `folder`; it reads the name of its folder from the environment on import."""
     before = os.environ.get(WHERE)
     os.environ[WHERE] = str(folder)
     try:

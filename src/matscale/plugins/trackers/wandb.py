@@ -23,7 +23,7 @@ MODE, REPORTS = "WANDB_MODE", "WANDB_ERROR_REPORTING"
 
 
 class Session:
-    """Session of a run; the id of the run identifies it in wandb."""
+    """Session of a run in wandb; all sessions of a run have the same id there."""
 
     def __init__(self, run: Run, step: int) -> None:
         import wandb
@@ -59,7 +59,10 @@ def _identity(run: Run) -> str:
 
 @contextmanager
 def _reporting(mode: str) -> Iterator[None]:
-    """Whether wandb may report its errors. Otherwise it would start a process for this, even offline."""
+    """Context in which wandb reports errors of its own only if it is online.
+
+    By default it starts a process for these reports, even offline.
+    """
     before = os.environ.get(REPORTS)
     if mode in ("offline", "disabled"):
         os.environ[REPORTS] = "false"

@@ -1,9 +1,7 @@
-"""Transformers over all atoms of a structure: `plain` uses coordinates, `periodic` periodic images.
+"""Transformers over all atoms of a structure: `plain` takes coordinates, `periodic` takes vectors to periodic images.
 
-They share `encoder`.
-
-They are two architectures rather than one with an option, since laws are fitted for each architecture: runs of both are
-never in one law, and `matscale compare` compares the two.
+Both use the layers in `encoder`. They are two architectures rather than one with an option, since laws are fitted for
+each architecture: no law mixes runs of the two, and `matscale compare` compares them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Shared parts of the plain and the periodic transformer: configuration, layer and size ladder.
+"""Parts that the plain and the periodic transformer share: configuration, layer and size ladder.
 
     x = x + softmax(Q Kᵀ / √D_h) V                           attention among the atoms of the structure
     x = x + W₂ GELU(W₁ x)                                    before each part a LayerNorm, after it dropout
@@ -40,7 +40,7 @@ class EncoderConfig(ArchitectureConfig):
     n_heads: Positive = 2
     """Attention heads; must divide the width."""
     n_layers: Positive = 4
-    """Encoder layers."""
+    """Number of encoder layers."""
     feedforward: Positive = 512
     """Hidden channels between the two linear layers of an encoder layer; four times the width is usual."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -48,7 +48,7 @@ class EncoderConfig(ArchitectureConfig):
     head_width: Positive = 128
     """Channels of the last hidden layer of each output head."""
     head_layers: Literal[2, 3] = 2
-    """Linear layers of each output head: D → head_width → out, with one more D → D in front for 3."""
+    """Number of linear layers of each output head: 2 for D → head_width → out; 3 have a D → D layer in front."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -98,16 +98,16 @@ class EncoderLayer(nn.Module):
 
 
 class EncoderModel(nn.Module, ABC):
-    """Layers and heads of both transformers; subclasses add the inputs."""
+    """Base class of both transformers, with layers and heads; subclasses add the inputs."""
 
     def add_layers(self, config: EncoderConfig, layer: Callable[[Any], EncoderLayer]) -> None:
-        """Add layers, norm and heads, which draw their weights after those of the inputs."""
+        """Add layers, norm and heads; to be called last, so that their initial weights are drawn after the inputs'."""
         self.layers = nn.ModuleList(layer(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.width)
         self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
 
     def through_layers(self, x: Tensor, *inputs: object) -> Tensor:
-        """Normalised output of all layers for `x` [n_atoms, D]; each layer gets the same `inputs`."""
+        """Pass `x` [n_atoms, D] through all layers and the norm; each layer gets the same further `inputs`."""
         for layer in self.layers:
             x = layer(x, *inputs)
         normalised: Tensor = self.norm(x)
@@ -127,8 +127,8 @@ class EncoderModel(nn.Module, ABC):
     def with_attention(self, data: AtomicBatch) -> Outputs:
         """Run `forward` without dropout of attention, and return the attention weights in `extras["attention"]`.
 
-        [n_layers, n_structures, n_heads, max_atoms, max_atoms]: a row is the atom that attends, and sums to one; rows
-        and columns of padding are zero.
+        They are [n_layers, n_structures, n_heads, max_atoms, max_atoms]: each row belongs to the atom that attends, and
+        sums to one; rows and columns of padding are zero.
         """
         kept: list[Tensor] = []
         outputs: Outputs = self.heads(self.encode(data, kept), data)
@@ -196,4 +196,4 @@ SHAPES: dict[str, dict[str, Any]] = {
         1,
     )
 }
-"""The nine encoders of arXiv:2509.21811's code."""
+"""Shapes of the nine encoders in the code of arXiv:2509.21811."""

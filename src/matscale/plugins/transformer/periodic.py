@@ -10,15 +10,16 @@
     energy, forces, stress: three heads on LayerNorm(x), see `core.layers.heads`
 
 The inputs from the geometry are vectors to images within the cutoff, which do not depend on the choice of the cell: the
-model claims `periodic`, besides permutation and translation. A bias by distances has no directions and could only
-predict forces of zero on average; hence the second sum. The sum is not equivariant: x, y and z are separate channels,
-and the model must learn rotations from data, so training rotates structures unless that is switched off. Lattice sums
+model claims `periodic`, besides permutation and translation. A bias by distances has no directions, and forces could
+only be zero on average; hence the second sum. This sum is not equivariant: x, y and z are separate channels, and the
+model must learn rotations from data, so training rotates structures unless this is switched off. Lattice sums
 are smooth when images enter or leave. The nearest distance has a kink where another image becomes the nearest one:
 predicted forces are continuous there, but their slopes are not. Attention to atoms without an image within the cutoff
 depends only on their element. The softmax over a supercell differs from that over its cell, so that the model does not
 claim an extensive energy.
 
-Attention bias by lattice sums: Crystalformer, arXiv:2403.11686, which sums the weights of images; here the logits.
+The attention bias by lattice sums follows Crystalformer, arXiv:2403.11686, which sums the attention weights of images;
+here their logits are summed.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class PeriodicTransformerConfig(EncoderConfig):
     cutoff: float = Field(default=6.0, gt=0)
     """Largest distance to an image of an atom [Å]."""
     n_radial: int = Field(default=16, ge=1)
-    """Gaussians K in the distance expansion."""
+    """Number K of Gaussians that expand a distance."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class Pairs:
     """Features of every pair (i, j) of atoms of a structure, sorted by i, the atom that attends, then by j."""
 
     distances: Tensor
-    """[n_pairs, 2K]: lattice sum, then nearest image."""
+    """[n_pairs, 2K] lattice sums s_ij, then m_ij of the nearest image."""
     directions: Tensor
-    """[n_pairs, 3, K]"""
+    """[n_pairs, 3, K] lattice sums u_ij with the direction to each image."""
     slot: Tensor
-    """[n_pairs] place of each pair in the flattened padded layout."""
+    """[n_pairs] index of each pair in the flattened padded layout."""
     layout: tuple[int, int, int]
-    """n_structures, max_atoms, max_atoms"""
+    """Shape of the padded layout: (n_structures, max_atoms, max_atoms)."""
 
     def padded(self, x: Tensor) -> Tensor:
         """Pad pairs: [n_pairs, ...] -> [n_structures, max_atoms, max_atoms, ...] with zeros in padding."""
@@ -112,7 +113,7 @@ class PairGeometry(nn.Module):
         return Pairs(torch.cat([sums, nearest], dim=-1), directions, slot, (n_structures, n_slots, n_slots))
 
     def expand(self, distance: Tensor) -> Tensor:
-        """Expand [n] Å -> [n, K]; zero with slope and curvature at the cutoff and beyond"""
+        """Expand distances in Gaussians: [n] Å -> [n, K]; from the cutoff on, value, slope and curvature are zero"""
         gaussians: Tensor = self.basis(distance)
         return gaussians * polynomial_cutoff(distance, self.cutoff)[:, None]
 
@@ -126,7 +127,7 @@ class PairGeometry(nn.Module):
 
 
 class PeriodicLayer(EncoderLayer):
-    """Encoder layer with a bias in its attention, which also weights values by directions."""
+    """Encoder layer whose attention has a bias by distances, and a second sum of values weighted by directions."""
 
     def __init__(self, config: PeriodicTransformerConfig) -> None:
         super().__init__(config)
@@ -183,9 +184,9 @@ def ladder(n_params: int) -> PeriodicTransformerConfig:
 
 
 def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times the forward, or twice for products of geometry, which has no gradient, with weights.
+    """FLOPs of a step: three times those of the forward, but twice for products of geometry with weights.
 
-    Pairs are those of atoms of one structure, without padding.
+    Geometry needs no gradient. Attention counts pairs of atoms in the same structure, without padding.
     """
     width = config.width
     layer = 7 * width * width + 2 * width * config.feedforward

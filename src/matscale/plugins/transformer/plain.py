@@ -47,7 +47,9 @@ class TransformerConfig(EncoderConfig):
     @model_validator(mode="after")
     def _room_for_elements(self) -> TransformerConfig:
         if self.inputs == "concatenated" and self.width < 4:
-            raise ValueError(f"width = {self.width}: concatenated inputs need 3 channels for xyz and some for elements")
+            raise ValueError(
+                f"width = {self.width}: concatenated inputs need 3 channels for x, y, z and at least 1 for the element"
+            )
         return self
 
 
@@ -80,10 +82,9 @@ class ConcatenatedInputs(nn.Module):
 
 
 def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tensor:
-    """Encode the index of each atom in its structure: [n_atoms] -> [n_atoms, width], sin of kπ/base^(2c/width), then
-    cos.
+    """Encode the index k of each atom in its structure: [n_atoms] -> [n_atoms, width].
 
-    If the width is odd, the sines get one channel more.
+    The channels are sin(kπ/base^(2c/width)) for c = 0, 1, ..., then the cosines; of an odd width, one more are sines.
     """
     channel = torch.arange((width + 1) // 2, dtype=torch.float64, device=rank.device)
     phase = rank[:, None] * (math.pi / base ** (2 * channel / width))
@@ -114,7 +115,7 @@ def ladder(n_params: int) -> TransformerConfig:
 
 
 def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times the forward, without the input gradients of coordinates, which are not needed.
+    """FLOPs of a step: three times those of the forward, less the gradients of coordinates, which are not needed.
 
     Attention counts its two products over the pairs of atoms of each structure, without padding and without the
     recomputation that fused kernels do in their backward.
@@ -130,16 +131,16 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
 
 
 def claims_for(config: TransformerConfig) -> frozenset[str]:
-    """Claims of a configuration.
+    """Symmetries and other properties that a model of this configuration claims to have.
 
-    Summed inputs depend on the order of atoms, through the encoding of the index.
+    With summed inputs it has none: they depend on the order of atoms, through the encoding of the index.
     """
     return frozenset({"permutation"}) if config.inputs == "concatenated" else frozenset()
 
 
 SIZES = {name: TransformerConfig(**shape, head_layers=3) for name, shape in SHAPES.items()}
-"""All parameters: 17,770 · 155,146 · 205,130 · 432,810 · 942,730 · 2,509,386 · 2,954,250 · 5,200,010 · 9,309,514, with
-heads of three linear layers, as in the code of arXiv:2509.21811 (its text describes two)."""
+"""Numbers of all parameters: 17,770 · 155,146 · 205,130 · 432,810 · 942,730 · 2,509,386 · 2,954,250 · 5,200,010 ·
+9,309,514, with heads of three linear layers, as in the code of arXiv:2509.21811 (its text describes two)."""
 
 
 ARCHITECTURE = Architecture(

@@ -132,8 +132,8 @@ def _notes(checkpoint: FairchemCheckpoint) -> list[str]:
     if not options.get("quad_interaction") or are_all:
         return []
     return [
-        f"In fairchem only atoms with tags {tags} have quadruplets. Structures in matscale have no tags: all atoms have "
-        "quadruplets, as they do in fairchem if the data have no tags."
+        f"In fairchem only atoms with tags {tags} have quadruplets. Structures in matscale have no tags: all atoms "
+        "have quadruplets, as they do in fairchem if the data have no tags."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Names of parameters and options of `schnet` in fairchem v1, which is PyG's.
+"""Names of parameters and options of `schnet` in fairchem v1, which is PyG's SchNet.
 
 | schnet | fairchem v1 |
 |---|---|
@@ -33,7 +33,7 @@ _DERIVED = re.compile(r"distance_expansion\.offset$|interactions\.\d+\.conv\.nn\
 
 
 def fairchem_name(name: str) -> str:
-    """Published name of a parameter."""
+    """Name of a parameter in fairchem's published models."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -48,7 +48,7 @@ def load_fairchem(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def roles(model: nn.Module, names: Iterable[str]) -> dict[str, Role]:
-    """Role of each weight: parameters are trained; their second names and the centres of the Gaussians are derived."""
+    """Role of each weight: parameters are trained; copies under a second name and centres of Gaussians are derived."""
     parameters = {fairchem_name(name) for name, _ in model.named_parameters()}
     found: dict[str, Role] = {name: "trained" for name in names if name in parameters}
     return found | {name: "derived" for name in names if _DERIVED.fullmatch(name)}
@@ -76,7 +76,10 @@ def config_from_fairchem(options: Mapping[str, Any]) -> SchNetConfig:
 
 def _configuration(checkpoint: FairchemCheckpoint) -> SchNetConfig:
     if checkpoint.model.heads is not None:
-        raise ConfigError("its schnet is the backbone of a hydra model, which fairchem v1 does not have.")
+        raise ConfigError(
+            "its schnet is the backbone of a hydra model, which fairchem v1 does not have: only a plain schnet is "
+            "imported."
+        )
     return config_from_fairchem(checkpoint.model.options)
 
 

@@ -1,9 +1,10 @@
-"""`matscale eos RUN FILE`: the equation of state of a crystal, as a trained model has it.
+"""`matscale eos RUN FILE`: the equation of state of a crystal, computed with a trained model.
 
     E(V) = E0 + 9/16 B0 V0 (η² − 1)² (6 + B' (η² − 1) − 4 η²),   η = (V0 / V)^(1/3)        (Birch & Murnaghan)
 
-The cell is scaled alike in all directions, fractional coordinates stay. What a model learnt of energies near their
-minimum shows here in two numbers that experiments know: the equilibrium volume V0 and the bulk modulus B0.
+The cell is scaled by the same factor in all directions, at fixed fractional coordinates. Two results can be compared
+with experiments, and show how well the model describes energies near their minimum: the equilibrium volume V0 and the
+bulk modulus B0.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ API_VERSION = (1, 0)
 
 @dataclass(frozen=True)
 class EquationOfState:
-    """Keys of `--json`. Volumes and energies are those of the whole cell."""
+    """Result of a fit, and the keys of `--json`. Volumes and energies are those of the whole cell."""
 
     formula: str
     n_atoms: int
     volumes: list[float]
     """Scanned volumes [Å³], ascending."""
     energies: list[float]
-    """Energies by the model [eV], in the same order."""
+    """Energies that the model predicts at these volumes [eV]."""
     volume: float
-    """Equilibrium volume V0 [Å³]"""
+    """Equilibrium volume V0 [Å³]."""
     energy: float
-    """Energy at equilibrium E0 [eV]"""
+    """Energy E0 at equilibrium [eV]."""
     bulk_modulus: float
-    """Bulk modulus B0 [GPa]"""
+    """Bulk modulus B0 [GPa]."""
     bulk_modulus_derivative: float
-    """Derivative B' = dB/dP at V0"""
+    """Derivative B' = dB/dP of the bulk modulus at V0."""
     residual: float
-    """Root mean square of energy minus fit [eV/atom]: how well the equation of state describes the energies."""
+    """Root mean square of the differences between energies and fit [eV/atom]."""
 
 
 def scan(atoms: Atoms, calculator: Any, points: int, span: float) -> tuple[list[float], list[float]]:
-    """(volumes [Å³], energies [eV]) at `points` volumes between 1 − span and 1 + span times that of `atoms`."""
+    """Compute volumes [Å³] and energies [eV] of `points` cells, from 1 − span to 1 + span times that of `atoms`."""
     import numpy as np
 
     volumes, energies = [], []
@@ -61,7 +62,10 @@ def scan(atoms: Atoms, calculator: Any, points: int, span: float) -> tuple[list[
 
 
 def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float]) -> EquationOfState:
-    """Raises MatscaleError if the energies have no minimum within the volumes, or the curve does not fit them."""
+    """Fit the equation of state of Birch and Murnaghan to the energies of a cell.
+
+    Raises MatscaleError if the energies have no minimum within the volumes, or if the curve does not fit them.
+    """
     import numpy as np
     from ase.eos import EquationOfState as Curve
     from ase.units import GPa
@@ -87,8 +91,8 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
         raise MatscaleError(f"{where}: Birch-Murnaghan's curve does not fit ({error}). Try a smaller --span.") from None
     if not (volumes[0] < volume < volumes[-1] and modulus > 0):
         raise MatscaleError(
-            f"{where}: the fit has its minimum at {volume:.4g} Å³ with a bulk modulus of {modulus / GPa:.4g} GPa, "
-            "which is none. Scan other volumes with --span, or train longer."
+            f"{where}: the fit has V0 = {volume:.4g} Å³ and a bulk modulus of {modulus / GPa:.4g} GPa, which is no "
+            "minimum within the scan. Scan other volumes with --span, or train longer."
         )
     differences = np.array(energies) - curve.func(np.array(volumes), *curve.eos_parameters)
     residual = float(np.sqrt(np.mean(differences**2))) / n_atoms
@@ -98,7 +102,7 @@ def fit(formula: str, n_atoms: int, volumes: list[float], energies: list[float])
 
 
 def read(file: Path) -> Atoms:
-    """The last structure of a file. Raises DataError unless it is a crystal."""
+    """Read the last structure of a file. Raises DataError unless it is a crystal."""
     from ase.io import read as read_file
 
     from matscale.plugin import DataError
@@ -108,7 +112,10 @@ def read(file: Path) -> Atoms:
     except Exception as error:  # ASE's readers raise whatever they meet
         raise DataError(f"{file}: ASE cannot read it ({type(error).__name__}: {error}).") from None
     if not (atoms.pbc.all() and atoms.cell.rank == 3):
-        raise DataError(f"{file}: periodic in {int(atoms.pbc.sum())} directions. A volume needs three: give a crystal.")
+        raise DataError(
+            f"{file}: the structure is periodic in {int(atoms.pbc.sum())} directions. A volume needs three: give a "
+            "crystal."
+        )
     return atoms
 
 
@@ -142,7 +149,7 @@ def eos(run: Path, file: Path, points: int, span: float, checkpoint: str, device
 
 
 def text(found: EquationOfState) -> str:
-    """Table of the results for people."""
+    """Format the results as a table for reading."""
     rows = {
         "scanned": f"{len(found.volumes)} volumes, {found.volumes[0]:.2f} to {found.volumes[-1]:.2f} Å³",
         "volume": f"{found.volume:.3f} Å³  ({found.volume / found.n_atoms:.3f} Å³/atom)",

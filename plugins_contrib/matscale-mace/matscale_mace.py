@@ -1,4 +1,4 @@
-r"""MACE: the energy model of the package `mace-torch`, under matscale's data, trainer, FLOPs and laws.
+r"""MACE: the energy model of the package `mace-torch` as an architecture of matscale.
 
     h⁰_i   = a(Z_i)
     A_i    = W_Z (1/n̄) Σ_{j -> i} R(d_ij) · [Y(r̂_ij) ⊗ W hⁿ_j]             one-particle basis, orders l <= max_l
@@ -11,12 +11,13 @@ n̄ is the mean number of neighbours in the training data. All of this is the pa
 the core derives, are its own to the last bit, energies but for the order of their sum, which is in float64 here.
 References of elements and the scale of the energy are left to matscale: its atomic energies are 0, its scale is 1.
 
-U, S and a are tables by element. In most models they are most of the parameters, and a step changes only what belongs
-to its elements: `element_tables` has matscale count them apart, so that laws can leave them out.
+U, S and a are tables by element. In most models they hold most of the parameters, and a step changes only the rows of
+the elements in its batch: with `element_tables`, matscale counts them separately, so that laws can leave them out.
 
 The package asks for e3nn 0.4.4, which does not work under torch >= 2.6 unless the safe loading of files is turned off
-for the whole process, as the import of `mace` does. With the e3nn of matscale its numbers are the same, and all that
-import changes is undone (`isolation`). It takes some seconds, so it waits until a first model is built.
+for the whole process, as the import of `mace` does. With the e3nn of matscale its numbers are the same, and all
+changes to the process that the import makes are undone (`isolation`). The import takes seconds, so it waits until a
+first model is built.
 
 Batatia et al., arXiv:2206.07697; the foundation models MACE-MP-0: arXiv:2401.00096.
 """
@@ -61,8 +62,8 @@ try:
     MACE = version("mace-torch")  # without the seconds of its import
 except PackageNotFoundError:
     raise PluginError(
-        f"mace-torch is not installed. Its metadata ask for e3nn 0.4.4, with which matscale does not work, so that it "
-        f"has to be installed without what it depends on (matscale-mace brings the rest): {INSTALL}"
+        f"mace-torch is not installed. Its metadata ask for e3nn 0.4.4, with which matscale does not work: install it "
+        f"without its dependencies (matscale-mace brings the others): {INSTALL}"
     ) from None
 
 BLOCKS = {
@@ -70,7 +71,7 @@ BLOCKS = {
     "agnostic": ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"),
     "density": ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock"),
 }
-"""The package's classes of the first interaction and of the others."""
+"""Classes of the package for the first interaction and for the others, by kind of interaction."""
 
 
 Elements = Annotated[tuple[Annotated[int, Field(ge=1, le=118)], ...], Field(min_length=1)]
@@ -87,30 +88,28 @@ class MaceConfig(ArchitectureConfig):
     max_l: int = Field(default=3, ge=1, le=6)
     """Highest order l of the spherical harmonics and of the one-particle basis."""
     correlation: int = Field(default=3, ge=1)
-    """Factors ν of the symmetric contraction: a message has correlation + 1 bodies."""
+    """Largest number of factors ν in the symmetric contraction: a message has correlation + 1 bodies."""
     n_layers: int = Field(default=2, ge=1)
-    """Interactions."""
+    """Number of interactions."""
     blocks: Literal["residual", "agnostic", "density"] = "residual"
-    """`residual`; or a first interaction that mixes by element (`agnostic`), or messages over a density (`density`)."""
+    """Kind of interactions: for `agnostic`, the first mixes by element; for `density`, a density divides messages."""
     n_radial: int = Field(default=10, ge=1)
-    """Bessel functions."""
+    """Number of Bessel functions of the distance."""
     radial_width: int = Field(default=64, ge=1)
-    """Channels of the three hidden layers of R."""
+    """Channels of the three hidden layers of the radial networks R."""
     readout_width: int = Field(default=16, ge=1)
     """Hidden channels of the last readout."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     elements: Elements | None = None
-    """Atomic numbers that the tables have rows for; without it all from 1 to 118."""
+    """Atomic numbers that have a row in the tables; default: all from 1 to 118."""
 
     @field_validator("elements")
     @classmethod
     def _each_once(cls, elements: Elements | None) -> Elements | None:
         twice = sorted(z for z, n in Counter(elements or ()).items() if n > 1)
         if twice:
-            raise ValueError(
-                f"{', '.join(chemical_symbols[z] for z in twice)} is there twice: each element has one row"
-            )
+            raise ValueError(f"{', '.join(chemical_symbols[z] for z in twice)} is there twice: name each element once")
         return elements
 
     @property
@@ -119,7 +118,7 @@ class MaceConfig(ArchitectureConfig):
 
 
 class Mace(nn.Module):
-    """The package's model, fed with matscale's batches."""
+    """Model of the package mace-torch, which reads batches of matscale."""
 
     rows: Tensor
 
@@ -151,20 +150,20 @@ class Mace(nn.Module):
         return Outputs(energy=sum_by_structure(energies, batch))
 
     def _types(self, batch: AtomicBatch) -> Tensor:
-        """[n_atoms] rows of the tables. Raises DataError that names elements without one."""
+        """Row of the tables for each atom, [n_atoms]. Raises DataError that names elements without a row."""
         types = self.rows[batch.atomic_numbers]
         if self.n_elements < 118 and bool((types < 0).any()):
             raise DataError(f"mace: {_unknown(batch.atomic_numbers[types < 0].unique().tolist())}")
         return types
 
     def element_tables(self) -> frozenset[str]:
-        """Parameters of which every row belongs to one element."""
+        """Names of the parameters of which every row belongs to one element."""
         table = re.compile(r"\.(node_embedding\.linear|skip_tp)\.weight$|\.symmetric_contractions\.")
         return frozenset(name for name, _ in self.named_parameters() if table.search(name))
 
 
 def package_model(config: MaceConfig, mean_degree: float, seed: int) -> nn.Module:
-    """`ScaleShiftMACE` of the package, built from matscale's names of its options."""
+    """Build the package's `ScaleShiftMACE` from a configuration of matscale."""
     with isolation(), torch.device("cpu"):
         modules, o3 = _package()
         torch.manual_seed(seed)
@@ -193,7 +192,7 @@ def package_model(config: MaceConfig, mean_degree: float, seed: int) -> nn.Modul
 
 
 def _package() -> tuple[Any, Any]:
-    """The package's modules and e3nn's o3. Raises PluginError if they cannot be imported together."""
+    """Import `mace.modules` and `e3nn.o3`. Raises PluginError if they cannot be imported together."""
     try:
         from e3nn import o3  # first: an e3nn that needs unsafe loading must fail here
         from mace import modules
@@ -201,7 +200,7 @@ def _package() -> tuple[Any, Any]:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise PluginError(
             f"mace-torch {MACE} beside e3nn {version('e3nn')} cannot be imported ({reason}). "
-            f"Install it without what it depends on, then e3nn for matscale: {INSTALL} && pip install 'e3nn>=0.6,<0.7'"
+            f"Install it without its dependencies, then e3nn for matscale: {INSTALL} && pip install 'e3nn>=0.6,<0.7'"
         ) from error
     return modules, o3
 
@@ -215,7 +214,7 @@ def _unknown(missing: list[int]) -> str:
 
 
 def build(config: MaceConfig, info: DatasetInfo) -> nn.Module:
-    """Raises ConfigError if the data hold an element that the tables have no row for."""
+    """Build the model. Raises ConfigError if the data hold an element without a row in the tables."""
     missing = sorted(set(info.elements) - set(config.known))
     if missing and info != DatasetInfo.any():
         raise ConfigError(f"mace: {_unknown(missing)}")
@@ -223,7 +222,7 @@ def build(config: MaceConfig, info: DatasetInfo) -> nn.Module:
 
 
 def n_parameters(config: MaceConfig) -> int:
-    """Number of parameters of a rung: all but channels, widths and elements are as in the defaults."""
+    """Number of parameters of a model of the ladder, where all but channels, widths and elements are the defaults."""
     n, k, width = len(config.known), config.channels, config.radial_width
     by_element = n * k * (1 + 28 + 58 + 28 + 2 * k)  # a; U for l = 0, 1 and, in the last contraction, 0; S twice
     radial = 2 * width * (config.n_radial + 2 * width) + width * (4 + 10) * k  # 4 and 10 products of orders
@@ -231,12 +230,12 @@ def n_parameters(config: MaceConfig) -> int:
 
 
 def _sketch(config: MaceConfig, info: DatasetInfo) -> nn.Module:
-    """Stand-in with as many parameters: the ladder tries dozens of sizes, and a model of the package takes a second."""
+    """Make a stand-in with the number of parameters of the model, which takes a second to build, for the ladder."""
     return nn.ParameterList([nn.Parameter(torch.empty(n_parameters(config)))])
 
 
 def ladder(n_params: int) -> MaceConfig:
-    """MACE-MP-0 medium at other widths; the hidden channels of R take up the remainder in small models."""
+    """Size ladder: MACE-MP-0 medium at other widths; in small models the radial networks take up the remainder."""
     found: MaceConfig = closest(
         n_params,
         lambda dial: MaceConfig(channels=graded(dial)),
@@ -247,7 +246,7 @@ def ladder(n_params: int) -> MaceConfig:
 
 
 MPTRJ = tuple(z for z in range(1, 95) if not 84 <= z <= 88)
-"""The 89 elements of MPtrj, OMat24 and their kin: up to plutonium, without polonium to radium."""
+"""The 89 elements of MPtrj and OMat24: hydrogen to plutonium, without polonium to radium."""
 
 SIZES = {
     "mp-0-small": MaceConfig(lmax=0, elements=MPTRJ),

@@ -1,4 +1,4 @@
-r"""NequIP: the energy model of the package `nequip`, under matscale's data, trainer, FLOPs and laws.
+r"""NequIP: the energy model of the package `nequip` as an architecture of matscale.
 
     h⁰_i   = a(Z_i)
     m_i    = (n̄)^(−1/2) Σ_{j -> i} R(d_ij) · [Y(r̂_ij) ⊗ W1 hⁿ_j]           Clebsch-Gordan products, orders l <= lmax
@@ -12,7 +12,7 @@ computed in float64 whatever the type of the weights. References of elements and
 matscale: the package's shifts and scales are 0 and 1.
 
 Importing the package takes ten seconds and changes the process: it is done when a first model is built, inside
-`isolation`. Its `set_global_state()`, which sets torch's default type and all seeds for everybody, is not called.
+`isolation`. Its `set_global_state()`, which sets torch's default type and all seeds of the process, is not called.
 
 Batzner et al., arXiv:2101.03164; presets S to XL: arXiv:2607.28461.
 """
@@ -63,30 +63,28 @@ class NequipConfig(ArchitectureConfig):
     features: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128, 64, 32), min_length=1)
     """Channels of each order l = 0, 1, ..., lmax; the dial of the size ladder."""
     n_layers: int = Field(default=4, ge=1)
-    """Interaction blocks."""
+    """Number of interaction blocks."""
     parity: bool = False
-    """Also features whose parity is not that of the spherical harmonics of their order."""
+    """Whether there are also features whose parity differs from that of the spherical harmonics of their order."""
     embedding: int = Field(default=32, ge=1)
-    """Channels of an element."""
+    """Channels of the element embedding."""
     n_radial: int = Field(default=8, ge=1)
-    """Bessel functions."""
+    """Number of Bessel functions of the distance."""
     radial_width: int = Field(default=128, ge=1)
-    """Channels of the hidden layers of R."""
+    """Channels of the hidden layers of the radial networks R."""
     radial_depth: int = Field(default=1, ge=1)
-    """Hidden layers of R."""
+    """Number of hidden layers of the radial networks R."""
     cutoff: float = Field(default=6.0, gt=0)
     """Interaction radius [Å]."""
     elements: Elements | None = None
-    """Atomic numbers that have a row in the embedding; without it all from 1 to 118."""
+    """Atomic numbers that have a row in the embedding; default: all from 1 to 118."""
 
     @field_validator("elements")
     @classmethod
     def _each_once(cls, elements: Elements | None) -> Elements | None:
         twice = sorted(z for z, n in Counter(elements or ()).items() if n > 1)
         if twice:
-            raise ValueError(
-                f"{', '.join(chemical_symbols[z] for z in twice)} is there twice: each element has one row"
-            )
+            raise ValueError(f"{', '.join(chemical_symbols[z] for z in twice)} is there twice: name each element once")
         return elements
 
     @property
@@ -95,7 +93,7 @@ class NequipConfig(ArchitectureConfig):
 
 
 class Nequip(nn.Module):
-    """The package's model, fed with matscale's batches."""
+    """Model of the package nequip, which reads batches of matscale."""
 
     rows: Tensor
 
@@ -123,14 +121,14 @@ class Nequip(nn.Module):
         return Outputs(energy=self.model(data)["total_energy"].squeeze(-1))
 
     def _types(self, batch: AtomicBatch) -> Tensor:
-        """[n_atoms] rows of the embedding. Raises DataError that names elements without one."""
+        """Row of the embedding for each atom, [n_atoms]. Raises DataError that names elements without a row."""
         types = self.rows[batch.atomic_numbers]
         if len(self.known) < 118 and bool((types < 0).any()):
             raise DataError(f"nequip: {_unknown(batch.atomic_numbers[types < 0].unique().tolist())}")
         return types
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Change the type of the weights, and with it the type that modules of the package note when they are built."""
+        """Apply `fn` to the weights; if it changes their type, change also the type that modules of nequip store."""
         super()._apply(fn, recurse)
         dtype = next(self.model.parameters()).dtype
         for module in self.model.modules():
@@ -140,7 +138,7 @@ class Nequip(nn.Module):
 
 
 def package_model(config: NequipConfig, mean_degree: float, seed: int, dtype: torch.dtype) -> nn.Module:
-    """`NequIPGNNModel` of the package, without derivatives, built from matscale's names of its options."""
+    """Build the package's `NequIPGNNModel`, without derivatives, from a configuration of matscale."""
     with isolation(), torch.device("cpu"), _as_if_set_up():
         from nequip.model import NequIPGNNModel
 
@@ -167,7 +165,7 @@ def package_model(config: NequipConfig, mean_degree: float, seed: int, dtype: to
 
 @contextmanager
 def _as_if_set_up() -> Iterator[None]:
-    """A region in which the package believes that its `set_global_state()` was called; a model needs none of it."""
+    """Context in which the package takes its `set_global_state()` as called; models do not need what it sets."""
     e3nn_defaults = e3nn.get_optimization_defaults()
     from nequip.utils import global_state
 
@@ -188,7 +186,7 @@ def _unknown(missing: list[int]) -> str:
 
 
 def build(config: NequipConfig, info: DatasetInfo) -> nn.Module:
-    """Raises ConfigError if the data hold an element that the embedding has no row for."""
+    """Build the model. Raises ConfigError if the data hold an element without a row in the embedding."""
     missing = sorted(set(info.elements) - set(config.known))
     if missing and info != DatasetInfo.any():
         raise ConfigError(f"nequip: {_unknown(missing)}")
@@ -219,7 +217,7 @@ def _n_block(config: NequipConfig, inputs: dict[int, int], outputs: dict[int, in
 
 
 def _sketch(config: NequipConfig, info: DatasetInfo) -> nn.Module:
-    """Stand-in with as many parameters: the ladder tries dozens of sizes, and a model of the package takes seconds."""
+    """Make a stand-in with the number of parameters of the model, which takes seconds to build, for the size ladder."""
     return nn.ParameterList([nn.Parameter(torch.empty(n_parameters(config)))])
 
 
@@ -232,7 +230,7 @@ def _rung(width: int) -> NequipConfig:
 
 
 def ladder(n_params: int) -> NequipConfig:
-    """Preset M at other widths; the hidden channels of R take up the remainder."""
+    """Size ladder: preset M at other widths; the width of the radial networks takes up the remainder."""
     found: NequipConfig = closest(
         n_params,
         lambda dial: _rung(graded(dial)),
@@ -243,7 +241,7 @@ def ladder(n_params: int) -> NequipConfig:
 
 
 OMAT24 = tuple(z for z in range(1, 95) if not 84 <= z <= 88)
-"""The 89 elements of OMat24, MPtrj and their kin: up to plutonium, without polonium to radium."""
+"""The 89 elements of OMat24 and MPtrj: hydrogen to plutonium, without polonium to radium."""
 
 SIZES = {
     "default": NequipConfig(features=(32, 32), parity=True, cutoff=5.0, elements=OMAT24),

@@ -1,4 +1,4 @@
-r"""PaiNN: messages between atoms that carry scalars and vectors, here over all periodic images within a cutoff.
+r"""PaiNN: message passing between atoms with scalar and vector features, here over all images within a cutoff.
 
     s⁰_i = a(Z_i),  v⁰_i = 0                                                             [n_atoms, F], [n_atoms, 3, F]
 
@@ -64,33 +64,33 @@ class PainnConfig(ArchitectureConfig):
     width: int = Field(default=128, ge=1)
     """Channels F of the scalars and of the vectors of an atom; the dial of the size ladder."""
     n_layers: int = Field(default=3, ge=1)
-    """Blocks of a message and an update."""
+    """Number of blocks, each with a message and an update."""
     n_radial: int = Field(default=20, ge=1)
-    """Radial functions R."""
+    """Number R of radial functions."""
     cutoff: float = Field(default=5.0, gt=0)
     """Interaction radius [Å]."""
     forces: Literal["gradient", "direct"] = "gradient"
-    """Forces and stress as derivatives of the energy, or by equivariant heads."""
+    """Forces and stress as derivatives of the energy (`gradient`), or from equivariant heads (`direct`)."""
 
 
 @dataclass(frozen=True)
 class Edges:
-    """What all messages of a batch share."""
+    """Edges of a batch, with the functions of their vectors that all layers use."""
 
     j: Tensor
-    """[n_edges] neighbour."""
+    """[n_edges] index of the neighbour."""
     i: Tensor
-    """[n_edges] centre."""
+    """[n_edges] index of the centre."""
     direction: Tensor
     """[n_edges, 3] unit vector from centre to neighbour."""
     basis: Tensor
-    """[n_edges, R]"""
+    """[n_edges, R] radial functions g_n of the distance."""
     envelope: Tensor
-    """[n_edges, 1]"""
+    """[n_edges, 1] cutoff function f_c of the distance."""
 
     @classmethod
     def of(cls, batch: AtomicBatch, config: PainnConfig) -> Edges:
-        """Differentiable in positions and cell, as derived forces and stress need it."""
+        """Make the edges, differentiable in positions and cell, so that forces and stress can be derivatives."""
         j, i = batch.edges()
         vec = batch.edge_vec()  # [n_edges, 3]
         d = torch.linalg.vector_norm(vec, dim=-1, keepdim=True)  # [n_edges, 1]
@@ -99,12 +99,12 @@ class Edges:
         return cls(j, i, vec / d, basis, cosine_cutoff(d, config.cutoff))
 
     def sum_at_centres(self, x: Tensor, n_atoms: int) -> Tensor:
-        """[n_edges, ...] -> [n_atoms, ...]"""
+        """Sum over the edges of each centre: [n_edges, ...] -> [n_atoms, ...]"""
         return x.new_zeros(n_atoms, *x.shape[1:]).index_add(0, self.i, x)
 
 
 class Message(nn.Module):
-    """What the neighbours tell an atom."""
+    """Message: updates an atom's scalars and vectors from those of its neighbours."""
 
     def __init__(self, config: PainnConfig) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Message(nn.Module):
         self.filter = nn.Linear(config.n_radial, 3 * width)
 
     def forward(self, s: Tensor, v: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-        """`s` [n_atoms, F], `v` [n_atoms, 3, F] -> the same, with messages"""
+        """Add messages to `s` [n_atoms, F] and `v` [n_atoms, 3, F] -> the same shapes"""
         weight = self.filter(edges.basis) * edges.envelope  # [n_edges, 3F]
         x_s, x_r, x_v = (self.phi(s).index_select(0, edges.j) * weight).chunk(3, dim=-1)
         vectors = x_r[:, None] * edges.direction[:, :, None] + x_v[:, None] * v.index_select(0, edges.j)
@@ -122,7 +122,7 @@ class Message(nn.Module):
 
 
 class Update(nn.Module):
-    """What an atom makes of its scalars and vectors."""
+    """Update: lets the scalars and the vectors of each atom act on each other."""
 
     def __init__(self, config: PainnConfig) -> None:
         super().__init__()
@@ -131,14 +131,17 @@ class Update(nn.Module):
         self.a = mlp(2 * width, width, 3 * width)
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """`s` [n_atoms, F], `v` [n_atoms, 3, F] -> the same, updated"""
+        """Update `s` [n_atoms, F] and `v` [n_atoms, 3, F] -> the same shapes"""
         u_v, v_v = self.mix(v).chunk(2, dim=-1)
         a_ss, a_sv, a_vv = self.a(torch.cat([s, length(v_v)], dim=-1)).chunk(3, dim=-1)
         return s + a_ss + a_sv * product(u_v, v_v), v + a_vv[:, None] * u_v
 
 
 class GatedBlock(nn.Module):
-    """From scalars and vectors to fewer of them: vectors are multiplied by what their lengths and the scalars say."""
+    """Gated equivariant block: maps scalars and vectors to fewer of them.
+
+    Mixed vectors are multiplied by gates, which an MLP computes from the scalars and from lengths of vectors.
+    """
 
     def __init__(self, width: int, n_scalars: int, n_vectors: int) -> None:
         super().__init__()
@@ -147,7 +150,7 @@ class GatedBlock(nn.Module):
         self.gate = mlp(2 * width, width, n_scalars + n_vectors)
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """[n_atoms, width], [n_atoms, 3, width] -> [n_atoms, n_scalars], [n_atoms, 3, n_vectors]"""
+        """Forward pass: [n_atoms, width], [n_atoms, 3, width] -> [n_atoms, n_scalars], [n_atoms, 3, n_vectors]"""
         kept, measured = self.mix(v).split([self.n_vectors, v.shape[-1]], dim=-1)
         gates = self.gate(torch.cat([s, length(measured)], dim=-1))
         scalars, gate = gates.split([self.n_scalars, self.n_vectors], dim=-1)
@@ -155,7 +158,7 @@ class GatedBlock(nn.Module):
 
 
 class ForceHead(nn.Module):
-    """One vector per atom."""
+    """Head of the forces: two gated blocks, from which one vector per atom remains."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -163,14 +166,14 @@ class ForceHead(nn.Module):
         self.first, self.second = GatedBlock(width, half, half), GatedBlock(half, 0, 1)
 
     def forward(self, s: Tensor, v: Tensor) -> Tensor:
-        """-> [n_atoms, 3]"""
+        """Forward pass: [n_atoms, F], [n_atoms, 3, F] -> [n_atoms, 3]"""
         forces: Tensor
         _, forces = self.second(*self.first(s, v))
         return forces.squeeze(-1)
 
 
 class StressHead(nn.Module):
-    """A pressure of every atom and a pull along every edge: one symmetric tensor per structure."""
+    """Head of the stress: a pressure of each atom and a pull along each edge, as a mean over the atoms."""
 
     def __init__(self, config: PainnConfig) -> None:
         super().__init__()
@@ -181,7 +184,7 @@ class StressHead(nn.Module):
         self.pull = nn.Sequential(nn.SiLU(), nn.Linear(half, 1))
 
     def forward(self, s: Tensor, edges: Edges, batch: AtomicBatch) -> Tensor:
-        """-> [n_structures, 3, 3]"""
+        """Forward pass: [n_atoms, F] -> [n_structures, 3, 3]"""
         x = self.filter(edges.basis) * self.source(s).index_select(0, edges.j)
         w = self.pull(x) * edges.envelope  # [n_edges, 1]
         pulls = w[:, :, None] * edges.direction[:, :, None] * edges.direction[:, None, :]  # [n_edges, 3, 3]
@@ -190,7 +193,7 @@ class StressHead(nn.Module):
 
 
 class Painn(nn.Module):
-    """Energy of a batch; forces and stress too if the configuration says `direct`."""
+    """Model of the energy and, with direct forces, of forces and stress of a batch."""
 
     def __init__(self, config: PainnConfig) -> None:
         super().__init__()
@@ -204,7 +207,7 @@ class Painn(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Glorot for every matrix, zero for every bias; outputs that start near zero, the mean of the data."""
+        """Initialise matrices by Glorot, biases with zero; last layers start near zero, the mean of the data."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -230,23 +233,26 @@ class Painn(nn.Module):
         return Outputs(energy=energy, forces=self.forces(s, v), stress=self.stress(s, edges, batch))
 
     def recomputable(self) -> list[nn.Module]:
-        """What activation checkpointing may run a second time."""
+        """Modules that activation checkpointing may run a second time."""
         return [*self.messages, *self.updates]
 
 
 def mlp(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
-    """Two layers with SiLU between them."""
+    """Make an MLP of two linear layers with SiLU between them."""
     return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
 
 
 @full_precision
 def product(u: Tensor, v: Tensor) -> Tensor:
-    """Scalar products ⟨u, v⟩ of vectors: [n_atoms, 3, F] twice -> [n_atoms, F]"""
+    """Compute scalar products ⟨u, v⟩ of vectors: [n_atoms, 3, F] twice -> [n_atoms, F]"""
     return (u * v).sum(dim=1)
 
 
 def length(v: Tensor) -> Tensor:
-    """|v|, [n_atoms, 3, F] -> [n_atoms, F], with a slope where v is zero, as it is for an atom without neighbours."""
+    """Compute lengths |v|: [n_atoms, 3, F] -> [n_atoms, F]
+
+    They are smoothed, so that they have a slope where v is zero, as it is for an atom without neighbours.
+    """
     return (product(v, v) + 1e-8).sqrt()
 
 
@@ -255,7 +261,7 @@ def build(config: PainnConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> PainnConfig:
-    """Three layers of the width that comes closest; the radial functions take up the remainder in small models."""
+    """Size ladder: three layers; the width is the dial, and in small models the number of radial functions, too."""
     return closest(
         n_params,
         lambda dial: PainnConfig(width=graded(dial)),

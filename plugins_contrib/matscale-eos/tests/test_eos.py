@@ -62,7 +62,7 @@ def test_a_dip_in_a_hill_is_no_equilibrium():
     volumes = np.linspace(40, 60, 9)
     energies = -0.01 * (volumes - 50) ** 2
     energies[4] -= 2.0
-    with pytest.raises(MatscaleError, match=r"does not fit|bulk modulus of -.* which is none"):
+    with pytest.raises(MatscaleError, match=r"does not fit|bulk modulus of -.* which is no minimum"):
         fit("Cu4", 4, list(volumes), list(energies))
 
 

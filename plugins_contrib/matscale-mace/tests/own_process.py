@@ -67,7 +67,7 @@ LOAD = "import sys, torch; torch.load(sys.argv[1])"
 
 
 def opened_by() -> list[str]:
-    """Which processes execute what a pickle says: this one, a child of it."""
+    """List the processes, of this one and a child of it, in which loading a pickle executes its code."""
     with tempfile.TemporaryDirectory() as folder:
         trace, file = Path(folder) / "trace", Path(folder) / "model.pt"
         torch.save(Hostile(trace), file)

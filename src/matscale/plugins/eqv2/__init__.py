@@ -12,8 +12,7 @@ from matscale.plugins.eqv2.sizes import DIAL, SIZES, ladder
 __all__ = ["SIZES", "EqV2", "EqV2Config", "build", "graph", "ladder", "register_architectures", "register_importers"]
 
 ROTATION_TOLERANCE = 1e-2
-"""Bound on the rotation error of the narrow models in the contract tests, for every grid with which `claims` has
-`rotation`.
+"""Bound on the rotation error of the narrow models in the contract tests, for all grids with which they claim rotation.
 
 Models with other weights may exceed it: docs/eqv2.md has the error for each grid and size of the weights.
 """

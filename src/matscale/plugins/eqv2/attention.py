@@ -27,7 +27,7 @@ from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
 class RadialNetwork(nn.Module):
-    """Radial network: an MLP of an edge's distance and of its two elements, whose embeddings it does not share."""
+    """Radial network: an MLP of an edge's distance and its two elements, with element embeddings of its own."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | 
 
 
 class EdgeFunction(nn.Module):
-    """Values and attention features of every edge from the coefficients of its two atoms, in the reference form."""
+    """Module that computes values and attention features of each edge from its two atoms, on the reference path."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()

@@ -49,7 +49,10 @@ class Passage:
     """[K_r] index of the coefficient of −m."""
 
     def turned(self, x: Tensor) -> Tensor:
-        """Rotate coefficients [n, K_r, C], or the first ones with both m and −m, into the frame of the other chart."""
+        """Rotate coefficients [n, K_r, C] into the frame of the other chart.
+
+        `x` may have only the first of the K_r coefficients, if these include −m for every m.
+        """
         return self._turned(x, 1.0)
 
     def turned_back(self, x: Tensor) -> Tensor:
@@ -62,7 +65,7 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """Select the edges that lie in a slice, and number them from its start; None if there are none."""
+        """Select those edges that lie in a slice, and number them from its start; None if the slice has none of them."""
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None

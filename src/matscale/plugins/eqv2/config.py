@@ -17,7 +17,7 @@ LEBEDEV = {
     42: 590, 48: 770, 54: 974, 60: 1202, 66: 1454, 72: 1730, 78: 2030, 84: 2354, 90: 2702, 96: 3074, 102: 3470,
     108: 3890, 114: 4334, 120: 4802, 126: 5294, 132: 5810,
 }  # fmt: skip
-"""Number of points of each Lebedev rule with positive weights, by resolution: the degree of the rule plus 1.
+"""Number of points of each Lebedev rule with positive weights, by resolution, which is the rule's degree plus 1.
 
 The rules of degree 13, 25 and 27 have negative weights, which increase the error of the grid, and are left out.
 """
@@ -39,7 +39,7 @@ class EqV2Config(ArchitectureConfig):
     attention_hidden: Positive = 16
     """Channels of a message between its two convolutions."""
     n_heads: Positive = 1
-    """Attention heads."""
+    """Number of attention heads."""
     alpha_channels: Positive = 16
     """Features per head that determine the attention weight."""
     value_channels: Positive = 4
@@ -62,7 +62,11 @@ class EqV2Config(ArchitectureConfig):
     A product grid has R latitudes.
     """
     norm: Literal["layer_norm_sh", "layer_norm", "rms_norm_sh"] = "layer_norm_sh"
-    """Norm of coefficients, in this order: separate scalars and a scale for l > 0; a scale per degree; one scale."""
+    """Norm of coefficients.
+
+    `layer_norm_sh` treats scalars separately and has one scale for all l > 0; `layer_norm` has a scale for each degree;
+    `rms_norm_sh` has one scale for all degrees.
+    """
     forces: Literal["direct", "gradient"] = "direct"
     """Forces and stress predicted by heads, or as derivatives of the energy (then `max_neighbors` must be 0)."""
     stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
@@ -78,7 +82,7 @@ class EqV2Config(ArchitectureConfig):
     proj_drop: float = Field(default=0.0, ge=0, lt=1)
     """Probability that a channel of an atom, with all its coefficients, is left out of a block's contribution."""
     weight_init: Literal["uniform", "normal"] = "uniform"
-    """Distribution of the initial weights of linear maps: uniform within ±1/√inputs, or normal of that deviation."""
+    """Distribution of initial weights of linear maps: uniform within ±1/√inputs, or normal with that as deviation."""
     mean_atoms: float = Field(default=1.0, gt=0)
     """Divisor of the sum over atoms that gives the energy.
 

@@ -28,12 +28,12 @@ TIMES = {
 
 
 class Row(NamedTuple):
-    """Map of the model: one row of the count."""
+    """Row of the count, for one map of the model."""
 
     per: str
     """Item for which the map is computed once: `edge`, `atom` or `structure`."""
     factor: str
-    """Kind of factor by which the map multiplies features: a key of the tables in `TIMES`."""
+    """Kind of the map's product: a key of the tables in `TIMES`."""
     products: int
     """Multiply-adds of one forward pass, per item."""
     parameters: int = 0

@@ -14,7 +14,7 @@ from matscale.plugins.eqv2.rotation import EdgeRotation
 from matscale.plugins.eqv2.so3 import kept
 
 SHORTEST = 1e-6
-"""Å. An edge shorter than this has no direction."""
+"""Length [Å] below which an edge is refused, since it has no direction."""
 
 
 @dataclass(frozen=True)

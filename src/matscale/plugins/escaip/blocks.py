@@ -129,7 +129,10 @@ class NeighborAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Block: attention, then feed-forward networks on atoms and slots; each reads normalised features and is added."""
+    """Block of attention, then feed-forward networks of atoms and slots.
+
+    Each of these acts on normalised features, and its output is added to the features.
+    """
 
     def __init__(self, config: EScAIPConfig, atoms_only: bool) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class EScAIPConfig(ArchitectureConfig):
     n_layers: Positive = 4
     """Number of blocks, each with attention and feed-forward networks."""
     n_heads: Positive = 2
-    """Attention heads; must divide `hidden`."""
+    """Number of attention heads; must divide `hidden`."""
     degree_channels: tuple[int, ...] = ()
     """Numbers of channels of a head that belong to the Legendre polynomials of degree 0, 1, ... of the angles.
 
@@ -42,7 +42,10 @@ class EScAIPConfig(ArchitectureConfig):
     cutoff: float = Field(default=6.0, gt=0)
     """Largest distance of a neighbour [Å]."""
     n_neighbors: Positive = 30
-    """Rank at which the weight of a neighbour vanishes; the atom itself counts. About as many neighbours are kept."""
+    """Rank at which the weight of a neighbour vanishes, about the number of neighbours that are kept.
+
+    The atom itself counts in ranks.
+    """
     max_neighbors: int = Field(default=45, ge=2)
     """Number of slots for an atom and its neighbours; time and memory depend on it, the model's weights do not."""
     rank_width: float = Field(default=0.2, gt=0)

@@ -33,7 +33,7 @@ AT_ONCE = 1 << 20
 
 
 class Piece(NamedTuple):
-    """Piece of a batch: consecutive atoms with equally many edges of each of two kinds."""
+    """Piece of a batch: `n` consecutive atoms that all have the same numbers of edges of two kinds."""
 
     n: int
     n_in: int

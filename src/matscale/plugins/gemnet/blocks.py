@@ -33,7 +33,7 @@ class Bases:
     triplet: tuple[Tensor, Tensor]
     """Radial [n_edges, I] and circular [n_edges, I, L]."""
     quadruplet: tuple[Tensor, Tensor, Tensor] | None
-    """Radial [n_edges, I], circular [n_in, I] and spherical [n_edges, S, L²]."""
+    """Radial [n_edges, I], circular [n_in_triplets, I] and spherical [n_edges, S, L²]."""
     atom_edge: tuple[Tensor, Tensor] | None
     """Radial [n_pairs, I] and circular [n_edges, I, L]."""
     edge_atom: tuple[Tensor, Tensor] | None

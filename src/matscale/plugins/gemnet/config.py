@@ -45,19 +45,22 @@ class GemNetConfig(ArchitectureConfig):
     spherical_embedding: int = Field(default=32, ge=2)
     """Number of functions to which the basis of distance, angle and dihedral is projected."""
     n_before_skip: int = Field(default=1, ge=0)
-    """Residual layers of an edge before its previous value is added."""
+    """Number of residual layers of an edge before its previous value is added."""
     n_after_skip: int = Field(default=2, ge=0)
-    """Residual layers of an edge after its previous value is added."""
+    """Number of residual layers of an edge after its previous value is added."""
     n_concat: int = Field(default=1, ge=0)
-    """Residual layers of the update of an edge from its two atoms."""
+    """Number of residual layers of the update of an edge from its two atoms."""
     n_atom: int = Field(default=3, ge=0)
-    """Residual layers of an atom after the sum over its edges, and of an edge in the force outputs."""
+    """Number of residual layers of an atom after the sum over its edges, and of an edge in the force outputs."""
     n_atom_before: int = Field(default=0, ge=0)
-    """Residual layers of an atom before the sum over its edges is added; 2 in GemNet-OC."""
+    """Number of residual layers of an atom before the sum over its edges is added; 2 in GemNet-OC."""
     n_output_after: int = Field(default=0, ge=0)
-    """Residual layers of an output block after the atom's channels are added; 0: they are not added. 3 in GemNet-OC."""
+    """Number of residual layers of an output block after the atom's channels are added; 3 in GemNet-OC.
+
+    With 0 the atom's channels are not added.
+    """
     n_joint_layers: int | None = Field(default=None, ge=0)
-    """Residual layers of one network that predicts from the outputs of all blocks (2 in GemNet-OC).
+    """Number of residual layers of one network that predicts from the outputs of all blocks (2 in GemNet-OC).
 
     None: each output block predicts, and the predictions are added (GemNet-T).
     """

@@ -25,7 +25,7 @@ from matscale.plugins.gemnet.layers import SILU, SQRT_HALF, Dense, Scale, orthog
 
 
 class BothWays(nn.Module):
-    """Update of each edge c → a from its own sum and that of its reverse a → c."""
+    """Update of each edge c → a, computed from its own sum and from the sum of its reverse a → c."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ class Links:
         return self.select(rank.index_select(0, self.target).sort(stable=True)[1])
 
     def image(self, span: int) -> Tensor:
-        """Number of each neighbour image [n], relative to its centre: one number for each pair (source, shift).
+        """Number that identifies each neighbour image [n], relative to its centre, by source and shift.
 
         It is linear in the shift, so that numbers for displaced centres are sums (`shift_code`). `span` is from
         `span_of`.
@@ -113,8 +113,8 @@ def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
     """Make edges symmetric: keep one edge of each pair of atoms and add its reverse; returns (edges, swap [n]).
 
     A rule of nearest neighbours may find a pair from one side only. Published models keep edges found from the atom
-    with the larger number (for an atom's own images, those whose first shift is `image_kept` zero) and drop the others.
-    `swap` is the index of the reverse of each edge.
+    with the larger number and drop the others; of an atom's own images, they keep those whose first nonzero shift is
+    below or above zero, as `image_kept` says. `swap` is the index of the reverse of each edge.
     """
     own = links.source == links.target
     kept = _is_negative(links.shift if image_kept == "below" else -links.shift)

@@ -25,7 +25,7 @@ class Pairs:
     """Distances for which filters are computed, and the pairs of atoms whose filters are sums over these distances."""
 
     distance: Tensor
-    """[n_bonds] Å"""
+    """[n_bonds] length of each bond [Å]."""
     images: LinearRows | None
     """Sum over the bonds of a pair: [n_bonds, C] -> [n_pairs, C]; None if each pair has one bond."""
     filters: LinearRows | None

@@ -38,7 +38,7 @@ class EncoderConfig(ArchitectureConfig):
     width: Positive = 128
     """Channels D of an atom; at least 4 for concatenated inputs."""
     n_heads: Positive = 2
-    """Attention heads; must divide the width."""
+    """Number of attention heads; must divide the width."""
     n_layers: Positive = 4
     """Number of encoder layers."""
     feedforward: Positive = 512
@@ -58,7 +58,7 @@ class EncoderConfig(ArchitectureConfig):
 
 
 class EncoderLayer(nn.Module):
-    """Layer of attention and feed-forward, each on a normalised copy of x and added to x."""
+    """Encoder layer: attention, then a feed-forward network; each acts on LayerNorm(x) and is added to x."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class EncoderModel(nn.Module, ABC):
     """Base class of both transformers, with layers and heads; subclasses add the inputs."""
 
     def add_layers(self, config: EncoderConfig, layer: Callable[[Any], EncoderLayer]) -> None:
-        """Add layers, norm and heads; to be called last, so that their initial weights are drawn after the inputs'."""
+        """Add layers, norm and heads; to be called after the inputs are made, whose initial weights are drawn first."""
         self.layers = nn.ModuleList(layer(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.width)
         self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))

@@ -118,7 +118,7 @@ class PairGeometry(nn.Module):
         return gaussians * polynomial_cutoff(distance, self.cutoff)[:, None]
 
     def nearest(self, distance: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
-        """Distance of the nearest image, or the cutoff if it is larger: [n_edges] Å -> [n_pairs].
+        """Distance of the nearest image of each pair, but at most the cutoff: [n_edges] Å -> [n_pairs].
 
         This is right in any cell, however skewed: all images within the cutoff are among the edges. An atom at distance
         zero is no image of itself.

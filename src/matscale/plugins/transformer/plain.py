@@ -84,7 +84,7 @@ class ConcatenatedInputs(nn.Module):
 def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tensor:
     """Encode the index k of each atom in its structure: [n_atoms] -> [n_atoms, width].
 
-    The channels are sin(kπ/base^(2c/width)) for c = 0, 1, ..., then the cosines; of an odd width, one more are sines.
+    The channels are sin(kπ/base^(2c/width)) for c = 0, 1, ..., then the cosines; an odd width has one more sine.
     """
     channel = torch.arange((width + 1) // 2, dtype=torch.float64, device=rank.device)
     phase = rank[:, None] * (math.pi / base ** (2 * channel / width))
@@ -133,7 +133,7 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
 def claims_for(config: TransformerConfig) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    With summed inputs it has none: they depend on the order of atoms, through the encoding of the index.
+    A model with summed inputs claims none, since these depend on the order of atoms, through the encoding of the index.
     """
     return frozenset({"permutation"}) if config.inputs == "concatenated" else frozenset()
 

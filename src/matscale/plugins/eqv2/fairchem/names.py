@@ -74,10 +74,11 @@ def fairchem_name(name: str) -> str:
 
 
 def published_counts(model: nn.Module) -> dict[str, int]:
-    """Parameter counts as in arXiv:2509.21811: `total`, and `non_embedding`, without names that contain "embedding".
+    """Numbers of parameters as arXiv:2509.21811 counts them: `total` and `non_embedding`.
 
-    With fairchem's names, this leaves out the whole edge-degree embedding with its radial network. matscale uses
-    `count_parameters` of `matscale.plugin` for all architectures: only look-up tables are left out.
+    The latter leaves out all parameters whose name in fairchem contains "embedding". These include the radial network
+    of the edge-degree embedding. matscale uses `count_parameters` of `matscale.plugin` for all architectures, which
+    leaves out look-up tables only.
     """
     sizes = {fairchem_name(name): p.numel() for name, p in model.named_parameters()}
     non_embedding = sum(size for name, size in sizes.items() if "embedding" not in name)

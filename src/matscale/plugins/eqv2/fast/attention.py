@@ -68,7 +68,8 @@ def edge_values(
 ) -> tuple[Tensor, Tensor]:
     """Values [n_edges, outputs of the second convolution] and features [n_edges, heads·A] of the edges.
 
-    `second` are the parameters of the second convolution: its own, or those that the force head has folded.
+    `second` are the parameters of the second convolution: those of `function`, or those with the force head's
+    projection folded in.
     """
     conv, last = function.conv1, linear_at(function.radial.net, -1)
     shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)

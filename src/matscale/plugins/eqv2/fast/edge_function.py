@@ -184,7 +184,7 @@ class _Work:
         return torch.addmm(self.last_bias, rho, self.last.T, out=out)
 
     def scale(self, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
-        """Multiply `x` [n, K_r·2C] by `w`, which has the same factor for +m and −m -> `out`, which may be `x`"""
+        """Multiply `x` [n, K_r·2C] by `w`, with the same factor for +m and −m; write to `out`, which may be `x`."""
         torch.mul(x[:, self.columns.zero], w[:, self.places[0]], out=out[:, self.columns.zero])
         for pair, place in zip(self.columns.pairs, self.places[1:]):
             x_m, out_m = (tensor[:, pair].unflatten(1, (2, -1)) for tensor in (x, out))

@@ -35,8 +35,8 @@ def so3_linear(parts: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
 def radial_features(networks: list[RadialNetwork], edges: Edges) -> list[Tensor]:
     """Radial features ρ [n_edges, width] of each network: the output of all its layers except the last.
 
-    The first maps of all networks are one product with the Gaussians. The part that depends on elements is a table, so
-    the product needs neither copies of the Gaussians nor gradients of columns without parameters.
+    The first layers of all networks are computed as one product with the Gaussians. Their part that depends on elements
+    is a table, so the product needs neither copies of the Gaussians nor gradients of columns without parameters.
     """
     width = networks[0].source.embedding_dim
     firsts = [linear_at(net.net, 0).weight.split([edges.basis.shape[1], width, width], dim=1) for net in networks]

@@ -141,7 +141,10 @@ _WITHOUT_EFFECT = {
     *("direct_forces", "regress_stress", "max_num_elements", "readout_hidden_layer_multiplier"),
     "output_hidden_layer_multiplier",
 }
-"""Options that are ignored: the first line concerns speed and memory, the next two training; others are read apart."""
+"""Options that are ignored.
+
+Those in the first line concern speed and memory, those in the next two only training; the others are read separately.
+"""
 
 
 def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:

@@ -65,7 +65,7 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """Select those edges that lie in a slice, and number them from its start; None if the slice has none of them."""
+        """Select those edges that lie in a slice, and number them from its start; None if the slice has none."""
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None

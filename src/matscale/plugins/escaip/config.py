@@ -75,7 +75,7 @@ class EScAIPConfig(ArchitectureConfig):
         if self.n_neighbors > self.max_neighbors:
             raise ValueError(
                 f"n_neighbors = {self.n_neighbors} exceeds max_neighbors = {self.max_neighbors}: the layout has no "
-                "room for them. Usual is 1.5 times as many, since neighbours at equal distances enter together"
+                "room for them. Set max_neighbors to about 1.5 n_neighbors, as more are kept at equal distances"
             )
         return self
 

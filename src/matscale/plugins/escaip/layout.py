@@ -129,7 +129,7 @@ class MakeLayout(nn.Module):
             raise DataError(
                 f"escaip: atom {number} of structure {structure} of the batch (counted from 0) keeps {most - 1} "
                 f"neighbours; with the atom itself that is {most}, and max_neighbors = {width}. Set max_neighbors to "
-                f"{most} or more (no weight depends on it), or n_neighbors = {self.config.n_neighbors} to fewer."
+                f"{most} or more (no weight depends on it), or n_neighbors to less than {self.config.n_neighbors}."
             )
         return most
 

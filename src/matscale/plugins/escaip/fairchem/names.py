@@ -157,8 +157,8 @@ def config_from_fairchem(options: Mapping[str, Any]) -> EScAIPConfig:
     for name in ("readout_hidden_layer_multiplier", "output_hidden_layer_multiplier"):
         if given[name] != given["ffn_hidden_layer_multiplier"]:
             raise ConfigError(
-                f"{name} = {given[name]!r}: escaip needs one value for all, as ffn_hidden_layer_multiplier = "
-                f"{given['ffn_hidden_layer_multiplier']!r}. Such a model cannot be read."
+                f"{name} = {given[name]!r}: escaip needs one value for all networks, but ffn_hidden_layer_multiplier = "
+                f"{given['ffn_hidden_layer_multiplier']!r}. Such a model cannot be imported."
             )
     rows = given.get("max_num_elements")
     if not isinstance(rows, int):

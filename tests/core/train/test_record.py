@@ -41,7 +41,7 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
         Run.create(tmp_path / "run", CONFIG)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="in the way"):
+    with pytest.raises(ConfigError, match="is not an empty folder"):
         Run.create(tmp_path / "mine", CONFIG)
 
 

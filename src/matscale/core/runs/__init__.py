@@ -1,1 +1,1 @@
-"""Run folder on disk: training writes it, all other parts only read it."""
+"""Run folder on disk: training writes it, all other parts of matscale only read it."""

@@ -6,11 +6,11 @@
                         state.json              everything else that a resumed run continues from, names and types of
                                                 the tensors, and a copy of the run's configuration and run.json
                         manifest.json           sizes and SHA-256 of the others; written last
-    checkpoints/last, best                      a step each
+    checkpoints/last, best                      the number of a step each
 
-A folder is written under a temporary name, every file is flushed to the disk, then the folder is renamed. Later damage
-(a file cut off, changed or missing, tensors of another name or shape) is found by digests and by state.json, and the
-checkpoint before is used.
+A folder is written under a temporary name, every file is flushed to the disk, then the folder is renamed. Digests and
+state.json reveal later damage (a file cut off, changed or missing, tensors of another name or shape); then the
+checkpoint before the damaged one is used.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def save(root: Path, checkpoint: Checkpoint) -> Path:
             _write(temporary, checkpoint)
         write_text(root / "last", f"{checkpoint.step}\n")
     except DiskError as error:
-        raise error.told("The checkpoint before it is whole: go on from there with --resume.") from error
+        raise error.told("The checkpoint before it is complete: go on from there with --resume.") from error
     return final
 
 
@@ -123,11 +123,11 @@ _NAMES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""dtype -> its name in a file, in the order in which safetensors writes tensors: wide types first."""
+"""Name of each dtype in a file, in the order in which the safetensors library writes tensors: wide types first."""
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write a safetensors file, byte for byte what the library writes.
+    """Write a safetensors file with the same bytes as the safetensors library.
 
     The library's writer ignores the umask, hides errors of the disk, and refuses tensors that share memory (tied
     weights) unless they are copied first.
@@ -238,7 +238,7 @@ def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Te
 
 
 def _non_finite(tensors: Tensors) -> list[str]:
-    """Names of the tensors with a NaN or an infinity, except buffers that hold an infinity on purpose."""
+    """Names of the floating-point tensors that contain a NaN or an infinity."""
     return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 

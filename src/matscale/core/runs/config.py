@@ -20,10 +20,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=1e10)]
-"""Longest waiting time [s]; the clocks of Python end at 10^11 s."""
+"""Time [s], up to 1e10; the clocks of Python end at 1e11 s."""
 TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress", "stress_anisotropic": "stress"}
-"""Term of the loss -> the label that it needs."""
+"""Label that each term of the loss needs."""
 
 
 MOST_BATCHES = 1 << 16
@@ -73,7 +73,7 @@ class DataConfig(Config):
 
 
 class StartConfig(Config):
-    """Fine-tuning: start from weights, scales and references of another run, whose predictions step 0 repeats."""
+    """Fine-tuning: start from weights, scales and references of another run; step 0 repeats its predictions."""
 
     run: Annotated[str, AfterValidator(usable_text)] | None = None
     """Folder of the run to start from; default: new weights."""
@@ -84,7 +84,7 @@ class StartConfig(Config):
     branch: bool = False
     """Continue the other run from the checkpoint, with its optimizer, averages, counts and position in the data."""
     references: Annotated[Literal["keep", "refit"] | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
-    """Element references: `keep` those of the other run, or `refit` them by its errors on the new energies.
+    """Element references: `keep` those of the other run, or `refit` them to its model's errors on the new energies.
 
     Default (or `auto`): refit if that reduces the errors much.
     """
@@ -103,14 +103,14 @@ class StartConfig(Config):
 
 
 PRETEXT_OPTIONS: dict[str, tuple[str, float | int]] = {"denoise": ("sigma", 0.1), "distances": ("partners", 8)}
-"""Pre-training task -> (name of its option, default of that option)."""
+"""Option of each pre-training task: (name, default)."""
 
 
 class PretrainConfig(Config):
-    """Pre-training on a task that needs no labels; `start.run` of another run then starts from the result."""
+    """Pre-training on a task that needs no labels; another run can start from the result with `start.run`."""
 
     task: Literal["distances", "denoise"]
-    """Task: predict distances of pairs of atoms from embeddings, or the noise added to positions by the forces."""
+    """Task: predict `distances` of pairs of atoms from embeddings, or (`denoise`) noise in positions from forces."""
     sigma: Annotated[float, Field(gt=0, le=1)] | None = None
     """For denoise: standard deviation of each component of the noise [Å]; 0.1 if not given."""
     partners: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -162,7 +162,7 @@ class AugmentationConfig(Config):
     Default: as the architecture sets; off in an overfit check.
     """
     reflect: bool = False
-    """Mirror every other structure, too."""
+    """Also invert each training structure with probability 1/2, in every epoch."""
 
 
 class Term(Config):
@@ -221,13 +221,13 @@ class OptimizerConfig(Config):
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay rates of the running mean of the gradient and of its square (beta1, beta2)."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Epsilon, added to the square root of the running square."""
+    """Epsilon, added to the square root of the running mean of the squared gradient."""
     clip: Annotated[float, Field(ge=0)] = 10.0
     """Largest norm of the gradient of all parameters; 0 disables clipping."""
     ema: Decay = 0.999
-    """Decay of the exponential moving average of the weights, which are used in validation and prediction; 0: none.
+    """Decay of the exponential moving average of weights that validation and prediction use; 0: no average.
 
-    At step t it is at most (1 + t) / (10 + t), so that the average of a short run forgets the initial weights.
+    At step t the decay is at most (1 + t) / (10 + t), so that the average of a short run forgets the initial weights.
     """
 
 
@@ -265,7 +265,7 @@ class EvaluationConfig(Config):
     every_epochs: Positive = 1
     """Epochs between validations, if `every` is not given."""
     patience: Positive | None = None
-    """Number of successive validations without a better loss that ends the run; default: no limit."""
+    """Number of successive validations without a better loss after which the run ends; default: no limit."""
     structures: Positive = 32
     """Structures in a validation batch; the results do not depend on it."""
     samples: Annotated[int, Field(ge=0)] = 3
@@ -327,9 +327,9 @@ class TrainConfig(Config):
     log_every: Positive = 10
     """Optimizer steps between rows of training metrics."""
     net_force: Literal["removed"] | None = None
-    """Net force; with `removed`, the mean force of each structure is subtracted, in training and prediction.
+    """Net force: `removed` subtracts the mean force of each structure, in training and prediction.
 
-    Direct forces do not sum to zero otherwise; forces by derivative do.
+    Without it, direct forces do not sum to zero, whereas forces that are derivatives of the energy do.
     """
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
     """Number of steps with a non-finite loss or gradient that are skipped; one more ends the run with exit code 4."""
@@ -370,7 +370,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Differences of two configurations: dotted key -> (value in a, value in b), with None for a missing key.
+    """Differences of two configurations: (value in a, value in b) for each dotted key, None for a missing value.
 
     >>> differences({"budget": {"steps": 100}, "seed": 0}, {"budget": {"steps": 200}, "seed": 0})
     {'budget.steps': (100, 200)}

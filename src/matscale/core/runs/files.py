@@ -1,4 +1,4 @@
-"""Files of a run folder: their names, and .jsonl files, to which rows are only appended. Does not import torch.
+"""Files of a run folder: their names, and `Rows` of .jsonl files, which only grow. Does not import torch.
 
 A .jsonl file stays readable if the process that writes it is killed.
 """
@@ -29,21 +29,21 @@ RESUMABLE = (
     "trackers",
     "labels",
 )
-"""Keys that may be changed when a run is resumed, since they do not affect its numbers."""
+"""Keys that may be changed when a run is resumed, since they do not affect its results."""
 
 MOVABLE = ("budget", "data.path", "start.run")
 """Further keys that may differ although the trained model is the same: planned length, and paths of folders."""
 
 
 LONGEST = 1 << 26
-"""Bytes of the longest row that is read, 64 MiB; a longer one is damage, and is skipped as a half-written one is."""
+"""Largest row that is read [bytes], 64 MiB; a longer one counts as damaged and is skipped, like a half-written one."""
 
 
 class Rows:
     """Rows of a .jsonl file. When `append` returns, the row is on the disk."""
 
     def __init__(self, path: Path, holding: str = "") -> None:
-        """Set up the rows. With `holding`, only rows that contain this text are parsed, which is much faster."""
+        """Set up the rows of the file `path`; only rows that contain the text `holding` are parsed, which is faster."""
         self.path, self.holding = path, holding.encode()
 
     def append(self, row: Mapping[str, Any]) -> None:

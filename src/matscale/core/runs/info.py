@@ -17,7 +17,7 @@ from matscale.core.runs.files import FORMAT_VERSION, INFO, METRICS, MOVABLE, RES
 from matscale.core.sealing import DIGEST, DamagedRecord, digest_of, read_sealed
 
 OF = "of"
-"""Key of a file of baselines for the data and parts that the baselines belong to."""
+"""Key, in a file of baselines, of the dataset and its parts that they were measured on."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0)]
@@ -127,7 +127,7 @@ def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
 
 
 def malformed(info: Mapping[str, Any]) -> str:
-    """Key of a run.json whose value is impossible; empty if there is none."""
+    """First key of run.json with an invalid value, and what is wrong with it; empty if there is none."""
     try:
         _Info.model_validate(info)
     except ValidationError as error:
@@ -187,7 +187,7 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
     known = info.get("config_sha256")
     if known is None or known == fingerprint(config):
         return ""
-    return f"{folder}: config.toml has been changed since the run was trained, or run.json is another run's. Undo that."
+    return f"{folder}: config.toml has been changed since training, or run.json is another run's. Undo the change."
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
@@ -196,7 +196,7 @@ def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> 
     Rows after those of the last checkpoint are ignored.
     """
     if name in (info.get("altered") or ()):
-        return f"{folder / name}: rows of it had been altered when the run was resumed."
+        return f"{folder / name}: its rows had been altered before the run was resumed."
     known = (info.get("rows") or {}).get(name)
     if known is None or Rows(folder / name).written(known["rows"]) == known:
         return ""

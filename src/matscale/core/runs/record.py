@@ -1,6 +1,6 @@
-"""Run folder: what was trained, how, and with which result. DESIGN §6.
+"""Run folder: what was trained, how, and with which result.
 
-config.toml              resolved configuration; `matscale train --config` of it repeats the run
+config.toml              resolved configuration; `matscale train --config config.toml` repeats the run
 run.json                 identity and totals, see `Run`
 metrics.jsonl            a row per log point and per validation
 samples.json, .jsonl     a few validation structures, and their predictions at every validation
@@ -159,7 +159,7 @@ class Run:
         if path.exists() and (
             not path.is_dir() or any(not p.name.startswith(".") and p.name not in ours for p in path.iterdir())
         ):
-            raise ConfigError(f"{path}: is in the way (not an empty folder). Choose another folder with -o.")
+            raise ConfigError(f"{path}: exists already, and is not an empty folder. Choose another folder with -o.")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -253,7 +253,7 @@ class Run:
                 _warn_of_pointer(root, "best", named, f"{gone}By the newest checkpoint, of step {newest}, {told}")
             named = known
         elif named is None and (root / "best").exists():
-            _warn_of_pointer(root, "best", named, "The best sound checkpoint is looked for")
+            _warn_of_pointer(root, "best", named, "All checkpoints are searched for the best sound one")
         elif named is None:
             return None
         if is_known and named is None:

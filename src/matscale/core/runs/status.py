@@ -14,10 +14,15 @@ from matscale.core.runs import info as records
 from matscale.core.runs.record import CHECKPOINTS, CONFIG
 
 Status = Literal["planned", "queued", "running", "completed", "stopped", "crashed", "failed", "blocked"]
-"""planned: the folder has no run yet.
+"""Status of a run.
 
-Stopped: saved on request; crashed: interrupted for an outside reason; failed: ended by an error of its own, which would
-occur again; blocked: its trunk has failed.
+- planned: the folder has no run yet
+- queued: given to a launcher, not yet running
+- running, completed
+- stopped: saved on request
+- crashed: interrupted for an outside reason
+- failed: ended by an error of its own, which would occur again
+- blocked: its trunk ended without the checkpoint that it starts from
 """
 
 INSIDE = frozenset(
@@ -84,7 +89,7 @@ def recorded(run: Path) -> State:
 
 
 def _doubt(run: Path, info: dict[str, Any]) -> str:
-    """Sign that config.toml and run.json are not of one run; empty if there is none."""
+    """Reason to doubt that config.toml and run.json belong to the same run; empty if there is none."""
     try:
         return records.changed_config(run, info, read_toml(run / CONFIG)) if "config_sha256" in info else ""
     except MatscaleError as damage:

@@ -94,7 +94,7 @@ def test_what_was_proposed_is_trained_first_when_it_goes_on(grid: tuple[StudyPla
     before, told = sweep.proposed(), list[str]()
     with pytest.raises(Stopped):
         loop(grid, "alpha=0.0001").run(stops, told.append)
-    assert told == [f"{len(before) - 3} proposed before"]
+    assert told == [f"{len(before) - 3} runs proposed before"]
     assert sweep.proposed() == before
     whole = loop(grid, "alpha=0.0001").run(lambda part: Sweep(part, FakePool()).run())
     assert "no run of the grid is left" in whole
@@ -111,7 +111,7 @@ def test_runs_that_all_fail_end_it(grid: tuple[StudyPlan, list[Offer]], monkeypa
             "matscale.core.scaling.allocation.adaptive.state_of", lambda path: State("failed", "a fault")
         )
 
-    with pytest.raises(ConfigError, match="that were proposed failed"):
+    with pytest.raises(ConfigError, match="proposed runs failed"):
         sweep.run(fails)
 
 

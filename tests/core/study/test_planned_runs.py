@@ -156,7 +156,7 @@ def test_the_identity_of_a_branch_does_not_depend_on_where_the_study_lies(tmp_pa
         ({"set": {"architecture": {"config": {"hiden": 3}}}}, "Did you mean 'hidden'"),
         ({"grid": {"batch.structure": [4]}}, "'structures'"),
         ({"grid": {"optimizer.clip": 3.0}}, "expected a list"),
-        ({"grid": {"optimizer.clip": []}}, "one at least"),
+        ({"grid": {"optimizer.clip": []}}, "at least one"),
         ({"grid": {"seed": [1, 2]}}, "is set by `seeds`"),
         ({"set": {"optimizer": {"lr": 0.1}}}, "is set by `lr`"),
         ({"set": {"budget": {"epochs": 2}}}, "is set by `budget`"),

@@ -43,7 +43,7 @@ def work(run: PlannedRun) -> float:
 
 
 Kind = tuple[str, str, str, bool]
-"""Architecture, variant, precision, and whether work is FLOPs. The time of runs of one kind is proportional to work."""
+"""Architecture, variant, precision, and whether work is counted in FLOPs; runs of one kind have comparable work."""
 
 
 def kind_of(run: PlannedRun) -> Kind:
@@ -105,15 +105,15 @@ class Clock:
 
     plan: StudyPlan
     seconds: dict[str, float] = field(default_factory=dict)
-    """Name of a completed run -> its wall seconds, without its trunk."""
+    """Wall seconds of each completed run, by its name, without those of its trunk."""
     flops: dict[str, float] = field(default_factory=dict)
-    """Name of a completed run -> its FLOPs, without its trunk."""
+    """FLOPs of each completed run, by its name, without those of its trunk."""
     count: Callable[[PlannedRun], float] = counted_flops
     time: Callable[[PlannedRun], float | None] = timed_seconds
     _counted: dict[Kind, float | None] = field(default_factory=dict)
-    """Kind -> FLOPs per work; None if they could not be counted."""
+    """FLOPs per unit of work of each kind; None if they could not be counted."""
     _timed: dict[Kind, tuple[list[float], list[float]] | None] = field(default_factory=dict)
-    """Kind -> (1 / parameters, seconds per work) of its smallest and largest run; None if they could not be timed."""
+    """(1 / parameters, seconds per unit of work) of each kind's largest and smallest run; None if not timed."""
 
     def left(self, sweep: Sweep) -> float | None:
         """Estimate the remaining device time in seconds; None until a run has completed."""
@@ -153,7 +153,7 @@ class Clock:
         return _at(ends, runs)
 
     def _foreseen(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """Seconds of `runs` of a kind from timed steps: a + b / N per work, since a step takes a' + b' N."""
+        """Seconds of `runs` of a kind from timed steps: a + b / N per unit of work, since a step takes a' + b' N."""
         if kind not in self._timed:
             alike = sorted((run for run in self.plan.runs if kind_of(run) == kind), key=_parameters)
             self._timed[kind] = self._ends(alike[-1], alike[0])
@@ -182,7 +182,7 @@ class Clock:
         return True
 
     def _rate(self, kind: Kind, runs: Sequence[PlannedRun], spent: Mapping[Kind, Spent]) -> float:
-        """Seconds per work of a kind, from the completed runs that are most similar."""
+        """Seconds per unit of work of a kind, from the completed runs that are most similar."""
         for alike in (kind[:3], kind[:2], kind[:1]):
             found = [one for other, one in spent.items() if (other[: len(alike)], other[3]) == (alike, kind[3])]
             if found:
@@ -196,7 +196,7 @@ class Clock:
         return per_work * total.seconds / total.flops
 
     def _flops_per_work(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """FLOPs per work, counted once on the run of median size, since they change little with size."""
+        """FLOPs per unit of work, counted once on the run of median size, since they change little with size."""
         if kind[3]:
             return 1.0
         if kind not in self._counted:
@@ -209,7 +209,7 @@ class Clock:
 
 
 def _at(rates: tuple[list[float], list[float]], runs: Sequence[PlannedRun]) -> float:
-    """Seconds of `runs`, interpolated between pairs (1 / parameters, seconds per work) in ascending order."""
+    """Seconds of `runs`, interpolated between pairs (1 / parameters, seconds per unit of work), ascending."""
     return float(sum(np.interp(1 / _parameters(run), *rates) * work(run) for run in runs))
 
 

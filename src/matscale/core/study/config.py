@@ -122,9 +122,9 @@ class BudgetGrid(Config):
     flops: Counts = ()
     """Training FLOPs of each run, for isoFLOP sets: each size takes as many steps as they pay for."""
     least_steps: Positive = 1
-    """Least number of steps with `flops`: runs with fewer are left out of the grid and listed.
+    """Least number of steps of a run whose length `flops` sets: shorter runs are left out of the grid and listed.
 
-    With 1, they are an error.
+    With 1, a run of less than one step is an error.
     """
     max_time: Seconds | None = None
     """Wall time [s] at which every run stops, whatever its other limits."""
@@ -170,7 +170,7 @@ class Study(Config):
     set: dict[str, Any] = Field(default_factory=dict)
     """Keys of the training configuration that all runs share."""
     grid: dict[str, Any] = Field(default_factory=dict)
-    """Key of the training configuration -> list of its values; each key adds a dimension to the grid."""
+    """Keys of the training configuration, each with a list of values; each key adds a dimension to the grid."""
     max_runs: Positive = 10_000
     """Largest number of runs of the grid; a larger grid is refused before any run is planned."""
     retries: Annotated[int, Field(ge=0)] = 2
@@ -241,7 +241,7 @@ def _launcher(key: str, path: Path, fields: list[str]) -> Launcher:
 
 
 def _dimensions(study: Study) -> dict[str, Any]:
-    """Dimensions of the grid that must not be empty, as name -> values."""
+    """Values of the dimensions of the grid that must not be empty, by the name of the dimension."""
     given = study.model_fields_set
     found: dict[str, Any] = {"architectures": study.architectures, "seeds": study.seeds}
     found |= {key: getattr(study, key) for key in ("sizes", "params") if key in given}

@@ -21,8 +21,8 @@ def row(
 ) -> Iterator[PlannedRun]:
     """Make the trunk and its branches from `run`, which has all their common settings except the length.
 
-    `identified(run, trunk=None)` adds identity and folder to a run; `as_given(folder)` is the path of the trunk that a
-    branch stores. Raises ConfigError for lengths that are too short to hold a warm-up, a stable part and a cooldown.
+    `identified(run, trunk=None)` adds identity and folder to a run; `as_given(folder)` is the path under which a branch
+    stores its trunk. Raises ConfigError for lengths that are too short for a warm-up, a stable part and a cooldown.
     """
     lengths = sorted(set(grid.steps))
     leaves = {n: n - max(1, round(grid.decay * n)) for n in lengths}
@@ -30,7 +30,7 @@ def row(
     if warmup >= leaves[lengths[0]]:
         raise ConfigError(
             f"wsd: of {lengths[0]} steps, {warmup} are warm-up and {lengths[0] - leaves[lengths[0]]} cooldown: no step "
-            "is left between them. Give longer runs, or say wsd.warmup and wsd.decay."
+            "is left between them. Give longer runs, or smaller wsd.warmup or wsd.decay."
         )
     stem = replace(run, config=_trunk(run.config, leaves, warmup), path=run.path.parent.parent / TRUNKS / "-")
     trunk = identified(replace(stem, labels={**run.labels, "role": "trunk"}))

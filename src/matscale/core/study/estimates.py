@@ -1,4 +1,4 @@
-"""Estimate FLOPs, time and disk space of every run of a plan and of the whole study; a step is timed once per kind."""
+"""Estimate FLOPs, time and disk space of a study and of each run; a few steps per kind of run are timed."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class EstimatedRun:
         return self.run.need.step / self.estimate.steps if self.run.need else 0.0
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready values; `flops_shared` is as in run.json."""
+        """JSON-ready values; `flops_shared` and `seconds_shared` are the part that the trunk has already spent."""
         shared = {f"{key}_shared": self.shared * getattr(self.estimate, key) for key in ("flops", "seconds")}
         facts = {"run": self.run.name, "role": "trunk" if self.run.is_trunk else "run", "status": self.status}
         return {**facts, **self.run.labels, "train": self.run.n_train, **self.estimate.plain(), **shared}
 
 
 class Estimator:
-    """Estimator of planned runs that reuses results between similar runs. Its options are those of `estimate`."""
+    """Estimator of planned runs; similar runs share results. Its options are those of `estimate`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Estimator:
     ) -> None:
         self.device, self.mfu, self.time_steps, self.progress = device, mfu, time_steps, progress
         self.prices: dict[str, Price] = {}
-        """Kind of step -> its estimate."""
+        """Estimated cost of a step, by kind of run."""
         self._known: dict[str, Estimate] = {}
 
     def of(self, run: PlannedRun) -> Estimate:
@@ -95,7 +95,7 @@ def _kind(config: TrainConfig) -> list[Any]:
 def estimates(plan: StudyPlan, estimator: Estimator) -> list[EstimatedRun]:
     """Estimate all runs of a plan, in its order.
 
-    A kind is timed on its run with the most data, where batches are largest.
+    A step of each kind of run is timed on the run with the most data, where batches are largest.
     """
     found: dict[Any, Estimate] = {}
     for k, run in enumerate(sorted(plan.runs, key=lambda run: -run.n_train)):

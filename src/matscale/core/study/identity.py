@@ -1,4 +1,4 @@
-"""Identity of a planned run: a hash of everything that determines its numbers."""
+"""Identity of a planned run: a hash of everything that determines its results."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ WITHOUT_EFFECT = (
     "data.check_stress_unit",
     "data.isolated",  # without it such structures are refused
 )
-"""Keys that do not affect the trained model: device and the like, what is kept and what is displayed."""
+"""Keys that do not affect the trained model: those for the device, for what is kept and for what is displayed."""
 
 
 def identity(config: TrainConfig, dataset: str, trunk: str | None = None) -> str:
-    """Hash a resolved configuration to 16 hex digits; `dataset` is the hash of the data, whatever their path.
+    """Hash a resolved configuration to 16 hex digits; `dataset` is the hash of the data, in place of their path.
 
     `trunk` is the identity of the run from which a branch starts.
     """

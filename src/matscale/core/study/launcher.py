@@ -72,7 +72,7 @@ class Pool(Protocol):
         ...
 
     def held(self) -> dict[Path, str]:
-        """Jobs that have not ended, including those of an earlier sweep: run folder -> `queued` or `running`."""
+        """State (`queued` or `running`) of each job that has not ended, also of an earlier sweep, by run folder."""
         ...
 
     def ended(self) -> list[Ended]:
@@ -111,6 +111,6 @@ class Launcher:
     options: type[Config]
     """Configuration class of the options in that table."""
     open: Callable[[Any, Path], Pool]
-    """(options, study folder) -> pool. Raises ConfigError with the reason if the launcher cannot be used here."""
+    """Open the pool: (options, study folder) -> pool. Raises ConfigError if the launcher cannot be used here."""
     outlives: bool = False
     """Whether jobs go on without the sweep, so that `--no-wait` is possible."""

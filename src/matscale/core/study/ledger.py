@@ -147,14 +147,12 @@ def _cost(row: Mapping[str, Any], which: str) -> dict[str, float]:
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """Find run folders: `path` itself if it is a run.
+    """Find run folders: `path` itself if it is a run, else those in it, or in `runs` and `trunks` if it is a study.
 
-    Otherwise those in it, or in the folders `runs` and `trunks` of a study.
-
-    Raises ConfigError if there is no such folder.
+    Raises ConfigError if there is no folder `path`.
     """
     if not path.is_dir():
-        raise ConfigError(f"{path}: there is no such folder. `matscale sweep` makes studies, `matscale train` runs.")
+        raise ConfigError(f"{path}: there is no such folder. `matscale sweep` makes a study, `matscale train` a run.")
     if _is_run(path):
         yield path
         return

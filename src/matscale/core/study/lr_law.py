@@ -26,11 +26,11 @@ from matscale.core.files import write_text
 from matscale.core.runs.config import BudgetConfig
 
 MOST_STRUCTURES = 1e9
-"""Largest batch that a law may give; a larger one is an error of the law."""
+"""Largest batch that a law may give, in structures; a larger one shows that the law is wrong."""
 
 
 class Power(Config):
-    """Power law a N^b D^c of a hyperparameter by size and data, with the measurements behind it."""
+    """Power law a N^b D^c of a hyperparameter in parameters N and data D, with the measurements behind it."""
 
     a: Annotated[float, Field(gt=0)]
     """Value at N = D = 1."""
@@ -39,7 +39,7 @@ class Power(Config):
     c: float = 0.0
     """Exponent of D, the structures that a run sees; 0 for no dependence."""
     interval: tuple[float, float] | None = None
-    """95 % interval of b, by Student's t on the sizes; None for fewer than three sizes."""
+    """95 % interval of b, by Student's t with the sizes as observations; None for fewer than three sizes."""
     interval_c: tuple[float, float] | None = None
     """95 % interval of c."""
     verdict: str = ""
@@ -47,7 +47,7 @@ class Power(Config):
     reasons: tuple[str, ...] = ()
 
     def at(self, n: int, d: float | None) -> float:
-        """Value for N parameters and D structures seen. Raises ConfigError if it is no positive number."""
+        """Value for N parameters and D structures seen. Raises ConfigError if the law needs D and it is None."""
         if self.c and d is None:
             raise ConfigError(
                 "the law of the learning rate needs the number of structures that a run sees: give the budget in "
@@ -71,7 +71,7 @@ class Rule(Power):
     parameters: Literal["non_embedding", "total"] = "non_embedding"
     """Kind of parameters that N counts."""
     batch: Annotated[int, Field(ge=1)] | None = None
-    """Best number of structures in a batch, if it was tuned too; the default of a study."""
+    """Best number of structures in a batch, if it was tuned too; a study uses it unless it sets its own."""
     batch_law: Power | None = None
     """Law of the number of structures in a batch, if it was tuned for several sizes and amounts of data."""
     tried: tuple[dict[str, Any], ...] = ()
@@ -90,7 +90,7 @@ class Rule(Power):
         value = self.at(n, d)
         lr = float(f"{value:.3g}") if math.isfinite(value) else value
         if not 0 < lr < math.inf:
-            raise ConfigError(f"a = {self.a:g}, b = {self.b:g}: the learning rate of {n:,} parameters is {lr}.")
+            raise ConfigError(f"a = {self.a:g}, b = {self.b:g}: the learning rate for {n:,} parameters is {lr}.")
         return lr
 
     def structures(self, n: int, d: float | None = None) -> int | None:
@@ -99,7 +99,7 @@ class Rule(Power):
             return self.batch
         value = self.batch_law.at(n, d)
         if not 0.5 <= value < MOST_STRUCTURES:
-            raise ConfigError(f"a = {self.batch_law.a:g}: the batch of {n:,} parameters is {value:.3g} structures.")
+            raise ConfigError(f"a = {self.batch_law.a:g}: the batch for {n:,} parameters is {value:.3g} structures.")
         return max(1, round(value))
 
 
@@ -132,6 +132,6 @@ def read_rule(path: Path, architecture: str) -> Rule:
 
 
 def write_rule(path: Path, architecture: str, rule: Rule) -> None:
-    """Write the law of an architecture to a file; an existing one is replaced, those of other architectures stay."""
+    """Write the law of an architecture to a file, over its earlier law; those of other architectures are kept."""
     values = read_toml(path) if path.exists() else {}
     write_text(path, to_toml({**values, architecture: rule.plain()}))

@@ -40,12 +40,12 @@ OWN = {
     "budget": "budget",
     "labels": "name",
 }
-"""Keys of the training configuration that a study sets by keys of its own."""
+"""Keys of the training configuration that a study sets, each with the key of the study file that sets it."""
 
 OWN_OF_COOLDOWNS = dict.fromkeys(("schedule.kind", "schedule.warmup", "schedule.decay", "checkpoint.at"), "wsd")
 
 FAR_OFF = 0.05
-"""Relative deviation of a model's number of parameters from its rung above which there is a note."""
+"""Relative deviation of a model's number of parameters from its rung; if it is larger, the plan has a note."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class StudyPlan:
     runs: list[PlannedRun] = field(default_factory=list)
     """Runs in order: a trunk comes before its branches."""
     notes: list[str] = field(default_factory=list)
-    """Notes on runs that were left out of the grid, with the reason."""
+    """Notes on the plan, such as runs that were left out of the grid, with the reason."""
     there: dict[str, Path] = field(default_factory=dict)
     """Run folders of an earlier sweep, by the end of their names: the first characters of the identity."""
     counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
@@ -199,7 +199,7 @@ def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
             steps = 0
         if steps < least:
             short.append(run)
-            result.notes.append(f"{run.name}: left out, since its budget pays for {steps} steps of at least {least}.")
+            result.notes.append(f"{run.name}: left out, since its budget pays for {steps} steps, not for {least}.")
     left_out = {run.identity for run in short}
     result.runs = [run for run in result.runs if run.identity not in left_out]
 
@@ -263,7 +263,7 @@ def _points(study: Study) -> Iterator[Point]:
 
 
 def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
-    """Flatten `[grid]` to dotted key -> values. Raises ConfigError for a value that is no list or an empty list."""
+    """Flatten `[grid]` to values by dotted key. Raises ConfigError for a value that is no list, or an empty list."""
     found: dict[str, list[Any]] = {}
     for name, value in grid.items():
         key = prefix + name
@@ -272,7 +272,7 @@ def _leaves(grid: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
         elif isinstance(value, list) and value:
             found[key] = value
         else:
-            raise ConfigError(f"grid.{key} = {value!r}: expected a list of the values to try, with one at least.")
+            raise ConfigError(f"grid.{key} = {value!r}: expected a list of the values to try, with at least one.")
     return found
 
 
@@ -304,7 +304,7 @@ def _refuse_own(study: Study) -> None:
 
 
 def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a key that is given twice, or beside a key within it: one value would be lost."""
+    """Raises ConfigError for a key that is given twice, or together with a key inside it: one value would be lost."""
     seen: dict[str, str] = {}
     outside: dict[str, str] = {}
     for key, leaves in _given(values, is_grid=table == "grid"):
@@ -329,7 +329,7 @@ def _outer(key: str) -> list[str]:
 def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Iterator[tuple[str, set[str]]]:
     """Pairs of (key as written, set of dotted keys that it sets).
 
-    Values of a list in `[grid]` may set different ones.
+    A list in `[grid]` may have tables that set different keys; the set then has the keys of all of them.
     """
     for name, value in values.items():
         key = prefix + name
@@ -386,7 +386,7 @@ def _doubtful_rules(study: Study) -> list[str]:
 
 
 def _by_rule(result: StudyPlan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the learning rate of a law, and its batch size unless `values` set one."""
+    """Fill in the learning rate that `rule` gives, and the batch size that it gives unless `values` set one."""
     file = result.study.lr if size.grid.lr is None else size.grid.lr
     n, d = size.parameters[rule.parameters], None
     is_own = _section(values, "batch").get("structures") is not None

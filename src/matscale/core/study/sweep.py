@@ -41,13 +41,13 @@ class Sweep:
     pool: Pool
     progress: Reporter = SILENT
     retry_failed: bool = False
-    """Whether to restart runs that failed with an error of their own, too."""
+    """Whether to restart also runs that failed with an error of their own."""
     wait: bool = True
     """Whether to wait for all runs; otherwise start those that are ready and leave them to the launcher."""
     states: dict[Path, State] = field(default_factory=dict)
-    """Run folder -> state of the run."""
+    """State of each run, by run folder."""
     given_up: dict[Path, str] = field(default_factory=dict)
-    """Run folder -> reason why the run is stopped early; the sweep counts it as done."""
+    """Reason why a run is stopped early, by run folder; the sweep counts such a run as done."""
     _tries: Counter[Path] = field(default_factory=Counter)
     _written: float = 0.0
 

@@ -1,9 +1,9 @@
 """Tune the learning rate: find the best one for a few small sizes. `scaling.dials` fits a law to the results.
 
 Each size is trained with a grid of learning rates, each four times the one before. If the best rate lies at an end, the
-grid is extended there. Then half and twice the best rate are tried, and the same around the new best rate, until the
-losses at both neighbours at a factor of 2 are known. The result is the vertex of the parabola through these three
-losses, in log LR. A run whose loss becomes non-finite counts as an infinite loss.
+grid is extended there. Then half and twice the best rate are tried. If one of them is better, the same is done around
+it, until the losses at half and at twice the best rate are known. The result is the vertex of the parabola through
+these three losses, in log LR. A run whose loss becomes non-finite counts as an infinite loss.
 
 Without tuning at each size, a law in N has a wrong exponent: Porian et al., arXiv:2406.19146.
 """
@@ -43,7 +43,7 @@ class Tuning:
     """Rungs of the size ladder."""
     lowest: float = 3e-4
     highest: float = 2e-2
-    """Ends of the first grid of learning rates, lowest and highest."""
+    """`lowest` and `highest`: ends of the first grid of learning rates"""
     batches: tuple[int, ...] = ()
     """Batch sizes in structures to choose from; empty: that of the configuration."""
     base: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if not self.params:
-            raise ConfigError("--params: give one size at least, better three: 3k,10k,30k.")
+            raise ConfigError("--params: give at least one size, better three: 3k,10k,30k.")
         if len({short(n) for n in self.params}) < len(self.params):
             raise ConfigError(f"--params: {', '.join(map(str, self.params))} are not all different sizes.")
         if not 0 < self.lowest < self.highest:
@@ -72,14 +72,14 @@ class Tuned:
     parameters: dict[str, int]
     batch: int | None
     losses: dict[float, float]
-    """Learning rate -> loss, the mean over seeds."""
+    """Mean loss over seeds, by learning rate."""
     lr: float
     """Best learning rate: the vertex of the parabola, or the best rate that was tried if there is no parabola."""
     loss: float
     """Loss at the best rate that was tried."""
     half: float | None
     double: float | None
-    """Factors by which the loss is higher at half and at twice the best rate; None if the loss was not finite there."""
+    """`half`, `double`: loss at half and at twice the best tried rate / loss at that rate; None if not finite"""
     data: float | None = None
     """Structures that a run sees; None if unknown"""
 

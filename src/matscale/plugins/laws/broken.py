@@ -2,8 +2,8 @@ r"""Broken power law: one smooth break between two powers, above a floor (Caball
 
     L = E + A x^-alpha (1 + (x / X)^(1 / f))^(-gamma f)
 
-Below X the exponent is alpha, far above it alpha + gamma; f is the width of the break in ln x. Six parameters: nine
-sizes are needed at least.
+Far below X the exponent is alpha, far above X it is alpha + gamma; f is the width of the break in ln x. The law has six
+parameters and needs at least nine sizes.
 """
 
 from __future__ import annotations

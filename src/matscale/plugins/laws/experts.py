@@ -2,9 +2,9 @@ r"""Mixtures of experts: N active or dense parameters, X experts, D data.
 
 experts       L = E + A N^(-alpha + gamma ln X) X^-delta
 experts-data  L = E + A N^(-alpha + gamma ln X) X^-delta + B D^(-beta + zeta ln X) X^-omega
-              (Ludziejewski et al., arXiv:2502.05172, with the number of experts as it is; `experts` is that at one D)
+              (Ludziejewski et al., arXiv:2502.05172, with X untransformed; `experts` is this law at a fixed D)
 granularity   L = E + (A + G X^-gamma) N^-alpha + B D^-beta
-              (Krajewski et al., arXiv:2402.07871; X is into how many experts one layer is cut)
+              (Krajewski et al., arXiv:2402.07871; X is the number of experts into which one layer is divided)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GRANULAR = Powers(
 
 
 def experts_data_starts(x: Array, y: Array) -> Array:
-    """Starts from the joint law in N and D, with and without a gain by experts in each term."""
+    """Starts from the joint law in N and D, with and without a gain from experts in each of its two power terms."""
     found = []
     for e, a, b, alpha, beta in ND.starts(x[:, :2], y, 2, alpha=COARSE, beta=COARSE):
         found += [[e, a, alpha, n_gain, 0.0, b, beta, d_gain, 0.0] for n_gain, d_gain in ((0, 0), (0.1, 0), (0.1, 0.1))]

@@ -48,9 +48,9 @@ def _of_size(theta: Array, n: Array) -> tuple[Array, ...]:
 
 
 def _at_runs(theta: Array, x: Array, count: int) -> list[Array]:
-    """Compute the first `count` functions of N at the runs.
+    """Compute the first `count` functions of N (`_of_size`) at the runs, once for each distinct N.
 
-    Runs have few sizes, and exponentials are what a fit of this law would spend its time on.
+    The exponentials in these functions would otherwise dominate the time of a fit.
     """
     n = x[..., 0] - ANCHOR
     if n.ndim > 1:

@@ -1,10 +1,10 @@
-r"""Joint laws for many epochs: U unique structures, each seen S / U times, R = S / U - 1 of them again.
+r"""Joint laws for many epochs: each of U unique structures is seen S / U times, hence repeated R = S / U - 1 times.
 
 repetition   L = E + A N^-alpha + B D'^-beta,  D' = U + U R* (1 - exp(-R / R*))
              A repeated structure is worth less than a new one, and never harms (Muennighoff et al., arXiv:2305.16264).
 overfitting  L = E + A N^-alpha + B S^-beta + P (R N / U)^kappa
-             Repetition harms in the end: the data term falls with all that is seen, and a penalty rises with the
-             repeats and with the parameters per structure. It is 0 for one epoch.
+             Repetition harms in the end: the data term falls with S, the structures seen, but a penalty rises with the
+             repeats and with the parameters per unique structure. The penalty is 0 for one epoch.
 
 Lovelace et al., arXiv:2605.01640, found that an additive penalty describes the excess loss. Their penalty has one
 coefficient and a fixed shape; here the exponent kappa is fitted, since no shape is known for models of atoms.
@@ -23,7 +23,7 @@ KAPPAS = (0.25, 0.5, 1.0, 1.5)
 WORTH = (-6.0, 12.0)
 """Bounds of ln R*: beyond them repeats are worth nothing, or as much as new structures."""
 NO_REPEAT = 1e-9
-"""Stands for R = 0, of which there is no logarithm."""
+"""Value that replaces R = 0, whose logarithm is not finite."""
 
 
 def useful(log_r: Array, unique: Array, seen: Array) -> Array:
@@ -43,7 +43,7 @@ def _more_useful(log_r: Array, unique: Array, seen: Array) -> Array:
 
 
 def _worth(theta: Array, x: Array) -> Array:
-    """Compute (ln N, ln D') of ln N, ln U, ln S: the joint law in N and D' is the law."""
+    """Compute (ln N, ln D') from ln N, ln U, ln S; `repetition` is the joint law in N and D'."""
     log_d = useful(theta[..., 5, None], x[..., 1], x[..., 2])
     return np.stack(np.broadcast_arrays(x[..., 0], log_d), axis=-1)
 
@@ -79,7 +79,7 @@ PENALISED = Powers(
     terms={"E": (), "A": ("alpha",), "B": ("beta",), "P": ("kappa",)},
     variables={"alpha": ("n",), "beta": ("s",), "kappa": ("relief",)},
 )
-"""The law in ln N, ln S and the negative pressure, whose power the penalty is."""
+"""Form of `overfitting` in ln N, ln S and ln of the relief, relief = U / (R N); the penalty is P relief^-kappa."""
 
 
 def _pressed(x: Array) -> Array:

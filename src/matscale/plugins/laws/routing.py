@@ -18,7 +18,7 @@ LOG10 = np.log(10.0)
 
 
 STARTS, SPANS = (-8.0, 8.0), (-6.0, 16.0)
-"""Bounds of ln X_start and of ln of the span."""
+"""Bounds of ln X_start and of ln of the span, X_max / X_start - 1."""
 
 
 def _limits(log_start: Array, log_span: Array) -> tuple[Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""Sums of terms in logarithms, ln Σ_i exp(t_i), and the sums of powers that most laws are."""
+"""Logarithms of sums, ln Σ_i exp(t_i), and laws that are sums of powers, as most are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from matscale.plugin import Array, Law, amplitudes, best_of, log_amplitudes
 
 EXPONENTS = np.linspace(0.02, 2.0, 40)
-"""Grid of an exponent at which the search of a joint law begins."""
+"""Values of an exponent at which the search for a joint law begins."""
 
 
 def log_sum(terms: Array) -> Array:
@@ -36,19 +36,19 @@ def shares(terms: Array) -> Array:
 class Powers:
     """Sum of powers, L = E + A N^-alpha + B D^-beta and the like: the logarithm of a term is linear in its parameters.
 
-    An exponent of two variables turns the power of each by the other: gamma of (n, e) is the factor N^(gamma ln X).
+    An exponent of two variables makes the power of each depend on the other: gamma of (n, e) gives N^(gamma ln X).
     """
 
     axes: tuple[str, ...]
     parameters: tuple[str, ...]
-    """All of them, in the order of theta."""
+    """All parameters, in the order of theta."""
     terms: Mapping[str, tuple[str, ...]]
-    """Amplitude of each term -> the exponents in it; `E` is the floor."""
+    """Exponents in each term, by the name of the term's amplitude; `E` is the floor."""
     variables: Mapping[str, tuple[str, ...]]
-    """Exponent -> the axes whose power it is."""
+    """Axes that each exponent belongs to: one axis, or two for an exponent that couples them."""
 
     def value(self, theta: Array, x: Array) -> Array:
-        """Compute ln L [..., k] of theta [..., p] and ln x [..., k, axes]."""
+        """Compute ln L [..., k] from theta [..., p] and ln x [..., k, axes]."""
         terms = self._terms(theta, x)
         return terms[0] if len(terms) == 1 else log_sum(terms)
 
@@ -62,7 +62,7 @@ class Powers:
         return np.stack(columns, axis=-1)
 
     def move(self, theta: Array, x0: Array, y0: float) -> Array:
-        """Compute theta of the same curve after ln x → ln x + x0 and ln L → ln L + y0."""
+        """Compute theta of the same curve shifted by x0 in ln x and by y0 in ln L."""
         moved = theta.copy()
         for amplitude, names in self.terms.items():
             moved[..., self._at(amplitude)] += y0
@@ -78,7 +78,7 @@ class Powers:
     def starts(self, x: Array, y: Array, count: int, **grids: Array) -> Array:
         """Best `count` starts by variable projection: for each point of the grids the best amplitudes >= 0.
 
-        `grids` has the values of each exponent; those without one are 0.
+        `grids` has the values to try for each exponent; exponents without a grid are 0.
         """
         points = np.array(list(product(*grids.values())))
         theta = np.zeros((len(points), len(self.parameters)))
@@ -108,7 +108,7 @@ class Powers:
         return self.parameters.index(name)
 
     def _times(self, name: str, value: Array, x: Array) -> Array:
-        """Multiply `value` by the slope of a term's logarithm along the exponent `name`."""
+        """Multiply `value` by the derivative of a term's logarithm by its exponent `name`."""
         for axis in self.variables[name]:
             value = value * -x[..., self.axes.index(axis)]
         return value

@@ -185,4 +185,4 @@ def test_a_frontier_has_to_predict_both_held_out_points() -> None:
     assert off.covered
     [reason] = not_predicted(replace(fit, held_out=(off, last)))
     assert reason.trigger == "f"
-    assert "the cheaper runs predict +21" in str(reason)
+    assert "predictions from the cheaper runs miss: +21" in str(reason)

@@ -92,7 +92,7 @@ def test_a_law_that_misses_a_bend_says_which_slopes_the_range_has() -> None:
 
 def test_every_output_says_what_can_still_be_said_of_a_refused_law() -> None:
     fit = bent()
-    assert fit.still.startswith("within the range of the points, with what the law misses allowed for: alpha 0.3")
+    assert fit.still.startswith("within the range of the points, allowing for the misfit of the law: alpha 0.3")
     plain = fit.plain()
     assert plain["still"] == fit.still
     assert plain["intervals_with_misfit"]["alpha"][0] < plain["intervals"]["alpha"][0]

@@ -74,7 +74,7 @@ def test_runs_of_other_lengths_are_compared_at_the_same_share() -> None:
     ("rows", "reason"),
     [
         (sweep(np.random.default_rng(5), SIZES[:4]), "4 sizes .* 5 are needed"),
-        (sweep(np.random.default_rng(5), validations=3), "no run was validated"),
+        (sweep(np.random.default_rng(5), validations=3), "no run has three validations"),
     ],
 )
 def test_what_cannot_be_tested_is_said(rows: list[dict[str, object]], reason: str) -> None:

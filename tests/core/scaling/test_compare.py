@@ -172,7 +172,7 @@ def test_architectures_on_other_data_are_refused(rng: Rng) -> None:
 def test_an_amount_of_data_that_nobody_has_is_refused(rng: Rng) -> None:
     rows = [{**row, "d": d} for arch in "ab" for d in (100.0, 900.0) for row in ladder(rng, arch=arch)]
     assert compare(Table.of(rows), [], LAWS, axis="n", at=101.0).fixed == "d = 100"
-    with pytest.raises(DataError, match=r"No runs have d = 7\. There are: 100, 900"):
+    with pytest.raises(DataError, match=r"No runs have d = 7\. Choose one of: 100, 900"):
         compare(Table.of(rows), [], LAWS, axis="n", at=7.0)
 
 

@@ -352,7 +352,7 @@ def test_a_run_that_never_touches_the_frontier_is_listed(rng: Rng) -> None:
 
 def test_a_frontier_that_few_runs_touch_is_refused(rng: Rng) -> None:
     rows = [row for row in curves(rng) if row["run"] in ("r0", "r7")]
-    with pytest.raises(DataError, match="2 runs of 2 touch the compute frontier; its law needs 4"):
+    with pytest.raises(DataError, match="The compute frontier has points of 2 runs of 2; a law needs 4 runs"):
         matscale.fit(rows, "frontier")
 
 
@@ -410,7 +410,7 @@ def test_a_budget_whose_optimum_is_at_the_edge_is_dropped_and_said(rng: Rng) -> 
 
 def test_runs_without_common_budgets_are_no_isoflop_sets(rng: Rng) -> None:
     rows = [{**row, "c": float(row["n"]) * 50} for row in ladder(rng)]  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="No compute budget was spent on 4 sizes"):
+    with pytest.raises(DataError, match="No compute budget has runs of 4 sizes"):
         matscale.fit(rows, "isoflop")
 
 

@@ -101,7 +101,7 @@ def test_another_law_in_n_and_d_says_which_runs_come_next() -> None:
     assert len(batch.runs) == 2
     with pytest.raises(ConfigError, match="kaplan has no alpha"):
         next_batch([kaplan], Purpose.parse("alpha=0.02"), 2, 1e13)
-    with pytest.raises(ConfigError, match="by the law nd alone"):
+    with pytest.raises(ConfigError, match="Only the law nd tells"):
         next_batch([kaplan, kaplan], Purpose.parse("cheaper@loss=2"), 2, 1e13)
 
 
@@ -124,7 +124,7 @@ def test_bad_requests_for_next_runs_are_refused() -> None:
     with pytest.raises(ConfigError, match="two architectures"):
         next_batch([side], Purpose.parse("cheaper@loss=2"), 3, 1e13)
     none = side_of(Table.of(grid()), (np.zeros(0), np.zeros(0), np.zeros(0)))
-    with pytest.raises(ConfigError, match="No run is left"):
+    with pytest.raises(ConfigError, match="No candidate run is left"):
         next_batch([none], Purpose.parse("alpha=0.001"), 3, 1e13)
     with pytest.raises(DataError):
         side_of(table)

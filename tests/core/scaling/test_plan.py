@@ -144,7 +144,7 @@ def test_a_plan_of_run_folders_rests_on_their_counted_flops_and_their_speed(tmp_
 def test_without_a_law_there_is_no_plan_but_the_runs_that_would_tell() -> None:
     fit = matscale.fit(grid(np.random.default_rng(0), 3, 4, 2, 0.02), "nd", samples=60)
     with pytest.raises(
-        MatscaleError, match=r"No plan: the joint law is incomplete design \(b: .*runs that would tell most"
+        MatscaleError, match=r"No plan: the joint law is incomplete design \(b: .*most informative next runs"
     ):
         make_plan(fit, flops=1e12)
 
@@ -174,7 +174,7 @@ def test_a_budget_that_buys_any_amount_of_data_is_refused(joint: Fit) -> None:
 
 
 def test_a_cost_needs_a_grid(rng: np.random.Generator) -> None:
-    with pytest.raises(DataError, match="not 6 N D"):
+    with pytest.raises(DataError, match="not taken as 6 N D"):
         measured_cost(Table.of(ladder(rng)))
     line = [{**row, "d": 2.0 * float(row["n"]), "c": float(row["n"])} for row in ladder(rng)]  # type: ignore[arg-type]
     with pytest.raises(DataError, match="vary independently"):

@@ -199,9 +199,9 @@ def test_a_pooled_law_is_rejected_where_groups_lie_off_together(rng: Rng) -> Non
     rows = table(rng, (6,) * 6)
     fit = matscale.fit(rows, "power", pool=True)
     assert fit.verdict == "rejected"
-    assert any("see --law mixed" in reason.text for reason in fit.reasons)
+    assert any("use --law mixed" in reason.text for reason in fit.reasons)
     assert fit.widening > 1.5
-    assert "see --law mixed" not in fit_text(matscale.fit(table(rng, (6,) * 6, tau=0.0), "power", pool=True))
+    assert "use --law mixed" not in fit_text(matscale.fit(table(rng, (6,) * 6, tau=0.0), "power", pool=True))
 
 
 def test_costs_of_models_of_one_size_may_differ_in_a_pooled_table(rng: Rng) -> None:
@@ -223,7 +223,7 @@ ALONE = [{"arch": f"model-{k}", "n": 1e4 * 2.0**k, "loss": 9.0 * 2 ** (-0.3 * k)
     [
         (ALONE, "mixed", "has one size: its offset cannot be told from its residual.*--pool"),
         (ALONE, "auto", "has one row, and a law needs at least four sizes.*--pool.*--law mixed"),
-        ([*ALONE, {"arch": "model-0", "n": 3e6, "loss": 1.0}], "mixed", "two points more than groups.*--pool"),
+        ([*ALONE, {"arch": "model-0", "n": 3e6, "loss": 1.0}], "mixed", "two more points than groups.*--pool"),
         ([{**row, "arch": "one"} for row in ALONE], "mixed", "needs several groups"),
     ],
 )

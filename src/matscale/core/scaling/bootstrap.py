@@ -1,17 +1,17 @@
-"""Uncertainty of a joint law: a bootstrap over runs with two sources of noise, sizes and runs.
+"""Uncertainty of a joint law: a residual bootstrap with noise between sizes and noise between runs of a size.
 
 The residuals of ln L are split into one effect per size (all runs of a size share its width and its tuning) and one
 residual per run. Each bootstrap sample adds redrawn size effects (with random signs) and redrawn residuals to the
 fitted law; then the law is refitted to it with the same Huber objective. Three corrections keep the coverage right with
 few runs:
 
-- residuals are scaled by their degrees of freedom, n / (n - p) for runs and likewise for sizes;
-- they are smoothed, since Huber's narrow function cares for the density of small residuals, which p fitted ones distort
-  (De Angelis, Hall & Young 1993);
-- quantiles are widened from the normal to Student's t with Satterthwaite's degrees of freedom, by parameter: a data
-  exponent is known from within sizes, a parameter exponent only from between them.
+- the variance of residuals is multiplied by n / (n - p) for their degrees of freedom, for runs and likewise for sizes;
+- residuals are smoothed, since a Huber loss with a small threshold depends on the density of residuals near 0, which
+  the fit of p parameters distorts (De Angelis, Hall & Young 1993);
+- quantiles are widened from the normal to Student's t, with Satterthwaite's degrees of freedom for each parameter:
+  differences within sizes determine the data exponent, only those between sizes determine the exponent of model size.
 
-docs/laws.md has the coverage that this reaches.
+docs/laws.md reports the coverage of these intervals.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class NoiseParts:
     """Residuals of ln L, split into an effect per size and a residual per run."""
 
     sizes: Array
-    """Effect of each size [g], scaled to the variance between sizes beyond that of runs"""
+    """Effect of each of the g sizes [g], scaled to a mean square of `between`"""
     runs: Array
-    """Residual of each run about its size [k], scaled by its degrees of freedom"""
+    """Residual of each of the k runs about the mean of its size [k], scaled to a mean square of `within`"""
     between: float
-    """Variance between sizes"""
+    """Variance between sizes, less the part that the noise of runs causes"""
     within: float
     """Variance between runs of a size"""
     size: NDArray[np.int64]
-    """Size of each run [k]"""
+    """Index of the size of each run [k]"""
 
     @property
     def n_sizes(self) -> int:
@@ -48,12 +48,12 @@ class NoiseParts:
 
 
 def take_apart(residual: Array, size: NDArray[np.int64], n_parameters: int, n_between: int) -> NoiseParts:
-    """Split the residuals [k] of ln L into effects of sizes and residuals of runs.
+    """Split the residuals of ln L of the runs [k] into one effect per size and one residual per run.
 
-    `size` [k] is the number of the size of each run.
+    `size` [k] is the index of the size of each run, from 0.
 
-    `n_between` of the `n_parameters` are determined by differences between sizes alone: they cost degrees of freedom
-    between sizes, the others cost degrees of freedom within sizes.
+    `n_between` is the number of those among the `n_parameters` that only differences between sizes determine. They cost
+    degrees of freedom between sizes; the other parameters cost degrees of freedom within sizes.
     """
     k, g = len(residual), int(size.max()) + 1
     counts = np.bincount(size, minlength=g)
@@ -81,7 +81,7 @@ class Draws:
     """The parameters of the original fit [p]"""
     frame: Frame
     draws: Array
-    """[b, p]"""
+    """Parameters of the refit to each of the b bootstrap samples [b, p]"""
     freedom: Array
     """Degrees of freedom of each parameter [p]"""
     noise: NoiseParts
@@ -99,20 +99,20 @@ class Draws:
         return replace(self, draws=self.theta + (self.draws - self.theta) * factor, noise=wider)
 
     def widened(self, level: float = LEVEL) -> Array:
-        """Samples [b, p] with deviations from the fit that are widened from the normal to Student's t."""
+        """Bootstrap samples [b, p], with deviations from the fit widened by the ratio of t to normal quantiles."""
         factor = stats.t.ppf(0.5 + level / 2, self.freedom) / stats.norm.ppf(0.5 + level / 2)
         return np.asarray(self.theta + (self.draws - self.theta) * factor)
 
     def intervals(self, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-        """Confidence intervals, as parameter -> (low, high)."""
+        """Confidence interval (low, high) of each parameter, by name."""
         values = self.law.plain(self.law.bounded(self.widened(level)), self.frame)
         ends = {name: np.quantile(v, [0.5 - level / 2, 0.5 + level / 2]) for name, v in values.items()}
         return {name: (float(e[0]), float(e[1])) for name, e in ends.items()}
 
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
-        """Interval (low, high) of ln L at `logx` [m, axes], for a new run of a new size.
+        """Interval (low, high) of ln L at each of the m points `logx` [m, axes].
 
-        With `new` false, the interval of the law itself.
+        Prediction interval for a new run of a new size, or confidence interval of the law if `new` is false.
         """
         x = logx - self.frame.x
         values = self.law.value(self.draws, x) + self.frame.y  # [b, m]
@@ -145,8 +145,8 @@ def bootstrap(
 ) -> Draws:
     """Refit the law to `samples` bootstrap samples of the points.
 
-    `n_between`: number of parameters that only differences between sizes determine. By default 2, the factor and the
-    exponent of the power of the size, and 1 more for a floor.
+    `n_between`: number of parameters that only differences between sizes determine. Default: 2 (the factor and the
+    exponent of the term in size), or 3 for a law with a floor.
     """
     x, y = logx - solution.frame.x, logy - solution.frame.y
     fitted = law.value(solution.theta, x)
@@ -163,7 +163,7 @@ def bootstrap(
 
 
 def _smoothed(noise: NoiseParts, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Residuals of runs drawn again, with a Gaussian around each value; their variance is unchanged."""
+    """Residuals of runs, drawn with replacement and smoothed by a Gaussian kernel that keeps their variance."""
     width = len(noise.runs) ** -0.2  # the usual rate of a kernel's width, n^(-1/5)
     drawn = rng.choice(noise.runs, shape) + width * np.sqrt(noise.within) * rng.standard_normal(shape)
     return np.asarray(drawn / np.sqrt(1 + width**2))
@@ -172,7 +172,7 @@ def _smoothed(noise: NoiseParts, rng: np.random.Generator, shape: tuple[int, int
 def _freedom(law: Law, theta: Array, x: Array, noise: NoiseParts, n_between: int) -> Array:
     """Satterthwaite's degrees of freedom of each parameter [p].
 
-    Its variance follows from the law linearised at `theta`.
+    The variances of the parameters are those of the law linearised at `theta`.
     """
     inverse = np.linalg.pinv(law.derivatives(theta, x), rcond=1e-12)  # [p, k]
     # A parameter is a weighted sum of residuals: the effect of a size has the sum of the weights of its runs.

@@ -1,7 +1,7 @@
 """The checklist of "(Mis)Fitting: a survey of scaling laws" (arXiv:2502.18969), filled in for a fit.
 
 It has four parts: the assumed form of the law, the training of the models, the collected data, the fit of the law.
-Where the records have no answer, the checklist says so, and the author of the paper fills it in.
+Answers that the records do not have read `not recorded`; the author of the paper fills them in.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ UNKNOWN = "not recorded"
 
 
 def checklist(fit: Fit, collapse: Collapse | None = None) -> dict[str, dict[str, str]]:
-    """Checklist as part -> question -> answer.
+    """Answers to the checklist, in one dictionary per part whose keys are the questions.
 
-    `collapse` is the check of the architecture's training curves, if they were read.
+    `collapse` is the result of the collapse test on the architecture's training curves, if they were read.
     """
     training = {**_training(fit), "curves": UNKNOWN if collapse is None else collapse.text}
     return {"law": _law(fit), "training": training, "data": _data(fit), "fitting": _fitting(fit)}
@@ -80,7 +80,7 @@ def _fitting(fit: Fit) -> dict[str, str]:
         "search": f"variable projection, {starts} starts, {facts['starts that agree']} agree"
         if starts
         else str(facts.get("search", "grid of exponents, then Levenberg-Marquardt")),
-        "converged": f"relative slope {facts['gradient']:.1e}" if "gradient" in facts else UNKNOWN,
+        "converged": f"relative gradient {facts['gradient']:.1e}" if "gradient" in facts else UNKNOWN,
         "intervals": f"{fit.level:.0%}, two-level bootstrap, {samples} samples"
         if samples
         else str(facts.get("intervals", f"{fit.level:.0%}, Student's t on {len(fit.x)} points")),
@@ -97,7 +97,7 @@ def _place(at: dict[str, float]) -> str:
 
 
 def _shown(values: Iterable[Any] | None) -> str:
-    """Text of values from JSON records, for people."""
+    """Readable text of at most six values; strings among them are JSON."""
     if not values:
         return UNKNOWN
     plain = [json.loads(v) if isinstance(v, str) else v for v in values]

@@ -18,14 +18,14 @@ from matscale.core.scaling.verdict import Reason
 MOST = 0.4
 """Floor, as a share of the loss at the largest size, that a plain law must exclude.
 
-It lowers the slope there by 40 %.
+Such a floor lowers the slope at the largest size by 40 %.
 """
 CHANCE = 0.05
-"""Share of laws with such a floor that pass for a plain law."""
+"""Level of the test: probability that a law with such a floor passes for a plain power law."""
 
 
 def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
-    """Reasons of trigger i against a plain power of a loss: a floor that is not excluded."""
+    """Reasons of verdict trigger i, a floor that the points do not exclude, against a plain power law of a loss."""
     law = spread.law
     if law.floor is not None or law.verdict != "law" or law.n_parameters != 2 or not means.falls:
         return []
@@ -35,7 +35,7 @@ def floor_reasons(spread: Spread, means: Means) -> list[Reason]:
 
 
 def not_excluded(p: float, points: str) -> list[Reason]:
-    """Reason of trigger i for points that do not exclude a floor at `CHANCE`; `p` is the probability from the test."""
+    """Reason of verdict trigger i if `p`, the p-value of a floor, is `CHANCE` or more; `points` counts the points."""
     if p < CHANCE:
         return []
     text = (
@@ -46,11 +46,11 @@ def not_excluded(p: float, points: str) -> list[Reason]:
 
 
 def floor_chance(x: Array, y: Array, root: Array | None = None, share: float = MOST) -> float:
-    """p-value of a floor that is `share` of the loss at the largest size; small values exclude it.
+    """p-value of a floor that is `share` of the loss at the largest size; a small p-value excludes the floor.
 
-    L = L_1 (share + (1 - share) (x / x_1)^-alpha), fitted in ln L_1 and alpha; then one step in the share, with its
-    standard error from the residuals. `root` [k, k] is the square root of the inverse covariance of the points, up to a
-    factor; None: all points have the same variance.
+    The law L = L_1 (share + (1 - share) (x / x_1)^-alpha) is fitted in ln L_1 and alpha. One Gauss-Newton step in the
+    share, over its standard error from the residuals, is then the t statistic. `root` [k, k] is the square root of the
+    inverse covariance of the k points, up to a factor; None: all points have the same variance.
     """
     freedom = len(y) - 3
     if freedom < 1:

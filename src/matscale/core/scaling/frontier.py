@@ -1,9 +1,9 @@
 """Compute frontier: the best loss of all runs for each amount of compute.
 
-A minimum over raw checkpoints is biased low by noise, and its points depend on each other. So the first part of each
-run's curve (warm-up) is left out, the rest is smoothed by a running median and made monotonic. The frontier is the
-lower convex hull of all curves in logarithms, with one point per run that touches it. A bootstrap over runs gives its
-uncertainty.
+Noise biases a minimum over raw checkpoints low, and makes its points depend on each other. Therefore the first part of
+each run's curve (warm-up) is left out, and the rest is smoothed by a running median and made monotonic. The frontier is
+the lower convex hull of all curves in logarithms, with one point per run that touches it. A bootstrap over runs gives
+the uncertainty of the frontier.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import Reason, flat, learning, verdict
 
 SKIPPED = 0.1
-"""Share of a run's compute, at its beginning, that is left out."""
+"""Share of a run's compute that is left out at the beginning of its curve."""
 WIDEST = 2.0
 """Largest ratio of the ends of the exponent's interval; a frontier with a wider interval is no law."""
 NEAR = 0.1
@@ -37,7 +37,7 @@ class SmoothedCurve:
     """Smoothed curve of one run."""
 
     rows: Array
-    """Rows of the table, in the order of compute"""
+    """Indices of the run's rows in the table, by ascending compute"""
     c: Array
     """ln of compute"""
     loss: Array
@@ -62,7 +62,7 @@ def curves(table: Table) -> list[SmoothedCurve]:
 
 
 def _median5(values: Array) -> Array:
-    """Running median over five points, over fewer at the ends."""
+    """Running median over five points; the first and the last value are repeated beyond the ends."""
     if len(values) < 5:
         return values
     padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
@@ -92,9 +92,9 @@ def _turns_up(c: Array, loss: Array, a: int, b: int, k: int) -> bool:
 
 
 def touching(found: list[SmoothedCurve]) -> tuple[Array, Array, Array]:
-    """Points of the frontier as (number of the curve, ln c, ln loss), one for each run that touches it.
+    """Points of the frontier: arrays of the index of the curve, of ln c and of ln loss, by ascending c.
 
-    The point of a run is the mean of its points on the hull.
+    Each run that touches the hull gives one point, the mean of its points on the hull.
     """
     which = np.concatenate([np.full(len(curve.c), k) for k, curve in enumerate(found)])
     c, loss = np.concatenate([f.c for f in found]), np.concatenate([f.loss for f in found])
@@ -107,7 +107,7 @@ def touching(found: list[SmoothedCurve]) -> tuple[Array, Array, Array]:
 
 
 def corners(curve: SmoothedCurve) -> SmoothedCurve:
-    """Points of a curve on its own convex hull; the hull of all curves follows from these alone."""
+    """Points of a curve that lie on its own lower convex hull; only such points can lie on the hull of all curves."""
     at = hull(curve.c, curve.loss)
     return SmoothedCurve(curve.rows[at], curve.c[at], curve.loss[at])
 
@@ -115,7 +115,7 @@ def corners(curve: SmoothedCurve) -> SmoothedCurve:
 def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples: int = 1000, seed: int = 0) -> Fit:
     """Fit a law in c to the compute frontier.
 
-    Its exponent's interval is the wider of Student's t and the bootstrap over runs.
+    The exponent's interval spans both the interval from Student's t and the one from a bootstrap over runs.
     """
     found = curves(table)
     bar = lowest_bar(table, target)
@@ -127,8 +127,8 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
     names, x, y = touching(reduced)
     if len(names) < 3:
         raise DataError(
-            f"{counted(len(names), 'run')} of {len(found)} touch the compute frontier; its law needs 4 of them over "
-            "a decade. Train smaller models for less compute and larger ones for more."
+            f"The compute frontier has points of {counted(len(names), 'run')} of {len(found)}; a law needs 4 runs on "
+            "it, over a decade of compute. Train smaller models for less compute and larger ones for more."
         )
     rows = np.concatenate([found[k].rows for k in names])
     mask = np.zeros(len(table), dtype=bool)
@@ -142,7 +142,7 @@ def fit_frontier(table: Table, laws: list[Law], target: str = "loss", *, samples
 
 
 def _resampled(found: list[SmoothedCurve], law: Law, samples: int, seed: int) -> Array:
-    """Exponents of the frontiers of bootstrap samples, each of runs drawn with replacement."""
+    """Exponents of laws that are fitted to the frontiers of bootstrap samples of the runs."""
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(min(samples, 300)):
@@ -159,7 +159,9 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
     intervals, reasons = dict(fit.intervals), [reason for reason in fit.reasons if reason.trigger != "f"]
     reasons += not_predicted(fit)
     notes = [note for note in fit.notes if not note.startswith("one run per size")]
-    notes.append(f"{len(fit.x)} of {n_runs} runs touch the frontier; intervals hold what drawing runs again changes")
+    notes.append(
+        f"{len(fit.x)} of {n_runs} runs touch the frontier; intervals include a bootstrap over runs if possible"
+    )
     if len(exponents) >= 50:
         factor = quantile(LEVEL, max(len(fit.x) - 2, 1)) / stats.norm.ppf(0.5 + LEVEL / 2)
         value = fit.parameters[name]
@@ -180,7 +182,7 @@ def _with_bootstrap(fit: Fit, exponents: Array, n_runs: int) -> Fit:
 
 
 def too_wide(name: str, low: float, high: float) -> list[Reason]:
-    """Reason of trigger c if an exponent's interval spans more than a factor of `WIDEST`: a frontier has few points."""
+    """Reason of verdict trigger c if the ends of an exponent's interval differ by more than a factor of `WIDEST`."""
     least, most = sorted((abs(low), abs(high)))
     if least * WIDEST >= most:
         return []
@@ -189,10 +191,9 @@ def too_wide(name: str, low: float, high: float) -> list[Reason]:
 
 
 def not_predicted(fit: Fit) -> list[Reason]:
-    """Reason of trigger f if a held-out point lies outside its 95 % interval or is off by more than `NEAR`.
+    """Reason of verdict trigger f if a held-out point lies outside its 95 % interval or is off by more than `NEAR`.
 
-    With the few points of a frontier the interval is often so wide that it would hold any value; hence the second
-    limit.
+    A frontier has few points, so that the interval is often wide enough for any value; hence the limit `NEAR`.
     """
     missed = [one for one in fit.held_out if not one.covered or abs(one.error) > NEAR]
     if not missed:
@@ -201,5 +202,5 @@ def not_predicted(fit: Fit) -> list[Reason]:
         f"{percent(one.error)} at c = {size(one.at[fit.axes[0]])}{'' if one.covered else ', outside its interval'}"
         for one in missed
     )
-    text = f"the cheaper runs predict {told}; a law of the frontier needs {NEAR:.0%} and the interval"
+    text = f"predictions from the cheaper runs miss: {told}; a frontier needs errors within {NEAR:.0%} and the interval"
     return [Reason("f", text, widening=max(one.widening for one in missed))]

@@ -20,11 +20,11 @@ class HeldOut:
     """Held-out size, with its predicted loss and the loss that was found."""
 
     at: dict[str, float]
-    """Axis -> value"""
+    """Size on each axis, such as n or d, by the name of the axis"""
     predicted: float
     found: float
     low: float
-    """95 % predictive interval of the loss"""
+    """Lower end of the 95 % prediction interval of the loss; `high` is its upper end"""
     high: float
     covered_80: bool
     can_fail: bool = True
@@ -40,9 +40,10 @@ class HeldOut:
         ends_80: tuple[float, float],
         span: float,
     ) -> HeldOut:
-        """Make one from logarithms: axis -> ln size; ln of the predicted loss, of the found one and of interval ends.
+        """Held-out size from natural logarithms: of the size on each axis, and of losses.
 
-        `span` is that of ln of the losses that the law was fitted to.
+        `centre` is ln of the predicted loss, `found` ln of the loss that was found; `ends` and `ends_80` are the ends
+        of the 95 % and 80 % intervals. `span` is the range of ln loss over the points that the law was fitted to.
         """
         return cls(
             at={axis: float(np.exp(x)) for axis, x in at.items()},
@@ -65,7 +66,7 @@ class HeldOut:
 
     @property
     def widening(self) -> float:
-        """Factor by which the interval in ln L must grow to hold the loss that was found; 1 if it holds it already."""
+        """Factor by which the interval in ln L must grow to contain the loss that was found; 1 if it does already."""
         end = self.high if self.found > self.predicted else self.low
         return wide_enough(float(np.log(self.found / self.predicted)), float(np.log(end / self.predicted)))
 
@@ -85,7 +86,7 @@ class HeldOut:
 def how_many(means: Means) -> int:
     """Number of sizes to hold out: 1, or 2 if there are eight or more.
 
-    In compute, only sizes of the top half-decade are held out.
+    For a law in compute: the number of points in the top half-decade, at least 1 and at most a third of all points.
     """
     if means.axis == "c":
         top = int((means.x[:, 0] > means.x[-1, 0] - 0.5 * np.log(10.0)).sum())
@@ -117,8 +118,8 @@ def hold_out(means: Means, law: Law, level: float = 0.95) -> list[HeldOut]:
 def hold_out_cells(law: Law, runs: Table, logx: Array, logy: Array, shown: int = 8) -> list[HeldOut]:
     """Predict the runs of the top half-decade of compute by a joint law that is fitted to the other runs.
 
-    Compute is N D where it is not known. One prediction per cell of the grid, at most `shown`, the most distant last;
-    empty if the other runs are too few for the law.
+    The product N D stands for compute that is not known. The list has one prediction per cell of the grid, for at most
+    `shown` cells, by ascending compute; it is empty if the other runs are too few for the law.
     """
     effort = np.log(runs["c"]) if runs.has("c") else logx[:, :2].sum(axis=1)
     top = effort > effort.max() - 0.5 * np.log(10.0)

@@ -4,8 +4,8 @@ Sizes may have weights, from the scatter of their seeds; the overall scale still
 Hartung 2003).
 
 The power law is linear in ln A and alpha and has exact intervals. Other laws are not linear: their floor and exponents
-get profile intervals, {v : (S(v) - S) / (S / (k - p)) <= t²} with S the sum of squares left when the parameter is held
-at v (Bates & Watts 1988, ch. 6), which may be one-sided, as for a floor near zero.
+get profile intervals, {v : (S(v) - S) / (S / (k - p)) <= t²}. S(v) is the residual sum of squares with the parameter
+held at v, S its minimum over v (Bates & Watts 1988, ch. 6). Such an interval may be one-sided, as for a floor near 0.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Spread:
     theta: Array
     frame: Frame
     covariance: Array
-    """[p, p]"""
+    """Covariance of the parameters [p, p]"""
     scatter: float
-    """Standard deviation of ln L of one size about the law (a typical one, where they differ)."""
+    """Standard deviation of the mean ln L of one size about the law (of a typical size if sizes differ in it)."""
     freedom: float
-    """Degrees of freedom: sizes less parameters, or fewer where few seeds limit them (Satterthwaite)."""
+    """Degrees of freedom: number of sizes minus number of parameters, or fewer if seeds are few (Satterthwaite)."""
     noise: SizeNoise = EVEN
     """Model of how the variance of a size mean depends on size"""
     weights: Array | None = None
@@ -47,17 +47,17 @@ class Spread:
         return replace(self, covariance=self.covariance * factor**2, scatter=self.scatter * factor)
 
     def band(self, logx: Array, level: float = LEVEL, new: bool = True) -> tuple[Array, Array]:
-        """Interval (low, high) of ln L at `logx` [m, axes], for a new size.
+        """Interval (low, high) of ln L at each of the m points `logx` [m, axes].
 
-        With `new` false, the interval of the law itself.
+        Prediction interval for a new size, or confidence interval of the law if `new` is false.
         """
         centre, half = self.law.value(self.theta, logx - self.frame.x) + self.frame.y, self.half_width(logx, level, new)
         return centre - half, centre + half
 
     def half_width(self, logx: Array, level: float = LEVEL, new: bool = True) -> Array:
-        """Half-width of the interval of ln L at `logx` [m, axes], for a new size.
+        """Half-width of the interval of ln L at each of the m points `logx` [m, axes].
 
-        With `new` false, that of the law itself.
+        Prediction interval for a new size, or confidence interval of the law if `new` is false.
         """
         gradient = self.law.derivatives(self.theta, logx - self.frame.x)
         variance = np.einsum("kp,pq,kq->k", gradient, self.covariance, gradient)
@@ -108,7 +108,7 @@ def _whitened(law: Law, theta: Array, x: Array, y: Array, weights: Array | None)
 
 
 def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
-    """Uncertainty that includes differences between the slopes of seeds.
+    """Add the differences between the slopes of seeds to the uncertainty of a law.
 
     The mean slope over few seeds is uncertain, however many sizes there are.
     """
@@ -124,7 +124,7 @@ def with_seed_slopes(spread: Spread, slopes: SeedSlopes, logx: Array) -> Spread:
 
 
 def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
-    """Uncertainty that includes misfit which is correlated between neighbouring sizes."""
+    """Add misfit that is correlated between neighbouring sizes to the uncertainty of a law."""
     law, frame = spread.law, spread.frame
     jacobian, residual = _whitened(law, spread.theta, logx - frame.x, logy - frame.y, spread.weights)
     exponent = law.parameters.index(law.exponents[0])
@@ -133,7 +133,7 @@ def with_correlation(spread: Spread, logx: Array, logy: Array) -> Spread:
 
 
 def t_intervals(spread: Spread, logx: Array, logy: Array, level: float = LEVEL) -> dict[str, tuple[float, float]]:
-    """Confidence intervals, as parameter -> (low, high)."""
+    """Confidence interval (low, high) of each parameter, by name."""
     law, frame = spread.law, spread.frame
     if spread.freedom == 0:
         return {name: (0.0 if name in law.logs else -np.inf, np.inf) for name in law.parameters}
@@ -156,7 +156,7 @@ def _ordered(ends: Array) -> tuple[float, float]:
 def _linear(spread: Spread, level: float) -> tuple[Array, Array]:
     """Centre and half-width [p] of each parameter in the original units of x and L.
 
-    `logs` parameters stay logarithms.
+    The parameters named in `law.logs` stay logarithms.
     """
     law, theta, frame = spread.law, spread.theta, spread.frame
     if law.move is None:
@@ -174,7 +174,7 @@ def _linear(spread: Spread, level: float) -> tuple[Array, Array]:
 
 
 def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Profile interval of one parameter: its values for which the refitted other parameters still fit the points."""
+    """Profile interval of one parameter: the values at which the law, refitted in the others, still fits the points."""
     law, theta = spread.law, spread.theta
     j = law.parameters.index(name)
     jacobian, residual = _whitened(law, theta, x, y, spread.weights)
@@ -198,9 +198,9 @@ def profile(spread: Spread, name: str, x: Array, y: Array, level: float = LEVEL)
 def _crossing(
     law: Law, theta: Array, j: int, x: Array, y: Array, weights: Array | None, limit: float, step: float, bound: float
 ) -> float:
-    """Value of parameter j at which its profile reaches `limit`; ±inf if there is none.
+    """Value of parameter j at which the residual sum of squares, minimised over the others, reaches `limit`.
 
-    Steps are doubled until they enclose the value, then halved.
+    ±inf, or `bound`, if there is none. Growing steps bracket the value, then bisection finds it.
     """
     free = np.ones(law.n_parameters)
     free[j] = 0.0

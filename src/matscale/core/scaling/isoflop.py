@@ -25,7 +25,7 @@ from matscale.core.scaling.tables.table import Table, groups
 from matscale.core.scaling.verdict import Reason, learning, verdict
 
 BUDGET = 0.1
-"""Largest relative difference in compute of runs that count as one budget."""
+"""Largest relative difference in compute between runs that share a budget."""
 LEAST = 4
 """Least number of sizes at one budget."""
 
@@ -36,14 +36,14 @@ class BudgetOptimum:
 
     c: float
     n: float
-    """Whether the best size lies between the sizes that were tried"""
     loss: float
     n_sizes: int
     at_edge: bool
+    """Whether the best size is the smallest or the largest that was tried, so that the optimum may lie beyond"""
 
 
 def optima(table: Table) -> list[BudgetOptimum]:
-    """Best size at every budget that was spent on at least four sizes, ascending.
+    """Best model size at each compute budget that has runs of at least four sizes, by ascending budget.
 
     Raises DataError if there is no such budget.
     """
@@ -58,14 +58,14 @@ def optima(table: Table) -> list[BudgetOptimum]:
             found.append(_optimum(float(np.exp(np.log(at["c"]).mean())), n, loss))
     if not found:
         raise DataError(
-            f"No compute budget was spent on {LEAST} sizes (runs within 10 % of one c). Sweep a grid of budgets and "
-            "sizes, or use --law frontier."
+            f"No compute budget has runs of {LEAST} sizes (runs within 10 % of one c share a budget). Sweep a grid of "
+            "budgets and sizes, or use --law frontier."
         )
     return found
 
 
 def _means(table: Table) -> tuple[Array, Array]:
-    """ln N of each size, and the mean of its ln loss."""
+    """ln N of each size, and the mean ln loss of its runs."""
     size: NDArray[np.int64] = groups(table["n"])
     counts = np.bincount(size)
     return np.bincount(size, np.log(table["n"])) / counts, np.bincount(size, np.log(table["loss"])) / counts
@@ -80,9 +80,9 @@ def _optimum(c: float, n: Array, loss: Array) -> BudgetOptimum:
 
 
 def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
-    """Fit N_opt = A C^-alpha to the budgets whose best size lies inside the sizes tried.
+    """Fit N_opt = A C^-alpha to the budgets whose best size lies inside the range of sizes tried.
 
-    Alpha is negative, as N_opt grows.
+    alpha is negative where N_opt grows with C.
     """
     bar = lowest_bar(table, target)
     runs = table.ends()
@@ -93,9 +93,7 @@ def fit_isoflop(table: Table, laws: Sequence[Law], target: str = "loss") -> Fit:
     found = optima(runs)
     inside = [o for o in found if not o.at_edge]
     edges = [o for o in found if o.at_edge]
-    notes = [
-        f"budget {o.c:.3g}: its optimum lies at the edge of the {o.n_sizes} sizes tried, and is dropped" for o in edges
-    ]
+    notes = [f"budget {o.c:.3g} is dropped: its optimum lies at the edge of the {o.n_sizes} sizes tried" for o in edges]
     if len(inside) < 3:
         raise DataError(
             f"{len(inside)} of {len(found)} budgets have their optimum inside the sizes tried; a law of the best size "

@@ -21,9 +21,9 @@ from matscale.core.scaling.verdict import learning, verdict
 def fit_joint(
     table: Table, law: Law, target: str = "loss", *, samples: int = 1000, seed: int = 0, at: str = "last"
 ) -> Fit:
-    """Fit `law` to one point per run. Raises DataError if the runs are too few for its parameters.
+    """Fit `law` to the runs of a table. Raises DataError if the runs are too few for its parameters.
 
-    `at`: the steps of a run that are used: last, best or all.
+    `at`: the validations of each run that count as points: last, best or all.
     """
     runs = table.ends(at)
     missing = [axis for axis in law.axes if not runs.has(axis)]
@@ -74,10 +74,10 @@ def fit_joint(
 def _check_enough(law: Law, x: Array) -> None:
     distinct = [len(np.unique(np.round(column, 2))) for column in x.T]
     if len(x) <= law.n_parameters + 1 or min(distinct) < 2:
-        counts = ", ".join(f"{n} of {axis}" for n, axis in zip(distinct, law.axes))
+        counts = ", ".join(f"{axis} {n}" for n, axis in zip(distinct, law.axes))
         raise DataError(
-            f"{counted(len(x), 'run')} with {counts} are too few for the {law.n_parameters} parameters of the law "
-            f"{law.name}. Train a grid: at least 4 sizes of the model, each on 3 sizes of the data."
+            f"{counted(len(x), 'run')} (distinct sizes: {counts}) are too few for the {law.n_parameters} parameters of "
+            f"the law {law.name}. Train a grid: at least 4 sizes of the model, each on 3 sizes of the data."
         )
 
 
@@ -96,14 +96,14 @@ def _notes(law: Law, runs: Table, y: Array, solution: Solution, x: Array) -> lis
         notes.append(f"{counted(len(far), 'outlier')} beyond 5 σ kept: {listed}; without {them} {values_without}")
     if solution.gradient > 1e-4:
         notes.append(
-            f"the search ended with a relative slope of {solution.gradient:.1g}: the last digits are uncertain"
+            f"the search ended with a relative gradient of {solution.gradient:.1g}: the last digits are uncertain"
         )
     if len(set(runs.words["seed"].tolist())) < 2:
         notes.append("one seed: the effect of the seed is unknown")
     if law.axes == ("n", "d") and runs.has("s") and float((runs["s"] / runs["d"]).max()) > 4.5:
         most = float((runs["s"] / runs["d"]).max())
         notes.append(
-            f"up to {most:.0f} epochs: a repeated structure is worth less than a new one, or harms: see --law "
-            "repetition and --law overfitting"
+            f"up to {most:.0f} epochs: repeated structures help less than new ones, or do harm; see --law repetition "
+            "and --law overfitting"
         )
     return [*notes, *not_held(runs, law.axes), *filter(None, [seen_note(runs)])]

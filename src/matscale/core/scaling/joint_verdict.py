@@ -32,7 +32,7 @@ def joint_reasons(
     intervals: dict[str, tuple[float, float]],
     held: list[HeldOut],
 ) -> list[Reason]:
-    """Reasons against a joint law, those of all triggers."""
+    """Reasons of verdict triggers b to h against a joint law."""
     few = _few(law, runs)
     if few:
         return few
@@ -115,9 +115,9 @@ def _bent(
 def contradicted(law: Law, draws: Draws, runs: Table) -> list[Reason]:
     """Reason of trigger g if slopes in slices of the grid differ from those of the joint law.
 
-    The mean over all slices is tested, since the steepest of twenty slices differs from any law. Its variance has three
-    parts: the scatter between slices, the scatter of points about a line (which slices share, as they have the same
-    sizes), and the uncertainty of the law.
+    The mean slope over all slices is tested, since the steepest of twenty slices differs from any law. The variance of
+    this mean has three parts: the scatter between slices, the scatter of points about a line (which slices share, as
+    they have the same sizes), and the uncertainty of the law.
     """
     if law.axes != ("n", "d"):
         return []
@@ -151,7 +151,7 @@ class _Slice:
     implied: float
     """Slope that the joint law implies for the same points"""
     samples: Array
-    """Slopes that its bootstrap samples imply for the same points"""
+    """Slopes that the bootstrap samples of the joint law imply for the same points"""
 
 
 _SLOPES = ("slope", "implied", "error")

@@ -35,17 +35,17 @@ class Law:
     value: Callable[[Array, Array], Array]
     """(theta [..., p], ln x [..., k, axes]) -> ln L [..., k]"""
     starts: Callable[[Array, Array], Array]
-    """(ln x [k, axes], ln L [k]) -> starts [s, p] for the search, best guess first; both come with mean 0."""
+    """(ln x [k, axes], ln L [k]), both centred to mean 0 -> s starts [s, p] for the search, best guess first."""
     jacobian: Callable[[Array, Array], Array] | None = None
     """Derivatives of `value` by theta [..., k, p]; None: taken by central differences."""
     move: Callable[[Array, Array, float], Array] | None = None
-    """(theta, ln x₀ [axes], ln L₀) -> theta of the same curve after x → x x₀ and L → L L₀. None: do not centre."""
+    """(theta, ln x₀ [axes], ln L₀) -> theta of the curve with x scaled by x₀, L by L₀. None: fits do not centre."""
     logs: frozenset[str] = frozenset()
     """Parameters that theta holds as logarithms."""
     exponents: tuple[str, ...] = ()
     """Parameters that are compared between architectures; the verdict is on the first."""
     floor: str | None = None
-    """Name of the parameter below which the loss never falls."""
+    """Name of the parameter that is the floor: a loss that the law never falls below."""
     min_sizes: int = 4
     """Least number of distinct sizes that a fit needs."""
     verdict: str = "law"
@@ -82,7 +82,7 @@ class Law:
         return np.stack(columns, axis=-1)
 
     def bounded(self, theta: Array) -> Array:
-        """Copy of `theta` in which a vanishing floor is finite."""
+        """Copy of `theta` with ln of the floor raised to `VANISHED` where it is smaller."""
         if self.floor_at is None:
             return theta
         theta = theta.copy()
@@ -90,7 +90,7 @@ class Law:
         return theta
 
     def plain(self, theta: Array, frame: Frame | None = None) -> dict[str, Array]:
-        """Values of the parameters, logarithms undone. Pass `frame` if `theta` is in centred logarithms."""
+        """Parameters by name, with logarithms undone. Pass `frame` if `theta` is in centred logarithms."""
         gone = theta[..., self.floor_at or 0] <= VANISHED + 0.5
         if frame is not None and self.move is not None:
             theta = self.move(theta, frame.x, frame.y)

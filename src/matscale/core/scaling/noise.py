@@ -1,15 +1,16 @@
 """Noise between runs of one size: outlier runs, seed noise that grows, slopes of seeds, misfit of sizes.
 
 The mean over the seeds of a size has the variance τ² + σ²(x)/seeds. σ is the scatter of seeds, with ln σ² = a + g ln x
-for all sizes together, since three seeds say little about a single size; g is shrunk according to its error. τ is the
-scatter of sizes beyond that of seeds: the value at which a parabola in ln x fits the means as well as expected (Paule &
-Mandel 1982). Fits weight each size by the inverse variance and take the overall scale from the residuals (Knapp &
-Hartung 2003), so that wrong weights do little harm.
+for all sizes together, since three seeds say little about a single size; g is shrunk towards 0 as its error demands. τ
+is the scatter of sizes beyond that of seeds: the value at which a parabola in ln x fits the means as well as expected
+(Paule & Mandel 1982). Fits weight each size by the inverse variance and take the overall scale from the residuals
+(Knapp & Hartung 2003), so that wrong weights do little harm.
 
-Noise is independent between runs and between sizes, with two exceptions. An analysis of variance tests whether each
-seed has a slope of its own; if so, the interval of the exponent includes it. Misfit that is correlated between sizes
-can hardly be detected in ten sizes. So it gets a prior: probability 1/2 for no correlation, 1/2 evenly for correlations
-of 0.1 to 0.9 between neighbours. The residuals update the prior, and the posterior widens the interval.
+Noise is independent between runs and between sizes, with two exceptions. Each seed may have a slope of its own: an
+analysis of variance estimates how much slopes differ, and the interval of the exponent includes that. Misfit may be
+correlated between sizes, which can hardly be detected in ten sizes. The correlation therefore gets a prior: probability
+1/2 for none, 1/2 evenly for correlations of 0.1 to 0.9 between neighbours. The residuals update the prior, and the
+posterior widens the interval.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ Sizes = NDArray[np.int64]
 BEYOND = 5.0
 """Distance in standard deviations beyond which a run is an outlier among the runs of its size."""
 CHANCE = 0.005
-"""Share of tables without outliers in which a run is called one."""
+"""Share of tables without outliers in which some run is taken for an outlier."""
 LEAST = 0.005
-"""Least distance in ln loss of an outlier."""
+"""Least distance of an outlier from the other runs of its size, in ln loss."""
 NEIGHBOURS = np.arange(0.0, 0.95, 0.1)
 """Correlations between neighbouring sizes that get a probability."""
 BELIEF = np.where(NEIGHBOURS == 0, 0.5, 0.5 / (len(NEIGHBOURS) - 1))
@@ -38,10 +39,11 @@ BELIEF = np.where(NEIGHBOURS == 0, 0.5, 0.5 / (len(NEIGHBOURS) - 1))
 
 
 def trend(x: Array, squares: Array, freedom: Array) -> tuple[Array, Array, Array]:
-    """Fit ln σ² over ln x [k] by a line: returns (level [...], slope [...], variance of the slope [...]).
+    """Fit a line to ln σ² over ln x [k]: returns (level [...], slope [...], variance of the slope [...]).
 
-    `squares` [..., k] are sums of squares with `freedom` [..., k] degrees of freedom. The level is that at x = 0.
-    Maximum likelihood; the slope is multiplied by 1 - its variance / its square.
+    `squares` [..., k] are sums of squares with `freedom` [..., k] degrees of freedom. The level is ln σ² at ln x = 0.
+    The line is fitted by maximum likelihood; then the slope is multiplied by 1 - variance / slope², or by 0 if that is
+    negative.
     """
     total = np.maximum(freedom.sum(axis=-1), 1e-300)
     centre = (freedom * x).sum(axis=-1) / total
@@ -64,16 +66,16 @@ def trend(x: Array, squares: Array, freedom: Array) -> tuple[Array, Array, Array
 
 @dataclass(frozen=True)
 class SizeNoise:
-    """Variance of ln L of a size mean, up to a factor that is taken from the residuals of a fit."""
+    """Model of the variance of the mean ln L of a size, up to a factor that the residuals of a fit determine."""
 
     sizes: float = 1.0
-    """τ²"""
+    """τ², the variance of sizes beyond that of seeds"""
     level: float = -np.inf
-    """ln σ² at x = 0"""
+    """ln σ² at ln x = 0"""
     slope: float = 0.0
     """d ln σ² / d ln x"""
     seeds: Array | None = None
-    """Runs of each size [k]; None if the scatter of seeds is unknown"""
+    """Number of runs of each size [k]; None if the scatter of seeds is unknown"""
     scale: float = 1.0
     """Geometric mean of the variances of the sizes"""
     centre: float = 0.0
@@ -86,9 +88,9 @@ class SizeNoise:
         return self.seeds is None or (self.slope == 0 and float(np.ptp(self.seeds)) == 0)
 
     def variance(self, x: Array, seeds: Array | float | None = None) -> Array:
-        """Variance of means at ln x [k], relative to the geometric mean over the sizes.
+        """Variance of size means at ln x [k], relative to the geometric mean over the sizes.
 
-        Sizes have `seeds` runs; without it, a new size has the median number.
+        `seeds` is the number of runs per size; None: the median number over the sizes, as for a new size.
         """
         if self.is_even:
             return np.ones(len(x))
@@ -97,18 +99,13 @@ class SizeNoise:
             return np.asarray((self.sizes + np.exp(self.level + self.slope * x) / runs) / self.scale)
 
     def freedom(self, spare: float, x: Array) -> Array:
-        """Degrees of freedom of the variance at ln x [k]: `spare`, reduced since the noise at a size is uncertain
-        too.
-        """
+        """Degrees of freedom of the variance at ln x [k]: `spare`, fewer far from `centre` as `slope` is uncertain."""
         doubt = 0.0 if self.slope == 0 else self.doubt
         with np.errstate(divide="ignore"):
             return np.asarray(1 / (1 / np.float64(spare) + 0.5 * doubt * (x - self.centre) ** 2))
 
     def misfit(self, x: Array) -> float:
-        """Share of the variance of means that is due to sizes rather than seeds, on average.
-
-        1 if seed noise is unknown.
-        """
+        """Mean share of the variance of size means that is due to sizes rather than seeds; 1 if seeds are unknown."""
         if self.seeds is None:
             return 1.0
         return float((self.sizes / (self.sizes + np.exp(self.level + self.slope * x) / self.seeds)).mean())
@@ -117,7 +114,8 @@ class SizeNoise:
 def size_noise(x: Array, y: Array, logs: Array, size: Sizes) -> SizeNoise:
     """Estimate the noise of size means.
 
-    `y` [k] are the means at ln x `x` [k], over runs with ln loss `logs` [n] and size number `size` [n].
+    `x` [k] is ln of each size and `y` [k] the mean ln loss of its runs. `logs` [n] is the ln loss of each run and
+    `size` [n] the index of its size.
     """
     k = len(y)
     counts = np.bincount(size, minlength=k).astype(float)
@@ -166,7 +164,8 @@ def _beyond(x: Array, y: Array, known: Array) -> float:
 def outliers(x: Array, logs: Array, size: Sizes) -> list[int]:
     """Indices of outlier runs, the furthest first: each is removed before the next is looked for.
 
-    `x` [k] belongs to the sizes. A size needs three runs: of two that disagree, either may be the outlier.
+    `x` [k] is ln of each size, `logs` [n] the ln loss of each run, `size` [n] the index of its size. Only sizes with
+    three or more runs are searched: of two runs that disagree, either may be the outlier.
     """
     left: list[int] = []
     kept = np.ones(len(logs), dtype=bool)
@@ -213,10 +212,10 @@ class SeedSlopes:
     """Differences between the slopes of seeds beyond those that the noise of runs explains."""
 
     variance: float = 0.0
-    """Variance of the mean slope over the seeds"""
+    """Variance that these differences give the mean slope over the seeds"""
     freedom: float = 1.0
     p: float = 1.0
-    """Probability of such differences if all slopes are equal"""
+    """p-value of the hypothesis that all seeds have the same slope"""
 
 
 def seed_slopes(x: Array, logs: Array, size: Sizes, seeds: NDArray[np.str_], noise: SizeNoise) -> SeedSlopes:
@@ -262,7 +261,7 @@ def _basis(columns: Array) -> Array:
 
 
 def correlation_factor(x: Array, jacobian: Array, residual: Array, parameter: int, misfit: float) -> float:
-    """Factor on the variance of a parameter for misfit that may be correlated between neighbouring sizes.
+    """Factor, 1 or more, by which possibly correlated misfit of neighbouring sizes raises a parameter's variance.
 
     `jacobian` [k, p] and `residual` [k] are divided by the standard deviations of the sizes; `misfit` is the share of
     the variance of size means that is due to sizes rather than seeds.

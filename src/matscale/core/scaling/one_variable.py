@@ -22,13 +22,13 @@ from matscale.core.scaling.text import counted, percent, size
 from matscale.core.scaling.verdict import Reason, few, learning, one_variable, verdict
 
 SURE = 0.05
-"""Probability below which seeds count as having different slopes."""
+"""p-value below which a note says that seeds have different slopes."""
 OUTLIERS = 0.002
-"""Share of tables without outliers in which a size is called one."""
+"""Share of tables without outliers in which some size is taken for an outlier."""
 
 
 def fit_slice(table: Table, axis: str, laws: Sequence[Law], target: str = "loss", at: float | None = None) -> Fit:
-    """Fit a law in `axis` to the runs that differ only in `axis`; `at` is the value of the other variable."""
+    """Fit a law in `axis` to runs that share one value of the other variable: `at`, or the value with most sizes."""
     bar = lowest_bar(table, target)
     chosen, fixed = slice_of(table.ends(), axis, at)
     refuse_mixed_costs(chosen, axis)
@@ -81,7 +81,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[
         candidates=tuple(found),
         facts={
             "objective": "least squares of ln loss, size means "
-            + ("with equal weight" if means.weights is None else "weighted by what their seeds say"),
+            + ("with equal weight" if means.weights is None else "weighted by the scatter of their seeds"),
             "gradient": best.solution.gradient,
         },
     )
@@ -115,8 +115,8 @@ def _on_floors(means: Means, best: Candidate, floor: Candidate) -> str:
     """Note on a floor that the data may have, although the chosen form has none."""
     if floor.extrapolation < 0.5 * best.extrapolation:
         return (
-            f"a floor is possible: with it, the next size is predicted to {floor.extrapolation:.1%}, without to "
-            f"{best.extrapolation:.1%}"
+            f"a floor is possible: with it, the next size is predicted to within {floor.extrapolation:.1%}, without it "
+            f"to within {best.extrapolation:.1%}"
         )
     return "no floor is needed in this range; there may be one far beyond it"
 
@@ -145,12 +145,18 @@ def noise_notes(means: Means, spread: Spread) -> list[str]:
         )
     if means.noise.slope * means.decades * np.log(10) > np.log(4) and not means.noise.is_even:
         factor = float(np.exp(0.5 * means.noise.slope * np.ptp(means.x[:, 0])))
-        said.append(f"seeds scatter {factor:.2g} times more at the largest size: sizes are weighted by it")
+        said.append(
+            f"seeds scatter {factor:.2g} times more at the largest size than at the smallest: fits weight sizes "
+            "accordingly"
+        )
     return said
 
 
 def far_sizes(means: Means, spread: Spread) -> list[tuple[int, float]]:
-    """Outlier sizes, as (size, ln of its loss over the law of the others): chance makes one in 500 tables."""
+    """Find the size that is an outlier: [(index, ln(loss / loss by the law of the others))], or [].
+
+    Chance makes an outlier in one of 500 tables.
+    """
     freedom = spread.freedom - 1
     if freedom < 2:
         return []

@@ -23,18 +23,18 @@ from matscale.core.scaling.verdict import INCOMPLETE, LAWS, NOT_IDENTIFIABLE, RE
 EXACT = 1e-6
 """Largest residual of ln L in a table that was computed from a formula rather than measured."""
 STILL = {
-    REJECTED: "within the range of the points, with what the law misses allowed for",
+    REJECTED: "within the range of the points, allowing for the misfit of the law",
     INCOMPLETE: "if the law holds, which these runs cannot test",
     NOT_IDENTIFIABLE: "the exponent is not known better than",
 }
-"""Verdict -> what the widened intervals of a refused law are good for."""
+"""How the widened intervals of a refused law may be read, by its verdict."""
 
 
 @dataclass(frozen=True)
 class Fit:
     """Result of a fit: the law of one architecture, or of several that are pooled.
 
-    `plain` gives its numbers as `--json` prints them.
+    `plain()` returns the values that `--json` prints.
     """
 
     law: Law
@@ -52,7 +52,7 @@ class Fit:
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
-    """Remarks beside the verdict."""
+    """Remarks that have no effect on the verdict."""
     x: Array
     """ln of the variables [k, axes] of the points"""
     y: Array
@@ -66,7 +66,7 @@ class Fit:
     candidates: tuple[Candidate, ...] = ()
     level: float = LEVEL
     groups: tuple[Offset, ...] = ()
-    """Distance of each group from a pooled law, the lowest first; empty for a law of one architecture"""
+    """Offset of each group from a pooled law, the lowest first; empty for a law of one architecture"""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Method of the fit, for the checklist: objective, restarts, bootstrap samples."""
 
@@ -129,7 +129,7 @@ class Fit:
 
     @property
     def range(self) -> dict[str, tuple[float, float]]:
-        """Axis -> (smallest, largest) value among the points."""
+        """Smallest and largest value among the points, by axis."""
         return {
             axis: (float(np.exp(self.x[:, j].min())), float(np.exp(self.x[:, j].max())))
             for j, axis in enumerate(self.axes)
@@ -156,7 +156,7 @@ class Fit:
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Baseline -> its error in the fitted target."""
+        """Error of each baseline in the fitted target, by the baseline's name."""
         return bars(self.table, self.target)
 
     @overload
@@ -172,8 +172,8 @@ class Fit:
     def predict(self, at: Any, level: float | None = None, new: bool = True) -> tuple[Any, Any, Any]:
         """Predict (loss, low, high) at values of the variable; pass {axis: values} for several variables.
 
-        Numbers give numbers, arrays give arrays. The interval is that of a new size, or with `new` false of the law
-        itself.
+        Numbers give numbers, arrays give arrays. (low, high) is the prediction interval for a new size, or the
+        confidence interval of the law if `new` is false.
         """
         columns = [at[axis] for axis in self.axes] if isinstance(at, Mapping) else [at]
         values = np.broadcast_arrays(*(np.asarray(column, float) for column in columns))
@@ -186,7 +186,7 @@ class Fit:
         return loss, lowest, highest
 
     def plain(self) -> dict[str, Any]:
-        """Result as plain values under stable keys; values that are not finite are None."""
+        """Result as JSON values with stable keys; numbers that are not finite become None."""
         values = {
             "law": self.law.name,
             "architecture": self.architecture,
@@ -232,10 +232,10 @@ def _stretched(value: float, ends: tuple[float, float], factor: float, in_logs: 
 
 
 def bars(table: Table, target: str) -> dict[str, float]:
-    """Baseline -> its error in the target, for baselines that were measured.
+    """Error of each measured baseline in the target, by the baseline's name.
 
-    The baseline of the compared loss has the key `loss`, whatever a table calls that loss; other targets keep their
-    names.
+    Baselines store their error in the compared loss under the key `loss`, whatever a table calls that loss; errors in
+    other targets are stored under the target's name.
     """
     key = table.names.get("loss", target)
     same = "loss" if target == "loss" else ERRORS.get(target, target)

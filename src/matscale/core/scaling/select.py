@@ -1,8 +1,8 @@
 """Select the form of a law: by AICc on size means, and by the prediction of the next size (rolling origin).
 
 A form with more parameters is chosen only if both criteria prefer it. AICc alone judges only the points that were
-fitted, and a few extrapolations alone decide little. Five sizes can never show a floor; that is no evidence against a
-floor.
+fitted, and a few extrapolations alone decide little. Five sizes are too few to show a floor, which is no evidence
+against a floor.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from matscale.core.scaling.means import Means
 from matscale.core.scaling.solve import Solution, solve
 
 MOST_ORIGINS = 6
-"""Largest number of sizes that the rolling-origin test predicts one after the other, the largest sizes."""
+"""Largest number of sizes that the rolling-origin test predicts one after the other; it takes the largest ones."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Form of a law fitted to the means, with the two criteria of its selection."""
+    """Form of a law fitted to size means, with its values of the two criteria of selection."""
 
     law: Law
     solution: Solution
@@ -48,7 +48,7 @@ def _finite(value: float) -> float | None:
 def aicc(squares: float, n_points: int, n_parameters: int) -> float:
     """Akaike's information criterion, corrected for few points (Hurvich & Tsai 1989).
 
-    The variance counts as a parameter.
+    The variance of the noise counts as one more parameter.
 
     >>> round(aicc(squares=0.02, n_points=8, n_parameters=2), 2), round(aicc(0.02, 8, 3), 2)
     (-35.93, -26.6)
@@ -75,7 +75,7 @@ def _candidate(means: Means, law: Law, origins: range) -> Candidate:
 
 
 def _next_error(means: Means, law: Law, k: int) -> float:
-    """ln(predicted / found) of size `k`, predicted by a fit to the sizes below it."""
+    """ln(predicted / found) for size number `k`, predicted by a fit to the smaller sizes."""
     weights = None if means.weights is None else means.weights[:k]
     found = solve(law, means.x[:k], means.y[:k], weights=weights)
     predicted = law.value(found.theta, means.x[k : k + 1] - found.frame.x)[0] + found.frame.y

@@ -1,8 +1,8 @@
 """Minimise Σ ρ(ln L − law) by damped Newton steps from many starts at once, then L-BFGS.
 
-ρ is half the square, or Huber's function of width δ (Hoffmann et al., arXiv:2203.15556, use δ = 1e-3). The five
-parameters of L(N, D) have a condition number of 1e11 as they stand: centred logarithms and the Cholesky factor of the
-Hessian ("whitening") bring it near 1, and only then L-BFGS converges to the minimum.
+ρ is half the square, or Huber's function of width δ (Hoffmann et al., arXiv:2203.15556, use δ = 1e-3). In the five
+parameters of L(N, D), the Hessian has a condition number of 1e11. Centred logarithms and coordinates scaled by the
+Hessian's inverse square root ("whitening") bring it near 1; only then does L-BFGS converge to the minimum.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from matscale.core.scaling.law import Array, Frame, Law
 HUBER = 1e-3
 """Width of Huber's function on runs, in ln L."""
 TOGETHER = 16_384
-"""Points of all samples that are refined together, so that their arrays fit into the cache of a core."""
+"""Number of points, over all samples, that `refine` treats at once, so that their arrays fit into a core's cache."""
 AHEAD = 0.1
-"""Share of a step at which the law is tried, to see how it bends along it."""
+"""Fraction of a step after which the law is evaluated, for its second derivative along the step."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Solution:
     """Minimum of the objective, with theta in centred logarithms."""
 
     theta: Array
-    """[p]"""
+    """Parameters [p]"""
     frame: Frame
     objective: float
     """Σ ρ over the points, with the width δ of the fit."""
     gradient: float
     """Largest gradient of the objective in whitened coordinates, relative to the objective."""
     n_agreeing: int
-    """Number of starts that ended at this minimum (objective within 1e-4 of it)."""
+    """Number of starts whose search ended at this minimum (with an objective at most 1 % above it)."""
     n_starts: int
 
 
@@ -77,11 +77,10 @@ def refine(
     steps: int = 60,
     tolerance: float = 1e-9,
 ) -> Array:
-    """Minimise the objective by Levenberg–Marquardt from each of theta [b, p] at once.
+    """Minimise the objective by Levenberg–Marquardt from all b starts `theta` [b, p] at once.
 
-    Huber's function by reweighting.
-
-    `x` is [k, axes], `y` and `weights` are [k] or [b, k]. `free` [p] is 1 for parameters that may change, 0 for others.
+    Reweighting of the points makes Huber's function a problem of least squares. `x` is [k, axes], `y` and `weights` are
+    [k] or [b, k]. `free` [p] is 1 for parameters that may change, 0 for others.
     """
     theta = law.bounded(np.array(theta, dtype=np.float64))
     y = np.broadcast_to(y, (len(theta), y.shape[-1]))
@@ -128,11 +127,11 @@ def refine(
 
 
 def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tuple[Array, Array]:
-    """Slope of each point's cost [b, k], and the curvature that a step reckons with.
+    """First derivative of each point's cost [b, k], and the second derivative that a step assumes [b, k].
 
-    Huber's function is straight beyond δ. A curvature of δ / |r| there (reweighting) never steps too far and takes
-    forty steps, since most points lie beyond; one of 0 (Newton's) ends in a few, but may overshoot. So `pull` [b], the
-    share of the former, falls while steps succeed and rises when one fails.
+    Huber's function is straight beyond δ. With a curvature of δ / |r| there (reweighting), no step goes too far, but
+    forty are needed, since most points lie beyond δ; with 0 (Newton's method) a few suffice, but may overshoot. The
+    curvature is therefore `pull` [b] times δ / |r|; `pull` falls while steps succeed and rises when one fails.
     """
     if delta is None:
         return w * residual, w
@@ -144,10 +143,10 @@ def _weights(residual: Array, w: Array, delta: float | None, pull: Array) -> tup
 def _step(
     law: Law, theta: Array, x: Array, now: Array, slope: Array, curvature: Array, damping: Array, moving: Array | None
 ) -> Array:
-    """A damped Newton step, and half of what the law bends along it (`now` are its values at `theta`).
+    """Damped Newton step with a second-order correction; `now` [b, k] has the values of the law at `theta`.
 
-    Minima of laws with many parameters lie in narrow curved valleys, which straight steps follow in short ones. The
-    second derivative along the step turns it with the valley (Transtrum & Sethna, arXiv:1201.5885).
+    Minima of laws with many parameters lie in narrow curved valleys, in which straight steps have to be short. The
+    second derivative of the law along the step bends it with the valley (Transtrum & Sethna, arXiv:1201.5885).
     """
     jacobian = law.derivatives(theta, x)  # [b, k, p]
     jacobian = jacobian if moving is None else jacobian * moving
@@ -202,7 +201,7 @@ class _Whitened:
 
 
 def _whitening(law: Law, theta: Array, x: Array, y: Array, delta: float | None) -> Array:
-    """Whitening matrix F [p, p]: F Fᵀ ≈ inverse Hessian × objective.
+    """Whitening matrix F [p, p]: F Fᵀ ≈ inverse Hessian × mean objective per point.
 
     A unit step in whitened coordinates is about one standard deviation.
     """
@@ -245,11 +244,11 @@ def solve(
 
 
 def amplitudes(columns: Array, logy: Array) -> tuple[Array, Array]:
-    """Fit L by Σ_i c_i columns_i with c ≥ 0 and least relative errors; return c and the sum of squares left.
+    """Fit L by Σ_i c_i columns_i with c ≥ 0 and least squares of relative errors, for each grid point.
 
-    `columns` [g, k, m] for g grid points, `logy` [k]; returns c [g, m] and [g]. With m ≤ 3 all subsets of non-zero
-    amplitudes are tried (Lawson & Hanson's problem, solved by enumeration), which is faster than a solver call per grid
-    point.
+    `columns` [g, k, m] has m columns over k points for each of g grid points; `logy` [k] is ln L. Returns c [g, m] and
+    the residual sums of squares [g]. With m ≤ 3, all subsets of non-zero amplitudes are tried (Lawson & Hanson's
+    problem, solved by enumeration), which is faster than a solver call per grid point.
 
     >>> x = np.array([1.0, 2.0, 4.0])
     >>> c, left = amplitudes(np.stack([np.ones(3), 1 / x], axis=-1)[None], np.log(2 + 3 / x))

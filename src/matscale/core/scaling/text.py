@@ -10,9 +10,9 @@ UNDETERMINED = "undetermined"
 
 
 def decimals(low: float, high: float) -> int | None:
-    """Number of decimals that an interval supports; None without an interval.
+    """Number of decimals that an interval supports; None if its width is 0 or not finite.
 
-    They show one digit of the half-width, or two if it begins with 1.
+    The decimals show one digit of the half-width, or two if it begins with 1.
     """
     half = (high - low) / 2
     if not math.isfinite(half) or half <= 0:

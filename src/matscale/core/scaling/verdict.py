@@ -3,18 +3,18 @@
 | trigger | fires when |
 |---|---|
 | a | the best run does not beat every baseline, or more than 30 % of the sizes lie within 2 % of one value (plateau) |
-| b | fewer than 4 sizes, or less than a decade between the smallest and the largest; or the check f cannot fail |
-| c | the interval of the exponent holds 0, or is wider than the exponent; or the loss rises |
+| b | fewer than 4 sizes, or less than a decade from smallest to largest; or an interval too wide for f ever to fire |
+| c | the interval of the exponent contains 0, or is wider than the exponent; or the loss rises |
 | d | leaving out one size moves the exponent by more than its interval's half-width, or by more than 30 % |
 | e | curvature is significant at 1 % (or the signs of the residuals run in blocks) and no form with a break fits |
-| f | the largest held-out size lies outside its 95 % predictive interval |
+| f | the largest held-out size lies outside its 95 % prediction interval |
 | g | the joint law contradicts the slopes of the slices of the grid, all slices together |
 | h | an optimum lies at the edge of what was tried |
-| i | the slope belongs to the range of the points: a floor stands, or cannot be excluded |
+| i | the slope may hold in the range of the points only: the joint law has a floor, or a floor is not excluded |
 
-The verdict is that of the weightiest reason, in this order: `no learning` where the best run itself has learned nothing
-(a), `not identifiable` (a, c), `rejected` (e, f, g), `not identifiable` (d), `incomplete design` (b, h), `local slope`
-(i). With none, it is the form's own name.
+The most serious reason decides the verdict, in this order: `no learning` if even the best run has learned nothing (a),
+`not identifiable` (a, c), `rejected` (e, f, g), `not identifiable` (d), `incomplete design` (b, h), `local slope` (i).
+Without a reason, the verdict is that of the form: `law`, `law with floor` or `broken law`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCAL_SLOPE, REJECTED, INCOMPLETE = "local slope", "rejected", "incomplete desig
 NOT_IDENTIFIABLE, NO_LEARNING = "not identifiable", "no learning"
 VERDICTS = (*LAWS, LOCAL_SLOPE, REJECTED, INCOMPLETE, NOT_IDENTIFIABLE, NO_LEARNING)
 REFUSED = (REJECTED, INCOMPLETE, NOT_IDENTIFIABLE)
-"""Verdicts that are no law, but with which intervals can still be stated."""
+"""Verdicts that refuse a law, but allow statements about its exponents with widened intervals."""
 WORDS = {
     **dict.fromkeys("ac", NOT_IDENTIFIABLE),
     **dict.fromkeys("efg", REJECTED),
@@ -45,7 +45,7 @@ WORDS = {
     **dict.fromkeys("bh", INCOMPLETE),
     "i": LOCAL_SLOPE,
 }
-"""Trigger -> verdict, the most serious first."""
+"""Verdict that each trigger leads to, the most serious trigger first."""
 SIGNIFICANT = 0.01
 DECADE = 0.95
 """Share of a decade that counts as a decade, since sizes of a ladder rarely fall exactly on their targets."""
@@ -68,7 +68,7 @@ class Reason:
 
 
 def verdict(law: Law, reasons: list[Reason], intervals: Mapping[str, tuple[float, float]]) -> str:
-    """Verdict that follows from the reasons, one of `VERDICTS`. A floor whose interval contains 0 is not claimed."""
+    """Verdict that follows from the reasons, one of `VERDICTS`; a floor whose interval contains 0 counts as none."""
     if any(reason.is_no_learning for reason in reasons):
         return NO_LEARNING
     fired = {reason.trigger for reason in reasons}
@@ -137,7 +137,7 @@ def too_few(
     least: int = 4,
     needed: str = "a law needs 4, and a test of it more",
 ) -> list[Reason]:
-    """Trigger b: fewer than `least` sizes, or less than a decade between the smallest and the largest."""
+    """Reasons of trigger b: fewer than `least` sizes, or less than a decade between the smallest and the largest."""
     reasons = [Reason("b", f"{counted(n, what)} in {axis}; {needed}")] if n < least else []
     if decades < DECADE:
         reasons.append(Reason("b", f"{axis} spans {decades:.1f} decades; a law needs one"))
@@ -189,8 +189,8 @@ def is_large(change: float, value: float, low: float, high: float) -> bool:
 def bent(law: Law, spread: Spread, means: Means, half: float) -> list[Reason]:
     """Reason of trigger e: a significant term in (ln x)² beside the law, or too few runs of signs among the residuals.
 
-    `half` is the half-width of the exponent's interval. It has to grow by the change of slope between the ends of the
-    range.
+    `half` is the half-width of the exponent's interval, which has to grow by the change of slope between the ends of
+    the range.
     """
     if spread.freedom < 2:
         return []
@@ -229,8 +229,8 @@ def _runs_of_signs(residual: Array) -> float:
 def missed(held: list[HeldOut]) -> list[Reason]:
     """Reason of trigger f if the largest held-out size lies outside its interval.
 
-    Reason of trigger b if the interval is too wide to fail. Only the largest size counts: among several, one outside
-    its 95 % interval would be no surprise.
+    Reason of trigger b if the interval is so wide that the test cannot fail. Only the largest size counts: among
+    several, one outside its 95 % interval would be no surprise.
     """
     if not held:
         return []

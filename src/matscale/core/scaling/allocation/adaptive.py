@@ -1,5 +1,6 @@
-"""Adaptive sweep: train only those runs of a study's grid that a purpose needs, batch by batch.
+"""Adaptive sweep: train runs of a study's grid in batches, only those that a purpose needs.
 
+A purpose is a number to be known well enough: an exponent, the loss at a size, or the ratio of the costs of two models.
 The grid holds all possible runs. The first runs are spread over its cheaper half; then each batch is chosen from the
 results of all completed runs (`next_batch`), until the purpose is met or the budget is spent. Proposals are kept in a
 file in the study's folder, so that a resumed sweep first trains the proposed runs that are not done.
@@ -26,9 +27,9 @@ from matscale.core.study.identity import PlannedRun
 from matscale.core.study.plan import Do, StudyPlan
 
 PROPOSED = "adaptive.jsonl"
-"""File with a row per batch: its runs, and what was known before they were trained."""
+"""File with a row per batch: its runs, and a sentence on what was known of the purpose before they were trained."""
 FIRST = 4
-"""Number of first runs of an architecture, in addition to the number of parameters of the law."""
+"""Number of first runs of each architecture beyond the number of parameters of the law."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """An adaptive sweep of a plan."""
+    """Adaptive sweep over the runs of a study's plan."""
 
     plan: StudyPlan
     offers: Sequence[Offer]
@@ -58,8 +59,9 @@ class Adaptive:
     """FLOPs that all proposed runs may cost together"""
 
     def run(self, do: Do, said: Callable[[str], None] = lambda text: None) -> str:
-        """Propose and train until nothing is left to do. Return the reason for the end.
+        """Propose batches of runs and train each with `do` until the sweep ends; return the reason for its end.
 
+        `said` receives a sentence per batch.
         Raises ConfigError for a budget that buys no run, and if all proposed runs failed.
         """
         least = min(offer.flops for offer in self.offers)
@@ -93,12 +95,12 @@ class Adaptive:
     def _propose(self) -> tuple[bool, str]:
         """Propose a batch if no proposed run is left, and write it to the file.
 
-        Returns (whether the sweep has ended, the reason or what it goes on with).
+        Returns whether the sweep has ended, and a sentence: the reason for its end, or what it trains next.
         """
         proposed, status = self.proposed(), self._statuses()
         open_runs = [name for name in proposed if status[name] not in ("completed", "failed")]
         if open_runs:
-            return False, f"{len(open_runs)} proposed before"
+            return False, f"{len(open_runs)} runs proposed before"
         left = self.budget - sum(offer.flops for offer in self.offers if offer.run.name in proposed)
         over = ("completed", "failed")
         free = [one for one in self.offers if one.run.name not in proposed and status[one.run.name] not in over]
@@ -153,12 +155,12 @@ class Adaptive:
         of_them = [status[name] for name in self.proposed()]
         if of_them and set(of_them) == {"failed"}:
             raise ConfigError(
-                f"All {len(of_them)} runs that were proposed failed: `matscale runs list {self.plan.folder}`."
+                f"All {len(of_them)} proposed runs failed. See why: `matscale runs list {self.plan.folder}`."
             )
 
 
 def offers(plan: StudyPlan, flops: Mapping[Path, tuple[float, float]]) -> list[Offer]:
-    """List the runs of a grid with their estimated cost. `flops` is run folder -> (FLOPs, epochs).
+    """List the runs of a grid with their estimated cost. `flops` has (FLOPs, epochs) for each run folder.
 
     Raises ConfigError for a grid whose runs differ by more than architecture, size, data and seed, and for cooldowns,
     which cannot be trained without their trunk.

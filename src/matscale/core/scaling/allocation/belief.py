@@ -1,10 +1,11 @@
 """Belief about the loss of any run: a form of law, with the covariance of its parameters, checked on held-out runs.
 
-The form is fitted to all runs, and again without the most expensive tenth, fifth and two fifths, which it predicts. If
-its errors there are larger than its uncertainty, all uncertainties are multiplied by the largest such factor.
+The form is fitted to all runs. It is also fitted without the most expensive tenth, fifth and two fifths of them, and
+predicts these. If the squared errors of a prediction exceed its variance, all variances are multiplied by the ratio,
+the largest of the three.
 
-Huber's function is as wide as the residuals say (Huber 1964): at the fixed width of `fit`, far below them, a fit is
-nearly one to medians, which takes half as many runs again for the same precision.
+The width of Huber's function follows from the residuals (Huber 1964). With the fixed width of `fit`, far below them, a
+fit is close to one of medians, which needs 1.5 times as many runs for the same precision.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from matscale.core.scaling.solve import HUBER, Solution, refine, solve
 PRIOR = 3.0
 """Prior standard deviation of a parameter: for logarithms, a factor of 20."""
 HELD_OUT = (0.1, 0.2, 0.4)
-"""Shares of the runs, the most expensive ones, that the form predicts from the others."""
+"""Shares of the runs that are held out, the most expensive ones: the form predicts them from the other runs."""
 WIDTH = 1.345
 """Width of Huber's function in standard deviations: 95 % as precise as least squares on normal noise."""
 
@@ -54,12 +55,12 @@ class Belief:
         return np.asarray((self.law.derivatives(self.solution.theta, at) @ self.root).T)
 
     def deviations_of(self, number: Callable[[Array], Array]) -> Array:
-        """Deviations [p] of any function of theta [b, p]: half its change between -1 and +1 standard deviation."""
+        """Deviations [p] of a function `number` of theta [b, p]: half its change from -1 to +1 standard deviation."""
         theta, steps = self.solution.theta, self.root.T
         return np.asarray((number(theta + steps) - number(theta - steps)) / 2)
 
     def interval(self, x: Array, level: float = LEVEL) -> tuple[Array, Array]:
-        """Predictive interval (low, high) of ln L of a new run at `x`."""
+        """Prediction interval (low, high) of ln L of a new run at `x`."""
         spread = np.sqrt((self.deviations(x) ** 2).sum(axis=0) + self.noise)
         half = self.quantile(level) * spread
         return self.mean(x) - half, self.mean(x) + half
@@ -72,7 +73,7 @@ class Belief:
 def believe(law: Law, x: Array, y: Array, cost: Array) -> Belief:
     """Fit `law` to runs and check it on the most expensive ones.
 
-    `x` is ln x [k, axes], `y` is ln L [k], `cost` [k] orders the runs.
+    `x` is ln x [k, axes], `y` is ln L [k]; `cost` [k] tells which runs are the most expensive.
     """
     belief = _fitted(law, x, y)
     order = np.argsort(cost, kind="stable")

@@ -2,9 +2,10 @@
 
 The number, called the purpose, is anything that the law gives: an exponent, the loss at a size, the ratio of two costs.
 The uncertainty of the purpose, and of the loss of each candidate run, is given by rows of deviations from the mean:
-samples of a bootstrap, or columns of a square root of a covariance. A run at a candidate, with noise σ², reduces the
-variance of the purpose by cov² / (σ² + var) (Chaloner & Verdinelli 1995). After each choice, the deviations are updated
-to those that remain once the run is known (the square-root filter of Whitaker & Hamill 2002).
+samples of a bootstrap, or columns of a square root of a covariance. A run with noise σ² reduces the variance of the
+purpose by cov² / (σ² + var): var is the variance of the run's loss, cov its covariance with the purpose (Chaloner &
+Verdinelli 1995). After each choice, the deviations are updated to those that remain once the run is known (the
+square-root filter of Whitaker & Hamill 2002).
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def choose(
     """Choose up to `count` candidates, best first, that together cost at most `budget`.
 
     `here` [r, k] is the uncertainty of ln L at each of k candidates, as r deviations whose squares add up to its
-    variance. `there` [r], or [r, m], is the same for the number, or the m numbers, that the new runs shall make more
-    certain; variances of several are added. `noise` is the variance of one run. Each step takes the candidate that
-    removes most variance per square root of its cost; per cost itself, only tiny runs would be chosen.
-    `least` is added to each cost. The choice ends when the share of the variance that is left falls below `enough`.
+    variance. `there` [r], or [r, m], is the same for the purpose: one number, or m numbers whose variances are added.
+    `noise` is the variance of one run. Each step takes the candidate that removes most variance of the purpose per
+    square root of its cost; per cost itself, only tiny runs would be chosen. `least` is added to each cost. The choice
+    ends when the share of the variance that is left falls below `enough`.
 
     >>> here, there = np.array([[1.0, 0.1, 1.0], [0.0, 1.0, 0.0]]), np.array([1.0, 0.0])
     >>> [c.index for c in choose(here, there, 0.1, np.array([4.0, 1.0, 1.0]), count=2)]

@@ -1,4 +1,4 @@
-"""Cost of a run by parameters and data, C = k N^p D^q, fitted to the counted FLOPs of runs."""
+"""Cost of a run as a function of parameters N and data D, C = k N^p D^q, fitted to the counted FLOPs of runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def measured_cost(table: Table) -> CostLaw:
     """Fit C(N, D) to the runs. Raises DataError without compute, or if C is no product of powers."""
     if not table.has("n", "d", "c"):
         raise DataError(
-            "A plan needs n, d and c of every run: the cost is measured, not 6 N D. Map the columns with --map."
+            "A plan needs n, d and c of every run: costs are fitted to c, not taken as 6 N D. Map the columns with "
+            "--map."
         )
     columns = np.column_stack([np.ones(len(table)), np.log(table["n"]), np.log(table["d"])])
     y = np.log(table["c"])

@@ -38,7 +38,7 @@ class Purpose:
     """Purpose of the next runs: a number to be known to within `within`, or which of two models is cheaper."""
 
     what: str
-    """`alpha`, `beta`, `loss`, `cheaper`"""
+    """Kind of purpose: `alpha`, `beta`, `loss` or `cheaper`"""
     within: float
     """Wanted half-width of the 95 % interval: absolute for an exponent, relative for a loss; 0 for `cheaper`"""
     at: Mapping[str, float]
@@ -76,7 +76,7 @@ class Side:
     belief: Belief
     measured: CostLaw
     smallest: float
-    """FLOPs of its smallest run"""
+    """FLOPs of the cheapest run that the law was fitted to"""
     n: Array
     d: Array
     flops: Array
@@ -166,10 +166,10 @@ class Batch:
 
 
 def side_of(table: Table, offered: tuple[Array, Array, Array] | None = None, law: Law | None = None) -> Side:
-    """Side for one architecture, from its runs.
+    """Fit law and cost to the runs of one architecture, and list its candidate runs.
 
     `offered` is (n, d, FLOPs) of the candidate runs; without it, candidates are sizes near those of the runs. `law` is
-    one in n and d.
+    a law in n and d; None: `FORM`.
     """
     runs, law = table.ends(), law or host().law(FORM)
     if law.axes != ("n", "d"):
@@ -223,7 +223,7 @@ def next_batch(sides: Sequence[Side], purpose: Purpose, count: int, budget: floa
         return now
     flops = np.concatenate([side.flops for side in sides])
     if not len(flops):
-        raise ConfigError("No run is left that could be trained. Offer more sizes.")
+        raise ConfigError("No candidate run is left to train. Add sizes to the grid.")
     if budget < flops.min():
         raise ConfigError(f"--budget {budget:.3g} buys no run: the cheapest costs {flops.min():.3g} FLOPs.")
     chosen = choose(
@@ -259,7 +259,7 @@ def _refuse_unknown(law: Law, purpose: Purpose) -> None:
     if purpose.what in EXPONENTS and purpose.what not in law.exponents:
         raise ConfigError(f"The law {law.name} has no {purpose.what}. Ask for a loss: loss=5%@n=1M,d=1M.")
     if purpose.what == "cheaper" and law.name != FORM:
-        raise ConfigError(f"Which of two is cheaper is known by the law {FORM} alone: leave out --law {law.name}.")
+        raise ConfigError(f"Only the law {FORM} tells which of two models is cheaper: leave out --law {law.name}.")
 
 
 def _refuse_beyond(side: Side, purpose: Purpose) -> None:

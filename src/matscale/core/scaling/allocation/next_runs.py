@@ -1,6 +1,6 @@
 """Propose next runs: those that reduce the uncertainty of the target prediction most for their cost.
 
-Over the bootstrap samples, the prediction at the target is correlated with that at a candidate; `choose` uses this.
+`choose` uses the correlation, over bootstrap samples, of the prediction at the target with that at each candidate.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Proposal:
 
 
 def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: int = 3) -> list[Proposal]:
-    """Propose the best `count` different runs for predicting `target` (N, D); None if the target is known exactly.
+    """Propose the best `count` runs for predicting the loss at `target`; empty if that is known exactly.
 
-    A run may cost at most twice the largest run so far.
+    `target` is (N, D); None: 3 times the largest N and D of the runs. A run may cost at most twice the largest so far.
     """
     assert isinstance(fit.spread, Draws)
     n, d = candidates(fit.range)
@@ -57,18 +57,16 @@ def propose(fit: Fit, cost: CostLaw, target: tuple[float, float] | None, count: 
 
 
 def candidates(ranges: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
-    """Candidates (n, d) for runs: values of the runs, values between them, and up to 3 times beyond them."""
+    """Candidates (n, d) for runs: a 16 x 16 grid from half the smallest to 3 times the largest value of the runs."""
     axes = [np.geomspace(ranges[axis][0] / 2, 3 * ranges[axis][1], 16) for axis in ("n", "d")]
     n, d = np.meshgrid(*axes, indexing="ij")
     return n.ravel(), d.ravel()
 
 
 def _predictions(fit: Fit, n: Array, d: Array) -> Array:
-    """Deviations of ln L of every sample [b] at every place [k] from their mean, divided by √b.
+    """Deviations [b, k] of ln L of each of b bootstrap samples from their mean, at each of k sizes, divided by √b.
 
-    Their squares sum to the variance of ln L.
-
-    Extreme samples are clipped to the 1 % quantiles.
+    The squares of a column sum to the variance of ln L. Extreme samples are clipped to the 1 % and 99 % quantiles.
     """
     assert isinstance(fit.spread, Draws)
     values = fit.law.value(fit.spread.draws, np.log(np.stack([n, d], axis=-1)) - fit.frame.x)

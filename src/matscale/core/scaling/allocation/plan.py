@@ -2,9 +2,9 @@
 
     minimise  E + A N^-alpha + B D^-beta   with   k N^p D^q = C
 
-k, p, q are fitted to the runs' counted FLOPs: models of atoms cost by edges and atoms, so that 6 N D is wrong by
-factors and tilts with N. The condition alpha A N^-alpha / p = beta B D^-beta / q gives N in closed form; every
-bootstrap sample of the law gives its own, and so the intervals.
+k, p, q are fitted to the runs' counted FLOPs: the cost of models of atoms depends on edges and atoms, so that 6 N D is
+wrong by a factor that changes with N. The condition alpha A N^-alpha / p = beta B D^-beta / q gives N in closed form.
+Each bootstrap sample of the law gives its own N; the intervals are quantiles of these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from matscale.core.scaling.tables.seen import seen_note
 from matscale.core.scaling.verdict import REFUSED
 
 FURTHEST = 30.0
-"""Largest factor beyond the smallest and the largest compute of the runs for which budgets are accepted."""
+"""Largest factor by which a budget may lie below the smallest or above the largest compute of the runs."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Plan:
     loss: Quantity
     """Expected loss of a new run; the target loss if one was given"""
     unreachable: float
-    """Share of bootstrap samples in which no budget reaches the target; 0 without one"""
+    """Share of bootstrap samples in which no budget reaches the target loss; 0 if no target was given"""
     cost: CostLaw
     speed: Speed | None
-    """Training speed of the given device; None without one"""
+    """Training speed of the given device; None if no device was given"""
     beyond: float
     """Budget divided by the largest compute of the runs"""
     proposals: tuple[Proposal, ...]
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def device_hours(self) -> float | None:
-        """Hours that the plan takes on one device of the given kind; None without one."""
+        """Hours that the plan takes on one device of the given kind; None if no device was given."""
         return None if self.speed is None else self.flops.value / self.speed.flops_per_s / 3600.0
 
     def plain(self) -> dict[str, Any]:
@@ -97,13 +97,13 @@ def make_plan(
 ) -> Plan:
     """Allocate a budget of `flops`, or the budget that the target `loss` needs, to model size and data.
 
-    `speed` maps a number of parameters to the training speed, for the hours. `despite` is a verdict: a refused law with
+    `speed` gives the training speed of a model by its number of parameters. `despite` is a verdict: a refused law with
     that verdict is used nevertheless, with uncertainties widened by its misfit. Raises MatscaleError with the reasons
     if the joint law is refused and `despite` does not name its verdict, ConfigError for a budget that is too far from
     the runs or a loss that the law never reaches.
     """
     if (flops is None) == (loss is None):
-        raise ConfigError("Say what to plan for: --flops BUDGET or --loss TARGET, one of them.")
+        raise ConfigError("Say what to plan for: either --flops BUDGET or --loss TARGET.")
     if loss is not None and not 0 < loss < np.inf:
         raise ConfigError(f"--loss {loss:g}: the target loss must be above 0.")
     cost = measured_cost(fit.table)
@@ -116,8 +116,8 @@ def make_plan(
     draws = sampled_laws(fit.spread)
     if 2 * len(draws) < len(fit.spread.draws):
         raise MatscaleError(
-            f"No plan: only {len(draws)} of {len(fit.spread.draws)} bootstrap samples, widened by what the law misses, "
-            f"have a best size at all. {_advice(fit, cost)}"
+            f"No plan: only {len(draws)} of {len(fit.spread.draws)} bootstrap samples, widened by the misfit of the "
+            f"law, have a best model size. {_advice(fit, cost)}"
         )
     best = np.array([[fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")]])
     if flops is None:
@@ -164,7 +164,7 @@ def option(verdict: str) -> str:
 
 def _advice(fit: Fit, cost: CostLaw) -> str:
     best = ", ".join(f"n = {p.n:,.0f} on d = {p.d:,.0f}" for p in propose(fit, cost, None)[:3])
-    return f"The runs that would tell most: {best}." if best else ""
+    return f"The most informative next runs: {best}." if best else ""
 
 
 def _despite(fit: Fit) -> list[str]:
@@ -172,7 +172,7 @@ def _despite(fit: Fit) -> list[str]:
     if fit.is_law:
         return []
     reasons = "; ".join(str(reason) for reason in fit.reasons)
-    wider = f"; its uncertainty is {fit.widening:.2g} times wider for it" if fit.widening > 1 else ""
+    wider = f"; its uncertainty is therefore {fit.widening:.2g} times wider" if fit.widening > 1 else ""
     return [f"the law is {fit.verdict} ({reasons}){wider}"]
 
 
@@ -202,7 +202,7 @@ def needed(loss: float, laws: Array, cost: CostLaw) -> Array:
 
 
 def sampled_laws(spread: Draws) -> Array:
-    """Bootstrap samples of a joint law as (E, A, B, alpha, beta) [b, 5], those whose loss falls with both N and D."""
+    """Bootstrap samples (E, A, B, alpha, beta) [b, 5] of a joint law: those whose loss falls with both N and D."""
     plain = spread.law.plain(spread.law.bounded(spread.widened()), spread.frame)
     laws = np.stack([plain[name] for name in ("E", "A", "B", "alpha", "beta")], axis=-1)
     return laws[(laws[:, 1:] > 0).all(axis=1) & np.isfinite(laws).all(axis=1)]
@@ -221,7 +221,7 @@ def _for_loss(loss: float, best: Array, draws: Array, cost: CostLaw, fit: Fit) -
 
 
 def refuse_far(c: float, cost: CostLaw, smallest: float) -> None:
-    """Raises ConfigError for a budget far from the compute of the runs; `smallest` is their least."""
+    """Raises ConfigError for a budget `c` far from the compute of the runs; `smallest` is that of the cheapest run."""
     if c * FURTHEST < smallest:
         raise ConfigError(
             f"{c:.2g} FLOPs are less than a {FURTHEST:.0f}th of the smallest compute seen ({smallest:.2g}); the law is "

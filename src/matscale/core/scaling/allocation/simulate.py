@@ -25,12 +25,12 @@ WAYS = ("choose", "random", "grid", "cost")
 SHARE = 0.1
 """Default budget, as a share of what all runs cost."""
 FIRST = 0.1
-"""First stop, as a share of the budget.
+"""Cost at the first stop, where strategies are scored for the first time, as a share of the budget.
 
-Up to there, the runs of `choose` are spread out, since no law can be fitted yet.
+Up to this cost, the runs of `choose` are spread out, since no law can be fitted yet.
 """
 FIRST_RUNS = 3
-"""Number of first runs of `choose` per parameter of the law; none costs more than its share of the first stop."""
+"""Number of first runs of `choose` per parameter of the law; none costs more than an equal share of the first stop."""
 HIDDEN = 0.1
 """Share of the runs, drawn at random, that are not for sale in a replay with a seed above 0."""
 TOP = 0.1
@@ -120,7 +120,7 @@ def simulate(
     if steps[0] < least:
         raise ConfigError(
             f"--budget {budget:.3g}: its first tenth does not buy the {n_least} cheapest runs, which cost {least:.3g} "
-            f"and are the least for the law {law.name}. Say {least / FIRST:.3g} or more."
+            f"and are the fewest that the law {law.name} can be fitted to. Give {least / FIRST:.3g} or more."
         )
     return [
         score
@@ -176,9 +176,9 @@ def _next(
 
 
 def first_runs(x: Array, cost: Array, budget: float, law: Law) -> NDArray[np.int64]:
-    """First runs: far apart, at most `FIRST_RUNS` per parameter, none more expensive than its share of `budget`.
+    """First runs: far apart, at most `FIRST_RUNS` per parameter, none dearer than an equal share of `budget`.
 
-    If these are too few, the cheapest runs, one more than the law has parameters.
+    If these are too few for the law, the cheapest runs instead: one more than the law has parameters.
     """
     count = FIRST_RUNS * law.n_parameters
     spread = spread_out(x, cost, np.zeros(0, dtype=np.int64), budget, dearest=budget / count)[:count]
@@ -188,8 +188,9 @@ def first_runs(x: Array, cost: Array, budget: float, law: Law) -> NDArray[np.int
 def spread_out(
     x: Array, cost: Array, taken: NDArray[np.int64], budget: float, dearest: float = np.inf
 ) -> NDArray[np.int64]:
-    """Choose runs that lie far apart in ln x: the cheapest first, then each the furthest from `taken` and those chosen.
+    """Choose runs that lie far apart in ln x: one by one, the run furthest from those in `taken` and those chosen.
 
+    The first is the cheapest if `taken` is empty.
     Together they cost at most `budget`, and none costs more than `dearest`.
     """
     place = x / np.maximum(np.ptp(x, axis=0), 1e-12)

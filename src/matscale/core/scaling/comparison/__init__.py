@@ -1,1 +1,1 @@
-"""Comparison of the exponents of two architectures, and of what each needs for the same loss."""
+"""Comparison of the exponents of two architectures, and of the resources that each needs for the same loss."""

@@ -1,4 +1,4 @@
-"""Multipliers: how much more one architecture needs than another for the same loss; sentences that state them."""
+"""Multipliers: how many times as much one architecture needs as another for the same loss; sentences with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matscale.core.scaling.tables.table import SAME
 from matscale.core.scaling.text import with_interval
 
 BEST = "the best n and d of each"
-"""Basis of a multiplier in compute at the best n and d, by joint laws."""
+"""`Multiplier.basis` for compute if n and d are the best ones of each architecture, by its joint law."""
 UNKNOWN = "an unknown multiple"
 
 
@@ -59,20 +59,20 @@ def _shown(value: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Multiplier:
-    """Multiplier: how much of a quantity the first architecture needs, over what the second needs for the same loss."""
+    """Multiplier: amount of a quantity that the first architecture needs / that the second needs for the same loss."""
 
     first: str
     second: str
     axis: str
-    """c, hours, n, d"""
+    """The quantity: c, hours, n or d"""
     what: str
     """The quantity in words: FLOPs, hours, parameters, data"""
     basis: str
     """Value that is held fixed, such as `d = 301,300`; or `the best n and d of each`, by joint laws"""
     points: tuple[Point, ...] = ()
-    """Multipliers at the losses that both have points for, the lowest first; empty if there are none"""
+    """Multipliers at losses within the points of both architectures, the lowest loss first; empty if there are none"""
     asked: tuple[Point, ...] = ()
-    """Multipliers at the losses that the user asked for, if both have points there"""
+    """Multipliers at those losses the user asked for that lie within the points of both architectures"""
     floor: tuple[str, float, float, float] | None = None
     """(architecture, loss, low, high): no amount of the quantity brings that architecture below this loss"""
     reason: str = ""
@@ -102,7 +102,7 @@ class Multiplier:
 
 
 def refuse_far(found: Sequence[Multiplier], at_loss: Sequence[float]) -> None:
-    """Raises ConfigError for a loss that lies outside the losses of every pair."""
+    """Raises ConfigError for a loss in `at_loss` at which no pair has a multiplier."""
     known = [one for one in found if one.points]
     for loss in at_loss:
         if any(abs(np.log(point.loss / loss)) < 1e-9 for one in known for point in one.asked if loss > 0):
@@ -123,13 +123,13 @@ def _range(one: Multiplier) -> str:
 
 
 def facing(found: Sequence[Multiplier]) -> list[Multiplier]:
-    """Multipliers of a pair, ordered so that the first one that is known is 1 or more."""
+    """Multipliers of a pair, with its two architectures swapped if the first known multiplier is below 1."""
     first = next(((one.asked or one.points)[0] for one in found if one.points), None)
     return [one.turned for one in found] if first is not None and first.value < 1 else list(found)
 
 
 def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Sentences on what one architecture of a pair needs against the other, one for each stated loss."""
+    """Sentences that state the multipliers of a pair: one for each basis and each stated loss."""
     told = []
     for basis in dict.fromkeys(one.basis for one in found):
         group = [one for one in facing(found) if one.basis == basis]
@@ -139,7 +139,7 @@ def sentences(found: Sequence[Multiplier], target: str) -> list[str]:
         elif basis != BEST:
             one = group[0]
             told.append(
-                f"For the same {noun(target)}, what {one.first} needs against {one.second} cannot be said: {one.reason}"
+                f"For the same {noun(target)}, it is unknown what {one.first} needs against {one.second}: {one.reason}"
             )
     return told
 
@@ -171,7 +171,7 @@ def noun(target: str) -> str:
 
 
 def details(found: Sequence[Multiplier], target: str) -> list[str]:
-    """Lines with every multiplier of a pair along its curve, and the losses for which there is none; no line twice."""
+    """Lines with the multipliers of a pair at several losses, notes, and the losses that one side never reaches."""
     lines = []
     for one in facing(found):
         name = f"{one.what} of {one.first} / {one.second}" + (f" at {BEST}" if one.basis == BEST else "")
@@ -180,7 +180,7 @@ def details(found: Sequence[Multiplier], target: str) -> list[str]:
             told = ", ".join(f"{point.text} at {point.loss:.4g}" for point in shown)
             lines.append(f"{name} for the same {noun(target)}: {told}")
         else:
-            lines.append(f"{name}: cannot be said: {one.reason}")
+            lines.append(f"{name}: unknown: {one.reason}")
         lines += one.notes
         if one.floor:
             name, *ends = one.floor

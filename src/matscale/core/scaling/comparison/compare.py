@@ -1,9 +1,9 @@
 """Compare the scaling of architectures: their exponents on size means, and what each needs for the same loss.
 
 Each architecture has its own law and its own scatter of sizes about it; the difference of the exponents over its
-standard error is compared with Student's t with the degrees of freedom of Welch and Satterthwaite. A bootstrap over
-seeds is not used: sizes usually scatter more than seeds, and then it finds differences between equal exponents in 9 to
-77 % of the cases. This test finds them in 4 to 7 % (docs/laws.md).
+standard error is compared with Student's t with the degrees of freedom of Welch and Satterthwaite. This test finds a
+difference between equal exponents in 4 to 7 % of the cases (docs/laws.md). A bootstrap over seeds would find one in 9
+to 77 %, since sizes usually scatter more than seeds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from matscale.core.scaling.verdict import LOCAL_SLOPE, learning
 
 @dataclass(frozen=True)
 class Rank:
-    """Loss and rank of one architecture at the place where all are compared."""
+    """Loss of one architecture at the value of the variable where all are ranked."""
 
     architecture: str
     loss: float
@@ -59,19 +59,19 @@ class Comparison:
     """Value at which losses are ranked: the largest that all architectures reach"""
     ranking: tuple[Rank, ...]
     joint: Mapping[str, Fit] = field(default_factory=dict)
-    """Architecture -> its joint law, if that has a floor: its exponent is compared instead of the slope of a slice"""
+    """Accepted joint laws, by architecture, whose exponents are compared instead of the slopes of slices"""
     target: str = "loss"
     notes: tuple[str, ...] = ()
     """Further differences between the architectures that a table states"""
 
     @property
     def cheaper(self) -> list[str]:
-        """Needs of each architecture against the first of the ranking, for the same loss: a sentence each."""
+        """Sentences that compare what each architecture needs with what the first of the ranking needs."""
         return [told for pair in self.facing_first for told in sentences(pair.multipliers, self.target)]
 
     @property
     def facing_first(self) -> list[Pair]:
-        """The pairs of each architecture with the first of the ranking."""
+        """Pairs that contain the first architecture of the ranking."""
         first = self.ranking[0].architecture
         return [pair for pair in self.pairs if first in (pair.first, pair.second)]
 
@@ -210,15 +210,13 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
 
     chosen = min(centres, key=lambda v: abs(np.log(v / at))) if at else max(centres, key=lambda v: (sizes(v), v))
     if at is not None and not _near(np.array([chosen]), at).any():
-        raise DataError(f"No runs have {other} = {at:g}. There are: {', '.join(f'{v:,.0f}' for v in centres)}.")
+        raise DataError(f"No runs have {other} = {at:g}. Choose one of: {', '.join(f'{v:,.0f}' for v in centres)}.")
     if sizes(chosen) == 0:
         known = ", ".join(f"{v:,.0f}" for v in centres)
         raise DataError(f"The architectures share no {other} ({known}): train each on the same data.")
     fixed = f"{other} = {chosen:,.0f}" if len(centres) > 1 else ""
     kept = {
-        name: part.keep(
-            _near(part[other], chosen), f"its {other} is another: all are compared at {other} = {chosen:,.0f}"
-        )
+        name: part.keep(_near(part[other], chosen), f"its {other} differs: all are compared at {other} = {chosen:,.0f}")
         for name, part in parts.items()
     }
     rest = {name: hold(part, axis, [o for o in HELD.get(axis, ()) if o != other]) for name, part in kept.items()}
@@ -229,7 +227,7 @@ def _slices(parts: dict[str, Table], axis: str, at: float | None) -> tuple[dict[
 
 
 def groups_at(part: Table, other: str, value: float, key: str) -> list[int]:
-    """Sizes of the runs whose `other` is close to `value`."""
+    """Index of the size, in the column `key`, of each run whose value in the column `other` is close to `value`."""
     near = part[key][_near(part[other], value)]
     return groups(near).tolist() if len(near) else []
 

@@ -20,7 +20,7 @@ DIFFERENT, NOT_SHOWN, NO_TEST = "exponents differ", "no difference shown", "not 
 LOCAL = "local slopes differ"
 SEEDS = 0.05
 """p-value below which differences between the slopes of seeds enter the test."""
-FIRST_LAWS = "each needs a law first: what speaks against one is said above"
+FIRST_LAWS = "each architecture needs a law first: the reasons against it are listed above"
 WORTH_SEEING = 0.04
 """Difference of exponents for which the power of the test is stated."""
 
@@ -53,20 +53,20 @@ class Pair:
     """Reason why the exponents cannot be compared; empty if they can"""
     ratios: tuple[Ratio, ...]
     crossing: tuple[float, float, float] | None
-    """Value of the variable where the laws cross; infinite ends if the points do not limit it"""
+    """(value, low, high) of the variable where the laws cross, or None; an end that points do not limit is 0 or inf"""
     power: float
     """Probability to detect a difference of `WORTH_SEEING` with these points"""
     smallest: float
     """Smallest difference that is significant with a probability of 80 %"""
     settling: Settling
     basis: str = ""
-    """Exponents that were compared, if not those of `fits`, such as `alpha of the joint laws nd`"""
+    """Exponents that were compared, if not those of `Comparison.fits`, such as `alpha of the joint laws nd`"""
     note: str = ""
     """Remark if the difference is one of local slopes rather than exponents"""
     standard_error: float = float("nan")
     """Standard error of `difference`"""
     freedom: float = float("nan")
-    """Degrees of freedom of `error`"""
+    """Degrees of freedom of `standard_error`"""
     margin: float | None = None
     """Margin of the equivalence test; None if there was none"""
     p_equal: float = float("nan")
@@ -74,7 +74,7 @@ class Pair:
     p_equal_adjusted: float = float("nan")
     """`p_equal` after Holm's correction over all pairs"""
     multipliers: tuple[Multiplier, ...] = ()
-    """Multipliers: how much more of each quantity the first needs than the second, for the same loss"""
+    """Multipliers: how many times as much of each quantity the first needs as the second, for the same loss"""
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:
@@ -128,7 +128,7 @@ def _hindrance(fits: Sequence[Fit], freedom: float) -> str:
 
 
 def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
-    """Fit both laws with separate scatter (Welch's test): their spreads, and the degrees of freedom of the difference.
+    """Fit both laws with separate scatter (Welch's test); return their uncertainties, and the difference's freedom.
 
     Sources: Welch (Biometrika 34, 28, 1947) and Satterthwaite (Biometrics 2, 110, 1946). With a common scatter, equal
     exponents would be found different in up to 28 % of the cases where one architecture has fewer sizes and more noise.
@@ -148,9 +148,9 @@ def welch(a: Means, b: Means, law: Law) -> tuple[Spread, Spread, float]:
 def satterthwaite(a: Array | float, b: Array | float, freedom_a: float, freedom_b: float) -> Array:
     """Degrees of freedom of the sum of two estimated variances; 0 if either has none.
 
-    If both have equally many, this is Satterthwaite's formula. If not, the result is reduced, by up to a quarter of its
-    distance to the smaller number: few sizes may understate the scatter of the noisier side, and with 4 against 10
-    degrees of freedom, a test at 5 % would find 7.3 % without this reduction.
+    If both variances have the same degrees of freedom, this is Satterthwaite's formula. If not, the result is reduced,
+    by up to a quarter of its distance to the smaller number: few sizes may understate the scatter of the noisier side.
+    Without this reduction, a test at 5 % with 4 against 10 degrees of freedom would reject equality in 7.3 % of cases.
     """
     a, b = np.asarray(a), np.asarray(b)
     if min(freedom_a, freedom_b) <= 0:
@@ -175,7 +175,7 @@ def _log_ratio(first: Spread, second: Spread, logx: Array) -> tuple[Array, Array
 
 
 def overlap(*means: Means) -> tuple[float, float]:
-    """Range of ln x that all architectures cover; both ends are equal if there is none."""
+    """Range of ln x that all architectures cover; if there is none, both ends lie in the middle of the gap."""
     low, high = max(float(m.x.min()) for m in means), min(float(m.x.max()) for m in means)
     return (low, high) if low <= high else ((low + high) / 2, (low + high) / 2)
 

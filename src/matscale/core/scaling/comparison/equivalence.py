@@ -1,7 +1,7 @@
 """Equivalence test of two exponents within a margin: two one-sided tests.
 
-Exponents are called equal within a margin if the difference is significantly above its lower end and significantly
-below its upper end, at 5 % each: the 90 % interval of the difference lies inside. The standard error and the degrees of
+Exponents are called equal within a margin m if their difference is significantly above -m and significantly below m, at
+5 % each; that is, if the 90 % interval of the difference lies between -m and m. The standard error and the degrees of
 freedom are those of the test for a difference. Source: Schuirmann, J. Pharmacokin. Biopharm. 15, 657 (1987).
 """
 
@@ -31,7 +31,7 @@ def check_margin(margin: float | None) -> None:
     """Raises ConfigError for a margin that is not positive."""
     if margin is not None and not (margin > 0 and np.isfinite(margin)):
         raise ConfigError(
-            f"--margin {margin:g}: it must be above 0, the largest difference of exponents that does not matter. "
+            f"--margin {margin:g}: the largest difference of exponents that does not matter must be above 0. "
             "Write for example --margin 0.02."
         )
 
@@ -97,5 +97,5 @@ def equality_text(pair: Pair) -> str:
     return (
         f"equality within {pair.margin:g}: p = {pair.p_equal:.2g}{adjusted} (two one-sided tests); the 90 % interval "
         f"{low:.{places}f} to {high:.{places}f} has to lie within ±{pair.margin:g}; equal exponents would be found "
-        f"equal with {seen:.0%}"
+        f"equal with probability {seen:.0%}"
     )

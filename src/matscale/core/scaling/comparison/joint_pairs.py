@@ -15,10 +15,10 @@ from matscale.core.scaling.result import Fit
 
 
 def tested_jointly(pair: Pair, first: Fit, second: Fit, axis: str) -> Pair:
-    """Pair with the exponents of the two joint laws in place of the slopes of their slices.
+    """Copy of `pair` in which the exponents of the two joint laws are tested instead of the slopes of slices.
 
-    The standard error of each comes from its bootstrap interval, with its own degrees of freedom; those of the
-    difference follow Satterthwaite.
+    Each exponent has a standard error, from its bootstrap interval, and degrees of freedom; the degrees of freedom of
+    the difference follow Satterthwaite.
     """
     name = first.exponent_of(axis)
     difference = first.parameters[name] - second.parameters[name]

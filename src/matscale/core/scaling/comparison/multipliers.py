@@ -3,9 +3,10 @@
 Each law is inverted: it gives the compute (hours, parameters, data) at which it reaches a loss. The uncertainty is that
 of the laws. A joint law has bootstrap samples; for a law in one variable, samples are drawn from Student's t with the
 covariance and the degrees of freedom of its intervals. Every sample is inverted, and the ratios of independent samples
-give the interval. docs/laws.md has its coverage.
+give the interval. docs/laws.md reports the coverage of this interval.
 
-Each architecture has the form that its own points support. Multipliers are given at losses that both have points for.
+Each architecture's law has the form that its own points support. Multipliers are given at losses within the points of
+both architectures.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from matscale.core.scaling.tables.table import SAME, Table
 from matscale.core.scaling.verdict import REFUSED
 
 WORDS = {"c": "FLOPs", "hours": "hours", "n": "parameters", "d": "data"}
-"""Quantity -> its name in sentences."""
+"""Name of each quantity in sentences."""
 ALONG = {"c": ("c", "hours", "n"), "n": ("c", "hours", "n"), "d": ("c", "hours", "d")}
-"""Variable of the comparison -> quantities that grow with it."""
+"""Quantities that grow with each variable of a comparison."""
 SAMPLES = 1000
 POINTS = 21
-"""Number of losses of a curve of multipliers."""
+"""Number of losses at which a curve of multipliers is computed."""
 REACH = 3 * np.log(10.0)
 """Range beyond the points, in ln, in which a law is inverted; larger amounts are infinite."""
 FAR = 200.0
@@ -53,7 +54,7 @@ class Subject:
     is_floored: bool
     """Whether the joint law is used instead of the law of the slice, since it has a floor"""
     number: int
-    """Index among the architectures, so that each draws its own samples"""
+    """Index among the architectures: seed of the random samples of its laws"""
     known: dict[str, Needs | str] = field(default_factory=dict, repr=False, compare=False)
     """Inverted laws by quantity, computed on demand; or the reason why a law cannot be inverted"""
 
@@ -68,7 +69,7 @@ class Subject:
         return f"{self.name} is {self.own.verdict} ({'; '.join(doubts)})" if doubts else ""
 
     def needs(self, quantity: str) -> Needs | str:
-        """Inverted law for a quantity, or for the compute at `BEST`; or the reason why it cannot be inverted."""
+        """Inverted law for a quantity (`BEST`: compute at the best n and d), or why it cannot be inverted."""
         if quantity not in self.known:
             self.known[quantity] = _at_best(self) if quantity == BEST else _of_slice(self, quantity)
         return self.known[quantity]
@@ -76,14 +77,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Needs:
-    """Inverted law: amount of a quantity that a loss needs, by the law itself and by samples of it."""
+    """Inverted law: amount of a quantity that reaches a loss, by the law itself and by b random samples of it."""
 
     losses: tuple[float, float]
     """ln of the lowest and the highest loss of the points"""
     of: Callable[[Array], Array]
-    """ln of losses [m] -> ln of the quantity [1 + b, m], the law itself first.
+    """Function from ln of losses [m] to ln of the quantity [1 + b, m], the law itself first.
 
-    Infinite where the loss is never reached
+    The quantity is infinite where a law never reaches the loss.
     """
     bottoms: Array
     """ln of the floor of each law [1 + b]; -inf without a floor"""
@@ -145,7 +146,7 @@ def _unfair(a: Table, b: Table, quantity: str) -> str:
     if len(grounds[0] | grounds[1]) <= 1:
         return ""
     told = "; ".join(f"{table.words['arch'][0]} on {', '.join(sorted(g))}" for table, g in zip((a, b), grounds))
-    return f"they were spent on other devices, threads or arithmetic: {told}"
+    return f"hours were spent on different devices, threads or arithmetic: {told}"
 
 
 def _grounds(table: Table) -> set[str]:
@@ -162,11 +163,11 @@ def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
     """Notes on weaknesses of a multiplier that is stated nevertheless."""
     notes = []
     if what == "hours" and not _grounds(a.means.table):
-        notes.append("hours as the table has them: it does not say whether devices and threads are the same")
+        notes.append("hours come from the table, which does not say whether devices and threads are the same")
     refused = [one for one in (a, b) if one.own.verdict in REFUSED and not one.is_floored]
     if refused:
         told = " and ".join(f"{one.name} is {one.own.verdict}" for one in refused)
-        notes.append(f"{told}: the interval allows for what the line misses")
+        notes.append(f"{told}: the interval allows for the misfit of the law")
     return tuple(notes)
 
 
@@ -174,9 +175,9 @@ def _notes(a: Subject, b: Subject, what: str) -> tuple[str, ...]:
 
 
 def _of_slice(one: Subject, quantity: str) -> Needs | str:
-    """Inverted law of the size means for `quantity`.
+    """Inverted law of the size means for `quantity`, or the reason why there is none.
 
-    The joint law at the fixed value of the slice, if that is used instead.
+    For an architecture that uses its joint law instead, that law is inverted at the fixed value of the slice.
     """
     means, law, rng = one.means, one.own.law, np.random.default_rng(one.number)
     at = _grown(means, quantity, one.name)
@@ -205,12 +206,12 @@ def _grown(means: Means, quantity: str, name: str) -> Array | str:
     if np.diff(at).min() <= 0:
         return f"the {what} of {name} do not grow with {means.axis} from size to size"
     if quantity != "hours" and float(np.abs(logs - at[means.size]).max()) > SEEDS:
-        return f"runs of {name} of one size have several {what}"
+        return f"runs of {name} of one size differ in {what}"
     return np.asarray(at)
 
 
 def _along(one: Subject, quantity: str, at: Array) -> Spread:
-    """Law of the form of `own` over the quantity, with errors widened like those of `own`."""
+    """Refit the law `own` with the quantity as its variable, and widen its errors like those of `own`."""
     moved = replace(one.means, axis=quantity, x=at[:, None], with_outliers=None)
     law, weights = one.own.law, moved.weights
     found = solve(law, moved.x, moved.y, weights=weights)
@@ -220,9 +221,10 @@ def _along(one: Subject, quantity: str, at: Array) -> Spread:
 
 
 def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
-    """Parameters of a law, and samples of them [1 + b, p] from Student's t with the covariance of the law.
+    """Parameters of a law, and b samples of them from Student's t with the covariance of the law [1 + b, p].
 
-    A law is linear only near its parameters, so each sample is the law closest to the linear one at the points.
+    A law is linear in its parameters only near the fit. Each sample is therefore the law that lies closest, at the
+    points, to a sample of the linearised law.
     """
     values, vectors = np.linalg.eigh(around.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -235,7 +237,10 @@ def _samples(around: Spread, at: Array, rng: np.random.Generator) -> Array:
 
 
 def _followed(needs: Needs, x: Array, at: Array) -> Needs:
-    """Inverted law for a quantity that follows the variable: it is `at` [k] at `x` [k], linear between and beyond."""
+    """Inverted law for a quantity that is a function of the variable of `needs`.
+
+    ln of the quantity is `at` [k] where ln of the variable is `x` [k], and linear between and beyond these points.
+    """
     far = np.array([-1.0, 1.0]) * FAR
     slopes = [(at[1] - at[0]) / (x[1] - x[0]), (at[-1] - at[-2]) / (x[-1] - x[-2])]
     knots = np.concatenate([[x[0] + far[0]], x, [x[-1] + far[1]]])
@@ -319,7 +324,7 @@ def _at_best(one: Subject) -> Needs | str:
 def _between(
     empty: Multiplier, needs: Sequence[Needs | str], reason: str, at_loss: Sequence[float], notes: tuple[str, ...]
 ) -> Multiplier:
-    """Multiplier `empty` with its curve filled in, at the losses that both sides have points for."""
+    """Multiplier `empty` with its curve filled in, at losses within the points of both architectures."""
     reason = reason or next((side for side in needs if isinstance(side, str)), "")
     if reason:
         return replace(empty, reason=reason)

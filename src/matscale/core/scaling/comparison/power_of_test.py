@@ -84,7 +84,7 @@ def slope_error(scatter: float, n_sizes: int, width: float) -> float:
 def settling(difference: float, a: Means, b: Means, scatter: tuple[float, float], freedom: float) -> Settling:
     """Numbers of sizes and seeds that would show the difference; `scatter` is that of the size means about each law."""
     if freedom <= 0 or not max(scatter) > 0 or difference == 0:
-        return Settling(None, None, "with so few sizes it cannot be said what would settle it")
+        return Settling(None, None, "from these sizes it is not known how many would settle it")
     widths = [float(m.x.max() - m.x.min()) for m in (a, b)]
 
     def seen(n_sizes: int, noise: tuple[float, float]) -> bool:

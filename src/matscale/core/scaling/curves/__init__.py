@@ -1,1 +1,1 @@
-"""Training curves against the share of the run that is done: do all sizes share one curve, and where will a run end."""
+"""Training curves as functions of the completed share of a run: collapse check of sizes, and forecasts of the end."""

@@ -1,10 +1,11 @@
 """Collapse check: whether the normalised training curves of all sizes agree, and which size deviates.
 
-A curve is reduced to its mean fall over each half of the run. Floors and finite data make the fall drift with size; a
-line in ln of what varies (n, d, structures seen) describes this drift. A size deviates if its fall lies so far from the
-line through the others that chance would put some size there in one sweep of twenty: Student's t of the deleted
-residual, with Bonferroni's correction for all sizes and both halves. The test is exact for noise of equal variance,
-however it is correlated along a run; if the roughness of the curves changes with size, sizes are weighted by it.
+The fall of a curve is ln(loss / final loss); each curve is reduced to its mean fall over each half of the run. Floors
+and finite data make the fall drift with size; a line in ln of what varies (n, d, structures seen) describes this drift.
+A size deviates if its fall lies so far from the line through the others that chance would put some size there in one
+sweep of twenty: Student's t of the deleted residual, with Bonferroni's correction for all sizes and both halves. The
+test is exact for noise of equal variance, however it is correlated along a run; if the roughness of the curves changes
+with size, sizes are weighted accordingly.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Off:
 
     size: Mapping[str, float]
     excess: float
-    """Loss in the middle of the run over that at its end, relative to the same ratio of the other sizes"""
+    """Relative deviation of the ratio of mid-run loss to final loss from the ratio of the other sizes"""
     p: float
     """Probability of such a deviation in a sweep without a fault"""
 
@@ -55,7 +56,7 @@ class Collapse:
     off: tuple[Off, ...] = ()
     """Sizes that deviate, the furthest first"""
     scatter: float = 0.0
-    """Standard deviation, in ln, of the mean falls about their line"""
+    """Standard deviation of the mean falls about their line, in ln loss"""
     untested: str = ""
     """Reason why no test was possible"""
 
@@ -67,27 +68,26 @@ class Collapse:
         if not self.off:
             return f"the curves of {counted(self.n_sizes, 'size')} agree to {100 * self.scatter:.1f} %"
         listed = "; ".join(
-            f"{one.place} deviates: the ratio of its losses in mid-run and at the end lies {percent(one.excess)} from "
-            "that of "
-            f"the others (p = {one.p:.1g})"
+            f"{one.place} deviates: its ratio of mid-run loss to final loss differs by {percent(one.excess)} from that "
+            f"of the others (p = {one.p:.1g})"
             for one in self.off
         )
         return (
-            f"of {counted(self.n_sizes, 'size')}, {listed}. Look at its learning rate, schedule and data before a law "
-            "is read"
+            f"of {counted(self.n_sizes, 'size')}, {listed}. Check its learning rate, schedule and data before you fit "
+            "a law"
         )
 
 
 def collapse(table: Table) -> Collapse:
-    """Check the runs of one architecture; `table` has a row for every validation."""
+    """Check whether the runs of one architecture collapse; `table` has a row for every validation."""
     return check(curves(table), table.architectures[0] if len(table) else "")
 
 
 def check(runs: Sequence[Curve], name: str = "") -> Collapse:
-    """Check the training curves of one architecture."""
+    """Check whether the training curves `runs` of one architecture, called `name`, collapse."""
     found = [curve for curve in runs if curve.share[0] <= LATEST]
     if not found:
-        return Collapse(name, untested="no run was validated three times before its end, first in its first third")
+        return Collapse(name, untested="no run has three validations before its end, the first in its first third")
     sizes = cells(found)
     centres = [_centre(members) for members in sizes]
     falls = np.array([np.mean([_falls(curve) for curve in members], axis=0) for members in sizes])
@@ -102,7 +102,7 @@ def check(runs: Sequence[Curve], name: str = "") -> Collapse:
 
 
 def collapses(table: Table) -> dict[str, Collapse]:
-    """Check every architecture of a table that holds curves: architecture -> result."""
+    """Result of the check for each architecture, by name; empty if the table has no training curves."""
     if not table.has_curves:
         return {}
     return {name: collapse(table.of_architecture(name)) for name in table.architectures}
@@ -120,7 +120,7 @@ def _falls(curve: Curve) -> Array:
 
 
 def _off(x: Array, falls: Array, noise: Array) -> tuple[list[tuple[int, float, float]], float, str]:
-    """Find sizes that deviate: (size, deviation, p) of each, the scatter of the others, and why no test was possible.
+    """Find sizes that deviate: (index, deviation, p) of each, the scatter of the others, why no test was possible.
 
     The furthest size is removed, then the furthest of the rest, up to a quarter of the sizes. All sizes up to the last
     significant one are reported (Rosner 1983), since two deviating sizes may hide each other.
@@ -164,7 +164,7 @@ def _chance(t: float, freedom: int, n_sizes: int) -> float:
 
 
 def _against(x: Array, falls: Array, kept: NDArray[np.int64], k: int) -> tuple[int, float, float]:
-    """(size, deviation, p) of size k from the line through the sizes `kept`, in the half where it deviates more."""
+    """(k, deviation of size k from the line through the sizes `kept`, p), in the half where it deviates more."""
     both = np.append(kept, k)
     deviation, t = (one[-1] for one in _deleted(x[both], falls[both]))
     half = int(np.argmax(np.abs(t)))

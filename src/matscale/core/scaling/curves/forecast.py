@@ -2,7 +2,7 @@
 
 Between a given share of a run and its end, ln loss falls by an amount that depends on the schedule and drifts with
 size. This fall is predicted from finished runs at the same share, by a line in ln of what varies among them
-(parameters, data, structures seen, learning rate, batch). The interval is Student's predictive interval for a new run.
+(parameters, data, structures seen, learning rate, batch). The interval is Student's prediction interval for a new run.
 Without finished runs of the same schedule there is no prediction: the fall caused by the decay of the learning rate
 cannot be seen before the decay.
 """
@@ -33,7 +33,7 @@ class Forecast:
     share: float
     """Share of the run that is done"""
     loss: float
-    """The last validation"""
+    """Loss of the last validation"""
     predicted: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
@@ -55,12 +55,12 @@ class Forecast:
 def forecast(run: Curve, finished: Sequence[Curve], level: float = LEVEL) -> Forecast:
     """Forecast the loss at the end of `run` from `finished` runs of its architecture and schedule.
 
-    `run.share` ends at the present state of the run; `run.size` is that of the completed run. The curves of finished
-    runs reach the share 1.
+    `run.share` ends with the share that is done so far, whereas `run.size` is that of the completed run. The curves of
+    finished runs end at the share 1.
     """
     share, loss = float(run.share[-1]), float(np.exp(run.logs[-1]))
     if share < BEGIN:
-        return Forecast(share, loss, reason=f"{share:.0%} is done: from {BEGIN:.0%} on")
+        return Forecast(share, loss, reason=f"{share:.0%} is done: forecasts begin at {BEGIN:.0%}")
     known = [one for one in finished if one.share[0] <= share and _within(run.size, one.size)]
     if not known:
         return Forecast(share, loss, reason="no finished run of this schedule was validated so early")
@@ -99,16 +99,15 @@ def _beyond(size: Mapping[str, float], others: Sequence[Mapping[str, float]]) ->
         low, high = min(one[axis] for one in others), max(one[axis] for one in others)
         is_outside = not low / (1 + SAME) <= value <= high * (1 + SAME)
         if is_outside and (axis in DIALS or high <= low * (1 + SAME)):
-            return f"{axis} = {value:.3g}, and finished runs have {low:.3g}" + (f" to {high:.3g}" if high > low else "")
+            return f"{axis} = {value:.3g}, but finished runs have {low:.3g}" + (f" to {high:.3g}" if high > low else "")
     return ""
 
 
 def _columns(sizes: Sequence[Mapping[str, float]], new: Mapping[str, float]) -> tuple[Array, Array]:
-    """Columns of a regression on size: 1 and ln of what varies among `sizes`, centred [k, p].
+    """Design matrix [k, p] of a regression on `sizes`, and its row [p] for the size `new`.
 
-    The same for `new` [p].
-
-    Columns that follow from those before them are left out, such as structures seen for a fixed number of epochs.
+    The columns are 1 and the centred ln of each quantity that varies. Columns that depend linearly on those before them
+    are left out, such as the structures seen if all runs have the same number of epochs.
     """
     x, row = [np.ones(len(sizes))], [1.0]
     for axis in new:

@@ -33,11 +33,11 @@ class Curve:
 
     run: str
     size: Mapping[str, float]
-    """Column of `SIZES` -> its value at the end of the run"""
+    """Value at the end of the run of each column, such as those of `SIZES`"""
     share: Array
     """Share of the run that was done at each validation [m], rising to 1 for a run that is over"""
     logs: Array
-    """ln of the loss at each [m]"""
+    """ln of the loss at each validation [m]"""
 
     def fall(self, share: Array) -> Array:
         """ln(loss / loss at the last validation) at shares of the run, interpolated linearly between validations."""
@@ -61,13 +61,13 @@ def curves(table: Table) -> list[Curve]:
 
 
 def varying(sizes: Sequence[Mapping[str, float]]) -> list[str]:
-    """Columns that differ between `sizes` by more than runs of one size may differ."""
+    """Columns of `SIZES` that vary among `sizes` by more than the tolerance `SAME` within one size."""
     known = [axis for axis in SIZES if all(axis in size for size in sizes)]
     return [axis for axis in known if max(s[axis] for s in sizes) > (1 + SAME) * min(s[axis] for s in sizes)]
 
 
 def groups_of(sizes: Sequence[Mapping[str, float]]) -> list[int]:
-    """Number of the size of each of `sizes`, ascending; all have the same columns."""
+    """Index of each of `sizes` among the distinct sizes in ascending order; all must have the same columns."""
     places = list(zip(*(groups(np.array([size[axis] for size in sizes])).tolist() for axis in sizes[0])))
     order = {place: k for k, place in enumerate(sorted(set(places)))}
     return [order[place] for place in places] if places else [0] * len(sizes)
@@ -82,10 +82,11 @@ def cells(found: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def relative_noise(x: Array, sizes: Sequence[Sequence[Curve]], at: Array) -> Array:
-    """Relative noise of curves at rows `at` [m, p]; 1 unless the roughness of curves changes with x.
+    """Noise of curves at the m rows of `at` [m, p], relative to the geometric mean over `sizes`.
 
-    The noise is relative to the mean of `sizes`. `x` [k, p] has a first column of 1. Roughness is the second difference
-    along the run of a curve minus the mean curve; its logarithm is linear in x.
+    `x` [k, p] is the design matrix of the k sizes; its first column is 1. The noise is proportional to the roughness of
+    a curve: the second difference along the run of its deviation from the mean curve. ln of the roughness is fitted by
+    a line in x; if it does not change significantly with x, the noise is 1 everywhere.
     """
     share = np.linspace(BEGIN, 1.0, ROUGH)
     shapes = np.array([np.mean([curve.fall(share) for curve in members], axis=0) for members in sizes])

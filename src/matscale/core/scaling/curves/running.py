@@ -25,7 +25,7 @@ from matscale.core.scaling.tables.from_runs import validations_of
 from matscale.core.scaling.tables.table import SAME
 
 CERTAIN = 0.99
-"""Level of the interval by which a run is stopped; high, since the run is checked many times."""
+"""Level of the forecast's interval that decides whether a run is stopped; high, since a run is checked many times."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Law of a hyperparameter: the best learning rate or batch size as a power of parameters N and data D, a N^b D^c.
 
-Least squares in logarithms over the optima of sizes, all with the same weight, since sizes scatter more than their
-optima are uncertain. Intervals are Student's t. Two tests check the power law: terms in (ln N)², (ln D)² and ln N ln D,
-and the prediction of the largest size from the smaller ones.
+Least squares in logarithms over the optima of sizes, all with the same weight, since optima scatter more between sizes
+than each is uncertain. Intervals are Student's t. Two tests check the power law: terms in (ln N)², (ln D)² and
+ln N ln D, and the prediction of the largest size from the smaller ones.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class DialLaw:
     dial: str
     a: float
     exponents: Mapping[str, float]
-    """Axis (`n`, `d`) -> exponent; empty for a constant"""
+    """Exponent of each axis (`n`, `d`); empty for a constant"""
     intervals: Mapping[str, tuple[float, float]]
-    """Axis -> 95 % interval of its exponent; infinite if there are too few sizes"""
+    """95 % interval of the exponent of each axis; infinite if there are too few sizes"""
     chances: Mapping[str, float]
-    """Axis -> p-value of its exponent against no trend"""
+    """p-value of the exponent of each axis against 0 (no trend)"""
     verdict: str
     reasons: tuple[Reason, ...]
     notes: tuple[str, ...]
@@ -109,7 +109,7 @@ def dial_law(optima: Sequence[Optimum], dial: str, axes: Sequence[str]) -> DialL
     exponents = {axis: float(line.theta[k + 1]) for k, axis in enumerate(varying)}
     intervals = {axis: line.interval(k + 1) for k, axis in enumerate(varying)}
     at_one = float(line.theta[0]) - sum(exponent * float(logs[axis].mean()) for axis, exponent in exponents.items())
-    notes = [f"no trend in {axis} is not excluded" for axis, (low, high) in intervals.items() if low <= 0 <= high]
+    notes = [f"{axis} may have no effect (exponent 0)" for axis, (low, high) in intervals.items() if low <= 0 <= high]
     if edges and len(edges) < len(there):
         listed = "; ".join(one.place for one in edges[:3])
         notes.append(f"left out, since the best value lies at an edge of what was tried: {listed}")
@@ -128,7 +128,7 @@ def dial_law(optima: Sequence[Optimum], dial: str, axes: Sequence[str]) -> DialL
 
 
 def batch_law(optima: Sequence[Optimum]) -> DialLaw:
-    """Law of the best batch size, B(D); B(N, D) if the best batch for one D changes significantly with N."""
+    """Fit the law B(D) of the best batch size, or B(N, D) if the best batch at one D changes significantly with N."""
     alone = dial_law(optima, BATCH, ("d",))
     both = dial_law(optima, BATCH, ("d", "n"))
     if "n" not in both.exponents or both.chances["n"] >= SIGNIFICANT:
@@ -140,8 +140,8 @@ def batch_law(optima: Sequence[Optimum]) -> DialLaw:
 class _Line:
     """Least squares of y over `columns`, with a common deviation for each size that widens the intervals.
 
-    The variances within and between sizes are those that explain the squares of the residuals and the squares of their
-    sums over each size (Henderson 1953); degrees of freedom follow Satterthwaite.
+    The variances within and between sizes are estimated from the squares of the residuals and from the squares of the
+    sums of residuals over each size (Henderson 1953); degrees of freedom follow Satterthwaite.
     """
 
     theta: Array
@@ -157,7 +157,7 @@ class _Line:
 
     @classmethod
     def of(cls, columns: Array, y: Array, labels: NDArray[np.int64]) -> _Line:
-        """Fit the line; `labels` is the number of the size of each optimum."""
+        """Fit the line; `labels` [k] is the index of the size of each optimum."""
         theta: Array = np.linalg.lstsq(columns, y, rcond=1e-10)[0].astype(np.float64)
         left = y - columns @ theta
         freedom, squares = len(y) - columns.shape[1], float(left @ left)
@@ -178,7 +178,7 @@ class _Line:
         )  # fmt: skip
 
     def _error(self, row: Array, new: bool = False) -> tuple[float, float]:
-        """Standard error of `row` @ theta and its degrees of freedom; with `new`, of a new optimum there."""
+        """Standard error of `row` @ theta and its degrees of freedom; with `new`, those of a new optimum at `row`."""
         within, between = float(row @ self.within @ row), float(row @ self.between @ row)
         within += self.error**2 if new else 0.0
         total, spare = within + between, max(self.n_sizes - self.within.shape[0], 1)
@@ -216,13 +216,13 @@ def _columns(logs: Mapping[str, Array], axes: Sequence[str], count: int) -> Arra
 def _few(sizes: Mapping[str, tuple[int, float]]) -> list[Reason]:
     """Reasons of trigger b (too few sizes, too small a range), as for laws of the loss.
 
-    `sizes` is axis -> (count, decades).
+    `sizes` has the number of sizes and their range in decades for each axis.
     """
     return [reason for axis, (n, decades) in sizes.items() for reason in too_few(axis, n, decades)[:1]]
 
 
 def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDArray[np.int64]) -> list[Reason]:
-    """Reason of trigger e if a term of second order is significant at 1 %, corrected for their number."""
+    """Reason of trigger e if a term of second order is significant at 1 %, corrected for the number of terms."""
     pairs = list(combinations_with_replacement(range(len(axes)), 2))
     found = []
     for i, j in pairs:
@@ -242,7 +242,7 @@ def _bent(line: _Line, columns: Array, axes: Sequence[str], y: Array, sizes: NDA
 def _missed(columns: Array, used: Sequence[Optimum], axis: str, y: Array) -> list[Reason]:
     """Reason of trigger f if the largest size is not predicted by the smaller ones.
 
-    Only its furthest optimum counts.
+    If that size has several optima, the one with the widest prediction interval is tested.
     """
     labels = groups(np.array([getattr(one, axis) for one in used]))
     kept = labels < labels.max()

@@ -24,7 +24,7 @@ ROUNDS = 8
 
 @dataclass(frozen=True)
 class Trial:
-    """Loss of one learning rate and batch size, a mean over seeds."""
+    """Mean loss over seeds at one learning rate and batch size."""
 
     n: float
     d: float
@@ -54,7 +54,7 @@ class Optimum:
 
 
 def optima(trials: Sequence[Trial]) -> list[Optimum]:
-    """Find the optimum for each n and d at which some loss is finite, ascending."""
+    """Find the optimum for each n and d that has a finite loss, by ascending n, then d."""
     n = groups(np.array([trial.n for trial in trials])).tolist()
     d = groups(np.array([1.0 if math.isnan(trial.d) else trial.d for trial in trials])).tolist()
     cells: dict[tuple[int, int], list[Trial]] = {}

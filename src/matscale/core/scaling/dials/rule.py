@@ -43,7 +43,8 @@ def of_trials(trials: Sequence[Trial]) -> Dials:
 def of_tuned(results: Sequence[Tuned], count: str = "non_embedding") -> Dials:
     """Fit laws to the results of a tuning.
 
-    The learning rate is that at the batch size which is best over all sizes; if the data varied, both get a law.
+    If both the batch size and the amount of data varied, each of learning rate and batch size gets a law. Otherwise the
+    learning rate gets one, at the batch size that is best over all model sizes.
     """
     batches = {result.batch for result in results}
     has_lengths = any(len({result.data for result in results if result.batch == one}) > 1 for one in batches)

@@ -28,20 +28,20 @@ DIALS = {
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
     "batch": ("batch", "batch_size", "bsz", "bs", "global_batch_size", "global_batch", "batch_structures"),
 }
-"""Hyperparameter or size -> headings that are recognised as its column."""
+"""Column headings that are recognised for each hyperparameter."""
 
 
 def read_trials(
     sources: Sequence[str], columns: Mapping[str, str], architecture: str | None = None
 ) -> tuple[str, list[Trial]]:
-    """Read trials: (architecture, one trial for each n, d, learning rate and batch size, averaged over seeds).
+    """Read trials: returns the architecture, and a trial per n, d, learning rate and batch size, averaged over seeds.
 
     Raises ConfigError or DataError if there are no trials, or trials of several architectures.
     """
     paths = [path for source in sources for path in expand(source)]
     files = [path for path in paths if path.is_file() and path.suffix.lower() in SUFFIXES]
     if files and (len(paths) > 1):
-        raise ConfigError("One table at a time, or run folders: their columns may mean different things.")
+        raise ConfigError("Give one table or several run folders: columns of other tables may mean different things.")
     rows = _of_table(files[0], columns) if files else _of_runs(paths, columns)
     names = sorted({row["arch"] for row in rows})
     if architecture is not None and architecture in names:
@@ -53,7 +53,7 @@ def read_trials(
             f"There are {len(names)} architectures: {', '.join(names[:5])}. Say which: --arch {names[0]}."
         )
     elif architecture is None and names == [""]:
-        raise ConfigError(f"{paths[0]}: does not name an architecture. Name that of the law: --arch NAME.")
+        raise ConfigError(f"{paths[0]}: names no architecture. Name the one that the law is for: --arch NAME.")
     return architecture or names[0], _means(rows)
 
 
@@ -77,7 +77,8 @@ def _of_runs(paths: Sequence[Path], columns: Mapping[str, str]) -> list[dict[str
     """
     if columns:
         raise ConfigError(
-            "--map names columns of a table; of runs, n are parameters without embeddings, d structures seen."
+            "--map names columns of a table. For runs, n is the number of non-embedding parameters and d that of "
+            "structures seen: leave out --map."
         )
     folders = sorted({run for path in paths for run in find_runs(path)})
     listed = ", ".join(map(str, paths))

@@ -60,7 +60,7 @@ class Points:
 
     @property
     def groups(self) -> tuple[list[str], NDArray[np.int64]]:
-        """Names of the groups, and the number of the group of each point."""
+        """Names of the groups, and the index of the group of each point."""
         return numbered(self.names)
 
     @property
@@ -71,7 +71,7 @@ class Points:
         return Points(self.x[chosen], self.y[chosen], self.names[chosen])
 
     def columns(self, frame: Frame) -> Array:
-        """Columns of the regression: 1 and -ln x [k, 2], centred."""
+        """Design matrix of the regression [k, 2]: 1 and the centred -ln x."""
         return rows(self.x, frame)
 
     def fit(self, frame: Frame) -> RandomOffsets:
@@ -79,7 +79,7 @@ class Points:
 
 
 def rows(x: Array, frame: Frame) -> Array:
-    """Columns 1 and -ln x [k, 2], centred; their coefficients are ln A and alpha."""
+    """Design matrix [k, 2]: 1 and the centred -ln x, whose coefficients are ln A and alpha."""
     return np.column_stack([np.ones_like(x), frame.x[0] - x])
 
 
@@ -127,15 +127,15 @@ def fit_mixed(table: Table, power: Law, axis: str, target: str = "loss", at: flo
         facts={
             "objective": "restricted likelihood of ln loss, means per group and size with equal weight",
             "search": "closed form for each of a grid of tau²/sigma²",
-            "intervals": f"{LEVEL:.0%}, Student's t averaged over tau²/sigma² as likely as REML says",
+            "intervals": f"{LEVEL:.0%}, Student's t averaged over tau²/sigma² by its restricted likelihood",
         },
     )
 
 
 def _slice(runs: Table, axis: str, at: float | None) -> tuple[Table, str]:
-    """Runs with one value of the other variable.
+    """Runs with one value of the other variable; all runs if each group has a single value of it.
 
-    All runs if each group has a single value, which its offset includes.
+    The offset of a group then includes the effect of that value.
     """
     if at is not None:
         return slice_of(runs, axis, at)
@@ -158,14 +158,14 @@ def _points(runs: Table, axis: str) -> tuple[Points, Table]:
 
 
 def check_groups(points: Points) -> None:
-    """Raises DataError for groups in which an offset cannot be told from a residual."""
+    """Raises DataError if the groups are too few or too small to tell offsets from residuals."""
     names, number = points.groups
     counts = np.bincount(number)
     spare = len(points) - len(names)
     if len(names) < 2:
         raise DataError(
-            f"The mixed law needs several groups, and all rows are of one ({names[0] or 'without a name'}). Name the "
-            "groups with --map arch=COLUMN, or fit one law: --law power."
+            f"The mixed law needs several groups, but all rows are of one ({names[0] or 'without a name'}). Say which "
+            "column names the groups, with --map arch=COLUMN, or fit one law: --law power."
         )
     if spare == 0:
         raise DataError(
@@ -177,8 +177,8 @@ def check_groups(points: Points) -> None:
         few = [name for name, count in zip(names, counts) if count == 1]
         raise DataError(
             f"{counted(len(points), 'point')} in {len(names):,} groups, {len(few):,} of which have one size "
-            f"({listed(few)}), at {points.n_sizes} sizes in all: the mixed law needs three sizes, and two points more "
-            "than groups. Fit one law over all of them: --pool."
+            f"({listed(few)}), at {points.n_sizes} sizes in all: the mixed law needs three sizes, and two more points "
+            "than groups. Fit one law over all groups: --pool."
         )
 
 
@@ -214,7 +214,7 @@ def _offsets(names: list[str], found: RandomOffsets) -> tuple[Offset, ...]:
 
 
 def hold_out(points: Points, axis: str) -> list[HeldOut]:
-    """Predict the largest sizes (two of eight or more) from the other points and the offsets of their groups."""
+    """Predict the largest point (the two largest of eight sizes or more) from the others and its group's offset."""
     k = 2 if points.n_sizes >= 8 else 1
     top = np.argsort(points.x, kind="stable")[-k:]
     kept = np.ones(len(points), dtype=bool)
@@ -290,7 +290,7 @@ def _unstable(points: Points, alpha: float, low: float, high: float) -> list[Rea
 
 
 def _with(points: Points, frame: Frame, ratio: Array, extra: Array, freedom: int) -> tuple[Array, float]:
-    """Coefficients with one more column `extra`, and the p-value of the last one (t-test at the lambda of the fit)."""
+    """Fit with one more column `extra`: coefficients, and p-value of the last one (t-test at the fitted lambda)."""
     columns = whiten(np.column_stack([points.columns(frame), extra]), points.groups[1], ratio)[0]
     y = whiten(points.y - frame.y, points.groups[1], ratio)[0]
     found, _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-8)
@@ -331,7 +331,7 @@ def _slopes_of_groups(points: Points, half: float) -> list[Reason]:
         return []
     apart = float(np.sqrt(gained / squares[several].sum()))
     slopes = f"{-own[several].max():.2g} to {-own[several].min():.2g}"
-    text = f"the exponents of the groups differ: {slopes} (p = {p:.2g}); compare them, or fit each"
+    text = f"the exponents of the groups differ: {slopes} (p = {p:.2g}); compare the groups, or fit each"
     return [Reason("e", text, widening=wide_enough(apart, half))]
 
 
@@ -355,7 +355,7 @@ def _notes(points: Points, found: RandomOffsets, table: Table) -> list[str]:
     if alone:
         whose = "group has" if len(alone) == 1 else "groups have"
         said.append(
-            f"{len(alone)} {whose} one size ({listed(alone)}): the offset is a residual, shrunk towards the other "
+            f"{len(alone)} {whose} one size ({listed(alone)}): such an offset is a residual, shrunk towards the other "
             "groups"
         )
     if found.can_be_none:

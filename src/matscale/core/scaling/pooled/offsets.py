@@ -1,4 +1,4 @@
-"""Distances of groups from one law that is fitted to all of them."""
+"""Offsets of groups from one law that is fitted to all of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from matscale.core.scaling.tables.table import GROUP, Table, Words, groups
 class Offset:
     """Offset of a group: the ratio of its losses to the law at the same size; 0.7 is 30 % below the law.
 
-    For a mixed law, the ratio is to the mean of the groups, and shrunk towards it as far as noise explains the
-    distance.
+    For a mixed law, the ratio is that to the mean of the groups, shrunk towards 1 by the share that noise explains.
     """
 
     group: str
@@ -27,7 +26,7 @@ class Offset:
     """Number of points of the group"""
     ratio: float
     low: float
-    """95 % interval"""
+    """Lower end of the 95 % interval of the ratio; `high` is its upper end"""
     high: float
 
     @property
@@ -46,7 +45,7 @@ class Offset:
 
 
 def pool(table: Table) -> Table:
-    """Pool a table: the same rows, as if of one architecture. Raises ConfigError if there is only one."""
+    """Copy of a table whose rows all count as one architecture. Raises ConfigError if the table has only one."""
     names = table.architectures
     if len(names) < 2:
         named = f" ({names[0]})" if any(names) else ""
@@ -64,7 +63,7 @@ def everyone(n_groups: int) -> str:
 
 
 def cells(names: Words, x: Array, values: Array) -> tuple[Words, Array, Array]:
-    """Mean of `values` per group and size: (group, mean ln size, mean value) of each [k], the groups in order."""
+    """Mean of `values` per group and size: arrays [k] of group, mean ln size and mean value, sorted by group."""
     size = groups(np.exp(x))
     place: dict[tuple[str, int], list[int]] = {}
     for row, key in enumerate(zip(names.tolist(), size.tolist())):
@@ -75,7 +74,7 @@ def cells(names: Words, x: Array, values: Array) -> tuple[Words, Array, Array]:
 
 
 def numbered(names: Words) -> tuple[list[str], NDArray[np.int64]]:
-    """Distinct names, and the number of each row's name among them."""
+    """Distinct names, and the index of each row's name among them."""
     distinct, number = np.unique(names, return_inverse=True)
     return distinct.tolist(), number.astype(np.int64)
 
@@ -83,8 +82,9 @@ def numbered(names: Words) -> tuple[list[str], NDArray[np.int64]]:
 def alike(names: Words, residuals: Array) -> tuple[float, float]:
     """Test whether residuals are correlated within groups: returns (p-value, variance inflation).
 
-    An analysis of variance over the groups of two or more; the inflation is Kish's 1 + (m - 1) times the correlation
-    within groups. p is 1 if no test is possible.
+    The test is an analysis of variance over the groups with two or more residuals. The inflation is Kish's
+    1 + (m - 1) rho, with m the mean number of residuals in a group and rho their correlation. p is 1 if no test is
+    possible.
     """
     number = numbered(names)[1]
     counts = np.bincount(number)

@@ -1,4 +1,4 @@
-"""One law for all groups of a table, with the distance of each group from it."""
+"""One law for all groups of a table, with the offset of each group from it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from matscale.core.scaling.tables.table import GROUP, Words
 from matscale.core.scaling.verdict import SIGNIFICANT, Reason, verdict
 
 CARRIED = ("size means", "runs")
-"""Kinds of points for which distances of groups are given; a frontier has few groups, and isoFLOP optima have none."""
+"""Kinds of points for which offsets of groups are computed; a frontier has few groups, isoFLOP optima have none."""
 
 
 def with_groups(fit: Fit) -> Fit:
-    """Add the distance of each group to a law of a pooled table.
+    """Add the offset of each group to the fit of a pooled table.
 
     Reject the law if residuals are correlated within groups.
     """
@@ -28,13 +28,16 @@ def with_groups(fit: Fit) -> Fit:
     offsets = ordered(_offsets(fit, names, x, residuals))
     if p >= SIGNIFICANT:
         return replace(fit, groups=offsets)
-    text = f"residuals are correlated within groups (p = {p:.2g}) and are not independent: see --law mixed"
+    text = f"residuals are correlated within groups (p = {p:.2g}), not independent: use --law mixed"
     reasons = (*fit.reasons, Reason("e", text, widening=float(np.sqrt(inflation))))
     return replace(fit, groups=offsets, reasons=reasons, verdict=verdict(fit.law, list(reasons), fit.intervals))
 
 
 def _residuals(fit: Fit) -> tuple[Words, Array, Array]:
-    """Residuals as (group, ln of the variables [k, axes], ln(found / law)), for each group and size or for each run."""
+    """Arrays of group [k], ln of the variables [k, axes] and residual ln(found / law) [k].
+
+    A law in one variable has one residual per group and size, a law in several has one per run.
+    """
     names, table = fit.table.words[GROUP], fit.table
     x = np.log(np.stack([table[axis] for axis in fit.axes], axis=-1))
     residuals = np.log(table["loss"]) - fit.law.value(fit.theta, x - fit.frame.x) - fit.frame.y

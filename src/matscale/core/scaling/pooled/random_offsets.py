@@ -39,18 +39,18 @@ class RandomOffsets:
     sigma: float
     """Standard deviation of points about the line of their group"""
     freedom: int
-    """Points less coefficients"""
+    """Number of points minus number of coefficients"""
     lambdas: Array
     weights: Array
     """Weight of each lambda in the averages; they sum to 1"""
     betas: Array
-    """[m, p]"""
+    """Coefficients at each lambda [m, p]"""
     inverse: Array
-    """(Xᵀ H⁻¹ X)⁻¹ [m, p, p]"""
+    """(Xᵀ H⁻¹ X)⁻¹ at each lambda [m, p, p]; sigma² H is the covariance of y"""
     squares: Array
-    """Remaining squares yᵀ H⁻¹ y after the fit [m]"""
+    """Residual sum of squares rᵀ H⁻¹ r at each lambda [m]"""
     counts: Array
-    """Points of each group [g]"""
+    """Number of points of each group [g]"""
     centre: Array
     """Mean of each column of X over each group [g, p]"""
     means: Array
@@ -63,9 +63,9 @@ class RandomOffsets:
         return np.asarray(self.lambdas[:, None] * self.counts / (1 + self.lambdas[:, None] * self.counts))
 
     def of_line(self, at: Array, level: float, group: int | None = None, new: bool = False) -> tuple[Array, Array]:
-        """Interval (low, high) of the line at rows `at` [k, p] of X, for a typical group or for `group`.
+        """Interval (low, high) of the line at rows `at` [k, p] of X, for `group` or, if None, for a typical group.
 
-        With `new`, the interval of a new point, of that group or of a new group.
+        With `new`, the prediction interval of a new point of `group` or, if None, of a new group.
         """
         centre, variance = self.betas @ at.T, np.einsum("kp,mpq,kq->mk", at, self.inverse, at)
         if group is not None:
@@ -97,7 +97,7 @@ class RandomOffsets:
         return self._deviation(np.ones_like(self.lambdas), level)
 
     def covariance(self) -> Array:
-        """Covariance of the coefficients [p, p] over all lambdas."""
+        """Covariance of the coefficients [p, p], averaged over all lambdas."""
         scale = self.squares / max(self.freedom - 2, 1)
         about = self.betas - self.weights @ self.betas
         inner = np.einsum("m,mpq->pq", self.weights * scale, self.inverse)
@@ -138,7 +138,10 @@ class RandomOffsets:
 
 
 def whiten(values: Array, group: NDArray[np.int64], ratio: Array) -> Array:
-    """Multiply `values` [m, k, ...] by H^(-1/2) for each lambda of `ratio` [m]; H = 1 + lambda within each group."""
+    """Multiply `values` [k, ...] by H^(-1/2) for each lambda of `ratio` [m]: returns [m, k, ...].
+
+    H [k, k] is the identity plus lambda for every two points of the same group.
+    """
     counts = np.bincount(group)
     sums = np.stack([np.bincount(group, column) for column in values.reshape(len(group), -1).T], axis=1)
     mean = (sums / counts[:, None])[group].reshape(values.shape)
@@ -184,7 +187,7 @@ def random_offsets(columns: Array, y: Array, group: NDArray[np.int64]) -> Random
 
 
 def _restricted(columns: Array, y: Array, group: NDArray[np.int64], ratio: Array) -> tuple[Array, Array, Array, Array]:
-    """(coefficients, inverse of Xᵀ H⁻¹ X, squares left, ln of the restricted likelihood) for each lambda."""
+    """(coefficients, inverse of Xᵀ H⁻¹ X, residual squares, ln of the restricted likelihood) for each lambda."""
     x, right = whiten(columns, group, ratio), whiten(y, group, ratio)
     inner = np.swapaxes(x, 1, 2) @ x
     inverse = np.linalg.inv(inner)

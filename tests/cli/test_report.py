@@ -46,7 +46,7 @@ def test_what_cannot_be_is_refused_with_what_to_do(tmp_path: Path, arguments: li
     assert (result.exit_code, said in result.stderr) == (code, True), result.output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figures_are_written_for_a_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("kaleido", reason="kaleido is not installed (extra figures)")
     if not (shutil.which("chromium") or shutil.which("google-chrome")):

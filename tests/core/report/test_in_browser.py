@@ -158,6 +158,7 @@ def test_a_click_on_a_point_leads_to_its_run_and_its_curve(desktop: Opened) -> N
     assert "chosen" not in shown(desktop.figure("curves"))
 
 
+@pytest.mark.long
 def test_a_run_is_found_without_a_mouse_and_by_its_address(desktop: Opened, browser: Any, address: str) -> None:
     desktop.tab.focus("[data-run='2']")
     desktop.tab.keyboard.press("Enter")
@@ -178,6 +179,7 @@ def test_the_table_is_sorted_by_numbers(desktop: Opened) -> None:
         assert values == sorted(values, reverse=order == "descending")
 
 
+@pytest.mark.long
 def test_it_is_dark_where_the_reader_wants_it_dark(browser: Any, address: str) -> None:
     looks = {}
     for scheme in ("light", "dark"):
@@ -191,6 +193,7 @@ def test_it_is_dark_where_the_reader_wants_it_dark(browser: Any, address: str) -
     assert looks["light"][1] != looks["dark"][1]
 
 
+@pytest.mark.long
 def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, address: str) -> None:
     phone = Opened(browser, address, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     phone.figure("error-energy")
@@ -206,6 +209,7 @@ def test_nothing_was_said_and_nothing_was_asked_for(desktop: Opened) -> None:
     assert desktop.tab.evaluate("performance.getEntriesByType('resource').map(e => e.name)") == []
 
 
+@pytest.mark.long
 @pytest.mark.network
 def test_the_served_page_works_under_its_policy(browser: Any, address: str) -> None:
     """Figures are drawn and nothing is complained of; a script that came from elsewhere is not run."""

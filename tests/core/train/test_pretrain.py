@@ -84,8 +84,8 @@ def test_a_stopped_pre_training_resumes_bit_for_bit(data: Path, tmp_path: Path, 
     ("name", "task", "term", "guess", "limit"),
     [
         ("schnet", "denoise", "noise", "zero", 0.8),
-        ("transformer-periodic", "denoise", "noise", "zero", 0.7),
-        ("schnet", "distances", "distance", "mean", 0.4),
+        pytest.param("transformer-periodic", "denoise", "noise", "zero", 0.7, marks=pytest.mark.long),
+        pytest.param("schnet", "distances", "distance", "mean", 0.4, marks=pytest.mark.long),
         ("fcn", "distances", "distance", "mean", 0.2),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_file_is_not_written_over(make_run: Callable[..., Run], tmp_path: Path
     (tmp_path / "a.pt").write_text("mine")
     result = matscale_export(make_run("eqv2", **SMALL).path, "-o", tmp_path / "a.pt")
     assert result.exit_code == 2
-    assert "in the way" in result.stderr
+    assert "exists already" in result.stderr
     assert (tmp_path / "a.pt").read_text() == "mine"
 
 

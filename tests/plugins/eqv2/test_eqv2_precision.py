@@ -84,6 +84,7 @@ def test_a_long_sum_and_a_softmax_of_large_logits_stay_finite_and_exact(make_mod
     assert (total - 1).abs().max() < 0.01
 
 
+@pytest.mark.long
 def test_training_in_half_precision_learns_as_in_full(alloys: PackedDataset, tmp_path: Path) -> None:
     options = {"lmax": 2, "grid_resolution": 10, "n_layers": 1, "n_radial": 32, "cutoff": 5.0, "drop_path": 0.0}
     options |= dict.fromkeys(["channels", "edge_channels", "attention_hidden", "alpha_channels", "ffn_hidden"], 8)

@@ -38,7 +38,8 @@ def test_a_sweep_that_is_killed_and_whose_worker_is_killed_ends_as_one_left_alon
     assert [row["status"] for row in rows(folder)] == ["completed"] * 2
 
 
-@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("warm", [True, False])
 def test_an_interrupted_sweep_has_its_runs_save_and_ends_with_exit_5(
     study: Callable[..., Path], tmp_path: Path, unbroken: dict[str, Any], warm: bool
 ) -> None:

@@ -197,7 +197,7 @@ def test_units_under_other_peoples_names_are_converted(tmp_path, comment):
     ],
 )
 def test_a_unit_that_may_be_that_of_a_label_is_refused(tmp_path, stated):
-    with pytest.raises(DataError, match=r"(not clear|not said|not understand).*--unit energy=eV"):
+    with pytest.raises(DataError, match=r"(not clear|not say|not understand).*--unit energy=eV"):
         pack([extxyz(tmp_path / "a.extxyz", f"energy=2 {stated}")], tmp_path / "out")
     units_given = Keys.parse((), units=["energy=kcal/mol", "forces=eV/Å"])
     assert packed(tmp_path, tmp_path / "a.extxyz", keys=units_given)[0].energy == pytest.approx(2 * KCAL)

@@ -207,7 +207,7 @@ def test_a_bad_study_ends_with_exit_2_and_nothing_is_made(
         (["--launcher", "slrum"], "Did you mean 'slurm'"),
         (["--no-wait"], "end with the sweep"),
         (["--launcher", "slurm", "--workers", "2"], "works only with --launcher local"),
-        (["--json"], "add --dry-run"),
+        (["--json"], "work only with --dry-run"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

@@ -119,7 +119,7 @@ def test_an_array_is_read_in_the_old_style_and_in_the_new(line, value):
         ("a={1 2", "nothing closes it"),
         ("a=[[1, 2], [3]]", "rows of different lengths"),
         ("a=1 a=2", "given twice"),
-        ('a="_JSON {"', "no JSON"),
+        ('a="_JSON {"', "not valid JSON"),
     ],
 )
 def test_a_value_that_would_be_lost_refuses_the_structure(line, says):

@@ -150,7 +150,7 @@ def test_a_cache_of_other_data_is_refused_and_replaced(dataset, structures, pack
 
 def test_a_cutoff_that_differs_in_the_eighth_digit_is_another_rule(dataset):
     build_cache(dataset, Graph.radius(5.0))
-    with pytest.warns(UserWarning, match="another rule"):
+    with pytest.warns(UserWarning, match="another neighbour rule"):
         assert open_cache(dataset, Graph.radius(5.0000001)) is None
 
 

@@ -209,7 +209,7 @@ def test_a_budget_that_holds_nothing_is_refused(limits):
 
 
 def test_a_budget_of_edges_alone_needs_a_model_with_edges(dataset):
-    with pytest.raises(ConfigError, match="this model has none"):
+    with pytest.raises(ConfigError, match="this model has no edges"):
         Loader(dataset, np.arange(100), Graph.dense(), BatchBudget(edges=100))
 
 

@@ -118,7 +118,7 @@ def test_a_folder_in_use_is_left_alone(emt, tmp_path):
         ({"prototypes": ("fccc",)}, "Did you mean 'fcc'"),
         ({"elements": ("Cu", "Fe")}, "has no element 'Fe'"),
         ({"elements": ("Cu",), "prototypes": ("l12",)}, "orders two elements"),
-        ({"dynamics": 0.8, "strained": 0.3}, "more than 1"),
+        ({"dynamics": 0.8, "strained": 0.3}, "above 1"),
         ({"prototypes": ()}, "needs prototypes"),
         ({"rattle_temperatures": ()}, "at least one rattle temperature"),
         ({"files": ("nowhere.xyz",)}, "no such file"),

@@ -46,7 +46,7 @@ def test_finished_runs_of_another_schedule_or_none_predict_nothing() -> None:
     assert "4 are needed" in forecast(curve(3e4, rng, until=0.5), few).reason
     assert "no finished run" in forecast(curve(3e4, rng, until=0.5), []).reason
     early = forecast(Curve("", {"n": 3e4}, np.array([0.05]), np.array([1.0])), few)
-    assert "from 10% on" in early.reason
+    assert "forecasts begin at 10%" in early.reason
 
 
 def test_a_rate_beyond_those_that_finished_is_refused() -> None:

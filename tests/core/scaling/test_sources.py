@@ -534,3 +534,9 @@ def test_all_checkpoints_of_run_folders_are_all_their_validations(tmp_path: Path
     }
     assert points["last"] == points["best"] == 12
     assert points["all"] > 24
+
+
+def test_a_target_is_a_column_of_the_table_by_its_short_name_too() -> None:
+    rows = [{"n": n, "forces": 3 * n**-0.2} for n in (1e3, 1e4, 1e5)]
+    assert read(rows, target="forces").names["loss"] == "forces"
+    assert read([{**row, "forces_mae": 1.0} for row in rows], target="forces").names["loss"] == "forces_mae"

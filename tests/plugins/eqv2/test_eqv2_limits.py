@@ -165,7 +165,7 @@ def test_training_refuses_structures_without_edges_unless_told_to_keep_them(tmp_
         *options,
     )
     message = refused(3, *train, "-o", tmp_path / "refused")
-    assert re.search(r"structure \d+: no atom has a neighbour within the cutoff of 5 Å \(the nearest", message)
+    assert re.search(r"structure \d+: no atom has a neighbour within the cutoff of 5 Å \(the two nearest", message)
     if cached:
         assert "This holds for 12 of the 12 structures in use." in message
     result = command(*train, "--set", "data.isolated=true", "-o", tmp_path / "run")

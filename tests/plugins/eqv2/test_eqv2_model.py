@@ -184,7 +184,7 @@ def test_both_paths_take_every_grid_and_head(make_model, oxide, batch_of, option
 
 def test_an_element_beyond_the_table_is_refused_with_the_limit(make_model, oxide, batch_of, small) -> None:
     model = make_model(max_atomic_number=37)
-    with pytest.raises(DataError, match=r"element 38 .* max_atomic_number = 37"):
+    with pytest.raises(DataError, match=r"element 38, .* max_atomic_number = 37"):
         model(batch_of(model, oxide))
     with pytest.raises(ConfigError, match=r"element 96, but max_atomic_number = 95"):
         build(small(), DatasetInfo(elements=(8, 96)))

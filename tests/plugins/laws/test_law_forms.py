@@ -47,6 +47,20 @@ def test_the_hook_supplies_them_all_and_the_host_finds_each() -> None:
     assert all(host().law(name).name == name for name in TRUE)
 
 
+def test_the_printed_formula_of_farseer_holds_for_the_printed_parameters() -> None:
+    law = next(law for law in LAWS if law.name == "farseer")
+    theta, n, d, m = np.array(TRUE["farseer"]), 3e5, 2e6, 1e7
+    assert "h(p) = ((N/M)^p - 1)/p, M = 10^7" in law.formula
+    E, s, q, A, t, b, beta, g, a = (float(value) for value in law.plain(theta).values())
+
+    def h(p: float) -> float:
+        return ((n / m) ** p - 1) / p
+
+    data = A * np.exp(-t * h(b)) * m**beta * d ** (-beta * np.exp(-g * h(a)))
+    loss = np.exp(law.value(theta, np.log([[n, d]])))
+    assert loss == pytest.approx(E * np.exp(-s * h(q)) + data)
+
+
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
 def test_a_law_recovers_the_parameters_that_made_the_points(law: Law) -> None:
     x, truth = points(law), np.array(TRUE[law.name])

@@ -71,7 +71,7 @@ def fit_means(means: Means, laws: Sequence[Law], target: str, reasons: Sequence[
         intervals=intervals,
         verdict=verdict(best.law, judged, intervals),
         reasons=tuple(judged),
-        notes=(*notes(means, best, found, note), *noise_notes(means, plain)),
+        notes=(*notes(means, best, found, note, laws), *noise_notes(means, plain)),
         x=means.x,
         y=means.y,
         spread=around,
@@ -98,11 +98,15 @@ def check_enough(means: Means) -> None:
         )
 
 
-def notes(means: Means, best: Candidate, found: Sequence[Candidate], disagreement: str) -> list[str]:
+def notes(
+    means: Means, best: Candidate, found: Sequence[Candidate], disagreement: str, laws: Sequence[Law]
+) -> list[str]:
     """Notes on a fit that are no reasons against the law."""
     said = [disagreement] if disagreement else []
     tried = {candidate.law.verdict for candidate in found}
-    if "law with floor" not in tried and not few(means):
+    if all(law.floor is None for law in laws):
+        said.append("no form with a floor was tried")
+    elif "law with floor" not in tried and not few(means):
         said.append(f"floor not identifiable with {len(means)} sizes: this is no evidence against a floor")
     if best.law.floor is None and "law with floor" in tried:
         said.append(_on_floors(means, best, next(c for c in found if c.law.verdict == "law with floor")))

@@ -96,7 +96,7 @@ def starts(x: Array, y: Array) -> Array:
 FARSEER = Law(
     name="farseer",
     summary="Parameters and data whose powers depend on each other; nine parameters, for grids of many runs.",
-    formula="L = exp(s N^q + S) + exp(B N^b + Q) D^(-exp(A N^a + G))",
+    formula="L = E e^(-s h(q)) + A e^(-t h(b)) M^beta D^(-beta e^(-g h(a))), h(p) = ((N/M)^p - 1)/p, M = 10^7",
     reference="arXiv:2506.10972",
     axes=("n", "d"),
     parameters=("E", "s", "q", "A", "t", "b", "beta", "g", "a"),

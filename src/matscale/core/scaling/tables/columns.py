@@ -131,11 +131,16 @@ class ColumnChoice:
         return ColumnChoice(names, {**self.beside, "run": others[1:]}, self.guessed)
 
 
+SHORT = {f"{name}_mae": name for name in ("energy", "forces", "stress")}
+"""Errors as runs call them (`--target forces` asks for `forces_mae`) -> names that tables give them."""
+
+
 def choose(place: str, found: Sequence[str], columns: Mapping[str, str]) -> ColumnChoice:
     """Choose the columns of a file for a table.
 
     Raises ConfigError for a mapped column that the file lacks, DataError if no column is the loss or a size.
     """
+    columns = {ours: SHORT.get(theirs, theirs) if theirs not in found else theirs for ours, theirs in columns.items()}
     for ours, theirs in columns.items():
         if theirs not in found:
             raise ConfigError(f"{place}: has no column {theirs!r} (for {ours}). {did_you_mean(theirs, found)}")

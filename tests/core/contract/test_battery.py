@@ -424,7 +424,7 @@ def test_what_one_check_does_to_a_model_does_not_reach_another() -> None:
     for bound in (healthy["responds"], faulty["translation"]):
         BoundCheck(Check("vandal", "spoils what it is given", vandal, lambda subject: None), bound.subject)()
     healthy["responds"]()
-    with pytest.raises(ContractError, match="energy: values .* differ"):
+    with pytest.raises(ContractError, match=r"energy: values .* differ"):
         faulty["translation"]()
 
 

@@ -194,9 +194,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _exponent(law: Mapping[str, Any]) -> str:
-    low, high = law["intervals"]["alpha"]
-    alpha, low, high = (f"{x:.3f}".replace("-0.000", "0.000") for x in (law["parameters"]["alpha"], low, high))
-    return f"{alpha} ({low} to {high})"
+    values = (law["parameters"]["alpha"], *law["intervals"]["alpha"])
+    alpha, low, high = ("∞" if x is None else f"{x:.3f}".replace("-0.000", "0.000") for x in values)
+    return f"{'undetermined' if values[0] is None else alpha} ({low} to {high})"
 
 
 def _rates_table(rates: Mapping[str, Any]) -> str:

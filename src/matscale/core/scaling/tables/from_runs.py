@@ -126,6 +126,11 @@ def unfit_role(role: object, task: str = "") -> str:
     return ""
 
 
+def not_complete(status: object) -> str:
+    """Reason why a run with this status is no point of a law; empty if it is one."""
+    return "" if status == "completed" else f"is not complete (status: {status})"
+
+
 def _unfit(info: Mapping[str, Any]) -> str:
     """Reason why a run is not used as a point of a law; empty if it is used."""
     status, role = info.get("status"), (info.get("labels") or {}).get("role")
@@ -135,11 +140,7 @@ def _unfit(info: Mapping[str, Any]) -> str:
         return "was not trained here (imported)"
     if status == "failed" and "NonFinite" in str(info.get("error")):
         return f"diverged: {info['error']}"
-    if status != "completed":
-        return f"is not complete (status: {status})"
-    if not info.get("last"):
-        return "was never validated"
-    return ""
+    return not_complete(status) or ("" if info.get("last") else "was never validated")
 
 
 def validations_of(folder: Path) -> Iterator[dict[str, Any]]:

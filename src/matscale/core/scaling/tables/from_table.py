@@ -22,7 +22,7 @@ from matscale.core.scaling.tables.columns import (
     is_scale,
     plain_name,
 )
-from matscale.core.scaling.tables.from_runs import unfit_role
+from matscale.core.scaling.tables.from_runs import not_complete, unfit_role
 from matscale.core.scaling.tables.labels import with_labels
 from matscale.core.scaling.tables.logs import name_runs
 from matscale.core.scaling.tables.numerals import MISSING, Cell, Numerals
@@ -83,7 +83,7 @@ def table_of(
     chosen = [(k, r) for k, r in enumerate(records) if _matches(r, where or {})]
     if not chosen:
         raise DataError(f"{place}: no row has {' and '.join(f'{k} = {v}' for k, v in (where or {}).items())}.")
-    unfit = {k: (_unfit if is_ledger else _unfinished)(r) for k, r in chosen}
+    unfit = {k: (_left_out if is_ledger else _unfinished)(r) for k, r in chosen}
     fit = [(f"{prefix}row {k + 1}", record) for k, record in chosen if not unfit.get(k)]
     if not fit:
         raise DataError(f"{place}: no run of this study can be fitted: the first {unfit[chosen[0][0]]}.")
@@ -197,10 +197,9 @@ def _any_finite(record: Mapping[str, Any], names: Sequence[str], numerals: Numer
     return None
 
 
-def _unfit(record: Mapping[str, Any]) -> str:
+def _left_out(record: Mapping[str, Any]) -> str:
     """Reason why a row of a ledger is no point of a law; empty if it is one."""
-    status = record.get("status")
-    return unfit_role(record.get("role")) or ("" if status == "completed" else f"is not complete (status: {status})")
+    return unfit_role(record.get("role")) or not_complete(record.get("status"))
 
 
 _UNFINISHED = frozenset(

@@ -69,7 +69,9 @@ def read_bytes(path: Path, error: Error = DataError, most: int = MAX_BYTES) -> b
     except (OSError, ValueError) as fault:  # ValueError: a name with a NUL byte
         raise error(f"{path}: cannot be read ({fault}).") from None
     if len(content) > most:
-        raise error(f"{path}: is larger than {most:,} bytes, too large for such a file. It may be another file.")
+        raise error(
+            f"{path}: is larger than {most:,} bytes, too large for settings or records. It may be another file."
+        )
     return content
 
 

@@ -174,7 +174,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= set(files):
         raise DamagedCheckpoint(f"{folder}: manifest.json does not list the files of a checkpoint.")
     if folder_of(folder.parent, manifest.get("step", -1)).name != folder.name:
-        raise DamagedCheckpoint(f"{folder}: manifest.json is that of step {manifest.get('step')}.")
+        raise DamagedCheckpoint(f"{folder}: its manifest.json is of another step, {manifest.get('step')}.")
     return manifest
 
 
@@ -201,7 +201,7 @@ def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     if groups is not None and listed != {*groups}:
         raise DamagedCheckpoint(f"{folder}: manifest.json does not list the tensors that were saved.")
     if state.get("step") != manifest["step"]:
-        raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.get('step')}.")
+        raise DamagedCheckpoint(f"{folder}: its state.json is of another step, {state.get('step')}.")
     return state
 
 

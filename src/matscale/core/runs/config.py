@@ -136,8 +136,8 @@ class PretrainConfig(Config):
 def _held_at_once(accumulate: int) -> int:
     if accumulate > MOST_BATCHES:
         raise ValueError(
-            f"the batches of a step are held in memory together, so at most {MOST_BATCHES:,} make one; for larger "
-            "steps let a batch hold more (batch.structures, batch.atoms)"
+            f"a step has at most {MOST_BATCHES:,} batches, since all of them are held in memory together; for larger "
+            "steps make the batches larger (batch.structures, batch.atoms)"
         )
     return accumulate
 
@@ -347,7 +347,7 @@ class TrainConfig(Config):
         if self.start.run is not None and not self.start.branch:
             raise ValueError("pre-training starts from new weights: leave out --from (start.run), or --pretrain")
         if self.loss != LossConfig():
-            raise ValueError("pre-training has its own loss, and [loss] is for labels: leave out loss, or --pretrain")
+            raise ValueError("[loss] is for labels, and pre-training has its own loss: leave out [loss] or --pretrain")
         if self.pretrain.task == "distances" and self.compute.compile:
             raise ValueError(
                 "--pretrain distances uses embeddings, which compute.compile cannot compile: leave out one of the two"

@@ -145,7 +145,7 @@ def _pair(pair: Pair, result: Comparison) -> list[str]:
         value = with_interval(ratio.value, ratio.low, ratio.high)
         lines.append(f"  loss of {pair.first} / {pair.second} at {result.axis} = {size(ratio.at)}: {value}")
     if not pair.reason and not pair.basis:
-        lines.append(f"  {_crossing(pair, result.axis)}")
+        lines.append(f"  {pair.crossing_text(result.axis)}")
     lines += [f"  {line}" for line in details(pair.multipliers, result.target)]
     lines.append(f"  to settle it: {pair.settling.text}")
     return lines
@@ -159,14 +159,6 @@ def _test(pair: Pair, n_pairs: int) -> list[str]:
         *([f"  {equality_text(pair)}"] if pair.margin is not None else []),
         f"  a true difference of 0.04 would be seen with {pair.power:.0%}; {pair.smallest:.2g} is seen with 80 %",
     ]
-
-
-def _crossing(pair: Pair, axis: str) -> str:
-    if pair.crossing is None:
-        return "the laws do not cross within three decades of the points"
-    value, low, high = pair.crossing
-    ends = f"{size(low) if low > 0 else 'below all'} to {size(high) if high < float('inf') else 'above all'}"
-    return f"the laws cross at {axis} = {size(value)} (95 %: {ends})"
 
 
 def plan_text(plan: Plan, fit: Fit) -> str:

@@ -123,7 +123,7 @@ def pair_sentences(pair: Pair, comparison: Comparison) -> list[str]:
         ratio = with_interval(last.value, last.low, last.high)
         said.append(f"Loss of {pair.first} over that of {pair.second} at {axis} = {size(last.at)}: {ratio}.")
     if not pair.reason and not pair.basis:
-        said.append(crossing(pair, axis))
+        said.append(f"T{pair.crossing_text(axis)[1:]}.")
     said.append(f"To settle it: {pair.settling.text}.")
     tables = {name: comparison.fits[name].table for name in (pair.first, pair.second)}
     said += [f"{name}: {told}." for name, table in tables.items() if (told := seen_note(table))]
@@ -147,14 +147,6 @@ def cheaper(comparison: Comparison) -> list[str]:
 def _difference(pair: Pair) -> str:
     basis = f" ({pair.basis})" if pair.basis else ""
     return f"difference of exponents{basis} {with_interval(pair.difference, *pair.interval)}, p = {_p(pair)}"
-
-
-def crossing(pair: Pair, axis: str) -> str:
-    if pair.crossing is None:
-        return "The laws do not cross within three decades of the points."
-    value, low, high = pair.crossing
-    ends = f"{size(low) if low > 0 else 'below all'} to {size(high) if high < float('inf') else 'above all'}"
-    return f"The laws cross at {axis} = {size(value)} (95 %: {ends})."
 
 
 def _p(pair: Pair) -> str:

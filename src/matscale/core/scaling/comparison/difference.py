@@ -15,6 +15,7 @@ from matscale.core.scaling.law import Array, Law
 from matscale.core.scaling.means import Means
 from matscale.core.scaling.result import Fit
 from matscale.core.scaling.solve import solve
+from matscale.core.scaling.text import size
 
 DIFFERENT, NOT_SHOWN, NO_TEST = "exponents differ", "no difference shown", "not comparable"
 LOCAL = "local slopes differ"
@@ -75,6 +76,14 @@ class Pair:
     """`p_equal` after Holm's correction over all pairs"""
     multipliers: tuple[Multiplier, ...] = ()
     """Multipliers: how many times as much of each quantity the first needs as the second, for the same loss"""
+
+    def crossing_text(self, axis: str) -> str:
+        """Say where the laws cross along `axis`, without a full stop."""
+        if self.crossing is None:
+            return "the laws do not cross within three decades of the points"
+        value, low, high = self.crossing
+        ends = f"{size(low) if low > 0 else 'below all'} to {size(high) if high < float('inf') else 'above all'}"
+        return f"the laws cross at {axis} = {size(value)} (95 %: {ends})"
 
 
 def tested(a: str, b: str, means: Mapping[str, Means], fits: Mapping[str, Fit], law: Law) -> Pair:

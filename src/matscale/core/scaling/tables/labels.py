@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from matscale.core.errors import DataError
+from matscale.core.scaling.tables.column_kinds import is_date, is_metric
 from matscale.core.scaling.tables.columns import ColumnChoice, words_of
-from matscale.core.scaling.tables.logs import is_date, is_metric
 from matscale.core.scaling.tables.table import AXES, GROUP, LABEL, Table, Words, groups
 from matscale.core.scaling.text import listed, size
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,7 +13,24 @@ import numpy as np
 from scipy import stats
 
 from matscale.core.errors import DataError
-from matscale.core.scaling.tables.columns import TRAIN_LOSS, ColumnChoice, plain_name, words_of
+from matscale.core.scaling.tables.column_kinds import (
+    COUNTS,
+    DATE,
+    PASSES,
+    REPEATS,
+    SEEN,
+    SETTINGS,
+    TIMES,
+    counts_up,
+    is_counted,
+    is_loss,
+    is_metric,
+    is_ordered,
+    may_name_runs,
+    names_apart,
+    rises,
+)
+from matscale.core.scaling.tables.columns import ColumnChoice, plain_name, words_of
 from matscale.core.scaling.tables.table import AXES, Excluded
 from matscale.core.scaling.text import counted
 
@@ -119,12 +135,12 @@ def _refuse_progress(
     used = {*choice.names.values(), *(name for names in choice.beside.values() for name in names)}
     for name in dict.fromkeys(name for record in records for name in record):
         words = words_of(name)
-        if name in used or is_loss(name) or words & _SETTINGS - {"optimizer"}:
+        if name in used or is_loss(name) or words & SETTINGS - {"optimizer"}:
             continue
         values = [[record_of[id(row)].get(name) for row in same] for same in groups]
-        if not (_COUNTS | _TIMES) & words and not all(_DATE.search(str(value)) for same in values for value in same):
+        if not (COUNTS | TIMES) & words and not all(DATE.search(str(value)) for same in values for value in same):
             continue
-        is_curve = _is_counted if _COUNTS & words and not _TIMES & words else _is_ordered
+        is_curve = is_counted if COUNTS & words and not TIMES & words else is_ordered
         if groups and all(map(is_curve, values)):
             raise DataError(
                 f"{place}: no column names the run, and {name} differs along {len(groups[0])} rows of one size: steps "
@@ -205,14 +221,14 @@ def refuse_ordered(place: str, rows: Sequence[Row], records: Sequence[Mapping[st
     """
     record_of = {id(row): record for row, record in zip(rows, records, strict=True)}
     measured = _measured(rows)
-    is_numbered = "run" in choice.names and not _names_apart([row["run"] for row in measured])
+    is_numbered = "run" in choice.names and not names_apart([row["run"] for row in measured])
     keys = (*(("run",) if not is_numbered else ()), *IDENTITY, *ALONG)
     used = {*choice.names.values()} - ({choice.names["run"]} if is_numbered else set())
     others = [name for name in dict.fromkeys(n for record in records for n in record) if name not in used]
     others = [name for name in others if not is_metric(name)]
     of = {name: [record_of[id(row)].get(name) for row in measured] for name in others}
-    names = [name for name in others if _may_name_runs(name, of[name])]
-    settings = [name for name in others if words_of(name) & _SETTINGS and len(set(map(str, of[name]))) > 1]
+    names = [name for name in others if may_name_runs(name, of[name])]
+    settings = [name for name in others if words_of(name) & SETTINGS and len(set(map(str, of[name]))) > 1]
     for name in ("", *names):
         groups = list(_split(_grouped(measured, _by(*keys)), partial(_text, record_of, name)))
         least = min(map(len, groups), default=0)
@@ -222,9 +238,9 @@ def refuse_ordered(place: str, rows: Sequence[Row], records: Sequence[Mapping[st
         word = falling(large)
         for column in others:
             words = words_of(column)
-            if words & (_SETTINGS | _REPEATS - {"index"}) or not (word or words & _PASSES):
+            if words & (SETTINGS | REPEATS - {"index"}) or not (word or words & PASSES):
                 continue
-            if all(_counts_up([record_of[id(row)].get(column) for row in same]) for same in large):
+            if all(counts_up([record_of[id(row)].get(column) for row in same]) for same in large):
                 raise DataError(
                     f"{place}: no column is the step, and {column} counts {len(large[0])} rows of one "
                     f"{name or 'size'}: steps of one run, or runs of their own? If they are steps, say --map "
@@ -258,50 +274,6 @@ def _has_one_size(rows: Sequence[Row], values: Sequence[Any]) -> bool:
     return len({(str(v), row.get("n")) for row, v in zip(rows, values)}) == len(set(map(str, values)))
 
 
-def _names_apart(values: Sequence[Any]) -> bool:
-    """Whether names are more than the numbers of the rows."""
-    numbers = [_number(value) for value in values]
-    return not all(a is not None and b is not None and b == a + 1 for a, b in pairwise(numbers)) or len(values) < 2
-
-
-def _may_name_runs(name: str, values: Sequence[Any]) -> bool:
-    """Whether a column of text, or one whose heading speaks of names or numbers of runs, has several values."""
-    is_text = any(isinstance(v, str) and v.strip() and _number(v) is None and not is_date(v) for v in values)
-    return 1 < len(set(map(str, values))) < len(values) and (is_text or bool(words_of(name) & _NAMES))
-
-
-_NAMES = frozenset(
-    (
-        *("id", "uuid", "hash", "key", "name", "run", "trial", "number", "no", "num", "nr", "series", "config", "task"),
-        *(
-            "label",
-            "sweep",
-            "group",
-            "folder",
-            "directory",
-            "dir",
-            "file",
-            "log",
-            "job",
-            "experiment",
-            "exp",
-            "version",
-        ),
-    )
-)
-"""Words in headings of columns that may name or number runs."""
-_PASSES = frozenset(("ep", "pass", "passes", "eval", "evals", "evaluation", "cycle", "tick", "chunk"))
-"""Words in headings of whole numbers that count validations or passes."""
-
-
-def _counts_up(values: Sequence[Any]) -> bool:
-    """Whether values are whole numbers that rise evenly."""
-    numbers = [_number(value) for value in values]
-    known = [number for number in numbers if number is not None and math.isfinite(number) and number == int(number)]
-    steps = {b - a for a, b in pairwise(known)}
-    return len(known) == len(values) and len(steps) == 1 and min(steps) > 0
-
-
 def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]:
     """Note on an amount that rises along the rows of each size: each row is taken as a separate run.
 
@@ -312,9 +284,9 @@ def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]
     for axis in (axis for axis in ("d", "s", "c") if axis in choice.guessed and "run" not in choice.names):
         theirs = choice.names[axis]
         values = [sorted(row[axis] for row in same) for same in groups]
-        if not _SEEN & {*plain_name(theirs, is_count=True).split("_")} or not groups or min(map(len, values)) < 3:
+        if not SEEN & {*plain_name(theirs, is_count=True).split("_")} or not groups or min(map(len, values)) < 3:
             continue
-        if not all(_rises(those) for those in values):
+        if not all(rises(those) for those in values):
             continue
         steps = [[b - a for a, b in pairwise(those)] for those in values]
         if all(len(those) >= 5 and max(those[:-1]) < 1.02 * min(those[:-1]) for those in steps):
@@ -325,10 +297,6 @@ def _growing(place: str, rows: Sequence[Row], choice: ColumnChoice) -> list[str]
             )
         return [f"each row is taken as a run of its own with its {theirs}; if they are steps, say --map step={theirs}"]
     return []
-
-
-_SEEN = frozenset(("token", "tokens", "example", "examples", "sample", "samples", "seen", "flop", "flops", "compute"))
-"""Words in headings of amounts that may belong to a run or to a step."""
 
 
 def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], choice: ColumnChoice) -> list[str]:
@@ -344,13 +312,13 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
     told = []
     for name in dict.fromkeys(name for record in records for name in record):
         words = words_of(name)
-        skipped = _TIMES | _REPEATS | (_COUNTS if is_log else set())
-        if name in used or is_metric(name) or (words & skipped and not words & _SETTINGS):
+        skipped = TIMES | REPEATS | (COUNTS if is_log else set())
+        if name in used or is_metric(name) or (words & skipped and not words & SETTINGS):
             continue
         values = [{str(record.get(name)) for record in those} for those in groups]
         times = Counter(value for those in values for value in those)
         varies = any(len(those) > 1 for those in values)
-        if varies and (words & _SETTINGS or (max(times.values()) > 1 and 2 * len(times) <= sum(map(len, groups)))):
+        if varies and (words & SETTINGS or (max(times.values()) > 1 and 2 * len(times) <= sum(map(len, groups)))):
             told.append((name, times.most_common(1)[0][0]))
     if not told:
         return []
@@ -359,80 +327,6 @@ def _other_settings(rows: Sequence[Row], records: Sequence[Mapping[str, Any]], c
         f"runs of equal size that differ in {names} are averaged as if they were seeds; choose with --where "
         f"'{name}={value[:60]}', or leave the best of each size in the table"
     ]
-
-
-_SETTINGS = frozenset(("lr", "learning", "rate", "wd", "decay", "dropout", "optimizer", "warmup", "momentum", "size"))
-_REPEATS = frozenset(("rep", "reps", "repeat", "repetition", "replica", "replicate", "fold", "index", "seeds"))
-
-
-_COUNTS = frozenset(
-    (
-        *("token", "sample", "example", "structure", "frame", "batch", "minibatch", "step", "iter", "iteration"),
-        *("tokens", "samples", "examples", "structures", "frames", "batches", "minibatches", "steps", "iterations"),
-        *("epoch", "epochs", "update", "updates", "progress", "seen", "consumed", "processed", "checkpoint", "ckpt"),
-        *("it", "itr", "iters", "timestep", "timesteps", "round", "rounds", "kimg"),
-    )
-)
-"""Words in headings of counts that grow during a run."""
-_TIMES = frozenset(
-    (
-        *("time", "timestamp", "seconds", "minutes", "hours", "elapsed", "runtime", "wall", "walltime", "relative"),
-        *("date", "datetime", "day", "days", "created", "updated", "modified", "logged", "recorded", "written"),
-        *("started", "finished", "ended", "saved", "measured", "clock", "duration", "ts"),
-    )
-)
-"""Words in headings of times that grow during a run, or that are the durations of runs."""
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(str(value).replace(",", ""))
-    except ValueError:
-        return None
-
-
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_MONTH = re.compile(rf"\b({'|'.join(_MONTHS)})[a-z]*", re.IGNORECASE)
-_DATE = re.compile(
-    r"\b\d{4}[-/.]\d\d?[-/.]\d|\b\d\d?[-/.]\d\d?[-/.]\d\d|^\s*\d\d?:\d\d|" + _MONTH.pattern + r"\W+\d", re.I
-)
-"""Pattern of texts with a date or a time of day."""
-
-
-def _parts_of_date(text: str) -> list[int]:
-    """Numbers of a date in their order; names of months and hours in the afternoon are converted."""
-    text = _MONTH.sub(lambda month: str(_MONTHS.index(month[1].lower()) + 1), text)
-    parts = [int(part) for part in re.findall(r"\d+", text)[:8]]
-    half = re.search(r"\b\d\d?(?=:)[\d:.]*\s*([ap])\.?m\b", text, re.IGNORECASE)
-    if half and len(parts) > 3:
-        parts[3] = parts[3] % 12 + 12 * (half[1].lower() == "p")
-    return parts
-
-
-def is_date(value: Any) -> bool:
-    """Whether a text has a date or a time of day."""
-    return _DATE.search(str(value)) is not None
-
-
-def _rises(values: Sequence[Any]) -> bool:
-    numbers = [number for value in values if (number := _number(value)) is not None]
-    if not numbers:  # dates: as ISO 8601 writes them, with the day first, or with the month first
-        dates = [_parts_of_date(str(value)) for value in values]
-        return any(
-            all(a < b for a, b in pairwise([[*(date[k] for k in order if k < len(date)), *date[3:]] for date in dates]))
-            for order in ((0, 1, 2), (2, 1, 0), (2, 0, 1))
-        )
-    return len(numbers) == len(values) and all(a < b for a, b in pairwise(numbers))
-
-
-def _is_ordered(values: Sequence[Any]) -> bool:
-    return _rises(values) or _rises(values[::-1])
-
-
-def _is_counted(values: Sequence[Any]) -> bool:
-    """Whether most values are distinct numbers; a resumed run has some steps twice."""
-    numbers = {number for value in values if (number := _number(value)) is not None}
-    return len(numbers) > 2 and 2 * len(numbers) > len(values)
 
 
 def _names_runs(rows: Sequence[Row]) -> bool:
@@ -576,17 +470,6 @@ def _constant_columns(
 
     others = dict.fromkeys(name for record in records for name in record)
     return [name for name in others if crowded and name not in used and not is_metric(name) and is_constant(name)]
-
-
-def is_loss(name: str) -> bool:
-    """Whether a heading names a loss or an error."""
-    plain = plain_name(name)
-    return bool(TRAIN_LOSS.search(plain)) or plain.endswith(("loss", "_mae", "_rmse", "error"))
-
-
-def is_metric(name: str) -> bool:
-    """Whether a heading names something that was measured."""
-    return is_loss(name) or plain_name(name).endswith(("time", "timestamp"))
 
 
 def _last_of_each_step(place: str, rows: Sequence[Row], choice: ColumnChoice) -> tuple[list[Row], list[Excluded]]:

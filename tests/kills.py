@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+import tiny
 from crystals import random_structures
 from matscale.core.data.graph import Graph
 from matscale.core.data.sources.pack import pack
@@ -62,9 +62,6 @@ class Victim:
 def victims(shelf: Path) -> dict[str, Victim]:
     """All kinds, with what they need laid out in `shelf`."""
     torch.set_num_threads(1)
-    sys.path.insert(0, str(Path(__file__).parent / "core" / "train"))
-    import tiny
-
     data = tiny.make_dataset(shelf / "data", 16).path
     every = ("budget.steps=6", "checkpoint.every=2", "evaluation.every=3", "log_every=2")
     config, architecture = tiny.configured(data, *every), tiny.architecture()

@@ -107,6 +107,12 @@ def test_a_key_that_somebody_is_told_to_set_exists(key: str) -> None:
     assert has(TrainConfig) or has(Recipe)
 
 
+def test_a_file_of_tests_that_is_named_exists() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_the_docs_show_the_main_commands() -> None:
     shown = {arguments[0] for page in PAGES for arguments in shell_commands(page)}
     assert {"train", "evaluate", "predict", "data", "baselines", "plugins"} <= shown

@@ -62,6 +62,13 @@ def test_every_room_has_a_floor_and_stands_in_the_picture() -> None:
     assert [name for name in sorted(folders) if not re.search(rf"^ .*\b{name}\b", picture, re.MULTILINE)] == []
 
 
+def test_folders_of_tests_have_the_names_of_the_parts_that_they_test() -> None:
+    parts = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("c*/**/test_*.py")}
+    parts |= {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("plugins/**/test_*.py")}
+    assert len(parts) > 20
+    assert [str(part) for part in sorted(parts) if not (ROOT / "src/matscale" / part).is_dir()] == []
+
+
 @pytest.mark.parametrize("of", [str, room], ids=["files", "rooms"])
 def test_what_is_imported_makes_no_circle(of: Callable[[str], str]) -> None:
     graph: dict[str, set[str]] = {}

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 from click.testing import CliRunner, Result
 
+import tiny
 from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import DataError, StoppedEarly

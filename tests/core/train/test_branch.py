@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from test_resume import assert_same, numbers, weights
 
+import tiny
 from matscale.core.errors import ConfigError, StoppedEarly
 from matscale.core.runs.record import Run
 from matscale.core.train.session import train

@@ -10,10 +10,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from torch.testing import assert_close
 
+import tiny
 from matscale.core.errors import ConfigError
 from matscale.core.runs import checkpoint
 from matscale.core.runs.record import Run

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.errors import StoppedEarly
 from matscale.core.model.architecture import Architecture

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from click.testing import CliRunner, Result
 from test_distributed import codes, launch
 from test_resume import assert_same
 
 import matscale
+import tiny
 from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset, ShardWriter
 from matscale.core.errors import ConfigError, DataError, StoppedEarly

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from matscale.core.config import read_toml
 from matscale.core.errors import ConfigError, DataError, StoppedEarly
 from matscale.core.progress import Reporter

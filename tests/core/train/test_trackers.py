@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import StopAt, architecture, configured
 
 from little import Site
 from matscale.core.errors import ConfigError, PluginError, StoppedEarly
@@ -17,6 +16,7 @@ from matscale.core.runs.files import Rows
 from matscale.core.runs.record import TIMINGS, Run
 from matscale.core.study.identity import identity
 from matscale.core.train.session import train
+from tiny import StopAt, architecture, configured
 
 DIARY = """
 import json

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch.testing import assert_close
 
+import tiny
 from matscale.core.data.store.packed import PackedDataset
 from matscale.core.errors import ConfigError, DataError, MatscaleError, NonFiniteLossError
 from matscale.core.model.architecture import DatasetInfo

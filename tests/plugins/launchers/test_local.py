@@ -99,7 +99,7 @@ def test_a_process_that_fails_is_reported_with_its_exit_code_and_its_output(tmp_
     pool.close()
 
 
-def test_what_a_nursery_began_is_watched_on_when_the_nursery_is_killed(pool: LocalPool, tmp_path: Path) -> None:
+def test_what_a_fork_server_began_is_watched_on_when_it_is_killed(pool: LocalPool, tmp_path: Path) -> None:
     (tmp_path / "planned.toml").write_text("seed = 1\n")
     pool.start([Job(tmp_path)])
     assert pool.fork_server is not None
@@ -120,7 +120,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(pool: LocalPool, tmp
     os.close(descriptor)
 
 
-def test_the_nursery_forks_since_it_has_one_thread_only() -> None:
+def test_the_fork_server_forks_since_it_has_one_thread_only() -> None:
     code = "from matscale.plugins.launchers.fork_server import may_fork, warm_up; warm_up(); print(may_fork())"
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-c", code]

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.graph import Graph
 from matscale.core.data.store.packed import PackedDataset

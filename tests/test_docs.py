@@ -113,6 +113,13 @@ def test_a_file_of_tests_that_is_named_exists() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
+def test_an_entry_of_the_log_is_one_line_with_a_number() -> None:
+    lines = (ROOT / "docs" / "log.md").read_text(encoding="utf-8").split("\n")
+    entries = [line for line in lines[lines.index("## 2026-11-21") :] if line and not line.startswith("## 20")]
+    assert [entry for entry in entries if not re.fullmatch(r"- .{20,198}(\d|no figure was kept).*\.", entry)] == []
+    assert [entry for entry in entries if len(entry) > 200] == []
+
+
 def test_the_docs_show_the_main_commands() -> None:
     shown = {arguments[0] for page in PAGES for arguments in shell_commands(page)}
     assert {"train", "evaluate", "predict", "data", "baselines", "plugins"} <= shown

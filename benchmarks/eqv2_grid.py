@@ -1,7 +1,7 @@
 """How nearly EquiformerV2 keeps rotations, by the resolution of the grids on which its activations act.
 
     python benchmarks/eqv2_grid.py [--json FILE]
-    python benchmarks/eqv2_grid.py --steps 9 [--readable]
+    python benchmarks/eqv2_grid.py --steps 9 [--reference]
 
 For random weights as training starts with, and for the same weights of all linear maps made three times as large, the
 largest change of energy, forces and stress in a turned structure, over the largest value of each, in float64. The
@@ -28,8 +28,8 @@ from torch import nn
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
-from matscale.core.model.outputs import Outputs, predict
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.outputs import Outputs, model_outputs
+from matscale.core.model.reference_path import reference_path
 from matscale.plugins.eqv2 import SIZES as SIZES_BY_NAME
 from matscale.plugins.eqv2 import EqV2, EqV2Config, graph
 from matscale.plugins.eqv2.config import LEBEDEV
@@ -80,7 +80,7 @@ def make(config: EqV2Config, factor: float) -> EqV2:
 def error(model: nn.Module, still: AtomicBatch, moved: AtomicBatch, rotation: torch.Tensor, derive: bool) -> np.ndarray:
     """Relative errors of energy, forces and stress."""
     with torch.no_grad():
-        a, b = predict(model, still, derive=derive), predict(model, moved, derive=derive)
+        a, b = model_outputs(model, still, derive=derive), model_outputs(model, moved, derive=derive)
     assert a.forces is not None
     assert a.stress is not None
     expected = Outputs(a.energy, a.forces @ rotation.T, rotation @ a.stress @ rotation.T)
@@ -101,7 +101,7 @@ def measure(config: EqV2Config, factor: float) -> dict[str, float]:
         moved = collate([turned(s, rotation) for s in structures], graph(config), torch.float64)
         errors.append(error(model, still, moved, torch.from_numpy(rotation), derive))
     start = time.perf_counter()
-    predict(model, still, derive=derive)
+    model_outputs(model, still, derive=derive)
     seconds = time.perf_counter() - start
     return dict(zip(("energy", "forces", "stress"), np.max(errors, axis=0).tolist()), seconds=seconds)
 
@@ -138,12 +138,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--steps", type=int, help="measure so many steps of each grid instead")
-    parser.add_argument("--readable", action="store_true", help="with --steps: on the readable path")
+    parser.add_argument("--reference", action="store_true", help="with --steps: on the reference path")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{machine()}; torch {torch.__version__}, 1 thread\n")
     if arguments.steps:
-        with readable_form() if arguments.readable else nullcontext():
+        with reference_path() if arguments.reference else nullcontext():
             print_step_times(arguments.steps)
         return
     rows = []

@@ -1,6 +1,6 @@
 """How the cost of EquiformerV2 grows with the size of its input: atoms and edges over two decades.
 
-    python benchmarks/eqv2_linear.py [--readable] [--json FILE]
+    python benchmarks/eqv2_linear.py [--reference] [--json FILE]
 
 Batches of one crystal repeated 1 to 100 times, so that atoms and edges grow together (with the published rule an atom
 has as many neighbours anywhere), and one crystal whose atoms get more and more neighbours, so that edges grow alone. Of
@@ -111,14 +111,14 @@ def measure(batches: list[tuple[Potential, AtomicBatch]]) -> list[dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readable", action="store_true", help="time the readable path, not the fast one")
+    parser.add_argument("--reference", action="store_true", help="time the reference path, not the fast one")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{machine()}; torch {torch.__version__}, 1 thread\n")
     found = {}
     for what, batches in (("batches", growing_batches()), ("neighbourhoods", growing_neighbourhoods())):
-        with forced("readable") if arguments.readable else nullcontext():
+        with forced("reference") if arguments.reference else nullcontext():
             rows = found[what] = measure(batches)
         print(f"growing {what}:\n\n| atoms | edges | GFLOP | s | µs per edge |\n|---|---|---|---|---|")
         for r in rows:

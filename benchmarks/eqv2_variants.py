@@ -42,13 +42,13 @@ def variants(n_layers: int, compiling: bool) -> tuple[dict[str, tuple[Potential,
     found: dict[str, tuple[Potential, Form]] = {
         "fast path": (plain, nullcontext),
         "fast path, checkpointed": (frugal, nullcontext),
-        "readable path": (plain, lambda: forced("readable")),
-        "readable path, checkpointed": (frugal, lambda: forced("readable")),
+        "reference path": (plain, lambda: forced("reference")),
+        "reference path, checkpointed": (frugal, lambda: forced("reference")),
     }
     if compiling:
         compiled = copy.deepcopy(plain)
         compiled.model.compile(dynamic=True)
-        found["readable path, compiled"] = (compiled, nullcontext)
+        found["reference path, compiled"] = (compiled, nullcontext)
     return found, batch
 
 

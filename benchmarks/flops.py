@@ -20,7 +20,7 @@ from machine import machine
 from matscale.core.flops import cost_of, peak_of
 from matscale.core.hosting.host import get, host
 from matscale.core.runs.config import TrainConfig
-from matscale.core.train.accumulation import Feed, Group
+from matscale.core.train.accumulation import Accumulation, Group
 from matscale.core.train.distributed import World
 from matscale.core.train.learner import Learner
 from matscale.core.train.loss import LabelObjective
@@ -54,7 +54,7 @@ def case(name: str, n_params: int, data: str, batch: int, steps: int = 12) -> st
     fitted = seconds(lambda: cost_of(potential, probes))
     cost = cost_of_setup(setup, potential, CPU)
     learner = Learner(potential, config, LabelObjective(config.loss, host().loss), CPU, World())
-    groups = Feed(setup.training_loader(World()), 1, CPU, learner.objective).groups(0, 0)
+    groups = Accumulation(setup.training_loader(World()), 1, CPU, learner.objective).groups(0, 0)
     step, accounting = [], []
 
     def train(group: Group) -> None:

@@ -26,7 +26,7 @@ from matscale.core.data.structure import Structure
 from matscale.core.heap import kept_heap
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 
@@ -46,7 +46,7 @@ def measure(name: str, arguments: argparse.Namespace) -> str:
     def step() -> float:
         began = time.perf_counter()
         optimizer.zero_grad()
-        out = predict(model, data, derive=architecture.derives_forces(config), create_graph=True)
+        out = model_outputs(model, data, derive=architecture.derives_forces(config), create_graph=True)
         assert out.forces is not None
         (out.energy.abs().mean() + out.forces.abs().mean()).backward()
         optimizer.step()

@@ -52,7 +52,7 @@ from matscale.core.data.batch import AtomicBatch, BatchShape
 from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.model.architecture import Architecture, DatasetInfo
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.core.runs.config import OptimizerConfig
 from matscale.core.train.optim import adamw
 from matscale.plugins import gemnet, schnet
@@ -83,7 +83,7 @@ def ours(case: str, size: str, data: list[AtomicBatch]) -> Side:
     derive = architecture.derives_forces(config)
 
     def of_batch(k: int) -> dict[str, Tensor]:
-        out = predict(model, data[k], derive=derive, create_graph=True)
+        out = model_outputs(model, data[k], derive=derive, create_graph=True)
         assert out.forces is not None
         return {"energy": out.energy.float(), "forces": out.forces}
 

@@ -12,6 +12,10 @@ FIRST_WORDS = ("Of", "By", "On", "What")
 RIDDLES = ("whoever", "nobody", "ours", "theirs", "is called so", "cannot be had", "be it", "in vain", "what became of")
 REFUSED = re.compile(rf"\A(?:{'|'.join(FIRST_WORDS)})\b|(?i:\b(?:{'|'.join(RIDDLES)})\b)")
 
+OLD_NAMES = """readable_form is_readable_wanted recomputed_in_place_of Rule read_rule write_rule Feed crew nursery
+undisturbed outlook"""
+"""Names that gave way to a term of the field or to the name of the same thing elsewhere."""
+
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
     """(line, text) of every string that is a statement: of modules, classes, functions, and below assignments."""
@@ -40,3 +44,15 @@ def test_comments_hold_no_riddle():
         if riddle.search(line)
     ]
     assert not offenders, "\n".join(offenders)
+
+
+def test_names_that_were_replaced_do_not_come_back():
+    files = (f for part in ("src/matscale", "plugins_contrib", "benchmarks") for f in (ROOT / part).rglob("*.py"))
+    found = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in (getattr(node, field, None) for field in ("id", "name", "attr"))
+        if name in OLD_NAMES.split()
+    }
+    assert found == set()

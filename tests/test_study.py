@@ -15,7 +15,7 @@ from matscale.core.runs.info import changed_config, changed_rows, read_info
 from matscale.core.scaling.tables.from_runs import find_runs
 from matscale.core.study.config import Study
 from matscale.core.study.identity import identity
-from matscale.core.study.lr_law import read_rule
+from matscale.core.study.lr_law import read_lr_law
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -86,5 +86,5 @@ def test_the_gpu_day_has_320_runs_and_a_learning_rate_for_each() -> None:
     read = Study.read(path)
     runs = len(read.architectures) * read.params.rungs * len(read.data.counts) * len(read.seeds)
     assert f"= {runs} runs" in path.read_text(encoding="utf-8").splitlines()[0]
-    assert all(0 < read_rule(read.lr, entry.name).lr(1_000_000) < 0.01 for entry in read.architectures)
+    assert all(0 < read_lr_law(read.lr, entry.name).lr(1_000_000) < 0.01 for entry in read.architectures)
     assert max(read.data.counts) < read.budget.steps[0] * read.set["batch"]["structures"]

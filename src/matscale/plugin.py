@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from matscale.core.locks import CLAIM as CLAIM_FILE
     from matscale.core.locks import claim as claim_run
     from matscale.core.locks import is_claimed as is_run_claimed
-    from matscale.core.model.activation_checkpointing import in_place_of as recomputed_in_place_of
+    from matscale.core.model.activation_checkpointing import checkpoint_like as checkpoint_like
     from matscale.core.model.architecture import CLAIMS as CLAIMS
     from matscale.core.model.architecture import Architecture as Architecture
     from matscale.core.model.architecture import ArchitectureConfig as ArchitectureConfig
@@ -76,11 +76,11 @@ if TYPE_CHECKING:
     from matscale.core.model.layers.radial import cosine_cutoff as cosine_cutoff
     from matscale.core.model.layers.radial import polynomial_cutoff as polynomial_cutoff
     from matscale.core.model.outputs import Outputs as Outputs
-    from matscale.core.model.outputs import predict as predict
+    from matscale.core.model.outputs import model_outputs as model_outputs
     from matscale.core.model.potential import Potential as Potential
     from matscale.core.model.reference_path import is_counted as is_counted
-    from matscale.core.model.reference_path import is_readable_wanted as is_readable_wanted
-    from matscale.core.model.reference_path import readable_form as readable_form
+    from matscale.core.model.reference_path import is_reference_path_wanted as is_reference_path_wanted
+    from matscale.core.model.reference_path import reference_path as reference_path
     from matscale.core.precision import full_precision as full_precision
     from matscale.core.precision import refuse_half as refuse_half
     from matscale.core.precision import times_matrix as times_matrix
@@ -161,6 +161,7 @@ __all__ = [
     "amplitudes",
     "best_of",
     "bytes_as_text",
+    "checkpoint_like",
     "claim_run",
     "closest",
     "collate",
@@ -177,20 +178,19 @@ __all__ = [
     "host",
     "is_counted",
     "is_plain_wanted",
-    "is_readable_wanted",
+    "is_reference_path_wanted",
     "is_run_claimed",
     "isolation",
     "load_run",
     "log_amplitudes",
     "make_folder",
     "mean_by_structure",
+    "model_outputs",
     "needs_package",
     "neighbors",
     "polynomial_cutoff",
-    "predict",
     "preload_training",
-    "readable_form",
-    "recomputed_in_place_of",
+    "reference_path",
     "refuse_half",
     "remove_path",
     "renamed_options",
@@ -207,7 +207,7 @@ __all__ = [
 _LAZY = {
     "preload_training": "matscale.core.study.preload:preload_training",
     "Pool": "matscale.core.study.launcher:Pool",
-    "readable_form": "matscale.core.model.reference_path:readable_form",
+    "reference_path": "matscale.core.model.reference_path:reference_path",
     "flops_of_kernel": "matscale.core.flops:flops_of_kernel",
     "API_VERSION": "matscale.version:API_VERSION",
     "__version__": "matscale.version:__version__",
@@ -233,7 +233,7 @@ _LAZY = {
     "neighbors": "matscale.core.data.neighbors:neighbors",
     "AtomicBatch": "matscale.core.data.batch:AtomicBatch",
     "Outputs": "matscale.core.model.outputs:Outputs",
-    "predict": "matscale.core.model.outputs:predict",
+    "model_outputs": "matscale.core.model.outputs:model_outputs",
     "Potential": "matscale.core.model.potential:Potential",
     # Building blocks of models
     "DirectHeads": "matscale.core.model.layers.heads:DirectHeads",
@@ -252,8 +252,8 @@ _LAZY = {
     "is_plain_wanted": "matscale.core.model.layers.linear_rows:is_plain_wanted",
     "Scoped": "matscale.core.scoped:Scoped",
     "is_counted": "matscale.core.model.reference_path:is_counted",
-    "is_readable_wanted": "matscale.core.model.reference_path:is_readable_wanted",
-    "recomputed_in_place_of": "matscale.core.model.activation_checkpointing:in_place_of",
+    "is_reference_path_wanted": "matscale.core.model.reference_path:is_reference_path_wanted",
+    "checkpoint_like": "matscale.core.model.activation_checkpointing:checkpoint_like",
     "isolation": "matscale.core.model.isolation:isolation",
     # Readers and labelers
     "Frame": "matscale.core.data.sources.reader:Frame",

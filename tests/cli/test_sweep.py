@@ -301,7 +301,7 @@ def test_the_table_says_what_is_done_running_and_left(
 # tune ---------------------------------------------------------------------------------------------------------------
 
 
-def test_tune_writes_a_rule_that_a_study_takes(
+def test_tune_writes_a_law_that_a_study_takes(
     tmp_path: Path, alloys: PackedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

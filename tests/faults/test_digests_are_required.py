@@ -103,7 +103,7 @@ def test_a_checkpoint_whose_digests_are_deleted_counts_as_damaged(run):
     entry = {"size": (folder / "state.json").stat().st_size, "sha256": checkpoint._digest(folder / "state.json")}
     change(folder / "manifest.json", files=manifest["files"] | {"state.json": entry})
     with pytest.raises(checkpoint.DamagedCheckpoint, match="its digest is missing"):
-        checkpoint.state_of(folder)
+        checkpoint.read_state(folder)
 
 
 def test_a_manifest_whose_checksum_is_deleted_is_refused(alloys, tmp_path):

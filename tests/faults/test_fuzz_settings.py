@@ -19,7 +19,7 @@ from matscale.core.scaling.tables.baselines import read_baselines
 from matscale.core.scaling.tables.from_table import read_table
 from matscale.core.study import plan
 from matscale.core.study.config import Study
-from matscale.core.study.lr_law import read_rule
+from matscale.core.study.lr_law import read_lr_law
 
 STUDY = b"""
 name = "first"
@@ -97,7 +97,7 @@ def test_recipes(tmp_path):
 
 def test_rules(tmp_path):
     rule = b'[fcn]\na = 0.31\nb = -0.33\nparameters = "total"\ninterval = [-0.4, -0.2]\nbatch = 16\n'
-    attack([rule], file_of(tmp_path / "r.toml", lambda p: read_rule(p, "fcn").lr(1000)), n_inputs(50, 0.005))
+    attack([rule], file_of(tmp_path / "r.toml", lambda p: read_lr_law(p, "fcn").lr(1000)), n_inputs(50, 0.005))
 
 
 def test_filters():

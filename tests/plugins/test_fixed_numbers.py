@@ -19,7 +19,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.hosting.host import host
 from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.outputs import Outputs, predict
+from matscale.core.model.outputs import Outputs, model_outputs
 
 ESCAIP = {"hidden": 8, "n_layers": 2, "n_heads": 2, "degree_channels": [1, 1, 0, 1, 1], "atom_channels": 3,
           "order_channels": 2, "n_order": 4, "distance_channels": 4, "n_radial": 6, "cutoff": 4.0, "n_neighbors": 8,
@@ -219,7 +219,7 @@ def outputs_of(name: str) -> Outputs:
     config = architecture.config.parse(values)
     model = filled(architecture.model(config, DatasetInfo.any(), seed=0).double().eval())
     batch = collate(two_structures(), architecture.graph(config), torch.float64)
-    return predict(model, batch, derive=architecture.derives_forces(config)).detach()
+    return model_outputs(model, batch, derive=architecture.derives_forces(config)).detach()
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 
 INFO = DatasetInfo(mean_degree=30.0)
 SEED = 5
@@ -152,7 +152,7 @@ def main() -> None:
         torch.set_default_dtype(dtype)
         batch = collate([crystal(), metal(), slab()], Graph.radius(config.cutoff), dtype)
         model = first if dtype == torch.float32 else architecture.model(config, INFO, SEED).eval()
-        ours, theirs = predict(model, batch), by_itself(batch)
+        ours, theirs = model_outputs(model, batch), by_itself(batch)
         same = {
             "energy": torch.allclose(
                 ours.energy.to(dtype), theirs["energy"], rtol=1e-6 if dtype == torch.float32 else 1e-14

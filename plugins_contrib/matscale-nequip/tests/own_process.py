@@ -23,7 +23,7 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 
 INFO = DatasetInfo(mean_degree=30.0)
 SEED = 5
@@ -115,7 +115,7 @@ def main() -> None:
     models["float64"] = architecture.model(config, INFO, SEED).eval()
     different = []
     for dtype, model in models.items():
-        ours, theirs = predict(model, batch), by_itself(batch, dtype)
+        ours, theirs = model_outputs(model, batch), by_itself(batch, dtype)
         unequal = [name for name, value in theirs.items() if not torch.equal(value, vars(ours)[name])]
         different += [f"{name} in {dtype}" for name in unequal]
     print(json.dumps(result | {"different": different, "size": float(theirs["forces"].detach().abs().mean())}))

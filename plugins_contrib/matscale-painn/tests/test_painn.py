@@ -18,7 +18,7 @@ from matscale.core.data.store.writer import ShardWriter
 from matscale.core.data.structure import Structure, voigt_to_full
 from matscale.core.flops import Probes, cost_of
 from matscale.core.model.architecture import DatasetInfo, count_parameters
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.core.model.potential import Potential
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.session import train
@@ -95,7 +95,7 @@ float64, with sines, the cosine cutoff and the weights of `filled` under its nam
 def test_energies_and_forces_are_those_of_schnetpack_with_the_same_weights():
     config = PainnConfig(width=4, n_layers=2, n_radial=6, cutoff=4.0)
     batch = collate([crystal(), molecule()], ARCHITECTURE.graph(config), torch.float64)
-    found = predict(filled(Painn(config).double().eval()), batch)
+    found = model_outputs(filled(Painn(config).double().eval()), batch)
     assert_close(found.energy, torch.tensor(SCHNETPACK["energy"], dtype=torch.float64), rtol=1e-9, atol=0)
     assert_close(found.forces[4:], torch.tensor(SCHNETPACK["forces"], dtype=torch.float64), rtol=1e-8, atol=1e-8)
 

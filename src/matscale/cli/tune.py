@@ -12,7 +12,7 @@ from matscale.cli.types import ArchitectureName, CommaSeparated, Pairs, Paramete
 from matscale.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from matscale.core.scaling.dials.rule import Dials
+    from matscale.core.scaling.dials.tuned_law import Dials
     from matscale.core.study.plan import StudyPlan
     from matscale.core.study.tune import Tuned, Tuning
 
@@ -86,9 +86,9 @@ def tune(
     nothing is trained.
     """
     from matscale.core.config import override
-    from matscale.core.scaling.dials.rule import of_trials, of_tuned
     from matscale.core.scaling.dials.trials import read_trials
-    from matscale.core.study.lr_law import write_rule
+    from matscale.core.scaling.dials.tuned_law import of_trials, of_tuned
+    from matscale.core.study.lr_law import write_lr_law
     from matscale.core.study.tune import Tuning, default_output
 
     if sources:
@@ -96,8 +96,8 @@ def tune(
         merged = {key: value for pairs in columns for key, value in pairs.items()}
         name, trials = read_trials(sources, merged, arch)
         found = of_trials(trials)
-        write_rule(output, name, found.rule)
-        click.echo("\n".join([*found.told, f"Rule of {name}: {output}"]))
+        write_lr_law(output, name, found.lr_law)
+        click.echo("\n".join([*found.told, f"Law of the learning rate of {name}: {output}"]))
         return
     if arch is None or not params or columns:
         raise ConfigError(
@@ -116,10 +116,10 @@ def tune(
     ]
     results = _trained(tunings, launcher, workers, quiet)
     found = of_tuned(results)
-    write_rule(output, arch, found.rule)
+    write_lr_law(output, arch, found.lr_law)
     click.echo(_table(results))
     if len(tunings) > 1:
-        click.echo("\n".join([*found.told, f"Rule of {arch}: {output}"]))
+        click.echo("\n".join([*found.told, f"Law of the learning rate of {arch}: {output}"]))
     else:
         click.echo(_sentence(found, output))
 
@@ -178,12 +178,12 @@ def _change(factor: float | None) -> str:
 
 
 def _sentence(found: Dials, output: Path) -> str:
-    rule = found.rule
-    if rule.interval is None:
+    lr_law = found.lr_law
+    if lr_law.interval is None:
         how = "no interval: fewer than three sizes"
     else:
-        how = f"95 % interval of the exponent {rule.interval[0]:.2f} to {rule.interval[1]:.2f}"
-    batch = "" if rule.batch is None else f" at {rule.batch} structures in a batch"
-    law = f"LR(N) = {rule.a:.3g} N^{rule.b:.2f}{batch}, N without embeddings ({how})"
-    why = f" ({'; '.join(rule.reasons)})" if rule.reasons else ""
-    return f"{law}. As a law: {rule.verdict}{why}. Rule: {output}"
+        how = f"95 % interval of the exponent {lr_law.interval[0]:.2f} to {lr_law.interval[1]:.2f}"
+    batch = "" if lr_law.batch is None else f" at {lr_law.batch} structures in a batch"
+    law = f"LR(N) = {lr_law.a:.3g} N^{lr_law.b:.2f}{batch}, N without embeddings ({how})"
+    why = f" ({'; '.join(lr_law.reasons)})" if lr_law.reasons else ""
+    return f"{law}. As a law: {lr_law.verdict}{why}. Written to {output}"

@@ -21,7 +21,7 @@ from matscale.core.estimate.live_bytes import LiveBytes, activation_bytes, activ
 from matscale.core.hosting.host import get
 from matscale.core.model.architecture import DatasetInfo
 from matscale.core.model.potential import Potential
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.reference_path import reference_path
 from matscale.core.runs.config import TrainConfig
 from matscale.core.train.learner import Learner
 from matscale.core.train.session import train
@@ -183,7 +183,7 @@ def test_activations_of_a_large_batch_follow_from_those_of_single_structures(nam
     structures = [s for s in random_structures(40) if len(s.atomic_numbers) > 1]
     singles = [collate([s], graph) for s in structures[:8]]
     large = collate(structures[8:20], graph)
-    with readable_form():  # eqv2's fast form works through its edges in chunks
+    with reference_path():  # eqv2's fast form works through its edges in chunks
         expected = activations_of(potential, [*singles, collate([structures[0]] * 2, graph)])
         assert expected(large.shape) == pytest.approx(activation_bytes(potential, large), rel=0.2)
 
@@ -197,12 +197,12 @@ def test_activations_without_and_with_timed_steps_agree(alloys: PackedDataset, n
 def test_activations_are_those_of_the_steps_of_training_by_the_path_that_it_takes(
     alloys: PackedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held against torch's own record of allocations. EquiformerV2's readable path takes several times as much."""
+    """Held against torch's own record of allocations. EquiformerV2's reference path takes several times as much."""
     small = {**ARCHITECTURES["eqv2"], "channels": 8, "n_layers": 2, "grid_resolution": 10, "max_neighbors": 20}
     config = configured(alloys, "eqv2", architecture={"name": "eqv2", "config": small}, batch={"structures": 8})
     estimates = [quick(config).activation_bytes, estimate(config, time_steps=1).activation_bytes]
-    with readable_form():
-        readable = estimate(config, time_steps=1).activation_bytes
+    with reference_path():
+        reference = estimate(config, time_steps=1).activation_bytes
     peaks, gradient = list[int](), Learner.gradient
 
     def watched(*arguments: Any, **options: Any) -> Any:
@@ -218,4 +218,4 @@ def test_activations_are_those_of_the_steps_of_training_by_the_path_that_it_take
     assert len(peaks) > 2
     for found in estimates:
         assert found == pytest.approx(max(peaks), rel=0.2)
-    assert readable > 2 * max(peaks)
+    assert reference > 2 * max(peaks)

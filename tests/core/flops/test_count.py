@@ -1,4 +1,4 @@
-"""What is counted beside the products on paper: element-wise work, kernels of other people, readable forms."""
+"""What is counted beside the products on paper: element-wise work, kernels of other people, reference paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matscale.core.flops.count import run_counted
 from matscale.core.flops.kernels import _KERNELS
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
-from matscale.core.model.reference_path import is_readable_wanted, readable_form
+from matscale.core.model.reference_path import is_reference_path_wanted, reference_path
 
 
 @torch.library.custom_op("matscale_tests::outer_sum", mutates_args=())
@@ -55,7 +55,7 @@ class Model(nn.Module):
             x = outer_sum(x, self.weight)
         elif self.kind == "vector":
             x = (x @ self.weight[:, 0])[:, None]
-        elif self.kind == "checkpointed" and not is_readable_wanted():
+        elif self.kind == "checkpointed" and not is_reference_path_wanted():
             x = torch.utils.checkpoint.checkpoint(lambda y: torch.tanh(y @ self.weight), x, use_reentrant=False)
         else:
             x = torch.tanh(x @ self.weight)
@@ -109,15 +109,15 @@ def test_a_kernel_of_somebody_else_is_named_until_it_has_a_formula(
     assert not after.complaints("kernelled")
 
 
-def test_recomputation_is_not_counted_where_a_model_has_a_readable_form(batch: AtomicBatch) -> None:
+def test_recomputation_is_not_counted_where_a_model_has_a_reference_path(batch: AtomicBatch) -> None:
     assert count_step(potential("checkpointed"), batch) == count_step(potential("plain"), batch)
-    assert not is_readable_wanted()
+    assert not is_reference_path_wanted()
 
 
-def test_who_looks_at_single_operations_gets_the_readable_form_but_for_the_measurement_of_memory() -> None:
+def test_who_looks_at_single_operations_gets_the_reference_path_but_for_the_measurement_of_memory() -> None:
     with FlopCounterMode(display=False):
-        assert is_readable_wanted()
+        assert is_reference_path_wanted()
     with LiveBytes():
-        assert not is_readable_wanted()
-        with readable_form():
-            assert is_readable_wanted()
+        assert not is_reference_path_wanted()
+        with reference_path():
+            assert is_reference_path_wanted()

@@ -13,7 +13,7 @@ from matscale.core.contract import structures
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
-from matscale.core.model.outputs import Outputs, predict, strained
+from matscale.core.model.outputs import Outputs, model_outputs, strained
 
 
 class Springs(nn.Module):
@@ -53,13 +53,13 @@ def chain() -> AtomicBatch:
 
 
 def test_forces_point_downhill() -> None:
-    found = predict(Springs(), pair())
+    found = model_outputs(Springs(), pair())
     torch.testing.assert_close(found.energy, torch.tensor([0.375], dtype=torch.float64))
     torch.testing.assert_close(found.forces, torch.tensor([[1.5, 0, 0], [-1.5, 0, 0]], dtype=torch.float64))
 
 
 def test_a_stretched_chain_is_under_tension_which_is_positive() -> None:
-    found = predict(Springs(), chain())
+    found = model_outputs(Springs(), chain())
     expected = torch.zeros(1, 3, 3, dtype=torch.float64)
     expected[0, 0, 0] = 1.5 / 100  # pull per cross-section: 1.5 eV/Å over 100 Å², in eV/Å³
     torch.testing.assert_close(found.stress, expected)
@@ -81,7 +81,7 @@ def test_stress_agrees_with_ase_for_the_same_energy() -> None:
     crystal = structures.crystal()
     atoms = crystal.to_ase()
     atoms.calc = LennardJones(sigma=2.2, epsilon=0.3, rc=7.0, smooth=False)
-    found = predict(LJ(), collate([crystal], Graph.radius(7.0), torch.float64))
+    found = model_outputs(LJ(), collate([crystal], Graph.radius(7.0), torch.float64))
     assert found.forces is not None
     assert found.stress is not None
     np.testing.assert_allclose(found.energy, [atoms.get_potential_energy()], rtol=1e-9)
@@ -90,7 +90,7 @@ def test_stress_agrees_with_ase_for_the_same_energy() -> None:
 
 
 def test_without_a_volume_there_is_no_stress_and_forces_are_unharmed() -> None:
-    found = predict(Springs(), pair())
+    found = model_outputs(Springs(), pair())
     assert found.stress is not None
     assert found.stress.isnan().all()
     assert found.forces is not None
@@ -98,7 +98,7 @@ def test_without_a_volume_there_is_no_stress_and_forces_are_unharmed() -> None:
 
 
 def test_an_energy_without_geometry_has_zero_forces_and_stress() -> None:
-    found = predict(Silent(), chain())
+    found = model_outputs(Silent(), chain())
     assert torch.equal(found.forces, torch.zeros(1, 3, dtype=torch.float64))
     assert torch.equal(found.stress, torch.zeros(1, 3, 3, dtype=torch.float64))
 
@@ -106,7 +106,7 @@ def test_an_energy_without_geometry_has_zero_forces_and_stress() -> None:
 def test_what_a_model_predicts_itself_is_kept() -> None:
     batch = chain()
     for derive in (True, False):
-        found = predict(Plain(), batch, derive=derive)
+        found = model_outputs(Plain(), batch, derive=derive)
         assert torch.equal(found.forces, 2 * batch.positions)
         assert torch.equal(found.stress, 3 * batch.cell)
 
@@ -115,7 +115,7 @@ def test_training_on_forces_reaches_the_parameters_by_double_backward() -> None:
     model = Springs(3.0)
 
     def loss() -> Tensor:
-        found = predict(model, pair(), create_graph=True)
+        found = model_outputs(model, pair(), create_graph=True)
         assert found.forces is not None
         return found.forces.square().sum()
 
@@ -127,7 +127,7 @@ def test_training_on_forces_reaches_the_parameters_by_double_backward() -> None:
 
 def test_evaluation_keeps_no_history_even_where_gradients_are_off() -> None:
     with torch.no_grad():
-        found = predict(Springs(), pair())
+        found = model_outputs(Springs(), pair())
     assert found.forces is not None
     assert not found.energy.requires_grad
     assert not found.forces.requires_grad

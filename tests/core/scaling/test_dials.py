@@ -11,9 +11,9 @@ import pytest
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.scaling.dials.law import BATCH, LEARNING_RATE, batch_law, dial_law
 from matscale.core.scaling.dials.optima import Optimum, Trial, optima
-from matscale.core.scaling.dials.rule import of_trials
 from matscale.core.scaling.dials.trials import read_trials
-from matscale.core.study.lr_law import Power, Rule, read_rule, write_rule
+from matscale.core.scaling.dials.tuned_law import of_trials
+from matscale.core.study.lr_law import LRLaw, Power, read_lr_law, write_lr_law
 
 N, D = np.geomspace(1e3, 1e5, 5), np.geomspace(1e4, 1e6, 4)
 
@@ -41,8 +41,8 @@ def test_both_exponents_and_the_batch_come_out_of_a_grid_of_trials() -> None:
     assert found.batch is not None
     assert found.batch.exponents == pytest.approx({"d": 0.5}, abs=0.03)
     assert all(low <= value <= high for value, (low, high) in zip((-0.3, 0.2), found.lr.intervals.values()))
-    assert found.rule.lr(10_000, 1e5) == pytest.approx(0.1 * 1e4**-0.3 * 1e5**0.2, rel=0.05)
-    assert found.rule.structures(10_000, 1e5) == pytest.approx(0.05 * 1e5**0.5, rel=0.1)
+    assert found.lr_law.lr(10_000, 1e5) == pytest.approx(0.1 * 1e4**-0.3 * 1e5**0.2, rel=0.05)
+    assert found.lr_law.structures(10_000, 1e5) == pytest.approx(0.05 * 1e5**0.5, rel=0.1)
 
 
 def law_of(bend: float = 0.0, noise: float = 0.02, sizes: int = 8, edges: int = 0) -> str:
@@ -132,11 +132,11 @@ def test_a_table_that_lacks_something_is_refused(tmp_path: Path, header: str, ro
         read_trials([str(path)], {}, "m")
 
 
-def test_a_rule_with_data_reads_as_it_was_written_and_asks_for_them(tmp_path: Path) -> None:
-    rule = Rule(a=0.1, b=-0.3, c=0.2, verdict="law", batch_law=Power(a=0.05, b=0.0, c=0.5))
-    write_rule(tmp_path / "lr.toml", "fcn", rule)
-    assert read_rule(tmp_path / "lr.toml", "fcn") == rule
-    assert rule.lr(10_000, 1e5) == 0.0631
-    assert rule.structures(10_000, 1e5) == 16
+def test_a_law_with_data_reads_as_it_was_written_and_asks_for_them(tmp_path: Path) -> None:
+    lr_law = LRLaw(a=0.1, b=-0.3, c=0.2, verdict="law", batch_law=Power(a=0.05, b=0.0, c=0.5))
+    write_lr_law(tmp_path / "lr.toml", "fcn", lr_law)
+    assert read_lr_law(tmp_path / "lr.toml", "fcn") == lr_law
+    assert lr_law.lr(10_000, 1e5) == 0.0631
+    assert lr_law.structures(10_000, 1e5) == 16
     with pytest.raises(ConfigError, match="budget in epochs or steps"):
-        rule.lr(10_000)
+        lr_law.lr(10_000)

@@ -12,7 +12,7 @@ from matscale.core.errors import ConfigError, PluginError
 from matscale.core.hosting import observers
 from matscale.core.hosting.host import get
 from matscale.core.study.identity import WITHOUT_EFFECT, identity
-from matscale.core.study.lr_law import Power, Rule, write_rule
+from matscale.core.study.lr_law import LRLaw, Power, write_lr_law
 from matscale.core.train.data import parts
 from studies import planned
 
@@ -116,8 +116,8 @@ def test_every_key_without_effect_exists(tmp_path: Path, data: Path) -> None:
             owner = getattr(owner, part)
 
 
-def test_the_learning_rate_follows_a_rule(tmp_path: Path, data: Path) -> None:
-    write_rule(tmp_path / "lr.toml", "fcn", Rule(a=0.5, b=-0.5))
+def test_the_learning_rate_follows_a_law(tmp_path: Path, data: Path) -> None:
+    write_lr_law(tmp_path / "lr.toml", "fcn", LRLaw(a=0.5, b=-0.5))
     plan = planned(tmp_path, data, lr="lr.toml", seeds=[0])
     for run in plan.runs:
         assert run.config.optimizer.lr == pytest.approx(0.5 * run.parameters["non_embedding"] ** -0.5, rel=0.01)
@@ -185,15 +185,15 @@ def test_a_tracker_whose_package_is_missing_ends_a_study_before_any_run_of_it(
         planned(tmp_path, data, set={"trackers": ["wandb"]})
 
 
-def test_a_rule_for_another_architecture_is_no_rule(tmp_path: Path, data: Path) -> None:
-    write_rule(tmp_path / "lr.toml", "schnet", Rule(a=0.5, b=-0.5))
+def test_a_law_for_another_architecture_is_no_law(tmp_path: Path, data: Path) -> None:
+    write_lr_law(tmp_path / "lr.toml", "schnet", LRLaw(a=0.5, b=-0.5))
     with pytest.raises(ConfigError, match=r"no learning rate for 'fcn'.*matscale tune --arch fcn"):
         planned(tmp_path, data, lr="lr.toml")
 
 
-def test_a_rule_in_the_data_sets_rate_and_batch_by_what_each_run_sees(tmp_path: Path, data: Path) -> None:
+def test_a_law_in_the_data_sets_rate_and_batch_by_what_each_run_sees(tmp_path: Path, data: Path) -> None:
     law = Power(a=0.5, b=0.0, c=0.5, verdict="rejected", reasons=("e: it bends",))
-    write_rule(tmp_path / "lr.toml", "fcn", Rule(a=0.5, b=-0.5, c=0.25, batch_law=law))
+    write_lr_law(tmp_path / "lr.toml", "fcn", LRLaw(a=0.5, b=-0.5, c=0.25, batch_law=law))
     plan = planned(tmp_path, data, lr="lr.toml", seeds=[0], params=["2k"], budget={"epochs": [1, 4]}, set=None)
     one, four = plan.runs
     assert four.config.optimizer.lr == pytest.approx(one.config.optimizer.lr * 4**0.25, rel=0.01)

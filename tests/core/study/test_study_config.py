@@ -29,7 +29,7 @@ def test_a_study_without_a_name_is_called_like_its_file_and_has_a_folder_of_its_
     assert study.folder == Path("studies/study")
 
 
-def test_a_rule_for_the_learning_rate_is_looked_for_beside_the_study(tmp_path: Path) -> None:
+def test_a_law_for_the_learning_rate_is_looked_for_beside_the_study(tmp_path: Path) -> None:
     assert Study.read(study_file(tmp_path, Path("emt"), lr="lr.toml")).lr == tmp_path / "lr.toml"
 
 

@@ -1,4 +1,4 @@
-"""Tuning the learning rate: with losses that are known, the rates and the rule that were put in come out."""
+"""Tuning the learning rate: with losses that are known, the rates and the law that were put in come out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from matscale.core.errors import ConfigError, MatscaleError
-from matscale.core.scaling.dials.rule import of_tuned
-from matscale.core.study.lr_law import Rule, read_rule, write_rule
+from matscale.core.scaling.dials.tuned_law import of_tuned
+from matscale.core.study.lr_law import LRLaw, read_lr_law, write_lr_law
 from matscale.core.study.plan import StudyPlan
 from matscale.core.study.sweep import lay_out
 from matscale.core.study.tune import Tuned, Tuning, best_batch, tune
@@ -51,7 +51,7 @@ def tuning(folder: Path, data: Path, **values: object) -> Tuning:
     return Tuning(**{"architecture": "fcn", "params": (2000, 4000, 8000), "base": base, **values})  # type: ignore[arg-type]
 
 
-def test_the_best_rates_and_their_rule_come_out(tmp_path: Path, data: Path) -> None:
+def test_the_best_rates_and_their_law_come_out(tmp_path: Path, data: Path) -> None:
     results = tune(tuning(tmp_path, data), Parabolas())
     for result in results:
         assert result.lr == pytest.approx(ideal(result.parameters["non_embedding"]), rel=0.02)
@@ -89,10 +89,10 @@ def test_what_was_trained_before_is_not_trained_again(tmp_path: Path, data: Path
     assert second.trained == 0
 
 
-def test_the_best_batch_is_found_and_stands_in_the_rule(tmp_path: Path, data: Path) -> None:
+def test_the_best_batch_is_found_and_stands_in_the_law(tmp_path: Path, data: Path) -> None:
     results = tune(tuning(tmp_path, data, params=(2000, 4000), batches=(2, 8)), Parabolas(batch=8))
     assert best_batch(results) == 8
-    assert of_tuned(results).rule.batch == 8
+    assert of_tuned(results).lr_law.batch == 8
     assert {result.batch for result in results} == {2, 8}
 
 
@@ -113,18 +113,18 @@ def test_the_interval_of_the_exponent_is_students() -> None:
 def test_fewer_than_three_sizes_have_no_interval_and_one_gives_a_constant() -> None:
     one = Tuned({"total": 10, "non_embedding": 10}, None, {}, 0.01, 1.0, None, None)
     two = Tuned({"total": 20, "non_embedding": 20}, None, {}, 0.005, 1.0, None, None)
-    assert of_tuned([one]).rule.b == 0
-    assert of_tuned([one]).rule.lr(12345) == 0.01
-    assert of_tuned([one, two]).rule.interval is None
-    assert of_tuned([one, two]).rule.b == pytest.approx(-1)
+    assert of_tuned([one]).lr_law.b == 0
+    assert of_tuned([one]).lr_law.lr(12345) == 0.01
+    assert of_tuned([one, two]).lr_law.interval is None
+    assert of_tuned([one, two]).lr_law.b == pytest.approx(-1)
 
 
-def test_a_rule_reads_as_it_was_written_and_keeps_those_of_others(tmp_path: Path) -> None:
-    first, second = Rule(a=0.1, b=-0.3, interval=(-0.4, -0.2)), Rule(a=0.2, b=0.0)
-    write_rule(tmp_path / "lr.toml", "fcn", first)
-    write_rule(tmp_path / "lr.toml", "schnet", second)
-    assert read_rule(tmp_path / "lr.toml", "fcn") == first
-    assert read_rule(tmp_path / "lr.toml", "schnet") == second
+def test_a_law_reads_as_it_was_written_and_keeps_those_of_others(tmp_path: Path) -> None:
+    first, second = LRLaw(a=0.1, b=-0.3, interval=(-0.4, -0.2)), LRLaw(a=0.2, b=0.0)
+    write_lr_law(tmp_path / "lr.toml", "fcn", first)
+    write_lr_law(tmp_path / "lr.toml", "schnet", second)
+    assert read_lr_law(tmp_path / "lr.toml", "fcn") == first
+    assert read_lr_law(tmp_path / "lr.toml", "schnet") == second
 
 
 def test_a_size_without_a_finite_loss_is_an_error_that_says_what_to_do(tmp_path: Path, data: Path) -> None:

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from matscale.core.contract.subject import ContractError
 from matscale.core.data.structure import Structure
 from matscale.core.hosting.host import host
-from matscale.core.model.outputs import predict
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.outputs import model_outputs
+from matscale.core.model.reference_path import reference_path
 from matscale.plugins.eqv2 import fast, rotation
 from matscale.plugins.eqv2.charts import HALF_WIDTH, ChartPassage
 from matscale.plugins.eqv2.rotation import POLAR, EdgeRotation
@@ -75,7 +75,7 @@ def test_only_smooth_models_with_orders_pay_for_it(make_model, batch_of) -> None
         model = make_model(**options)
         passage = model.edge_frames(batch_of(model, structure)).passage
         assert (passage if passage is None else len(passage.edges)) == expected
-    with readable_form():  # where FLOPs are counted, of what is computed twice one
+    with reference_path():  # where FLOPs are counted, of what is computed twice one
         assert model.edge_frames(batch_of(model, structure)).passage is None
 
 
@@ -84,7 +84,7 @@ def test_only_smooth_models_with_orders_pay_for_it(make_model, batch_of) -> None
 def test_forces_between_the_charts_are_those_of_finite_differences(y: float, grid: dict, make_model, batch_of) -> None:
     model = grown(make_model(**GRADIENT, **grid))
     data = batch_of(model, bent(toward(y, 0.7)))
-    forces = predict(model, data).forces
+    forces = model_outputs(model, data).forces
     along = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
     def energy(h: float) -> float:
@@ -110,7 +110,7 @@ def test_energy_and_forces_do_not_step_at_the_border(
         for height in (y - 5e-13, y + 5e-13):
             positions = torch.from_numpy(bent(toward(height, 1.0)).positions)
             data = start.with_geometry(positions, start.cell)
-            found.append(predict(model, data, derive=options == GRADIENT).detach())
+            found.append(model_outputs(model, data, derive=options == GRADIENT).detach())
         a, b = found
         return float((a.energy - b.energy).abs() / a.energy.abs()), float(
             (a.forces - b.forces).norm() / a.forces.norm()
@@ -132,21 +132,21 @@ def test_both_paths_agree_between_the_charts(grid: dict, make_model, batch_of) -
     data = batch_of(model, bent(toward(0.88, 0.4)), bent(toward(0.3, 0.1)), bent(toward(-0.92, 2.0)))
     assert len(model.edge_frames(data).passage.edges) >= 4
     found = []
-    for path in ("readable", "fast"):
+    for path in ("reference", "fast"):
         with fast.forced(path):
             outputs = model(data)
         model.zero_grad()
         (outputs.energy.square().sum() + outputs.forces.square().sum() + outputs.stress.square().sum()).backward()
         found.append((outputs, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-    (readable, slow), (quick, gradients) = found
-    assert_close(quick.forces, readable.forces, rtol=1e-10, atol=1e-13)
+    (reference, slow), (quick, gradients) = found
+    assert_close(quick.forces, reference.forces, rtol=1e-10, atol=1e-13)
     for name, gradient in slow.items():
         assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-11 * float(gradient.abs().max() + 1), msg=name)
 
 
 def test_a_loss_on_forces_has_finite_gradients_between_the_charts(make_model, batch_of) -> None:
     model = make_model(**GRADIENT)
-    outputs = predict(model, batch_of(model, bent(toward(0.9, 0.7)), bent(toward(0.1, 0.7))), create_graph=True)
+    outputs = model_outputs(model, batch_of(model, bent(toward(0.9, 0.7)), bent(toward(0.1, 0.7))), create_graph=True)
     gradients = torch.autograd.grad(outputs.forces.square().sum(), list(model.parameters()), allow_unused=True)
     assert all(g is None or bool(g.isfinite().all()) for g in gradients)
 

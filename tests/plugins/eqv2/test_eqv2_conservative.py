@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.structure import Structure
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.plugins.eqv2 import fast
 from matscale.plugins.eqv2.model import graph
 
@@ -44,7 +44,7 @@ def model(make_model):
 def test_forces_are_those_of_finite_differences(case: str, model, oxide, batch_of) -> None:
     structure = {"oxide": oxide, "cubic": cubic(), "axis": molecule_on_the_axis()}[case]
     data = batch_of(model, structure)
-    forces = predict(model, data).forces
+    forces = model_outputs(model, data).forces
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         along = torch.randn(data.positions.shape, dtype=torch.float64, generator=generator)
@@ -59,7 +59,7 @@ def test_forces_are_those_of_finite_differences(case: str, model, oxide, batch_o
 @pytest.mark.parametrize("case", ["oxide", "cubic"])
 def test_stress_is_that_of_finite_strains(case: str, model, oxide, batch_of) -> None:
     data = batch_of(model, oxide if case == "oxide" else cubic())
-    stress, volume = predict(model, data).stress[0], float(data.volume())
+    stress, volume = model_outputs(model, data).stress[0], float(data.volume())
     for a, b in ((0, 0), (1, 1), (0, 1), (1, 2)):
         strain = torch.zeros(3, 3, dtype=torch.float64)
         strain[a, b] = strain[b, a] = 0.5 if a != b else 1.0
@@ -75,7 +75,7 @@ def test_stress_is_that_of_finite_strains(case: str, model, oxide, batch_of) -> 
 
 
 def test_by_symmetry_there_are_no_forces_in_a_perfect_cubic_crystal(model, batch_of) -> None:
-    outputs = predict(model, batch_of(model, cubic()))
+    outputs = model_outputs(model, batch_of(model, cubic()))
     assert outputs.forces.isfinite().all()
     assert outputs.forces.abs().max() < 1e-5 * outputs.stress.abs().max() * 27
     shear = outputs.stress[0] - torch.diag(outputs.stress[0].diagonal())
@@ -84,7 +84,7 @@ def test_by_symmetry_there_are_no_forces_in_a_perfect_cubic_crystal(model, batch
 
 def test_a_loss_on_forces_has_finite_gradients_on_an_aligned_crystal(model, batch_of, oxide) -> None:
     data = batch_of(model, cubic(), oxide, molecule_on_the_axis())
-    outputs = predict(model, data, create_graph=True)
+    outputs = model_outputs(model, data, create_graph=True)
     gradients = torch.autograd.grad(outputs.forces.square().sum(), list(model.parameters()), allow_unused=True)
     assert all(g is None or bool(g.isfinite().all()) for g in gradients)
     assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
@@ -102,16 +102,16 @@ def test_energy_and_forces_are_continuous_as_the_last_neighbour_leaves(forces: s
 
     inside, outside = (batch_of(model, pair(cutoff + step)) for step in (-1e-7, 1e-7))
     assert (inside.n_edges, outside.n_edges) == (2, 0)
-    a, b = (predict(model, data, derive=forces == "gradient") for data in (inside, outside))
+    a, b = (model_outputs(model, data, derive=forces == "gradient") for data in (inside, outside))
     assert_close(a.energy, b.energy, rtol=0, atol=1e-12)
     assert_close(a.forces, b.forces, rtol=0, atol=1e-9)
-    nearer = predict(model, batch_of(model, pair(0.6 * cutoff)), derive=forces == "gradient")
+    nearer = model_outputs(model, batch_of(model, pair(0.6 * cutoff)), derive=forces == "gradient")
     assert (nearer.energy - b.energy).abs() > 1e-6
 
 
-@pytest.mark.parametrize("path", ["fast", "readable"])
+@pytest.mark.parametrize("path", ["fast", "reference"])
 def test_stress_of_the_published_head_is_continuous_as_neighbours_leave(
-    path: Literal["fast", "readable"], make_model, batch_of
+    path: Literal["fast", "reference"], make_model, batch_of
 ) -> None:
     model = make_model(max_neighbors=0, cutoff=4.2, lmax=3, stress_head="rank2")
 

@@ -1,4 +1,4 @@
-"""What EquiformerV2 costs grows in proportion to atoms and edges, and the readable path compiles as one graph."""
+"""What EquiformerV2 costs grows in proportion to atoms and edges, and the reference path compiles as one graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast path of EquiformerV2 against the readable one: the same numbers, and taken only where they suffice."""
+"""The fast path of EquiformerV2 against the reference one: the same numbers, and taken only where they suffice."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def numbers(model: EqV2, data: AtomicBatch, path: str) -> dict[str, Tensor]:
 
 def deviation(model: EqV2, data: AtomicBatch) -> float:
     """Largest difference of any output or gradient, relative to its norm."""
-    readable, quick = (numbers(model, data, path) for path in ("readable", "fast"))
-    assert readable.keys() <= quick.keys()
+    reference, quick = (numbers(model, data, path) for path in ("reference", "fast"))
+    assert reference.keys() <= quick.keys()
     assert quick.keys() == {"energy", "forces", "stress", *dict(model.named_parameters())}
     worst = 0.0
     for name, value in quick.items():
-        expected = readable.get(name, torch.zeros_like(value))
+        expected = reference.get(name, torch.zeros_like(value))
         if name in model.idle_parameters():
             assert max(value.norm(), expected.norm()) < 1e-12, name  # a LayerNorm of one channel leaves dust
             continue
@@ -88,7 +88,7 @@ def deviation(model: EqV2, data: AtomicBatch) -> float:
     ids=str,
 )
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
-def test_outputs_and_all_gradients_are_those_of_the_readable_path(
+def test_outputs_and_all_gradients_are_those_of_the_reference_path(
     options: dict, train: bool, make_model, mixed, batch_of
 ) -> None:
     model = make_model(**{"proj_drop": 0.2, **options}).train(train)  # dropout by the same seed
@@ -105,7 +105,7 @@ def test_every_degree_and_order_agrees(lmax: int, make_model, oxide, batch_of) -
 def test_single_precision_agrees_to_its_rounding(make_model, mixed, batch_of) -> None:
     model = make_model(stress_head="rank2")
     data = batch_of(model, *mixed)
-    exact = numbers(model, data, "readable")
+    exact = numbers(model, data, "reference")
     quick = numbers(model.float(), data.to(dtype=torch.float32), "fast")
     for name, value in quick.items():
         if name not in model.idle_parameters():
@@ -199,9 +199,9 @@ def test_a_second_derivative_is_refused_with_what_to_do(loss: str, make_model, o
 
     with fast.forced("fast"), pytest.raises(MatscaleError) as refusal:
         second_derivative()
-    assert 'with fast.forced("readable"):' in str(refusal.value)
+    assert 'with fast.forced("reference"):' in str(refusal.value)
     assert "forces = 'gradient'" in str(refusal.value)
-    with fast.forced("readable"):
+    with fast.forced("reference"):
         second_derivative()
     assert model.element.weight.grad.any()
 
@@ -231,7 +231,7 @@ def taken(monkeypatch) -> Callable[[Callable[[], Outputs]], str]:
     def path_of(call: Callable[[], Outputs]) -> str:
         seen.clear()
         call()
-        return seen[0] if seen else "readable"
+        return seen[0] if seen else "reference"
 
     return path_of
 
@@ -247,21 +247,21 @@ def test_training_and_prediction_of_direct_forces_are_fast(make_model, oxide, ba
     assert taken(lambda: model.float()(data.to(dtype=torch.float32))) == "fast"
 
 
-def test_derivatives_through_the_geometry_take_the_readable_path(make_model, oxide, batch_of, taken) -> None:
+def test_derivatives_through_the_geometry_take_the_reference_path(make_model, oxide, batch_of, taken) -> None:
     model = make_model(**TINY)
     data = batch_of(model, oxide)
     moving = data.with_geometry(data.positions.clone().requires_grad_(), data.cell)
-    assert taken(lambda: model(moving)) == "readable"
+    assert taken(lambda: model(moving)) == "reference"
     model(moving).energy.sum().backward()
     assert moving.positions.grad.any()
     strained = data.with_geometry(data.positions, data.cell.clone().requires_grad_())
-    assert taken(lambda: model(strained)) == "readable"
+    assert taken(lambda: model(strained)) == "reference"
     with torch.no_grad():
         assert taken(lambda: model(moving)) == "fast"
     with fast.forced("fast"), pytest.raises(ValueError, match="positions or cell require a gradient"):
         model(moving)
     conservative = make_model(**TINY, forces="gradient", max_neighbors=0)
-    assert taken(lambda: conservative(batch_of(conservative, oxide))) == "readable"
+    assert taken(lambda: conservative(batch_of(conservative, oxide))) == "reference"
 
 
 def test_forward_derivatives_are_those_of_the_backward_ones(make_model, oxide, batch_of) -> None:
@@ -295,14 +295,14 @@ def test_hooks_and_adapters_are_not_passed_over(make_model, oxide, batch_of, tak
     data = batch_of(model, oxide)
     edge_function = model.blocks[0].attention.edge_function
     handle = edge_function.register_forward_hook(lambda *_: seen.append(1))
-    assert taken(lambda: model(data)) == "readable"
+    assert taken(lambda: model(data)) == "reference"
     assert seen
     handle.remove()
     before = model(data).forces
     m0, adapter = edge_function.conv1.m0, Doubled(1, 1)
     adapter.weight, adapter.bias = m0.weight, m0.bias
     edge_function.conv1.m0 = adapter
-    assert taken(lambda: model(data)) == "readable"
+    assert taken(lambda: model(data)) == "reference"
     assert not torch.allclose(model(data).forces, before)
     with (
         fast.forced("fast"),
@@ -321,22 +321,22 @@ def test_hooks_on_the_backward_are_called(register: str, make_model, oxide, batc
     assert seen
 
 
-def test_a_batch_without_edges_autocast_and_counters_take_the_readable_path(make_model, oxide, batch_of, taken) -> None:
+def test_a_batch_without_edges_autocast_and_counters_take_the_slow_path(make_model, oxide, batch_of, taken) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = make_model(**TINY)
-    assert taken(lambda: model(batch_of(model, ALONE))) == "readable"
+    assert taken(lambda: model(batch_of(model, ALONE))) == "reference"
     data = batch_of(model, oxide)
     with FlopCounterMode(display=False):
-        assert taken(lambda: model(data)) == "readable"
+        assert taken(lambda: model(data)) == "reference"
     single = model.float(), data.to(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert taken(lambda: single[0](single[1])) == "readable"
+        assert taken(lambda: single[0](single[1])) == "reference"
 
 
 def test_weight_decay_acts_on_idle_parameters_alike(make_model, oxide, batch_of) -> None:
     found = {}
-    for path in ("readable", "fast"):
+    for path in ("reference", "fast"):
         model = make_model(**TINY)
         data = collate([oxide], graph(model.config), torch.float64)
         optimizer = adamw(model, OptimizerConfig(lr=1e-2, weight_decay=0.5))
@@ -345,6 +345,6 @@ def test_weight_decay_acts_on_idle_parameters_alike(make_model, oxide, batch_of)
         found[path] = {name: p.detach() for name, p in model.named_parameters()}
     start = dict(make_model(**TINY).named_parameters())
     for name in make_model(**TINY).idle_parameters():
-        torch.testing.assert_close(found["fast"][name], found["readable"][name], rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(found["fast"][name], found["reference"][name], rtol=1e-6, atol=1e-12)
         if "weight" in name:
             assert not torch.equal(found["fast"][name], start[name]), name

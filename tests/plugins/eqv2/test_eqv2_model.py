@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.reference_path import reference_path
 from matscale.plugins.eqv2 import EqV2, EqV2Config, build, claims, fast
 from matscale.plugins.eqv2.blocks import Drop, make_norm
 from matscale.plugins.eqv2.edges import WideGaussians
@@ -176,7 +176,7 @@ def test_both_paths_take_every_grid_and_head(make_model, oxide, batch_of, option
     with torch.no_grad():
         assert fast.serves(model, data)
         quick = model(data)
-        with readable_form():
+        with reference_path():
             slow = model(data)
     assert_close(quick.energy, slow.energy, rtol=1e-11, atol=0)
     assert_close(quick.forces, slow.forces, rtol=0, atol=1e-11 * float(slow.forces.abs().max()))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from matscale.cli import main
 from matscale.core.data.store.packed import PackedDataset
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.plugins.eqv2.edges import Edges
 
 FORMS = [
@@ -27,7 +27,7 @@ FORMS = [
 
 def _outputs(model, data, half: torch.dtype | None):
     with torch.autocast("cpu", half, enabled=half is not None):
-        return predict(model, data, derive=model.config.forces == "gradient", create_graph=True)
+        return model_outputs(model, data, derive=model.config.forces == "gradient", create_graph=True)
 
 
 @pytest.mark.parametrize(("half", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from matscale.core.model.architecture import count_parameters
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 
 
 def test_the_layout_keeps_the_neighbours_of_the_golden_run(golden) -> None:
@@ -35,7 +35,7 @@ def test_each_slot_holds_the_neighbour_of_the_golden_run_in_its_direction(golden
 
 def test_golden_weights_give_golden_outputs(golden) -> None:
     model, batch = golden.model(), golden.batch()
-    found = predict(model, batch, derive=golden.kind == "gradient").detach()
+    found = model_outputs(model, batch, derive=golden.kind == "gradient").detach()
     for name in ("energy", "forces") if golden.kind == "direct" else ("energy", "forces", "stress"):
         expected = golden.out(name)
         error = (getattr(found, name).reshape(expected.shape) - expected).abs().max()
@@ -43,7 +43,9 @@ def test_golden_weights_give_golden_outputs(golden) -> None:
 
 
 def test_float32_gives_golden_outputs_too(golden) -> None:
-    found = predict(golden.model(torch.float32), golden.batch(torch.float32), derive=golden.kind == "gradient").detach()
+    found = model_outputs(
+        golden.model(torch.float32), golden.batch(torch.float32), derive=golden.kind == "gradient"
+    ).detach()
     for name in ("energy", "forces"):
         expected = golden.out(name)
         assert (getattr(found, name).double() - expected).abs().max() < 1e-4 * expected.abs().max(), name

@@ -16,7 +16,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.model.architecture import DatasetInfo, count_parameters
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.reference_path import reference_path
 from matscale.plugins.escaip import SIZES, EScAIP, EScAIPConfig, build, graph
 from matscale.plugins.escaip.layout import soft_rank
 
@@ -103,7 +103,7 @@ def test_slots_that_no_atom_of_a_batch_uses_are_left_out_and_change_nothing() ->
     batch, widths = batch_for(model), []
     model.input.register_forward_hook(lambda module, given, found: widths.append(found[1].shape[1]))
     short = model(batch)
-    with readable_form():
+    with reference_path():
         full = model(batch)
     assert widths[0] == int(model.make_layout(batch).is_used.sum(1).max()) < widths[1] == 40
     for name in ("energy", "forces", "stress"):

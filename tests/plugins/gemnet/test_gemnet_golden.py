@@ -10,7 +10,7 @@ from torch import Tensor
 
 from matscale.core.errors import ConfigError, DataError
 from matscale.core.model.architecture import count_parameters
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.plugins.gemnet.fairchem.names import fairchem_name, state_from_fairchem
 from matscale.plugins.gemnet.fairchem.options import config_from_fairchem
 from matscale.plugins.gemnet.geometry import Geometry
@@ -37,7 +37,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 )
 def test_energy_and_forces_are_those_of_fairchem(golden, name, variant, dtype, tolerance) -> None:
     theirs = golden(name, variant)
-    outputs = predict(theirs.model(dtype), theirs.batch(dtype), derive=variant == "gradient").detach()
+    outputs = model_outputs(theirs.model(dtype), theirs.batch(dtype), derive=variant == "gradient").detach()
     assert relative(outputs.energy, theirs.tensors["out64.energy"].flatten()) < tolerance
     assert relative(outputs.forces, theirs.tensors["out64.forces"]) < tolerance
 

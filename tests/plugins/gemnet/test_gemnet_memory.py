@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from matscale.core.errors import ConfigError
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.plugins.gemnet import angles, dihedrals
 from matscale.plugins.gemnet.links import links_of
 from matscale.plugins.gemnet.memory import group_limits, least_bytes, total_memory
@@ -61,7 +61,7 @@ def test_outputs_and_gradients_are_the_same_where_angles_are_made_in_pieces(
 
     def step() -> list[torch.Tensor]:
         model.zero_grad()
-        outputs = predict(model, data, derive=forces == "gradient", create_graph=True)
+        outputs = model_outputs(model, data, derive=forces == "gradient", create_graph=True)
         assert outputs.forces is not None
         (outputs.energy.sum() + outputs.forces.square().sum()).backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

@@ -17,7 +17,7 @@ from matscale.core.data.neighbors import collate
 from matscale.core.data.structure import Structure
 from matscale.core.errors import ConfigError
 from matscale.core.model.architecture import DatasetInfo, count_parameters
-from matscale.core.model.outputs import predict
+from matscale.core.model.outputs import model_outputs
 from matscale.plugins.schnet import SIZES, SchNet, SchNetConfig, build
 from matscale.plugins.schnet.fairchem.names import config_from_fairchem, load_fairchem
 
@@ -67,7 +67,7 @@ def test_the_graph_is_that_of_the_golden_run(golden: tuple, batch: AtomicBatch) 
 
 
 def test_golden_weights_give_golden_energies_and_forces(golden: tuple, model: SchNet, batch: AtomicBatch) -> None:
-    found = predict(model, batch)
+    found = model_outputs(model, batch)
     energy, forces = golden[1]["out64.energy"].flatten(), golden[1]["out64.forces"]
     assert found.forces is not None
     assert (found.energy - energy).abs().max() <= 1e-8 * energy.abs().max()
@@ -81,7 +81,7 @@ def test_float32_stays_as_near_to_float64_as_in_the_golden_run(
         SchNetConfig(hidden=32, filters=24, n_layers=3, n_radial=40, cutoff=6.0, max_atomic_number=99)
     ).eval()
     single.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
-    found, exact = predict(single, batch.to(dtype=torch.float32)), predict(model, batch)
+    found, exact = model_outputs(single, batch.to(dtype=torch.float32)), model_outputs(model, batch)
     assert found.forces is not None
     assert exact.forces is not None
     assert (found.forces.double() - exact.forces).abs().max() < 3e-5  # theirs: 1.05e-5
@@ -102,5 +102,5 @@ def test_an_atom_beyond_the_cutoff_has_no_influence(model: SchNet) -> None:
     alone = Structure(np.array([8]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool))
     apart = replace(alone, atomic_numbers=np.array([8, 8]), positions=np.array([[0.0, 0, 0], [6.001, 0, 0]]))
     batches = [collate([s], Graph.radius(6.0), torch.float64) for s in (alone, apart)]
-    one, two = (predict(model, b).energy for b in batches)
+    one, two = (model_outputs(model, b).energy for b in batches)
     torch.testing.assert_close(two, 2 * one, rtol=1e-14, atol=0)

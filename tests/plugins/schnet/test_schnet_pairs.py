@@ -11,8 +11,8 @@ from matscale.core.data.batch import AtomicBatch
 from matscale.core.data.graph import Graph
 from matscale.core.data.neighbors import collate
 from matscale.core.model.architecture import DatasetInfo
-from matscale.core.model.outputs import predict
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.outputs import model_outputs
+from matscale.core.model.reference_path import reference_path
 from matscale.plugins.schnet import SchNet, SchNetConfig, build
 from matscale.plugins.schnet.pairs import Pairs
 
@@ -36,7 +36,7 @@ def batch(name: str) -> AtomicBatch:
 
 def derivatives(model: SchNet, data: AtomicBatch) -> list[Tensor]:
     """Outputs, and the gradient in the weights of a loss on forces and stress."""
-    out = predict(model, data, create_graph=True)
+    out = model_outputs(model, data, create_graph=True)
     assert out.forces is not None
     assert out.stress is not None
     loss = out.energy.sum() + out.forces.square().sum() + out.stress.nan_to_num().square().sum()
@@ -48,7 +48,7 @@ def derivatives(model: SchNet, data: AtomicBatch) -> list[Tensor]:
 def test_bonds_and_sums_over_images_change_no_number(model: SchNet, name: str) -> None:
     data = batch(name)
     found = derivatives(model, data)
-    with readable_form():
+    with reference_path():
         expected = derivatives(model, data)
     assert expected[1].norm(dim=1).mean() > 1e-3  # forces that are not all zero
     for x, y in zip(found, expected):
@@ -86,8 +86,8 @@ def test_an_edge_that_is_listed_twice_counts_twice(model: SchNet) -> None:
             "edge_shift": data.edge_shift.index_select(0, twice),
         }
     )
-    found = predict(model, data)
-    with readable_form():
-        expected = predict(model, data)
+    found = model_outputs(model, data)
+    with reference_path():
+        expected = model_outputs(model, data)
     torch.testing.assert_close(found.energy, expected.energy)
     assert len(Pairs.of(data).distance) == len(one_way)

@@ -13,7 +13,7 @@ from matscale.core.files import scratch
 from matscale.core.flops import Cost
 from matscale.core.model.potential import Potential
 from matscale.core.runs import checkpoint
-from matscale.core.train.accumulation import Feed, Group
+from matscale.core.train.accumulation import Accumulation, Group
 from matscale.core.train.compute import configured
 from matscale.core.train.distributed import World
 from matscale.core.train.evaluation import tally
@@ -58,11 +58,11 @@ def timed(setup: Setup, potential: Potential, cost: Cost, device: torch.device, 
 
 def _groups(setup: Setup, device: torch.device, objective: Objective, n: int) -> Iterator[Group]:
     loader = setup.training_loader(World())
-    feed = Feed(loader, setup.config.batch.accumulate, device, objective)
+    accumulation = Accumulation(loader, setup.config.batch.accumulate, device, objective)
     last = max(loader.n_batches(0) - setup.config.batch.accumulate, 0)
     places = np.linspace(0, last, n).astype(int)
     for place in np.random.default_rng(0).permutation(places):  # the iterator may stop in the middle
-        yield next(feed.groups(0, int(place)))
+        yield next(accumulation.groups(0, int(place)))
 
 
 def _step(learner: Learner, group: Group, device: torch.device, k: int) -> float:

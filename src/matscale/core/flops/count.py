@@ -15,7 +15,7 @@ from matscale.core.flops.kernels import kernels
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
 from matscale.core.model.outputs import Outputs
 from matscale.core.model.potential import Potential
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.reference_path import reference_path
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Cou
         torch.random.fork_rng(devices=devices),
         torch.set_grad_enabled(training),
         unfused,
-        readable_form(),
+        reference_path(),
         elementwise,
         counter,
     ):

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from matscale.core.errors import ConfigError
-from matscale.core.model.reference_path import is_readable_wanted
+from matscale.core.model.reference_path import is_reference_path_wanted
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
@@ -34,16 +34,16 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
             "--set batch.accumulate=..."
         )
     for module in modules:
-        module.forward = _Recomputed(module.forward)
+        module.forward = _Checkpointed(module.forward)
 
 
-def in_place_of(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+def checkpoint_like(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call `function(*arguments)` in place of `module`, with the same recomputation in the backward pass, if any."""
     forward = module.forward
-    return forward.run(function, *arguments) if isinstance(forward, _Recomputed) else function(*arguments)
+    return forward.run(function, *arguments) if isinstance(forward, _Checkpointed) else function(*arguments)
 
 
-class _Recomputed:
+class _Checkpointed:
     """Forward pass that is run again in the backward pass."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
@@ -54,6 +54,6 @@ class _Recomputed:
 
     @staticmethod
     def run(function: Callable[..., Any], *arguments: Any) -> Any:
-        if is_readable_wanted() or not torch.is_grad_enabled():
+        if is_reference_path_wanted() or not torch.is_grad_enabled():
             return function(*arguments)
         return checkpoint(function, *arguments, use_reentrant=False)

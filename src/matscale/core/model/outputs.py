@@ -69,7 +69,7 @@ def without_net_force(forces: Tensor, batch: AtomicBatch) -> Tensor:
     return forces - (total / batch.atoms_per_structure[:, None])[batch.batch]
 
 
-def predict(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:
+def model_outputs(model: nn.Module, batch: AtomicBatch, *, derive: bool = True, create_graph: bool = False) -> Outputs:
     """Predict energy, forces and stress of a batch; outputs that the model lacks are derived if `derive` is True.
 
     `derive=False` (for direct forces) only calls the model. `create_graph=True` keeps the graph for training on forces

@@ -24,7 +24,7 @@ from matscale.core.data.graph import Graph
 from matscale.core.data.isolated import check_batch
 from matscale.core.errors import DataError
 from matscale.core.model.architecture import Architecture, ArchitectureConfig, DatasetInfo
-from matscale.core.model.outputs import Outputs, predict, where_defined, without_net_force
+from matscale.core.model.outputs import Outputs, model_outputs, where_defined, without_net_force
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Potential(nn.Module):
         they do not. The stress of structures without a volume is NaN for every architecture.
         """
         if self.derive:
-            raw = predict(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
+            raw = model_outputs(self.model, batch, derive=True, create_graph=self.training and torch.is_grad_enabled())
         else:
             raw = self.model(batch)
         kind = batch.positions.dtype  # direct predictions have half precision in an autocast region

@@ -2,8 +2,8 @@
 
 Beside the reference form, a model may have a faster one: a fused kernel, a hand-written backward pass that recomputes
 values, checkpointed activations. FLOPs are counted in the reference form, so that neither recomputation nor an opaque
-kernel changes the compute axis. Within `readable_form()`, models use the reference form. They also use it under a torch
-dispatch mode, such as the FLOP counter of another library, which needs single operations.
+kernel changes the compute axis. Within `reference_path()`, models use the reference form. They also use it under a
+torch dispatch mode, such as the FLOP counter of another library, which needs single operations.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from matscale.core.scoped import Scoped
 
-_READABLE = Scoped("readable", False)
+_REFERENCE = Scoped("reference path", False)
 
 
-def readable_form() -> AbstractContextManager[None]:
+def reference_path() -> AbstractContextManager[None]:
     """Context in which models compute in their reference form."""
-    return _READABLE.set(True)
+    return _REFERENCE.set(True)
 
 
 def is_counted() -> bool:
-    """Whether FLOPs are counted (within `readable_form()`).
+    """Whether FLOPs are counted (within `reference_path()`).
 
     A model may then omit work that it repeats for precision.
     """
-    return _READABLE.get()
+    return _REFERENCE.get()
 
 
-def is_readable_wanted() -> bool:
+def is_reference_path_wanted() -> bool:
     """Whether a model must use its reference form. Must not be called within compiled code.
 
-    True within `readable_form()` and under a torch dispatch mode, unless that mode has `takes_any_form = True`.
+    True within `reference_path()` and under a torch dispatch mode, unless that mode has `takes_any_form = True`.
     """
     mode = _get_current_dispatch_mode()
-    return _READABLE.get() or (mode is not None and not getattr(mode, "takes_any_form", False))
+    return _REFERENCE.get() or (mode is not None and not getattr(mode, "takes_any_form", False))

@@ -189,7 +189,7 @@ def _check(path: Path, entry: Any) -> None:
         raise DamagedCheckpoint(f"{path}: its content has changed since it was written (SHA-256 differs).")
 
 
-def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
+def read_state(folder: Path, *, whole: bool = False) -> dict[str, Any]:
     """Read state.json of a checkpoint and verify it; with `whole`, verify all files."""
     manifest = verify(folder) if whole else _manifest(folder)
     _check(folder / "state.json", manifest["files"]["state.json"])
@@ -207,7 +207,7 @@ def state_of(folder: Path, *, whole: bool = False) -> dict[str, Any]:
 
 def load(folder: Path) -> Checkpoint:
     """Read one checkpoint. Raises DamagedCheckpoint if a file is damaged or missing."""
-    state = state_of(folder, whole=True)
+    state = read_state(folder, whole=True)
     names = [name for name in GROUPS if name != "ema" or (folder / "ema.safetensors").exists()]
     groups: dict[str, dict[str, Tensor]] = {name: _tensors(folder, name, state) for name in names}
     rest = {key: value for key, value in state.items() if key not in ("step", "tensors", "non_finite", DIGEST)}
@@ -217,7 +217,7 @@ def load(folder: Path) -> Checkpoint:
 def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
     """Read and verify the weights of the Potential: the averaged ones if there are any and `averaged` is True."""
     files = verify(folder)["files"]
-    return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", state_of(folder))
+    return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", read_state(folder))
 
 
 def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -53,7 +53,7 @@ class Kept:
 
         Raises DamagedCheckpoint for a damaged copy; with `whole`, also for damaged tensors.
         """
-        state = checkpoint.state_of(folder, whole=whole)
+        state = checkpoint.read_state(folder, whole=whole)
         if "run" not in state:
             return None
         try:
@@ -278,7 +278,7 @@ class Run:
         """Step of the newest sound checkpoint, and the best step so far according to it; (None, None) without one."""
         for step in reversed(self.checkpoints()):
             try:
-                position = checkpoint.state_of(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
+                position = checkpoint.read_state(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
                 if position is not None:
                     best = position["best"]
                     return step, None if best is None else int(best["step"])

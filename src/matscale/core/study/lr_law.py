@@ -60,11 +60,11 @@ class Power(Config):
         return value
 
 
-class Rule(Power):
+class LRLaw(Power):
     """Laws of the learning rate and the batch size of one architecture, with the measurements behind them.
 
-    >>> rule = Rule(a=0.31, b=-0.33)
-    >>> rule.lr(10_000), rule.lr(1_000_000)
+    >>> lr_law = LRLaw(a=0.31, b=-0.33)
+    >>> lr_law.lr(10_000), lr_law.lr(1_000_000)
     (0.0148, 0.00325)
     """
 
@@ -120,7 +120,7 @@ def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> fl
     return min((value for value in (of_steps, of_epochs) if value is not None), default=None)
 
 
-def read_rule(path: Path, architecture: str) -> Rule:
+def read_lr_law(path: Path, architecture: str) -> LRLaw:
     """Read the law of an architecture. Raises ConfigError if the file has none for it."""
     values = read_toml(path)
     if architecture not in values:
@@ -128,10 +128,10 @@ def read_rule(path: Path, architecture: str) -> Rule:
             f"{path}: has no learning rate for {architecture!r}. {did_you_mean(architecture, values)} "
             f"`matscale tune --arch {architecture} -o {path}` adds it."
         )
-    return Rule.parse(values[architecture], f"{path}: {architecture}")
+    return LRLaw.parse(values[architecture], f"{path}: {architecture}")
 
 
-def write_rule(path: Path, architecture: str, rule: Rule) -> None:
+def write_lr_law(path: Path, architecture: str, lr_law: LRLaw) -> None:
     """Write the law of an architecture to a file, over its earlier law; those of other architectures are kept."""
     values = read_toml(path) if path.exists() else {}
-    write_text(path, to_toml({**values, architecture: rule.plain()}))
+    write_text(path, to_toml({**values, architecture: lr_law.plain()}))

@@ -26,7 +26,7 @@ from matscale.core.runs.record import CONFIG, Run
 from matscale.core.study import cooldown
 from matscale.core.study.config import ArchitectureGrid, Ladder, Study
 from matscale.core.study.identity import RUNS, TRUNKS, PlannedRun, identity
-from matscale.core.study.lr_law import Rule, read_rule, structures_seen
+from matscale.core.study.lr_law import LRLaw, read_lr_law, structures_seen
 from matscale.core.train.setup import resolved
 
 OWN = {
@@ -118,7 +118,7 @@ def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Stu
         for size in sizes
         if size.is_far_off
     ]
-    result.notes += [*_taken_for_one(study), *_doubtful_rules(study)]
+    result.notes += [*_taken_for_one(study), *_doubtful_laws(study)]
     known: set[str] = set()
     for size, point in product(sizes, list(_points(study))):
         for run in _planned(result, size, point):
@@ -352,9 +352,9 @@ def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun
     if begun_with is not None:
         StartConfig.parse({"run": begun_with}, f"{study.name}: start")
         Run.open(begun_with)  # raises its error before any run is started
-    rule = _rule(study, size)
-    if rule is not None:
-        values = _by_rule(result, size, rule, values)
+    lr_law = _lr_law(study, size)
+    if lr_law is not None:
+        values = _by_law(result, size, lr_law, values)
     for lr in _rates(study, size):
         variant = {"variant": grid.variant} if grid.variant else {}
         labels = {"architecture": grid.name, **variant, "size": size.label, **point.labels}
@@ -367,40 +367,40 @@ def _planned(result: StudyPlan, size: Size, point: Point) -> Iterator[PlannedRun
         )
 
 
-def _rule(study: Study, size: Size) -> Rule | None:
+def _lr_law(study: Study, size: Size) -> LRLaw | None:
     """Read the learning-rate law of an architecture, if the study names a file."""
     lr = study.lr if size.grid.lr is None else size.grid.lr
-    return read_rule(lr, size.grid.name) if isinstance(lr, Path) else None
+    return read_lr_law(lr, size.grid.name) if isinstance(lr, Path) else None
 
 
-def _doubtful_rules(study: Study) -> list[str]:
+def _doubtful_laws(study: Study) -> list[str]:
     """Notes on learning-rate laws whose verdict is not `law`."""
     files = {(grid.name, study.lr if grid.lr is None else grid.lr) for grid in study.architectures}
     notes = []
     for name, file in sorted((name, file) for name, file in files if isinstance(file, Path)):
-        rule = read_rule(file, name)
-        for what, law in (("learning rate", rule), ("batch", rule.batch_law)):
+        lr_law = read_lr_law(file, name)
+        for what, law in (("learning rate", lr_law), ("batch", lr_law.batch_law)):
             if law is not None and law.verdict not in ("", "law"):
-                notes.append(f"{file}: the rule for the {what} of {name} is {law.verdict}: {'; '.join(law.reasons)}.")
+                notes.append(f"{file}: the law of the {what} of {name} is {law.verdict}: {'; '.join(law.reasons)}.")
     return notes
 
 
-def _by_rule(result: StudyPlan, size: Size, rule: Rule, values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the learning rate that `rule` gives, and the batch size that it gives unless `values` set one."""
+def _by_law(result: StudyPlan, size: Size, lr_law: LRLaw, values: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the learning rate that `lr_law` gives, and the batch size that it gives unless `values` set one."""
     file = result.study.lr if size.grid.lr is None else size.grid.lr
-    n, d = size.parameters[rule.parameters], None
+    n, d = size.parameters[lr_law.parameters], None
     is_own = _section(values, "batch").get("structures") is not None
-    if rule.batch is not None and not is_own:
-        values = merged(values, {"batch": {"structures": rule.batch}})
-    if rule.asks_for_data and result.study.wsd is None:
+    if lr_law.batch is not None and not is_own:
+        values = merged(values, {"batch": {"structures": lr_law.batch}})
+    if lr_law.asks_for_data and result.study.wsd is None:
         config = resolved(TrainConfig.parse(values, result.study.name), size.architecture)
-        batch = config.batch.structures if is_own or rule.batch_law is None else None
+        batch = config.batch.structures if is_own or lr_law.batch_law is None else None
         of_a_step = None if batch is None else batch * config.batch.accumulate
         d = structures_seen(config.budget, _count(result, config), of_a_step)
     try:
-        if rule.batch_law is not None and not is_own:
-            values = merged(values, {"batch": {"structures": rule.structures(n, d)}})
-        return merged(values, {"optimizer": {"lr": rule.lr(n, d)}})
+        if lr_law.batch_law is not None and not is_own:
+            values = merged(values, {"batch": {"structures": lr_law.structures(n, d)}})
+        return merged(values, {"optimizer": {"lr": lr_law.lr(n, d)}})
     except ConfigError as error:
         raise ConfigError(f"{file}: {size.grid.name}: {error} Tune again: matscale tune.") from None
 

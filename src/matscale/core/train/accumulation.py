@@ -45,7 +45,7 @@ def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
     return steps if counted == epochs else round(Fraction(steps * epochs, counted))
 
 
-class Feed:
+class Accumulation:
     """Groups of `accumulate` batches. A group never spans two epochs; the last group of an epoch may be smaller."""
 
     def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Objective) -> None:

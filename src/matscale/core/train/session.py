@@ -139,7 +139,7 @@ def _take_up(trainer: Trainer, origin: Origin) -> None:
     if origin.checkpoint:
         trainer.restore(origin.checkpoint)
     if origin.saved:
-        trainer.recorder.settle(trainer.position, trainer.kept_for_good)
+        trainer.recorder.settle(trainer.state, trainer.kept_for_good)
     trainer.world.barrier()
     if origin.saved:
         trainer.recorder.forget_after(origin.saved.step)
@@ -150,7 +150,7 @@ def _fit(trainer: Trainer, stop: StopRequest) -> None:
         trainer.fit(stop)
     except torch.OutOfMemoryError as error:
         raise MatscaleError(
-            f"The device ran out of memory after step {trainer.position.step} ({error}). Make batches "
+            f"The device ran out of memory after step {trainer.state.step} ({error}). Make batches "
             "smaller and accumulate more of them: --set batch.atoms=... with --set batch.accumulate=...; limits of "
             "atoms or edges bound memory better than structures. Or save memory: "
             "--set compute.checkpoint_activations=true."

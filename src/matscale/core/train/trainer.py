@@ -18,7 +18,7 @@ from matscale.core.model.outputs import Outputs
 from matscale.core.progress import StepStatus
 from matscale.core.runs.checkpoint import Checkpoint
 from matscale.core.runs.record import validation_loss
-from matscale.core.train.accumulation import Feed, Group, steps_of
+from matscale.core.train.accumulation import Accumulation, Group, steps_of
 from matscale.core.train.compute import memory_bytes
 from matscale.core.train.evaluation import tally
 from matscale.core.train.learner import Gradient, Learner, named, suspects
@@ -38,15 +38,15 @@ class Trainer:
         self.learner, self.device, self.objective = learner, learner.device, learner.objective
         self.recorder, self.world, self.progress = recorder, recorder.world, recorder.progress
         loader = setup.training_loader(self.world)
-        self.feed = Feed(loader, self.config.batch.accumulate, self.device, self.objective)
+        self.accumulation = Accumulation(loader, self.config.batch.accumulate, self.device, self.objective)
         self.samples = Samples(setup, recorder.run, self.world)
         epochs = self.config.budget.epochs
-        steps = None if epochs is None else steps_of(self.feed.loader, self.config.batch.accumulate, epochs)
+        steps = None if epochs is None else steps_of(self.accumulation.loader, self.config.batch.accumulate, epochs)
         self.budget = Budget.of(self.config.budget, steps)
         self.kept_for_good = {*self.config.checkpoint.at, *last_stable_step(self.config.schedule, self.budget)}
         self.steps_of_epochs = steps
-        self.position = TrainingState()
-        self.interval = RunningMetrics(self.objective.metrics(self.device))
+        self.state = TrainingState()
+        self.running_metrics = RunningMetrics(self.objective.metrics(self.device))
         self.began = time.perf_counter()
         self.saved: int | None = None
 
@@ -57,16 +57,16 @@ class Trainer:
 
         Raises StoppedEarly or NonFiniteLossError, both after saving.
         """
-        self.began = time.perf_counter() - self.position.wall_s
+        self.began = time.perf_counter() - self.state.wall_s
         self.samples.write_structures()
-        groups = self.feed.groups(self.position.epoch, self.position.batch)
+        groups = self.accumulation.groups(self.state.epoch, self.state.batch)
         while not self._lost_patience():
             group = next(groups)
             totals = self._totals(group, stop)
             if totals["stop"]:
                 self._save()
                 raise StoppedEarly(
-                    f"Stopped by {stop.reason or 'another process'} after step {self.position.step}, and saved. "
+                    f"Stopped by {stop.reason or 'another process'} after step {self.state.step}, and saved. "
                     f"Go on with: matscale train --resume -o {self.recorder.run.path}"
                 )
             if self._is_over(totals):
@@ -94,7 +94,7 @@ class Trainer:
 
     def _is_over(self, totals: dict[str, float]) -> bool:
         """Whether a limit of the budget is reached, or the remaining FLOPs do not suffice for another step."""
-        p, limit = self.position, self.budget.max_flops
+        p, limit = self.state, self.budget.max_flops
         too_dear = limit is not None and p.flops + totals["flops"] > limit
         if too_dear and p.step == 0:
             raise ConfigError(
@@ -105,7 +105,7 @@ class Trainer:
 
     def _lost_patience(self) -> bool:
         patience = self.config.evaluation.patience
-        lost = patience is not None and self.position.since_best >= patience
+        lost = patience is not None and self.state.since_best >= patience
         if lost:
             self.progress.said(f"No better validation loss in {patience} validations: the run ends here.")
         return lost
@@ -113,23 +113,23 @@ class Trainer:
     # A step -----------------------------------------------------------------------------------------------------------
 
     def _step(self, group: Group, totals: dict[str, float]) -> None:
-        p = self.position
+        p = self.state
         seed_step(self.config.seed, p.step, self.world.rank)
         counts = {name: totals[f"labelled {name}"] for name in group.labelled}
         gradient = self.learner.gradient(group.batches, counts)
         if gradient.is_finite:
             lr = self._learning_rate(totals)
             self.learner.update(gradient, lr, p.step + 1)
-            self.interval.learned(gradient, lr)
+            self.running_metrics.learned(gradient, lr)
             p.seen(totals)
         else:
             self._left_out(gradient)
         p.flops += totals["flops"]
-        p.advance(len(group.batches), self.feed.loader.n_batches(p.epoch))
+        p.advance(len(group.batches), self.accumulation.loader.n_batches(p.epoch))
 
     def _learning_rate(self, totals: dict[str, float]) -> float:
         schedule = self.config.schedule
-        done = self.budget.progress(self.position.step, totals["seconds"], self.position.flops)
+        done = self.budget.progress(self.state.step, totals["seconds"], self.state.flops)
         return self.config.optimizer.lr * lr_factor(done, schedule, self.budget.warmup(schedule.warmup))
 
     def _left_out(self, gradient: Gradient) -> None:
@@ -141,14 +141,14 @@ class Trainer:
         rows = [row for outputs, batch in gradient.seen for row in suspects(outputs, batch)]
         everyone = [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()]
         told = (
-            f"Step {self.position.step + 1}: the loss is {gradient.objective:g} and the norm of its gradient "
+            f"Step {self.state.step + 1}: the loss is {gradient.objective:g} and the norm of its gradient "
             f"{gradient.norm:g}; the weights were not updated. {'Not finite' if rows else 'In the batch'}: "
             f"{named(self.setup.dataset, rows or everyone)}."
         )
         allowed = self.config.skip_nonfinite
-        if self.position.skipped < allowed:
-            self.position.skipped += 1
-            self.progress.said(f"{told} Skipped ({self.position.skipped} of {allowed} allowed).")
+        if self.state.skipped < allowed:
+            self.state.skipped += 1
+            self.progress.said(f"{told} Skipped ({self.state.skipped} of {allowed} allowed).")
             return
         self._save()
         raise NonFiniteLossError(
@@ -158,10 +158,10 @@ class Trainer:
         )
 
     def _report(self, group: Group, totals: dict[str, float], seconds: float) -> None:
-        p = self.position
-        self.interval.spent(seconds, group.waited, totals["atoms"], totals["flops"])
+        p = self.state
+        self.running_metrics.spent(seconds, group.waited, totals["atoms"], totals["flops"])
         done = min(self.budget.progress(p.step, self._elapsed(), p.flops), 1.0)
-        n_batches = self.feed.loader.n_batches(p.epoch)
+        n_batches = self.accumulation.loader.n_batches(p.epoch)
         n_atoms = int(totals["atoms"])
         self.progress.stepped(StepStatus(p.step, p.epoch, p.batch, n_batches, done, n_atoms, seconds, group.waited))
 
@@ -172,7 +172,7 @@ class Trainer:
 
         The checkpoint of a step comes last, so that it includes all rows of that step.
         """
-        p, config = self.position, self.config
+        p, config = self.state, self.config
         if p.step % config.log_every == 0:
             self._log()
         if config.evaluation.every is not None:
@@ -186,23 +186,23 @@ class Trainer:
 
     def _finish(self) -> None:
         self._log()
-        if self.position.validated is None or self.position.validated["step"] != self.position.step:
+        if self.state.validated is None or self.state.validated["step"] != self.state.step:
             self._validate()
             self.saved = None  # an existing checkpoint of this step does not include this validation
         self._save()
 
     def _log(self) -> None:
         """Write a row of metrics over the training steps since the last such row."""
-        if not self.interval.steps:
+        if not self.running_metrics.steps:
             return
-        means = self.interval.means(self.world)
-        row = {**self._place("train"), **means, **self._spent(), **self.interval.speed(self.peak.flops_per_s)}
-        self.interval = RunningMetrics(self.objective.metrics(self.device))
+        means = self.running_metrics.means(self.world)
+        row = {**self._place("train"), **means, **self._spent(), **self.running_metrics.speed(self.peak.flops_per_s)}
+        self.running_metrics = RunningMetrics(self.objective.metrics(self.device))
         self.recorder.logged(row)
 
     def _validate(self) -> bool:
         """Validate and write a row of metrics; return whether this is the best validation so far."""
-        p = self.position
+        p = self.state
         self.progress.working("validation")
         with self.learner.evaluating() as predictor:
             row = {**self._place("validation"), **self._errors(predictor), **self._spent()}
@@ -224,15 +224,19 @@ class Trainer:
 
         batches = (batch.to(self.device) for batch in self.setup.validation_loader(self.world).epoch(0))
         result = tally(counted, batches, self.objective).over(self.world, self.device)
-        self.position.validation_flops += self.world.sums({"flops": spent[0]}, self.device)["flops"]
+        self.state.validation_flops += self.world.sums({"flops": spent[0]}, self.device)["flops"]
         return result.values()
 
     def _place(self, split: str) -> dict[str, Any]:
-        p = self.position
-        return {"step": p.step, "epoch": p.epoch + p.batch / self.feed.loader.n_batches(p.epoch), "split": split}
+        p = self.state
+        return {
+            "step": p.step,
+            "epoch": p.epoch + p.batch / self.accumulation.loader.n_batches(p.epoch),
+            "split": split,
+        }
 
     def _spent(self) -> dict[str, Any]:
-        p = self.position
+        p = self.state
         counts = {"structures": p.structures, "atoms": p.atoms, "edges": p.edges}
         flops = {"flops": p.flops, "validation_flops": p.validation_flops}
         machine = {"wall_s": self._elapsed(), "time": time.time(), "memory_bytes": memory_bytes(self.device)}
@@ -242,7 +246,7 @@ class Trainer:
 
     def totals(self) -> dict[str, Any]:
         """Totals of the run, for run.json."""
-        p = self.position
+        p = self.state
         counts = {"steps": p.step, "epochs": p.epoch, "skipped": p.skipped, "wall_s": self._elapsed()}
         seen = {"structures": p.structures, "atoms": p.atoms, "edges": p.edges}
         flops = {"flops": p.flops, "validation_flops": p.validation_flops}
@@ -250,7 +254,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Save a checkpoint of this step, unless it exists already."""
-        p = self.position
+        p = self.state
         if self.saved == p.step:
             return
         self.saved = p.step
@@ -258,7 +262,7 @@ class Trainer:
         p.wall_s = self._elapsed()
         state = {
             "position": p.plain(),
-            "interval": self.interval.state(self.world),
+            "interval": self.running_metrics.state(self.world),
             "seed": self.config.seed,
             "steps_of_epochs": self.steps_of_epochs,
         }
@@ -272,6 +276,6 @@ class Trainer:
     def restore(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint."""
         self.learner.restore(saved)
-        self.position = TrainingState(**saved.state["position"])
-        self.interval.restore(saved.state["interval"], self.world)
+        self.state = TrainingState(**saved.state["position"])
+        self.running_metrics.restore(saved.state["interval"], self.world)
         self.saved = saved.step

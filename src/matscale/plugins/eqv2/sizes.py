@@ -11,7 +11,7 @@ from matscale.plugins.eqv2.config import EqV2Config
 from matscale.plugins.eqv2.counts import total
 
 
-class Shape(NamedTuple):
+class Rung(NamedTuple):
     """Shape of a model: the fields of the configuration that grow along the size ladder."""
 
     ffn_hidden: int
@@ -29,7 +29,7 @@ class Shape(NamedTuple):
 
 
 _LADDER = tuple(
-    Shape(*row)
+    Rung(*row)
     for row in (
         (1, 1, 1, 1, 1, 1, 1, 1),
         (1, 1, 1, 2, 2, 1, 2, 1),
@@ -55,9 +55,9 @@ _LADDER = tuple(
 )
 """The twenty shapes of arXiv:2509.21811."""
 
-_OMAT24_S = Shape(128, 128, 128, 8, 64, 8, 64, 16)
-_SMALLEST = Shape(1, 2, 2, 1, 1, 1, 2, 1)
-_WIDEST = Shape(416, 272, 416, 10, 208, 8, 64, 52)
+_OMAT24_S = Rung(128, 128, 128, 8, 64, 8, 64, 16)
+_SMALLEST = Rung(1, 2, 2, 1, 1, 1, 2, 1)
+_WIDEST = Rung(416, 272, 416, 10, 208, 8, 64, 52)
 """Ends of the ladder, which are not published.
 
 Beyond the S model, models of the ladder get wider at lmax 4 rather than higher in degree.
@@ -82,7 +82,7 @@ DIAL = (
 
 
 @cache
-def rungs() -> tuple[Shape, ...]:
+def rungs() -> tuple[Rung, ...]:
     """List the published shapes from the third on, and steps between them that change one field at a time.
 
     The first two published shapes have one channel. A LayerNorm over one channel is a constant: such a model has the
@@ -92,17 +92,17 @@ def rungs() -> tuple[Shape, ...]:
     return (anchors[0], *(shape for a, b in pairwise(anchors) for shape in _between(a, b)))
 
 
-def _between(a: Shape, b: Shape) -> Iterator[Shape]:
+def _between(a: Rung, b: Rung) -> Iterator[Rung]:
     """Steps from shape `a` (excluded) to `b` (included); each raises one field by 1, and all fields grow evenly."""
     steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
     shape = list(a)
     for _, field in steps:
         shape[field] += 1
-        yield Shape(*shape)
+        yield Rung(*shape)
 
 
 @lru_cache(maxsize=4096)
-def _count(shape: Shape) -> int:
+def _count(shape: Rung) -> int:
     return total(shape.config())
 
 
@@ -141,7 +141,7 @@ def _fewer_gaussians(n_params: int) -> EqV2Config:
     return _SMALLEST.config(n_radial=max(n_radial, 2))
 
 
-def _nearest_width(shape: Shape, n_params: int, smallest: int, largest: int) -> Shape:
+def _nearest_width(shape: Rung, n_params: int, smallest: int, largest: int) -> Rung:
     """Set the feed-forward width of `shape` so that its number of parameters comes closest to `n_params`.
 
     The number is at least `smallest` and less than `largest`.

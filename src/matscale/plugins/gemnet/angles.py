@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from matscale.plugin import full_precision, is_readable_wanted
+from matscale.plugin import full_precision, is_reference_path_wanted
 
 KEPT = 1 << 23
 """Largest number of angles of a batch for which polynomials are kept: 235 MB in float32 for seven polynomials."""
@@ -81,7 +81,7 @@ class Angles:
     def __init__(self, ins: Ends, outs: Ends, n_spherical: int) -> None:
         self.n_spherical = n_spherical
         self.n_angles = int((ins.degree * outs.degree).sum())
-        self.are_kept = self.n_angles <= KEPT or is_readable_wanted()
+        self.are_kept = self.n_angles <= KEPT or is_reference_path_wanted()
         self.pieces = pieces_of(ins.degree, outs.degree, self.n_angles if self.are_kept else AT_ONCE)
         # Split once, since the backward of each slice would fill a tensor of the full size.
         self.n_ins, self.n_outs = [p.n * p.n_in for p in self.pieces], [p.n * p.n_out for p in self.pieces]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from matscale.plugin import LinearRows, full_precision, is_readable_wanted
+from matscale.plugin import LinearRows, full_precision, is_reference_path_wanted
 from matscale.plugins.gemnet.angles import legendre, neighbor_products
 from matscale.plugins.gemnet.links import Links
 
@@ -54,7 +54,7 @@ class Dihedrals:
         degree = edges.degree
         pairs = degree[middle.target] * degree[middle.source]  # of edges, by middle edge
         self.n_dihedrals = int(pairs.sum())
-        self.are_kept = self.n_dihedrals <= KEPT or is_readable_wanted()
+        self.are_kept = self.n_dihedrals <= KEPT or is_reference_path_wanted()
         self.groups = _groups(edges, middle, self.n_dihedrals if self.are_kept else AT_ONCE)
         self.ins = _flat([group.ins for group in self.groups], middle)
         self.ins_middle = _flat([g.middle[:, None].expand_as(g.ins) for g in self.groups], middle)

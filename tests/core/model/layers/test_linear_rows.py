@@ -8,7 +8,7 @@ from torch import Tensor
 
 from matscale.core.model.layers.linear_rows import Rows
 from matscale.core.model.layers.radial import ShiftedSoftplus
-from matscale.core.model.reference_path import readable_form
+from matscale.core.model.reference_path import reference_path
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def x() -> Tensor:
 def test_rows_are_summed_as_their_entries_say(rows: Rows, x: Tensor) -> None:
     expected = torch.stack([x[1] + x[0], x[3], torch.zeros(3), x[5], x[1]])
     torch.testing.assert_close(rows(x), expected)
-    with readable_form():
+    with reference_path():
         torch.testing.assert_close(rows(x), expected)
 
 
@@ -59,6 +59,6 @@ def test_derivatives_of_the_shifted_softplus_are_right_up_to_the_third(x: Tensor
         return torch.autograd.grad(activation(y).sum(), y, create_graph=True)[0]
 
     assert torch.autograd.gradgradcheck(slope, wide)
-    with readable_form():
+    with reference_path():
         expected = activation(wide)
     torch.testing.assert_close(activation(wide), expected)

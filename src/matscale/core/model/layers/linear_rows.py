@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from matscale.core.model.reference_path import is_readable_wanted
+from matscale.core.model.reference_path import is_reference_path_wanted
 
 
 def is_plain_wanted() -> bool:
     """Whether plain operations are needed: under a compiler, torch.func, forward-mode AD or a FLOP counter."""
-    if torch.compiler.is_compiling() or is_readable_wanted() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or is_reference_path_wanted() or torch._C._are_functorch_transforms_active():
         return True
     return torch.autograd.forward_ad._current_level >= 0
 

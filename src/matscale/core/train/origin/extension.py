@@ -74,7 +74,7 @@ def refusal(run: Run, was: TrainConfig) -> ConfigError:
 def _kept(root: Path, step: int) -> Kept | None:
     folder = checkpoint.folder_of(root, step)
     try:
-        check_position(checkpoint.state_of(folder), folder)
+        check_position(checkpoint.read_state(folder), folder)
         return Kept.of(folder)
     except checkpoint.DamagedCheckpoint:
         return None

@@ -12,7 +12,7 @@ from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edge_function import FastEdgeFunction
 from matscale.plugins.eqv2.fast.edges import SortedEdges
 from matscale.plugins.eqv2.fast.linear import by_degree, linear_at, so3_linear
-from matscale.plugins.eqv2.fast.sizes import Shape, chunk_of
+from matscale.plugins.eqv2.fast.sizes import EdgeFunctionSizes, chunk_of
 from matscale.plugins.eqv2.so3 import SphereGrid
 
 
@@ -72,7 +72,7 @@ def edge_values(
     projection folded in.
     """
     conv, last = function.conv1, linear_at(function.radial.net, -1)
-    shape = Shape(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
+    shape = EdgeFunctionSizes(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
     first = parameters(conv)
     values, features = FastEdgeFunction.apply(
         edges, shape, x, rho, last.weight, last.bias, torch.is_grad_enabled(), len(first), *first, *second
@@ -94,7 +94,7 @@ def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdg
         blocks = edges.per_target(logits, envelope[:, None])
         weights = torch.cat([_fading_softmax(*block).flatten(0, 1) for block in blocks])
     drop = module.alpha_drop
-    if drop.training and drop.p:  # drawn in the order of the batch, as on the readable path
+    if drop.training and drop.p:  # drawn in the order of the batch, as on the reference path
         weights = weights * edges.sort(drop(torch.ones_like(weights)))
     return weights
 

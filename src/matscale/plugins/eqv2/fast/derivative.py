@@ -13,7 +13,7 @@ from matscale.plugin import MatscaleError
 
 ADVICE = (
     "eqv2: the fast path has first derivatives of the parameters only, and a second one was asked for. Run the forward "
-    'within `with fast.forced("readable"):` (`from matscale.plugins.eqv2 import fast`), which has derivatives of any '
+    'within `with fast.forced("reference"):` (`from matscale.plugins.eqv2 import fast`), which has derivatives of any '
     "order; a model that trains on derivatives of its energy takes that path by itself: set forces = 'gradient'."
 )
 

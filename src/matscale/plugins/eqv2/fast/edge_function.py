@@ -30,7 +30,7 @@ from matscale.plugins.eqv2.charts import Passage
 from matscale.plugins.eqv2.fast.derivative import first_derivative
 from matscale.plugins.eqv2.fast.edges import Chunk, SortedEdges
 from matscale.plugins.eqv2.fast.grid_products import folded, product, product_into
-from matscale.plugins.eqv2.fast.sizes import AtOnce, Shape, keeps_turned
+from matscale.plugins.eqv2.fast.sizes import AtOnce, EdgeFunctionSizes, keeps_turned
 from matscale.plugins.eqv2.fast.so2 import Convolution
 
 
@@ -41,7 +41,7 @@ class FastEdgeFunction(torch.autograd.Function):
     def forward(
         ctx: Any,
         edges: SortedEdges,
-        shape: Shape,
+        shape: EdgeFunctionSizes,
         x: Tensor,
         rho: Tensor,
         last: Tensor,
@@ -126,7 +126,7 @@ class _Work:
     def __init__(
         self,
         edges: SortedEdges,
-        shape: Shape,
+        shape: EdgeFunctionSizes,
         x: Tensor,
         last: Tensor,
         last_bias: Tensor,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from matscale.plugin import AtomicBatch, Outputs, Scoped, is_readable_wanted, recomputed_in_place_of
+from matscale.plugin import AtomicBatch, Outputs, Scoped, checkpoint_like, is_reference_path_wanted
 from matscale.plugins.eqv2.blocks import Block
 from matscale.plugins.eqv2.fast import heads
 from matscale.plugins.eqv2.fast.attention import attention, edge_degree, forces
@@ -26,7 +26,7 @@ from matscale.plugins.eqv2.heads import tensor_from_parts
 if TYPE_CHECKING:
     from matscale.plugins.eqv2.model import EqV2
 
-Path = Literal["fast", "readable"]
+Path = Literal["fast", "reference"]
 _forced = Scoped[Path | None]("forced", None)
 
 
@@ -37,7 +37,7 @@ def forced(path: Path) -> AbstractContextManager[None]:
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:
     """Whether the fast path computes this batch. Raises ValueError if it is forced but not possible."""
-    if torch.compiler.is_compiling() or is_readable_wanted() or _forced.get() == "readable":
+    if torch.compiler.is_compiling() or is_reference_path_wanted() or _forced.get() == "reference":
         return False
     reason = _obstacle(model, data)
     if reason and _forced.get() == "fast":
@@ -95,7 +95,7 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
     rho = radial_features(networks, edges.edges)
     x = edge_degree(model.edge_degree, rho[0], edges) + model.embed_elements(data)
     for block, features in zip(layers, rho[1:]):
-        x = recomputed_in_place_of(block, _block, model, block, x, features, edges, data)
+        x = checkpoint_like(block, _block, model, block, x, features, edges, data)
     return _read_out(model, model.norm(x), rho[-1], edges, data)
 
 

@@ -27,7 +27,7 @@ GPU_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Shape:
+class EdgeFunctionSizes:
     """Settings of the edge function that are not tensors."""
 
     n_degrees: list[int]
@@ -49,7 +49,7 @@ class AtOnce(NamedTuple):
     """Edges whose coefficients are rotated at a time."""
 
     @classmethod
-    def of(cls, edges: SortedEdges, shape: Shape, like: Tensor) -> AtOnce:
+    def of(cls, edges: SortedEdges, shape: EdgeFunctionSizes, like: Tensor) -> AtOnce:
         grid = grid_at_once(shape.grid.to_grid.shape[0] * shape.hidden, like)
         if like.is_cuda:
             return cls(grid, grid, grid)

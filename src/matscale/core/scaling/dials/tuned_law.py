@@ -10,7 +10,7 @@ from typing import Any
 from matscale.core.errors import DataError
 from matscale.core.scaling.dials.law import LEARNING_RATE, DialLaw, batch_law, dial_law
 from matscale.core.scaling.dials.optima import Optimum, Trial, optima
-from matscale.core.study.lr_law import Rule
+from matscale.core.study.lr_law import LRLaw
 from matscale.core.study.tune import Tuned, best_batch
 
 
@@ -21,7 +21,7 @@ class Dials:
     lr: DialLaw
     batch: DialLaw | None
     """Law of the batch size; None if all sizes have one batch size"""
-    rule: Rule
+    lr_law: LRLaw
 
     @property
     def told(self) -> list[str]:
@@ -37,7 +37,7 @@ def of_trials(trials: Sequence[Trial]) -> Dials:
     law = dial_law(found, LEARNING_RATE, _axes(found))
     batches = batch_law(found) if any(not math.isnan(one.batch) for one in found) else None
     tried = tuple(_told(one) for one in found)
-    return Dials(law, batches, _rule(law, batches, batch=None, tried=tried))
+    return Dials(law, batches, _lr_law(law, batches, batch=None, tried=tried))
 
 
 def of_tuned(results: Sequence[Tuned], count: str = "non_embedding") -> Dials:
@@ -63,7 +63,7 @@ def of_tuned(results: Sequence[Tuned], count: str = "non_embedding") -> Dials:
     ]
     law = dial_law(found, LEARNING_RATE, _axes(found) if has_lengths else ("n",))
     tried = tuple(result.plain() for result in results)
-    return Dials(law, None, _rule(law, None, batch, tried, count))
+    return Dials(law, None, _lr_law(law, None, batch, tried, count))
 
 
 def _axes(found: Sequence[Optimum]) -> tuple[str, ...]:
@@ -76,11 +76,11 @@ def _told(one: Optimum) -> dict[str, Any]:
     return known | ({"at_edge": list(one.at_edge)} if one.at_edge else {})
 
 
-def _rule(
+def _lr_law(
     law: DialLaw, batches: DialLaw | None, batch: int | None, tried: Sequence[Any], count: str = "non_embedding"
-) -> Rule:
+) -> LRLaw:
     values = {**_power(law), "parameters": count, "batch": batch, "tried": tuple(tried)}
-    return Rule.parse({**values, "batch_law": None if batches is None else _power(batches)})
+    return LRLaw.parse({**values, "batch_law": None if batches is None else _power(batches)})
 
 
 def _power(law: DialLaw) -> dict[str, Any]:

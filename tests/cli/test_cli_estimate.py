@@ -54,7 +54,7 @@ def test_the_configuration_is_that_of_train_set_and_file_included(alloys: Packed
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        (("--max-flops", "10"), "does not pay for one step"),
+        (("--max-flops", "10"), "is too small for one step"),
         (("--on", "A1000"), "Did you mean 'A100'?"),
         (("--set", "budget.step=3"), "Did you mean 'steps'?"),
         (("--mfu", "2"), "2.0 is not in the range 0<x<=1"),

@@ -187,7 +187,7 @@ def test_a_dry_run_counts_a_trunk_once(tmp_path: Path, alloys: PackedDataset) ->
         ({"set": {"optimizer": {"lrr": 1}}}, "Did you mean 'lr'"),
         ({"grid": {"batch.structure": [4]}}, "Did you mean 'structures'"),
         ({"seeds": []}, "the grid is empty"),
-        ({"budget": {"flops": 10}}, "does not pay for one step"),
+        ({"budget": {"flops": 10}}, "is too small for one step"),
         ({"budget": {"flops": 10}}, "least_steps = 2 or more"),
         ({"budget": {"flops": 10, "least_steps": 5}}, "grid of study is empty"),
     ],

@@ -117,7 +117,7 @@ def test_parts_that_lie_far_apart_are_said_at_the_start(alloys: PackedDataset, t
     small = ("--arch", "schnet", *(x for k, v in TINY.items() for x in ("--set", f"architecture.config.{k}={v}")))
     apart = pack(tmp_path / "p", [replace(s, trajectory="x" if s.formula == "Al" else "y") for s in far])
     said = train(apart, tmp_path / "run", *small)
-    assert "training and validation part are far from each other" in said
+    assert "labels of the training and validation part differ much in size" in said
     assert "eV/Å" in said
 
 

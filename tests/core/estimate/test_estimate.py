@@ -92,7 +92,7 @@ def test_a_budget_of_flops_gives_the_steps_it_pays_for(alloys: PackedDataset, tm
 
 
 def test_a_budget_smaller_than_one_step_is_refused(alloys: PackedDataset) -> None:
-    with pytest.raises(ConfigError, match="does not pay for one step"):
+    with pytest.raises(ConfigError, match="is too small for one step"):
         quick(configured(alloys, budget={"max_flops": 10}))
 
 

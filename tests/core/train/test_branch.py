@@ -74,7 +74,7 @@ def test_a_branch_that_is_stopped_resumes_bit_for_bit(trunk: Run, name: str, dat
 
 def test_a_branch_must_train_as_its_trunk_did(trunk: Run, name: str, data: Path, tmp_path: Path) -> None:
     config = tiny.configured(data, *branch(trunk, data, "optimizer.lr=0.5"), name=name)
-    with pytest.raises(ConfigError, match=r"optimizer\.lr is 0\.001 there, 0\.5 here"):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr is 0\.001 in the trunk, 0\.5 in the branch"):
         train(config, tmp_path / "run", architecture=tiny.architecture(name))
 
 

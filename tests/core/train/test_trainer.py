@@ -141,7 +141,7 @@ def test_a_flop_budget_is_kept_and_anneals_the_learning_rate(data: Path, tmp_pat
 
 
 def test_a_flop_budget_below_one_step_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"max_flops = 10 does not pay for one step"):
+    with pytest.raises(ConfigError, match=r"max_flops = 10 is too small for one step"):
         run_tiny(data, tmp_path / "run", "budget.max_flops=10")
 
 
@@ -264,7 +264,7 @@ def test_compiling_what_does_not_claim_it_is_refused_by_name(
 ) -> None:
     unclaimed = replace(tiny.architecture("columns"), compiles=False)
     monkeypatch.setattr(tiny, "architecture", lambda name: unclaimed)
-    with pytest.raises(ConfigError, match=r"'columns' does not claim to compile.*compiles=True"):
+    with pytest.raises(ConfigError, match=r"'columns' does not declare that it supports torch.*compiles=True"):
         run_tiny(data, tmp_path / "run", "compute.compile=true", name="columns")
 
 

@@ -216,7 +216,7 @@ def _steps(budget: BudgetConfig, forecast: TrainingForecast, cost: Cost, timing:
     if budget.max_flops is not None and one:
         if budget.max_flops < one:
             raise ConfigError(
-                f"budget.max_flops = {budget.max_flops:g} does not pay for one step, which takes {one:.4g} FLOPs. "
+                f"budget.max_flops = {budget.max_flops:g} is too small for one step, which takes {one:.4g} FLOPs. "
                 "Raise it, or use smaller batches (--batch) or a smaller model (--params)."
             )
         limits.append(forecast.steps_for(cost.step, budget.max_flops))

@@ -22,21 +22,21 @@ class Group:
     batches: list[AtomicBatch]
     shapes: list[BatchShape]
     labelled: dict[str, float]
-    """Number of items that have the label of a term of the loss, by the name of the term."""
+    """Number of labelled items (structures or atoms) in these batches, by the name of the term of the loss."""
     waited: float
     """Seconds spent waiting for the batches."""
 
 
 WALKED = 1 << 25
-"""Number of structures, repetitions included, up to which `steps_of` counts epochs one by one."""
+"""Largest number of structures, counted again in every epoch, over which `steps_of` counts epochs one by one."""
 
 
 def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
     """Number of optimizer steps in `epochs` epochs.
 
-    If batches are limited by atoms or edges, epochs differ in their number of steps. The first epochs (at least one,
-    and together up to `WALKED` structures) are counted exactly; each later one is assumed to have the mean number of
-    steps of these. So the count takes no longer for a million epochs.
+    If batches are limited by atoms or edges, epochs differ in their number of steps. In that case the first epochs are
+    counted: one, and more as long as they have at most `WALKED` structures together. Later epochs are assumed to have
+    the mean number of steps of the counted ones, so that a million epochs do not take longer to count.
     """
     if loader.budget.atoms is loader.budget.edges is None:
         return epochs * -(-loader.n_batches(0) // accumulate)
@@ -46,7 +46,10 @@ def steps_of(loader: Loader, accumulate: int, epochs: int) -> int:
 
 
 class Accumulation:
-    """Groups of `accumulate` batches. A group never spans two epochs; the last group of an epoch may be smaller."""
+    """Batches of training, in groups of `accumulate` batches for one optimizer step each.
+
+    A group never spans two epochs; the last group of an epoch may be smaller.
+    """
 
     def __init__(self, loader: Loader, accumulate: int, device: torch.device, objective: Objective) -> None:
         self.loader, self.accumulate, self.device, self.objective = loader, accumulate, device, objective

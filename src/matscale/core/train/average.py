@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Exponential moving average of the parameters; buffers are copied.
+    """Exponential moving average of the parameters; buffers are not averaged.
 
     average <- d average + (1 − d) weights, with d = min(decay, (1 + t) / (10 + t)) in step t.
     """

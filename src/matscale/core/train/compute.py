@@ -16,7 +16,9 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def device_of(config: ComputeConfig, world: World) -> torch.device:
-    """Choose the device of this process; `auto` is the GPU numbered by its local rank, or the CPU if there is no GPU.
+    """Choose the device of this process.
+
+    `auto` chooses the GPU whose number is the local rank of the process, or the CPU if there is no GPU.
 
     Raises ConfigError for an unknown device, or a GPU that torch does not find.
     """
@@ -25,14 +27,18 @@ def device_of(config: ComputeConfig, world: World) -> torch.device:
     try:
         device = torch.device(config.device)
     except RuntimeError:
-        raise ConfigError(f"compute.device = {config.device!r}: expected auto, cpu, cuda or cuda:1.") from None
+        raise ConfigError(
+            f"compute.device = {config.device!r}: expected auto, cpu, cuda, or a numbered GPU such as cuda:1."
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"compute.device = {config.device!r}: torch sees {torch.cuda.device_count()} GPUs here. "
             "Use --device cpu, or install a torch that was built for your GPU."
         )
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"compute.device = {config.device!r}: expected auto, cpu, cuda or cuda:1.")
+        raise ConfigError(
+            f"compute.device = {config.device!r}: expected auto, cpu, cuda, or a numbered GPU such as cuda:1."
+        )
     return device
 
 
@@ -44,7 +50,7 @@ def describe(device: torch.device) -> str:
 
 
 def autocast(config: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Context for a model's forward pass in which matrix products have half precision, if the configuration says so."""
+    """Context for a forward pass, with matrix products in half precision if the configuration asks for it."""
     dtype = _AUTOCAST.get(config.precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
@@ -56,7 +62,7 @@ def scaler_of(config: ComputeConfig, device: torch.device) -> torch.amp.GradScal
 
 @contextmanager
 def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
-    """Context that sets torch's number of threads and tf32 for the run, and restores both at its end.
+    """Context that sets torch's number of threads and its use of TF32 for the run, and restores both at its end.
 
     The state of torch's random generators is restored, too. On a CPU, the process keeps freed memory for reuse within
     the context (`matscale.core.heap`).
@@ -75,7 +81,7 @@ def configured(config: ComputeConfig, device: torch.device) -> Iterator[None]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Peak memory so far [bytes]: allocated on the GPU, or resident memory of this process for a CPU."""
+    """Peak memory so far [bytes]: memory allocated on a GPU, or resident memory of the process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource

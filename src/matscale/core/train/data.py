@@ -27,8 +27,10 @@ from matscale.core.runs.config import LABEL_OF, TERMS, TrainConfig
 from matscale.core.train.pretext import Pretext
 
 _FAR, _NEGLIGIBLE = 3.0, 1e-3
-"""Thresholds for the warning that labels of the two parts differ in size: larger rms > 3 · smaller rms + 10⁻³ [unit of
-the label]."""
+"""Thresholds of the warning that labels of the training and validation part differ in size.
+
+It is given for a larger rms > 3 · smaller rms + 10⁻³ [unit of the label].
+"""
 _LABEL_SAMPLE = 4096
 """Number of structures of each part whose labels are compared."""
 _DEGREE_SAMPLE = 128
@@ -54,9 +56,10 @@ class TrainingData:
         return cls(dataset, *parts(dataset, config), graph)
 
     def make_ready(self, config: TrainConfig, pretext: Pretext | None, progress: Reporter) -> None:
-        """Check labels and isolated atoms, and build the cache of edges. Raises DataError for unusable data.
+        """Check labels and neighbours of the data, and cache the neighbour lists. Raises DataError for unusable data.
 
-        A `pretext` needs no labels; with noise, edges differ in every epoch and are not cached.
+        Pre-training (`pretext`) needs no labels. If it adds noise to the positions, neighbour lists differ in every
+        epoch and are not cached.
         """
         if pretext is None:
             self._check_labels(config)
@@ -88,17 +91,17 @@ class TrainingData:
     # Facts for the model ----------------------------------------------------------------------------------------------
 
     def references(self) -> References:
-        """Fit element references. If no training structure has an energy (only forces or stress), they are zero."""
+        """Fit element references. They are zero if no training structure has an energy (only forces or stress)."""
         if self.dataset.has("energy")[self.train].any():
             return fit_references(self.dataset, self.train)
         return NO_REFERENCES
 
     def scales(self, references: References, derives: bool) -> Scales:
-        """Output scales of a model.
+        """Measure the scales that convert a model's outputs to physical units.
 
-        For direct models, the standard deviation of the referenced energy per atom, and the rms of forces and stress.
-        Models with forces by derivative (`derives`) have one scale, in eV: rms of the forces × 1 Å (as in NequIP,
-        arXiv:2101.03164).
+        Direct models have three scales: the standard deviation of the energy per atom, with the element references
+        subtracted, and the rms of forces and of stress. Models with forces by derivative (`derives`) use only the scale
+        of the energy, here the rms of the forces × 1 Å (as in NequIP, arXiv:2101.03164).
         """
         measured = scales(self.dataset, self.train, references)
         has_forces = bool(self.dataset.has("forces")[self.train].any())
@@ -106,7 +109,7 @@ class TrainingData:
         return Scales(energy, measured["forces"], measured["stress"])
 
     def info(self) -> DatasetInfo:
-        """Elements, and mean numbers of atoms and neighbours in the training part (neighbours from a sample)."""
+        """Elements of the training part, and its mean numbers of atoms and neighbours (neighbours from a sample)."""
         degree = 0.0
         if self.graph.has_edges:
             sample = self.dataset.batch(evenly(self.train, _DEGREE_SAMPLE), self.graph)
@@ -115,7 +118,7 @@ class TrainingData:
         return DatasetInfo(self.dataset.elements(self.train), mean_atoms, degree)
 
     def coverage(self, label: str) -> dict[str, Any]:
-        """Number of structures with a label in each part, and the names of the label in the source files."""
+        """Number of structures in each part that have the label `label`, and its names in the source files."""
         has = self.dataset.has(label)
         keys = sorted({s.keys[label] for s in self.dataset.manifest.sources if label in s.keys})
         return {"train": int(has[self.train].sum()), "validation": int(has[self.validation].sum()), "keys": keys}
@@ -143,7 +146,7 @@ class TrainingData:
             yield from self._distance(references)
 
     def _distance(self, references: References) -> Iterator[str]:
-        """Warn if labels in the training and validation part differ in size: the kinds of materials differ, too."""
+        """Warn if labels of the training and validation part differ much in size."""
         ours, theirs = (
             label_rms(self.dataset, evenly(part, _LABEL_SAMPLE), references) for part in (self.train, self.validation)
         )
@@ -155,7 +158,7 @@ class TrainingData:
         ]
         if far:
             yield (
-                "Warning: training and validation part are far from each other (rms of the labels: "
+                "Warning: labels of the training and validation part differ much in size (rms: "
                 f"{'; '.join(far)}). The split puts whole groups into either part; errors on one part say little about "
                 "the other. Another data.validation_seed draws another split."
             )
@@ -175,8 +178,8 @@ def parts(dataset: PackedDataset, config: TrainConfig) -> tuple[NDArray[np.int64
 def _undetermined(references: References) -> Iterator[str]:
     if references.rank < len(references.elements):
         yield (
-            f"Element references: rank {references.rank} of {len(references.elements)} elements; only sums over "
-            "compositions like those of the training part are determined."
+            f"Element references: rank {references.rank} of {len(references.elements)} elements: the training part "
+            "determines no single references, only their sums over compositions like those in it."
         )
     elif references.shrinkage or references.undetermined:
         drawn = ", shrunk towards the mean energy per atom" if references.shrinkage else ""

@@ -1,7 +1,7 @@
 """Distributed training: processes started by torchrun train one model, with different batches and the same gradient.
 
 Gradients are summed in one flat buffer after the backward pass. This is exact for uneven batches, since every process
-divides by the counts of the global batch. Unlike the hooks of DistributedDataParallel, it also works with second
+divides by the counts of the global batch. Unlike the hooks of DistributedDataParallel, this also works with second
 derivatives and with parameters that a batch does not use.
 """
 
@@ -64,8 +64,8 @@ class World:
     def connected(self, device: torch.device, timeout: float) -> Iterator[None]:
         """Context with the process group of a run (nccl on GPUs, gloo on CPUs); for one process it does nothing.
 
-        Inside, an error of torch.distributed (a process that ended, or did not answer for `timeout` seconds) becomes
-        PeerLost. Raises ConfigError if the environment does not say where the processes meet.
+        Within the context, an error of torch.distributed (a process that ended, or did not answer for `timeout`
+        seconds) becomes PeerLost. Raises ConfigError if the environment does not say where the processes meet.
         """
         if self.size == 1 or dist.is_initialized():
             yield
@@ -109,8 +109,8 @@ class World:
     def sum_gradients(self, model: nn.Module) -> None:
         """Sum the gradients over all processes; a missing gradient on a process counts as zero.
 
-        A parameter without a gradient on any process, as in heads that pre-training does not use, keeps none, and the
-        optimizer skips it as in a run of one process.
+        A parameter that has no gradient on any process, such as a weight of a head that pre-training does not use, gets
+        no gradient. The optimizer skips it, as in a run of one process.
         """
         if self.size == 1:
             return

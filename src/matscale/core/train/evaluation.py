@@ -19,13 +19,13 @@ Predictor = Callable[[AtomicBatch], Outputs]
 
 
 def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossConfig | None = None) -> dict[str, float]:
-    """Evaluate a predictor: errors in eV/atom, eV/Å and eV/Å³, and the compared loss.
+    """Errors of a predictor in energy [eV/atom], forces [eV/Å] and stress [eV/Å³], and the loss that compares models.
 
     Results do not depend on how the structures are divided into batches.
 
-    An `nn.Module` is set to evaluation mode (no dropout), with its own stream of random numbers. With `loss`, the
-    result has the key `objective`, the value of that loss. Other keys are those of `matscale.core.train.metrics`,
-    `n_structures` and `n_atoms`.
+    An `nn.Module` is set to evaluation mode (no dropout), with its own stream of random numbers. If `loss` is given,
+    the value of this loss is added under the key `objective`. The other keys are listed in
+    `matscale.core.train.metrics`, besides `n_structures` and `n_atoms`.
     """
     objective = None
     if loss is not None:
@@ -36,7 +36,7 @@ def evaluate(predictor: Predictor, batches: Iterable[AtomicBatch], loss: LossCon
 
 
 class EvaluationSums:
-    """Sums of an evaluation, which can be added over processes before they are divided."""
+    """Sums of errors and numbers of items in an evaluation, which are added over processes before means are formed."""
 
     def __init__(self, objective: Objective | None) -> None:
         self.objective = objective
@@ -78,7 +78,7 @@ class EvaluationSums:
 
 
 def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objective | None = None) -> EvaluationSums:
-    """Evaluate a predictor like `evaluate`, but return the sums before they are divided by the counts."""
+    """Evaluate a predictor like `evaluate`, but return the sums and counts before means are formed."""
     result = EvaluationSums(objective)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices), _evaluating(predictor):
@@ -90,7 +90,6 @@ def tally(predictor: Predictor, batches: Iterable[AtomicBatch], objective: Objec
 
 @contextmanager
 def _evaluating(predictor: Predictor) -> Iterator[None]:
-    """Context that sets a module to evaluation mode and restores its previous mode."""
     if not isinstance(predictor, nn.Module):
         yield
         return

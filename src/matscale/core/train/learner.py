@@ -1,4 +1,4 @@
-"""Optimizer step (forward, objective, backward, clipping, AdamW, weight average), and its state for checkpoints."""
+"""One optimizer step (forward, objective, backward, clipping, AdamW, weight average), and the state for checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from matscale.core.train.optim import adamw, load_optimizer_tensors, optimizer_t
 
 @dataclass(frozen=True)
 class Gradient:
-    """Result of forward and backward pass on a global batch; the gradient itself is stored in the parameters."""
+    """Result of the forward and backward pass of one step. The gradient itself is stored in the parameters."""
 
     objective: float
     norm: float
@@ -65,9 +65,9 @@ class Learner:
     # A step -----------------------------------------------------------------------------------------------------------
 
     def gradient(self, batches: Sequence[AtomicBatch], counts: Mapping[str, float]) -> Gradient:
-        """Compute the gradient of the objective on a global batch, of which this process has `batches`.
+        """Compute the gradient of the objective on the batches of all processes. This process has the part `batches`.
 
-        `counts` are the numbers of labelled items in the global batch, by term of the objective.
+        `counts` are the numbers of labelled items in the batches of all processes, by term of the objective.
         """
         self.optimizer.zero_grad(set_to_none=True)
         objective, seen = torch.zeros((), dtype=torch.float64, device=self.device), []
@@ -110,7 +110,7 @@ class Learner:
             self.scaler.update()
 
     def predict(self, batch: AtomicBatch) -> Outputs:
-        """Predict in the precision of the run."""
+        """Predict with the floating-point precision of the run."""
         with autocast(self.config.compute, self.device):
             outputs: Outputs = self.potential(batch)
         return outputs
@@ -158,7 +158,7 @@ _NAMED = 8
 
 
 def suspects(outputs: Outputs, batch: AtomicBatch) -> list[int]:
-    """Rows of the dataset with a prediction that is not finite, or a label that is infinite."""
+    """Find structures with a prediction that is not finite or a label that is infinite; returns rows of the dataset."""
     bad = ~torch.isfinite(outputs.energy)
     for label in (batch.energy, batch.stress):
         if label is not None:

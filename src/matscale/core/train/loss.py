@@ -2,7 +2,8 @@
 
     objective = w_E mean_s e(ΔE_s / N_s) + w_F mean_i f(ΔF_i) + w_iso mean_s g(Δσ_iso) + w_aniso mean_s g(Δσ_aniso)
 
-Each term has a weight and a kind, chosen by name from what plugins register. The defaults are those of OMat24
+e, f and g are functions of the residuals Δ, such as a mean absolute error; s numbers structures, i atoms. Each term has
+a weight and a kind, the name of a function that a plugin registers. The defaults are those of OMat24
 (arXiv:2410.12771): 2.5 MAE, 20 L2 norm, 5 MAE, 5 MAE, here of residuals in eV/atom, eV/Å and eV/Å³. The six Voigt
 components of a stress are split into an isotropic part (p, p, p, 0, 0, 0), with p a third of the trace, and the
 anisotropic rest. Means are over the structures or atoms that have the label. Energies are compared in float64.
@@ -39,7 +40,10 @@ class Loss:
 
 
 class Objective(Protocol):
-    """Objective of training, as sums and counts per term, so that uneven batches and processes add up exactly."""
+    """Objective of training, given by a sum and a count for each term.
+
+    Sums and counts of uneven batches, or of several processes, can be added without error.
+    """
 
     @property
     def terms(self) -> Collection[str]:
@@ -49,17 +53,21 @@ class Objective(Protocol):
         """Count the items of each term, before the model is run."""
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Sum of each term over its items (float64 scalars); terms without items are left out."""
+        """Sum each term over its items (float64 scalars); terms without items are left out."""
 
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-        """Total loss of a batch. With the counts of a larger batch, the part of its loss that `sums` contribute."""
+        """Compute the total loss from the sums and counts of a batch.
+
+        With the counts of a larger batch, the result is the part that `sums` contribute to the loss of the larger
+        batch.
+        """
 
     def metrics(self, device: torch.device | str) -> Sums:
-        """Empty sums of the errors that go to metrics.jsonl."""
+        """Make empty sums of the errors that go to metrics.jsonl."""
 
 
 class LabelObjective:
-    """Configured loss on labels, as sums and counts per term, so that uneven batches and processes add up exactly."""
+    """Loss on labels that the configuration describes, given by a sum and a count for each term."""
 
     def __init__(self, config: LossConfig, lookup: Callable[[str], Loss]) -> None:
         """Set up the terms. `lookup` returns a loss function by its name (`Host.loss`) and raises for unknown names."""
@@ -72,7 +80,9 @@ class LabelObjective:
         return {name: masks.count(name) for name in self.terms}
 
     def sums(self, outputs: Outputs, batch: AtomicBatch) -> dict[str, Tensor]:
-        """Unweighted sum of each term over its labelled items (float64 scalars); terms without items are left out.
+        """Sum each term over its labelled items, without its weight (float64 scalars).
+
+        Terms without items are left out.
 
         Raises ConfigError for a term that has labels but is not predicted by the model.
         """
@@ -92,11 +102,12 @@ class LabelObjective:
     def total(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
         """Total loss of a batch, Σ weight · sum / count over the terms.
 
-        If `counts` are those of a larger batch, the part of its loss that `sums` contribute.
+        With the counts of a larger batch, the result is the part that `sums` contribute to the loss of the larger
+        batch.
         """
         parts = [self.config.term(name).weight * value / counts[name] for name, value in sums.items()]
         return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
 
     def metrics(self, device: torch.device | str) -> Metrics:
-        """Empty sums of the errors in physical units and of the compared loss."""
+        """Make empty sums of the errors in physical units and of the loss that compares models."""
         return Metrics(device)

@@ -1,4 +1,4 @@
-"""Metrics: errors in physical units and the compared loss, as exact sums and counts.
+"""Metrics: errors in physical units and the loss that compares models, as exact sums and counts.
 
 A mean over a dataset is (Σ over items) / (number of items) and does not depend on the batches: sums and counts are
 added in float64, over batches and processes, and divided once.
@@ -13,8 +13,9 @@ added in float64, over batches and processes, and divided once.
 | loss_energy, loss_forces, loss_stress_isotropic, loss_stress_anisotropic | | OMat24's weight × the term |
 | loss | | their sum: the loss that is compared, the same for every architecture |
 
-If no structure has a label, its keys are absent and `loss` is the sum of the other terms. A model that does not predict
-one of the labels (a direct model without stress) has no `loss`, because it could not be compared.
+If no structure has a certain label, the keys of this label are absent and `loss` is the sum of the other terms. A model
+that does not predict one of the labels (a direct model without stress) has no `loss`, because its loss could not be
+compared with that of others.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _COMPARED = {
     "stress_isotropic": "stress_isotropic_mae",
     "stress_anisotropic": "stress_anisotropic_mae",
 }
-"""Metric of each term of the compared loss. The weights of the terms are the defaults of `LossConfig`."""
+"""Metric in each term of the loss that compares models. The weights of the terms are the defaults of `LossConfig`."""
 
 
 class Sums(ABC):
@@ -60,7 +61,7 @@ class Sums(ABC):
 
     @abstractmethod
     def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
-        """Add a batch."""
+        """Add the errors of a batch."""
 
     @abstractmethod
     def values(self) -> dict[str, float]:
@@ -84,7 +85,7 @@ class Metrics(Sums):
 
     @torch.no_grad()
     def update(self, outputs: Outputs, batch: AtomicBatch) -> None:
-        """Add a batch. Structures and atoms without a label are left out."""
+        """Add the errors of a batch. Structures and atoms without a label are left out."""
         found = residuals(outputs, batch)
         zero = self.sums.new_zeros(())
         rows: list[tuple[Tensor, int]] = [(zero, 0)] * len(_SUMS)

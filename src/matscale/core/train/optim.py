@@ -44,13 +44,16 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State tensors of the optimizer, by `<parameter>.<moment>`; its settings follow from the configuration."""
+    """State tensors of the optimizer, by keys `<parameter>.<moment>`.
+
+    The settings of the optimizer are not included: the configuration has them.
+    """
     names = {id(p): name for name, p in model.named_parameters()}
     return {f"{names[id(p)]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load the optimizer's state from `optimizer_tensors`. Raises MatscaleError for tensors that fit no parameter."""
+    """Load the result of `optimizer_tensors`. Raises MatscaleError for tensors that fit no parameter."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in tensors.items():

@@ -59,8 +59,8 @@ def configuration(
 ) -> tuple[TrainConfig, Architecture]:
     """Resolve the configuration and its architecture.
 
-    Later sources override earlier ones: the run in the folder `resumed`, `file` (TOML, or its values), `options` (keys
-    as `given` returns them), `assignments` (`a.b=c`). Raises ConfigError for contradictions.
+    Later sources override earlier ones: the run in the folder `resumed`, `file` (a TOML file, or a mapping of its
+    values), `options` (keys as `given` returns them), `assignments` (`a.b=c`). Raises ConfigError for contradictions.
     """
     from matscale.core.config import override, read_toml  # start-up: torch
     from matscale.core.hosting.host import get  # start-up: torch

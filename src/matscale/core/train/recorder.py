@@ -1,4 +1,4 @@
-"""Recorder of a run: the main process writes the run folder with samples, informs observers, shows progress."""
+"""Recorder of a run: writes the run folder and predictions for samples, informs observers, shows progress."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Recorder:
         checkpoint_with: Callable[[dict[str, Any]], checkpoint.Checkpoint],
         kept_for_good: Collection[int],
     ) -> None:
-        """Write a checkpoint; `checkpoint_with` makes it from the record of the run."""
+        """Write a checkpoint, which `checkpoint_with` makes from counts of rows and the entries of run.json."""
         written = self.run.rows_written()
         totals = {**totals, "rows": written}
         made = checkpoint_with({"rows": written, "run": self.run.kept(totals)})
@@ -138,8 +138,8 @@ class Recorder:
     def settle(self, position: TrainingState, kept_for_good: Collection[int]) -> None:
         """Update `last` and `best` for the checkpoint of `position`, and delete the checkpoints that are not kept.
 
-        If the process is killed between writing a checkpoint and this step, the next session does it, even if no step
-        is left to train.
+        If the process is killed after writing a checkpoint and before this is done, the next session does it, even if
+        no step is left to train.
         """
         root = self.run.checkpoint_folder
         wanted = {"last": position.step, **({} if position.best is None else {"best": position.best["step"]})}

@@ -1,4 +1,4 @@
-"""Running training metrics: sums between two rows of metrics.jsonl."""
+"""Training metrics summed over the steps between two rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RunningMetrics:
     def speed(self, peak: float) -> dict[str, float]:
         """Training speed of all devices together: atoms/s, FLOP/s, `mfu` (FLOP/s as a share of `peak`).
 
-        The time includes waiting for data, and `data_wait` is the share of this waiting.
+        The time includes waiting for data; `data_wait` is the share of the time spent waiting.
         """
         seconds = max(self.seconds, 1e-9)
         return {

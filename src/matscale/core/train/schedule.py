@@ -36,14 +36,17 @@ class Budget:
         return max(used / limit for used, limit in pairs if limit is not None)
 
     def warmup(self, share: float) -> float:
-        """Warm-up as a share of the run; a limit in steps rounds it down to whole steps (OMat24's rule)."""
+        """Length of the warm-up as a share of the run.
+
+        If steps are limited, it is rounded down to whole steps (OMat24's rule).
+        """
         if self.steps is None:
             return share
         return int(share * self.steps) / self.steps
 
 
 def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
-    """Last step before the cooldown of `wsd`, from which a run can be extended; empty if unknown.
+    """Last step before the cooldown of a `wsd` schedule, from which a run can be extended; an empty tuple if unknown.
 
     >>> last_stable_step(ScheduleConfig(kind="wsd", decay=0.2), Budget(steps=100))
     (80,)
@@ -54,11 +57,12 @@ def last_stable_step(config: ScheduleConfig, budget: Budget) -> tuple[int, ...]:
 
 
 def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
-    """Learning rate as a share of the highest, at `progress` in [0, 1].
+    """Learning rate at `progress` in [0, 1], as a share of the highest learning rate.
 
-    Linear from `warmup_factor` to 1 over `warmup` (no warm-up if that is 0); then cosine, stable–decay, or constant.
-    The cosine is that of OMat24: 0.01 + 0.99 (1 + cos(π progress)) / 2 with progress from the start of the run, so that
-    it is a little below 1 after the warm-up.
+    The share rises linearly from `warmup_factor` to 1 over `warmup` (no warm-up if `warmup` is 0); then it depends on
+    the kind of schedule: a cosine; constant with a decay at the end (`wsd`); or constant. The cosine is that of OMat24:
+    0.01 + 0.99 (1 + cos(π progress)) / 2 with progress from the start of the run, so that the share is a little below 1
+    after the warm-up.
 
     >>> cosine = ScheduleConfig(kind="cosine", floor=0.01)
     >>> [round(lr_factor(progress, cosine, warmup=0.0), 3) for progress in (0.0, 0.5, 1.0)]
@@ -76,7 +80,10 @@ def lr_factor(progress: float, config: ScheduleConfig, warmup: float) -> float:
 
 
 def _decayed(progress: float, config: ScheduleConfig) -> float:
-    """Decay factor of `wsd`: 1, then decreasing to 0 at the end of the run. 1 − √x: Hägele et al., arXiv:2405.18392."""
+    """Decay factor of `wsd`: 1, then decreasing to 0 at the end of the run.
+
+    The shape 1 − √x is that of Hägele et al., arXiv:2405.18392.
+    """
     if config.decay == 0 or progress <= 1 - config.decay:
         return 1.0
     x = (progress - (1 - config.decay)) / config.decay

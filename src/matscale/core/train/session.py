@@ -45,8 +45,8 @@ def train(
 
     `architecture` is looked up by its name if it is not given. With `resume`, a run in `path` goes on from its last
     sound checkpoint; only the keys in `RESUMABLE` may differ from its configuration. A completed run is returned
-    unchanged. Raises ConfigError if there is a run in `path` and `resume` is not given, StoppedEarly after a request to
-    stop, NonFiniteLossError; see `matscale.core.errors` for other errors.
+    unchanged. Raises ConfigError if `path` holds a run and `resume` is not given, StoppedEarly after a request to stop,
+    and NonFiniteLossError for a loss that is not finite. For other errors see `matscale.core.errors`.
     """
     architecture = architecture or host().architecture(config.architecture.name)
     config = resolved(config, architecture)
@@ -158,7 +158,7 @@ def _fit(trainer: Trainer, stop: StopRequest) -> None:
 
 
 def cost_of_setup(setup: Setup, potential: Potential, device: torch.device) -> Cost:
-    """FLOPs of the batches of a run; all processes count them on the same structures and get the same result."""
+    """Count the FLOPs of batches of a run. All processes use the same structures and get the same result."""
     probes = probes_of_setup(setup, device)
     if setup.pretext is not None:  # a FLOP formula counts the whole model; pre-training runs only a part, and a head
         return cost_of(potential, probes)
@@ -179,7 +179,7 @@ def _peak(device: torch.device, precision: str, world: World) -> Peak:
 def _facts(
     setup: Setup, potential: Potential, cost: Cost, peak: Peak, device: torch.device, world: World
 ) -> dict[str, Any]:
-    """Facts for run.json that are known before the first step."""
+    """Facts about the run that are known before the first step, for run.json."""
     config = setup.config
     distribution, version = _origin(setup.architecture)
     return {

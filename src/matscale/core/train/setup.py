@@ -121,18 +121,18 @@ class Setup:
         return potential.double() if self.dtype == torch.float64 else potential
 
     def _uncompiled(self) -> ConfigError:
-        """Error for an architecture that does not claim to support torch.compile.
+        """Error for an architecture that does not declare that it supports torch.compile.
 
         For forces by derivative, `Learner` refuses to compile.
         """
         return ConfigError(
-            f"compute.compile = true: {self.architecture.name!r} does not claim to compile: torch.compile may compile "
-            "again for each batch, or change the numbers. Leave compute.compile out. If you wrote the architecture and "
-            "have compared the numbers, declare Architecture(..., compiles=True)."
+            f"compute.compile = true: {self.architecture.name!r} does not declare that it supports torch.compile, "
+            "which may compile again for each batch, or change the numbers. Leave compute.compile out. If you wrote "
+            "the architecture and have compared the numbers, declare Architecture(..., compiles=True)."
         )
 
     def _for(self, pretext: Pretext, potential: Potential) -> Potential:
-        """Add the head of a pretext to the potential, with weights from a separate random stream."""
+        """Add the head of a pre-training task to the potential. Its weights are drawn from a separate random stream."""
         example = self.dataset.batch(self.train[:1], self.graph)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix((self.config.seed, _HEAD)))
@@ -176,7 +176,7 @@ class Setup:
         )
 
     def dataset_facts(self) -> dict[str, Any]:
-        """Facts on the dataset, for run.json."""
+        """Facts about the dataset, for run.json."""
         dataset = self.dataset
         return {
             "path": self.config.data.path,
@@ -192,10 +192,10 @@ class Setup:
 
 
 def prepare(config: TrainConfig, architecture: Architecture, progress: Reporter | None = None) -> Setup:
-    """Open the data and measure the facts that the model needs. `config` is resolved.
+    """Open the data and measure the facts that the model needs. `config` must come from `resolved`.
 
-    Raises DataError if a label with a weight in the loss is missing from the whole training or validation part, or if
-    the stress looks like another unit than eV/Å³.
+    Raises DataError if a label that has a weight in the loss is missing in the whole training or validation part, or if
+    the values of the stress suggest another unit than eV/Å³.
     """
     progress = progress or Reporter()
     model_config = architecture.config.parse(config.architecture.config, "architecture.config")

@@ -27,7 +27,7 @@ class TrainingState:
     structures: int = 0
     atoms: int = 0
     edges: int = 0
-    """Structures, atoms and edges seen in training, repetitions included."""
+    """Numbers of structures, atoms and edges seen in training, repetitions included."""
     flops: float = 0.0
     """FLOPs of training, without validation."""
     validation_flops: float = 0.0

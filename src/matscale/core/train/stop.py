@@ -26,7 +26,7 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """Context that catches signals and sets `reason`, which is None until then.
+    """Context that catches signals. `reason` is None at first, then the name of the signal.
 
     The caller checks `asked` at step boundaries. With `waits` False, signals raise `Interrupted` until `begin` is
     called.

@@ -53,7 +53,7 @@ class Trainer:
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def fit(self, stop: StopRequest) -> None:
-        """Train until a limit of the budget is reached.
+        """Train until a limit of the budget is reached, or until `patience` validations bring no better loss.
 
         Raises StoppedEarly or NonFiniteLossError, both after saving.
         """
@@ -78,7 +78,7 @@ class Trainer:
         self._finish()
 
     def _totals(self, group: Group, stop: StopRequest) -> dict[str, float]:
-        """Totals that a step needs before it runs, summed over the processes, so that all processes decide alike."""
+        """Totals of a step that are needed before it runs, summed over processes, so that all of them decide alike."""
         own = {
             "structures": float(sum(s.n_structures for s in group.shapes)),
             "atoms": float(sum(s.n_atoms for s in group.shapes)),
@@ -98,7 +98,7 @@ class Trainer:
         too_dear = limit is not None and p.flops + totals["flops"] > limit
         if too_dear and p.step == 0:
             raise ConfigError(
-                f"budget.max_flops = {limit:g} does not pay for one step, which takes {totals['flops']:g} FLOPs. "
+                f"budget.max_flops = {limit:g} is too small for one step, which takes {totals['flops']:g} FLOPs. "
                 "Raise it, or use smaller batches (--batch) or a smaller model (--params)."
             )
         return too_dear or self.budget.progress(p.step, totals["seconds"], p.flops) >= 1
@@ -142,7 +142,8 @@ class Trainer:
         everyone = [row for _, b in gradient.seen if b.index is not None for row in b.index.tolist()]
         told = (
             f"Step {self.state.step + 1}: the loss is {gradient.objective:g} and the norm of its gradient "
-            f"{gradient.norm:g}; the weights were not updated. {'Not finite' if rows else 'In the batch'}: "
+            f"{gradient.norm:g}; the weights were not updated. Structures "
+            f"{'with values that are not finite' if rows else 'in the batch'}: "
             f"{named(self.setup.dataset, rows or everyone)}."
         )
         allowed = self.config.skip_nonfinite
@@ -214,7 +215,7 @@ class Trainer:
         return is_best
 
     def _errors(self, predictor: Any) -> dict[str, float]:
-        """Errors on all validation structures, over all processes; FLOPs of the predictions are added to the totals."""
+        """Errors on all validation structures, over all processes. Adds the FLOPs of the predictions to the totals."""
         spent = [0.0]
 
         def counted(batch: AtomicBatch) -> Outputs:
@@ -274,7 +275,7 @@ class Trainer:
         self.world.barrier()
 
     def restore(self, saved: Checkpoint) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state of training from a checkpoint."""
         self.learner.restore(saved)
         self.state = TrainingState(**saved.state["position"])
         self.running_metrics.restore(saved.state["interval"], self.world)

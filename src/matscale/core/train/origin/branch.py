@@ -1,9 +1,9 @@
 """Branch: a run that starts from a checkpoint in the middle of another run and follows another schedule.
 
 One long run at a constant learning rate (the trunk) and a cooldown from each of several of its checkpoints (the
-branches) give the losses of as many lengths of training, like separate runs of these lengths (Hägele et al.,
+branches) give the loss for several lengths of training, as separate runs of these lengths would (Hägele et al.,
 arXiv:2405.18392). The FLOPs, structures and seconds of a branch include those of the trunk up to the step from which it
-branches; run.json says how much is shared with the trunk and its other branches.
+branches; run.json records the part that is shared with the trunk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from matscale.core.runs.trained_potential import resolve_step
 from matscale.core.train.setup import Setup
 
 MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_every", "data.path")
-"""Keys in which a branch may differ from its trunk, since steps before the branch do not depend on them.
+"""Keys in which a branch may differ from its trunk, since the steps of the trunk do not depend on them.
 
 `Branch.check` compares the data themselves, by their hash.
 """
@@ -29,21 +29,24 @@ MAY_DIFFER = (*RESUMABLE, "start", "schedule", "budget", "evaluation", "log_ever
 
 @dataclass(frozen=True)
 class Branch:
-    """Trunk, and its checkpoint from which another run branches."""
+    """Branch of a run: the trunk, and the checkpoint of the trunk from which the branch starts."""
 
     trunk: Run
     saved: checkpoint.Checkpoint
 
     @classmethod
     def of(cls, config: TrainConfig) -> Branch | None:
-        """Find the trunk of a branch; None for other runs. Raises ConfigError if the two have different settings."""
+        """Find the trunk of the run that `config` describes; None if the run is not a branch.
+
+        Raises ConfigError if trunk and branch differ in a key other than `MAY_DIFFER`.
+        """
         if config.start.run is None or not config.start.branch:
             return None
         trunk = Run.open(config.start.run)
         changed = differences(trunk.config.plain(), config.plain())
         fixed = [k for k in changed if not any(k == m or k.startswith(m + ".") for m in MAY_DIFFER)]
         if fixed:
-            listed = "; ".join(f"{k} is {changed[k][0]!r} there, {changed[k][1]!r} here" for k in fixed)
+            listed = "; ".join(f"{k} is {changed[k][0]!r} in the trunk, {changed[k][1]!r} in the branch" for k in fixed)
             raise ConfigError(
                 f"{trunk.path}: a branch of this run must have the same configuration ({listed}). Only these keys may "
                 f"differ: {', '.join(MAY_DIFFER)}. To start from the weights alone, leave out start.branch."
@@ -64,7 +67,7 @@ class Branch:
             )
 
     def facts(self) -> dict[str, Any]:
-        """Facts on the trunk, for run.json."""
+        """Facts about the trunk, for run.json."""
         position, before = self.saved.state["position"], self.trunk.info.get("start") or {}
         spent = {"flops": before["flops"]} if "flops" in before else {}
         return {
@@ -75,6 +78,6 @@ class Branch:
 
 
 def _forgetful(saved: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
-    """Remove the validations of the trunk from a checkpoint: the branch does not have the checkpoints they refer to."""
+    """Remove the trunk's validations from a checkpoint: the branch lacks the checkpoints of these validations."""
     position = {**saved.state["position"], "best": None, "validated": None, "since_best": 0}
     return replace(saved, state={**saved.state, "position": position})

@@ -1,6 +1,6 @@
-"""Extend a run with a larger budget.
+"""Extension of a run to a larger budget.
 
-If its schedule permits, the result equals that of a run with this budget from the start.
+If the schedule permits it, the result equals that of a run that had the larger budget from its start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matscale.core.train.schedule import Budget
 
 
 def continues(kept: Kept, config: TrainConfig) -> bool:
-    """Whether all steps up to a checkpoint would be the same with the budget of `config`."""
+    """Whether all steps up to the checkpoint `kept` would be the same with the budget of `config`."""
     was = kept.config
     if _limits(was) == _limits(config):
         return True
@@ -40,7 +40,7 @@ def _limits(config: TrainConfig) -> dict[str, Any]:
 
 
 def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Budget:
-    """Budget in steps; epochs are converted by the steps per epoch that the run counted."""
+    """Budget of `config` in steps. Epochs are converted with the number of steps per epoch that the run counted."""
     epochs, counted = config.budget.epochs, state.get("steps_of_epochs")
     if epochs is None:
         steps = None
@@ -52,7 +52,10 @@ def _budget(config: TrainConfig, was: TrainConfig, state: dict[str, Any]) -> Bud
 
 
 def check(run: Run, config: TrainConfig) -> None:
-    """Check that the run can go on from a checkpoint with this budget. Raises ConfigError with advice if it cannot."""
+    """Check that the run can go on from a checkpoint with the budget of `config`.
+
+    Raises ConfigError with advice if it cannot.
+    """
     stories = [kept for step in run.checkpoints() if (kept := _kept(run.checkpoint_folder, step)) is not None]
     if stories and not any(continues(kept, config) for kept in stories):
         raise refusal(run, stories[-1].config)

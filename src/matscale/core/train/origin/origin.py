@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def checkpoint(self) -> checkpoint.Checkpoint | None:
-        """Checkpoint, of the run or of its trunk, from which training goes on; None for a run that starts at step 0."""
+        """Checkpoint from which training goes on, of the run itself or of its trunk; None for a start at step 0."""
         return self.saved or (self.branch.saved if self.branch else None)
 
     @property
@@ -45,7 +45,7 @@ class Origin:
         return rows
 
     def continued(self, setup: Setup) -> Setup:
-        """Replace references, scales and facts on data of `setup` by those of the source: see `Source.continued`."""
+        """Replace the references, scales and dataset facts of `setup` by those of the source (`Source.continued`)."""
         return self.source.continued(setup) if self.source else setup
 
     def potential(self, setup: Setup, say: Say) -> Potential:
@@ -53,14 +53,17 @@ class Origin:
         return self.source.begin(setup, say) if self.source else setup.potential()
 
     def resumed(self, say: Say) -> Origin:
-        """Origin with the newest sound checkpoint from which the run can go on with its budget."""
+        """Find the newest sound checkpoint from which the run can go on; return an origin with this checkpoint."""
         saved = latest(self.run, say)
         if not saved and self.run.checkpoints():
             say(f"{self.run.path}: all its checkpoints are damaged. The run starts again from its beginning.")
         return replace(self, saved=saved)
 
     def settled(self, setup: Setup, potential: Potential, device: torch.device, world: World, say: Say) -> Setup:
-        """Prepare `setup` and `potential` for the first step: factors that the model measures, corrected references."""
+        """Prepare `setup` and `potential` for the first step, and return the setup.
+
+        A new run measures the factors that the model needs. A run with a source corrects its element references.
+        """
         if not self.checkpoint:
             prepare_model(potential, setup, device)
         if self.source and self.saved:
@@ -75,7 +78,7 @@ class Origin:
             self.branch.check(setup)
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """Facts on the run from which this one starts, for run.json."""
+        """Facts about the run from which this one starts, for run.json."""
         if self.branch:
             return self.branch.facts()
         return {"start": self.source.facts(potential)} if self.source else {}

@@ -1,4 +1,4 @@
-"""Resume a run: what may have changed since it began, and the checkpoint from which it goes on."""
+"""Resume a run: check which settings have changed since it began, and find the checkpoint from which it goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 def reopened(path: str | Path, config: TrainConfig) -> Run:
-    """Reopen the run in `path` to go on with `config`. Raises ConfigError if that would change its numbers."""
+    """Reopen the run in `path` to go on with `config`. Raises ConfigError if `config` would change the results."""
     run = Run.open(path)
     kept = Kept.latest(run.checkpoint_folder)
     changed = differences(run.config.plain(), config.plain())
@@ -29,7 +29,7 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
     if kept is None and run.checkpoints():  # made by an older matscale: the progress of its schedule is not known
         fixed |= {k: v for k, v in changed.items() if not _is_in(k, RESUMABLE)}
     if fixed:
-        listed = "; ".join(f"{key} is {was!r}, given {now!r}" for key, (was, now) in fixed.items())
+        listed = "; ".join(f"{key} is {was!r}, but {now!r} is given" for key, (was, now) in fixed.items())
         raise ConfigError(
             f"{path}: a run keeps its configuration when it is resumed ({listed}). Leave these options out (or undo "
             f"the edit of {CONFIG}), or start another run with -o. These may change: {', '.join(RESUMABLE)}; the path "
@@ -46,7 +46,7 @@ def reopened(path: str | Path, config: TrainConfig) -> Run:
 
 
 def _same(key: str, paths: tuple[Any, Any]) -> bool:
-    """Whether two paths of a run to start from are the same folder."""
+    """Whether `key` is `start.run` and its two values are paths of one folder."""
     return key == "start.run" and None not in paths and Path(paths[0]).resolve() == Path(paths[1]).resolve()
 
 

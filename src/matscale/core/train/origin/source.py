@@ -1,10 +1,10 @@
 """Fine-tuning: a run that starts from the model of another run.
 
 At step 0 the new run predicts the same as the other run: it takes over weights, scales, element references, and the
-facts on data with which the model was built. If the new data come from another functional, which shifts the energy of
-every atom, the references are corrected: see `Source.corrected`. From a pre-trained run only the weights are used,
-without the head of its task; its scales belong to another quantity. Elements that the other run has not seen are
-allowed with `partial` only; their references are fitted to the new data.
+facts about the data with which the model was built. If the new data come from another functional, which shifts the
+energy of every atom, the references are corrected: see `Source.corrected`. From a pre-trained run only the weights are
+used, without the head of the pre-training task; the scales belong to another quantity. Elements that the other run has
+not seen are allowed with `partial` only; their references are fitted to the new data.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Source:
         return self.run.config.pretrain is not None
 
     def continued(self, setup: Setup) -> Setup:
-        """Replace references, scales and facts on data of `setup` by those of the other run.
+        """Replace the references, scales and dataset facts of `setup` by those of the other run.
 
         If the other run was pre-trained, only the facts are replaced. The elements stay those of the new data. Without
         `partial`, raises ConfigError for elements that the other run has not seen.
@@ -82,8 +82,8 @@ class Source:
         if new and not self.partial:
             names = ", ".join(chemical_symbols[z] for z in new)
             raise ConfigError(
-                f"{self.run.path}: was not trained on {names}, which the new data contain. With --partial it learns "
-                "them from the new data alone."
+                f"{self.run.path}: was not trained on {names}, which the new data contain. With --partial, "
+                "the model learns these elements from the new data alone."
             )
         info = replace(DatasetInfo.parse(self.run.info["dataset_info"]), elements=setup.info.elements)
         if self.is_pretrained:
@@ -108,12 +108,13 @@ class Source:
         unlike = differing(own, given)
         if unlike and not self.partial:
             raise ConfigError(
-                f"{self.run.path}: its model differs: {_listed(unlike)}. Leave out --arch, --size, --params and "
-                "architecture.config to use its configuration, or pass --partial to use only the weights that fit."
+                f"{self.run.path}: its model differs from the new one: {_listed(unlike)}. Leave out --arch, --size, "
+                "--params and architecture.config to use its configuration, or pass --partial to use only the weights "
+                "that fit."
             )
         potential.model.load_state_dict({**own, **{name: given[name] for name in own if name not in unlike}})
         if unlike:
-            say(f"Not taken from {self.run.path}: {_listed(unlike)}.")
+            say(f"Weights not taken from {self.run.path}: {_listed(unlike)}.")
         return potential
 
     def corrected(
@@ -122,9 +123,9 @@ class Source:
         """Correct the element references of `setup` and `potential` for the new data, and report the errors of step 0.
 
         The correction is a shift per element, as between two functionals, fitted to the energy errors of the potential
-        on up to `SAMPLE` training structures. It is made if `start.references` is `refit`. By default it is made if it
-        reduces the errors on held-out structures by more than `WORSE` and `NOTABLE`, and if references fitted to the
-        new data are better than those of the other run by as much.
+        on up to `SAMPLE` training structures. It is made if `start.references` is `refit`. By default it is made under
+        two conditions: it reduces the errors on held-out structures, and references fitted to the new data have smaller
+        errors than those of the other run. Both gains must exceed the ratio `WORSE` and the difference `NOTABLE`.
         """
         choice = setup.config.start.references
         if self.is_pretrained or not setup.dataset.has("energy")[setup.train].any():
@@ -147,29 +148,29 @@ class Source:
             potential.references.copy_(torch.from_numpy(fitted.values))
             corrected = _errors(potential, setup, device, world)
             say(
-                f"Element references: those of {self.run.path} were corrected, because its predictions are wrong by "
-                f"{before:.3g} eV/atom (rms) on the training part, and by {after:.3g} with the correction. "
-                "To keep them: --references keep"
+                f"The element references of {self.run.path} were corrected: its predictions on the training part are "
+                f"off by {before:.3g} eV/atom (rms) without the correction, and by {after:.3g} with it. "
+                "To keep the references: --references keep"
             )
             say(f"Step 0, before the correction: {errors}; after: {corrected}")
         else:
             if clear:
                 say(
-                    f"Warning: with the element references of {self.run.path} predictions are off by {before:.3g} "
-                    f"eV/atom (rms) on the training part; corrected ones would leave {after:.3g}. To correct them: "
-                    "--references refit"
+                    f"Warning: with the element references of {self.run.path}, predictions on the training part are "
+                    f"off by {before:.3g} eV/atom (rms); with corrected references, they would be off by {after:.3g}. "
+                    "To correct the references: --references refit"
                 )
             say(f"Step 0, with the element references of {self.run.path}: {errors}")
         return setup
 
     def resumed(self, setup: Setup, references: Tensor) -> Setup:
-        """Use the references of a checkpoint of the new run, which were corrected or kept at its start."""
+        """Take the element references from a checkpoint of the new run, which corrected or kept them at its start."""
         if self.is_pretrained:
             return setup
         return replace(setup, references=with_values(references.numpy(), setup.dataset, setup.train))
 
     def facts(self, potential: Potential) -> dict[str, Any]:
-        """Facts on the run from which this one starts, for run.json."""
+        """Facts about the run from which this one starts, for run.json."""
         unlike = differing(potential.model.state_dict(), self.potential.model.state_dict())
         info = self.run.info
         earlier = (info.get("start") or {}).get("flops", 0.0)
@@ -180,7 +181,6 @@ class Source:
 
 
 def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float64]:
-    """Predicted energies [len(rows)] eV."""
     potential.eval()
     found = []
     for start in range(0, len(rows), setup.config.evaluation.structures):
@@ -193,7 +193,7 @@ def _energies(potential: Potential, setup: Setup, rows: NDArray[np.int64], devic
 
 
 def _errors(potential: Potential, setup: Setup, device: torch.device, world: World) -> str:
-    """Errors on the validation part over all processes, as a sentence."""
+    """Errors on the validation part over all processes, as text."""
     batches = (batch.to(device) for batch in setup.validation_loader(world).epoch(0))
     values = tally(potential, batches).over(world, device).values()
     shown = [
@@ -203,7 +203,7 @@ def _errors(potential: Potential, setup: Setup, device: torch.device, world: Wor
 
 
 def differing(own: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, str]:
-    """Find weights that only one of two models has, or whose shapes differ: the reason for each, by its name."""
+    """Find weights that only one of two models has, or whose shapes differ. Returns the difference by name."""
     unlike = {name: "only in the other run" for name in given if name not in own}
     for name, value in own.items():
         if name not in given:

@@ -20,5 +20,5 @@ __all__ = ["PRETEXTS", "Pretext", "pretext_of"]
 
 
 def pretext_of(config: PretrainConfig | None, dataset: PackedDataset, rows: NDArray[np.int64]) -> Pretext | None:
-    """Pretext of a run that trains on these rows of the dataset; None if it trains on labels."""
+    """Pre-training task of a run that trains on the `rows` of the dataset; None if the run trains on labels."""
     return None if config is None else PRETEXTS[config.task].of(config, dataset, rows)

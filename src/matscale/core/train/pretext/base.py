@@ -1,10 +1,10 @@
 """Pretext: a task for pre-training without labels, with its own head, loss, errors, and changes to batches.
 
-Metrics compare its errors with those of a trivial guess.
+Metrics compare the errors of the task with the errors of a trivial guess.
 
 Every pretext compares predicted with true values, in Å, of its items (atoms or pairs of atoms). Its objective is the
 mean squared error divided by the squared spread of the true values: the trivial guess reaches 1, so that a value below
-1 shows learning. A pretext is an `Objective`, as the loss on labels is, and the trainer treats both alike.
+1 shows learning. A pretext and the loss on labels are both an `Objective`, and the trainer treats them alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from matscale.core.train.metrics import Sums
 
 
 class Pretext(ABC):
-    """An `Objective` that needs no labels."""
+    """Pre-training task: an `Objective` that needs no labels."""
 
     term: ClassVar[str]
     """Name of the predicted quantity: `noise`, `distance`."""
@@ -48,19 +48,19 @@ class Pretext(ABC):
 
     @abstractmethod
     def around(self, potential: Potential, architecture: str, example: AtomicBatch) -> Potential:
-        """Add a head to the potential; `compared` reads its outputs.
+        """Wrap a potential for the task, with a head if the task needs one; `compared` reads the outputs.
 
-        Names of added parameters begin with `pretext.`; `--from` leaves them out. Raises ConfigError for a model that
-        cannot learn this task.
+        The names of added parameters begin with `pretext.`, and `--from` leaves these parameters out. Raises
+        ConfigError for a model that cannot learn this task.
         """
 
     @abstractmethod
     def compared(self, outputs: Outputs, batch: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """Predicted and true values [Å], each [n_items, n_components]."""
+        """Predicted and true values [Å] of the items, each [n_items, n_components]."""
 
     @abstractmethod
     def n_items(self, batch: AtomicBatch) -> int:
-        """Number of items in a batch, known before the model is run."""
+        """Number of items (atoms or pairs of atoms) in a batch, known before the model is run."""
 
     @property
     def scales(self) -> Scales:
@@ -91,7 +91,10 @@ class Pretext(ABC):
 
 
 class Errors(Sums):
-    """Running sums of `<term>_mae`, `<term>_rmse` and `<term>_rmse_of_<guess>` [Å], means over components."""
+    """Running sums for the metrics `<term>_mae`, `<term>_rmse` and `<term>_rmse_of_<guess>` [Å].
+
+    All three are means over components; the last is the error of the trivial guess.
+    """
 
     def __init__(self, pretext: Pretext, device: torch.device | str) -> None:
         super().__init__(4, device)

@@ -63,7 +63,7 @@ class Denoise(Pretext):
 
     @staticmethod
     def _displaced(batch: AtomicBatch) -> Tensor:
-        """Whether each atom is displaced [n_atoms]; a single atom is not, since its noise equals the mean."""
+        """Whether each atom [n_atoms] is displaced; the only atom of a structure is not (its noise equals the mean)."""
         return (batch.atoms_per_structure > 1)[batch.batch]
 
 

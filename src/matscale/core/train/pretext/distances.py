@@ -2,9 +2,10 @@
 
     h_i = P embed(batch)_i,     d_ij = mean + spread · MLP((h_i + h_j) ⊕ (h_i − h_j)²)
 
-The model needs a method `embed(batch)` that returns features of atoms before the output heads, [n_atoms, width]. Each
-atom is paired with `partners` others of its structure, evenly spread in the order of the atoms; in a small structure
-these are all others, some more than once. The head is only used in pre-training.
+P is a linear layer, and ⊕ concatenates. The model needs a method `embed(batch)` that returns features of atoms before
+the output heads, [n_atoms, width]. Each atom is paired with `partners` others of its structure, evenly spread in the
+order of the atoms; in a small structure these are all others, some more than once. The head is only used in
+pre-training.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def embeddings(potential: Potential, batch: AtomicBatch) -> Tensor:
 
 
 def _embedding() -> list[str]:
-    """Names of architectures whose models have embeddings, except those that need data to be built."""
+    """Names of architectures whose models have embeddings, except models that need data to be built."""
     from matscale.core.hosting.host import host  # start-up: plugins
     from matscale.core.model.architecture import DatasetInfo  # start-up: torch
 

@@ -4,8 +4,8 @@ Only the inputs of a block are stored; the backward pass runs the block again, w
 stay equal bit for bit. A model lists the modules for which this is possible in a method `recomputable()`: successive
 blocks, not nested.
 
-FLOPs of the second run do not count: they are counted in the reference form (`matscale.core.model.reference_path`),
-in which a model runs everything once.
+The FLOPs of the second run are not counted, because FLOPs are counted in the reference form
+(`matscale.core.model.reference_path`), in which a model runs everything once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matscale.core.model.reference_path import is_reference_path_wanted
 
 
 def checkpoint_activations(model: nn.Module, name: str) -> None:
-    """Make the `recomputable()` modules of `model` store only their inputs; the names of weights stay.
+    """Make the `recomputable()` modules of `model` store only their inputs; the names of weights do not change.
 
     Raises ConfigError, with the architecture's `name`, if the model lists none.
     """
@@ -38,7 +38,7 @@ def checkpoint_activations(model: nn.Module, name: str) -> None:
 
 
 def checkpoint_like(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function(*arguments)` in place of `module`, with the same recomputation in the backward pass, if any."""
+    """Call `function` in place of `module`. The backward pass recomputes `function` if it would recompute `module`."""
     forward = module.forward
     return forward.run(function, *arguments) if isinstance(forward, _Checkpointed) else function(*arguments)
 

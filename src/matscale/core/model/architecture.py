@@ -37,7 +37,7 @@ class ArchitectureConfig(Config):
 class DatasetInfo:
     """Facts about the data that a model may use when it is built.
 
-    The run record stores them, so that the same model can be built again.
+    The run record stores these facts, so that the same model can be built again.
     """
 
     elements: tuple[int, ...] = tuple(range(1, 119))
@@ -69,7 +69,7 @@ class Architecture:
     name: str
     """Name on the command line: `--arch schnet`."""
     summary: str
-    """One line."""
+    """Description in one line."""
     reference: str
     """DOI or arXiv id of the paper."""
     config: type[ArchitectureConfig]
@@ -80,7 +80,7 @@ class Architecture:
     (`Architecture.model`).
     """
     ladder: Callable[[int], Any]
-    """Function (n_params) that returns the config of the closest model size, varying one documented hyperparameter."""
+    """Function (n_params) that returns the config with the nearest number of parameters. Only `dial` varies."""
     dial: str
     """Hyperparameter that the ladder varies, in a few words: "hidden channels (filters alike), 3 interactions"."""
     claims: frozenset[str] = frozenset()
@@ -156,7 +156,7 @@ class Architecture:
         return self.forces == "gradient"
 
     def size(self, name: str) -> ArchitectureConfig:
-        """Published configuration called `name`. Raises ConfigError with the nearest name."""
+        """Published configuration called `name`. Raises ConfigError that suggests the nearest name."""
         if name not in self.sizes:
             raise ConfigError(f"{self.name} has no size {name!r}. {did_you_mean(name, self.sizes)}")
         return self.sizes[name]
@@ -200,9 +200,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def graded(dial: int) -> int:
-    """Width of a layer at step `dial` = 1, 2, 3, ... of a ladder: steps of 1 up to 128, of 2 up to 256, of 4 up to 512.
+    """Width of a layer at step `dial` = 1, 2, 3, ... of a ladder of model sizes.
 
-    And so on: the steps double each time the width does.
+    From one step to the next, the width grows by 1 up to 128, by 2 up to 256, by 4 up to 512, and so on.
 
     From 64 on, successive widths differ by at most 1/64, and wide layers get widths that are efficient on GPUs.
 

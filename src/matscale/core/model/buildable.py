@@ -78,14 +78,18 @@ _FILLS = frozenset(
 def without_weights(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a model on torch's device `meta`: nothing is allocated and no weight is drawn.
 
-    Raises ConfigError for too many parts, and NotImplementedError or RuntimeError for a model that reads values.
+    Raises ConfigError for too many parts, and NotImplementedError or RuntimeError for a model that reads values of
+    tensors when it is built.
     """
     with torch.device("meta"), _WithoutValues(), buildable(name):
         return build()
 
 
 def check_parts(name: str, values: Any, build: Callable[[], nn.Module]) -> None:
-    """Raises ConfigError, before any weight is drawn, if a model has too many parts; `values` is its plain config."""
+    """Raise ConfigError if a model has too many parts, before any weight is drawn.
+
+    `values` is the config of the model as plain values.
+    """
     if not _has_large(values):
         return
     try:

@@ -42,7 +42,7 @@ def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
     """Deform positions and cell by a small strain, differentiably.
 
     `strain` [n_structures, 3, 3] is dimensionless; only its symmetric part acts. Raises ValueError, with both shapes,
-    if it has another shape.
+    if `strain` has another shape.
     """
     if strain.shape != batch.cell.shape:
         raise ValueError(f"strain has shape {tuple(strain.shape)}, the batch needs {tuple(batch.cell.shape)}.")
@@ -52,7 +52,7 @@ def strained(batch: AtomicBatch, strain: Tensor) -> AtomicBatch:
 
 
 def where_defined(stress: Tensor, batch: AtomicBatch) -> Tensor:
-    """Set `stress` [n_structures, 3, 3] to NaN for structures without a volume, which have none."""
+    """Set `stress` [n_structures, 3, 3] to NaN for structures without a volume, whose stress is undefined."""
     return torch.where(batch.has_volume()[:, None, None], stress, torch.nan)
 
 

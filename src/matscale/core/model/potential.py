@@ -29,7 +29,7 @@ from matscale.core.model.outputs import Outputs, model_outputs, where_defined, w
 
 @dataclass(frozen=True)
 class Scales:
-    """Scales that convert a model's outputs to physical units. Gradient models use only the energy scale."""
+    """Scales that convert a model's outputs to physical units. Models with derived forces use only the energy scale."""
 
     energy: float = 1.0
     """eV"""
@@ -62,8 +62,8 @@ class Potential(nn.Module):
         """Set up the potential of `model`.
 
         `derive`: whether forces and stress are derived from the energy. `elements`: atomic numbers in the training
-        data. `references` [119]: eV per atom, by atomic number; 0 for elements without one. `graph`: neighbour rule of
-        its batches; default: no edges. `isolated`: whether training included structures without edges.
+        data. `references` [119]: eV per atom, by atomic number; 0 for elements without one. `graph`: neighbour rule for
+        batches; default: no edges. `isolated`: whether training included structures without edges.
         """
         super().__init__()
         self.model = model
@@ -132,7 +132,7 @@ class Potential(nn.Module):
             check_batch(batch, self.graph, name)
 
     def check_elements(self, batch: AtomicBatch) -> None:
-        """Raises DataError that names the elements which were not in the training data."""
+        """Raises DataError for elements that were not in the training data, with their names."""
         unseen = batch.atomic_numbers[~self.known[batch.atomic_numbers]].unique().tolist()
         if unseen:
             from ase.data import chemical_symbols

@@ -1,9 +1,9 @@
 """Choice between the reference form and the fast form of a model's computation.
 
 Beside the reference form, a model may have a faster one: a fused kernel, a hand-written backward pass that recomputes
-values, checkpointed activations. FLOPs are counted in the reference form, so that neither recomputation nor an opaque
-kernel changes the compute axis. Within `reference_path()`, models use the reference form. They also use it under a
-torch dispatch mode, such as the FLOP counter of another library, which needs single operations.
+values, checkpointed activations. FLOPs are counted in the reference form, so that recomputation and kernels without a
+FLOP formula do not change the counts. Within `reference_path()`, models use the reference form. They also use it under
+a torch dispatch mode, such as the FLOP counter of another library, which needs single operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def reference_path() -> AbstractContextManager[None]:
 def is_counted() -> bool:
     """Whether FLOPs are counted (within `reference_path()`).
 
-    A model may then omit work that it repeats for precision.
+    While FLOPs are counted, a model may omit work that it repeats only for precision.
     """
     return _REFERENCE.get()
 

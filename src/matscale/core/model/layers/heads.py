@@ -23,8 +23,9 @@ _FULL_FROM_SIX = [0, 5, 4, 5, 1, 3, 4, 3, 2]
 
 
 def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """Sum over the atoms of each structure, [n_atoms, ...] -> [n_structures, ...], in float64 for accuracy in large
-    cells.
+    """Sum over the atoms of each structure, from [n_atoms, ...] to [n_structures, ...].
+
+    The sum is in float64, so that it is accurate in large cells.
 
     >>> import matscale
     >>> from ase.build import bulk
@@ -37,7 +38,7 @@ def sum_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
 
 
 def mean_by_structure(x: Tensor, batch: AtomicBatch) -> Tensor:
-    """Mean over the atoms of each structure, [n_atoms, ...] -> [n_structures, ...], summed in float64."""
+    """Mean over the atoms of each structure, from [n_atoms, ...] to [n_structures, ...], summed in float64."""
     atoms = batch.atoms_per_structure.reshape(-1, *(1,) * (x.dim() - 1))
     return (sum_by_structure(x, batch) / atoms).to(x.dtype)
 

@@ -28,7 +28,7 @@ def is_plain_wanted() -> bool:
 
 
 class Rows:
-    """Linear map [n_in, C] -> [n_out, C]: entry e adds row `taken`[e] of the input to row `out`[e] of the output."""
+    """Linear map from [n_in, C] to [n_out, C]: entry e adds input row `taken`[e] to output row `out`[e]."""
 
     def __init__(self, out: Tensor, taken: Tensor, n_out: int, n_in: int) -> None:
         self.out, self.taken, self.n_out, self.n_in = out, taken, n_out, n_in

@@ -32,7 +32,7 @@ class Padding:
         return cls(rank, batch.batch * max_atoms + rank, mask)
 
     def dense(self, x: Tensor) -> Tensor:
-        """Pad [n_atoms, ...] -> [n_structures, max_atoms, ...] with zeros."""
+        """Pad `x` [n_atoms, ...] with zeros; returns [n_structures, max_atoms, ...]."""
         out = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self.slot, x)
         return torch.unflatten(out, 0, tuple(self.mask.shape))
 

@@ -22,7 +22,7 @@ from matscale.core.model.layers.linear_rows import is_plain_wanted
 
 
 class GaussianBasis(nn.Module):
-    """Basis of `n_radial` Gaussians of a distance, evenly spaced from 0 to the cutoff, with a width of their spacing.
+    """Basis of Gaussians of a distance, evenly spaced from 0 to the cutoff; by default they are as wide as the spacing.
 
     >>> [round(x, 3) for x in GaussianBasis(cutoff=4.0, n_radial=5)(torch.tensor(1.0)).tolist()]
     [0.607, 1.0, 0.607, 0.135, 0.011]
@@ -42,14 +42,14 @@ class GaussianBasis(nn.Module):
         self.register_buffer("centers", torch.arange(n_radial, dtype=torch.float64) * spacing, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Evaluate the basis: [n_edges, ...] Å -> [n_edges, ..., n_radial]."""
+        """Evaluate the basis at distances [n_edges, ...] Å; returns [n_edges, ..., n_radial]."""
         # Most Gaussians underflow, which makes torch's exp on CPUs ten times slower, but not exp2.
         exponent = self.coefficient / math.log(2.0)
         return torch.exp2(exponent * (distance[..., None] - self.centers.to(distance.dtype)).square())
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """Cosine envelope: 1 at distance 0, 0 with zero slope at the cutoff and beyond. Any shape, Å.
+    """Cosine envelope: 1 at distance 0, 0 with zero slope at the cutoff and beyond. Distances [Å] of any shape.
 
     >>> [round(x, 3) for x in cosine_cutoff(torch.tensor([0.0, 2.5, 5.0, 6.0]), 5.0).tolist()]
     [1.0, 0.5, 0.0, 0.0]
@@ -59,7 +59,9 @@ def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
 
 
 def polynomial_cutoff(distance: Tensor, cutoff: float, power: int = 5) -> Tensor:
-    """Polynomial envelope: 1 at distance 0, 0 with zero slope and curvature at the cutoff and beyond. Any shape, Å.
+    """Polynomial envelope: 1 at distance 0, 0 with zero slope and curvature at the cutoff and beyond.
+
+    The distances [Å] may have any shape.
 
     >>> [round(x, 3) for x in polynomial_cutoff(torch.tensor([0.0, 2.5, 5.0, 6.0]), 5.0).tolist()]
     [1.0, 0.773, 0.0, 0.0]
@@ -86,8 +88,9 @@ class ShiftedSoftplus(nn.Module):
 
 
 class _ShiftedSoftplus(Function):
-    """Shifted softplus with an explicit derivative, a sigmoid: its second derivative takes two operations instead of
-    seven.
+    """Shifted softplus with an explicit derivative.
+
+    The derivative is a sigmoid, so that the second derivative takes two operations instead of seven.
     """
 
     @staticmethod

@@ -113,7 +113,7 @@ def _parts(outputs: Outputs, batch: AtomicBatch) -> list[Outputs]:
 
 @register("padded-equals-ragged")
 def padded_equals_ragged(subject: Subject) -> None:
-    """A large structure in the batch, to whose size others may be padded, changes nothing for the others."""
+    """A large structure in a batch, to whose size others may be padded, does not change the predictions for others."""
     large = supercell(crystal(), (2, 2, 2))
     batch = subject.batch(metal(), large, crystal(2))
     for k, found in enumerate(_parts(subject.evaluate(batch), batch)):
@@ -196,7 +196,7 @@ def gradients_reach_all(subject: Subject) -> None:
     trainable = {name: p for name, p in potential.named_parameters() if p.requires_grad}
     largest = {}
     for name, parameter in trainable.items():
-        require(parameter.grad is not None, f"{name} takes no part in the loss.")
+        require(parameter.grad is not None, f"{name} has no gradient: the loss does not depend on it.")
         assert parameter.grad is not None
         require(parameter.grad.isfinite().all(), f"the gradient of {name} is not finite.")
         largest[name] = parameter.grad.abs().max().item()
@@ -249,7 +249,8 @@ def state_round_trip(subject: Subject) -> None:
         if a is not None:
             require(torch.equal(a, b), f"{name}: two evaluations of one batch differ.")
             require(
-                torch.equal(a, c), f"{name} differs after a round trip: something it depends on is not in the state."
+                torch.equal(a, c),
+                f"{name} differs after a round trip: a value on which it depends is not in the state.",
             )
 
 

@@ -21,9 +21,9 @@ class Check:
 
     name: str
     promise: str
-    """Property of the architecture that the check proves."""
+    """Property of the architecture that the check tests."""
     run: Callable[[Subject], None]
-    """Function that runs the check. Raises ContractError with its finding."""
+    """Function that runs the check. Raises ContractError if the architecture fails it."""
     skip: Condition
 
 
@@ -34,7 +34,7 @@ class CheckResult:
     name: str
     status: Literal["passed", "failed", "skipped"]
     detail: str
-    """Finding of a failed check, or the reason why a check was skipped."""
+    """Error message of a failed check, or the reason why a check was skipped."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def checks(
     """List the checks that apply to an architecture, for `pytest.mark.parametrize("check", checks(...), ids=str)`.
 
     `config` is the config under test; by default, that of the ladder with about 10,000 parameters. `tolerance` is the
-    largest relative error of a symmetry in float64; larger for models with approximate symmetries (grids on a sphere).
+    largest relative error of a symmetry in float64. Models with approximate symmetries (such as grids on a sphere) need
+    a larger one.
     """
     subject = Subject(architecture, config or architecture.ladder(10_000), tolerance)
     return [BoundCheck(check, subject) for check in _CHECKS if check.skip(subject) is None]

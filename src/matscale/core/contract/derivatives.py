@@ -66,7 +66,9 @@ def _deformed(batch: AtomicBatch, h: float, a: int, b: int) -> AtomicBatch:
 
 
 def _slopes(subject: Subject, members: list[AtomicBatch]) -> Tensor:
-    """Slopes dE/dh at h = 0 [n], from `members`: the structures at the points of `STENCIL`, slope after slope.
+    """Slopes dE/dh [n_slopes] at h = 0.
+
+    `members` are displaced structures: for each slope in turn, one for each displacement in `STENCIL`.
 
     All energies are predicted in one forward pass.
     """

@@ -2,9 +2,9 @@
 
 Frames that depend on the directions of edges cannot be continuous on the whole sphere. A model that is equivariant up
 to the error of a grid jumps by that error where the choice of frame changes. To find jumps, a molecule is rotated so
-that one of its edges passes the axes. Where the energy, or directly predicted forces, bend most, the step is halved
-until only a jump remains. All weights are three times as large as in other checks, since such errors grow with them by
-orders of magnitude.
+that one of its edges passes the axes. Where the energy, or directly predicted forces, change least smoothly, the step
+is halved until only a jump remains. All weights are three times as large as in other checks, since the errors of grids
+grow with the weights by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from matscale.core.model.potential import Potential
 FACTOR = 3.0
 """Factor on all weights for this check; 1 is used if energy or forces would not be finite."""
 STEPS, LOOKED_INTO, HALVINGS = 360, 24, 33
-"""Steps per half circle; steps to examine further, for energy and for forces; halvings of these, to 10⁻¹² rad."""
+"""Numbers of steps per half circle, of steps examined further (for energy and for forces), and of their halvings.
+
+The last halving gives a step of 10⁻¹² rad.
+"""
 ENERGY_TOLERANCE, FORCES_TOLERANCE = 1e-9, 1e-8
-"""Relative tolerances. Over 10⁻¹² rad, continuous functions, even steep ones, and rounding errors change by less."""
+"""Largest relative change over 10⁻¹² rad. Even steep continuous functions and rounding errors change by less."""
 
 
 @register("smooth-in-direction", claiming("smooth"))
@@ -45,7 +48,7 @@ def smooth_in_direction(subject: Subject) -> None:
         require(
             jump <= limit * size,
             f"rotating a molecule by 10⁻¹² rad changes {name} of up to {size:.3g} by {jump:.3g} (largest allowed "
-            f"ratio: {limit:g}). Whatever depends on the direction of an edge, such as a frame, has to be continuous.",
+            f"ratio: {limit:g}). All that depends on the direction of an edge, such as a frame, must be continuous.",
         )
 
 
@@ -57,20 +60,20 @@ def bent() -> Structure:
 
 
 def _planes() -> Tensor:
-    """Planes of rotation [n, 3, 3], the rows of each being its two axes and its normal. Three are xy, yz and zx."""
+    """Planes of rotation [n_planes, 3, 3]. The rows of a plane are two axes and the normal. Three are xy, yz and zx."""
     x, y, z = np.eye(3)
     any_way = [np.linalg.qr(m)[0].T for m in np.random.default_rng(0).standard_normal((2, 3, 3))]
     return torch.from_numpy(np.array([[x, y, z], [y, z, x], [z, x, y], *any_way]))
 
 
 Places = tuple[Tensor, Tensor]
-"""Orientations: (number [n] of the plane in which the molecule is rotated, angle [n] in this plane [rad])."""
+"""Orientations: (index of the plane of rotation, angle in this plane [rad]), each [n_orientations]."""
 START: Places = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
 class _Turning:
-    """Molecule rotated along several paths."""
+    """Molecule rotated in several planes."""
 
     potential: Potential
     molecule: AtomicBatch
@@ -78,7 +81,7 @@ class _Turning:
 
     @classmethod
     def of(cls, subject: Subject) -> _Turning:
-        """Set up with weights times `FACTOR`, or times 1 if outputs are not finite.
+        """Set up the molecule and a potential with weights times `FACTOR`, or times 1 if outputs are not finite.
 
         Raises ContractError if outputs are not finite even then.
         """
@@ -93,7 +96,7 @@ class _Turning:
         raise ContractError("energy or forces of a molecule of three atoms are not finite.")
 
     def rotations(self, places: Places) -> Tensor:
-        """Rotation matrices [n, 3, 3] of orientations."""
+        """Rotation matrices [n_orientations, 3, 3]."""
         plane, angle = places
         c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
         about = torch.unflatten(torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=1), 1, (3, 3))
@@ -106,9 +109,10 @@ class _Turning:
         return AtomicBatch.join([self.molecule] * n).with_geometry(positions, self.molecule.cell.repeat(n, 1, 1))
 
     def predicted(self, places: Places) -> list[Tensor]:
-        """Direct outputs of the model, without derivatives: energies [n, 1], and forces [n, 3·n_atoms] if any.
+        """Direct outputs of the model in axes that rotate with the molecule: energies, and forces if it predicts them.
 
-        Derived forces jump where the energy has a kink; direct forces may jump elsewhere, too.
+        The shapes are [n_orientations, 1] and [n_orientations, 3·n_atoms]. Derived forces are not needed: they jump
+        where the energy has a kink. Direct forces may also jump elsewhere.
         """
         with torch.no_grad():
             outputs = self.potential.model(self.batch(places)).detach()
@@ -119,7 +123,7 @@ class _Turning:
         return [energies, (forces @ self.rotations(places)).flatten(1)]
 
     def outputs(self, places: Places) -> tuple[Tensor, Tensor]:
-        """Energies [n, 1] and forces [n, n_atoms, 3] in axes that rotate with the molecule."""
+        """Energies [n_orientations, 1] and forces [n_orientations, n_atoms, 3]; the axes rotate with the molecule."""
         with torch.no_grad():
             outputs = self.potential(self.batch(places))
         assert outputs.forces is not None
@@ -127,7 +131,7 @@ class _Turning:
         return outputs.energy.detach().double()[:, None], forces @ self.rotations(places)
 
     def values(self, places: Places) -> Tensor:
-        """Energy and forces [n, 1 + 3·n_atoms], each divided by its magnitude at the start."""
+        """Energy and forces [n_orientations, 1 + 3·n_atoms], each divided by its magnitude at the start."""
         return torch.cat([(part / size).flatten(1) for part, size in zip(self.outputs(places), self.sizes)], dim=1)
 
     @cached_property
@@ -137,7 +141,7 @@ class _Turning:
 
 
 def _where_it_bends(turning: _Turning) -> tuple[Places, float]:
-    """Find the steps in which outputs are least smooth: returns (their starts, length of a step [rad])."""
+    """Find the steps in which outputs are least smooth: returns their starts, and the length [rad] of a step."""
     n, step = len(turning.planes), torch.pi / STEPS
     angles = 0.01 + step * torch.arange(-1, STEPS + 2, dtype=torch.float64)
     paths = [turning.predicted((torch.full((len(angles),), k), angles)) for k in range(n)]
@@ -153,7 +157,7 @@ def _most_bent(values: Tensor) -> Tensor:
 
 
 def _shortest_steps(turning: _Turning) -> tuple[Places, Places]:
-    """Halve steps repeatedly, keeping the half in which energy or forces bend more.
+    """Halve steps repeatedly, keeping the half in which energy or forces change less smoothly.
 
     Returns both ends of the shortest steps.
     """

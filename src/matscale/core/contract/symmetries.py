@@ -1,4 +1,4 @@
-"""Checks of claimed symmetries: a structure is transformed, and its edges are found anew."""
+"""Checks of claimed symmetries: a structure is transformed, and the edges of the new structure are searched."""
 
 from __future__ import annotations
 

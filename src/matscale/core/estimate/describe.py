@@ -2,7 +2,8 @@
 
 FLOPs are those of one training step (forward, loss, backward; the double backward of derived forces included) on a
 reference crystal, per atom: fcc with 20 atoms in the cell, scaled so that a radius graph gives every atom its first
-three shells of neighbours, 42. In a graph of the k nearest neighbours an atom has k, in a model without a graph none.
+three shells of neighbours (42 atoms). In a graph of the k nearest neighbours, an atom has k neighbours; in a model
+without a graph, it has none.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def configuration(
 ) -> ArchitectureConfig:
     """Choose a configuration, and set the keys in `assignments` (`a.b=c`) to other values.
 
-    It is a published size, one with about `n_params` parameters (`Architecture.ladder`), or the default.
-    Raises ConfigError for an unknown size or key, with the nearest valid one.
+    The configuration is a published size, the one with about `n_params` parameters (`Architecture.ladder`), or the
+    default. Raises ConfigError for an unknown size or key, with the nearest valid one.
     """
     if size is not None and n_params is not None:
         raise ConfigError(f"size {size!r} and {n_params:,} parameters both choose a configuration; give one of them.")
@@ -71,7 +72,7 @@ def configuration(
 def describe(architecture: Architecture, config: ArchitectureConfig, host: Host, measure: bool = True) -> Description:
     """Count the parameters and FLOPs of a model.
 
-    FLOPs come from a formula, if `host` finds a plugin with one; otherwise a step is run if `measure` is True.
+    FLOPs come from a formula if a plugin has one; otherwise, if `measure` is True, a step is run to count them.
     """
     counted = parameters(architecture, config)  # first, since it refuses what cannot be built
     batch = reference_crystal(architecture.graph(config), min(ALUMINIUM, architecture.max_atomic_number))
@@ -99,15 +100,15 @@ def counted_per_atom(architecture: Architecture, config: ArchitectureConfig) -> 
 
 @dataclass(frozen=True)
 class Rung:
-    """Rung of a size ladder: a configuration near a number of parameters."""
+    """Rung of a size ladder: the configuration whose number of parameters is nearest to a wanted number."""
 
     wanted: int
-    """Number of parameters that was asked for."""
+    """Wanted number of parameters."""
     description: Description
 
     @property
     def deviation(self) -> float:
-        """Relative deviation of the number of parameters from the number asked for."""
+        """Relative deviation of the number of parameters from the wanted one."""
         return self.description.parameters["total"] / self.wanted - 1
 
     def plain(self) -> dict[str, Any]:
@@ -129,7 +130,10 @@ def rungs(architecture: Architecture, host: Host, smallest: int, largest: int, n
 
 
 def parameters(architecture: Architecture, config: ArchitectureConfig) -> dict[str, int]:
-    """Count parameters, on torch's `meta` device if the model can be built there: nothing is allocated."""
+    """Count the parameters of a model.
+
+    If possible, the model is built on torch's `meta` device, which allocates no memory.
+    """
     try:
         return count_parameters(
             without_weights(architecture.name, lambda: architecture.build(config, DatasetInfo.any()))

@@ -63,7 +63,7 @@ class LiveBytes(TorchDispatchMode):
 def activation_bytes(
     potential: Potential, batch: AtomicBatch, autocast: Autocast = nullcontext, training: bool = True
 ) -> int:
-    """Peak number of bytes of a training step on `batch`, without weights, gradients of weights and the batch itself.
+    """Peak memory [bytes] of a training step on `batch`, without weights, gradients of weights and the batch itself.
 
     With `training` False, the peak of a prediction.
     """
@@ -84,7 +84,6 @@ def activation_bytes(
 
 
 def _drop_gradient(parameter: Tensor) -> None:
-    """Drop the gradient of a weight, since gradients are counted separately."""
     parameter.grad = None
 
 
@@ -94,7 +93,7 @@ def activations_of(
     autocast: Autocast = nullcontext,
     training: bool = True,
 ) -> Callable[[BatchShape], float]:
-    """Fit a polynomial in the sizes of a batch to the peak bytes of some batches, for batches of any shape."""
+    """Fit a polynomial to the peak bytes of `batches`: returns the peak bytes of a batch as a function of its shape."""
     needed = [float(activation_bytes(potential, batch, autocast, training)) for batch in batches]
     return fit([batch.shape for batch in batches], needed)
 

@@ -19,10 +19,10 @@ from matscale.core.train.session import probes_of_setup
 from matscale.core.train.setup import Setup
 
 _ROW_BYTES, _NUMBER_BYTES, _HEADER_BYTES, _FILES_BYTES = 900, 23, 70, 4000
-"""Bytes of a row of metrics.jsonl, of a number in samples.jsonl, of a header entry, and of further files.
+"""Bytes of one row of metrics.jsonl, one number in samples.jsonl, one header entry, and all further files.
 
-A header entry describes a tensor in a file; its name is counted separately. The further files are those of a checkpoint
-besides its tensors, and again those of the run.
+A header entry describes a tensor in a file; its name is counted separately. The further files are counted once for each
+checkpoint and once for the run.
 """
 
 _HEAP = 1.5
@@ -95,7 +95,7 @@ class MemoryNeed:
         return self.moments + self.average
 
     def at_once(self, on_cpu: bool) -> int:
-        """Peak number of bytes, reached in a step, or while a checkpoint is saved (whose files are made in memory)."""
+        """Peak memory [bytes], reached in a step or while a checkpoint is saved, whose files are made in memory."""
         saving = self.gradients + self.average + (max(self.moments, self.state) if on_cpu else 0)
         return self.weights + self.optimizer + int(max(self.activations * (_HEAP if on_cpu else 1), saving))
 
@@ -110,7 +110,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def disk_bytes(setup: Setup, need: MemoryNeed, steps: int, validations: int, saves: int) -> int:
-    """Disk space of a run: its checkpoints, rows and samples."""
+    """Disk space [bytes] of a run: its checkpoints, rows of metrics, and samples."""
     config = setup.config
     rows = (steps // config.log_every + validations) * _ROW_BYTES
     n_atoms = float(setup.dataset.n_atoms[setup.validation].mean()) if len(setup.validation) else 0.0

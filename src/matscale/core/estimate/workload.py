@@ -22,7 +22,7 @@ from matscale.core.train.distributed import World
 from matscale.core.train.setup import Setup
 
 N_SAMPLED, N_BATCHES = 2048, 2048
-"""Largest number of structures whose edges are all counted without a cache, and of batches taken from an epoch."""
+"""Largest number of structures whose edges are all counted (without a cache), and of batches sampled from an epoch."""
 _CHUNK = 256
 
 
@@ -31,9 +31,9 @@ class Shapes:
     """Numbers of atoms and edges of the structures of a dataset."""
 
     n_atoms: NDArray[np.integer]
-    """Numbers of atoms [structures]."""
+    """Number of atoms of each structure, [n_structures]."""
     n_edges: NDArray[np.integer] | None
-    """Numbers of edges [structures]; None if they are estimated by `degree`."""
+    """Number of edges of each structure, [n_structures]; None if `degree` gives an estimate."""
     degree: float
     """Mean number of neighbours of an atom."""
     triplets: float
@@ -86,7 +86,7 @@ class Sample:
         return cls(places, [shapes.batch(loader.members(0, int(k))) for k in places], n)
 
     def dearest(self, cost: Callable[[BatchShape], float]) -> int:
-        """Index in the epoch of the most expensive batch."""
+        """Index of the most expensive batch in the epoch."""
         return int(self.places[int(np.argmax([cost(shape) for shape in self.shapes]))])
 
     def total(self, cost: Callable[[BatchShape], float], n_batches: float | None = None) -> float:
@@ -99,7 +99,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainingForecast:
-    """Batches and steps of a run by one process."""
+    """Forecast of the batches and steps of a run that uses one process."""
 
     training: Sample
     validation: Sample

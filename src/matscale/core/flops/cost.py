@@ -18,7 +18,7 @@ from matscale.core.model.potential import Potential
 Formula = Callable[[BatchShape], float | None]
 
 TOLERANCE = 0.01
-"""Relative deviation from the count that causes a warning."""
+"""Relative deviation from the counted FLOPs above which there is a warning."""
 _EXACT = 1e-3
 """Relative deviation below which a fit needs no further term."""
 
@@ -34,7 +34,7 @@ TERMS: dict[str, Callable[[BatchShape], int]] = {
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Polynomial for FLOPs, with a coefficient by term.
+    """Polynomial for FLOPs, with one coefficient for each term.
 
     Only terms with a coefficient are evaluated, since counting triplets is slow.
     """
@@ -60,10 +60,10 @@ class Cost:
     elementwise_share: float = 0.0
     """Number of element-wise operations of a step divided by its FLOPs, which do not include them."""
     opaque: tuple[str, ...] = ()
-    """Kernels without a formula, which count as zero."""
+    """Names of kernels without a FLOP formula, which count as zero."""
 
     def complaints(self, name: str) -> list[str]:
-        """Warnings on the FLOPs of architecture `name`, a sentence each."""
+        """Warnings about the FLOPs of the architecture `name`, one sentence each."""
         found = []
         if self.error > TOLERANCE:
             what = "the formula" if self.counted_by == "formula" else "a polynomial in the sizes of a batch"
@@ -73,7 +73,7 @@ class Cost:
             )
         if self.opaque:
             found.append(
-                f"Warning: {name}: {', '.join(self.opaque)} count no FLOPs, because no formula for them is known. "
+                f"Warning: {name}: {', '.join(self.opaque)} count as zero FLOPs, because they have no formula. "
                 "Register one with matscale.plugin.flops_of_kernel."
             )
         return found
@@ -130,7 +130,10 @@ def _fitted(potential: Potential, batches: Sequence[AtomicBatch]) -> Polynomial:
 
 
 def _prediction(potential: Potential, probes: Probes, step: Formula) -> Callable[[BatchShape], float]:
-    """Cost of a prediction: a fixed share of a step if different batches have the same share; otherwise a fit."""
+    """Function for the cost of a prediction.
+
+    It is a fixed share of the cost of a step if different batches have the same share, otherwise a fit.
+    """
     shares = [_share(count_prediction(potential, batch), step(batch.shape)) for batch in probes.verified]
     if max(shares) - min(shares) <= _EXACT * max(shares):
         return _whole(lambda shape: shares[0] * (step(shape) or 0.0))
@@ -143,7 +146,7 @@ def _share(prediction: float, step: float | None) -> float:
 
 
 def _whole(flops: Formula) -> Callable[[BatchShape], float]:
-    """FLOPs rounded to whole numbers, which add up exactly."""
+    """Function that rounds FLOPs to whole numbers, so that they add up exactly."""
 
     def rounded(shape: BatchShape) -> float:
         value = flops(shape)

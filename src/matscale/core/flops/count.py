@@ -47,12 +47,12 @@ def measure_step(architecture: Architecture, config: ArchitectureConfig, batch: 
 
 
 def measure_step_flops(architecture: Architecture, config: ArchitectureConfig, batch: AtomicBatch) -> float:
-    """Measure the contractions of one optimizer step."""
+    """Measure the FLOPs of one optimizer step, as `Count.contractions`."""
     return measure_step(architecture, config, batch).contractions
 
 
 def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Count:
-    """Run a step (or a prediction) with a copy of `potential` on the reference path."""
+    """Count the FLOPs of a training step (or a prediction), run with a copy of `potential` in its reference form."""
     probe = copy.deepcopy(potential).train(training)
     # No leaf tensor, since the counter fails if a submodule gets a leaf to differentiate.
     batch = replace(batch, positions=batch.positions + 0)
@@ -78,7 +78,7 @@ def run_counted(potential: Potential, batch: AtomicBatch, training: bool) -> Cou
 
 
 def backward_of_any_loss(outputs: Outputs) -> None:
-    """Compute gradients of all predictions.
+    """Compute gradients of all predictions, as the backward pass of a loss does.
 
     The choice of loss does not matter, since its arithmetic is element-wise.
     """

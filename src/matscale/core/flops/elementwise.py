@@ -1,8 +1,8 @@
-"""Count element-wise work, that is all work except contractions, per element.
+"""Count element-wise work: all operations except contractions (matrix products, convolutions, attention).
 
 An element-wise operator counts one FLOP per element of its result, a reduction or a scattered sum one per input
-element, for any function (an exponential is one). Compound kernels count their passes (`_PASSES`). Look-ups, copies,
-comparisons and integer operations count nothing.
+element, for any function (an exponential counts as one FLOP). Compound kernels count their passes (`_PASSES`).
+Look-ups, copies, comparisons and integer operations count nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PASSES = {
 """Number of operations per element of the first argument, by compound kernel."""
 _REDUCTIONS = {"sum", "mean", "amax", "amin", "prod", "var", "std", "var_mean", "norm", "linalg_vector_norm", "cumsum"}
 _SCATTERED = {"index_add": 3, "scatter_add": 3, "scatter_reduce": 3, "embedding_dense_backward": 0, "index_put": 2}
-"""Index of the argument that is added, by operator that sums scattered elements."""
+"""Index of the argument that is added, by the name of an operator that sums elements at given indices."""
 _NATIVE = frozenset({"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional"})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 Formula = Callable[..., int]
-"""Function of an operator's arguments, with a torch.Size in place of each tensor, and `out_shape`: returns FLOPs."""
+"""Function that returns the FLOPs of an operator from its arguments (a torch.Size for each tensor) and `out_shape`."""
 
 _KERNELS: dict[Any, Formula] = {}
 
@@ -17,9 +17,9 @@ _KERNELS: dict[Any, Formula] = {}
 def flops_of_kernel(operator: Any) -> Callable[[Formula], Formula]:
     """Decorate a function that gives the FLOPs of `operator`, an entry of `torch.ops`.
 
-    It is called with the operator's arguments, each tensor replaced by its shape, and `out_shape`. A multiply-add is
-    two FLOPs; recomputation in a backward kernel does not count. A kernel without such a function counts nothing, with
-    a warning:
+    The function is called with the operator's arguments, in which shapes replace tensors, and with `out_shape`. A
+    multiply-add is two FLOPs; recomputation in a backward kernel does not count. A kernel without such a function
+    counts as zero FLOPs, with a warning. An example:
 
         @flops_of_kernel(torch.ops.mylib.pair_product)
         def _(a_shape, b_shape, *args, out_shape=None, **kwargs):

@@ -51,7 +51,7 @@ class Peak:
 def named_peak(name: str, precision: str) -> float:
     """Peak FLOP/s of a device by its name in the table, such as `A100` or `NVIDIA H100 PCIe`.
 
-    Raises ConfigError for a device that is not in the table, and for a precision without a peak there.
+    Raises ConfigError for a device that is not in the table, and for a precision whose peak is not in the table.
 
     >>> f"{named_peak('A100', 'bf16'):.3g}"
     '3.12e+14'

@@ -22,7 +22,7 @@ N_FITTED, N_SAMPLED = 8, 128
 
 @dataclass(frozen=True)
 class Probes:
-    """Batches to fit the cost, and other batches to verify it."""
+    """Batches to which the cost is fitted, and other batches that verify the fit."""
 
     fitted: Sequence[AtomicBatch]
     verified: Sequence[AtomicBatch]
@@ -35,7 +35,7 @@ def probes_of(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Probes:
-    """Choose probes among the structures in `rows`, with sizes from the smallest to the 90 % quantile."""
+    """Choose probes among the structures in `rows`, from the smallest number of atoms to the 90 % quantile."""
     sampled = rows[np.unique(np.linspace(0, len(rows) - 1, N_SAMPLED).astype(int))]
     ordered = sampled[np.argsort(dataset.n_atoms[sampled], kind="stable")]
     places = np.linspace(0, 0.9 * (len(ordered) - 1), 2 * N_FITTED).astype(int)

@@ -175,7 +175,7 @@ def test_settings_that_are_no_table_are_a_config_error():
     ],
 )
 def test_a_key_beside_a_key_within_it_is_refused_with_both_names(tmp_path, text, first, second):
-    with pytest.raises(ConfigError, match=f"'{first}' and '{second}' set one key"):
+    with pytest.raises(ConfigError, match=f"'{first}' and '{second}' set the same key"):
         plan(study(tmp_path, text))
 
 

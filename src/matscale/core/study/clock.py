@@ -1,4 +1,4 @@
-"""Remaining time of a study: estimate the device time of the runs that are left from the completed ones."""
+"""Remaining time of a study, estimated from the device time of its completed runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def steps_of(run: PlannedRun) -> int | None:
-    """Number of optimizer steps that the configuration sets; None if a limit in FLOPs, atoms or edges decides it."""
+    """Number of optimizer steps that the configuration sets; None if it depends on FLOPs, atoms or edges."""
     budget, batch = run.config.budget, run.config.batch
     limits = [budget.steps] if budget.steps else []
     if budget.epochs and batch.structures and batch.atoms is batch.edges is None:
@@ -53,7 +53,7 @@ def kind_of(run: PlannedRun) -> Kind:
 
 
 def counted_flops(run: PlannedRun) -> float:
-    """Count the FLOPs of a run's training, without its trunk, on a few structures; no step is timed.
+    """Count the FLOPs of a run's training, without those of its trunk, on a few structures; no step is timed.
 
     The count uses the CPU and fp32, since the device may be in use by other runs; FLOPs depend on neither.
     """
@@ -71,7 +71,7 @@ def timed_seconds(run: PlannedRun) -> float | None:
 
 
 def _estimated(run: PlannedRun, compute: Mapping[str, Any], **options: Any) -> tuple[float, float]:
-    """(FLOPs, seconds) of a run's training, without its trunk, with some keys of `compute` replaced."""
+    """(FLOPs, seconds) of a run's training, without those of its trunk, with some keys of `compute` replaced."""
     from matscale.core.study.estimates import EstimatedRun, Estimator  # start-up: torch
 
     config = run.config.model_copy(update={"compute": run.config.compute.model_copy(update=compute)})
@@ -96,18 +96,19 @@ class Spent:
 class Clock:
     """Estimator of the remaining device time of a study.
 
-    For sizes between completed ones of their kind, the time is interpolated. For other sizes on the CPU, a few steps of
-    the smallest and the largest run of the kind are timed once, and multiplied by the factor by which completed runs
-    took longer than such timings. On an accelerator, steps cannot be timed while runs use it. There the time follows
-    from completed runs of the same kind, or else of another precision or variant; for a new architecture, it follows
-    from its FLOPs at the FLOP/s that all completed runs reached.
+    Runs of equal architecture, variant and precision are of one kind. For model sizes between completed sizes of the
+    same kind, the time is interpolated. For other sizes on the CPU, a few steps of the smallest and the largest run of
+    the kind are timed once. The result is multiplied by the ratio of the time that completed runs took to the time that
+    such timings predict for them. On an accelerator, steps cannot be timed while runs use it. There the time follows
+    from completed runs of the same kind, or else of another precision or variant. For a new architecture, the time is
+    its FLOPs divided by the FLOP/s that all completed runs reached.
     """
 
     plan: StudyPlan
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall seconds of each completed run, by its name, without those of its trunk."""
+    """Wall time [s] of each completed run, by the name of the run, without the time of its trunk."""
     flops: dict[str, float] = field(default_factory=dict)
-    """FLOPs of each completed run, by its name, without those of its trunk."""
+    """FLOPs of each completed run, by the name of the run, without the FLOPs of its trunk."""
     count: Callable[[PlannedRun], float] = counted_flops
     time: Callable[[PlannedRun], float | None] = timed_seconds
     _counted: dict[Kind, float | None] = field(default_factory=dict)
@@ -153,7 +154,10 @@ class Clock:
         return _at(ends, runs)
 
     def _foreseen(self, kind: Kind, runs: Sequence[PlannedRun]) -> float | None:
-        """Seconds of `runs` of a kind from timed steps: a + b / N per unit of work, since a step takes a' + b' N."""
+        """Estimate the seconds of `runs` from timed steps.
+
+        Per unit of work they are a + b / N for N parameters, since a step takes a' + b' N.
+        """
         if kind not in self._timed:
             alike = sorted((run for run in self.plan.runs if kind_of(run) == kind), key=_parameters)
             self._timed[kind] = self._ends(alike[-1], alike[0])
@@ -209,7 +213,7 @@ class Clock:
 
 
 def _at(rates: tuple[list[float], list[float]], runs: Sequence[PlannedRun]) -> float:
-    """Seconds of `runs`, interpolated between pairs (1 / parameters, seconds per unit of work), ascending."""
+    """Seconds of `runs`, interpolated in `rates`: (1 / parameters in ascending order, seconds per unit of work)."""
     return float(sum(np.interp(1 / _parameters(run), *rates) * work(run) for run in runs))
 
 

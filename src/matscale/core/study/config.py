@@ -39,7 +39,7 @@ Rates = tuple[Annotated[float, Field(gt=0)], ...]
 
 
 class Ladder(Config):
-    """Ladder of sizes at equal ratios, including both ends."""
+    """Ladder of model sizes: numbers of parameters at equal ratios, including both ends."""
 
     smallest: Parameters = Field(alias="from")
     largest: Parameters = Field(alias="to")
@@ -85,7 +85,7 @@ LearningRate = Annotated[
 
 class ArchitectureGrid(Config):
     name: str
-    """Family of models: `matscale models list`."""
+    """Name of the architecture: `matscale models list` shows all."""
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]+$", max_length=60)] | None = None
     """Suffix that tells two entries of one architecture apart in names of runs and in laws: `OC` gives `gemnet-OC`."""
     sizes: Names = ()
@@ -120,7 +120,7 @@ class BudgetGrid(Config):
     steps: Positives = ()
     """Optimizer steps."""
     flops: Counts = ()
-    """Training FLOPs of each run, for isoFLOP sets: each size takes as many steps as they pay for."""
+    """Training FLOPs of each run, for isoFLOP sets: each size takes the number of steps that these FLOPs allow."""
     least_steps: Positive = 1
     """Least number of steps of a run whose length `flops` sets: shorter runs are left out of the grid and listed.
 
@@ -192,7 +192,7 @@ class Study(Config):
     def read(cls, path: Path) -> Study:
         """Read a study file; its paths are relative to its folder.
 
-        Raises ConfigError that suggests the nearest valid name.
+        Raises ConfigError, which suggests the nearest valid name for an unknown one.
         """
         values = {"name": path.stem, **read_toml(path)}
         study = cls.parse(_with_launchers(values, path), str(path))

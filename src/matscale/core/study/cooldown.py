@@ -42,7 +42,10 @@ def row(
 
 
 def _warmup(steps: int, of: int) -> float:
-    """Warm-up as a share of a run; it includes an extra half step, since the trainer rounds down."""
+    """Warm-up of `steps` as a share of a run of `of` steps.
+
+    Half a step is added, since the trainer rounds down.
+    """
     return (steps + 0.5) / of if steps else 0.0
 
 

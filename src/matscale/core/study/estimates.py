@@ -93,7 +93,7 @@ def _kind(config: TrainConfig) -> list[Any]:
 
 
 def estimates(plan: StudyPlan, estimator: Estimator) -> list[EstimatedRun]:
-    """Estimate all runs of a plan, in its order.
+    """Estimate all runs of a plan, in the order of the plan.
 
     A step of each kind of run is timed on the run with the most data, where batches are largest.
     """

@@ -27,7 +27,7 @@ WITHOUT_EFFECT = (
     "data.check_stress_unit",
     "data.isolated",  # without it such structures are refused
 )
-"""Keys that do not affect the trained model: those for the device, for what is kept and for what is displayed."""
+"""Keys that do not affect the trained model: those for the device, for kept files and for displays."""
 
 
 def identity(config: TrainConfig, dataset: str, trunk: str | None = None) -> str:
@@ -59,7 +59,7 @@ RUNS, TRUNKS = "runs", "trunks"
 
 @dataclass(frozen=True)
 class Need:
-    """Checkpoint of another run of the study that a run needs before it can start."""
+    """Checkpoint of another run of the study, without which a run cannot start."""
 
     run: Path
     step: int

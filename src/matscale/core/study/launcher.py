@@ -53,7 +53,7 @@ class Ended:
 
     path: Path
     code: int | None
-    """Exit code; negative: the signal that ended it; None: unknown."""
+    """Exit code of the process. A negative code is minus the number of the signal that ended it; None is unknown."""
     reason: str = ""
     """Reason that the launcher gives: `cancelled`, `node failure`."""
     retry: bool = True
@@ -72,7 +72,7 @@ class Pool(Protocol):
         ...
 
     def held(self) -> dict[Path, str]:
-        """State (`queued` or `running`) of each job that has not ended, also of an earlier sweep, by run folder."""
+        """State (`queued` or `running`) of each job that has not ended, by run folder, with jobs of earlier sweeps."""
         ...
 
     def ended(self) -> list[Ended]:
@@ -82,7 +82,7 @@ class Pool(Protocol):
     def stop(self) -> str:
         """Interrupt the sweep: jobs that depend on it save and end, others go on.
 
-        Return a sentence on the jobs that go on, or an empty one.
+        Returns a sentence about the jobs that go on, or an empty text.
         """
         ...
 
@@ -109,8 +109,8 @@ class Launcher:
     summary: str
     """Description in one line."""
     options: type[Config]
-    """Configuration class of the options in that table."""
+    """Configuration class of the launcher's table in the study file."""
     open: Callable[[Any, Path], Pool]
-    """Open the pool: (options, study folder) -> pool. Raises ConfigError if the launcher cannot be used here."""
+    """Function (options, study folder) that opens the pool. Raises ConfigError if the launcher cannot be used here."""
     outlives: bool = False
     """Whether jobs go on without the sweep, so that `--no-wait` is possible."""

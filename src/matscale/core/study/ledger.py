@@ -62,9 +62,9 @@ COLUMNS = (
 )
 """Columns in this order; other keys of the grid follow.
 
-`loss` and the errors are those of the best validation, in eV units; `last_loss` is that of the last. `branch_of` is the
-trunk of a cooldown, which has spent `flops_shared` and `wall_s_shared` of its totals; `flops_before` is the cost of the
-model that the run started from.
+`loss` and the errors are those of the best validation, in eV units; `last_loss` is the loss of the last validation.
+`branch_of` is the trunk from which the run branches; `flops_shared` and `wall_s_shared` are the part of the run's
+totals that the trunk has spent; `flops_before` is the cost of the model that the run started from.
 """
 
 
@@ -147,7 +147,9 @@ def _cost(row: Mapping[str, Any], which: str) -> dict[str, float]:
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """Find run folders: `path` itself if it is a run, else those in it, or in `runs` and `trunks` if it is a study.
+    """Find run folders: `path` itself if it is a run, else run folders in `path`, or in the parts of a study.
+
+    The parts of a study are `runs` and `trunks`.
 
     Raises ConfigError if there is no folder `path`.
     """

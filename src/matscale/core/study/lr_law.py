@@ -30,7 +30,7 @@ MOST_STRUCTURES = 1e9
 
 
 class Power(Config):
-    """Power law a N^b D^c of a hyperparameter in parameters N and data D, with the measurements behind it."""
+    """Power law a N^b D^c of a hyperparameter in parameters N and data D, with intervals and the verdict on the fit."""
 
     a: Annotated[float, Field(gt=0)]
     """Value at N = D = 1."""
@@ -43,7 +43,7 @@ class Power(Config):
     interval_c: tuple[float, float] | None = None
     """95 % interval of c."""
     verdict: str = ""
-    """Verdict as for scaling laws: `law`, `rejected`, `incomplete design`; empty in files of older versions."""
+    """Verdict on the fit: `law`, `rejected` or `incomplete design`; empty in files of older versions."""
     reasons: tuple[str, ...] = ()
 
     def at(self, n: int, d: float | None) -> float:
@@ -61,7 +61,7 @@ class Power(Config):
 
 
 class LRLaw(Power):
-    """Laws of the learning rate and the batch size of one architecture, with the measurements behind them.
+    """Laws of the learning rate and the batch size of one architecture, with the runs to which they were fitted.
 
     >>> lr_law = LRLaw(a=0.31, b=-0.33)
     >>> lr_law.lr(10_000), lr_law.lr(1_000_000)
@@ -71,7 +71,7 @@ class LRLaw(Power):
     parameters: Literal["non_embedding", "total"] = "non_embedding"
     """Kind of parameters that N counts."""
     batch: Annotated[int, Field(ge=1)] | None = None
-    """Best number of structures in a batch, if it was tuned too; a study uses it unless it sets its own."""
+    """Best number of structures in a batch, if it was tuned too; used unless the study sets the batch size."""
     batch_law: Power | None = None
     """Law of the number of structures in a batch, if it was tuned for several sizes and amounts of data."""
     tried: tuple[dict[str, Any], ...] = ()
@@ -85,16 +85,21 @@ class LRLaw(Power):
     def lr(self, n: int, d: float | None = None) -> float:
         """Learning rate for N parameters and D structures seen, rounded to three digits.
 
-        Raises ConfigError if it is no positive number.
+        Raises ConfigError if the law gives no positive number.
         """
         value = self.at(n, d)
         lr = float(f"{value:.3g}") if math.isfinite(value) else value
         if not 0 < lr < math.inf:
-            raise ConfigError(f"a = {self.a:g}, b = {self.b:g}: the learning rate for {n:,} parameters is {lr}.")
+            raise ConfigError(
+                f"a = {self.a:g}, b = {self.b:g}: the learning rate for {n:,} parameters is {lr}, not positive."
+            )
         return lr
 
     def structures(self, n: int, d: float | None = None) -> int | None:
-        """Batch size in structures for N parameters and D structures seen; None if there is no law for it."""
+        """Batch size in structures for N parameters and D structures seen.
+
+        It is `batch` if there is no law for the batch size.
+        """
         if self.batch_law is None:
             return self.batch
         value = self.batch_law.at(n, d)
@@ -106,7 +111,7 @@ class LRLaw(Power):
 def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> float | None:
     """Number of structures that a run sees; None if its budget does not determine it.
 
-    `batch` is the number per step.
+    `batch` is the number of structures per step.
 
     >>> structures_seen(BudgetConfig(epochs=4), n_train=900, batch=None)
     3600.0
@@ -121,7 +126,7 @@ def structures_seen(budget: BudgetConfig, n_train: int, batch: int | None) -> fl
 
 
 def read_lr_law(path: Path, architecture: str) -> LRLaw:
-    """Read the law of an architecture. Raises ConfigError if the file has none for it."""
+    """Read the law of an architecture. Raises ConfigError if the file has no law for it."""
     values = read_toml(path)
     if architecture not in values:
         raise ConfigError(
@@ -132,6 +137,6 @@ def read_lr_law(path: Path, architecture: str) -> LRLaw:
 
 
 def write_lr_law(path: Path, architecture: str, lr_law: LRLaw) -> None:
-    """Write the law of an architecture to a file, over its earlier law; those of other architectures are kept."""
+    """Write the law of an architecture to a file, in place of an earlier one; laws of other architectures are kept."""
     values = read_toml(path) if path.exists() else {}
     write_text(path, to_toml({**values, architecture: lr_law.plain()}))

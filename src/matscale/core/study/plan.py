@@ -1,4 +1,4 @@
-"""Plan a study: settle the configuration, name and identity of each of its runs."""
+"""Plan a study: determine the configuration, name and identity of each run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Size:
     """Configuration of the architecture, with all keys."""
     parameters: dict[str, int]
     wanted: int | None = None
-    """Number of parameters of the rung of the ladder; None for other sizes."""
+    """Number of parameters of the rung of the ladder; None for sizes that are not on a ladder."""
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ class StudyPlan:
     notes: list[str] = field(default_factory=list)
     """Notes on the plan, such as runs that were left out of the grid, with the reason."""
     there: dict[str, Path] = field(default_factory=dict)
-    """Run folders of an earlier sweep, by the end of their names: the first characters of the identity."""
+    """Run folders of an earlier sweep, by the end of their names, which is the first characters of the identity."""
     counted: dict[tuple[Any, ...], int] = field(default_factory=dict)
     """Number of training structures by the settings that determine it; splitting for every seed would take too long."""
 
@@ -102,7 +102,7 @@ def plan(study: Study, progress: Reporter = SILENT, fetches: bool = True) -> Stu
 
     With `fetches` False, a missing published dataset is not downloaded: a DataError says how to fetch it. Raises
     ConfigError for unknown architectures, sizes, trackers and keys, with the nearest valid name; PluginError for a
-    tracker whose package is missing; and DataError.
+    tracker whose package is missing; and DataError for data that cannot be used.
     """
     _refuse_own(study)
     _refuse_too_many(study)
@@ -176,7 +176,7 @@ def _taken_for_one(study: Study) -> Iterator[str]:
 
 
 def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
-    """Leave out runs whose budget of FLOPs pays for too few steps (`least_steps`).
+    """Leave out runs whose budget of FLOPs allows fewer steps than `least_steps`, with a note on each.
 
     Raises ConfigError for a budget of less than one step, if `least_steps` is 1.
     """
@@ -199,7 +199,7 @@ def _leave_out_short(result: StudyPlan, progress: Reporter) -> None:
             steps = 0
         if steps < least:
             short.append(run)
-            result.notes.append(f"{run.name}: left out, since its budget pays for {steps} steps, not for {least}.")
+            result.notes.append(f"{run.name}: left out, since its budget allows {steps} steps, fewer than {least}.")
     left_out = {run.identity for run in short}
     result.runs = [run for run in result.runs if run.identity not in left_out]
 
@@ -235,7 +235,7 @@ def _section(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Point:
-    """Point of the grid, apart from the model: values of training keys, with short labels."""
+    """Point of the grid without the model: values of training keys, with short labels."""
 
     values: dict[str, Any]
     labels: dict[str, Any]
@@ -313,7 +313,7 @@ def _refuse_clashes(study: str, table: str, values: Mapping[str, Any]) -> None:
             other = outside.get(leaf) or next((seen[name] for name in (leaf, *outer) if name in seen), None)
             if other is not None:
                 raise ConfigError(
-                    f"{study}: {table}: {other!r} and {key!r} set one key, and one of their values would be lost. "
+                    f"{study}: {table}: {other!r} and {key!r} set the same key, and one of their values would be lost. "
                     "Leave one of them out."
                 )
         seen |= dict.fromkeys(leaves, key)
@@ -327,7 +327,7 @@ def _outer(key: str) -> list[str]:
 
 
 def _given(values: Mapping[str, Any], prefix: str = "", *, is_grid: bool) -> Iterator[tuple[str, set[str]]]:
-    """Pairs of (key as written, set of dotted keys that it sets).
+    """Yield pairs: a key as written, and the set of dotted keys that it sets.
 
     A list in `[grid]` may have tables that set different keys; the set then has the keys of all of them.
     """

@@ -41,7 +41,7 @@ class Sweep:
     pool: Pool
     progress: Reporter = SILENT
     retry_failed: bool = False
-    """Whether to restart also runs that failed with an error of their own."""
+    """Whether to restart also runs that failed because of an error in their training."""
     wait: bool = True
     """Whether to wait for all runs; otherwise start those that are ready and leave them to the launcher."""
     states: dict[Path, State] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Sweep:
     def give_up(self, path: Path, reason: str) -> None:
         """Make a run that is in progress save and end, and do not start it again.
 
-        Only for a pool that can end one run.
+        The pool must be able to end a single run (`EndsOne`).
         """
         assert isinstance(self.pool, EndsOne)
         self.given_up[path] = reason

@@ -43,7 +43,7 @@ class Tuning:
     """Rungs of the size ladder."""
     lowest: float = 3e-4
     highest: float = 2e-2
-    """`lowest` and `highest`: ends of the first grid of learning rates"""
+    """Ends of the first grid of learning rates: `lowest` and `highest`."""
     batches: tuple[int, ...] = ()
     """Batch sizes in structures to choose from; empty: that of the configuration."""
     base: dict[str, Any] = field(default_factory=dict)
@@ -56,11 +56,11 @@ class Tuning:
             raise ConfigError(f"--params: {', '.join(map(str, self.params))} are not all different sizes.")
         if not 0 < self.lowest < self.highest:
             raise ConfigError(
-                f"The grid goes from {self.lowest:g} to {self.highest:g}: it must start above 0 and increase."
+                f"The learning rates go from {self.lowest:g} to {self.highest:g}: they must start above 0 and increase."
             )
 
     def grid(self) -> list[float]:
-        """First learning rates to try, with two digits."""
+        """Learning rates of the first grid, rounded to two digits."""
         n = max(2, math.ceil(math.log(self.highest / self.lowest) / math.log(COARSE)) + 1)
         return [_rounded(rate) for rate in np.geomspace(self.lowest, self.highest, n)]
 
@@ -79,13 +79,13 @@ class Tuned:
     """Loss at the best rate that was tried."""
     half: float | None
     double: float | None
-    """`half`, `double`: loss at half and at twice the best tried rate / loss at that rate; None if not finite"""
+    """Loss at half (`half`) and at twice (`double`) the best tried rate, divided by `loss`; None if not finite."""
     data: float | None = None
-    """Structures that a run sees; None if unknown"""
+    """Number of structures that a run sees; None if unknown."""
 
     @property
     def is_at_edge(self) -> bool:
-        """Whether the best rate is an end of those that were tried."""
+        """Whether the best rate is the lowest or the highest that was tried."""
         return bool(self.losses) and _best(self.losses) in (min(self.losses), max(self.losses))
 
     def plain(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _grid(architecture: str, n: int, batch: int | None, rates: list[float]) -> d
 
 
 def _losses(runs: Sequence[PlannedRun]) -> dict[float, float]:
-    """Loss for each learning rate, the mean over seeds."""
+    """Mean loss over the seeds, for each learning rate."""
     losses: dict[float, list[float]] = {}
     for run in runs:
         losses.setdefault(run.config.optimizer.lr, []).append(_loss(run))
@@ -214,7 +214,7 @@ def _vertex(points: Sequence[tuple[float, float]]) -> float:
 
 
 def best_batch(results: Sequence[Tuned]) -> int | None:
-    """Batch size whose losses are lowest over all sizes, each with equal weight (mean of log loss)."""
+    """Batch size with the lowest loss over all model sizes, each size with equal weight (mean of log loss)."""
     batches = {result.batch for result in results}
 
     def mean(batch: int | None) -> float:

@@ -83,7 +83,7 @@ def test_an_outside_importer_is_found_by_the_model_in_the_file(
     ("weights", "options", "message"),
     [
         ({"lone_energy": torch.ones(3)}, {"spin": 2}, "unknown option spin = 2 of lone"),
-        ({"lone_energy": torch.ones(3)}, {"odd": 1}, "odd = 1: lone has only True"),
+        ({"lone_energy": torch.ones(3)}, {"odd": 1}, "odd = 1: lone supports only True"),
         ({"lone_energy": torch.ones(2)}, {}, "lone_energy has shape (2,), energy needs (3,)"),
         ({"lone_energy": torch.ones(3), "more": torch.ones(1)}, {}, "more (1 such) is not a weight of this model"),
         ({"lone_energy": torch.ones(3)}, {"name": "warpnet"}, "its model is 'warpnet', and only these are imported: "),

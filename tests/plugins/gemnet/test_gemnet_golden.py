@@ -77,7 +77,7 @@ def test_weights_of_other_options_are_refused_by_name(golden) -> None:
 
 def test_options_without_a_counterpart_are_refused(golden) -> None:
     options = golden("oc", "direct").facts["config"]
-    with pytest.raises(ConfigError, match=r"sbf = .*spherical_harmonics.* gemnet has only .*legendre_outer"):
+    with pytest.raises(ConfigError, match=r"sbf = .*spherical_harmonics.* gemnet supports only .*legendre_outer"):
         config_from_fairchem({**options, "sbf": {"name": "spherical_harmonics"}})
     with pytest.raises(ConfigError, match="forces_coupled = True"):
         config_from_fairchem({**options, "forces_coupled": True})

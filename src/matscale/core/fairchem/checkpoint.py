@@ -1,9 +1,10 @@
 """Checkpoint of fairchem: its content, read safely and not yet interpreted.
 
 A run of fairchem 1 writes two kinds of file. `checkpoint.pt` has the raw weights, and the moving average (EMA) as a
-list without names, in the order of the parameters among the raw ones. `best_checkpoint.pt` has the averaged weights,
-with names. (fairchem's own calculator uses weights with names: raw ones from the first, averaged ones from the second.)
-fairchem 2 writes one inference checkpoint with both, by name; `inference` puts it into the same form.
+list without names, in the order of the trained parameters. `best_checkpoint.pt` has the averaged weights, with names.
+(fairchem's own calculator uses weights with names: raw ones from the first, averaged ones from the second.)
+fairchem 2 writes one inference checkpoint with raw and averaged weights, both with names; the module `inference`
+converts it to the form of fairchem 1.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class FairchemCheckpoint:
 
     @property
     def averaged(self) -> dict[str, Tensor] | None:
-        """Averaged weights beside the raw ones, if the file has them by name, as in fairchem 2."""
+        """Averaged weights by name, if the file has them beside the raw ones, as files of fairchem 2 do."""
         return self._named("averaged_state_dict") if self.values.get("averaged_state_dict") else None
 
     def _named(self, key: str) -> dict[str, Tensor]:
@@ -121,14 +122,15 @@ class FairchemCheckpoint:
 
     @property
     def named_are_averaged(self) -> bool:
-        """Whether the named weights are the averaged ones, as in a file without a list (fairchem's
-        `best_checkpoint.pt`).
+        """Whether the weights with names are the averaged ones.
+
+        This is so in a file without a list of averaged weights (fairchem's `best_checkpoint.pt`).
         """
         decay = self.section("config", "optim").get("ema_decay")
         return "ema" not in self.values and isinstance(decay, int | float) and decay != 0
 
     def changed(self, **values: Any) -> FairchemCheckpoint:
-        """Copy with other values under some keys."""
+        """Copy of the checkpoint with other values under the keys in `values`."""
         return replace(self, values={**self.values, **values})
 
 
@@ -147,7 +149,7 @@ def without_prefix(named: dict[str, Any]) -> dict[str, Any]:
 def read(path: str | Path) -> FairchemCheckpoint:
     """Read a checkpoint file, unpickled in a separate process (`unpickle`).
 
-    Raises DataError that names the forbidden content; ConfigError if there is no file.
+    Raises DataError that names forbidden content, and ConfigError if there is no such file.
     """
     path = Path(path)
     if not path.is_file():

@@ -51,7 +51,7 @@ def export_run(run: Run, target: str | Path, checkpoint: str | int = "best") -> 
 def exporter_of(run: Run) -> Importer:
     """Find the importer of the run's architecture.
 
-    Raises ConfigError that lists the architectures with an `export` if it has none.
+    Raises ConfigError if the importer has no `export`; the message lists the architectures that have one.
     """
     name = run.config.architecture.name
     known = {importer.name: importer for importer in host().importers() if importer.export is not None}

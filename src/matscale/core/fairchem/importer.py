@@ -24,12 +24,12 @@ average, such as a scale factor. `derived`: follows from the options or other te
 
 @dataclass(frozen=True)
 class Importer:
-    """Importer that turns checkpoints of one of fairchem's models into a matscale model."""
+    """Importer of one of fairchem's models, which converts checkpoints of this model to a matscale model."""
 
     name: str
     """Name of the architecture of the run."""
     models: tuple[str, ...]
-    """Names in fairchem's configurations, of plain models and of backbones of hydra models."""
+    """Names of the model in fairchem's configurations, as a plain model and as the backbone of a hydra model."""
     config: Callable[[FairchemCheckpoint], ArchitectureConfig]
     """Converts the options of a checkpoint to a configuration of matscale.
 
@@ -47,7 +47,7 @@ class Importer:
     max_atomic_number: Callable[[Any], int] = lambda config: config.max_atomic_number
     """Returns the largest atomic number for which a model has weights, given its configuration."""
     info: Callable[[Any, tuple[int, ...]], DatasetInfo] = lambda config, elements: DatasetInfo(elements)
-    """Returns the facts on data for the run record, given the configuration and the elements."""
+    """Returns the dataset facts for the run record, given the configuration and the elements."""
     stress_parts: Callable[[Any, Tensor], None] | None = None
     """Sets scales and shifts of the stress head, given the model and a tensor [part, (scale, shift)].
 
@@ -63,7 +63,7 @@ class Importer:
 
 
 def copy_named(model: nn.Module, weights: Mapping[str, Tensor], published: Callable[[str], str]) -> None:
-    """Copy weights into a model by the published name of each parameter.
+    """Copy published weights into a model; `published` gives the published name of each parameter.
 
     Raises DataError that names missing weights or wrong shapes.
     """
@@ -106,7 +106,9 @@ def renamed(
             found |= {names[key]: value} if value is not None else {}
         elif key in only:
             if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in only[key]):
-                raise ConfigError(f"{key} = {value!r}: {what} has only {only[key][-1]!r}. Such a model cannot be read.")
+                raise ConfigError(
+                    f"{key} = {value!r}: {what} supports only {only[key][-1]!r}. Such a model cannot be imported."
+                )
         elif key not in without_effect:
             raise ConfigError(f"unknown option {key} = {value!r} of {what}.")
     return found

@@ -78,7 +78,10 @@ def _normalizer(path: Path, quantity: str, given: Any) -> dict[str, Any]:
 
 
 def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
-    """Arguments of a class that the file names. Raises ConfigError for functions, which could read files."""
+    """Arguments with which the file makes an object of class `kind`.
+
+    Raises ConfigError for anything else, such as a function, which could read files.
+    """
     target = given.get("_target_") if isinstance(given, dict) else type(given).__name__
     if not isinstance(given, dict) or str(target).rpartition(".")[2] != kind:
         raise ConfigError(f"{path}: the {what} is made by {target!r}: only a {kind} with its numbers is imported.")
@@ -86,7 +89,7 @@ def _made_here(path: Path, what: str, given: Any, kind: str) -> dict[str, Any]:
 
 
 def _row(given: dict[str, Any]) -> Any:
-    """Tensor from a list of numbers, plain or as arguments of a tensor; other values are unchanged."""
+    """Convert a list of numbers (plain, or as arguments of a tensor) to a tensor; other values are unchanged."""
     row = given.get("element_references")
     if isinstance(row, dict) and row.get("_target_") in _TENSORS and isinstance(row.get("_args_"), list):
         row = row["_args_"][0] if len(row["_args_"]) == 1 else row

@@ -27,7 +27,7 @@ _DERIVED = ("energy", "forces", "stress")
 
 
 def normalisers(checkpoint: FairchemCheckpoint, *, derived: bool) -> tuple[Scales, Tensor]:
-    """Read the scales of energy [eV], forces [eV/Å], stress [eV/Å³]; scale and shift of the stress's parts [2, 2].
+    """Read the scales of energy [eV], forces [eV/Å], stress [eV/Å³], and scale and shift of both stress parts [2, 2].
 
     The scale of the stress is that of its anisotropic part; scales and shifts of the parts are relative to it.
     `derived` says that forces and stress are derivatives. Raises DataError for a normalizer that is unknown or cannot
@@ -81,7 +81,7 @@ def _number(value: Any) -> float:
 
 
 def references(checkpoint: FairchemCheckpoint, max_atomic_number: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Read the element references [119] eV, and list the elements that have one; all elements if there are none."""
+    """Read the element references [119] eV, and list the elements that have one (all elements if the file has none)."""
     found = checkpoint.section("elementrefs")
     if unknown := sorted(set(found) - {"energy"}):
         raise DataError(f"{checkpoint.path}: has element references of {unknown[0]!r}; only the energy may have them.")

@@ -21,7 +21,7 @@ MOST = 100_000
 
 
 FREE = 1_000_000
-"""Number of parameters that may always be built; missing weights are reported later by name."""
+"""Number of parameters up to which a model is always built; missing weights are reported later by name."""
 
 
 class _TooLargeError(Exception):

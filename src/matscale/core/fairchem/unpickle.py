@@ -49,7 +49,7 @@ ALLOWED = frozenset(
         *(f"torch {name}" for name in _DTYPES),
     }
 )
-"""`module name` of all that a checkpoint may refer to."""
+"""Globals to which a checkpoint may refer, as `module name`."""
 _CHECKPOINT = "fairchem.core.units.mlip_unit.api.inference MLIPInferenceCheckpoint"
 _DICT, _LIST, _NODE = "omegaconf.dictconfig DictConfig", "omegaconf.listconfig ListConfig", "omegaconf.nodes AnyNode"
 STAND_INS = (
@@ -63,7 +63,7 @@ MAX_PICKLE = 64 * 2**20
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 32
 MARGIN = 2 * 2**30
-"""Bytes of memory in addition to four times the size of the file."""
+"""Memory [bytes] that the import may use in addition to four times the size of the file."""
 MIN_TORCH = (2, 10)
 """Oldest safe version of torch; with older ones, a file can circumvent `weights_only=True`."""
 
@@ -110,7 +110,7 @@ def globals_named(instructions: bytes) -> Iterator[str]:
 
 
 class Inert:
-    """Stand-in for a class of fairchem 2, which stores its arguments and does nothing else."""
+    """Stand-in for a class of fairchem 2. It stores its arguments and does nothing else."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values

@@ -50,7 +50,7 @@ def in_one_piece(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:
             continue
         factor = torch.as_tensor(value) if isinstance(value, Tensor | float | int) else torch.empty(0)
         if factor.numel() != 1:
-            raise DataError(f"{checkpoint.path}: {name} in scale_dict is no number, as a scale factor has to be.")
+            raise DataError(f"{checkpoint.path}: {name} in scale_dict is not a number, as a scale factor must be.")
         place = f"{_module(name.removeprefix('backbone.'))}.scale_factor"
         there = float(weights.get(place, torch.zeros(())))
         if there != 0 and not math.isclose(there, float(factor), rel_tol=1e-5):

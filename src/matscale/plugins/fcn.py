@@ -91,14 +91,16 @@ class FCN(nn.Module):
 
 
 def build(config: FCNConfig, info: DatasetInfo) -> nn.Module:
-    """Build the model; it does not depend on `info`."""
+    """Build the model. The facts in `info` have no effect."""
     return FCN(config)
 
 
 def ladder(n_params: int) -> FCNConfig:
-    """Size ladder: four blocks, an embedding half as wide as `hidden`, and heads as wide as `hidden` (up to 128).
+    """Choose a model with about `n_params` parameters: four blocks, and an embedding half as wide as `hidden`.
 
-    The width of the embedding is then adjusted to the number of parameters.
+    Heads are as wide as `hidden`, up to 128.
+
+    Then the width of the embedding is adjusted, so that the number of parameters is closer to `n_params`.
     """
     return closest(
         n_params,
@@ -113,7 +115,7 @@ def _shape(hidden: int, embedding: int) -> FCNConfig:
 
 
 def step_flops(config: FCNConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times those of the forward.
+    """FLOPs of a training step: three times the FLOPs of the forward.
 
     Each product of the forward has two of the same size in the backward, for the gradients of weights and inputs.
     """

@@ -12,26 +12,26 @@ HUBER_DELTA = 0.01
 
 
 def mae(residual: Tensor) -> Tensor:
-    """Mean absolute error over the k components of each residual: [n, k] -> [n]."""
+    """Mean absolute error over the k components of each residual [n, k]; returns [n]."""
     return residual.abs().mean(dim=1)
 
 
 def mse(residual: Tensor) -> Tensor:
-    """Mean squared error over the k components of each residual: [n, k] -> [n]."""
+    """Mean squared error over the k components of each residual [n, k]; returns [n]."""
     return residual.square().mean(dim=1)
 
 
 def huber(residual: Tensor) -> Tensor:
-    """Mean of the Huber loss over the k components r of each residual: [n, k] -> [n].
+    """Mean of the Huber loss over the k components r of each residual [n, k]; returns [n].
 
-    It is r²/2 for |r| ≤ δ, and δ (|r| − δ/2) for larger ones.
+    The Huber loss is r²/2 for |r| ≤ δ, and δ (|r| − δ/2) for larger |r|.
     """
     zeros = torch.zeros_like(residual)
     return torch.nn.functional.huber_loss(residual, zeros, reduction="none", delta=HUBER_DELTA).mean(dim=1)
 
 
 def l2(residual: Tensor) -> Tensor:
-    """Euclidean length of each residual vector: [n, k] -> [n]."""
+    """Euclidean length of each residual vector [n, k]; returns [n]."""
     length: Tensor = torch.linalg.vector_norm(residual, dim=1)
     return length
 

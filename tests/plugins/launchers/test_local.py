@@ -116,7 +116,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(pool: LocalPool, tmp
     descriptor = claim(tmp_path)
     assert descriptor is not None
     pool.start([Job(tmp_path)])
-    assert pool.ended() == [Ended(tmp_path, None, "another process took it up", retry=False)]
+    assert pool.ended() == [Ended(tmp_path, None, "another process trains this run", retry=False)]
     os.close(descriptor)
 
 

@@ -21,8 +21,8 @@ Models with other weights may exceed it: docs/eqv2.md has the error for each gri
 def claims(config: EqV2Config) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    Reflection is never among them, since convolutions on edges distinguish left and right. The stress of the head
-    `rank2` does not rotate with the structure.
+    No model claims reflection, since convolutions on edges distinguish left and right. The stress of the head `rank2`
+    does not rotate with the structure.
 
     A coarse grid breaks the symmetry under rotation, too. With a resolution above 4 lmax, the terms of an activation up
     to third order are exact on the grid; the remaining error is below `ROTATION_TOLERANCE`.

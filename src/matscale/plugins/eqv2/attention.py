@@ -6,9 +6,10 @@ r"""Graph attention in the frames of the edges.
     α_e   = softmax_{e -> i} (u · leaky(LN(a)))   per head                                         [n_edges, H]
     x'_i  = P Σ_{e -> i} R_e^T (α_e v_e)                                                           [n_atoms, K, C']
 
-w are radial networks of distance and elements; SO2 mixes degrees and channels of equal |m|, which is the condition of
-equivariance in the frame of an edge (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0.
-EquiformerV2, arXiv:2306.12059.
+An atom has K coefficients with C channels each, of which an edge keeps K_r; H heads have V channels each. w are radial
+networks of distance and elements; SO2 mixes degrees and channels of equal |m|, which is the condition of equivariance
+in the frame of an edge (arXiv:2302.03655); S2 is SiLU on a grid for l > 0, gated scalars for l = 0. EquiformerV2,
+arXiv:2306.12059.
 
 `EdgeFunction`, which maps coefficients of atoms to values and features of edges, takes nearly all the time. It is a
 separate module, so that a faster function with the same parameters can replace it.
@@ -27,7 +28,7 @@ from matscale.plugins.eqv2.so3 import SO3Linear, SphereGrid
 
 
 class RadialNetwork(nn.Module):
-    """Radial network: an MLP of an edge's distance and its two elements, with element embeddings of its own."""
+    """Radial network: an MLP of the distance and the two elements of an edge, with element embeddings of its own."""
 
     def __init__(self, config: EqV2Config, n_out: int) -> None:
         super().__init__()
@@ -46,14 +47,14 @@ class RadialNetwork(nn.Module):
             nn.init.uniform_(table.weight, -0.001, 0.001)
 
     def forward(self, edges: Edges) -> Tensor:
-        """Forward pass -> [n_edges, n_out]"""
+        """Compute radial features [n_edges, n_out] of the edges."""
         elements = (self.source(edges.source_element), self.target(edges.target_element))
         features: Tensor = self.net(torch.cat([edges.basis, *elements], dim=1))
         return features
 
 
 class EdgeDegree(nn.Module):
-    """Edge-degree embedding: coefficients m = 0 in the frame of each edge, rotated back and summed for each atom."""
+    """Edge-degree embedding: coefficients m = 0 in the frames of edges, rotated back and summed for each atom."""
 
     def __init__(self, config: EqV2Config) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class EdgeDegree(nn.Module):
         self.radial = RadialNetwork(config, self.n_degrees * config.channels)
 
     def forward(self, edges: Edges) -> Tensor:
-        """Sum over neighbours -> [n_atoms, K, C]"""
+        """Sum over the edges of each atom; returns [n_atoms, K, C], K coefficients with C channels."""
         weights = self.radial(edges).unflatten(1, (self.n_degrees, -1))  # [n_edges, lmax+1, C]
         if edges.envelope is not None:
             weights = weights * edges.envelope[:, None, None]
@@ -70,8 +71,7 @@ class EdgeDegree(nn.Module):
 
 
 class SO2Convolution(nn.Module):
-    """SO(2) convolution on an edge: the general linear map of channels and degrees that commutes with rotations about
-    the edge.
+    """SO(2) convolution: the general linear map of channels and degrees that commutes with rotations about an edge.
 
     For m > 0 it is a complex product: y₊ = W_r x₊ − W_i x₋, y₋ = W_r x₋ + W_i x₊.
     """
@@ -95,7 +95,11 @@ class SO2Convolution(nn.Module):
         return sum(self.n_degrees) * self.n_in
 
     def forward(self, x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Forward pass: [n_edges, K_r, n_in], [n_edges, n_weights] -> [n_edges, K_r, n_out], [n_edges, n_extra]"""
+        """Convolve `x` [n_edges, K_r, n_in], K_r coefficients per edge, after multiplication by `weights`, if given.
+
+        `weights` are [n_edges, n_weights]. Returns coefficients [n_edges, K_r, n_out] and additional scalars [n_edges,
+        n_extra].
+        """
         sizes = [self.n_degrees[0], *(2 * n for n in self.n_degrees[1:])]
         parts = x.split(sizes, dim=1)
         factors = [None] * len(sizes) if weights is None else weights.split([n * self.n_in for n in self.n_degrees], 1)
@@ -113,10 +117,10 @@ class SO2Convolution(nn.Module):
 
 @full_precision
 def separable_s2(x: Tensor, gates: Tensor, grid: SphereGrid, passage: Passage | None = None) -> Tensor:
-    """Apply SiLU to the function with coefficients [n, K_r, C], on a grid.
+    """Apply SiLU on a grid of the sphere to functions with coefficients `x` [n, K_r, C] (C channels).
 
-    Its l = 0 part becomes SiLU of `gates` [n, C]. For the edges of `passage`, the result is a weighted mean over the
-    frames of both charts.
+    The coefficient l = 0 of the result is SiLU of `gates` [n, C]. For the edges of `passage`, the result is a weighted
+    mean over the frames of both charts (module `charts`).
     """
     silu = nn.functional.silu
     curved = grid.coefficients(silu(grid.values(x)))
@@ -140,7 +144,11 @@ class EdgeFunction(nn.Module):
         self.radial = RadialNetwork(config, self.conv1.n_weights)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> tuple[Tensor, Tensor]:
-        """Forward pass: [n_atoms, K, C] -> values [n_edges, K_r, heads·V] in the frames, features [n_edges, heads·A]"""
+        """Compute values and attention features of the edges from coefficients `x` [n_atoms, K, C] of the atoms.
+
+        Values are [n_edges, K_r, heads·V] in the frames of the edges: K_r of K coefficients, V channels per head.
+        Features are [n_edges, heads·A].
+        """
         pair = torch.cat([x.index_select(0, edges.source), x.index_select(0, edges.target)], dim=2)
         message = edges.turn_into_frame(pair)  # [n_edges, K_r, 2C]
         hidden, extra = self.conv1(message, self.radial(edges))
@@ -155,7 +163,7 @@ def smooth_leaky(x: Tensor) -> Tensor:
 
 
 class GraphAttention(nn.Module):
-    """Graph attention: updates an atom's coefficients from its neighbours."""
+    """Graph attention: computes new coefficients of an atom from those of its neighbours."""
 
     def __init__(self, config: EqV2Config, n_out: int, alpha_drop: float) -> None:
         super().__init__()
@@ -167,7 +175,7 @@ class GraphAttention(nn.Module):
         self.project = SO3Linear(config.lmax, config.n_heads * config.value_channels, n_out)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
-        """Forward pass: [n_atoms, K, C] -> [n_atoms, K, n_out]"""
+        """Compute coefficients [n_atoms, K, n_out] from `x` [n_atoms, K, C] (K coefficients, C channels)."""
         values, features = self.edge_function(x, edges, grid)
         alpha = self.attention(features, edges)  # [n_edges, heads]
         weighted = values.unflatten(2, (self.heads, -1)) * self.alpha_drop(alpha)[:, None, :, None]
@@ -176,6 +184,6 @@ class GraphAttention(nn.Module):
 
     @full_precision
     def attention(self, features: Tensor, edges: Edges) -> Tensor:
-        """Attention weights [n_edges, heads] from features [n_edges, heads·A], by `Edges.softmax`."""
+        """Attention weights [n_edges, heads] from `features` [n_edges, heads·A], A per head, by `Edges.softmax`."""
         curved = smooth_leaky(self.alpha_norm(features.unflatten(1, (self.heads, -1))))
         return edges.softmax((curved * self.alpha_dot).sum(-1))

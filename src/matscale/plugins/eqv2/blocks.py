@@ -35,7 +35,7 @@ class ScalarsApartNorm(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """Forward pass: [n, K, C] -> [n, K, C]"""
+        """Normalise `x` [n, K, C], K coefficients with C channels for each of n atoms."""
         scalars, rest = x[:, :1], x[:, 1:]
         power = torch.einsum("nkc,k->nc", rest.square(), self.balance.to(x.dtype)).mean(-1)
         scale = (power + EPSILON).rsqrt()[:, None, None]
@@ -63,7 +63,7 @@ class PerDegreeNorm(nn.Module):
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """Forward pass: [n, K, C] -> [n, K, C]"""
+        """Normalise `x` [n, K, C], K coefficients with C channels for each of n atoms."""
         x = torch.cat([x[:, :1] - x[:, :1].mean(-1, keepdim=True), x[:, 1:]], dim=1)
         power = torch.einsum("nkc,lk->nlc", x.square(), self.balance.to(x.dtype)).mean(-1)  # [n, lmax+1]
         scale = (power + EPSILON).rsqrt()[:, :, None] * self.weight
@@ -96,16 +96,14 @@ class FeedForward(nn.Module):
         self.contract = SO3Linear(lmax, hidden, n_out)
 
     def forward(self, x: Tensor, grid: SphereGrid) -> Tensor:
-        """Forward pass: [n_atoms, K, C] -> [n_atoms, K, n_out]"""
+        """Compute coefficients [n_atoms, K, n_out] from `x` [n_atoms, K, C] (K coefficients, C channels)."""
         curved = grid.coefficients(self.pointwise(grid.values(self.expand(x))))
         update: Tensor = self.contract(torch.cat([self.scalars(x[:, :1]), curved[:, 1:]], dim=1))
         return update
 
 
 class Drop(nn.Module):
-    """Dropout in training: of the whole contribution of a block for some structures, or of whole channels for some
-    atoms.
-    """
+    """Dropout in training, of a block's whole contribution to some structures, or of whole channels of some atoms."""
 
     def __init__(self, path: float, channel: float) -> None:
         super().__init__()
@@ -137,7 +135,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, edges: Edges, edge_grid: SphereGrid, atom_grid: SphereGrid, batch: Tensor, n_structures: int
     ) -> Tensor:
-        """Forward pass: [n_atoms, K, C] -> [n_atoms, K, C]"""
+        """Update `x` [n_atoms, K, C], K coefficients with C channels for each atom."""
         x = x + self.drop(self.attention(self.attention_norm(x), edges, edge_grid), batch, n_structures)
         within: Tensor = self.drop(self.feed_forward(self.feed_forward_norm(x), atom_grid), batch, n_structures)
         return x + within

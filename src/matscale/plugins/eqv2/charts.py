@@ -1,4 +1,6 @@
-r"""Smooth transition between the two charts of `rotation`, for models whose energy must be continuous.
+r"""Smooth transition between the two charts of module `rotation`, for models whose energy must be continuous.
+
+A chart is a rule that gives every edge a frame, that is a rotation onto the polar axis.
 
 All operations on an edge commute with rotations about it, so the choice of chart matters only for activations: the
 error of their grid depends on its orientation about the edge. When an edge changes from one chart to the other, its
@@ -34,19 +36,19 @@ HALF_WIDTH = 0.05
 class Passage:
     """Edges in the range of |y| where both charts are used, with rotations into the frame of the other chart.
 
-    Coefficients of these edges are order-major, K_r of them.
+    The K_r coefficients of these edges are order-major (module `so3`).
     """
 
     edges: Tensor
     """[n] indices of these edges in the batch, ascending."""
     share: Tensor
-    """[n] u: weight of the other chart."""
+    """[n] weight u of the other chart."""
     cosine: Tensor
-    """[n, K_r] cos mγ"""
+    """[n, K_r] cos mγ for the order m of each coefficient, with the angle γ between the frames of both charts."""
     sine: Tensor
-    """[n, K_r] −sin mγ, m with its sign."""
+    """[n, K_r] −sin mγ, where m has its sign."""
     opposite: Tensor
-    """[K_r] index of the coefficient of −m."""
+    """[K_r] index of the coefficient with order −m, for each coefficient."""
 
     def turned(self, x: Tensor) -> Tensor:
         """Rotate coefficients [n, K_r, C] into the frame of the other chart.
@@ -56,7 +58,7 @@ class Passage:
         return self._turned(x, 1.0)
 
     def turned_back(self, x: Tensor) -> Tensor:
-        """Rotate coefficients back: T^T x"""
+        """Rotate coefficients [n, K_r, C] back from the frame of the other chart, by T^T."""
         return self._turned(x, -1.0)
 
     def _turned(self, x: Tensor, sign: float) -> Tensor:
@@ -65,7 +67,7 @@ class Passage:
         return self.cosine[:, :n, None] * x + (sign * self.sine[:, :n, None]) * swapped
 
     def within(self, edges: slice) -> Passage | None:
-        """Select those edges that lie in a slice, and number them from its start; None if the slice has none."""
+        """Select the edges that lie in a slice of all edges, and number them from its start; None if there are none."""
         start, stop = torch.searchsorted(self.edges, self.edges.new_tensor([edges.start, edges.stop])).tolist()
         if start == stop:
             return None
@@ -74,7 +76,7 @@ class Passage:
 
 
 class ChartPassage(nn.Module):
-    """Module that makes the `Passage` of a batch of edges, differentiable in their vectors."""
+    """Module that makes the `Passage` of a batch of edges, differentiable in the edge vectors."""
 
     opposite: Tensor
     order: Tensor

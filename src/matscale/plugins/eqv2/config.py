@@ -53,9 +53,9 @@ class EqV2Config(ArchitectureConfig):
     max_neighbors: int = Field(default=20, ge=0)
     """Number of nearest neighbours that send messages; 0: all within the cutoff, with a smooth envelope."""
     strict_neighbors: bool = False
-    """Whether exactly `max_neighbors` are kept; if false, so are further neighbours at nearly the same distance."""
+    """Whether exactly `max_neighbors` are kept; otherwise, also further neighbours at nearly the same distance."""
     grid: GridKind = "product"
-    """Grid of the sphere for activations: latitudes × longitudes, or Lebedev's rule, with a third as many points."""
+    """Grid of the sphere for activations: `product`, latitudes × longitudes; `lebedev`, a third as many points."""
     grid_resolution: int = Field(default=18, ge=2, le=512)
     """Resolution R of the grid, which integrates all degrees below R exactly; even, and at least 2(lmax + 1).
 
@@ -68,7 +68,7 @@ class EqV2Config(ArchitectureConfig):
     `rms_norm_sh` has one scale for all degrees.
     """
     forces: Literal["direct", "gradient"] = "direct"
-    """Forces and stress predicted by heads, or as derivatives of the energy (then `max_neighbors` must be 0)."""
+    """Source of forces and stress: heads, or derivatives of the energy (`gradient`; then `max_neighbors` must be 0)."""
     stress_head: Literal["equivariant", "rank2", "none"] = "equivariant"
     """Stress head: `rank2` is the published one, whose anisotropic part is not equivariant.
 
@@ -82,7 +82,7 @@ class EqV2Config(ArchitectureConfig):
     proj_drop: float = Field(default=0.0, ge=0, lt=1)
     """Probability that a channel of an atom, with all its coefficients, is left out of a block's contribution."""
     weight_init: Literal["uniform", "normal"] = "uniform"
-    """Distribution of initial weights of linear maps: uniform within ±1/√inputs, or normal with that as deviation."""
+    """Distribution of initial weights of linear maps: uniform within ±1/√inputs, or normal with deviation 1/√inputs."""
     mean_atoms: float = Field(default=1.0, gt=0)
     """Divisor of the sum over atoms that gives the energy.
 

@@ -1,7 +1,7 @@
 r"""Count FLOPs and parameters of a configuration, map by map, without building the model (see docs/flops.md).
 
-`step_flops` equals the FLOPs counted in a training step, `parameters` the numbers of parameters of a built model; both
-are sums over the same rows.
+`step_flops` gives the FLOPs that are counted in a training step, and `parameters` gives the numbers of parameters of a
+built model. Both are sums over the same rows.
 
 A product counts once in the forward, and in a whole step as often as this table says, depending on its factors:
 
@@ -87,7 +87,7 @@ def _degrees(config: EqV2Config) -> list[int]:
 
 
 def _n_kept(config: EqV2Config) -> int:
-    """Number of the coefficients with |m| ≤ mmax."""
+    """Number K_r of coefficients with |m| ≤ mmax."""
     return sum(2 * min(degree, config.mmax) + 1 for degree in range(config.lmax + 1))
 
 

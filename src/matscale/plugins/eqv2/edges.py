@@ -45,23 +45,28 @@ class Edges:
 
     @full_precision
     def turn_into_frame(self, x: Tensor) -> Tensor:
-        """Rotate coefficients into the frames of edges: [n_edges, K, C], degree-major -> [n_edges, K_r, C]"""
+        """Rotate `x` [n_edges, K, C], degree-major, into the frames of the edges; returns [n_edges, K_r, C]."""
         return self.into_frame @ x
 
     @full_precision
     def turn_out_of_frame(self, x: Tensor) -> Tensor:
-        """Rotate back: [n_edges, K_r, C], or only the leading coefficients m = 0 -> [n_edges, K, C]"""
+        """Rotate `x` [n_edges, K_r, C] back from the frames of the edges; returns [n_edges, K, C].
+
+        `x` may have only the leading coefficients, those with m = 0.
+        """
         return self.out_of_frame[:, :, : x.shape[1]] @ x
 
     @full_precision
     def sum_on_targets(self, x: Tensor) -> Tensor:
-        """Sum over the edges of each target: [n_edges, ...] -> [n_atoms, ...]"""
+        """Sum `x` [n_edges, ...] over the edges of each target atom; returns [n_atoms, ...]."""
         return x.new_zeros(self.n_atoms, *x.shape[1:]).index_add(0, self.target, x)
 
     def mean_on_targets(self, x: Tensor) -> Tensor:
-        """Mean over the edges of each target: [n_edges, ...] -> [n_atoms, ...]; zero for an atom without neighbours.
+        """Mean of `x` [n_edges, ...] over the edges of each target atom; returns [n_atoms, ...].
 
-        With an envelope f it is Σ f² x / Σ f, as in `softmax`.
+        It is zero for an atom without neighbours.
+
+        With an envelope f, the mean is Σ f² x / Σ f, as in `softmax`.
         """
         if self.envelope is not None:
             f = self.envelope.view(-1, *(1,) * (x.dim() - 1))
@@ -73,7 +78,7 @@ class Edges:
     def softmax(self, logits: Tensor) -> Tensor:
         """Attention weights [n_edges, n_heads] that sum to 1 over the edges of each target.
 
-        With an envelope f they are f² e^a / Σ f e^a, which vanishes smoothly at the cutoff, even for a single
+        With an envelope f, the weights are f² e^a / Σ f e^a: they vanish smoothly at the cutoff, even for a single
         neighbour.
         """
         top = torch.full((self.n_atoms, logits.shape[1]), -torch.inf, dtype=logits.dtype, device=logits.device)
@@ -98,7 +103,7 @@ class WideGaussians(nn.Module):
         self.register_buffer("centers", centers, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Expand [n_edges] Å -> [n_edges, n_radial].
+        """Expand distances [n_edges] Å in the Gaussians; returns [n_edges, n_radial].
 
         Values below e⁻⁵⁰ are constant, since denormal numbers are ten times slower.
         """

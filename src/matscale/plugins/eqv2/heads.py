@@ -37,13 +37,13 @@ TENSORS = (
 
 @full_precision
 def tensor_from_parts(isotropic: Tensor, anisotropic: Tensor) -> Tensor:
-    """Compose tensors from parts: [n], [n, 5] -> symmetric [n, 3, 3]"""
+    """Compose symmetric tensors [n, 3, 3] from isotropic [n] and anisotropic [n, 5] parts."""
     parts = torch.cat([isotropic[:, None], anisotropic], dim=1)
     return torch.einsum("np,pab->nab", parts, torch.tensor(TENSORS, dtype=parts.dtype, device=parts.device))
 
 
 def parts_from_tensor(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Split tensors into parts: [n, 3, 3] -> [n], [n, 5]; the antisymmetric part is dropped."""
+    """Split tensors [n, 3, 3] into isotropic [n] and anisotropic [n, 5] parts; the antisymmetric part is dropped."""
     parts = torch.einsum("nab,pab->np", tensor, torch.tensor(TENSORS, dtype=tensor.dtype, device=tensor.device))
     return parts[:, 0], parts[:, 1:]
 
@@ -56,7 +56,7 @@ class EnergyHead(nn.Module):
         self.feed_forward, self.mean_atoms = FeedForward(config, 1), config.mean_atoms
 
     def forward(self, x: Tensor, grid: SphereGrid, data: AtomicBatch) -> Tensor:
-        """Forward pass: [n_atoms, K, C] -> [n_structures], float64"""
+        """Energies [n_structures] in float64, from `x` [n_atoms, K, C] (K coefficients, C channels)."""
         return sum_by_structure(self.feed_forward(x, grid)[:, 0, 0], data) / self.mean_atoms
 
 
@@ -68,7 +68,7 @@ class ForcesHead(nn.Module):
         self.attention = GraphAttention(config, 1, alpha_drop=0.0)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid) -> Tensor:
-        """Forward pass: [n_atoms, K, C] -> [n_atoms, 3]"""
+        """Forces [n_atoms, 3], from `x` [n_atoms, K, C] (K coefficients, C channels)."""
         coefficients: Tensor = self.attention(x, edges, grid)
         return coefficients[:, 1:4, 0]
 
@@ -81,13 +81,13 @@ class EquivariantStressHead(nn.Module):
         self.feed_forward = FeedForward(config, 1)
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """Forward pass: [n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+        """Parts of the stress, isotropic [n_structures], anisotropic [n_structures, 5], from `x` [n_atoms, K, C]."""
         mean = mean_by_structure(self.feed_forward(x, grid)[:, :9, 0], data)
         return mean[:, 0], mean[:, 4:]
 
 
 class Rank2StressHead(nn.Module):
-    """Head of the stress in the published models; not equivariant, since an MLP acts on each l = 2 component alone."""
+    """Head of the stress in the published models; not equivariant, since an MLP acts on single l = 2 components."""
 
     normalisers: Tensor
 
@@ -103,7 +103,7 @@ class Rank2StressHead(nn.Module):
         self.register_buffer("normalisers", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
     def forward(self, x: Tensor, edges: Edges, grid: SphereGrid, data: AtomicBatch) -> tuple[Tensor, Tensor]:
-        """Forward pass: [n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+        """Parts of the stress, isotropic [n_structures], anisotropic [n_structures, 5], from `x` [n_atoms, K, C]."""
         ls = list(range(self.lmax + 1))
         # Harmonics of the vector itself, d^l Y(n): the norm removes only part of the distance.
         y = o3.spherical_harmonics(ls, edges.vec, normalize=False, normalization="integral")

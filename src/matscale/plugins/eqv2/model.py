@@ -66,7 +66,7 @@ class EqV2(nn.Module):
         return self.read_out(self._run(data, edges), edges, data)
 
     def embed(self, data: AtomicBatch) -> Tensor:
-        """Features of atoms, [n_atoms, C]: the invariant part, l = 0, of the heads' input."""
+        """Features of atoms, [n_atoms, C]: the invariant part (l = 0) of the coefficients that the heads read."""
         self._check_elements(data.atomic_numbers)
         return self._run(data, self.edge_frames(data))[:, 0]
 
@@ -121,8 +121,8 @@ class EqV2(nn.Module):
 def initialise(model: nn.Module, kind: str) -> None:
     """Initialise biases with zero and, if `kind` is "normal", the weights of linear maps outside radial networks.
 
-    These weights are drawn from a normal distribution with a standard deviation of 1/√inputs. For any other kind they
-    keep torch's default, uniform within ±1/√inputs, as those of the heads always do.
+    These weights are drawn from a normal distribution with a standard deviation of 1/√inputs. For any other kind, they
+    keep torch's default, uniform within ±1/√inputs. The weights of the heads always keep it.
     """
     radial = {id(m) for net in model.modules() if isinstance(net, RadialNetwork) for m in net.modules()}
     for module in model.modules():
@@ -135,7 +135,7 @@ def initialise(model: nn.Module, kind: str) -> None:
 
 
 def graph(config: EqV2Config) -> Graph:
-    """Graph of the nearest neighbours by the published rule, or of all within the cutoff."""
+    """Graph of the nearest neighbours by the published rule, or of all neighbours within the cutoff."""
     if config.is_smooth:
         return Graph.radius(config.cutoff)
     return Graph.nearest(config.cutoff, config.max_neighbors, strict=config.strict_neighbors)

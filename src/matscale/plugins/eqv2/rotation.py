@@ -38,8 +38,9 @@ _CYCLE = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 
 
 def wigner(lmax: int, rotation: Array) -> Array:
-    """Wigner matrix D [K, K] of one rotation matrix [3, 3], from its action on the spherical harmonics of scattered
-    points.
+    """Wigner matrix D [K, K] of a rotation matrix [3, 3].
+
+    It is computed from the action of the rotation on the spherical harmonics of scattered points.
     """
     scattered = np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3))
     points = scattered / np.linalg.norm(scattered, axis=1, keepdims=True)
@@ -51,7 +52,9 @@ def wigner(lmax: int, rotation: Array) -> Array:
 
 @cache
 def _tables(lmax: int, mmax: int) -> tuple[Array, Array]:
-    """Tables of B and of B with the columns m and −m exchanged, [2, 2lmax+1, K_r, K], and the matrix D(P) [K, K].
+    """Constant tables of the matrix B of the module's docstring, and the matrix D(P) [K, K].
+
+    The first table is [2, 2lmax+1, K_r, K]: B, and B with the columns m and −m exchanged.
 
     The second dimension has the matrices by which cos mβ, m = 0..lmax, and then sin mβ, m = 1..lmax, are multiplied.
     """
@@ -76,12 +79,12 @@ def multiples(cosine: Tensor, sine: Tensor, lmax: int) -> tuple[Tensor, Tensor]:
 
 
 def is_polar(n: Tensor) -> Tensor:
-    """Tell for each unit vector whether it belongs to the second chart: [n_edges, 3] -> [n_edges]"""
+    """Whether each unit vector [n_edges, 3] belongs to the second chart, [n_edges]."""
     return n[:, 1].abs() > POLAR
 
 
 class EdgeRotation(nn.Module):
-    """Module that makes the Wigner matrices of a batch of edges, differentiable in their vectors to any order."""
+    """Module that makes the Wigner matrices of edges, differentiable to any order in the edge vectors."""
 
     table: Tensor
     cycle: Tensor

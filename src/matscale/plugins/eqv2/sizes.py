@@ -60,7 +60,7 @@ _SMALLEST = Rung(1, 2, 2, 1, 1, 1, 2, 1)
 _WIDEST = Rung(416, 272, 416, 10, 208, 8, 64, 52)
 """Ends of the ladder, which are not published.
 
-Beyond the S model, models of the ladder get wider at lmax 4 rather than higher in degree.
+Beyond the S model, models of the ladder get wider, but keep lmax 4.
 """
 
 _OMAT24_M = _OMAT24_S._replace(n_layers=10)
@@ -93,7 +93,7 @@ def rungs() -> tuple[Rung, ...]:
 
 
 def _between(a: Rung, b: Rung) -> Iterator[Rung]:
-    """Steps from shape `a` (excluded) to `b` (included); each raises one field by 1, and all fields grow evenly."""
+    """List the shapes from `a` (excluded) to `b` (included). Each raises one field by 1, and all fields grow evenly."""
     steps = sorted(((k + 0.5) / (y - x), field) for field, (x, y) in enumerate(zip(a, b)) for k in range(y - x))
     shape = list(a)
     for _, field in steps:
@@ -109,7 +109,8 @@ def _count(shape: Rung) -> int:
 def _split(rung: int) -> int:
     """Number of parameters from which the next rung of the ladder replaces `rung`.
 
-    It is half-way between the two, or that of the next rung with a feed-forward width of 1 if this is larger.
+    It is half-way between the numbers of the two rungs, or the number of the next rung with a feed-forward width of 1,
+    if the latter is larger.
     """
     here, above = rungs()[rung], rungs()[rung + 1]
     return max((_count(here) + _count(above)) // 2, _count(above._replace(ffn_hidden=1)))
@@ -118,9 +119,9 @@ def _split(rung: int) -> int:
 def ladder(n_params: int) -> EqV2Config:
     """Choose the configuration whose number of parameters is closest to `n_params`.
 
-    It is the nearest rung of the ladder, with the feed-forward width adjusted. Larger `n_params` never give a smaller
-    model. Below the smallest rung, the number of Gaussians is reduced; beyond the largest, feed-forward networks get
-    wider.
+    The nearest rung of the ladder is chosen, and its feed-forward width adjusted. Larger `n_params` never give a
+    smaller model. Below the smallest rung, the number of Gaussians is reduced; beyond the largest, feed-forward
+    networks get wider.
     """
     if n_params < _count(_SMALLEST):
         return _fewer_gaussians(n_params)
@@ -144,7 +145,7 @@ def _fewer_gaussians(n_params: int) -> EqV2Config:
 def _nearest_width(shape: Rung, n_params: int, smallest: int, largest: int) -> Rung:
     """Set the feed-forward width of `shape` so that its number of parameters comes closest to `n_params`.
 
-    The number is at least `smallest` and less than `largest`.
+    The result has at least `smallest` and less than `largest` parameters.
     """
     low, high = 0, 2  # count(low) ≤ n_params < count(high)
     while _count(shape._replace(ffn_hidden=high)) <= n_params:

@@ -54,7 +54,7 @@ class Kept(NamedTuple):
     """Coefficients with |m| ≤ mmax, order-major."""
 
     places: list[int]
-    """[K_r] index of each kept coefficient in the degree-major order of all."""
+    """[K_r] index of each kept coefficient in the degree-major order of all K coefficients."""
     rescale: Array
     """[K_r] factor √((2l+1)/(2 mmax+1)) for l > mmax, else 1, which compensates for the omitted orders."""
 
@@ -70,7 +70,7 @@ def kept(lmax: int, mmax: int) -> Kept:
 
 
 def spherical_harmonics(lmax: int, points: Array) -> Array:
-    """Compute Y_lm of unit vectors [n, 3] -> [n, K], in float64, each with a mean square of 1 over the sphere."""
+    """Spherical harmonics Y_lm [n, K] of unit vectors [n, 3] in float64, with a mean square of 1 over the sphere."""
     with torch.device("cpu"):  # a model may be built on `meta`
         x = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float64))
         y: Tensor = o3.spherical_harmonics(list(range(lmax + 1)), x, normalize=True, normalization="component")
@@ -109,7 +109,10 @@ class SphereGrid(nn.Module):
     from_grid: Tensor
 
     def __init__(self, lmax: int, resolution: int, mmax: int | None = None, grid: GridKind = "product") -> None:
-        """Set up the grid for all coefficients, degree-major; with `mmax`, for those that `kept` lists, rescaled."""
+        """Set up the grid for all coefficients, degree-major.
+
+        With `mmax`, the grid is for the coefficients that `kept` lists, which are rescaled.
+        """
         super().__init__()
         points, weights = sphere_points(resolution, grid)
         harmonics = spherical_harmonics(lmax, points)
@@ -124,12 +127,12 @@ class SphereGrid(nn.Module):
 
     @full_precision
     def values(self, x: Tensor) -> Tensor:
-        """Evaluate functions on the grid: coefficients [n, K or K_r, C] -> values [n, points, C]"""
+        """Evaluate functions on the grid: values [n, points, C] from coefficients `x` [n, K or K_r, C]."""
         return self.to_grid.to(x.dtype) @ x
 
     @full_precision
     def coefficients(self, values: Tensor) -> Tensor:
-        """Project values on the grid back: values [n, points, C] -> coefficients [n, K or K_r, C]"""
+        """Project functions on the grid: coefficients [n, K or K_r, C] from `values` [n, points, C]."""
         return self.from_grid.to(values.dtype) @ values
 
 
@@ -145,6 +148,6 @@ class SO3Linear(nn.Module):
         self.register_buffer("degree", torch.from_numpy(np.array(degrees(lmax))), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Forward pass: [n, K, n_in] -> [n, K, n_out]"""
+        """Map the channels of `x` [n, K, n_in]: returns [n, K, n_out], with K coefficients."""
         out = torch.einsum("nki,koi->nko", x, self.weight.index_select(0, self.degree))
         return torch.cat([out[:, :1] + self.bias, out[:, 1:]], dim=1)

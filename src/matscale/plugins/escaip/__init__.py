@@ -24,8 +24,8 @@ __all__ = [
 def claims(config: EScAIPConfig) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    The energy is invariant under rotation, but direct forces are not equivariant. No model of this family is smooth:
-    see `layout`.
+    The energy is invariant under rotation, but direct forces are not equivariant. No model of this family is smooth,
+    for the reason given in `layout`.
     """
     held = {"permutation", "translation", "periodic", "extensive"}
     if not config.is_direct:

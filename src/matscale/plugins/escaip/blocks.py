@@ -10,7 +10,8 @@ the directions; by the addition theorem, it is enough to multiply their product 
 angle. This takes five times fewer multiplications with the published channels, and every term is invariant under
 rotation.
 
-Maps of an atom's own features, which all its neighbours use, are computed once per atom and then gathered.
+A row of W slots holds an atom and its neighbours, with H channels each. Maps of an atom's own features, which all its
+neighbours use, are computed once per atom and then gathered.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class FeedForward(nn.Sequential):
-    """Feed-forward network H → factor · H → H."""
+    """Feed-forward network with H input, factor · H hidden and H output channels."""
 
     def __init__(self, hidden: int, factor: int) -> None:
         super().__init__(nn.Linear(hidden, factor * hidden), nn.GELU(), nn.Linear(factor * hidden, hidden))
 
 
 class EdgeAttributes(nn.Module):
-    """Features of each slot from elements, orders and distance. Each block has its own weights for them."""
+    """Features of each slot from elements, bond-orientational orders and distance. Each block has its own weights."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class EdgeAttributes(nn.Module):
         self.parts = [config.distance_channels, order + atom, order + atom]
 
     def forward(self, atomic_numbers: Tensor, layout: Layout) -> Tensor:
-        """Forward pass -> [n_atoms, W, H]"""
+        """Compute features [n_atoms, W, H] of the W slots of each atom."""
         of_distance, of_source, of_target = self.mix.weight.split(self.parts, dim=1)
         source = torch.cat([gelu(self.source_order(layout.order)), self.source_element(atomic_numbers)], dim=-1)
         target = torch.cat([gelu(self.target_order(layout.order)), self.target_element(atomic_numbers)], dim=-1)
@@ -69,7 +70,7 @@ class InputBlock(nn.Module):
         self.atom_norm, self.edge_norm = RMSNorm(config.hidden), RMSNorm(config.hidden)
 
     def forward(self, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Forward pass -> [n_atoms, H], [n_atoms, W, H]"""
+        """Compute initial features of atoms [n_atoms, H] and of their W slots [n_atoms, W, H]."""
         y = self.attributes(atomic_numbers, layout)
         y = y + self.feed_forward(y)
         return self.atom_norm(y[:, 0]), self.edge_norm(y)
@@ -98,7 +99,10 @@ class NeighborAttention(nn.Module):
         self.scale = (8 * -(-expanded // 8)) ** -0.5
 
     def forward(self, x: Tensor, y: Tensor, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Update `x` [n_atoms, H], `y` [n_atoms, W, H] -> the same shapes, with W = 1 for `atoms_only`"""
+        """Update features of atoms `x` [n_atoms, H] and slots `y` [n_atoms, W, H].
+
+        With `atoms_only`, the returned features of slots are [n_atoms, 1, H].
+        """
         message = self._messages(x, y, atomic_numbers, layout)
         asking = message[:, :1] if self.atoms_only else message
         q, k, v = (
@@ -145,7 +149,10 @@ class Block(nn.Module):
             self.edge_ffn_norm, self.edge_ffn = RMSNorm(hidden), FeedForward(hidden, factor)
 
     def forward(self, x: Tensor, y: Tensor, atomic_numbers: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Forward pass: `x` [n_atoms, H], `y` [n_atoms, W, H] -> the same shapes; `y` is unchanged for `atoms_only`."""
+        """Update features of atoms `x` [n_atoms, H] and slots `y` [n_atoms, W, H].
+
+        With `atoms_only`, `y` is returned unchanged.
+        """
         dx, dy = self.attention(self.atom_norm(x), self.edge_norm(y), atomic_numbers, layout)
         x = x + dx
         x = x + self.atom_ffn(self.atom_ffn_norm(x))

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from matscale.plugin import ArchitectureConfig, Positive
 
 PUBLISHED_SHARES = (20, 10, 4, 10, 20)
-"""Numbers of channels, of 64 in a head, that belong to the Legendre polynomials of degree 0, 1, 2, 3 and 4."""
+"""Numbers of channels (of 64 in a head) for the Legendre polynomials of degree 0, 1, 2, 3 and 4."""
 
 
 class EScAIPConfig(ArchitectureConfig):
@@ -23,7 +23,7 @@ class EScAIPConfig(ArchitectureConfig):
     n_heads: Positive = 2
     """Number of attention heads; must divide `hidden`."""
     degree_channels: tuple[int, ...] = ()
-    """Numbers of channels of a head that belong to the Legendre polynomials of degree 0, 1, ... of the angles.
+    """Numbers of channels of a head for the Legendre polynomials of degree 0, 1, ... of the angles.
 
     They sum to hidden / n_heads. Default: the published proportions 20 : 10 : 4 : 10 : 20.
     """
@@ -53,8 +53,10 @@ class EScAIPConfig(ArchitectureConfig):
     rank_sharpness: float = Field(default=0.1, gt=0)
     """Width of the smooth maximum of both ranks and the distance; 0 would be the exact maximum."""
     forces: Literal["direct", "gradient"] = "direct"
-    """Forces from a head, which has to learn equivariance from rotated structures (`augmentation.rotate`), or as
-    derivatives of the energy, which are equivariant and also give the stress.
+    """Source of the forces: a head, or derivatives of the energy (`gradient`).
+
+    A head has to learn equivariance from rotated structures (`augmentation.rotate`). Derivatives are equivariant and
+    also give the stress.
     """
     stress_head: Literal["equivariant", "none"] = "equivariant"
     """Stress head for direct forces; with `none`, as published, the model predicts no stress."""

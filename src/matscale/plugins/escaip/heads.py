@@ -24,7 +24,7 @@ from matscale.plugins.escaip.norm import RMSNorm
 
 
 class Readout(nn.Module):
-    """Readout of the features of all stages, that is after the input and after every block.
+    """Readout of the features of all stages: of the input, and of the output of every block.
 
     Each stage passes through a feed-forward network; one projection maps all of them to H channels.
     """
@@ -38,7 +38,7 @@ class Readout(nn.Module):
         self.norm = RMSNorm(hidden)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Read out the features of all `stages`, each [..., H] -> [..., H]; one stage at a time, to save memory"""
+        """Read out the features of all `stages`, each [..., H], as [..., H]; one stage at a time, to save memory."""
         total: Tensor = self.projection.bias
         weights = self.projection.weight.chunk(len(stages), dim=1)
         for x, norm, feed_forward, weight in zip(stages, self.norms, self.feed_forwards, weights):
@@ -48,7 +48,7 @@ class Readout(nn.Module):
 
 
 class Mlp(nn.Module):
-    """MLP H → n_out; its output starts near zero, which is the mean of the data."""
+    """MLP from H to n_out channels. Its output starts near zero, which stands for the mean of the data."""
 
     def __init__(self, config: EScAIPConfig, n_out: int, has_norm: bool = True) -> None:
         super().__init__()
@@ -57,20 +57,20 @@ class Mlp(nn.Module):
         self.out = nn.Linear(config.hidden, n_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Forward pass: [..., H] -> [..., n_out]"""
+        """Map the last dimension of `x` [..., H]: returns [..., n_out]."""
         out: Tensor = self.out(self.feed_forward(self.norm(x)))
         return out
 
 
 class EnergyHead(nn.Module):
-    """Head of the energy: a sum over atoms. Published gradient models have no norm in it."""
+    """Head of the energy: a sum over atoms. In published gradient models, this head has no norm."""
 
     def __init__(self, config: EScAIPConfig) -> None:
         super().__init__()
         self.mlp = Mlp(config, 1, has_norm=config.is_direct)
 
     def forward(self, z: Tensor, data: AtomicBatch) -> Tensor:
-        """Forward pass: [n_atoms, H] -> [n_structures], float64"""
+        """Energies [n_structures] in float64, from features `z` [n_atoms, H] of atoms."""
         return sum_by_structure(self.mlp(z).squeeze(-1), data)
 
 
@@ -83,7 +83,7 @@ class ForcesHead(nn.Module):
         self.magnitude, self.components = Mlp(config, 1, has_norm=False), Mlp(config, 3, has_norm=False)
 
     def forward(self, z: Tensor, z_edge: Tensor, layout: Layout) -> Tensor:
-        """Forward pass: [n_atoms, H], [n_atoms, W, H] -> [n_atoms, 3]"""
+        """Forces [n_atoms, 3], from features of atoms `z` [n_atoms, H] and slots `z_edge` [n_atoms, W, H]."""
         # Slot 0 and padding have no direction, so they do not contribute.
         pulled = (self.components(self.edge_norm(z_edge)) * layout.direction).sum(1)
         forces: Tensor = pulled * self.magnitude(self.atom_norm(z))
@@ -98,7 +98,7 @@ class StressHead(nn.Module):
         self.isotropic, self.along = Mlp(config, 1), Mlp(config, 1)
 
     def forward(self, z: Tensor, z_edge: Tensor, layout: Layout, data: AtomicBatch) -> Tensor:
-        """Forward pass: [n_atoms, H], [n_atoms, W, H] -> [n_structures, 3, 3]"""
+        """Stress [n_structures, 3, 3], from features of atoms `z` [n_atoms, H] and slots `z_edge` [n_atoms, W, H]."""
         return mean_by_structure(self._of_atoms(self.isotropic(z), self.along(z_edge), layout), data)
 
     @full_precision

@@ -29,7 +29,7 @@ FAR = 1e6
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of neighbours of atoms, each beginning with the atom itself. W slots, R Gaussians."""
+    """Rows of W slots, one row for each atom: the atom itself, then its neighbours. R Gaussians expand a distance."""
 
     neighbors: Tensor
     """[n_atoms, W] index of the atom in each slot; in padding, the atom to which the row belongs."""
@@ -50,7 +50,7 @@ class Layout:
     """[n_atoms, n_order] bond-orientational order of each atom, for degrees 0, 1, ..."""
 
     def gather(self, x: Tensor) -> Tensor:
-        """Gather the features of the atom in each slot: [n_atoms, C] -> [n_atoms, W, C]"""
+        """Features [n_atoms, W, C] of the atom in each slot, from features `x` [n_atoms, C] of atoms."""
         return torch.unflatten(x.index_select(0, self.neighbors.flatten()), 0, self.neighbors.shape)
 
 
@@ -79,7 +79,7 @@ class MakeLayout(nn.Module):
         slot = i * width + 1 + torch.arange(len(i), device=i.device) - first_of_row.index_select(0, i)
 
         def lay_out(x: Tensor, first: float, empty: float) -> Tensor:
-            """Place [n_kept] in slots [n_atoms, W], with `first` in slot 0 and `empty` in padding"""
+            """Place `x` [n_kept] in slots [n_atoms, W], with `first` in slot 0 and `empty` in padding."""
             rows = x.new_full((n_atoms, width), empty).index_fill(1, slot.new_zeros(1), first)
             return rows.flatten().index_copy(0, slot, x).view_as(rows)
 
@@ -99,7 +99,7 @@ class MakeLayout(nn.Module):
         )
 
     def _kept(self, data: AtomicBatch, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the kept edges (x < 1), and x for these."""
+        """Find the edges that are kept: their indices, and x of each, which says how far out it is (below 1)."""
         config = self.config
         j, i = data.edges()
         shells = distances_of_atoms(data, distance)  # [n_atoms, 1 + max degree]
@@ -117,9 +117,9 @@ class MakeLayout(nn.Module):
         return edges.index_select(0, within), extent.index_select(0, within)
 
     def _longest(self, data: AtomicBatch, counts: Tensor) -> int:
-        """Number of slots of the longest row, from the numbers of kept neighbours [n_atoms].
+        """Number of slots in the longest row, from the numbers of kept neighbours [n_atoms].
 
-        Raises DataError if the layout has fewer.
+        Raises DataError if that is more than `max_neighbors`.
         """
         most, width = int(counts.max()) + 1, self.config.max_neighbors
         if most > width:
@@ -134,7 +134,7 @@ class MakeLayout(nn.Module):
         return most
 
     def _legendre(self, direction: Tensor, is_used: Tensor) -> list[Tensor]:
-        """Legendre polynomials of the cosines between directions [n_atoms, W, 3], for each degree [n_atoms, W, W]"""
+        """Legendre polynomials [n_atoms, W, W], for each degree, of cosines between directions [n_atoms, W, 3]."""
         has_direction = is_used.index_fill(1, torch.zeros(1, dtype=torch.long, device=is_used.device), False)
         both = (has_direction[:, :, None] & has_direction[:, None, :]).to(direction.dtype)
         cosine = direction @ direction.transpose(1, 2)
@@ -155,7 +155,7 @@ class MakeLayout(nn.Module):
 
 
 def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
-    """Sort distances by atom: [n_edges] -> [n_atoms, 1 + max degree].
+    """Arrange distances [n_edges] in a row for each atom; returns [n_atoms, 1 + max degree].
 
     A row has 0 for the atom itself, then the distances of its neighbours, ascending, then `FAR`.
     """
@@ -168,7 +168,7 @@ def distances_of_atoms(data: AtomicBatch, distance: Tensor) -> Tensor:
 
 
 def soft_rank(distance: Tensor, others: Tensor, width: float) -> Tensor:
-    """Count smoothly how many `others` are nearer than `distance`, each by a step over ±π·width: [n], [n, m] -> [n]"""
+    """Number [n] of `others` [n, m] that are nearer than `distance` [n], counted by smooth steps over ±π·width."""
     x = (distance[:, None] - others) / width
     step = torch.where(x.abs() < torch.pi, torch.sin(0.5 * x.clamp(-torch.pi, torch.pi)), torch.sign(x))
     return (0.5 * step + 0.5).sum(dim=1)

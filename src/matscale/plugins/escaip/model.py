@@ -67,7 +67,7 @@ class EScAIP(nn.Module):
     def _layout(self, data: AtomicBatch) -> Layout:
         """Make the layout of a batch.
 
-        Its rows have the full width only if shapes must follow from the number of atoms, for compilation or to count
+        The rows have the full width only if shapes must follow from the number of atoms: for compilation, and to count
         FLOPs.
         """
         layout: Layout = self.make_layout(data, is_plain_wanted())

@@ -35,7 +35,6 @@ class RMSNorm(nn.Module):
 
 
 def _inverse_rms(x: Tensor) -> Tensor:
-    """Inverse root mean square: [..., n] -> [..., 1]"""
     return (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
 
 

@@ -13,7 +13,10 @@ LADDER_GAUSSIANS = 64
 
 
 def ladder(n_params: int) -> EScAIPConfig:
-    """Size ladder: four layers, a head for every 64 channels; in small models the number of Gaussians is adjusted."""
+    """Choose a model with about `n_params` parameters: four layers, and a head for every 64 channels.
+
+    In small models the number of Gaussians is adjusted.
+    """
     found: EScAIPConfig = closest(
         n_params,
         lambda dial: _shape(graded(dial)),
@@ -56,4 +59,5 @@ SIZES = {
     "H1024L8": _published(1024, n_layers=8),
 }
 """fairchem's configurations with direct forces: 88,609,408, 85,148,160 and 271,605,120 parameters. The second has six
-layers, whatever its name says. They predict no stress."""
+layers, whatever its name says. These models predict no stress.
+"""

@@ -24,7 +24,8 @@ __all__ = [
 def claims(config: GemNetConfig) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    A choice among neighbours at equal distance breaks all symmetries that exchange them.
+    A limit on the number of neighbours breaks symmetries: it chooses among neighbours at equal distance, which a
+    symmetry may exchange.
 
     A dihedral angle is undefined if three of its four atoms lie on a line, and changes abruptly close to such a line:
     a model with quadruplets is not smooth.

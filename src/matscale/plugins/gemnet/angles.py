@@ -56,7 +56,7 @@ def pieces_of(n_in: Tensor, n_out: Tensor, at_most: int) -> list[Piece]:
 
 
 def legendre(z: Tensor, n: int) -> Tensor:
-    """Legendre polynomials Y_l(z) for l = 0, ..., n − 1, by Bonnet's recursion: [...] -> [..., n]"""
+    """Legendre polynomials Y_l(z) for l = 0, ..., n − 1, by Bonnet's recursion: [..., n] for `z` [...]."""
     p = [torch.ones_like(z), z]
     for k in range(2, n):
         p.append(((2 * k - 1) * z * p[k - 1] - (k - 1) * p[k - 2]) / k)
@@ -72,7 +72,7 @@ class Ends:
     image: Tensor
     """[n] number of the neighbour, from `Links.image`."""
     degree: Tensor
-    """[n_atoms] number of edges of each atom, in the order of the edges."""
+    """[n_atoms] number of edges of each atom, with atoms in the order of the edges."""
 
 
 class Angles:
@@ -92,8 +92,9 @@ class Angles:
 
     @full_precision
     def table(self, piece: Piece, u: Tensor, v: Tensor, here: Tensor, there: Tensor) -> Tensor:
-        """Polynomials of the angles [n, K, D, L], from unit vectors and image numbers of incoming and outgoing
-        edges.
+        """Polynomials [n, K, D, L] of the angles in a piece, for K incoming and D outgoing edges of each of n atoms.
+
+        `u` and `v` are unit vectors, `here` and `there` image numbers, of incoming and outgoing edges.
         """
         n, k, d = piece
         same = here.view(n, k, 1) == there.view(n, 1, d)
@@ -101,7 +102,7 @@ class Angles:
         return legendre(z, self.n_spherical).masked_fill(same[..., None], 0.0)
 
     def sums(self, x: Tensor) -> Tensor:
-        """Sum the features of incoming edges for each outgoing edge: [n_ins, C] -> [n_outs, L, C]"""
+        """Sum the features `x` [n_ins, C] of incoming edges for each outgoing edge; returns [n_outs, L, C]."""
         channels = x.shape[1]
 
         def product(table: Tensor, piece: Piece, part: Tensor) -> Tensor:
@@ -111,9 +112,9 @@ class Angles:
         return _cat(self._over_pieces(product, x.split(self.n_ins)), x, self.n_spherical, channels)
 
     def contracted(self, weights: Tensor) -> Tensor:
-        """Multiply polynomials by `weights` and sum over outgoing edges and l: [n_outs, I, L] -> [n_ins, I].
+        """Multiply polynomials by `weights` [n_outs, I, L] and sum over outgoing edges and l; returns [n_ins, I].
 
-        This is for sums that end at the atom:
+        The result serves sums that end at the atom:
 
         G_{ba, i} = Σ_{c, l} w_{ca, i, l} Y_l(cos ∠cab); Σ_b G_ba x_ba is then the double sum over b and c.
         """
@@ -142,9 +143,9 @@ class Angles:
 
 
 def neighbor_products(weights: Tensor, x: Tensor, degree: Tensor) -> Tensor:
-    """Sum w ⊗ x over the edges of each atom: [n, I], [n, C] -> [n_atoms, I, C], atoms in the order of their edges.
+    """Sum w ⊗ x over the edges of each atom: [n_atoms, I, C] for weights w [n, I] and `x` [n, C] of n edges.
 
-    `degree` [n_atoms] is the number of edges, in that order.
+    `degree` [n_atoms] is the number of edges of each atom. Atoms are in the order of their edges.
     """
     n_i, channels = weights.shape[1], x.shape[1]
     pieces = pieces_of(degree, torch.ones_like(degree), x.shape[0] + 1)

@@ -22,28 +22,32 @@ from matscale.plugins.gemnet.layers import SQRT_HALF, Dense, PairDense, Residual
 
 @dataclass(frozen=True)
 class Bases:
-    """Projected bases of a batch, the same for all layers; None for interactions that are switched off."""
+    """Projected bases of a batch, the same for all layers; None for interactions that are switched off.
+
+    A radial basis depends on a distance, a circular one also on an angle, a spherical one also on a dihedral. I and S
+    are numbers of projected functions, L is the number of Legendre polynomials.
+    """
 
     radial: Tensor
     """[n_edges, R] Gaussians of distances."""
     update: Tensor
-    """Radial [n_edges, I], for sums over the edges of an atom."""
+    """Radial basis [n_edges, I], for sums over the edges of an atom."""
     output: Tensor
-    """Radial [n_edges, I], for output blocks."""
+    """Radial basis [n_edges, I], for output blocks."""
     triplet: tuple[Tensor, Tensor]
-    """Radial [n_edges, I] and circular [n_edges, I, L]."""
+    """Radial basis [n_edges, I] and circular basis [n_edges, I, L]."""
     quadruplet: tuple[Tensor, Tensor, Tensor] | None
-    """Radial [n_edges, I], circular [n_in_triplets, I] and spherical [n_edges, S, L²]."""
+    """Radial basis [n_edges, I], circular basis [n_in_triplets, I] and spherical basis [n_edges, S, L²]."""
     atom_edge: tuple[Tensor, Tensor] | None
-    """Radial [n_pairs, I] and circular [n_edges, I, L]."""
+    """Radial basis [n_pairs, I] and circular basis [n_edges, I, L]."""
     edge_atom: tuple[Tensor, Tensor] | None
-    """Radial [n_edges, I], and sums over the angles around an edge [n_edges, I]."""
+    """Radial basis [n_edges, I], and sums over the angles around an edge [n_edges, I]."""
     atom_atom: Tensor | None
-    """Radial [n_far, I]."""
+    """Radial basis [n_far, I]."""
 
 
 class AtomSum(nn.Module):
-    """Layer that sums m ∘ R e over the edges of an atom."""
+    """Layer that sums m ∘ R e over the edges of an atom: features m times a linear map R of the radial basis e."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -51,14 +55,14 @@ class AtomSum(nn.Module):
         self.scale = Scale()
 
     def forward(self, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """Forward pass: [n_edges, E] -> [n_atoms, E]"""
+        """Sum the features `m` [n_edges, E] of the edges of each atom; returns [n_atoms, E]."""
         message = m * self.radial(basis)
         summed: Tensor = self.scale(geometry.to_atoms(message), m)
         return summed
 
 
 class InteractionBlock(nn.Module):
-    """Block that updates edges and atoms by one more round of messages."""
+    """Interaction block: updates edges and atoms by one more round of messages."""
 
     def __init__(self, config: GemNetConfig) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ class InteractionBlock(nn.Module):
         self.after_concat = nn.Sequential(*(Residual(edge) for _ in range(c.n_concat)))
 
     def forward(self, h: Tensor, m: Tensor, bases: Bases, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Update the features of atoms `h` [n_atoms, A] and edges `m` [n_edges, E] -> the same shapes"""
+        """Update the features of atoms, `h` [n_atoms, A], and edges, `m` [n_edges, E]."""
         to_edges, to_atoms = self._messages(h, m, bases, geometry)
         x = self.before_skip(_mean(to_edges))
         m = self.after_skip((m + x) * SQRT_HALF)
@@ -94,9 +98,7 @@ class InteractionBlock(nn.Module):
 
     @full_precision
     def _atoms(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> Tensor:
-        """Update atoms in full precision, which is cheap (there are fewer atoms than edges) and matters for the
-        energy.
-        """
+        """Update atoms in full precision, since the energy depends on them, and they are fewer than edges."""
         h = self.atom_before(h)
         learned: Tensor = self.atom(self.atom_sum(m, basis, geometry))
         return (h + learned) * SQRT_HALF
@@ -139,7 +141,7 @@ class OutputBlock(nn.Module):
             self.edge_scale = Scale()
 
     def forward(self, h: Tensor, m: Tensor, basis: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
-        """Forward pass -> features of atoms [n_atoms, A] and, with direct forces, of edges [n_edges, E]."""
+        """Compute features of atoms [n_atoms, A] and, with direct forces, of edges [n_edges, E]."""
         of_atoms = self._atoms(h, m, basis, geometry)
         if self.edge is None:
             return of_atoms, None
@@ -166,7 +168,7 @@ class Readout(nn.Module):
 
     @full_precision
     def forward(self, *outputs: Tensor) -> Tensor:
-        """Forward pass: [n, width] of each block -> [n, n_out]"""
+        """Predict [n, n_out] from the features [n, width] of each output block."""
         if self.joint is not None:
             return nn.functional.linear(self.joint(torch.cat(outputs, dim=1)), self.out[0])
         return sum(nn.functional.linear(x, w) for x, w in zip(outputs, self.out))  # type: ignore[return-value]

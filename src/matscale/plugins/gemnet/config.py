@@ -91,15 +91,15 @@ class GemNetConfig(ArchitectureConfig):
     max_neighbors_atom_atom: int | None = Field(default=None, ge=1)
     """Number of nearest neighbours that are kept for the pairs of the atom-atom interaction."""
     image_kept: Literal["below", "above"] = "below"
-    """Edges between an atom and its own images that are kept, each with its reverse.
+    """Which edges between an atom and its own images are kept, each with its reverse.
 
     `below`: those whose first non-zero shift is negative (GemNet-T); `above`: positive (GemNet-OC). The choice matters
     if `max_neighbors` keeps only one of two opposite images.
     """
     forces: Literal["direct", "gradient"] = "direct"
-    """Forces as magnitudes along the edges (GemNet-dT, -OC), or as derivatives of the energy (GemNet-T)."""
+    """Source of the forces: magnitudes along the edges (GemNet-dT, -OC), or derivatives of the energy (GemNet-T)."""
     stress_head: Literal["equivariant", "none"] = "equivariant"
-    """Stress from two magnitudes along each edge; with `none`, as published, the model predicts no stress.
+    """Source of the stress: two magnitudes along each edge; with `none`, as published, the model predicts no stress.
 
     The option has an effect only with direct forces.
     """
@@ -161,7 +161,7 @@ def _rule(cutoff: float, max_neighbors: int | None) -> Graph:
 
 
 def graph(config: GemNetConfig) -> Graph:
-    """Smallest graph that contains those of all interactions."""
+    """Smallest graph that contains the graphs of all interactions."""
     rules = config.rules
     cutoff = max(rule.cutoff for rule in rules)
     counts = [rule.n_neighbors for rule in rules]

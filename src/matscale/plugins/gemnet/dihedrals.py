@@ -43,10 +43,12 @@ class Group(NamedTuple):
 
 
 class Dihedrals:
-    """Quadruplets of a batch. `edges` are sorted by target, in any order of the atoms; `middle` edges need not be.
+    """Quadruplets of a batch.
 
-    An in-triplet d, b, a is listed for each middle edge and each edge that ends at b. `ins` and `ins_middle` hold the
-    two edges, `in_edges` gathers features of edges for them.
+    `edges` are sorted by target, in any order of the atoms; `middle` edges need not be sorted.
+
+    An in-triplet d, b, a is listed for each middle edge and each edge that ends at b. `ins` and `ins_middle` are the
+    indices of these two edges; `in_edges` gathers the features of edges `ins`.
     """
 
     def __init__(self, edges: Links, middle: Links, span: int, n_spherical: int) -> None:
@@ -77,15 +79,16 @@ class Dihedrals:
 
     @full_precision
     def table(self, p: Tensor, q: Tensor, excluded: Tensor) -> Tensor:
-        """Polynomials of the dihedrals [g, D_b, D_a, M], from cross products with the middle edges [g, D_a, 3] and
-        [g, D_b, 3].
+        """Polynomials [g, D_b, D_a, M] of the dihedrals of g middle edges.
+
+        `p` [g, D_a, 3] and `q` [g, D_b, 3] are cross products of edges with the middle edges.
         """
         squares = q.square().sum(2)[:, :, None] * p.square().sum(2)[:, None, :]
         cosine = q @ p.transpose(1, 2) * torch.rsqrt(squares + EPSILON**2)
         return legendre(cosine, self.n_spherical).masked_fill(excluded[..., None], 0.0)
 
     def sums(self, x: Tensor) -> Tensor:
-        """Sum the features of in-triplets for each edge: [n_in, C] -> [n_edges, L·M, C]"""
+        """Sum the features `x` [n_in, C] of in-triplets for each edge; returns [n_edges, L·M, C]."""
         channels, parts = x.shape[1], x.split([group.ins.numel() for group in self.groups])
         inner = [self._inner(k, part) for k, part in enumerate(parts)]
         z = torch.cat(inner) if inner else x.new_zeros(0, self.n_spherical * channels)
@@ -93,7 +96,7 @@ class Dihedrals:
         return found.view(found.shape[0], self.n_spherical**2, channels)
 
     def _inner(self, k: int, part: Tensor) -> Tensor:
-        """Sum over d for group `k`: [g·D_a, M·C]"""
+        """Sum over d for group `k`; returns [g·D_a, M·C]."""
         (g, d_b), d_a = self.groups[k].ins.shape, self.groups[k].outs.shape[1]
 
         def product(table: Tensor, x: Tensor) -> Tensor:

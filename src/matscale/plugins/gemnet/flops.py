@@ -1,8 +1,8 @@
 r"""FLOPs of a training step, product by product. docs/flops.md has the definition.
 
 A product counts once in the forward. It counts again in the backward and, with forces by derivative, in the backward of
-that, as often as its factors have gradients: `TIMES` has the totals for each kind of product, `tally` a row for each
-product of `model`. The numbers of edges, angles and quadruplets are counted in a batch, or estimated without one
+the backward, as often as its factors have gradients: `TIMES` has the totals for each kind of product, `tally` a row for
+each product of `model`. The numbers of edges, angles and quadruplets are counted in a batch, or estimated without one
 (`counts`).
 """
 
@@ -64,7 +64,7 @@ def step_flops(config: GemNetConfig, shape: BatchShape) -> float:
 
 
 def counts(config: GemNetConfig, shape: BatchShape) -> Counts:
-    """Count edges, angles and dihedrals in the batch of `shape`; without a batch, estimate them from its totals."""
+    """Count edges, angles and dihedrals in the batch of `shape`, or estimate them from the totals in `shape`."""
     return _estimated(config, shape) if shape.batch is None else _counted(config, shape.batch)
 
 
@@ -109,7 +109,7 @@ def _estimated(config: GemNetConfig, shape: BatchShape) -> Counts:
 
 
 def _share(shape: BatchShape, whole: Graph, rule: Graph) -> float:
-    """Mean number of neighbours that `rule` keeps of those in the whole graph, in proportion to the volume."""
+    """Mean number of neighbours that `rule` keeps among those of the graph `whole`, in proportion to the volume."""
     degree = shape.n_edges / max(shape.n_atoms, 1) * (rule.cutoff / whole.cutoff) ** 3
     return min(degree, rule.n_neighbors) if rule.n_neighbors else degree
 

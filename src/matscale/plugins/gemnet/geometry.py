@@ -24,7 +24,7 @@ class RadialBasis(nn.Module):
 
     @full_precision
     def forward(self, distance: Tensor) -> Tensor:
-        """Forward pass: [n] Å -> [n, R]"""
+        """Expand distances [n] Å in the R Gaussians; returns [n, R]."""
         gaussians: Tensor = self.gaussians(distance)
         return polynomial_cutoff(distance, self.cutoff)[:, None] * gaussians
 
@@ -36,11 +36,11 @@ class Geometry:
     edges: Links
     """Edges that carry messages: symmetric, sorted by target."""
     swap: LinearRows
-    """Map that gives each edge the features of its reverse: [n_edges, C] -> [n_edges, C]"""
+    """Map that gives each edge the features of its reverse, from and to [n_edges, C]."""
     sources: LinearRows
-    """Map that gives each edge the features of its source: [n_atoms, C] -> [n_edges, C]"""
+    """Map that gives each edge the features of its source, from [n_atoms, C] to [n_edges, C]."""
     targets: LinearRows
-    """Map that gives each edge the features of its target: [n_atoms, C] -> [n_edges, C]"""
+    """Map that gives each edge the features of its target, from [n_atoms, C] to [n_edges, C]."""
     rank: Tensor
     """[n_atoms] position of each atom in the order by which edges are sorted."""
     triplets: Angles
@@ -55,12 +55,12 @@ class Geometry:
     edge_pair_angles: Angles | None = None
     """Angles from edges b → a to pairs c → a."""
     pair_sources: LinearRows | None = None
-    """Map that gives each pair the features of its source: [n_atoms, C] -> [n_pairs, C]"""
+    """Map that gives each pair the features of its source, from [n_atoms, C] to [n_pairs, C]."""
     far: Links | None = None
     """Pairs of the atom-atom interaction, sorted by target in a separate order."""
     far_rank: Tensor | None = None
     far_sources: LinearRows | None = None
-    """Map that gives each far pair the features of its source: [n_atoms, C] -> [n_far, C]"""
+    """Map that gives each far pair the features of its source, from [n_atoms, C] to [n_far, C]."""
 
     @classmethod
     def of(cls, config: GemNetConfig, data: AtomicBatch) -> Geometry:
@@ -95,7 +95,7 @@ class Geometry:
         return cls(edges, LinearRows.gathered(swap, edges.n), sources, targets, rank, triplets, **parts)  # type: ignore[arg-type]
 
     def to_atoms(self, x: Tensor) -> Tensor:
-        """Sum over the edges that end at an atom: [n_edges, C] -> [n_atoms, C]"""
+        """Sum `x` [n_edges, C] over the edges that end at each atom; returns [n_atoms, C]."""
         return self.targets.transposed()(x)
 
     @property

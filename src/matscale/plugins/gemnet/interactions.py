@@ -32,13 +32,16 @@ class BothWays(nn.Module):
         self.same, self.reverse = Dense(n_in, n_out), Dense(n_in, n_out)
 
     def forward(self, x: Tensor, swap: LinearRows) -> Tensor:
-        """Forward pass: [n_edges, n_in] -> [n_edges, n_out]"""
+        """Compute the update [n_edges, n_out] of all edges from sums `x` [n_edges, n_in]."""
         same, reverse = (functional.silu(functional.linear(x, each.weight)) for each in (self.same, self.reverse))
         return (same + swap(reverse)) * (SILU * SQRT_HALF)
 
 
 class Narrow(nn.Module):
-    """Down-projection of features of edges or atoms to the few channels of a sum: P(σ(D x) ∘ R e)."""
+    """Down-projection of features x of edges or atoms to the few channels of a sum: P(σ(D x) ∘ R e).
+
+    D, R and P are linear maps, e is the radial basis.
+    """
 
     def __init__(self, n_in: int, n_radial: int, n_out: int) -> None:
         super().__init__()
@@ -48,7 +51,10 @@ class Narrow(nn.Module):
         self.project = Dense(n_in, n_out)
 
     def forward(self, x: Tensor, radial: Tensor, rows: LinearRows | None = None) -> Tensor:
-        """Forward pass: `x` [n, n_in] (or m `rows` of it), `radial` [m, n_radial] -> [m, n_out]"""
+        """Project `x` [n, n_in], or m `rows` of it, with the radial basis `radial` [m, n_radial].
+
+        Returns [m, n_out].
+        """
         x = self.dense(x)
         x = x if rows is None else rows(x)
         narrow: Tensor = self.project(self.scale.product(x, self.radial, radial))
@@ -88,7 +94,7 @@ class TripletInteraction(AngleInteraction):
         swap: LinearRows,
         rows: LinearRows | None = None,
     ) -> Tensor:
-        """Forward pass: `circular` [n_edges, I, L] -> [n_edges, n_out]"""
+        """Compute the update [n_edges, n_out] of edges; `circular` [n_edges, I, L] is the circular basis."""
         x = self.narrow(x, radial, rows)
         summed = bilinear(self.bilinear, circular, angles.sums(x))
         update: Tensor = self.up(self.scale(summed, x), swap)
@@ -101,8 +107,9 @@ class EdgeAtomInteraction(AngleInteraction):
     up_by = Dense
 
     def forward(self, m: Tensor, radial: Tensor, around: Tensor, degree: Tensor, rank: Tensor) -> Tensor:
-        """Forward pass: `around` [n_edges, I] from `Angles.contracted`, `degree` [n_atoms] in the order of edges ->
-        [n_atoms, n_out]
+        """Compute the update [n_atoms, n_out] of atoms.
+
+        `around` [n_edges, I] comes from `Angles.contracted`; `degree` [n_atoms] is in the order of the edges.
         """
         x = self.narrow(m, radial)
         summed = self.bilinear(neighbor_products(around, x, degree).flatten(1)).index_select(0, rank)
@@ -127,7 +134,10 @@ class QuadrupletInteraction(nn.Module):
     def forward(
         self, m: Tensor, radial: Tensor, circular: Tensor, spherical: Tensor, dihedrals: Dihedrals, swap: LinearRows
     ) -> Tensor:
-        """Forward pass: `circular` [n_in, I] of the in-triplets, `spherical` [n_edges, S, L²] -> [n_edges, n_edge]"""
+        """Compute the update [n_edges, n_edge] of edges.
+
+        `circular` [n_in, I] is the circular basis of the in-triplets, `spherical` [n_edges, S, L²] the spherical basis.
+        """
         x = dihedrals.in_edges(self.narrow(m, radial))
         x = self.circular_scale(x * self.circular(circular), x)
         summed = bilinear(self.bilinear, spherical, dihedrals.sums(x))
@@ -146,7 +156,7 @@ class PairInteraction(nn.Module):
         self.up = Dense(n_summed, n_atom)
 
     def forward(self, h: Tensor, radial: Tensor, sources: LinearRows, degree: Tensor, rank: Tensor) -> Tensor:
-        """Forward pass: `radial` [n_pairs, I] in the order of the pairs -> [n_atoms, n_atom]"""
+        """Compute the update [n_atoms, n_atom] of atoms; `radial` [n_pairs, I] is in the order of the pairs."""
         x = sources(self.project(h))
         summed = self.bilinear(neighbor_products(radial, x, degree).flatten(1)).index_select(0, rank)
         update: Tensor = self.up(self.scale(summed, x))
@@ -154,12 +164,12 @@ class PairInteraction(nn.Module):
 
 
 def radial_matrices(basis: Tensor, weight: Tensor) -> Tensor:
-    """Matrices of a basis: Gaussians [n, R] and weights [R, I, L] -> ρ [n, I, L]"""
+    """Matrices ρ [n, I, L] of a radial basis, from Gaussians `basis` [n, R] and `weight` [R, I, L]."""
     return torch.unflatten(basis @ weight.flatten(1), 1, tuple(weight.shape[1:]))
 
 
 def circular_of(matrices: Tensor, angles: Tensor, rows: Tensor) -> Tensor:
-    """Circular basis: ρ [n, I, L], of which `rows` [m] are taken, and Y [m, L] -> κ [m, I]"""
+    """Circular basis κ [m, I]: products of `rows` [m] of the matrices ρ [n, I, L] with polynomials `angles` [m, L]."""
     return (matrices.index_select(0, rows) @ angles[:, :, None]).squeeze(2)
 
 

@@ -1,8 +1,8 @@
 """Layers of GemNet. They have no biases, so that zeros, such as those of an edge at the cutoff, stay zero.
 
 Dense layers start orthogonal with standardised rows, activations are scaled to preserve the variance of a normal
-variable, and factors measured before the first step (`Scale`) preserve that of each sum and product. Therefore the
-model needs no norms (arXiv:2106.08903, section 6).
+variable, and factors measured before the first step (`Scale`) preserve the variance of each sum and product. Therefore
+the model needs no norms (arXiv:2106.08903, section 6).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def scaled_silu(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def orthogonal(weight: Tensor) -> Tensor:
-    """Fill [n_out, n_in] with orthogonal rows or columns, standardised along n_in, of variance 1/n_in."""
+    """Fill `weight` [n_out, n_in] with orthogonal rows or columns, standardised along n_in, with variance 1/n_in."""
     if weight.is_meta:  # no memory to fill: only parameters are counted
         return weight
     nn.init.orthogonal_(weight)
@@ -48,7 +48,7 @@ class Dense(nn.Module):
         self.activate = activate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Forward pass: [..., n_in] -> [..., n_out]"""
+        """Map the last dimension of `x` [..., n_in]: returns [..., n_out]."""
         y = functional.linear(x, self.weight)
         return scaled_silu(y) if self.activate else y
 
@@ -65,7 +65,7 @@ class PairDense(nn.Module):
         self.n_atom = n_atom
 
     def forward(self, h: Tensor, m: Tensor, sources: LinearRows, targets: LinearRows) -> Tensor:
-        """Forward pass: [n_atoms, n_atom], [n_edges, n_edge] -> [n_edges, n_out]"""
+        """Compute [n_edges, n_out] from features of atoms `h` [n_atoms, n_atom] and edges `m` [n_edges, n_edge]."""
         w_source, w_target, w_edge = self.weight.split([self.n_atom, self.n_atom, m.shape[1]], dim=1)
         of_atoms = sources(functional.linear(h, w_source)) + targets(functional.linear(h, w_target))
         return scaled_silu(of_atoms + functional.linear(m, w_edge))

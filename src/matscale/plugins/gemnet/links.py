@@ -68,22 +68,23 @@ class Links:
         return self.select(rank.index_select(0, self.target).sort(stable=True)[1])
 
     def image(self, span: int) -> Tensor:
-        """Number that identifies each neighbour image [n], relative to its centre, by source and shift.
+        """Number that identifies each neighbour image [n] by its source and by its shift relative to the centre.
 
-        It is linear in the shift, so that numbers for displaced centres are sums (`shift_code`). `span` is from
-        `span_of`.
+        The number is linear in the shift: if the centre is shifted, the number for that shift (`shift_code`) is added.
+        `span` is the result of `span_of`.
         """
         return self.source + self.shift_code(span)
 
     def shift_code(self, span: int) -> Tensor:
-        """Number that stands for the shift of each edge [n], the second summand of `image`."""
+        """Number for the shift of each edge [n], which is the second summand of `image`."""
         weights = torch.tensor([1, span, span * span], device=self.shift.device) * self.n_atoms
         return (self.shift * weights).sum(1)
 
 
 def span_of(*links: Links) -> int:
-    """Span of shifts with which numbers of `Links.image` are unique, even if two shifts are added and one is
-    subtracted.
+    """Span of shifts of `links`, with which the numbers of `Links.image` are unique.
+
+    The numbers are unique even for the sum of two shifts minus a third.
     """
     largest = max((int(each.shift.abs().max()) for each in links if each.n), default=0)
     return 6 * largest + 2
@@ -130,7 +131,6 @@ def symmetric(links: Links, image_kept: str = "below") -> tuple[Links, Tensor]:
 
 
 def _is_negative(shift: Tensor) -> Tensor:
-    """Whether the first nonzero number of each row is negative."""
     a, b, c = shift.unbind(1)
     return (a < 0) | ((a == 0) & ((b < 0) | ((b == 0) & (c < 0))))
 

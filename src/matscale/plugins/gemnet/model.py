@@ -142,7 +142,7 @@ class GemNet(nn.Module):
 
     @full_precision
     def _along_edges(self, energy: Tensor, along: Tensor, geometry: Geometry, data: AtomicBatch) -> Outputs:
-        """Sum the magnitudes `along` edges [n_edges, 1 or 3] to forces and stress."""
+        """Sum the magnitudes along the edges, `along` [n_edges, 1 or 3], to forces and stress."""
         unit, target = geometry.edges.unit, geometry.edges.target
         # Away from the neighbour: positive magnitudes are repulsive.
         forces = unit.new_zeros(data.n_atoms, 3).index_add(0, target, -along[:, :1] * unit)

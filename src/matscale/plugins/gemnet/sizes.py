@@ -60,7 +60,7 @@ DIAL = "atom and edge channels alike, 3 blocks; below 128 with fewer Gaussians, 
 def at_width(width: int) -> GemNetConfig:
     """Make a GemNet-dT with `width` channels.
 
-    Its other widths are the published ones, or smaller in proportion.
+    The other widths are the published ones, or smaller in proportion.
     """
     return GemNetConfig(
         atom_channels=width,
@@ -74,8 +74,9 @@ def at_width(width: int) -> GemNetConfig:
 
 
 def ladder(n_params: int) -> GemNetConfig:
-    """Choose the model with the closest number of parameters: by width if that is within 2 %, else with more
-    Gaussians.
+    """Choose the model with the closest number of parameters.
+
+    The width is varied first. If the number then deviates by more than 2 %, the number of Gaussians is varied.
     """
     config: GemNetConfig = closest(n_params, lambda dial: at_width(graded(dial + 1)), build)
     if abs(_count(config) / n_params - 1) <= 0.02:

@@ -17,7 +17,7 @@ from matscale.plugin import Graph, Labeler, hookimpl, neighbors
 
 
 class _Neighbors:
-    """Neighbour list for EMT, in place of ASE's, which takes as long as EMT itself and depends on earlier calls."""
+    """Neighbour list for EMT; ASE's own takes as long as EMT itself, and its results depend on earlier calls."""
 
     def __init__(self, cutoff: float) -> None:
         self.graph = Graph.radius(cutoff)

@@ -19,7 +19,7 @@ MODEL = "7net-0_11Jul2024"
 def calculator() -> Any:
     """Make a SevenNet-0 calculator on the CPU, once per process.
 
-    It can serve all structures, since its results do not depend on earlier ones.
+    One calculator serves all structures, since its results do not depend on earlier structures.
     """
     with warnings.catch_warnings():
         # The package warns of missing GPU kernels, and compiles activations in a deprecated way.

@@ -83,8 +83,6 @@ class ForkServer:
 
 
 class _Server:
-    """Fork server, running in a separate process."""
-
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.children: dict[int, str] = {}

@@ -30,7 +30,7 @@ from matscale.plugins.launchers.fork_server import ForkServer
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-"""Environment variables of distributed training, set to those of a single process, since each run has one."""
+"""Environment variables of distributed training, with the values for a run of a single process."""
 PATIENCE = 120.0
 """Seconds that each run gets to save its state when the sweep is interrupted."""
 
@@ -56,7 +56,7 @@ class LocalOptions(Config):
 
 
 class LocalPool:
-    """Pool of processes that go on if the sweep is killed, but save and end if it is interrupted."""
+    """Pool of processes that go on if the sweep is killed, but save and end if the sweep is interrupted."""
 
     def __init__(self, options: LocalOptions) -> None:
         gpus = _gpus(options)
@@ -85,7 +85,7 @@ class LocalPool:
         for job in jobs:
             descriptor = claim_run(job.path)
             if descriptor is None:
-                self._refused.append(Ended(job.path, None, "another process took it up", retry=False))
+                self._refused.append(Ended(job.path, None, "another process trains this run", retry=False))
                 continue
             try:
                 self._start(job, descriptor)

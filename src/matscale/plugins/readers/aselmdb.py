@@ -1,6 +1,6 @@
 """Reader of `.aselmdb`: structures as zlib-compressed JSON in an LMDB file, the format of OMat24.
 
-Two dialects are read, without ase.db: fairchem until April 2025 writes arrays as nested lists and NaN as null (the
+Two dialects are read, without ase.db: until April 2025, fairchem wrote arrays as nested lists and NaN as null (the
 OMat24 archives); ase-db-backends writes {"__ndarray__": [shape, dtype, flat]}, and NaN as NaN. Only one structure's
 JSON is in memory at a time, limited to `Limits.structure`: an entry that would inflate to gigabytes is refused. LMDB
 crashes on damaged files, so this reader runs in a guarded process (`matscale.core.data.sources.guard`).
@@ -101,7 +101,7 @@ def _metadata(transaction: Any, path: Path) -> dict[str, Any]:
 
 
 def _decode(value: bytes) -> Any:
-    """Decode an entry. Raises Unusable if it is not zlib-compressed JSON, or inflates beyond the limit."""
+    """Decode an entry. Raises Unusable if the entry is not zlib-compressed JSON, or inflates beyond the limit."""
     inflater, most = zlib.decompressobj(), current_limits().structure
     try:
         text = inflater.decompress(value, most)

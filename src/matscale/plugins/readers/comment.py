@@ -123,7 +123,7 @@ def _array(text: str, key: str) -> Any:
 
 
 def _typed(parts: list[str]) -> list[Any] | None:
-    """Convert all to integers, or all to numbers, or all to booleans; None if they are texts."""
+    """Convert all `parts` to integers, numbers or booleans; None if some of them are other texts."""
     if not parts:
         return None
     if all(map(_INTEGER.fullmatch, parts)):
@@ -143,7 +143,6 @@ def _typed(parts: list[str]) -> list[Any] | None:
 
 
 def _unescaped(text: str) -> str:
-    """Content of a quoted text."""
     inner = text[1:-1]
     return _ESCAPE.sub(lambda mark: "\n" if mark[1] == "n" else mark[1], inner) if "\\" in inner else inner
 

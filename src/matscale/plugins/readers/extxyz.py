@@ -1,7 +1,7 @@
-"""Reader of extended XYZ, plain or compressed, in one forward pass.
+"""Reader of extended XYZ, plain or compressed, which reads a file once from beginning to end.
 
 ASE's reader seeks back and forth, and decompresses a compressed file from the beginning for every structure (35
-structures/s from .xz); this reader passes over the file once. `comment` parses comment lines.
+structures/s from .xz). `comment` parses comment lines.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Stream:
 
 
 _last: dict[str, _Stream] = {}
-"""Stream that was read last. Requests come in ascending order, so the next one continues from there."""
+"""Stream that was read last. Requests come in ascending order, so that the next request continues from there."""
 
 
 def _stream_at(path: Path, start: int) -> _Stream:
@@ -193,7 +193,7 @@ _KINDS: dict[str, Any] = {"R": np.float64, "I": np.int64, "S": np.str_, "L": np.
 
 
 def _columns(lines: list[str], properties: str) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Parse the columns of atoms, by name, each [n_atoms] or [n_atoms, k]; also notes on columns that are not read."""
+    """Parse the columns of atoms: values by name, [n_atoms] or [n_atoms, k], and notes on columns that are not read."""
     rows = [line.split() for line in lines]
     fields, start, columns = properties.split(":"), 0, {}
     layout = list(zip(fields[0::3], fields[1::3], map(int, fields[2::3])))

@@ -25,7 +25,8 @@ CLAIMS = frozenset(
 def claims_for(config: SchNetConfig) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    A choice among neighbours at equal distance breaks all symmetries that exchange them.
+    A limit on the number of neighbours breaks symmetries: it chooses among neighbours at equal distance, which a
+    symmetry may exchange.
     """
     return CLAIMS if config.max_neighbors is None else frozenset({"translation", "conservative"})
 

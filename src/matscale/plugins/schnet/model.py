@@ -141,9 +141,9 @@ def build(config: SchNetConfig, info: DatasetInfo) -> nn.Module:
 
 
 def ladder(n_params: int) -> SchNetConfig:
-    """Size ladder: three interactions with as many filters as hidden channels.
+    """Choose a model with about `n_params` parameters: three interactions, as many filters as hidden channels.
 
-    In small models the number of filters is then adjusted to the number of parameters.
+    In small models, the number of filters is adjusted.
     """
     return closest(
         n_params,
@@ -154,7 +154,7 @@ def ladder(n_params: int) -> SchNetConfig:
 
 
 def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
-    """FLOPs of a step with gradient forces and stress: matrix products, 2 FLOPs per multiply-add.
+    """FLOPs of a training step with gradient forces and stress: matrix products, 2 FLOPs per multiply-add.
 
     A product of features that depend on positions counts six times: forward, its input gradient (for the forces), and
     in the second backward the input and weight gradients of both. Products of features of elements alone (`source` of
@@ -171,7 +171,7 @@ def step_flops(config: SchNetConfig, shape: BatchShape) -> float:
 
 
 def graph(config: SchNetConfig) -> Graph:
-    """Graph of all neighbours within the cutoff, or of the nearest `max_neighbors` among them."""
+    """Graph of all neighbours within the cutoff, or of the nearest `max_neighbors` of them."""
     if config.max_neighbors is None:
         return Graph.radius(config.cutoff)
     return Graph.nearest(config.cutoff, config.max_neighbors)

@@ -27,13 +27,13 @@ class Pairs:
     distance: Tensor
     """[n_bonds] length of each bond [Å]."""
     images: LinearRows | None
-    """Sum over the bonds of a pair: [n_bonds, C] -> [n_pairs, C]; None if each pair has one bond."""
+    """Map that sums over the bonds of a pair, from [n_bonds, C] to [n_pairs, C]; None if each pair has one bond."""
     filters: LinearRows | None
-    """Map that gives each message the filter of its pair: [n_pairs, C] -> [n_messages, C]; None for the identity."""
+    """Map that gives each message the filter of its pair, [n_pairs, C] to [n_messages, C]; None for the identity."""
     sources: LinearRows
-    """Map that gives each message the features of its source: [n_atoms, C] -> [n_messages, C]"""
+    """Map that gives each message the features of its source, from [n_atoms, C] to [n_messages, C]."""
     targets: LinearRows
-    """Sum over the messages of an atom: [n_messages, C] -> [n_atoms, C]"""
+    """Map that sums over the messages of an atom, from [n_messages, C] to [n_atoms, C]."""
 
     @classmethod
     def of(cls, data: AtomicBatch) -> Pairs:
@@ -55,11 +55,11 @@ class Pairs:
         return cls(distance, images, filters, *_messages(both % data.n_atoms, both // data.n_atoms, data.n_atoms))
 
     def summed(self, x: Tensor) -> Tensor:
-        """Sum over images: [n_bonds, C] -> [n_pairs, C]"""
+        """Sum `x` [n_bonds, C] over the images of each pair; returns [n_pairs, C]."""
         return x if self.images is None else self.images(x)
 
     def convolved(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Sum Σ_j weight_ij ∘ x_j over neighbours: [n_atoms, C], [n_pairs, C] -> [n_atoms, C]"""
+        """Sum Σ_j weight_ij ∘ x_j over neighbours: [n_atoms, C] for `x` [n_atoms, C] and `weight` [n_pairs, C]."""
         weight = weight if self.filters is None else self.filters(weight)
         return self.targets(self.sources(x) * weight)  # in half precision, more precise than x
 
@@ -69,7 +69,6 @@ def _messages(source: Tensor, target: Tensor, n_atoms: int) -> tuple[LinearRows,
 
 
 def _only(data: AtomicBatch, places: Tensor) -> AtomicBatch:
-    """Batch with only some of its edges."""
     index, shift = data.edge_index, data.edge_shift
     assert index is not None
     assert shift is not None

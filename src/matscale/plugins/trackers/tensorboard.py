@@ -16,7 +16,10 @@ FLUSH = 10
 
 
 class Events:
-    """Writer of one event file per session. It invalidates entries of older files for steps after `step`."""
+    """Writer of one event file per session.
+
+    It marks entries of older files as invalid if they belong to steps after `step`.
+    """
 
     def __init__(self, run: Run, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter

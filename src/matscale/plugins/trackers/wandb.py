@@ -61,7 +61,7 @@ def _identity(run: Run) -> str:
 def _reporting(mode: str) -> Iterator[None]:
     """Context in which wandb reports errors of its own only if it is online.
 
-    By default it starts a process for these reports, even offline.
+    By default wandb starts a process for these reports, even offline.
     """
     before = os.environ.get(REPORTS)
     if mode in ("offline", "disabled"):

@@ -74,7 +74,7 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None) -> Tensor:
-        """Forward pass: `x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
+        """Update features `x` [n_atoms, D]; attention weights are appended to `kept` unless it is None."""
         x = x + self._drop(self.out(self._attend(self.attention_norm(x), padding, kept)))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 
@@ -89,7 +89,7 @@ class EncoderLayer(nn.Module):
         return padding.flat(mixed.transpose(1, 2).flatten(2))
 
     def _queries_keys_values(self, x: Tensor, padding: Padding) -> Tensor:
-        """Queries, keys and values from features [n_atoms, D] -> [3, n_structures, n_heads, max_atoms, D_h]"""
+        """Queries, keys and values [3, n_structures, n_heads, max_atoms, D_h], from features `x` [n_atoms, D]."""
         heads = torch.unflatten(padding.dense(self.queries_keys_values(x)), -1, (3, self.n_heads, -1))
         return heads.permute(2, 0, 3, 1, 4)
 
@@ -101,7 +101,7 @@ class EncoderModel(nn.Module, ABC):
     """Base class of both transformers, with layers and heads; subclasses add the inputs."""
 
     def add_layers(self, config: EncoderConfig, layer: Callable[[Any], EncoderLayer]) -> None:
-        """Add layers, norm and heads; to be called after the inputs are made, whose initial weights are drawn first."""
+        """Add layers, norm and heads. Call this after making the inputs, whose initial weights are drawn first."""
         self.layers = nn.ModuleList(layer(config) for _ in range(config.n_layers))
         self.norm = nn.LayerNorm(config.width)
         self.heads = DirectHeads(head_widths(config.width, config.head_width, config.head_layers))
@@ -127,8 +127,8 @@ class EncoderModel(nn.Module, ABC):
     def with_attention(self, data: AtomicBatch) -> Outputs:
         """Run `forward` without dropout of attention, and return the attention weights in `extras["attention"]`.
 
-        They are [n_layers, n_structures, n_heads, max_atoms, max_atoms]: each row belongs to the atom that attends, and
-        sums to one; rows and columns of padding are zero.
+        The weights are [n_layers, n_structures, n_heads, max_atoms, max_atoms]. Each row belongs to the atom that
+        attends and sums to one; rows and columns of padding are zero.
         """
         kept: list[Tensor] = []
         outputs: Outputs = self.heads(self.encode(data, kept), data)
@@ -163,7 +163,10 @@ DIAL = "width (feed-forward 4 times as wide), 4 layers"
 
 
 def encoder_ladder(n_params: int, config: type[Encoder], build: Callable[[Encoder, DatasetInfo], nn.Module]) -> Encoder:
-    """Size ladder: four layers, a head for every 64 channels; in small models the feed-forward width is adjusted."""
+    """Choose a model with about `n_params` parameters: four layers, and a head for every 64 channels.
+
+    In small models the feed-forward width is adjusted.
+    """
 
     def shape(width: int) -> Encoder:
         # `graded` widths of 128 and more are multiples of their power of two over 64, hence of the number of heads.

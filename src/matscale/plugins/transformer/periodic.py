@@ -79,7 +79,7 @@ class Pairs:
     """Shape of the padded layout: (n_structures, max_atoms, max_atoms)."""
 
     def padded(self, x: Tensor) -> Tensor:
-        """Pad pairs: [n_pairs, ...] -> [n_structures, max_atoms, max_atoms, ...] with zeros in padding."""
+        """Pad values of pairs, `x` [n_pairs, ...], with zeros; returns [n_structures, max_atoms, max_atoms, ...]."""
         n_structures, n_slots, _ = self.layout
         rows = x.new_zeros(n_structures * n_slots**2, *x.shape[1:]).index_copy(0, self.slot, x)
         return torch.unflatten(rows, 0, self.layout)
@@ -113,15 +113,15 @@ class PairGeometry(nn.Module):
         return Pairs(torch.cat([sums, nearest], dim=-1), directions, slot, (n_structures, n_slots, n_slots))
 
     def expand(self, distance: Tensor) -> Tensor:
-        """Expand distances in Gaussians: [n] Å -> [n, K]; from the cutoff on, value, slope and curvature are zero"""
+        """Expand distances [n] Å in K Gaussians [n, K], which vanish at the cutoff with their slope and curvature."""
         gaussians: Tensor = self.basis(distance)
         return gaussians * polynomial_cutoff(distance, self.cutoff)[:, None]
 
     def nearest(self, distance: Tensor, pair: Tensor, n_pairs: int) -> Tensor:
-        """Distance of the nearest image of each pair, but at most the cutoff: [n_edges] Å -> [n_pairs].
+        """Distance [n_pairs] of the nearest image of each pair, at most the cutoff, from those of edges [n_edges] Å.
 
-        This is right in any cell, however skewed: all images within the cutoff are among the edges. An atom at distance
-        zero is no image of itself.
+        The result is right in any cell, however skewed: all images within the cutoff are among the edges. An atom at
+        distance zero is no image of itself.
         """
         return distance.new_full((n_pairs,), self.cutoff).scatter_reduce(0, pair, distance, "amin")
 
@@ -136,13 +136,13 @@ class PeriodicLayer(EncoderLayer):
         self.out_directed = nn.Linear(3 * config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> Tensor:  # type: ignore[override]
-        """Forward pass: `x` [n_atoms, D] -> the same; attention weights are appended to `kept` unless it is None."""
+        """Update features `x` [n_atoms, D]; attention weights are appended to `kept` unless it is None."""
         plain, directed = self._look(self.attention_norm(x), padding, kept, pairs)
         x = x + self._drop(self.out(plain) + self.out_directed(directed))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 
     def _look(self, x: Tensor, padding: Padding, kept: list[Tensor] | None, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Attention output: [n_atoms, D] without directions, [n_atoms, 3 D] with them."""
+        """Output of attention: [n_atoms, D] without directions, and [n_atoms, 3 D] with directions."""
         q, k, v = self._queries_keys_values(x, padding)
         bias = pairs.padded(self.bias(pairs.distances)).permute(
             0, 3, 1, 2
@@ -174,17 +174,17 @@ class PeriodicTransformer(EncoderModel):
 
 
 def build(config: PeriodicTransformerConfig, info: DatasetInfo) -> nn.Module:
-    """Build the model; it does not depend on `info`."""
+    """Build the model. The facts in `info` have no effect."""
     return PeriodicTransformer(config)
 
 
 def ladder(n_params: int) -> PeriodicTransformerConfig:
-    """Size ladder of the plain transformer, with fixed cutoff and expansion."""
+    """Choose a model with about `n_params` parameters, as for the plain transformer; cutoff and expansion are fixed."""
     return encoder_ladder(n_params, PeriodicTransformerConfig, build)
 
 
 def step_flops(config: PeriodicTransformerConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times those of the forward, but twice for products of geometry with weights.
+    """FLOPs of a training step: three times the FLOPs of the forward, but twice for products of geometry with weights.
 
     Geometry needs no gradient. Attention counts pairs of atoms in the same structure, without padding.
     """

@@ -82,7 +82,7 @@ class ConcatenatedInputs(nn.Module):
 
 
 def atom_number_encoding(rank: Tensor, width: int, base: float = 2048.0) -> Tensor:
-    """Encode the index k of each atom in its structure: [n_atoms] -> [n_atoms, width].
+    """Encode the index k of each atom in its structure, `rank` [n_atoms]; returns [n_atoms, width].
 
     The channels are sin(kπ/base^(2c/width)) for c = 0, 1, ..., then the cosines; an odd width has one more sine.
     """
@@ -105,17 +105,20 @@ class Transformer(EncoderModel):
 
 
 def build(config: TransformerConfig, info: DatasetInfo) -> nn.Module:
-    """Build the model; it does not depend on `info`."""
+    """Build the model. The facts in `info` have no effect."""
     return Transformer(config)
 
 
 def ladder(n_params: int) -> TransformerConfig:
-    """Size ladder: four layers, a head for every 64 channels; in small models the feed-forward width is adjusted."""
+    """Choose a model with about `n_params` parameters: four layers, and a head for every 64 channels.
+
+    In small models the feed-forward width is adjusted.
+    """
     return encoder_ladder(n_params, TransformerConfig, build)
 
 
 def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
-    """FLOPs of a step: three times those of the forward, less the gradients of coordinates, which are not needed.
+    """FLOPs of a training step: three times the FLOPs of the forward, without gradients of coordinates.
 
     Attention counts its two products over the pairs of atoms of each structure, without padding and without the
     recomputation that fused kernels do in their backward.
@@ -133,14 +136,16 @@ def step_flops(config: TransformerConfig, shape: BatchShape) -> float:
 def claims_for(config: TransformerConfig) -> frozenset[str]:
     """Symmetries and other properties that a model of this configuration claims to have.
 
-    A model with summed inputs claims none, since these depend on the order of atoms, through the encoding of the index.
+    A model with summed inputs claims none: these inputs depend on the order of atoms, through the encoding of the
+    index.
     """
     return frozenset({"permutation"}) if config.inputs == "concatenated" else frozenset()
 
 
 SIZES = {name: TransformerConfig(**shape, head_layers=3) for name, shape in SHAPES.items()}
-"""Numbers of all parameters: 17,770 · 155,146 · 205,130 · 432,810 · 942,730 · 2,509,386 · 2,954,250 · 5,200,010 ·
-9,309,514, with heads of three linear layers, as in the code of arXiv:2509.21811 (its text describes two)."""
+"""Total numbers of parameters: 17,770 · 155,146 · 205,130 · 432,810 · 942,730 · 2,509,386 · 2,954,250 · 5,200,010 ·
+9,309,514, with heads of three linear layers, as in the code of arXiv:2509.21811 (its text describes two).
+"""
 
 
 ARCHITECTURE = Architecture(

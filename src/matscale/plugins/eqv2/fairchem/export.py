@@ -1,4 +1,4 @@
-r"""Export of a trained EquiformerV2 as a checkpoint of fairchem v1, for its calculator and its trainer.
+r"""Export of a trained EquiformerV2 as a checkpoint of fairchem v1, for fairchem's calculator and trainer.
 
     rmsd_E, rmsd_F = scales of energy and forces
     rmsd_part, mean_part = stress scale · (scale, shift) of that part in the stress head

@@ -37,7 +37,7 @@ _HEADS: dict[str, tuple[set[str], dict[str, Any]]] = {
 }
 """Names of the modules of each head that are imported, and the supported value of each of their options."""
 _REQUIRED = {"stress": ("decompose", "use_source_target_embedding")}
-"""Options of a head whose default in fairchem, False, is not the supported value."""
+"""Options of a head that must be set, since their default in fairchem (False) is not the supported value."""
 
 
 def configuration(checkpoint: FairchemCheckpoint) -> EqV2Config:

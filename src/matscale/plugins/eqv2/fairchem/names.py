@@ -76,9 +76,9 @@ def fairchem_name(name: str) -> str:
 def published_counts(model: nn.Module) -> dict[str, int]:
     """Numbers of parameters as arXiv:2509.21811 counts them: `total` and `non_embedding`.
 
-    The latter leaves out all parameters whose name in fairchem contains "embedding". These include the radial network
-    of the edge-degree embedding. matscale uses `count_parameters` of `matscale.plugin` for all architectures, which
-    leaves out look-up tables only.
+    `non_embedding` leaves out all parameters whose name in fairchem contains "embedding", also the radial network of
+    the edge-degree embedding. Elsewhere, matscale counts with `count_parameters` of `matscale.plugin`, which leaves out
+    look-up tables only.
     """
     sizes = {fairchem_name(name): p.numel() for name, p in model.named_parameters()}
     non_embedding = sum(size for name, size in sizes.items() if "embedding" not in name)
@@ -92,7 +92,7 @@ _DERIVED = re.compile(
 
 
 def derived(published: str) -> bool:
-    """Whether a published name belongs to a table that follows from the options."""
+    """Whether the name `published` belongs to a table that follows from the options."""
     return _DERIVED.search(published) is not None
 
 
@@ -176,8 +176,8 @@ _WITHOUT_EFFECT = {
 }
 """Options that do not change the network.
 
-Fairchem ignores those in the first line (it always uses 600 Gaussians and SiLU); those in the second concern graphs,
-tasks and memory.
+Fairchem ignores the options in the first line (it always uses 600 Gaussians and SiLU); those in the second line concern
+graphs, tasks and memory.
 """
 
 

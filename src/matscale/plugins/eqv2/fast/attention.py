@@ -17,7 +17,10 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
-    """Forward of `GraphAttention`: `x` [n_atoms, K, C], features `rho` [n_edges, width] -> [n_atoms, K, n_out]"""
+    """Forward pass of `GraphAttention`: computes coefficients [n_atoms, K, n_out].
+
+    `x` [n_atoms, K, C] has K coefficients with C channels for each atom, `rho` [n_edges, width] the radial features.
+    """
     second = parameters(module.edge_function.conv2)
     values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
     alpha = attention_weights(module, features, edges)
@@ -30,9 +33,9 @@ def attention(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges
 def forces(module: GraphAttention, x: Tensor, rho: Tensor, edges: SortedEdges, grid: SphereGrid) -> Tensor:
     """Forces [n_atoms, 3]: the l = 1 output of the attention layer in the head of the forces.
 
-    The projection of l = 1 acts on the channels of a head, which share one attention weight. So it commutes with the
-    sum over edges and is folded into the second convolution, which then has one output per head and only the orders
-    |m| ≤ 1.
+    The projection of l = 1 acts on the channels of a head, which share one attention weight. Therefore the projection
+    commutes with the sum over edges and is merged into the second convolution, which then has one output per head and
+    only the orders |m| ≤ 1.
     """
     second = _folded(module)
     values, features = edge_values(module.edge_function, second, x, rho, edges, grid)
@@ -50,7 +53,7 @@ def _folded(module: GraphAttention) -> list[Tensor]:
     conv, projection = module.edge_function.conv2, module.project.weight[1].view(module.heads, -1)
 
     def fold(rows: Tensor) -> Tensor:
-        """Fold the projection into rows of weights: [heads·V, ...] -> [heads, ...]"""
+        """Merge the projection into rows of weights, [heads·V, ...], which become [heads, ...]."""
         return (projection[:, :, None] * rows.reshape(module.heads, projection.shape[1], -1)).sum(1)
 
     n = conv.n_out
@@ -68,8 +71,8 @@ def edge_values(
 ) -> tuple[Tensor, Tensor]:
     """Values [n_edges, outputs of the second convolution] and features [n_edges, heads·A] of the edges.
 
-    `second` are the parameters of the second convolution: those of `function`, or those with the force head's
-    projection folded in.
+    `second` are the parameters of the second convolution: those of `function`, or those into which the projection of
+    the force head is merged.
     """
     conv, last = function.conv1, linear_at(function.radial.net, -1)
     shape = EdgeFunctionSizes(conv.n_degrees, x.shape[2], conv.n_out, function.n_features, grid)
@@ -81,7 +84,7 @@ def edge_values(
 
 
 def attention_weights(module: GraphAttention, features: Tensor, edges: SortedEdges) -> Tensor:
-    """Attention weights: features [n_edges, heads·A] -> [n_edges, heads], as by `Edges.softmax`.
+    """Attention weights [n_edges, heads] from `features` [n_edges, heads·A], A per head, as by `Edges.softmax`.
 
     In training, dropout is applied to the weights.
     """
@@ -106,7 +109,9 @@ def _fading_softmax(logits: Tensor, envelope: Tensor) -> Tensor:
 
 
 class WeightedSum(torch.autograd.Function):
-    """Sum Σ_{e -> i} D_e^T (α_e ∘ v_e): `values` [n_edges, K_r, c], `alpha` [n_edges, c] -> [n_targets, K, c].
+    """Weighted sum Σ_{e -> i} D_e^T (α_e ∘ v_e) over the edges of each atom, [n_targets, K, c].
+
+    `values` v are [n_edges, K_r, c], `alpha` α is [n_edges, c], and D_e rotates into the frame of edge e.
 
     The factor that rescales degrees beyond mmax is the same for all edges, so it is applied to the sum.
     """
@@ -139,7 +144,7 @@ class WeightedSum(torch.autograd.Function):
 
 
 def edge_degree(module: EdgeDegree, rho: Tensor, edges: SortedEdges) -> Tensor:
-    """Sum Σ_{e -> i} D_e^T w_e over the coefficients m = 0, divided by the mean degree, [n_atoms, K, C]."""
+    """Edge-degree embedding [n_atoms, K, C]: Σ_{e -> i} D_e^T w_e / mean_degree, with weights w for m = 0 only."""
     weights = linear_at(module.radial.net, -1)(rho).unflatten(1, (module.n_degrees, -1))
     if edges.edges.envelope is not None:
         weights = weights * edges.edges.envelope[:, None, None]

@@ -23,8 +23,8 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 def first_derivative(backward: Backward) -> Backward:
     """Wrap the backward of an autograd function, so that it runs with `create_graph` but refuses to be differentiated.
 
-    This holds also if the incoming gradient is constant, unlike in torch's `once_differentiable`: the gradients depend
-    on the inputs of the forward too, and a second derivative would silently lack that part.
+    It refuses also if the incoming gradient is constant, unlike torch's `once_differentiable`: the gradients depend on
+    the inputs of the forward, too, and a second derivative would silently lack this part.
     """
 
     @wraps(backward)

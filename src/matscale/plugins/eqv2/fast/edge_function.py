@@ -35,7 +35,10 @@ from matscale.plugins.eqv2.fast.so2 import Convolution
 
 
 class FastEdgeFunction(torch.autograd.Function):
-    """Edge function: x [n_atoms, K, C], ρ [n_edges, width] -> values [n_edges, K_r·heads·V] and attention features."""
+    """Edge function as an autograd function: values and attention features of edges, from coefficients of atoms.
+
+    `x` is [n_atoms, K, C], ρ is [n_edges, width], values are [n_edges, K_r·heads·V].
+    """
 
     @staticmethod
     def forward(
@@ -52,7 +55,8 @@ class FastEdgeFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Compute values and features of all edges, chunk by chunk.
 
-        `weights` are the `n_first` parameters of the first convolution (weight, bias, pairs), then those of the second.
+        `weights` are the `n_first` parameters of the first convolution (weight, bias, pairs), then the parameters of
+        the second convolution.
 
         With `keep`, the tensors that the backward needs are kept; otherwise all chunks share one set of buffers.
         """
@@ -155,7 +159,7 @@ class _Work:
         return self.buffers[name][:n]
 
     def turn(self, chunk: Chunk, x: Tensor, out: Tensor) -> None:
-        """Rotate the coefficients of both atoms of each edge into its frame -> `out` [n, K_r·2C]"""
+        """Rotate the coefficients of both atoms of an edge into the frame of the edge, to `out` [n, K_r·2C]."""
         rows = x.flatten(0, 1)
         for part, some in chunk.parts(self.at_once.turn):
             pair = self.buffer("pair", some.n_edges, x.shape[1], 2 * x.shape[2])
@@ -164,7 +168,7 @@ class _Work:
             torch.bmm(d, pair, out=out[part].view(some.n_edges, self.n_kept, -1))
 
     def turn_backward(self, chunk: Chunk, g: Tensor, g_sources: Tensor, g_targets: Tensor) -> None:
-        """Rotate gradients `g` back; add them up for each source, and write the sums of the targets in the chunk.
+        """Rotate gradients `g` back, add them to the sums of their sources, and write the sums of the targets.
 
         Both sums are [.., K, 2C], of which only one half is used: adding whole rows is faster than adding halves.
         """
@@ -179,7 +183,7 @@ class _Work:
                 torch.sum(per_atom, dim=1, out=g_targets[block.atoms])
 
     def factors(self, rho: Tensor) -> Tensor:
-        """Radial factors w [n, Σ_m K_m·2C] from ρ [n, width]."""
+        """Radial factors w [n, Σ_m K_m·2C] from ρ [n, width], for K_m coefficients of each order m."""
         out = self.buffer("factors", rho.shape[0], self.places[-1].stop)
         return torch.addmm(self.last_bias, rho, self.last.T, out=out)
 
@@ -200,7 +204,7 @@ class _Work:
         return g_w
 
     def on_grid(self, name: str, table: Tensor, x: Tensor) -> Tensor:
-        """Multiply `table` [P, K] by each of `x` [n, K, H]: values on the grid, in the layout of `product`"""
+        """Values on the grid: `table` [P, K] times each matrix in `x` [n, K, H], in the layout of `product`."""
         if name not in self.buffers:
             self.buffers[name] = self.like.new_empty(self.at_once.grid, table.shape[0], x.shape[2])
         return product(table, folded(x), room=self.buffers[name])
@@ -211,7 +215,7 @@ class _Work:
         return None if passage is None else passage.within(chunk.edges)
 
     def activate(self, hidden: Tensor, gates: Tensor, curved: Tensor, passage: Passage | None) -> None:
-        """Activate `hidden` [n, K_r, H] and `gates` [n, H] -> `curved` [n, n_used, H]"""
+        """Apply the activation to `hidden` [n, K_r, H] and `gates` [n, H]; written to `curved` [n, n_used, H]."""
         self._silu(hidden, curved)
         if passage is not None:
             e, u = passage.edges, passage.share[:, None, None]

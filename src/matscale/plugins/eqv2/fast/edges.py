@@ -72,7 +72,7 @@ class SortedEdges:
     blocks: list[Block]
     n_atoms: int
     pairs: Tensor
-    """[n_edges, 2K] row numbers of both atoms' coefficients in [n_atoms·K, C]: source and target of each in turn."""
+    """[n_edges, 2K] row numbers in [n_atoms·K, C]: for each coefficient, the row of the source, then of the target."""
     rescale: Tensor
     """[K] factor of each coefficient of a sum over edges, which compensates for the omitted orders."""
 
@@ -87,11 +87,11 @@ class SortedEdges:
         return sum(block.n_atoms for block in self.blocks)
 
     def targets(self, x: Tensor) -> Tensor:
-        """Select and sort atoms: [n_atoms, ...] -> [n_targets, ...]."""
+        """Select the atoms that have edges, sorted by degree: [n_targets, ...] of `x` [n_atoms, ...]."""
         return x if self.order is None else x.index_select(0, self.order)
 
     def atoms(self, x: Tensor) -> Tensor:
-        """Scatter back: [n_targets, ...] -> [n_atoms, ...], zeros for atoms without edges."""
+        """Put `x` [n_targets, ...] in the order of the batch; returns [n_atoms, ...], zero for atoms without edges."""
         return x if self.order is None else x.new_zeros(self.n_atoms, *x.shape[1:]).index_copy(0, self.order, x)
 
     def sort(self, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class SortedEdges:
             yield tuple(part.unflatten(0, (block.n_atoms, block.degree)) for part in parts)
 
     def chunks(self, n_edges: int) -> list[Chunk]:
-        """Chunks of at most `n_edges` edges, or of one atom if it has more."""
+        """List chunks of at most `n_edges` edges; an atom with more edges is a chunk of its own."""
         return _chunks(self.blocks, n_edges)
 
 

@@ -1,7 +1,7 @@
 r"""Feed-forward network on the grid of each atom, which keeps only coefficients in memory.
 
 The pointwise MLP W₄ silu(W₂ silu(W₀ f(n))) begins and ends with linear maps of channels, which commute with the maps to
-the grid and back. So W₀ is merged into `expand` and W₄ into `contract`, degree by degree. On the grid remains
+the grid and back. So W₀ is merged into `expand` and W₄ into `contract`, degree by degree. What remains on the grid is
 
     c -> F silu(W₂ silu(G c))          c [K, H] coefficients, G to the grid of P points, F back.
 
@@ -24,7 +24,7 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def feed_forward(module: FeedForward, x: Tensor, grid: SphereGrid) -> Tensor:
-    """Feed-forward network: [n_atoms, K, C] -> [n_atoms, K, n_out]"""
+    """Feed-forward network: computes [n_atoms, K, n_out] from `x` [n_atoms, K, C] (K coefficients, C channels)."""
     first, middle, last = (linear_at(module.pointwise, layer).weight for layer in (0, 2, 4))
     parts = by_degree(x)
     inner = so3_linear(parts, first @ module.expand.weight, first @ module.expand.bias)
@@ -40,7 +40,10 @@ def scalars(module: FeedForward, x: Tensor) -> Tensor:
 
 
 class Pointwise(torch.autograd.Function):
-    """Pointwise layer: `x` [n_atoms, K, H], `weight` [H, H] -> F silu(W silu(G x)) for l > 0, zeros for l = 0."""
+    """Pointwise layer: F silu(W silu(G x)) for l > 0 and zeros for l = 0.
+
+    `x` is [n_atoms, K, H], and W is `weight` [H, H].
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, grid: SphereGrid) -> Tensor:

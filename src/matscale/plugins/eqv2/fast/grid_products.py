@@ -20,7 +20,7 @@ def folded(x: Tensor) -> Tensor:
 
 
 def product(table: Tensor, x: Tensor, room: Tensor | None = None) -> Tensor:
-    """Multiply `table` [P, K] by `x` from `folded` -> [P, n·H], or [n, P, H]; written to `room` if that is given."""
+    """Multiply `table` [P, K] by the result `x` of `folded`; returns [P, n·H] or [n, P, H], in `room` if given."""
     shape = (table.shape[0], x.shape[1]) if x.dim() == 2 else (x.shape[0], table.shape[0], x.shape[2])
     size = shape[0] * shape[1] * (shape[2] if len(shape) == 3 else 1)
     out = None if room is None else room.view(-1)[:size].view(shape)
@@ -28,7 +28,7 @@ def product(table: Tensor, x: Tensor, room: Tensor | None = None) -> Tensor:
 
 
 def product_into(table: Tensor, x: Tensor, out: Tensor) -> None:
-    """Multiply `table` [K, P] by `x` from `product` -> `out` [n, K, H]."""
+    """Multiply `table` [K, P] by the result `x` of `product`; written to `out` [n, K, H]."""
     if x.dim() == 2:
         out.transpose(0, 1).copy_(torch.mm(table, x).view(table.shape[0], out.shape[0], out.shape[2]))
     elif out.is_contiguous():

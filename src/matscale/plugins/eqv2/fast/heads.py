@@ -16,14 +16,14 @@ from matscale.plugins.eqv2.so3 import SphereGrid
 
 
 def energy(head: EnergyHead, x: Tensor, data: AtomicBatch) -> Tensor:
-    """Energy: [n_atoms, K, C] -> [n_structures], float64"""
+    """Energies [n_structures] in float64, from `x` [n_atoms, K, C] (K coefficients, C channels)."""
     return sum_by_structure(scalars(head.feed_forward, x)[:, 0], data) / head.mean_atoms
 
 
 def stress(
     head: nn.Module, x: Tensor, edges: SortedEdges, grid: SphereGrid, data: AtomicBatch
 ) -> tuple[Tensor, Tensor]:
-    """Stress: [n_atoms, K, C] -> isotropic [n_structures], anisotropic [n_structures, 5]"""
+    """Parts of the stress, isotropic [n_structures] and anisotropic [n_structures, 5], from `x` [n_atoms, K, C]."""
     if isinstance(head, Rank2StressHead):
         return _rank2_stress(head, x, edges, data)
     assert isinstance(head, EquivariantStressHead)

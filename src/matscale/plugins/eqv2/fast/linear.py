@@ -17,13 +17,13 @@ def linear_at(layers: nn.Sequential | nn.ModuleList, place: int) -> nn.Linear:
 
 
 def by_degree(x: Tensor) -> list[Tensor]:
-    """Split by degree: [n, K, C] -> [n, 2l+1, C] for each l."""
+    """Split coefficients `x` [n, K, C] by degree l: one tensor [n, 2l+1, C] for each l."""
     lmax = round(x.shape[1] ** 0.5) - 1
     return list(x.split([2 * degree + 1 for degree in range(lmax + 1)], dim=1))
 
 
 def so3_linear(parts: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply a linear map to each degree: `parts` from `by_degree` -> [n, K, n_out]
+    """Apply a linear map to each degree: returns [n, K, n_out] for the result `parts` of `by_degree`.
 
     `weight` [lmax+1, n_out, n_in] has a matrix for each degree, `bias` [n_out] is added for l = 0.
     """
@@ -35,8 +35,9 @@ def so3_linear(parts: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
 def radial_features(networks: list[RadialNetwork], edges: Edges) -> list[Tensor]:
     """Radial features ρ [n_edges, width] of each network: the output of all its layers except the last.
 
-    The first layers of all networks are computed as one product with the Gaussians. Their part that depends on elements
-    is a table, so the product needs neither copies of the Gaussians nor gradients of columns without parameters.
+    The first layers of all networks are computed as one product with the Gaussians. The part of these layers that
+    depends on elements is a table. Therefore the product needs no copies of the Gaussians, and no gradients of columns
+    without parameters.
     """
     width = networks[0].source.embedding_dim
     firsts = [linear_at(net.net, 0).weight.split([edges.basis.shape[1], width, width], dim=1) for net in networks]

@@ -36,7 +36,7 @@ def forced(path: Path) -> AbstractContextManager[None]:
 
 
 def serves(model: EqV2, data: AtomicBatch) -> bool:
-    """Whether the fast path computes this batch. Raises ValueError if it is forced but not possible."""
+    """Whether the fast path is used for this batch. Raises ValueError if it is forced but not possible."""
     if torch.compiler.is_compiling() or is_reference_path_wanted() or _forced.get() == "reference":
         return False
     reason = _obstacle(model, data)
@@ -100,7 +100,6 @@ def forward(model: EqV2, data: AtomicBatch) -> Outputs:
 
 
 def _block(model: EqV2, block: Block, x: Tensor, rho: Tensor, edges: SortedEdges, data: AtomicBatch) -> Tensor:
-    """Forward of `Block`."""
     around = attention(block.attention, block.attention_norm(x), rho, edges, model.edge_grid)
     x = x + block.drop(around, data.batch, data.n_structures)
     within = feed_forward(block.feed_forward, block.feed_forward_norm(x), model.atom_grid)

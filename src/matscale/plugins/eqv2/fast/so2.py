@@ -42,7 +42,7 @@ class Layout:
 
     @classmethod
     def of(cls, widths: list[int]) -> Layout:
-        """Make the layout from the `widths` of m = 0 and of each m > 0, which occurs twice, for +m and −m."""
+        """Make the layout from `widths`: the width of m = 0, then of each m > 0, which is used twice, for +m and −m."""
         plus, minus, pairs, start = [], [], [], widths[0]
         for width in widths[1:]:
             plus.append(slice(start, start + width))
@@ -55,8 +55,8 @@ class Layout:
 class Convolution:
     """Convolution with given weights: `forward` writes into a buffer, `backward` adds up the gradients of chunks.
 
-    `weight` [n_extra + out_0, in_0] and `bias` of m = 0, whose first `n_extra` outputs go to a separate buffer; `pairs`
-    [2 out_m, in_m] of each m > 0, the rows of W_r above those of W_i.
+    `weight` [n_extra + out_0, in_0] and `bias` are those of m = 0; the first `n_extra` outputs go to a separate buffer.
+    `pairs` has a matrix [2 out_m, in_m] for each m > 0, with the rows of W_r above those of W_i.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, pairs: list[Tensor], n_extra: int = 0) -> None:
@@ -69,7 +69,7 @@ class Convolution:
         self.into = Layout.of([weight.shape[1], *(pair.shape[1] for pair in pairs)])
 
     def forward(self, x: Tensor, y: Tensor, extra: Tensor | None = None) -> None:
-        """Convolve `x` [n, >= in] -> `y` [n, out], `extra` [n, n_extra]"""
+        """Convolve `x` [n, >= in]; written to `y` [n, out] and `extra` [n, n_extra]."""
         zero = x[:, self.into.zero]
         if extra is not None:
             torch.addmm(self.bias[: self.n_extra], zero, self.weight[: self.n_extra].T, out=extra)
@@ -89,8 +89,9 @@ class Convolution:
         self.g_sum = [torch.empty_like(weight) for weight in self.sum]  # S
 
     def backward(self, g_y: Tensor, x: Tensor, g_x: Tensor, g_extra: Tensor | None = None) -> None:
-        """Compute `g_x` [n, >= in] from `g_y` [n, out] and `g_extra` [n, n_extra], and add to the gradients of the
-        weights.
+        """Compute `g_x` [n, >= in] from `g_y` [n, out] and `g_extra` [n, n_extra].
+
+        The gradients of the weights are added to those of earlier chunks.
         """
         g_zero, zero, beta = g_y[:, self.out.zero], x[:, self.into.zero], self.beta
         torch.mm(g_zero, self.weight[self.n_extra :], out=g_x[:, self.into.zero])

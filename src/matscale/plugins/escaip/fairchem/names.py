@@ -143,7 +143,8 @@ _WITHOUT_EFFECT = {
 }
 """Options that are ignored.
 
-Those in the first line concern speed and memory, those in the next two only training; the others are read separately.
+Options in the first line concern speed and memory, options in the next two lines only training; the others are read
+separately.
 """
 
 
@@ -174,7 +175,7 @@ _HEADS = {
     "EScAIP_direct_force_head": "forces",
     "EScAIP_grad_energy_force_stress_head": "efs",
 }
-"""Name in matscale of the head with each module of fairchem."""
+"""Name in matscale of each head module of fairchem."""
 
 
 def with_our_heads(checkpoint: FairchemCheckpoint) -> FairchemCheckpoint:

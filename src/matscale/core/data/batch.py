@@ -27,7 +27,7 @@ from torch import Tensor
 from matscale.core.precision import times_matrix
 
 FLAT = 1e-6
-"""Volume of a cell, relative to the product of its edge lengths, below which its vectors count as coplanar."""
+"""Volume of a cell, relative to the product of its edge lengths, up to which the cell counts as flat."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,16 @@ class AtomicBatch:
         return BatchShape(self.n_structures, self.n_atoms, self.n_edges, squares, self._count_triplets, self)
 
     def _count_triplets(self) -> int:
-        """Count triplets: Σ over atoms of degree·(degree − 1)."""
         if self.edge_index is None:
             return 0
         degree = torch.bincount(self.edge_index[1], minlength=self.n_atoms)
         return int((degree * (degree - 1)).sum())
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        """Return (source j, target i) of the edges, each [n_edges]. Raises ValueError if the batch has no edge list."""
+        """Return the source atoms j and the target atoms i of the edges, each [n_edges].
+
+        Raises ValueError if the batch has no edge list.
+        """
         if self.edge_index is None:
             raise ValueError("This batch has no edges: make it with a radius or nearest graph (`Architecture.graph`).")
         return self.edge_index[0], self.edge_index[1]
@@ -110,7 +112,10 @@ class AtomicBatch:
         return distance
 
     def fractional(self) -> Tensor:
-        """Positions in units of the lattice vectors, [n_atoms, 3]; 0 if these are not three independent vectors."""
+        """Fractional coordinates: positions in units of the lattice vectors, [n_atoms, 3].
+
+        They are 0 in a structure without three independent lattice vectors.
+        """
         has_cell = torch.linalg.det(self.cell).abs() > 1e-9
         safe = torch.where(has_cell[:, None, None], self.cell, torch.eye(3).to(self.cell))
         inverse = torch.linalg.inv(safe) * has_cell[:, None, None]
@@ -124,8 +129,8 @@ class AtomicBatch:
     def has_volume(self) -> Tensor:
         """Whether each structure has a volume, and therefore a stress, [n_structures].
 
-        It needs three independent lattice vectors and a periodic axis. A slab whose cell has a vector across the slab
-        has the volume of that cell, as in ASE and in plane-wave codes.
+        A volume needs three independent lattice vectors and at least one periodic axis. If the cell of a slab has a
+        vector across the slab, the volume is that of the cell, as in ASE and in plane-wave codes.
         """
         a, b, c = self.cell.detach().double().unbind(dim=1)
         volume = (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
@@ -165,7 +170,7 @@ class AtomicBatch:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> AtomicBatch:
-        """Move all tensors to `device`; convert the floating ones to `dtype`."""
+        """Return the batch with all tensors on `device`, and with floating-point tensors of type `dtype`."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device=device, dtype=dtype if x.is_floating_point() else None, non_blocking=non_blocking)
@@ -210,7 +215,7 @@ class AtomicBatch:
 
     @classmethod
     def join(cls, members: list[AtomicBatch]) -> AtomicBatch:
-        """Join several batches into one, in order. All must have the same fields."""
+        """Join several batches into one, in order. All of them must have the same fields set."""
         starts = torch.tensor([0, *(m.n_atoms for m in members)]).cumsum(0).tolist()
         counts = torch.tensor([0, *(m.n_structures for m in members)]).cumsum(0).tolist()
 
@@ -226,7 +231,10 @@ class AtomicBatch:
         return cls(**values)
 
     def to_pyg(self) -> Any:
-        """Convert to a torch_geometric Batch with the names of PyG models: pos, z, edge_index, edge_vec, y, force."""
+        """Convert to a torch_geometric Batch.
+
+        The fields have the names that PyG models use: pos, z, edge_index, edge_vec, y, force.
+        """
         from torch_geometric.data import Batch, Data
 
         def data(m: AtomicBatch) -> Data:
@@ -245,7 +253,10 @@ class AtomicBatch:
 
 
 def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
-    """Rotate `tensors` [n, 3, 3]: each T becomes turn.T @ T @ turn, with its own matrix of `turn` [n, 3, 3]."""
+    """Rotate tensors: each T of `tensors` [n, 3, 3] becomes turn.T @ T @ turn.
+
+    `turn` [n, 3, 3] has a rotation matrix for each tensor.
+    """
     half = times_matrix(tensors, turn[:, None])
     return times_matrix(half.transpose(1, 2), turn[:, None]).transpose(1, 2)
 
@@ -262,9 +273,12 @@ class BatchShape:
     count_triplets: Callable[[], int] = field(default=lambda: 0, repr=False, compare=False)
     """Function that returns `n_triplets`; called only where the cost depends on this number."""
     batch: AtomicBatch | None = field(default=None, repr=False, compare=False)
-    """Batch with these sizes, for FLOP formulas that need more than sizes; None for a planned batch, not yet made."""
+    """The batch itself, for FLOP formulas that need more than sizes; None if it is only planned."""
 
     @cached_property
     def n_triplets(self) -> int:
-        """Number of ordered pairs of different neighbours of one atom: Σ over atoms of degree·(degree − 1)."""
+        """Number of triplets: ordered pairs of different neighbours of the same atom.
+
+        It is the sum over atoms of degree·(degree − 1), where the degree of an atom is its number of neighbours.
+        """
         return self.count_triplets()

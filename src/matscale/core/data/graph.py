@@ -15,7 +15,7 @@ from matscale.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Graph:
-    """A neighbour rule. Make one with `none`, `dense`, `radius` or `nearest`.
+    """Neighbour rule. Make one with `none`, `dense`, `radius` or `nearest`.
 
     >>> Graph.radius(6.0).key, Graph.nearest(12.0, 20).key, Graph.none().has_edges
     ('radius-6', 'nearest-12-20-strict', False)
@@ -38,14 +38,17 @@ class Graph:
 
     @classmethod
     def dense(cls) -> Graph:
-        """Make the rule under which all atoms of a structure interact; models use `AtomicBatch.dense()`, not edges."""
+        """Make the rule that all atoms of a structure interact.
+
+        Models then read `AtomicBatch.dense()` in place of edges.
+        """
         return cls("dense", is_dense=True)
 
     @classmethod
     def radius(cls, cutoff: float, *, dense: bool = False) -> Graph:
-        """Make the rule under which all atoms within `cutoff` Å, periodic images included, are neighbours.
+        """Make the rule that all atoms within `cutoff` Å of an atom are its neighbours, periodic images included.
 
-        `dense` states that the model pads its batches.
+        Set `dense` if the model pads all structures of a batch to the size of the largest.
         """
         if not 0 < cutoff < math.inf:
             raise ConfigError(f"cutoff = {cutoff} Å: must be positive and finite.")
@@ -53,11 +56,12 @@ class Graph:
 
     @classmethod
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
-        """Make the rule under which the nearest atoms within `cutoff` Å, images included, are a centre's neighbours.
+        """Make the rule that the nearest atoms within `cutoff` Å of an atom are its neighbours, images included.
 
-        Strict: the `n_neighbors` nearest (ties broken by j, then shift). Otherwise, as in the OMat24 EquiformerV2
-        models: all whose squared distance is at most that of the (n_neighbors + 1)-th nearest plus 0.01 Å², so that
-        neighbours at equal distances are kept or dropped together.
+        If `strict`, exactly `n_neighbors` atoms are kept (of atoms at equal distances, those with the lower index j,
+        then the lower shift). Otherwise atoms are kept as in the OMat24 EquiformerV2 models: all whose squared distance
+        is at most that of the (n_neighbors + 1)-th nearest atom plus 0.01 Å², so that atoms at equal distances are kept
+        or dropped together.
         """
         if not 0 < cutoff < math.inf or n_neighbors < 1:
             raise ConfigError(f"cutoff = {cutoff} Å, n_neighbors = {n_neighbors}: both must be positive and finite.")
@@ -70,7 +74,7 @@ class Graph:
 
     @property
     def key(self) -> str:
-        """Name of a cache that holds the edges of this rule."""
+        """Short name of this rule, for example as the name of a folder with cached edges."""
         if self.kind == "radius":
             return f"radius-{self.cutoff:g}"
         if self.kind == "nearest":

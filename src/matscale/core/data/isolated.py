@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray[np.integer], graph: Graph) -> None:
-    """Raises DataError if a structure at `rows` has no edge, with the number of the first one.
+    """Raises DataError if a structure at `rows` of the dataset has no edge; the message names the first one.
 
-    `n_edges` [n] has the number of edges of every structure of the dataset.
+    `n_edges` [len(dataset)] has the number of edges of every structure of the dataset.
     """
     isolated = rows[n_edges[rows] == 0]
     if len(isolated):
@@ -32,7 +32,10 @@ def check_rows(dataset: PackedDataset, rows: NDArray[np.int64], n_edges: NDArray
 
 
 def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
-    """Raises DataError if a structure of the batch has no edge, with `name` or else its row in the dataset."""
+    """Raises DataError if a structure of the batch has no edge.
+
+    The message calls the structure `name`, or else gives its row in the dataset.
+    """
     if not graph.has_edges:
         return
     lonely = isolated(batch)
@@ -46,7 +49,7 @@ def check_batch(batch: AtomicBatch, graph: Graph, name: str = "") -> None:
 
 
 def isolated(batch: AtomicBatch) -> Tensor:
-    """Mark the structures of a batch that have no edge, [n_structures]."""
+    """Return an array [n_structures] that is True for each structure of the batch without edges."""
     return batch.batch[batch.edges()[1]].bincount(minlength=batch.n_structures) == 0
 
 

@@ -1,7 +1,8 @@
-"""Data loader: batches of an epoch, filled up to a budget, in an order that is a pure function of (seed, epoch).
+"""Data loader: makes the batches of an epoch, each filled up to a budget.
 
-Batch k of epoch e does not depend on which batches were made before, so that a resumed run goes on where it stopped.
-The plan of an epoch is one array, the position in the order at which each batch starts; the order is never stored.
+The order of the structures is a pure function of the seed and the epoch. Batch k of an epoch does not depend on which
+batches were made before, so that a resumed run continues where it stopped. For an epoch, only the positions in the
+order at which batches begin are stored, but not the order itself.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from matscale.core.errors import ConfigError
 _WINDOW = 1 << 17
 """Number of structures whose order and sizes are computed at once: 1 MB per array, however large the dataset."""
 _ORDER, _ROTATE, _REFLECT = 1, 2, 3
-"""Numbers of separate random streams: for the order, rotations and reflections."""
+"""Numbers of the random streams for the order, the rotations and the reflections."""
 
 
 class Batched(Protocol):
-    """Interface of a dataset that a loader can batch; `PackedDataset` has it."""
+    """Interface of a dataset from which a loader can make batches, such as `PackedDataset`."""
 
     @property
     def n_atoms(self) -> NDArray[np.integer]: ...
@@ -44,7 +45,10 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class BatchBudget:
-    """Limits on the size of a batch, at least one. The first limit that is reached ends a batch."""
+    """Limits on the numbers of structures, atoms and edges in a batch; at least one must be set.
+
+    A batch ends at the first limit that is reached.
+    """
 
     structures: int | None = None
     atoms: int | None = None
@@ -61,15 +65,21 @@ class BatchBudget:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random rotation of each structure: positions, cell, forces and stress turn together."""
+    """Random rotation or inversion of each structure.
+
+    Positions, cell, forces and stress are transformed together.
+    """
 
     rotate: bool = False
-    """Haar-uniform rotations."""
+    """Whether to rotate each structure, with a uniform distribution over all rotations (Haar)."""
     reflect: bool = False
-    """Inversion of each structure with probability 1/2; together with `rotate`, uniform over O(3)."""
+    """Whether to invert each structure with probability 1/2; with `rotate`, uniform over O(3)."""
 
     def matrices(self, indices: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.float64]:
-        """Draw rotation or reflection matrices [len(indices), 3, 3]: a pure function of (seed, epoch, index)."""
+        """Draw a rotation or reflection matrix for each structure in `indices`: [len(indices), 3, 3].
+
+        Each matrix is a pure function of the seed, the epoch and the index of the structure.
+        """
         matrix = np.broadcast_to(np.eye(3), (len(indices), 3, 3))
         if self.rotate:
             matrix = rotations(indices, _ROTATE, seed, epoch)
@@ -84,13 +94,13 @@ class Loader:
 
     `shuffle=True` draws a new order each epoch; `shuffle=False` keeps the order of `indices`. Every structure occurs
     once per epoch. With several ranks, rank r takes batches r, r + world_size, ...; a few batches are halved so that
-    all ranks get equally many. If batches of one structure each still cannot be shared equally, `shuffle=True` leaves
-    out the last few structures of the epoch's order, and `shuffle=False` gives the first ranks one batch more. With
-    `noise`, atoms are displaced and forces point back to the original positions.
+    all ranks get the same number. If that is impossible because every batch has only one structure, `shuffle=True`
+    leaves out the last few structures of the epoch's order, and `shuffle=False` gives the first ranks one batch more.
+    With `noise`, atoms are displaced and forces point back to the original positions.
 
-    Unless `isolated` is True, a batch with a structure in which no atom has a neighbour raises DataError.
+    Unless `isolated` is True, a structure in which no atom has a neighbour raises DataError.
 
-    A limit on edges needs the number of edges of every structure: an edge cache is built if there is none.
+    A limit on edges needs the number of edges of every structure. For this, an edge cache is built if there is none.
     """
 
     def __init__(
@@ -154,13 +164,13 @@ class Loader:
         return batch
 
     def members(self, epoch: int, k: int) -> NDArray[np.int64]:
-        """Rows of the dataset in this rank's batch k of `epoch`."""
+        """Row numbers in the dataset of the structures in this rank's batch k of `epoch`."""
         boundaries = self._boundaries(epoch)
         place = self.rank + k * self.world_size
         return self._ordered(epoch, int(boundaries[place]), int(boundaries[place + 1]))
 
     def _ordered(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
-        """Rows of the dataset at positions `first` to `last` − 1 of the epoch's order."""
+        """Row numbers in the dataset of the structures at positions `first` to `last` − 1 of the epoch's order."""
         of, begin, rows = self._window
         if of != epoch or first < begin or last > begin + len(rows):
             begin, end = first, min(max(last, first + _WINDOW), len(self._indices))
@@ -172,9 +182,9 @@ class Loader:
         return rows[first - begin : last - begin]
 
     def _boundaries(self, epoch: int) -> NDArray[np.int64]:
-        """Positions in the order of `epoch` at which the batches of all ranks begin, and where the last one ends.
+        """Positions in the order of `epoch` at which batches begin, those of all ranks: [number of batches + 1].
 
-        Shape [number of batches + 1].
+        The last entry is the end of the last batch.
         """
         of = epoch if self.shuffle else 0
         if self._plan[0] != of:
@@ -182,7 +192,10 @@ class Loader:
         return self._plan[1]
 
     def _filled(self, epoch: int) -> NDArray[np.int64]:
-        """Positions at which batches begin, if each takes structures until the next one would exceed the budget."""
+        """Positions in the order of `epoch` at which batches begin, before they are shared among ranks.
+
+        Each batch takes structures until one more would exceed the budget. The last entry is the end of the last batch.
+        """
         n, limits = len(self._indices), self._limits()
         if not limits:
             assert self.budget.structures
@@ -212,7 +225,10 @@ class Loader:
         return np.array(boundaries, dtype=np.int64)
 
     def _limits(self) -> dict[str, tuple[NDArray[np.integer], int]]:
-        """Limits on "atoms" and "edges", each as (number in every structure [n], largest number in a batch)."""
+        """Limits on "atoms" and "edges", as far as the budget sets them.
+
+        Each is a pair: the number in every structure of the dataset, [len(dataset)], and the largest number in a batch.
+        """
         limits: dict[str, tuple[NDArray[np.integer], int]] = {}
         if self.budget.atoms:
             limits["atoms"] = (self.dataset.n_atoms, self.budget.atoms)
@@ -235,7 +251,10 @@ class Loader:
 
 
 def count_edges(dataset: Batched, graph: Graph) -> NDArray[np.integer]:
-    """Count the edges of each structure [n_structures]; a packed dataset's edge cache is used, and built if missing."""
+    """Count the edges of each structure of a dataset, [n_structures].
+
+    For a packed dataset the numbers come from its edge cache, which is built if there is none.
+    """
     if isinstance(dataset, PackedDataset):
         return build_cache(dataset, graph).n_edges
     counts = np.zeros(len(dataset), np.int64)
@@ -257,9 +276,10 @@ def _cumulated(sizes: NDArray[np.integer]) -> list[int]:
 
 
 def _divisible(boundaries: NDArray[np.int64], world_size: int, drop: bool) -> NDArray[np.int64]:
-    """Halve the largest batch (of several, the last) until the number of batches is a multiple of `world_size`.
+    """Halve the largest batch, repeatedly, until the number of batches is a multiple of `world_size`.
 
-    Once all batches hold one structure, `drop` removes the last few batches in place of halving.
+    If several batches are the largest, the last of them is halved. Once all batches hold one structure, `drop` leaves
+    out the last few batches instead; without `drop`, the batches stay as they are.
     """
     # Every rank must take part in every step; otherwise the others would wait for ever for the sum of gradients.
     while (len(boundaries) - 1) % world_size:

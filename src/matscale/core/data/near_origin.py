@@ -1,8 +1,8 @@
 """Move structures near the origin in float64, before a batch rounds their positions to float32.
 
 A position in float32 is accurate to 6·10⁻⁸ of its size: at 100,000 Å, edges would be wrong by 0.01 Å and forces by tens
-of meV/Å. Structures that reach beyond `FAR` are moved: along periodic axes, each atom by whole lattice vectors into the
-cell; along other axes, the structure as a whole. Edge vectors stay the same.
+of meV/Å. A structure with a coordinate beyond `FAR` is moved. Along periodic axes, each of its atoms is moved by whole
+lattice vectors into the cell; along other axes, the structure is moved as a whole. Edge vectors stay the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAR = 100.0
 FARTHEST = 1e8
 """Largest accepted distance from the origin [Å]: float64 resolves 1.5·10⁻⁸ Å there."""
 _INSIDE = 1e-9
-"""Fraction of a lattice vector by which an atom may lie below its cell and still count as inside."""
+"""Fraction of a lattice vector by which an atom may lie before the start of its cell and still count as inside."""
 
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int32]]
@@ -32,10 +32,11 @@ def brought_near(
     pbc: NDArray[np.bool_],
     edges: Edges | None = None,
 ) -> tuple[NDArray[Any], Edges | None]:
-    """Move structures near the origin; return their positions, and the edges with shifts that match.
+    """Move structures near the origin. Returns the new positions, and the edges with shifts that fit them.
 
-    `positions` [n_atoms, 3] Å of structures with `counts` [n] atoms. A structure without a coordinate beyond `FAR` does
-    not change. `edges` are (edge_index, edge_shift) of all structures, as `neighbors` returns them.
+    `positions` [n_atoms, 3] Å list the atoms of one structure after another; `counts` [n_structures] has the number of
+    atoms of each structure. Structures without a coordinate beyond `FAR` are not moved. `edges` are (edge_index,
+    edge_shift) of all structures, as `neighbors` returns them.
     """
     far = (np.abs(positions) > FAR).any(axis=1)
     if not far.any():

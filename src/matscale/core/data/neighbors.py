@@ -28,20 +28,21 @@ from matscale.core.errors import DataError
 TIE = 0.01
 """Margin [Å²] that the non-strict nearest rule adds to the squared distance up to which it keeps neighbours."""
 CLOSEST = 0.01
-"""Least distance of two atoms [Å].
+"""Least accepted distance of two atoms [Å].
 
-Closer ones count as one atom listed twice, and are refused. (EquiformerV2's code made no edge between them.)
+Two atoms that are closer count as one atom listed twice, and are refused. (EquiformerV2's code made no edge between
+such atoms.)
 """
 _RESOLUTION = 6
-"""Decimals to which the strict rule rounds distances [Å], so that rounding errors do not order equal distances."""
+"""Decimals to which the strict rule rounds distances [Å]: rounding errors must not order equal distances."""
 _THINNEST = 1e-2
-"""Least distance between lattice planes [Å].
+"""Least accepted distance between lattice planes [Å].
 
-If it is smaller, the cell is wrong, and a search would visit millions of images.
+If the distance is smaller, the cell is wrong, and a search would visit millions of images.
 """
 
 MOST_EDGES = 10**8
-"""Largest number of edges of one structure; their lists take about 5 GB."""
+"""Largest number of edges of one structure; arrays of so many edges take about 5 GB."""
 
 _searches = threading.local()
 
@@ -53,9 +54,10 @@ Crystal = tuple[str, ArrayLike, ArrayLike, ArrayLike]
 def neighbors(positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, graph: Graph) -> Edges:
     """Find the edges of one structure: (edge_index [2, n_edges], edge_shift [n_edges, 3]).
 
-    `positions` [n_atoms, 3] Å, in the cell or not; `cell` [3, 3] Å, of which only the rows of periodic axes are read;
-    `pbc` [3]. Row 0 of edge_index is the neighbour j, row 1 the centre i, and an edge spans positions[j] − positions[i]
-    + edge_shift @ cell. Neighbours have a distance below the cutoff. A graph without edges gives none.
+    `positions` [n_atoms, 3] Å may lie outside the cell. Only the rows of `cell` [3, 3] Å for periodic axes are read;
+    `pbc` [3] tells which axes are periodic. Row 0 of edge_index is the neighbour j, row 1 the centre i; the vector of
+    an edge is positions[j] − positions[i] + edge_shift @ cell. Neighbours are closer than the cutoff of `graph`. A
+    graph without edges gives empty arrays.
 
     Raises DataError for values that are not finite, for a periodic cell without volume, and for atoms closer than 0.01
     Å.
@@ -121,7 +123,7 @@ def _refuse_crowd(radius: float, n_atoms: int, rows: NDArray[np.float64]) -> Non
 
 
 def _thinnest(rows: NDArray[np.float64]) -> float:
-    """Smallest distance between lattice planes [Å], from the inverse metric, whose diagonal is 1 / distance²."""
+    """Smallest distance between lattice planes [Å]. The diagonal of the inverse metric is 1 / distance²."""
     try:
         inverse_squares = np.linalg.inv(rows @ rows.T).diagonal()
     except np.linalg.LinAlgError:
@@ -132,7 +134,7 @@ def _thinnest(rows: NDArray[np.float64]) -> float:
 def _within(
     radius: float, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """Find all pairs (i, j, shift, distance) closer than `radius`, in no particular order."""
+    """Find all pairs of atoms closer than `radius`: arrays (i, j, shift, distance), in no particular order."""
     _refuse_crowd(radius, len(positions), box[periodic])
     known: dict[float, NeighborList] = _searches.__dict__.setdefault("by_radius", {})
     if radius not in known:
@@ -155,11 +157,11 @@ def _within(
 def _enough(
     graph: Graph, positions: NDArray[np.float64], box: NDArray[np.float64], periodic: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    """Find pairs for a nearest rule as `_within` does, with a radius that is just large enough.
+    """Find all pairs of atoms that the nearest rule `graph` can need, as arrays like those of `_within`.
 
-    The nearest neighbours lie far inside a long cutoff (a metal has 460 neighbours within 12 Å, of which 20 are
-    needed). The search starts with a radius that holds about three times as many, and widens it until every atom has
-    enough neighbours.
+    A long cutoff holds many more neighbours than are needed: a metal has 460 within 12 Å, of which 20 are needed. The
+    search starts with a radius that holds about three times the needed number. It increases the radius until every atom
+    has enough neighbours.
     """
     radius = graph.cutoff
     if periodic.all():
@@ -185,7 +187,7 @@ def _nearest(
     distance: NDArray[np.float64],
     n_atoms: int,
 ) -> NDArray[np.int64]:
-    """Indices of the edges that a nearest rule keeps: `Graph.nearest` describes its two forms."""
+    """Indices of the edges that a nearest rule keeps; `Graph.nearest` describes the strict and the other form."""
     if graph.strict:
         seen = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], j, np.round(distance, _RESOLUTION), i))
     else:
@@ -214,7 +216,7 @@ def with_edges(batch: AtomicBatch, graph: Graph) -> AtomicBatch:
 
 
 def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
-    """Find the edges of each crystal. Raises DataError that begins with the name of the crystal."""
+    """Find the edges of each crystal. Raises DataError whose message begins with the name of the crystal."""
     for name, positions, cell, pbc in crystals:
         try:
             yield neighbors(positions, cell, pbc, graph)
@@ -223,7 +225,10 @@ def edges_of_each(crystals: Iterable[Crystal], graph: Graph) -> Iterator[Edges]:
 
 
 def joined(edges: Iterable[Edges], counts: Sequence[int]) -> Edges:
-    """Join the edges of each structure into the edges of a batch; `counts` has each structure's number of atoms."""
+    """Join the edges of several structures into the edges of one batch.
+
+    `counts` has the number of atoms of each structure.
+    """
     indices, shifts = [np.zeros((2, 0), dtype=np.int64)], [np.zeros((0, 3), dtype=np.int32)]
     for (index, shift), first in zip(edges, np.cumsum([0, *counts]).tolist()):
         indices.append(index + first)
@@ -236,7 +241,7 @@ def collate(
 ) -> AtomicBatch:
     """Make a batch of structures that are not in a packed dataset.
 
-    Floating tensors get `dtype`, except energies, which stay float64: at −1000 eV, float32 resolves only 0.1 meV.
+    Floating-point tensors get `dtype`, except energies, which stay float64: at −1000 eV, float32 resolves only 0.1 meV.
     Missing labels are NaN. Raises DataError that names the structure whose neighbours cannot be found.
 
     >>> atom = Structure(np.array([29]), np.zeros((1, 3)), 2.5 * np.eye(3), np.array([True] * 3), energy=-3.7)
@@ -281,13 +286,13 @@ def collate(
 
 
 _NEXT = torch.tensor(list(product((-1, 0, 1), repeat=3)), dtype=torch.float64)
-"""Multiples of the lattice vectors [27, 3] that shift an atom to the cell itself and to its 26 neighbours."""
+"""Shifts [27, 3] to a cell itself and to its 26 neighbours, in units of the lattice vectors."""
 
 
 def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
-    """Distance from atom i to the nearest image of atom j of the same structure, [n_pairs] Å.
+    """Distances of pairs of atoms: from atom i to the nearest image of atom j of the same structure, in Å.
 
-    In float64, without gradient.
+    The result [n_pairs] is in float64 and has no gradient.
     """
     structure = batch.batch.index_select(0, i)
     positions, pbc = batch.positions.detach().double(), batch.pbc.double()
@@ -302,7 +307,7 @@ def minimum_image_distance(batch: AtomicBatch, i: Tensor, j: Tensor) -> Tensor:
 
 
 def reduced_cells(batch: AtomicBatch) -> Tensor:
-    """Minkowski-reduced lattice vectors [n_structures, 3, 3] Å on the CPU.
+    """Compute Minkowski-reduced lattice vectors, [n_structures, 3, 3] Å. The result is on the CPU.
 
     Vectors of non-periodic axes are replaced by vectors orthogonal to the periodic ones.
     """

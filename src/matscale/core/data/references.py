@@ -2,16 +2,16 @@
 
     energy_s ≈ Σ_Z n_sZ · reference_Z        [eV]
 
-Each structure has the same weight, and energies count per atom. With x_s = n_s / Σ_Z n_sZ and
-y_s = energy_s / Σ_Z n_sZ the fit minimises
+Here n_sZ is the number of atoms of element Z in structure s. Each structure has the same weight, and energies count per
+atom. With x_s = n_s / Σ_Z n_sZ and y_s = energy_s / Σ_Z n_sZ the fit minimises
 
     Σ_s (y_s − x_s · reference)²  +  shrinkage · Σ_Z (reference_Z − mean y)²
 
-`shrinkage` is 0 (least squares) if that predicts held-out structures well. It does not if there are many elements and
-few structures with each element; then the references are shrunk towards the mean energy per atom. The shrinkage is
-chosen by cross-validation over `FOLDS` parts of the structures, which keep groups together as a split does. Shrunk
-references replace least squares only if their error is below `BETTER` times that of least squares. A shrinkage of 1
-acts like one more structure of each pure element, with the mean energy per atom.
+With many elements and few structures of each element, least squares (`shrinkage` 0) predicts held-out structures badly;
+then the references are shrunk towards the mean energy per atom. The shrinkage is chosen by cross-validation over
+`FOLDS` parts of the structures; structures of one group (see `split`) are in the same part. Shrunk references replace
+least squares only if their error is below `BETTER` times that of least squares. A shrinkage of 1 acts like one more
+structure of each pure element, with the mean energy per atom.
 
 If the compositions do not determine the reference of every element, the solution closest to the mean is taken. Only
 `Potential` adds the references to a model's energy.
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
 CHUNK = 8192
 FOLDS = 5
 LISTED = 20
-"""Largest number of elements that a message lists; `references.json` has all."""
+"""Largest number of elements that a message lists; `references.json` lists all of them."""
 SHRINKAGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
 """Values of `shrinkage` that are tried; with the last one, all references are nearly the mean."""
 BETTER = 0.9
 """Largest held-out error, relative to that of least squares, at which a shrunk fit replaces least squares."""
 DETERMINED = 0.25
-"""Least weight of the data for an element whose reference counts as determined (see `_Factor.weight`).
+"""Least weight that the data must have for an element, so that its reference counts as determined.
 
-A structure of the pure element has weight 1; a structure with half of its atoms of the element has weight 0.25.
+A structure of the pure element has weight 1; a structure with half of its atoms of the element has weight 0.25 (see
+`_Factor.weight`).
 """
 _RCOND = 1e-10
 
@@ -54,19 +55,22 @@ class HeldOutErrors:
     """Root mean square errors [eV/atom] on held-out structures: see the top of this module."""
 
     rms: float
-    """Error of references fitted with the same shrinkage."""
+    """Error of references that are fitted with the chosen shrinkage."""
     least_squares: float
     constant: float
-    """Error of predicting the mean energy per atom of the other structures."""
+    """Error if every structure is predicted to have the mean energy per atom of the other structures."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Reference energies of elements. `values` [119] eV by atomic number, 0 for elements that the fit did not see."""
+    """Reference energies of the elements, and measures of their quality.
+
+    `values` [119] has the energies [eV] by atomic number, and 0 for elements that are not in the fitted structures.
+    """
 
     values: NDArray[np.float64]
     elements: tuple[int, ...]
-    """Atomic numbers that the fit saw, ascending."""
+    """Atomic numbers of the elements in the fitted structures, ascending."""
     rank: int
     """Rank of the matrix of compositions; if below `len(elements)`, only some sums of references are determined."""
     residual_rms: float
@@ -81,7 +85,7 @@ class References:
 
     @property
     def is_determined(self) -> bool:
-        """Whether the fit determines every reference energy, rather than only sums over the compositions."""
+        """Whether the data determine the reference of every element, and not only sums of references."""
         return self.rank == len(self.elements) and not self.undetermined
 
     def judged(self) -> list[str]:
@@ -104,11 +108,14 @@ class References:
         return lines
 
     def unseen(self, elements: Iterable[int]) -> tuple[int, ...]:
-        """Atomic numbers among `elements` that the fit did not see."""
+        """Atomic numbers among `elements` that do not occur in the fitted structures."""
         return tuple(sorted(set(elements) - set(self.elements)))
 
     def energy(self, composition: NDArray[Any]) -> NDArray[np.float64]:
-        """Reference energies [n] eV of compositions [n, 119]."""
+        """Energies [n_structures] eV that the references give for compositions.
+
+        `composition` [n_structures, 119] counts the atoms of each structure by atomic number.
+        """
         return np.asarray(composition @ self.values, dtype=np.float64)
 
     def to_json(self) -> str:
@@ -131,7 +138,7 @@ class References:
 
     @classmethod
     def from_json(cls, text: str) -> References:
-        """Parse the output of `to_json`. Raises DataError for anything else."""
+        """Parse the output of `to_json`. Raises DataError for any other text."""
         from ase.data import atomic_numbers
 
         try:
@@ -156,9 +163,10 @@ class References:
 
 
 def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.float64] | None = None) -> References:
-    """Fit references on the structures at `indices` that have an energy, in bounded memory.
+    """Fit references to the energies of the structures at `indices`, in bounded memory.
 
-    `energies` [len(indices)] eV are fitted in place of the dataset's. Raises DataError if no structure has an energy.
+    If `energies` [len(indices)] eV are given, they are fitted in place of those in the dataset. Structures without an
+    energy are left out. Raises DataError if no structure has an energy.
     """
     # A QR factor that is updated chunk by chunk has all that least squares needs, at full precision (normal
     # equations would square the condition number). Those of the folds are enough for cross-validation.
@@ -188,7 +196,10 @@ def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.fl
 
 
 class _Factor:
-    """R factor of the QR decomposition of many structures' rows (composition / n_atoms [119], energy / n_atoms)."""
+    """R factor of the QR decomposition of a matrix with one row per structure.
+
+    A row consists of composition / n_atoms [119] and energy / n_atoms.
+    """
 
     def __init__(self) -> None:
         self.r: NDArray[np.float64] = np.zeros((0, 120))
@@ -199,7 +210,7 @@ class _Factor:
             self._take(rows, len(rows), float(rows[:, 119].sum()))
 
     def without(self, all_parts: list[_Factor]) -> _Factor:
-        """Join all of `all_parts` but this one."""
+        """Join all factors in `all_parts` except this one."""
         rest = _Factor()
         for other in all_parts:
             if other is not self:
@@ -211,7 +222,10 @@ class _Factor:
         self.n, self.total = self.n + n, self.total + total
 
     def solve(self, elements: NDArray[np.int64], shrinkage: float) -> tuple[NDArray[np.float64], int]:
-        """Solve for (references [119], rank of the compositions); elements that do not occur get 0."""
+        """Compute the references [119] of `elements`, and the rank of the compositions.
+
+        References of other elements are 0.
+        """
         values = np.zeros(119)
         x, y, mean = self.r[:, elements], self.r[:, 119], self.total / self.n
         values[elements], _, rank, _ = np.linalg.lstsq(x, y, rcond=_RCOND)
@@ -222,13 +236,13 @@ class _Factor:
         return values, int(rank)
 
     def squares(self, values: NDArray[np.float64]) -> float:
-        """Sum of squared residuals of the energy per atom with references [119]."""
+        """Sum over structures of the squared error of the energy per atom, with references `values` [119]."""
         return float(((self.r[:, :119] @ values - self.r[:, 119]) ** 2).sum())
 
     def weight(self, elements: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weight of each element: how many structures of the pure element would determine its reference equally well.
 
-        1 / [(XᵀX)⁻¹]_ZZ for element Z, with compositions per atom X [n, elements].
+        It is 1 / [(XᵀX)⁻¹]_ZZ for element Z, where X [n_structures, n_elements] has the compositions per atom.
         """
         _, s, v = np.linalg.svd(self.r[:, elements], full_matrices=True)
         s = np.concatenate([s, np.zeros(len(elements) - len(s))])
@@ -241,7 +255,10 @@ class _Factor:
 
 
 def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Assign structures to folds [len(indices)]: by group, or by row if all groups would fall into one fold."""
+    """Divide structures into parts for cross-validation: the number of the part of each, [len(indices)].
+
+    Groups stay together, unless all would fall into one part.
+    """
     for keys in (dataset.groups[indices], indices):
         mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # adjacent keys fall into different folds
         folds = ((mixed >> np.uint64(40)) % np.uint64(FOLDS)).astype(np.int64)
@@ -251,9 +268,10 @@ def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int
 
 
 def _chosen(parts: list[_Factor]) -> tuple[float, HeldOutErrors | None]:
-    """Choose the shrinkage by cross-validation: returns (strength, errors on held-out structures).
+    """Choose the shrinkage by cross-validation. Returns the shrinkage, and the errors on held-out structures.
 
-    Elements that the fit to the other folds did not see get the mean energy per atom of these folds.
+    The references for each part are fitted to the other parts. Elements that are missing in the other parts get the
+    mean energy per atom of these parts.
     """
     if len(parts) < 2:
         return 0.0, None
@@ -288,9 +306,9 @@ def with_values(values: NDArray[np.float64], dataset: PackedDataset, indices: An
 def _labelled(
     dataset: PackedDataset, indices: NDArray[np.int64], energies: NDArray[np.float64] | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield the structures that have an energy, k at a time.
+    """Yield the structures that have an energy, in chunks of k structures.
 
-    As (positions in `indices` [k], compositions [k, 119], energies [k] eV).
+    A chunk is (positions in `indices` [k], compositions [k, 119], energies [k] eV).
     """
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
@@ -301,11 +319,12 @@ def _labelled(
 
 
 def scales(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
-    """Scales of the labels of the structures at `indices`, for scaling a model's outputs.
+    """Scales of the labels of the structures at `indices`, by which a model's outputs are multiplied.
 
-    `energy_per_atom` [eV]: std of the referenced energy per atom; `energy` [eV]: std of the referenced total energy;
-    `forces` [eV/Å]: rms of the components; `stress` [eV/Å³]: rms of the nine components. A label that is missing
-    everywhere, or that is zero everywhere, has scale 1.
+    `energy_per_atom` [eV] is the standard deviation of the energy per atom after subtraction of the references,
+    `energy` [eV] that of the total energy after subtraction of the references, `forces` [eV/Å] the rms of the
+    components, and `stress` [eV/Å³] the rms of the nine components. A label that is missing everywhere, or zero
+    everywhere, has scale 1.
     """
     sums = _label_sums(dataset, indices, references)
     return {
@@ -319,7 +338,7 @@ SIZES = {
     "forces": ("forces", "eV/Å"),
     "stress": ("stress", "eV/Å³"),
 }
-"""Labels with (key in `scales`, unit in messages)."""
+"""For each label: its key in `scales`, and its unit for messages."""
 
 
 def label_rms(dataset: PackedDataset, indices: Any, references: References) -> dict[str, float]:
@@ -330,7 +349,7 @@ def label_rms(dataset: PackedDataset, indices: Any, references: References) -> d
 
 
 def evenly(rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Choose `n` of these rows, evenly spaced, or all if there are fewer.
+    """Choose `n` of `rows`, evenly spaced, or all of them if there are fewer.
 
     >>> evenly(np.arange(100), 5).tolist()
     [0, 24, 49, 74, 99]

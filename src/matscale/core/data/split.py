@@ -1,4 +1,4 @@
-"""Split of a dataset into training and validation part: by group, seeded, nested.
+"""Split of a dataset into a training part and a validation part.
 
 Structures of one group (a trajectory, or a reduced formula) stay together, so that validation is on materials that were
 not in training. Smaller training sets are subsets of larger ones, and all have the same validation part, so that losses
@@ -27,17 +27,18 @@ class Grouped(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Split of a dataset: row indices of the two parts, which are disjoint and cover it."""
+    """Row numbers of the training and the validation part. Every structure is in exactly one of the parts."""
 
     train: NDArray[np.int64]
-    """Training indices in a seeded order; `take` uses the first ones."""
+    """Rows of the training part, in a random order that depends on the seed; `take` uses the first ones."""
     validation: NDArray[np.int64]
-    """Validation indices, ascending."""
+    """Rows of the validation part, ascending."""
 
     def take(self, fraction: float | None = None, count: int | None = None) -> NDArray[np.int64]:
-        """Training subset, ascending: `fraction` of the training part, or `count` structures; all by default.
+        """Rows of a subset of the training part, ascending: a `fraction` of it, or `count` structures.
 
-        Smaller subsets are contained in larger ones. Raises ConfigError if the subset would be empty or too large.
+        Without arguments, all rows of the training part. Smaller subsets are contained in larger ones. Raises
+        ConfigError if the subset would be empty or too large.
         """
         if fraction is not None and count is not None:
             raise ConfigError("Give a fraction or a count of training structures, not both.")
@@ -58,11 +59,12 @@ def split(
     by: Literal["group", "structure"] = "group",
     order_seed: int | None = None,
 ) -> Split:
-    """Split a dataset: about the fraction `validation` is used for validation, by groups or by single structures.
+    """Split a dataset into a training and a validation part, drawn at random.
 
-    `order_seed` (default: `seed`) draws the order of the training part, which determines subsets. The result is a pure
-    function of the dataset and the arguments. Raises ConfigError for a fraction outside (0, 1) or a negative seed, and
-    DataError if the dataset is too small, or is a single group.
+    About the fraction `validation` of the structures is used for validation. `by` says whether whole groups or single
+    structures are drawn. `order_seed` (default: `seed`) draws the order of the training part, which determines the
+    subsets of `Split.take`. The result is a pure function of the dataset and the arguments. Raises ConfigError for a
+    fraction outside (0, 1) or a negative seed, and DataError if the dataset is too small or has only one group.
 
     >>> class Little:  # a dataset of ten structures in five groups
     ...     groups = np.repeat(np.arange(5), 2)
@@ -94,7 +96,10 @@ def split(
 
 
 def _whole_groups(groups: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark the structures [n] of randomly drawn groups: those that fit into `wanted` structures, or the smallest."""
+    """Draw whole groups at random, at most `wanted` structures: an array [n_structures] that is True in them.
+
+    If every group has more than `wanted` structures, the smallest group is taken.
+    """
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise DataError(

@@ -3,16 +3,17 @@
 Training would not fail with a stress that is 160 times too large, so wrong units are detected from the labels.
 
 Stress has no natural size: compressed crystals reach 11 eV/Å³ in MPtrj, relaxed ones 1e-4. Two numbers tell units
-apart. (1) The ratio of the shear virial to the forces that cause it, per structure,
+apart. (1) The ratio of the shear virial to the forces, for each structure of N atoms with volume V and stress σ,
 
     R = ‖dev σ‖_F V / (f d √N),    f = rms norm of the forces, d = (V/N)^(1/3)
 
-whose lower quartile over a dataset is 0.1 to 0.5 for dynamics, rattled and relaxing structures of any density. Strained
-perfect crystals have large R (21 for elastic data of Ni-Mo), so that R alone is not enough. (2) The virial per atom,
-|σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data of all kinds, since it compares with cohesive energies. In GPa
-both are 160 times larger, in kbar 1602 times. Data are refused if R is above 8 and the median virial above 4 eV/atom,
-or, without forces, if the median virial is above 60 eV/atom. Calibrated on six public sets (MatterSim's three of
-MPtrj and MPF, its Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each with its stress in eV/Å³, in GPa and in kbar.
+where dev σ is the traceless part of the stress. The lower quartile of R over a dataset is 0.1 to 0.5 for dynamics, for
+rattled and for relaxing structures of any density. Strained perfect crystals have large R (21 for elastic data of
+Ni-Mo), so that R alone is not enough. (2) The virial per atom, |σ|_max V/N [eV/atom]: its median is 0.03 to 6 in data
+of all kinds, about the size of cohesive energies. Both numbers are 160 times larger if the stress is in GPa, and 1602
+times larger if it is in kbar. Data are refused if R is above 8 and the median virial above 4 eV/atom, or, without
+forces, if the median virial is above 60 eV/atom. Calibrated on six public sets (MatterSim's three of MPtrj and MPF, its
+Alexandria set, mlearn, Nb-Mo-Ta-W, Ni-Mo), each with its stress in eV/Å³, in GPa and in kbar.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
 
 SAMPLE = 2000
-"""Number of structures in which the stress is examined."""
+"""Largest number of structures in which the stress is examined."""
 _MIN_FORCE = 1e-3
-"""Least rms force [eV/Å] of a structure that counts; smaller forces are rounding errors."""
+"""Least rms force [eV/Å] of a structure for which R is computed; smaller forces are rounding errors."""
 
 
 def check_stress(dataset: PackedDataset, indices: Any) -> None:
-    """Raises DataError if the stress looks like GPa or kbar: see the top of this module."""
+    """Raises DataError if the stress of the structures at `indices` looks like GPa or kbar.
+
+    The top of this module describes how this is detected.
+    """
     indices = np.asarray(indices)
     indices = indices[dataset.has("stress")[indices]]
     sample = indices[np.linspace(0, len(indices) - 1, min(SAMPLE, len(indices))).astype(int)]
@@ -59,7 +63,7 @@ def check_stress(dataset: PackedDataset, indices: Any) -> None:
 def stress_numbers(dataset: PackedDataset, indices: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute R and |σ|_max V/N [eV/atom], which the top of this module defines, for the structures at `indices`.
 
-    R only for structures with a volume and forces above rounding errors, |σ|_max V/N for structures with a volume.
+    Structures without a volume are left out. R is also left out for structures whose forces are only rounding errors.
     """
     forces, stress = dataset.labels(indices)
     geometry = dataset.batch(indices)

@@ -69,7 +69,7 @@ class Structure:
     pbc: NDArray[np.bool_]
     """[3], whether the structure is periodic along each lattice vector."""
     energy: float | None = None
-    """eV, total."""
+    """Total energy [eV]."""
     forces: NDArray[np.float64] | None = None
     """[n_atoms, 3] eV/Å"""
     stress: NDArray[np.float64] | None = None
@@ -77,11 +77,14 @@ class Structure:
     trajectory: str | None = None
     """Name of the trajectory or parent structure; a split keeps structures of one trajectory together."""
     source: str = ""
-    """File that holds the structure, and its position in the file, for error messages."""
+    """For error messages: the file that holds the structure, and the position of the structure in it."""
     info: dict[str, Any] = field(default_factory=dict)
     """Other values that the file gives for this structure, by key; they are not packed."""
     per_atom: Sequence[str] = ()
-    """Keys of the per-atom arrays in `info`. (By its shape, an array of three numbers may also be a vector.)"""
+    """Keys of the per-atom arrays in `info`.
+
+    In a structure of three atoms, the shape of an array would not tell whether it has a value per atom or is a vector.
+    """
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Metadata that the file gives for all its structures, such as units; they are not packed."""
     notes: list[str] = field(default_factory=list)

@@ -14,7 +14,7 @@ VARIABLE = "MATSCALE_CACHE"
 
 
 def folder() -> Path:
-    """Return `$MATSCALE_CACHE`, or else the platform's cache folder for matscale."""
+    """Folder of the cache: `$MATSCALE_CACHE`, or else the platform's cache folder for matscale."""
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -24,5 +24,8 @@ def folder() -> Path:
 
 
 def lock(path: Path, waiting: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-    """Lock for `path`, so that two processes do not fill it at once; see `locks.lock`."""
+    """Context that holds the lock for filling `path`, so that no other process fills it at the same time.
+
+    `waiting` is called once if another process holds the lock.
+    """
     return locks.lock(path.with_name(f".{path.name}.lock"), waiting, VARIABLE)

@@ -1,4 +1,4 @@
-"""Catalog of datasets: resolves the value of `--data`, which is a packed folder or the name of a dataset.
+"""Catalog of datasets: finds the folder of the dataset that a user gives by `--data`, as a path or a name.
 
 `emt` means the dataset even if there is a folder of that name (`./emt` is the folder). For a published name, such as
 `omat24/rattled-300`, an existing folder has precedence over a download.
@@ -21,14 +21,15 @@ from matscale.core.progress import SILENT, Reporter
 from matscale.core.threads import usable_cores
 
 EMBEDDED = {"emt": Recipe()}
-"""Datasets that are made on first use by the labeler of the same name, without a download."""
+"""Datasets that are not downloaded: the labeler of the same name makes them on first use."""
 
 
 def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
-    """Return the folder of a packed dataset: `name_or_path` itself, or that of the dataset with this name.
+    """Return the folder of the packed dataset that `name_or_path` is or names.
 
-    A named dataset is made or downloaded (`omat24/rattled-300`) if needed, which `progress` reports. Raises DataError
-    for a file that is not packed yet, and for an unknown name, with the nearest known one.
+    A named dataset is made or downloaded (`omat24/rattled-300`) if it is not there yet; `progress` reports this. Raises
+    DataError for a file that is not packed yet. Also raises DataError for an unknown name, and suggests the nearest
+    one.
     """
     if name_or_path in EMBEDDED:
         return embedded(name_or_path, progress)
@@ -46,7 +47,10 @@ def resolve(name_or_path: str, progress: Reporter = SILENT) -> Path:
 
 
 def embedded(name: str, progress: Reporter = SILENT) -> Path:
-    """Return the folder of a generated dataset in the user's cache, making the dataset if it is not there."""
+    """Return the folder of a dataset in `EMBEDDED`, which lies in the user's cache.
+
+    The dataset is made if it is not there.
+    """
     from matscale.core.hosting.host import host  # start-up: plugins
 
     labeler = host().labeler(name)
@@ -62,6 +66,6 @@ def embedded(name: str, progress: Reporter = SILENT) -> Path:
 
 
 def _key(recipe: Recipe, labeler: Labeler) -> str:
-    """Key of the cached dataset: it changes with all that determines the contents, so that an old cache is not used."""
+    """Hash of everything that determines the contents of a cached dataset, so that an outdated one is not used."""
     text = json.dumps([EDITION, FORMAT_VERSION, labeler.labels_by(), recipe.plain()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

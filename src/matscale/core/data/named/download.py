@@ -27,13 +27,13 @@ from matscale.core.files import (
 from matscale.core.progress import SILENT, Reporter
 
 RETRIES = 6
-"""Number of successive attempts without any data before giving up."""
+"""Number of successive attempts without any new data after which the download is given up."""
 PAUSE = 1.0
-"""Seconds before the second attempt; doubled for each further one."""
+"""Pause before the second attempt [s]; it doubles before each further attempt."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 CHUNK = 1 << 16
-"""Bytes received at a time; at most as many are lost if a connection breaks."""
+"""Bytes received at a time; at most this number is lost if a connection breaks."""
 REPORT = 0.2
 """Seconds between reports of progress."""
 
@@ -41,9 +41,10 @@ REPORT = 0.2
 def retrieve(
     url: str, path: Path, sha256: str | None = None, progress: Reporter = SILENT, what: str = "Downloading"
 ) -> Path:
-    """Download `url` to `path`, unless it is there. Raises DataError if that fails or gives another SHA-256.
+    """Download `url` to `path`, unless the file is there.
 
-    Received bytes are kept in `<path>.part`; a later call continues from there.
+    Received bytes are kept in `<path>.part`; a later call continues from there. Raises DataError if the download fails
+    or has another SHA-256 than `sha256`.
     """
     if path.is_file() and (sha256 is None or digest_of(path) == sha256):
         return path
@@ -156,7 +157,7 @@ class Resuming:
 
 
 def _whole(text: str | None) -> int:
-    """Parse the number in a header; 0 if the header is missing or holds no number."""
+    """Convert the text of a header to a number; 0 if the header is missing or is not a number."""
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
@@ -167,12 +168,12 @@ def _begins(response: Any) -> int:
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears once complete.
+    """Unpack a .tar, .tar.gz, ... into a new `folder`, which appears only when it is complete.
 
-    Only plain files and folders inside `folder` are unpacked: absolute paths, `..`, links that leave it and devices are
-    refused. Raises DataError for an archive with such entries or a damaged one, and deletes it, so that the next
-    attempt downloads it again. Raises DataError and keeps the archive if it unpacks to more than `Limits` or the disk
-    allow.
+    Only plain files and folders inside `folder` are unpacked: absolute paths, `..`, links that lead out of the folder,
+    and devices are refused. Raises DataError for an archive with such entries or a damaged one, and deletes the
+    archive, so that the next attempt downloads it again. Raises DataError, but keeps the archive, if the unpacked files
+    exceed `Limits` or the space on the disk.
     """
     make_folder(folder.parent)
     try:
@@ -199,7 +200,10 @@ def extract(archive: Path, folder: Path) -> Path:
 
 
 class _Room:
-    """Counter of the members and bytes of an archive while it is unpacked; it checks them against the limits."""
+    """Counter of the members (files and folders) and bytes of an archive while it is unpacked.
+
+    It checks the numbers against the limits.
+    """
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self.archive, self.limits = archive, current()
@@ -208,7 +212,10 @@ class _Room:
         self.ratio = FREE + self.limits.expansion * archive.stat().st_size
 
     def take(self, member: tarfile.TarInfo) -> None:
-        """Check a member before it is written. Raises DataError if it is one too many, or too large."""
+        """Check a member before it is written.
+
+        Raises DataError if the archive has too many members, or would unpack to too many bytes.
+        """
         self.members += 1
         self.bytes += member.size + 512
         if self.members > self.limits.members:

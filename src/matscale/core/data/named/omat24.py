@@ -19,7 +19,7 @@ from matscale.core.files import make_folder, remove, write_json
 from matscale.core.progress import SILENT, Reporter
 
 VARIABLE = "MATSCALE_OMAT24_URL"
-"""Environment variable: address of a mirror, in place of `BASE`."""
+"""Environment variable: address of a mirror to download from, in place of `BASE`."""
 BASE = "https://dl.fbaipublicfiles.com/opencatalystproject/data/omat"
 
 RECORD = "fetched.json"
@@ -27,7 +27,7 @@ RECORD = "fetched.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """Archive file on the server."""
+    """Archive file on the server, from which one published dataset is made."""
 
     path: str
     """Path below the base address."""

@@ -37,11 +37,17 @@ QUANTITIES: dict[str, tuple[str, Callable[[Structure], float | None]]] = {
     "weight": ("the same under another name", lambda s: _given(s, "weight")),
     "stress_max": ("eV/Å³, largest component", lambda s: None if s.stress is None else float(np.abs(s.stress).max())),
 }
-"""Quantities by name: (unit or meaning, function that measures it, or returns None if the structure has none)."""
+"""Quantities that a filter can name, each with (unit or meaning, function that measures a structure).
+
+The function returns None if the structure does not have the quantity.
+"""
 
 
 def _given(structure: Structure, name: str) -> float | None:
-    """Find the number that the file gives for the structure under `name`, ignoring case; None if there is none."""
+    """Find the number that the file gives for the structure under `name`, in upper or lower case.
+
+    None if there is no such number.
+    """
     value = next((value for key, value in structure.info.items() if str(key).lower() == name), None)
     try:
         return None if value is None or np.size(value) != 1 else float(np.reshape(value, -1)[0])
@@ -58,7 +64,8 @@ def _largest_norm(structure: Structure) -> float:
 class Filter:
     """Condition that structures must meet.
 
-    `complaint` returns how a structure violates the condition, or None if it meets it.
+    `complaint` is a function that says how a structure violates the condition, or returns None for a structure that
+    meets the condition.
     """
 
     text: str
@@ -66,7 +73,7 @@ class Filter:
 
 
 def parse(texts: Iterable[str]) -> list[Filter]:
-    """Parse the texts of filters. Raises ConfigError for an invalid one, with the nearest valid name.
+    """Parse the texts of filters. Raises ConfigError for an invalid text, and suggests the nearest valid name.
 
     >>> [one.text for one in parse(["forces_max<50", "elements in {Al, O}"])]
     ['forces_max<50', 'elements in Al,O']

@@ -1,8 +1,8 @@
 """Find the reader for a file that holds structures.
 
-A reader turns a file into structures one at a time and puts all other values of the file into `Structure.info`
-(results of a calculator under the prefix "calculator:"). `matscale.core.data.sources.labels` finds the labels there,
-in the same way for all formats. Plugins supply readers by the hook `register_readers`.
+A reader turns a file into structures one at a time. It puts all other values of the file into `Structure.info`; results
+of a calculator get the prefix "calculator:". `matscale.core.data.sources.labels` then finds the labels in `info`, in
+the same way for all formats. Plugins supply readers by the hook `register_readers`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
 
 def reader(name: str) -> Reader:
-    """Find the reader called `name`. Raises ConfigError, with the nearest name, if there is none."""
+    """Find the reader called `name`. Raises ConfigError if there is none, and suggests the nearest name."""
     return _limited(_unlimited(name))
 
 
 def _limited(known: Reader) -> Reader:
-    """Reader with the limits of `matscale.core.data.sources.limits`; it runs in a guarded process if `is_guarded`.
+    """Add the limits of `matscale.core.data.sources.limits` to a reader.
 
-    Its errors become a DataError that names the file and the structure.
+    A reader with `is_guarded` is run in a guarded process. Errors of the reader become a DataError that names the file
+    and the structure.
     """
 
     def number(path: Path) -> int | None:
@@ -86,12 +87,12 @@ def _raised(known: Reader, place: str, error: Exception) -> DataError:
 
 
 def read_here(path: Path, name: str, start: int, stop: int | None) -> Iterator[Frame]:
-    """Read structures of a file inside the guarded process."""
+    """Read structures of a file with the reader `name`. This runs inside the guarded process."""
     yield from _unlimited(name).read(path, start, stop)
 
 
 def count_here(path: Path, name: str) -> Iterator[int | None]:
-    """Count structures of a file inside the guarded process."""
+    """Count the structures of a file with the reader `name`. This runs inside the guarded process."""
     yield _unlimited(name).count(path)
 
 
@@ -143,7 +144,10 @@ def _outside() -> dict[str, Reader]:
 
 
 def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
-    """Wrap the reader of a plugin: an error that its `matches` raises counts as "no match", with a warning."""
+    """Wrap the reader of a plugin, so that an error in its `matches` is only a warning.
+
+    The file then counts as one that the reader does not know.
+    """
 
     def matches(path: Path) -> bool:
         try:
@@ -160,16 +164,16 @@ def _guarded(outsider: Reader, plugin: Plugin) -> Reader:
 
 
 def find_sources(paths: Iterable[Path | str]) -> list[tuple[Path, Reader]]:
-    """Find the files to read, with their readers: the first part of `survey`."""
+    """Find the files to read, each with its reader. This is the first part of the result of `survey`."""
     return survey(paths)[0]
 
 
 def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list[Path]]:
-    """Find files below `paths`: returns (files to read, with their readers; files that no reader knows).
+    """Find the files at and below `paths`. Returns those to read, with their readers, and those no reader knows.
 
-    A folder stands for the files in and below it that a reader knows, sorted by name. Hidden files, notes, licences,
+    A folder stands for all files in and below it that a reader knows, sorted by name. Hidden files, notes, licences,
     checksums and the like are not listed among the unknown files. Raises DataError for a path that does not exist, a
-    file of unknown format, a folder without any known file, and for a file that comes twice.
+    given file of unknown format, a folder without any known file, and a file that is given twice.
     """
     found: list[tuple[Path, Reader]] = []
     passed: list[Path] = []
@@ -207,7 +211,10 @@ def _files_below(folder: Path) -> tuple[list[tuple[Path, Reader]], list[Path]]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """List the files below a folder, and links to folders, which are not followed since they may lead in a circle."""
+    """List the files below a folder, except hidden ones. Links to folders are listed, too, but not followed.
+
+    A link could lead back to a folder above it.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror}). Make it readable, or leave it out.")
@@ -232,7 +239,10 @@ def _is_side_file(name: str) -> bool:
 
 
 def read(path: Path | str, keys: Keys | None = None) -> Iterator[Structure]:
-    """Read all structures of a file or folder, with their labels. Raises DataError at the first unreadable one."""
+    """Read all structures of a file or folder, with their labels.
+
+    Raises DataError at the first structure that cannot be read.
+    """
     for source, responsible in find_sources([path]):
         for number, frame in zip(count(), responsible.read(source, 0, None)):
             if isinstance(frame, Unusable):

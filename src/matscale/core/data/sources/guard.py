@@ -3,8 +3,8 @@
 LMDB maps a file and trusts its pages: one damaged byte can kill the process that reads the file (SIGBUS). ASE's readers
 call many libraries and allocate as much memory as a file announces. Such a reader runs in a child process with limits
 on memory (RLIMIT_AS) and on processor time for each structure. The child streams what it reads: arrays as raw bytes,
-other values as JSON. Afterwards it waits for the next file. It is a plain subprocess: there is no fork, and the
-caller's script is not run again.
+other values as JSON. Afterwards the child waits for the next file. It is started as a separate program (subprocess),
+not by fork, and does not run the caller's script again.
 """
 
 from __future__ import annotations
@@ -36,16 +36,20 @@ from matscale.core.data.structure import Structure
 from matscale.core.errors import DataError, MatscaleError
 
 _HEAD = struct.Struct(">cQQ")
-"""Head of a message: its kind (Item, End or Fault), and the lengths [bytes] of its JSON and of its arrays."""
+"""Head of a message: the kind (Item, End or Fault), the length of the JSON, and the length of the arrays [bytes]."""
 _idle: dict[int, list[_Child]] = {}
-"""Idle children by the id of the process that started them: a fork must not use children of its parent."""
+"""Children that wait for a file, by the id of the process that started them.
+
+After a fork, the new process must not use children of its parent.
+"""
 
 
 def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
-    """Yield the values of the generator `function` ("module:name") for (path, *arguments), run in a guarded process.
+    """Run the generator `function` ("module:name") in a guarded process, and yield its values.
 
-    The function may yield structures, Unusable, ase.Atoms and plain values. If it raises MatscaleError, so does this
-    generator; a crash, too much memory and too much time raise DataError with the path.
+    It is called with (path, *arguments), and may yield structures, Unusable, ase.Atoms and plain values. If it raises a
+    MatscaleError, the same error is raised here. A crash, too much memory and too much time raise DataError with the
+    path.
     """
     waiting = _idle.setdefault(os.getpid(), [])
     child = waiting.pop() if waiting else _Child()
@@ -59,7 +63,7 @@ def stream(function: str, path: Path, *arguments: Any) -> Iterator[Any]:
 
 
 class _Child:
-    """Child process that reads, as seen from the parent."""
+    """Child process that reads files. The object belongs to the parent process."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", "-m", "matscale.core.data.sources.guard"]
@@ -125,7 +129,10 @@ def _received(pipe: Any) -> tuple[bytes, bytes, bytearray] | None:
 
 
 def _encoded(value: Any, token: str) -> tuple[bytes, bytes | bytearray]:
-    """Encode a value as JSON, and its arrays as bytes; `token`, which no file can guess, marks arrays in the JSON."""
+    """Encode a value as JSON, and the arrays in it as bytes.
+
+    In the JSON, `token` marks the place of an array. It is random, so that no file can contain it.
+    """
     blob = bytearray()
 
     def plain(value: Any) -> Any:
@@ -186,7 +193,7 @@ def _atoms(parts: dict[str, Any]) -> Any:
 
 
 def work() -> None:
-    """Run the guarded process: answer each request, a line of stdin, by a stream of messages on stdout."""
+    """Run the guarded process. Each line of stdin is a request; the answer is a stream of messages on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles interrupts: it ends its readers
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # without a caller there is nothing to do
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -211,7 +218,7 @@ _FORBIDDEN = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "
 
 
 def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook that refuses to unpickle objects and to start programs, since reading a file must not execute it."""
+    """Audit hook that refuses unpickling and starting programs: reading a file must not execute anything."""
     if event in _FORBIDDEN:
         raise PermissionError(f"reading it would unpickle an object or start a program ({event}), which is refused")
 
@@ -234,7 +241,7 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
 class _bounded:
     """Context that limits the address space of this process.
 
-    Limit: its present size, plus twice the size of the file (which may be mapped), plus `limits.memory`.
+    The limit is the present size, plus twice the size of the file (which may be mapped), plus `limits.memory`.
     """
 
     def __init__(self, path: Path, limits: Limits) -> None:
@@ -263,7 +270,7 @@ def _send(answers: BinaryIO, kind: bytes, text: bytes, blob: bytes | bytearray) 
 
 
 def _fault(request: dict[str, Any], error: BaseException) -> tuple[str, str]:
-    """Choose the class (by name) and the text of the error that the parent process will raise."""
+    """Choose the error that the parent process will raise: the name of its class, and its text."""
     path, memory = request["path"], request["limits"]["memory"]
     if isinstance(error, MemoryError):
         return "DataError", (

@@ -1,15 +1,15 @@
 """Find energy, forces and stress among the many names under which files keep them.
 
-A label is looked up as `energy`, `forces`, `stress`, `virial` or `virials`, with or without one of the prefixes `REF_`,
-`ref_`, `DFT_`, `dft_`, in the per-structure values, the per-atom arrays and the attached calculator. The key that was
-used is recorded. Two values that disagree are an error, since the choice would be a guess. The user can
-also give a name; then only this name counts.
+A label is looked up under the names `energy`, `forces`, `stress`, `virial` and `virials`, with or without one of the
+prefixes `REF_`, `ref_`, `DFT_`, `dft_`. The places are the per-structure values, the per-atom arrays and the results of
+the attached calculator. The key under which a label was found is recorded. If two values of a label disagree, this is
+an error, since a choice would be a guess. If the user gives the key of a label, only this key counts.
 
     stress = −virial / V          [eV/Å³], tension positive: ASE's sign
 
-Stress and virial may have 3×3, 9 (row by row) or 6 components (Voigt order xx yy zz yz xz xy). Where the file states a
-unit (`matscale.core.data.sources.units`), the label is converted to eV and Å, or refused. A label with NaN
-in any component counts as missing. Decisions are recorded in `Structure.notes`.
+Stress and virial may have 3×3, 9 (row by row) or 6 components (Voigt order xx yy zz yz xz xy). If the file states a
+unit (`matscale.core.data.sources.units`), the label is converted to eV and Å; a label in an unknown unit is refused. A
+label with NaN in any component counts as missing. Decisions are recorded in `Structure.notes`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_")
 NAMES = {"energy": ("energy",), "forces": ("forces",), "stress": ("stress", "virial", "virials")}
 __all__ = ["CALCULATOR", "Keys", "Unusable", "attach"]
 TRAJECTORIES = ("trajectory", "trajectory_id", "traj_id", "mptrj_traj_id")
-"""Keys of per-structure values that name the trajectory, unless the user gives another key."""
+"""Keys under which the name of the trajectory is looked up, unless the user gives a key for groups."""
 _SEARCHED = {
     label: [place + prefix + name for name in names for prefix in PREFIXES for place in ("", CALCULATOR)]
     for label, names in NAMES.items()
@@ -42,11 +42,17 @@ _LABEL_OF_KEY = {key: label for label, keys in _SEARCHED.items() for key in keys
     for place in ("", CALCULATOR)
 }
 TOLERANCE = {"energy": 1e-4, "forces": 1e-4, "stress": 1e-5}
-"""Largest difference [eV, eV/Å, eV/Å³] at which two values count as one label, written with different precision."""
+"""Largest difference [eV, eV/Å, eV/Å³] at which two values of a label count as equal.
+
+Files may hold the same label twice, written with different precision.
+"""
 
 
 class Unusable(Exception):
-    """Error for a structure that has to be left out: `reason` is the kind of fault, in a few words."""
+    """Error for a structure that has to be left out.
+
+    `reason` is the kind of fault in a few words, `detail` the fault of this structure.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -55,7 +61,9 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys and units of labels that the user gave; for a key that is None, the rules at the top of this module apply.
+    """Keys and units of labels that the user gave.
+
+    A key that is None is looked up by the rules at the top of this module.
 
     >>> Keys.parse(["energy=my_energy"], units=["energy=kcal/mol"]).units
     (('energy', 'kcal/mol'),)
@@ -65,9 +73,9 @@ class Keys:
     forces: str | None = None
     stress: str | None = None
     group: str | None = None
-    """Key of the per-structure value that names the group which a split keeps together."""
+    """Key of the value that names the group of a structure; a split keeps each group together."""
     units: tuple[tuple[str, str], ...] = ()
-    """Units that the user gave, as (label or "length", unit); they override those in the file."""
+    """Units that the user gave, as (label or "length", unit). They override the units in the file."""
 
     @classmethod
     def parse(
@@ -76,9 +84,9 @@ class Keys:
         group: str | None = None,
         units: Iterable[str] = (),
     ) -> Keys:
-        """Parse texts such as "energy=my_energy", and for `units` "energy=kcal/mol".
+        """Parse `assignments` such as "energy=my_energy", and `units` such as "energy=kcal/mol".
 
-        Raises ConfigError with the nearest valid name.
+        Raises ConfigError for an unknown label, and suggests the nearest one.
         """
         given: dict[str, str] = {}
         for assignment in assignments:
@@ -98,10 +106,10 @@ def _unit(assignment: str) -> tuple[str, str]:
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")  # what is not finite is refused later, by name
 def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
-    """Fill energy, forces, stress and trajectory of `structure` from its `info`; return the key used for each label.
+    """Fill energy, forces, stress and trajectory of `structure` from its `info`. Returns the key of each label found.
 
-    Labels that the reader has already set are kept. Raises Unusable for a label of the wrong shape, DataError for
-    candidates that disagree.
+    Labels that the reader has already set are kept. Raises Unusable for a label of the wrong shape, and DataError for
+    two values of a label that disagree.
 
     >>> from ase.build import bulk
     >>> from matscale.core.data.sources.reader import from_ase
@@ -134,11 +142,12 @@ def attach(structure: Structure, keys: Keys = Keys()) -> dict[str, str]:
 
 
 def to_our_units(structure: Structure, keys: Keys = Keys()) -> None:
-    """Convert positions, cell and values such as `REF_energy` in `info` to eV and Å if the file states other units.
+    """Convert positions, cell and some values in `info` to eV and Å, if the file states other units.
 
-    This is for structures that get predictions as labels: `energy`, `forces` and `stress` themselves are not converted.
-    Keys that stated a unit are renamed to `source_...`. Raises DataError for a unit that is unknown, or that is missing
-    for a label while the file states units of others.
+    The converted values in `info` are further energies and stresses, such as `free_energy`. `energy`, `forces` and
+    `stress` are not converted: this function is for structures whose labels are replaced by predictions. Keys that
+    stated a unit are renamed to `source_...`. Raises DataError for an unknown unit, and if the file states units of
+    some labels, but not of one that needs it.
     """
     stated = _units(structure, keys)
     if not stated:
@@ -160,7 +169,10 @@ MISSING = "NaN in a component, so this label of the structure counts as missing"
 
 
 def _units(structure: Structure, keys: Keys) -> dict[str, str]:
-    """Units that the file and the user state. Raises DataError that names the structure if a text is not a unit."""
+    """Units that the file and the user state.
+
+    Raises DataError that names the structure if a statement in the file cannot be understood.
+    """
     given = dict(keys.units)
     try:
         return units.stated(structure.metadata, structure.info) | given
@@ -178,7 +190,7 @@ def _convert_lengths(structure: Structure, stated: dict[str, str]) -> None:
 
 
 def _factor(structure: Structure, label: str, unit: str, key: str) -> float:
-    """Factor from `unit` to the internal unit; a conversion is added to the structure's notes."""
+    """Factor from `unit` to matscale's unit; a conversion is added to the notes of the structure."""
     try:
         factor = units.factor(label, unit, len(structure))
     except DataError as error:
@@ -191,7 +203,7 @@ def _factor(structure: Structure, label: str, unit: str, key: str) -> float:
 
 
 def _candidates(info: Mapping[str, Any], label: str, keys: Keys) -> list[str]:
-    """Find the keys of `info` that hold a value of this label."""
+    """Find the keys of `info` that hold a value of the label `label`."""
     wanted = getattr(keys, label)
     if wanted is not None:
         return [key for key in (wanted, CALCULATOR + wanted) if info.get(key) is not None][:1]

@@ -1,7 +1,7 @@
-"""Limits on input files, so that none of them fills the memory or the disk, or takes for ever.
+"""Limits on input files, so that no file fills the memory or the disk, or takes for ever to read.
 
-Each limit applies to a structure, a file or an archive; files of any size can be read if they can be streamed. Change
-one by `--limit NAME=VALUE` where a command reads files, or in Python:
+Each limit applies to a structure, a file or an archive. Files of any size can be read, since readers hold only a few
+structures at a time. Change a limit by `--limit NAME=VALUE` where a command reads files, or in Python:
 
     with using(Limits.parse(["atoms=5M"])):
         pack(["large.extxyz"], "dataset")
@@ -21,7 +21,7 @@ from matscale.core.scoped import Scoped
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _UNITS |= {f"{letter}I": 1 << (10 * k) for k, letter in enumerate("KMGTP", start=1)}
 FREE = 256 << 20
-"""Bytes that any compressed file may unpack to, whatever its ratio."""
+"""Bytes to which every compressed file may unpack; the limit `expansion` applies beyond these."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,22 @@ class Limits:
     structures: int = 1_000_000_000
     """Largest number of structures in one file."""
     memory: int = 4 << 30
-    """Bytes of memory, besides the file itself, that a process may use to read through ASE or LMDB."""
+    """Bytes of memory that a process may use, besides the file itself, to read through ASE or LMDB."""
     seconds: int = 600
-    """Processor time [s] that reading one structure through ASE or LMDB may take."""
+    """Largest processor time for reading one structure through ASE or LMDB [s]."""
     expansion: int = 200
-    """Largest ratio of unpacked to compressed size, beyond the first 256 MiB."""
+    """Largest ratio of unpacked to compressed size, apart from the first 256 MiB."""
     unpacked: int = 2 * 10**12
-    """Bytes to which an archive may unpack; what the disk has left is a limit, too."""
+    """Largest number of bytes to which an archive may unpack; the free space on the disk is a limit, too."""
     members: int = 1_000_000
     """Largest number of files and folders in an archive."""
 
     @classmethod
     def parse(cls, assignments: Iterable[str]) -> Limits:
-        """Parse limits from texts such as "memory=8GiB" or "atoms=5M". Raises ConfigError with the nearest right
-        name."""
+        """Parse limits from texts such as "memory=8GiB" or "atoms=5M".
+
+        Raises ConfigError for an unknown name, and suggests the nearest one.
+        """
         known = [field.name for field in fields(cls)]
         given: dict[str, int] = {}
         for assignment in assignments:
@@ -61,7 +63,7 @@ class Limits:
         return replace(cls(), **given)
 
     def changed(self) -> dict[str, int]:
-        """The limits that differ from the defaults."""
+        """Limits that differ from the defaults, by name."""
         default = asdict(Limits())
         return {name: value for name, value in asdict(self).items() if value != default[name]}
 
@@ -78,17 +80,17 @@ _current = Scoped("limits", Limits())
 
 
 def current() -> Limits:
-    """Return the limits in force."""
+    """Limits that are in force in this thread."""
     return _current.get()
 
 
 def using(limits: Limits) -> AbstractContextManager[None]:
-    """Context in which `limits` apply, in this thread and in its guarded processes."""
+    """Context in which `limits` apply to this thread, and to guarded processes that it uses."""
     return _current.set(limits)
 
 
 def shown(n_bytes: float) -> str:
-    """Format a number of bytes for messages: `32 MiB`.
+    """Format a number of bytes for a message, such as `32 MiB`.
 
     >>> shown(512), shown(32 * 2**20)
     ('512 bytes', '32 MiB')

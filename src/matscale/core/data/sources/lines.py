@@ -9,11 +9,14 @@ from typing import TextIO
 from matscale.core.data.sources.limits import FREE, current, shown
 
 DICTIONARY = 1 << 30
-"""Bytes of memory that unpacking .xz may take; `xz -9` takes 65 MiB."""
+"""Largest number of bytes of memory for unpacking .xz; files from `xz -9` need 65 MiB."""
 
 
 class Lines:
-    """Reader of the lines of `file`, opened from `path`. Raises ValueError if a structure or the file is too large."""
+    """Reader of the lines of `file`, which was opened from `path`.
+
+    Its methods raise ValueError if a structure, or the unpacked file, exceeds the limits.
+    """
 
     def __init__(self, path: Path, file: TextIO, is_compressed: bool) -> None:
         self.limits, self._file = current(), file
@@ -24,7 +27,7 @@ class Lines:
             _check_dictionary(path)
 
     def begin(self) -> None:
-        """Begin a structure, whose size is counted from here."""
+        """Begin a structure: its size is counted from here."""
         self._all += self.limits.structure - self._room
         self._room = self.limits.structure
         if self._most is not None and self._all > self._most:
@@ -34,7 +37,7 @@ class Lines:
             )
 
     def line(self) -> str:
-        """Read the next line; empty at the end of the file."""
+        """Read the next line; an empty text at the end of the file."""
         text = self._file.readline(self._room + 1)
         self._room -= len(text)
         if self._room < 0:
@@ -59,7 +62,7 @@ class Lines:
 
 
 def _check_dictionary(path: Path) -> None:
-    """Raises lzma.LZMAError for an .xz file whose window alone would fill the memory."""
+    """Raises lzma.LZMAError for an .xz file whose window for unpacking would fill the memory."""
     with open(path, "rb") as file:
         head = file.read(1 << 12)
     if head.startswith(b"\xfd7zXZ"):

@@ -1,8 +1,9 @@
-"""Pack files into a dataset (`matscale data pack`) in parallel and in bounded memory; a killed packing can be resumed.
+"""Pack files into a dataset (`matscale data pack`) in parallel and in bounded memory.
 
-The sources are divided into tasks of some thousand structures, in a way that depends on the sources only. A process
-that does a task writes pieces, and then a small record of them. A task with a record is never done again. Finally the
-pieces are joined into shards, so that the result does not depend on workers or interruptions.
+The sources are divided into tasks of some thousand structures; the division depends on the sources only. For each task,
+a process writes files with structures (pieces), and then a small record of the task. If the packing is killed and run
+again, tasks with a record are not repeated. Finally the pieces are joined into shards. Therefore the result does not
+depend on the number of workers or on interruptions.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 TASK = 4096
 """Number of structures in a task."""
 SPANS = 64
-"""Largest number of small sources in a task."""
+"""Largest number of spans (parts of sources) in a task."""
 REJECTED = "rejected.jsonl"
 MAX_NOTES = 50
-"""Number of different notes on one source that the manifest keeps, the most frequent first."""
+"""Largest number of different notes on one source in the manifest; the most frequent ones are kept."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Packed:
 
     manifest: Manifest
     was_there: bool
-    """Whether the folder held this dataset already, so that nothing was done."""
+    """Whether the folder held this dataset already, so that nothing had to be done."""
 
 
 def pack(
@@ -65,11 +66,12 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     piece_bytes: int = PIECE_BYTES,
 ) -> Packed:
-    """Pack files and folders into `out`. A repeated call does nothing, or continues an interrupted one.
+    """Pack files and folders into a dataset in `out`.
 
-    A structure that cannot be used is left out and listed with its reason in `rejected.jsonl`; with `strict`, the
-    first one raises DataError. So do labels that contradict each other, sources without a usable structure, and another
-    dataset in `out`. Raises ConfigError for an invalid filter.
+    If `out` holds this dataset already, nothing is done; an interrupted packing is continued. A structure that cannot
+    be used is left out and listed with its reason in `rejected.jsonl`. Raises DataError for labels that contradict each
+    other, for sources without a usable structure, if `out` holds another dataset, and, with `strict`, at the first
+    structure that cannot be used. Raises ConfigError for an invalid filter.
     """
     check_precision(precision)
     found, passed = survey(sources)
@@ -114,7 +116,7 @@ def pack(
 
 
 def _fingerprint(recipe: PackSettings, *cut: int) -> str:
-    """Hash of the input files (name, size, modification time) and of all options that affect the result."""
+    """Hash of the input files (path, size, modification time) and of all options that affect the result."""
     files = [(str(Path(p).resolve()), Path(p).stat().st_size, Path(p).stat().st_mtime_ns) for p, _ in recipe.sources]
     asked = {key: value for key, value in asdict(recipe).items() if key != "limits"} | recipe.limits.changed()
     if not recipe.keys.units:  # without limits as in older versions, so that their datasets keep their fingerprint
@@ -123,7 +125,7 @@ def _fingerprint(recipe: PackSettings, *cut: int) -> str:
 
 
 def describe_passed(passed: Sequence[Path | str]) -> str:
-    """Describe files that no reader knows: their number, kinds, and the first names."""
+    """Describe files that no reader knows: how many, of which kinds, and the names of the first ones."""
     kinds = Counter("".join(Path(path).suffixes[-2:]) or "no suffix" for path in passed)
     names = ", ".join(map(str, passed[:5])) + (", ..." if len(passed) > 5 else "")
     shown = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(8)) + (", ..." if len(kinds) > 8 else "")
@@ -143,15 +145,16 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
 
 
 def _left(out: Path) -> bool:
-    """Whether a process that was killed after completing its dataset left temporary files."""
+    """Whether there are temporary files, left by a process that was killed after it completed the dataset."""
     return (out / PARTS).exists() or any(out.glob(f".*{TEMPORARY}-*"))
 
 
 @contextmanager
 def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
-    """Context with the folder of pieces, locked against other processes; None if one of them has finished the dataset.
+    """Context that locks `out` against other processes and gives the folder of pieces.
 
-    Pieces of another packing are deleted at the start, and the folder of pieces at the end.
+    It gives None if another process has finished the dataset. Pieces of a packing with another fingerprint are deleted
+    at the start, and the folder of pieces at the end.
     """
     make_folder(out)
     with FolderLock(out, "is packing into it", "choose another folder", DataError):
@@ -174,7 +177,10 @@ def _claimed(out: Path, fingerprint: str) -> Iterator[Path | None]:
 
 
 def _plan(found: Sequence[tuple[Path, Reader]], parts: Path, size: int) -> tuple[list[list[Span]], int]:
-    """Plan the tasks, each a list of spans of sources; also return the number of structures, as far as it is known."""
+    """Divide the sources into tasks, each a list of spans. Also returns the total number of structures.
+
+    Sources whose structures cannot be counted without reading them are missing in this number.
+    """
     plan = parts / "plan.json"
     if plan.exists():  # counting reads text files completely, so it is done only once
         try:
@@ -211,7 +217,7 @@ def _run(
     total: int,
     report: Callable[[int, int], None],
 ) -> list[Result]:
-    """Do the tasks that have no record yet; return results in the order of the tasks."""
+    """Do the tasks that have no record yet. Returns the results of all tasks, in the order of the tasks."""
     results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
     missing = [number for number in range(len(tasks)) if number not in results]
     done = sum(result.seen for result in results.values())
@@ -237,7 +243,7 @@ def _refuse_rejected(result: Result, strict: bool) -> None:
 
 
 def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceRecord]:
-    """Records of the sources for the manifest.
+    """Make the manifest's record of each source.
 
     Raises DataError if there is no usable structure, or if a key that the user gave occurs in none of the files.
     """
@@ -274,9 +280,9 @@ def _records(recipe: PackSettings, results: Sequence[Result]) -> list[SourceReco
 
 
 def _isolated(results: Sequence[Result]) -> dict[str, float]:
-    """Energies [eV] of isolated atoms, by symbol.
+    """Collect the energies [eV] of isolated atoms, by element symbol.
 
-    Raises DataError for two atoms of one element with different energies.
+    Raises DataError if two isolated atoms of one element have different energies.
     """
     found: dict[str, tuple[float, str]] = {}
     for symbol, energy, place in (atom for result in results for atom in result.isolated):

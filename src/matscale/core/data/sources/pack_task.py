@@ -1,4 +1,4 @@
-"""Task of a packing: read spans of sources, leave out unusable structures, write the others as pieces."""
+"""Task of a packing: reads parts of the sources, leaves out unusable structures, and writes the others to files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from matscale.core.sealing import DIGEST, DamagedRecord, read_sealed, sealed
 
 @dataclass(frozen=True)
 class Span:
-    """Span of a source: structures `start` to `stop` − 1, or to its end if `stop` is None."""
+    """Part of a source that one task reads: structures `start` to `stop` − 1.
+
+    If `stop` is None, the part extends to the end of the source.
+    """
 
     source: int
     start: int
@@ -38,7 +41,7 @@ class PackSettings:
     """Sources and options of a packing."""
 
     sources: tuple[tuple[str, str], ...]
-    """(path, name of the reader) of each source"""
+    """For each source: (path, name of the reader)."""
     filters: tuple[str, ...]
     keys: Keys
     precision: str
@@ -48,30 +51,31 @@ class PackSettings:
 
 @dataclass(frozen=True)
 class Result:
-    """Record of a finished task."""
+    """Record of a finished task of a packing."""
 
     pieces: dict[str, str]
-    """SHA-256 of each file of pieces, by file name."""
+    """SHA-256 of each file that the task wrote, by file name."""
     seen: int
     kept: int
     rejected: dict[str, int]
-    """Number of structures that could not be used, by the number of their source."""
+    """Number of structures that could not be used, by source; a source is given by its number."""
     filtered: dict[str, int]
-    """Number of structures that a filter left out, by the number of their source."""
+    """Number of structures that a filter left out, by source; a source is given by its number."""
     reasons: dict[str, int]
     keys: list[tuple[int, str, str, int]]
-    """(number of the source, label, key under which it was found, number of structures)"""
+    """Entries (number of the source, label, key under which the label was found, number of structures)."""
     first_rejected: str
     notes: list[tuple[int, str, int]] = field(default_factory=list)
-    """(number of the source, decision made while reading, number of structures)"""
+    """Entries (number of the source, decision made while reading, number of structures)."""
     isolated: list[tuple[str, float, str]] = field(default_factory=list)
-    """(symbol, energy [eV], file and position) of the isolated atoms"""
+    """Entries (element symbol, energy [eV], file and position in it), one for each isolated atom."""
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
-        """Read the record of a task; None if the task has to be done: it has no record, or its pieces have changed.
+        """Read the record of a task. Returns None if the task has to be done (again).
 
-        Pieces may be missing once joining has begun; `join` knows which shards hold them.
+        This is so if there is no record, or if a file that the task wrote has changed. Such files may be missing once
+        they are being joined into shards: `join` knows which shards hold them.
         """
         path = parts / f"task-{number:08d}.json"
         if not path.exists():
@@ -91,7 +95,10 @@ class Result:
 
 
 def run_task(recipe: PackSettings, number: int, spans: list[Span], parts: Path, strict: bool) -> Result:
-    """Do a task and write its record at the end. With `strict`, raises DataError at the first unusable structure."""
+    """Do a task, and write its record at the end.
+
+    With `strict`, raises DataError at the first unusable structure.
+    """
     task = _Task(recipe, number, parts, strict)
     with using(recipe.limits):
         for span in spans:
@@ -158,7 +165,7 @@ class _Task:
             self._spill()
 
     def _keep_apart(self, source: int, structure: Structure) -> None:
-        """Record the energy of an isolated atom for the manifest; the structure is not packed for training."""
+        """Record the energy of an isolated atom for the manifest. The structure itself is not packed."""
         if structure.energy is None:
             self.notes[source, "isolated atoms without an energy are left out"] += 1
             return

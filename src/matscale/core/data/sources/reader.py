@@ -20,29 +20,35 @@ _GEOMETRY = ("numbers", "positions")
 
 @dataclass(frozen=True)
 class Reader:
-    """Reader of a file format."""
+    """Reader of a file format: functions that recognise, read and count."""
 
     name: str
     summary: str
     matches: Callable[[Path], bool]
-    """Whether a path has this format, judged by its name or its content."""
+    """Function that says whether the file at a path has this format, judged by its name or content."""
     read: Callable[[Path, int, int | None], Iterator[Frame]]
     """Function (path, start, stop) that yields structures `start` to `stop` − 1 of a file, in order, one at a time.
 
-    If `stop` is None, it yields all up to the end of the file. Raises DataError if the file cannot be read at all.
+    If `stop` is None, it yields all structures up to the end of the file. It raises DataError if the file cannot be
+    read at all.
     """
     count: Callable[[Path], int | None]
-    """Function that counts the structures in the file at a path; None if it would have to read them for this."""
+    """Function that counts the structures in the file at a path.
+
+    It returns None if it would have to read the structures for this.
+    """
     is_generic: bool = False
-    """Whether this reader is used only for paths that no other reader knows."""
+    """Whether this reader is used only for files that no other reader knows."""
     is_guarded: bool = False
-    """Whether to read in a separate process, for libraries that may crash or use much memory or time."""
+    """Whether files are read in a separate process, because a library may crash or use much memory or time."""
 
 
 def from_ase(atoms: Any, source: str) -> Structure:
-    """Convert ase.Atoms to a structure, whose `info` gets all but the geometry: info, arrays, calculator results.
+    """Convert ase.Atoms to a structure; `source` names their origin in messages.
 
-    Raises Unusable for sites with partial or mixed occupancy, for which ASE would take the first element.
+    Everything except the geometry goes into `info` of the structure: info and further arrays of the atoms, and results
+    of their calculator. Raises Unusable for sites with partial or mixed occupancy, since ASE keeps only one element of
+    each.
     """
     _refuse_disorder(atoms, source)
     structure = Structure.from_ase(atoms, source)
@@ -73,7 +79,7 @@ def _refuse_disorder(atoms: Any, source: str) -> None:
 
 
 def to_ase(structure: Structure) -> Any:
-    """Convert a structure to ase.Atoms with all values of its file; the inverse of `from_ase`."""
+    """Convert a structure to ase.Atoms with all values that its file has. This is the inverse of `from_ase`."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
 

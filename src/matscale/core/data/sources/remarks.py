@@ -1,7 +1,7 @@
-"""Remarks on values of a file that matscale ignores; packing counts and lists them.
+"""Remarks on values of a file that matscale ignores. Packing counts and lists the remarks.
 
-Ignored values are weights and config_type of MACE and GAP, a free energy beside the energy, and labels under similar
-names. This module also recognises frames that hold an isolated atom.
+Ignored values are the weights and config_type of MACE and GAP, a free energy beside the energy, and values with a name
+similar to that of a label. This module also recognises structures that are marked as an isolated atom.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from matscale.core.data.structure import CALCULATOR, Structure
 
 WEIGHTS = ("config_weight", "weight")
-"""Names of the weight of a structure in the loss."""
+"""Keys under which files give the weight of a structure in the loss."""
 _WEIGHT = re.compile(
     r"((config|sample|structure)_)?((energy|forces?|stress|virials?)_)?weights?|(energy|forces?|virial|force_atom)_sigma"
 )
@@ -30,7 +30,10 @@ _PREFIX = re.compile(r"^(ref|dft|mace|gap)_")
 
 
 def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
-    """List remarks on values of this structure that are ignored; `used` has the key of each label that was found."""
+    """List remarks on values of this structure that are ignored.
+
+    `used` has the key under which each label was found.
+    """
     found = []
     for key, value in structure.info.items():
         name = _kind(str(key))
@@ -52,9 +55,9 @@ def remarks(structure: Structure, used: dict[str, str]) -> list[str]:
 
 @lru_cache(4096)
 def _kind(key: str) -> str | None:
-    """Return a key in lower case if it names a weight or config_type; None for other keys.
+    """Return a key in lower case if it names a weight or is config_type; None for other keys.
 
-    Cached, since the same keys occur in every structure.
+    Results are cached, since the same keys occur in every structure.
     """
     name = key.lower()
     return name if name == "config_type" or _WEIGHT.fullmatch(name) else None
@@ -91,7 +94,10 @@ def _free_energy(structure: Structure, key: str) -> list[str]:
 
 
 def is_isolated_atom(structure: Structure) -> bool:
-    """Whether the file marks a frame as an isolated atom, as MACE and GAP do: config_type=IsolatedAtom."""
+    """Whether the file marks a structure as an isolated atom: config_type=IsolatedAtom.
+
+    MACE and GAP use this mark.
+    """
     if len(structure) != 1:
         return False
     given = next((value for key, value in structure.info.items() if str(key).lower() == "config_type"), "")
@@ -99,7 +105,10 @@ def is_isolated_atom(structure: Structure) -> bool:
 
 
 def hint(structure: Structure, label: str) -> str | None:
-    """Advice for a label that was not found, if a value of its shape has a similar name."""
+    """Advice for a label that was not found: which key may hold it. None if there is no such key.
+
+    Such a key has a name similar to that of the label, and a value of the label's shape.
+    """
     sizes = {"energy": (1,), "forces": (3 * len(structure),), "stress": (6, 9)}[label]
     near = [
         key
@@ -121,7 +130,7 @@ _UNITS = frozenset(["ha", "hartree", "kcal", "kj", "ry", "rydberg", "mev", "bohr
 
 
 def _states_unit(name: str) -> bool:
-    """Whether a part of a label's name is a unit: `energy_Ha`, `forces_kcal_mol`."""
+    """Whether one of the words in a name is a unit, as in `energy_Ha` and `forces_kcal_mol`."""
     return not _UNITS.isdisjoint(re.split(r"[\W_]+", name.lower()))
 
 

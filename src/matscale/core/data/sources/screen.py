@@ -1,4 +1,4 @@
-"""Check whether a structure is usable for training; it is left out for one of these reasons:
+"""Check whether a structure is usable for training. It is left out for one of these reasons:
 
 | reason | meaning |
 |---|---|
@@ -24,14 +24,17 @@ from matscale.core.data.sources.labels import Unusable
 from matscale.core.data.structure import Structure
 
 MIN_DISTANCE = 0.1
-"""Least distance [Å] of two atoms, or of an atom and its image."""
+"""Least accepted distance of two atoms, or of an atom and its periodic image [Å]."""
 MIN_VOLUME, MAX_VOLUME = 0.3, 1e5
-"""Volume limits in Å³ per atom. Metallic hydrogen at 500 GPa has about 1. A single atom may have a box of any size."""
+"""Least and largest accepted volume per atom [Å³].
+
+Metallic hydrogen at 500 GPa has about 1 Å³. The box of a single atom may be of any size.
+"""
 _ALL_PAIRS = 64
 
 
 def screen(structure: Structure) -> None:
-    """Raises Unusable, with the reason, for a structure that cannot be used."""
+    """Raises Unusable, with the reason, for a structure that cannot be used for training."""
     n = len(structure)
     if n == 0:
         raise Unusable("no atoms", "0 atoms")
@@ -60,7 +63,7 @@ def _check_finite(structure: Structure) -> None:
 
 
 def _frame(structure: Structure) -> NDArray[np.float64]:
-    """Check the cell, and return it [3, 3] with unit vectors along the axes that are not periodic."""
+    """Check the cell. Returns it [3, 3], with unit vectors in place of the vectors of non-periodic axes."""
     periodic = structure.pbc
     if not periodic.any():
         return np.eye(3)
@@ -74,7 +77,7 @@ def _frame(structure: Structure) -> NDArray[np.float64]:
 
 
 def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Replace the rows of axes that are not periodic by unit vectors orthogonal to the periodic ones."""
+    """Replace the lattice vectors of non-periodic axes by unit vectors orthogonal to the periodic ones."""
     frame = cell.copy()
     normals = np.linalg.svd(cell[periodic])[2][int(periodic.sum()) :]
     frame[~periodic] = normals
@@ -82,11 +85,10 @@ def _completed(cell: NDArray[np.float64], periodic: NDArray[np.bool_]) -> NDArra
 
 
 def _faces(frame: NDArray[np.float64], n: int, has_volume: bool) -> tuple[NDArray[np.float64], list[float]]:
-    """Compute the inverse of the frame and the distances between its opposite faces.
+    """Compute the inverse of a cell, and the distances between its opposite faces.
 
-    Raises Unusable for an absurd volume.
-
-    Python's floats are used, since calls of NumPy would take longer than these few multiplications.
+    Raises Unusable for an absurd volume. The numbers are Python's floats, since calls of NumPy would take longer than
+    these few multiplications.
     """
     a, b, c = frame.tolist()
     normals = (_cross(b, c), _cross(c, a), _cross(a, b))
@@ -131,7 +133,10 @@ def _check_overlaps(positions: NDArray[np.float64], frame: NDArray[np.float64], 
 def _close_pairs(
     fractional: NDArray[np.float64], periodic: NDArray[np.bool_], reach: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find pairs i < j that may be within `reach` in every fractional coordinate; all pairs if there are few atoms."""
+    """Find pairs of atoms i < j whose fractional coordinates differ by at most `reach`, periodic images included.
+
+    If there are few atoms, all pairs are returned.
+    """
     n = len(fractional)
     if n <= _ALL_PAIRS:
         return _UPPER[n]

@@ -3,13 +3,13 @@
 A unit is a product of known names, as files write it: `kcal/mol/Ang`, `Hartree/Bohr`, `eV/Å^3`, `kJ mol^-1`, `GPa`,
 `eV/atom`. Its dimension must be that of the label. Factors are those of `ase.units`.
 
-Places where a unit may be stated, in the metadata of the file or beside the structure (which has precedence):
+A unit may be stated in the metadata of the file or in the values of a structure, which have precedence:
 
 | key | meaning |
 |---|---|
 | `_property_unit_dict`, `units`, ... with names | unit of each label or key, as SchNetPack writes it |
 | `energy_unit`, `forces_units`, `REF_energy_unit`, `energyUnit`, ... | unit of one label |
-| `energy`, `forces`, ... with a `unit` | the same, as `{"energy": {"unit": "Hartree"}}` |
+| `energy`, `forces`, ... with a `unit` | unit of one label, as `{"energy": {"unit": "Hartree"}}` |
 | `_distance_unit`, `length_unit`, ... | unit of positions and cell |
 | `energy_in`, `dimension_energy`, `units_energy_forces`, ... | a unit of each label that the key names |
 | `units` with a text | units of energy and length, `kcal/mol, Angstrom`; forces and stress follow from them |
@@ -26,7 +26,7 @@ from typing import Any
 from matscale.core.errors import DataError
 
 Dimension = tuple[int, int, int]
-"""Powers of energy, length and number of atoms."""
+"""Powers of energy, of length, and of the number of atoms."""
 DIMENSIONS: dict[str, Dimension] = {
     "energy": (1, 0, 0),
     "forces": (1, -1, 0),
@@ -35,7 +35,7 @@ DIMENSIONS: dict[str, Dimension] = {
     "length": (0, 1, 0),
 }
 INSIDE = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "virial": "eV", "length": "Å"}
-"""Internal units of matscale."""
+"""Units in which matscale stores each label, and lengths."""
 
 _E, _L, _P = (1, 0, 0), (0, 1, 0), (1, -3, 0)
 
@@ -61,12 +61,15 @@ def _names() -> dict[str, tuple[float, Dimension]]:
 
 @cache
 def _in_any_case() -> dict[str, tuple[float, Dimension]]:
-    """Units by name in lower case, without MPa and Mbar, whose M would then mean milli."""
+    """Units by name in lower case. MPa and Mbar are left out: a lower-case m would mean milli."""
     return {name.lower(): value for name, value in _names().items() if name not in ("MPa", "Mbar")}
 
 
 def _known(name: str) -> tuple[float, Dimension] | None:
-    """Factor and dimension of a unit's name. Prefixes keep their case: M is mega, m is milli."""
+    """Factor to eV and Å, and dimension, of a unit's name; None if it is unknown.
+
+    The case of a prefix counts: M is mega, m is milli.
+    """
     is_mega = name.startswith("M") and name.lower() != "mol"
     return _names().get(name) or (None if is_mega else _in_any_case().get(name.lower()))
 
@@ -80,7 +83,7 @@ _UNSTATED = ("", "none", "null", "1")
 
 @cache
 def parse(text: str) -> tuple[float, Dimension] | None:
-    """Parse a product of units: (factor to eV and Å, dimension); None if a part of it is unknown.
+    """Parse a product of units, to (factor to eV and Å, dimension); None if a part of the product is unknown.
 
     >>> parse("meV/Å^3"), parse("parsec")
     ((0.001, (1, -3, 0)), None)
@@ -103,9 +106,10 @@ def parse(text: str) -> tuple[float, Dimension] | None:
 
 
 def factor(label: str, unit: str, n_atoms: int = 1) -> float:
-    """Factor that converts a label in `unit` to eV and Å; for a unit per atom, it includes `n_atoms`.
+    """Factor that converts a label from `unit` to eV and Å.
 
-    Raises DataError for a unit that is unknown, or that this label cannot have.
+    For a unit per atom, the factor includes `n_atoms`. Raises DataError for an unknown unit, and for a unit with
+    another dimension than the label.
 
     >>> factor("forces", "Hartree/Bohr").__round__(4), factor("energy", "eV/atom", n_atoms=8)
     (51.4221, 8.0)
@@ -151,16 +155,16 @@ _LABEL_WORDS = {
 }
 _LABEL_OF_WORD = {word: label for label, words in _LABEL_WORDS.items() for word in words}
 _ALL = ("property", "all", "default", "system", "style", "input", "in", "data", "dataset", "file", "label", "labels")
-"""Words beside `unit` that stand for all labels, as in `unit_system`."""
+"""Words that stand for all labels in a key such as `unit_system`."""
 _NO_LABEL = re.compile(r"source_.*|.*(time|velocit|charge|mass|dipole|freq|temperature|magnet|spin|cut).*")
 _UNIT_KEY = re.compile(r"_*(?:(\w+?)_?)?(?:property_)?units?(?:_dict)?(?:_(?:of_)?(\w+?))?_*")
 
 
 def stated(*places: Mapping[str, Any]) -> dict[str, str]:
-    """Collect the units that these mappings state, by label or lower-case key; later mappings win.
+    """Collect the units that mappings such as `Structure.info` state, by label or by key in lower case.
 
-    A text with an energy and a length sets both. Raises DataError for a text with neither, and for the unit of a
-    quantity that the file does not have, as in `field_unit=Hartree`.
+    Later mappings have precedence. A text with a unit of energy and a unit of length sets both. Raises DataError for a
+    text that is no unit, and for a unit of a quantity that the file does not have, as in `field_unit=Hartree`.
 
     >>> stated({"_property_unit_dict": {"energy": "kcal/mol"}, "_distance_unit": "Ang", "step": 3})
     {'energy': 'kcal/mol', 'length': 'Ang'}
@@ -189,7 +193,7 @@ def stated(*places: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_statement(key: str, value: Any) -> bool:
-    """Whether a value of a structure's info states a unit, valid or not."""
+    """Whether an entry of a structure's `info` states a unit, known or not."""
     try:
         return bool(stated({key: value}))
     except DataError:
@@ -201,13 +205,13 @@ _FILLERS = ("and", "of", "the", "is", "are", "given", "measured", "stated", "exp
 
 
 def _is_of_several(name: str) -> bool:
-    """Whether a name consists of the names of several labels, such as `energy_forces`."""
+    """Whether a name joins the names of several labels, as `energy_forces` does."""
     words = [word for word in name.split("_") if word not in _FILLERS]
     return name not in _LABEL_OF_WORD and len(words) > 1 and all(word in _LABEL_OF_WORD for word in words)
 
 
 def _of_words(key: str, value: Any, places: tuple[Mapping[str, Any], ...]) -> dict[str, str]:
-    """Units under a key whose words name labels: `energy_in=Hartree`, `units_energy_forces="Ha Ha/Bohr"`.
+    """Units under a key whose words name labels, as in `energy_in=Hartree` or `units_energy_forces="Ha Ha/Bohr"`.
 
     Raises DataError if the key does not say which quantity has the unit.
     """
@@ -240,7 +244,7 @@ def _of_words(key: str, value: Any, places: tuple[Mapping[str, Any], ...]) -> di
 
 
 def _refuse_loose(key: str, name: str, unit: Any, places: tuple[Mapping[str, Any], ...]) -> None:
-    """Raises DataError for a unit under a name that belongs neither to a label nor to a value."""
+    """Raises DataError for a unit under a name that is neither a label nor a key of the file."""
     known = parse(unit) if isinstance(unit, str) else None
     if known is None or known[1] not in DIMENSIONS.values() or abs(known[0] - 1) < 1e-12:
         return
@@ -260,7 +264,7 @@ def _put(found: dict[str, str], name: str, unit: Any) -> None:
 
 
 def _of_text(text: str) -> dict[str, str]:
-    """Parse the units in a text such as "kcal/mol, Å", or of a unit style such as "metal"."""
+    """Parse the units in a text such as "kcal/mol, Å", or the name of a system of units such as "metal"."""
     if text.strip().lower() in _UNSTATED:
         return {}
     if text.strip().lower() in _ATOMIC:
@@ -282,10 +286,11 @@ def _of_text(text: str) -> dict[str, str]:
 
 
 def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
-    """Unit of the label found under `key`: stated for the key or the label, or derived from those of energy and length.
+    """Unit of the label that was found under `key`; None if no unit is stated.
 
-    None if no unit is stated. Raises DataError if energy is not in eV, or length not in Å, and it is not clear whether
-    this label has other units, too.
+    The unit is stated for the key or for the label, or follows from the units of energy and length. Raises DataError if
+    the unit of energy is not eV, or that of length is not Å, and it is not clear whether this label has other units,
+    too.
     """
     kind = "virial" if label == "stress" and "virial" in key.lower() else label
     for name in (key.lower(), kind, label if kind == "virial" else None):

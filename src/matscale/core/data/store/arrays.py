@@ -1,10 +1,9 @@
-"""Named flat arrays in one file, written piece by piece and read by mapping: the safetensors layout.
+"""Named flat arrays in one file, written piece by piece and read by memory mapping, in the safetensors layout.
 
 The layout (8 bytes of header length, a JSON header, the arrays one after another) is that of
-https://github.com/huggingface/safetensors, so that any safetensors library opens a file. This module
-writes files itself, because it assembles them from pieces that need not be in memory at once, and maps them itself,
-because batches are gathered from NumPy views. Arrays with the widest items come first, so that each array is aligned to
-its item size.
+https://github.com/huggingface/safetensors, so that any safetensors library opens a file. This module writes files
+itself because the pieces of a file need not be in memory at the same time. It maps files itself because batches are
+gathered from NumPy views. Arrays with the widest items come first, so that each array is aligned to its item size.
 """
 
 from __future__ import annotations
@@ -34,15 +33,16 @@ _MAX_HEADER = 1 << 20
 
 
 def n_bytes(arrays: Arrays) -> int:
-    """Size of these arrays on disk."""
+    """Total size of the arrays on disk [bytes]."""
     return sum(a.nbytes for a in arrays.values())
 
 
 def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> str:
-    """Write columns of arrays as one file, each column from its pieces in order; return the SHA-256 of the file.
+    """Write arrays to one file, each joined from its pieces in order. Returns the SHA-256 of the file.
 
-    A column has the common dtype of its pieces. The file appears under its name once it is complete and on the disk.
-    Pieces may be mapped files: they are copied one by one, so that memory does not grow with the file.
+    `columns` has the pieces of each array, by name. An array has the common dtype of its pieces. The file appears under
+    its name only when it is complete and on the disk. Pieces may be mapped files: they are copied one by one, so that
+    memory does not grow with the size of the file.
     """
     dtypes = {name: np.result_type(*(piece.dtype for piece in pieces)) for name, pieces in columns.items()}
     names = sorted(columns, key=lambda name: (-dtypes[name].itemsize, name))
@@ -74,7 +74,10 @@ def _blocks(
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Map a file's arrays as read-only views; only the header is read. Raises OSError or ValueError for a bad file."""
+    """Map the arrays of a file as read-only views. Only the header is read.
+
+    Raises OSError or ValueError for a file that cannot be mapped.
+    """
     with open(path, "rb") as file:
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     size = int.from_bytes(buffer[:8], "little")

@@ -1,4 +1,4 @@
-"""Edges kept beside a dataset, so that training does not search for neighbours again in every epoch.
+"""Edge cache: edges stored beside a dataset, so that training need not search for neighbours in every epoch.
 
     <dataset>/graphs/<graph.key>/edges-00000.safetensors, ...   one file per shard of the dataset
     <dataset>/graphs/<graph.key>/manifest.json                  the graph, the hash of the dataset they belong to, and
@@ -14,9 +14,10 @@ Arrays of a file, for a shard of n structures, N atoms and E edges:
 | shift | int8, int16 or int32 [E, 3] | |
 | degree | uint8, uint16 or uint32 [N] | edges of each centre i; i itself is not stored |
 
-An edge takes 4 bytes in the usual case, 28 in a batch. Building can be interrupted: finished pieces are kept in a
-hidden folder and used again. A cache with a damaged file, or of a dataset that has changed, is never used. Each file is
-checked once (see `matscale.core.data.store.verified`), and building a cache again keeps sound files.
+An edge usually takes 4 bytes on disk, and 28 bytes in a batch. Building can be interrupted: finished pieces are kept in
+a hidden folder and used again. A cache is never used if one of its files is damaged, or if the dataset has changed.
+Each file is checked once (see `matscale.core.data.store.verified`). If a cache is built again, undamaged files are
+kept.
 """
 
 from __future__ import annotations
@@ -64,16 +65,17 @@ class EdgeCache:
 
     @cached_property
     def n_edges(self) -> NDArray[np.int32]:
-        """Number of edges of each structure, [n]. Read on first use."""
+        """Number of edges of each structure, [n_structures]. Read from disk at first use."""
         counts = [np.diff(self._arrays(k)["edge_ptr"]).astype(np.int32) for k in range(len(self._starts) - 1)]
         return np.concatenate(counts)
 
     def gather(
         self, indices: NDArray[np.int64], first_atoms: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Gather the edges of a batch of the structures at `indices`: edge_index [2, n_edges], edge_shift [n_edges, 3].
+        """Gather the edges of the structures at `indices`: edge_index [2, n_edges], edge_shift [n_edges, 3].
 
-        `first_atoms` [len(indices)] is the index in the batch of the first atom of each structure.
+        The atoms in edge_index are numbered as in a batch of these structures: `first_atoms` [len(indices)] has the
+        number of the first atom of each.
         """
         n = len(indices)
         neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
@@ -101,15 +103,15 @@ _NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
 
 
 def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Start and end of the span of each row, [2, len(rows)]."""
+    """Return the start and the end of the entries of each row, [2, len(rows)]."""
     return np.stack([pointer[rows], pointer[rows + 1]])
 
 
 def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
-    """Open the cache of a dataset's edges by the rule `graph`; None if there is no usable one.
+    """Open the cached edges of a dataset by the rule `graph`; None if they cannot be used.
 
-    A cache of other data (the dataset was packed again), of another rule or with a damaged file is not used: a warning
-    is given, and edges are searched again.
+    A cache is not used if it belongs to other data (the dataset was packed again) or to another rule, or if a file is
+    damaged. Then a warning is given, and the edges of every batch are searched.
     """
     if not graph.has_edges:
         return None
@@ -121,19 +123,22 @@ def open_cache(dataset: PackedDataset, graph: Graph) -> EdgeCache | None:
 
 @dataclass
 class Survey:
-    """State of an edge cache."""
+    """Result of examining an edge cache."""
 
     sound: dict[int, dict[str, Any]]
-    """Records in the manifest of the files that are not damaged, by file number."""
+    """Entries of the manifest for the files that are not damaged, by file number."""
     fault: str = ""
-    """First fault that was found; empty if there is none, or no cache."""
+    """First fault that was found; empty if there is no fault, or no cache."""
     is_whole: bool = False
     is_foreign: bool = False
     """Whether the cache belongs to other data or to another neighbour rule."""
 
 
 def survey(dataset: PackedDataset, graph: Graph) -> Survey:
-    """Examine a cache, and check those of its files that were not checked before. Faults are returned, not raised."""
+    """Examine the cache of a dataset for the rule `graph`. Faults are returned, not raised.
+
+    Files that were not checked before are checked now.
+    """
     manifest = folder_of(dataset, graph) / MANIFEST
     if not os.path.lexists(manifest):
         return Survey({})
@@ -161,7 +166,10 @@ def survey(dataset: PackedDataset, graph: Graph) -> Survey:
 
 
 def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
-    """Parse the records of the files. Raises an error, such as ValueError, for a manifest of another form."""
+    """Return the entries of a manifest for the files of a cache.
+
+    Raises an error, such as ValueError, if they do not belong to the shards of the dataset.
+    """
     records: list[dict[str, Any]] = manifest["files"]
     names = [record.get("file") for record in records]
     if names != [file_of(number) for number in range(len(dataset.manifest.shards))]:
@@ -170,7 +178,10 @@ def _records(manifest: Any, dataset: PackedDataset) -> list[dict[str, Any]]:
 
 
 def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again: bool = False) -> bool:
-    """Check a file of edges; return whether it had to be read. Raises ValueError or OSError that says what is wrong."""
+    """Check a file of edges. Returns whether the file had to be read.
+
+    Raises ValueError or OSError that says what is wrong.
+    """
     path, shard = folder / file_of(number), dataset.manifest.shards[number]
 
     def inspect() -> None:
@@ -183,7 +194,10 @@ def _check(dataset: PackedDataset, folder: Path, number: int, digest: str, again
 
 
 def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
-    """Check the contents of a file of edges against the shard's `atom_ptr`. Raises ValueError for a fault."""
+    """Check the arrays of a file of edges. Raises ValueError for a fault.
+
+    `atom_ptr` is that of the dataset's shard.
+    """
     edge_ptr, neighbor, degree = arrays["edge_ptr"], arrays["neighbor"], arrays["degree"]
     if edge_ptr.dtype != "<i8" or edge_ptr.shape != atom_ptr.shape:
         raise ValueError(f"edge_ptr is {edge_ptr.dtype} {edge_ptr.shape}, expected int64 {atom_ptr.shape}")
@@ -205,9 +219,9 @@ def _check_edges(arrays: Arrays, atom_ptr: NDArray[np.int64]) -> None:
 
 
 def verify_caches(dataset: PackedDataset) -> None:
-    """Check all files of all caches of a dataset, also those checked before. Raises DataError for the first fault.
+    """Check all files of all edge caches of a dataset, including those that were checked before.
 
-    A cache of other data, which is never used, is ignored.
+    Raises DataError for the first fault. Caches that belong to other data are ignored, since they are never used.
     """
     for manifest in sorted(dataset.path.glob(f"graphs/*/{MANIFEST}")):
         path, again = manifest, f"Delete {manifest.parent}; it will be built again."
@@ -235,9 +249,10 @@ def folder_of(dataset: PackedDataset, graph: Graph) -> Path:
 
 
 def identity_of(dataset: PackedDataset, graph: Graph) -> dict[str, Any]:
-    """Identity of the cache of this dataset and graph; cached edges are valid only if they have this identity.
+    """Identity of the edge cache of a dataset for the rule `graph`, as stored in the manifest of the cache.
 
-    `Graph.key` alone is not enough, since it rounds the cutoff.
+    Cached edges are used only if the stored identity is equal. `Graph.key` would not be enough, since it rounds the
+    cutoff.
     """
     rule = {name: value for name, value in asdict(graph).items() if name != "is_dense"}  # version of the layout
     return {"format_version": FORMAT_VERSION, "dataset": dataset.hash, "graph": rule}

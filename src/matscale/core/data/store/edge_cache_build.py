@@ -1,4 +1,4 @@
-"""Build an edge cache: find the edges of a whole dataset and store them beside it (`store.edge_cache`)."""
+"""Build an edge cache: find the edges of a whole dataset and store them beside the dataset."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PIECE = 4096
 
 
 def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress: Reporter = SILENT) -> EdgeCache:
-    """Find the edges of every structure and store them beside the dataset; a valid cache is returned unchanged.
+    """Find the edges of every structure and store them beside the dataset. A valid cache is kept as it is.
 
-    `workers` is the number of processes. If several processes call this at once (the ranks of one run), they wait for
-    the first. Files of a cache that are damaged are built again with a warning. Raises DataError that names the
-    structure whose neighbours cannot be found, or if the folder cannot be written.
+    `workers` is the number of processes. If several processes call this at the same time (the ranks of one run), one
+    builds the cache and the others wait. Damaged files of a cache are built again, with a warning. Raises DataError
+    that names the structure whose neighbours cannot be found, and DiskError if the folder cannot be written.
     """
     if not graph.has_edges:
         raise DataError(f"a {graph.kind} graph has no edges to cache: choose radius or nearest.")
@@ -63,7 +63,10 @@ def _build(
     progress: Reporter,
     kept: dict[int, dict[str, Any]],
 ) -> None:
-    """Build the files of a cache, except the undamaged ones; `kept` has their records, by file number."""
+    """Build the files of a cache, except undamaged ones.
+
+    `kept` has the entries of the manifest for the undamaged files, by file number.
+    """
     if not kept:
         remove(folder / MANIFEST)
     identity = identity_of(dataset, graph)
@@ -93,7 +96,10 @@ def _build(
 
 
 def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: Path) -> int:
-    """Write the edges of structures `first` to `last` − 1 to `path`, unless they are there; return `last` − `first`."""
+    """Find the edges of structures `first` to `last` − 1 and write them to the file `path`.
+
+    Nothing is done if the file exists and is undamaged. Returns the number of structures.
+    """
     seal = path.with_suffix(".sha256")
     if path.is_file() and seal.is_file() and seal.read_text(encoding="utf-8") == sha256(path):
         return last - first
@@ -121,7 +127,7 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
 
 
 def _joined(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, list[NDArray[Any]]]:
-    """Join pieces into the columns of one file."""
+    """Join pieces into the arrays of one file, as `write_arrays` takes them."""
     columns = {name: [piece[name] for piece in pieces] for name in ("neighbor", "shift", "degree")}
     for name in ("atom_ptr", "edge_ptr"):
         columns[name] = [_pointer(np.concatenate([np.diff(piece[name]) for piece in pieces]))]
@@ -133,7 +139,10 @@ def _pointer(counts: list[int] | NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _narrow(x: NDArray[Any]) -> NDArray[Any]:
-    """Convert to the narrowest integers that hold all values: signed for shifts [n_edges, 3], else unsigned."""
+    """Convert to the narrowest integers that hold all values.
+
+    They are signed for shifts, which have shape [n_edges, 3], and unsigned for other arrays.
+    """
     kinds = (np.int8, np.int16, np.int32) if x.ndim == 2 else (np.uint8, np.uint16, np.uint32)
     for kind in kinds:
         if not x.size or (x.min() >= np.iinfo(kind).min and x.max() <= np.iinfo(kind).max):
@@ -142,7 +151,7 @@ def _narrow(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _pieces(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Cut the dataset into pieces (shard, first, last) that do not cross shards."""
+    """Divide the dataset into pieces (shard, first, last) of structures `first` to `last` − 1 of one shard."""
     start = 0
     for shard, size in enumerate(sizes):
         for first in range(start, start + size, PIECE):

@@ -1,4 +1,4 @@
-"""Manifest of a packed dataset (`manifest.json`): a small file, the only one that is read to open a dataset."""
+"""Manifest of a packed dataset (`manifest.json`): a small file that describes it and lists its shards."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
 class ShardRecord(_Part):
-    """Record of a shard file."""
+    """Entry of the manifest for a shard."""
 
     file: str
-    """Name of the file, in the folder of the manifest."""
+    """Name of the file, which lies in the folder of the manifest."""
     n_structures: Count
     n_atoms: Count
     sha256: str
 
 
 class SourceRecord(_Part):
-    """Record of a file that was packed, and where its labels were found."""
+    """Entry of the manifest for a file that was packed."""
 
     path: str
     format: str = ""
     keys: dict[str, str] = {}
-    """Key under which each label was found in the file, such as {"energy": "REF_energy"}."""
+    """Key under which each label was found, such as {"energy": "REF_energy"}."""
     structures: int = 0
     rejected: int = 0
     """Number of structures that could not be used."""
     filtered: int = 0
     """Number of structures that a filter left out."""
     notes: dict[str, int] = {}
-    """Decisions made while reading (unit converted, value ignored), each with the number of structures concerned."""
+    """Decisions made while reading (unit converted, value ignored), each with the number of structures."""
 
 
 class Manifest(_Part):
@@ -60,12 +60,12 @@ class Manifest(_Part):
     elements: dict[str, int]
     """Number of atoms of each element, by symbol."""
     labels: dict[str, int]
-    """Number of structures that have each label (energy, forces, stress)."""
+    """For each label (energy, forces, stress), the number of structures that have it."""
     statistics: dict[str, Any] = {}
     """Moments and histograms by source (or "all") and property: see `matscale.core.data.store.statistics`."""
     sources: list[SourceRecord] = []
     labels_by: str | None = None
-    """Labeler that made the labels, "surrogate: chgnet-0.3.0"; None for labels from the sources."""
+    """Labeler that made the labels, such as "surrogate: chgnet-0.3.0"; None if they come from the sources."""
     filters: list[str] = []
     precision: str = "float64"
     shards: list[ShardRecord] = []
@@ -76,15 +76,21 @@ class Manifest(_Part):
     isolated_atoms: dict[str, float] = {}
     """Energies [eV] of isolated atoms, by symbol; frames with isolated atoms are not packed."""
     passed_over: list[str] = []
-    """Files in the given folders that no reader knows, except hidden ones, notes, licences and the like."""
+    """Files in the given folders that no reader knows. Hidden files, notes, licences, ... are not listed."""
     fingerprint: str = ""
-    """Hash of the files and options given to `matscale data pack`: if it is unchanged, packing again does nothing."""
+    """Hash of the files and options that were given to `matscale data pack`.
+
+    If it is unchanged, packing again does nothing.
+    """
     hash: str = ""
-    """Identity of the dataset: depends only on the contents of its shards and their order."""
+    """Identity of the dataset: a hash that depends only on the contents and the order of its shards."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Read the manifest of `folder`. Raises DataError for a missing or damaged one, or one of another format."""
+        """Read the manifest in `folder`.
+
+        Raises DataError if the manifest is missing or damaged, or has another format version.
+        """
         path = folder / FILE
         if not path.exists():
             raise DataError(
@@ -117,7 +123,7 @@ class Manifest(_Part):
         return manifest
 
     def _fault(self) -> str:
-        """Describe the first contradiction within the manifest; empty if there is none."""
+        """Describe the first contradiction between entries of the manifest; empty if there is none."""
         names = [shard.file for shard in self.shards]
         for name in names:
             if not name or not name.isprintable() or name != PurePosixPath(name).name or "\\" in name or ":" in name:
@@ -133,7 +139,10 @@ class Manifest(_Part):
         return ""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest atomically, after all other files: it turns a folder into a dataset."""
+        """Write the manifest, in one step. With it, the folder becomes a dataset.
+
+        All other files of the dataset must be written before.
+        """
         values = self.model_dump(mode="json")
         values["checksum"] = _checksum(values)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
@@ -141,7 +150,7 @@ class Manifest(_Part):
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """SHA-256 of JSON values, independent of their layout in the file."""
+    """SHA-256 of JSON values. It does not depend on the order of keys or on white space in the file."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

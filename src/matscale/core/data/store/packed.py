@@ -1,7 +1,8 @@
-"""`PackedDataset`, a dataset on disk: opening reads only its manifest, and batches are gathered from memory maps.
+"""Dataset on disk, `PackedDataset`: batches are gathered from memory-mapped files.
 
-A batch takes a few NumPy gathers for any number of structures; no object is made per structure. The files are described
-in `matscale.core.data.store.shard` and `matscale.core.data.store.manifest`.
+Opening a dataset reads only its manifest. A batch takes a few NumPy operations for any number of structures; no object
+is made per structure. The files are described in `matscale.core.data.store.shard` and
+`matscale.core.data.store.manifest`.
 """
 
 from __future__ import annotations
@@ -35,11 +36,14 @@ NO_GRAPH = Graph.none()
 _CHUNK = 8192
 Indices = Sequence[int] | NDArray[np.integer[Any]]
 Pieces = list[tuple[Arrays, NDArray[np.int64], NDArray[np.int64] | None]]
-"""Parts of a batch: (arrays of a shard, rows in the shard, their positions in the batch; None for a single part)."""
+"""Parts of a batch, one for each shard: (arrays of the shard, rows in the shard, positions in the batch).
+
+If the whole batch is in one shard, the positions are None.
+"""
 
 
 class PackedDataset:
-    """Dataset of structures with labels on disk, in the order in which they were packed. Get one from `open`."""
+    """Dataset on disk: structures with labels, in the order in which they were packed. Made by `open`."""
 
     def __init__(self, path: Path, manifest: Manifest, in_memory: bool = False, progress: Reporter = SILENT) -> None:
         self.path, self.manifest, self.in_memory, self.progress = path, manifest, in_memory, progress
@@ -54,11 +58,11 @@ class PackedDataset:
 
     @classmethod
     def open(cls, path: Path | str, in_memory: bool = False, progress: Reporter = SILENT) -> PackedDataset:
-        """Open a packed dataset; the time does not depend on its size.
+        """Open a packed dataset. The time for this does not depend on the size of the dataset.
 
         Shards are mapped when something is read from them; with `in_memory`, all of them are read now. A shard is
-        checked completely when it is first used on a machine; `progress` reports this if it takes long. Raises
-        DataError if there is no dataset at `path`, or a damaged one.
+        checked completely when it is used on this machine for the first time; `progress` reports this if it takes long.
+        Raises DataError if there is no dataset at `path`, or if the dataset is damaged.
         """
         path = Path(path)
         return cls(path, Manifest.read(path), in_memory, progress)
@@ -75,16 +79,16 @@ class PackedDataset:
         return f"PackedDataset({str(self.path)!r}, {len(self):,} structures, {self.manifest.n_atoms:,} atoms)"
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for other processes, without the maps: they open the files again."""
+        """State for other processes. It has no memory maps, since other processes open the files again."""
         return {"path": self.path, "manifest": self.manifest, "in_memory": self.in_memory}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def shard(self, number: int) -> Arrays:
-        """Arrays of one shard, mapped and, if needed, checked on first use.
+        """Arrays of one shard. At first use, the file is mapped and, if needed, checked.
 
-        Raises DataError if the file is missing, damaged, or not the one that was packed.
+        Raises DataError if the file is missing or damaged, or is not the one that was packed.
         """
         if number not in self._shards:
             self._shards[number] = self._checked(self.manifest.shards[number])
@@ -105,20 +109,20 @@ class PackedDataset:
         return arrays
 
     def _load(self) -> None:
-        """Read everything into memory, as if it were one shard."""
+        """Read all shards into memory and join them into one."""
         mapped = [arrays for _, arrays in self.shards()]
         joined = {k: np.concatenate([a[k] for a in mapped]) for k in mapped[0] if k != "atom_ptr"}
         joined["atom_ptr"] = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
         self._starts, self._shards = np.array([0, len(self)]), {0: joined}
 
     def shards(self) -> Iterator[tuple[int, Arrays]]:
-        """Yield (index of its first structure, arrays) of every shard, in order."""
+        """Yield every shard in order, as (index of the first structure, arrays)."""
         self.check()
         for number in range(len(self._starts) - 1):
             yield int(self._starts[number]), self.shard(number)
 
     def check(self) -> None:
-        """Map all shards now, several at once, and check those that were not checked before."""
+        """Map all shards now, several at once. Shards that were not checked before are checked."""
         if len(self._shards) < len(self._starts) - 1:
             paths = [self.path / record.file for record in self.manifest.shards]
             for _ in at_once(self.shard, paths, "Checking the data", self.progress):
@@ -130,21 +134,21 @@ class PackedDataset:
 
     @cached_property
     def n_atoms(self) -> NDArray[np.int32]:
-        """Number of atoms of each structure, [n]. Read on first use."""
+        """Number of atoms of each structure, [n_structures]. Read from disk at first use."""
         return np.concatenate([np.diff(arrays["atom_ptr"]).astype(np.int32) for _, arrays in self.shards()])
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:
-        """Hash of the name of each structure's group, [n]."""
+        """Hash of the name of each structure's group, [n_structures]."""
         return self._column("group")
 
     @cached_property
     def sources(self) -> NDArray[np.int32]:
-        """Index of each structure's source in `manifest.sources`, [n]."""
+        """Index of each structure's source in `manifest.sources`, [n_structures]."""
         return self._column("source")
 
     def has(self, label: str) -> NDArray[np.bool_]:
-        """Whether each structure has the label "energy", "forces" or "stress" [n]."""
+        """Return an array [n_structures] that is True where `label` ("energy", "forces", "stress") exists."""
         if label not in LABELS:
             raise DataError(f"There is no label {label!r}. {did_you_mean(label, LABELS)}")
         return self._column(f"has_{label}").astype(bool)
@@ -164,16 +168,20 @@ class PackedDataset:
         return index, pieces
 
     def energies(self, indices: Indices | None = None) -> NDArray[np.float64]:
-        """Energies [n] eV, NaN if missing, of all structures or of those at `indices`."""
+        """Energies in eV of all structures, or of those at `indices`; NaN where missing.
+
+        The shape is [n_structures] or [len(indices)].
+        """
         if indices is None:
             return self._column("energy")
         index, pieces = self._pieces(indices)
         return _rows("energy", pieces, len(index))
 
     def composition(self, indices: Indices | None = None) -> NDArray[np.int32]:
-        """Count the atoms of each element in each structure: [n, 119], by atomic number.
+        """Count the atoms of each element in each structure: [n_structures, 119], by atomic number.
 
-        The result takes 476 bytes per structure, so ask for a few thousand at a time.
+        The structures are those at `indices`, or all. The result takes 476 bytes per structure, so give a few thousand
+        `indices` at a time.
         """
         index, pieces = self._pieces(np.arange(len(self)) if indices is None else indices)
         atoms = _Atoms(pieces, len(index))
@@ -181,7 +189,10 @@ class PackedDataset:
         return np.bincount(atoms.batch() * 119 + z, minlength=119 * len(index)).reshape(-1, 119).astype(np.int32)
 
     def elements(self, indices: Indices) -> tuple[int, ...]:
-        """Atomic numbers in the structures at `indices`, ascending. Memory does not grow with their number."""
+        """Atomic numbers that occur in the structures at `indices`, ascending.
+
+        Memory does not grow with the number of structures.
+        """
         index = np.asarray(indices, dtype=np.int64)
         seen = np.zeros(119, dtype=bool)
         for start in range(0, len(index), _CHUNK):
@@ -190,14 +201,17 @@ class PackedDataset:
         return tuple(int(z) for z in np.flatnonzero(seen))
 
     def labels(self, indices: Indices) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Forces [n_atoms, 3] eV/Å and stress [n, 3, 3] eV/Å³ of the structures at `indices`; NaN where missing."""
+        """Forces and stress of the structures at `indices`; NaN where missing.
+
+        The shapes are [n_atoms, 3] eV/Å and [n_structures, 3, 3] eV/Å³.
+        """
         index, pieces = self._pieces(indices)
         return _Atoms(pieces, len(index)).gather("forces"), _rows("stress", pieces, len(index))
 
     def structure(self, index: int) -> Structure:
         """Read one structure with its labels.
 
-        Its trajectory has no name, since only the hash of the group is stored.
+        The structure has no name of a trajectory, since only a hash of the name is stored.
         """
         _, [(arrays, rows, _)] = self._pieces([index])
         row = int(rows[0])
@@ -227,9 +241,8 @@ class PackedDataset:
     ) -> AtomicBatch:
         """Gather the structures at `indices`, in that order, as one batch; missing labels are NaN.
 
-        `dtype` applies to all floating tensors except the energy, which stays float64, since float32 would lose meV of
-        total energies. Edges come from the cache of this graph beside the dataset if there is one, else they are
-        computed.
+        Floating-point tensors get `dtype`, except the energy: it stays float64, since float32 would lose meV of total
+        energies. Edges are read from the edge cache of `graph` beside the dataset; if there is none, they are computed.
         """
         index, pieces = self._pieces(indices)
         n = len(index)
@@ -269,13 +282,13 @@ class PackedDataset:
         return joined(edges_of_each(zip(names, positions, cell, pbc), graph), atoms.counts.tolist())
 
     def forget_graphs(self) -> None:
-        """Make the next batch look for cached edges on disk again, as after they have been built."""
+        """Forget which edge caches exist, so that the next batch looks on disk again."""
         self._caches.clear()
 
     def verify(self) -> None:
         """Read and check every shard and every file of cached edges, including those that were checked before.
 
-        Raises DataError that names the first file which is not as it was written.
+        Raises DataError that names the first file that has changed since it was written.
         """
         for record in self.manifest.shards:
             self._checked(record, again=True)
@@ -283,7 +296,7 @@ class PackedDataset:
 
 
 def _check_size(path: Path, record: ShardRecord) -> None:
-    """Raises DataError unless the file exists and is large enough; the file is not read."""
+    """Raises DataError if the file is missing or too small. The file is not read."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -298,7 +311,7 @@ def _check_size(path: Path, record: ShardRecord) -> None:
 
 
 class _Atoms:
-    """Index of the atoms of a batch: where in the shards they are stored."""
+    """Places of the atoms of a batch in the shards."""
 
     def __init__(self, pieces: Pieces, n: int) -> None:
         self._pieces, self.counts = pieces, np.empty(n, dtype=np.int64)
@@ -314,7 +327,10 @@ class _Atoms:
         self._maps = [self._map(first, places) for first, (_, _, places) in zip(firsts, pieces)]
 
     def _map(self, first: NDArray[np.int64], places: NDArray[np.int64] | None) -> tuple[Any, Any]:
-        """Rows of one part's atoms in its shard, and in the batch (None if there is only one part)."""
+        """Row numbers of one part's atoms in the shard, and in the batch.
+
+        The second is None if the batch has only one part.
+        """
         if places is None:
             return self._within + np.repeat(first - self.starts, self.counts), None
         counts = self.counts[places]
@@ -323,7 +339,7 @@ class _Atoms:
         return within + np.repeat(first - offset, counts), within + np.repeat(self.starts[places] - offset, counts)
 
     def gather(self, name: str) -> NDArray[Any]:
-        """Gather a per-atom array, [n_atoms, ...]."""
+        """Gather the array `name`, which has a row for each atom: [n_atoms, ...]."""
         source = self._pieces[0][0][name] if self._pieces else np.zeros((0, 3))
         if len(self._maps) == 1 and self._maps[0][1] is None:
             gathered: NDArray[Any] = source.take(self._maps[0][0], axis=0)
@@ -334,12 +350,12 @@ class _Atoms:
         return result
 
     def batch(self) -> NDArray[np.int64]:
-        """Index in the batch of each atom's structure, [n_atoms]."""
+        """Number of the structure in the batch to which each atom belongs, [n_atoms]."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
 def _rows(name: str, pieces: Pieces, n: int) -> NDArray[Any]:
-    """Gather a per-structure array, [n, ...]."""
+    """Gather the array `name`, which has a row for each structure: [n, ...]."""
     source = pieces[0][0][name] if pieces else np.zeros(0)
     if len(pieces) == 1 and pieces[0][2] is None:
         return source.take(pieces[0][1], axis=0)

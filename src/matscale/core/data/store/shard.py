@@ -51,12 +51,15 @@ _PER_ATOM: dict[str, tuple[str, tuple[int, ...]]] = {
 
 
 def group_hash(name: str) -> int:
-    """Hash the name of a group to a stable non-negative 63-bit integer."""
+    """Hash the name of a group to a non-negative 63-bit integer, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
 
 
 def arrays_of(structures: Sequence[Structure], sources: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Make the arrays of a shard from `structures`; `sources` has the number of each one's source."""
+    """Make the arrays of a shard from `structures`.
+
+    `sources` has the number of the source of each structure.
+    """
     n, counts = len(structures), [len(s) for s in structures]
     none3, atoms = np.full((3, 3), np.nan), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     has = {f"has_{label}": [getattr(s, label) is not None for s in structures] for label in LABELS}
@@ -87,10 +90,10 @@ def _concatenate(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
-    """Round positions and forces to `precision`, "float64" or "float32"; the other arrays stay.
+    """Round positions and forces to `precision`, "float64" or "float32". Other arrays are not changed.
 
-    Before rounding to float32, structures far from the origin are moved near it, which changes no distance
-    between atoms, periodic images included.
+    Before rounding to float32, structures far from the origin are moved near it. This changes no distance between atoms
+    or their periodic images.
     """
     if precision == "float32":
         counts = np.diff(arrays["atom_ptr"])
@@ -100,7 +103,7 @@ def narrowed(arrays: Arrays, precision: str) -> dict[str, NDArray[Any]]:
 
 
 def write_shard(path: Path, pieces: Sequence[Arrays]) -> str:
-    """Write the pieces, one after another, as one shard; return its SHA-256. See `write_arrays`."""
+    """Write pieces, one after another, as one shard. Returns the SHA-256 of the file. See `write_arrays`."""
     columns = {name: [piece[name] for piece in pieces] for name in pieces[0]}
     return write_arrays(path, {**columns, "atom_ptr": [_join_pointers(pieces)]})
 
@@ -111,15 +114,15 @@ def _join_pointers(pieces: Sequence[Arrays]) -> NDArray[np.int64]:
 
 
 def smallest(n_structures: int, n_atoms: int) -> int:
-    """Smallest possible size in bytes of a shard with these numbers of structures and atoms (in single precision)."""
+    """Least possible size [bytes] of a shard with so many structures and atoms, in single precision."""
     per_structure = 8 + sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in _PER_STRUCTURE.values())
     return n_structures * per_structure + n_atoms * (1 + 2 * 3 * 4)
 
 
 def map_shard(path: Path) -> dict[str, NDArray[Any]]:
-    """Map a shard's arrays as read-only views; only the header is read. Raises DataError for a damaged file.
+    """Map the arrays of a shard as read-only views. Only the header is read.
 
-    `check_shard` checks the values of the arrays.
+    Raises DataError for a damaged file. The values of the arrays are checked by `check_shard`, not here.
     """
     try:
         found = map_arrays(path)
@@ -152,9 +155,10 @@ def _check_shapes(arrays: Arrays) -> None:
 
 
 def check_shard(arrays: Arrays, n_sources: int) -> None:
-    """Check the values of a shard. Raises ValueError that names the first wrong structure.
+    """Check the values in a shard. Raises ValueError that names the first wrong structure.
 
-    `n_sources` is the number of sources of the dataset. Memory grows with the number of structures, not of atoms.
+    `n_sources` is the number of sources of the dataset. The memory needed grows with the number of structures, but not
+    with the number of atoms.
     """
     pointer, z = arrays["atom_ptr"], arrays["atomic_numbers"]
     if pointer[0] != 0:
@@ -179,18 +183,24 @@ def check_shard(arrays: Arrays, n_sources: int) -> None:
 
 
 def _refuse(wrong: NDArray[np.bool_], complaint: str) -> None:
-    """Raises ValueError that names the first structure for which `wrong` [n] is True."""
+    """Raises ValueError that names the first structure for which `wrong` is True.
+
+    `wrong` [n_structures] has a truth value for each structure.
+    """
     if wrong.any():
         raise ValueError(f"structure {int(np.argmax(wrong))} of the file: {complaint}")
 
 
 def _rowwise(claims: NDArray[np.bool_], combine: Any = np.any) -> NDArray[np.bool_]:
-    """Reduce an array to one truth value per row: [n, ...] -> [n]."""
+    """Reduce truth values [n, ...] to one per row, [n]."""
     return np.asarray(combine(claims, axis=tuple(range(1, claims.ndim))))
 
 
 def _finite(per_atom: NDArray[Any], pointer: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether all values of each structure are finite [n]; its rows of `per_atom` [N, 3] begin at `pointer` [n + 1]."""
+    """Return an array [n_structures] that is True where all values of a structure are finite.
+
+    The rows of structure s in `per_atom` [n_atoms, 3] begin at pointer[s] and end before pointer[s + 1].
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         # A sum is finite only if all terms are, and costs less than looking at each.
         finite = np.isfinite(np.add.reduceat(per_atom.reshape(-1), 3 * pointer[:-1]))
@@ -200,7 +210,10 @@ def _finite(per_atom: NDArray[Any], pointer: NDArray[np.int64]) -> NDArray[np.bo
 
 
 def windows(arrays: Arrays, size: int = 1 << 16) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the structures of a shard, `size` at a time, as arrays of the same names (atom_ptr starts at 0)."""
+    """Yield the structures of a shard, `size` at a time, as arrays like those of a shard.
+
+    In each of them, `atom_ptr` begins at 0.
+    """
     pointer = arrays["atom_ptr"]
     for start in range(0, len(pointer) - 1, size):
         stop = min(start + size, len(pointer) - 1)

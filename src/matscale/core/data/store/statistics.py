@@ -1,8 +1,8 @@
-"""Moments and histograms of a dataset's properties, in one pass and bounded memory.
+"""Statistics of the properties of a dataset: moments and histograms, in one pass and bounded memory.
 
-Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets line up
-and can be added; only bins that hold a value are kept. If there are too many (stress in kbar), neighbouring bins
-are joined in pairs, repeatedly, so that memory and manifest stay small for any values.
+Bins have a fixed width (or a fixed width in log10), so that histograms of pieces, sources and whole datasets have the
+same bins and can be added. Only bins that hold a value are kept. If there are too many bins (stress in kbar),
+neighbouring bins are joined in pairs, repeatedly, so that memory and manifest stay small for any values.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Property:
-    """Property that is measured on every structure or on every atom."""
+    """Property of structures or of atoms, with the bins of its histogram."""
 
     summary: str
     unit: str
     width: float
-    """Width of a bin; in decades if `is_log`."""
+    """Width of a bin, in the unit of the property, or in decades if `is_log`."""
     is_log: bool = False
 
 
@@ -60,12 +60,12 @@ class Summary:
     bins: dict[int, int] = field(default_factory=dict)
     """Number of values in each filled bin, by bin number; bin k covers [k, k + 1) · `joined` · `Property.width`."""
     joined: int = 1
-    """Number of original bins that one bin stands for: a power of two."""
+    """Number of original bins that were joined into one bin: a power of two."""
     zeros: int = 0
-    """Number of values of a logarithmic property that are exactly zero, which have no bin."""
+    """Number of values that are exactly zero, if the property is logarithmic; they are in no bin."""
 
     def add(self, values: NDArray[np.float64], prop: Property) -> None:
-        """Add values [k]; NaN stands for a missing label and is ignored."""
+        """Add values of the property `prop`. A value that is NaN (a missing label) is ignored."""
         values = values[np.isfinite(values)]
         if not len(values):
             return
@@ -93,7 +93,7 @@ class Summary:
         self.count = total
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready form: count, mean, std, rms, min, max, and the filled bins as [[number, count], ...]."""
+        """Convert to JSON-ready values: count, mean, std, rms, min, max, and bins as [[number, count], ...]."""
         if not self.count:
             return {"count": 0}
         variance = self.squares / self.count
@@ -118,24 +118,33 @@ class PropertySummaries:
     summaries: dict[str, Summary] = field(default_factory=lambda: {name: Summary() for name in PROPERTIES})
 
     def add(self, arrays: Arrays) -> None:
-        """Add the structures of these arrays (see `matscale.core.data.store.shard`)."""
+        """Add the structures of a shard, or of a part of it.
+
+        `arrays` are those described in `matscale.core.data.store.shard`.
+        """
         self.n_structures += len(arrays["group"])
         for name, values in measure(arrays).items():
             self.summaries[name].add(values, PROPERTIES[name])
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready form of all summaries."""
+        """Convert all summaries to JSON-ready values."""
         return {"n_structures": self.n_structures, **{name: s.plain() for name, s in self.summaries.items()}}
 
 
 def edge(number: int, moments: Mapping[str, Any], prop: Property) -> float:
-    """Lower edge of bin `number` of a histogram, in the property's unit; `moments` is from `Summary.plain`."""
+    """Lower edge of bin `number` of a histogram, in the unit of the property.
+
+    `moments` is the result of `Summary.plain`.
+    """
     lower = number * prop.width * int(moments.get("joined", 1))
     return float(10**lower) if prop.is_log else lower
 
 
 def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
-    """Measure every property: one value per structure, or per atom for forces. NaN without a label or a volume."""
+    """Measure every property of structures: a value for each structure, or for each atom in the case of forces.
+
+    A value is NaN where the label is missing, or where there is no volume. `arrays` are those of a shard.
+    """
     counts = np.diff(arrays["atom_ptr"])
     volume = np.abs(np.linalg.det(arrays["cell"]))
     stress = arrays["stress"]
@@ -153,7 +162,10 @@ def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
 
 
 def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, PropertySummaries]) -> None:
-    """Add structures to the summaries of "all" and, if there are several sources, to those of their source."""
+    """Add structures to the summaries in `total` under "all", and under the name of their source.
+
+    The latter only if there are several sources.
+    """
     total.setdefault("all", PropertySummaries()).add(arrays)
     if len(sources) > 1:
         for number in np.unique(arrays["source"]):
@@ -161,7 +173,7 @@ def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, PropertySumma
 
 
 def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    """Select the structures where `mask` [n] is True, with their atoms."""
+    """Select the structures for which `mask` [n_structures] is True, with their atoms."""
     counts = np.diff(arrays["atom_ptr"])
     atoms = np.repeat(mask, counts)
     per_atom = ("positions", "forces", "atomic_numbers")
@@ -170,7 +182,10 @@ def take(arrays: Arrays, mask: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
 
 
 def by_part(dataset: PackedDataset, parts: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, PropertySummaries]:
-    """Summarise parts of a dataset, such as training and validation, given by row indices: one pass, bounded memory."""
+    """Summarise parts of a dataset, such as training and validation part, in one pass and bounded memory.
+
+    `parts` has the row numbers of the structures of each part.
+    """
     masks = {name: np.zeros(len(dataset), dtype=bool) for name in parts}
     for name, indices in parts.items():
         masks[name][indices] = True

@@ -1,8 +1,8 @@
-"""Check each file only once: a stamp records that the file had the right SHA-256 and contents.
+"""Check each file only once: a stamp records that a file had the right SHA-256 and contents.
 
-The stamp of `<folder>/<name>` is `<folder>/.verified/<name>.json`, or in the user's cache folder if that cannot be
-written. The stamp holds size, mtime, ctime and inode of the file. Any write changes one of them: programs can reset
-mtime, but not ctime. A copied or moved file is checked again.
+The stamp of `<folder>/<name>` is the file `<folder>/.verified/<name>.json`. If that folder cannot be written, the stamp
+is in the user's cache folder. The stamp holds size, mtime, ctime and inode of the file. Any write to the file changes
+one of them: programs can reset mtime, but not ctime. A copied or moved file is checked again.
 
 A stamp does not detect bits that a disk loses without a write; `matscale data info --verify` ignores stamps and reads
 everything.
@@ -32,19 +32,20 @@ T = TypeVar("T")
 CHECKS = 1
 """Version of the checks. Raise it when checks are added, so that files with older stamps are checked again."""
 SETTLED_NS = 2_000_000_000
-"""Least age [ns] of a file's last change at the time of the check; a file that changed later gets no stamp.
+"""Least time [ns] between the last change of a file and its check, so that the file gets a stamp.
 
-Clocks of file systems tick in up to two seconds, so that a later change could have the same time.
+Clocks of file systems tick in up to two seconds: a change soon after the check could leave the same time in the file
+system.
 """
 FOLDER = ".verified"
 _LONG = 1.0
-"""Time of checking after which progress is reported [s]."""
+"""Duration of checking after which `progress` reports it [s]."""
 
 
 def check_once(path: Path, digest: str, inspect: Callable[[], object], against: str = "", again: bool = False) -> bool:
-    """Compare a file's SHA-256 with `digest` and check its contents by `inspect`, unless the file has a stamp.
+    """Check a file, unless it has a stamp: compare its SHA-256 with `digest`, and call `inspect` for its contents.
 
-    `against` identifies what else `inspect` compares the file with; `again` ignores the stamp. If several
+    `against` identifies other data with which `inspect` compares the file. With `again`, stamps are ignored. If several
     processes check a file at once, all but the first wait. Returns whether the file was read. Raises ValueError that
     says what is wrong, any error of `inspect`, and OSError for a file that cannot be read.
     """
@@ -81,7 +82,7 @@ def _identity(stat: os.stat_result) -> dict[str, Any]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Possible paths of the stamp of a file: beside the file, or in the user's cache folder."""
+    """Possible paths of the stamp of a file: beside the file, and in the user's cache folder."""
     yield path.parent / FOLDER / f"{path.name}.json"
     yield cache.folder() / "verified" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
@@ -98,7 +99,7 @@ def _read(place: Path) -> Any:
 
 
 def _stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Write the stamp if possible; without it, the file is checked again next time."""
+    """Write the stamp of a file. If that is impossible, the file is checked again next time."""
     for place in _places(path):
         with suppress(OSError, MatscaleError):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -113,9 +114,9 @@ def _forget(path: Path) -> None:
 
 
 def at_once(check: Callable[[int], T], paths: Sequence[Path], what: str, progress: Reporter) -> Iterator[T]:
-    """Run `check(k)` for file k of `paths`, k = 0, 1, ..., in up to one thread per core; yield the results in order.
+    """Run `check(k)` for each file k = 0, 1, ... of `paths`, in threads, and yield the results in order.
 
-    After a second, `progress` reports `what` with the MiB that are done.
+    There is at most one thread per core. If it takes more than a second, `progress` reports `what` and the MiB done.
     """
     sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
     done, began = 0, time.monotonic()

@@ -1,7 +1,8 @@
-"""`ShardWriter`: writes structures to a packed dataset, in bounded memory and never half-written.
+"""Writer of a packed dataset, `ShardWriter`, in bounded memory.
 
 Structures are collected in pieces of some megabytes, which are written to a hidden folder and joined into shards at the
-end. The manifest is written last; without it, the folder is no dataset.
+end. The manifest is written last; without a manifest, the folder is no dataset, so that no dataset is ever
+half-written.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from matscale.core.sealing import DamagedRecord, read_sealed, sealed
 
 PIECE_BYTES = 64 << 20
 SHARD_BYTES = 2 << 30
-"""Approximate size of a shard [bytes]. There are few large shards, so that a shuffled batch opens few files."""
+"""Approximate size of a shard [bytes]. With few large shards, a shuffled batch opens few files."""
 PARTS = ".parts"
 PLAN = "shards.json"
-"""File with the assignment of pieces to shards, written when joining begins."""
+"""File that lists the pieces of each shard; it is written before pieces are joined."""
 MAX_LISTED = 32
 """Largest number of sources for which separate statistics are kept."""
 PRECISIONS = ("float64", "float32")
@@ -53,7 +54,11 @@ class ShardWriter:
         shard_bytes: int = SHARD_BYTES,
         piece_bytes: int = PIECE_BYTES,
     ) -> None:
-        """Set up the writer. `precision` applies to positions and forces: float64 is exact, float32 halves the size."""
+        """Prepare to write a dataset into the folder `path`.
+
+        `precision` applies to positions and forces: float64 is exact, float32 halves the size. `sources` are the
+        entries of the manifest for the files from which the structures come.
+        """
         check_precision(precision)
         self.path = Path(path)
         if (self.path / FILE).exists():
@@ -71,7 +76,7 @@ class ShardWriter:
         self._bytes = 0
 
     def append(self, *structures: Structure, source: int = 0) -> None:
-        """Append structures in this order; `source` is the index of their source in `sources`."""
+        """Append structures in this order; `source` is the index in `sources` of the one they come from."""
         for structure in structures:
             self._structures.append(structure)
             self._numbers.append(source)
@@ -88,7 +93,10 @@ class ShardWriter:
         self._structures, self._numbers, self._bytes = [], [], 0
 
     def finish(self, **described: Any) -> Manifest:
-        """Join the pieces and write the manifest with statistics; `described` sets further fields (filters, ...)."""
+        """Join the pieces into shards, compute statistics and write the manifest.
+
+        `described` sets further fields of the manifest (filters, ...).
+        """
         self._spill()
         if not self.sources:
             self.sources = [SourceRecord(path=self.labels_by or "python")]
@@ -108,11 +116,11 @@ def check_precision(precision: str) -> None:
 def join(
     pieces: Sequence[Path], folder: Path, shard_bytes: int, done: Callable[[list[Path]], None] | None = None
 ) -> list[ShardRecord]:
-    """Join files of pieces into shards of about `shard_bytes`; the result depends only on the sizes of the pieces.
+    """Join files of pieces into shards of about `shard_bytes`. The result depends only on the sizes of the pieces.
 
-    A shard from an interrupted join is kept: its digest was written before its pieces were deleted. `done` is called
-    with the pieces of each finished shard, so that they can be deleted. Raises DataError for a shard or a plan that has
-    changed since it was written.
+    A shard from an interrupted join is kept: its digest was written before its pieces were deleted. If `done` is given,
+    it is called with the pieces of each finished shard, to delete them. Raises DataError if a shard, or the list of
+    pieces of each shard, has changed since it was written.
     """
     plan_file = folder / PARTS / PLAN
     plan = _plan(pieces, shard_bytes, plan_file)
@@ -134,7 +142,10 @@ def join(
 
 
 def _joined_before(shard: Path, parts: Path) -> str:
-    """Digest of a shard whose pieces are gone. Raises DataError if the shard has changed since it was written."""
+    """Return the digest of a shard that was joined before, and whose pieces are gone.
+
+    Raises DataError if the shard has changed since it was written.
+    """
     seal = parts / f"{shard.name}.sha256"
     written = seal.read_text(encoding="utf-8") if seal.is_file() else ""
     if not shard.is_file() or sha256(shard) != written:
@@ -146,7 +157,10 @@ def _joined_before(shard: Path, parts: Path) -> str:
 
 
 def _plan(pieces: Sequence[Path], shard_bytes: int, file: Path) -> list[list[str]]:
-    """Names of the pieces of each shard, also written to `file`, since pieces are deleted while they are joined."""
+    """Choose the pieces of each shard: their file names.
+
+    The choice is also written to `file`, since the pieces that are joined already are deleted.
+    """
     import json
 
     if file.exists():

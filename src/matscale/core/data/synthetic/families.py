@@ -1,4 +1,7 @@
-"""Family of a parent: all structures made from it, a pure function of (recipe, number of the parent)."""
+"""Structures made from one parent, with labels. All of them together are called a family.
+
+A family is a pure function of the recipe and the number of the parent.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,11 @@ STEPS_PER_FRAME = 10
 
 
 def family(recipe: Recipe, labeler: Labeler, number: int, given: Structure | None = None) -> list[Structure]:
-    """Make the labelled structures of parent `number`; `given` is the parent itself when it comes from a file.
+    """Make the labelled structures of parent number `number`.
 
-    The structures share a group: that of `given`, or prototype and reduced formula ("l12-AlNi3"), so that a split
-    keeps all decorations of one alloy together. The last parent of a recipe may have fewer structures.
+    `given` is the parent if it comes from a file. All structures have the same group, so that a split keeps them
+    together: the group of `given`, or else the prototype with the reduced formula ("l12-AlNi3"), which other parents of
+    this alloy have, too. The last parent of a recipe may have fewer structures.
     """
     rng = np.random.default_rng([recipe.seed, number])
     calculator = labeler.calculator()
@@ -49,9 +53,9 @@ def _bare(structure: Structure) -> Atoms:
 
 
 class _Draw:
-    """Random draws of structures, each repeated until the result is usable.
+    """Random draws of structures. Each draw is repeated until the structure is usable.
 
-    Unusable: atoms overlap, or forces or stress exceed the recipe's limits.
+    A structure is unusable if atoms overlap, or if forces or stress exceed the limits of the recipe.
     """
 
     def __init__(self, recipe: Recipe, calculator: Any, rng: Generator) -> None:
@@ -71,7 +75,7 @@ class _Draw:
         )
 
     def _relaxed(self, atoms: Atoms) -> Atoms:
-        """Relax `atoms` by a few steps, so that atoms placed at random have ordinary forces."""
+        """Relax `atoms` by some steps, since atoms that were placed at random have very large forces."""
         from ase.optimize import FIRE  # start-up: scipy.optimize, for all that resolves the name of a dataset
 
         atoms.calc = self.calculator
@@ -80,7 +84,10 @@ class _Draw:
         return atoms
 
     def children(self, atoms: Atoms, where: str) -> list[Structure]:
-        """Make `per_parent` structures: rattled, strained, then from dynamics; a single atom can only be strained."""
+        """Make `per_parent` structures from a parent: first rattled, then strained, then from dynamics.
+
+        A parent with a single atom is only strained. `where` names the parent in an error.
+        """
         recipe = self.recipe
         total = recipe.per_parent
         still = not (len(atoms) > 1)
@@ -114,7 +121,10 @@ class _Draw:
         return self._labelled(perturb.strain(atoms, 2 * self.recipe.strain, self.rng))
 
     def _run(self, wanted: int, atoms: Atoms) -> list[Structure]:
-        """Usable frames of a short Langevin run, at most `wanted`, from a slightly strained, rattled start."""
+        """Run short Langevin dynamics, and return at most `wanted` usable frames.
+
+        The run starts from the parent, slightly strained and rattled.
+        """
         temperature = float(self.rng.choice(self.recipe.dynamics_temperatures))
         start = perturb.strain(atoms, self.recipe.strain / 2, self.rng)
         # Half the thermal energy is potential energy, so the run starts with the displacements of an Einstein crystal.
@@ -132,7 +142,7 @@ class _Draw:
                 yield structure
 
     def _labelled(self, atoms: Atoms) -> Structure | None:
-        """Structure with labels; None if atoms overlap or a label is not finite or exceeds its limit."""
+        """Label a structure; None if atoms overlap, or if a label is not finite or exceeds its limit."""
         if perturb.overlaps(atoms, self.recipe.closeness):
             return None
         structure = label(atoms, self.calculator)

@@ -18,44 +18,49 @@ from matscale.core.data.structure import Structure, voigt_to_full
 from matscale.core.errors import ConfigError, PluginError, did_you_mean
 
 DECIMALS = {"positions": 6, "cell": 6, "energy": 6, "forces": 6, "stress": 8}
-"""Decimals to which stored numbers are rounded, so that a recipe gives the same bytes and hash on all machines.
+"""Number of decimals to which stored numbers are rounded.
 
-The rounding is far below any error of interest, and far above the last bit, which differs between processors.
+The rounding is far below any error of interest, and far above differences between processors in the last bit. Therefore
+a recipe gives the same bytes and the same hash on all machines.
 """
 
 MPTRJ_ELEMENTS = tuple(chemical_symbols[z] for z in (*range(1, 84), *range(89, 95)))
-"""The 89 elements in the Materials Project's trajectories, which universal potentials know: all up to Pu, except Po
-to Ra.
+"""The 89 elements in the trajectories of the Materials Project (MPtrj), which universal potentials know.
+
+They are all elements up to Pu, except those from Po to Ra.
 """
 
 
 @dataclass(frozen=True)
 class Labeler:
-    """Labeler: a potential that labels structures, returned by the hook `register_labelers`."""
+    """Potential that labels structures, supplied by a plugin through the hook `register_labelers`."""
 
     name: str
     """Name on the command line: `--labeler emt`."""
     summary: str
-    """One line."""
+    """Description in one line."""
     reference: str
-    """DOI or arXiv id of the paper."""
+    """DOI or arXiv id of the paper on the potential."""
     calculator: Callable[[], Any]
     """Function that makes an ASE calculator: energy [eV], forces [eV/Å] and, if fully periodic, stress [eV/Å³].
 
-    It is called once per parent structure, so that no state of a calculator is shared; cache what is slow to load.
-    Raises PluginError if the labeler's package is missing.
+    It is called once per parent structure, so that parents share no state of a calculator; cache what is slow to load.
+    It raises PluginError if the labeler's package is missing.
     """
     tag: str | Callable[[], str]
-    """Name and version of the potential for the manifest, "chgnet-0.3.0", or a function that returns them."""
+    """Name and version of the potential for the manifest, such as "chgnet-0.3.0"; or a function that returns them."""
     elements: tuple[str, ...] | None = None
     """Symbols of the elements that the labeler knows; None if it knows all."""
 
     def labels_by(self) -> str:
-        """Text of `labels_by` in the manifest: "surrogate: chgnet-0.3.0"."""
+        """Text for `labels_by` in the manifest, such as "surrogate: chgnet-0.3.0"."""
         return f"surrogate: {self.tag if isinstance(self.tag, str) else self.tag()}"
 
     def choose(self, elements: Sequence[str]) -> tuple[str, ...]:
-        """Return `elements`, or all that this labeler knows if none is given. Raises ConfigError for an unknown one."""
+        """Return `elements`, or all elements that this labeler knows if `elements` is empty.
+
+        Raises ConfigError for an element that the labeler does not know.
+        """
         if not elements and self.elements is None:
             raise ConfigError(f"The labeler {self.name!r} accepts all elements: choose some, such as --elements Cu,Ni.")
         known = self.elements or tuple(symbol for symbol in atomic_numbers if symbol != "X")
@@ -67,7 +72,10 @@ class Labeler:
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
-    """Context for importing a labeler's package; a missing one raises PluginError that says what to install."""
+    """Context for importing the package of a labeler.
+
+    If the package is missing, raises PluginError that says what to install.
+    """
     try:
         yield
     except ImportError as error:
@@ -78,10 +86,10 @@ def needs(package: str) -> Iterator[None]:
 
 
 def label(atoms: Any, calculator: Any) -> Structure:
-    """Label `atoms` (ase.Atoms): return a Structure with the calculator's labels, rounded to `DECIMALS`.
+    """Label a structure: return it with energy, forces and stress of the calculator, rounded to `DECIMALS`.
 
-    Positions are rounded before they are labelled, so that the labels belong to the stored positions. A structure that
-    is not periodic in all three directions has no stress.
+    Positions are rounded first, so that the labels belong to the stored positions. A structure that is not periodic in
+    all three directions gets no stress.
     """
     rounded = atoms.copy()
     rounded.set_cell(_rounded("cell", atoms.cell.array))

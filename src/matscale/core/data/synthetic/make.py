@@ -1,7 +1,7 @@
-"""Make synthetic datasets: the result depends on recipe, labeler and seed, but not on the number of workers.
+"""Make synthetic datasets. The result depends on recipe, labeler and seed, but not on the number of workers.
 
-Each parent is made from the recipe and its own number (`families.family`); the structures are written in the order of
-these numbers.
+The structures of a parent depend only on the recipe and the number of the parent (`families.family`). They are written
+in the order of these numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matscale.core.parallel import in_processes
 from matscale.core.progress import SILENT, Reporter
 
 EDITION = 2
-"""Version of the code that makes structures. Raise it when equal recipes no longer give the same structures."""
+"""Version of the code that makes structures. Raise it when a recipe no longer gives the same structures."""
 
 
 def make(
@@ -38,11 +38,11 @@ def make(
     progress: Reporter = SILENT,
     what: str = "",
 ) -> Manifest:
-    """Make a packed dataset at `path`, which appears once complete.
+    """Make a packed dataset at `path`, which appears only when it is complete.
 
-    `workers` is the number of processes; more than one needs a labeler that an installed plugin registers.
-    `recipe.toml` is written beside the manifest. Raises ConfigError for an invalid recipe, DataError if `path` exists
-    and is not an empty folder, or if no usable structure can be drawn.
+    `workers` is the number of processes. With more than one, the labeler must be registered by an installed plugin. The
+    file `recipe.toml` is written beside the manifest. Raises ConfigError for an invalid recipe. Raises DataError if
+    `path` exists and is not an empty folder, or if no usable structure can be drawn.
     """
     path, recipe = Path(path), recipe.of(labeler)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -77,7 +77,7 @@ def _named(structure: Structure, file: str) -> Structure:
 
 
 def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers: int) -> Iterator[list[Structure]]:
-    """Yield the structures of each parent, a list per parent, in the order of the parents' numbers."""
+    """Yield a list of the structures of each parent, in the order of the parents' numbers."""
     order = np.random.default_rng(recipe.seed).permutation(len(given))
     parents = ((k, given[order[k % len(given)]] if given else None) for k in range(recipe.n_parents))
     workers = min(workers, recipe.n_parents)

@@ -1,4 +1,4 @@
-"""Perturb a parent into many structures, as OMat24 does (arXiv:2410.12771): rattle, strain, run dynamics."""
+"""Perturb a parent structure, as for OMat24 (arXiv:2410.12771): rattle, strain, run dynamics."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from matscale.core.data.synthetic.prototypes import radii
 from matscale.core.errors import DataError
 
 BLOWN_UP = 1000.0
-"""Largest force component [eV/Å] of dynamics that have not blown up."""
+"""Force component [eV/Å] at which dynamics count as blown up."""
 
 
 def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> Atoms:
-    """Return a copy whose atoms are displaced as in an Einstein crystal at `temperature` [K].
+    """Return a copy of a structure whose atoms are displaced as in an Einstein crystal at `temperature` [K].
 
-    Each coordinate has the Boltzmann distribution of a spring of `spring` eV/Å², with standard deviation sqrt(k_B T /
-    spring); 3 eV/Å² is close to the value for copper (0.09 Å at 300 K). The centre of mass is fixed.
+    Each coordinate has the Boltzmann distribution for a spring constant of `spring` eV/Å²: its standard deviation is
+    sqrt(k_B T / spring). The value for copper is close to 3 eV/Å² (0.09 Å at 300 K). The mean displacement is zero.
     """
     moved: Atoms = atoms.copy()
     displacement = rng.normal(scale=np.sqrt(kB * temperature / spring), size=(len(atoms), 3))
@@ -33,9 +33,10 @@ def rattle(atoms: Atoms, temperature: float, spring: float, rng: Generator) -> A
 
 
 def strain(atoms: Atoms, size: float, rng: Generator) -> Atoms:
-    """Return a copy with a random symmetric strain, whose six components have the standard deviation `size`.
+    """Return a copy of a structure under a random symmetric strain.
 
-    Atoms move with the cell. A structure that is not periodic in all directions is not strained.
+    The six components of the strain have the standard deviation `size`; atoms move with the cell. A structure that is
+    not periodic in all directions is not strained.
     """
     deformed: Atoms = atoms.copy()
     if not atoms.pbc.all():
@@ -51,9 +52,9 @@ def langevin(
 ) -> Iterator[Atoms]:
     """Run `steps` steps of Langevin dynamics at `temperature` [K], and yield a frame after every `every` steps.
 
-    Integrator: BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs. The
-    time step is 4 fs for aluminium and heavier elements, and scales with the square root of the lightest mass. Dynamics
-    that blow up (a force beyond `BLOWN_UP`, or not finite) end with fewer frames.
+    The integrator is the BAOAB splitting (Leimkuhler & Matthews, doi:10.1093/amrx/abs010) with a friction of 0.02/fs.
+    The time step is 4 fs, or less if an element lighter than aluminium is present: it scales with the square root of
+    the lightest mass. Dynamics that blow up (a force beyond `BLOWN_UP`, or not finite) end early, with fewer frames.
     """
     moving = atoms.copy()
     moving.calc = calculator
@@ -78,13 +79,13 @@ def langevin(
 
 
 def _at_rest(velocity: NDArray[np.float64], mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Subtract the velocity of the centre of mass from velocities [n, 3]; `mass` [n, 1]."""
+    """Subtract the velocity of the centre of mass from velocities [n_atoms, 3]; `mass` is [n_atoms, 1]."""
     drift: NDArray[np.float64] = (mass * velocity).sum(axis=0) / mass.sum()
     return velocity - drift
 
 
 def overlaps(atoms: Atoms, closeness: float) -> bool:
-    """Whether any two atoms, images included, are nearer than `closeness` times the sum of their radii."""
+    """Whether two atoms, images included, are nearer than `closeness` times the sum of their `radii`."""
     radius = closeness * radii(atoms.get_atomic_numbers())
     positions, cell = atoms.get_positions(), atoms.cell.array
     try:

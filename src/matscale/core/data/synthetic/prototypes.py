@@ -1,7 +1,8 @@
-"""Parent structures of any elements: fcc, bcc and hcp alloys, ordered L1₂ and L1₀, and random cells.
+"""Parent structures of any elements: fcc, bcc and hcp alloys, ordered L1₂ and L1₀ alloys, and random cells.
 
-A parent is a supercell with randomly drawn lattice vectors, decorated with elements, at the volume that Vegard's rule
-(radii mix linearly) gives from the elements' crystals. All randomness comes from the generator that is passed in.
+A parent is a supercell with randomly drawn lattice vectors and elements. Its volume follows Vegard's rule: the radius
+of an atom is the mean of the radii in the crystals of the elements. All random numbers come from the generator that is
+passed in.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ _LATTICES: dict[str, tuple[Any, Any, tuple[int, ...] | None]] = {
     "l10": (_TETRAGONAL, ((0, 0, 0), _MIDDLE), (0, 1)),
 }
 PROTOTYPES = (*_LATTICES, "random")
-"""Names of the prototypes that a recipe may list."""
+"""Names of the prototypes (kinds of parents) that a recipe may list."""
 
 
 def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
-    """Raises ConfigError for an unknown prototype, or for an ordered alloy of fewer than two elements."""
+    """Raises ConfigError for an unknown prototype, or for an ordered alloy with fewer than two elements."""
     for name in prototypes:
         if name not in PROTOTYPES:
             raise ConfigError(f"There is no prototype {name!r}. {did_you_mean(name, PROTOTYPES)}")
@@ -56,7 +57,10 @@ def check(prototypes: Sequence[str], elements: Sequence[str]) -> None:
 
 
 def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
-    """Make a parent of the prototype `name`: at most `max_atoms` atoms, but at least one unit cell."""
+    """Make a parent structure of the prototype `name`.
+
+    It has at most `max_atoms` atoms, but at least one unit cell.
+    """
     if name == "random":
         return random_cell(elements, max_atoms, rng)
     cell, sites, species = _LATTICES[name]
@@ -71,9 +75,10 @@ def parent(name: str, elements: Sequence[str], max_atoms: int, rng: Generator) -
 
 
 def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
-    """Draw a random 3×3 integer matrix in Hermite normal form: a supercell of `determinant` lattice cells.
+    """Draw the matrix of a random supercell of `determinant` unit cells: 3×3 integers in Hermite normal form.
 
-    The diagonal is drawn from all factorisations, then the entries below it; every superlattice can occur.
+    The diagonal is drawn from all factorisations of `determinant`, then the entries below it are drawn. Every
+    superlattice can occur.
     """
     divisors = [d for d in range(1, determinant + 1) if determinant % d == 0]
     diagonals = [(a, b, determinant // (a * b)) for a in divisors for b in divisors if determinant % (a * b) == 0]
@@ -83,10 +88,11 @@ def hermite(determinant: int, rng: Generator) -> NDArray[np.int64]:
 
 
 def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[np.int64]:
-    """Draw four superlattices with reduced vectors, and return the one whose longest vector is shortest.
+    """Draw a random supercell of `copies` unit cells that is compact.
 
-    All numbers are integers: lattices often have vectors of equal length, which rounding errors of floats would order
-    differently on different machines.
+    Four supercells are drawn and their vectors reduced; the one whose longest vector is shortest is returned. All
+    numbers are integers: lattices often have vectors of equal length, whose order would depend on rounding errors of
+    floats, which differ between machines.
     """
     metric = np.rint(1e6 * cell @ cell.T).astype(np.int64)
     drawn = [reduced(hermite(copies, rng), metric) for _ in range(4)]
@@ -95,7 +101,10 @@ def _compact(copies: int, cell: NDArray[np.float64], rng: Generator) -> NDArray[
 
 
 def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Reduce a lattice (rows of `matrix`) until no vector can be shortened by the others, in integer arithmetic."""
+    """Reduce a lattice, whose vectors are the rows of `matrix`, until no vector can be shortened by the others.
+
+    The arithmetic is in integers. `metric` has the scalar products of the vectors in which `matrix` is expressed.
+    """
     matrix, shortened = matrix.copy(), True
     while shortened:
         shortened = False
@@ -109,17 +118,17 @@ def reduced(matrix: NDArray[np.int64], metric: NDArray[np.int64]) -> NDArray[np.
 
 
 def _species(elements: Sequence[str], n_atoms: int, rng: Generator) -> NDArray[np.int64]:
-    """Draw an index into `elements` for each atom: one to four elements, each at least once."""
+    """Draw an element for each atom, as an index into `elements`: up to four elements, each at least once."""
     n_species = int(rng.integers(1, min(MAX_SPECIES, n_atoms, len(elements)) + 1))
     chosen = rng.permutation(len(elements))[:n_species]
     return rng.permutation(np.concatenate([chosen, rng.choice(chosen, n_atoms - n_species)]))
 
 
 def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atoms:
-    """Place atoms one by one into a random triclinic cell, at distances above 0.8 of the sum of their radii.
+    """Place atoms one by one at random into a random triclinic cell.
 
-    The limit holds between an atom and its images, too. The cell has 1 to 1.3 times the volume of a crystal of these
-    atoms (`volume`), and grows if an atom finds no room.
+    Distances are above 0.8 times the sum of two radii, also between an atom and its periodic images. The cell has 1 to
+    1.3 times the volume of a crystal of these atoms (`volume`). It is enlarged if there is no room for an atom.
     """
     z = np.array([atomic_numbers[symbol] for symbol in elements])[
         _species(elements, int(rng.integers(1, max_atoms + 1)), rng)
@@ -135,7 +144,7 @@ def random_cell(elements: Sequence[str], max_atoms: int, rng: Generator) -> Atom
 
 
 def _throw(z: NDArray[np.int64], cell: NDArray[np.float64], rng: Generator) -> NDArray[np.float64] | None:
-    """Draw positions [n, 3] Å without overlaps; None if an atom found no room in 50 attempts."""
+    """Draw positions [n_atoms, 3] Å without overlaps; None if 50 attempts found no room for an atom."""
     own_images = np.linalg.norm(np.delete(_IMAGES, 13, axis=0) @ cell, axis=-1)  # the 13th is the cell itself
     if own_images.min() < 1.6 * radii(z).max():
         return None
@@ -157,7 +166,7 @@ def _scaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def volume(z: NDArray[np.int64]) -> float:
-    """Volume in Å³ of a close-packed alloy of these atoms by Vegard's rule (mean radius).
+    """Volume in Å³ of a close-packed alloy of these atoms, by Vegard's rule (mean of the radii).
 
     >>> round(volume(np.array([29, 29])), 1)
     23.5
@@ -166,9 +175,10 @@ def volume(z: NDArray[np.int64]) -> float:
 
 
 def radii(z: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Radii [n] Å: half the nearest-neighbour distance in an fcc crystal with the element's volume per atom.
+    """Radii of atoms in Å, [n]: half the nearest-neighbour distance in an fcc crystal of the element.
 
-    For elements that are not fcc, bcc or hcp, 1.1 times the covalent radius.
+    The fcc crystal has the volume per atom of the element's own crystal. For elements that are not fcc, bcc or hcp, the
+    radius is 1.1 times the covalent radius.
     """
     return np.array([_radius(int(number)) for number in z])
 

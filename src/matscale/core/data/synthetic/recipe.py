@@ -1,4 +1,4 @@
-"""Recipe of a synthetic dataset: its parents, and the perturbations that make structures from them."""
+"""Recipe of a synthetic dataset: which parents it has, and how structures are made from them."""
 
 from __future__ import annotations
 
@@ -27,45 +27,48 @@ class Recipe(Config):
     n: Count = 4000
     """Number of structures."""
     elements: tuple[str, ...] = ()
-    """Symbols of the elements; default: all that the labeler knows."""
+    """Symbols of the elements; default: all elements that the labeler knows."""
     prototypes: tuple[str, ...] = PROTOTYPES
     """Prototypes of the parents, taken in turn."""
     files: tuple[str, ...] = ()
     """Files whose structures are the parents, in place of prototypes."""
     max_atoms: Annotated[int, Field(ge=1, le=10_000)] = 32
-    """Largest number of atoms of a parent made from a prototype."""
+    """Largest number of atoms of a parent that is made from a prototype."""
     per_parent: Annotated[int, Field(ge=1, le=100_000)] = 20
-    """Number of structures made from one parent, which are in memory together."""
+    """Number of structures made from one parent. They are in memory at the same time."""
     rattle_temperatures: tuple[Positive, ...] = (300.0, 500.0, 1000.0)
-    """Temperatures of rattled structures [K]; one is drawn for each."""
+    """Temperatures of rattled structures [K]; one of them is drawn for each structure."""
     dynamics_temperatures: tuple[Positive, ...] = (300.0, 1000.0, 3000.0)
-    """Temperatures of Langevin runs [K]; one is drawn for each."""
+    """Temperatures of Langevin runs [K]; one of them is drawn for each run."""
     dynamics: Share = 0.25
     """Share of structures that are frames of Langevin runs."""
     strained: Share = 0.15
-    """Share of structures that are strained by twice `strain` without displacements.
+    """Share of structures that are only strained, by twice `strain`.
 
-    Structures that are neither these nor frames of Langevin runs are rattled and strained.
+    All others, except frames of Langevin runs, are rattled and strained.
     """
     strain: Share = 0.02
     """Standard deviation of each strain component."""
     spring: Positive = 3.0
-    """Spring constant that converts a temperature to displacements [eV/Å²]."""
+    """Spring constant from which displacements at a temperature follow [eV/Å²]."""
     closeness: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Least distance of two atoms, relative to the sum of their radii; structures below it are drawn again."""
+    """Least distance of two atoms, relative to the sum of their radii; closer structures are drawn again."""
     forces_max: Positive = 30.0
-    """Largest force component [eV/Å]; structures beyond it are drawn again."""
+    """Largest force component [eV/Å]; structures with a larger one are drawn again."""
     stress_max: Positive = 1.0
-    """Largest stress component [eV/Å³]; structures beyond it are drawn again."""
+    """Largest stress component [eV/Å³]; structures with a larger one are drawn again."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
     def n_parents(self) -> int:
-        """Number of parents that `n` structures need."""
+        """Number of parents from which `n` structures are made."""
         return -(-self.n // self.per_parent)
 
     def of(self, labeler: Labeler) -> Recipe:
-        """Complete the recipe with the labeler's elements. Raises ConfigError if its settings contradict each other."""
+        """Return the recipe with the elements of the labeler filled in.
+
+        Raises ConfigError if its settings contradict each other.
+        """
         elements = labeler.choose(self.elements)
         if self.dynamics + self.strained > 1:
             raise ConfigError(

@@ -1,1 +1,1 @@
-"""Run folder on disk: training writes it, all other parts of matscale only read it."""
+"""Run folder on disk. Training writes it; all other parts of matscale only read it."""

@@ -1,16 +1,16 @@
 """Checkpoints: files of data without code, written completely or not at all.
 
     checkpoints/step_<n>/model.safetensors      the Potential's state: weights, references, scales
-                        ema.safetensors         the same with averaged weights, if there is an average
+                        ema.safetensors         the same with averaged weights, if the run keeps an average
                         optimizer.safetensors   AdamW's moments, `<parameter>.<moment>`
                         state.json              everything else that a resumed run continues from, names and types of
                                                 the tensors, and a copy of the run's configuration and run.json
-                        manifest.json           sizes and SHA-256 of the others; written last
-    checkpoints/last, best                      the number of a step each
+                        manifest.json           sizes and SHA-256 of the other files; written last
+    checkpoints/last, checkpoints/best          files with the number of the last and of the best step
 
-A folder is written under a temporary name, every file is flushed to the disk, then the folder is renamed. Digests and
-state.json reveal later damage (a file cut off, changed or missing, tensors of another name or shape); then the
-checkpoint before the damaged one is used.
+A folder is written under a temporary name, every file is flushed to the disk, then the folder is renamed. Later damage
+(a file cut off, changed or missing, tensors of another name or shape) is detected by the digests and by state.json.
+Then the checkpoint before the damaged one is used.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class DamagedCheckpoint(MatscaleError):
-    """Error for a checkpoint whose files differ from those that were written."""
+    """Error for a checkpoint whose files are not as they were written."""
 
 
 class NonFiniteCheckpoint(DamagedCheckpoint):
@@ -73,13 +73,13 @@ def folder_of(root: Path, step: int) -> Path:
 
 
 def steps(root: Path) -> list[int]:
-    """Steps that have a checkpoint folder under `root`, ascending."""
+    """Steps of the checkpoints in the folder `root`, ascending."""
     names = [path.name for path in root.iterdir()] if root.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := _FOLDER.fullmatch(name)))
 
 
 def pointer(root: Path, name: str) -> int | None:
-    """Read the step that `last` or `best` points to."""
+    """Read the step from the file `last` or `best` in the folder `root`; None if it cannot be read."""
     try:
         with open_file(root / name) as file:
             return int(file.read(32))
@@ -88,9 +88,9 @@ def pointer(root: Path, name: str) -> int | None:
 
 
 def save(root: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and make `last` point to it.
+    """Write a checkpoint, and its step to the file `last`.
 
-    Raises MatscaleError if the disk is full or not writable; existing checkpoints are kept.
+    Raises MatscaleError if the disk is full or cannot be written. Existing checkpoints are kept.
     """
     final = folder_of(root, checkpoint.step)
     try:
@@ -123,14 +123,17 @@ _NAMES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-"""Name of each dtype in a file, in the order in which the safetensors library writes tensors: wide types first."""
+"""Name of each dtype in a file.
+
+The order is that in which the safetensors library writes tensors: wide types first.
+"""
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write a safetensors file with the same bytes as the safetensors library.
+    """Write a safetensors file, with the same bytes as the safetensors library.
 
-    The library's writer ignores the umask, hides errors of the disk, and refuses tensors that share memory (tied
-    weights) unless they are copied first.
+    The library's own function is not used: it ignores the umask, hides errors of the disk, and refuses tensors that
+    share memory (tied weights) unless they are copied first.
     """
     order = list(_NAMES)
     names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
@@ -151,9 +154,9 @@ def _digest(path: Path) -> str:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check that every file of a checkpoint is as it was written, and return the manifest.
+    """Check that every file of a checkpoint is as it was written. Returns the manifest.
 
-    Raises DamagedCheckpoint that names the file.
+    Raises DamagedCheckpoint that names the wrong file.
     """
     manifest = _manifest(folder)
     for name, entry in manifest["files"].items():
@@ -164,7 +167,10 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest. Raises DamagedCheckpoint if it belongs to another folder or names files outside its own."""
+    """Read the manifest of a checkpoint.
+
+    Raises DamagedCheckpoint if it is damaged, belongs to another step, or does not list the files of a checkpoint.
+    """
     manifest = read_sealed(folder / "manifest.json", error=DamagedCheckpoint)
     version, files = manifest.get("format_version"), manifest.get("files")
     if not isinstance(version, int) or not isinstance(files, dict):
@@ -179,7 +185,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, entry: Any) -> None:
-    """Check a file against the manifest. Raises DamagedCheckpoint if they differ."""
+    """Check a file against its entry in the manifest. Raises DamagedCheckpoint if they differ."""
     if not path.is_file():
         raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing.")
     size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
@@ -190,7 +196,7 @@ def _check(path: Path, entry: Any) -> None:
 
 
 def read_state(folder: Path, *, whole: bool = False) -> dict[str, Any]:
-    """Read state.json of a checkpoint and verify it; with `whole`, verify all files."""
+    """Read and verify state.json of a checkpoint. With `whole`, all other files are verified, too."""
     manifest = verify(folder) if whole else _manifest(folder)
     _check(folder / "state.json", manifest["files"]["state.json"])
     state = read_sealed(folder / "state.json", error=DamagedCheckpoint)
@@ -206,7 +212,7 @@ def read_state(folder: Path, *, whole: bool = False) -> dict[str, Any]:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read one checkpoint. Raises DamagedCheckpoint if a file is damaged or missing."""
+    """Read a checkpoint. Raises DamagedCheckpoint if a file is damaged or missing."""
     state = read_state(folder, whole=True)
     names = [name for name in GROUPS if name != "ema" or (folder / "ema.safetensors").exists()]
     groups: dict[str, dict[str, Tensor]] = {name: _tensors(folder, name, state) for name in names}
@@ -215,7 +221,10 @@ def load(folder: Path) -> Checkpoint:
 
 
 def load_weights(folder: Path, averaged: bool = True) -> dict[str, Tensor]:
-    """Read and verify the weights of the Potential: the averaged ones if there are any and `averaged` is True."""
+    """Read and verify the weights of the Potential in a checkpoint.
+
+    They are the averaged weights if `averaged` is True and the checkpoint has an average.
+    """
     files = verify(folder)["files"]
     return _tensors(folder, "ema" if averaged and "ema.safetensors" in files else "model", read_state(folder))
 
@@ -238,12 +247,11 @@ def _tensors(folder: Path, group: str, state: Mapping[str, Any]) -> dict[str, Te
 
 
 def _non_finite(tensors: Tensors) -> list[str]:
-    """Names of the floating-point tensors that contain a NaN or an infinity."""
     return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
-    """Digest of the names, types and shapes of the tensors, by group."""
+    """Digest of the names, types and shapes of the tensors in each group (model, ema, optimizer)."""
     told = {
         group: sorted([name, str(value.dtype), list(value.shape)] for name, value in tensors.items())
         for group, tensors in groups.items()
@@ -253,9 +261,9 @@ def _signature(groups: Mapping[str, Tensors | None]) -> dict[str, str]:
 
 
 def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> Checkpoint | None:
-    """Load the newest sound checkpoint that is `usable`, with a warning for each damaged one; None if there is none.
+    """Load the newest checkpoint that is undamaged and for which `usable` returns True; None if there is none.
 
-    `usable` may raise DamagedCheckpoint, too.
+    Each damaged checkpoint gives a warning. If `usable` raises DamagedCheckpoint, the checkpoint counts as damaged.
     """
     for step in reversed(steps(root)):
         try:
@@ -269,9 +277,9 @@ def load_latest(root: Path, usable: Callable[[Checkpoint], bool] = lambda saved:
 
 
 def prune(root: Path, keep: int, for_good: Sequence[int] = ()) -> None:
-    """Delete checkpoints, except the `keep` latest, the best and the steps `for_good`.
+    """Delete checkpoints, except the `keep` latest ones, the best one, and those of the steps `for_good`.
 
-    Also delete half-written ones.
+    Half-written checkpoints are deleted, too.
     """
     spared = {*steps(root)[-keep:], *for_good, pointer(root, "best"), pointer(root, "last")}
     for step in steps(root):

@@ -1,7 +1,7 @@
-"""Configuration of one training run: every key, its default, its unit.
+"""Configuration of a training run: every key, its default, its unit.
 
-Precedence: defaults < `--config FILE` < options < `--set a.b=c`. The result is written to the run folder as
-`config.toml`; with this file alone, the run can be repeated.
+Options override a file given by `--config`, and `--set a.b=c` overrides options; other keys have their defaults. The
+result is written to the run folder as `config.toml`; with this file alone, the run can be repeated.
 """
 
 from __future__ import annotations
@@ -20,49 +20,55 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[float, BeforeValidator(parse_count), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0, le=1e10)]
-"""Time [s], up to 1e10; the clocks of Python end at 1e11 s."""
+"""Type of a time [s], up to 1e10; the clocks of Python end at 1e11 s."""
 TERMS = ("energy", "forces", "stress_isotropic", "stress_anisotropic")
 LABEL_OF = {"energy": "energy", "forces": "forces", "stress_isotropic": "stress", "stress_anisotropic": "stress"}
-"""Label that each term of the loss needs."""
+"""For each term of the loss, the label that it needs."""
 
 
 MOST_BATCHES = 1 << 16
-"""Largest number of batches of one optimizer step."""
+"""Largest number of batches whose gradients are added up for one optimizer step."""
 
 
 class ArchitectureChoice(Config):
     name: str
-    """Family of models: `matscale models list`."""
+    """Name of the architecture, one of those in `matscale models list`."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Configuration of the architecture; missing keys have its defaults."""
+    """Configuration of the architecture; keys that are not given have its defaults."""
 
 
 class DataConfig(Config):
     path: Annotated[str, AfterValidator(usable_text)] = "emt"
-    """Packed dataset, or the name of a dataset that matscale can make or download."""
+    """Folder of a packed dataset, or the name of a dataset that matscale can make or download."""
     validation: Fraction = 0.1
     """Share of the structures that is used for validation."""
     split_by: Literal["group", "structure"] = "group"
     """Unit of the split: whole groups (trajectory or reduced formula), or single structures."""
     validation_seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Seed that draws the validation part; default: `seed`. Runs whose losses are compared need the same one."""
+    """Seed that draws the validation part; default: `seed`.
+
+    Runs need the same value if their losses are to be compared.
+    """
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the training part that is used; smaller shares are subsets of larger ones."""
+    """Share of the training part that is used. Smaller shares are subsets of larger ones."""
     count: Positive | None = None
-    """Number of training structures that are used (instead of `fraction`)."""
+    """Number of training structures that are used, in place of `fraction`."""
     overfit: Annotated[int, Field(ge=0)] = 0
-    """Train and validate on this number of training structures, to check that the model can learn. 0: off."""
+    """Number of training structures on which to train and validate; 0: off.
+
+    This checks that the model can learn.
+    """
     in_memory: bool = False
-    """Read the whole dataset into memory at the start instead of mapping its files."""
+    """Read the whole dataset into memory at the start, in place of mapping its files."""
     cache_graphs: bool = True
-    """Store neighbour lists beside the dataset, so that later epochs and runs read them."""
+    """Store neighbour lists beside the dataset; later epochs and runs read them."""
 
     check_stress_unit: bool = True
-    """Refuse stresses that look like GPa or kbar instead of eV/Å³."""
+    """Refuse data whose stress looks like GPa or kbar, not eV/Å³."""
     isolated: bool = False
     """Accept structures in which no atom has a neighbour within the cutoff, in training and prediction.
 
-    Otherwise refuse them.
+    If this is false, such structures are refused.
     """
 
     @model_validator(mode="after")
@@ -73,16 +79,28 @@ class DataConfig(Config):
 
 
 class StartConfig(Config):
-    """Fine-tuning: start from weights, scales and references of another run; step 0 repeats its predictions."""
+    """Fine-tuning: start from weights, scales and references of another run.
+
+    If all of these are taken over, step 0 repeats the predictions of the other run.
+    """
 
     run: Annotated[str, AfterValidator(usable_text)] | None = None
-    """Folder of the run to start from; default: new weights."""
+    """Folder of the run to start from; default: none, that is, new weights."""
     checkpoint: str = "best"
-    """Checkpoint of that run: best, last or a step. Averaged weights are used if the run kept an average."""
+    """Checkpoint of the other run to start from: best, last or a step.
+
+    Its averaged weights are used if the other run kept an average.
+    """
     partial: bool = False
-    """Use the weights that fit by name and shape and list the others, rather than refuse a model that differs."""
+    """Accept a model that differs from that of the other run.
+
+    Weights that fit by name and shape are used; the others are listed.
+    """
     branch: bool = False
-    """Continue the other run from the checkpoint, with its optimizer, averages, counts and position in the data."""
+    """Continue the other run itself, from the checkpoint.
+
+    The new run takes over the optimizer, averages, counts and the position in the data.
+    """
     references: Annotated[Literal["keep", "refit"] | None, BeforeValidator(lambda v: None if v == "auto" else v)] = None
     """Element references: `keep` those of the other run, or `refit` them to its model's errors on the new energies.
 
@@ -103,18 +121,25 @@ class StartConfig(Config):
 
 
 PRETEXT_OPTIONS: dict[str, tuple[str, float | int]] = {"denoise": ("sigma", 0.1), "distances": ("partners", 8)}
-"""Option of each pre-training task: (name, default)."""
+"""For each pre-training task, its option: (name, default)."""
 
 
 class PretrainConfig(Config):
-    """Pre-training on a task that needs no labels; another run can start from the result with `start.run`."""
+    """Pre-training on a task that needs no labels.
+
+    Another run can start from the result by `start.run`.
+    """
 
     task: Literal["distances", "denoise"]
-    """Task: predict `distances` of pairs of atoms from embeddings, or (`denoise`) noise in positions from forces."""
+    """Task: `distances` or `denoise`.
+
+    For `distances`, the model learns to predict distances of pairs of atoms from its embeddings; for `denoise`, it
+    learns to predict the random displacements of atoms, by its forces.
+    """
     sigma: Annotated[float, Field(gt=0, le=1)] | None = None
     """For denoise: standard deviation of each component of the noise [Å]; 0.1 if not given."""
     partners: Annotated[int, Field(ge=1, le=64)] | None = None
-    """For distances: number of other atoms of its structure with which each atom is paired; 8 if not given."""
+    """For distances: number of other atoms of the structure with which each atom forms a pair; 8 if not given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -143,10 +168,13 @@ def _held_at_once(accumulate: int) -> int:
 
 
 class BatchConfig(Config):
-    """Size of the batch on one process. The global batch is this × accumulate × processes; the run prints it."""
+    """Size of the batch on one process.
+
+    The global batch is this times `accumulate` times the number of processes; the run prints it.
+    """
 
     structures: Positive | None = None
-    """Largest number of structures in a batch; 16 if no limit is given."""
+    """Largest number of structures in a batch; 16 if neither atoms nor edges are limited."""
     atoms: Positive | None = None
     """Largest number of atoms in a batch."""
     edges: Positive | None = None
@@ -159,17 +187,20 @@ class AugmentationConfig(Config):
     rotate: bool | None = None
     """Rotate every training structure at random in every epoch: positions, cell, forces and stress together.
 
-    Default: as the architecture sets; off in an overfit check.
+    Default: set by the architecture; off if `data.overfit` is set.
     """
     reflect: bool = False
-    """Also invert each training structure with probability 1/2, in every epoch."""
+    """Invert each training structure with probability 1/2 in every epoch, besides rotation."""
 
 
 class Term(Config):
     weight: Annotated[float, Field(ge=0)]
-    """Factor in the objective, per eV/atom, eV/Å or eV/Å³ of the residual; 0 leaves the term out."""
+    """Factor of this term in the loss, for a residual in eV/atom, eV/Å or eV/Å³.
+
+    0 leaves the term out.
+    """
     kind: str
-    """Name of a loss function: mae, mse, huber, l2, or one of a plugin."""
+    """Name of the loss function: mae, mse, huber, l2, or a name that a plugin supplies."""
 
 
 class EnergyTerm(Term):
@@ -188,7 +219,7 @@ class StressTerm(Term):
 
 
 class LossConfig(Config):
-    """Training loss, by default that of OMat24. Residuals are in eV/atom, eV/Å and eV/Å³."""
+    """Training loss: by default, that of OMat24. Residuals are in eV/atom, eV/Å and eV/Å³."""
 
     energy: EnergyTerm = EnergyTerm()
     forces: ForcesTerm = ForcesTerm()
@@ -207,35 +238,36 @@ class LossConfig(Config):
         return term
 
     def needs(self) -> set[str]:
-        """Labels that terms with a non-zero weight need."""
+        """Labels that the terms with a non-zero weight need."""
         return {LABEL_OF[name] for name in TERMS if self.term(name).weight > 0}
 
 
 class OptimizerConfig(Config):
-    """AdamW. Norms, biases and embeddings have no weight decay."""
+    """AdamW optimizer. Weights of norms, biases and embeddings have no weight decay."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
-    """Decoupled weight decay of weight matrices, per step and unit of learning rate."""
+    """Weight decay of weight matrices (decoupled): per step, and relative to the learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    """Decay rates of the running mean of the gradient and of its square (beta1, beta2)."""
+    """Decay rates (beta1, beta2) of the running means of the gradient and of the squared gradient."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Epsilon, added to the square root of the running mean of the squared gradient."""
+    """Constant that is added to the square root of the running mean of the squared gradient."""
     clip: Annotated[float, Field(ge=0)] = 10.0
-    """Largest norm of the gradient of all parameters; 0 disables clipping."""
+    """Largest norm of the gradient (over all parameters together); 0: no clipping."""
     ema: Decay = 0.999
-    """Decay of the exponential moving average of weights that validation and prediction use; 0: no average.
+    """Decay of the exponential moving average of the weights; 0: no average.
 
-    At step t the decay is at most (1 + t) / (10 + t), so that the average of a short run forgets the initial weights.
+    Validation and prediction use the average. At step t the decay is at most (1 + t) / (10 + t), so that the average of
+    a short run forgets the initial weights.
     """
 
 
 class ScheduleConfig(Config):
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    """Shape of the learning-rate schedule after the warm-up; `wsd` is warm-up, stable, decay."""
+    """Shape of the learning-rate schedule after the warm-up; `wsd` stands for warm-up, stable, decay."""
     warmup: Fraction = 0.01
-    """Share of the run in which the learning rate increases linearly."""
+    """Share of the run in which the learning rate increases linearly, at its start."""
     warmup_factor: Fraction = 0.2
     """Learning rate at the start of the warm-up, relative to `optimizer.lr`."""
     floor: Fraction = 0.01
@@ -247,47 +279,56 @@ class ScheduleConfig(Config):
 
 
 class BudgetConfig(Config):
-    """Length of the training. If there are several limits, the first one reached ends the run and its schedule."""
+    """Length of the training. If several limits are given, the run and its schedule end at the first one reached."""
 
     epochs: Positive | None = None
-    """Passes over the training structures; 10 if no limit is given."""
+    """Number of passes over the training structures; 10 if no limit is given."""
     steps: Positive | None = None
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     max_time: Seconds | None = None
-    """Wall time [s] of the whole run, summed over its sessions; `90`, `30m`, `2h`."""
+    """Wall time [s] of the run, summed over its sessions if it is resumed: `90`, `30m` or `2h`."""
     max_flops: Count | None = None
-    """Counted training FLOPs."""
+    """FLOPs of training, as counted by the run."""
 
 
 class EvaluationConfig(Config):
     every: Positive | None = None
-    """Optimizer steps between validations; default: at the end of epochs, see `every_epochs`."""
+    """Optimizer steps between validations; default: validate at the end of epochs (`every_epochs`)."""
     every_epochs: Positive = 1
     """Epochs between validations, if `every` is not given."""
     patience: Positive | None = None
-    """Number of successive validations without a better loss after which the run ends; default: no limit."""
+    """Number of successive validations without a better loss after which the run ends.
+
+    Default: no such limit.
+    """
     structures: Positive = 32
-    """Structures in a validation batch; the results do not depend on it."""
+    """Number of structures in a validation batch; results do not depend on it."""
     samples: Annotated[int, Field(ge=0)] = 3
     """Number of validation structures whose predictions are written to samples.jsonl at every validation."""
 
 
 class ComputeConfig(Config):
     device: str = "auto"
-    """Device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
+    """Device: `auto` (a GPU if there is one), `cpu`, `cuda` or, for example, `cuda:1`."""
     precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = "fp32"
     """Precision of the model's arithmetic; losses and metrics are always summed in float64."""
     compile: bool = False
-    """Compile the model with torch.compile (direct forces only, since it does not support second derivatives)."""
-    checkpoint_activations: bool = False
-    """Activation checkpointing: store only the inputs of each block and compute it again in the backward pass.
+    """Compile the model with torch.compile.
 
-    It needs less memory and 15 to 40 % more time.
+    Only for models with direct forces, since torch.compile does not support second derivatives.
+    """
+    checkpoint_activations: bool = False
+    """Activation checkpointing: store only the inputs of each block, and compute the block again in the backward pass.
+
+    This needs less memory and 15 to 40 % more time.
     """
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of torch; default: OMP_NUM_THREADS, or one per core that the process may use."""
+    """CPU threads of torch; default: OMP_NUM_THREADS, or the number of cores the process may use."""
     timeout: Seconds = 600.0
-    """With several processes: wall time [s] to wait for another process before the run ends with exit code 6."""
+    """For several processes: wall time [s] for which a process waits for another.
+
+    After this time, the run ends with exit code 6.
+    """
 
     @model_validator(mode="after")
     def _one_who_decides(self) -> ComputeConfig:
@@ -302,19 +343,19 @@ class CheckpointConfig(Config):
     every: Positive | None = None
     """Optimizer steps between checkpoints; default: a checkpoint at every validation."""
     keep: Positive = 2
-    """Number of latest checkpoints that are kept, besides the best."""
+    """Number of latest checkpoints that are kept; the best one is kept in addition."""
     at: tuple[Positive, ...] = ()
-    """Steps whose checkpoints are never deleted, so that other runs can branch off."""
+    """Steps whose checkpoints are never deleted, so that other runs can start from them as branches."""
 
 
 class TrainConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of split, initialisation, order of structures, augmentation and dropout."""
+    """Seed of the split, the initial weights, the order of structures, augmentation and dropout."""
     architecture: ArchitectureChoice
     data: DataConfig = DataConfig()
     start: StartConfig = StartConfig()
     pretrain: PretrainConfig | None = None
-    """Pre-training on a task without labels; default: train on energies, forces and stress."""
+    """Pre-training on a task without labels; default: none, that is, training on the labels."""
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()
@@ -325,20 +366,23 @@ class TrainConfig(Config):
     compute: ComputeConfig = ComputeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_every: Positive = 10
-    """Optimizer steps between rows of training metrics."""
+    """Number of optimizer steps between rows of training metrics."""
     net_force: Literal["removed"] | None = None
-    """Net force: `removed` subtracts the mean force of each structure, in training and prediction.
+    """Treatment of the net force: `removed` subtracts the mean force of each structure, in training and prediction.
 
-    Without it, direct forces do not sum to zero, whereas forces that are derivatives of the energy do.
+    Direct forces do not sum to zero otherwise; forces that are derivatives of the energy always do.
     """
     skip_nonfinite: Annotated[int, Field(ge=0)] = 0
-    """Number of steps with a non-finite loss or gradient that are skipped; one more ends the run with exit code 4."""
+    """Number of steps with a non-finite loss or gradient that may be skipped.
+
+    One more such step ends the run with exit code 4.
+    """
     plugins: tuple[str, ...] = ()
-    """Names of observers: plugins that follow the run."""
+    """Names of plugins that observe the run."""
     trackers: tuple[str, ...] = ()
-    """Trackers that receive the metrics of the run: tensorboard, wandb, trackio, or one of a plugin."""
+    """Trackers that receive the metrics of the run: tensorboard, wandb, trackio, or those of plugins."""
     labels: dict[str, str | int | float] = Field(default_factory=dict)
-    """Labels that a study gives the run (`study`, `size`, ...). They are only copied to run.json."""
+    """Labels that a study gives the run (`study`, `size`, ...). They are copied to run.json; training ignores them."""
 
     @model_validator(mode="after")
     def _pretraining_is_apart(self) -> TrainConfig:
@@ -370,7 +414,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Differences of two configurations: (value in a, value in b) for each dotted key, None for a missing value.
+    """Differences of two configurations: for each dotted key, (value in a, value in b).
+
+    A missing value is None.
 
     >>> differences({"budget": {"steps": 100}, "seed": 0}, {"budget": {"steps": 200}, "seed": 0})
     {'budget.steps': (100, 200)}

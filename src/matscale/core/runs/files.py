@@ -1,6 +1,6 @@
-"""Files of a run folder: their names, and `Rows` of .jsonl files, which only grow. Does not import torch.
+"""Files of a run folder: their names, and the rows of .jsonl files. Does not import torch.
 
-A .jsonl file stays readable if the process that writes it is killed.
+A .jsonl file has one JSON object per line and only grows, so that it stays readable if the writing process is killed.
 """
 
 from __future__ import annotations
@@ -32,30 +32,39 @@ RESUMABLE = (
 """Keys that may be changed when a run is resumed, since they do not affect its results."""
 
 MOVABLE = ("budget", "data.path", "start.run")
-"""Further keys that may differ although the trained model is the same: planned length, and paths of folders."""
+"""Further keys that may differ between runs whose trained model is the same.
+
+They are the planned length, and the paths of folders.
+"""
 
 
 LONGEST = 1 << 26
-"""Largest row that is read [bytes], 64 MiB; a longer one counts as damaged and is skipped, like a half-written one."""
+"""Largest row that is read [bytes]: 64 MiB.
+
+A longer row counts as damaged and is skipped.
+"""
 
 
 class Rows:
-    """Rows of a .jsonl file. When `append` returns, the row is on the disk."""
+    """Rows of a .jsonl file: read them, count them, append to them."""
 
     def __init__(self, path: Path, holding: str = "") -> None:
-        """Set up the rows of the file `path`; only rows that contain the text `holding` are parsed, which is faster."""
+        """Rows of the file `path`.
+
+        If `holding` is given, only lines that contain this text are parsed and yielded, which is faster.
+        """
         self.path, self.holding = path, holding.encode()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row, flush and fsync."""
+        """Write one row. When this returns, the row is on the disk."""
         append_text(self.path, json.dumps(finite(dict(row)), allow_nan=False) + "\n")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield complete rows in order. A last line that was cut off by a kill is skipped."""
+        """Yield complete rows in order. A last line that a killed process did not finish is skipped."""
         return (row for line in self._lines() if self.holding in line and (row := _parse(line)) is not None)
 
     def written(self, count: int | None = None) -> dict[str, Any]:
-        """Count the complete rows among the first `count`, and compute the SHA-256 of their bytes."""
+        """Number of complete rows and SHA-256 of their bytes; with `count`, only of the first `count` rows."""
         rows, digest = 0, hashlib.sha256()
         for line in islice(self._lines(), count):
             rows += 1
@@ -67,7 +76,7 @@ class Rows:
         return sum(1 for _ in self._lines())
 
     def cut(self, count: int) -> None:
-        """Drop all rows after the first `count`, and a half-written one, by replacing the file."""
+        """Replace the file by its first `count` rows."""
         if self.path.exists():
             write_blocks(self.path, islice(self._lines(), count))
 
@@ -87,7 +96,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def called(architecture: str, variant: object = None) -> str:
-    """Name of a run's model in laws and comparisons: architecture and variant, as in `gemnet-OC`.
+    """Name of a model in laws and comparisons: its architecture and, if there is one, the variant.
 
     >>> called("gemnet"), called("gemnet", "OC")
     ('gemnet', 'gemnet-OC')

@@ -1,7 +1,7 @@
-"""Record of a run (run.json): written with a digest, and checked against it when read. Does not import torch.
+"""Record of a run (run.json). It is written with a digest, which is checked when the record is read.
 
-A record without a digest belongs to a run that has not started or was made by an older matscale; only its schema is
-checked. If other files show that it had a digest, it is damaged.
+A record without a digest belongs to a run that has not started, or was made by an older matscale; only its schema is
+checked. If other files show that the record had a digest, it counts as damaged. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matscale.core.runs.files import FORMAT_VERSION, INFO, METRICS, MOVABLE, RES
 from matscale.core.sealing import DIGEST, DamagedRecord, digest_of, read_sealed
 
 OF = "of"
-"""Key, in a file of baselines, of the dataset and its parts that they were measured on."""
+"""Key in a file of baselines: identifies the dataset, and its parts, for which they were measured."""
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[float, Field(ge=0)]
@@ -66,7 +66,7 @@ class _Written(_Part):
 
 
 class _Info(_Part):
-    """Schema of run.json: its known keys and their types. Every key is optional."""
+    """Schema of run.json: its known keys and their types. All keys are optional."""
 
     format_version: Count = 0
     name: str | None = None
@@ -100,7 +100,10 @@ class _Info(_Part):
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """Read run.json of a run. Raises DamagedRecord that says what is wrong, or MatscaleError for a newer format."""
+    """Read run.json of a run.
+
+    Raises DamagedRecord that says what is wrong, or MatscaleError if a newer matscale wrote the file.
+    """
     path = folder / INFO
     info = read_sealed(path)
     if DIGEST not in info and _was_sealed(folder, info):
@@ -114,7 +117,10 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 
 def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
-    """Whether run.json, or its copy in a checkpoint, has values that are only written together with a digest."""
+    """Whether run.json once had a digest.
+
+    This is so if the file, or its copy in a checkpoint, has a value that is only written together with a digest.
+    """
     if "config_sha256" in info:
         return True
     for path in folder.glob("checkpoints/step_*/state.json"):
@@ -127,7 +133,7 @@ def _was_sealed(folder: Path, info: Mapping[str, Any]) -> bool:
 
 
 def malformed(info: Mapping[str, Any]) -> str:
-    """First key of run.json with an invalid value, and what is wrong with it; empty if there is none."""
+    """Describe the first invalid value in run.json, with its key; empty if there is none."""
     try:
         _Info.model_validate(info)
     except ValidationError as error:
@@ -137,9 +143,10 @@ def malformed(info: Mapping[str, Any]) -> str:
 
 
 def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity of the baselines of a run: its dataset, and the keys that determine the training and validation parts.
+    """Identity of the baselines of a run: two runs with the same identity have the same baselines.
 
-    `info` is run.json, `config` the resolved configuration. Baselines are always measured with OMat24's loss.
+    It consists of the dataset and the keys that determine the training and validation parts. `info` is run.json,
+    `config` the resolved configuration. Baselines are always measured with OMat24's loss.
     """
     data = config.get("data") or {}
     keys = ("validation", "split_by", "validation_seed", "fraction", "count", "overfit")
@@ -148,7 +155,10 @@ def baselines_for(info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
 
 
 def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a file that was written by `sealed({**values, OF: of})`. Raises DamagedRecord for any other content."""
+    """Read a file that was written by `sealed({**values, OF: of})`, and return the values.
+
+    Raises DamagedRecord if the file has other content.
+    """
     values = read_sealed(path, required=True)
     if values.get(OF) != of:
         raise DamagedRecord(f"{path}: belongs to another run, with another dataset or with other parts of it.")
@@ -156,12 +166,12 @@ def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, except the keys that may change when a run is resumed or moved."""
+    """SHA-256 of a configuration, without the keys that may change when a run is resumed or moved."""
     return digest_of(_even(without(config, (*RESUMABLE, *MOVABLE))))
 
 
 def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
-    """Copy of nested `values` without the given dotted `keys`.
+    """Copy nested `values` without the given `keys`, such as "budget.steps".
 
     >>> without({"budget": {"steps": 9, "epochs": 1}, "seed": 0}, ("budget.steps",))
     {'budget': {'epochs': 1}, 'seed': 0}
@@ -174,7 +184,7 @@ def without(values: Mapping[str, Any], keys: tuple[str, ...], prefix: str = "") 
 
 
 def _even(values: Any) -> Any:
-    """Copy of values with 1.0 replaced by 1, since files may hold either for the same number."""
+    """Copy values, with floats that are whole numbers as int: files may hold 1 or 1.0 for the same number."""
     if isinstance(values, Mapping):
         return {key: _even(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -183,7 +193,10 @@ def _even(values: Any) -> Any:
 
 
 def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Describe how config.toml differs from the configuration with which the run was trained; empty if it does not."""
+    """Say that config.toml is not the configuration with which the run was trained; empty if it is.
+
+    `config` has the values of config.toml, `info` those of run.json.
+    """
     known = info.get("config_sha256")
     if known is None or known == fingerprint(config):
         return ""
@@ -191,9 +204,9 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
-    """Describe how rows of a .jsonl file differ from the digest in run.json; empty if they do not.
+    """Say that rows of a .jsonl file have changed since they were written; empty if they have not.
 
-    Rows after those of the last checkpoint are ignored.
+    run.json has the digest of the rows up to the last checkpoint. Later rows are ignored.
     """
     if name in (info.get("altered") or ()):
         return f"{folder / name}: its rows had been altered before the run was resumed."

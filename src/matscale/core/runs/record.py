@@ -5,7 +5,7 @@ run.json                 identity and totals, see `Run`
 metrics.jsonl            a row per log point and per validation
 samples.json, .jsonl     a few validation structures, and their predictions at every validation
 references.json          element reference energies [eV]
-checkpoints/step_<n>/    see `matscale.core.runs.checkpoint`; `checkpoints/last` and `best` name a step
+checkpoints/step_<n>/    see `matscale.core.runs.checkpoint`; `checkpoints/last` and `best` hold the number of a step
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ PLANNED, LOG = "planned.toml", "log.txt"
 """Files that a study adds to a run folder: the planned configuration, and the output of the process."""
 
 TIMINGS = frozenset({"time", "wall_s", "atoms_per_s", "data_wait", "flops_per_s", "mfu", "memory_bytes"})
-"""Keys of a metrics row that depend on the speed of the machine; all others repeat bit for bit on a CPU."""
+"""Keys of a row of metrics.jsonl that depend on the speed of the machine.
+
+All others have the same bits whenever the run is repeated on a CPU.
+"""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Copy of a run's configuration and run.json in a checkpoint."""
+    """Copy of the configuration and of run.json that a checkpoint holds."""
 
     step: int
     config: TrainConfig
@@ -49,9 +52,9 @@ class Kept:
 
     @classmethod
     def of(cls, folder: Path, *, whole: bool = False) -> Kept | None:
-        """Read the copy in a checkpoint; None if it has none.
+        """Read the copy in the checkpoint `folder`; None if the checkpoint has none.
 
-        Raises DamagedCheckpoint for a damaged copy; with `whole`, also for damaged tensors.
+        Raises DamagedCheckpoint for a damaged copy and, with `whole`, for damage to other files of the checkpoint.
         """
         state = checkpoint.read_state(folder, whole=whole)
         if "run" not in state:
@@ -66,7 +69,10 @@ class Kept:
 
     @classmethod
     def latest(cls, root: Path, *, whole: bool = False) -> Kept | None:
-        """Newest sound copy among the checkpoints; with `whole`, the checkpoint must be sound, too."""
+        """Read the newest undamaged copy in the checkpoints below `root`; None if there is none.
+
+        With `whole`, all files of the checkpoint must be undamaged.
+        """
         for step in reversed(checkpoint.steps(root)):
             try:
                 if (kept := cls.of(checkpoint.folder_of(root, step), whole=whole)) is not None:
@@ -81,7 +87,7 @@ class Kept:
 
 
 def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
-    """Read config.toml. If it is unreadable and a checkpoint has a copy, the error says so."""
+    """Read config.toml. If it cannot be read and a checkpoint has a copy, the error says so."""
     try:
         return TrainConfig.parse(read_toml(path / CONFIG), str(path / CONFIG))
     except ConfigError as error:
@@ -103,16 +109,17 @@ class Run:
     validation, elements, labels_by}, `dataset_info` (for `DatasetInfo.parse`), `scales`, `seed`, `device`, `precision`,
     `world_size`, `global_batch`, `versions`, `steps`, `epochs`, `structures`, `atoms`, `edges`, `flops`,
     `validation_flops`, `flops_counted_by`, `flops_deviation`, `flops_elementwise_share`, `flops_opaque`,
-    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows). A run that
-    started from another one has `start` {run, step, not_taken, flops}: `flops` are the training FLOPs of that run and
-    of those before it (null if one of them was imported); `start.pretrain` is set if that run was pre-trained. A
-    pre-trained run has `pretrain`, the name of its task, and rows without `loss`. A branch also has `flops_shared` and
-    `wall_s_shared`, the part of its totals that the other run spent. A run of a study has `labels`; an imported one has
-    `imported`, and neither `dataset` nor metrics.
+    `peak_flops_per_s`, `mfu_peak_by` (table or measured), `wall_s`, `best` and `last` (validation rows).
 
-    `rows` holds the number of rows of each .jsonl file at the last checkpoint and their SHA-256; `altered` lists the
-    files that were found changed; `config_sha256` is the fingerprint of the configuration, `digest` that of run.json
-    itself.
+    A run that started from another run has `start` {run, step, not_taken, flops}. Here `flops` are the training FLOPs
+    of the other run and of all runs before it (null if one of them was imported); `start.pretrain` is set if the other
+    run was pre-trained. A pre-trained run has `pretrain`, the name of its task, and rows without `loss`. A branch also
+    has `flops_shared` and `wall_s_shared`, the part of its totals that the other run spent. A run of a study has
+    `labels`. An imported run has `imported`, but no `dataset` and no metrics.
+
+    `rows` holds the number of rows of each .jsonl file at the last checkpoint and their SHA-256. `altered` lists the
+    .jsonl files that were found changed. `config_sha256` is the fingerprint of the configuration, and `digest` is the
+    digest of run.json itself.
 
     >>> run = Run.open("runs/first")
     >>> run.config.architecture.name, run.info["status"]
@@ -133,7 +140,7 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: TrainConfig) -> Run:
-        """Make the folder of a new run. Raises ConfigError if the folder holds a run, or anything else."""
+        """Make the folder of a new run. Raises ConfigError if the folder holds a run, or other files."""
         path = Path(path)
         cls.check_free(path)
         make_folder(path)
@@ -147,8 +154,8 @@ class Run:
     def check_free(path: Path, *, resumable: bool = True) -> None:
         """Raises ConfigError if a new run at `path` would overwrite something.
 
-        Half-made folders of killed processes, and runs that failed before their first step, may be overwritten. With
-        `resumable`, the error also says how to resume the run at `path`.
+        Half-made folders of killed processes may be overwritten, and so may runs that failed before their first step.
+        With `resumable`, the error also says how to resume the run at `path`.
         """
         if (path / CONFIG).exists():
             if _failed_at_the_start(path):
@@ -163,10 +170,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Read a run folder. Raises ConfigError if it is not one.
+        """Read a run folder. Raises ConfigError for a folder without a run.
 
-        A damaged run.json, or a missing file, is replaced by the copy in the newest sound checkpoint, with a warning.
-        Raises MatscaleError if there is no such copy.
+        If run.json or config.toml is missing, or run.json is damaged, the copy in the newest undamaged checkpoint is
+        used, with a warning. Raises MatscaleError if there is no copy.
         """
         path = Path(path)
         kept = cached(lambda: Kept.latest(path / CHECKPOINTS, whole=True))
@@ -201,17 +208,24 @@ class Run:
         return Rows(self.path / SAMPLES)
 
     def metrics(self, split: str | None = None) -> Iterator[dict[str, Any]]:
-        """Rows of metrics.jsonl of one split (`train`, `validation`), or all. A half-written last row is skipped."""
+        """Yield the rows of metrics.jsonl: those of one `split` (`train` or `validation`), or all.
+
+        A half-written last row is skipped.
+        """
         return (row for row in self.rows if split is None or row.get("split") == split)
 
     def rows_written(self) -> dict[str, dict[str, Any]]:
-        """Count the rows of each file and compute their digest, so that a checkpoint knows which rows came later."""
+        """Number of rows, and their digest, for each .jsonl file.
+
+        A checkpoint stores these, so that rows that were written later can be told apart.
+        """
         return {METRICS: self.rows.written(), SAMPLES: self.samples.written()}
 
     def cut(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Cut files back to an earlier result of `rows_written`; files that it does not list lose all rows.
+        """Cut .jsonl files back to the rows in `written`, an earlier result of `rows_written`.
 
-        Returns the value of `rows` for run.json. Warns about a file whose rows have changed since they were written.
+        A file that is not in `written` loses all rows. Returns the values of `rows` and `altered` for run.json. Warns
+        if rows of a file have changed since they were written.
         """
         altered = set(self.info.get("altered") or ()) if written else set()
         for rows in (self.rows, self.samples):
@@ -232,16 +246,19 @@ class Run:
         return self.path / CHECKPOINTS
 
     def checkpoints(self) -> list[int]:
-        """Steps with a checkpoint, ascending. Damaged ones are included: a checkpoint is checked when it is loaded."""
+        """Steps of the checkpoints, ascending.
+
+        Damaged checkpoints are included, since a checkpoint is checked only when it is loaded.
+        """
         return checkpoint.steps(self.checkpoint_folder)
 
     @property
     def best(self) -> int | None:
-        """Step of the best validation; None if there was no validation.
+        """Step with the best validation; None if there was no validation.
 
-        If its checkpoint is damaged or missing, the best sound checkpoint is taken with a warning, or the last sound
-        one if none was validated. If no checkpoint is sound, the damaged step is returned, and loading it raises the
-        error.
+        If the checkpoint of this step is damaged or missing, the best undamaged checkpoint is taken, with a warning;
+        this is the last one if none of them was validated. If all checkpoints are damaged, the step of the best
+        validation is returned; loading its checkpoint raises an error.
         """
         root, named = self.checkpoint_folder, checkpoint.pointer(self.checkpoint_folder, "best")
         newest, known = self._best_known()
@@ -275,7 +292,10 @@ class Run:
         return best
 
     def _best_known(self) -> tuple[int | None, int | None]:
-        """Step of the newest sound checkpoint, and the best step so far according to it; (None, None) without one."""
+        """Step of the newest checkpoint with a sound state.json, and the best step according to this file.
+
+        (None, None) if there is no such checkpoint.
+        """
         for step in reversed(self.checkpoints()):
             try:
                 position = checkpoint.read_state(checkpoint.folder_of(self.checkpoint_folder, step)).get("position")
@@ -295,7 +315,7 @@ class Run:
 
     @property
     def last(self) -> int | None:
-        """Step of the latest checkpoint: the one that `last` points to, or a newer sound one."""
+        """Step of the latest checkpoint: the one in the file `last`, or a newer undamaged one."""
         root, steps = self.checkpoint_folder, self.checkpoints()
         named = checkpoint.pointer(root, "last")
         known = named if named in steps else None
@@ -308,31 +328,34 @@ class Run:
         return newest
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set keys of run.json and write it."""
+        """Set keys of `info` and write run.json."""
         self.info.update(values)
         self.save_info()
 
     def seal(self) -> None:
-        """Write run.json with its digest now and at every update: from here on, only this process writes it."""
+        """From now on, write run.json with a digest.
+
+        This says that no other program may change the file.
+        """
         self.info |= {DIGEST: "", "config_sha256": fingerprint(self.config.plain())}
 
     def save_info(self) -> None:
         write_json(self.path / INFO, sealed(self.info) if DIGEST in self.info else self.info)
 
     def save_config(self, config: TrainConfig) -> None:
-        """Replace the configuration, after a resumed run was given other limits."""
+        """Write another configuration, after a run was resumed with other limits."""
         self.config = config
         write_text(self.path / CONFIG, to_toml(config.plain()))
 
     def kept(self, totals: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy of the configuration and of run.json for a checkpoint, updated by `totals`."""
+        """Copy of the configuration and of run.json, updated by `totals`, that a checkpoint stores."""
         info = {**self.info, **totals}
         info.pop(DIGEST, None)
         return {"config": self.config.plain(), "info": finite(info)}
 
 
 def _failed_at_the_start(path: Path) -> bool:
-    """Whether a run failed before its first checkpoint, for example because its data were refused."""
+    """Whether a run failed before its first row of metrics, for example because its data were refused."""
     try:
         info = read_info(path)
     except MatscaleError:
@@ -342,6 +365,9 @@ def _failed_at_the_start(path: Path) -> bool:
 
 
 def validation_loss(row: Mapping[str, Any]) -> float:
-    """Loss by which validations are compared; infinite if it was not finite (null in the file)."""
+    """Loss by which validations are compared, from a row of metrics.jsonl.
+
+    It is infinite if the loss is not finite (null in the file).
+    """
     loss = row.get("loss", row.get("objective"))
     return loss if loss is not None and math.isfinite(loss) else math.inf

@@ -1,4 +1,7 @@
-"""Check whether a run can go on from a checkpoint: its state must be well-formed and its weights finite."""
+"""Check whether a run can continue from a checkpoint.
+
+The state of the checkpoint must be well-formed, and its weights must be finite.
+"""
 
 from __future__ import annotations
 
@@ -75,12 +78,15 @@ def _parsed(kind: type[M], state: Mapping[str, Any], folder: Path) -> M:
 
 
 def check_position(state: Mapping[str, Any], folder: Path) -> None:
-    """Raises DamagedCheckpoint if a state lacks the run's position in its training."""
+    """Raises DamagedCheckpoint if `state` does not hold the position of the run: step, epoch, batch, ...
+
+    `folder` names the checkpoint in the message.
+    """
     _parsed(_Place, state, folder)
 
 
 def check_state(saved: Checkpoint, folder: Path) -> None:
-    """Check the state of a checkpoint. Raises DamagedCheckpoint that says what is wrong."""
+    """Check that a run can continue from a checkpoint. Raises DamagedCheckpoint that says what is wrong."""
     state = _parsed(_State, saved.state, folder)
     if state.position.step != saved.step:
         raise DamagedCheckpoint(f"{folder}: state.json is that of step {state.position.step}.")
@@ -99,6 +105,6 @@ def check_state(saved: Checkpoint, folder: Path) -> None:
 
 
 def non_finite(tensors: dict[str, torch.Tensor]) -> str:
-    """Names of the first tensors with a NaN or an infinity, and the number of further ones; empty if there is none."""
+    """List tensors that contain a NaN or an infinity: three names and the number of others; empty if none does."""
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

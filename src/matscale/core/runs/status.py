@@ -1,4 +1,7 @@
-"""Status of a run, read from its folder; tells permanent failures from transient ones."""
+"""Status of a run, read from its folder.
+
+It tells runs that would fail again from runs that were interrupted.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,22 @@ Status = Literal["planned", "queued", "running", "completed", "stopped", "crashe
 - planned: the folder has no run yet
 - queued: given to a launcher, not yet running
 - running, completed
-- stopped: saved on request
+- stopped: stopped on request, after saving a checkpoint
 - crashed: interrupted for an outside reason
-- failed: ended by an error of its own, which would occur again
-- blocked: its trunk ended without the checkpoint that it starts from
+- failed: ended by an error that would occur again
+- blocked: the run to start from ended without the needed checkpoint
 """
 
 INSIDE = frozenset(
     kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MatscaleError)
 ) - {1, 5, 6}
-"""Exit codes of errors that would occur again: configuration and plugins 2, data 3, non-finite loss 4."""
+"""Exit codes of errors that would occur again.
+
+They are 2 (configuration and plugins), 3 (data) and 4 (non-finite loss).
+"""
 
 KILLED = "it was killed, or the machine went down"
-"""Reason of an interrupted run whose folder shows no other."""
+"""Reason for the status of an interrupted run, if its folder shows no other reason."""
 
 _MEND = "`matscale train --resume -o {}` takes it from the newest checkpoint."
 
@@ -48,7 +54,7 @@ class State:
 
     status: Status
     reason: str = ""
-    """Reason why the run did not complete, or what is doubtful about one that did."""
+    """Reason why the run did not complete; or, for a completed run, what is doubtful about it."""
 
 
 def read_info(run: Path) -> dict[str, Any] | None:
@@ -60,17 +66,23 @@ def read_info(run: Path) -> dict[str, Any] | None:
 
 
 def is_at_work(run: Path) -> bool:
-    """Whether a process trains the run or is about to, started by a sweep or by `matscale train`."""
+    """Whether a process trains the run, or is about to train it.
+
+    The process may belong to a sweep or to `matscale train`.
+    """
     return is_claimed(run) or is_locked(run)
 
 
 def state_of(run: Path) -> State:
-    """Status of a run, read from its folder. A run with status `running` that no process trains was killed."""
+    """Status of a run, read from its folder.
+
+    If run.json says `running`, but no process trains the run, the run was killed: its status is `crashed`.
+    """
     return State("running") if is_at_work(run) else recorded(run)
 
 
 def recorded(run: Path) -> State:
-    """Status in the folder of a run that no process trains."""
+    """Status of a run that no process trains, read from its folder."""
     if not (run / CONFIG).exists():
         began = (run / CHECKPOINTS).exists()
         return State("crashed", f"{run / CONFIG}: is missing. {_MEND.format(run)}") if began else State("planned")
@@ -89,7 +101,7 @@ def recorded(run: Path) -> State:
 
 
 def _doubt(run: Path, info: dict[str, Any]) -> str:
-    """Reason to doubt that config.toml and run.json belong to the same run; empty if there is none."""
+    """Reason to doubt that config.toml and run.json belong to one run; empty if there is none."""
     try:
         return records.changed_config(run, info, read_toml(run / CONFIG)) if "config_sha256" in info else ""
     except MatscaleError as damage:

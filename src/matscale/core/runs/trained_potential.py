@@ -1,4 +1,7 @@
-"""Restore a trained potential from a run folder: architecture by name, weights from a checkpoint."""
+"""Restore a trained potential from a run folder.
+
+Its architecture is found by name, its weights are read from a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ PRETEXT_PREFIX = "pretext."
 
 
 def restored(run: Run, checkpoint: str | int) -> Potential:
-    """Restore the Potential of a run on the CPU, without the head of a pre-training; see `load`."""
+    """Restore the Potential of a run, on the CPU; see `matscale.core.inference.load.load`.
+
+    Parameters that only pre-training needs are left out.
+    """
     architecture = architecture_of(run)
     config = architecture.config.parse(run.config.architecture.config, f"{run.path}: architecture.config")
     if "dataset_info" not in run.info:
@@ -55,7 +61,7 @@ def restored(run: Run, checkpoint: str | int) -> Potential:
 
 
 def architecture_of(run: Run) -> Architecture:
-    """Architecture of a run, looked up by its name. Raises PluginError that says what to install."""
+    """Find the architecture of a run. Raises PluginError that says what to install if it is missing."""
     try:
         return host().architecture(run.config.architecture.name)
     except MatscaleError as error:
@@ -71,7 +77,10 @@ def _trained_with(run: Run) -> str:
 
 
 def resolve_step(run: Run, checkpoint: str | int) -> int:
-    """Resolve `best`, `last` or a number to a step. Raises ConfigError that names the existing checkpoints."""
+    """Find the step that `checkpoint` means: `best`, `last` or a number.
+
+    Raises ConfigError that lists the existing checkpoints if there is no such checkpoint.
+    """
     steps = run.checkpoints()
     if not steps:
         raise ConfigError(f"{run.path}: has no checkpoint yet. Train on with --resume.")
@@ -101,9 +110,9 @@ def _another(run: Run, step: int) -> str:
 
 
 def _of_the_same_model(run: Run, step: int) -> dict[str, Any]:
-    """Read run.json and check that the weights of a step were trained as config.toml says.
+    """Return run.json, after a check that config.toml is the configuration of the checkpoint's weights.
 
-    Raises ConfigError if not.
+    Raises ConfigError if it is not.
     """
     folder = checkpoints.folder_of(run.checkpoint_folder, step)
     try:

@@ -1,1 +1,1 @@
-"""Inference with trained models: load, predict, compare, calculator for ASE."""
+"""Inference with trained models: load, predict, compare with baselines, calculator for ASE."""

@@ -19,9 +19,10 @@ from matscale.core.model.potential import Potential
 class PotentialCalculator(Calculator):
     """ASE calculator of energy [eV] (= free_energy), forces [eV/Å] and stress [eV/Å³, Voigt xx yy zz yz xz xy].
 
-    Neighbours are searched for every geometry. Asking for the stress raises ASE's PropertyNotImplementedError if the
-    model does not predict one, or if the structure has no volume (three lattice vectors and a periodic axis). An
-    element that was not in the training data raises DataError, and a prediction that is not finite NonFinitePrediction.
+    Neighbours are searched for every geometry. If the stress is requested, but the model predicts no stress, or the
+    structure has no volume (three lattice vectors and a periodic axis), ASE's PropertyNotImplementedError is raised. An
+    element that was not in the training data raises DataError; a prediction that is not finite raises
+    NonFinitePrediction.
     """
 
     def __init__(self, potential: Potential, **kwargs: Any) -> None:
@@ -36,7 +37,7 @@ class PotentialCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
-        """Fill `results` with all predictions of the model; see ASE's Calculator."""
+        """Set `results` to all predictions of the model. The arguments are those of ASE's Calculator."""
         super().calculate(atoms, properties, system_changes)
         self.results = {}
         found = self._predict(Structure.from_ase(self.atoms, source="atoms"))
@@ -59,7 +60,7 @@ class PotentialCalculator(Calculator):
         return found
 
     def _predicts_stress(self) -> bool:
-        """Whether a model without derived outputs predicts a stress, found by running it on a single atom."""
+        """Whether the model predicts a stress, found by a prediction for a single atom."""
         number = np.array([self.potential.elements[0]])
         atom = Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))
         batch = collate([atom], self.potential.graph, dtype=floating(self.potential))

@@ -1,7 +1,7 @@
-"""Compare a trained run with baselines that learned from the same structures, on a dataset.
+"""Compare a trained run with its baselines: both are measured on the same structures.
 
-The baselines of a run are fitted on first use and kept in its folder as `baselines.json`. From then on, they can be
-evaluated without the training data, like the model.
+The baselines of a run are fitted to its training data at first use, and kept in its folder as `baselines.json`. From
+then on, they can be evaluated without the training data.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 FILE = "baselines.json"
 CHUNK = 1024
-"""Number of structures that are checked together before the measurement."""
+"""Number of structures that `usable` checks at a time."""
 Which = Literal["auto", "validation", "train", "all"]
 
 
@@ -60,7 +60,7 @@ def compare(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Compare a run with its baselines: metrics by the name of the architecture, then by the name of each baseline.
+    """Compare a run with its baselines: their metrics by name, first those of the architecture.
 
     `which` is explained in `rows_of`. Raises DataError if the baselines were never fitted and the training data are
     missing.
@@ -79,12 +79,14 @@ def measure(
     *,
     any_element: bool = False,
 ) -> dict[str, float]:
-    """Measure the metrics of `matscale.core.train.evaluation` on rows of the dataset, `batch` structures at a time.
+    """Measure the metrics of `matscale.core.train.evaluation` on the structures at `rows`.
 
-    Raises DataError for a structure without neighbours if training had no such structures; for elements that were not
-    in training, unless `any_element`; and NonFinitePrediction for structures whose predictions are not finite.
-    `any_element` is meant for the validation part of the run's own dataset: that part is the same for all amounts of
-    training data, so it may contain elements that a small amount lacks.
+    `batch` structures are predicted at a time. Raises DataError for a structure without neighbours if training had no
+    such structures, and for elements that were not in training. Raises NonFinitePrediction for structures whose
+    predictions are not finite.
+
+    With `any_element`, all elements are accepted. This is meant for the validation part of the run's own dataset: this
+    part is the same for any amount of training data, so it may have elements that a small training part lacks.
     """
     device, budget = potential.references.device, BatchBudget(structures=batch)
     loader = Loader(dataset, rows, potential.graph, budget, shuffle=False, dtype=floating(potential))
@@ -123,11 +125,12 @@ def measure(
 def usable(
     run: Run, potential: Potential, dataset: PackedDataset, rows: NDArray[np.int64], *, skip_invalid: bool = False
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """Choose the rows that the model of a run can predict; also returns a text on each kind of row that is left out.
+    """Choose the rows that the model of a run can predict. Returns them, and a text on each kind that is left out.
 
     The model cannot predict elements that were not in training, except on the run's own dataset. With `skip_invalid`,
     structures with such elements are left out, and so are structures without neighbours if training had none. Without
-    it, raises DataError that lists the structures with such elements. Also raises DataError if no row is left.
+    `skip_invalid`, raises DataError that lists the structures with such elements. Also raises DataError if no row is
+    left.
     """
     from ase.data import chemical_symbols
 
@@ -167,7 +170,9 @@ def usable(
 
 
 def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
-    """Format row numbers as ranges: `0-31, 40`; at most `listed` ranges, then the number of further ones.
+    """Format row numbers as ranges: `0-31, 40`.
+
+    At most `listed` ranges are given, then the number of further rows.
 
     >>> ranges(np.array([4, 0, 1, 2, 3, 40]))
     '0-4, 40'
@@ -180,10 +185,10 @@ def ranges(rows: NDArray[np.int64], listed: int = 40) -> str:
 
 
 def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[np.int64]:
-    """Rows of `dataset` to measure a run on: all, or the training or validation part.
+    """Rows of `dataset` on which to measure a run: all, or those of the training or validation part.
 
-    `auto`: the run's validation part if this is the run's dataset (by its hash), else all. Raises ConfigError for the
-    `train` or `validation` part of a dataset that the run was not trained on.
+    `auto` means the validation part if the run was trained on this dataset, and all rows of any other dataset. Raises
+    ConfigError for the `train` or `validation` part of a dataset that the run was not trained on.
     """
     if which == "all":
         return np.arange(len(dataset))
@@ -201,14 +206,14 @@ def rows_of(run: Run, dataset: PackedDataset, which: Which = "auto") -> NDArray[
 
 
 def is_own(run: Run, dataset: PackedDataset) -> bool:
-    """Whether the run was trained on this dataset."""
+    """Whether the run was trained on this dataset, judged by the hash of the dataset."""
     return bool(run.info.get("dataset", {}).get("hash") == dataset.hash)
 
 
 def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
     """Open the dataset that the run was trained on. A relative path starts from the working directory.
 
-    Raises DataError if it is missing or has changed, or if the run has none.
+    Raises DataError if the dataset is missing or has changed, or if the run has none.
     """
     if "dataset" not in run.info:
         raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
@@ -226,9 +231,10 @@ def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
 
 
 def baselines_of(run: Run) -> dict[str, Baseline]:
-    """Baselines of a run: read from its folder, or else fitted on its training part now and, if possible, kept there.
+    """Return the baselines of a run.
 
-    Raises DataError if they were never fitted and the dataset is missing or has changed.
+    They are read from the folder of the run. If they are not there, they are fitted to its training part now and, if
+    possible, stored. Raises DataError if they have to be fitted and the dataset is missing or has changed.
     """
     path, of = run.path / FILE, baselines_for(run.info, run.config.plain())
     if path.exists():

@@ -1,6 +1,6 @@
-"""Imported run: a run folder for a model that another program trained, used like any other run.
+"""Imported run: a run folder for a model that another program trained. It can be used like any other run.
 
-It has a configuration, an identity and one checkpoint, but no metrics and no packed dataset.
+An imported run has a configuration, a run.json and one checkpoint, but no metrics and no packed dataset.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def save(
     source: Mapping[str, Any],
     step: int = 0,
 ) -> Run:
-    """Write a run folder with the weights, references and scales of `potential`. The folder appears once complete.
+    """Write a run folder with the weights, references and scales of `potential`.
 
-    `source` describes the origin and is kept as `imported` in run.json. Raises ConfigError if `path` exists.
+    The folder appears only when it is complete. `source` describes the origin of the model and is stored as `imported`
+    in run.json. Raises ConfigError if `path` exists.
     """
     path = Path(path)
     Run.check_free(path, resumable=False)

@@ -1,7 +1,7 @@
-"""Load trained models: a run folder as a Potential or as an ASE calculator.
+"""Load the model of a run, as a Potential or as an ASE calculator.
 
-Nothing in a run is executed: its architecture is looked up by name among the installed plugins, its weights are numbers
-in safetensors files whose digests are checked.
+Nothing in a run folder is executed: the architecture is looked up by name among the installed plugins, and weights are
+numbers in safetensors files whose digests are checked.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def load(
 
     `checkpoint` is `best` (the lowest validation loss; the last one if there was no validation yet), `last`, or a step.
     The weights are the moving average if the run kept one. `device` is `cpu`, `cuda`, `cuda:1`, ... or `auto`. `dtype`
-    is float32 or float64; the default is that of the stored weights. `zero_net_force` subtracts the mean from the
-    forces of each structure, as runs with `net_force = "removed"` always do. The Potential says in `graph` which edges
-    its batches need: `potential(matscale.batch(structures, potential))` gives its outputs.
+    is float32 or float64; the default is that of the stored weights. With `zero_net_force`, the mean force of each
+    structure is subtracted; runs with `net_force = "removed"` always do so. `graph` of the Potential is the rule for
+    the edges of its batches: `potential(matscale.batch(structures, potential))` gives its outputs.
 
-    Raises ConfigError for a folder that is no run, a run that was only pre-trained, a checkpoint or a device that does
-    not exist, and if config.toml describes another model than the checkpoint; PluginError that says what to install if
-    the run's architecture is not installed; NonFinitePrediction for weights that are not finite; MatscaleError if the
-    checkpoint is damaged.
+    Raises ConfigError for a folder without a run, a run that was only pre-trained, a checkpoint or a device that does
+    not exist, and a config.toml that describes another model than the checkpoint. Raises PluginError that says what to
+    install if the run's architecture is not installed, NonFinitePrediction for weights that are not finite, and
+    MatscaleError for a damaged checkpoint.
 
     >>> potential = load("runs/first")
     >>> potential.graph.key, potential.training
@@ -73,7 +73,7 @@ def calculator(
     dtype: torch.dtype | str | None = None,
     zero_net_force: bool = False,
 ) -> PotentialCalculator:
-    """Make an ASE calculator of the trained Potential of a run; arguments and errors are those of `load`.
+    """Make an ASE calculator with the trained Potential of a run. Arguments and errors are those of `load`.
 
     >>> from ase.build import bulk
     >>> atoms = bulk("Cu", cubic=True)
@@ -87,7 +87,7 @@ def calculator(
 
 
 def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
-    """Return torch's dtype for float32 or float64, given by name or as dtype. Raises ConfigError for others.
+    """Return torch.float32 or torch.float64, given by name or as a dtype. Raises ConfigError for others.
 
     >>> dtype_of("float64")
     torch.float64

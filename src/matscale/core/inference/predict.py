@@ -1,4 +1,4 @@
-"""Predict with a trained Potential: single structures, or all structures of a file."""
+"""Predict with a trained Potential: for single structures, or for all structures of a file."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ from matscale.core.model.potential import Potential
 from matscale.core.progress import SILENT, Reporter
 
 LABELS = ("energy", "forces", "stress")
-"""Names under which predictions are written; labels of the source with these names are replaced."""
+"""Names under which predictions are written. Values of the source with these names are replaced."""
 PARTS = ("free_energy", "energies", "stresses")
-"""Further energies and stresses of the source, written as `source_free_energy`, ..., beside the predictions."""
+"""Names of further energies and stresses that a source may have.
+
+They are kept beside the predictions, as `source_free_energy`, ...
+"""
 SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz", ".extxyz.xz", ".xyz.xz")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Prediction of a Potential for one structure."""
+    """Prediction for one structure."""
 
     energy: float
     """Total energy [eV]."""
@@ -53,15 +56,15 @@ class Prediction:
 
 
 def floating(potential: Potential) -> torch.dtype:
-    """Floating-point type of the model, which its batches must have, too."""
+    """Floating-point type of the model, which is also that of its batches."""
     return next((p.dtype for p in potential.model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
-    """Make a batch of one structure, in the model's precision.
+    """Make a batch of one structure, in the precision of the model.
 
-    Raises DataError for an element that was not in training, for an impossible geometry, and for a structure without
-    neighbours unless there were such structures in training.
+    Raises DataError for an element that was not in training, and for an impossible geometry. Also raises DataError for
+    a structure without neighbours, unless training had such structures.
     """
     batch = collate([structure], potential.graph, dtype=floating(potential))
     potential.check_neighbors(batch, structure.source)
@@ -70,7 +73,7 @@ def prepare(potential: Potential, structure: Structure) -> AtomicBatch:
 
 
 def predict_batch(potential: Potential, prepared: Sequence[AtomicBatch]) -> list[Prediction]:
-    """Predict several batches from `prepare` in one call of the model."""
+    """Predict the batches in `prepared`, which come from `prepare`, by calling the model once."""
     batch = AtomicBatch.join(list(prepared)).to(potential.references.device)
     with torch.no_grad():
         outputs = potential(batch).detach()
@@ -105,16 +108,18 @@ def predict_file(
     notes: Counter[str] | None = None,
     progress: Reporter = SILENT,
 ) -> tuple[int, list[Skipped]]:
-    """Write the structures of `source` with predictions to the extxyz file `target`.
+    """Write the structures of `source`, with predictions, to the extxyz file `target`.
 
-    Returns the number of structures written, and those that were left out.
+    Returns the number of structures written, and the structures that were left out.
 
-    Order, info, further arrays and other results (magnetic moments, charges, ...) are kept; `energy`, `forces` and
-    `stress` are the predictions. `source` is read as `matscale data pack` reads it, by the same readers, in the units
-    that it or `keys` states; `notes` counts the structures for each decision of the reader. Memory is bounded by
-    `batch` structures. `target` appears once complete. Raises DataError that names the first structure that cannot be
-    predicted and NonFinitePrediction that names those whose predictions are not finite, unless `skip_invalid`, and
-    ConfigError for other suffixes.
+    Order, info, further arrays and other results (magnetic moments, charges, ...) of the source are kept; `energy`,
+    `forces` and `stress` are the predictions. `source` is read by the same readers as in `matscale data pack`, and
+    converted from the units that the file or `keys` state. `notes` counts the structures for each decision of the
+    reader. At most `batch` structures are in memory. `target` appears only when it is complete.
+
+    Raises DataError that names the first structure that cannot be predicted, and NonFinitePrediction that names all
+    structures whose predictions are not finite; with `skip_invalid`, these structures are left out instead. Raises
+    ConfigError if `target` has another suffix than those of extxyz.
     """
     notes = Counter() if notes is None else notes
     written, skipped, bad = 0, list[Skipped](), list[int]()
@@ -156,7 +161,7 @@ def predict_file(
 
 
 def listed(positions: Sequence[int]) -> str:
-    """List positions for a message: `structures 3, 17 and 2 more (counted from 0)`.
+    """List positions of structures for a message: the first eight, then the number of further ones.
 
     >>> listed([3]), listed([3, 17])
     ('structure 3 (counted from 0)', 'structures 3, 17 (counted from 0)')
@@ -167,9 +172,9 @@ def listed(positions: Sequence[int]) -> str:
 
 
 def labelled(atoms: Any, prediction: Prediction) -> Any:
-    """Copy ase.Atoms with the predictions as energy, forces and stress; all other values stay.
+    """Copy ase.Atoms, with the predictions as energy, forces and stress. All other values are kept.
 
-    Readers put some of these into a calculator: magnetic moments, charges, dipole, free energy.
+    Among them are magnetic moments, charges and dipole; they may be in the calculator of `atoms`.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -196,14 +201,17 @@ def labelled(atoms: Any, prediction: Prediction) -> Any:
 
 
 def _columns(values: Any) -> NDArray[Any]:
-    """Columns of an array for extxyz, [n_atoms] or [n_atoms, n_columns]; the tensor of each atom becomes one row."""
+    """Convert a per-atom array to columns for extxyz: [n_atoms] or [n_atoms, n_columns].
+
+    If each atom has a tensor, its components become the columns.
+    """
     array = np.asarray(values)
     array = array.astype(str) if array.dtype.kind not in "biufSU" else array
     return array.reshape(len(array), -1) if array.ndim > 1 else array
 
 
 def _written(name: str, value: Any) -> Any:
-    """Value for an extxyz comment line; containers, None and text of several lines become JSON."""
+    """Convert a value for the comment line of extxyz; containers, None and multi-line texts become JSON."""
     if name == "virial" and np.shape(value) == (6,):  # which ASE expects as 3×3
         return voigt_to_full(value)
     if isinstance(value, str | np.ndarray):
@@ -219,7 +227,10 @@ def _listed_or_text(value: Any) -> Any:
 
 
 def reader_for(source: Path) -> Reader:
-    """Choose the reader that packing would use; ASE reads files of unknown suffix by their content."""
+    """Choose the reader for a file, as packing does.
+
+    A file with an unknown suffix is read by ASE, which looks at the content.
+    """
     if source.is_dir():
         raise DataError(f"{source}: is a folder. Give one of its files: predictions are written file by file.")
     if not source.is_file():
@@ -233,7 +244,10 @@ def reader_for(source: Path) -> Reader:
 
 
 def understood(frame: Frame, source: Path, position: int, keys: Keys) -> Structure:
-    """Convert a structure to eV and Å. Raises DataError for an unreadable structure or an unknown unit."""
+    """Return a structure with positions, cell and values in eV and Å.
+
+    Raises DataError if the structure cannot be read, or has a unit that is unknown.
+    """
     if isinstance(frame, Unusable):
         raise DataError(f"cannot be read: {frame}.".replace(f"{source} structure {position}: ", ""))
     frame.source = f"{source}: structure {position}"

@@ -1,1 +1,1 @@
-"""Plugins: discovery, import and calls; `matscale.core.hosting.host` is the entry point."""
+"""Plugins: find them, import them, call them. Start reading at `matscale.core.hosting.host`."""

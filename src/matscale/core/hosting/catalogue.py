@@ -1,4 +1,7 @@
-"""Catalogue of the installed plugins, from the metadata of distributions, without importing plugins."""
+"""Catalogue of the installed plugins.
+
+It is read from the metadata of the installed distributions (Python packages); no plugin is imported.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 GROUP = "matscale"
-"""Group of entry points in which plugins are declared."""
+"""Group of entry points by which distributions declare plugins."""
 BUILTIN = "matscale"
 """Distribution with the built-in plugins."""
 
@@ -24,11 +27,11 @@ class Entry:
     distribution: str
     version: str
     value: str
-    """`module` or `module:attribute`."""
+    """Module of the plugin, as `module` or `module:attribute`."""
     requires: tuple[str, ...] = ()
-    """Requirements of the distribution, including extras."""
+    """Requirements of the distribution, including those of its extras."""
     fault: str = ""
-    """Reason why the entry point cannot be used, if the metadata are damaged; otherwise empty."""
+    """Reason why the entry point cannot be used: damaged metadata. Empty if there is none."""
 
     @property
     def builtin(self) -> bool:
@@ -36,7 +39,7 @@ class Entry:
 
     @property
     def qualified(self) -> str:
-        """Unique name `distribution:name`, which also works if another distribution has a plugin of the same name."""
+        """Name `distribution:name`, unique even if two distributions have plugins of the same name."""
         return f"{self.distribution}:{self.name}"
 
     @property
@@ -45,7 +48,7 @@ class Entry:
 
 
 def canonical(distribution: str) -> str:
-    """Canonical form of a distribution's name (PyPA, "Names and normalization"), the same for all its spellings.
+    """Canonical spelling of the name of a distribution (PyPA, "Names and normalization").
 
     >>> canonical("Matscale_PaiNN")
     'matscale-painn'
@@ -54,10 +57,10 @@ def canonical(distribution: str) -> str:
 
 
 def discover(path: list[str] | None = None) -> list[Entry]:
-    """Find all plugins on `path` (default: sys.path), built-in ones first, then by distribution and name.
+    """Find all plugins on `path` (default: sys.path): built-in ones first, then by distribution and name.
 
-    A distribution that is installed twice (an editable install over a released one, remains of a failed upgrade)
-    counts once: the first copy on the path with readable metadata.
+    A distribution that is installed twice (an editable install over a released one, remains of a failed upgrade) counts
+    once: the first copy on the path with readable metadata is used.
     """
     copies: dict[str, list[tuple[bool, list[Entry]]]] = {}
     for distribution in distributions(path=path) if path is not None else distributions():
@@ -75,7 +78,10 @@ def _order(entry: Entry) -> tuple[bool, str, str]:
 
 
 def _identity(distribution: Distribution) -> tuple[str, str, bool]:
-    """Read (name, version, whether they come from the metadata); without metadata the name comes from the folder."""
+    """Read the name and version of a distribution, and whether they come from its metadata.
+
+    Without metadata, they come from the name of the folder.
+    """
     try:
         metadata = distribution.metadata.json
         name, version = str(metadata.get("name", "")), str(metadata.get("version", ""))
@@ -103,9 +109,10 @@ _HOOK = re.compile(r"^@(?:\w+\.)?hookimpl\b[^\n]*\n(?:async )?def (\w+)", re.MUL
 
 
 def declared_hooks(entry: Entry) -> list[str] | None:
-    """Names of the hooks in a plugin's module, found in its source text; None if the text does not show them.
+    """Names of the hooks that a plugin implements, found in the source text of its module.
 
-    Shell completion and listing use this, because they must not import plugins.
+    None if the text does not show them. Shell completion and listing use this function, because they must not import
+    plugins.
     """
     try:
         spec = _spec(entry.module)
@@ -119,7 +126,7 @@ def declared_hooks(entry: Entry) -> list[str] | None:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Find a module as an import would, without importing its parents."""
+    """Find a module like an import does, but without importing the packages that contain it."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     name = top

@@ -1,8 +1,8 @@
 """Plugin host: finds architectures, laws, readers and the like by name, importing as few plugins as possible.
 
 The name X is looked up in the plugin whose entry point is called X, then in the built-in plugins, then in all others.
-The names of built-in plugins are reserved; `distribution:X` means the X of that distribution. A plugin that is broken,
-blocked or incompatible raises an error if it is requested by name, and is ignored otherwise.
+Names of built-in plugins cannot be taken by others; `distribution:X` means the X of that distribution. A plugin that is
+broken, blocked or incompatible raises an error if it is requested by name, and is ignored otherwise.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
     from matscale.core.train.loss import Loss
 
 BLOCK = "MATSCALE_BLOCK_PLUGINS"
-"""Environment variable: plugins to block, by name or `distribution:name`, separated by commas."""
+"""Environment variable with plugins to block, separated by commas, as `name` or `distribution:name`."""
 ONLY_BUILTIN = "MATSCALE_NO_PLUGINS"
-"""Environment variable: 1 to use only the built-in plugins."""
+"""Environment variable; 1 means that only the built-in plugins are used."""
 
 
 @cache
 def host() -> Host:
-    """Plugin host of this process, made from entry-point metadata at the first call."""
+    """Return the plugin host of this process. The first call finds the installed plugins."""
     only_builtin = os.environ.get(ONLY_BUILTIN, "").strip().lower() not in ("", "0", "false", "no")
     blocked = [name.strip() for name in os.environ.get(BLOCK, "").split(",") if name.strip()]
     return Host(discover(), blocked=blocked, only_builtin=only_builtin)
 
 
 def get(name: str) -> Architecture:
-    """Find the architecture called `name`, or `distribution:name`."""
+    """Find an architecture by `name`, or by `distribution:name` as one string."""
     return host().architecture(name)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Value that a plugin supplies, together with the plugin."""
+    """Value that a plugin supplies (an architecture, a law, ...), with this plugin."""
 
     plugin: Plugin
     value: Any
 
 
 class Host:
-    """Host of all installed plugins and of what they supply."""
+    """Host of all installed plugins. It finds what they supply."""
 
     def __init__(self, entries: Iterable[Entry], blocked: Sequence[str] = (), only_builtin: bool = False) -> None:
         self.plugins = [Plugin(entry) for entry in entries]
@@ -79,9 +79,10 @@ class Host:
     # By name ----------------------------------------------------------------------------------------------------------
 
     def architecture(self, name: str) -> Architecture:
-        """Find the architecture called `name`. The result's own `name` finds it again.
+        """Find the architecture called `name`.
 
-        Raises ConfigError (nearest names) or PluginError (the plugin's own error).
+        The attribute `name` of the result can be given here to find the architecture again. Raises ConfigError that
+        suggests the nearest names, or PluginError if the plugin is broken.
         """
         return self._architecture(self.find("architecture", name))
 
@@ -102,27 +103,33 @@ class Host:
         return found
 
     def tracking(self, name: str) -> Tracking:
-        """Find the tracker called `name` for a run. Raises PluginError if a module that it needs is missing."""
+        """Find the tracker called `name`, and return it as an observer of a run.
+
+        Raises PluginError if a module that the tracker needs is missing.
+        """
         from matscale.core.hosting.observers import Tracking  # start-up: plugins
 
         found = self.find("tracker", name)
         return Tracking.of(found.value, found.plugin)
 
     def command(self, name: str) -> click.Command | None:
-        """Command called `name` of the plugin called `name`; None if there is no such plugin or command."""
+        """Find the command called `name`, which the plugin of the same name supplies.
+
+        None if there is no such plugin, or if it has no command.
+        """
         named = self._named(name)
         found: click.Command | None = named.require().provides.get("command", {}).get(_plain(name)) if named else None
         return found
 
     def origin(self, name: str) -> tuple[str, str]:
-        """(distribution, version) of the architecture called `name`."""
+        """Distribution, and its version, that supplies the architecture called `name`."""
         entry = self.find("architecture", name).plugin.entry
         return entry.distribution, entry.version
 
     def plugin(self, name: str) -> Plugin:
-        """Find a plugin by its entry-point name.
+        """Find a plugin by the name of its entry point.
 
-        Raises ConfigError (nearest name), or PluginError if it is ambiguous.
+        Raises ConfigError that suggests the nearest name, or PluginError if several plugins have this name.
         """
         named = self._named(name)
         if named is None:
@@ -130,9 +137,10 @@ class Host:
         return named
 
     def find(self, kind: str, name: str) -> Found:
-        """Find a value of `kind` by name, in the order given at the top of this module.
+        """Find a value by its kind ("architecture", "law", ...) and name.
 
-        Raises ConfigError for a name that no plugin supplies, PluginError if several do or the plugin is broken.
+        The plugins are searched in the order given at the top of this module. Raises ConfigError if no plugin supplies
+        the value, and PluginError if several do or the plugin is broken.
         """
         named = self._named(name)
         if named and (value := named.require().provides.get(kind, {}).get(_plain(name))) is not None:
@@ -152,7 +160,7 @@ class Host:
     # All of a kind ----------------------------------------------------------------------------------------------------
 
     def architectures(self) -> list[Architecture]:
-        """All available architectures, built-in ones first, each under the name that finds it."""
+        """All available architectures, built-in ones first, each with the name by which it is found."""
         return [self._architecture(found) for found in self._all("architecture")]
 
     def losses(self) -> list[Loss]:
@@ -162,7 +170,7 @@ class Host:
         return [found.value for found in self._all("labeler")]
 
     def laws(self) -> list[Law]:
-        """Laws of all plugins, built-in ones first, in their order."""
+        """Laws of all plugins: those of built-in plugins first, then in the order of the plugins."""
         return [found.value for found in self._all("law")]
 
     def launchers(self) -> list[Launcher]:
@@ -175,7 +183,7 @@ class Host:
         return [found.value for found in self._all("reader")]
 
     def load_all(self) -> None:
-        """Import every plugin; errors are caught and stored with the plugin."""
+        """Import every plugin. An error of a plugin is not raised, but stored in its `trouble` and `error`."""
         for plugin in self.plugins:
             plugin.load()
         for found in self._all("architecture"):
@@ -186,10 +194,10 @@ class Host:
     # Hooks with a question --------------------------------------------------------------------------------------------
 
     def step_flops(self, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
-        """Compute the FLOPs of one optimiser step by a formula; None if there is no formula.
+        """Compute the FLOPs of one optimizer step by a formula; None if there is no formula.
 
-        The hooks of loaded plugins are called, the architecture's own plugin first, then `step_flops` of the
-        architecture.
+        The hook `step_flops` of the architecture's plugin is called first, then that of other loaded plugins, then
+        `step_flops` of the architecture. The first answer counts.
         """
         loaded = [p for p in self.plugins if p.state == "ok" and "step_flops" in p.implements]
         for plugin in sorted(loaded, key=lambda p: architecture.config not in _configs(p)):
@@ -203,10 +211,10 @@ class Host:
     def observers(
         self, names: Sequence[str], architecture: Architecture | None = None, trackers: Sequence[str] = ()
     ) -> Observers:
-        """Observers of a run: plugins in `names`, the plugin of the run's architecture, and the `trackers`.
+        """Observers of a run: the plugins in `names`, the plugin of the run's architecture, and the `trackers`.
 
-        A name may also be that of an architecture, and means its plugin. Raises ConfigError or PluginError for a name
-        that is not available.
+        The name of an architecture stands for its plugin. Raises ConfigError or PluginError for a name that is not
+        available.
         """
         named = [self._watcher(name).require() for name in names]
         own = [p for p in self.plugins if architecture and architecture.config in _configs(p)]
@@ -227,7 +235,10 @@ class Host:
         return [p for p in plugins if distribution is None or canonical(p.entry.distribution) == distribution]
 
     def _named(self, name: str) -> Plugin | None:
-        """Find the plugin with an entry-point name. A blocked plugin does not hide another plugin of the same name."""
+        """Find a plugin by the name of its entry point; None if there is none.
+
+        A blocked plugin does not hide another plugin of the same name.
+        """
         distribution = _distribution(name)
         named = [p for p in self._of(distribution, self.plugins) if p.name == _plain(name)]
         rivals = [p for p in named if p.state != "blocked"] or named
@@ -247,7 +258,10 @@ class Host:
         return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
 
     def _asked(self, kind: str, found: Found) -> str:
-        """Name that finds a value again: the plain name, unless it means another value or is ambiguous."""
+        """Name by which a value is found: `name`, or `distribution:name`.
+
+        The latter is needed if the name alone is ambiguous, or is that of another value.
+        """
         try:
             plain_finds_it = self.find(kind, found.value.name).value is found.value
         except MatscaleError:
@@ -255,7 +269,7 @@ class Host:
         return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
 
     def _architecture(self, found: Found) -> Architecture:
-        """Architecture under the name that finds it again; the same object at each call."""
+        """Architecture with the name by which it is found; the same object at each call."""
         architecture: Architecture = found.value
         asked = self._asked("architecture", found)
         if asked == architecture.name:
@@ -272,7 +286,10 @@ class Host:
 
 
 def _may_supply(plugin: Plugin, kind: str) -> bool:
-    """Whether a plugin may supply a kind of value; false for a built-in plugin without the hook in its source."""
+    """Whether a plugin may supply values of a kind.
+
+    False only for a built-in plugin whose source does not have the hook for this kind.
+    """
     if not plugin.entry.builtin or plugin.state != "not loaded":
         return True
     hooks = declared_hooks(plugin.entry)
@@ -284,7 +301,7 @@ def _plain(name: str) -> str:
 
 
 def _distribution(name: str) -> str | None:
-    """Canonical distribution of `distribution:name`; None for a plain name."""
+    """Name of the distribution in `distribution:name`, in canonical form; None for a name without it."""
     distribution, colon, _ = name.rpartition(":")
     return canonical(distribution) if colon else None
 
@@ -300,7 +317,10 @@ def _ambiguous(what: str, name: str, rivals: list[Plugin]) -> PluginError:
 
 
 def _mark_clashes(plugins: list[Plugin]) -> None:
-    """Mark each plugin whose name another distribution uses, too. Metadata suffice: nothing is imported."""
+    """Set `clash` of each plugin whose name another distribution uses, too.
+
+    No plugin is imported: the names are in the metadata.
+    """
     for plugin in plugins:
         if plugin.entry.builtin:
             continue
@@ -319,9 +339,10 @@ def _configs(plugin: Plugin) -> list[type]:
 
 
 def _guarded_flops(plugin: Plugin, architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> Any:
-    """Call the plugin's hook step_flops and return its answer.
+    """Call the hook step_flops of a plugin and return its answer.
 
-    An error of the hook becomes a PluginError for the architecture's own plugin, and a warning for other plugins.
+    If the hook raises an error, it becomes a PluginError for the plugin of the architecture, and a warning for other
+    plugins.
     """
     try:
         return plugin.hook.step_flops(architecture=architecture, config=config, shape=shape)

@@ -1,7 +1,7 @@
-"""Import a plugin safely: if the import fails in any way, the result is a status with a reason.
+"""Import a plugin safely: an import that fails in any way gives the plugin a state and a reason.
 
-Each plugin has its own pluggy manager, so that a failed import leaves nothing behind, and a hook can be called for a
-single plugin.
+Each plugin has its own pluggy manager. Therefore a failed import leaves nothing behind, and a hook can be called for
+one plugin alone.
 """
 
 from __future__ import annotations
@@ -33,23 +33,26 @@ class IncompatiblePluginError(PluginError):
 
 @dataclass
 class Plugin:
-    """Plugin with its state: not loaded, ok, or the reason why it cannot be used."""
+    """Plugin: its entry point, whether it is loaded, and what it supplies."""
 
     entry: Entry
     state: Literal["not loaded", "ok", "failed", "incompatible", "blocked"] = "not loaded"
     trouble: str = ""
-    """Reason why the plugin cannot be used; empty if it can."""
+    """Reason why the plugin cannot be used; empty if there is none."""
     clash: str = ""
-    """Reason why the plain name does not find the plugin; it is still found as `distribution:name`."""
+    """Reason why the name alone does not mean this plugin; empty if it does.
+
+    Such a plugin is still found as `distribution:name`.
+    """
     error: BaseException | None = None
-    """Exception of the import, with its traceback."""
+    """Exception that was raised when the plugin was imported, with its traceback."""
     api: tuple[int, int] | None = None
-    """Version of the plugin interface that the plugin states; None if it states none or is not loaded."""
+    """API_VERSION that the plugin states; None if it states none or is not loaded."""
     implements: list[str] = field(default_factory=list)
     provides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Values that the plugin supplies, by kind and name."""
+    """Values that the plugin supplies, by kind and then by name."""
     hook: Any = None
-    """Hook callers of pluggy for this plugin; None before it is loaded."""
+    """Object of pluggy with a method for each hook of this plugin; None before the plugin is loaded."""
 
     @property
     def name(self) -> str:
@@ -65,25 +68,28 @@ class Plugin:
 
     @property
     def hooks(self) -> list[str]:
-        """Hooks that the plugin implements; before it is loaded, those found in its source."""
+        """Names of the hooks that the plugin implements. Before it is loaded, they are found in its source."""
         return self.implements or declared_hooks(self.entry) or []
 
     @property
     def asked(self) -> str:
-        """Name that finds this plugin: the plain one if it is unambiguous."""
+        """Name by which this plugin is found: `name`, or `distribution:name` if the name is ambiguous."""
         return self.entry.qualified if self.clash else self.name
 
     def describe(self) -> str:
-        """Name, distribution and version for messages."""
+        """Name, distribution and version, as a text for messages."""
         return f"{self.name!r} ({self.entry.distribution} {self.entry.version})"
 
     @property
     def title(self) -> str:
-        """Description for messages, with the word `Plugin` in front."""
+        """Text for messages: the word `Plugin`, then name, distribution and version."""
         return f"Plugin {self.describe()}"
 
     def load(self) -> Plugin:
-        """Import the plugin, check it and collect what it supplies, once. Only KeyboardInterrupt is raised."""
+        """Import the plugin, check it and collect what it supplies, at the first call only.
+
+        An error is not raised, but stored in `trouble` and `error`; only KeyboardInterrupt is raised.
+        """
         if self.state == "not loaded":
             try:
                 with redirect_stdout(sys.stderr):  # prints of a plugin must not mix with results of a command
@@ -110,7 +116,10 @@ class Plugin:
         self.provides = collect(manager.hook, self.implements)
 
     def require(self) -> Plugin:
-        """Load a plugin that was requested. Raises PluginError with the plugin's error and advice."""
+        """Load the plugin, because it was requested by name.
+
+        Raises PluginError if it cannot be used, with the reason and advice.
+        """
         self.load()
         if self.state == "ok":
             return self
@@ -118,13 +127,16 @@ class Plugin:
         raise PluginError(self.complaint() + advice) from self.error
 
     def complaint(self) -> str:
-        """Sentence that says why the plugin cannot be used, with advice."""
+        """Sentence for messages that says why the plugin cannot be used."""
         verb = {"blocked": "is blocked", "incompatible": "does not fit this matscale"}.get(self.state, "cannot be used")
         return f"{self.title} {verb}: {self.trouble}"
 
 
 def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
-    """Read the API_VERSION of a plugin. Raises IncompatiblePluginError if this host does not support it."""
+    """Read the API_VERSION that a plugin states; None if it states none.
+
+    Raises IncompatiblePluginError if this matscale does not support the version.
+    """
     stated = getattr(plugin, "API_VERSION", getattr(sys.modules.get(entry.module), "API_VERSION", None))
     if stated is None:
         return None
@@ -143,9 +155,9 @@ def stated_api(plugin: Any, entry: Entry) -> tuple[int, int] | None:
 
 
 def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None:
-    """Raises an error for unknown hooks, with the nearest valid name, and for hook wrappers.
+    """Raises PluginError if a plugin implements an unknown hook, or a hook wrapper.
 
-    Wrappers are not supported, since plugins are called one at a time.
+    The message suggests the nearest known hook. Wrappers are not supported, since plugins are called one at a time.
     """
     try:
         manager.check_pending()
@@ -164,7 +176,10 @@ def refuse_unknown_hooks(manager: pluggy.PluginManager, known: set[str]) -> None
 
 
 def explain(error: BaseException, entry: Entry) -> str:
-    """Explain a plugin's error: where it was raised, what to install, which installed versions do not fit."""
+    """Explain an error of a plugin in a sentence or two.
+
+    The text says where the error was raised, what to install, and which installed versions do not fit.
+    """
     return " ".join(filter(None, [_raised(error, entry), conflicts(entry)]))
 
 
@@ -180,7 +195,7 @@ def _raised(error: BaseException, entry: Entry) -> str:
 
 
 def install_hint(missing: str, entry: Entry) -> str:
-    """Advice on what to install for a missing module."""
+    """Advice on what to install if a module that a plugin needs is missing."""
     if f"{entry.module}.".startswith(f"{missing}."):
         return f"The installation of {entry.distribution} is incomplete or out of date: install it again."
     for requirement in entry.requires:
@@ -193,7 +208,7 @@ def install_hint(missing: str, entry: Entry) -> str:
 
 
 def plugin_traceback(error: BaseException) -> str:
-    """Traceback from the plugin's first own line on, without the lines of matscale and importlib before it."""
+    """Traceback of an error, from the first line of the plugin on: without matscale's and importlib's lines."""
     tb = error.__traceback__
     while tb is not None and _is_machinery(Path(tb.tb_frame.f_code.co_filename)):
         tb = tb.tb_next

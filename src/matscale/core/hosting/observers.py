@@ -1,4 +1,7 @@
-"""Observers of a run: plugins and trackers. An observer that raises an error is switched off, with one warning."""
+"""Observers of a run: plugins and trackers whose hooks are called during training.
+
+An observer that raises an error is switched off, with one warning.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,27 @@ if TYPE_CHECKING:
     from matscale.core.runs.record import Run
 
 PLACE = frozenset({"step", "split", "time"})
-"""Keys of a row of metrics that are no metrics themselves."""
+"""Keys of a row of metrics.jsonl that are not metrics."""
 
 
 class PluginWarning(UserWarning):
-    """Warning that a hook of a plugin raised an error: the plugin is ignored there, and the run goes on."""
+    """Warning for an error in a plugin: matscale goes on without the part that raised the error."""
 
 
 class Watcher(Protocol):
-    """Observer of a run: a plugin, or an open tracker."""
+    """Observer of a run: a plugin, or a tracker."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def title(self) -> str:
-        """Kind, name and distribution for messages; unique among the observers of a run."""
+        """Kind, name and distribution, as a text for messages; different for each observer of a run."""
         ...
 
     @property
     def implements(self) -> Sequence[str]:
-        """Observer hooks that the plugin or tracker implements."""
+        """Names of the observer hooks that the plugin or tracker implements."""
         ...
 
     @property
@@ -48,14 +51,17 @@ class Watcher(Protocol):
 
 
 class Observers:
-    """All observers of a run; each method calls one hook of them all. `matscale.core.hookspecs` explains the hooks."""
+    """All observers of a run. Each method calls the hook of the same name of every observer.
+
+    `matscale.core.hookspecs` explains the hooks.
+    """
 
     def __init__(self, watchers: Iterable[Watcher]) -> None:
         self._watchers = {watcher.title: watcher for watcher in watchers}
 
     @property
     def names(self) -> list[str]:
-        """Names of the observers that have not been switched off."""
+        """Names of the observers, except those that were switched off."""
         return [watcher.name for watcher in self._watchers.values()]
 
     def run_started(self, run: Run) -> None:
@@ -99,7 +105,7 @@ def _farewell(title: str, event: str, error: BaseException) -> str:
 
 
 class Tracking:
-    """Tracker as an observer of one run."""
+    """Observer that passes the metrics of one run to a tracker."""
 
     implements = ("run_started", "step_ended", "evaluated", "run_ended")
 
@@ -109,7 +115,10 @@ class Tracking:
 
     @classmethod
     def of(cls, tracker: Tracker, plugin: Plugin) -> Tracking:
-        """Make the observer for a tracker. Raises PluginError that says what to install if a module is missing."""
+        """Make the observer for a tracker that `plugin` supplies.
+
+        Raises PluginError that says what to install if a module is missing.
+        """
         title = f"Tracker {tracker.name!r} ({plugin.entry.distribution} {plugin.entry.version})"
         for module in tracker.modules:
             if find_spec(module) is None:
@@ -127,7 +136,10 @@ class Tracking:
         return self
 
     def run_started(self, run: Run) -> None:
-        """Open the log after the last row of the run: rows after its checkpoint have already been cut off."""
+        """Open the log of the tracker, to continue after the last row of metrics.jsonl.
+
+        If the run was resumed, rows after its checkpoint have been removed before.
+        """
         self.log = self.tracker.open(run, max((row["step"] for row in run.metrics()), default=0))
 
     def step_ended(self, run: Run, metrics: Mapping[str, Any]) -> None:
@@ -146,6 +158,9 @@ class Tracking:
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Select the numbers of a row of metrics.jsonl, under keys with the split: `train/lr`, `validation/loss`."""
+    """Select the numbers in a row of metrics.jsonl.
+
+    Their keys get the split in front: `train/lr`, `validation/loss`.
+    """
     values = {key: value for key, value in row.items() if key not in PLACE and isinstance(value, int | float)}
     return {f"{row['split']}/{key}": float(value) for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""Values that the `register_*` hooks of a plugin return: their kinds, and the check of each value's type."""
+"""Values that plugins supply by their `register_*` hooks: which kinds there are, and a check of their types."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Kind:
-    """Kind of value that plugins supply."""
+    """Kind of value that plugins supply, such as architectures."""
 
     word: str
-    """Noun for messages: `architecture`."""
+    """Name of the kind, also in messages: `architecture`."""
     hook: str
     type: str
-    """Class of its values as `module:Class`."""
+    """Class of the values of this kind, as `module:Class`."""
 
 
 KINDS = {
@@ -42,7 +42,8 @@ KINDS = {
 def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
     """Collect everything that one plugin supplies, by kind and name.
 
-    Raises PluginError that names the hook and its result, if the result has the wrong type.
+    `implemented` lists the hooks of the plugin. Raises PluginError that names the hook if its result has the wrong
+    type.
     """
     return {
         word: _by_name(kind, getattr(hook, kind.hook)()) for word, kind in KINDS.items() if kind.hook in implemented
@@ -50,7 +51,10 @@ def collect(hook: Any, implemented: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _by_name(kind: Kind, results: list[Any]) -> dict[str, Any]:
-    """Check values, and return them by name; `results` is pluggy's list of what the implementations returned."""
+    """Check the values that a hook returned, and return them by name.
+
+    pluggy puts the returned list into another list, `results`.
+    """
     values = results[0] if results else None
     if not isinstance(values, (list, tuple)):
         raise PluginError(f"{kind.hook} returned {shown(values)}; it must return a list.")
@@ -79,6 +83,6 @@ def _check(kind: Kind, value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """Format a value for messages: its repr, at most 60 characters of it, and its type."""
+    """Format a value for a message: at most 60 characters of its repr, and its type."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

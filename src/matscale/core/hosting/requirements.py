@@ -1,4 +1,7 @@
-"""Version conflicts that may explain why a plugin failed, found from package metadata alone."""
+"""Find version conflicts that may explain why a plugin failed.
+
+They are found in the metadata of installed distributions; nothing is imported.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 from matscale.core.hosting.catalogue import BUILTIN, Entry, canonical
 
 SHOWN = 3
-"""Largest number of conflicts in a message, those of the plugin itself first."""
+"""Largest number of conflicts in a message. Those of the plugin itself come first."""
 
 
 def conflicts(entry: Entry) -> str:
-    """Describe version conflicts of a plugin or of packages that it needs; empty if there are none.
+    """Describe version conflicts of a plugin, and of packages that it needs; empty if there are none.
 
-    This is called only after a plugin has failed, so that a plugin that works despite its metadata is not refused.
+    Call this only after a plugin has failed: a plugin that works in spite of a conflict should not be refused.
     """
     ours = {canonical(requirement.name): requirement for requirement in _needed_by(BUILTIN)}
     found = []
@@ -39,7 +42,10 @@ def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requir
 
 
 def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
-    """Yield (distribution, requirement): first for the plugin's distribution, then for the distributions it needs."""
+    """Yield (distribution, requirement of it) for a plugin and all that it needs.
+
+    The requirements of the plugin's own distribution come first.
+    """
     level, seen = [(entry.distribution, requirement) for requirement in _needed(entry.requires)], set()
     while level:
         yield from level
@@ -50,12 +56,15 @@ def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
 
 
 def _needed_by(distribution: str) -> Iterator[Requirement]:
-    """Requirements of a distribution; none if it is not installed, like a matscale that runs from its sources."""
+    """Requirements of a distribution; none if the distribution is not installed.
+
+    matscale itself is not installed if it runs from its sources.
+    """
     return _needed(requires(distribution) or ()) if _installed(distribution) is not None else iter(())
 
 
 def _needed(lines: Iterable[str]) -> Iterator[Requirement]:
-    """Requirements that apply to this Python and operating system, without extras."""
+    """Parse requirements. Those of extras, other operating systems or other versions of Python are left out."""
     for line in lines:
         try:
             requirement = Requirement(line)

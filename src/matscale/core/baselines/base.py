@@ -1,4 +1,4 @@
-"""Interface of a baseline, and sums for fitting baselines: in float64, in chunks, without missing labels."""
+"""Interface of baselines, and sums by which they are fitted: in float64, in chunks, without missing labels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
 
 CHUNK = 1024
-"""Number of structures that are in memory at once while a baseline is fitted."""
+"""Number of structures that are in memory at a time while a baseline is fitted."""
 
 
 class Baseline(ABC):
-    """Baseline: maps an AtomicBatch to Outputs in physical units, like a Potential; it needs no edges."""
+    """Baseline: predicts Outputs in physical units for an AtomicBatch, as a Potential does, but without edges."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -32,7 +32,7 @@ class Baseline(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:
-        """Fit to the structures `indices` of `dataset`; missing labels are left out of every mean."""
+        """Fit to the structures at `indices` of `dataset`. Missing labels are left out of every mean."""
 
     @abstractmethod
     def __call__(self, batch: AtomicBatch) -> Outputs:
@@ -49,25 +49,31 @@ class Baseline(ABC):
 
 
 def batches(dataset: PackedDataset, indices: NDArray[np.int64]) -> Iterator[AtomicBatch]:
-    """Yield the structures `indices` in float64, without edges, a chunk at a time."""
+    """Yield batches of the structures at `indices`, in float64 and without edges."""
     for start in range(0, len(indices), CHUNK):
         yield dataset.batch(indices[start : start + CHUNK], Graph.none(), dtype=torch.float64)
 
 
 def passes(dataset: PackedDataset, indices: NDArray[np.int64]) -> Callable[[], Iterator[AtomicBatch]]:
-    """Make a function that starts a new pass over the structures `indices`, in order, for `evaluate_baselines`."""
+    """Make the argument `batches` of `evaluate_baselines`, for the structures at `indices`.
+
+    It is a function; each call starts a new pass over the structures, in order.
+    """
     return partial(batches, dataset, indices)
 
 
 class MaskedSum:
-    """Running sums of labelled rows, and their counts, for each of several classes."""
+    """Sums of rows, and numbers of rows, for each of several classes. Rows with NaN are left out.
+
+    A row is a label of an atom or of a structure; a class is, for example, an element.
+    """
 
     def __init__(self, n_classes: int, *shape: int) -> None:
         self.total = torch.zeros(n_classes, *shape, dtype=torch.float64)
         self.count = torch.zeros(n_classes, dtype=torch.float64)
 
     def add(self, classes: Tensor, x: Tensor | None) -> None:
-        """Add rows `x` [n, *shape] with NaN for missing labels; row k belongs to class `classes[k]`."""
+        """Add rows `x` [n, *shape]; row k belongs to class number `classes[k]`. NaN stands for a missing label."""
         if x is None:
             return
         labelled = torch.isfinite(x.reshape(len(x), -1)).all(1)
@@ -76,11 +82,11 @@ class MaskedSum:
         self.count.index_add_(0, classes, torch.ones_like(classes, dtype=torch.float64))
 
     def mean(self) -> Tensor:
-        """Mean of each class [n_classes, *shape]; 0 for a class without rows."""
+        """Mean of the rows of each class, [n_classes, *shape]; 0 for a class without rows."""
         count = self.count.clamp(min=1.0)
         return self.total / count.reshape(-1, *(1,) * (self.total.dim() - 1))
 
 
 def single(n: int) -> Tensor:
-    """Class numbers for n rows that all belong to one class."""
+    """Class numbers, all 0, for n rows that belong to one class."""
     return torch.zeros(n, dtype=torch.long)

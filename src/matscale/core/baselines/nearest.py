@@ -1,14 +1,15 @@
-"""Baseline by nearest neighbour (k = 1): a look-up by an atom's element and that of its nearest neighbour.
+"""Baseline by nearest neighbour (k = 1): a table with means for each pair of elements.
 
-This is the n-gram back-off ("Markov") model of the research code, with two corrections: distances are periodic, and
-means do not include padding. In training, every atom adds its force, its structure's E/n_atoms and its structure's
-stress/n_atoms to two keys: (own element, nearest element) and (own element). A prediction takes for each atom the mean
-of the first key, of the second if the first was not in training, or 0 if neither was; energy and stress are sums over
-the atoms of a structure.
+The pair is that of an atom and its nearest neighbour. This is the n-gram back-off ("Markov") model of the research
+code, with two corrections: distances are periodic, and means do not include padding. In training, every atom adds its
+force, and E/n_atoms and stress/n_atoms of its structure, to the means of two keys: (own element, nearest element) and
+(own element). In a prediction, each atom contributes the mean of its first key. If the first key was not in training,
+the mean of the second key is taken, and 0 if the second was not in training either. Energy and stress are sums over the
+atoms of a structure.
 
-The nearest neighbour may be a periodic image of the atom itself. Of several within TIE of the nearest, the one with the
-lowest atomic number counts, so that the order of atoms does not matter. A single atom without periodic axes has no
-neighbour, and only the second key.
+The nearest neighbour may be a periodic image of the atom itself. If several neighbours are within TIE of the nearest
+distance, the one with the lowest atomic number counts, so that the order of atoms does not matter. A single atom
+without periodic axes has no neighbour, and therefore only the second key.
 """
 
 from __future__ import annotations
@@ -32,28 +33,34 @@ if TYPE_CHECKING:
     from matscale.core.data.store.packed import PackedDataset
 
 TIE = 1e-4
-"""Difference in Å below which two distances are equal: far above float32 rounding, far below relevant displacements."""
+"""Difference in Å below which distances count as equal: far above float32 rounding, far below atomic motion."""
 FIRST_CUTOFF = 3.5
-"""Radius of the first search [Å]; it doubles until every atom has a neighbour, at most to `_reach`."""
+"""Radius of the first search [Å].
+
+It is doubled until every atom has a neighbour, but not beyond twice the distance that `_reach` gives.
+"""
 N_Z = 119
-"""Number of atomic numbers 0..118; column 0 of a table is the key without a neighbour."""
+"""Number of atomic numbers, 0 to 118. In a pair, 0 stands for "no neighbour"."""
 
 
 @dataclass(frozen=True, eq=False)
 class NearestBaseline(Baseline):
-    """Baseline by nearest neighbour: tables over (element, nearest element or 0), with the counts behind each mean."""
+    """Baseline by nearest neighbour: tables of means for pairs (element, nearest element).
+
+    Pair (a, b) of atomic numbers has index 119 a + b; b = 0 stands for the key (element) alone.
+    """
 
     name: ClassVar[str] = "nearest"
     summary: ClassVar[str] = "by the nearest neighbour (k = 1)"
 
     energy: Tensor
-    """Mean of E/n_atoms by pair of elements, [119 · 119] eV."""
+    """Mean of E/n_atoms for each pair, [119 · 119] eV."""
     forces: Tensor
-    """Mean force vector by pair of elements, [119 · 119, 3] eV/Å."""
+    """Mean force vector for each pair, [119 · 119, 3] eV/Å."""
     stress: Tensor
-    """Mean of stress/n_atoms by pair of elements, [119 · 119, 9] eV/Å³."""
+    """Mean of stress/n_atoms for each pair, [119 · 119, 9] eV/Å³."""
     counts: Tensor
-    """Numbers of atoms behind the means of energy, forces and stress, [3, 119 · 119]."""
+    """Numbers of atoms from which the means of energy, forces and stress come, [3, 119 · 119]."""
 
     @classmethod
     def fit(cls, dataset: PackedDataset, indices: NDArray[np.int64]) -> Self:
@@ -83,7 +90,7 @@ class NearestBaseline(Baseline):
         )
 
     def plain(self) -> dict[str, Any]:
-        """JSON-ready tables: the means under the keys `Al` and `Al-Ni`, and the counts behind them."""
+        """JSON-ready tables: means and numbers of atoms, under keys such as `Al` and `Al-Ni`."""
         seen = torch.nonzero(self.counts.sum(0) > 0).flatten().tolist()
         return {
             _key_name(key): {
@@ -109,7 +116,7 @@ class NearestBaseline(Baseline):
 
 
 def nearest_elements(batch: AtomicBatch) -> Tensor:
-    """Atomic number of each atom's nearest periodic neighbour, [n_atoms]; 0 for an atom without one."""
+    """Atomic number of each atom's nearest neighbour, images included, [n_atoms]; 0 if there is none."""
     positions = batch.positions.detach().cpu().double().numpy()
     numbers, cells, pbc = (x.detach().cpu().numpy() for x in (batch.atomic_numbers, batch.cell.double(), batch.pbc))
     ends = np.cumsum(batch.atoms_per_structure.cpu().numpy())
@@ -148,7 +155,7 @@ def _nearest(
 
 
 def _reach(positions: NDArray[np.float64], cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> float:
-    """Distance [Å] within which every atom has a neighbour: its own image, or any other atom."""
+    """Distance [Å] within which every atom must have a neighbour: an image of itself, or another atom."""
     if pbc.any():
         return float(np.linalg.norm(cell[pbc], axis=1).min())
     return float(np.linalg.norm(np.ptp(positions, axis=0)))

@@ -1,4 +1,4 @@
-"""Baselines that use no neighbours: zero, mean, and linear in the composition."""
+"""Baselines that use no neighbours: they predict zero, means, or a linear function of the composition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroBaseline(Baseline):
-    """Baseline that predicts zero for everything; its errors are the size of the labels."""
+    """Baseline that predicts zero for everything. Its errors are the mean sizes of the labels."""
 
     name: ClassVar[str] = "zero"
     summary: ClassVar[str] = "0 everywhere"
@@ -47,9 +47,9 @@ class ZeroBaseline(Baseline):
 
 @dataclass(frozen=True)
 class MeanBaseline(Baseline):
-    """Baseline that predicts means: energy = (Σ E / Σ n_atoms) · n_atoms; forces = the mean force vector.
+    """Baseline that predicts means: energy = (Σ E / Σ n_atoms) · n_atoms.
 
-    The stress is the mean tensor.
+    Forces are the mean force vector; the stress is the mean tensor.
     """
 
     name: ClassVar[str] = "mean"
@@ -92,11 +92,11 @@ class MeanBaseline(Baseline):
 
 @dataclass(frozen=True)
 class CompositionBaseline(Baseline):
-    """Baseline with energy = Σ_atoms reference(Z), fitted by least squares to energies per atom.
+    """Baseline with energy = Σ_atoms reference(Z), where the references are fitted by least squares.
 
-    The reference of an element that was not in training is 0 eV. Forces are 0, since the energy does not depend on
-    positions. The stress would be 0, too, but in datasets its mean often differs from 0, so it is the mean tensor, as
-    in `mean`.
+    The fit is to energies per atom. The reference of an element that was not in training is 0 eV. Forces are 0, since
+    the energy does not depend on positions. The stress would be 0, too, but its mean in datasets often differs from 0;
+    therefore the mean tensor is predicted.
     """
 
     name: ClassVar[str] = "composition"

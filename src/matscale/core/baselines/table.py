@@ -1,4 +1,4 @@
-"""All baselines together: fit them, evaluate them like models, store them as JSON."""
+"""All baselines together: fit them, evaluate them like models, convert them to and from JSON."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 BASELINES: dict[str, type[Baseline]] = {
     baseline.name: baseline for baseline in (ZeroBaseline, MeanBaseline, CompositionBaseline, NearestBaseline)
 }
-"""Baselines by name, from the one that uses the least information."""
+"""Baselines by name. The first uses the least information."""
 
 
 def fit_baselines(dataset: PackedDataset, indices: NDArray[np.int64]) -> dict[str, Baseline]:
-    """Fit every baseline on the set of structures `indices`. Raises DataError if there are none.
+    """Fit every baseline to the structures at `indices`. Raises DataError if there are none.
 
-    Structures are added in the order of the dataset, for any order of `indices`, so that the same training part gives
-    the same baselines to the last bit.
+    Structures are added in the order of the dataset, whatever the order of `indices`. Therefore the same training part
+    gives the same baselines to the last bit.
     """
     if len(indices) == 0:
         raise DataError(
@@ -43,9 +43,9 @@ def evaluate_baselines(
     batches: Callable[[], Iterable[AtomicBatch]],
     loss: LossConfig | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Evaluate baselines: the metrics of `matscale.core.train.evaluation` for each, by the name of the baseline.
+    """Evaluate baselines: the metrics of `matscale.core.train.evaluation` by the name of each baseline.
 
-    `batches()` starts a new pass over the data.
+    `batches` is a function; each call starts a new pass over the data.
     """
     from matscale.core.train.evaluation import evaluate  # start-up: torch
 
@@ -53,12 +53,12 @@ def evaluate_baselines(
 
 
 def plain_baselines(baselines: Mapping[str, Baseline]) -> dict[str, Any]:
-    """Baselines as JSON-ready values."""
+    """Convert baselines to JSON-ready values."""
     return {name: baseline.plain() for name, baseline in baselines.items()}
 
 
 def parse_baselines(values: Mapping[str, Any]) -> dict[str, Baseline]:
-    """Restore baselines from the result of `plain_baselines`. Raises DataError on an unknown name."""
+    """Restore baselines from the result of `plain_baselines`. Raises DataError for an unknown name."""
     for name in values:
         if name not in BASELINES:
             raise DataError(f"No baseline is called {name!r}. {did_you_mean(name, BASELINES)}")

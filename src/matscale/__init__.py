@@ -7,8 +7,8 @@ run = matscale.train(arch="schnet", params="30k", data="emt")
 matscale.evaluate(run)["loss"]
 ```
 
-The public names are imported when they are first used, so that `import matscale` (and `matscale --help`) does not
-wait for torch. docs/python.md shows all of them.
+The public names are imported at their first use, so that `import matscale` (and `matscale --help`) does not wait for
+torch. docs/python.md shows all of them.
 """
 
 from __future__ import annotations

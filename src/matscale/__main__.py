@@ -1,4 +1,4 @@
-"""Command line of matscale as `python -m matscale`."""
+"""Run the command line of matscale by `python -m matscale`."""
 
 from matscale.cli import main
 

@@ -1,7 +1,8 @@
-"""The functions of `import matscale`, in the order of a study: train, evaluate, predict, compare, plan.
+"""Functions of `import matscale`, in the order of a study: train, evaluate, predict, compare, plan.
 
-Each function is a few lines that call `matscale.core`. `load` and `calculator` (`core/inference/load.py`) and `fit`
-(`core/scaling/fit.py`) are used directly. The command line has the same names.
+Each function is a few lines that call `matscale.core`. Three more functions of `import matscale` are defined in the
+core: `load` and `calculator` in `core/inference/load.py`, and `fit` in `core/scaling/fit.py`. The commands of the
+command line have the same names.
 """
 
 from __future__ import annotations
@@ -65,9 +66,10 @@ def train(
 ) -> Run:
     """Train one model and return its run: the folder `path`, `config`, `info` (run.json) and `metrics()`.
 
-    Keywords are the options of `matscale train` (`start` is its --from; `set` takes {"optimizer.lr": 1e-3} too).
-    `config` is a TOML file, a TrainConfig or a dictionary; keywords override it. `output` is the run folder, by default
-    a new one in runs/. Progress goes to stderr unless `quiet`. `matscale.load`, `evaluate`, `predict` take the run.
+    `config` is a TOML file, a TrainConfig or a dictionary. The other arguments are the options of `matscale train` and
+    override `config`; `start` is the option --from, and `set` may also be a dictionary {"optimizer.lr": 1e-3}. `output`
+    is the run folder, by default a new one in runs/. Progress is shown on stderr unless `quiet`. The returned run can
+    be given to `matscale.load`, `matscale.evaluate` and `matscale.predict`.
 
     >>> run = matscale.train(arch="schnet", params="5k", data="emt", steps=10, output="runs/little", quiet=True)
     >>> run
@@ -78,8 +80,8 @@ def train(
     Traceback (most recent call last):
     matscale.core.errors.ConfigError: matscale.train has no argument 'stepps'. Did you mean 'steps'? Known: ...
 
-    Raises ConfigError for contradictory options or an existing run, DataError for unusable data, StoppedEarly on Ctrl-C
-    (the run was saved; `resume=True` goes on), NonFiniteLossError.
+    Raises ConfigError for contradictory options or an existing run, DataError for unusable data, and NonFiniteLossError
+    if the loss becomes NaN or infinite. Ctrl-C saves the run and raises StoppedEarly; `resume=True` continues the run.
     """
     from matscale.cli.progress.reporter import reporter
     from matscale.core.train.distributed import World
@@ -133,7 +135,10 @@ def _values(config: str | Path | TrainConfig | Mapping[str, Any] | None) -> Path
 
 
 def _assignments(values: Mapping[str, Any] | Iterable[str]) -> list[str]:
-    """Format assignments as texts `KEY=VALUE`; values are JSON, which is also TOML for lists, numbers and texts."""
+    """Convert assignments to texts `KEY=VALUE`.
+
+    A value of a dictionary becomes JSON; lists, numbers and texts in JSON are also TOML.
+    """
     if isinstance(values, Mapping):
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
     return [values] if isinstance(values, str) else list(values)
@@ -151,9 +156,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a run or a loaded model: returns the errors of `matscale evaluate --json` (eV/atom, eV/Å, eV/Å³).
 
-    `data` is a packed dataset (path or name), by default that of the run, or structures with labels (ase.Atoms with a
-    calculator that holds them). `split` is the part to use: `auto` means the validation part of the run's own dataset,
-    and all of any other dataset. The key `loss` is the compared loss.
+    `data` is a packed dataset (its path or name), or structures with labels (for ase.Atoms, their calculator holds the
+    labels). The default is the dataset of the run. `split` is the part of the dataset: `auto` means the validation part
+    of the run's own dataset, and all structures of any other dataset. The result under the key `loss` is the loss by
+    which models are compared.
 
     >>> errors = matscale.evaluate("runs/first")
     >>> errors["n_structures"], errors["loss"] < 60
@@ -162,8 +168,9 @@ def evaluate(
     >>> matscale.evaluate(potential, data="emt", split="all")["n_structures"]
     40
 
-    Raises ConfigError for a run or a dataset that does not exist, DataError for elements that the model does not know
-    and structures without neighbours, NonFinitePrediction.
+    Raises ConfigError for a run that does not exist, and DataError for a dataset that does not exist, for elements that
+    the model does not know, and for structures without neighbours. Raises NonFinitePrediction if predictions are NaN or
+    infinite.
     """
     import numpy as np
 
@@ -208,8 +215,8 @@ def predict(
 ) -> list[Prediction]:
     """Predict structures, in order: each result has `energy` [eV], `forces` [n_atoms, 3] eV/Å, `stress` [3, 3] eV/Å³.
 
-    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, read as by `matscale predict`.
-    `stress` is None for structures without a volume and models without a stress.
+    `structures` is one ase.Atoms or matscale.Structure, several of them, or a file, which is read as in
+    `matscale predict`. `stress` is None if the structure has no volume, or if the model predicts no stress.
 
     >>> from ase.build import bulk
     >>> copper, gold = matscale.predict("runs/first", [bulk("Cu"), bulk("Au", cubic=True)])
@@ -217,7 +224,7 @@ def predict(
     ((1, 3), (4, 3), (3, 3))
 
     Raises DataError that names the first structure that cannot be predicted (an element that was not in training, two
-    atoms at one position), NonFinitePrediction that names all structures whose predictions are not finite.
+    atoms at one position). Raises NonFinitePrediction that names all structures whose predictions are not finite.
     """
     from matscale.core.inference.predict import listed, predict_batch
 
@@ -236,9 +243,10 @@ def batch(
 ) -> AtomicBatch:
     """Make a batch of structures, with the edges of `graph`, for your own models and loops.
 
-    `graph` is a Graph, a cutoff in Å, a Potential (whose graph and floating-point type are used), or None for no edges.
-    Labels of structures are included (for ase.Atoms, those of their calculator), NaN if missing. Floating-point tensors
-    are float32 unless `dtype` is float64; energies are always float64.
+    `graph` is a Graph, a cutoff in Å, or None for no edges. It can also be a Potential; then its graph and its
+    floating-point type are used. The batch includes the labels of the structures (for ase.Atoms, those of their
+    calculator); missing labels are NaN. Floating-point tensors are float32 unless `dtype` is float64; energies are
+    always float64.
 
     >>> from ase.build import bulk
     >>> two = matscale.batch([bulk("Cu"), bulk("Au", cubic=True)], 3.0)
@@ -270,7 +278,10 @@ def batch(
 def _opened(
     model: Model, checkpoint: str | int, device: torch.device | str, dtype: torch.dtype | str | None
 ) -> tuple[Run | None, Potential]:
-    """Open a model. Returns its run, or None for a model that is loaded already, and its Potential."""
+    """Load a model: returns its run and its Potential.
+
+    For a model that is loaded already, the run is None.
+    """
     from matscale.core.inference.load import load
     from matscale.core.model.potential import Potential
     from matscale.core.runs.record import Run
@@ -286,7 +297,7 @@ def _opened(
 
 
 def _prepared(potential: Potential, structures: Structures, size: int) -> Iterator[list[AtomicBatch]]:
-    """Yield batches of one structure, `size` at a time.
+    """Yield lists of `size` batches, each batch with one structure.
 
     Raises DataError for a structure that the potential cannot predict.
     """
@@ -300,7 +311,7 @@ def _prepared(potential: Potential, structures: Structures, size: int) -> Iterat
 
 
 def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Potential, one: Structure) -> AtomicBatch:
-    """Call `prepare` on a structure, and name the structure in its errors."""
+    """Call `prepare` for a structure. If it raises DataError, the message gets the name of the structure."""
     try:
         return prepare(potential, one)
     except DataError as error:
@@ -308,7 +319,7 @@ def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Po
 
 
 def _structures(given: Structures) -> Iterator[Structure]:
-    """Yield the given structures with their labels. Raises ConfigError for objects of other types."""
+    """Yield the given structures, with their labels. Raises ConfigError for objects of another type."""
     from ase import Atoms
 
     from matscale.core.data.sources.labels import Unusable, attach
@@ -341,7 +352,10 @@ def _structures(given: Structures) -> Iterator[Structure]:
 
 
 def _in_file(path: Path) -> Iterator[Structure]:
-    """Yield structures of a file with their labels in eV and Å, read as `matscale predict` reads them."""
+    """Yield the structures of a file, with their labels in eV and Å.
+
+    The file is read as in `matscale predict`.
+    """
     from matscale.core.data.sources.labels import Keys, Unusable, attach
     from matscale.core.inference.predict import reader_for, understood
 
@@ -369,9 +383,11 @@ def compare(
 ) -> Comparison:
     """Compare how architectures scale, and what each needs for the same loss, as `matscale compare` does.
 
-    `source` and other arguments are those of `matscale.fit`. All architectures of the table are compared if none is
-    named. `axis` is the variable: n (parameters), d (data) or c (compute); `at` is the value of the other one.
-    `at_loss` are losses at which multipliers are stated; `margin` tests whether exponents are *equal within* it.
+    `source`, `target`, `columns`, `where` and `baselines` are those of `matscale.fit`. If no `architectures` are named,
+    all in the table are compared. `axis` is the variable: n (parameters), d (data) or c (compute). Runs are compared at
+    one value of another variable, which is data for `axis` n or c, and parameters for `axis` d; `at` is this value.
+    `at_loss` are losses at which multipliers are stated (how many times as much one architecture needs as another).
+    With `margin`, there is a test whether exponents differ by less than `margin`.
 
     >>> rows = [{"arch": a, "n": n, "loss": k * n**-p * (1 + 0.01 * (seed - 1)), "seed": seed}
     ...         for a, k, p in (("one", 40, 0.3), ("two", 60, 0.4)) for n in (1e3, 1e4, 1e5, 1e6) for seed in range(3)]
@@ -384,8 +400,8 @@ def compare(
     >>> matscale.compare(rows, axis="n", margin=0.02).pairs[0].verdict
     'different'
 
-    Raises ConfigError for an unknown name, a loss outside the points, or a margin that is not positive; DataError for
-    too few sizes.
+    Raises ConfigError for an unknown name, for a loss outside the points, and for a margin that is not positive. Raises
+    DataError if there are too few sizes.
     """
     from matscale.core.hosting.host import host
     from matscale.core.scaling.comparison.compare import compare as test
@@ -415,10 +431,11 @@ def plan(
     samples: int = 1000,
     seed: int = 0,
 ) -> Plan:
-    """Plan size and data for the lowest loss at `flops` (1e18, "50P"), or for the lowest cost of a `loss`.
+    """Plan model size and data: for the lowest loss at given `flops`, or for a given `loss` at the lowest cost.
 
-    `source` is what `matscale.fit` takes, or its result for the joint law (law="nd"). With `device`, the plan states
-    hours on that device; `precision` and `mfu` are the options of `matscale plan`.
+    `source` is an argument of `matscale.fit`, or its result for the joint law (law="nd"). `flops` may be a text such as
+    "50P". With `device`, the plan states hours on that device; `precision` and `mfu` are the options of
+    `matscale plan`.
 
     >>> rows = [{"n": n, "d": d, "c": 6 * n * d, "loss": 1 + 40 * n**-0.4 + 90 * d**-0.5, "seed": 0}
     ...         for n in (1e3, 4e3, 16e3, 64e3) for d in (1e3, 4e3, 16e3, 64e3)]
@@ -426,8 +443,8 @@ def plan(
     >>> round(best.n.value, -3), round(best.d.value, -3), round(best.loss.value, 2)
     (151000.0, 110000.0, 1.61)
 
-    Raises MatscaleError if there is no joint law, ConfigError for a budget too far from the runs or a loss below the
-    floor.
+    Raises MatscaleError if no joint law can be fitted, and ConfigError for a budget that is too far from the runs, or
+    for a loss below the lowest loss that the law can reach.
     """
     from matscale.core.scaling.allocation.plan import make_plan
     from matscale.core.scaling.allocation.speed import speed_on

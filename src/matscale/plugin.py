@@ -1,7 +1,7 @@
 """Public interface for plugin authors: everything that a plugin needs to import.
 
-Files of `matscale.core` may move; the names here stay. Names are imported at first use, so that a reader or a tracker
-does not wait for torch.
+Files of `matscale.core` may move, but the names here stay. Names are imported at their first use, so that a plugin
+which does not need torch, such as a reader, does not wait for it.
 
 ```python
 from matscale.plugin import Architecture, ArchitectureConfig, AtomicBatch, Outputs, hookimpl
@@ -308,7 +308,7 @@ _LAZY = {
     "MatscaleError": "matscale.core.errors:MatscaleError",
     "PluginError": "matscale.core.errors:PluginError",
 }
-"""Object behind each public name, as `module:name`."""
+"""Module that defines each public name, as `module:name`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Tools for testing architectures, inside this package and in plugins.
+"""Tests that every architecture must pass: those of this package and those of plugins.
 
 A test file of a plugin:
 

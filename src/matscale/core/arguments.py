@@ -1,4 +1,4 @@
-"""Errors for wrong arguments of public functions, with the nearest valid name."""
+"""Arguments of public functions and options: wrong names raise errors that suggest the nearest valid name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ R = TypeVar("R")
 
 
 def checked(function: Callable[P, R], name: str) -> Callable[P, R]:
-    """Wrap `function` under its public `name`: unknown arguments raise ConfigError instead of TypeError.
+    """Wrap a function, so that wrong arguments raise ConfigError in place of TypeError.
+
+    `name` is the public name of the function, for messages.
 
     >>> from matscale.core.errors import ConfigError
     >>> def area(width, height=1.0): return width * height
@@ -41,10 +43,10 @@ def checked(function: Callable[P, R], name: str) -> Callable[P, R]:
 
 
 def assigned(text: str, option: str, form: str, example: str, word: str, known: Iterable[str]) -> tuple[str, str]:
-    """Split `text`, the NAME=VALUE given to `option`, into name and value.
+    """Split a text such as NAME=VALUE, given to the command-line option `option`, into name and value.
 
-    Raises ConfigError that shows the expected `form`, or suggests the nearest of the `known` names (`word` says what
-    they name).
+    Raises ConfigError for a text without a value, with the expected `form` and an `example`. Raises ConfigError for a
+    name that is not in `known`, and suggests the nearest one; `word` says what the names stand for.
 
     >>> assigned("memory = 8GiB", "--limit", "NAME=VALUE", "memory=8GiB", "limit", ["memory", "seconds"])
     ('memory', '8GiB')

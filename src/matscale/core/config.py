@@ -1,7 +1,7 @@
-"""Configuration: frozen pydantic models, TOML on disk, `a.b=c` on the command line.
+"""Configuration as classes: each section is a frozen pydantic model, read from TOML or from `a.b=c` options.
 
-A class defines default, type, documentation and validation of its keys: the docstring of a field is its help text. An
-unknown key raises an error that names the nearest known one.
+The fields of a class are the keys of the section, with their types and defaults. The docstring of a field is the help
+text of the key. An unknown key raises an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from matscale.core.parsing import MAX_DEPTH, Malformed, parse_toml
 
 
 class Config(BaseModel):
-    """Base class of every configuration section: immutable, strict about names, documented by its docstrings."""
+    """Base class of all configuration sections. Objects cannot be changed, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "configuration") -> Self:
-        """Make a section from plain values.
+        """Make a section from a dictionary. `where` names the origin of the values in messages.
 
-        Raises ConfigError that names the key, the given value and the possible ones.
+        Raises ConfigError that names the wrong key, the given value and what is expected.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where} = {repr(values)[:_SHOWN]}: expected a table of keys.")
@@ -37,15 +37,15 @@ class Config(BaseModel):
             raise ConfigError(f"{where}: " + "; ".join(_explain(cls, values, e) for e in error.errors())) from None
 
     def plain(self) -> dict[str, Any]:
-        """Configuration as JSON- and TOML-ready values; keys whose value is None are left out."""
+        """Convert to values for JSON and TOML. Keys whose value is None are left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 _SHOWN = 200
-"""Number of characters of a wrong value in a message."""
+"""Largest number of characters of a wrong value in a message."""
 _KINDS = dict.fromkeys(("model_type", "dict_type", "mapping_type"), "expected a table of keys")
 _KINDS |= dict.fromkeys(("tuple_type", "list_type"), "expected a list")
-"""Expected value, in the words of TOML, by pydantic's type of error for dictionaries and tuples."""
+"""Messages for wrong types, by the name of pydantic's error. They use words of TOML, such as table, not dictionary."""
 
 
 def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str:
@@ -65,7 +65,10 @@ def _explain(cls: type[BaseModel], values: Mapping[str, Any], error: Any) -> str
 
 
 def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
-    """Path of an error in the given values: `loc` without the names that pydantic adds for members of a union."""
+    """Keys that lead to the wrong value, from the location `loc` of pydantic's error.
+
+    pydantic adds the names of members of a union to a location; they are left out here.
+    """
     path = []
     for part in loc:
         is_place = isinstance(values, list | tuple) and isinstance(part, int)
@@ -76,7 +79,7 @@ def _path(values: Any, loc: Iterable[str | int]) -> list[str]:
 
 
 def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel] | None:
-    """Class of the section at `path`, if the annotations define it; None otherwise."""
+    """Class of the section at `path`; None if the annotations do not define it."""
     for part in path:
         if cls is None:
             return None
@@ -87,7 +90,7 @@ def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Sections in an annotation, at any depth of lists and unions."""
+    """Sections that occur in an annotation, also within lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
@@ -95,7 +98,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Apply each `a.b=c` to `values`; c is parsed as a TOML value, or else taken as a string.
+    """Copy `values`, with each assignment `a.b=c` applied. The text c is a TOML value, or else a string.
 
     >>> override({"seed": 0}, ["optimizer.lr=1e-3", "data.path=emt"])
     {'seed': 0, 'optimizer': {'lr': 0.001}, 'data': {'path': 'emt'}}
@@ -126,7 +129,10 @@ def _value(text: str) -> Any:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Raises ConfigError with the file and line if it is missing or not TOML."""
+    """Read a TOML file.
+
+    Raises ConfigError with the file, and the line of a fault, if the file is missing or not TOML.
+    """
     return parsing.read_toml(path)
 
 

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a shuffled order and random rotations as pure functions of their keys.
+"""Random numbers as pure functions of integer keys (counter-based): shuffled orders and random rotations.
 
-There is no random state. Entry 7,000,000 of an order, or the rotation of structure 12 in epoch 3, is computed on
-demand, without the entries before it and without an array of all of them.
+There is no random state. Entry 7,000,000 of an order, or the rotation of structure 12 in epoch 3, is computed without
+the entries before it, and without an array of all entries.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 _ROUNDS = 4
 _SMALLEST = 6
-"""Least number of bits of a Feistel network.
+"""Least number of bits of the integers that the Feistel network of `Permutation` permutes.
 
-Smaller networks reach only some of the permutations of a few integers; cycle walking in a larger one reaches all.
+A smaller network could not give every permutation of a few integers. A larger network, whose results outside the range
+are permuted again, can.
 """
 _BLOCK = 1 << 15
-"""Number of positions permuted at once, so that temporaries stay in the processor's cache."""
+"""Number of positions that are permuted at a time, so that arrays fit into the cache of the processor."""
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble each 64-bit word reversibly (the finaliser of SplitMix64, doi:10.1145/2660193.2660195)."""
+    """Scramble each 64-bit word, reversibly, by the finaliser of SplitMix64 (doi:10.1145/2660193.2660195)."""
     x = values + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -31,7 +32,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @lru_cache(maxsize=256)
 def keyed(*words: int) -> NDArray[np.uint64]:
-    """Hash several integers to one 64-bit word, an array of shape [1]; their order matters."""
+    """Hash integers to one 64-bit word, as an array of shape [1]. The order of the integers matters."""
     key = np.zeros(1, np.uint64)
     for word in words:
         key = mixed(key ^ mixed(np.array([word % 2**64], np.uint64)))
@@ -40,10 +41,11 @@ def keyed(*words: int) -> NDArray[np.uint64]:
 
 
 class Permutation:
-    """Random permutation of 0 ... n − 1, determined by `words` and computed without being stored.
+    """Random permutation of 0 ... n − 1. Its entries are computed when needed, and not stored.
 
-    A Feistel network permutes the integers of the next power of two; results outside the range are permuted again until
-    they are inside (cycle walking: Black and Rogaway, doi:10.1007/3-540-45760-7_9). Takes about 0.1 µs per entry.
+    The integers `words` determine the permutation. A Feistel network permutes the integers below the next power of two;
+    results outside the range are permuted again until they are inside (cycle walking: Black and Rogaway,
+    doi:10.1007/3-540-45760-7_9). This takes about 0.1 µs per entry.
     """
 
     def __init__(self, n: int, *words: int) -> None:
@@ -53,7 +55,7 @@ class Permutation:
         self._keys = [keyed(*words, round_) for round_ in range(2 * _ROUNDS)]
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Entries at `positions`, each in 0 ... n − 1."""
+        """Entries of the permutation at `positions`, which are from 0 to n − 1."""
         entries = np.empty(len(positions), np.int64)
         for start in range(0, len(positions), _BLOCK):
             part = slice(start, start + _BLOCK)
@@ -83,7 +85,9 @@ def _round(x: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]
 
 
 def uniforms(indices: NDArray[np.int64], n: int, *words: int) -> NDArray[np.float64]:
-    """Draw [len(indices), n] numbers in [0, 1), each a pure function of (words, index, column).
+    """Draw random numbers in [0, 1): n for each of `indices`, [len(indices), n].
+
+    Each is a pure function of `words`, the index and the column.
 
     >>> uniforms(np.arange(3), 2, 0).round(3).tolist()
     [[0.06, 0.541], [0.191, 0.422], [0.673, 0.169]]
@@ -94,7 +98,7 @@ def uniforms(indices: NDArray[np.int64], n: int, *words: int) -> NDArray[np.floa
 
 
 def rotations(indices: NDArray[np.int64], *words: int) -> NDArray[np.float64]:
-    """Draw rotation matrices [len(indices), 3, 3], Haar-uniform, one per index.
+    """Draw a rotation matrix for each of `indices`: [len(indices), 3, 3], uniform over all rotations (Haar).
 
     They come from uniform unit quaternions: K. Shoemake, "Uniform random rotations", Graphics Gems III (1992).
 
@@ -114,4 +118,4 @@ def rotations(indices: NDArray[np.int64], *words: int) -> NDArray[np.float64]:
 
 
 _CROSS = np.array([[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], float)
-"""[3, 9]: v @ _CROSS is the matrix of x -> v × x, row by row."""
+"""Matrix [3, 9]: for a vector v, v @ _CROSS has the elements, row by row, of the matrix of the product v × x."""

@@ -1,7 +1,7 @@
 """Errors for users: each says what failed, where, what was given and what to do next.
 
-`exit_code` is the exit code of the command line (DESIGN: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite loss, 5
-stopped early and saved, 6 another process of the run was lost).
+`exit_code` is the exit code of the command line: 1 failed, 2 usage or plugin, 3 bad data, 4 non-finite loss, 5 stopped
+early and saved, 6 another process of the run was lost.
 """
 
 from __future__ import annotations
@@ -47,19 +47,21 @@ class NonFinitePrediction(MatscaleError):
 
 
 class StoppedEarly(MatscaleError):
-    """Error for a run that was asked to stop; it has saved and can be resumed."""
+    """Error for a run that was stopped on request. It has saved a checkpoint and can be resumed."""
 
     exit_code = 5
 
 
 class PeerLost(MatscaleError):
-    """Error for a run of several processes, one of which ended or did not answer in time."""
+    """Error for a run on several processes, if another process ended or did not answer in time."""
 
     exit_code = 6
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known name, and list all if there are few, as a sentence for error messages.
+    """Suggest the nearest known name, and list the known names, as sentences for error messages.
+
+    At most 20 names are listed.
 
     >>> did_you_mean("schent", ["schnet", "gemnet", "eqv2"])
     "Did you mean 'schnet'? Known: eqv2, gemnet, schnet."

@@ -1,18 +1,21 @@
-"""Checks of names from outside that become names of files, so that none leaves its folder."""
+"""Check names that users give and that become names of files or folders.
+
+No such name may lead out of its folder.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 LONGEST = 200
-"""Largest length of a name in bytes; file systems hold 255, and suffixes are added."""
+"""Largest length of a name [bytes]. File systems allow 255 bytes, but suffixes are added to names."""
 LONGEST_PATH = 4000
-"""Largest length of a path in bytes; Linux takes 4095."""
+"""Largest length of a path [bytes]; Linux allows 4095."""
 _FORBIDDEN = set('/\\:*?"<>|')
 
 
 def file_name(name: str) -> str:
-    """Return `name` if it can be the name of one file or folder. Raises ValueError with the reason if it cannot.
+    """Return `name` if it can be the name of one file or folder. Otherwise raises ValueError with the reason.
 
     >>> file_name("schnet-30k")
     'schnet-30k'
@@ -34,7 +37,7 @@ def file_name(name: str) -> str:
 
 
 def usable_path(path: Path) -> Path:
-    """Return `path` if a file system can hold it. Raises ValueError with the reason if none can."""
+    """Return `path` if file systems can hold it. Otherwise raises ValueError with the reason."""
     if "\0" in str(path):
         raise ValueError("it contains a NUL character, which no path can have")
     if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
@@ -45,6 +48,9 @@ def usable_path(path: Path) -> Path:
 
 
 def usable_text(path: str) -> str:
-    """Return a path or the name of a dataset if a file system can hold it. Raises ValueError like `usable_path`."""
+    """Return a text, a path or the name of a dataset, if file systems can hold it as a path.
+
+    Otherwise raises ValueError with the reason.
+    """
     usable_path(Path(path))
     return path

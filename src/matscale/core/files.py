@@ -1,11 +1,12 @@
-"""Write files and folders completely or not at all, with clear errors, and with simulated faults for tests.
+"""Write files and folders completely or not at all, with clear errors. Tests can simulate faults of the disk.
 
 A file is written under a temporary name, flushed to the disk and renamed; its folder is flushed, too. Without these
 flushes, a power cut can leave empty files on common file systems. The file mode follows the umask.
 
 The temporary name, `.NAME.partial-HOST-PID`, identifies the writing process. Files of a dead process are deleted by the
-next one that writes into the folder (`sweep_up`): files of this host if no process has the PID, and files of all hosts
-if the caller holds the lock of the folder. A PID says nothing about another host of a shared file system.
+next process that writes into the folder (`sweep_up`). A process counts as dead if no process on this host has its PID.
+Whether a process on another host is dead cannot be seen; its files are deleted only by a caller that holds the lock of
+the folder.
 
 For tests only, environment variables cause faults. Every operation has a fault point before and after it, a write also
 after half of its bytes; points are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the process with
@@ -34,10 +35,10 @@ from typing import Any, BinaryIO
 from matscale.core.errors import MatscaleError
 
 TEMPORARY = ".partial"
-"""Part of the name of a file or folder that is not complete yet."""
+"""Part of the temporary name of a file or folder that is not complete yet."""
 FAULT, FAULT_COUNT = "MATSCALE_FAULT", "MATSCALE_FAULT_COUNT"
 BLOCK = 1 << 20
-"""Largest number of bytes of one write."""
+"""Largest number of bytes that are written at a time."""
 
 _LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}-(?:(?P<host>.+)-)?(?P<pid>\d+)")
 _HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64] or "localhost"
@@ -66,20 +67,20 @@ _ADVICE = {
 
 
 class DiskError(MatscaleError):
-    """Error for a file or folder that could not be written; the previous content is unchanged."""
+    """Error for a file or folder that could not be written. Its previous content is unchanged."""
 
     errno: int | None = None
 
     @classmethod
     def of(cls, path: Path | str, error: OSError) -> DiskError:
-        """Make a DiskError that explains the OSError `error` for `path` in a sentence."""
+        """Make a DiskError for `path` from an OSError, with advice on what to do."""
         advice = _ADVICE.get(error.errno or 0, "Remove the cause, or choose another folder")
         found = cls(f"{path}: cannot be written ({error.strerror or error}). {advice}; then run the same again.")
         found.errno = error.errno
         return found
 
     def told(self, more: str) -> DiskError:
-        """Copy of the error with the sentence `more` added to its message."""
+        """Copy the error, with the sentence `more` added to its message."""
         found = DiskError(f"{self} {more}")
         found.errno = self.errno
         return found
@@ -88,7 +89,7 @@ class DiskError(MatscaleError):
 def open_file(path: Path | str) -> io.BufferedReader:
     """Open a regular file to read its bytes.
 
-    A pipe would make the reader wait without end, and a device has no end: both raise OSError (EINVAL).
+    Raises OSError (EINVAL) for pipes and devices: reading a pipe could wait without end, and a device has no end.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -103,7 +104,7 @@ _reached = 0
 
 
 def _due(what: str, path: Path | str) -> bool:
-    """Count a fault point, and return whether a fault is due at it."""
+    """Count a fault point. Returns whether the environment variable asks for a fault at this point."""
     wanted, listed = os.environ.get(FAULT), os.environ.get(FAULT_COUNT)
     if wanted is None and listed is None:
         return False
@@ -126,7 +127,10 @@ def _fail() -> None:
 
 @contextmanager
 def _operation(what: str, path: Path | str) -> Iterator[None]:
-    """Context for one operation on the disk between its two fault points. Raises DiskError that names `path`."""
+    """Context for one operation on the disk, with a fault point before and after it.
+
+    Raises DiskError that names `path`.
+    """
     try:
         if _due(f"before {what}", path):
             _fail()
@@ -141,7 +145,7 @@ def _operation(what: str, path: Path | str) -> Iterator[None]:
 
 
 class _Raw(io.FileIO):
-    """Open file whose errors name `target`, its final path."""
+    """Open temporary file whose errors name its final path, `target`."""
 
     def __init__(self, descriptor: int, target: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -162,7 +166,10 @@ def _open(path: Path, flags: int, target: Path) -> _Raw:
 
 
 def open_lock(path: Path) -> int:
-    """Open a file for locking, creating it if needed, and return its descriptor. Raises DiskError."""
+    """Open a file for locking, and return its descriptor. The file is created if it does not exist.
+
+    Raises DiskError if that is impossible.
+    """
     with _operation("open", path):
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
@@ -182,14 +189,17 @@ def _flush_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, unless they exist. Raises DiskError."""
+    """Make a folder and its parents, unless they exist. Raises DiskError if that is impossible."""
     if not path.is_dir():
         with _operation("mkdir", path):
             path.mkdir(parents=True, exist_ok=True)
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename a file or a folder within its folder, and flush the change to the disk. Raises DiskError."""
+    """Rename a file or a folder within its folder, and flush the change to the disk.
+
+    Raises DiskError if that is impossible.
+    """
     with _operation("rename", target):
         os.rename(source, target)
     _flush_folder(target.parent)
@@ -198,7 +208,8 @@ def rename(source: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a file or a folder, if it exists.
 
-    A folder is renamed first, so that it never remains half-deleted under its name. Raises DiskError.
+    A folder is renamed first, so that under its own name it is never half-deleted. Raises DiskError if it cannot be
+    deleted.
     """
     if not path.is_dir() or path.is_symlink():
         with _operation("unlink", path):
@@ -217,12 +228,18 @@ def remove(path: Path) -> None:
 # -----------------------------------------------------------------------------------------------
 
 _mine: set[Path] = set()
-"""Temporary names in use by this process (or by its parent before a fork, with another PID in them)."""
+"""Temporary names that this process uses.
+
+After a fork they include names of the parent, which have the PID of the parent.
+"""
 _swept: set[tuple[int, Path]] = set()
 
 
 def _temporary(path: Path) -> Path:
-    """Temporary name in the folder of `path`. The first call for a folder deletes those of dead processes."""
+    """Choose a temporary name in the folder of `path`.
+
+    At the first call for a folder, temporary files of dead processes in it are deleted.
+    """
     folder = path.parent.absolute()
     if (os.getpid(), folder) not in _swept:
         _swept.add((os.getpid(), folder))
@@ -236,7 +253,7 @@ def _temporary(path: Path) -> Path:
 def sweep_up(folder: Path, *, alone: bool = False) -> None:
     """Delete the files and folders that dead processes left half-written in `folder`.
 
-    `alone` says that the caller holds the lock of the folder, so that files from other hosts are deleted, too.
+    Set `alone` if the caller holds the lock of the folder; then those of other hosts are deleted, too.
     """
     with suppress(OSError, DiskError):  # the folder is missing or read-only: the next write will report it
         for path in [Path(entry) for entry in os.scandir(folder)]:
@@ -264,9 +281,9 @@ def _is_dead(host: str | None, pid: int) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` if the block succeeds, and is deleted if it fails.
+    """Open a temporary binary file. It replaces `path` if the block succeeds, and is deleted if the block fails.
 
-    Raises DiskError. A device or a pipe is refused, since the file would replace it.
+    Raises DiskError if the file cannot be written. A device or a pipe is refused, since the file would replace it.
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -288,9 +305,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Make a new folder that replaces `path` if the block succeeds, and is deleted if it fails.
+    """Make a temporary folder. It replaces `path` if the block succeeds, and is deleted if the block fails.
 
-    Its files must be written by this module. Raises DiskError.
+    Files in it must be written by the functions of this module. Raises DiskError if the folder cannot be written.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -308,9 +325,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """Context with a temporary folder that only this user can read, and that is deleted at the end.
+    """Context with a temporary folder that only this user can read. It is deleted at the end.
 
-    It lies in the system's folder for temporary files. Raises DiskError.
+    The folder lies in the system's folder for temporary files. Raises DiskError if it cannot be made.
     """
     temporary = _temporary(Path(tempfile.gettempdir()) / f"matscale-{name}")
     try:
@@ -322,7 +339,7 @@ def scratch(name: str) -> Iterator[Path]:
 
 
 def _discard(temporary: Path) -> None:
-    """Delete a file or folder that was not finished, if it exists."""
+    """Delete a temporary file or folder, if it still exists."""
     with suppress(OSError):  # it is left to `sweep_up`; the earlier error matters more
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
     _mine.discard(temporary)
@@ -330,9 +347,10 @@ def _discard(temporary: Path) -> None:
 
 @contextmanager
 def appending(path: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
-    """Open a binary file to append to, unbuffered; it is flushed to the disk if the block succeeds.
+    """Open a binary file to append to, without a buffer. It is flushed to the disk if the block succeeds.
 
-    If a write fails, the appended bytes are removed, unless `keep`. Raises DiskError.
+    If a write fails, the appended bytes are removed, unless `keep` is set. Raises DiskError if the file cannot be
+    written.
     """
     raw = _open(path, os.O_APPEND, path)
     try:
@@ -350,14 +368,14 @@ def appending(path: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> None:
-    """Replace a file by the given blocks, in order."""
+    """Write `blocks`, in order, to a file that replaces `path`."""
     with replacing(path) as file:
         for block in blocks:
             file.write(block)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file."""
+    """Write `text` to a file that replaces `path`."""
     write_blocks(path, [text.encode("utf-8")])
 
 
@@ -368,19 +386,19 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """Write all bytes to an unbuffered file, whose `write` may take only some of them at once."""
+    """Write all bytes to an unbuffered file. One call of its `write` may take only some of them."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Replace a JSON file; numbers that are not finite become null."""
+    """Write `values` as JSON to a file that replaces `path`. Numbers that are not finite become null."""
     write_text(path, json.dumps(finite(values), indent=1, allow_nan=False) + "\n")
 
 
 def finite(values: Any) -> Any:
-    """Replace NaN and infinities, which JSON does not have, by None in plain values.
+    """Replace NaN and infinities by None in nested values, since JSON has no such numbers.
 
     >>> finite({"loss": float("nan"), "errors": [0.5, float("inf")]})
     {'loss': None, 'errors': [0.5, None]}

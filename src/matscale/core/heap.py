@@ -1,8 +1,8 @@
-"""Keep freed memory in the process for the next step (Linux with glibc).
+"""Keep freed memory in the process during training (Linux with glibc).
 
-By default, glibc returns freed memory to the system, and requests large blocks one by one. Then all activations of a
-training step on a CPU are new pages, each of which the system must find and clear. docs/benchmarks.md, "Freed memory",
-has figures.
+By default, glibc returns freed memory to the system, and requests each large block anew. Then all activations of a
+training step on a CPU are in new memory pages, which the system must find and clear in every step. For figures, see
+"Freed memory" in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Constants of mallopt, from malloc.h."""
+"""Constants of the C function mallopt, from malloc.h."""
 _LARGEST = 1 << 30
-"""Largest block that is taken from the heap [bytes]. Old versions of glibc refuse more than 32 MB."""
+"""Largest block that is taken from the heap of the process [bytes]. Old versions of glibc allow only 32 MB."""
 _USUAL = 1 << 25
-"""Upper limit of glibc's own threshold, which grows with the size of freed blocks."""
+"""Largest value of glibc's own threshold, which grows with the size of freed blocks."""
 OF_USER = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 @contextmanager
 def kept_heap() -> Iterator[None]:
-    """Context in which freed memory is returned to the system only at the end.
+    """Context in which freed memory stays in the process. At the end, it is returned to the system.
 
-    It has no effect without glibc, or if the environment tunes glibc.
+    Without glibc, or if environment variables tune glibc, the context has no effect.
     """
     if not is_glibc() or any(name in os.environ for name in OF_USER):
         yield

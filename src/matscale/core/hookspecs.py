@@ -1,14 +1,13 @@
-"""All extension points (hooks) of matscale: the place to start reading.
+"""Hooks of matscale: the functions that a plugin can implement. This is the place to start reading.
 
-A plugin is an importable module named by an entry point in the group `matscale`:
+A plugin is an importable module that an entry point in the group `matscale` names:
 
     [project.entry-points.matscale]
     mymodel = "matscale_mymodel"
 
-and implements any of the functions below, marked with `@matscale.hookimpl`. Hooks return values (the core joins the
-lists of all plugins), so that a test can call a hook without a host. To list plugins, only entry points are read; the
-module of a plugin is imported when a name is used that only this plugin can provide. No hook is called inside a forward
-pass.
+It implements any of the functions below, marked with `@matscale.hookimpl`. Hooks return values (the core joins the
+lists of all plugins), so that a test can call a hook directly. To list plugins, only entry points are read. The module
+of a plugin is imported when a name is used that only this plugin can provide. No hook is called inside a forward pass.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ hookimpl = pluggy.HookimplMarker("matscale")
 
 @hookspec
 def register_architectures() -> list[Architecture]:  # type: ignore[empty-body]
-    """Architectures, families of models: see `matscale.core.model.architecture.Architecture`."""
+    """Architectures, that is, families of models: see `matscale.core.model.architecture.Architecture`."""
 
 
 @hookspec
 def register_readers() -> list[Reader]:  # type: ignore[empty-body]
-    """Readers of file formats: a reader recognises its files and yields structures from them, one at a time."""
+    """Readers of file formats. A reader recognises its files and yields their structures, one at a time."""
 
 
 @hookspec
@@ -55,32 +54,32 @@ def register_labelers() -> list[Labeler]:  # type: ignore[empty-body]
 
 @hookspec
 def register_losses() -> list[Loss]:  # type: ignore[empty-body]
-    """Loss functions of residuals, chosen per term by name (`--set loss.forces.kind=huber`)."""
+    """Loss functions of residuals. Users choose one for each term by its name (`--set loss.forces.kind=huber`)."""
 
 
 @hookspec
 def register_laws() -> list[Law]:  # type: ignore[empty-body]
-    """Forms of scaling laws. Laws in one variable compete when `matscale fit` chooses a form."""
+    """Forms of scaling laws. `matscale fit` chooses one of the laws in one variable."""
 
 
 @hookspec
 def register_launchers() -> list[Launcher]:  # type: ignore[empty-body]
-    """Launchers, which start the runs of a study (`matscale sweep --launcher slurm`)."""
+    """Launchers: ways to start the runs of a study (`matscale sweep --launcher slurm`)."""
 
 
 @hookspec
 def register_importers() -> list[Importer]:  # type: ignore[empty-body]
-    """Importers, which read and write fairchem's checkpoints of an architecture (`matscale import fairchem`)."""
+    """Importers: each reads and writes fairchem's checkpoints of one architecture (`matscale import fairchem`)."""
 
 
 @hookspec
 def register_trackers() -> list[Tracker]:  # type: ignore[empty-body]
-    """Trackers, which display the metrics of a run during training (`matscale train --track tensorboard`)."""
+    """Trackers: programs that display the metrics of a run during training (`matscale train --track tensorboard`)."""
 
 
 @hookspec
 def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
-    """Further commands of `matscale`. The name of a command is that of the plugin's entry point."""
+    """Commands of `matscale`. A command must have the name of the plugin's entry point."""
 
 
 # What a plugin can know better than the core ------------------------------------------------------------------------
@@ -88,10 +87,11 @@ def register_commands() -> list[click.Command]:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: BatchShape) -> float | None:
-    """FLOPs of one optimiser step (forward, loss, backward) on a batch of `shape`.
+    """FLOPs of one optimizer step (forward, loss, backward) on a batch of `shape`.
 
-    `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. Return None to let the core
-    count the step by running it. A multiply-add is two FLOPs; a table look-up counts zero. See docs/flops.md.
+    `shape` has `n_structures`, `n_atoms`, `n_edges`, `sum_atoms_squared` and `n_triplets`. If the result is None, the
+    core runs the step and counts its FLOPs. A multiply-add counts as two FLOPs, a table look-up as zero. See
+    docs/flops.md.
     """
 
 
@@ -100,12 +100,12 @@ def step_flops(architecture: Architecture, config: ArchitectureConfig, shape: Ba
 
 @hookspec
 def run_started(run: Run) -> None:
-    """Called when the run folder exists and its configuration is resolved, before any training."""
+    """Called before training, when the run folder exists and its configuration is complete."""
 
 
 @hookspec
 def step_ended(run: Run, metrics: dict[str, float]) -> None:
-    """Called when a row of training metrics was written (every log point, not every step)."""
+    """Called when a row of training metrics was written. This is not so after every step: see `log_every`."""
 
 
 @hookspec
@@ -115,9 +115,9 @@ def evaluated(run: Run, metrics: dict[str, float]) -> None:
 
 @hookspec
 def checkpoint_saved(run: Run, step: int) -> None:
-    """Called when a checkpoint is complete on disk."""
+    """Called when a checkpoint is complete on the disk."""
 
 
 @hookspec
 def run_ended(run: Run, status: str) -> None:
-    """Called when the run is over: `completed`, `stopped`, `failed`."""
+    """Called when the run has ended. `status` is `completed`, `stopped` or `failed`."""

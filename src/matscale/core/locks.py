@@ -1,12 +1,13 @@
 """Locks between processes, based on `filelock`.
 
-They are advisory, and the kernel releases a lock when its holder dies, so that none is ever stale. Lock files are never
-deleted, since a process that waits for a deleted one would get another lock.
+The locks are advisory. The kernel releases a lock when its holder dies, so that no lock outlives its process. Lock
+files are never deleted: a process that waits for a deleted file would get another lock than a process that makes a new
+one.
 
-- `FolderLock`: one process per folder (a run, a study, a dataset). Another one gets an error that names the holder.
-- `claim`: a run that a sweep is about to train. The lock is handed to the process that trains the run.
+- `FolderLock`: one process works in a folder (a run, a study, a dataset). Others get an error that names the holder.
+- `claim`: lock on a run that a sweep is about to train. The lock is passed to the process that trains the run.
 - `lock`: one process at a time. Others wait until the holder is done, and can report that they wait.
-- `lock_file`: the same for a file that is open already, without a report.
+- `lock_file`: as `lock`, for a file that is open already, and without a report.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import DiskError, make_folder, open_lock
 
 CLAIM = ".worker.lock"
-"""Name of the lock file in a run folder, held by the process that trains the run or is about to."""
+"""Name of the lock file of `claim` in a run folder.
+
+The lock is held by the process that trains the run, or by the sweep that is about to start this process.
+"""
 PATIENCE = 1.0
-"""Time for which a held lock is tried again [s], since `is_locked` and `is_claimed` hold one for a moment."""
+"""Time for which a lock is tried again if another process has it [s].
+
+`is_locked` and `is_claimed` hold a lock for a moment.
+"""
 
 
 class FolderLock:
-    """Lock on a folder for a `with` block. Raises `error` that names the holder if another process has the lock.
+    """Lock on a folder for a `with` block. If another process has the lock, raises `error` that names it.
 
     In the message, `does` describes the work of the holder in the folder, and `instead` an alternative to waiting.
     """
@@ -75,15 +82,15 @@ def _holder(file: IO[bytes]) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process holds the lock of a folder. Nothing is written, so that the check disturbs no run."""
+    """Whether another process has the `FolderLock` of a folder. Nothing is written to the folder."""
     return _is_held(folder / ".lock")
 
 
 def claim(run: Path) -> int | None:
-    """Claim a run for a process that is about to start: returns a locked file descriptor, or None if it is claimed.
+    """Lock a run for a process that is about to start. Returns a file descriptor, or None if the run is claimed.
 
-    The descriptor is passed to the process (`pass_fds`) and closed here. The kernel keeps the lock as long as that
-    process lives, even if the launcher ends: the run is never unlocked in between.
+    Pass the descriptor to the new process (`pass_fds`) and close it here. The kernel keeps the lock as long as the new
+    process lives, even if the launcher ends. Therefore the run is locked all the time.
     """
     make_folder(run)
     descriptor = open_lock(run / CLAIM)
@@ -94,16 +101,17 @@ def claim(run: Path) -> int | None:
 
 
 def is_claimed(run: Path) -> bool:
-    """Whether a process of a sweep works on the run."""
+    """Whether a process has the lock of `claim` on a run."""
     return _is_held(run / CLAIM)
 
 
 @contextmanager
 def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | None = None) -> Iterator[None]:
-    """Context that holds the lock on `file`, which is created if needed, against other processes and threads.
+    """Context that holds the lock on `file` against other processes and threads. The file is created if needed.
 
-    `waiting` is called once if another holds the lock. `variable`, for error messages, is the environment variable that
-    moves the folder. Raises DiskError if the file cannot be created, DataError if the file system has no locks.
+    `waiting` is called once if another process or thread has the lock. `variable` is the environment variable by which
+    users can move the folder of the file; error messages name it. Raises DiskError if the file cannot be created, and
+    DataError if the file system has no locks.
     """
     try:
         make_folder(file.parent)
@@ -127,12 +135,12 @@ def lock(file: Path, waiting: Callable[[], None] | None = None, variable: str | 
 
 
 def lock_file(file: IO[Any]) -> None:
-    """Lock an open file until it is closed, waiting for other processes."""
+    """Lock an open file until it is closed. If another process has the lock, wait for it."""
     lock_descriptor(file.fileno())
 
 
 def _taken(descriptor: int) -> bool:
-    """Lock an open file until it is closed; False if another process holds the lock."""
+    """Lock an open file until it is closed. Returns False if another process keeps the lock for `PATIENCE`."""
     end = time.monotonic() + PATIENCE
     while not lock_descriptor(descriptor, blocking=False):
         if time.monotonic() > end:

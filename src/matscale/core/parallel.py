@@ -1,4 +1,4 @@
-"""Worker processes on this machine, for functions over many tasks."""
+"""Worker processes on this machine: call a function for many tasks in parallel."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from matscale.core.errors import DataError
 T = TypeVar("T")
 
 AHEAD = 4
-"""Number of tasks per process that are sent in advance: enough to keep all busy, few enough for the memory."""
+"""Number of tasks per process that are sent in advance: all processes stay busy, and memory stays small."""
 
 
 def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
-    """Call `function(*task)` for every task in `workers` processes; yields (number of the task, result) as they end.
+    """Call `function(*task)` for every task, in `workers` processes. Yields (number of the task, result).
 
-    With one worker, tasks run in this process. The first exception ends the iteration and the processes. Raises
-    DataError if a process was killed.
+    Results come in the order in which tasks end. With one worker, tasks run in this process. The first exception is
+    raised here and ends all processes. Raises DataError if a process was killed.
     """
     if workers <= 1:
         yield from enumerate(starmap(function, tasks))
@@ -66,8 +66,8 @@ def in_processes(function: Callable[..., T], tasks: Iterable[tuple[Any, ...]], w
 def _no_script() -> Iterator[None]:
     """Context that hides the caller's script while processes start.
 
-    Otherwise multiprocessing would run the script again in each process, endlessly if it has no `if __name__ ==
-    "__main__"`.
+    Otherwise, multiprocessing would run the script again in each process. A script without `if __name__ == "__main__"`
+    would then start processes without end.
     """
     script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
@@ -77,7 +77,7 @@ def _no_script() -> Iterator[None]:
 
 
 def _prepare(alive: Connection) -> None:
-    """Set up a worker process that ends when its caller closes the other end of `alive` or dies."""
+    """Prepare a worker process. The process ends when its caller dies, or closes the other end of `alive`."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.dup2(2, 1)  # output of a reader or a labeler must not mix with the caller's results
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles interrupts: it ends its workers

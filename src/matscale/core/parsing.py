@@ -1,7 +1,7 @@
 """Parse JSON and TOML files safely, with limits on size and depth.
 
-The parsers of Python raise RecursionError for a thousand brackets, ValueError for a number of 5,000 digits, and accept
-half a character ("\\ud800") that no file can hold afterwards. All of that is one kind of error here.
+The parsers of Python raise RecursionError for a thousand brackets, and ValueError for a number of 5,000 digits. They
+accept half a character ("\\ud800"), which cannot be written to a file afterwards. Here, all of these raise Malformed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from matscale.core.errors import ConfigError, DataError, MatscaleError
 from matscale.core.files import open_file
 
 MAX_BYTES = 64 << 20
-"""Largest size of a file with settings or a record [bytes]."""
+"""Largest accepted size of a file with settings or with a record [bytes]."""
 MAX_DEPTH = 64
-"""Largest depth of nested lists and tables."""
+"""Largest accepted depth of nested lists and tables."""
 MAX_INTEGER = 1 << 63
-"""Limit of whole numbers; larger ones are meaningless and would overflow."""
+"""Least integer that is refused; such integers are meaningless and would overflow."""
 
 Error = type[MatscaleError]
 
 
 class Malformed(ValueError):
-    """Error for text that is no JSON or TOML within the limits; the message gives the reason, but names no file."""
+    """Error for a text that is not JSON or TOML, or exceeds the limits.
+
+    The message gives the reason, but not the file.
+    """
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse a JSON text. Raises Malformed.
+    """Parse a JSON text. Raises Malformed if it is not valid.
 
     >>> try: parse_json(100 * "[" + 100 * "]")
     ... except Malformed as error: print(error)
@@ -41,7 +44,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str | bytes) -> dict[str, Any]:
-    """Parse a TOML text into tables. Raises Malformed.
+    """Parse a TOML text. Raises Malformed if it is not valid.
 
     >>> parse_toml("budget.steps = 100")
     {'budget': {'steps': 100}}
@@ -51,18 +54,21 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
 
 
 def read_json(path: Path, error: Error = DataError, hint: str = "") -> Any:
-    """Read a JSON file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
+    """Read a JSON file. Raises `error` with the path, what is wrong, and the sentence `hint`."""
     return _read(path, parse_json, "JSON", error, hint)
 
 
 def read_toml(path: Path, error: Error = ConfigError, hint: str = "") -> dict[str, Any]:
-    """Read a TOML file. Raises `error` with the path, what is wrong, and `hint` (a sentence)."""
+    """Read a TOML file. Raises `error` with the path, what is wrong, and the sentence `hint`."""
     result: dict[str, Any] = _read(path, parse_toml, "TOML", error, hint)
     return result
 
 
 def read_bytes(path: Path, error: Error = DataError, most: int = MAX_BYTES) -> bytes:
-    """Read a file of at most `most` bytes. Raises `error` with the path."""
+    """Read a file of at most `most` bytes.
+
+    Raises `error`, which names the path, if the file is larger or cannot be read.
+    """
     try:
         with open_file(path) as file:
             content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else b"0" * (most + 1)
@@ -98,7 +104,10 @@ def _parsed(text: str | bytes, loads: Callable[[str], Any]) -> Any:
 
 
 def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
-    """Check plain values. Raises Malformed for deep nesting, integers out of range, text that UTF-8 cannot encode."""
+    """Check values that come from a file.
+
+    Raises Malformed for deep nesting, for integers out of range, and for text that UTF-8 cannot encode.
+    """
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict | list):

@@ -1,13 +1,13 @@
-"""Full precision for parts of a model that need it: geometry, norms, softmax, long sums.
+"""Full precision for the parts of a model that need it: geometry, norms, softmax, long sums.
 
-`compute.precision` bf16 and fp16 are torch's autocast: matrix products take half-precision copies of their factors;
-with tf32 a GPU rounds the factors to 10 bits. This is accurate enough for products of features with weights. It is not
-for products with geometric constants, whose rounding breaks symmetries, nor for squares and exponentials, which exceed
-the range of fp16.
+With `compute.precision` bf16 or fp16, torch's autocast rounds the factors of matrix products to half precision; with
+tf32, a GPU rounds the factors to 10 bits. This is accurate enough for products of features with weights. It is not
+accurate enough for products with geometric constants, whose rounding breaks symmetries, nor for squares and
+exponentials, which exceed the range of fp16.
 
-The core's geometry (edge vectors, strain, rotation) has no matrix products: `times_matrix` sums products of single
-numbers, which are never rounded, forward or backward. A plugin should multiply by matrices that depend on positions in
-a `full_precision` function.
+The core computes geometry (edge vectors, strain, rotation) without matrix products: `times_matrix` sums products of
+single numbers, which are never rounded to lower precision, forward or backward. A plugin should use a function with the
+decorator `full_precision` to multiply by matrices that depend on positions.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def outside_autocast() -> AbstractContextManager[object]:
-    """Context that disables autocast for the device on which it is enabled; no effect if autocast is off."""
+    """Context that disables autocast on the device where it is enabled. No effect if it is off."""
     return torch.autocast("cuda" if torch.is_autocast_enabled("cuda") else "cpu", enabled=False)
 
 
 def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
-    """Multiply rows by matrices without a matrix product: `vectors` [..., 3], `matrices` [..., 3, 3] -> [..., 3].
+    """Multiply vectors by matrices, vector @ matrix, without torch's matrix product.
 
-    Neither autocast nor tf32 rounds it. Differentiable any number of times.
+    The shapes are [..., 3] for `vectors` and the result, and [..., 3, 3] for `matrices`. Neither autocast nor tf32
+    reduces the precision. The result can be differentiated any number of times.
 
     >>> times_matrix(torch.tensor([1.0, 2.0, 3.0]), 2.0 * torch.eye(3)).tolist()
     [2.0, 4.0, 6.0]
@@ -45,10 +46,10 @@ def times_matrix(vectors: Tensor, matrices: Tensor) -> Tensor:
 
 
 def full_precision(function: Function) -> Function:
-    """Decorate a function or method to run outside autocast, with float32 in place of half-precision arguments.
+    """Decorate a function or method, so that it runs outside autocast, in float32 or float64.
 
-    Its matrix products are not rounded to tf32 either, except in code that torch.compile has compiled. Without autocast
-    and tf32 nothing changes, and arguments keep their types.
+    Arguments in half precision are converted to float32. Matrix products are not rounded to tf32 either, except in code
+    that torch.compile has compiled. Without autocast and tf32, nothing changes.
     """
 
     @wraps(function)
@@ -66,7 +67,7 @@ def full_precision(function: Function) -> Function:
 
 @contextmanager
 def _unrounded() -> Iterator[None]:
-    """Context in which products of float32 numbers are not rounded."""
+    """Context in which matrix products of float32 numbers are not rounded to tf32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -80,9 +81,10 @@ def _widened(value: Any) -> Any:
 
 
 def refuse_half(name: str) -> None:
-    """Refuse half precision: raises ConfigError inside an autocast region. `name` is the architecture.
+    """Raises ConfigError inside an autocast region, that is, in half precision.
 
-    Call this in a model with layers of another library that would silently be wrong in half precision.
+    Call this in the model of the architecture `name` if it has layers of another library that would be wrong in half
+    precision, without an error.
     """
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         raise ConfigError(

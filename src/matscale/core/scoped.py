@@ -1,4 +1,4 @@
-"""Values that are set for the length of a `with` block."""
+"""Values that are set during a `with` block and restored afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 class Scoped(Generic[T]):
-    """Value of this thread (or asyncio task) that differs from its default within `with` blocks.
+    """Value with a default that can be set to another value during a `with` block.
+
+    The setting applies to the present thread or asyncio task only.
 
     >>> depth = Scoped("depth", 0)
     >>> with depth.set(2): depth.get()
@@ -24,12 +26,12 @@ class Scoped(Generic[T]):
         self._variable: ContextVar[T] = ContextVar(name, default=default)
 
     def get(self) -> T:
-        """Return the value in force."""
+        """Return the value that is set now, or else the default."""
         return self._variable.get()
 
     @contextmanager
     def set(self, value: T) -> Iterator[None]:
-        """Set `value` within the block."""
+        """Context in which the value is `value`."""
         token = self._variable.set(value)
         try:
             yield

@@ -1,4 +1,7 @@
-"""Sealed records, which contain a digest of their content, so that changes are noticed when they are read."""
+"""Sealed records: dictionaries that are stored with a digest of their content.
+
+When a record is read, the digest shows whether the content has changed.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,24 @@ from matscale.core.errors import MatscaleError
 from matscale.core.files import finite, open_file
 
 DIGEST = "digest"
-"""Key of the digest in a sealed file: SHA-256 of all other content."""
+"""Key of the digest in a sealed record. The digest is the SHA-256 of all other content."""
 
 
 class DamagedRecord(MatscaleError):
-    """Error for a file of a run that has changed since it was written."""
+    """Error for a file that has changed since it was written, or cannot be read."""
 
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a digest to values; numbers that are not finite become null, since JSON has none."""
+    """Copy `values` and add their digest. Numbers that are not finite become null, since JSON has none."""
     plain = json.loads(json.dumps(finite(dict(values)), allow_nan=False))
     return {**plain, DIGEST: digest_of(plain)}
 
 
 def read_sealed(path: Path, *, required: bool = False, error: type[MatscaleError] = DamagedRecord) -> dict[str, Any]:
-    """Read a file that `sealed` made; also one without a digest, unless it is `required`.
+    """Read a file that holds a sealed record.
 
-    Raises `error` if the values have changed since they were written.
+    A file without a digest is accepted, unless the digest is `required`. Raises `error` if the file cannot be read, or
+    if its values have changed since they were written.
     """
     try:
         with open_file(path) as file:
@@ -45,6 +49,6 @@ def read_sealed(path: Path, *, required: bool = False, error: type[MatscaleError
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON-ready values, except for their digest."""
+    """SHA-256 of JSON-ready values. The entry with the digest is left out."""
     rest = {key: value for key, value in values.items() if key != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""CPU threads: the number that the process may use, and their behaviour while they wait.
+"""CPU threads: how many this process may use, and what they do while they wait.
 
-OpenMP's threads spin while they wait for one another. If other processes need the same cores, spinning threads take
-time from the thread that they wait for: two threads beside two busy loops made 9 steps in 24 minutes. `prepare` makes
-them sleep after spinning for about 20 µs. (Without this spinning, waking the threads makes small models on an idle
-machine a third slower.) OpenMP reads its settings when torch is imported, so `matscale/__init__.py` calls `prepare`
-before that.
+Threads of OpenMP spin (they use a core) while they wait for one another. If other processes need the same cores, the
+spinning threads take time from the thread for which they wait: two threads beside two busy loops made 9 steps in 24
+minutes. `prepare` sets OpenMP so that threads spin for about 20 µs and then sleep. (Without any spinning, waking the
+threads makes small models on an idle machine a third slower.) OpenMP reads its settings when torch is imported;
+therefore `matscale/__init__.py` calls `prepare` before that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def prepare() -> None:
-    """Set OpenMP's environment variables for this process and its children, unless they are set or torch is loaded."""
+    """Set environment variables of OpenMP for this process and its children.
+
+    Variables that are set already are kept. If torch is imported already, nothing is set.
+    """
     if "torch" in sys.modules:
         return
     if not any(name in os.environ for name in _WAITING):
@@ -30,7 +33,7 @@ def prepare() -> None:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use: those it is bound to, or fewer if a container's quota says so."""
+    """Number of cores that this process may use, by its affinity and by the CPU quota of a container."""
     quota = _quota()
     return _allowed() if quota is None else max(1, min(_allowed(), round(quota)))
 
@@ -40,13 +43,13 @@ def _allowed() -> int:
 
 
 def _quota() -> float | None:
-    """CPU quota of the control groups of this process, in cores; None without a limit."""
+    """CPU quota of this process in cores: the least limit of its control groups. None without a limit."""
     limits = [_limit(folder) for folder in _groups()]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _limit(folder: Path) -> float | None:
-    """Limit of one control group: `cpu.max` of version 2, or the two files of version 1."""
+    """Read the limit of one control group: `cpu.max` in version 2, two files in version 1. None if there is none."""
     try:
         if (folder / "cpu.max").exists():
             limit, period = (folder / "cpu.max").read_text().split()
@@ -59,7 +62,7 @@ def _limit(folder: Path) -> float | None:
 
 
 def _groups() -> list[Path]:
-    """Folders of the control groups of this process for CPU time, and of all groups above them."""
+    """Folders of the control groups that limit the CPU time of this process, with all groups above them."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Parse numbers as people write them: `1M` parameters, `2e15` FLOPs, `90s`, `30m`, `2h`."""
+"""Parse numbers with units as people write them: `1M` parameters, `2e15` FLOPs, `90s`, `30m`, `2h`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 LARGEST_MODEL = 1e13
-"""Largest accepted number of parameters; more is a typing error."""
+"""Largest accepted number of parameters; a larger one is taken for a typing error."""
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
 
 def parse_count(value: Any) -> Any:
-    """Parse a count such as `1.5M`; numbers are returned unchanged. Raises ValueError with examples for other texts.
+    """Parse a count such as `1.5M`. A number is returned unchanged.
+
+    Raises ValueError with examples for any other text.
 
     >>> parse_count("1.5M"), parse_count("2e15"), parse_count(12_000)
     (1500000.0, 2000000000000000.0, 12000)
@@ -22,7 +24,9 @@ def parse_count(value: Any) -> Any:
 
 
 def parse_parameters(value: Any) -> int:
-    """Parse a whole number of parameters such as `30k`. Raises ValueError for other texts and for more than 10T.
+    """Parse a number of parameters such as `30k`.
+
+    Raises ValueError for any other text, and for a number below 1 or above 10T.
 
     >>> parse_parameters("30k"), parse_parameters("1.5M"), parse_parameters(12_000)
     (30000, 1500000, 12000)
@@ -39,7 +43,9 @@ def parse_parameters(value: Any) -> int:
 
 
 def parse_seconds(value: Any) -> Any:
-    """Parse a time such as `30m` to seconds; a number is seconds. Raises ValueError with examples for other texts.
+    """Parse a time such as `30m` to seconds. A number is returned unchanged: it is in seconds.
+
+    Raises ValueError with examples for any other text.
 
     >>> parse_seconds("90s"), parse_seconds("30m"), parse_seconds("2h")
     (90.0, 1800.0, 7200.0)

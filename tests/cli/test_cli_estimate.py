@@ -172,5 +172,5 @@ def test_an_estimate_says_what_to_fetch_and_downloads_nothing(
     path.write_text('architectures = ["fcn"]\nparams = "3k"\ndata.path = "omat24/rattled-300-subsampled"\n')
     result = matscale(*command, str(path))
     assert result.exit_code == 3
-    assert "6,400 MB to download: matscale data fetch omat24/rattled-300-subsampled" in result.stderr
+    assert "Download it first (6,400 MB): matscale data fetch omat24/rattled-300-subsampled" in result.stderr
     assert not (tmp_path / "cache").exists()

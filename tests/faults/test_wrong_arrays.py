@@ -68,7 +68,7 @@ WRONG = {
     "a stress that is NaN": (put("stress", (4, 0, 1), np.nan), "stress and has_stress disagree"),
     "labels that are said to be missing": (put("has_forces", 7, 0), "structure 7 .*forces and has_forces disagree"),
     "a flag of 2": (put("pbc", (6, 1), 2), "structure 6 .*pbc is neither"),
-    "a source that there is not": (put("source", 6, 1), "structure 6 .*source is none of the 1"),
+    "a source that there is not": (put("source", 6, 1), "structure 6 .*number of sources: 1"),
     "a negative group": (put("group", 6, -5), "group is negative"),
     "whole numbers as positions": (other("positions", lambda a: a.astype("i8")), "positions is int64"),
     "flat positions": (other("positions", lambda a: a.reshape(-1)), "positions has shape"),

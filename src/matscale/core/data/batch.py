@@ -152,9 +152,9 @@ class AtomicBatch:
         return replace(self, positions=positions, cell=cell)
 
     def transformed(self, matrix: Tensor) -> AtomicBatch:
-        """Return a rotated or reflected batch: every vector v of structure s becomes v @ matrix[s].T, labels included.
+        """Rotate or reflect a batch and its labels: every vector v of structure s becomes v @ matrix[s].T.
 
-        `matrix` [3, 3] or [n_structures, 3, 3], orthogonal. Fractional coordinates and edges are unchanged.
+        `matrix` [3, 3] or [n_structures, 3, 3] is orthogonal. Fractional coordinates and edges are unchanged.
         """
         m = matrix.to(self.positions).expand(self.n_structures, 3, 3)
         turn = m.transpose(1, 2)
@@ -253,10 +253,6 @@ class AtomicBatch:
 
 
 def _turned(tensors: Tensor, turn: Tensor) -> Tensor:
-    """Rotate tensors: each T of `tensors` [n, 3, 3] becomes turn.T @ T @ turn.
-
-    `turn` [n, 3, 3] has a rotation matrix for each tensor.
-    """
     half = times_matrix(tensors, turn[:, None])
     return times_matrix(half.transpose(1, 2), turn[:, None]).transpose(1, 2)
 

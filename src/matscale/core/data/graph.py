@@ -58,10 +58,10 @@ class Graph:
     def nearest(cls, cutoff: float, n_neighbors: int, strict: bool = True) -> Graph:
         """Make the rule that the nearest atoms within `cutoff` Å of an atom are its neighbours, images included.
 
-        If `strict`, exactly `n_neighbors` atoms are kept (of atoms at equal distances, those with the lower index j,
-        then the lower shift). Otherwise atoms are kept as in the OMat24 EquiformerV2 models: all whose squared distance
-        is at most that of the (n_neighbors + 1)-th nearest atom plus 0.01 Å², so that atoms at equal distances are kept
-        or dropped together.
+        If `strict`, exactly the `n_neighbors` nearest atoms are kept; atoms at equal distances are ordered by index j,
+        then by shift. Otherwise the rule of the OMat24 EquiformerV2 models applies: an atom is kept if its squared
+        distance is at most that of the (n_neighbors + 1)-th nearest atom plus 0.01 Å². Then atoms at equal distances
+        are kept or dropped together.
         """
         if not 0 < cutoff < math.inf or n_neighbors < 1:
             raise ConfigError(f"cutoff = {cutoff} Å, n_neighbors = {n_neighbors}: both must be positive and finite.")

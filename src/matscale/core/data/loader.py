@@ -170,7 +170,6 @@ class Loader:
         return self._ordered(epoch, int(boundaries[place]), int(boundaries[place + 1]))
 
     def _ordered(self, epoch: int, first: int, last: int) -> NDArray[np.int64]:
-        """Row numbers in the dataset of the structures at positions `first` to `last` − 1 of the epoch's order."""
         of, begin, rows = self._window
         if of != epoch or first < begin or last > begin + len(rows):
             begin, end = first, min(max(last, first + _WINDOW), len(self._indices))
@@ -182,9 +181,9 @@ class Loader:
         return rows[first - begin : last - begin]
 
     def _boundaries(self, epoch: int) -> NDArray[np.int64]:
-        """Positions in the order of `epoch` at which batches begin, those of all ranks: [number of batches + 1].
+        """Positions in the order of `epoch` at which batches begin, and the end of the last: [number of batches + 1].
 
-        The last entry is the end of the last batch.
+        They include the batches of all ranks.
         """
         of = epoch if self.shuffle else 0
         if self._plan[0] != of:
@@ -245,7 +244,7 @@ class Loader:
                 self._warned = True
                 warnings.warn(
                     f"structure {giants[0]} has {sizes[giants[0]]} {name}, more than a batch may hold ({limit}). Each "
-                    "such structure becomes a batch of its own. If memory runs out, leave them out.",
+                    "such structure becomes a batch of its own. If memory runs out, leave such structures out.",
                     stacklevel=2,
                 )
 

@@ -179,7 +179,10 @@ def fit_references(dataset: PackedDataset, indices: Any, energies: NDArray[np.fl
         for fold, part in enumerate(parts):
             part.add(rows[folds[places] == fold])
     if not whole.n:
-        raise DataError(f"{dataset.path}: no energy among these structures, so no reference energies can be fitted.")
+        raise DataError(
+            f"{dataset.path}: none of the chosen structures has an energy, so no reference energies can be fitted. "
+            "Choose structures with energies."
+        )
     shrinkage, held_out = _chosen([part for part in parts if part.n])
     elements = np.flatnonzero(np.abs(whole.r[:, :119]).sum(axis=0) > 0)
     values, rank = whole.solve(elements, shrinkage)
@@ -270,8 +273,8 @@ def _folds(dataset: PackedDataset, indices: NDArray[np.int64]) -> NDArray[np.int
 def _chosen(parts: list[_Factor]) -> tuple[float, HeldOutErrors | None]:
     """Choose the shrinkage by cross-validation. Returns the shrinkage, and the errors on held-out structures.
 
-    The references for each part are fitted to the other parts. Elements that are missing in the other parts get the
-    mean energy per atom of these parts.
+    For each part, references are fitted to the other parts. An element that is missing in the other parts gets their
+    mean energy per atom.
     """
     if len(parts) < 2:
         return 0.0, None

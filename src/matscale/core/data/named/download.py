@@ -92,8 +92,8 @@ class Resuming:
             if 0 < failures < RETRIES:
                 time.sleep(PAUSE * 2 ** (failures - 1))
         raise DataError(
-            f"{url}: the download stopped at {self._size():,} bytes ({error}). They are kept in {self.part}: "
-            "run the same command again to go on."
+            f"{url}: the download stopped at {self._size():,} bytes ({error}). This part is kept in {self.part}: "
+            "run the same command again to download the rest."
         )
 
     def _size(self) -> int:
@@ -157,7 +157,6 @@ class Resuming:
 
 
 def _whole(text: str | None) -> int:
-    """Convert the text of a header to a number; 0 if the header is missing or is not a number."""
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
@@ -189,11 +188,13 @@ def extract(archive: Path, folder: Path) -> Path:
     except tarfile.FilterError as error:
         archive.unlink()
         raise DataError(
-            f"{archive}: wants to write outside its folder ({error}). It was deleted; do not trust its source."
+            f"{archive}: has an entry outside its folder ({error}). The archive was deleted; do not trust its source."
         ) from None
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         archive.unlink()
-        raise DataError(f"{archive}: is damaged or cut short ({error}). It was deleted: fetch it again.") from None
+        raise DataError(
+            f"{archive}: is damaged or cut short ({error}). The archive was deleted: fetch it again."
+        ) from None
     except OSError as error:
         raise DiskError.of(folder, error) from error
     return folder

@@ -2,7 +2,7 @@
 
 Addresses and sizes are those of the dataset cards of fairchem (docs/core/datasets/omat24.md) and
 huggingface.co/datasets/facebook/OMAT24. The validation sets are the corrected ones of December 2024. No checksums are
-published: the SHA-256 of the download is written into the dataset (`fetched.json`), so that users can compare.
+published: the SHA-256 of the download is written into the dataset (`fetched.json`), so that users can compare it.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def refuse_to_fetch(name: str) -> None:
         return
     archive = _archive_of(canonical(name))
     raise DataError(
-        f"{name}: an estimate needs this dataset, which is not on this machine. It is {archive.megabytes:,} MB to "
-        f"download: matscale data fetch {name}"
+        f"{name}: an estimate needs this dataset, which is not on this machine. Download it first "
+        f"({archive.megabytes:,} MB): matscale data fetch {name}"
     )
 
 

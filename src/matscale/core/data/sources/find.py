@@ -37,8 +37,8 @@ def reader(name: str) -> Reader:
 def _limited(known: Reader) -> Reader:
     """Add the limits of `matscale.core.data.sources.limits` to a reader.
 
-    A reader with `is_guarded` is run in a guarded process. Errors of the reader become a DataError that names the file
-    and the structure.
+    A reader with `is_guarded` is run in a separate process (see `guard`). Errors of the reader become a DataError that
+    names the file and the structure.
     """
 
     def number(path: Path) -> int | None:
@@ -87,12 +87,18 @@ def _raised(known: Reader, place: str, error: Exception) -> DataError:
 
 
 def read_here(path: Path, name: str, start: int, stop: int | None) -> Iterator[Frame]:
-    """Read structures of a file with the reader `name`. This runs inside the guarded process."""
+    """Read structures of a file with the reader `name`.
+
+    `guard.stream` calls this function in a separate process.
+    """
     yield from _unlimited(name).read(path, start, stop)
 
 
 def count_here(path: Path, name: str) -> Iterator[int | None]:
-    """Count the structures of a file with the reader `name`. This runs inside the guarded process."""
+    """Count the structures of a file with the reader `name`.
+
+    `guard.stream` calls this function in a separate process.
+    """
     yield _unlimited(name).count(path)
 
 
@@ -188,7 +194,7 @@ def survey(paths: Iterable[Path | str]) -> tuple[list[tuple[Path, Reader]], list
     seen: Counter[Path] = Counter(path.resolve() for path, _ in found)
     twice = next((path for path, times in seen.items() if times > 1), None)
     if twice is not None:
-        raise DataError(f"{twice}: is given twice, by itself or in a folder: its structures would count twice.")
+        raise DataError(f"{twice}: is given twice, by itself or as part of a folder. Give it only once.")
     return found, passed
 
 

@@ -203,7 +203,6 @@ def _factor(structure: Structure, label: str, unit: str, key: str) -> float:
 
 
 def _candidates(info: Mapping[str, Any], label: str, keys: Keys) -> list[str]:
-    """Find the keys of `info` that hold a value of the label `label`."""
     wanted = getattr(keys, label)
     if wanted is not None:
         return [key for key in (wanted, CALCULATOR + wanted) if info.get(key) is not None][:1]
@@ -255,7 +254,7 @@ def _tensor(value: NDArray[np.float64], key: str) -> NDArray[np.float64]:
 def _from_virial(structure: Structure, virial: NDArray[np.float64], key: str) -> NDArray[np.float64]:
     volume = float(abs(np.linalg.det(structure.cell)))
     if volume < 1e-9:
-        raise Unusable("unreadable stress", f"{key} needs a cell volume to become a stress")
+        raise Unusable("unreadable stress", f"{key} cannot be converted to a stress without a cell volume")
     return -virial / volume
 
 

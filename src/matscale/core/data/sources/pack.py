@@ -140,7 +140,10 @@ def _already(out: Path, fingerprint: str, strict: bool) -> Packed:
             "Choose another folder, or remove this one."
         )
     if strict and manifest.rejected:
-        raise DataError(f"{out}: {manifest.rejected} structures were left out; {out / REJECTED} lists them.")
+        raise DataError(
+            f"{out}: {manifest.rejected} structures were left out (--strict); {out / REJECTED} lists them. "
+            "Correct them, or leave out --strict."
+        )
     return Packed(manifest, was_there=True)
 
 
@@ -217,7 +220,6 @@ def _run(
     total: int,
     report: Callable[[int, int], None],
 ) -> list[Result]:
-    """Do the tasks that have no record yet. Returns the results of all tasks, in the order of the tasks."""
     results = {number: r for number in range(len(tasks)) if (r := Result.read(parts, number)) is not None}
     missing = [number for number in range(len(tasks)) if number not in results]
     done = sum(result.seen for result in results.values())

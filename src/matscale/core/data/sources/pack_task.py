@@ -72,10 +72,10 @@ class Result:
 
     @classmethod
     def read(cls, parts: Path, number: int) -> Result | None:
-        """Read the record of a task. Returns None if the task has to be done (again).
+        """Read the record of a task. Returns None if there is no record, or if a file that the task wrote has changed.
 
-        This is so if there is no record, or if a file that the task wrote has changed. Such files may be missing once
-        they are being joined into shards: `join` knows which shards hold them.
+        Then the task has to be done. Files of the task may be missing once they are being joined into shards; `join`
+        knows which shards hold them.
         """
         path = parts / f"task-{number:08d}.json"
         if not path.exists():
@@ -165,7 +165,6 @@ class _Task:
             self._spill()
 
     def _keep_apart(self, source: int, structure: Structure) -> None:
-        """Record the energy of an isolated atom for the manifest. The structure itself is not packed."""
         if structure.energy is None:
             self.notes[source, "isolated atoms without an energy are left out"] += 1
             return

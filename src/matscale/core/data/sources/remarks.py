@@ -130,7 +130,6 @@ _UNITS = frozenset(["ha", "hartree", "kcal", "kj", "ry", "rydberg", "mev", "bohr
 
 
 def _states_unit(name: str) -> bool:
-    """Whether one of the words in a name is a unit, as in `energy_Ha` and `forces_kcal_mol`."""
     return not _UNITS.isdisjoint(re.split(r"[\W_]+", name.lower()))
 
 

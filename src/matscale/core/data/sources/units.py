@@ -205,7 +205,6 @@ _FILLERS = ("and", "of", "the", "is", "are", "given", "measured", "stated", "exp
 
 
 def _is_of_several(name: str) -> bool:
-    """Whether a name joins the names of several labels, as `energy_forces` does."""
     words = [word for word in name.split("_") if word not in _FILLERS]
     return name not in _LABEL_OF_WORD and len(words) > 1 and all(word in _LABEL_OF_WORD for word in words)
 
@@ -289,8 +288,7 @@ def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
     """Unit of the label that was found under `key`; None if no unit is stated.
 
     The unit is stated for the key or for the label, or follows from the units of energy and length. Raises DataError if
-    the unit of energy is not eV, or that of length is not Å, and it is not clear whether this label has other units,
-    too.
+    other units than eV and Å are stated for energy or length, but the unit of this label does not follow from them.
     """
     kind = "virial" if label == "stress" and "virial" in key.lower() else label
     for name in (key.lower(), kind, label if kind == "virial" else None):
@@ -300,7 +298,7 @@ def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
     forces = units.get("forces", "")
     if label == "energy" and not energy and forces and not _is_inside("forces", forces) and "eV" not in forces:
         raise DataError(
-            f"forces are in {forces!r}, and nothing states the unit of energy ({key}). Say it: --unit energy=UNIT."
+            f"forces are in {forces!r}, and nothing states the unit of energy ({key}). State it: --unit energy=UNIT."
         )
     others = {
         name: unit for name, unit in (("energy", energy), ("length", length)) if unit and not _is_inside(name, unit)
@@ -314,7 +312,7 @@ def of_label(units: Mapping[str, str], label: str, key: str) -> str | None:
         length = "Bohr" if length and length.lower() in _ATOMIC else length
         return energy + {0: "", -1: f"/{length}", -3: f"/{length}^3"}[DIMENSIONS[kind][1]]
     said = " and ".join(f"{name} is in {unit!r}" for name, unit in strange.items())
-    raise DataError(f"{said}, and nothing states the unit of {label} ({key}). Say it: --unit {label}=UNIT.")
+    raise DataError(f"{said}, and nothing states the unit of {label} ({key}). State it: --unit {label}=UNIT.")
 
 
 def _is_inside(label: str, unit: str) -> bool:

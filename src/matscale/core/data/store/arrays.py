@@ -65,7 +65,6 @@ def write_arrays(path: Path, columns: Mapping[str, Sequence[NDArray[Any]]]) -> s
 def _blocks(
     header: bytes, columns: Mapping[str, Sequence[NDArray[Any]]], names: list[str], dtypes: Mapping[str, np.dtype[Any]]
 ) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of the file from first to last, piece by piece."""
     yield len(header).to_bytes(8, "little")
     yield header
     for name in names:

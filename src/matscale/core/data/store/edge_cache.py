@@ -74,8 +74,8 @@ class EdgeCache:
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Gather the edges of the structures at `indices`: edge_index [2, n_edges], edge_shift [n_edges, 3].
 
-        The atoms in edge_index are numbered as in a batch of these structures: `first_atoms` [len(indices)] has the
-        number of the first atom of each.
+        The atoms in edge_index are numbered as in a batch of these structures. `first_atoms` [len(indices)] has, for
+        each structure, the number of its first atom in the batch.
         """
         n = len(indices)
         neighbor, shift, degree = ([_NOTHING] * n for _ in range(3))
@@ -103,7 +103,6 @@ _NOTHING: NDArray[Any] = np.zeros(0, np.uint8)
 
 
 def _spans(pointer: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the start and the end of the entries of each row, [2, len(rows)]."""
     return np.stack([pointer[rows], pointer[rows + 1]])
 
 

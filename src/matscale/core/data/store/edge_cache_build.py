@@ -48,8 +48,8 @@ def build_cache(dataset: PackedDataset, graph: Graph, workers: int = 1, progress
                 remove(parts)
     except DiskError as error:
         raise error.told(
-            "Edges are stored beside the dataset: copy it to a disk that is writable and has room, or search "
-            "neighbours for every batch (--set data.cache_graphs=false, and no budget of edges)."
+            "Edges are stored beside the dataset: copy the dataset to a disk that can be written and has room, or "
+            "search neighbours for every batch (--set data.cache_graphs=false, without a limit batch.edges)."
         ) from None
     dataset.forget_graphs()
     return EdgeCache(folder, sizes_of(dataset))
@@ -127,7 +127,6 @@ def _search(dataset: PackedDataset, graph: Graph, first: int, last: int, path: P
 
 
 def _joined(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, list[NDArray[Any]]]:
-    """Join pieces into the arrays of one file, as `write_arrays` takes them."""
     columns = {name: [piece[name] for piece in pieces] for name in ("neighbor", "shift", "degree")}
     for name in ("atom_ptr", "edge_ptr"):
         columns[name] = [_pointer(np.concatenate([np.diff(piece[name]) for piece in pieces]))]
@@ -151,7 +150,10 @@ def _narrow(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def _pieces(sizes: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Divide the dataset into pieces (shard, first, last) of structures `first` to `last` − 1 of one shard."""
+    """Divide the dataset into pieces. Each piece belongs to one shard.
+
+    A piece is (number of the shard, first structure, last structure + 1).
+    """
     start = 0
     for shard, size in enumerate(sizes):
         for first in range(start, start + size, PIECE):

@@ -150,7 +150,6 @@ class Manifest(_Part):
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """SHA-256 of JSON values. It does not depend on the order of keys or on white space in the file."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

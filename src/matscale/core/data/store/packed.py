@@ -109,7 +109,6 @@ class PackedDataset:
         return arrays
 
     def _load(self) -> None:
-        """Read all shards into memory and join them into one."""
         mapped = [arrays for _, arrays in self.shards()]
         joined = {k: np.concatenate([a[k] for a in mapped]) for k in mapped[0] if k != "atom_ptr"}
         joined["atom_ptr"] = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
@@ -355,7 +354,6 @@ class _Atoms:
 
 
 def _rows(name: str, pieces: Pieces, n: int) -> NDArray[Any]:
-    """Gather the array `name`, which has a row for each structure: [n, ...]."""
     source = pieces[0][0][name] if pieces else np.zeros(0)
     if len(pieces) == 1 and pieces[0][2] is None:
         return source.take(pieces[0][1], axis=0)

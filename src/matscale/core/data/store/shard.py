@@ -165,14 +165,17 @@ def check_shard(arrays: Arrays, n_sources: int) -> None:
         raise ValueError(f"atom_ptr begins at {pointer[0]}, not at 0")
     if len(pointer) == 1:
         return
-    _refuse(pointer[1:] <= pointer[:-1], "atom_ptr decreases, or gives it no atoms")
+    _refuse(pointer[1:] <= pointer[:-1], "atom_ptr decreases, or gives the structure no atoms")
     if z.min() < 1 or z.max() > 118:
         wrong = int(np.argmax((z < 1) | (z > 118)))
         structure = int(np.searchsorted(pointer, wrong, side="right")) - 1
         raise ValueError(f"structure {structure} has an atomic number {z[wrong]}, outside 1 to 118")
     for name in ("pbc", "has_energy", "has_forces", "has_stress"):
         _refuse(_rowwise(arrays[name] > 1), f"{name} is neither 0 nor 1")
-    _refuse((arrays["source"] < 0) | (arrays["source"] >= n_sources), f"source is none of the {n_sources}")
+    _refuse(
+        (arrays["source"] < 0) | (arrays["source"] >= n_sources),
+        f"source is not the index of a source; number of sources: {n_sources}",
+    )
     _refuse(arrays["group"] < 0, "group is negative")
     _refuse(~_finite(arrays["positions"], pointer), "positions are not finite")
     _refuse(~_rowwise(np.isfinite(arrays["cell"]), np.all), "the cell is not finite")
@@ -183,16 +186,11 @@ def check_shard(arrays: Arrays, n_sources: int) -> None:
 
 
 def _refuse(wrong: NDArray[np.bool_], complaint: str) -> None:
-    """Raises ValueError that names the first structure for which `wrong` is True.
-
-    `wrong` [n_structures] has a truth value for each structure.
-    """
     if wrong.any():
         raise ValueError(f"structure {int(np.argmax(wrong))} of the file: {complaint}")
 
 
 def _rowwise(claims: NDArray[np.bool_], combine: Any = np.any) -> NDArray[np.bool_]:
-    """Reduce truth values [n, ...] to one per row, [n]."""
     return np.asarray(combine(claims, axis=tuple(range(1, claims.ndim))))
 
 

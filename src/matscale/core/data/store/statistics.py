@@ -162,9 +162,10 @@ def measure(arrays: Arrays) -> dict[str, NDArray[np.float64]]:
 
 
 def tally(arrays: Arrays, sources: Sequence[str], total: dict[str, PropertySummaries]) -> None:
-    """Add structures to the summaries in `total` under "all", and under the name of their source.
+    """Add structures to the summaries in `total`, under "all".
 
-    The latter only if there are several sources.
+    If there are several `sources`, each structure is also added under the name of its source. `arrays` are those of a
+    shard.
     """
     total.setdefault("all", PropertySummaries()).add(arrays)
     if len(sources) > 1:

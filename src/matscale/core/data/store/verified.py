@@ -99,7 +99,6 @@ def _read(place: Path) -> Any:
 
 
 def _stamp(path: Path, stamp: dict[str, Any]) -> None:
-    """Write the stamp of a file. If that is impossible, the file is checked again next time."""
     for place in _places(path):
         with suppress(OSError, MatscaleError):
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Structures made from one parent, with labels. All of them together are called a family.
+"""Structures that are made from one parent, with labels.
 
-A family is a pure function of the recipe and the number of the parent.
+They are a pure function of the recipe and the number of the parent.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def family(recipe: Recipe, labeler: Labeler, number: int, given: Structure | Non
     """Make the labelled structures of parent number `number`.
 
     `given` is the parent if it comes from a file. All structures have the same group, so that a split keeps them
-    together: the group of `given`, or else the prototype with the reduced formula ("l12-AlNi3"), which other parents of
-    this alloy have, too. The last parent of a recipe may have fewer structures.
+    together. The group is that of `given`. If the parent is made from a prototype, the group is named by prototype and
+    reduced formula ("l12-AlNi3"), so that parents of the same alloy share a group. The last parent of a recipe may have
+    fewer structures.
     """
     rng = np.random.default_rng([recipe.seed, number])
     calculator = labeler.calculator()
@@ -75,7 +76,6 @@ class _Draw:
         )
 
     def _relaxed(self, atoms: Atoms) -> Atoms:
-        """Relax `atoms` by some steps, since atoms that were placed at random have very large forces."""
         from ase.optimize import FIRE  # start-up: scipy.optimize, for all that resolves the name of a dataset
 
         atoms.calc = self.calculator
@@ -142,7 +142,6 @@ class _Draw:
                 yield structure
 
     def _labelled(self, atoms: Atoms) -> Structure | None:
-        """Label a structure; None if atoms overlap, or if a label is not finite or exceeds its limit."""
         if perturb.overlaps(atoms, self.recipe.closeness):
             return None
         structure = label(atoms, self.calculator)

@@ -1,7 +1,7 @@
 """Make synthetic datasets. The result depends on recipe, labeler and seed, but not on the number of workers.
 
-The structures of a parent depend only on the recipe and the number of the parent (`families.family`). They are written
-in the order of these numbers.
+The structures of a parent depend only on the recipe, the labeler and the number of the parent (`families.family`).
+Structures are written in the order of these numbers.
 """
 
 from __future__ import annotations
@@ -77,7 +77,6 @@ def _named(structure: Structure, file: str) -> Structure:
 
 
 def _families(recipe: Recipe, labeler: Labeler, given: list[Structure], workers: int) -> Iterator[list[Structure]]:
-    """Yield a list of the structures of each parent, in the order of the parents' numbers."""
     order = np.random.default_rng(recipe.seed).permutation(len(given))
     parents = ((k, given[order[k % len(given)]] if given else None) for k in range(recipe.n_parents))
     workers = min(workers, recipe.n_parents)

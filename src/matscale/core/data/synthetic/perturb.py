@@ -79,7 +79,6 @@ def langevin(
 
 
 def _at_rest(velocity: NDArray[np.float64], mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Subtract the velocity of the centre of mass from velocities [n_atoms, 3]; `mass` is [n_atoms, 1]."""
     drift: NDArray[np.float64] = (mass * velocity).sum(axis=0) / mass.sum()
     return velocity - drift
 

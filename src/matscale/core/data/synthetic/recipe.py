@@ -67,7 +67,7 @@ class Recipe(Config):
     def of(self, labeler: Labeler) -> Recipe:
         """Return the recipe with the elements of the labeler filled in.
 
-        Raises ConfigError if its settings contradict each other.
+        Raises ConfigError if settings of the recipe contradict each other.
         """
         elements = labeler.choose(self.elements)
         if self.dynamics + self.strained > 1:

@@ -99,7 +99,7 @@ def save(root: Path, checkpoint: Checkpoint) -> Path:
             _write(temporary, checkpoint)
         write_text(root / "last", f"{checkpoint.step}\n")
     except DiskError as error:
-        raise error.told("The checkpoint before it is complete: go on from there with --resume.") from error
+        raise error.told("The previous checkpoint is complete: continue from there with --resume.") from error
     return final
 
 
@@ -185,12 +185,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, entry: Any) -> None:
-    """Check a file against its entry in the manifest. Raises DamagedCheckpoint if they differ."""
     if not path.is_file():
         raise DamagedCheckpoint(f"{path.parent}: {path.name} is missing.")
     size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
     if path.stat().st_size != size:
-        raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, {size} were written.")
+        raise DamagedCheckpoint(f"{path}: has {path.stat().st_size} bytes, but {size} were written.")
     if _digest(path) != digest:
         raise DamagedCheckpoint(f"{path}: its content has changed since it was written (SHA-256 differs).")
 

@@ -193,7 +193,7 @@ def _even(values: Any) -> Any:
 
 
 def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Say that config.toml is not the configuration with which the run was trained; empty if it is.
+    """Message if config.toml differs from the configuration with which the run was trained; otherwise empty.
 
     `config` has the values of config.toml, `info` those of run.json.
     """
@@ -204,7 +204,7 @@ def changed_config(folder: Path, info: Mapping[str, Any], config: Mapping[str, A
 
 
 def changed_rows(folder: Path, info: Mapping[str, Any], name: str = METRICS) -> str:
-    """Say that rows of a .jsonl file have changed since they were written; empty if they have not.
+    """Message if rows of a .jsonl file have changed since they were written; otherwise empty.
 
     run.json has the digest of the rows up to the last checkpoint. Later rows are ignored.
     """

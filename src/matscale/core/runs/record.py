@@ -98,7 +98,7 @@ def _config(path: Path, kept: Callable[[], Kept | None]) -> TrainConfig:
 def _warn_of_pointer(root: Path, name: str, named: int | None, instead: str) -> None:
     path = root / name
     says = f"names step {named}" if named is not None else "cannot be read" if path.exists() else "is missing"
-    warnings.warn(f"{path}: {says}. {instead}, which is taken.", stacklevel=3)
+    warnings.warn(f"{path}: {says}. {instead}; this is used.", stacklevel=3)
 
 
 class Run:
@@ -267,7 +267,9 @@ class Run:
             told = "no step was validated yet" if known is None else f"the best was that of step {known}"
             gone = "Its checkpoint is damaged or gone. " if named is not None and named > newest else ""
             if named is not None or known is not None or (root / "best").exists():
-                _warn_of_pointer(root, "best", named, f"{gone}By the newest checkpoint, of step {newest}, {told}")
+                _warn_of_pointer(
+                    root, "best", named, f"{gone}According to the newest checkpoint (step {newest}), {told}"
+                )
             named = known
         elif named is None and (root / "best").exists():
             _warn_of_pointer(root, "best", named, "All checkpoints are searched for the best sound one")
@@ -292,7 +294,7 @@ class Run:
         return best
 
     def _best_known(self) -> tuple[int | None, int | None]:
-        """Step of the newest checkpoint with a sound state.json, and the best step according to this file.
+        """Step of the newest checkpoint with an undamaged state.json, and the best step according to this file.
 
         (None, None) if there is no such checkpoint.
         """

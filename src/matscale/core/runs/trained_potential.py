@@ -130,7 +130,7 @@ def _of_the_same_model(run: Run, step: int) -> dict[str, Any]:
         )
     if kept.info.get("dataset_info") != run.info["dataset_info"]:
         raise ConfigError(
-            f"{run.path / INFO}: its dataset_info is not that of the checkpoint of step {step}. Delete the "
+            f"{run.path / INFO}: its dataset_info differs from that in the checkpoint of step {step}. Delete the "
             "file: the copy in the newest checkpoint then replaces it."
         )
     return run.info

@@ -1,4 +1,4 @@
-"""Interface of baselines, and sums by which they are fitted: in float64, in chunks, without missing labels."""
+"""Interface of baselines, and the sums that are needed to fit them."""
 
 from __future__ import annotations
 

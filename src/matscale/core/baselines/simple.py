@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ZeroBaseline(Baseline):
-    """Baseline that predicts zero for everything. Its errors are the mean sizes of the labels."""
+    """Baseline that predicts zero for everything. Its mean absolute errors are the mean sizes of the labels."""
 
     name: ClassVar[str] = "zero"
     summary: ClassVar[str] = "0 everywhere"

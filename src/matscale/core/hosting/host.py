@@ -62,7 +62,7 @@ class Found:
 
 
 class Host:
-    """Host of all installed plugins. It finds what they supply."""
+    """Plugin host: keeps the installed plugins, and finds by name what they supply."""
 
     def __init__(self, entries: Iterable[Entry], blocked: Sequence[str] = (), only_builtin: bool = False) -> None:
         self.plugins = [Plugin(entry) for entry in entries]
@@ -258,9 +258,9 @@ class Host:
         return [Found(p, value) for p in supplying for value in p.load().provides.get(kind, {}).values()]
 
     def _asked(self, kind: str, found: Found) -> str:
-        """Name by which a value is found: `name`, or `distribution:name`.
+        """Name by which a value is found: its `name`, or else `distribution:name`.
 
-        The latter is needed if the name alone is ambiguous, or is that of another value.
+        The longer form is needed if the name alone is ambiguous, or is that of another value.
         """
         try:
             plain_finds_it = self.find(kind, found.value.name).value is found.value
@@ -269,7 +269,10 @@ class Host:
         return found.value.name if plain_finds_it else f"{found.plugin.entry.distribution}:{found.value.name}"
 
     def _architecture(self, found: Found) -> Architecture:
-        """Architecture with the name by which it is found; the same object at each call."""
+        """Return the architecture with the name by which it is found.
+
+        Each call returns the same object.
+        """
         architecture: Architecture = found.value
         asked = self._asked("architecture", found)
         if asked == architecture.name:
@@ -301,7 +304,6 @@ def _plain(name: str) -> str:
 
 
 def _distribution(name: str) -> str | None:
-    """Name of the distribution in `distribution:name`, in canonical form; None for a name without it."""
     distribution, colon, _ = name.rpartition(":")
     return canonical(distribution) if colon else None
 

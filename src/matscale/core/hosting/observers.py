@@ -158,9 +158,9 @@ class Tracking:
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Select the numbers in a row of metrics.jsonl.
+    """Select the numbers in a row of metrics.jsonl, except `step` and `time`.
 
-    Their keys get the split in front: `train/lr`, `validation/loss`.
+    The split is put in front of each key: `train/lr`, `validation/loss`.
     """
     values = {key: value for key, value in row.items() if key not in PLACE and isinstance(value, int | float)}
     return {f"{row['split']}/{key}": float(value) for key, value in values.items()}

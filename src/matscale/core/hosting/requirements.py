@@ -36,15 +36,15 @@ def _sentence(owner: str, requirement: Requirement, installed: str, ours: Requir
     if ours is None or not _takes(ours, installed):
         return f'{fact}: pip install "{wanted}".'
     return (
-        f"{fact}, and matscale needs {name}{ours.specifier}. Look for a release of {owner} that allows it, or install "
-        f"{owner} without what it depends on (pip install --no-deps {owner}) if it runs with {name} {installed}."
+        f"{fact}, and matscale needs {name}{ours.specifier}. Look for another release of {owner}, or install {owner} "
+        f"without its requirements (pip install --no-deps {owner}) if it runs with {name} {installed}."
     )
 
 
 def _all_needed(entry: Entry) -> Iterator[tuple[str, Requirement]]:
-    """Yield (distribution, requirement of it) for a plugin and all that it needs.
+    """Yield the requirements of a plugin and of all packages that it needs, as (distribution, requirement).
 
-    The requirements of the plugin's own distribution come first.
+    Requirements of the plugin's own distribution come first.
     """
     level, seen = [(entry.distribution, requirement) for requirement in _needed(entry.requires)], set()
     while level:

@@ -60,7 +60,6 @@ class PotentialCalculator(Calculator):
         return found
 
     def _predicts_stress(self) -> bool:
-        """Whether the model predicts a stress, found by a prediction for a single atom."""
         number = np.array([self.potential.elements[0]])
         atom = Structure(number, np.zeros((1, 3)), 10.0 * np.eye(3), np.ones(3, bool))
         batch = collate([atom], self.potential.graph, dtype=floating(self.potential))

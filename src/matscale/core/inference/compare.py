@@ -216,7 +216,10 @@ def dataset_of(run: Run, progress: Reporter = SILENT) -> PackedDataset:
     Raises DataError if the dataset is missing or has changed, or if the run has none.
     """
     if "dataset" not in run.info:
-        raise DataError(f"{run.path}: has no dataset of its own, because it was not trained here.")
+        raise DataError(
+            f"{run.path}: has no dataset of its own, because it was not trained here. "
+            "Name one with --data (Python: data=)."
+        )
     from matscale.core.data.named.catalog import resolve  # start-up: torch
     from matscale.core.data.store.packed import PackedDataset  # start-up: torch
 

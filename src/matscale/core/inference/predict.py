@@ -263,7 +263,6 @@ def _write(file: TextIO, images: Iterable[Any]) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[TextIO]:
-    """Open a text file that replaces `target` if the block succeeds, and is deleted if it fails."""
     if not target.name.endswith(SUFFIXES):
         raise ConfigError(
             f"{target}: predictions are written as extxyz. Use a name that ends in {', '.join(SUFFIXES)}."

@@ -193,7 +193,7 @@ def evaluate(
         dataset = data
     else:
         if data is None and (run is None or "dataset" not in run.info):
-            raise ConfigError("The model has no dataset of its own: name one to evaluate on with data=.")
+            raise ConfigError("The model has no dataset of its own: name a dataset with data=.")
         dataset = dataset_of(run) if run and data is None else PackedDataset.open(resolve(str(data)))
         dataset.check()
     if run is None:
@@ -311,7 +311,6 @@ def _prepared(potential: Potential, structures: Structures, size: int) -> Iterat
 
 
 def _named(prepare: Callable[[Potential, Structure], AtomicBatch], potential: Potential, one: Structure) -> AtomicBatch:
-    """Call `prepare` for a structure. If it raises DataError, the message gets the name of the structure."""
     try:
         return prepare(potential, one)
     except DataError as error:
@@ -352,10 +351,6 @@ def _structures(given: Structures) -> Iterator[Structure]:
 
 
 def _in_file(path: Path) -> Iterator[Structure]:
-    """Yield the structures of a file, with their labels in eV and Å.
-
-    The file is read as in `matscale predict`.
-    """
     from matscale.core.data.sources.labels import Keys, Unusable, attach
     from matscale.core.inference.predict import reader_for, understood
 

@@ -1,4 +1,4 @@
-"""Tests that every architecture must pass: those of this package and those of plugins.
+"""Tests that every architecture must pass, whether it is built in or comes from a plugin.
 
 A test file of a plugin:
 

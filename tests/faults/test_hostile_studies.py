@@ -41,7 +41,7 @@ def test_a_name_as_people_give_them_is_taken(tmp_path, given):
 
 
 def test_a_name_of_a_thousand_letters_is_refused():
-    with pytest.raises(ValueError, match="at most 200 fit"):
+    with pytest.raises(ValueError, match="may have at most 200"):
         file_name("a" * 1000)
 
 

@@ -90,7 +90,6 @@ def _section(cls: type[BaseModel] | None, path: Iterable[str]) -> type[BaseModel
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Sections that occur in an annotation, also within lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):

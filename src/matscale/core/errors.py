@@ -47,7 +47,7 @@ class NonFinitePrediction(MatscaleError):
 
 
 class StoppedEarly(MatscaleError):
-    """Error for a run that was stopped on request. It has saved a checkpoint and can be resumed."""
+    """Error for a run that was stopped on request. The run has saved a checkpoint and can be resumed."""
 
     exit_code = 5
 

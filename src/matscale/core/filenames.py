@@ -21,18 +21,22 @@ def file_name(name: str) -> str:
     'schnet-30k'
     >>> try: file_name("../other")
     ... except ValueError as error: print(error)
-    it contains '/', which the name of a folder must not: use letters, digits, . _ + -
+    it contains '/', which is not allowed in the name of a folder: use letters, digits, . _ + -
     """
     if not name.strip():
-        raise ValueError("it is empty, but names a folder")
+        raise ValueError("it is empty, but must be the name of a folder")
     wrong = next((c for c in name if c in _FORBIDDEN or not c.isprintable()), None)
     if wrong is not None:
-        raise ValueError(f"it contains {wrong!r}, which the name of a folder must not: use letters, digits, . _ + -")
+        raise ValueError(
+            f"it contains {wrong!r}, which is not allowed in the name of a folder: use letters, digits, . _ + -"
+        )
     if name.startswith(".") or name != name.strip():
-        raise ValueError("it begins with a dot or has a space at an end, which the name of a folder must not")
+        raise ValueError(
+            "it begins with a dot, or begins or ends with a space, which is not allowed in the name of a folder"
+        )
     n = len(name.encode("utf-8", errors="replace"))
     if n > LONGEST:
-        raise ValueError(f"it has {n} bytes, but in the name of a folder at most {LONGEST} fit")
+        raise ValueError(f"it has {n} bytes, but the name of a folder may have at most {LONGEST} bytes")
     return name
 
 
@@ -41,7 +45,9 @@ def usable_path(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("it contains a NUL character, which no path can have")
     if longest := max((part for part in path.parts if len(part.encode(errors="replace")) > 255), key=len, default=""):
-        raise ValueError(f"{longest[:20]}... has {len(longest)} characters; file systems hold names of 255 bytes")
+        raise ValueError(
+            f"{longest[:20]}... has {len(longest)} characters; file systems hold names of at most 255 bytes"
+        )
     if (n := len(str(path).encode(errors="replace"))) > LONGEST_PATH:
         raise ValueError(f"it has {n} bytes; paths have at most {LONGEST_PATH}")
     return path

@@ -8,10 +8,11 @@ next process that writes into the folder (`sweep_up`). A process counts as dead 
 Whether a process on another host is dead cannot be seen; its files are deleted only by a caller that holds the lock of
 the folder.
 
-For tests only, environment variables cause faults. Every operation has a fault point before and after it, a write also
-after half of its bytes; points are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the process with
-SIGKILL at point 137; with `enospc@137` (or any other name of an errno) the operation fails there, with `enospc@137+`
-from there on, as on a full disk. `MATSCALE_FAULT_COUNT=FILE` appends a line per point to FILE.
+For tests only, environment variables cause faults. Each operation has a fault point before it and one after it; a write
+has another one after half of its bytes. Points are counted from 1 in each process. `MATSCALE_FAULT=kill@137` ends the
+process with SIGKILL at point 137. With `enospc@137` (or another name of an errno), the operation at this point fails;
+with `enospc@137+`, all operations from this point on fail, as on a full disk. `MATSCALE_FAULT_COUNT=FILE` appends a
+line to FILE at each point.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ BLOCK = 1 << 20
 _LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}-(?:(?P<host>.+)-)?(?P<pid>\d+)")
 _HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64] or "localhost"
 
-_FULL = "Free space on that disk, or choose a folder on another"
+_FULL = "Free space on that disk, or choose a folder on another disk"
 _FORBIDDEN = "Choose a folder that you may write to, or change its permissions"
-_GONE = "Check that the folder exists and that nothing else has its name, or choose another"
+_GONE = "Check that the folder exists and that nothing else has its name, or choose another folder"
 _BROKEN = "The disk, or the network to it, has a fault: see the system's log, or choose another disk"
 _ADVICE = {
     errno.ENOSPC: _FULL,
@@ -53,12 +54,12 @@ _ADVICE = {
     errno.EFBIG: "A limit forbids a file of this size (`ulimit -f`, or the file system's own): raise it",
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
-    errno.EROFS: "The disk is mounted read-only: choose a folder on another",
+    errno.EROFS: "The disk is mounted read-only: choose a folder on another disk",
     errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ENOENT: _GONE,
     errno.ENOTDIR: _GONE,
     errno.EEXIST: _GONE,
-    errno.EISDIR: "A folder has this name: choose another",
+    errno.EISDIR: "A folder has this name: choose another name",
     errno.EMFILE: "Too many files are open: raise the limit (`ulimit -n`)",
     errno.ENFILE: "Too many files are open on this machine: close some",
     errno.EIO: _BROKEN,
@@ -339,7 +340,6 @@ def scratch(name: str) -> Iterator[Path]:
 
 
 def _discard(temporary: Path) -> None:
-    """Delete a temporary file or folder, if it still exists."""
     with suppress(OSError):  # it is left to `sweep_up`; the earlier error matters more
         shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
     _mine.discard(temporary)

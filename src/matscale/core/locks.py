@@ -47,7 +47,7 @@ class FolderLock:
         self,
         folder: Path,
         does: str = "is training into this folder",
-        instead: str = "choose another with -o",
+        instead: str = "choose another folder with -o",
         error: type[MatscaleError] = ConfigError,
     ) -> None:
         self.path, self.does, self.instead, self.error = folder / ".lock", does, instead, error

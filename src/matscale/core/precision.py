@@ -67,7 +67,6 @@ def full_precision(function: Function) -> Function:
 
 @contextmanager
 def _unrounded() -> Iterator[None]:
-    """Context in which matrix products of float32 numbers are not rounded to tf32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -43,7 +43,6 @@ def _allowed() -> int:
 
 
 def _quota() -> float | None:
-    """CPU quota of this process in cores: the least limit of its control groups. None without a limit."""
     limits = [_limit(folder) for folder in _groups()]
     return min((limit for limit in limits if limit is not None), default=None)
 

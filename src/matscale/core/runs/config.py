@@ -97,7 +97,7 @@ class StartConfig(Config):
     Weights that fit by name and shape are used; the others are listed.
     """
     branch: bool = False
-    """Continue the other run itself, from the checkpoint.
+    """Continue the training of the other run from the checkpoint, as a new run.
 
     The new run takes over the optimizer, averages, counts and the position in the data.
     """

@@ -161,7 +161,7 @@ def read_own(path: Path, of: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = read_sealed(path, required=True)
     if values.get(OF) != of:
-        raise DamagedRecord(f"{path}: belongs to another run, with another dataset or with other parts of it.")
+        raise DamagedRecord(f"{path}: belongs to another run, which has another dataset or another split of it.")
     return {key: value for key, value in values.items() if key not in (DIGEST, OF)}
 
 
